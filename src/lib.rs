@@ -1,0 +1,1 @@
+//! libunimem: one memory system for tensor-network programs.
