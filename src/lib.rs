@@ -3,4 +3,6 @@
 //! Modules point downwards only: the C boundary, then instances, then the heap, then the operating system.
 pub mod error;
 pub mod heap;
+pub mod instance;
+pub mod log;
 pub mod os;

@@ -30,6 +30,8 @@ pub struct Layout {
 struct Attributes {
     /// Owners beyond the first.
     further_owners: usize,
+    /// Whether the instance was asked to track it.
+    tracked: bool,
     layout: Option<Layout>,
 }
 type Shard = HashMap<usize, Attributes, FixedState, Records>;
@@ -110,6 +112,10 @@ pub fn rename(from: *const u8, to: *const u8) {
     let Some(attributes) = shard(from).remove(&(from as usize)) else { return };
     // A failure leaves the block without attributes: one owner, no layout.
     let _ = with(to, |new| *new = attributes);
+}
+/// Notes whether the live block at `pointer` is tracked. Gives what was noted before.
+pub fn set_tracked(pointer: *const u8, tracked: bool) -> Result<bool> {
+    with(pointer, |attributes| core::mem::replace(&mut attributes.tracked, tracked))
 }
 /// Notes the layout of the live block at `pointer`.
 pub fn set_layout(pointer: *const u8, layout: Layout) -> Result<()> {

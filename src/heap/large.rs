@@ -61,7 +61,9 @@ impl Heap {
         let place = Place::of(self, size, alignment);
         let length = round_to_page(place.lead + size + slack);
         let mut central = self.central.lock();
-        let span = match central.reuse_large(length, place) {
+        let kept = central.reuse_large(length, place);
+        let fresh = kept.is_none();
+        let span = match kept {
             Some(span) => span,
             None => match self.make_large(&mut central, length, place) {
                 Some(span) => span,
@@ -77,6 +79,7 @@ impl Heap {
         let first = base + place.lead;
         let kept_alignment = alignment.max(DEFAULT_ALIGNMENT).trailing_zeros() as u8;
         span_ref.describe_large(self, first, size, length - place.lead, kept_alignment);
+        span_ref.large_fresh.store(fresh, Relaxed);
         if !page_map::insert(base, base + length, span) {
             span_ref.retire();
             // SAFETY: in no list, retired.

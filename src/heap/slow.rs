@@ -90,6 +90,16 @@ impl Heap {
         if cache.record.is_null() { 0 } else { self.cache_blocks.load(Relaxed) }
     }
 
+    /// Allocates a block of zeroes.
+    pub fn allocate_zeroed(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
+        let block = self.allocate(size, alignment)?;
+        if !span_of_block(block.as_ptr()).is_fresh() {
+            // SAFETY: a fresh block of that size.
+            unsafe { block.write_bytes(0, size) };
+        }
+        Ok(block)
+    }
+
     #[cold]
     #[inline(never)]
     pub(super) fn allocate_slow(
@@ -435,6 +445,10 @@ impl Heap {
             // SAFETY: stored from a function of this type when the heap was made.
             unsafe { core::mem::transmute::<*mut (), Dress>(dress)(pointer as *mut u8, room, class) };
         }
+    }
+    /// Counts live bytes that are not the heap's own: tracked foreign blocks.
+    pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
+        self.count(|cache| cache.grow(self, bytes))
     }
     /// Counts through this thread's cache.
     pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {

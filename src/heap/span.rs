@@ -11,7 +11,7 @@ use super::arena::Run;
 use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering::*};
 
 /// Slot values. Live ones are `LIVE + slack`, or'ed with [`slot::MARKED`] where heap/attributes.rs knows more.
 pub mod slot {
@@ -56,6 +56,8 @@ pub struct Span {
     kind: AtomicU8,
     /// log2 of the alignment that a block keeps when it is reallocated.
     pub alignment_log2: AtomicU8,
+    /// The mapped block: whether the mapping was made for it and so reads as zero.
+    pub large_fresh: AtomicBool,
     /// The mapped block: its slot, since it has no side array.
     pub large_slot: AtomicU16,
     /// The mapped block: size asked for.
@@ -170,6 +172,10 @@ impl Span {
     /// Whether the span is one mapped block.
     pub fn is_large(&self) -> bool {
         self.kind.load(Relaxed) == KIND_LARGE
+    }
+    /// Whether the span is one mapped block that was never written.
+    pub fn is_fresh(&self) -> bool {
+        self.is_large() && self.large_fresh.load(Relaxed)
     }
     /// Address of the first block.
     pub fn first(&self) -> usize {
