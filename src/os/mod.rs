@@ -2,5 +2,7 @@
 pub mod fork;
 pub mod lock;
 pub mod map;
+pub mod numa;
+
 pub mod records;
 pub mod thread;
