@@ -107,11 +107,11 @@ pub fn give_up(pointer: *const u8) -> bool {
 pub fn forget(pointer: *const u8) {
     shard(pointer).remove(&(pointer as usize));
 }
-/// The block moved: its attributes go along, and a layout is forgotten with the old shape.
+/// The block was reallocated, and perhaps moved: its attributes go along, but for the layout.
 pub fn rename(from: *const u8, to: *const u8) {
     let Some(attributes) = shard(from).remove(&(from as usize)) else { return };
-    // A failure leaves the block without attributes: one owner, no layout.
-    let _ = with(to, |new| *new = attributes);
+    // A failure leaves the block without attributes: one owner, not tracked.
+    let _ = with(to, |new| *new = Attributes { layout: None, ..attributes });
 }
 /// Notes whether the live block at `pointer` is tracked. Gives what was noted before.
 pub fn set_tracked(pointer: *const u8, tracked: bool) -> Result<bool> {

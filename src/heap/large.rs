@@ -8,6 +8,7 @@ use super::span::{Span, slot};
 use super::*;
 use crate::error::fail;
 use crate::os::map::{self, HUGE_PAGE, round_to_page};
+use crate::os::numa;
 
 /// A kept mapping may exceed what is asked for by this share of it (one part in ...).
 const WASTE: usize = 8;
@@ -90,6 +91,10 @@ impl Heap {
         // SAFETY: not linked yet.
         unsafe { central.link(span) };
         drop(central);
+        if fresh {
+            // Advice: a page that ends up on another node still works.
+            let _ = numa::bind_to_current_node(NonNull::new(base as *mut u8).expect("mapped"), length);
+        }
         self.dress(first, length - place.lead, u16::MAX);
         self.count(|cache| cache.count_allocation(self, size, false))?;
         Ok(NonNull::new(first as *mut u8).expect("mappings are not at address 0"))

@@ -111,6 +111,7 @@ pub struct Heap {
     huge_pages: AtomicBool,
     limit: AtomicUsize,
     dress: AtomicPtr<()>,
+    companion: AtomicPtr<u8>,
     counters: Counters,
     central: Mutex<Central>,
     /// Cache of all threads that have none of their own: past their end, or short of memory.
@@ -132,6 +133,7 @@ impl Heap {
             huge_pages: AtomicBool::new(false),
             limit: AtomicUsize::new(0),
             dress: AtomicPtr::new(core::ptr::null_mut()),
+            companion: AtomicPtr::new(core::ptr::null_mut()),
             counters: Counters::new(),
             central: Mutex::new(Central::new()),
             orphans: Mutex::new(None),

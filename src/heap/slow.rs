@@ -34,7 +34,8 @@ impl Heap {
         heap.limit.store(params.limit, Relaxed);
         heap.dress.store(params.dress.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);
         heap.counters.live.store(0, Relaxed);
-        heap.counters.held.store(0, Relaxed);
+        heap.counters.count_held_in(None);
+        heap.counters.held().store(0, Relaxed);
         heap.counters.reset(0, Counts::default());
         if !heap.central.lock().make_ready(heap, params.ready) {
             heap.destroy();
@@ -64,8 +65,24 @@ impl Heap {
         central.release_all(self);
         *central = Central::new();
         drop(central);
+        self.counters.count_held_in(None);
         registry::give_record(self);
         leaks
+    }
+
+    /// A record of `size` bytes that belongs to whoever wraps the heap. It is made once and stays with the heap's own
+    /// record, also for the heaps that use that after this one. None when memory is short.
+    pub fn companion(&self, size: usize) -> Option<NonNull<u8>> {
+        let known = NonNull::new(self.companion.load(Relaxed));
+        known.or_else(|| {
+            let made = crate::os::records::allocate(size)?;
+            self.companion.store(made.as_ptr(), Relaxed);
+            Some(made)
+        })
+    }
+    /// Counts bytes held in `counter`, which lives as long as the heap.
+    pub fn count_held_in(&self, counter: &'static AtomicUsize) {
+        self.counters.count_held_in(Some(counter));
     }
 
     /// Runs `f` with this thread's cache, or with the one shared by threads that have none.
@@ -309,7 +326,7 @@ impl Heap {
         };
         if let Some(moved) = stays {
             self.with_cache(|cache| cache.resize(self, block.size, size))?;
-            if moved != pointer && value & slot::MARKED != 0 {
+            if value & slot::MARKED != 0 {
                 attributes::rename(pointer, moved);
             }
             return Ok(NonNull::new(moved).expect("a block's address"));
@@ -361,7 +378,7 @@ impl Heap {
 
     /// Bytes that count against the limit.
     pub fn held(&self) -> usize {
-        self.counters.held.load(Relaxed)
+        self.counters.held().load(Relaxed)
     }
     /// The limit; 0: none.
     pub fn limit(&self) -> usize {
@@ -382,11 +399,11 @@ impl Heap {
             limit => limit,
         };
         let fits = |held: usize| held.checked_add(bytes).filter(|&sum| sum <= limit);
-        self.counters.held.fetch_update(Relaxed, Relaxed, fits).is_ok()
+        self.counters.held().fetch_update(Relaxed, Relaxed, fits).is_ok()
     }
     /// Takes bytes off again.
     pub fn discharge(&self, bytes: usize) {
-        self.counters.held.fetch_sub(bytes, Relaxed);
+        self.counters.held().fetch_sub(bytes, Relaxed);
     }
     /// Whether a block of `size` bytes would fit now.
     pub fn can_allocate(&self, size: usize) -> bool {

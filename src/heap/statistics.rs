@@ -1,14 +1,15 @@
 //! A heap's figures: what its threads have published, and what a reader makes of it all.
 use super::cache::Counts;
-use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 /// Figures that all threads write.
 pub struct Counters {
     /// Live bytes, as far as threads have published.
     pub live: AtomicIsize,
     peak: AtomicIsize,
-    /// Bytes that count against the limit.
-    pub held: AtomicUsize,
+    held: AtomicUsize,
+    /// Where bytes held are counted instead, for a pool whose callers read the figure.
+    held_elsewhere: AtomicPtr<AtomicUsize>,
     /// Frees refused: foreign, interior, double.
     pub refused: AtomicUsize,
     /// Counts at the last reset, to be subtracted.
@@ -22,9 +23,23 @@ impl Counters {
             live: AtomicIsize::new(0),
             peak: AtomicIsize::new(0),
             held: AtomicUsize::new(0),
+            held_elsewhere: AtomicPtr::new(core::ptr::null_mut()),
             refused: AtomicUsize::new(0),
             baseline: [const { AtomicUsize::new(0) }; 4],
         }
+    }
+    /// Bytes that count against the limit.
+    pub fn held(&self) -> &AtomicUsize {
+        // SAFETY: only `count_held_in` stores here, a counter that lives as long as the heap.
+        unsafe { self.held_elsewhere.load(Relaxed).as_ref() }.unwrap_or(&self.held)
+    }
+    /// Counts bytes held in `counter` from now on; None: here.
+    pub fn count_held_in(&self, counter: Option<&'static AtomicUsize>) {
+        let held = self.held().load(Relaxed);
+        counter.unwrap_or(&self.held).store(held, Relaxed);
+        let counter =
+            counter.map_or(core::ptr::null_mut(), |counter| core::ptr::from_ref(counter).cast_mut());
+        self.held_elsewhere.store(counter, Relaxed);
     }
     /// The peak is at least `live`.
     pub fn raise_peak(&self, live: isize) {
