@@ -12,7 +12,7 @@ fn compile(library: &str, sources: &[&str]) {
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(unimem_hwloc)");
-    compile("unimem_c", &["src/c_api/seam.c"]);
+    compile("unimem_c", &["src/c_api/seam.c", "src/os/thread_pointer.c"]);
     let processor = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     if env::var_os("CARGO_FEATURE_HWLOC").is_some() && matches!(processor.as_str(), "x86_64" | "aarch64") {
         // The archive's name answers the `-lhwloc` that hwlocality-sys asks for.

@@ -81,7 +81,8 @@ impl Machine {
 
     /// Reads the kernel's own tree. What cannot be read counts as absent.
     fn from_sysfs(directory: &std::path::Path) -> Machine {
-        let list = |name: &str| parse_list(&std::fs::read_to_string(directory.join(name)).unwrap_or_default());
+        let list =
+            |name: &str| parse_list(&std::fs::read_to_string(directory.join(name)).unwrap_or_default());
         let nodes = list("has_memory");
         Machine::new(nodes.into_iter().map(|node| (node, list(&format!("node{node}/cpulist")))).collect())
     }
@@ -181,7 +182,8 @@ mod hwloc {
         let index = BitmapIndex::try_from(node);
         let Ok(index) = index else { return fail!(InvalidArgument, "there is no NUMA node {node}") };
         // SAFETY: bytes that may hold anything, named only so that hwloc learns their address and number.
-        let bytes: &[MaybeUninit<u8>] = unsafe { core::slice::from_raw_parts(address.as_ptr().cast(), length) };
+        let bytes: &[MaybeUninit<u8>] =
+            unsafe { core::slice::from_raw_parts(address.as_ptr().cast(), length) };
         let set = NodeSet::from(index);
         // Without STRICT this is a preference, not an order.
         match topology.bind_memory_area(bytes, &set, MemoryBindingPolicy::Bind, MemoryBindingFlags::empty()) {
@@ -205,7 +207,9 @@ mod tests {
 
     fn page() -> NonNull<u8> {
         // SAFETY: a fresh anonymous mapping, never unmapped.
-        let page = unsafe { libc::mmap(null_mut(), 4096, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+        let page = unsafe {
+            libc::mmap(null_mut(), 4096, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+        };
         NonNull::new(page.cast()).unwrap()
     }
 
