@@ -24,6 +24,8 @@ typedef struct {
     char failure[160];  /* the first of them, or why the replay could not go on; empty: all is well */
 } replay_t;
 
+enum { PAGE = 4096 };
+
 typedef struct { void *block; size_t size, tag; } slot_t;
 
 typedef struct {
@@ -97,7 +99,8 @@ static inline size_t alignment_of(const trace_operation_t *operation)
     return operation->alignment_log2 ? (size_t)1 << operation->alignment_log2 : MALLOC_ALIGNMENT;
 }
 
-/* The replay for the time: what the program did, and one write into each block it got. */
+/* The replay for the time: what the program did, and a write into each page of every block it got, since the first
+ * touch of a page is part of what an allocator costs. */
 static inline void play_for_time(const player_t *player)
 {
     const surface_t *surface = player->surface;
@@ -121,7 +124,7 @@ static inline void play_for_time(const player_t *player)
             mismatch(player, (size_t)(operation - player->trace->operations), "NULL");
             return;
         }
-        *(char *)block = 1;
+        for (size_t at = 0; at < operation->size; at += PAGE) ((volatile char *)block)[at] = 1;
         slot->block = block;
         slot->size = operation->size;
     }

@@ -109,7 +109,7 @@ int main(int count, char **arguments)
         good &= replay_trace(&trace, rounds, shared);
         munmap(trace.operations, trace.count * sizeof *trace.operations);
     }
-    printf("\nns/op: median of %zu replays. RSS: peak above the idle process, every byte written. fragm.: (held - live) / held at\n"
-           "the peak. The memory pool aligns to 64 and keeps a header of 128 bytes before each block; the advanced system zeroes.\n", rounds);
+    printf("\nns/op: median of %zu replays, each page of every block touched. RSS: peak above the idle process, every byte written.\n"
+           "fragm.: (held - live) / held at the peak. The memory pool aligns to 64 and keeps a header of 128 bytes before each block; the advanced system zeroes.\n", rounds);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }
