@@ -34,7 +34,7 @@ static contender_t contenders[CONTENDERS] = {
     {"mimalloc", NULL, NULL},
 };
 static size_t present = MIMALLOC; /* contenders before this one are there */
-static size_t rounds = 15;
+static size_t rounds = 25;
 static report_t report;
 
 static bool open_mimalloc(void)
@@ -184,10 +184,10 @@ static void compare(const workload_t *workload, size_t threads, size_t count, si
 {
     static double results[CONTENDERS][MOST_ROUNDS];
     char text[24];
-    if (count == 0) { /* as many as take glibc about 8 ms */
+    if (count == 0) { /* as many as take glibc about 4 ms */
         count = 1000;
         double time = measure(&contenders[GLIBC], workload, threads, count, true);
-        count = (size_t)(8e6 / (time > 1 ? time : 1)) + 1;
+        count = (size_t)(4e6 / (time > 1 ? time : 1)) + 1;
     }
     for (size_t round = 0; round < times; round++)
         for (size_t c = 0; c < present; c++) results[c][round] = measure(&contenders[c], workload, threads, count, times > 5);
