@@ -40,14 +40,14 @@ typedef struct {
     size_t targets, met;
 } report_t;
 
-static inline report_t report_open(const char *path)
+static inline report_t report_open(const char *path, const char *mode)
 {
-    report_t report = {.csv = fopen(path, "a")};
+    report_t report = {.csv = fopen(path, mode)};
     if (!report.csv) {
         perror(path);
         exit(EXIT_FAILURE);
     }
-    if (ftell(report.csv) == 0) fprintf(report.csv, "workload,size,threads,surface,value,unit,reference,ratio,target,met\n");
+    if (mode[0] == 'w') fprintf(report.csv, "workload,size,threads,surface,value,unit,reference,ratio,target,met\n");
     return report;
 }
 

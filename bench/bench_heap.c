@@ -1,13 +1,14 @@
 /* The pool and the interface beside glibc's malloc and, where it is installed, mimalloc: pairs, batches, churn, large
  * blocks, and the peak of resident memory of real traces.
  *
- *   bench_heap [-q] CSV [TRACE...]      -q: fewer rounds
+ *   bench_heap [-q]      -q: fewer rounds
  *
+ * The figures go to build/bench.csv too. Run before bench_tracking, which adds to it.
  * mimalloc is opened privately and called by its own names; malloc stays glibc's. Statistics and all checks of
  * libunimem are on. */
 #define _GNU_SOURCE
 #include "bench.h"
-#include "replay.h"
+#include "../demo/replay.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -217,9 +218,13 @@ static void print_head(void)
     printf("%-8s %8s T  %11s %11s %11s %11s %18s  %18s\n%-8s %8s    %11s %11s %11s %11s  %8s %8s   %8s  %8s\n", "", "", "pool", "interface", "glibc", "mimalloc", "pool, of", "interface, of", "", "", "ns", "ns", "ns", "ns", "glibc", "mimalloc", "glibc", "mimalloc");
 }
 
-static void bench_traces(char **paths, size_t count)
+static void bench_traces(void)
 {
     replay_t *shared = shared_replay();
+    glob_t found = {0};
+    size_t count = built_traces(&found);
+    char **paths = found.gl_pathv;
+    if (count == 0) printf("SKIP traces: none in the build directory; `make bench` unpacks them\n");
     for (size_t i = 0; i < count; i++) {
         trace_t trace;
         double resident[SURFACES];
@@ -240,21 +245,21 @@ static void bench_traces(char **paths, size_t count)
         printf("\n");
         munmap(trace.operations, trace.count * sizeof *trace.operations);
     }
+    globfree(&found);
 }
 
 int main(int count, char **arguments)
 {
-    int first = 1;
-    bool quick = count > 1 && strcmp(arguments[1], "-q") == 0;
-    first += quick;
-    if (quick) rounds = 5;
-    if (first >= count) {
-        fprintf(stderr, "usage: %s [-q] CSV [TRACE...]\n", arguments[0]);
+    bool quick = count == 2 && strcmp(arguments[1], "-q") == 0;
+    char path[4000];
+    if (count != 1 + quick) {
+        fprintf(stderr, "usage: %s [-q]\n", arguments[0]);
         return EXIT_FAILURE;
     }
-    report = report_open(arguments[first]);
+    if (quick) rounds = 5;
+    report = report_open(built_path("bench.csv", path, sizeof path), "w");
     /* The traces first: their processes start from this one, which has allocated nothing yet. */
-    bench_traces(arguments + first + 1, (size_t)(count - first - 1));
+    bench_traces();
     if (!interface_open() || !pool_open()) {
         fprintf(stderr, "bench_heap: %s\n", unimem_last_error_message());
         return EXIT_FAILURE;

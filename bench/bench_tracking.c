@@ -1,6 +1,6 @@
 /* What it costs to track a block, to look it up and to untrack it: with 10 and with 10 million blocks tracked.
  *
- *   bench_tracking [-q] CSV      -q: 1 million
+ *   bench_tracking [-q]      -q: 1 million
  *
  * Three orders, since with 10 million blocks the memory of the tables no longer fits a cache:
  *   same 10    the same few blocks come and go among the many: the cost of the table itself
@@ -8,6 +8,7 @@
  *   at random  any of the many: a cache miss or two for each, whatever the table; shown beside one plain read at random
  * The first two have the target of issue 2, within 2 times the cost with 10 blocks. */
 #define _GNU_SOURCE
+#include "../demo/trace.h"
 #include "bench.h"
 
 #include "unimem.h"
@@ -125,13 +126,14 @@ static void compare(report_t *report, const tracker_t *tracker, const char *what
 
 int main(int count, char **arguments)
 {
-    bool quick = count > 1 && strcmp(arguments[1], "-q") == 0;
+    bool quick = count == 2 && strcmp(arguments[1], "-q") == 0;
     size_t blocks = quick ? 1000000 : 10000000, rounds = 7;
-    if (count != 2 + quick) {
-        fprintf(stderr, "usage: %s [-q] CSV\n", arguments[0]);
+    char path[4000];
+    if (count != 1 + quick) {
+        fprintf(stderr, "usage: %s [-q]\n", arguments[0]);
         return EXIT_FAILURE;
     }
-    report_t report = report_open(arguments[1 + quick]);
+    report_t report = report_open(built_path("bench.csv", path, sizeof path), "a");
     memory = unimem_open(NULL);
     must(memory != NULL);
     printf("\nTracking: ns with 10 and with %zu blocks tracked, medians of %zu rounds\n", blocks, rounds);

@@ -1,7 +1,8 @@
 /* Replays allocation traces of real programs through the surfaces of libunimem and through the C library's malloc, and
  * shows what each of them costs in time and memory.
  *
- *   trace_replay [-r ROUNDS] TRACE...      TRACE: gunzipped, as demo/traces/README.md says
+ *   trace_replay [-r ROUNDS] [TRACE...]      TRACE: gunzipped, as demo/traces/README.md says; those of the build
+ *                                            directory where none is named
  *
  * Each replay runs in a process of its own, so that its peak of resident memory is its own. The time is the median of
  * ROUNDS replays (default 5) that only do what the program did; contents are checked in another replay, which writes
@@ -89,26 +90,28 @@ int main(int count, char **arguments)
     while ((option = getopt(count, arguments, "r:")) != -1) {
         if (option == 'r') rounds = strtoul(optarg, NULL, 10);
         if (option != 'r' || rounds < 1 || rounds > MOST_ROUNDS) {
-            fprintf(stderr, "usage: %s [-r ROUNDS (1 to %d)] TRACE...\n", arguments[0], MOST_ROUNDS);
+            fprintf(stderr, "usage: %s [-r ROUNDS (1 to %d)] [TRACE...]\n", arguments[0], MOST_ROUNDS);
             return EXIT_FAILURE;
         }
     }
-    if (optind == count) {
-        fprintf(stderr, "usage: %s [-r ROUNDS] TRACE...\n", arguments[0]);
-        return EXIT_FAILURE;
-    }
+    glob_t found = {0};
+    size_t traces = (size_t)(count - optind);
+    char **paths = arguments + optind;
+    if (traces == 0) traces = built_traces(&found), paths = found.gl_pathv;
     replay_t *shared = shared_replay();
-    bool good = true;
+    bool good = traces > 0;
+    if (!good) fprintf(stderr, "%s: no traces; `make demo` unpacks those of demo/traces\n", arguments[0]);
     printf("libunimem %s\n", unimem_version());
-    for (int i = optind; i < count; i++) {
+    for (size_t i = 0; i < traces; i++) {
         trace_t trace;
-        if (!trace_read(arguments[i], &trace)) {
+        if (!trace_read(paths[i], &trace)) {
             good = false;
             continue;
         }
         good &= replay_trace(&trace, rounds, shared);
         munmap(trace.operations, trace.count * sizeof *trace.operations);
     }
+    globfree(&found);
     printf("\nns/op: median of %zu replays, each page of every block touched. RSS: peak above the idle process, every byte written.\n"
            "fragm.: (held - live) / held at the peak. The memory pool aligns to 64 and keeps a header of 128 bytes before each block; the advanced system zeroes.\n", rounds);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
