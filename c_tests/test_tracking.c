@@ -6,6 +6,7 @@
 #include "tap.h"
 
 #include <pthread.h>
+#include <sys/resource.h>
 
 static memory_stats_t stats_of(unified_memory_interface_t *of)
 {
@@ -118,6 +119,22 @@ static void *errors_of_a_thread(void *argument)
     return NULL;
 }
 
+/* In a child with little address space: an attempt to take it all must not take the machine's memory. */
+static int open_impossible(void *argument)
+{
+    const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 4096, SIZE_MAX / 2, (size_t)1 << 50};
+    (void)argument;
+    setrlimit(RLIMIT_AS, &(struct rlimit){2 * GIB, 2 * GIB});
+    size_t before = resident_bytes();
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        if (unimem_open(&(unified_pool_config_t){.initial_size = sizes[i], .enable_growth = true})) return 1;
+        if (unimem_last_error() == UNIMEM_OK) return 2;
+    }
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (size_t)usage.ru_maxrss * KIB > before + 256 * MIB ? 3 : 0;
+}
+
 static void test_errors(void)
 {
     CHECK_EQ("unimem_error_t starts at UNIMEM_OK = 0", UNIMEM_OK, 0);
@@ -154,8 +171,8 @@ static void test_errors(void)
     }
     memory->free(block);
     unimem_close(memory);
-    (void)unimem_open(&(unified_pool_config_t){.max_size = 1, .initial_size = SIZE_MAX});
-    CHECK("unimem_open: a config that cannot be met is NULL with an error", unimem_last_error() != UNIMEM_OK && unimem_open(&(unified_pool_config_t){.initial_size = SIZE_MAX, .enable_growth = true}) == NULL);
+    CHECK("unimem_open: more ready than max_size allows is NULL, invalid argument", unimem_open(&(unified_pool_config_t){.initial_size = 2 * MIB, .max_size = MIB, .enable_growth = true}) == NULL && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
+    CHECK_EQ("unimem_open: more ready than can be is NULL at once, without taking what there is first", (size_t)run_in_child(open_impossible, NULL, 20), 0);
 }
 
 /* Everything that could tempt a library to print. Runs in a child whose output goes to a pipe. */
