@@ -8,6 +8,8 @@
 #include "support.h"
 #include "tap.h"
 
+#include <pthread.h>
+
 enum { BLOCKS = 3000 };
 
 static unified_memory_interface_t *memory;
@@ -229,6 +231,45 @@ static void test_freed(void)
     CHECK("every block still has its contents", contents_hold());
 }
 
+enum { RACERS = 2, RACED = 200 };
+static void *raced[RACED];
+static pthread_barrier_t line;
+
+static void *free_all_raced(void *argument)
+{
+    for (size_t round = 0; round < scaled(2000); round++) {
+        if (!argument)
+            for (size_t i = 0; i < RACED; i++) raced[i] = memory->allocate(100, 0);
+        pthread_barrier_wait(&line);
+        for (size_t i = 0; i < RACED; i++) memory->free(raced[i]); /* at the same moment as the other thread */
+        pthread_barrier_wait(&line);
+    }
+    return NULL;
+}
+
+static void test_races(void)
+{
+    TEST("two threads free the same blocks at the same moment: no block is made out twice, the totals stay sane")
+    {
+        pthread_t threads[RACERS];
+        remember_totals();
+        pthread_barrier_init(&line, NULL, RACERS);
+        for (size_t i = 0; i < RACERS; i++) pthread_create(&threads[i], NULL, free_all_raced, (void *)i);
+        for (size_t i = 0; i < RACERS; i++) pthread_join(threads[i], NULL);
+        enum { AFTER = 4 * RACED };
+        static unsigned char *after[AFTER];
+        for (size_t i = 0; i < AFTER; i++)
+            if (EXPECT((after[i] = memory->allocate(100, 0)) != NULL, "block %zu is NULL", i)) pattern_fill(after[i], 0, 100, i);
+        for (size_t i = 0; i < AFTER; i++) EXPECT(pattern_holds(after[i], 0, 100, i), "block %zu was made out twice", i);
+        for (size_t i = 0; i < AFTER; i++) memory->free(after[i]);
+        memory_stats_t now;
+        memory->get_stats(&now);
+        EXPECT(now.total_allocated == before.total_allocated, "%zu bytes live, expected %zu", now.total_allocated, before.total_allocated);
+        EXPECT(now.num_allocations - now.num_frees == before.num_allocations - before.num_frees, "%zu allocations, %zu frees", now.num_allocations, now.num_frees);
+    }
+    CHECK("every block still has its contents", contents_hold());
+}
+
 static void test_at_the_end(void)
 {
     size_t refused = unimem_refused_frees(memory);
@@ -266,6 +307,7 @@ int main(void)
     test_random();
     test_mappings();
     test_freed();
+    test_races();
     test_at_the_end();
     return tap_done();
 }
