@@ -112,3 +112,48 @@ pub fn untrack(address: NonZeroUsize) -> bool {
 pub fn is_tracked(address: NonZeroUsize) -> bool {
     TRACKED.get(address.get()).is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::{Heap, HeapParams};
+
+    fn address(number: usize) -> NonZeroUsize {
+        NonZeroUsize::new(number).unwrap()
+    }
+
+    /// One test: there is one singleton.
+    #[test]
+    fn references_are_counted_and_what_is_left_is_freed() {
+        let (first, second) = (address(0x1000), address(0x2000));
+        assert_eq!(global(), None);
+        register(first);
+        register(second);
+        assert_eq!(global(), Some(first), "the first one stays");
+        assert!(unregister(second).is_err());
+        unregister(first).unwrap();
+        assert_eq!(global(), Some(first));
+
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let ours = heap.allocate(100, 0).unwrap().as_ptr();
+        let foreign = Box::new(7);
+        let tracked = [ours as usize, core::ptr::from_ref(&*foreign) as usize].map(address);
+        for block in tracked {
+            track(block).unwrap();
+            track(block).unwrap();
+            assert!(is_tracked(block));
+        }
+        unregister(first).unwrap();
+        assert_eq!(global(), None);
+        assert!(!tracked.into_iter().any(is_tracked));
+        assert_eq!(heap.block(ours), None, "freed");
+        assert_eq!(*foreign, 7);
+        heap.destroy();
+
+        assert!(unregister(first).is_err());
+        register(second);
+        assert_eq!(global(), Some(second), "a count below zero was not kept");
+        unregister(second).unwrap();
+        assert!(!untrack(tracked[0]));
+    }
+}

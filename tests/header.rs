@@ -28,7 +28,8 @@ fn exported() -> Vec<(String, String)> {
 /// The files with functions for C, and the types of their arguments. The seam's declare what is defined elsewhere.
 fn boundary() -> Vec<PathBuf> {
     let files = fs::read_dir(root().join("src/c_api")).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "rs")).collect();
+    let mut files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "rs")).collect();
     files.retain(|path| !path.ends_with("mod.rs") && !path.ends_with("seam.rs"));
     files.sort();
     files

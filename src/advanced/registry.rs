@@ -9,13 +9,19 @@ use core::sync::atomic::{AtomicPtr, Ordering::*};
 /// All live records of type `T`.
 pub struct Registry<T> {
     heap: AtomicPtr<Heap>,
+    /// The record made last, while it lives: most programs have one, and it is found by a comparison.
+    newest: AtomicPtr<T>,
     records: PhantomData<fn() -> T>,
 }
 
 impl<T: Sync + 'static> Registry<T> {
     /// No records.
     pub const fn new() -> Registry<T> {
-        Registry { heap: AtomicPtr::new(null_mut()), records: PhantomData }
+        Registry {
+            heap: AtomicPtr::new(null_mut()),
+            newest: AtomicPtr::new(null_mut()),
+            records: PhantomData,
+        }
     }
     fn known_heap(&self) -> Option<&'static Heap> {
         // SAFETY: heaps are never unmapped, and only `heap` below stores here.
@@ -41,15 +47,22 @@ impl<T: Sync + 'static> Registry<T> {
         let record = self.heap()?.allocate(size_of::<T>(), 64)?.cast::<T>();
         record.as_ptr().expose_provenance(); // C gives back the address
         // SAFETY: a fresh block of that size and alignment.
-        unsafe {
+        let inserted = unsafe {
             record.write(value);
-            Ok(record.as_ref())
-        }
+            record.as_ref()
+        };
+        self.newest.store(record.as_ptr(), Release);
+        Ok(inserted)
     }
     /// The live record at `address`. It must not be used once it is removed, which is up to the program: it destroys
     /// nothing that its other threads use.
     #[inline]
     pub fn get(&self, address: *const ()) -> Option<&'static T> {
+        let newest = self.newest.load(Acquire);
+        if !newest.is_null() && newest.addr() == address.addr() {
+            // SAFETY: stored by `insert`, and taken back by `remove` before the record goes.
+            return Some(unsafe { &*newest });
+        }
         self.known_heap()?.block(address.cast())?;
         // SAFETY: the start of a live block of this heap, all of which are records made by `insert`.
         Some(unsafe { &*core::ptr::with_exposed_provenance::<T>(address.addr()) })
@@ -71,6 +84,8 @@ impl<T: Sync + 'static> Registry<T> {
         if self.get(record.as_ptr().cast_const().cast()).is_none() {
             return false;
         }
+        // Another one may be newer.
+        let _ = self.newest.compare_exchange(record.as_ptr(), null_mut(), AcqRel, Relaxed);
         // SAFETY: a live record that nobody else uses, by the caller's promise.
         unsafe { record.drop_in_place() };
         self.known_heap().is_some_and(|heap| heap.free(record.as_ptr().cast()).is_ok())

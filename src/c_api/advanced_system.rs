@@ -37,7 +37,9 @@ pub(super) fn system_at(system: *const AdvancedMemorySystem) -> Result<&'static 
 /// # Safety
 /// `config` is NULL or points at a configuration.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn create_memory_system(config: *const MemorySystemConfig) -> *mut AdvancedMemorySystem {
+pub unsafe extern "C" fn create_memory_system(
+    config: *const MemorySystemConfig,
+) -> *mut AdvancedMemorySystem {
     guard(null_mut(), || {
         // From the question to the registration: nobody may end the system in between.
         let _structure = structure();

@@ -228,7 +228,11 @@ pub unsafe extern "C" fn optimize_pool_configuration(
 }
 
 /// A record of the library's own with `value` in it, added to `all`.
-fn keep<T>(all: impl FnOnce(&mut Made) -> &mut Vec<NonNull<T>>, pool: &PoolRecord, value: T) -> Result<*mut T> {
+fn keep<T>(
+    all: impl FnOnce(&mut Made) -> &mut Vec<NonNull<T>>,
+    pool: &PoolRecord,
+    value: T,
+) -> Result<*mut T> {
     let _structure = structure();
     let mut made = pool.made.lock();
     let all = all(&mut made);

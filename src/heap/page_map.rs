@@ -46,8 +46,11 @@ fn huge_span_of(leaf: &'static Leaf, address: usize) -> Option<&'static Span> {
     unsafe { leaf.huge_pages[address % (1 << LEAF_BITS) / HUGE_PAGE].load(Acquire).as_ref() }
 }
 
-/// Makes leaves for the range. False when memory is short; nothing is entered then.
-fn make_leaves(start: usize, end: usize) -> bool {
+/// Makes sure that [`insert`] for the range, or any part of it, cannot fail. False when memory is short.
+pub fn make_ready(start: usize, end: usize) -> bool {
+    if end > 1 << ADDRESS_BITS {
+        return false;
+    }
     for root in &ROOT[start >> LEAF_BITS..=(end - 1) >> LEAF_BITS] {
         if !root.load(Acquire).is_null() {
             continue;
@@ -80,10 +83,11 @@ fn set(start: usize, end: usize, span: *mut Span) {
 
 /// Enters `span` for `[start, end)`; `start` is a multiple of [`SLICE`]. False when memory is short.
 pub fn insert(start: usize, end: usize, span: NonNull<Span>) -> bool {
-    end <= 1 << ADDRESS_BITS && make_leaves(start, end) && {
+    let ready = make_ready(start, end);
+    if ready {
         set(start, end, span.as_ptr());
-        true
     }
+    ready
 }
 
 /// Removes what [`insert`] entered for the same range.

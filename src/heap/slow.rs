@@ -24,7 +24,7 @@ impl Heap {
                 params.limit
             );
         }
-        let Some(heap) = registry::take_record() else {
+        let Some(heap) = registry::take_record(params.id) else {
             return fail!(OutOfMemory, "no memory for a heap");
         };
         heap.prefix.store(params.prefix.next_multiple_of(alignment), Relaxed);
@@ -305,6 +305,10 @@ impl Heap {
 
     /// Changes the size of the block at `pointer`; contents up to the smaller size and the alignment stay. The error
     /// leaves the block as it was.
+    #[expect(
+        clippy::not_unsafe_ptr_arg_deref,
+        reason = "the pointer is looked up, and only a live block is read"
+    )]
     pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
         let (span, index, value) = self.find(pointer)?;
         if size == 0 || size > MAX_SIZE {
@@ -318,7 +322,7 @@ impl Heap {
                 1 => span.usable.store(size as u32, Relaxed),
                 _ => span
                     .slot(index)
-                    .store(slot::LIVE + (block.capacity - size) as u16 | value & slot::MARKED, Relaxed),
+                    .store((slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED), Relaxed),
             }
             Some(pointer)
         } else {
@@ -414,11 +418,11 @@ impl Heap {
     }
 
     fn totals(&self) -> (Counts, isize, isize) {
+        let orphans = self.orphans.lock();
         let central = self.central.lock();
         let (mut counts, mut live) = (central.retired, self.counters.live.load(Relaxed));
         let mut peak = self.counters.peak();
         let published = live;
-        let orphans = self.orphans.data_ptr();
         let mut add = |cache: &ThreadCache| {
             counts.add(cache.counts());
             let (delta, delta_peak) = cache.unpublished();
@@ -426,8 +430,8 @@ impl Heap {
             peak = peak.max(published + delta_peak);
         };
         central.for_each_cache(&mut add);
-        // SAFETY: set once and only dissolved when the heap ends; its counters are atomic.
-        if let Some(cache) = unsafe { orphans.read() } {
+        if let Some(cache) = *orphans {
+            // SAFETY: dissolved only when the heap ends, and under this lock.
             add(unsafe { cache.as_ref() });
         }
         (counts, live, peak.max(live))

@@ -104,6 +104,6 @@ pub struct HeapStatistics {
 impl HeapStatistics {
     /// Share of held memory that is not live, in percent.
     pub fn fragmentation(&self) -> usize {
-        if self.held == 0 { 0 } else { self.held.saturating_sub(self.live) * 100 / self.held }
+        (self.held.saturating_sub(self.live) * 100).checked_div(self.held).unwrap_or(0)
     }
 }
