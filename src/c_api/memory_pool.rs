@@ -90,7 +90,7 @@ fn write_header(block: *mut u8, room: usize, class: u16) {
     unsafe { block.cast::<Block>().sub(1).write(header) }
 }
 
-/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 4096, is
+/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 64 KiB, is
 /// NULL.
 ///
 /// # Safety

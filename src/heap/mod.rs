@@ -54,7 +54,7 @@ pub struct HeapParams {
     pub prefix: usize,
     /// Writes the prefix, once for each block made.
     pub dress: Option<Dress>,
-    /// Least alignment of a block, a power of two up to 4096; 0 means 64.
+    /// Least alignment of a block, a power of two up to 64 KiB; 0 means 64.
     pub alignment: usize,
     /// Blocks of a size class that a thread caches at most.
     pub cache_blocks: usize,

@@ -13,8 +13,11 @@ impl Heap {
     /// Makes a heap. InvalidArgument or OutOfMemory.
     pub fn create(params: &HeapParams) -> Result<&'static Heap> {
         let alignment = params.alignment.max(DEFAULT_ALIGNMENT);
-        if !alignment.is_power_of_two() || alignment > 4096 || !params.prefix.is_multiple_of(64) {
-            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 4096");
+        if !alignment.is_power_of_two() || alignment > MAX_SPAN_ALIGNMENT {
+            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 64 KiB");
+        }
+        if params.ready > map::physical_memory() {
+            return fail!(OutOfMemory, "{} bytes ready are more than this machine has", params.ready);
         }
         if params.limit != 0 && params.ready > params.limit {
             return fail!(
@@ -125,7 +128,12 @@ impl Heap {
         alignment: usize,
         slack: usize,
     ) -> Result<NonNull<u8>> {
-        let alignment = if alignment == 0 { DEFAULT_ALIGNMENT } else { alignment };
+        let own = self.alignment.load(Relaxed);
+        let alignment = match alignment {
+            0 => own,
+            alignment if own > DEFAULT_ALIGNMENT => own.max(alignment),
+            alignment => alignment,
+        };
         if size == 0 {
             return fail!(InvalidArgument, "a block of 0 bytes");
         }
@@ -135,7 +143,16 @@ impl Heap {
         if size > MAX_SIZE {
             return fail!(OutOfMemory, "{size} bytes are more than any address space holds");
         }
-        let result = match self.class_for(size + slack, alignment) {
+        let mut result = self.allocate_anywhere(size, alignment, slack);
+        if result.is_err() && self.flush_own_cache() {
+            result = self.allocate_anywhere(size, alignment, slack);
+        }
+        scavenger::start_if_wanted();
+        result
+    }
+
+    fn allocate_anywhere(&'static self, size: usize, alignment: usize, slack: usize) -> Result<NonNull<u8>> {
+        match self.class_for(size + slack, alignment) {
             Some(class) => self.allocate_from_class(class, size).inspect(|block| {
                 if class as usize >= FIRST_SINGLE && alignment > DEFAULT_ALIGNMENT {
                     span_of_block(block.as_ptr())
@@ -144,20 +161,29 @@ impl Heap {
                 }
             }),
             None => self.allocate_large(size, alignment, slack),
+        }
+    }
+
+    /// Puts what this thread caches back into its spans. False when it caches nothing.
+    fn flush_own_cache(&'static self) -> bool {
+        let Some(cache) =
+            self.existing_cache().filter(|cache| cache.magazines().iter().any(|m| m.length() > 0))
+        else {
+            return false;
         };
-        scavenger::start_if_wanted();
-        result
+        self.flush(&mut self.central.lock(), cache);
+        true
     }
 
     /// Class of the spans that serve `room` bytes at `alignment`; None: a mapping of its own.
     pub(super) fn class_for(&self, room: usize, alignment: usize) -> Option<Class> {
-        let (own, prefix) = (self.alignment.load(Relaxed), self.prefix());
+        let prefix = self.prefix();
         let bytes = room.checked_add(prefix)?;
-        if bytes > MAX_STRIDE || alignment > MAX_SPAN_ALIGNMENT || prefix > 0 && alignment > own {
+        let too_aligned = alignment > MAX_SPAN_ALIGNMENT || prefix > 0 && !prefix.is_multiple_of(alignment);
+        if bytes > MAX_STRIDE || too_aligned {
             return None;
         }
-        if own > DEFAULT_ALIGNMENT || alignment > DEFAULT_ALIGNMENT {
-            let alignment = own.max(alignment);
+        if alignment > DEFAULT_ALIGNMENT {
             let class = aligned_class_of(bytes, alignment);
             let fits = SHAPES[class as usize].stride as usize >= bytes;
             return fits.then_some(class);
@@ -358,12 +384,8 @@ impl Heap {
     /// Gives memory back to the system: what this thread caches and what the heap keeps. Gives the bytes.
     pub fn trim(&'static self) -> usize {
         let before = self.held();
-        let cache = self.existing_cache();
-        let mut central = self.central.lock();
-        if let Some(cache) = cache {
-            self.flush(&mut central, cache);
-        }
-        central.release_kept(self, None);
+        self.flush_own_cache();
+        self.central.lock().release_kept(self, None);
         before.saturating_sub(self.held())
     }
 
