@@ -1,11 +1,12 @@
 #!/bin/sh
 # Every test there is; the last line is "N passed, N failed".
 #   run.sh BUILD        BUILD: the directory of the libraries
-# From the environment: CARGO CC CXX MAKE SYSTEM_LIBS, ONLY (run what contains this text), VALGRIND=0 (leave it out).
+# From the environment: CARGO TEST_CC TEST_CXX MAKE SYSTEM_LIBS, ONLY (run what contains this text), VALGRIND=0 (leave
+# it out). Not CC: Cargo would build everything anew for a compiler by another name.
 set -u
 B=$1
-: "${CARGO:=cargo}" "${CC:=cc}" "${CXX:=c++}" "${MAKE:=make}" "${SYSTEM_LIBS:=}" "${ONLY:=}"
-export CC CXX MAKE SYSTEM_LIBS
+: "${CARGO:=cargo}" "${TEST_CC:=cc}" "${TEST_CXX:=c++}" "${MAKE:=make}" "${SYSTEM_LIBS:=}" "${ONLY:=}"
+export TEST_CC TEST_CXX MAKE SYSTEM_LIBS
 ALL=$B/test.tap
 WARNINGS="-Wall -Wextra -Werror -pedantic"
 mkdir -p "$B/tests" && : >"$ALL" || exit 1
@@ -21,8 +22,11 @@ collect() {
     shift 2
     wanted "$name" || return 0
     began=$(date +%s)
-    timeout -k 10 "$seconds" "$@" >"$B/tests/log" 2>&1 </dev/null
-    awk -v name="$name" -v status=$? -f c_tests/tap.awk "$B/tests/log" >"$B/tests/lines"
+    timeout -k 10 "$seconds" "$@" >"$B/tests/log" 2>"$B/tests/errors" </dev/null
+    status=$?
+    echo >>"$B/tests/log"
+    sed 's/^/# /' "$B/tests/errors" >>"$B/tests/log"
+    awk -v name="$name" -v status=$status -f c_tests/tap.awk "$B/tests/log" >"$B/tests/lines"
     cat "$B/tests/lines" >>"$ALL"
     passed=$(grep -c '^ok' "$B/tests/lines")
     if grep -q '^not ok' "$B/tests/lines"; then
@@ -57,7 +61,7 @@ for source in c_tests/test_*.c; do
     name=$(basename "$source" .c)
     wanted "$name" || continue
     # shellcheck disable=SC2086  # lists of words
-    if $CC -std=c11 $WARNINGS -O2 -g -pthread -Iinclude -Ic_tests "$source" -o "$B/tests/$name" \
+    if $TEST_CC -std=c11 $WARNINGS -O2 -g -pthread -Iinclude -Ic_tests "$source" -o "$B/tests/$name" \
         -L"$B" -lunimem -Wl,-rpath,"$PWD/$B" -lm -ldl >"$B/tests/log" 2>&1; then
         collect "$name" 300 "$B/tests/$name"
     else
@@ -68,15 +72,15 @@ for source in c_tests/test_*.c; do
 done
 
 # The small ones again under valgrind: nothing lost, nothing read before it was written.
-while read -r name; do
+while read -r name divisor; do
     case $name in '' | '#'*) continue ;; esac
     if [ "${VALGRIND:-1}" = 0 ]; then
         collect "$name (valgrind)" 10 echo "1..0 # SKIP VALGRIND=0"
     elif ! command -v valgrind >/dev/null; then
         collect "$name (valgrind)" 10 echo "1..0 # SKIP there is no valgrind"
     else
-        collect "$name (valgrind)" 600 valgrind --quiet --leak-check=full --errors-for-leak-kinds=definite \
-            --error-exitcode=99 "$B/tests/$name"
+        collect "$name (valgrind)" 600 env UNIMEM_TEST_DIVISOR="${divisor:-1}" valgrind --quiet --leak-check=full \
+            --show-leak-kinds=definite --errors-for-leak-kinds=definite --error-exitcode=99 "$B/tests/$name"
     fi
 done <c_tests/valgrind.list
 

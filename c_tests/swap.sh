@@ -3,7 +3,7 @@
 # with every linker there is, and with link-time optimisation of the C.  swap.sh BUILD
 set -u
 B=$1
-: "${CC:=cc}" "${SYSTEM_LIBS:=-lgcc_s -lpthread -lm -ldl -lc}"
+: "${TEST_CC:=cc}" "${SYSTEM_LIBS:=-lgcc_s -lpthread -lm -ldl -lc}"
 D=$(mktemp -d) || exit 1
 trap 'rm -rf "$D"' EXIT
 n=0 failures=0
@@ -20,7 +20,7 @@ mixture() {
     a) library="$B/libunimem.a $SYSTEM_LIBS" ;;
     esac
     # shellcheck disable=SC2086  # lists of words
-    if $CC $4 $objects $library -pthread -o "$D/swap" >"$D/log" 2>&1 && timeout 60 "$D/swap" "$1" >>"$D/log" 2>&1; then
+    if $TEST_CC $4 $objects $library -pthread -o "$D/swap" >"$D/log" 2>&1 && timeout 60 "$D/swap" "$1" >>"$D/log" 2>&1; then
         echo "ok $n - $1 .$2 $3"
     else
         failures=$((failures + 1))
@@ -33,7 +33,7 @@ mixture() {
 compile() {
     for source in swap_main legacy/memory_pool legacy/advanced_memory_system legacy/memory_singleton; do
         # shellcheck disable=SC2086
-        $CC -std=c11 -Wall -Wextra -Werror -pedantic -O2 $1 -Iinclude -Ic_tests -c "c_tests/$source.c" \
+        $TEST_CC -std=c11 -Wall -Wextra -Werror -pedantic -O2 $1 -Iinclude -Ic_tests -c "c_tests/$source.c" \
             -o "$D/$(basename $source).o" || exit 1
     done
 }
