@@ -125,3 +125,6 @@ uninstall:
 clean:
 	@rm -rf $(B)
 	@$(CARGO) clean --quiet
+
+# The traces that both replay.
+include demo/demo.mk bench/bench.mk
