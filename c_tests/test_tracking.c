@@ -83,6 +83,27 @@ static void note(int level, const char *message, void *context) {
     if (message) snprintf(log->last, sizeof log->last, "%s", message);
 }
 
+/* A callback that uses the library itself, as one that writes to a log of the program's may. */
+static void use_the_library(int level, const char *message, void *context) {
+    size_t *calls = context;
+    (void)level;
+    char *copy = unimem_global()->allocate(strlen(message) + 1, 0);
+    if (copy && strcpy(copy, message) == copy) ++*calls;
+    unimem_global()->free(copy);
+}
+
+static int log_to_the_library(void *argument) {
+    size_t calls = 0;
+    (void)argument;
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    unimem_set_log(use_the_library, &calls);
+    for (int i = 0; i < 100; i++) memory->free(opaque(&calls));
+    for (size_t size = 1; size < 4 * MIB; size *= 3) (void)memory->allocate(size, 0);
+    (void)memory->allocate(SIZE_MAX, 0);
+    unimem_trim(memory);
+    return unimem_close(memory) || calls == 0;
+}
+
 static void test_leaks(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     if (!CHECK("an instance to leak from", memory != NULL)) return;
@@ -120,6 +141,7 @@ static void test_leaks(void) {
     log = (log_t){0};
     CHECK("unimem_close: true and no warning when nothing is live", unimem_close(memory) && log.serious == 0);
     unimem_set_log(NULL, NULL);
+    CHECK_EQ("unimem_set_log: the callback may use the library", (size_t)run_in_child(log_to_the_library, NULL, 20), 0);
     memory = unimem_open(NULL);
     (void)memory->allocate(1, 0);
     CHECK("unimem_set_log: NULL stops the messages", !unimem_close(memory) && log.serious == 0);
