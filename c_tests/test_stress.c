@@ -174,17 +174,59 @@ static void *mix_until_stopped(void *argument) {
     return NULL;
 }
 
+/* Two threads that are inside the library's locks most of the time, so that many a fork finds one held. */
+static void *hold_the_locks_of_heaps(void *argument) {
+    while (!stop) {
+        void *blocks[3][64];
+        for (size_t i = 0; i < 64; i++) {
+            blocks[0][i] = memory->allocate((size_t)12 << (10 + i % 8), 0);
+            blocks[1][i] = pool_allocate(pool, (size_t)12 << (10 + i % 8));
+            blocks[2][i] = memory_allocate(memory_system, 20 * KIB, 64);
+        }
+        (void)stats_of(memory);
+        for (size_t i = 0; i < 64; i++) {
+            memory->free(blocks[0][i]);
+            pool_free(pool, blocks[1][i]);
+            memory_free(memory_system, blocks[2][i]);
+        }
+        unimem_trim(memory);
+    }
+    return argument;
+}
+
+static void *hold_the_locks_of_tables(void *argument) {
+    while (!stop) {
+        unified_memory_interface_t *own = unimem_open(NULL);
+        MemoryPool *own_pool = create_memory_pool(&(PoolConfig){.enable_stats = true});
+        void *system_pool = ams_create_memory_pool(memory_system, &(pool_config_t){.enable_growth = true});
+        for (uintptr_t i = 1; i <= 64; i++)
+            own->track_allocation((void *)(i * 64), 8), track_memory_block((void *)(i * 64));
+        void *block = own->allocate_geometric((size_t[]){8, 8}, 2),
+             *pooled = ams_pool_allocate(memory_system, system_pool, 100);
+        if (!EXPECT(block && pooled && pool_allocate(own_pool, 100), "a block is NULL")) break;
+        unimem_retain(block);
+        for (uintptr_t i = 1; i <= 64; i++)
+            own->untrack_allocation((void *)(i * 64)), untrack_memory_block((void *)(i * 64));
+        (void)system_usage();
+        ams_destroy_memory_pool(memory_system, system_pool);
+        destroy_memory_pool(own_pool);
+        unimem_close(own);
+    }
+    return argument;
+}
+
 /* In the child there is one thread; whatever the others held at the fork must not be in its way. */
 static int use_everything_in_the_child(void *argument) {
     head_t *parents = argument;
     random_t random = {(uint64_t)getpid()};
     if (parents && !is_whole(parents)) return 2;
     if (parents) give_back(parents->surface, parents);
-    for (size_t i = 0; i < 2000; i++) {
-        head_t *block = make_block(&random);
-        if (!block) continue;
-        if (!is_whole(block)) return 3;
-        give_back(block->surface, block);
+    head_t *blocks[1000];
+    for (size_t i = 0; i < 1000; i++) blocks[i] = make_block(&random);
+    for (size_t i = 0; i < 1000; i++) {
+        if (!blocks[i]) continue; /* of the budgeted instance */
+        if (!is_whole(blocks[i])) return 3;
+        give_back(blocks[i]->surface, blocks[i]);
     }
     unified_memory_interface_t *own = unimem_open(NULL);
     if (!own || !own->track_allocation(&random, 8) || !own->untrack_allocation(&random) || !unimem_close(own)) return 4;
@@ -198,6 +240,9 @@ static int use_everything_in_the_child(void *argument) {
     safe_memory_free(memory_system, safe);
     (void)memory->allocate(10, 3);
     if (unimem_last_error() != UNIMEM_ERROR_INVALID_ARGUMENT) return 7;
+    void *system_pool = ams_create_memory_pool(memory_system, &(pool_config_t){.enable_growth = true});
+    if (!system_pool || !ams_pool_allocate(memory_system, system_pool, 100)) return 10;
+    ams_destroy_memory_pool(memory_system, system_pool);
     pthread_t thread; /* a child may start threads of its own */
     if (pthread_create(&thread, NULL, mix_briefly, (void *)1) || pthread_join(thread, NULL)) return 8;
     unimem_trim(memory);
@@ -205,20 +250,22 @@ static int use_everything_in_the_child(void *argument) {
 }
 
 static void test_fork(void) {
-    TEST("50 forks while threads allocate: the child uses everything, the parent goes on") {
+    TEST("100 forks while threads allocate: the child uses everything, the parent goes on") {
         pthread_t threads[3];
-        head_t *kept[50];
+        head_t *kept[100];
         random_t random = {5};
-        for (size_t i = 0; i < 50; i++) kept[i] = make_block(&random);
-        for (size_t i = 0; i < 3; i++) pthread_create(&threads[i], NULL, mix_until_stopped, (void *)(i + 100));
-        for (size_t i = 0; i < scaled(50); i++) {
+        for (size_t i = 0; i < 100; i++) kept[i] = make_block(&random);
+        static void *(*const bodies[3])(void *) = {mix_until_stopped, hold_the_locks_of_heaps,
+                                                   hold_the_locks_of_tables};
+        for (size_t i = 0; i < 3; i++) pthread_create(&threads[i], NULL, bodies[i], (void *)(i + 100));
+        for (size_t i = 0; i < scaled(100); i++) {
             int result = run_in_child(use_everything_in_the_child, kept[i], 10);
             EXPECT(result == 0, "fork %zu: the child ended with %d%s", i, result,
                    result == 256 + SIGALRM ? ": it hung" : "");
         }
         stop = true;
         for (size_t i = 0; i < 3; i++) pthread_join(threads[i], NULL);
-        for (size_t i = 0; i < 50; i++) drop_block(kept[i]); /* the child freed its copy, not this one */
+        for (size_t i = 0; i < 100; i++) drop_block(kept[i]); /* the child freed its copy, not this one */
         empty_exchange();
         EXPECT(live_in(memory) == 0 && live_in(capped) == 0 && get_total_allocated(pool) == 0 && system_usage() == 0,
                "live at the end: interface %zu, budgeted %zu, pool %zu, system %zu", live_in(memory), live_in(capped),

@@ -77,6 +77,19 @@ static void test_tensors(void) {
                    bad[i].what, (int)unimem_last_error());
         }
     }
+    TEST("allocate_geometric: aligned to 2 MiB also where memory of plain blocks is used again") {
+        random_t random = {31};
+        void *blocks[40] = {0};
+        for (size_t i = 0; i < 2000; i++) {
+            void **slot = &blocks[random_below(&random, 40)];
+            size_t dimensions[] = {64, 4096 + random_below(&random, 8192)}, size = 64 * dimensions[1] * 8;
+            memory->free(*slot);
+            *slot = i % 2 ? memory->allocate(size, 0) : memory->allocate_geometric(dimensions, 2);
+            if (i % 2 == 0) EXPECT(*slot && is_aligned(*slot, 2 * MIB), "a tensor of %zu bytes is at %p", size, *slot);
+            if (*slot) *(char *)*slot = 1;
+        }
+        for (size_t i = 0; i < 40; i++) memory->free(blocks[i]);
+    }
     TEST("unimem_allocate_tensor: any element size") {
         size_t dimensions[] = {3, 5};
         for (size_t element = 1; element <= 4096; element = element * 3 + 1) {
