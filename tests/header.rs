@@ -25,13 +25,27 @@ fn exported() -> Vec<(String, String)> {
     names
 }
 
+/// The files with functions for C, and the types of their arguments. The seam's declare what is defined elsewhere.
+fn boundary() -> Vec<PathBuf> {
+    let files = fs::read_dir(root().join("src/c_api")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "rs")).collect();
+    files.retain(|path| !path.ends_with("mod.rs") && !path.ends_with("seam.rs"));
+    files.sort();
+    files
+}
+
 /// What cbindgen makes of the functions that belong to `headers`.
 fn bindings(headers: &[&str], adjust: impl Fn(&mut cbindgen::Config)) -> String {
     let mut config = cbindgen::Config::from_file(root().join("cbindgen.toml")).unwrap();
     let others = exported().into_iter().filter(|(_, header)| !headers.contains(&header.as_str()));
     config.export.exclude.extend(others.map(|(name, _)| name));
     adjust(&mut config);
-    let bindings = cbindgen::Builder::new().with_crate(root()).with_config(config).generate().unwrap();
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for source in boundary() {
+        builder = builder.with_src(source);
+    }
+    let bindings = builder.generate().unwrap();
     let mut text = Vec::new();
     bindings.write(&mut text);
     // What Rust calls safety is a precondition to C.

@@ -57,6 +57,7 @@ pub struct ThreadCache {
     hits: AtomicUsize,
     misses: AtomicUsize,
     frees: AtomicUsize,
+    allocated: AtomicUsize,
     magazines: [Magazine; CLASSES],
     /// The heap's list of caches, under its lock.
     pub next: Cell<*mut ThreadCache>,
@@ -67,8 +68,11 @@ pub struct ThreadCache {
 }
 
 fn bump(counter: &AtomicUsize) {
+    add(counter, 1);
+}
+fn add(counter: &AtomicUsize, amount: usize) {
     // A plain add: only the owning thread writes.
-    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 
 impl Magazine {
@@ -199,6 +203,7 @@ impl ThreadCache {
     #[inline(always)]
     pub(super) fn count_hit(&self, size: usize, delta: isize) {
         bump(&self.hits);
+        add(&self.allocated, size);
         if size > self.largest.load(Relaxed) {
             self.largest.store(size, Relaxed);
         }
@@ -216,6 +221,7 @@ impl ThreadCache {
     /// Counts an allocation of `size` bytes.
     pub fn count_allocation(&self, heap: &Heap, size: usize, hit: bool) {
         bump(if hit { &self.hits } else { &self.misses });
+        add(&self.allocated, size);
         if size > self.largest.load(Relaxed) {
             self.largest.store(size, Relaxed);
         }
@@ -228,13 +234,18 @@ impl ThreadCache {
     }
     /// Counts that a block of `old` bytes now has `new`.
     pub fn resize(&self, heap: &Heap, old: usize, new: usize) {
+        add(&self.allocated, new);
         if new > self.largest.load(Relaxed) {
             self.largest.store(new, Relaxed);
         }
         self.grow(heap, new as isize - old as isize);
     }
-    /// Counts that live bytes changed by `bytes`.
-    pub fn grow(&self, heap: &Heap, bytes: isize) {
+    /// Counts that live bytes which are not the heap's changed by `bytes`.
+    pub fn grow_foreign(&self, heap: &Heap, bytes: isize) {
+        add(&self.allocated, bytes.max(0) as usize);
+        self.grow(heap, bytes);
+    }
+    fn grow(&self, heap: &Heap, bytes: isize) {
         let delta = self.delta.load(Relaxed) + bytes;
         self.delta.store(delta, Relaxed);
         if delta > self.delta_peak.load(Relaxed) {
@@ -269,6 +280,7 @@ impl ThreadCache {
             misses: self.misses.load(Relaxed),
             frees: self.frees.load(Relaxed),
             largest: self.largest.load(Relaxed),
+            allocated: self.allocated.load(Relaxed),
         }
     }
 }
@@ -284,6 +296,8 @@ pub struct Counts {
     pub frees: usize,
     /// Largest request.
     pub largest: usize,
+    /// Bytes allocated, freed ones included.
+    pub allocated: usize,
 }
 impl Counts {
     /// Adds another's.
@@ -292,6 +306,7 @@ impl Counts {
         self.misses += other.misses;
         self.frees += other.frees;
         self.largest = self.largest.max(other.largest);
+        self.allocated = self.allocated.wrapping_add(other.allocated);
     }
 }
 

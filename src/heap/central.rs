@@ -44,7 +44,7 @@ impl Central {
             kept_large_bytes: 0,
             all: null_mut(),
             caches: null_mut(),
-            retired: Counts { hits: 0, misses: 0, frees: 0, largest: 0 },
+            retired: Counts { hits: 0, misses: 0, frees: 0, largest: 0, allocated: 0 },
         }
     }
 

@@ -78,7 +78,7 @@ pub fn allocate_single(id: usize, size: usize, alignment: usize) -> Option<NonNu
 #[inline(always)]
 pub fn free(id: usize, pointer: *mut u8) -> bool {
     let Some(cache) = thread::existing().and_then(|record| cache::existing(record, id)) else { return false };
-    let Some(span) = page_map::span_of(pointer as usize) else { return false };
+    let Some((span, class)) = page_map::blocks_of(pointer as usize) else { return false };
     let Some(index) = span.index_of(pointer as usize) else { return false };
     let block = span.slot(index);
     let value = block.load(Relaxed);
@@ -90,7 +90,7 @@ pub fn free(id: usize, pointer: *mut u8) -> bool {
     if delta < -UNPUBLISHED {
         return false;
     }
-    if !cache.magazine(span.class() as usize).push(Entry { pointer, slot: block }) {
+    if !cache.magazine(class).push(Entry { pointer, slot: block }) {
         return false;
     }
     block.store(slot::CACHED, Relaxed);

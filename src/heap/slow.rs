@@ -462,12 +462,15 @@ impl Heap {
     pub fn statistics(&self) -> HeapStatistics {
         let (counts, live, peak) = self.totals();
         let counts = self.counters.since_reset(counts);
+        let freed = counts.allocated as isize + self.counters.live_at_reset.load(Relaxed) - live;
         HeapStatistics {
             live: live.max(0) as usize,
             peak: peak.max(0) as usize,
             allocations: counts.hits + counts.misses,
             frees: counts.frees,
             largest: counts.largest,
+            allocated_bytes: counts.allocated,
+            freed_bytes: freed.max(0) as usize,
             held: self.held(),
             cache_hits: counts.hits,
             cache_misses: counts.misses,
@@ -491,7 +494,7 @@ impl Heap {
     }
     /// Counts live bytes that are not the heap's own: tracked foreign blocks.
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
-        self.count(|cache| cache.grow(self, bytes))
+        self.count(|cache| cache.grow_foreign(self, bytes))
     }
     /// Counts through this thread's cache.
     pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {

@@ -6,6 +6,10 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 const SHARDS: usize = 64;
+/// A shard with more room than this gives it back when less than one part in [`SPARSE`] of it is used.
+const SMALL: usize = 1024;
+/// See [`SMALL`].
+const SPARSE: usize = 8;
 /// cbindgen:ignore
 type Shard = HashMap<usize, usize, FixedState, Records>;
 
@@ -60,7 +64,13 @@ impl TrackingTable {
     }
     /// Forgets `address`; gives its size if it was tracked.
     pub fn untrack(&self, address: usize) -> Option<usize> {
-        let size = self.shard(address).lock().remove(&address)?;
+        let mut shard = self.shard(address).lock();
+        let size = shard.remove(&address)?;
+        if shard.capacity() > SMALL && shard.len() < shard.capacity() / SPARSE {
+            let room = shard.len() * 2;
+            shard.shrink_to(room);
+        }
+        drop(shard);
         self.count.fetch_sub(1, Relaxed);
         Some(size)
     }
