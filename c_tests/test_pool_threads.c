@@ -201,6 +201,48 @@ static void test_threads_exit(void) {
     destroy_memory_pool(pool);
 }
 
+static pthread_key_t last_words;
+
+/* Runs while the thread ends, after the library has taken the thread's caches back, and again for the keys it sets. */
+static void use_while_ending(void *block) {
+    static __thread int rounds;
+    EXPECT(pattern_holds(block, 0, 300, 1), "a block held to the thread's end has changed");
+    pool_free(pool, block);
+    void *more[50];
+    for (size_t i = 0; i < 50; i++)
+        EXPECT((more[i] = pool_allocate(pool, 64 + i * 40)) != NULL, "no block while ending");
+    for (size_t i = 0; i < 50; i++) pool_free(pool, more[i]);
+    if (rounds++ < 2) {
+        block = pool_allocate(pool, 300);
+        if (block) pattern_fill(block, 0, 300, 1);
+        pthread_setspecific(last_words, block);
+    }
+}
+
+static void *leave_last_words(void *argument) {
+    void *block = pool_allocate(pool, 300);
+    if (block) pattern_fill(block, 0, 300, 1);
+    pthread_setspecific(last_words, block);
+    return argument;
+}
+
+static void test_thread_ends(void) {
+    pool = new_pool(32, 64);
+    pthread_key_create(&last_words, use_while_ending);
+    TEST("200 threads allocate and free while they end, in destructors of their keys") {
+        size_t early = 0;
+        for (size_t i = 0; i < 50; i++) {
+            run_threads(leave_last_words, 4);
+            if (i == 5) early = pool->total_size;
+        }
+        EXPECT(get_total_allocated(pool) == 0, "%zu bytes live, expected 0", get_total_allocated(pool));
+        EXPECT(pool->total_size <= early + MIB, "the pool grew from %zu to %zu KiB", early / KIB,
+               pool->total_size / KIB);
+    }
+    pthread_key_delete(last_words);
+    destroy_memory_pool(pool);
+}
+
 static pthread_barrier_t barrier;
 static void *of_thread;
 
@@ -243,6 +285,7 @@ int main(void) {
     test_totals();
     test_other_threads_free();
     test_threads_exit();
+    test_thread_ends();
     test_destroy_with_caches();
     return tap_done();
 }

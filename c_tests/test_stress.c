@@ -144,6 +144,36 @@ static void test_mixtures(void) {
     CHECK("all of that refused no free", unimem_refused_frees(memory) == 0 && unimem_refused_frees(capped) == 0);
 }
 
+static void *shared_block;
+
+/* Each retain has its free; whoever comes last must not free what the first owner still has. */
+static void *own_for_a_moment(void *argument) {
+    for (size_t i = 0; i < scaled(50000); i++) {
+        EXPECT(unimem_retain(shared_block), "a live block cannot be retained");
+        EXPECT(unimem_reference_count(shared_block) >= 2, "%zu owners, expected two at least",
+               unimem_reference_count(shared_block));
+        memory->free(shared_block);
+    }
+    return argument;
+}
+
+static void test_owners(void) {
+    TEST("four threads own one block again and again: it stays until its first owner frees it") {
+        for (size_t size = 100; size <= 4 * MIB; size *= 40000) {
+            pthread_t threads[4];
+            shared_block = memory->allocate(size, 0);
+            pattern_fill(shared_block, 0, 100, 8);
+            for (size_t i = 0; i < 4; i++) pthread_create(&threads[i], NULL, own_for_a_moment, NULL);
+            for (size_t i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+            EXPECT(unimem_reference_count(shared_block) == 1 && pattern_holds(shared_block, 0, 100, 8),
+                   "%zu owners at the end, expected 1", unimem_reference_count(shared_block));
+            EXPECT(live_in(memory) == size, "%zu bytes live, expected %zu", live_in(memory), size);
+            memory->free(shared_block);
+            EXPECT(live_in(memory) == 0 && !unimem_owns(shared_block), "%zu bytes live at the end", live_in(memory));
+        }
+    }
+}
+
 static void *mix_briefly(void *argument) {
     random_t random = {(uint64_t)(uintptr_t)argument};
     mix(&random, 300);
@@ -282,6 +312,7 @@ int main(void) {
     memory_system = create_memory_system(&(memory_system_config_t){0});
     if (!CHECK("two instances, a pool and a system", memory && capped && pool && memory_system)) return tap_done();
     test_mixtures();
+    test_owners();
     test_generations();
     test_fork();
     CHECK("both instances close clean", unimem_close(memory) && unimem_close(capped));
