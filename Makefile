@@ -125,3 +125,5 @@ uninstall:
 clean:
 	@rm -rf $(B)
 	@$(CARGO) clean --quiet
+
+include demo/demo.mk bench/bench.mk
