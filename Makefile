@@ -126,5 +126,4 @@ clean:
 	@rm -rf $(B)
 	@$(CARGO) clean --quiet
 
-# The traces that both replay.
 include demo/demo.mk bench/bench.mk

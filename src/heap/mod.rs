@@ -15,6 +15,7 @@ pub mod attributes;
 mod cache;
 mod central;
 pub mod fast;
+mod kept;
 mod large;
 pub mod page_map;
 mod registry;
