@@ -126,4 +126,5 @@ clean:
 	@rm -rf $(B)
 	@$(CARGO) clean --quiet
 
+# The traces that both replay.
 include demo/demo.mk bench/bench.mk
