@@ -9,3 +9,4 @@ pub mod instance;
 pub mod log;
 pub mod os;
 pub mod singleton;
+pub mod tiers;
