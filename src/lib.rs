@@ -1,1 +1,3 @@
 //! libunimem: one memory system for tensor-network programs.
+pub mod error;
+pub mod tensor;
