@@ -95,7 +95,7 @@ pub fn copy(axes: Vec<Axis>, source: &[Complex], out: &mut [Complex]) {
     let (rows, columns) = (lines.div_ceil(ROW), places.div_ceil(ROW));
     let target = Target(out.as_mut_ptr());
     let workers = if total > 1 << 18 { threads() } else { 1 };
-    threads::share(
+    threads::each(
         workers,
         rows * columns,
         || [const { Vec::new() }; 4],

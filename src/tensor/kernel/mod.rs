@@ -16,6 +16,7 @@ mod threads;
 mod tiles;
 
 use super::Complex;
+use crate::error::Result;
 pub use threads::{set_threads, threads};
 
 /// One axis of a product, with its stride (in elements) in the two tensors that have it.
@@ -76,17 +77,24 @@ impl Product {
     pub fn terms(&self) -> f64 {
         [&self.rows, &self.columns, &self.sums].iter().flat_map(|g| g.iter()).map(|a| a.size as f64).product()
     }
-    /// Computes C. What C held is overwritten; elements that the axes do not reach are left alone.
+    /// Computes C. What C held is overwritten; elements that the axes do not reach are left alone. `tick` is told
+    /// the share that is done, now and then, on the calling thread; its failure stops the product.
     ///
     /// # Panics
     /// If a slice is shorter than its axes reach: a defect of the caller.
-    pub fn compute(&self, left: &[Complex], right: &[Complex], out: &mut [Complex]) {
+    pub fn compute(
+        &self,
+        left: &[Complex],
+        right: &[Complex],
+        out: &mut [Complex],
+        tick: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<()> {
         assert!(reach(&self.rows, |a| a.input) + reach(&self.sums, |a| a.input) < left.len());
         assert!(reach(&self.columns, |a| a.input) + reach(&self.sums, |a| a.other) < right.len());
         assert!(reach(&self.rows, |a| a.other) + reach(&self.columns, |a| a.other) < out.len());
         // SAFETY: the assertions above are the rule of `tiles::run`; rows and columns of C do not overlap because
         // the strides of an output are those of distinct axes of one tensor.
-        unsafe { tiles::run(self, left.as_ptr(), right.as_ptr(), out.as_mut_ptr()) }
+        unsafe { tiles::run(self, left.as_ptr(), right.as_ptr(), out.as_mut_ptr(), tick) }
     }
 }
 
@@ -101,4 +109,9 @@ pub fn permute(source: &[Complex], dimensions: &[usize], order: &[usize], out: &
     }
     assert!(stride <= source.len() && stride <= out.len());
     gather::copy(fuse::fuse(axes, |a| a.other), source, out);
+}
+
+/// The number of positions of a group of axes as a power of two, rounded up.
+pub fn volume_log2(axes: &[Axis]) -> i32 {
+    volume(axes).next_power_of_two().trailing_zeros() as i32
 }

@@ -10,7 +10,7 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], seed: u64) {
     let (a, b) = (random.tensor(left), random.tensor(right));
     let (_, expected) = direct_product(left, &a, right, &b, bonds);
     let mut out = vec![Complex::new(f32::NAN, f32::NAN); expected.len()];
-    Product::row_major(left, right, bonds).compute(&a, &b, &mut out);
+    Product::row_major(left, right, bonds).compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
     assert!(error(&out, &expected) < 1e-5, "{left:?} {right:?} {bonds:?}: {}", error(&out, &expected));
 }
 
@@ -48,7 +48,7 @@ fn output_with_any_order_of_axes() {
         ..Product::default()
     };
     let mut out = vec![Complex::new(0.0, 0.0); i * j * k * l];
-    product.compute(&a, &b, &mut out);
+    product.compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
     let (_, plain) = direct_product(&[i, s, k], &a, &[s, j, l], &b, &[(1, 0)]);
     let plain: Vec<Complex> = plain.iter().map(|z| Complex::new(z.re as f32, z.im as f32)).collect();
     let mut expected = plain.clone();
@@ -62,7 +62,9 @@ fn long_sums_stay_exact_and_two_threads_agree() {
     // All terms 1: the sum over 2^22 terms in one f32 would be far off.
     let ones = vec![Complex::new(1.0, 0.0); 1 << 22];
     let mut out = [Complex::new(0.0, 0.0)];
-    Product::row_major(&[1 << 22], &[1 << 22], &[(0, 0)]).compute(&ones, &ones, &mut out);
+    Product::row_major(&[1 << 22], &[1 << 22], &[(0, 0)])
+        .compute(&ones, &ones, &mut out, &mut |_| Ok(()))
+        .unwrap();
     assert_eq!(out[0], Complex::new((1 << 22) as f32, 0.0));
 }
 #[test]
@@ -72,7 +74,7 @@ fn not_a_number_and_infinity_stay() {
     a[7 * 50 + 3].re = f32::NAN;
     a[9 * 50 + 3].im = f32::INFINITY;
     let mut out = vec![Complex::new(0.0, 0.0); 2400];
-    Product::row_major(&[40, 50], &[50, 60], &[(1, 0)]).compute(&a, &b, &mut out);
+    Product::row_major(&[40, 50], &[50, 60], &[(1, 0)]).compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
     for (i, row) in out.chunks(60).enumerate() {
         let finite = row.iter().all(|z| z.re.is_finite() && z.im.is_finite());
         assert_eq!(finite, i != 7 && i != 9);
@@ -86,7 +88,7 @@ fn scaled_operands() {
     product.left_exponent = -100;
     product.right_exponent = -100;
     let mut out = [Complex::new(0.0, 0.0)];
-    product.compute(&a, &a, &mut out);
+    product.compute(&a, &a, &mut out, &mut |_| Ok(())).unwrap();
     assert!((f64::from(out[0].re) * 2f64.powi(200) / -3e60 - 1.0).abs() < 1e-6);
 }
 #[test]

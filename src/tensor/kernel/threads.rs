@@ -1,4 +1,5 @@
 //! How many threads a contraction may use, and sharing work between them (rayon's global pool).
+use crate::error::Result;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
@@ -29,39 +30,59 @@ fn forked() -> bool {
 }
 
 /// Runs `work(i)` for every i below `parts` on up to `threads` threads, the caller's among them. Parts are taken
-/// in ascending order, whoever is free next.
+/// in ascending order, whoever is free next. `tick` is called on the caller's thread after each part it has done,
+/// with the number of parts taken so far; its failure stops everyone before the next part.
 pub fn share<S>(
     threads: usize,
     parts: usize,
     state: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, usize) + Sync,
-) {
+    tick: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let run = || {
+    let take = || Some(next.fetch_add(1, Relaxed)).filter(|part| *part < parts);
+    let own = |tick: &mut dyn FnMut(usize) -> Result<()>| {
         let mut state = state();
-        loop {
-            let part = next.fetch_add(1, Relaxed);
-            if part >= parts {
-                break;
-            }
+        while let Some(part) = take() {
             work(&mut state, part);
+            if let Err(error) = tick(next.load(Relaxed).min(parts)) {
+                next.store(parts, Relaxed);
+                return Err(error);
+            }
         }
+        Ok(())
     };
     if threads.min(parts) <= 1 {
-        return run();
+        return own(tick);
     }
     rayon::in_place_scope(|scope| {
         for _ in 1..threads.min(parts) {
-            scope.spawn(|_| run());
+            scope.spawn(|_| {
+                let mut state = state();
+                while let Some(part) = take() {
+                    work(&mut state, part);
+                }
+            });
         }
-        run();
-    });
+        own(tick)
+    })
+}
+
+/// `share` without anyone to tell.
+pub fn each<S>(
+    threads: usize,
+    parts: usize,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, usize) + Sync,
+) {
+    let told = share(threads, parts, state, work, &mut |_| Ok(()));
+    debug_assert!(told.is_ok()); // only a tick can fail
 }
 
 /// The largest of `value(i)` for every i below `parts`.
 pub fn fold(parts: usize, value: impl Fn(usize) -> u32 + Sync) -> u32 {
     let most = AtomicU32::new(0);
-    share(
+    each(
         threads(),
         parts,
         || (),

@@ -3,6 +3,7 @@ use super::fuse::{self, Side, common_stride};
 use super::gather::Panel;
 use super::multiply::{Matrix, multiply};
 use super::{Axis, Complex, Product, threads, volume};
+use crate::error::Result;
 
 /// Terms of a sum per matrix product.
 pub const DEPTH: usize = 512;
@@ -37,7 +38,13 @@ unsafe impl Sync for Plan<'_> {}
 /// # Safety
 /// `left` and `right` are readable and `out` writable wherever the product's axes reach; different positions of
 /// rows and columns are different elements of `out`.
-pub unsafe fn run(product: &Product, left: *const Complex, right: *const Complex, out: *mut Complex) {
+pub unsafe fn run(
+    product: &Product,
+    left: *const Complex,
+    right: *const Complex,
+    out: *mut Complex,
+    tick: &mut dyn FnMut(f64) -> Result<()>,
+) -> Result<()> {
     let smallest =
         |axes: &[Axis]| axes.iter().filter(|a| a.size > 1).map(|a| a.other).min().unwrap_or(usize::MAX);
     let swapped = smallest(&product.rows) < smallest(&product.columns);
@@ -76,9 +83,11 @@ pub unsafe fn run(product: &Product, left: *const Complex, right: *const Complex
     };
     let tiles = size.0.div_ceil(tile.0) * size.1.div_ceil(tile.1);
     if threads > 1 && tiles < threads && depth >= 8 * DEPTH {
-        return plan.share_sum(threads);
+        plan.share_sum(threads);
+        return tick(1.0);
     }
-    threads::share(threads, tiles, Worker::new, |worker, part| plan.tile(worker, part, 0..plan.depth, None));
+    let work = |worker: &mut Worker, part| plan.tile(worker, part, 0..plan.depth, None);
+    threads::share(threads, tiles, Worker::new, work, &mut |done| tick(done as f64 / tiles as f64))
 }
 
 /// The order of the summed axes is free: take the one that fuses best, the larger operand's when both do.
@@ -246,11 +255,12 @@ impl Plan<'_> {
         let parts = self.depth.div_ceil(share);
         let zero = Complex::new(0.0, 0.0);
         let partial = std::sync::Mutex::new(vec![Vec::new(); parts]);
-        threads::share(threads, parts, Worker::new, |worker, part| {
+        let work = |worker: &mut Worker, part: usize| {
             let mut own = vec![zero; self.size.0 * self.size.1];
             single.tile(worker, 0, part * share..self.depth.min((part + 1) * share), Some(&mut own));
             partial.lock().unwrap_or_else(|e| e.into_inner())[part] = own;
-        });
+        };
+        threads::each(threads, parts, Worker::new, work);
         let partial = partial.into_inner().unwrap_or_else(|e| e.into_inner());
         let (mut rows, mut columns) = (Vec::new(), Vec::new());
         fuse::offsets(&self.rows, Side::Other, 0, self.size.0, &mut rows);
