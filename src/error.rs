@@ -1,35 +1,163 @@
-//! Errors as values: the stand-in of this branch until the foundations are merged.
-#![allow(missing_docs, dead_code)]
+//! Errors as values, and each thread's last one as C sees it.
+//!
+//! A function that can fail returns [`Result`]; `fail!` makes the error and writes its message into the thread's
+//! pending buffer. Only the C boundary makes a failure the thread's last error ([`Error::report`]), so an inner
+//! failure that is recovered from is never seen.
+use crate::os::thread::{self, MESSAGE};
+use core::ffi::{CStr, c_char};
+use core::fmt::Write;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Why a call failed. The numbers are those of `unimem_error_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Error {
+    /// An argument is out of its range, or does not fit the others.
     InvalidArgument = 1,
+    /// The system, or the instance's budget, has no memory left.
     OutOfMemory,
+    /// A fixed number of things is used up.
     Limit,
+    /// The address is not a live block of the one it was given to.
     NotOwned,
+    /// The block was freed before.
     DoubleFree,
+    /// Bytes that must not change have changed.
     Corruption,
+    /// A file could not be read or written.
     Io,
+    /// This machine or this build cannot do it.
     Unsupported,
+    /// A defect of the library.
     Internal,
 }
+/// What a fallible function gives.
 pub type Result<T> = core::result::Result<T, Error>;
-thread_local! { static LAST: core::cell::Cell<Option<Error>> = const { core::cell::Cell::new(None) }; }
+
 impl Error {
+    /// All errors, in the order of their numbers.
+    pub const ALL: [Error; 9] = [
+        Error::InvalidArgument,
+        Error::OutOfMemory,
+        Error::Limit,
+        Error::NotOwned,
+        Error::DoubleFree,
+        Error::Corruption,
+        Error::Io,
+        Error::Unsupported,
+        Error::Internal,
+    ];
+    /// A fixed description.
+    pub fn text(self) -> &'static CStr {
+        match self {
+            Error::InvalidArgument => c"invalid argument",
+            Error::OutOfMemory => c"out of memory",
+            Error::Limit => c"limit reached",
+            Error::NotOwned => c"not a live block of this memory",
+            Error::DoubleFree => c"block was already freed",
+            Error::Corruption => c"corrupted memory",
+            Error::Io => c"input/output error",
+            Error::Unsupported => c"not supported here",
+            Error::Internal => c"internal error",
+        }
+    }
+    /// Makes the failure this thread's last error.
+    #[cold]
     pub fn report(self) {
-        LAST.set(Some(self));
+        if let Some(record) = thread::current() {
+            // SAFETY: only this thread touches its messages, and no reference to them outlives a statement.
+            unsafe {
+                let messages = &mut *record.messages.get();
+                messages[LAST] = messages[PENDING];
+                if messages[PENDING][0] == 0 {
+                    copy_text(&mut messages[LAST], self.text());
+                }
+                messages[PENDING][0] = 0;
+            }
+            record.last_error.store(self as u32, Relaxed);
+        }
     }
 }
-pub fn last() -> Option<Error> {
-    LAST.get()
+const LAST: usize = 0;
+const PENDING: usize = 1;
+
+fn copy_text(buffer: &mut [u8; MESSAGE], text: &CStr) {
+    let bytes = text.to_bytes_with_nul();
+    buffer[..bytes.len()].copy_from_slice(bytes);
 }
+
+/// The calling thread's last error, if any call of it has failed.
+pub fn last() -> Option<Error> {
+    let code = thread::existing()?.last_error.load(Relaxed);
+    Error::ALL.into_iter().find(|e| *e as u32 == code)
+}
+/// Its message; valid until the thread's next failure.
+pub fn last_message() -> *const c_char {
+    match thread::existing() {
+        // SAFETY: a pointer into the record, zero-terminated by construction.
+        Some(record) => unsafe { (*record.messages.get())[LAST].as_ptr().cast() },
+        None => c"".as_ptr(),
+    }
+}
+
+/// Writes the message of a failure and gives the error. Use through `fail!`.
+#[cold]
+#[inline(never)]
 pub fn pending(error: Error, message: core::fmt::Arguments) -> Error {
-    let _ = message;
+    if let Some(record) = thread::current() {
+        // SAFETY: only this thread touches its messages.
+        let buffer = unsafe { &mut (*record.messages.get())[PENDING] };
+        let mut cursor = Cursor { buffer, used: 0 };
+        let _ = cursor.write_fmt(message); // a full buffer cuts the text
+    }
     error
 }
+struct Cursor<'a> {
+    buffer: &'a mut [u8; MESSAGE],
+    used: usize,
+}
+impl Write for Cursor<'_> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let room = MESSAGE - 1 - self.used;
+        let mut taken = text.len().min(room);
+        while !text.is_char_boundary(taken) {
+            taken -= 1;
+        }
+        self.buffer[self.used..self.used + taken].copy_from_slice(&text.as_bytes()[..taken]);
+        self.used += taken;
+        self.buffer[self.used] = 0;
+        if taken == text.len() { Ok(()) } else { Err(core::fmt::Error) }
+    }
+}
+
+/// `Err` of the named [`Error`] with a message.
 macro_rules! fail {
     ($error:ident, $($message:tt)+) => {
         Err($crate::error::pending($crate::error::Error::$error, format_args!($($message)+)))
     };
 }
 pub(crate) use fail;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn only_a_reported_failure_is_seen() {
+        std::thread::spawn(|| {
+            let failed: Result<()> = fail!(Limit, "no room for {} more", 7);
+            assert_eq!(last(), None);
+            failed.unwrap_err().report();
+            assert_eq!(last(), Some(Error::Limit));
+            // SAFETY: zero-terminated, see `last_message`.
+            assert_eq!(unsafe { CStr::from_ptr(last_message()) }, c"no room for 7 more");
+            let long = "ü".repeat(400);
+            let failed: Result<()> = fail!(Io, "{long}");
+            failed.unwrap_err().report();
+            // SAFETY: as above.
+            let text = unsafe { CStr::from_ptr(last_message()) }.to_str().unwrap().to_owned();
+            assert!(text.len() < MESSAGE && text.chars().all(|c| c == 'ü'));
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -1,4 +1,11 @@
 //! libunimem: one memory system for tensor-network programs.
+//!
+//! Modules point downwards only: the C boundary, then tensor networks, then instances, then the heap, then the
+//! operating system.
 pub mod c_api;
 pub mod error;
+pub mod heap;
+pub mod instance;
+pub mod log;
+pub mod os;
 pub mod tensor;

@@ -1,21 +1,72 @@
-//! The C boundary: thin `extern "C"` functions over safe Rust.
-//! (Stand-in of this branch for the boundary's guard and for the interfaces of pools and systems.)
+//! The C boundary. Functions here check arguments, call a safe function that returns `Result`, and translate.
+//!
+//! Every one runs inside [`guard`]: a failure becomes the calling thread's last error and the function's "nothing"
+//! value, and so does a panic, which would be a defect of the library. Nothing unwinds into C.
+pub mod interface;
+pub mod legacy_types;
+pub mod memory_pool;
+pub mod tables;
 pub mod tensor_types;
 pub mod tree_tensor_network;
+pub mod types;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, fail};
+use crate::log::log;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs a call: failures and panics become this thread's last error and `otherwise`.
-pub fn guard<T>(otherwise: T, call: impl FnOnce() -> Result<T>) -> T {
-    match std::panic::catch_unwind(core::panic::AssertUnwindSafe(call)) {
+/// Runs `f`; a failure or a panic is reported and becomes `nothing`.
+#[inline(always)]
+pub(crate) fn guard<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
+    match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(value)) => value,
         Ok(Err(error)) => {
             error.report();
-            otherwise
+            nothing
         }
         Err(_) => {
-            Error::Internal.report();
-            otherwise
+            panicked().report();
+            nothing
         }
     }
+}
+#[cold]
+fn panicked() -> Error {
+    log!(Error, "a defect of libunimem was caught at its boundary");
+    let failed: Result<()> = fail!(Internal, "a defect of libunimem was caught at its boundary");
+    failed.unwrap_err()
+}
+
+/// The slice of `count` elements at `pointer`. InvalidArgument for NULL, unaligned, or more than fit the address space.
+///
+/// # Safety
+/// `pointer` is NULL or points at `count` elements that stay as they are while the slice is used.
+pub(crate) unsafe fn slice<'a, T>(pointer: *const T, count: usize) -> Result<&'a [T]> {
+    if pointer.is_null() || !pointer.is_aligned() || count > isize::MAX as usize / size_of::<T>().max(1) {
+        return fail!(InvalidArgument, "an array of {count} elements at {pointer:p}");
+    }
+    // SAFETY: by the caller's promise, and checked as far as it can be.
+    Ok(unsafe { core::slice::from_raw_parts(pointer, count) })
+}
+/// What `pointer` points at. InvalidArgument for NULL.
+///
+/// # Safety
+/// `pointer` is NULL or points at a `T` that nobody else writes while the reference is used.
+pub(crate) unsafe fn reference<'a, T>(pointer: *const T, name: &str) -> Result<&'a T> {
+    // SAFETY: by the caller's promise.
+    match unsafe { pointer.as_ref() } {
+        Some(value) => Ok(value),
+        None => fail!(InvalidArgument, "{name} is NULL"),
+    }
+}
+/// Stores `value` where `pointer` points. InvalidArgument for NULL.
+///
+/// # Safety
+/// `pointer` is NULL or may be written.
+pub(crate) unsafe fn store<T>(pointer: *mut T, value: T, name: &str) -> Result<()> {
+    if pointer.is_null() {
+        return fail!(InvalidArgument, "{name} is NULL");
+    }
+    // SAFETY: by the caller's promise.
+    unsafe { pointer.write(value) };
+    Ok(())
 }

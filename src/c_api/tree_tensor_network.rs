@@ -3,11 +3,13 @@
 //! Every function checks its arguments, does its work through `crate::tensor` and translates the outcome: false or
 //! NULL on failure, with the thread's last error telling why. A network is used by one thread at a time; a second
 //! one that comes meanwhile is refused.
-use super::guard;
+use super::legacy_types::MemoryPool;
 use super::tensor_types::*;
+use super::{guard, memory_pool, tables};
 use crate::error::{Result, fail};
+use crate::instance::slots;
 use crate::tensor::live::{self, Session};
-use crate::tensor::memory::{Storage, Table};
+use crate::tensor::memory::{Memory, Storage, Table};
 use crate::tensor::network::{End, Network, storage_for};
 use crate::tensor::pair::{self, Pair};
 use crate::tensor::progress::{Callback, Progress};
@@ -17,6 +19,11 @@ use core::ffi::c_void;
 use core::ptr;
 use std::time::Instant;
 
+/// The global interface.
+fn default_memory() -> Result<*mut Table> {
+    slots::global()?;
+    Ok(tables::of_slot(slots::GLOBAL).cast())
+}
 fn not_null<T>(pointer: *const T, what: &str) -> Result<()> {
     if pointer.is_null() { fail!(InvalidArgument, "{what} is NULL") } else { Ok(()) }
 }
@@ -41,7 +48,7 @@ pub extern "C" fn create_tree_tensor_network(
             max_rank,
             num_qubits,
             tolerance,
-            memory: default_memory(),
+            memory: default_memory()?,
             metrics: tensor_network_metrics_t::default(),
         }))
     })
@@ -70,7 +77,7 @@ pub unsafe extern "C" fn add_tree_tensor_node(
 ) -> *mut tree_tensor_node_t {
     guard(ptr::null_mut(), || {
         let mut session = Session::new(ttn)?;
-        let memory = session.memory()?;
+        let memory = memory(&session)?;
         if num_dimensions > 0 {
             not_null(dimensions, "the list of dimensions")?;
         }
@@ -118,7 +125,7 @@ pub unsafe extern "C" fn connect_tree_tensor_nodes(
     guard(false, || {
         let mut session = Session::new(ttn)?;
         let (parent, child) = (session.find(parent)?, session.find(child)?);
-        let memory = session.memory()?;
+        let memory = memory(&session)?;
         session.network().connect(&memory, parent, child)?;
         Ok(true)
     })
@@ -140,7 +147,7 @@ pub unsafe extern "C" fn unimem_connect_axes(
         let mut session = Session::new(ttn)?;
         let parent = End { node: session.find(parent)?, axis: parent_axis };
         let child = End { node: session.find(child)?, axis: child_axis };
-        let memory = session.memory()?;
+        let memory = memory(&session)?;
         session.network().connect_axes(&memory, parent, child)?;
         Ok(true)
     })
@@ -199,7 +206,7 @@ pub unsafe extern "C" fn contract_tree_tensor_nodes(
     guard(false, || {
         not_null(result, "the result")?;
         let mut session = Session::new(ttn)?;
-        let memory = session.memory()?;
+        let memory = memory(&session)?;
         let contracted = {
             let others = Others::new(&session, [node1, node2])?;
             pair::contract(&others.pair(node1, node2)?, &memory, &session.view().progress)?
@@ -227,7 +234,7 @@ pub unsafe extern "C" fn contract_full_tree_network(
     guard(false, || {
         not_null(num_dims, "the number of dimensions")?;
         let mut session = Session::new(ttn)?;
-        let memory = session.memory()?;
+        let memory = memory(&session)?;
         let (elements, sizes) = if result.is_null() {
             if session.view().root().is_none() {
                 return fail!(InvalidArgument, "the network has no nodes");
@@ -259,7 +266,7 @@ pub unsafe extern "C" fn contract_full_tree_network(
 pub unsafe extern "C" fn optimize_tree_structure(ttn: *mut tree_tensor_network_t) -> bool {
     guard(false, || {
         let mut session = Session::new(ttn)?;
-        let memory = session.memory()?;
+        let memory = memory(&session)?;
         tree::optimize(session.network(), &memory)?;
         Ok(true)
     })
@@ -278,7 +285,7 @@ pub unsafe extern "C" fn unimem_contraction_cost(
 ) -> bool {
     guard(false, || {
         let mut session = Session::new(ttn)?;
-        let memory = session.memory()?;
+        let memory = memory(&session)?;
         let (operations, bytes) = tree::cost(session.network(), &memory)?;
         // SAFETY: the caller's promise.
         unsafe {
@@ -306,7 +313,7 @@ pub unsafe extern "C" fn create_tensor_stream(
     guard(ptr::null_mut(), || {
         let session = Session::new(ttn)?;
         let id = session.find(node)?;
-        let stream = Stream::new(session.view(), &session.memory()?, id, chunk_size)?;
+        let stream = Stream::new(session.view(), &memory(&session)?, id, chunk_size)?;
         // SAFETY: a live node of this network.
         let (source, is_hierarchical) = unsafe { ((*node).data.cast(), (*node).use_hierarchical) };
         let public = tensor_stream_t {
@@ -429,6 +436,23 @@ pub unsafe extern "C" fn unimem_set_progress(
     })
 }
 
-fn default_memory() -> *mut Table {
-    ptr::null_mut()
+/// From now on new tensors go to a memory pool. What exists stays where it is and goes back where it came from.
+///
+/// # Safety
+/// The pointers are a live network and a live pool, which outlives the network.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn set_memory_pool(ttn: *mut tree_tensor_network_t, pool: *mut MemoryPool) -> bool {
+    guard(false, || {
+        let session = Session::new(ttn)?;
+        // SAFETY: the caller's promise.
+        let pool = unsafe { memory_pool::heap_of(pool) }?;
+        session.set_table(tables::of_slot(slots::adopt(pool)?).cast());
+        Ok(true)
+    })
+}
+
+/// Where the tensors of a network go: its table, and our instance behind it if it is one.
+fn memory(session: &Session) -> Result<Memory> {
+    let slot = tables::slot_of(session.table().cast());
+    session.memory(slot.ok().map(slots::open_at).transpose()?)
 }

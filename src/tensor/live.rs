@@ -2,16 +2,17 @@
 //!
 //! One table for the process behind a lock that is held for a look-up only. A network in use is marked: a second
 //! thread, or a progress callback, that comes for it meanwhile is refused.
-use super::memory::Memory;
+use super::memory::{Memory, Table};
 use super::network::Network;
 use super::records::{Metrics, TensorStream, TreeTensorNetwork, TreeTensorNode};
 use super::stream::Stream;
 use crate::error::{Result, fail};
+use crate::instance::Instance;
+use crate::os::lock::{Mutex, MutexGuard};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A network as C holds it: the public structure first.
 #[repr(C)]
@@ -39,7 +40,7 @@ enum Kind {
 static LIVE: Mutex<Option<HashMap<usize, Kind, FixedState>>> = Mutex::new(None);
 
 fn live() -> MutexGuard<'static, Option<HashMap<usize, Kind, FixedState>>> {
-    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+    LIVE.lock()
 }
 fn kind<T>(address: *const T) -> Option<Kind> {
     live().as_ref()?.get(&(address as usize)).copied()
@@ -134,12 +135,22 @@ impl Session {
     pub fn public(&self) -> *mut TreeTensorNetwork {
         self.record.cast()
     }
-    /// Where new tensors go: what the public structure says.
-    pub fn memory(&self) -> Result<Memory> {
+    /// The table that new tensors come from, as the public structure says.
+    pub fn table(&self) -> *const Table {
+        // SAFETY: the record is live.
+        unsafe { (*(*self.record).public.get()).memory }
+    }
+    /// Makes new tensors come from another table.
+    pub fn set_table(&self, table: *mut Table) {
+        // SAFETY: the record is live and this session is the only user of the network.
+        unsafe { (*(*self.record).public.get()).memory = table };
+    }
+    /// Where new tensors go. `instance` is what stands behind the table, if it is one of the library's own.
+    pub fn memory(&self, instance: Option<&'static Instance>) -> Result<Memory> {
         // SAFETY: the record is live; the table is the caller's promise (CONTRACT section 5).
         unsafe {
             let public = &*(*self.record).public.get();
-            Memory::new(public.memory, &self.view().account, public.tolerance)
+            Memory::new(public.memory, instance, &self.view().account, public.tolerance)
         }
     }
     /// The node whose public structure this is, if it is of this network.

@@ -4,6 +4,7 @@
 //! been given another table. A network's blocks are counted in its [`Account`].
 use super::Complex;
 use crate::error::{Result, fail};
+use crate::instance::Instance;
 use core::cell::Cell;
 use core::ffi::c_void;
 use core::ptr::NonNull;
@@ -67,6 +68,8 @@ pub enum Storage {
 pub struct Memory {
     table: NonNull<Table>,
     account: Rc<Account>,
+    /// The instance behind the table, if it is one of the library's own.
+    instance: Option<&'static Instance>,
     /// Largest error of an element in hierarchical memory.
     pub tolerance: f64,
 }
@@ -75,12 +78,17 @@ pub struct Memory {
 const ALIGNMENT: usize = 64;
 
 impl Memory {
-    /// The memory behind `table`.
+    /// The memory behind `table`; `instance` is what stands behind it, if it is one of the library's own.
     ///
     /// # Safety
     /// `table` points to a table whose functions do what the contract says, and which outlives every block made
     /// through it.
-    pub unsafe fn new(table: *const Table, account: &Rc<Account>, tolerance: f64) -> Result<Memory> {
+    pub unsafe fn new(
+        table: *const Table,
+        instance: Option<&'static Instance>,
+        account: &Rc<Account>,
+        tolerance: f64,
+    ) -> Result<Memory> {
         let Some(table) = NonNull::new(table.cast_mut()) else {
             return fail!(InvalidArgument, "the network has no memory interface");
         };
@@ -89,15 +97,24 @@ impl Memory {
         if functions.allocate.is_none() || functions.free.is_none() {
             return fail!(InvalidArgument, "the memory interface has no allocate or no free");
         }
-        Ok(Memory { table, account: account.clone(), tolerance })
+        Ok(Memory { table, instance, account: account.clone(), tolerance })
     }
     fn functions(&self) -> Table {
         // SAFETY: the promise made to `new`.
         unsafe { self.table.read() }
     }
-    /// The table's address, to recognise one of the library's own.
-    pub fn address(&self) -> *const Table {
-        self.table.as_ptr()
+    /// Bytes of RAM this memory may hold, where that is known and limited.
+    pub fn limit(&self) -> Option<usize> {
+        self.instance.map(|instance| instance.heap().limit()).filter(|limit| *limit != 0)
+    }
+    /// Whether a tensor of this size belongs into streaming memory.
+    ///
+    /// The library's own memory knows its budget: a tensor goes to streaming memory when twice its size does not
+    /// fit. Of a caller's own table only the size is known.
+    pub fn prefers_streaming(&self, bytes: usize) -> bool {
+        const ALWAYS_PLAIN: usize = 1 << 20;
+        const CALLERS_OWN: usize = 1 << 30;
+        bytes >= ALWAYS_PLAIN && self.instance.map_or(bytes >= CALLERS_OWN, |i| !i.can_allocate(2 * bytes))
     }
     fn block(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
         let Some(start) = NonNull::new(start) else {
@@ -171,34 +188,5 @@ impl Drop for Block {
             // SAFETY: a live block of this very table, given back once.
             unsafe { free(self.start.as_ptr().cast()) }
         }
-    }
-}
-
-/// Whether a tensor of this size belongs into streaming memory.
-///
-/// The library's own memory knows its budget: a tensor goes to streaming memory when twice its size does not fit.
-/// Of a caller's own table only the size is known.
-pub fn prefers_streaming(memory: &Memory, bytes: usize) -> bool {
-    const ALWAYS_PLAIN: usize = 1 << 20;
-    const OWN_TABLE_LIMIT: usize = 1 << 30;
-    if bytes < ALWAYS_PLAIN {
-        return false;
-    }
-    match can_allocate(memory.address(), 2 * bytes) {
-        Some(fits) => !fits,
-        None => bytes >= OWN_TABLE_LIMIT,
-    }
-}
-
-/// Whether the library's own memory has room; none for a caller's table.
-fn can_allocate(table: *const Table, bytes: usize) -> Option<bool> {
-    let _ = (table, bytes);
-    None
-}
-
-impl Memory {
-    /// Bytes this memory may hold, where that is known.
-    pub fn limit(&self) -> Option<usize> {
-        None
     }
 }

@@ -9,7 +9,7 @@ mod walk;
 pub use bonds::{End, matching};
 pub use node::Node;
 
-use super::memory::{Account, Block, Memory, Storage, prefers_streaming};
+use super::memory::{Account, Block, Memory, Storage};
 use super::progress::Progress;
 use super::records::{Metrics, TreeTensorNode};
 use super::tree::Cache;
@@ -117,5 +117,5 @@ impl Network {
 
 /// Where a tensor of `count` elements goes: plain memory while it is small beside the budget.
 pub fn storage_for(memory: &Memory, count: usize) -> Storage {
-    if prefers_streaming(memory, count * size_of::<Complex>()) { Storage::Streaming } else { Storage::Plain }
+    if memory.prefers_streaming(count * size_of::<Complex>()) { Storage::Streaming } else { Storage::Plain }
 }

@@ -64,6 +64,16 @@ fn plan_for(graph: &Graph, effort: Effort, aim: Aim) -> Plan {
         }
         return products.arrange(graph, last);
     }
+    search_from(graph, &flow, aim, budget)
+}
+
+/// The search without the exact method for small trees.
+#[cfg(test)]
+pub fn search(graph: &Graph, aim: Aim, budget: f64) -> Plan {
+    search_from(graph, &Flow::new(graph), aim, budget)
+}
+fn search_from(graph: &Graph, flow: &Flow, aim: Aim, budget: f64) -> Plan {
+    let mut products = Products::new(graph);
     let top = flow.products(graph, &mut products);
     improve(graph, &mut products, aim, budget);
     products.arrange(graph, top)

@@ -1,4 +1,10 @@
 //! What tests share: random tensors, and sums over all indices in f64 to compare with.
+mod memory;
+mod reference;
+
+pub use memory::{Counts, TABLE, counts, fail_allocation, memory};
+pub use reference::{direct_sum, random_tree};
+
 use super::{Complex, shape};
 use faer::c64;
 

@@ -1,0 +1,72 @@
+/* unimem/legacy_types.h - types that the drop-in headers share.
+ *
+ * Inside the legacy tree (its quantum_geometric/core/quantum_geometric_types.h can be included) they are the tree's
+ * own. Define UNIMEM_OWN_TYPES to have them from here all the same. */
+#ifndef UNIMEM_LEGACY_TYPES_H
+#define UNIMEM_LEGACY_TYPES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__has_include) && !defined(UNIMEM_OWN_TYPES)
+#if __has_include("quantum_geometric/core/quantum_geometric_types.h")
+#define UNIMEM_TYPES_OF_THE_TREE 1
+#endif
+#endif
+
+#ifdef UNIMEM_TYPES_OF_THE_TREE
+#include "quantum_geometric/core/quantum_geometric_types.h"
+#else
+
+/** Most dimensions of a MemoryLayout. */
+#define QGT_MAX_DIMENSIONS 16
+
+/** An element of a tensor. */
+typedef struct {
+    float real;
+    float imag;
+} ComplexFloat;
+
+/** A tag on buffers. */
+typedef enum {
+    HARDWARE_TYPE_CPU,
+    HARDWARE_TYPE_GPU,
+    HARDWARE_TYPE_QPU,
+    HARDWARE_TYPE_SIMULATOR,
+    HARDWARE_TYPE_METAL,
+    HARDWARE_TYPE_CUDA,
+    HARDWARE_TYPE_FPGA,
+    HARDWARE_TYPE_IBM,
+    HARDWARE_TYPE_RIGETTI,
+    HARDWARE_TYPE_DWAVE,
+    HARDWARE_TYPE_CUSTOM
+} HardwareType;
+
+/** A tag on layouts, and the direction of memory_transfer(). */
+typedef enum {
+    GEOMETRIC_STATE_EUCLIDEAN,  /**< CPU to GPU */
+    GEOMETRIC_STATE_HYPERBOLIC, /**< GPU to CPU */
+    GEOMETRIC_STATE_SPHERICAL,  /**< CPU to quantum */
+    GEOMETRIC_STATE_SYMPLECTIC, /**< quantum to CPU */
+    GEOMETRIC_STATE_KAHLER,
+    GEOMETRIC_STATE_CALABI_YAU,
+    GEOMETRIC_STATE_CUSTOM
+} geometric_state_type_t;
+
+/** What a memory pool is made from. Every 0 takes its default, so a configuration of zeros is valid. */
+typedef struct PoolConfig {
+    size_t min_block_size;       /**< a hint */
+    size_t alignment;            /**< of blocks, bytes, a power of two; at least 64 whatever is given */
+    size_t num_size_classes;     /**< a hint */
+    float growth_factor;         /**< a hint */
+    size_t prefetch_distance;    /**< a hint */
+    bool use_huge_pages;         /**< ask for huge pages more often than from 2 MiB up */
+    bool cache_local_free_lists; /**< keep freed blocks per thread */
+    size_t max_blocks_per_class; /**< a hint */
+    size_t thread_cache_size;    /**< blocks of a size class that a thread keeps; 0: none */
+    bool enable_stats;           /**< false: the statistics functions answer 0 */
+} PoolConfig;
+
+#endif /* UNIMEM_TYPES_OF_THE_TREE */
+#endif /* UNIMEM_LEGACY_TYPES_H */

@@ -1,0 +1,224 @@
+//! The functions of `memory_pool.h`. A pool is a heap whose blocks carry the legacy header.
+use super::guard;
+use super::legacy_types::{Block, Flag, MemoryPool, PoolConfig, SizeClass};
+use crate::error::{Result, fail};
+use crate::heap::{DEFAULT_BLOCKS, Heap, HeapParams, HeapStatistics, SHAPES};
+use crate::instance::slots;
+use crate::log::log;
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
+
+/// A pool as C sees it, and behind it what C does not see. It lives in its heap's companion record, which is never
+/// unmapped, so that a pointer to a pool that is gone is told from one to a live pool.
+#[repr(C)]
+struct Pool {
+    public: MemoryPool,
+    heap: AtomicPtr<Heap>,
+    statistics: AtomicUsize,
+}
+
+/// What `size_classes` of every pool points at: the heap's size classes, for programs that look.
+struct SizeClasses(UnsafeCell<[SizeClass; SHAPES.len()]>);
+// SAFETY: the library never touches it; what C does with its fields is C's.
+unsafe impl Sync for SizeClasses {}
+static SIZE_CLASSES: SizeClasses = {
+    const EMPTY: SizeClass = SizeClass {
+        block_size: 0,
+        free_list: null_mut(),
+        mutex: libc::PTHREAD_MUTEX_INITIALIZER,
+        num_blocks: 0,
+        max_blocks: 0,
+        hits: 0,
+        misses: 0,
+    };
+    let mut classes = [EMPTY; SHAPES.len()];
+    let mut i = 0;
+    while i < classes.len() {
+        classes[i].block_size = SHAPES[i].stride as usize;
+        i += 1;
+    }
+    SizeClasses(UnsafeCell::new(classes))
+};
+
+/// The heap of a live pool.
+///
+/// # Safety
+/// `pool` is NULL or came from [`create_memory_pool`].
+#[inline(always)]
+pub(super) unsafe fn heap_of(pool: *const MemoryPool) -> Result<&'static Heap> {
+    if pool.is_null() || !pool.is_aligned() {
+        return fail!(InvalidArgument, "{pool:p} is not a pool");
+    }
+    // SAFETY: pools are records of type `Pool` that are never unmapped; the heap field is null once one is destroyed.
+    match unsafe { (*pool.cast::<Pool>()).heap.load(Acquire).as_ref() } {
+        Some(heap) => Ok(heap),
+        None => fail!(InvalidArgument, "the pool at {pool:p} is destroyed"),
+    }
+}
+
+/// Writes the header before a block.
+fn write_header(block: *mut u8, room: usize, class: u16) {
+    let header = Block {
+        size: room,
+        magic: Block::MAGIC,
+        is_free: Flag::from(false),
+        size_class: class,
+        next: null_mut(),
+        prev: null_mut(),
+        padding: [0; 40],
+        data: block.cast(),
+    };
+    // SAFETY: a pool's heap keeps the size of a header free before each block.
+    unsafe { block.cast::<Block>().sub(1).write(header) }
+}
+
+/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 4096, is
+/// NULL.
+///
+/// # Safety
+/// `config` is NULL or points at a configuration.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn create_memory_pool(config: *const PoolConfig) -> *mut MemoryPool {
+    guard(null_mut(), || {
+        // SAFETY: by the caller's promise.
+        let config = *unsafe { super::reference(config, "config") }?;
+        make(&config)
+    })
+}
+fn make(config: &PoolConfig) -> Result<*mut MemoryPool> {
+    let heap = Heap::create(&HeapParams {
+        prefix: size_of::<Block>(),
+        dress: Some(write_header),
+        alignment: config.alignment,
+        cache_blocks: config.thread_cache_size.min(DEFAULT_BLOCKS),
+        huge_pages: config.use_huge_pages.is_set(),
+        ..HeapParams::default()
+    })?;
+    let Some(record) = heap.companion(size_of::<Pool>()).map(NonNull::cast::<Pool>) else {
+        heap.destroy();
+        return fail!(OutOfMemory, "no memory for a pool");
+    };
+    let public = MemoryPool {
+        base_address: record.as_ptr().cast(),
+        total_size: AtomicUsize::new(0),
+        size_classes: SIZE_CLASSES.0.get().cast(),
+        num_classes: SHAPES.len(),
+        large_blocks: null_mut(),
+        total_allocated: AtomicUsize::new(0),
+        peak_allocated: AtomicUsize::new(0),
+        num_allocations: AtomicUsize::new(0),
+        mutex: libc::PTHREAD_MUTEX_INITIALIZER,
+        config: *config,
+    };
+    let statistics = AtomicUsize::new(config.enable_stats.is_set().into());
+    // SAFETY: a fresh record of that size.
+    unsafe {
+        record.write(Pool { public, heap: AtomicPtr::new(core::ptr::from_ref(heap).cast_mut()), statistics })
+    };
+    // SAFETY: companions stay mapped for ever, and this field is atomic.
+    heap.count_held_in(unsafe { &(*record.as_ptr()).public.total_size });
+    Ok(record.as_ptr().cast())
+}
+
+/// Allocates `size` bytes, aligned to 64 or to `config.alignment` if that is larger, behind a `Block` header.
+///
+/// # Safety
+/// `pool` is NULL or came from `create_memory_pool`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *mut c_void {
+    guard(null_mut(), || {
+        // SAFETY: by the caller's promise.
+        let heap = unsafe { heap_of(pool) }?;
+        Ok(heap.allocate(size, 0)?.as_ptr().cast())
+    })
+}
+
+/// Frees a block of this pool, whichever thread allocated it. Anything else is refused and changes nothing.
+///
+/// # Safety
+/// `pool` is NULL or came from `create_memory_pool`; nobody uses the block afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pool_free(pool: *mut MemoryPool, ptr: *mut c_void) {
+    guard((), || {
+        // SAFETY: by the caller's promise.
+        let heap = unsafe { heap_of(pool) }?;
+        heap.free(ptr.cast()).inspect_err(|error| log!(Warning, "pool_free of {ptr:p} refused: {error:?}"))
+    })
+}
+
+/// Frees the pool and every block of it, live ones too; those are reported to the log as leaks.
+///
+/// # Safety
+/// `pool` is NULL or came from `create_memory_pool`; no other thread is inside it and nobody uses it afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn destroy_memory_pool(pool: *mut MemoryPool) {
+    if pool.is_null() {
+        return;
+    }
+    guard((), || {
+        // SAFETY: by the caller's promise.
+        let heap = unsafe { heap_of(pool) }?;
+        let record = NonNull::new(pool.cast::<Pool>()).expect("checked");
+        // SAFETY: a live record; from here on the pool is known as destroyed.
+        unsafe { record.as_ref() }.heap.store(null_mut(), Release);
+        slots::disown(heap);
+        let leaks = heap.destroy();
+        if leaks.blocks > 0 {
+            log!(
+                Warning,
+                "leak: pool {pool:p} is destroyed with {} live blocks, {} bytes",
+                leaks.blocks,
+                leaks.bytes
+            );
+        }
+        Ok(())
+    })
+}
+
+/// The pool's figures, unless it was made without.
+unsafe fn statistics(pool: *const MemoryPool) -> Result<HeapStatistics> {
+    // SAFETY: by the caller's promise.
+    let heap = unsafe { heap_of(pool) }?;
+    // SAFETY: live, as `heap_of` found.
+    let record = unsafe { &*pool.cast::<Pool>() };
+    if record.statistics.load(Relaxed) == 0 {
+        return Ok(HeapStatistics::default());
+    }
+    let figures = heap.statistics();
+    record.public.total_allocated.store(figures.live, Relaxed);
+    record.public.peak_allocated.store(figures.peak, Relaxed);
+    record.public.num_allocations.store(figures.allocations, Relaxed);
+    Ok(figures)
+}
+
+/// Live bytes, as requested: the exact sum. 0 for NULL and for a pool without statistics.
+///
+/// # Safety
+/// `pool` is NULL or came from `create_memory_pool`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn get_total_allocated(pool: *const MemoryPool) -> usize {
+    // SAFETY: by the caller's promise.
+    guard(0, || unsafe { statistics(pool) }.map(|figures| figures.live))
+}
+
+/// Highest `get_total_allocated` so far: exact with one thread, with several never low by more than 64 KiB a thread.
+///
+/// # Safety
+/// `pool` is NULL or came from `create_memory_pool`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn get_peak_allocated(pool: *const MemoryPool) -> usize {
+    // SAFETY: by the caller's promise.
+    guard(0, || unsafe { statistics(pool) }.map(|figures| figures.peak))
+}
+
+/// Allocations that succeeded.
+///
+/// # Safety
+/// `pool` is NULL or came from `create_memory_pool`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn get_num_allocations(pool: *const MemoryPool) -> usize {
+    // SAFETY: by the caller's promise.
+    guard(0, || unsafe { statistics(pool) }.map(|figures| figures.allocations))
+}

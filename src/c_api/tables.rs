@@ -1,0 +1,139 @@
+//! The tables of functions. The functions take no instance, so each slot has functions of its own: the same code,
+//! made once for each slot number.
+use super::types::{memory_stats_t, unified_memory_interface_t};
+use super::{guard, slice, store};
+use crate::error::{Result, fail};
+use crate::instance::slots::{self, SLOTS};
+use core::ffi::c_void;
+use core::ptr::null_mut;
+
+/// Bytes of a `ComplexFloat`.
+const COMPLEX_FLOAT: usize = 8;
+
+// The bodies, called by each slot's functions with its number. Not inlined into them: one copy serves all.
+#[inline(never)]
+extern "C" fn allocate_at(size: usize, alignment: usize, slot: usize) -> *mut c_void {
+    guard(null_mut(), || Ok(slots::open_at(slot)?.allocate(size, alignment)?.as_ptr().cast()))
+}
+#[inline(never)]
+extern "C" fn free_at(ptr: *mut c_void, slot: usize) {
+    guard((), || slots::open_at(slot)?.free(ptr.cast()))
+}
+
+unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) -> *mut c_void {
+    allocate_at(size, alignment, SLOT)
+}
+unsafe extern "C" fn free<const SLOT: usize>(ptr: *mut c_void) {
+    free_at(ptr, SLOT)
+}
+unsafe extern "C" fn realloc<const SLOT: usize>(ptr: *mut c_void, size: usize) -> *mut c_void {
+    realloc_at(ptr, size, SLOT)
+}
+fn realloc_at(ptr: *mut c_void, size: usize, slot: usize) -> *mut c_void {
+    guard(null_mut(), || {
+        let block = slots::open_at(slot)?.reallocate(ptr.cast(), size)?;
+        Ok(block.map_or(null_mut(), |block| block.as_ptr().cast()))
+    })
+}
+unsafe extern "C" fn allocate_geometric<const SLOT: usize>(
+    dimensions: *mut usize,
+    num_dims: usize,
+) -> *mut c_void {
+    // SAFETY: the caller's array, as the table says.
+    unsafe { allocate_tensor_at(dimensions, num_dims, COMPLEX_FLOAT, SLOT) }
+}
+/// A tensor from the instance in `slot`.
+///
+/// # Safety
+/// `dimensions` is NULL or points at `num_dims` numbers.
+pub(super) unsafe fn allocate_tensor_at(
+    dimensions: *const usize,
+    num_dims: usize,
+    element_size: usize,
+    slot: usize,
+) -> *mut c_void {
+    guard(null_mut(), || {
+        // SAFETY: by the caller's promise.
+        let extents = unsafe { slice(dimensions, num_dims) }?;
+        Ok(slots::open_at(slot)?.allocate_tensor(extents, element_size)?.as_ptr().cast())
+    })
+}
+unsafe extern "C" fn allocate_hierarchical<const SLOT: usize>(size: usize, tolerance: f64) -> *mut c_void {
+    guard(null_mut(), || Ok(slots::open_at(SLOT)?.allocate_hierarchical(size, tolerance)?.as_ptr().cast()))
+}
+unsafe extern "C" fn allocate_streaming<const SLOT: usize>(
+    total_size: usize,
+    chunk_size: usize,
+) -> *mut c_void {
+    guard(null_mut(), || {
+        Ok(slots::open_at(SLOT)?.allocate_streaming(total_size, chunk_size)?.as_ptr().cast())
+    })
+}
+unsafe extern "C" fn track_allocation<const SLOT: usize>(ptr: *mut c_void, size: usize) -> bool {
+    guard(false, || slots::open_at(SLOT)?.track(ptr.cast(), size).map(|()| true))
+}
+unsafe extern "C" fn untrack_allocation<const SLOT: usize>(ptr: *mut c_void) -> bool {
+    guard(false, || slots::open_at(SLOT)?.untrack(ptr.cast()).map(|()| true))
+}
+unsafe extern "C" fn get_stats<const SLOT: usize>(stats: *mut memory_stats_t) {
+    // SAFETY: the caller's structure, as the table says.
+    unsafe { get_stats_at(stats, SLOT) }
+}
+unsafe fn get_stats_at(stats: *mut memory_stats_t, slot: usize) {
+    guard((), || {
+        let figures = slots::open_at(slot)?.statistics();
+        let value = memory_stats_t {
+            total_allocated: figures.live,
+            peak_allocated: figures.peak,
+            num_allocations: figures.allocations,
+            num_frees: figures.frees,
+            largest_allocation: figures.largest,
+            fragmentation: figures.fragmentation(),
+            cache_hits: figures.cache_hits,
+            cache_misses: figures.cache_misses,
+        };
+        // SAFETY: by the caller's promise.
+        unsafe { store(stats, value, "stats") }
+    })
+}
+
+const fn table<const SLOT: usize>() -> unified_memory_interface_t {
+    unified_memory_interface_t {
+        allocate: Some(allocate::<SLOT>),
+        free: Some(free::<SLOT>),
+        realloc: Some(realloc::<SLOT>),
+        allocate_geometric: Some(allocate_geometric::<SLOT>),
+        allocate_hierarchical: Some(allocate_hierarchical::<SLOT>),
+        allocate_streaming: Some(allocate_streaming::<SLOT>),
+        track_allocation: Some(track_allocation::<SLOT>),
+        untrack_allocation: Some(untrack_allocation::<SLOT>),
+        get_stats: Some(get_stats::<SLOT>),
+    }
+}
+macro_rules! tables {
+    ($($row:literal)*) => { tables!(@all [$($row)*] [] ) };
+    (@all [] [$($table:expr,)*]) => { [$($table,)*] };
+    (@all [$row:literal $($rest:literal)*] [$($done:expr,)*]) => {
+        tables!(@all [$($rest)*] [$($done,)*
+            table::<{ $row * 8 }>(), table::<{ $row * 8 + 1 }>(), table::<{ $row * 8 + 2 }>(),
+            table::<{ $row * 8 + 3 }>(), table::<{ $row * 8 + 4 }>(), table::<{ $row * 8 + 5 }>(),
+            table::<{ $row * 8 + 6 }>(), table::<{ $row * 8 + 7 }>(),])
+    };
+}
+/// C may hold these addresses and is told not to write; the structure must be mutable memory for it all the same.
+struct Tables([unified_memory_interface_t; SLOTS]);
+static TABLES: Tables = Tables(tables!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19));
+
+/// The table of a slot.
+pub(super) fn of_slot(slot: usize) -> *mut unified_memory_interface_t {
+    core::ptr::from_ref(&TABLES.0[slot]).cast_mut()
+}
+/// The slot of a table. InvalidArgument when it is none of ours.
+pub(super) fn slot_of(memory: *const unified_memory_interface_t) -> Result<usize> {
+    let offset = (memory as usize).wrapping_sub(TABLES.0.as_ptr() as usize);
+    let slot = offset / size_of::<unified_memory_interface_t>();
+    if slot >= SLOTS || !offset.is_multiple_of(size_of::<unified_memory_interface_t>()) {
+        return fail!(InvalidArgument, "{memory:p} is not an interface of libunimem");
+    }
+    Ok(slot)
+}

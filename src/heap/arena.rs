@@ -1,0 +1,179 @@
+//! The arena: address space for spans, shared by all heaps.
+//!
+//! Regions of 32 MiB are reserved as needed and handed out in runs of 64 KiB slices. A free slice is always clean
+//! (never touched, or given back to the system), so a run reads as zero. Beside each region lie the side arrays of
+//! its slices: 2048 slots and one bitmap each, touched only as far as blocks exist. Regions stay reserved for ever, which
+//! costs address space only and lets a wild pointer be looked up without a lock.
+use super::size_class::SLICE;
+use crate::os::{fork, lock::Mutex, map, records};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::AtomicU16;
+
+const REGION_SLICES: usize = 512;
+/// Slots beside each slice: one for each of the smallest blocks.
+const SLOTS: usize = SLICE / 32;
+/// Bitmap words beside each slice.
+const BITMAP_WORDS: usize = SLOTS / 64;
+const WORDS: usize = REGION_SLICES / 64;
+
+struct Region {
+    base: usize,
+    slices: usize,
+    side: usize,
+    used: [u64; WORDS],
+    free: usize,
+    huge_pages: bool,
+    next: *mut Region,
+}
+struct Arena {
+    regions: *mut Region,
+}
+// SAFETY: regions are only reached under the lock.
+unsafe impl Send for Arena {}
+static ARENA: Mutex<Arena> = Mutex::new(Arena { regions: null_mut() });
+
+/// A run of clean slices with its side arrays.
+#[derive(Clone, Copy)]
+pub struct Run {
+    /// Address of the first slice; a multiple of [`SLICE`].
+    pub base: usize,
+    /// Slots, one for each 32 bytes of the run, all `FREE`.
+    pub slots: *mut AtomicU16,
+    /// Bitmap words, one bit for each slot; contents undefined.
+    pub bitmap: *mut u64,
+}
+impl Run {
+    /// The run without its first `slices`.
+    pub fn skip(self, slices: usize) -> Run {
+        Run {
+            base: self.base + slices * SLICE,
+            slots: self.slots.wrapping_add(slices * SLOTS),
+            bitmap: self.bitmap.wrapping_add(slices * BITMAP_WORDS),
+        }
+    }
+}
+
+const fn side_length(slices: usize) -> usize {
+    map::round_to_page(slices * (SLOTS * size_of::<AtomicU16>() + BITMAP_WORDS * size_of::<u64>()))
+}
+
+impl Region {
+    fn run(&self, slice: usize) -> Run {
+        let bitmap = (self.side + self.slices * SLOTS * size_of::<AtomicU16>()) as *mut u64;
+        Run { base: self.base, slots: self.side as *mut AtomicU16, bitmap }.skip(slice)
+    }
+    fn is_used(&self, slice: usize) -> bool {
+        self.used[slice / 64] >> (slice % 64) & 1 == 1
+    }
+    fn mark(&mut self, slice: usize, count: usize, used: bool) {
+        for s in slice..slice + count {
+            self.used[s / 64] = self.used[s / 64] & !(1 << (s % 64)) | (used as u64) << (s % 64);
+        }
+        self.free = if used { self.free - count } else { self.free + count };
+    }
+    /// First run of `count` free slices.
+    fn find(&self, count: usize) -> Option<usize> {
+        let (mut slice, mut length) = (0, 0);
+        while slice < self.slices {
+            if slice.is_multiple_of(64) && self.used[slice / 64] == u64::MAX {
+                (slice, length) = (slice + 64, 0);
+                continue;
+            }
+            length = if self.is_used(slice) { 0 } else { length + 1 };
+            slice += 1;
+            if length == count {
+                return Some(slice - count);
+            }
+        }
+        None
+    }
+    fn make(slices: usize, huge_pages: bool) -> Option<NonNull<Region>> {
+        let record = records::allocate(size_of::<Region>())?.cast::<Region>();
+        let base = map::map(slices * SLICE, map::HUGE_PAGE, 0);
+        let side = base.and_then(|_| map::map(side_length(slices), map::PAGE, 0));
+        let (Some(base), Some(side)) = (base, side) else {
+            // SAFETY: what was made so far is known to nobody else.
+            unsafe {
+                base.inspect(|&base| map::unmap(base, slices * SLICE));
+                records::release(record.cast(), size_of::<Region>());
+            }
+            return None;
+        };
+        if huge_pages {
+            map::advise_huge(base, slices * SLICE);
+        }
+        let region =
+            Region { base, slices, side, used: [0; WORDS], free: slices, huge_pages, next: null_mut() };
+        // SAFETY: a fresh record of that size.
+        unsafe { record.write(region) };
+        Some(record)
+    }
+    fn contains(&self, address: usize) -> bool {
+        address.wrapping_sub(self.base) < self.slices * SLICE
+    }
+}
+
+impl Arena {
+    /// All regions; the lock is held by whoever has `self`.
+    fn iter(&mut self) -> impl Iterator<Item = &mut Region> {
+        let mut next = self.regions;
+        core::iter::from_fn(move || {
+            // SAFETY: listed regions are live and exclusive under the lock; each is given out once.
+            let region = unsafe { next.as_mut() }?;
+            next = region.next;
+            Some(region)
+        })
+    }
+}
+
+/// Takes a run of `slices` clean slices, from regions of huge pages if so asked. None when memory is short.
+pub fn take(slices: usize, huge_pages: bool) -> Option<Run> {
+    let mut arena = ARENA.lock();
+    for region in arena.iter().filter(|r| r.free >= slices && r.huge_pages == huge_pages) {
+        if let Some(slice) = region.find(slices) {
+            region.mark(slice, slices, true);
+            return Some(region.run(slice));
+        }
+    }
+    // Where address space is limited a region just large enough may still fit.
+    let mut fresh = Region::make(REGION_SLICES, huge_pages).or_else(|| Region::make(slices, huge_pages))?;
+    // SAFETY: just made; becomes known by the store into the list, under the lock.
+    let region = unsafe { fresh.as_mut() };
+    region.next = arena.regions;
+    arena.regions = fresh.as_ptr();
+    region.mark(0, slices, true);
+    Some(region.run(0))
+}
+
+/// Gives a run back. Its first `touched` bytes are handed to the system, with the slots beside them.
+///
+/// # Safety
+/// The run came from [`take`] with the same count and nothing uses it any more.
+pub unsafe fn give(base: usize, slices: usize, touched: usize) {
+    let mut arena = ARENA.lock();
+    let region = arena.iter().find(|r| r.contains(base)).expect("runs come from regions");
+    let slice = (base - region.base) / SLICE;
+    let slots = region.run(slice).slots;
+    // SAFETY: given up by the caller; both ranges are mapped by the region. What the system refuses to take back
+    // (locked pages) is zeroed, because free slices are clean.
+    unsafe {
+        if touched > 0 && !map::decommit(base, touched) {
+            core::ptr::write_bytes(base as *mut u8, 0, touched);
+        }
+        let length = slices * SLOTS * size_of::<AtomicU16>();
+        if !map::decommit(slots as usize, length) {
+            slots.cast::<u8>().write_bytes(0, length);
+        }
+    }
+    region.mark(slice, slices, false);
+}
+
+pub(super) fn register_fork_hooks() {
+    static HOOKS: fork::Hooks =
+        fork::Hooks { prepare: || core::mem::forget(ARENA.lock()), parent: unlock, child: unlock };
+    fn unlock() {
+        // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+        unsafe { ARENA.force_unlock() }
+    }
+    fork::register(fork::Rank::Arena, &HOOKS);
+}

@@ -1,0 +1,128 @@
+//! What a few blocks carry beyond their size: further owners, and the layout of a tensor.
+//!
+//! A block with attributes has [`slot::MARKED`] set in its slot, which sends its free down the slow path; all other
+//! blocks never come here. The table is sharded by address and lives in the library's own records.
+use super::page_map;
+use super::span::{Span, slot};
+use crate::error::{Result, fail};
+use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::{fork, records::Records};
+use allocator_api2::boxed::Box;
+use core::sync::atomic::Ordering::Relaxed;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::sync::Once;
+
+/// Most dimensions of a layout.
+pub const MAX_DIMENSIONS: usize = 64;
+
+/// Dimensions and strides of a tensor, in elements, row-major.
+pub struct Layout {
+    /// Bytes of an element.
+    pub element_size: usize,
+    /// How many dimensions.
+    pub rank: usize,
+    /// Extents, then strides: `rank` of each.
+    pub extents: Box<[usize], Records>,
+}
+
+#[derive(Default)]
+struct Attributes {
+    /// Owners beyond the first.
+    further_owners: usize,
+    /// Whether the instance was asked to track it.
+    tracked: bool,
+    layout: Option<Layout>,
+}
+type Shard = HashMap<usize, Attributes, FixedState, Records>;
+const SHARDS: usize = 16;
+static TABLE: [Mutex<Shard>; SHARDS] =
+    [const { Mutex::new(HashMap::with_hasher_in(FixedState::with_seed(0), Records)) }; SHARDS];
+
+fn shard(pointer: *const u8) -> MutexGuard<'static, Shard> {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| fork::register(fork::Rank::Attributes, &HOOKS));
+    TABLE[(pointer as usize >> 6 ^ pointer as usize >> 16) % SHARDS].lock()
+}
+static HOOKS: fork::Hooks = fork::Hooks {
+    prepare: || TABLE.iter().for_each(|s| core::mem::forget(s.lock())),
+    parent: unlock,
+    child: unlock,
+};
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the locks and forgotten their guards.
+    TABLE.iter().for_each(|shard| unsafe { shard.force_unlock() });
+}
+
+fn live_slot(pointer: *const u8) -> Option<(&'static Span, usize)> {
+    let span = page_map::span_of(pointer as usize)?;
+    let index = span.index_of(pointer as usize)?;
+    slot::is_live(span.value(index)).then_some((span, index))
+}
+/// Whether the block at `pointer` has attributes.
+pub fn is_marked(pointer: *const u8) -> bool {
+    live_slot(pointer).is_some_and(|(span, index)| span.value(index) & slot::MARKED != 0)
+}
+
+/// Runs `f` on the attributes of the live block at `pointer`, which are made if need be. NotOwned, OutOfMemory.
+fn with<R>(pointer: *const u8, f: impl FnOnce(&mut Attributes) -> R) -> Result<R> {
+    let Some((span, index)) = live_slot(pointer) else {
+        return fail!(NotOwned, "{pointer:p} is not a live block");
+    };
+    let mut shard = shard(pointer);
+    if shard.try_reserve(1).is_err() {
+        return fail!(OutOfMemory, "no memory for the attributes of {pointer:p}");
+    }
+    let result = f(shard.entry(pointer as usize).or_default());
+    span.slot_to_change(index).fetch_or(slot::MARKED, Relaxed);
+    Ok(result)
+}
+
+/// One more owner of the live block at `pointer`.
+pub fn retain(pointer: *const u8) -> Result<()> {
+    with(pointer, |attributes| attributes.further_owners += 1)
+}
+/// Owners of the live block at `pointer`; 0 when there is none.
+pub fn references(pointer: *const u8) -> usize {
+    match live_slot(pointer) {
+        None => 0,
+        Some(_) => 1 + shard(pointer).get(&(pointer as usize)).map_or(0, |a| a.further_owners),
+    }
+}
+/// One owner less. True when it was the last: the attributes are gone and the block is to be freed.
+pub fn give_up(pointer: *const u8) -> bool {
+    let mut shard = shard(pointer);
+    match shard.get_mut(&(pointer as usize)) {
+        Some(attributes) if attributes.further_owners > 0 => {
+            attributes.further_owners -= 1;
+            false
+        }
+        _ => {
+            shard.remove(&(pointer as usize));
+            true
+        }
+    }
+}
+/// Drops the attributes of a block that goes with its heap.
+pub fn forget(pointer: *const u8) {
+    shard(pointer).remove(&(pointer as usize));
+}
+/// The block was reallocated, and perhaps moved: its attributes go along, but for the layout.
+pub fn rename(from: *const u8, to: *const u8) {
+    let Some(attributes) = shard(from).remove(&(from as usize)) else { return };
+    // A failure leaves the block without attributes: one owner, not tracked.
+    let _ = with(to, |new| *new = Attributes { layout: None, ..attributes });
+}
+/// Notes whether the live block at `pointer` is tracked. Gives what was noted before.
+pub fn set_tracked(pointer: *const u8, tracked: bool) -> Result<bool> {
+    with(pointer, |attributes| core::mem::replace(&mut attributes.tracked, tracked))
+}
+/// Notes the layout of the live block at `pointer`.
+pub fn set_layout(pointer: *const u8, layout: Layout) -> Result<()> {
+    with(pointer, |attributes| attributes.layout = Some(layout))
+}
+/// Runs `f` on the layout of the live block at `pointer`; None when it has none.
+pub fn with_layout<R>(pointer: *const u8, f: impl FnOnce(&Layout) -> R) -> Option<R> {
+    live_slot(pointer)?;
+    shard(pointer).get(&(pointer as usize))?.layout.as_ref().map(f)
+}

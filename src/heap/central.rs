@@ -1,0 +1,449 @@
+//! What all threads of a heap share: its spans. Everything here runs under the heap's lock.
+//!
+//! A span gives blocks from its bitmap first and is then carved further: memory past `carved` was never touched and
+//! does not count as held. When every block of a span is back, the span is *kept*: its run stays with the heap, dirty,
+//! for the next span of that many slices, until it is too old (heap/scavenger.rs), the budget needs it, or the heap is
+//! trimmed. Only then the memory goes back to the arena, clean.
+use super::cache::{Counts, Entry, ThreadCache};
+use super::size_class::{CLASSES, Class, MAX_STRIDE, SHAPES, SLICE};
+use super::span::{List, Span, slot};
+use super::{Heap, arena, page_map, scavenger};
+use crate::os::{lock::Mutex, map, records};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::Ordering::Relaxed;
+
+const MOST_SLICES: usize = MAX_STRIDE / SLICE;
+
+/// The part of a heap that its lock guards.
+pub struct Central {
+    /// Per class, spans with free or uncarved blocks.
+    partial: [List; CLASSES],
+    /// Kept spans by their number of slices.
+    kept: [List; MOST_SLICES + 1],
+    /// Kept mapped blocks (heap/large.rs).
+    pub kept_large: List,
+    /// Bytes of `kept_large`.
+    pub kept_large_bytes: usize,
+    /// Every span that has blocks, and every mapped block.
+    all: *mut Span,
+    /// The threads' caches of this heap.
+    pub caches: *mut ThreadCache,
+    /// Counts of caches that are gone.
+    pub retired: Counts,
+}
+// SAFETY: the pointers are only followed under the lock.
+unsafe impl Send for Central {}
+
+impl Central {
+    /// Nothing yet.
+    pub const fn new() -> Central {
+        Central {
+            partial: [const { List::new() }; CLASSES],
+            kept: [const { List::new() }; MOST_SLICES + 1],
+            kept_large: List::new(),
+            kept_large_bytes: 0,
+            all: null_mut(),
+            caches: null_mut(),
+            retired: Counts { hits: 0, misses: 0, frees: 0, largest: 0 },
+        }
+    }
+
+    /// Takes up to `count` blocks of `class` and gives each to `accept`, marked as cached. Gives how many; 0 when the
+    /// budget or the system has no memory.
+    pub fn take(&mut self, heap: &Heap, class: Class, count: usize, mut accept: impl FnMut(Entry)) -> usize {
+        let mut taken = 0;
+        while taken < count {
+            let Some(span) = NonNull::new(self.partial[class as usize].head).or_else(|| {
+                // A new span only for the first block: a batch need not cost more memory.
+                if taken == 0 { self.make_span(heap, class) } else { None }
+            }) else {
+                break;
+            };
+            // SAFETY: the lock is held; the span is in a list of this heap.
+            let span_ref = unsafe { span.as_ref() };
+            let got = take_from(heap, self, span_ref, class, count - taken, &mut accept);
+            taken += got;
+            // SAFETY: as above; the reference ends here.
+            let exhausted = unsafe {
+                let inner = span_ref.inner();
+                inner.free == 0 && inner.carved == SHAPES[class as usize].capacity
+            };
+            if exhausted {
+                // SAFETY: it is the head of this list.
+                unsafe {
+                    self.partial[class as usize].remove(span);
+                    span_ref.inner().listed = false;
+                }
+            } else if got == 0 {
+                break; // the budget does not let the span be carved
+            }
+        }
+        taken
+    }
+
+    /// Puts a block back into its span. False, with nothing changed, when its slot says that it is there already.
+    pub fn put(&mut self, span: &'static Span, index: usize) -> bool {
+        let block = span.slot(index);
+        if block.load(Relaxed) != slot::CACHED {
+            return false;
+        }
+        block.store(slot::FREE, Relaxed);
+        let class = span.class() as usize;
+        // SAFETY: the lock is held and the span is this heap's.
+        let (free, carved, listed) = unsafe {
+            let inner = span.inner();
+            *inner.run.bitmap.add(index / 64) |= 1 << (index % 64);
+            inner.free += 1;
+            (inner.free, inner.carved, inner.listed)
+        };
+        let pointer = NonNull::from(span);
+        // SAFETY: the lock is held; `listed` says whether the span is in its class's list.
+        unsafe {
+            if free == carved {
+                if listed {
+                    self.partial[class].remove(pointer);
+                }
+                self.keep(pointer, class);
+            } else if !listed {
+                self.partial[class].push(pointer);
+                span.inner().listed = true;
+            }
+        }
+        true
+    }
+
+    /// Puts a span without live or cached blocks aside.
+    unsafe fn keep(&mut self, span: NonNull<Span>, class: usize) {
+        // SAFETY: the caller holds the lock and the span is in no class's list.
+        unsafe {
+            self.unlink(span);
+            let (span_ref, slices) = (span.as_ref(), SHAPES[class].slices as usize);
+            let base = span_ref.inner().run.base;
+            page_map::remove(base, base + slices * SLICE);
+            span_ref.retire();
+            let inner = span_ref.inner();
+            inner.listed = false;
+            inner.kept_since = scavenger::now();
+            self.kept[slices].push(span);
+        }
+        scavenger::wanted();
+    }
+
+    /// A span for `class`, listed: from a kept run if there is one, else from the arena.
+    fn make_span(&mut self, heap: &Heap, class: Class) -> Option<NonNull<Span>> {
+        let slices = SHAPES[class as usize].slices as usize;
+        let span = self.reuse(slices).or_else(|| self.make_run(heap, slices))?;
+        // SAFETY: the span is in no list and known to nobody else.
+        let span_ref = unsafe { span.as_ref() };
+        let inner = unsafe { span_ref.inner() };
+        inner.carved = 0;
+        inner.free = 0;
+        let words = (SHAPES[class as usize].capacity as usize).div_ceil(64);
+        // SAFETY: the run's side arrays have room for the capacity of every class.
+        unsafe { inner.run.bitmap.write_bytes(0, words) };
+        let (base, slots) = (inner.run.base, inner.run.slots);
+        let usable = SHAPES[class as usize].stride as usize - heap.prefix();
+        span_ref.describe_blocks(heap, class, base + heap.prefix(), usable, slots);
+        if !page_map::insert(base, base + slices * SLICE, span) {
+            span_ref.retire();
+            // SAFETY: in no list.
+            unsafe { self.kept[slices].push(span) };
+            return None;
+        }
+        // SAFETY: in no list until here; the lock is held.
+        unsafe {
+            self.link(span);
+            self.partial[class as usize].push(span);
+            span_ref.inner().listed = true;
+        }
+        Some(span)
+    }
+
+    fn make_run(&mut self, heap: &Heap, slices: usize) -> Option<NonNull<Span>> {
+        let span = records_of_spans::take()?;
+        let Some(run) = arena::take(slices, heap.huge_pages()) else {
+            records_of_spans::give(span);
+            return None;
+        };
+        // SAFETY: fresh and ours alone.
+        let inner = unsafe { span.as_ref().inner() };
+        (inner.run, inner.charged) = (run, 0);
+        Some(span)
+    }
+
+    /// A kept run of `slices`, cut from a longer one if need be.
+    fn reuse(&mut self, slices: usize) -> Option<NonNull<Span>> {
+        let length = (slices..=MOST_SLICES).find(|&n| !self.kept[n].head.is_null())?;
+        let span = NonNull::new(self.kept[length].head)?;
+        let rest = if length > slices { Some(records_of_spans::take()?) } else { None };
+        // SAFETY: the lock is held; kept spans are known to nobody else, `rest` is fresh.
+        unsafe {
+            self.kept[length].remove(span);
+            if let Some(rest) = rest {
+                let (inner, rest_inner) = (span.as_ref().inner(), rest.as_ref().inner());
+                rest_inner.run = inner.run.skip(slices);
+                rest_inner.charged = inner.charged.saturating_sub(slices * SLICE);
+                rest_inner.kept_since = inner.kept_since;
+                inner.charged -= rest_inner.charged;
+                self.kept[length - slices].push(rest);
+            }
+        }
+        Some(span)
+    }
+
+    /// Makes `bytes` ready: populated runs that are kept until they are used or the heap is trimmed.
+    pub fn make_ready(&mut self, heap: &Heap, bytes: usize) -> bool {
+        let mut left = bytes.div_ceil(SLICE);
+        while left > 0 {
+            let slices = left.min(MOST_SLICES);
+            if !heap.charge(slices * SLICE) {
+                return false;
+            }
+            let Some(span) = self.make_run(heap, slices) else {
+                heap.discharge(slices * SLICE);
+                return false;
+            };
+            // SAFETY: fresh and ours alone; then kept under the lock.
+            unsafe {
+                let inner = span.as_ref().inner();
+                inner.charged = slices * SLICE;
+                inner.kept_since = scavenger::NEVER;
+                self.kept[slices].push(span);
+                if !map::populate(inner.run.base, slices * SLICE) {
+                    return false;
+                }
+            }
+            left -= slices;
+        }
+        true
+    }
+
+    /// Gives kept spans and mapped blocks back to the system: those put aside before the tick `before`, or all.
+    /// Gives the bytes.
+    pub fn release_kept(&mut self, heap: &Heap, before: Option<u32>) -> usize {
+        let mut bytes = 0;
+        for slices in 1..=MOST_SLICES {
+            let mut next = self.kept[slices].last();
+            while let Some(span) = next {
+                // SAFETY: kept spans are known to nobody but this list, under the lock.
+                unsafe {
+                    let inner = span.as_ref().inner();
+                    next = NonNull::new(inner.previous);
+                    if before.is_some_and(|before| inner.kept_since >= before) {
+                        continue;
+                    }
+                    let (base, charged) = (inner.run.base, inner.charged);
+                    self.kept[slices].remove(span);
+                    arena::give(base, slices, charged);
+                    heap.discharge(charged);
+                    bytes += charged;
+                }
+                records_of_spans::give(span);
+            }
+        }
+        bytes + self.release_kept_large(heap, before)
+    }
+
+    /// Whether anything is kept that ages.
+    pub fn keeps_anything(&self) -> bool {
+        let ages = |span: NonNull<Span>| {
+            // SAFETY: kept spans are known to nobody but their list, under the lock.
+            unsafe { span.as_ref().inner().kept_since != scavenger::NEVER }
+        };
+        self.kept_large.last().is_some() || self.kept.iter().filter_map(List::last).any(ages)
+    }
+
+    /// Calls `each` with every live block: its span, address and slot value.
+    pub fn for_each_live(&self, each: &mut dyn FnMut(&Span, usize, u16)) {
+        let mut span = self.all;
+        // SAFETY: listed spans are live records; the lock is held.
+        while let Some(current) = unsafe { span.as_ref() } {
+            // SAFETY: as above; the reference ends here.
+            let (carved, next) = unsafe { (current.inner().carved, current.inner().next_all) };
+            let blocks = if current.is_large() { 1 } else { carved as usize };
+            for index in 0..blocks {
+                let value = current.value(index);
+                if slot::is_live(value) {
+                    each(current, current.address_of(index), value);
+                }
+            }
+            span = next;
+        }
+    }
+
+    /// Calls `each` with every thread's cache.
+    pub fn for_each_cache(&self, each: &mut dyn FnMut(&ThreadCache)) {
+        let mut cache = self.caches;
+        // SAFETY: listed caches are live under the lock.
+        while let Some(current) = unsafe { cache.as_ref() } {
+            each(current);
+            cache = current.next.get();
+        }
+    }
+
+    /// Bytes held by what is kept.
+    pub fn kept_bytes(&self) -> usize {
+        let mut bytes = self.kept_large_bytes;
+        for list in &self.kept {
+            let mut span = list.head;
+            // SAFETY: kept spans are known to nobody but their list, under the lock.
+            while let Some(inner) = unsafe { span.as_ref().map(|span| span.inner()) } {
+                bytes += inner.charged;
+                span = inner.next;
+            }
+        }
+        bytes
+    }
+
+    /// Releases everything; the heap is at its end and its caches are gone.
+    pub fn release_all(&mut self, heap: &Heap) {
+        while let Some(span) = NonNull::new(self.all) {
+            // SAFETY: live records under the lock; nobody uses the blocks any more.
+            unsafe {
+                if span.as_ref().is_large() {
+                    self.remove_large(span);
+                    self.release_large(heap, span);
+                } else {
+                    let class = span.as_ref().class() as usize;
+                    let carved = span.as_ref().inner().carved as usize;
+                    (0..carved).for_each(|i| span.as_ref().slot(i).store(slot::FREE, Relaxed));
+                    self.keep(span, class);
+                }
+            }
+        }
+        self.release_kept(heap, None);
+    }
+
+    /// Enters the span into the list of all.
+    ///
+    /// # Safety
+    /// The lock is held and the span is not in that list.
+    pub unsafe fn link(&mut self, span: NonNull<Span>) {
+        // SAFETY: the lock makes inner parts exclusive; each reference ends with its statement.
+        unsafe {
+            span.as_ref().inner().next_all = self.all;
+            span.as_ref().inner().previous_all = null_mut();
+            if let Some(head) = self.all.as_ref() {
+                head.inner().previous_all = span.as_ptr();
+            }
+        }
+        self.all = span.as_ptr();
+    }
+    /// Removes the span from the list of all.
+    ///
+    /// # Safety
+    /// The lock is held and the span is in that list.
+    pub unsafe fn unlink(&mut self, span: NonNull<Span>) {
+        // SAFETY: as in `link`.
+        unsafe {
+            let (next, previous) = (span.as_ref().inner().next_all, span.as_ref().inner().previous_all);
+            match previous.as_ref() {
+                Some(previous) => previous.inner().next_all = next,
+                None => self.all = next,
+            }
+            if let Some(next) = next.as_ref() {
+                next.inner().previous_all = previous;
+            }
+        }
+    }
+}
+
+/// Size asked for, of a live block whose slot holds `value`.
+#[inline(always)]
+pub fn requested_size(span: &Span, value: u16) -> usize {
+    span.usable.load(Relaxed) as usize + slot::LIVE as usize - (value & !slot::MARKED) as usize
+}
+
+/// Takes blocks from one span: free ones, then uncarved ones as far as the budget goes.
+fn take_from(
+    heap: &Heap,
+    central: &mut Central,
+    span: &Span,
+    class: Class,
+    count: usize,
+    accept: &mut impl FnMut(Entry),
+) -> usize {
+    // SAFETY: the lock is held by whoever has `central`; no other reference to the inner part is alive.
+    let inner = unsafe { span.inner() };
+    let mut hand_out = |index: usize| {
+        let block = span.slot(index);
+        block.store(slot::CACHED, Relaxed);
+        accept(Entry { pointer: span.address_of(index) as *mut u8, slot: block });
+    };
+    let mut taken = 0;
+    let mut word = 0;
+    while taken < count && inner.free > 0 {
+        // SAFETY: some bit is set below the carved count, so `word` stays within the bitmap.
+        let bits = unsafe { &mut *inner.run.bitmap.add(word) };
+        if *bits == 0 {
+            word += 1;
+            continue;
+        }
+        let bit = bits.trailing_zeros() as usize;
+        *bits &= *bits - 1;
+        inner.free -= 1;
+        hand_out(word * 64 + bit);
+        taken += 1;
+    }
+    let shape = &SHAPES[class as usize];
+    let stride = shape.stride as usize;
+    let end_of = |blocks: usize| map::round_to_page(blocks * stride);
+    let mut wanted = (count - taken).min((shape.capacity - inner.carved) as usize);
+    while wanted > 0 {
+        let extra = end_of(inner.carved as usize + wanted).saturating_sub(inner.charged);
+        if extra == 0 || heap.charge(extra) {
+            inner.charged += extra;
+            break;
+        }
+        if central.release_kept(heap, None) == 0 {
+            wanted = if wanted > 1 && taken == 0 { 1 } else { 0 };
+        }
+    }
+    for index in inner.carved as usize..inner.carved as usize + wanted {
+        heap.dress(span.address_of(index), stride - heap.prefix(), class as u16);
+        hand_out(index);
+    }
+    inner.carved += wanted as u16;
+    taken + wanted
+}
+
+/// Span records: type-stable, so they have a free list of their own.
+pub mod records_of_spans {
+    use super::*;
+    struct Spare(*mut Span);
+    // SAFETY: only followed under the lock.
+    unsafe impl Send for Spare {}
+    static SPARE: Mutex<Spare> = Mutex::new(Spare(null_mut()));
+
+    /// A record in no list and out of service. None when memory is short.
+    pub fn take() -> Option<NonNull<Span>> {
+        let mut spare = SPARE.lock();
+        let Some(span) = NonNull::new(spare.0) else {
+            drop(spare);
+            // Zero bytes are a valid retired span.
+            return Some(records::allocate(size_of::<Span>())?.cast());
+        };
+        // SAFETY: spare records are known to nobody else.
+        spare.0 = unsafe { span.as_ref().inner() }.next;
+        Some(span)
+    }
+    /// Puts a retired record back.
+    pub fn give(span: NonNull<Span>) {
+        let mut spare = SPARE.lock();
+        // SAFETY: retired and in no list, so known to nobody else.
+        unsafe { span.as_ref().inner() }.next = spare.0;
+        spare.0 = span.as_ptr();
+    }
+    /// Around fork.
+    pub fn lock() {
+        core::mem::forget(SPARE.lock());
+    }
+    /// Around fork.
+    ///
+    /// # Safety
+    /// `lock` was called before, by this thread.
+    pub unsafe fn unlock() {
+        // SAFETY: taken by `lock`, whose guard was forgotten.
+        unsafe { SPARE.force_unlock() }
+    }
+}

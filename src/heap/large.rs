@@ -1,0 +1,294 @@
+//! Blocks above 1 MiB, and those aligned more than a span is: each a mapping of its own.
+//!
+//! From 2 MiB up they start on a huge page and ask for huge pages. A freed mapping is kept for the next block of about
+//! its size until it is too old; a growing one is extended, or moved by its page tables, without a copy.
+use super::central::{Central, records_of_spans};
+use super::size_class::SLICE;
+use super::span::{Span, slot};
+use super::*;
+use crate::error::fail;
+use crate::os::map::{self, HUGE_PAGE, round_to_page};
+use crate::os::numa;
+
+/// A kept mapping may exceed what is asked for by this share of it (one part in ...).
+const WASTE: usize = 8;
+/// Kept mappings take at most this share of the machine's memory (one part in ...).
+const KEPT_SHARE: usize = 8;
+
+/// Where a block lies in its mapping, and how the mapping is aligned.
+#[derive(Clone, Copy)]
+struct Place {
+    /// From the start of the mapping to the block.
+    lead: usize,
+    /// The start of the mapping plus `offset` is a multiple of this, a slice at least.
+    alignment: usize,
+    /// See `alignment`: 0, or a slice.
+    offset: usize,
+}
+impl Place {
+    fn of(heap: &Heap, size: usize, alignment: usize) -> Place {
+        let page = if size >= HUGE_PAGE { HUGE_PAGE } else { SLICE };
+        match heap.prefix() {
+            0 => Place { lead: 0, alignment: alignment.max(page), offset: 0 },
+            // The prefix and the block share a slice, or the prefix has one of its own.
+            prefix if alignment < SLICE => {
+                Place { lead: prefix.next_multiple_of(alignment), alignment: page, offset: 0 }
+            }
+            _ => Place { lead: SLICE, alignment, offset: SLICE },
+        }
+    }
+    fn map(self, length: usize) -> Option<usize> {
+        map::map(length, self.alignment, self.offset)
+    }
+    fn suits(self, base: usize) -> bool {
+        (base + self.offset).is_multiple_of(self.alignment)
+    }
+}
+
+/// Maximal keep of all kept mappings of a heap.
+fn most_kept() -> usize {
+    use std::sync::OnceLock;
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| map::physical_memory() / KEPT_SHARE)
+}
+
+impl Heap {
+    pub(super) fn allocate_large(
+        &'static self,
+        size: usize,
+        alignment: usize,
+        slack: usize,
+    ) -> Result<NonNull<u8>> {
+        let place = Place::of(self, size, alignment);
+        let length = round_to_page(place.lead + size + slack);
+        let mut central = self.central.lock();
+        let kept = central.reuse_large(length, place);
+        let fresh = kept.is_none();
+        let span = match kept {
+            Some(span) => span,
+            None => match self.make_large(&mut central, length, place) {
+                Some(span) => span,
+                None => {
+                    drop(central);
+                    return self.out_of_memory(size);
+                }
+            },
+        };
+        // SAFETY: in no list and known to nobody else; the lock is held.
+        let (span_ref, inner) = unsafe { (span.as_ref(), span.as_ref().inner()) };
+        let (base, length) = (inner.run.base, inner.length);
+        let first = base + place.lead;
+        let kept_alignment = alignment.max(DEFAULT_ALIGNMENT).trailing_zeros() as u8;
+        span_ref.describe_large(self, first, size, length - place.lead, kept_alignment);
+        span_ref.large_fresh.store(fresh, Relaxed);
+        if !page_map::insert(base, base + length, span) {
+            span_ref.retire();
+            // SAFETY: in no list, retired.
+            unsafe { central.release_large(self, span) };
+            drop(central);
+            return self.out_of_memory(size);
+        }
+        // SAFETY: not linked yet.
+        unsafe { central.link(span) };
+        drop(central);
+        if fresh {
+            // Advice: a page that ends up on another node still works.
+            let _ = numa::bind_to_current_node(NonNull::new(base as *mut u8).expect("mapped"), length);
+        }
+        self.dress(first, length - place.lead, u16::MAX);
+        self.count(|cache| cache.count_allocation(self, size, false))?;
+        Ok(NonNull::new(first as *mut u8).expect("mappings are not at address 0"))
+    }
+
+    fn make_large(&self, central: &mut Central, length: usize, place: Place) -> Option<NonNull<Span>> {
+        if !self.charge(length) {
+            central.release_kept(self, None);
+            if !self.charge(length) {
+                return None;
+            }
+        }
+        let span = records_of_spans::take();
+        let base = span.and_then(|_| {
+            place.map(length).or_else(|| {
+                // Kept memory may be what the system lacks.
+                (central.release_kept(self, None) > 0).then(|| place.map(length))?
+            })
+        });
+        let (Some(span), Some(base)) = (span, base) else {
+            span.inspect(|&span| records_of_spans::give(span));
+            self.discharge(length);
+            return None;
+        };
+        if length >= HUGE_PAGE {
+            map::advise_huge(base, length);
+        }
+        // SAFETY: fresh and known to nobody else.
+        let inner = unsafe { span.as_ref().inner() };
+        (inner.run.base, inner.length, inner.charged) = (base, length, length);
+        inner.kept_since = 0;
+        Some(span)
+    }
+
+    pub(super) fn free_large(&'static self, span: &'static Span) -> Result<()> {
+        if !slot::is_live(span.large_slot.swap(slot::FREE, AcqRel)) {
+            self.counters.refused.fetch_add(1, Relaxed);
+            return fail!(DoubleFree, "the block was freed by another thread at the same moment");
+        }
+        let size = span.large_size.load(Relaxed);
+        let mut central = self.central.lock();
+        let pointer = NonNull::from(span);
+        // SAFETY: live until now, so linked; the lock is held.
+        unsafe {
+            central.remove_large(pointer);
+            central.keep_large(self, pointer);
+        }
+        drop(central);
+        self.count(|cache| cache.count_free(self, size))
+    }
+
+    /// Gives the block `size` bytes where it is or by moving its pages; None when it should become another kind of
+    /// block. OutOfMemory leaves it as it was.
+    pub(super) fn resize_large(&'static self, span: &'static Span, size: usize) -> Result<Option<*mut u8>> {
+        let first = span.first();
+        let alignment = 1 << span.alignment_log2.load(Relaxed);
+        if self.class_for(size, alignment).is_some() {
+            return Ok(None);
+        }
+        let mut central = self.central.lock();
+        // SAFETY: the lock is held.
+        let inner = unsafe { span.inner() };
+        let (base, old) = (inner.run.base, inner.length);
+        let lead = first - base;
+        let new = round_to_page(lead + size);
+        if new > old {
+            let grown = new - old;
+            if !self.charge(grown) {
+                central.release_kept(self, None);
+                if !self.charge(grown) {
+                    drop(central);
+                    return self.out_of_memory(size);
+                }
+            }
+        }
+        page_map::remove(base, base + old);
+        let place = Place::of(self, size, alignment);
+        let entry = NonNull::from(span);
+        // SAFETY: the whole mapping of this block, which its owner does not use while it is reallocated.
+        let moved = if new == old {
+            Some(base)
+        } else {
+            unsafe { map::remap(base, old, new, place.alignment, place.offset) }
+        };
+        let Some(now) = moved.filter(|&now| page_map::insert(now, now + new, entry)) else {
+            if let Some(now) = moved {
+                // SAFETY: back to the old length; shrinking in place cannot fail.
+                let back = unsafe { map::remap(now, new, old, place.alignment, place.offset) };
+                debug_assert!(back.is_some());
+                inner.run.base = back.unwrap_or(now);
+            }
+            page_map::insert(inner.run.base, inner.run.base + old, entry);
+            if new > old {
+                self.discharge(new - old);
+            }
+            drop(central);
+            return self.out_of_memory(size);
+        };
+        if new < old {
+            self.discharge(old - new);
+        }
+        if new >= HUGE_PAGE && new > old {
+            map::advise_huge(now, new);
+        }
+        (inner.run.base, inner.length, inner.charged) = (now, new, new);
+        let marked = span.large_slot.load(Relaxed) & slot::MARKED;
+        span.describe_large(self, now + lead, size, new - lead, alignment.trailing_zeros() as u8);
+        span.large_slot.store(slot::LIVE | marked, Relaxed);
+        drop(central);
+        self.dress(now + lead, new - lead, u16::MAX);
+        Ok(Some((now + lead) as *mut u8))
+    }
+}
+
+impl Central {
+    /// A kept mapping of `length` or a little more, in the right place.
+    fn reuse_large(&mut self, length: usize, place: Place) -> Option<NonNull<Span>> {
+        let mut next = NonNull::new(self.kept_large.head);
+        while let Some(span) = next {
+            // SAFETY: kept spans are known to nobody but this list, under the lock.
+            let inner = unsafe { span.as_ref().inner() };
+            if place.suits(inner.run.base)
+                && inner.length >= length
+                && inner.length - length <= length / WASTE
+            {
+                self.kept_large_bytes -= inner.length;
+                // SAFETY: in this list.
+                unsafe { self.kept_large.remove(span) };
+                return Some(span);
+            }
+            next = NonNull::new(inner.next);
+        }
+        None
+    }
+
+    /// Takes a mapped block out of the page map and the list of all.
+    ///
+    /// # Safety
+    /// The lock is held and the span is linked.
+    pub unsafe fn remove_large(&mut self, span: NonNull<Span>) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            self.unlink(span);
+            let inner = span.as_ref().inner();
+            page_map::remove(inner.run.base, inner.run.base + inner.length);
+            span.as_ref().retire();
+        }
+    }
+
+    /// Keeps the mapping of a block that is gone, or gives it back.
+    unsafe fn keep_large(&mut self, heap: &Heap, span: NonNull<Span>) {
+        // SAFETY: the caller holds the lock; the span is in no list.
+        unsafe {
+            let inner = span.as_ref().inner();
+            if self.kept_large_bytes + inner.length > most_kept() {
+                return self.release_large(heap, span);
+            }
+            inner.kept_since = scavenger::now();
+            self.kept_large_bytes += inner.length;
+            self.kept_large.push(span);
+        }
+        scavenger::wanted();
+    }
+
+    /// Unmaps a retired mapping and gives its record back.
+    ///
+    /// # Safety
+    /// The lock is held; the span is retired and in no list.
+    pub unsafe fn release_large(&mut self, heap: &Heap, span: NonNull<Span>) {
+        // SAFETY: by the caller's promise nobody uses the mapping.
+        unsafe {
+            let inner = span.as_ref().inner();
+            heap.discharge(inner.charged);
+            map::unmap(inner.run.base, inner.length);
+        }
+        records_of_spans::give(span);
+    }
+
+    /// Gives kept mappings back: those put aside before the tick, or all. Gives the bytes.
+    pub(super) fn release_kept_large(&mut self, heap: &Heap, before: Option<u32>) -> usize {
+        let mut bytes = 0;
+        while let Some(span) = self.kept_large.last() {
+            // SAFETY: kept spans are known to nobody but this list, under the lock.
+            unsafe {
+                let inner = span.as_ref().inner();
+                if before.is_some_and(|before| inner.kept_since >= before) {
+                    break;
+                }
+                bytes += inner.length;
+                self.kept_large_bytes -= inner.length;
+                self.kept_large.remove(span);
+                self.release_large(heap, span);
+            }
+        }
+        bytes
+    }
+}

@@ -1,0 +1,253 @@
+//! The heap: one engine behind every pool, memory system and instance.
+//!
+//! A [`Heap`] owns its blocks. Small ones come from spans of one size class each (central.rs) through a cache that
+//! every thread has for every heap it uses (cache.rs); blocks above 1 MiB are mappings of their own (large.rs). What
+//! is known of a block lies apart from it and is found from its address alone (page_map.rs), so a free is checked
+//! before anything is changed: the address must be the start of a live block of this very heap.
+//!
+//! Two threads that free one block at the same moment may both pass that check. The block is then in two caches; the
+//! one that is used second notices and drops it (`cache::claim`).
+//!
+//! Heap records are type-stable and never unmapped; ending a heap while another thread is inside it is the one thing
+//! callers must not do.
+mod arena;
+pub mod attributes;
+mod cache;
+mod central;
+mod large;
+pub mod page_map;
+mod registry;
+mod scavenger;
+mod size_class;
+mod slow;
+mod span;
+mod statistics;
+
+pub use cache::DEFAULT_BLOCKS;
+pub use size_class::{DEFAULT_ALIGNMENT, SHAPES};
+pub use statistics::HeapStatistics;
+
+use crate::error::Result;
+use crate::os::{lock::Mutex, thread};
+use cache::{Entry, ThreadCache};
+use central::Central;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
+use size_class::{FIRST_SINGLE, MAX_STRIDE, class_of};
+use span::slot;
+use statistics::Counters;
+
+/// Largest alignment a block may ask for.
+pub const MAX_ALIGNMENT: usize = 1 << 30;
+/// Largest size a block may have: half the address space.
+pub const MAX_SIZE: usize = 1 << 46;
+
+/// Writes what stands before a block of a heap with a prefix: block, room, class.
+pub type Dress = fn(*mut u8, usize, u16);
+
+/// How a heap is made.
+#[derive(Clone, Copy)]
+pub struct HeapParams {
+    /// Bytes before each block that belong to it; 0 or a multiple of 64.
+    pub prefix: usize,
+    /// Writes the prefix, once for each block made.
+    pub dress: Option<Dress>,
+    /// Least alignment of a block, a power of two up to 4096; 0 means 64.
+    pub alignment: usize,
+    /// Blocks of a size class that a thread caches at most.
+    pub cache_blocks: usize,
+    /// Whether spans ask for huge pages.
+    pub huge_pages: bool,
+    /// Most bytes held; 0: no limit.
+    pub limit: usize,
+    /// Bytes made ready now.
+    pub ready: usize,
+}
+impl Default for HeapParams {
+    fn default() -> HeapParams {
+        HeapParams {
+            prefix: 0,
+            dress: None,
+            alignment: 0,
+            cache_blocks: DEFAULT_BLOCKS,
+            huge_pages: false,
+            limit: 0,
+            ready: 0,
+        }
+    }
+}
+
+/// A live block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Where it begins.
+    pub start: usize,
+    /// Bytes asked for.
+    pub size: usize,
+    /// Bytes it could hold.
+    pub capacity: usize,
+    /// Alignment it keeps when reallocated.
+    pub alignment: usize,
+}
+
+/// Blocks that were live when their heap ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leaks {
+    /// How many.
+    pub blocks: usize,
+    /// Their sizes together.
+    pub bytes: usize,
+}
+
+/// An independent heap. See the module's comment.
+pub struct Heap {
+    id: usize,
+    in_use: AtomicBool,
+    next: AtomicPtr<Heap>,
+    next_spare: AtomicPtr<Heap>,
+    prefix: AtomicUsize,
+    alignment: AtomicUsize,
+    cache_blocks: AtomicUsize,
+    huge_pages: AtomicBool,
+    limit: AtomicUsize,
+    dress: AtomicPtr<()>,
+    companion: AtomicPtr<u8>,
+    counters: Counters,
+    central: Mutex<Central>,
+    /// Cache of all threads that have none of their own: past their end, or short of memory.
+    orphans: Mutex<Option<NonNull<ThreadCache>>>,
+}
+// SAFETY: the orphans' cache is only reached under its lock; all else is Sync by itself.
+unsafe impl Sync for Heap {}
+
+impl Heap {
+    const fn out_of_service(id: usize, next: *mut Heap) -> Heap {
+        Heap {
+            id,
+            in_use: AtomicBool::new(false),
+            next: AtomicPtr::new(next),
+            next_spare: AtomicPtr::new(core::ptr::null_mut()),
+            prefix: AtomicUsize::new(0),
+            alignment: AtomicUsize::new(0),
+            cache_blocks: AtomicUsize::new(0),
+            huge_pages: AtomicBool::new(false),
+            limit: AtomicUsize::new(0),
+            dress: AtomicPtr::new(core::ptr::null_mut()),
+            companion: AtomicPtr::new(core::ptr::null_mut()),
+            counters: Counters::new(),
+            central: Mutex::new(Central::new()),
+            orphans: Mutex::new(None),
+        }
+    }
+    fn id(&self) -> usize {
+        self.id
+    }
+    /// Bytes of a block's prefix, rounded up to the heap's alignment.
+    fn prefix(&self) -> usize {
+        self.prefix.load(Relaxed)
+    }
+    fn huge_pages(&self) -> bool {
+        self.huge_pages.load(Relaxed)
+    }
+
+    /// This thread's cache, if it has one.
+    #[inline(always)]
+    fn existing_cache(&self) -> Option<&'static ThreadCache> {
+        cache::existing(thread::existing()?, self.id)
+    }
+
+    /// Allocates `size` bytes at `alignment`, a power of two up to 1 GiB, or 0 for the heap's own.
+    #[inline(always)]
+    pub fn allocate(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
+        self.allocate_with_slack(size, alignment, 0)
+    }
+
+    /// Allocates a block of `size` bytes whose capacity is at least `slack` more.
+    #[inline(always)]
+    pub fn allocate_with_slack(
+        &'static self,
+        size: usize,
+        alignment: usize,
+        slack: usize,
+    ) -> Result<NonNull<u8>> {
+        // Up to a cache line, powers of two only, when the heap's own alignment is a cache line.
+        const SMALL: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 4 | 1 << 8 | 1 << 16 | 1 << 32;
+        let usual = self.alignment.load(Relaxed) == DEFAULT_ALIGNMENT
+            && (alignment == DEFAULT_ALIGNMENT || alignment < 64 && SMALL >> alignment & 1 == 1);
+        // A size of 0 wraps around and is left to the slow path with all that is too large.
+        if usual && slack <= 64 && size.wrapping_sub(1) < MAX_STRIDE - 4096 - 64 - 64 {
+            let granule = if alignment.wrapping_sub(1) < 16 { 15 } else { 63 };
+            let room = (size + slack + self.prefix() + granule) & !granule;
+            if room <= MAX_STRIDE
+                && let Some(block) = self.allocate_cached(room, size)
+            {
+                return Ok(block);
+            }
+        }
+        self.allocate_slow(size, alignment, slack)
+    }
+
+    #[inline(always)]
+    fn allocate_cached(&'static self, room: usize, size: usize) -> Option<NonNull<u8>> {
+        let cache = self.existing_cache()?;
+        let class = class_of(room) as usize;
+        let entry = cache.magazine(class).pop()?;
+        let slack = if class < FIRST_SINGLE {
+            SHAPES[class].stride as usize - self.prefix() - size
+        } else {
+            span_of_block(entry.pointer).note_request(size);
+            0
+        };
+        if !cache::claim(entry, slack) {
+            return None;
+        }
+        cache.count_allocation(self, size, true);
+        NonNull::new(entry.pointer)
+    }
+
+    /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.
+    #[inline(always)]
+    pub fn free(&'static self, pointer: *mut u8) -> Result<()> {
+        if let Some(span) = page_map::span_of(pointer as usize)
+            && let Some(index) = span.index_of(pointer as usize)
+            && core::ptr::eq(span.heap().map_or(core::ptr::null(), core::ptr::from_ref), self)
+        {
+            let block = span.slot(index);
+            let value = block.load(Relaxed);
+            if slot::is_plainly_live(value)
+                && let Some(cache) = self.existing_cache()
+            {
+                if cache.magazine(span.class() as usize).push(Entry { pointer, slot: block }) {
+                    block.store(slot::CACHED, Relaxed);
+                    cache.count_free(self, central::requested_size(span, value));
+                    return Ok(());
+                }
+            }
+        }
+        self.free_slow(pointer)
+    }
+}
+
+/// The span of a block that is cached or live.
+#[inline(always)]
+fn span_of_block(pointer: *mut u8) -> &'static span::Span {
+    page_map::span_of(pointer as usize).expect("a block is in a span")
+}
+
+/// The live block that starts at `pointer`, and its heap.
+pub fn owner(pointer: *const u8) -> Option<(&'static Heap, Block)> {
+    let span = page_map::span_of(pointer as usize)?;
+    let heap = span.heap()?;
+    Some((heap, heap.block(pointer)?))
+}
+
+/// The live block that `pointer` lies in, start or inside, and its heap.
+pub fn owner_of_interior(pointer: *const u8) -> Option<(&'static Heap, Block)> {
+    let span = page_map::span_of(pointer as usize)?;
+    let index = (pointer as usize).checked_sub(span.first())? / span.pitch();
+    let found = owner(core::ptr::without_provenance(span.address_of(index)))?;
+    ((pointer as usize) < found.1.start + found.1.size).then_some(found)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! The registry of who owns an address: two loads from an address to the span that covers it.
+//!
+//! A static root holds one pointer for each 16 GiB of address space, to a leaf with one entry a slice. Blocks of
+//! 2 MiB and more enter one pointer for each whole huge page instead of thirty-two for its slices; they are looked at
+//! only when the slice's own entry is empty. Leaves are never unmapped and span records are never anything but span
+//! records, so any 47-bit number may be looked up at any time, from any thread.
+use super::size_class::SLICE;
+use super::span::Span;
+use crate::os::map::{self, HUGE_PAGE};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering::*};
+
+const ADDRESS_BITS: u32 = 47;
+const LEAF_BITS: u32 = 34;
+const SLICES: usize = (1 << LEAF_BITS) / SLICE;
+const HUGE_PAGES: usize = (1 << LEAF_BITS) / HUGE_PAGE;
+
+struct Leaf {
+    slices: [AtomicPtr<Span>; SLICES],
+    huge_pages: [AtomicPtr<Span>; HUGE_PAGES],
+}
+static ROOT: [AtomicPtr<Leaf>; 1 << (ADDRESS_BITS - LEAF_BITS)] =
+    [const { AtomicPtr::new(null_mut()) }; 1 << (ADDRESS_BITS - LEAF_BITS)];
+
+#[inline(always)]
+fn leaf(address: usize) -> Option<&'static Leaf> {
+    let leaf = ROOT.get(address >> LEAF_BITS)?.load(Acquire);
+    // SAFETY: leaves are published whole and stay mapped for ever.
+    unsafe { leaf.as_ref() }
+}
+
+/// The span whose memory `address` lies in.
+#[inline(always)]
+pub fn span_of(address: usize) -> Option<&'static Span> {
+    let leaf = leaf(address)?;
+    let span = leaf.slices[address % (1 << LEAF_BITS) / SLICE].load(Acquire);
+    // SAFETY: entries are null or point at a span record, which is never unmapped.
+    match unsafe { span.as_ref() } {
+        None => huge_span_of(leaf, address),
+        found => found,
+    }
+}
+#[cold]
+fn huge_span_of(leaf: &'static Leaf, address: usize) -> Option<&'static Span> {
+    // SAFETY: as in `span_of`.
+    unsafe { leaf.huge_pages[address % (1 << LEAF_BITS) / HUGE_PAGE].load(Acquire).as_ref() }
+}
+
+/// Makes leaves for the range. False when memory is short; nothing is entered then.
+fn make_leaves(start: usize, end: usize) -> bool {
+    for root in &ROOT[start >> LEAF_BITS..=(end - 1) >> LEAF_BITS] {
+        if !root.load(Acquire).is_null() {
+            continue;
+        }
+        let length = map::round_to_page(size_of::<Leaf>());
+        let Some(fresh) = map::map(length, map::PAGE, 0) else { return false };
+        // Zero bytes are null pointers, so the fresh mapping is an empty leaf.
+        if root.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire).is_err() {
+            // SAFETY: another thread was first; nobody has seen this mapping.
+            unsafe { map::unmap(fresh, length) };
+        }
+    }
+    true
+}
+
+fn set(start: usize, end: usize, span: *mut Span) {
+    let mut address = start;
+    while address < end {
+        let leaf = leaf(address).expect("leaves were made");
+        let within = address % (1 << LEAF_BITS);
+        if address.is_multiple_of(HUGE_PAGE) && end - address >= HUGE_PAGE {
+            leaf.huge_pages[within / HUGE_PAGE].store(span, Release);
+            address += HUGE_PAGE;
+        } else {
+            leaf.slices[within / SLICE].store(span, Release);
+            address += SLICE;
+        }
+    }
+}
+
+/// Enters `span` for `[start, end)`; `start` is a multiple of [`SLICE`]. False when memory is short.
+pub fn insert(start: usize, end: usize, span: NonNull<Span>) -> bool {
+    end <= 1 << ADDRESS_BITS && make_leaves(start, end) && {
+        set(start, end, span.as_ptr());
+        true
+    }
+}
+
+/// Removes what [`insert`] entered for the same range.
+pub fn remove(start: usize, end: usize) {
+    set(start, end, null_mut());
+}

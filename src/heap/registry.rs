@@ -1,0 +1,176 @@
+//! All heaps and all threads' caches: ids, the end of a thread, the end of a heap, fork.
+//!
+//! One lock, taken before any heap's own: it guards the ids, every record's table of caches, and which caches exist.
+//! A cache is entered into its thread's table by that thread and taken out either by it or, when the heap ends, by
+//! whoever ends the heap; no thread may use a heap while another one ends it.
+use super::cache::{self, ThreadCache};
+use super::central::{Central, records_of_spans};
+use super::{Heap, arena, scavenger};
+use crate::os::{fork, lock::Mutex, records, thread};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::Ordering::Relaxed;
+use std::sync::Once;
+
+struct Registry {
+    /// Every heap record ever made, through `next`; type-stable.
+    heaps: *mut Heap,
+    /// Those out of service, through `next_spare`.
+    spare: *mut Heap,
+    count: usize,
+}
+// SAFETY: only followed under the lock.
+unsafe impl Send for Registry {}
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { heaps: null_mut(), spare: null_mut(), count: 0 });
+
+impl Registry {
+    fn heaps(&self) -> impl Iterator<Item = &'static Heap> {
+        let mut next = self.heaps;
+        core::iter::from_fn(move || {
+            // SAFETY: heap records live for ever.
+            let heap = unsafe { next.as_ref() }?;
+            next = heap.next.load(Relaxed);
+            Some(heap)
+        })
+    }
+}
+
+/// A heap record out of service, with an id of its own. None when memory is short.
+pub fn take_record() -> Option<&'static Heap> {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        thread::at_exit(end_thread);
+        records::register_fork_hooks();
+        arena::register_fork_hooks();
+        fork::register(fork::Rank::Heaps, &HOOKS);
+    });
+    let mut registry = REGISTRY.lock();
+    // SAFETY: heap records live for ever.
+    if let Some(heap) = unsafe { registry.spare.as_ref() } {
+        registry.spare = heap.next_spare.load(Relaxed);
+        heap.in_use.store(true, Relaxed);
+        return Some(heap);
+    }
+    let record = records::allocate(size_of::<Heap>())?.cast::<Heap>();
+    // SAFETY: fresh memory of that size; from here on it is a heap for ever.
+    let heap = unsafe {
+        record.write(Heap::out_of_service(registry.count, registry.heaps));
+        record.as_ref()
+    };
+    heap.in_use.store(true, Relaxed);
+    registry.count += 1;
+    registry.heaps = record.as_ptr();
+    Some(heap)
+}
+
+/// Puts a record back whose heap has ended.
+pub fn give_record(heap: &'static Heap) {
+    let mut registry = REGISTRY.lock();
+    heap.in_use.store(false, Relaxed);
+    heap.next_spare.store(registry.spare, Relaxed);
+    registry.spare = core::ptr::from_ref(heap).cast_mut();
+}
+
+/// Calls `each` with every heap in use, which cannot end meanwhile.
+pub fn for_each_heap(each: impl FnMut(&'static Heap)) {
+    let registry = REGISTRY.lock();
+    registry.heaps().filter(|h| h.in_use.load(Relaxed)).for_each(each);
+}
+
+/// This thread's cache of `heap`, made now if need be. None when memory is short or the thread is past its end.
+pub fn cache_of(heap: &'static Heap) -> Option<&'static ThreadCache> {
+    let record = thread::current()?;
+    if let Some(cache) = cache::existing(record, heap.id()) {
+        return Some(cache);
+    }
+    let _registry = REGISTRY.lock();
+    if !cache::make_entry(record, heap.id()) {
+        return None;
+    }
+    let cache = ThreadCache::make(heap, record)?;
+    let mut central = heap.central.lock();
+    // SAFETY: fresh; listed under the heap's lock.
+    unsafe { cache.as_ref() }.next.set(central.caches);
+    central.caches = cache.as_ptr();
+    cache::set(record, heap.id(), cache.as_ptr());
+    // SAFETY: lives until this thread or the heap ends.
+    Some(unsafe { &*cache.as_ptr() })
+}
+
+/// Dissolves every cache of a thread that ends: blocks go back to their heaps, counts are added to theirs.
+fn end_thread(record: &'static thread::Record) {
+    let registry = REGISTRY.lock();
+    for id in 0..record.capacity.load(Relaxed) as usize {
+        let Some(cache) = cache::existing(record, id) else { continue };
+        // SAFETY: heap records live for ever.
+        let heap = unsafe { &*cache.heap };
+        let mut central = heap.central.lock();
+        heap.flush(&mut central, cache);
+        cache.publish(heap);
+        central.retired.add(cache.counts());
+        unlink(&mut central, cache);
+        cache::set(record, id, null_mut());
+        // SAFETY: empty, unlisted, and no longer in the thread's table.
+        unsafe { ThreadCache::release(NonNull::from(cache)) };
+    }
+    cache::release_table(record);
+    drop(registry);
+    scavenger::start_if_wanted();
+}
+
+fn unlink(central: &mut Central, cache: &ThreadCache) {
+    let mut link: *mut *mut ThreadCache = &mut central.caches;
+    // SAFETY: listed caches are live under the heap's lock.
+    unsafe {
+        while *link != core::ptr::from_ref(cache).cast_mut() {
+            link = (**link).next.as_ptr();
+        }
+        *link = cache.next.get();
+    }
+}
+
+/// Dissolves every thread's cache of a heap that ends; the blocks in them go with the heap.
+pub fn end_caches(heap: &Heap) {
+    let _registry = REGISTRY.lock();
+    let mut central = heap.central.lock();
+    while let Some(cache) = NonNull::new(central.caches) {
+        // SAFETY: listed caches are live; their threads are outside the heap while it ends, by its contract, and
+        // their tables are guarded by the registry's lock.
+        unsafe {
+            central.caches = cache.as_ref().next.get();
+            central.retired.add(cache.as_ref().counts());
+            cache.as_ref().publish(heap);
+            cache::set(&*cache.as_ref().record, heap.id(), null_mut());
+            ThreadCache::release(cache);
+        }
+    }
+}
+
+static HOOKS: fork::Hooks = fork::Hooks {
+    prepare: || {
+        let registry = REGISTRY.lock();
+        registry.heaps().for_each(|heap| {
+            core::mem::forget(heap.orphans.lock());
+            core::mem::forget(heap.central.lock());
+        });
+        records_of_spans::lock();
+        core::mem::forget(registry);
+    },
+    parent: unlock,
+    child: || {
+        scavenger::forget_thread();
+        unlock();
+    },
+};
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards; the list of heaps cannot
+    // have changed in between.
+    unsafe {
+        records_of_spans::unlock();
+        let registry = &*REGISTRY.data_ptr();
+        registry.heaps().for_each(|heap| {
+            heap.central.force_unlock();
+            heap.orphans.force_unlock();
+        });
+        REGISTRY.force_unlock();
+    }
+}

@@ -1,0 +1,78 @@
+//! The scavenger: gives kept memory back once nobody has used it for a while.
+//!
+//! A thread that lives only while some heap keeps something. It counts ticks, so that heaps note an age without
+//! reading a clock. Where it cannot be started, nothing is kept: heaps ask [`is_running`] first.
+use super::registry;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use std::time::Duration;
+
+const TICK: Duration = Duration::from_millis(250);
+/// Whole ticks that memory is kept at least: half a second.
+const KEEP: u32 = 3;
+/// Age of what never ages.
+pub const NEVER: u32 = u32::MAX;
+
+static NOW: AtomicU32 = AtomicU32::new(1);
+static RUNNING: AtomicBool = AtomicBool::new(false);
+static WANTED: AtomicBool = AtomicBool::new(false);
+
+/// The current tick.
+pub fn now() -> u32 {
+    NOW.load(Relaxed)
+}
+/// Notes that something was kept; [`start_if_wanted`] follows when no lock is held.
+pub fn wanted() {
+    WANTED.store(true, Release);
+}
+/// Starts the thread if something is kept and it does not run. Called without locks.
+#[inline]
+pub fn start_if_wanted() {
+    if WANTED.load(Relaxed) && !RUNNING.load(Relaxed) {
+        start();
+    }
+}
+#[cold]
+fn start() {
+    if RUNNING.swap(true, AcqRel) {
+        return;
+    }
+    // Signals are for the program's own threads.
+    // SAFETY: plain signal-mask calls on local sets.
+    let started = unsafe {
+        let (mut all, mut old) = (core::mem::zeroed(), core::mem::zeroed());
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
+        let started =
+            std::thread::Builder::new().name("unimem-scavenger".into()).stack_size(64 << 10).spawn(run);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &old, core::ptr::null_mut());
+        started
+    };
+    if started.is_err() {
+        RUNNING.store(false, Release);
+        registry::for_each_heap(|heap| {
+            heap.release_kept(None);
+        });
+    }
+}
+fn run() {
+    loop {
+        std::thread::sleep(TICK);
+        let tick = NOW.fetch_add(1, Relaxed) + 1;
+        WANTED.store(false, Release);
+        let mut keeps = false;
+        registry::for_each_heap(|heap| keeps |= heap.release_kept(Some(tick.saturating_sub(KEEP))));
+        if keeps {
+            WANTED.store(true, Release);
+        } else {
+            RUNNING.store(false, Release);
+            // What was kept since the look at its heap found the thread still running.
+            if !WANTED.load(Acquire) || RUNNING.swap(true, AcqRel) {
+                return;
+            }
+        }
+    }
+}
+/// In a forked child: the thread stayed with the parent.
+pub fn forget_thread() {
+    RUNNING.store(false, Release);
+}

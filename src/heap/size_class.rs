@@ -1,0 +1,171 @@
+//! Size classes: which stride a request gets, computed once at compile time.
+//!
+//! Three groups share one index space. *Shared* classes put many blocks into a span, four strides per doubling from
+//! 32 bytes to 28 KiB. *Aligned* classes are powers of two, for requests that ask for more than a cache line, so that
+//! a block's alignment can be told from its class when it is reallocated. *Single* classes, up to 1 MiB, have one
+//! block a span. Anything larger is mapped by itself (heap/large.rs).
+
+/// Alignment of a block when none is asked for: a cache line.
+pub const DEFAULT_ALIGNMENT: usize = 64;
+/// Unit of the arena; spans are runs of slices.
+pub const SLICE: usize = 1 << 16;
+/// Largest stride; beyond it blocks are mapped.
+pub const MAX_STRIDE: usize = 1 << 20;
+
+const SMALLEST: usize = 32;
+const MAX_SHARED: usize = 28 << 10;
+const MAX_ALIGNED: usize = 16 << 10;
+/// Largest alignment that comes from a span; a run of slices is aligned to it.
+pub const MAX_SPAN_ALIGNMENT: usize = SLICE;
+
+/// Index of a size class.
+pub type Class = u8;
+
+const fn next_stride(stride: usize) -> usize {
+    // 16-byte steps to 128 bytes, then quarters of the power of two below.
+    if stride < 128 { stride + 16 } else { stride + (1 << (stride.ilog2() - 2)) }
+}
+const fn count(from: usize, to: usize) -> usize {
+    let (mut stride, mut n) = (from, 1);
+    while stride < to {
+        stride = next_stride(stride);
+        n += 1;
+    }
+    n
+}
+const SHARED: usize = count(SMALLEST, MAX_SHARED);
+const ALIGNED: usize = (MAX_ALIGNED / 128).ilog2() as usize + 1;
+const SINGLE: usize = count(32 << 10, MAX_STRIDE);
+/// Classes with many blocks a span come first.
+pub const FIRST_SINGLE: usize = SHARED + ALIGNED;
+/// How many classes there are.
+pub const CLASSES: usize = FIRST_SINGLE + SINGLE;
+
+/// What all blocks of a class have in common.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    /// Bytes from one block to the next.
+    pub stride: u32,
+    /// Slices of a span.
+    pub slices: u16,
+    /// Blocks of a span.
+    pub capacity: u16,
+    /// Alignment that a block keeps when it is reallocated.
+    pub alignment: u32,
+}
+
+const fn shape(stride: usize, aligned: bool) -> Shape {
+    // Enough slices for about 2048 blocks while blocks are small, for a dozen and more when they are not.
+    let slices = match stride {
+        0..64 => 1,
+        64..256 => 2,
+        256..2048 => 4,
+        _ => 8,
+    };
+    let natural = 1 << stride.trailing_zeros();
+    let alignment = if aligned || natural < DEFAULT_ALIGNMENT { natural } else { DEFAULT_ALIGNMENT };
+    Shape {
+        stride: stride as u32,
+        slices,
+        capacity: (slices as usize * SLICE / stride) as u16,
+        alignment: alignment as u32,
+    }
+}
+
+/// Shape of every class.
+pub static SHAPES: [Shape; CLASSES] = {
+    let mut shapes = [shape(SMALLEST, false); CLASSES];
+    let (mut i, mut stride) = (0, SMALLEST);
+    while i < SHARED {
+        shapes[i] = shape(stride, false);
+        stride = next_stride(stride);
+        i += 1;
+    }
+    stride = 128;
+    while i < FIRST_SINGLE {
+        shapes[i] = shape(stride, true);
+        stride *= 2;
+        i += 1;
+    }
+    stride = 32 << 10;
+    while i < CLASSES {
+        let slices = stride.div_ceil(SLICE) as u16;
+        shapes[i] = Shape { stride: stride as u32, slices, capacity: 1, alignment: DEFAULT_ALIGNMENT as u32 };
+        stride = next_stride(stride);
+        i += 1;
+    }
+    shapes
+};
+
+const GRANULE: usize = 16;
+static BY_GRANULE: [Class; MAX_SHARED / GRANULE + 1] = {
+    let mut table = [0; MAX_SHARED / GRANULE + 1];
+    let (mut granules, mut class) = (0, 0);
+    while granules < table.len() {
+        while (SHAPES[class].stride as usize) < granules * GRANULE {
+            class += 1;
+        }
+        table[granules] = class as Class;
+        granules += 1;
+    }
+    table
+};
+
+/// Class of the smallest stride that holds `bytes` (at most [`MAX_STRIDE`]) at 16-byte alignment. When `bytes` is a
+/// multiple of 64, so is the stride.
+#[inline(always)]
+pub fn class_of(bytes: usize) -> Class {
+    debug_assert!(0 < bytes && bytes <= MAX_STRIDE);
+    if bytes <= MAX_SHARED { BY_GRANULE[(bytes + GRANULE - 1) / GRANULE] } else { single_class_of(bytes) }
+}
+fn single_class_of(bytes: usize) -> Class {
+    if bytes <= 32 << 10 {
+        return FIRST_SINGLE as Class;
+    }
+    let log2 = (bytes - 1).ilog2(); // 15 and up
+    let quarter = (bytes - 1) >> (log2 - 2) & 3;
+    (FIRST_SINGLE + (log2 as usize - 15) * 4 + quarter + 1) as Class
+}
+
+/// Class for `bytes` at an `alignment` above [`DEFAULT_ALIGNMENT`], a power of two up to [`MAX_SPAN_ALIGNMENT`].
+pub fn aligned_class_of(bytes: usize, alignment: usize) -> Class {
+    let stride = bytes.max(alignment).next_power_of_two();
+    if stride <= MAX_ALIGNED {
+        (SHARED + stride.trailing_zeros() as usize - 7) as Class
+    } else {
+        single_class_of(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn every_size_fits_its_class_with_little_waste() {
+        for bytes in 1..=MAX_STRIDE {
+            let stride = SHAPES[class_of(bytes) as usize].stride as usize;
+            assert!(bytes <= stride, "{bytes} in {stride}");
+            assert!(stride <= 32 || stride - bytes < (stride / 4).max(16), "{bytes} in {stride}");
+            assert!(!bytes.is_multiple_of(64) || stride.is_multiple_of(64), "{bytes} in {stride}");
+        }
+    }
+    #[test]
+    fn aligned_classes_keep_their_promise() {
+        for log2 in 7..=16 {
+            for bytes in [1, 100, 128, 5000, 16 << 10, 17 << 10, 40 << 10, 65 << 10, 1 << 20] {
+                let shape = SHAPES[aligned_class_of(bytes, 1 << log2) as usize];
+                assert!(bytes <= shape.stride as usize);
+                assert!(shape.capacity == 1 || shape.alignment >= 1 << log2);
+                assert!(shape.capacity == 1 || (shape.stride as usize).is_multiple_of(1 << log2));
+            }
+        }
+    }
+    #[test]
+    fn spans_hold_what_they_say() {
+        for shape in SHAPES {
+            assert!(shape.capacity as usize * shape.stride as usize <= shape.slices as usize * SLICE);
+            assert!(shape.capacity <= 2048);
+            assert!(shape.slices as usize * SLICE <= 1 << 20);
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The heap's slow paths and the rest of its functions: everything but a hit in a thread's cache.
+use super::cache::{self, Counts, Entry, ThreadCache};
+use super::central::requested_size;
+use super::size_class::{
+    CLASSES, Class, FIRST_SINGLE, MAX_SPAN_ALIGNMENT, MAX_STRIDE, SHAPES, aligned_class_of, class_of,
+};
+use super::span::{Span, slot};
+use super::*;
+use crate::error::fail;
+use crate::os::map;
+
+impl Heap {
+    /// Makes a heap. InvalidArgument or OutOfMemory.
+    pub fn create(params: &HeapParams) -> Result<&'static Heap> {
+        let alignment = params.alignment.max(DEFAULT_ALIGNMENT);
+        if !alignment.is_power_of_two() || alignment > 4096 || !params.prefix.is_multiple_of(64) {
+            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 4096");
+        }
+        if params.limit != 0 && params.ready > params.limit {
+            return fail!(
+                InvalidArgument,
+                "{} bytes ready exceed the limit of {}",
+                params.ready,
+                params.limit
+            );
+        }
+        let Some(heap) = registry::take_record() else {
+            return fail!(OutOfMemory, "no memory for a heap");
+        };
+        heap.prefix.store(params.prefix.next_multiple_of(alignment), Relaxed);
+        heap.alignment.store(alignment, Relaxed);
+        heap.cache_blocks.store(params.cache_blocks, Relaxed);
+        heap.huge_pages.store(params.huge_pages, Relaxed);
+        heap.limit.store(params.limit, Relaxed);
+        heap.dress.store(params.dress.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);
+        heap.counters.live.store(0, Relaxed);
+        heap.counters.count_held_in(None);
+        heap.counters.held().store(0, Relaxed);
+        heap.counters.reset(0, Counts::default());
+        if !heap.central.lock().make_ready(heap, params.ready) {
+            heap.destroy();
+            return fail!(OutOfMemory, "{} bytes could not be made ready", params.ready);
+        }
+        Ok(heap)
+    }
+
+    /// Ends the heap: every block goes, live ones too. Gives what was live. No other thread is inside the heap.
+    pub fn destroy(&'static self) -> Leaks {
+        let mut leaks = Leaks::default();
+        let mut marked = false;
+        self.for_each_live(&mut |block| {
+            leaks.blocks += 1;
+            leaks.bytes += block.size;
+            marked |= attributes::is_marked(block.start as *mut u8);
+        });
+        if marked {
+            self.for_each_live(&mut |block| attributes::forget(block.start as *mut u8));
+        }
+        registry::end_caches(self);
+        if let Some(orphans) = self.orphans.lock().take() {
+            // SAFETY: its blocks go with the heap and nobody else reaches it.
+            unsafe { ThreadCache::release(orphans) };
+        }
+        let mut central = self.central.lock();
+        central.release_all(self);
+        *central = Central::new();
+        drop(central);
+        self.counters.count_held_in(None);
+        registry::give_record(self);
+        leaks
+    }
+
+    /// A record of `size` bytes that belongs to whoever wraps the heap. It is made once and stays with the heap's own
+    /// record, also for the heaps that use that after this one. None when memory is short.
+    pub fn companion(&self, size: usize) -> Option<NonNull<u8>> {
+        let known = NonNull::new(self.companion.load(Relaxed));
+        known.or_else(|| {
+            let made = crate::os::records::allocate(size)?;
+            self.companion.store(made.as_ptr(), Relaxed);
+            Some(made)
+        })
+    }
+    /// Counts bytes held in `counter`, which lives as long as the heap.
+    pub fn count_held_in(&self, counter: &'static AtomicUsize) {
+        self.counters.count_held_in(Some(counter));
+    }
+
+    /// Runs `f` with this thread's cache, or with the one shared by threads that have none.
+    fn with_cache<R>(&'static self, f: impl FnOnce(&ThreadCache) -> R) -> Result<R> {
+        if let Some(cache) = registry::cache_of(self) {
+            return Ok(f(cache));
+        }
+        let mut orphans = self.orphans.lock();
+        let cache = match *orphans {
+            Some(cache) => cache,
+            None => match ThreadCache::make(self, core::ptr::null()) {
+                Some(cache) => *orphans.insert(cache),
+                None => return fail!(OutOfMemory, "no memory for a thread's cache"),
+            },
+        };
+        // SAFETY: reached under the lock only, which is held until `f` has returned.
+        Ok(f(unsafe { cache.as_ref() }))
+    }
+
+    /// Blocks that `cache` may hold of a class.
+    fn blocks_cached(&self, cache: &ThreadCache) -> usize {
+        if cache.record.is_null() { 0 } else { self.cache_blocks.load(Relaxed) }
+    }
+
+    /// Allocates a block of zeroes.
+    pub fn allocate_zeroed(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
+        let block = self.allocate(size, alignment)?;
+        if !span_of_block(block.as_ptr()).is_fresh() {
+            // SAFETY: a fresh block of that size.
+            unsafe { block.write_bytes(0, size) };
+        }
+        Ok(block)
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn allocate_slow(
+        &'static self,
+        size: usize,
+        alignment: usize,
+        slack: usize,
+    ) -> Result<NonNull<u8>> {
+        let alignment = if alignment == 0 { DEFAULT_ALIGNMENT } else { alignment };
+        if size == 0 {
+            return fail!(InvalidArgument, "a block of 0 bytes");
+        }
+        if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
+            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 1 GiB");
+        }
+        if size > MAX_SIZE {
+            return fail!(OutOfMemory, "{size} bytes are more than any address space holds");
+        }
+        let result = match self.class_for(size + slack, alignment) {
+            Some(class) => self.allocate_from_class(class, size).inspect(|block| {
+                if class as usize >= FIRST_SINGLE && alignment > DEFAULT_ALIGNMENT {
+                    span_of_block(block.as_ptr())
+                        .alignment_log2
+                        .store(alignment.trailing_zeros() as u8, Relaxed);
+                }
+            }),
+            None => self.allocate_large(size, alignment, slack),
+        };
+        scavenger::start_if_wanted();
+        result
+    }
+
+    /// Class of the spans that serve `room` bytes at `alignment`; None: a mapping of its own.
+    pub(super) fn class_for(&self, room: usize, alignment: usize) -> Option<Class> {
+        let (own, prefix) = (self.alignment.load(Relaxed), self.prefix());
+        let bytes = room.checked_add(prefix)?;
+        if bytes > MAX_STRIDE || alignment > MAX_SPAN_ALIGNMENT || prefix > 0 && alignment > own {
+            return None;
+        }
+        if own > DEFAULT_ALIGNMENT || alignment > DEFAULT_ALIGNMENT {
+            let alignment = own.max(alignment);
+            let class = aligned_class_of(bytes, alignment);
+            let fits = SHAPES[class as usize].stride as usize >= bytes;
+            return fits.then_some(class);
+        }
+        let granule = if prefix == 0 && alignment <= 16 { 16 } else { 64 };
+        Some(class_of(bytes.next_multiple_of(granule)))
+    }
+
+    fn allocate_from_class(&'static self, class: Class, size: usize) -> Result<NonNull<u8>> {
+        let index = class as usize;
+        let entry = self.with_cache(|cache| {
+            let magazine = cache.magazine(index);
+            while let Some(entry) = magazine.pop() {
+                if self.claim(index, entry, size) {
+                    cache.count_allocation(self, size, true);
+                    return Some(entry);
+                }
+            }
+            // One block to use now, and some to come.
+            let extra = match magazine.has_room(index, self.blocks_cached(cache)) {
+                true => magazine.capacity() / 2,
+                false => 0,
+            };
+            let mut first = None;
+            let mut central = self.central.lock();
+            central.take(self, class, 1 + extra, |entry| match first {
+                None => first = Some(entry),
+                Some(_) => assert!(magazine.push(entry), "a magazine has room for half its capacity"),
+            });
+            drop(central);
+            // Lowest address first, as the blocks lie.
+            magazine.reverse();
+            let entry = first.filter(|&entry| self.claim(index, entry, size))?;
+            cache.count_allocation(self, size, false);
+            Some(entry)
+        })?;
+        match entry.and_then(|entry| NonNull::new(entry.pointer)) {
+            Some(pointer) => Ok(pointer),
+            None => self.out_of_memory(size),
+        }
+    }
+
+    fn claim(&self, class: usize, entry: Entry, size: usize) -> bool {
+        if class < FIRST_SINGLE {
+            return cache::claim(entry, SHAPES[class].stride as usize - self.prefix() - size);
+        }
+        span_of_block(entry.pointer).note_request(size);
+        cache::claim(entry, 0)
+    }
+
+    /// The error for an allocation of `size` bytes that found no memory.
+    #[cold]
+    pub(super) fn out_of_memory<T>(&self, size: usize) -> Result<T> {
+        match self.limit.load(Relaxed) {
+            0 => fail!(OutOfMemory, "the system has no memory for {size} bytes"),
+            limit => fail!(OutOfMemory, "no room for {size} bytes: {} of {limit} are held", self.held()),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn free_slow(&'static self, pointer: *mut u8) -> Result<()> {
+        if pointer.is_null() {
+            return Ok(());
+        }
+        let (span, index, value) = match self.find(pointer) {
+            Ok(found) => found,
+            Err(error) => {
+                self.counters.refused.fetch_add(1, Relaxed);
+                return Err(error);
+            }
+        };
+        if value & slot::MARKED != 0 && !attributes::give_up(pointer) {
+            return Ok(()); // other owners are left
+        }
+        if span.is_large() {
+            self.free_large(span)?;
+        } else {
+            self.with_cache(|cache| self.free_to_class(cache, span, index, value & !slot::MARKED, pointer))?;
+        }
+        scavenger::start_if_wanted();
+        Ok(())
+    }
+
+    fn free_to_class(
+        &self,
+        cache: &ThreadCache,
+        span: &'static Span,
+        index: usize,
+        value: u16,
+        pointer: *mut u8,
+    ) {
+        let class = span.class() as usize;
+        let magazine = cache.magazine(class);
+        let size = requested_size(span, value);
+        span.slot(index).store(slot::CACHED, Relaxed);
+        if !magazine.has_room(class, self.blocks_cached(cache)) && magazine.capacity() > 0 {
+            let mut central = self.central.lock();
+            magazine.drain_oldest(magazine.capacity().div_ceil(2), |entry| put_back(&mut central, entry));
+        }
+        if !magazine.push(Entry { pointer, slot: span.slot(index) }) {
+            self.central.lock().put(span, index);
+        }
+        cache.count_free(self, size);
+    }
+
+    /// The live block at `pointer`: its span, index and slot value. NotOwned, DoubleFree.
+    fn find(&self, pointer: *const u8) -> Result<(&'static Span, usize, u16)> {
+        let address = pointer as usize;
+        let Some(span) = page_map::span_of(address) else {
+            return fail!(NotOwned, "{pointer:p} is not memory of libunimem");
+        };
+        if span.heap().is_none_or(|heap| !core::ptr::eq(heap, self)) {
+            return fail!(NotOwned, "{pointer:p} belongs to another pool, system or instance");
+        }
+        let Some(index) = span.index_of(address) else {
+            return fail!(NotOwned, "{pointer:p} is not the start of a block");
+        };
+        let value = span.value(index);
+        if !slot::is_live(value) {
+            return fail!(DoubleFree, "{pointer:p} is not live: freed before, or never handed out");
+        }
+        Ok((span, index, value))
+    }
+
+    /// The live block of this heap that starts at `pointer`.
+    pub fn block(&self, pointer: *const u8) -> Option<Block> {
+        let span = page_map::span_of(pointer as usize)?;
+        if !core::ptr::eq(span.heap()?, self) {
+            return None;
+        }
+        let value = span.value(span.index_of(pointer as usize)?);
+        slot::is_live(value).then(|| self.describe(span, pointer as usize, value))
+    }
+
+    fn describe(&self, span: &Span, start: usize, value: u16) -> Block {
+        let (size, capacity) = if span.is_large() {
+            (span.large_size.load(Relaxed), span.large_capacity.load(Relaxed))
+        } else {
+            let shape = &SHAPES[span.class() as usize];
+            (requested_size(span, value), shape.stride as usize - self.prefix())
+        };
+        Block { start, size, capacity, alignment: 1 << span.alignment_log2.load(Relaxed) }
+    }
+
+    /// Changes the size of the block at `pointer`; contents up to the smaller size and the alignment stay. The error
+    /// leaves the block as it was.
+    pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
+        let (span, index, value) = self.find(pointer)?;
+        if size == 0 || size > MAX_SIZE {
+            return fail!(InvalidArgument, "a block of {size} bytes");
+        }
+        let block = self.describe(span, pointer as usize, value);
+        let stays = if span.is_large() {
+            self.resize_large(span, size)?
+        } else if size <= block.capacity && (size > block.capacity / 2 || block.capacity <= 64) {
+            match SHAPES[span.class() as usize].capacity {
+                1 => span.usable.store(size as u32, Relaxed),
+                _ => span
+                    .slot(index)
+                    .store(slot::LIVE + (block.capacity - size) as u16 | value & slot::MARKED, Relaxed),
+            }
+            Some(pointer)
+        } else {
+            None
+        };
+        if let Some(moved) = stays {
+            self.with_cache(|cache| cache.resize(self, block.size, size))?;
+            if value & slot::MARKED != 0 {
+                attributes::rename(pointer, moved);
+            }
+            return Ok(NonNull::new(moved).expect("a block's address"));
+        }
+        if value & slot::MARKED != 0 && attributes::references(pointer) > 1 {
+            return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
+        }
+        let moved = self.allocate(size, block.alignment)?;
+        // SAFETY: both blocks are live and at least that long; the new one overlaps nothing.
+        unsafe { core::ptr::copy_nonoverlapping(pointer, moved.as_ptr(), size.min(block.size)) };
+        if value & slot::MARKED != 0 {
+            attributes::rename(pointer, moved.as_ptr());
+        }
+        self.free(pointer)?;
+        Ok(moved)
+    }
+
+    /// Puts the blocks of all magazines of `cache` back into their spans.
+    pub(super) fn flush(&self, central: &mut Central, cache: &ThreadCache) {
+        for magazine in &cache.magazines()[..CLASSES] {
+            magazine.drain_oldest(usize::MAX, |entry| put_back(central, entry));
+        }
+    }
+
+    /// Gives memory back to the system: what this thread caches and what the heap keeps. Gives the bytes.
+    pub fn trim(&'static self) -> usize {
+        let before = self.held();
+        let cache = self.existing_cache();
+        let mut central = self.central.lock();
+        if let Some(cache) = cache {
+            self.flush(&mut central, cache);
+        }
+        central.release_kept(self, None);
+        before.saturating_sub(self.held())
+    }
+
+    /// Gives kept memory back that was put aside before the tick, or all. Whether something that ages is left.
+    pub(super) fn release_kept(&self, before: Option<u32>) -> bool {
+        let mut central = self.central.lock();
+        central.release_kept(self, before);
+        central.keeps_anything()
+    }
+
+    /// Calls `each` with every live block. Blocks that other threads free or allocate meanwhile may be missed.
+    pub fn for_each_live(&self, each: &mut dyn FnMut(Block)) {
+        let central = self.central.lock();
+        central.for_each_live(&mut |span, start, value| each(self.describe(span, start, value)));
+    }
+
+    /// Bytes that count against the limit.
+    pub fn held(&self) -> usize {
+        self.counters.held().load(Relaxed)
+    }
+    /// The limit; 0: none.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Relaxed)
+    }
+    /// Frees refused since creation or reset.
+    pub fn refused(&self) -> usize {
+        self.counters.refused.load(Relaxed)
+    }
+    /// Counts a free that the caller itself had to refuse.
+    pub fn count_refused(&self) {
+        self.counters.refused.fetch_add(1, Relaxed);
+    }
+    /// Charges bytes against the limit. False, with nothing charged, when they do not fit.
+    pub fn charge(&self, bytes: usize) -> bool {
+        let limit = match self.limit.load(Relaxed) {
+            0 => usize::MAX,
+            limit => limit,
+        };
+        let fits = |held: usize| held.checked_add(bytes).filter(|&sum| sum <= limit);
+        self.counters.held().fetch_update(Relaxed, Relaxed, fits).is_ok()
+    }
+    /// Takes bytes off again.
+    pub fn discharge(&self, bytes: usize) {
+        self.counters.held().fetch_sub(bytes, Relaxed);
+    }
+    /// Whether a block of `size` bytes would fit now.
+    pub fn can_allocate(&self, size: usize) -> bool {
+        let limit = self.limit.load(Relaxed);
+        let kept = self.central.lock().kept_bytes();
+        let needed = map::round_to_page(size.saturating_add(self.prefix()));
+        size > 0 && size <= MAX_SIZE && (limit == 0 || (self.held() - kept).saturating_add(needed) <= limit)
+    }
+
+    fn totals(&self) -> (Counts, isize, isize) {
+        let central = self.central.lock();
+        let (mut counts, mut live) = (central.retired, self.counters.live.load(Relaxed));
+        let mut peak = self.counters.peak();
+        let published = live;
+        let orphans = self.orphans.data_ptr();
+        let mut add = |cache: &ThreadCache| {
+            counts.add(cache.counts());
+            let (delta, delta_peak) = cache.unpublished();
+            live += delta;
+            peak = peak.max(published + delta_peak);
+        };
+        central.for_each_cache(&mut add);
+        // SAFETY: set once and only dissolved when the heap ends; its counters are atomic.
+        if let Some(cache) = unsafe { orphans.read() } {
+            add(unsafe { cache.as_ref() });
+        }
+        (counts, live, peak.max(live))
+    }
+    /// The heap's figures.
+    pub fn statistics(&self) -> HeapStatistics {
+        let (counts, live, peak) = self.totals();
+        let counts = self.counters.since_reset(counts);
+        HeapStatistics {
+            live: live.max(0) as usize,
+            peak: peak.max(0) as usize,
+            allocations: counts.hits + counts.misses,
+            frees: counts.frees,
+            largest: counts.largest,
+            held: self.held(),
+            cache_hits: counts.hits,
+            cache_misses: counts.misses,
+        }
+    }
+    /// Begins a new history: counts at 0, the peak at what is live.
+    pub fn reset_statistics(&self) {
+        let (counts, live, _) = self.totals();
+        let mut central = self.central.lock();
+        central.retired.largest = 0;
+        central.for_each_cache(&mut ThreadCache::reset_peak);
+        self.counters.reset(live, counts);
+    }
+    /// Writes a block's prefix.
+    pub(super) fn dress(&self, pointer: usize, room: usize, class: u16) {
+        let dress = self.dress.load(Relaxed);
+        if !dress.is_null() {
+            // SAFETY: stored from a function of this type when the heap was made.
+            unsafe { core::mem::transmute::<*mut (), Dress>(dress)(pointer as *mut u8, room, class) };
+        }
+    }
+    /// Counts live bytes that are not the heap's own: tracked foreign blocks.
+    pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
+        self.count(|cache| cache.grow(self, bytes))
+    }
+    /// Counts through this thread's cache.
+    pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {
+        self.with_cache(f)
+    }
+}
+
+fn put_back(central: &mut Central, entry: Entry) {
+    let span = span_of_block(entry.pointer);
+    if let Some(index) = span.index_of(entry.pointer as usize) {
+        central.put(span, index);
+    }
+}

@@ -1,0 +1,289 @@
+//! Span records: what the heap knows about a run of slices, kept apart from the memory itself.
+//!
+//! Each block of a span has a 16-bit *slot* in a side array. The slot says whether the block is free in the span,
+//! cached by a thread, or live, and for a live block how much shorter the request was than the room; so one load
+//! tells a good free from a bad one and gives the exact size back.
+//!
+//! The first cache line of a record is what a free reads; all of it is atomic because a wild pointer may be looked up
+//! while another thread reuses the record. The rest is only touched under the owning heap's lock.
+use super::Heap;
+use super::arena::Run;
+use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
+use core::cell::UnsafeCell;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering::*};
+
+/// Slot values. Live ones are `LIVE + slack`, or'ed with [`slot::MARKED`] where heap/attributes.rs knows more.
+pub mod slot {
+    /// In the span, for anyone.
+    pub const FREE: u16 = 0;
+    /// In a thread's cache.
+    pub const CACHED: u16 = 1;
+    /// Live, and as long as its room.
+    pub const LIVE: u16 = 2;
+    /// The block has attributes: further owners, a layout.
+    pub const MARKED: u16 = 0x8000;
+    /// Whether `value` is that of a live block without attributes.
+    #[inline(always)]
+    pub fn is_plainly_live(value: u16) -> bool {
+        value.wrapping_sub(LIVE) < MARKED - LIVE
+    }
+    /// Whether `value` is that of a live block.
+    pub fn is_live(value: u16) -> bool {
+        value & !MARKED >= LIVE
+    }
+}
+
+/// `kind` of a span that is a class's.
+pub const KIND_BLOCKS: u8 = 0;
+/// `kind` of a span that is one mapped block.
+pub const KIND_LARGE: u8 = 1;
+
+const RECIPROCAL_SHIFT: u32 = 35;
+
+/// A run of slices, or one mapped block. Records are type-stable: once a span, for ever a span.
+#[repr(C, align(64))]
+pub struct Span {
+    first: AtomicUsize,
+    extent: AtomicU32,
+    reciprocal: AtomicU32,
+    stride: AtomicU32,
+    /// Room of a block. In a span of a single class: the size its block was last asked for with.
+    pub usable: AtomicU32,
+    slots: AtomicPtr<AtomicU16>,
+    heap: AtomicPtr<Heap>,
+    class: AtomicU8,
+    kind: AtomicU8,
+    /// log2 of the alignment that a block keeps when it is reallocated.
+    pub alignment_log2: AtomicU8,
+    /// The mapped block: whether the mapping was made for it and so reads as zero.
+    pub large_fresh: AtomicBool,
+    /// The mapped block: its slot, since it has no side array.
+    pub large_slot: AtomicU16,
+    /// The mapped block: size asked for.
+    pub large_size: AtomicUsize,
+    /// The mapped block: room.
+    pub large_capacity: AtomicUsize,
+    /// Under the heap's lock.
+    pub inner: UnsafeCell<Inner>,
+}
+// SAFETY: the hot part is atomic, `inner` is only reached under the heap's lock.
+unsafe impl Sync for Span {}
+
+/// The part of a span that the heap's lock guards.
+pub struct Inner {
+    /// The run; of a mapped block only its start counts.
+    pub run: Run,
+    /// Bytes mapped; only of a mapped block.
+    pub length: usize,
+    /// Bytes at the start of the run that count as held.
+    pub charged: usize,
+    /// Blocks that exist; the rest of the run was never touched.
+    pub carved: u16,
+    /// Set bits of the bitmap: blocks free in the span.
+    pub free: u16,
+    /// Whether the span is in its class's list of spans with free blocks.
+    pub listed: bool,
+    /// Scavenger tick at which the span was put aside.
+    pub kept_since: u32,
+    /// Links of the list the span is in: its class's, or that of kept spans.
+    pub next: *mut Span,
+    /// See `next`.
+    pub previous: *mut Span,
+    /// Links of the list of all spans of the heap.
+    pub next_all: *mut Span,
+    /// See `next_all`.
+    pub previous_all: *mut Span,
+}
+
+impl Span {
+    /// Sets the record up for blocks of `class` whose first pointer is `first`.
+    pub fn describe_blocks(
+        &self,
+        heap: &Heap,
+        class: Class,
+        first: usize,
+        usable: usize,
+        slots: *mut AtomicU16,
+    ) {
+        let shape = &SHAPES[class as usize];
+        let (stride, extent) = match shape.capacity {
+            1 => (1, 1), // only the block's own address divides evenly
+            n => (shape.stride, shape.stride * n as u32),
+        };
+        self.first.store(first, Relaxed);
+        self.extent.store(extent, Relaxed);
+        self.stride.store(stride, Relaxed);
+        self.reciprocal.store((1u64 << RECIPROCAL_SHIFT).div_ceil(stride.max(32) as u64) as u32, Relaxed);
+        self.usable.store(usable as u32, Relaxed);
+        self.alignment_log2.store(shape.alignment.trailing_zeros() as u8, Relaxed);
+        self.slots.store(slots, Relaxed);
+        self.class.store(class, Relaxed);
+        self.kind.store(KIND_BLOCKS, Relaxed);
+        self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
+    }
+    /// Sets the record up for one mapped block at `first`.
+    pub fn describe_large(
+        &self,
+        heap: &Heap,
+        first: usize,
+        size: usize,
+        capacity: usize,
+        alignment_log2: u8,
+    ) {
+        self.first.store(first, Relaxed);
+        self.extent.store(1, Relaxed);
+        self.stride.store(1, Relaxed);
+        self.reciprocal.store(0, Relaxed);
+        self.usable.store(0, Relaxed);
+        self.alignment_log2.store(alignment_log2, Relaxed);
+        self.large_size.store(size, Relaxed);
+        self.large_capacity.store(capacity, Relaxed);
+        self.large_slot.store(slot::LIVE, Relaxed);
+        // No slot of the side array: the fast path then sees a value that is not plainly live.
+        self.slots.store(UNUSED_SLOT.get(), Relaxed);
+        self.class.store(0, Relaxed);
+        self.kind.store(KIND_LARGE, Relaxed);
+        self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
+    }
+    /// Takes the record out of service: no pointer is a block of it any more.
+    pub fn retire(&self) {
+        self.extent.store(0, Relaxed);
+        self.heap.store(null_mut(), Relaxed);
+        self.kind.store(KIND_BLOCKS, Relaxed);
+    }
+    /// Notes, in a span of a single class, that its block is asked for with `size` bytes at the usual alignment.
+    #[inline(always)]
+    pub fn note_request(&self, size: usize) {
+        self.usable.store(size as u32, Relaxed);
+        self.alignment_log2.store(DEFAULT_ALIGNMENT.trailing_zeros() as u8, Relaxed);
+    }
+    /// The heap that owns the span.
+    #[inline(always)]
+    pub fn heap(&self) -> Option<&'static Heap> {
+        // SAFETY: heaps are type-stable.
+        unsafe { self.heap.load(Acquire).as_ref() }
+    }
+    /// Size class of its blocks.
+    #[inline(always)]
+    pub fn class(&self) -> Class {
+        self.class.load(Relaxed)
+    }
+    /// Whether the span is one mapped block.
+    pub fn is_large(&self) -> bool {
+        self.kind.load(Relaxed) == KIND_LARGE
+    }
+    /// Whether the span is one mapped block that was never written.
+    pub fn is_fresh(&self) -> bool {
+        self.is_large() && self.large_fresh.load(Relaxed)
+    }
+    /// Address of the first block.
+    pub fn first(&self) -> usize {
+        self.first.load(Relaxed)
+    }
+    /// Which block starts at `address`.
+    #[inline(always)]
+    pub fn index_of(&self, address: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.first.load(Relaxed));
+        if offset >= self.extent.load(Relaxed) as usize {
+            return None;
+        }
+        let index = ((offset as u64 * self.reciprocal.load(Relaxed) as u64) >> RECIPROCAL_SHIFT) as usize;
+        (index * self.stride.load(Relaxed) as usize == offset).then_some(index)
+    }
+    /// Slot of block `index`, which [`Span::index_of`] gave.
+    #[inline(always)]
+    pub fn slot(&self, index: usize) -> &AtomicU16 {
+        // SAFETY: the side array lives as long as the arena and covers every index below the capacity.
+        unsafe { &*self.slots.load(Relaxed).add(index) }
+    }
+    /// What the slot of block `index` holds.
+    pub fn value(&self, index: usize) -> u16 {
+        if self.is_large() { self.large_slot.load(Relaxed) } else { self.slot(index).load(Relaxed) }
+    }
+    /// The slot to change, of block `index`.
+    pub fn slot_to_change(&self, index: usize) -> &AtomicU16 {
+        if self.is_large() { &self.large_slot } else { self.slot(index) }
+    }
+    /// Bytes from one block to the next; all of the block where there is only one.
+    pub fn pitch(&self) -> usize {
+        match (self.is_large(), &SHAPES[self.class() as usize]) {
+            (true, _) => self.large_capacity.load(Relaxed),
+            (false, shape) => shape.stride as usize,
+        }
+    }
+    /// Address of block `index`.
+    pub fn address_of(&self, index: usize) -> usize {
+        self.first.load(Relaxed) + index * self.stride.load(Relaxed) as usize
+    }
+    /// The part under the heap's lock.
+    ///
+    /// # Safety
+    /// The caller holds the lock of the heap that owns the span, or nobody else knows the span, and keeps no other
+    /// reference to its inner part.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn inner(&self) -> &mut Inner {
+        // SAFETY: exclusive by the caller's promise.
+        unsafe { &mut *self.inner.get() }
+    }
+}
+
+struct UnusedSlot(AtomicU16);
+impl UnusedSlot {
+    const fn get(&self) -> *mut AtomicU16 {
+        core::ptr::from_ref(&self.0).cast_mut()
+    }
+}
+/// What the fast path reads for a mapped block: live with attributes, that is: look closer.
+static UNUSED_SLOT: UnusedSlot = UnusedSlot(AtomicU16::new(slot::MARKED | slot::LIVE));
+
+/// A doubly linked list of spans through `next` and `previous`.
+pub struct List {
+    /// First span, or null.
+    pub head: *mut Span,
+    tail: *mut Span,
+}
+impl List {
+    /// No spans.
+    pub const fn new() -> List {
+        List { head: null_mut(), tail: null_mut() }
+    }
+    /// Puts `span` first.
+    ///
+    /// # Safety
+    /// The owning heap's lock is held and the span is in no list.
+    pub unsafe fn push(&mut self, span: NonNull<Span>) {
+        // SAFETY: the lock makes the inner parts exclusive; each reference ends with its statement.
+        unsafe {
+            span.as_ref().inner().next = self.head;
+            span.as_ref().inner().previous = null_mut();
+            match self.head.as_ref() {
+                Some(head) => head.inner().previous = span.as_ptr(),
+                None => self.tail = span.as_ptr(),
+            }
+        }
+        self.head = span.as_ptr();
+    }
+    /// Takes `span` out.
+    ///
+    /// # Safety
+    /// The owning heap's lock is held and the span is in this list.
+    pub unsafe fn remove(&mut self, span: NonNull<Span>) {
+        // SAFETY: as in `push`.
+        unsafe {
+            let (next, previous) = (span.as_ref().inner().next, span.as_ref().inner().previous);
+            match previous.as_ref() {
+                Some(previous) => previous.inner().next = next,
+                None => self.head = next,
+            }
+            match next.as_ref() {
+                Some(next) => next.inner().previous = previous,
+                None => self.tail = previous,
+            }
+        }
+    }
+    /// The span put in first.
+    pub fn last(&self) -> Option<NonNull<Span>> {
+        NonNull::new(self.tail)
+    }
+}

@@ -1,0 +1,99 @@
+//! A heap's figures: what its threads have published, and what a reader makes of it all.
+use super::cache::Counts;
+use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::Relaxed};
+
+/// Figures that all threads write.
+pub struct Counters {
+    /// Live bytes, as far as threads have published.
+    pub live: AtomicIsize,
+    peak: AtomicIsize,
+    held: AtomicUsize,
+    /// Where bytes held are counted instead, for a pool whose callers read the figure.
+    held_elsewhere: AtomicPtr<AtomicUsize>,
+    /// Frees refused: foreign, interior, double.
+    pub refused: AtomicUsize,
+    /// Counts at the last reset, to be subtracted.
+    pub baseline: [AtomicUsize; 4],
+}
+
+impl Counters {
+    /// All zero.
+    pub const fn new() -> Counters {
+        Counters {
+            live: AtomicIsize::new(0),
+            peak: AtomicIsize::new(0),
+            held: AtomicUsize::new(0),
+            held_elsewhere: AtomicPtr::new(core::ptr::null_mut()),
+            refused: AtomicUsize::new(0),
+            baseline: [const { AtomicUsize::new(0) }; 4],
+        }
+    }
+    /// Bytes that count against the limit.
+    pub fn held(&self) -> &AtomicUsize {
+        // SAFETY: only `count_held_in` stores here, a counter that lives as long as the heap.
+        unsafe { self.held_elsewhere.load(Relaxed).as_ref() }.unwrap_or(&self.held)
+    }
+    /// Counts bytes held in `counter` from now on; None: here.
+    pub fn count_held_in(&self, counter: Option<&'static AtomicUsize>) {
+        let held = self.held().load(Relaxed);
+        counter.unwrap_or(&self.held).store(held, Relaxed);
+        let counter =
+            counter.map_or(core::ptr::null_mut(), |counter| core::ptr::from_ref(counter).cast_mut());
+        self.held_elsewhere.store(counter, Relaxed);
+    }
+    /// The peak is at least `live`.
+    pub fn raise_peak(&self, live: isize) {
+        if live > self.peak.load(Relaxed) {
+            self.peak.fetch_max(live, Relaxed);
+        }
+    }
+    /// Peak as published.
+    pub fn peak(&self) -> isize {
+        self.peak.load(Relaxed)
+    }
+    /// Begins a new history at `live` bytes and `counts`.
+    pub fn reset(&self, live: isize, counts: Counts) {
+        self.peak.store(live, Relaxed);
+        for (baseline, count) in self.baseline.iter().zip([counts.hits, counts.misses, counts.frees, 0]) {
+            baseline.store(count, Relaxed);
+        }
+        self.refused.store(0, Relaxed);
+    }
+    /// `counts` since the last reset.
+    pub fn since_reset(&self, counts: Counts) -> Counts {
+        let since = |count: usize, i: usize| count.wrapping_sub(self.baseline[i].load(Relaxed));
+        Counts {
+            hits: since(counts.hits, 0),
+            misses: since(counts.misses, 1),
+            frees: since(counts.frees, 2),
+            largest: counts.largest,
+        }
+    }
+}
+
+/// Figures of a heap. Exact while no thread is inside the heap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeapStatistics {
+    /// Live bytes, as requested.
+    pub live: usize,
+    /// Highest `live` since creation or reset: exact with one thread, with several within 64 KiB a thread.
+    pub peak: usize,
+    /// Allocations that succeeded.
+    pub allocations: usize,
+    /// Blocks freed.
+    pub frees: usize,
+    /// Largest request.
+    pub largest: usize,
+    /// Bytes of RAM held: touched or ready, live or not.
+    pub held: usize,
+    /// Allocations served by the thread's own cache.
+    pub cache_hits: usize,
+    /// All others.
+    pub cache_misses: usize,
+}
+impl HeapStatistics {
+    /// Share of held memory that is not live, in percent.
+    pub fn fragmentation(&self) -> usize {
+        if self.held == 0 { 0 } else { self.held.saturating_sub(self.live) * 100 / self.held }
+    }
+}

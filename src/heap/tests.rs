@@ -1,0 +1,265 @@
+//! The heap against a simple model, with shrinking; and the cases that a model does not reach.
+use super::*;
+use crate::error::Error;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// What one call does; blocks are named by their position among the live ones.
+#[derive(Clone, Debug)]
+enum Step {
+    Allocate { size: usize, alignment: usize },
+    Free(usize),
+    Reallocate(usize, usize),
+    FreeInside(usize, usize),
+    FreeAgain(usize),
+    Trim,
+}
+
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![8 => 1usize..300, 4 => 300usize..40_000, 2 => 40_000usize..1_200_000, 1 => 1_200_000usize..9_000_000]
+}
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (size(), 0u32..17).prop_map(|(size, log2)| Step::Allocate { size, alignment: if log2 == 0 { 0 } else { 1 << (log2 - 1) } }),
+        1 => (1usize..5000, 17u32..22).prop_map(|(size, log2)| Step::Allocate { size, alignment: 1 << log2 }),
+        5 => any::<usize>().prop_map(Step::Free),
+        2 => (any::<usize>(), size()).prop_map(|(i, size)| Step::Reallocate(i, size)),
+        1 => (any::<usize>(), 1usize..64).prop_map(|(i, offset)| Step::FreeInside(i, offset)),
+        1 => any::<usize>().prop_map(Step::FreeAgain),
+        1 => Just(Step::Trim),
+    ]
+}
+
+struct Model {
+    heap: &'static Heap,
+    /// Address: size, alignment, fill byte.
+    live: BTreeMap<usize, (usize, usize, u8)>,
+    freed: Vec<usize>,
+    peak: usize,
+    fill: u8,
+}
+impl Model {
+    fn nth(&self, n: usize) -> Option<usize> {
+        self.live.keys().nth(n % self.live.len().max(1)).copied()
+    }
+    fn fill(&mut self, at: usize, size: usize) -> u8 {
+        self.fill = self.fill.wrapping_add(1);
+        // SAFETY: a live block of that size.
+        unsafe { core::ptr::write_bytes(at as *mut u8, self.fill, size) };
+        self.fill
+    }
+    fn check_contents(&self, at: usize, size: usize, fill: u8) {
+        // SAFETY: a live block of at least that size.
+        let bytes = unsafe { core::slice::from_raw_parts(at as *const u8, size) };
+        assert!(bytes.iter().all(|&b| b == fill), "contents of a live block changed");
+    }
+    fn enter(&mut self, at: usize, size: usize, alignment: usize) {
+        assert!(at.is_multiple_of(alignment.max(1)), "{at:#x} is not aligned to {alignment}");
+        let before = self.live.range(..at).next_back();
+        assert!(before.is_none_or(|(&a, &(s, ..))| a + s <= at), "overlaps the block before");
+        let after = self.live.range(at..).next();
+        assert!(after.is_none_or(|(&a, _)| at + size <= a), "overlaps the block after");
+        let fill = self.fill(at, size);
+        self.live.insert(at, (size, alignment, fill));
+        self.freed.retain(|&f| f != at);
+    }
+    fn run(&mut self, step: &Step) {
+        let heap = self.heap;
+        match *step {
+            Step::Allocate { size, alignment } => {
+                let block = heap.allocate(size, alignment).unwrap().as_ptr() as usize;
+                self.enter(block, size, if alignment == 0 { DEFAULT_ALIGNMENT } else { alignment });
+            }
+            Step::Free(n) => {
+                let Some(at) = self.nth(n) else { return };
+                let (size, _, fill) = self.live.remove(&at).unwrap();
+                self.check_contents(at, size, fill);
+                heap.free(at as *mut u8).unwrap();
+                self.freed.push(at);
+            }
+            Step::Reallocate(n, size) => {
+                let Some(at) = self.nth(n) else { return };
+                let (old, alignment, fill) = self.live.remove(&at).unwrap();
+                let now = heap.reallocate(at as *mut u8, size).unwrap().as_ptr() as usize;
+                self.check_contents(now, old.min(size), fill);
+                self.enter(now, size, alignment);
+            }
+            Step::FreeInside(n, offset) => {
+                let Some(at) = self.nth(n) else { return };
+                if offset < self.live[&at].0 {
+                    assert_eq!(heap.free((at + offset) as *mut u8), Err(Error::NotOwned));
+                }
+            }
+            Step::FreeAgain(n) => {
+                let Some(&at) = self.freed.get(n % self.freed.len().max(1)) else { return };
+                if !self.live.contains_key(&at) {
+                    assert!(matches!(heap.free(at as *mut u8), Err(Error::DoubleFree | Error::NotOwned)));
+                }
+            }
+            Step::Trim => {
+                heap.trim();
+            }
+        }
+        let live: usize = self.live.values().map(|b| b.0).sum();
+        self.peak = self.peak.max(live);
+        let figures = heap.statistics();
+        assert_eq!(figures.live, live);
+        // A moving reallocation has both blocks for a moment.
+        assert!(figures.peak >= self.peak);
+        assert_eq!(figures.allocations - figures.frees, self.live.len());
+        assert!(figures.held >= live);
+    }
+}
+
+fn against_model(params: HeapParams, steps: &[Step]) {
+    let heap = Heap::create(&params).unwrap();
+    let mut model = Model { heap, live: BTreeMap::new(), freed: Vec::new(), peak: 0, fill: 0 };
+    for step in steps {
+        model.run(step);
+    }
+    for (&at, &(size, alignment, fill)) in &model.live {
+        model.check_contents(at, size, fill);
+        let block = heap.block(at as *const u8).unwrap();
+        assert_eq!((block.start, block.size), (at, size));
+        assert!(block.capacity >= size && block.alignment >= alignment.min(DEFAULT_ALIGNMENT) / 4);
+        assert_eq!(owner_of_interior((at + size - 1) as *const u8).unwrap().1, block);
+    }
+    let leaks = heap.destroy();
+    assert_eq!(leaks.blocks, model.live.len());
+    assert_eq!(leaks.bytes, model.live.values().map(|b| b.0).sum());
+    assert_eq!(heap.held(), 0);
+    for &at in model.live.keys() {
+        assert!(owner(at as *const u8).is_none(), "a block outlived its heap");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn behaves_like_the_model(steps in prop::collection::vec(step(), 1..300)) {
+        against_model(HeapParams::default(), &steps);
+    }
+    #[test]
+    fn behaves_like_the_model_with_a_prefix_and_no_cache(
+        steps in prop::collection::vec(step(), 1..150),
+        alignment in prop_oneof![Just(0usize), Just(128), Just(1024)],
+    ) {
+        against_model(HeapParams { prefix: 128, alignment, cache_blocks: 0, ..HeapParams::default() }, &steps);
+    }
+}
+
+#[test]
+fn peak_is_exact_with_one_thread() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let blocks: Vec<_> = (1..2000).map(|i| (i, heap.allocate(i, 0).unwrap())).collect();
+    let total: usize = blocks.iter().map(|b| b.0).sum();
+    for (_, block) in &blocks {
+        heap.free(block.as_ptr()).unwrap();
+    }
+    heap.free(heap.allocate(70_000, 0).unwrap().as_ptr()).unwrap();
+    let figures = heap.statistics();
+    assert_eq!((figures.live, figures.peak, figures.largest), (0, total, 70_000));
+    heap.destroy();
+}
+
+#[test]
+fn the_limit_holds_and_memory_comes_back() {
+    let limit = 3 << 20;
+    let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
+    for size in [40, 1000, 20_000, 300_000, 1_100_000] {
+        let mut blocks = Vec::new();
+        while let Ok(block) = heap.allocate(size, 16) {
+            assert!(heap.held() <= limit);
+            blocks.push(block);
+        }
+        assert!(blocks.len() * size > limit / 2, "{} blocks of {size}", blocks.len());
+        assert_eq!(crate::error::Error::OutOfMemory, heap.allocate(size, 16).unwrap_err());
+        for block in blocks {
+            heap.free(block.as_ptr()).unwrap();
+        }
+    }
+    heap.trim();
+    assert_eq!(heap.held(), 0);
+    heap.destroy();
+}
+
+#[test]
+fn memory_made_ready_serves_every_size() {
+    let heap = Heap::create(&HeapParams { limit: 8 << 20, ready: 8 << 20, ..HeapParams::default() }).unwrap();
+    assert_eq!(heap.held(), 8 << 20);
+    let small = heap.allocate(100, 0).unwrap();
+    assert_eq!(heap.held(), 8 << 20);
+    let large = heap.allocate(5 << 20, 0).unwrap();
+    assert!(heap.held() <= 8 << 20);
+    heap.free(small.as_ptr()).unwrap();
+    heap.free(large.as_ptr()).unwrap();
+    heap.destroy();
+}
+
+#[test]
+fn blocks_of_ended_threads_come_back() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let held: Vec<usize> = (0..60)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let blocks: Vec<usize> =
+                    (0..1000).map(|_| heap.allocate(200, 0).unwrap().as_ptr() as usize).collect();
+                blocks.into_iter().for_each(|b| heap.free(b as *mut u8).unwrap());
+            })
+            .join()
+            .unwrap();
+            heap.held()
+        })
+        .collect();
+    assert!(held.iter().all(|&h| h <= held[0] + (64 << 10)), "{held:?}");
+    let figures = heap.statistics();
+    assert_eq!((figures.live, figures.allocations, figures.frees), (0, 60_000, 60_000));
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
+#[test]
+fn attributes_follow_the_block() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    for size in [100, 70_000, 4 << 20] {
+        let block = heap.allocate(size, 0).unwrap().as_ptr();
+        attributes::retain(block).unwrap();
+        attributes::retain(block).unwrap();
+        assert_eq!(attributes::references(block), 3);
+        heap.free(block).unwrap();
+        heap.free(block).unwrap();
+        assert_eq!((attributes::references(block), heap.statistics().live), (1, size));
+        heap.free(block).unwrap();
+        assert_eq!((attributes::references(block), heap.statistics().live), (0, 0));
+        assert!(heap.free(block).is_err());
+    }
+    heap.destroy();
+}
+
+#[test]
+fn threads_pass_blocks_around() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let (send, receive) = std::sync::mpsc::channel::<(usize, u8)>();
+    let producers: Vec<_> = (0..3u8)
+        .map(|id| {
+            let send = send.clone();
+            std::thread::spawn(move || {
+                for i in 0..20_000usize {
+                    let size = 1 + i * 7 % 3000;
+                    let block = heap.allocate(size, 0).unwrap();
+                    // SAFETY: a fresh block of that size.
+                    unsafe { block.write_bytes(id, size) };
+                    send.send((block.as_ptr() as usize, id)).unwrap();
+                }
+            })
+        })
+        .collect();
+    drop(send);
+    for (block, id) in receive {
+        let size = heap.block(block as *const u8).unwrap().size;
+        // SAFETY: live, that long, and handed over by the channel.
+        assert!(unsafe { core::slice::from_raw_parts(block as *const u8, size) }.iter().all(|&b| b == id));
+        heap.free(block as *mut u8).unwrap();
+    }
+    producers.into_iter().for_each(|p| p.join().unwrap());
+    assert_eq!(heap.destroy(), Leaks::default());
+}

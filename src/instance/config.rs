@@ -1,0 +1,135 @@
+//! What an instance is configured with, checked; and the global instance's configuration from the environment.
+use crate::error::{Result, fail};
+use crate::heap::HeapParams;
+use crate::log::log;
+
+/// Chunk of streaming and hierarchical memory when none is given.
+pub const DEFAULT_CHUNK: usize = 1 << 20;
+
+/// A checked configuration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Bytes made ready at creation.
+    pub initial_size: usize,
+    /// Most bytes of RAM held; 0: no limit.
+    pub max_size: usize,
+    /// Whether `allocate` places tensors as `allocate_geometric` does.
+    pub use_geometric_layout: bool,
+    /// Whether streaming memory is to be had.
+    pub enable_streaming: bool,
+    /// Bytes of a chunk.
+    pub chunk_size: usize,
+    /// Tolerance where a call passes a negative one.
+    pub compression_tolerance: f64,
+}
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            initial_size: 0,
+            max_size: 0,
+            use_geometric_layout: false,
+            enable_streaming: true,
+            chunk_size: DEFAULT_CHUNK,
+            compression_tolerance: 0.0,
+        }
+    }
+}
+
+impl Config {
+    /// Checks what a caller gave. Without growth the initial size is the limit; 0 means no limit, as everywhere.
+    pub fn checked(mut self, enable_growth: bool) -> Result<Config> {
+        if !self.compression_tolerance.is_finite() || self.compression_tolerance < 0.0 {
+            return fail!(InvalidArgument, "compression tolerance {}", self.compression_tolerance);
+        }
+        if self.max_size != 0 && self.initial_size > self.max_size {
+            return fail!(
+                InvalidArgument,
+                "initial size {} exceeds max size {}",
+                self.initial_size,
+                self.max_size
+            );
+        }
+        if !enable_growth && self.initial_size != 0 {
+            self.max_size = self.initial_size;
+        }
+        if self.chunk_size == 0 {
+            self.chunk_size = DEFAULT_CHUNK;
+        }
+        Ok(self)
+    }
+    /// Parameters of its heap.
+    pub fn heap_params(&self) -> HeapParams {
+        HeapParams { limit: self.max_size, ready: self.initial_size, ..HeapParams::default() }
+    }
+    /// The global instance's: `UNIMEM_INITIAL_SIZE`, `UNIMEM_MAX_SIZE`, `UNIMEM_CHUNK_SIZE` (bytes, or with a suffix
+    /// K, M, G, T), `UNIMEM_GEOMETRIC`, `UNIMEM_STREAMING` (0 or 1), `UNIMEM_TOLERANCE`. What cannot be read is
+    /// reported to the log and left at its default.
+    pub fn from_environment() -> Config {
+        let mut config = Config::default();
+        set("UNIMEM_INITIAL_SIZE", size, &mut config.initial_size);
+        set("UNIMEM_MAX_SIZE", size, &mut config.max_size);
+        set("UNIMEM_CHUNK_SIZE", size, &mut config.chunk_size);
+        set("UNIMEM_GEOMETRIC", flag, &mut config.use_geometric_layout);
+        set("UNIMEM_STREAMING", flag, &mut config.enable_streaming);
+        set("UNIMEM_TOLERANCE", |text| text.parse().ok(), &mut config.compression_tolerance);
+        config.checked(true).unwrap_or_else(|_| {
+            log!(Warning, "the environment's settings contradict each other and are not used");
+            Config::default()
+        })
+    }
+}
+
+fn set<T>(name: &str, parse: impl Fn(&str) -> Option<T>, value: &mut T) {
+    let Ok(text) = std::env::var(name) else { return };
+    match parse(text.trim()) {
+        Some(parsed) => *value = parsed,
+        None => log!(Warning, "{name}={text} is not understood"),
+    }
+}
+fn flag(text: &str) -> Option<bool> {
+    match text {
+        "0" | "no" | "off" | "false" => Some(false),
+        "1" | "yes" | "on" | "true" => Some(true),
+        _ => None,
+    }
+}
+fn size(text: &str) -> Option<usize> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return None,
+    };
+    digits.trim().parse::<usize>().ok()?.checked_mul(1 << unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn sizes_have_suffixes() {
+        for (text, value) in [
+            ("17", Some(17)),
+            ("4k", Some(4096)),
+            ("512MiB", Some(512 << 20)),
+            ("2 G", Some(2 << 30)),
+            ("G", None),
+            ("1x", None),
+            ("-1", None),
+            ("99999999999T", None),
+        ] {
+            assert_eq!(size(text), value, "{text}");
+        }
+    }
+    #[test]
+    fn contradictions_are_refused() {
+        let config = Config::default();
+        assert!(Config { initial_size: 2, max_size: 1, ..config }.checked(true).is_err());
+        assert!(Config { compression_tolerance: f64::NAN, ..config }.checked(true).is_err());
+        assert!(Config { compression_tolerance: -1.0, ..config }.checked(true).is_err());
+        assert_eq!(Config { initial_size: 9, ..config }.checked(false).unwrap().max_size, 9);
+    }
+}

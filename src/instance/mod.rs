@@ -1,0 +1,182 @@
+//! Instances: what stands behind each table of functions. A heap, a configuration, and the blocks it tracks.
+pub mod config;
+pub mod slots;
+pub mod tensor_layout;
+pub mod tracking;
+
+use crate::error::{Result, fail};
+use crate::heap::{self, Heap, HeapStatistics, attributes};
+use crate::log::log;
+use config::Config;
+use core::ptr::NonNull;
+use tracking::{Tracked, TrackingTable};
+
+/// Tensors of at least this many bytes start on a huge page.
+const HUGE_TENSOR: usize = crate::os::map::HUGE_PAGE;
+/// Leaks named one by one in the log when an instance is closed.
+const LEAKS_LOGGED: usize = 16;
+
+/// One instance. Its heap may be a memory pool's or a memory system's.
+pub struct Instance {
+    heap: &'static Heap,
+    config: Config,
+    /// Tracked blocks that are not the heap's. The heap's own are noted with the block.
+    foreign: TrackingTable,
+}
+
+/// A block that is live, or tracked, and nobody may have a pointer to any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Leak {
+    /// Where it begins.
+    pub address: usize,
+    /// Bytes asked for, or the size it is tracked with.
+    pub size: usize,
+    /// Tracked, and not the instance's own.
+    pub foreign: bool,
+    /// Owners; 1 for foreign blocks.
+    pub references: usize,
+}
+
+impl Instance {
+    fn new(heap: &'static Heap, config: Config) -> Instance {
+        Instance { heap, config, foreign: TrackingTable::new() }
+    }
+    /// Its heap.
+    pub fn heap(&self) -> &'static Heap {
+        self.heap
+    }
+
+    /// Plain memory: `size` bytes at `alignment`, a power of two up to 1 GiB; 0 means 64.
+    #[inline(always)]
+    pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
+        if self.config.use_geometric_layout && size >= HUGE_TENSOR {
+            return self.heap.allocate(size, alignment.max(HUGE_TENSOR));
+        }
+        self.heap.allocate(size, alignment)
+    }
+    /// Gives up one owner of a block; the last one frees it. NULL is fine.
+    #[inline(always)]
+    pub fn free(&self, pointer: *mut u8) -> Result<()> {
+        self.heap.free(pointer).inspect_err(|error| log!(Warning, "free of {pointer:p} refused: {error:?}"))
+    }
+    /// Changes a block's size: NULL allocates, 0 frees.
+    pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {
+        if pointer.is_null() {
+            return self.allocate(size, 0).map(Some);
+        }
+        if size == 0 {
+            return self.free(pointer).map(|()| None);
+        }
+        self.heap.reallocate(pointer, size).map(Some)
+    }
+    /// A dense row-major tensor of `extents`, its layout noted with the block.
+    pub fn allocate_tensor(&self, extents: &[usize], element_size: usize) -> Result<NonNull<u8>> {
+        let size = tensor_layout::bytes(extents, element_size)?;
+        let alignment = if size >= HUGE_TENSOR { HUGE_TENSOR } else { 0 };
+        let block = self.heap.allocate(size, alignment)?;
+        let noted = tensor_layout::row_major(extents, element_size)
+            .and_then(|layout| attributes::set_layout(block.as_ptr(), layout));
+        if let Err(error) = noted {
+            self.heap.free(block.as_ptr())?;
+            return Err(error);
+        }
+        Ok(block)
+    }
+    /// Memory that may be compressed within `tolerance` (negative: the configured one), zeroed.
+    pub fn allocate_hierarchical(&self, size: usize, tolerance: f64) -> Result<NonNull<u8>> {
+        let tolerance = if tolerance < 0.0 { self.config.compression_tolerance } else { tolerance };
+        if !tolerance.is_finite() {
+            return fail!(InvalidArgument, "a tolerance of {tolerance}");
+        }
+        self.allocate_zeroed(size)
+    }
+    /// Memory that may outgrow RAM, in chunks of `chunk_size` bytes (0: the configured size), zeroed.
+    pub fn allocate_streaming(&self, total_size: usize, _chunk_size: usize) -> Result<NonNull<u8>> {
+        if !self.config.enable_streaming {
+            return fail!(Unsupported, "streaming is not enabled for this instance");
+        }
+        self.allocate_zeroed(total_size)
+    }
+    fn allocate_zeroed(&self, size: usize) -> Result<NonNull<u8>> {
+        self.heap.allocate_zeroed(size, 0)
+    }
+
+    /// Tracks any pointer; tracking again replaces the size.
+    pub fn track(&self, pointer: *mut u8, size: usize) -> Result<()> {
+        if pointer.is_null() {
+            return fail!(InvalidArgument, "NULL cannot be tracked");
+        }
+        if self.heap.block(pointer).is_some() {
+            return attributes::set_tracked(pointer, true).map(|_| ());
+        }
+        let old = match self.foreign.track(pointer as usize, size) {
+            Tracked::New => 0,
+            Tracked::Again(old) => old,
+            Tracked::NoMemory => return fail!(OutOfMemory, "no memory to track {pointer:p}"),
+        };
+        self.heap.count_foreign(size as isize - old as isize)
+    }
+    /// Forgets a tracked pointer. InvalidArgument when it is not tracked.
+    pub fn untrack(&self, pointer: *mut u8) -> Result<()> {
+        if self.heap.block(pointer).is_some() && attributes::set_tracked(pointer, false)? {
+            return Ok(());
+        }
+        match self.foreign.untrack(pointer as usize) {
+            Some(size) => self.heap.count_foreign(-(size as isize)),
+            None => fail!(InvalidArgument, "{pointer:p} is not tracked"),
+        }
+    }
+
+    /// Figures of the instance, tracked foreign blocks included in live bytes.
+    pub fn statistics(&self) -> HeapStatistics {
+        self.heap.statistics()
+    }
+    /// Whether `size` bytes would fit now.
+    pub fn can_allocate(&self, size: usize) -> bool {
+        self.heap.can_allocate(size)
+    }
+    /// Calls `each` with every live block and every tracked foreign one. Gives how many.
+    pub fn for_each_leak(&self, mut each: impl FnMut(Leak)) -> usize {
+        // The callback may use the instance, so no lock is held while it runs.
+        let mut leaks = Vec::new();
+        self.heap.for_each_live(&mut |block| {
+            leaks.push(Leak { address: block.start, size: block.size, foreign: false, references: 1 })
+        });
+        self.foreign
+            .for_each(|address, size| leaks.push(Leak { address, size, foreign: true, references: 1 }));
+        for leak in &mut leaks {
+            if !leak.foreign {
+                leak.references = attributes::references(leak.address as *const u8).max(1);
+            }
+            each(*leak);
+        }
+        leaks.len()
+    }
+    /// Reports every leak to the log. Gives how many there are.
+    fn report_leaks(&self) -> usize {
+        let (mut count, mut bytes) = (0, 0);
+        let total = self.for_each_leak(|leak| {
+            count += 1;
+            bytes += leak.size;
+            if count <= LEAKS_LOGGED {
+                let kind = if leak.foreign { "tracked block" } else { "block" };
+                log!(
+                    Warning,
+                    "leak: {kind} at {:#x}, {} bytes, {} owner(s)",
+                    leak.address,
+                    leak.size,
+                    leak.references
+                );
+            }
+        });
+        if total > 0 {
+            log!(Warning, "leak: {total} blocks, {bytes} bytes in all");
+        }
+        total
+    }
+}
+
+/// Whether `pointer` lies in a live block of libunimem, start or inside.
+pub fn owns(pointer: *const u8) -> bool {
+    heap::owner_of_interior(pointer).is_some()
+}

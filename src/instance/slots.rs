@@ -1,0 +1,149 @@
+//! The slots of instances: as many as there are tables of functions (c_api/tables.rs).
+//!
+//! A slot is used by an instance from opening to closing, then by the next. Calls go to the slot's instance without a
+//! lock; opening and closing take the one of this file. Using an instance while another thread closes it is the
+//! caller's mistake.
+use super::config::Config;
+use super::{Instance, Leak};
+use crate::error::{Result, fail};
+use crate::heap::Heap;
+use crate::os::{fork, lock::Mutex};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering::*};
+use std::sync::Once;
+
+/// Slots in all.
+pub const SLOTS: usize = 160;
+/// The global instance's.
+pub const GLOBAL: usize = 0;
+/// Slots of instances that programs open; the rest is for pools and systems.
+const OPENED: core::ops::Range<usize> = 1..96;
+const ADOPTED: core::ops::Range<usize> = 96..SLOTS;
+
+static INSTANCES: [AtomicPtr<Instance>; SLOTS] = [const { AtomicPtr::new(null_mut()) }; SLOTS];
+static LOCK: Mutex<()> = Mutex::new(());
+
+fn install() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        fork::register(fork::Rank::Instances, &HOOKS);
+        fork::register(fork::Rank::Tracking, &TRACKING_HOOKS);
+    });
+}
+static HOOKS: fork::Hooks =
+    fork::Hooks { prepare: || core::mem::forget(LOCK.lock()), parent: unlock, child: unlock };
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    unsafe { LOCK.force_unlock() }
+}
+static TRACKING_HOOKS: fork::Hooks = fork::Hooks {
+    prepare: || all().for_each(|instance| instance.foreign.lock_all()),
+    parent: unlock_tracking,
+    child: unlock_tracking,
+};
+fn unlock_tracking() {
+    // SAFETY: `prepare` locked the same instances: none opens or closes while the slots' lock is held.
+    all().for_each(|instance| unsafe { instance.foreign.unlock_all() });
+}
+fn all() -> impl Iterator<Item = &'static Instance> {
+    (0..SLOTS).filter_map(get)
+}
+
+/// The instance in a slot, if it is open.
+#[inline(always)]
+pub fn get(slot: usize) -> Option<&'static Instance> {
+    // SAFETY: instances live until they are closed, and closing while in use is excluded by contract.
+    unsafe { INSTANCES[slot].load(Acquire).as_ref() }
+}
+/// The instance in a slot, or the error for one that is closed.
+#[inline(always)]
+pub fn open_at(slot: usize) -> Result<&'static Instance> {
+    match get(slot) {
+        Some(instance) => Ok(instance),
+        None if slot == GLOBAL => global(),
+        None => fail!(InvalidArgument, "the instance is closed"),
+    }
+}
+
+fn put(slot: usize, heap: &'static Heap, config: Config) -> &'static Instance {
+    let instance = Box::leak(Box::new(Instance::new(heap, config)));
+    INSTANCES[slot].store(instance, Release);
+    instance
+}
+fn free_slot(range: core::ops::Range<usize>) -> Result<usize> {
+    let count = range.len();
+    match range.into_iter().find(|&slot| get(slot).is_none()) {
+        Some(slot) => Ok(slot),
+        None => fail!(Limit, "{count} instances are open already"),
+    }
+}
+
+/// The global instance, made on first use.
+pub fn global() -> Result<&'static Instance> {
+    install();
+    let _lock = LOCK.lock();
+    if let Some(instance) = get(GLOBAL) {
+        return Ok(instance);
+    }
+    let config = Config::from_environment();
+    Ok(put(GLOBAL, Heap::create(&config.heap_params())?, config))
+}
+
+/// Opens an instance. Gives its slot.
+pub fn open(config: Config) -> Result<usize> {
+    install();
+    let _lock = LOCK.lock();
+    let slot = free_slot(OPENED)?;
+    put(slot, Heap::create(&config.heap_params())?, config);
+    Ok(slot)
+}
+
+/// The slot through which the heap of a pool or system is an instance too; the same one each time.
+pub fn adopt(heap: &'static Heap) -> Result<usize> {
+    install();
+    let _lock = LOCK.lock();
+    if let Some(slot) =
+        ADOPTED.into_iter().find(|&slot| get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)))
+    {
+        return Ok(slot);
+    }
+    let slot = free_slot(ADOPTED)?;
+    put(slot, heap, Config { max_size: heap.limit(), ..Config::default() });
+    Ok(slot)
+}
+
+/// Closes the slot of a heap that its owner is about to end; what is tracked is reported.
+pub fn disown(heap: &'static Heap) {
+    let lock = LOCK.lock();
+    for slot in ADOPTED {
+        if get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)) {
+            // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
+            drop(unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) });
+            break;
+        }
+    }
+    drop(lock);
+}
+
+/// Closes an instance and frees all that is its. Gives the leaks, which are reported to the log.
+pub fn close(slot: usize) -> Result<usize> {
+    if !OPENED.contains(&slot) {
+        return fail!(
+            InvalidArgument,
+            "the global instance, and those of pools and systems, are not closed by hand"
+        );
+    }
+    let instance = open_at(slot)?;
+    let leaks = instance.report_leaks();
+    let _lock = LOCK.lock();
+    // SAFETY: put there by `put`; nobody else uses the instance while it is closed, by contract.
+    let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
+    instance.foreign.clear();
+    instance.heap.destroy();
+    Ok(leaks)
+}
+
+/// Calls `each` with every leak of the instance in `slot`. Gives how many.
+pub fn for_each_leak(slot: usize, each: impl FnMut(Leak)) -> Result<usize> {
+    Ok(open_at(slot)?.for_each_leak(each))
+}

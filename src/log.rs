@@ -1,0 +1,98 @@
+//! Messages for people: to the program's callback, and to stderr where the environment asks.
+//!
+//! `UNIMEM_LOG` is `error`, `warning`, `info` or `debug` (or anything else, which means `warning`); unset or empty
+//! means nothing goes to stderr. Messages are made on the stack: logging never allocates.
+use crate::os::lock::Mutex;
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::OnceLock;
+
+/// How grave a message is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i32)]
+pub enum Level {
+    /// Something was lost or could not be done.
+    Error = 0,
+    /// Something the program probably did not mean: a leak, a refused free.
+    Warning,
+    /// What was chosen, once.
+    Info,
+    /// What happens.
+    Debug,
+}
+
+/// Receives messages: level (0 error, 1 warning, 2 info, 3 debug), text, and the context given with it.
+pub type Callback = unsafe extern "C" fn(level: c_int, message: *const c_char, context: *mut c_void);
+struct Target {
+    callback: Option<Callback>,
+    context: *mut c_void,
+}
+// SAFETY: the context is only handed back to its callback.
+unsafe impl Send for Target {}
+static TARGET: Mutex<Target> = Mutex::new(Target { callback: None, context: core::ptr::null_mut() });
+
+/// Sends messages to `callback`, from whatever thread they arise on; None: to nobody.
+pub fn set_callback(callback: Option<Callback>, context: *mut c_void) {
+    *TARGET.lock() = Target { callback, context };
+}
+
+fn to_stderr() -> Option<Level> {
+    static ASKED: OnceLock<Option<Level>> = OnceLock::new();
+    *ASKED.get_or_init(|| match std::env::var("UNIMEM_LOG").ok()?.as_str() {
+        "" | "0" | "none" => None,
+        "error" => Some(Level::Error),
+        "info" => Some(Level::Info),
+        "debug" => Some(Level::Debug),
+        _ => Some(Level::Warning),
+    })
+}
+
+const LENGTH: usize = 512;
+struct Text {
+    bytes: [u8; LENGTH],
+    used: usize,
+}
+impl core::fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let taken = text.len().min(LENGTH - 1 - self.used);
+        self.bytes[self.used..self.used + taken].copy_from_slice(&text.as_bytes()[..taken]);
+        self.used += taken;
+        Ok(())
+    }
+}
+
+/// Sends a message. Through `log!`.
+#[cold]
+pub fn send(level: Level, message: core::fmt::Arguments) {
+    let (callback, context) = {
+        let target = TARGET.lock();
+        (target.callback, target.context)
+    };
+    let stderr = to_stderr().is_some_and(|most| level <= most);
+    if callback.is_none() && !stderr {
+        return;
+    }
+    let mut text = Text { bytes: [0; LENGTH], used: 0 };
+    let _ = text.write_fmt(message); // cut when too long
+    if stderr {
+        // A closed stderr is not ours to report.
+        let _ = std::io::stderr().write_all(b"unimem: ");
+        text.bytes[text.used] = b'\n';
+        let _ = std::io::stderr().write_all(&text.bytes[..=text.used]);
+        text.bytes[text.used] = 0;
+    }
+    if let Some(callback) = callback {
+        let message = CStr::from_bytes_until_nul(&text.bytes).unwrap_or(c"");
+        // SAFETY: the program gave the callback for this; the text is zero-terminated.
+        unsafe { callback(level as c_int, message.as_ptr(), context) };
+    }
+}
+
+/// Sends a message of the named [`Level`].
+macro_rules! log {
+    ($level:ident, $($message:tt)+) => {
+        $crate::log::send($crate::log::Level::$level, format_args!($($message)+))
+    };
+}
+pub(crate) use log;

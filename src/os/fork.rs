@@ -1,0 +1,65 @@
+//! What must be locked across fork, so that a child never inherits a lock that nobody will release.
+//!
+//! Each module that owns a lock registers one [`Hooks`] under its [`Rank`], which is also the order in which locks
+//! are taken everywhere in the library. `prepare` takes them in that order, parent and child release in reverse.
+use core::sync::atomic::{AtomicPtr, Ordering::*};
+use std::sync::Once;
+
+/// Order in which locks are taken, outermost first.
+#[derive(Clone, Copy)]
+#[repr(usize)]
+pub enum Rank {
+    /// The global system of the singleton.
+    Singleton,
+    /// Memory systems and their tables.
+    Systems,
+    /// The table of open instances.
+    Instances,
+    /// The residency engines.
+    Tiers,
+    /// The list of threads and the heaps.
+    Heaps,
+    /// Retain counts and layouts.
+    Attributes,
+    /// Tracked blocks.
+    Tracking,
+    /// Free slices of the arena.
+    Arena,
+    /// Mappings for the library's own records.
+    Records,
+}
+const RANKS: usize = Rank::Records as usize + 1;
+
+/// What one module does around fork.
+pub struct Hooks {
+    /// Takes the module's locks.
+    pub prepare: fn(),
+    /// Releases them in the parent.
+    pub parent: fn(),
+    /// Releases them in the child and drops what only the parent has, threads above all.
+    pub child: fn(),
+}
+static HOOKS: [AtomicPtr<Hooks>; RANKS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; RANKS];
+
+/// Registers `hooks`; the first call installs the handlers for the life of the process.
+pub fn register(rank: Rank, hooks: &'static Hooks) {
+    HOOKS[rank as usize].store(core::ptr::from_ref(hooks).cast_mut(), Release);
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        // SAFETY: three functions without arguments that live as long as the process (the library is never unloaded).
+        unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+    });
+}
+fn hooks(rank: usize) -> Option<&'static Hooks> {
+    // SAFETY: only `register` stores here, and only 'static references.
+    unsafe { HOOKS[rank].load(Acquire).as_ref() }
+}
+extern "C" fn prepare() {
+    (0..RANKS).filter_map(hooks).for_each(|h| (h.prepare)());
+}
+extern "C" fn parent() {
+    (0..RANKS).rev().filter_map(hooks).for_each(|h| (h.parent)());
+}
+extern "C" fn child() {
+    (0..RANKS).rev().filter_map(hooks).for_each(|h| (h.child)());
+}

@@ -1,0 +1,5 @@
+//! The lock of everything that a forked child reaches.
+//!
+//! Futex words behind lock_api's guards: no allocation, no parking table that fork could leave half locked, and
+//! `force_unlock` lets the fork handlers (os/fork.rs) release in parent and child what they took before the fork.
+pub use rustix_futex_sync::{Condvar, Mutex, MutexGuard};

@@ -1,0 +1,153 @@
+//! Mapped memory: the one place that calls mmap and its relatives.
+//!
+//! Every call passes [`fault`] first, so that tests can make the n-th one fail.
+use core::ptr::null_mut;
+
+/// Bytes of a page. Linux on x86-64 and on the aarch64 kernels in use maps in 4 KiB; larger pages only waste a little.
+pub const PAGE: usize = 4096;
+/// Bytes of a huge page.
+pub const HUGE_PAGE: usize = 2 << 20;
+
+/// Rounds `size` up to whole pages; saturates.
+pub const fn round_to_page(size: usize) -> usize {
+    size.saturating_add(PAGE - 1) & !(PAGE - 1)
+}
+
+/// Makes system calls fail on request.
+pub mod fault {
+    use core::sync::atomic::{AtomicIsize, Ordering::Relaxed};
+    static COUNTDOWN: AtomicIsize = AtomicIsize::new(-1);
+    /// The `n`-th call from now (0: the next) and all later ones fail, until `disarm`. For tests.
+    pub fn arm(n: usize) {
+        COUNTDOWN.store(n as isize, Relaxed);
+    }
+    /// Calls work again.
+    pub fn disarm() {
+        COUNTDOWN.store(-1, Relaxed);
+    }
+    pub(super) fn strikes() -> bool {
+        match COUNTDOWN.load(Relaxed) {
+            n if n < 0 => false,
+            0 => true,
+            n => {
+                COUNTDOWN.store(n - 1, Relaxed);
+                false
+            }
+        }
+    }
+}
+
+fn map_anywhere(length: usize) -> Option<usize> {
+    if fault::strikes() {
+        return None;
+    }
+    // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
+    let address = unsafe {
+        libc::mmap(
+            null_mut(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    (address != libc::MAP_FAILED).then_some(address as usize)
+}
+
+/// Maps `length` bytes (whole pages) of zeroed memory whose address plus `offset` is a multiple of `alignment`
+/// (a power of two, at least a page). Pages cost nothing until touched.
+pub fn map(length: usize, alignment: usize, offset: usize) -> Option<usize> {
+    debug_assert!(length.is_multiple_of(PAGE) && offset.is_multiple_of(PAGE));
+    if alignment <= PAGE {
+        return map_anywhere(length);
+    }
+    let reserved = length.checked_add(alignment)?;
+    let start = map_anywhere(reserved)?;
+    let address = (start + offset).next_multiple_of(alignment) - offset;
+    let (head, tail) = (address - start, start + reserved - address - length);
+    // SAFETY: both ends are part of the mapping just made, and nobody has seen it yet.
+    unsafe {
+        unmap(start, head);
+        unmap(address + length, tail);
+    }
+    Some(address)
+}
+
+/// Unmaps whole pages.
+///
+/// # Safety
+/// The range was mapped by this module and nothing uses it any more.
+pub unsafe fn unmap(address: usize, length: usize) {
+    if length > 0 {
+        // SAFETY: the caller gives up the range.
+        unsafe { libc::munmap(address as *mut _, length) };
+    }
+}
+
+/// Hands the memory of whole pages back; they read as zero afterwards. False when the system refused.
+///
+/// # Safety
+/// The range was mapped by this module and its contents are no longer needed.
+#[must_use]
+pub unsafe fn decommit(address: usize, length: usize) -> bool {
+    // SAFETY: private anonymous memory whose contents the caller gives up.
+    !fault::strikes() && unsafe { libc::madvise(address as *mut _, length, libc::MADV_DONTNEED) } == 0
+}
+
+/// Asks for huge pages in the range; advice only.
+pub fn advise_huge(address: usize, length: usize) {
+    // SAFETY: changes how pages are made, never what they hold; a range that is not ours is an error value.
+    unsafe { libc::madvise(address as *mut _, length, libc::MADV_HUGEPAGE) };
+}
+
+/// Makes the pages of the range present. False when memory is short.
+pub fn populate(address: usize, length: usize) -> bool {
+    // SAFETY: prefaults pages, never changes what they hold.
+    !fault::strikes() && unsafe { libc::madvise(address as *mut _, length, libc::MADV_POPULATE_WRITE) } == 0
+}
+
+/// Resizes a mapping without copying: in place if possible, else by moving its pages to where `alignment` and
+/// `offset` hold as in [`map`]. Gives the new address; None leaves everything as it was.
+///
+/// # Safety
+/// `[address, address + old)` is one mapping of this module and nobody else uses it meanwhile.
+pub unsafe fn remap(
+    address: usize,
+    old: usize,
+    new: usize,
+    alignment: usize,
+    offset: usize,
+) -> Option<usize> {
+    if fault::strikes() {
+        return None;
+    }
+    // SAFETY: without MAYMOVE the range grows or shrinks where it is, or the call fails.
+    if unsafe { libc::mremap(address as *mut _, old, new, 0) } != libc::MAP_FAILED {
+        return Some(address);
+    }
+    let target = map(new, alignment, offset)?;
+    // SAFETY: `target` was mapped for this, whole and unseen; MREMAP_FIXED replaces just it.
+    let moved = unsafe {
+        libc::mremap(
+            address as *mut _,
+            old,
+            new,
+            libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+            target as *mut libc::c_void,
+        )
+    };
+    if moved == libc::MAP_FAILED {
+        // SAFETY: still ours alone.
+        unsafe { unmap(target, new) };
+        return None;
+    }
+    Some(target)
+}
+
+/// Bytes of RAM in the machine.
+pub fn physical_memory() -> usize {
+    // SAFETY: two plain queries.
+    let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    usize::try_from(pages).unwrap_or(0).saturating_mul(usize::try_from(page).unwrap_or(0))
+}

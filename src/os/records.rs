@@ -1,0 +1,125 @@
+//! Memory for the library's own records: mapped, never malloc'd, so that the heap can itself serve as malloc.
+//!
+//! Sizes are rounded to powers of two; up to 64 KiB they come from free lists over mapped pieces and stay in those
+//! lists for ever, which keeps records type-stable: a stale pointer to one still points at a record. Larger ones are
+//! mappings of their own.
+use super::{fork, lock::Mutex, map};
+use core::ptr::NonNull;
+
+const SMALLEST: u32 = 6; // log2: one cache line
+const LARGEST: u32 = 16;
+const PIECE: usize = 1 << 18;
+
+struct FreeLists {
+    heads: [Option<NonNull<FreeRecord>>; (LARGEST - SMALLEST + 1) as usize],
+    fresh: usize,
+    fresh_end: usize,
+}
+struct FreeRecord {
+    next: Option<NonNull<FreeRecord>>,
+}
+// SAFETY: the pointers are only followed under the lock.
+unsafe impl Send for FreeLists {}
+static LISTS: Mutex<FreeLists> =
+    Mutex::new(FreeLists { heads: [None; (LARGEST - SMALLEST + 1) as usize], fresh: 0, fresh_end: 0 });
+
+fn rounded_log2(size: usize) -> u32 {
+    size.next_power_of_two().trailing_zeros().max(SMALLEST)
+}
+
+/// Allocates `size` zeroed bytes, aligned to 64 and, from 4 KiB up, to a page. None when memory is short.
+pub fn allocate(size: usize) -> Option<NonNull<u8>> {
+    if size > 1 << LARGEST {
+        let length = map::round_to_page(size);
+        let address = map::map(length, map::PAGE, 0)?;
+        if length >= map::HUGE_PAGE {
+            map::advise_huge(address, length);
+        }
+        return NonNull::new(address as *mut u8);
+    }
+    let log2 = rounded_log2(size);
+    let mut lists = LISTS.lock();
+    if let Some(record) = lists.heads[(log2 - SMALLEST) as usize] {
+        // SAFETY: records in the lists are free, mapped for ever, and hold a `FreeRecord`.
+        lists.heads[(log2 - SMALLEST) as usize] = unsafe { record.read() }.next;
+        drop(lists);
+        // SAFETY: taken off the list, so ours alone; 1 << log2 bytes long.
+        unsafe { record.cast::<u8>().write_bytes(0, 1 << log2) };
+        return Some(record.cast());
+    }
+    let start = lists.fresh.next_multiple_of(if log2 < 12 { 1 << SMALLEST } else { map::PAGE });
+    if start + (1 << log2) > lists.fresh_end {
+        let piece = map::map(PIECE, map::PAGE, 0)?;
+        (lists.fresh, lists.fresh_end) = (piece + (1 << log2), piece + PIECE);
+        return NonNull::new(piece as *mut u8);
+    }
+    lists.fresh = start + (1 << log2);
+    NonNull::new(start as *mut u8)
+}
+
+/// Gives back what [`allocate`] gave for the same `size`.
+///
+/// # Safety
+/// `record` came from `allocate(size)` and is not used any more.
+pub unsafe fn release(record: NonNull<u8>, size: usize) {
+    if size > 1 << LARGEST {
+        // SAFETY: a mapping of its own, given up by the caller.
+        unsafe { map::unmap(record.as_ptr() as usize, map::round_to_page(size)) };
+        return;
+    }
+    let mut lists = LISTS.lock();
+    let head = &mut lists.heads[(rounded_log2(size) - SMALLEST) as usize];
+    let record = record.cast::<FreeRecord>();
+    // SAFETY: at least 64 bytes, aligned to 64, given up by the caller.
+    unsafe { record.write(FreeRecord { next: *head }) };
+    *head = Some(record);
+}
+
+/// [`allocate`] and [`release`] as an allocator for collections.
+#[derive(Clone, Copy, Default)]
+pub struct Records;
+// SAFETY: blocks stay valid until released, and clones are interchangeable (there is one set of lists).
+unsafe impl allocator_api2::alloc::Allocator for Records {
+    fn allocate(
+        &self,
+        layout: core::alloc::Layout,
+    ) -> Result<NonNull<[u8]>, allocator_api2::alloc::AllocError> {
+        debug_assert!(layout.align() <= 64);
+        let record = allocate(layout.size().max(1)).ok_or(allocator_api2::alloc::AllocError)?;
+        Ok(NonNull::slice_from_raw_parts(record, layout.size()))
+    }
+    unsafe fn deallocate(&self, record: NonNull<u8>, layout: core::alloc::Layout) {
+        // SAFETY: same size as at allocation, by the trait's contract.
+        unsafe { release(record, layout.size().max(1)) }
+    }
+}
+
+pub(crate) fn register_fork_hooks() {
+    static HOOKS: fork::Hooks =
+        fork::Hooks { prepare: || core::mem::forget(LISTS.lock()), parent: unlock, child: unlock };
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    fn unlock() {
+        unsafe { LISTS.force_unlock() }
+    }
+    fork::register(fork::Rank::Records, &HOOKS);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn records_are_zeroed_and_reused() {
+        for size in [1, 64, 65, 4096, 65536, 65537, 5 << 20] {
+            let first = allocate(size).unwrap();
+            // SAFETY: `size` bytes of ours.
+            unsafe {
+                assert!((0..size).all(|i| first.add(i).read() == 0));
+                first.write_bytes(0xAA, size);
+                release(first, size);
+                let second = allocate(size).unwrap();
+                assert!((0..size).all(|i| second.add(i).read() == 0));
+                release(second, size);
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The calling thread's record: made on first use, found by one load, dissolved when the thread ends.
+//!
+//! Upper layers hang what they keep per thread into it (heap/cache.rs its caches, error.rs the last error). At thread
+//! exit the function given to [`at_exit`] runs; from then on the thread has no record, and whoever asks takes the
+//! path without one. That way destructors that run later still may allocate and free.
+use super::records;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
+use std::sync::OnceLock;
+
+/// Bytes of the longest error message kept.
+pub const MESSAGE: usize = 256;
+
+/// What a thread owns.
+#[repr(C)]
+pub struct Record {
+    /// Per heap id, this thread's cache. Grown by its own thread, under the lock of heap/cache.rs.
+    pub caches: AtomicPtr<AtomicPtr<u8>>,
+    /// Entries of `caches`.
+    pub capacity: AtomicU32,
+    /// Code of the last error.
+    pub last_error: AtomicU32,
+    /// Its message, and the one of a failure not yet reported; both end with a zero byte.
+    pub messages: core::cell::UnsafeCell<[[u8; MESSAGE]; 2]>,
+}
+
+/// Marks a thread whose record is gone for good.
+const ENDED: *mut Record = core::ptr::without_provenance_mut(1);
+
+unsafe extern "C" {
+    #[allow(dead_code)] // the assembly below finds the variable itself
+    safe fn unimem_thread_record_address() -> *mut *mut Record;
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+fn pointer() -> *mut Record {
+    let record: *mut Record;
+    // SAFETY: reads the initial-exec variable of thread_pointer.c; the linker resolves its offset.
+    unsafe {
+        core::arch::asm!(
+            "mov {0}, qword ptr [rip + unimem_thread_record@GOTTPOFF]",
+            "mov {0}, qword ptr fs:[{0}]",
+            out(reg) record,
+            options(nostack, preserves_flags, readonly, pure)
+        );
+    }
+    record
+}
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[inline(always)]
+fn pointer() -> *mut Record {
+    // SAFETY: the address of a thread-local variable of this very thread.
+    unsafe { *unimem_thread_record_address() }
+}
+
+/// This thread's record if it has one.
+#[inline(always)]
+pub fn existing() -> Option<&'static Record> {
+    let record = pointer();
+    if (record as usize) <= ENDED as usize {
+        return None;
+    }
+    // SAFETY: set by `current` of this thread and cleared before the record is released.
+    Some(unsafe { &*record })
+}
+
+/// This thread's record, made now if need be. None when memory is short or the thread is past its exit.
+pub fn current() -> Option<&'static Record> {
+    if let Some(record) = existing() {
+        return Some(record);
+    }
+    if pointer() == ENDED {
+        return None;
+    }
+    let key = *key()?;
+    let record = records::allocate(size_of::<Record>())?.cast::<Record>();
+    // SAFETY: a valid key and a pointer that is only read back by `ended`.
+    if unsafe { libc::pthread_setspecific(key, record.as_ptr().cast()) } != 0 {
+        // SAFETY: nobody has seen it. All-zero bytes are a valid record, so no destructor is owed.
+        unsafe { records::release(record.cast(), size_of::<Record>()) };
+        return None;
+    }
+    // SAFETY: this thread's own variable.
+    unsafe { *unimem_thread_record_address() = record.as_ptr() };
+    existing()
+}
+
+static AT_EXIT: AtomicPtr<()> = AtomicPtr::new(null_mut());
+/// Sets what runs with a thread's record when the thread ends.
+pub fn at_exit(function: fn(&'static Record)) {
+    AT_EXIT.store(function as *mut (), Release);
+}
+
+fn key() -> Option<&'static libc::pthread_key_t> {
+    static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
+    KEY.get_or_init(|| {
+        let mut key = 0;
+        // SAFETY: a destructor that lives as long as the process.
+        (unsafe { libc::pthread_key_create(&mut key, Some(ended)) } == 0).then_some(key)
+    })
+    .as_ref()
+}
+
+unsafe extern "C" fn ended(record: *mut libc::c_void) {
+    let function = AT_EXIT.load(Acquire);
+    if !function.is_null() {
+        // SAFETY: stored by `at_exit` from a function of this very type; the record is this thread's and still whole.
+        unsafe { core::mem::transmute::<*mut (), fn(&'static Record)>(function)(&*record.cast()) };
+    }
+    // SAFETY: this thread's own variable; nothing of this thread holds the record any more.
+    unsafe {
+        *unimem_thread_record_address() = ENDED;
+        records::release(NonNull::new_unchecked(record.cast()), size_of::<Record>());
+    }
+}
