@@ -2,7 +2,7 @@
 mod memory;
 mod reference;
 
-pub use memory::{Counts, TABLE, counts, fail_allocation, memory};
+pub use memory::{counts, fail_allocation, memory};
 pub use reference::{direct_sum, random_tree};
 
 use super::{Complex, shape};

@@ -42,7 +42,7 @@ fn plan_for(graph: &Graph, effort: Effort, aim: Aim) -> Plan {
     // One unit of work is about 10 nanoseconds of planning, in which 100 multiply-adds could be done.
     let worth = flow.terms * 0.05 / 100.0;
     let budget = match effort {
-        Effort::Quick => (200.0 * nodes as f64).max(worth.min(1e7)),
+        Effort::Quick => (600.0 * nodes as f64).max(worth.min(1e7)),
         Effort::Thorough => (2e4 * nodes as f64).max(worth).min(1e8),
     };
     if nodes <= 64 && exact::work(nodes, |v| graph.parent[v]) <= budget {
@@ -188,36 +188,53 @@ fn absorb(graph: &Graph, v: usize, branches: &[Branch], except: usize, kept: f64
     (terms, size / kept)
 }
 
+/// Which product of a window is opened next.
+#[derive(Clone, Copy)]
+enum Grow {
+    Largest,
+    Oldest,
+}
+
 /// Puts windows of neighbouring products into their best order until nothing gets better or the budget is used up.
 fn improve(graph: &Graph, products: &mut Products, aim: Aim, mut budget: f64) {
-    let window = if budget > 1e4 * graph.len() as f64 { 9 } else { 6 };
-    let cost = f64::from(1 << window) * window as f64 / 3.0;
-    loop {
-        let mut better = false;
-        for made in products.nodes()..products.size.len() {
-            if budget < cost {
-                return;
+    for (window, grow) in [(6, Grow::Largest), (6, Grow::Oldest), (9, Grow::Largest), (9, Grow::Oldest)] {
+        let cost = f64::from(1 << window) * window as f64 / 3.0;
+        let mut better = true;
+        while better {
+            better = false;
+            for made in products.nodes()..products.size.len() {
+                if budget < cost {
+                    return;
+                }
+                budget -= cost;
+                better |= improve_window(graph, products, made, aim, window, grow);
             }
-            budget -= cost;
-            better |= improve_window(graph, products, made, aim, window);
-        }
-        if !better {
-            return;
         }
     }
 }
 
 /// Reorders the products just below `top`, itself among them. True if that saved something.
-fn improve_window(graph: &Graph, products: &mut Products, top: usize, aim: Aim, window: usize) -> bool {
+fn improve_window(
+    graph: &Graph,
+    products: &mut Products,
+    top: usize,
+    aim: Aim,
+    window: usize,
+    grow: Grow,
+) -> bool {
     let nodes = products.nodes();
-    // Open the largest product among the parts until the window is full.
+    // Open one product after the other among the parts until the window is full.
     let (mut inner, mut parts) = (Vec::with_capacity(window), vec![top]);
     while parts.len() < window {
-        let largest = (0..parts.len())
-            .filter(|i| parts[*i] >= nodes)
-            .max_by(|a, b| products.size[parts[*a]].total_cmp(&products.size[parts[*b]]));
-        let Some(i) = largest else { break };
-        let made = parts.swap_remove(i);
+        let mut products_left = (0..parts.len()).filter(|i| parts[*i] >= nodes);
+        let chosen = match grow {
+            Grow::Oldest => products_left.next(),
+            Grow::Largest => {
+                products_left.max_by(|a, b| products.size[parts[*a]].total_cmp(&products.size[parts[*b]]))
+            }
+        };
+        let Some(i) = chosen else { break };
+        let made = parts.remove(i);
         inner.push(made);
         let (upper, lower, _) = products.joins[made - nodes];
         parts.extend([upper, lower]);
