@@ -3,6 +3,7 @@
 //! From the bottom up: `kernel` multiplies two strided tensors; `memory` wraps the caller's table of allocation
 //! functions; `network` holds nodes and bonds; `pair`, `tree`, `adapt`, `convert` and `stream` are the operations.
 //! A network is used by one thread at a time; different networks by any number.
+pub mod adapt;
 pub mod kernel;
 pub mod live;
 pub mod memory;

@@ -135,8 +135,13 @@ impl Node {
         // SAFETY: the record lives as long as this node.
         unsafe { (*self.record()).parent = parent_record };
     }
-    /// Gives the node another tensor with as many axes. `rank` is the size of the bond to the parent.
-    pub(in crate::tensor) fn replace(&mut self, dimensions: Vec<usize>, data: Block, rank: usize) {
+    /// Notes the size of the bond to the parent.
+    pub(in crate::tensor) fn set_rank(&mut self, rank: usize) {
+        // SAFETY: the record lives as long as this node.
+        unsafe { (*self.record()).rank = rank };
+    }
+    /// Gives the node another tensor with as many axes.
+    pub(in crate::tensor) fn replace(&mut self, dimensions: Vec<usize>, data: Block) {
         debug_assert_eq!(dimensions.len(), self.dimensions.len());
         debug_assert!(shape::elements(&dimensions).is_ok());
         // SAFETY: the record has room for these dimensions since it was made.
@@ -144,7 +149,6 @@ impl Node {
             let record = self.record();
             (*record).dimensions.copy_from_nonoverlapping(dimensions.as_ptr(), dimensions.len());
             (*record).data = data.as_ptr().cast();
-            (*record).rank = rank;
         }
         self.dimensions = dimensions;
         self.data = data;
