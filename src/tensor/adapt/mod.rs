@@ -123,14 +123,15 @@ impl Adapting<'_> {
     /// Gives the exponent back: to the root if its elements can take it, else evenly to all nodes.
     fn spread_exponent(&mut self) -> Result<()> {
         let root = self.ids[0];
-        let takes = match scan::magnitude(self.elements(root)) {
-            Magnitude::Below(bound) => (-60..=120).contains(&(bound + self.exponent)),
-            Magnitude::Zero | Magnitude::NotFinite => true,
-        };
         let nodes = self.ids.len() as i32;
+        let even = match scan::magnitude(self.elements(root)) {
+            Magnitude::Below(bound) if !(-60..=120).contains(&(bound + self.exponent)) => {
+                (bound + self.exponent) / nodes
+            }
+            _ => 0,
+        };
         for place in 0..self.ids.len() {
             let id = self.ids[place];
-            let even = if takes { 0 } else { self.exponent / nodes };
             let share = if place == 0 { self.exponent - even * (nodes - 1) } else { even };
             if share != 0 {
                 let mut folded = self.folded(id, &[])?;
