@@ -6,6 +6,7 @@ pub mod interface;
 pub mod legacy_types;
 pub mod memory_pool;
 pub mod tables;
+pub mod tensor_conversion;
 pub mod tensor_types;
 pub mod tree_tensor_network;
 pub mod types;

@@ -14,7 +14,7 @@ use crate::tensor::network::{End, Network, storage_for};
 use crate::tensor::pair::{self, Pair};
 use crate::tensor::progress::{Callback, Progress};
 use crate::tensor::stream::{self, Stream};
-use crate::tensor::{shape, tree};
+use crate::tensor::{adapt, shape, tree};
 use core::ffi::c_void;
 use core::ptr;
 use std::time::Instant;
@@ -24,7 +24,7 @@ fn default_memory() -> Result<*mut Table> {
     slots::global()?;
     Ok(tables::of_slot(slots::GLOBAL).cast())
 }
-fn not_null<T>(pointer: *const T, what: &str) -> Result<()> {
+pub(super) fn not_null<T>(pointer: *const T, what: &str) -> Result<()> {
     if pointer.is_null() { fail!(InvalidArgument, "{what} is NULL") } else { Ok(()) }
 }
 
@@ -105,7 +105,7 @@ const MOST_DIMENSIONS: usize = 1 << 20;
 
 /// # Safety
 /// `start` points to `count` values, or `count` is 0.
-unsafe fn list<'a, T>(start: *const T, count: usize) -> &'a [T] {
+pub(super) unsafe fn list<'a, T>(start: *const T, count: usize) -> &'a [T] {
     // SAFETY: the caller's promise.
     if count == 0 { &[] } else { unsafe { core::slice::from_raw_parts(start, count) } }
 }
@@ -268,6 +268,25 @@ pub unsafe extern "C" fn optimize_tree_structure(ttn: *mut tree_tensor_network_t
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
         tree::optimize(session.network(), &memory)?;
+        Ok(true)
+    })
+}
+
+/// Brings the tree to canonical form and truncates its bonds so that the error of the whole network, relative in the
+/// Frobenius norm, is at most `target_error`; 0 keeps what is above rounding. No bond keeps more than `max_rank` where
+/// the error allows it; where it does not, the tree is adapted, the bond stays larger, and the call is false with
+/// `UNIMEM_ERROR_LIMIT`. On any other failure nothing is changed. `rank` of each node tells the bond to its parent.
+///
+/// # Safety
+/// The pointer is a live network.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn adapt_bond_dimensions(ttn: *mut tree_tensor_network_t, target_error: f64) -> bool {
+    guard(false, || {
+        let mut session = Session::new(ttn)?;
+        let memory = memory(&session)?;
+        // SAFETY: a live network's public structure.
+        let most = unsafe { (*session.public()).max_rank };
+        adapt::adapt(session.network(), &memory, target_error, most)?;
         Ok(true)
     })
 }
@@ -452,7 +471,7 @@ pub unsafe extern "C" fn set_memory_pool(ttn: *mut tree_tensor_network_t, pool: 
 }
 
 /// Where the tensors of a network go: its table, and our instance behind it if it is one.
-fn memory(session: &Session) -> Result<Memory> {
+pub(super) fn memory(session: &Session) -> Result<Memory> {
     let slot = tables::slot_of(session.table().cast());
     session.memory(slot.ok().map(slots::open_at).transpose()?)
 }

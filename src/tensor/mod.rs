@@ -4,6 +4,7 @@
 //! functions; `network` holds nodes and bonds; `pair`, `tree`, `adapt`, `convert` and `stream` are the operations.
 //! A network is used by one thread at a time; different networks by any number.
 pub mod adapt;
+pub mod convert;
 pub mod kernel;
 pub mod live;
 pub mod memory;

@@ -83,6 +83,13 @@ impl Network {
         }
         Ok(())
     }
+    /// Makes `child` a child of `parent` by an outer product.
+    pub fn connect_without_bond(&mut self, memory: &Memory, parent: usize, child: usize) -> Result<()> {
+        self.check_edge(parent, child)?;
+        self.nodes[parent].reserve_child(memory)?;
+        self.make_edge(parent, child);
+        Ok(())
+    }
     /// Joins two axes. Makes `child` a child of `parent` unless it is one already.
     pub fn connect_axes(&mut self, memory: &Memory, parent: End, child: End) -> Result<()> {
         let joined = self.node(child.node).parent() == Some(parent.node);
