@@ -2,10 +2,12 @@
 //!
 //! Modules point downwards only: the C boundary, then tensor networks, then instances, then the heap, then the
 //! operating system.
+pub mod advanced;
 pub mod c_api;
 pub mod error;
 pub mod heap;
 pub mod instance;
 pub mod log;
 pub mod os;
+pub mod singleton;
 pub mod tensor;

@@ -1,11 +1,15 @@
 //! Every mapping call of the heap fails once, at each place it can: an error, and nothing else.
-//! A program of its own, because the failures hit the whole process.
+//! A program of its own, because the failures hit the whole process; its tests take turns.
+use std::sync::Mutex;
 use unimem::error::Error;
-use unimem::heap::{Heap, HeapParams};
+use unimem::heap::{self, Heap, HeapParams};
 use unimem::os::map::fault;
+
+static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
 fn every_failing_system_call_is_an_error_and_nothing_else() {
+    let _turn = TURN.lock();
     for n in 0..12 {
         fault::arm(n);
         let heap = Heap::create(&HeapParams { ready: 1 << 20, ..HeapParams::default() });
@@ -34,4 +38,16 @@ fn every_failing_system_call_is_an_error_and_nothing_else() {
         }
         fault::disarm();
     }
+}
+
+#[test]
+fn blocks_of_an_ended_heap_are_nobodys() {
+    let _turn = TURN.lock();
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let blocks: Vec<_> =
+        [40, 5000, 100_000, 3 << 20].map(|size| heap.allocate(size, 0).unwrap().as_ptr()).into();
+    assert!(blocks.iter().all(|&block| heap::owner(block).is_some()));
+    assert_eq!(heap.destroy().blocks, 4);
+    assert!(blocks.iter().all(|&block| heap::owner(block).is_none()));
+    assert!(blocks.iter().all(|&block| heap::owner_of_interior(block.wrapping_add(1)).is_none()));
 }

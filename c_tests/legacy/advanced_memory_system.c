@@ -42,8 +42,8 @@ static void *take(struct pool *pool, size_t size, size_t alignment) {
     while (rounded < alignment && rounded < (size_t)1 << 30)
         rounded *= 2;
     struct block *block = pool && size && alignment <= rounded ? malloc(sizeof *block) : NULL;
-    void *data = NULL;
-    if (!block || posix_memalign(&data, rounded, size)) {
+    void *data = block && size <= SIZE_MAX - rounded ? aligned_alloc(rounded, (size + rounded - 1) & -rounded) : NULL;
+    if (!data) {
         free(block);
         return NULL;
     }
@@ -92,10 +92,12 @@ static void empty(struct pool *pool) {
 static struct block *look_up(const advanced_memory_system_t *system, const void *ptr, struct pool **where) {
     if (!system || !ptr)
         return NULL;
-    struct pool *pool = (struct pool *)&system->own;
-    struct block *block = *find(pool, ptr);
-    for (pool = system->pools; !block && pool; pool = block ? pool : pool->next)
+    struct block *block = *find((struct pool *)&system->own, ptr);
+    struct pool *pool = NULL;
+    for (struct pool *next = system->pools; !block && next; next = next->next) {
+        pool = next;
         block = *find(pool, ptr);
+    }
     if (where)
         *where = pool;
     return block;

@@ -124,7 +124,7 @@ typedef struct {
 } MemoryBuffer;
 
 /** A system's pool. Made by advanced_create_memory_pool() or ams_create_memory_pool() alone; may be read. */
-#ifdef UNIMEM_MEMORY_POOL_NAMED
+#if defined(UNIMEM_MEMORY_POOL_NAMED) || defined(UNIMEM_NO_OLD_NAMES)
 typedef struct advanced_memory_pool {
 #else
 typedef struct MemoryPool {

@@ -2,7 +2,7 @@
 use super::guard;
 use super::legacy_types::{Block, Flag, MemoryPool, PoolConfig, SizeClass};
 use crate::error::{Result, fail};
-use crate::heap::{DEFAULT_BLOCKS, Heap, HeapParams, HeapStatistics, SHAPES};
+use crate::heap::{DEFAULT_BLOCKS, Heap, HeapParams, HeapStatistics, SHAPES, fast};
 use crate::instance::slots;
 use crate::log::log;
 use core::cell::UnsafeCell;
@@ -16,7 +16,23 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 struct Pool {
     public: MemoryPool,
     heap: AtomicPtr<Heap>,
+    /// Its number; [`NO_HEAP`] once the pool is destroyed.
+    heap_id: AtomicUsize,
     statistics: AtomicUsize,
+}
+const NO_HEAP: usize = usize::MAX >> 1;
+
+/// Number of the pool's heap, for heap/fast.rs.
+///
+/// # Safety
+/// `pool` is NULL or came from [`create_memory_pool`].
+#[inline(always)]
+unsafe fn heap_id(pool: *const MemoryPool) -> usize {
+    if pool.is_null() {
+        return NO_HEAP;
+    }
+    // SAFETY: pools are records of type `Pool` that are never unmapped.
+    unsafe { (*pool.cast::<Pool>()).heap_id.load(Relaxed) }
 }
 
 /// What `size_classes` of every pool points at: the heap's size classes, for programs that look.
@@ -74,7 +90,7 @@ fn write_header(block: *mut u8, room: usize, class: u16) {
     unsafe { block.cast::<Block>().sub(1).write(header) }
 }
 
-/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 4096, is
+/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 64 KiB, is
 /// NULL.
 ///
 /// # Safety
@@ -115,7 +131,12 @@ fn make(config: &PoolConfig) -> Result<*mut MemoryPool> {
     let statistics = AtomicUsize::new(config.enable_stats.is_set().into());
     // SAFETY: a fresh record of that size.
     unsafe {
-        record.write(Pool { public, heap: AtomicPtr::new(core::ptr::from_ref(heap).cast_mut()), statistics })
+        record.write(Pool {
+            public,
+            heap: AtomicPtr::new(core::ptr::from_ref(heap).cast_mut()),
+            heap_id: AtomicUsize::new(heap.id()),
+            statistics,
+        })
     };
     // SAFETY: companions stay mapped for ever, and this field is atomic.
     heap.count_held_in(unsafe { &(*record.as_ptr()).public.total_size });
@@ -128,8 +149,20 @@ fn make(config: &PoolConfig) -> Result<*mut MemoryPool> {
 /// `pool` is NULL or came from `create_memory_pool`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *mut c_void {
+    // SAFETY: by the caller's promise.
+    match fast::allocate(unsafe { heap_id(pool) }, size, 0) {
+        Some(block) => block.as_ptr().cast(),
+        None => allocate_slow(pool, size),
+    }
+}
+#[cold]
+fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
+    // SAFETY: by the promise of `pool_allocate`'s caller.
+    if let Some(block) = fast::allocate_single(unsafe { heap_id(pool) }, size, 0) {
+        return block.as_ptr().cast();
+    }
     guard(null_mut(), || {
-        // SAFETY: by the caller's promise.
+        // SAFETY: by the promise of `pool_allocate`'s caller.
         let heap = unsafe { heap_of(pool) }?;
         Ok(heap.allocate(size, 0)?.as_ptr().cast())
     })
@@ -141,8 +174,15 @@ pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *m
 /// `pool` is NULL or came from `create_memory_pool`; nobody uses the block afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pool_free(pool: *mut MemoryPool, ptr: *mut c_void) {
+    // SAFETY: by the caller's promise.
+    if !fast::free(unsafe { heap_id(pool) }, ptr.cast()) {
+        free_slow(pool, ptr);
+    }
+}
+#[cold]
+fn free_slow(pool: *mut MemoryPool, ptr: *mut c_void) {
     guard((), || {
-        // SAFETY: by the caller's promise.
+        // SAFETY: by the promise of `pool_free`'s caller.
         let heap = unsafe { heap_of(pool) }?;
         heap.free(ptr.cast()).inspect_err(|error| log!(Warning, "pool_free of {ptr:p} refused: {error:?}"))
     })
@@ -162,7 +202,9 @@ pub unsafe extern "C" fn destroy_memory_pool(pool: *mut MemoryPool) {
         let heap = unsafe { heap_of(pool) }?;
         let record = NonNull::new(pool.cast::<Pool>()).expect("checked");
         // SAFETY: a live record; from here on the pool is known as destroyed.
-        unsafe { record.as_ref() }.heap.store(null_mut(), Release);
+        let live = unsafe { record.as_ref() };
+        live.heap_id.store(NO_HEAP, Release);
+        live.heap.store(null_mut(), Release);
         slots::disown(heap);
         let leaks = heap.destroy();
         if leaks.blocks > 0 {

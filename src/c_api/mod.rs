@@ -2,11 +2,16 @@
 //!
 //! Every one runs inside [`guard`]: a failure becomes the calling thread's last error and the function's "nothing"
 //! value, and so does a panic, which would be a defect of the library. Nothing unwinds into C.
+pub mod advanced_system;
 pub mod interface;
+pub mod layouts;
 pub mod legacy_types;
 pub mod memory_pool;
+mod seam;
+pub mod singleton;
 pub mod tables;
 pub mod tensor_conversion;
+pub mod tensor_streams;
 pub mod tensor_types;
 pub mod tree_tensor_network;
 pub mod types;

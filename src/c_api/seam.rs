@@ -20,7 +20,11 @@ mod outside {
         #[link_name = "unimem_seam_untrack_memory_block"]
         pub safe fn untrack_memory_block(ptr: *mut c_void) -> bool;
         #[link_name = "unimem_seam_memory_allocate"]
-        pub fn memory_allocate(system: *mut AdvancedMemorySystem, size: usize, alignment: usize) -> *mut c_void;
+        pub fn memory_allocate(
+            system: *mut AdvancedMemorySystem,
+            size: usize,
+            alignment: usize,
+        ) -> *mut c_void;
         #[link_name = "unimem_seam_memory_free"]
         pub fn memory_free(system: *mut AdvancedMemorySystem, ptr: *mut c_void);
     }

@@ -3,6 +3,7 @@
 use super::types::{memory_stats_t, unified_memory_interface_t};
 use super::{guard, slice, store};
 use crate::error::{Result, fail};
+use crate::heap::fast;
 use crate::instance::slots::{self, SLOTS};
 use core::ffi::c_void;
 use core::ptr::null_mut;
@@ -10,21 +11,28 @@ use core::ptr::null_mut;
 /// Bytes of a `ComplexFloat`.
 const COMPLEX_FLOAT: usize = 8;
 
-// The bodies, called by each slot's functions with its number. Not inlined into them: one copy serves all.
-#[inline(never)]
-extern "C" fn allocate_at(size: usize, alignment: usize, slot: usize) -> *mut c_void {
+// A hit in the thread's cache is served in the slot's own function; everything else goes to one body for all slots.
+unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) -> *mut c_void {
+    match fast::allocate(slots::heap_id(SLOT), size, alignment) {
+        Some(block) => block.as_ptr().cast(),
+        None => allocate_at(size, alignment, SLOT),
+    }
+}
+#[cold]
+fn allocate_at(size: usize, alignment: usize, slot: usize) -> *mut c_void {
+    if let Some(block) = fast::allocate_single(slots::heap_id(slot), size, alignment) {
+        return block.as_ptr().cast();
+    }
     guard(null_mut(), || Ok(slots::open_at(slot)?.allocate(size, alignment)?.as_ptr().cast()))
 }
-#[inline(never)]
-extern "C" fn free_at(ptr: *mut c_void, slot: usize) {
-    guard((), || slots::open_at(slot)?.free(ptr.cast()))
-}
-
-unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) -> *mut c_void {
-    allocate_at(size, alignment, SLOT)
-}
 unsafe extern "C" fn free<const SLOT: usize>(ptr: *mut c_void) {
-    free_at(ptr, SLOT)
+    if !fast::free(slots::heap_id(SLOT), ptr.cast()) {
+        free_at(ptr, SLOT);
+    }
+}
+#[cold]
+fn free_at(ptr: *mut c_void, slot: usize) {
+    guard((), || slots::open_at(slot)?.free(ptr.cast()))
 }
 unsafe extern "C" fn realloc<const SLOT: usize>(ptr: *mut c_void, size: usize) -> *mut c_void {
     realloc_at(ptr, size, SLOT)

@@ -11,6 +11,11 @@ pub use records::{
     TreeTensorNetwork as tree_tensor_network_t, TreeTensorNode as tree_tensor_node_t,
 };
 
+/// Told how far a long contraction is, in floating-point operations; false stops it.
+#[allow(non_camel_case_types)]
+pub type unimem_progress_t =
+    Option<unsafe extern "C" fn(done: f64, total: f64, context: *mut c_void) -> bool>;
+
 /// A node of a general tensor network.
 #[repr(C)]
 #[allow(missing_docs, non_camel_case_types)] // the legacy header's own names

@@ -3,21 +3,19 @@
 //! Every function checks its arguments, does its work through `crate::tensor` and translates the outcome: false or
 //! NULL on failure, with the thread's last error telling why. A network is used by one thread at a time; a second
 //! one that comes meanwhile is refused.
-use super::legacy_types::MemoryPool;
+use super::legacy_types::{AdvancedMemorySystem, MemoryPool};
 use super::tensor_types::*;
-use super::{guard, memory_pool, tables};
+use super::{advanced_system, guard, layouts, memory_pool, tables};
 use crate::error::{Result, fail};
 use crate::instance::slots;
 use crate::tensor::live::{self, Session};
 use crate::tensor::memory::{Memory, Storage, Table};
 use crate::tensor::network::{End, Network, storage_for};
 use crate::tensor::pair::{self, Pair};
-use crate::tensor::progress::{Callback, Progress};
-use crate::tensor::stream::{self, Stream};
-use crate::tensor::{adapt, shape, tree};
+use crate::tensor::progress::Progress;
+use crate::tensor::{adapt, kernel, shape, tree};
 use core::ffi::c_void;
 use core::ptr;
-use std::time::Instant;
 
 /// The global interface.
 fn default_memory() -> Result<*mut Table> {
@@ -154,12 +152,12 @@ pub unsafe extern "C" fn unimem_connect_axes(
 }
 
 /// Sessions of the networks that two nodes belong to, apart from `first`'s.
-struct Others<'a> {
+pub(super) struct Others<'a> {
     first: &'a Session,
     own: Vec<Session>,
 }
 impl<'a> Others<'a> {
-    fn new(first: &'a Session, nodes: [*mut tree_tensor_node_t; 2]) -> Result<Others<'a>> {
+    pub(super) fn new(first: &'a Session, nodes: [*mut tree_tensor_node_t; 2]) -> Result<Others<'a>> {
         let mut others = Others { first, own: Vec::new() };
         for node in nodes {
             let network = live::network_of(node)? as *mut tree_tensor_network_t;
@@ -180,7 +178,11 @@ impl<'a> Others<'a> {
         }
     }
     /// Two nodes to contract: over their bonds if they have any, else by the rule over all axes.
-    fn pair(&self, left: *mut tree_tensor_node_t, right: *mut tree_tensor_node_t) -> Result<Pair<'_>> {
+    pub(super) fn pair(
+        &self,
+        left: *mut tree_tensor_node_t,
+        right: *mut tree_tensor_node_t,
+    ) -> Result<Pair<'_>> {
         let ((of_left, left), (of_right, right)) = (self.find(left)?, self.find(right)?);
         Ok(if ptr::eq(of_left, of_right) {
             Pair::within(of_left, left, right)
@@ -319,91 +321,6 @@ pub unsafe extern "C" fn unimem_contraction_cost(
     })
 }
 
-/// A stream over a node's elements in pieces of `chunk_size` (0: 1 MiB). NULL on failure.
-///
-/// # Safety
-/// The pointers are a live network and a node of it.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn create_tensor_stream(
-    ttn: *mut tree_tensor_network_t,
-    node: *mut tree_tensor_node_t,
-    chunk_size: usize,
-) -> *mut tensor_stream_t {
-    guard(ptr::null_mut(), || {
-        let session = Session::new(ttn)?;
-        let id = session.find(node)?;
-        let stream = Stream::new(session.view(), &memory(&session)?, id, chunk_size)?;
-        // SAFETY: a live node of this network.
-        let (source, is_hierarchical) = unsafe { ((*node).data.cast(), (*node).use_hierarchical) };
-        let public = tensor_stream_t {
-            chunk_size: stream.chunk,
-            current_offset: 0,
-            total_size: session.view().node(id).count(),
-            buffer: stream.buffer.as_ptr().cast(),
-            source,
-            node,
-            is_hierarchical,
-            memory_pool: ptr::null_mut(),
-        };
-        Ok(live::open(&session, stream, public))
-    })
-}
-
-/// Ends a stream. NULL does nothing; one whose network is gone is refused.
-///
-/// # Safety
-/// Nobody uses the stream any more.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn destroy_tensor_stream(stream: *mut tensor_stream_t) {
-    guard((), || if stream.is_null() { Ok(()) } else { live::close(stream) })
-}
-
-/// Reads the next piece into `buffer`; it ends at `current_offset`. False at the end, which is no error.
-///
-/// # Safety
-/// The pointer is a live stream.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn stream_next_chunk(stream: *mut tensor_stream_t) -> bool {
-    guard(false, || {
-        let (session, public, state) = live::stream(stream)?;
-        // SAFETY: live, and its network's session makes this call the only user.
-        let state = unsafe { &mut *state };
-        let read = state.next(session.view());
-        // SAFETY: as above.
-        unsafe { (*public).current_offset = state.offset };
-        Ok(read)
-    })
-}
-
-/// Contracts the nodes of two streams, as `contract_tree_tensor_nodes` does, into the elements of the third's node,
-/// whose dimensions must be those of the result. Only blocks of the operands are copied. The streams' positions
-/// stay. After a cancelled call the result's elements are undefined.
-///
-/// # Safety
-/// The pointers are live streams.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn contract_tensor_streams(
-    stream1: *mut tensor_stream_t,
-    stream2: *mut tensor_stream_t,
-    result: *mut tensor_stream_t,
-) -> bool {
-    guard(false, || {
-        let start = Instant::now();
-        let nodes = [live::node_of_stream(stream1)?, live::node_of_stream(stream2)?];
-        let (mut session, public, state) = live::stream(result)?;
-        // SAFETY: live, and its network's session makes this call the only user.
-        let (target, id) = unsafe { ((*public).node, (*state).node) };
-        {
-            let others = Others::new(&session, nodes)?;
-            let pair = others.pair(nodes[0], nodes[1])?;
-            debug_assert_eq!(session.find(target)?, id);
-            stream::contract(&pair, session.view().node(id), session.view())?;
-        }
-        stream::count(session.network(), start);
-        Ok(true)
-    })
-}
-
 /// Copies what has been measured so far.
 ///
 /// # Safety
@@ -444,7 +361,7 @@ pub unsafe extern "C" fn reset_tree_tensor_network_metrics(ttn: *mut tree_tensor
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_set_progress(
     ttn: *mut tree_tensor_network_t,
-    callback: Option<Callback>,
+    callback: unimem_progress_t,
     context: *mut c_void,
 ) -> bool {
     guard(false, || {
@@ -455,7 +372,8 @@ pub unsafe extern "C" fn unimem_set_progress(
     })
 }
 
-/// From now on new tensors go to a memory pool. What exists stays where it is and goes back where it came from.
+/// From now on new tensors go to a memory pool (a pool of a memory system stands for its system). What exists stays
+/// where it is and goes back where it came from.
 ///
 /// # Safety
 /// The pointers are a live network and a live pool, which outlives the network.
@@ -463,11 +381,43 @@ pub unsafe extern "C" fn unimem_set_progress(
 pub unsafe extern "C" fn set_memory_pool(ttn: *mut tree_tensor_network_t, pool: *mut MemoryPool) -> bool {
     guard(false, || {
         let session = Session::new(ttn)?;
-        // SAFETY: the caller's promise.
-        let pool = unsafe { memory_pool::heap_of(pool) }?;
-        session.set_table(tables::of_slot(slots::adopt(pool)?).cast());
+        let heap = match layouts::system_of_pool(pool.cast()) {
+            Some(system) => system.heap(),
+            // SAFETY: the caller's promise.
+            None => unsafe { memory_pool::heap_of(pool) }?,
+        };
+        session.set_table(tables::of_slot(slots::adopt(heap)?).cast());
         Ok(true)
     })
+}
+
+/// The same with a memory system.
+///
+/// # Safety
+/// The pointers are a live network and a live system, which outlives the network.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn set_memory_system(
+    ttn: *mut tree_tensor_network_t,
+    system: *mut AdvancedMemorySystem,
+) -> bool {
+    guard(false, || {
+        let session = Session::new(ttn)?;
+        let heap = advanced_system::system_at(system)?.heap();
+        session.set_table(tables::of_slot(slots::adopt(heap)?).cast());
+        Ok(true)
+    })
+}
+
+/// Most threads that one contraction uses; 0: as many as there are processors. Of the whole process.
+#[unsafe(no_mangle)]
+pub extern "C" fn unimem_set_threads(count: usize) {
+    kernel::set_threads(count);
+}
+
+/// Threads that one contraction uses where it is large enough.
+#[unsafe(no_mangle)]
+pub extern "C" fn unimem_threads() -> usize {
+    guard(1, || Ok(kernel::threads()))
 }
 
 /// Where the tensors of a network go: its table, and our instance behind it if it is one.

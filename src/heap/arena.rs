@@ -11,7 +11,7 @@ use core::sync::atomic::AtomicU16;
 
 const REGION_SLICES: usize = 512;
 /// Slots beside each slice: one for each of the smallest blocks.
-const SLOTS: usize = SLICE / 32;
+pub const SLOTS: usize = SLICE / 32;
 /// Bitmap words beside each slice.
 const BITMAP_WORDS: usize = SLOTS / 64;
 const WORDS: usize = REGION_SLICES / 64;

@@ -34,6 +34,7 @@ struct Attributes {
     tracked: bool,
     layout: Option<Layout>,
 }
+/// cbindgen:ignore
 type Shard = HashMap<usize, Attributes, FixedState, Records>;
 const SHARDS: usize = 16;
 static TABLE: [Mutex<Shard>; SHARDS] =

@@ -4,15 +4,16 @@
 //! the block nor its span. Only the owning thread pushes and pops. Everyone else may read the counters, which are
 //! therefore atomic, though never locked. Caches are found through the thread's record, by the heap's id; the table
 //! of a record and the caches in it are made and dissolved under [`super::registry`]'s lock.
-use super::size_class::{CLASSES, SHAPES};
+use super::size_class::{CLASSES, DEFAULT_ALIGNMENT, MAX_QUICK, SHAPES};
 use super::{Heap, span::slot};
-use crate::os::{records, thread::Record};
+use crate::os::records;
+use crate::os::thread::{NEAR, Record};
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU16, AtomicUsize, Ordering::Relaxed};
 
 /// Net bytes a thread may have allocated or freed before it tells the heap.
-const UNPUBLISHED: isize = 64 << 10;
+pub(super) const UNPUBLISHED: isize = 64 << 10;
 /// Bytes of blocks a magazine may hold, while it holds at least [`LEAST_BLOCKS`].
 const MAGAZINE_BYTES: usize = 32 << 10;
 const LEAST_BLOCKS: usize = 8;
@@ -31,23 +32,32 @@ pub struct Entry {
 }
 
 /// A stack of free blocks of one size class.
+#[repr(C)]
 pub struct Magazine {
-    length: Cell<u32>,
-    capacity: Cell<u32>,
-    entries: Cell<*mut Entry>,
+    /// One past the entry pushed last.
+    pub(super) top: Cell<*mut Entry>,
+    pub(super) base: Cell<*mut Entry>,
+    pub(super) limit: Cell<*mut Entry>,
+    /// Slot of a live block of 0 bytes: what a block's slot gets, plus the bytes asked for.
+    pub(super) full_slack: Cell<u32>,
 }
 
 /// One thread's part of one heap.
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct ThreadCache {
+    /// Largest room that fast.rs may serve; 0 where the heap's alignment is unusual.
+    pub(super) quick_limit: usize,
+    /// Of the heap.
+    pub(super) prefix: usize,
     /// Net bytes allocated since the last publication.
-    delta: AtomicIsize,
+    pub(super) delta: AtomicIsize,
     /// Highest `delta` since then.
     delta_peak: AtomicIsize,
-    largest: AtomicUsize,
+    pub(super) largest: AtomicUsize,
     hits: AtomicUsize,
     misses: AtomicUsize,
     frees: AtomicUsize,
+    allocated: AtomicUsize,
     magazines: [Magazine; CLASSES],
     /// The heap's list of caches, under its lock.
     pub next: Cell<*mut ThreadCache>,
@@ -58,43 +68,51 @@ pub struct ThreadCache {
 }
 
 fn bump(counter: &AtomicUsize) {
+    add(counter, 1);
+}
+fn add(counter: &AtomicUsize, amount: usize) {
     // A plain add: only the owning thread writes.
-    counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
+    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 
 impl Magazine {
     /// Takes the block freed last.
-    #[inline(always)]
     pub fn pop(&self) -> Option<Entry> {
-        let length = self.length.get().checked_sub(1)?;
-        self.length.set(length);
-        // SAFETY: below the length entries are initialised.
-        Some(unsafe { *self.entries.get().add(length as usize) })
+        if self.top.get() == self.base.get() {
+            return None;
+        }
+        // SAFETY: entries below the top are initialised, and there is one.
+        unsafe {
+            self.top.set(self.top.get().sub(1));
+            Some(*self.top.get())
+        }
     }
     /// Puts a block in; false when there is no room.
     #[inline(always)]
     pub fn push(&self, entry: Entry) -> bool {
-        let length = self.length.get();
-        if length == self.capacity.get() {
+        let top = self.top.get();
+        if top == self.limit.get() {
             return false;
         }
-        // SAFETY: below the capacity.
-        unsafe { self.entries.get().add(length as usize).write(entry) };
-        self.length.set(length + 1);
+        // SAFETY: below the limit.
+        unsafe {
+            top.write(entry);
+            self.top.set(top.add(1));
+        }
         true
     }
     /// Free blocks in it.
     pub fn length(&self) -> usize {
-        self.length.get() as usize
+        (self.top.get() as usize - self.base.get() as usize) / size_of::<Entry>()
     }
     /// Blocks it may hold.
     pub fn capacity(&self) -> usize {
-        self.capacity.get() as usize
+        (self.limit.get() as usize - self.base.get() as usize) / size_of::<Entry>()
     }
     /// Whether it has room, after making room for the first time if need be. False when it is full, when blocks of
     /// the class are not cached, or when memory is short.
     pub fn has_room(&self, class: usize, blocks: usize) -> bool {
-        if self.capacity.get() == 0 {
+        if self.base.get().is_null() {
             let stride = SHAPES[class].stride as usize;
             let capacity =
                 (MAGAZINE_BYTES / stride).max(LEAST_BLOCKS.min(MOST_BYTES / stride).max(1)).min(blocks);
@@ -102,26 +120,27 @@ impl Magazine {
             else {
                 return false;
             };
-            self.entries.set(entries.as_ptr().cast());
-            self.capacity.set(capacity as u32);
+            let base = entries.as_ptr().cast::<Entry>();
+            self.base.set(base);
+            self.top.set(base);
+            self.limit.set(base.wrapping_add(capacity));
         }
-        self.length.get() < self.capacity.get()
+        self.top.get() != self.limit.get()
     }
     /// Turns the order around.
     pub fn reverse(&self) {
-        // SAFETY: below the length entries are initialised, and only this thread reaches them. A magazine without
-        // entries has length 0 and no memory.
-        if self.length.get() > 1 {
-            unsafe { core::slice::from_raw_parts_mut(self.entries.get(), self.length()) }.reverse();
+        if self.length() > 1 {
+            // SAFETY: entries between base and top are initialised, and only this thread reaches them.
+            unsafe { core::slice::from_raw_parts_mut(self.base.get(), self.length()) }.reverse();
         }
     }
     /// Takes out the `count` oldest blocks, and gives them to `each`.
     pub fn drain_oldest(&self, count: usize, mut each: impl FnMut(Entry)) {
         let length = self.length();
         let count = count.min(length);
-        // SAFETY: below the length entries are initialised; the rest moves down to the bottom.
+        // SAFETY: entries below the top are initialised; the rest moves down to the bottom.
         unsafe {
-            let entries = self.entries.get();
+            let entries = self.base.get();
             for i in 0..count {
                 each(*entries.add(i));
             }
@@ -129,18 +148,27 @@ impl Magazine {
                 core::ptr::copy(entries.add(count), entries, length - count);
             }
         }
-        self.length.set((length - count) as u32);
+        self.top.set(self.base.get().wrapping_add(length - count));
     }
 }
 
 impl ThreadCache {
     /// A cache of `heap` for the thread of `record`. None when memory is short.
-    pub fn make(heap: *const Heap, record: *const Record) -> Option<NonNull<ThreadCache>> {
+    pub fn make(heap: &Heap, record: *const Record) -> Option<NonNull<ThreadCache>> {
         let cache = records::allocate(size_of::<ThreadCache>())?.cast::<ThreadCache>();
-        // SAFETY: fresh and ours; zero bytes are a valid empty cache but for these two.
+        let usual = heap.alignment.load(Relaxed) == DEFAULT_ALIGNMENT;
+        // SAFETY: fresh and ours; zero bytes are a valid empty cache but for these.
         unsafe {
-            (&raw mut (*cache.as_ptr()).record).write(record);
-            (&raw mut (*cache.as_ptr()).heap).write(heap);
+            let made = &mut *cache.as_ptr();
+            made.record = record;
+            made.heap = heap;
+            made.prefix = heap.prefix();
+            made.quick_limit = if usual && !record.is_null() { MAX_QUICK } else { 0 };
+            for (magazine, shape) in made.magazines.iter().zip(&SHAPES) {
+                magazine
+                    .full_slack
+                    .set((shape.stride as usize).wrapping_sub(heap.prefix()) as u32 + slot::LIVE as u32);
+            }
         }
         Some(cache)
     }
@@ -153,7 +181,7 @@ impl ThreadCache {
         // SAFETY: exclusive by the caller's promise.
         unsafe {
             for magazine in &cache.as_ref().magazines {
-                if let Some(entries) = NonNull::new(magazine.entries.get()) {
+                if let Some(entries) = NonNull::new(magazine.base.get()) {
                     records::release(entries.cast(), magazine.capacity() * size_of::<Entry>());
                 }
             }
@@ -163,37 +191,61 @@ impl ThreadCache {
     /// The magazine of `class`.
     #[inline(always)]
     pub fn magazine(&self, class: usize) -> &Magazine {
-        &self.magazines[class]
+        debug_assert!(class < CLASSES);
+        // SAFETY: classes come from the tables of size_class.rs, by way of a span's record.
+        unsafe { self.magazines.get_unchecked(class) }
     }
     /// All magazines, in the order of their classes.
     pub fn magazines(&self) -> &[Magazine] {
         &self.magazines
     }
-    /// Counts an allocation of `size` bytes.
+    /// Counts a hit of `size` bytes. The caller has made sure that nothing is to be published.
     #[inline(always)]
+    pub(super) fn count_hit(&self, size: usize, delta: isize) {
+        bump(&self.hits);
+        add(&self.allocated, size);
+        if size > self.largest.load(Relaxed) {
+            self.largest.store(size, Relaxed);
+        }
+        self.delta.store(delta, Relaxed);
+        if delta > self.delta_peak.load(Relaxed) {
+            self.delta_peak.store(delta, Relaxed);
+        }
+    }
+    /// Counts a free. The caller has made sure that nothing is to be published.
+    #[inline(always)]
+    pub(super) fn count_quick_free(&self, delta: isize) {
+        bump(&self.frees);
+        self.delta.store(delta, Relaxed);
+    }
+    /// Counts an allocation of `size` bytes.
     pub fn count_allocation(&self, heap: &Heap, size: usize, hit: bool) {
         bump(if hit { &self.hits } else { &self.misses });
+        add(&self.allocated, size);
         if size > self.largest.load(Relaxed) {
             self.largest.store(size, Relaxed);
         }
         self.grow(heap, size as isize);
     }
     /// Counts a free of a block of `size` bytes.
-    #[inline(always)]
     pub fn count_free(&self, heap: &Heap, size: usize) {
         bump(&self.frees);
         self.grow(heap, -(size as isize));
     }
     /// Counts that a block of `old` bytes now has `new`.
     pub fn resize(&self, heap: &Heap, old: usize, new: usize) {
+        add(&self.allocated, new);
         if new > self.largest.load(Relaxed) {
             self.largest.store(new, Relaxed);
         }
         self.grow(heap, new as isize - old as isize);
     }
-    /// Counts that live bytes changed by `bytes`.
-    #[inline(always)]
-    pub fn grow(&self, heap: &Heap, bytes: isize) {
+    /// Counts that live bytes which are not the heap's changed by `bytes`.
+    pub fn grow_foreign(&self, heap: &Heap, bytes: isize) {
+        add(&self.allocated, bytes.max(0) as usize);
+        self.grow(heap, bytes);
+    }
+    fn grow(&self, heap: &Heap, bytes: isize) {
         let delta = self.delta.load(Relaxed) + bytes;
         self.delta.store(delta, Relaxed);
         if delta > self.delta_peak.load(Relaxed) {
@@ -228,6 +280,7 @@ impl ThreadCache {
             misses: self.misses.load(Relaxed),
             frees: self.frees.load(Relaxed),
             largest: self.largest.load(Relaxed),
+            allocated: self.allocated.load(Relaxed),
         }
     }
 }
@@ -243,6 +296,8 @@ pub struct Counts {
     pub frees: usize,
     /// Largest request.
     pub largest: usize,
+    /// Bytes allocated, freed ones included.
+    pub allocated: usize,
 }
 impl Counts {
     /// Adds another's.
@@ -251,6 +306,7 @@ impl Counts {
         self.misses += other.misses;
         self.frees += other.frees;
         self.largest = self.largest.max(other.largest);
+        self.allocated = self.allocated.wrapping_add(other.allocated);
     }
 }
 
@@ -267,50 +323,66 @@ pub fn claim(entry: Entry, slack: usize) -> bool {
     cached
 }
 
+/// Where `record` holds its cache of the heap with `id`.
+#[inline(always)]
+fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
+    if let Some(near) = record.near.get(id) {
+        return Some(near);
+    }
+    if id - NEAR >= record.far_capacity.load(Relaxed) as usize {
+        return None;
+    }
+    // SAFETY: the table has `far_capacity` entries.
+    Some(unsafe { &*record.far.load(Relaxed).add(id - NEAR) })
+}
+
 /// This thread's cache of the heap with `id`, if it has one.
 #[inline(always)]
 pub fn existing(record: &Record, id: usize) -> Option<&'static ThreadCache> {
-    if id >= record.capacity.load(Relaxed) as usize {
-        return None;
-    }
-    // SAFETY: the table has `capacity` entries, each null or a cache that lives until its heap or this thread ends.
-    unsafe { (*record.caches.load(Relaxed).add(id)).load(Relaxed).cast::<ThreadCache>().as_ref() }
+    // SAFETY: entries are null or a cache that lives until its heap or this thread ends.
+    unsafe { entry(record, id)?.load(Relaxed).cast::<ThreadCache>().as_ref() }
 }
 
-/// Grows the table of `record` to hold `id`. False when memory is short. The registry's lock is held, by the thread
-/// of the record.
+/// Ids that `record` may hold caches for.
+pub fn ids(record: &Record) -> core::ops::Range<usize> {
+    0..NEAR + record.far_capacity.load(Relaxed) as usize
+}
+
+/// Makes an entry for `id` in `record`. False when memory is short. The registry's lock is held, by the thread of the
+/// record.
 pub fn make_entry(record: &Record, id: usize) -> bool {
-    let capacity = record.capacity.load(Relaxed) as usize;
-    if id < capacity {
+    if entry(record, id).is_some() {
         return true;
     }
-    let grown = (id + 1).next_power_of_two().max(64);
+    let capacity = record.far_capacity.load(Relaxed) as usize;
+    let grown = (id - NEAR + 1).next_power_of_two().max(64);
     let Some(table) = records::allocate(grown * size_of::<AtomicPtr<u8>>()) else { return false };
     let table = table.cast::<AtomicPtr<u8>>();
-    let old = record.caches.load(Relaxed);
+    let old = record.far.load(Relaxed);
     // SAFETY: the new table is larger and zeroed (null entries); the old one has `capacity` entries and is read by
     // nobody else while the lock is held, nor by this thread while it is here.
     unsafe {
-        core::ptr::copy_nonoverlapping(old, table.as_ptr(), capacity);
-        record.caches.store(table.as_ptr(), Relaxed);
-        record.capacity.store(grown as u32, Relaxed);
         if let Some(old) = NonNull::new(old) {
+            core::ptr::copy_nonoverlapping(old.as_ptr(), table.as_ptr(), capacity);
             records::release(old.cast(), capacity * size_of::<AtomicPtr<u8>>());
         }
     }
+    record.far.store(table.as_ptr(), Relaxed);
+    record.far_capacity.store(grown as u32, Relaxed);
     true
 }
 
-/// Sets the cache of the heap with `id`; the registry's lock is held.
+/// Sets the cache of the heap with `id`, whose entry exists; the registry's lock is held.
 pub fn set(record: &Record, id: usize, cache: *mut ThreadCache) {
-    // SAFETY: callers have made the entry.
-    unsafe { (*record.caches.load(Relaxed).add(id)).store(cache.cast(), Relaxed) };
+    if let Some(entry) = entry(record, id) {
+        entry.store(cache.cast(), Relaxed);
+    }
 }
 
 /// Gives the table of a record back; the registry's lock is held and all entries are null.
 pub fn release_table(record: &Record) {
-    let capacity = record.capacity.swap(0, Relaxed) as usize;
-    if let Some(table) = NonNull::new(record.caches.swap(null_mut(), Relaxed)) {
+    let capacity = record.far_capacity.swap(0, Relaxed) as usize;
+    if let Some(table) = NonNull::new(record.far.swap(null_mut(), Relaxed)) {
         // SAFETY: made by `make_entry` with that capacity; the thread is at its end.
         unsafe { records::release(table.cast(), capacity * size_of::<AtomicPtr<u8>>()) };
     }

@@ -170,29 +170,13 @@ impl Heap {
                 }
             }
         }
-        page_map::remove(base, base + old);
-        let place = Place::of(self, size, alignment);
-        let entry = NonNull::from(span);
-        // SAFETY: the whole mapping of this block, which its owner does not use while it is reallocated.
-        let moved = if new == old {
-            Some(base)
-        } else {
-            unsafe { map::remap(base, old, new, place.alignment, place.offset) }
-        };
-        let Some(now) = moved.filter(|&now| page_map::insert(now, now + new, entry)) else {
-            if let Some(now) = moved {
-                // SAFETY: back to the old length; shrinking in place cannot fail.
-                let back = unsafe { map::remap(now, new, old, place.alignment, place.offset) };
-                debug_assert!(back.is_some());
-                inner.run.base = back.unwrap_or(now);
-            }
-            page_map::insert(inner.run.base, inner.run.base + old, entry);
-            if new > old {
-                self.discharge(new - old);
-            }
+        let Some(now) = self.move_or_stay(base, old, new, Place::of(self, size, alignment)) else {
+            self.discharge(new.saturating_sub(old));
             drop(central);
             return self.out_of_memory(size);
         };
+        page_map::remove(base, base + old);
+        page_map::insert(now, now + new, NonNull::from(span));
         if new < old {
             self.discharge(old - new);
         }
@@ -206,6 +190,23 @@ impl Heap {
         drop(central);
         self.dress(now + lead, new - lead, u16::MAX);
         Ok(Some((now + lead) as *mut u8))
+    }
+
+    /// Resizes a mapping where it is, else where `place` wants it. Gives its address, for which the page map is ready.
+    fn move_or_stay(&self, base: usize, old: usize, new: usize, place: Place) -> Option<usize> {
+        // SAFETY: the whole mapping of a block, which its owner does not use while it is reallocated.
+        if new == old || page_map::make_ready(base, base + new) && unsafe { map::resize(base, old, new) } {
+            return Some(base);
+        }
+        let target = place.map(new)?;
+        // SAFETY: as above; the target was mapped for this and nobody has seen it.
+        unsafe {
+            if page_map::make_ready(target, target + new) && map::relocate(base, old, target, new) {
+                return Some(target);
+            }
+            map::unmap(target, new);
+        }
+        None
     }
 }
 

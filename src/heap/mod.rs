@@ -14,6 +14,7 @@ mod arena;
 pub mod attributes;
 mod cache;
 mod central;
+pub mod fast;
 mod large;
 pub mod page_map;
 mod registry;
@@ -24,17 +25,16 @@ mod span;
 mod statistics;
 
 pub use cache::DEFAULT_BLOCKS;
+pub use registry::RESERVED;
 pub use size_class::{DEFAULT_ALIGNMENT, SHAPES};
 pub use statistics::HeapStatistics;
 
 use crate::error::Result;
 use crate::os::{lock::Mutex, thread};
-use cache::{Entry, ThreadCache};
+use cache::ThreadCache;
 use central::Central;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
-use size_class::{FIRST_SINGLE, MAX_STRIDE, class_of};
-use span::slot;
 use statistics::Counters;
 
 /// Largest alignment a block may ask for.
@@ -48,11 +48,13 @@ pub type Dress = fn(*mut u8, usize, u16);
 /// How a heap is made.
 #[derive(Clone, Copy)]
 pub struct HeapParams {
+    /// The heap's number, below [`RESERVED`], which no other heap has meanwhile; None: any above.
+    pub id: Option<usize>,
     /// Bytes before each block that belong to it; 0 or a multiple of 64.
     pub prefix: usize,
     /// Writes the prefix, once for each block made.
     pub dress: Option<Dress>,
-    /// Least alignment of a block, a power of two up to 4096; 0 means 64.
+    /// Least alignment of a block, a power of two up to 64 KiB; 0 means 64.
     pub alignment: usize,
     /// Blocks of a size class that a thread caches at most.
     pub cache_blocks: usize,
@@ -66,6 +68,7 @@ pub struct HeapParams {
 impl Default for HeapParams {
     fn default() -> HeapParams {
         HeapParams {
+            id: None,
             prefix: 0,
             dress: None,
             alignment: 0,
@@ -139,7 +142,8 @@ impl Heap {
             orphans: Mutex::new(None),
         }
     }
-    fn id(&self) -> usize {
+    /// Its number, for fast.rs. No other heap has it while this one exists.
+    pub fn id(&self) -> usize {
         self.id
     }
     /// Bytes of a block's prefix, rounded up to the heap's alignment.
@@ -159,72 +163,26 @@ impl Heap {
     /// Allocates `size` bytes at `alignment`, a power of two up to 1 GiB, or 0 for the heap's own.
     #[inline(always)]
     pub fn allocate(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        self.allocate_with_slack(size, alignment, 0)
+        match fast::allocate(self.id, size, alignment) {
+            Some(block) => Ok(block),
+            None => self.allocate_slow(size, alignment, 0),
+        }
     }
 
     /// Allocates a block of `size` bytes whose capacity is at least `slack` more.
-    #[inline(always)]
     pub fn allocate_with_slack(
         &'static self,
         size: usize,
         alignment: usize,
         slack: usize,
     ) -> Result<NonNull<u8>> {
-        // Up to a cache line, powers of two only, when the heap's own alignment is a cache line.
-        const SMALL: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 4 | 1 << 8 | 1 << 16 | 1 << 32;
-        let usual = self.alignment.load(Relaxed) == DEFAULT_ALIGNMENT
-            && (alignment == DEFAULT_ALIGNMENT || alignment < 64 && SMALL >> alignment & 1 == 1);
-        // A size of 0 wraps around and is left to the slow path with all that is too large.
-        if usual && slack <= 64 && size.wrapping_sub(1) < MAX_STRIDE - 4096 - 64 - 64 {
-            let granule = if alignment.wrapping_sub(1) < 16 { 15 } else { 63 };
-            let room = (size + slack + self.prefix() + granule) & !granule;
-            if room <= MAX_STRIDE
-                && let Some(block) = self.allocate_cached(room, size)
-            {
-                return Ok(block);
-            }
-        }
         self.allocate_slow(size, alignment, slack)
-    }
-
-    #[inline(always)]
-    fn allocate_cached(&'static self, room: usize, size: usize) -> Option<NonNull<u8>> {
-        let cache = self.existing_cache()?;
-        let class = class_of(room) as usize;
-        let entry = cache.magazine(class).pop()?;
-        let slack = if class < FIRST_SINGLE {
-            SHAPES[class].stride as usize - self.prefix() - size
-        } else {
-            span_of_block(entry.pointer).note_request(size);
-            0
-        };
-        if !cache::claim(entry, slack) {
-            return None;
-        }
-        cache.count_allocation(self, size, true);
-        NonNull::new(entry.pointer)
     }
 
     /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.
     #[inline(always)]
     pub fn free(&'static self, pointer: *mut u8) -> Result<()> {
-        if let Some(span) = page_map::span_of(pointer as usize)
-            && let Some(index) = span.index_of(pointer as usize)
-            && core::ptr::eq(span.heap().map_or(core::ptr::null(), core::ptr::from_ref), self)
-        {
-            let block = span.slot(index);
-            let value = block.load(Relaxed);
-            if slot::is_plainly_live(value)
-                && let Some(cache) = self.existing_cache()
-            {
-                if cache.magazine(span.class() as usize).push(Entry { pointer, slot: block }) {
-                    block.store(slot::CACHED, Relaxed);
-                    cache.count_free(self, central::requested_size(span, value));
-                    return Ok(());
-                }
-            }
-        }
-        self.free_slow(pointer)
+        if fast::free(self.id, pointer) { Ok(()) } else { self.free_slow(pointer) }
     }
 }
 

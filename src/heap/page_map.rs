@@ -4,11 +4,11 @@
 //! 2 MiB and more enter one pointer for each whole huge page instead of thirty-two for its slices; they are looked at
 //! only when the slice's own entry is empty. Leaves are never unmapped and span records are never anything but span
 //! records, so any 47-bit number may be looked up at any time, from any thread.
-use super::size_class::SLICE;
+use super::size_class::{Class, SLICE};
 use super::span::Span;
 use crate::os::map::{self, HUGE_PAGE};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering::*};
 
 const ADDRESS_BITS: u32 = 47;
 const LEAF_BITS: u32 = 34;
@@ -17,13 +17,27 @@ const HUGE_PAGES: usize = (1 << LEAF_BITS) / HUGE_PAGE;
 
 struct Leaf {
     slices: [AtomicPtr<Span>; SLICES],
+    /// Class of each span, a second time: a free then need not wait for the span's record to find its magazine.
+    classes: [AtomicU8; SLICES],
     huge_pages: [AtomicPtr<Span>; HUGE_PAGES],
 }
 static ROOT: [AtomicPtr<Leaf>; 1 << (ADDRESS_BITS - LEAF_BITS)] =
     [const { AtomicPtr::new(null_mut()) }; 1 << (ADDRESS_BITS - LEAF_BITS)];
 
+/// The leaf made first, whose 16 GiB hold all of most programs, and its place in the root: a look-up there is a load
+/// shorter.
+static HOME: AtomicPtr<Leaf> = AtomicPtr::new(null_mut());
+static HOME_INDEX: AtomicUsize = AtomicUsize::new(usize::MAX);
+
 #[inline(always)]
 fn leaf(address: usize) -> Option<&'static Leaf> {
+    if address >> LEAF_BITS == HOME_INDEX.load(Acquire) {
+        // SAFETY: stored before its index, and mapped for ever.
+        return Some(unsafe { &*HOME.load(Relaxed) });
+    }
+    leaf_from_root(address)
+}
+fn leaf_from_root(address: usize) -> Option<&'static Leaf> {
     let leaf = ROOT.get(address >> LEAF_BITS)?.load(Acquire);
     // SAFETY: leaves are published whole and stay mapped for ever.
     unsafe { leaf.as_ref() }
@@ -40,14 +54,26 @@ pub fn span_of(address: usize) -> Option<&'static Span> {
         found => found,
     }
 }
+/// The span that `address` lies in and its class; None too where a mapped block of 2 MiB or more lies.
+#[inline(always)]
+pub fn blocks_of(address: usize) -> Option<(&'static Span, usize)> {
+    let leaf = leaf(address)?;
+    let slice = address % (1 << LEAF_BITS) / SLICE;
+    // SAFETY: as in `span_of`.
+    let span = unsafe { leaf.slices[slice].load(Acquire).as_ref() }?;
+    Some((span, leaf.classes[slice].load(Relaxed) as usize))
+}
 #[cold]
 fn huge_span_of(leaf: &'static Leaf, address: usize) -> Option<&'static Span> {
     // SAFETY: as in `span_of`.
     unsafe { leaf.huge_pages[address % (1 << LEAF_BITS) / HUGE_PAGE].load(Acquire).as_ref() }
 }
 
-/// Makes leaves for the range. False when memory is short; nothing is entered then.
-fn make_leaves(start: usize, end: usize) -> bool {
+/// Makes sure that [`insert`] for the range, or any part of it, cannot fail. False when memory is short.
+pub fn make_ready(start: usize, end: usize) -> bool {
+    if end > 1 << ADDRESS_BITS {
+        return false;
+    }
     for root in &ROOT[start >> LEAF_BITS..=(end - 1) >> LEAF_BITS] {
         if !root.load(Acquire).is_null() {
             continue;
@@ -55,7 +81,15 @@ fn make_leaves(start: usize, end: usize) -> bool {
         let length = map::round_to_page(size_of::<Leaf>());
         let Some(fresh) = map::map(length, map::PAGE, 0) else { return false };
         // Zero bytes are null pointers, so the fresh mapping is an empty leaf.
-        if root.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire).is_err() {
+        if root.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire).is_ok() {
+            let home = HOME.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire);
+            if home.is_ok() {
+                HOME_INDEX.store(
+                    (core::ptr::from_ref(root) as usize - ROOT.as_ptr() as usize) / size_of_val(root),
+                    Release,
+                );
+            }
+        } else {
             // SAFETY: another thread was first; nobody has seen this mapping.
             unsafe { map::unmap(fresh, length) };
         }
@@ -63,7 +97,7 @@ fn make_leaves(start: usize, end: usize) -> bool {
     true
 }
 
-fn set(start: usize, end: usize, span: *mut Span) {
+fn set(start: usize, end: usize, span: *mut Span, class: Class) {
     let mut address = start;
     while address < end {
         let leaf = leaf(address).expect("leaves were made");
@@ -72,6 +106,7 @@ fn set(start: usize, end: usize, span: *mut Span) {
             leaf.huge_pages[within / HUGE_PAGE].store(span, Release);
             address += HUGE_PAGE;
         } else {
+            leaf.classes[within / SLICE].store(class, Relaxed);
             leaf.slices[within / SLICE].store(span, Release);
             address += SLICE;
         }
@@ -80,13 +115,15 @@ fn set(start: usize, end: usize, span: *mut Span) {
 
 /// Enters `span` for `[start, end)`; `start` is a multiple of [`SLICE`]. False when memory is short.
 pub fn insert(start: usize, end: usize, span: NonNull<Span>) -> bool {
-    end <= 1 << ADDRESS_BITS && make_leaves(start, end) && {
-        set(start, end, span.as_ptr());
-        true
+    let ready = make_ready(start, end);
+    if ready {
+        // SAFETY: span records are never unmapped.
+        set(start, end, span.as_ptr(), unsafe { span.as_ref() }.class());
     }
+    ready
 }
 
 /// Removes what [`insert`] entered for the same range.
 pub fn remove(start: usize, end: usize) {
-    set(start, end, null_mut());
+    set(start, end, null_mut(), 0);
 }

@@ -11,16 +11,26 @@ use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Once;
 
+/// Ids that callers choose themselves; all other heaps get the next free one.
+pub const RESERVED: usize = 96;
+
 struct Registry {
     /// Every heap record ever made, through `next`; type-stable.
     heaps: *mut Heap,
     /// Those out of service, through `next_spare`.
     spare: *mut Heap,
+    /// Those of instances, by their ids.
+    reserved: [*mut Heap; RESERVED],
     count: usize,
 }
 // SAFETY: only followed under the lock.
 unsafe impl Send for Registry {}
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { heaps: null_mut(), spare: null_mut(), count: 0 });
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
+    heaps: null_mut(),
+    spare: null_mut(),
+    reserved: [null_mut(); RESERVED],
+    count: RESERVED,
+});
 
 impl Registry {
     fn heaps(&self) -> impl Iterator<Item = &'static Heap> {
@@ -34,8 +44,9 @@ impl Registry {
     }
 }
 
-/// A heap record out of service, with an id of its own. None when memory is short.
-pub fn take_record() -> Option<&'static Heap> {
+/// A heap record for service: the one with the reserved `id`, which no heap in use has, or any other. None when memory
+/// is short.
+pub fn take_record(id: Option<usize>) -> Option<&'static Heap> {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
         thread::at_exit(end_thread);
@@ -44,20 +55,26 @@ pub fn take_record() -> Option<&'static Heap> {
         fork::register(fork::Rank::Heaps, &HOOKS);
     });
     let mut registry = REGISTRY.lock();
+    let known = id.map_or(registry.spare, |id| registry.reserved[id]);
     // SAFETY: heap records live for ever.
-    if let Some(heap) = unsafe { registry.spare.as_ref() } {
-        registry.spare = heap.next_spare.load(Relaxed);
+    if let Some(heap) = unsafe { known.as_ref() } {
+        if id.is_none() {
+            registry.spare = heap.next_spare.load(Relaxed);
+        }
         heap.in_use.store(true, Relaxed);
         return Some(heap);
     }
     let record = records::allocate(size_of::<Heap>())?.cast::<Heap>();
     // SAFETY: fresh memory of that size; from here on it is a heap for ever.
     let heap = unsafe {
-        record.write(Heap::out_of_service(registry.count, registry.heaps));
+        record.write(Heap::out_of_service(id.unwrap_or(registry.count), registry.heaps));
         record.as_ref()
     };
     heap.in_use.store(true, Relaxed);
-    registry.count += 1;
+    match id {
+        Some(id) => registry.reserved[id] = record.as_ptr(),
+        None => registry.count += 1,
+    }
     registry.heaps = record.as_ptr();
     Some(heap)
 }
@@ -66,8 +83,10 @@ pub fn take_record() -> Option<&'static Heap> {
 pub fn give_record(heap: &'static Heap) {
     let mut registry = REGISTRY.lock();
     heap.in_use.store(false, Relaxed);
-    heap.next_spare.store(registry.spare, Relaxed);
-    registry.spare = core::ptr::from_ref(heap).cast_mut();
+    if heap.id() >= RESERVED {
+        heap.next_spare.store(registry.spare, Relaxed);
+        registry.spare = core::ptr::from_ref(heap).cast_mut();
+    }
 }
 
 /// Calls `each` with every heap in use, which cannot end meanwhile.
@@ -99,7 +118,7 @@ pub fn cache_of(heap: &'static Heap) -> Option<&'static ThreadCache> {
 /// Dissolves every cache of a thread that ends: blocks go back to their heaps, counts are added to theirs.
 fn end_thread(record: &'static thread::Record) {
     let registry = REGISTRY.lock();
-    for id in 0..record.capacity.load(Relaxed) as usize {
+    for id in cache::ids(record) {
         let Some(cache) = cache::existing(record, id) else { continue };
         // SAFETY: heap records live for ever.
         let heap = unsafe { &*cache.heap };

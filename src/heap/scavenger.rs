@@ -6,9 +6,9 @@ use super::registry;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::time::Duration;
 
-const TICK: Duration = Duration::from_millis(250);
-/// Whole ticks that memory is kept at least: half a second.
-const KEEP: u32 = 3;
+const TICK: Duration = Duration::from_millis(500);
+/// Memory is kept for this many ticks at least: four seconds.
+const KEEP: u32 = 8;
 /// Age of what never ages.
 pub const NEVER: u32 = u32::MAX;
 

@@ -98,12 +98,14 @@ pub static SHAPES: [Shape; CLASSES] = {
 };
 
 const GRANULE: usize = 16;
-static BY_GRANULE: [Class; MAX_SHARED / GRANULE + 1] = {
-    let mut table = [0; MAX_SHARED / GRANULE + 1];
+/// Largest room whose class a table tells.
+pub const MAX_QUICK: usize = (64 << 10) + 256;
+static BY_GRANULE: [Class; MAX_QUICK / GRANULE + 1] = {
+    let mut table = [0; MAX_QUICK / GRANULE + 1];
     let (mut granules, mut class) = (0, 0);
     while granules < table.len() {
         while (SHAPES[class].stride as usize) < granules * GRANULE {
-            class += 1;
+            class = if class + 1 == SHARED { FIRST_SINGLE } else { class + 1 };
         }
         table[granules] = class as Class;
         granules += 1;
@@ -111,12 +113,19 @@ static BY_GRANULE: [Class; MAX_SHARED / GRANULE + 1] = {
     table
 };
 
+/// [`class_of`] for at most [`MAX_QUICK`] bytes.
+#[inline(always)]
+pub fn quick_class_of(bytes: usize) -> usize {
+    // SAFETY: the table has an entry for every number of granules up to the limit.
+    unsafe { *BY_GRANULE.get_unchecked(bytes.div_ceil(GRANULE)) as usize }
+}
+
 /// Class of the smallest stride that holds `bytes` (at most [`MAX_STRIDE`]) at 16-byte alignment. When `bytes` is a
 /// multiple of 64, so is the stride.
 #[inline(always)]
 pub fn class_of(bytes: usize) -> Class {
     debug_assert!(0 < bytes && bytes <= MAX_STRIDE);
-    if bytes <= MAX_SHARED { BY_GRANULE[(bytes + GRANULE - 1) / GRANULE] } else { single_class_of(bytes) }
+    if bytes <= MAX_SHARED { quick_class_of(bytes) as Class } else { single_class_of(bytes) }
 }
 fn single_class_of(bytes: usize) -> Class {
     if bytes <= 32 << 10 {
@@ -143,6 +152,7 @@ mod tests {
     #[test]
     fn every_size_fits_its_class_with_little_waste() {
         for bytes in 1..=MAX_STRIDE {
+            assert!(bytes > MAX_QUICK || quick_class_of(bytes) == class_of(bytes) as usize);
             let stride = SHAPES[class_of(bytes) as usize].stride as usize;
             assert!(bytes <= stride, "{bytes} in {stride}");
             assert!(stride <= 32 || stride - bytes < (stride / 4).max(16), "{bytes} in {stride}");

@@ -13,8 +13,11 @@ impl Heap {
     /// Makes a heap. InvalidArgument or OutOfMemory.
     pub fn create(params: &HeapParams) -> Result<&'static Heap> {
         let alignment = params.alignment.max(DEFAULT_ALIGNMENT);
-        if !alignment.is_power_of_two() || alignment > 4096 || !params.prefix.is_multiple_of(64) {
-            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 4096");
+        if !alignment.is_power_of_two() || alignment > MAX_SPAN_ALIGNMENT {
+            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 64 KiB");
+        }
+        if params.ready > map::physical_memory() {
+            return fail!(OutOfMemory, "{} bytes ready are more than this machine has", params.ready);
         }
         if params.limit != 0 && params.ready > params.limit {
             return fail!(
@@ -24,7 +27,7 @@ impl Heap {
                 params.limit
             );
         }
-        let Some(heap) = registry::take_record() else {
+        let Some(heap) = registry::take_record(params.id) else {
             return fail!(OutOfMemory, "no memory for a heap");
         };
         heap.prefix.store(params.prefix.next_multiple_of(alignment), Relaxed);
@@ -125,7 +128,12 @@ impl Heap {
         alignment: usize,
         slack: usize,
     ) -> Result<NonNull<u8>> {
-        let alignment = if alignment == 0 { DEFAULT_ALIGNMENT } else { alignment };
+        let own = self.alignment.load(Relaxed);
+        let alignment = match alignment {
+            0 => own,
+            alignment if own > DEFAULT_ALIGNMENT => own.max(alignment),
+            alignment => alignment,
+        };
         if size == 0 {
             return fail!(InvalidArgument, "a block of 0 bytes");
         }
@@ -135,7 +143,16 @@ impl Heap {
         if size > MAX_SIZE {
             return fail!(OutOfMemory, "{size} bytes are more than any address space holds");
         }
-        let result = match self.class_for(size + slack, alignment) {
+        let mut result = self.allocate_anywhere(size, alignment, slack);
+        if result.is_err() && self.flush_own_cache() {
+            result = self.allocate_anywhere(size, alignment, slack);
+        }
+        scavenger::start_if_wanted();
+        result
+    }
+
+    fn allocate_anywhere(&'static self, size: usize, alignment: usize, slack: usize) -> Result<NonNull<u8>> {
+        match self.class_for(size + slack, alignment) {
             Some(class) => self.allocate_from_class(class, size).inspect(|block| {
                 if class as usize >= FIRST_SINGLE && alignment > DEFAULT_ALIGNMENT {
                     span_of_block(block.as_ptr())
@@ -144,20 +161,29 @@ impl Heap {
                 }
             }),
             None => self.allocate_large(size, alignment, slack),
+        }
+    }
+
+    /// Puts what this thread caches back into its spans. False when it caches nothing.
+    fn flush_own_cache(&'static self) -> bool {
+        let Some(cache) =
+            self.existing_cache().filter(|cache| cache.magazines().iter().any(|m| m.length() > 0))
+        else {
+            return false;
         };
-        scavenger::start_if_wanted();
-        result
+        self.flush(&mut self.central.lock(), cache);
+        true
     }
 
     /// Class of the spans that serve `room` bytes at `alignment`; None: a mapping of its own.
     pub(super) fn class_for(&self, room: usize, alignment: usize) -> Option<Class> {
-        let (own, prefix) = (self.alignment.load(Relaxed), self.prefix());
+        let prefix = self.prefix();
         let bytes = room.checked_add(prefix)?;
-        if bytes > MAX_STRIDE || alignment > MAX_SPAN_ALIGNMENT || prefix > 0 && alignment > own {
+        let too_aligned = alignment > MAX_SPAN_ALIGNMENT || prefix > 0 && !prefix.is_multiple_of(alignment);
+        if bytes > MAX_STRIDE || too_aligned {
             return None;
         }
-        if own > DEFAULT_ALIGNMENT || alignment > DEFAULT_ALIGNMENT {
-            let alignment = own.max(alignment);
+        if alignment > DEFAULT_ALIGNMENT {
             let class = aligned_class_of(bytes, alignment);
             let fits = SHAPES[class as usize].stride as usize >= bytes;
             return fits.then_some(class);
@@ -305,6 +331,10 @@ impl Heap {
 
     /// Changes the size of the block at `pointer`; contents up to the smaller size and the alignment stay. The error
     /// leaves the block as it was.
+    #[expect(
+        clippy::not_unsafe_ptr_arg_deref,
+        reason = "the pointer is looked up, and only a live block is read"
+    )]
     pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
         let (span, index, value) = self.find(pointer)?;
         if size == 0 || size > MAX_SIZE {
@@ -318,7 +348,7 @@ impl Heap {
                 1 => span.usable.store(size as u32, Relaxed),
                 _ => span
                     .slot(index)
-                    .store(slot::LIVE + (block.capacity - size) as u16 | value & slot::MARKED, Relaxed),
+                    .store((slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED), Relaxed),
             }
             Some(pointer)
         } else {
@@ -354,12 +384,8 @@ impl Heap {
     /// Gives memory back to the system: what this thread caches and what the heap keeps. Gives the bytes.
     pub fn trim(&'static self) -> usize {
         let before = self.held();
-        let cache = self.existing_cache();
-        let mut central = self.central.lock();
-        if let Some(cache) = cache {
-            self.flush(&mut central, cache);
-        }
-        central.release_kept(self, None);
+        self.flush_own_cache();
+        self.central.lock().release_kept(self, None);
         before.saturating_sub(self.held())
     }
 
@@ -414,11 +440,11 @@ impl Heap {
     }
 
     fn totals(&self) -> (Counts, isize, isize) {
+        let orphans = self.orphans.lock();
         let central = self.central.lock();
         let (mut counts, mut live) = (central.retired, self.counters.live.load(Relaxed));
         let mut peak = self.counters.peak();
         let published = live;
-        let orphans = self.orphans.data_ptr();
         let mut add = |cache: &ThreadCache| {
             counts.add(cache.counts());
             let (delta, delta_peak) = cache.unpublished();
@@ -426,8 +452,8 @@ impl Heap {
             peak = peak.max(published + delta_peak);
         };
         central.for_each_cache(&mut add);
-        // SAFETY: set once and only dissolved when the heap ends; its counters are atomic.
-        if let Some(cache) = unsafe { orphans.read() } {
+        if let Some(cache) = *orphans {
+            // SAFETY: dissolved only when the heap ends, and under this lock.
             add(unsafe { cache.as_ref() });
         }
         (counts, live, peak.max(live))
@@ -436,12 +462,15 @@ impl Heap {
     pub fn statistics(&self) -> HeapStatistics {
         let (counts, live, peak) = self.totals();
         let counts = self.counters.since_reset(counts);
+        let freed = counts.allocated as isize + self.counters.live_at_reset.load(Relaxed) - live;
         HeapStatistics {
             live: live.max(0) as usize,
             peak: peak.max(0) as usize,
             allocations: counts.hits + counts.misses,
             frees: counts.frees,
             largest: counts.largest,
+            allocated_bytes: counts.allocated,
+            freed_bytes: freed.max(0) as usize,
             held: self.held(),
             cache_hits: counts.hits,
             cache_misses: counts.misses,
@@ -465,7 +494,7 @@ impl Heap {
     }
     /// Counts live bytes that are not the heap's own: tracked foreign blocks.
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
-        self.count(|cache| cache.grow(self, bytes))
+        self.count(|cache| cache.grow_foreign(self, bytes))
     }
     /// Counts through this thread's cache.
     pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {

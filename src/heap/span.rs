@@ -51,11 +51,12 @@ pub struct Span {
     /// Room of a block. In a span of a single class: the size its block was last asked for with.
     pub usable: AtomicU32,
     slots: AtomicPtr<AtomicU16>,
-    heap: AtomicPtr<Heap>,
+    heap_id: AtomicU32,
     class: AtomicU8,
     kind: AtomicU8,
     /// log2 of the alignment that a block keeps when it is reallocated.
     pub alignment_log2: AtomicU8,
+    heap: AtomicPtr<Heap>,
     /// The mapped block: whether the mapping was made for it and so reads as zero.
     pub large_fresh: AtomicBool,
     /// The mapped block: its slot, since it has no side array.
@@ -120,6 +121,7 @@ impl Span {
         self.slots.store(slots, Relaxed);
         self.class.store(class, Relaxed);
         self.kind.store(KIND_BLOCKS, Relaxed);
+        self.heap_id.store(heap.id() as u32, Relaxed);
         self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
     }
     /// Sets the record up for one mapped block at `first`.
@@ -144,6 +146,7 @@ impl Span {
         self.slots.store(UNUSED_SLOT.get(), Relaxed);
         self.class.store(0, Relaxed);
         self.kind.store(KIND_LARGE, Relaxed);
+        self.heap_id.store(heap.id() as u32, Relaxed);
         self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
     }
     /// Takes the record out of service: no pointer is a block of it any more.
@@ -158,8 +161,12 @@ impl Span {
         self.usable.store(size as u32, Relaxed);
         self.alignment_log2.store(DEFAULT_ALIGNMENT.trailing_zeros() as u8, Relaxed);
     }
-    /// The heap that owns the span.
+    /// Number of the heap that owns the span.
     #[inline(always)]
+    pub fn heap_id(&self) -> usize {
+        self.heap_id.load(Relaxed) as usize
+    }
+    /// The heap that owns the span.
     pub fn heap(&self) -> Option<&'static Heap> {
         // SAFETY: heaps are type-stable.
         unsafe { self.heap.load(Acquire).as_ref() }

@@ -12,6 +12,8 @@ pub struct Counters {
     held_elsewhere: AtomicPtr<AtomicUsize>,
     /// Frees refused: foreign, interior, double.
     pub refused: AtomicUsize,
+    /// Live bytes at the last reset.
+    pub live_at_reset: AtomicIsize,
     /// Counts at the last reset, to be subtracted.
     pub baseline: [AtomicUsize; 4],
 }
@@ -25,6 +27,7 @@ impl Counters {
             held: AtomicUsize::new(0),
             held_elsewhere: AtomicPtr::new(core::ptr::null_mut()),
             refused: AtomicUsize::new(0),
+            live_at_reset: AtomicIsize::new(0),
             baseline: [const { AtomicUsize::new(0) }; 4],
         }
     }
@@ -54,7 +57,9 @@ impl Counters {
     /// Begins a new history at `live` bytes and `counts`.
     pub fn reset(&self, live: isize, counts: Counts) {
         self.peak.store(live, Relaxed);
-        for (baseline, count) in self.baseline.iter().zip([counts.hits, counts.misses, counts.frees, 0]) {
+        self.live_at_reset.store(live, Relaxed);
+        let counts = [counts.hits, counts.misses, counts.frees, counts.allocated];
+        for (baseline, count) in self.baseline.iter().zip(counts) {
             baseline.store(count, Relaxed);
         }
         self.refused.store(0, Relaxed);
@@ -67,6 +72,7 @@ impl Counters {
             misses: since(counts.misses, 1),
             frees: since(counts.frees, 2),
             largest: counts.largest,
+            allocated: since(counts.allocated, 3),
         }
     }
 }
@@ -84,6 +90,10 @@ pub struct HeapStatistics {
     pub frees: usize,
     /// Largest request.
     pub largest: usize,
+    /// Bytes allocated, freed ones included. A reallocation frees the old size and allocates the new.
+    pub allocated_bytes: usize,
+    /// Bytes freed.
+    pub freed_bytes: usize,
     /// Bytes of RAM held: touched or ready, live or not.
     pub held: usize,
     /// Allocations served by the thread's own cache.
@@ -94,6 +104,6 @@ pub struct HeapStatistics {
 impl HeapStatistics {
     /// Share of held memory that is not live, in percent.
     pub fn fragmentation(&self) -> usize {
-        if self.held == 0 { 0 } else { self.held.saturating_sub(self.live) * 100 / self.held }
+        (self.held.saturating_sub(self.live) * 100).checked_div(self.held).unwrap_or(0)
     }
 }

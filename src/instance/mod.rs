@@ -84,10 +84,10 @@ impl Instance {
     }
     /// Memory that may be compressed within `tolerance` (negative: the configured one), zeroed.
     pub fn allocate_hierarchical(&self, size: usize, tolerance: f64) -> Result<NonNull<u8>> {
-        let tolerance = if tolerance < 0.0 { self.config.compression_tolerance } else { tolerance };
         if !tolerance.is_finite() {
             return fail!(InvalidArgument, "a tolerance of {tolerance}");
         }
+        let _tolerance = if tolerance < 0.0 { self.config.compression_tolerance } else { tolerance };
         self.allocate_zeroed(size)
     }
     /// Memory that may outgrow RAM, in chunks of `chunk_size` bytes (0: the configured size), zeroed.

@@ -6,10 +6,10 @@
 use super::config::Config;
 use super::{Instance, Leak};
 use crate::error::{Result, fail};
-use crate::heap::Heap;
+use crate::heap::{Heap, HeapParams, RESERVED};
 use crate::os::{fork, lock::Mutex};
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 use std::sync::Once;
 
 /// Slots in all.
@@ -17,11 +17,20 @@ pub const SLOTS: usize = 160;
 /// The global instance's.
 pub const GLOBAL: usize = 0;
 /// Slots of instances that programs open; the rest is for pools and systems.
-const OPENED: core::ops::Range<usize> = 1..96;
-const ADOPTED: core::ops::Range<usize> = 96..SLOTS;
+const OPENED: core::ops::Range<usize> = 1..RESERVED;
+const ADOPTED: core::ops::Range<usize> = RESERVED..SLOTS;
 
 static INSTANCES: [AtomicPtr<Instance>; SLOTS] = [const { AtomicPtr::new(null_mut()) }; SLOTS];
+/// Ids of the heaps in the slots of pools and systems.
+static HEAP_IDS: [AtomicUsize; SLOTS - RESERVED] = [const { AtomicUsize::new(NO_HEAP) }; SLOTS - RESERVED];
+const NO_HEAP: usize = usize::MAX >> 1;
 static LOCK: Mutex<()> = Mutex::new(());
+
+/// Id of the heap in a slot, for heap/fast.rs: an instance's heap has its slot's number.
+#[inline(always)]
+pub fn heap_id(slot: usize) -> usize {
+    if slot < RESERVED { slot } else { HEAP_IDS[slot - RESERVED].load(Relaxed) }
+}
 
 fn install() {
     static INSTALL: Once = Once::new();
@@ -68,7 +77,13 @@ pub fn open_at(slot: usize) -> Result<&'static Instance> {
 fn put(slot: usize, heap: &'static Heap, config: Config) -> &'static Instance {
     let instance = Box::leak(Box::new(Instance::new(heap, config)));
     INSTANCES[slot].store(instance, Release);
+    if slot >= RESERVED {
+        HEAP_IDS[slot - RESERVED].store(heap.id(), Relaxed);
+    }
     instance
+}
+fn heap_params(config: &Config, slot: usize) -> HeapParams {
+    HeapParams { id: Some(slot), ..config.heap_params() }
 }
 fn free_slot(range: core::ops::Range<usize>) -> Result<usize> {
     let count = range.len();
@@ -86,7 +101,7 @@ pub fn global() -> Result<&'static Instance> {
         return Ok(instance);
     }
     let config = Config::from_environment();
-    Ok(put(GLOBAL, Heap::create(&config.heap_params())?, config))
+    Ok(put(GLOBAL, Heap::create(&heap_params(&config, GLOBAL))?, config))
 }
 
 /// Opens an instance. Gives its slot.
@@ -94,7 +109,7 @@ pub fn open(config: Config) -> Result<usize> {
     install();
     let _lock = LOCK.lock();
     let slot = free_slot(OPENED)?;
-    put(slot, Heap::create(&config.heap_params())?, config);
+    put(slot, Heap::create(&heap_params(&config, slot))?, config);
     Ok(slot)
 }
 
@@ -119,6 +134,7 @@ pub fn disown(heap: &'static Heap) {
         if get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)) {
             // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
             drop(unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) });
+            HEAP_IDS[slot - RESERVED].store(NO_HEAP, Relaxed);
             break;
         }
     }

@@ -6,6 +6,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 const SHARDS: usize = 64;
+/// cbindgen:ignore
 type Shard = HashMap<usize, usize, FixedState, Records>;
 
 /// Tracked pointers with a size each. All functions may be called from any thread.

@@ -9,10 +9,10 @@ use std::sync::Once;
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Rank {
-    /// The global system of the singleton.
-    Singleton,
-    /// Memory systems and their tables.
+    /// Memory systems and their pools. Held while a system asks the singleton.
     Systems,
+    /// The global system of the singleton, and the blocks it tracks.
+    Singleton,
     /// The table of open instances.
     Instances,
     /// The residency engines.

@@ -107,42 +107,29 @@ pub fn populate(address: usize, length: usize) -> bool {
     !fault::strikes() && unsafe { libc::madvise(address as *mut _, length, libc::MADV_POPULATE_WRITE) } == 0
 }
 
-/// Resizes a mapping without copying: in place if possible, else by moving its pages to where `alignment` and
-/// `offset` hold as in [`map`]. Gives the new address; None leaves everything as it was.
+/// Makes a mapping longer or shorter where it is. False leaves it as it was.
 ///
 /// # Safety
-/// `[address, address + old)` is one mapping of this module and nobody else uses it meanwhile.
-pub unsafe fn remap(
-    address: usize,
-    old: usize,
-    new: usize,
-    alignment: usize,
-    offset: usize,
-) -> Option<usize> {
-    if fault::strikes() {
-        return None;
-    }
-    // SAFETY: without MAYMOVE the range grows or shrinks where it is, or the call fails.
-    if unsafe { libc::mremap(address as *mut _, old, new, 0) } != libc::MAP_FAILED {
-        return Some(address);
-    }
-    let target = map(new, alignment, offset)?;
-    // SAFETY: `target` was mapped for this, whole and unseen; MREMAP_FIXED replaces just it.
-    let moved = unsafe {
-        libc::mremap(
-            address as *mut _,
-            old,
-            new,
-            libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
-            target as *mut libc::c_void,
-        )
-    };
-    if moved == libc::MAP_FAILED {
-        // SAFETY: still ours alone.
-        unsafe { unmap(target, new) };
-        return None;
-    }
-    Some(target)
+/// `[address, address + old)` is one mapping of this module; what is cut off is not used any more.
+#[must_use]
+pub unsafe fn resize(address: usize, old: usize, new: usize) -> bool {
+    // SAFETY: without MAYMOVE the range changes where it is, or the call fails.
+    !fault::strikes() && unsafe { libc::mremap(address as *mut _, old, new, 0) } != libc::MAP_FAILED
+}
+
+/// Moves the pages of a mapping to `target`, without copying, and makes it `new` bytes long there. False leaves both
+/// as they were.
+///
+/// # Safety
+/// `[address, address + old)` and `[target, target + new)` are mappings of this module, nobody uses the first
+/// meanwhile, and nothing is in the second.
+#[must_use]
+pub unsafe fn relocate(address: usize, old: usize, target: usize, new: usize) -> bool {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: MREMAP_FIXED replaces just the target, which the caller gives up.
+    !fault::strikes()
+        && unsafe { libc::mremap(address as *mut _, old, new, flags, target as *mut libc::c_void) }
+            != libc::MAP_FAILED
 }
 
 /// Bytes of RAM in the machine.

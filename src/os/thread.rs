@@ -11,13 +11,18 @@ use std::sync::OnceLock;
 /// Bytes of the longest error message kept.
 pub const MESSAGE: usize = 256;
 
+/// Heaps whose caches a record holds itself.
+pub const NEAR: usize = 256;
+
 /// What a thread owns.
 #[repr(C)]
 pub struct Record {
-    /// Per heap id, this thread's cache. Grown by its own thread, under the lock of heap/cache.rs.
-    pub caches: AtomicPtr<AtomicPtr<u8>>,
-    /// Entries of `caches`.
-    pub capacity: AtomicU32,
+    /// This thread's caches of the first heaps, by the heaps' ids.
+    pub near: [AtomicPtr<u8>; NEAR],
+    /// Those of all further heaps. Grown by its own thread, under the lock of heap/registry.rs.
+    pub far: AtomicPtr<AtomicPtr<u8>>,
+    /// Entries of `far`.
+    pub far_capacity: AtomicU32,
     /// Code of the last error.
     pub last_error: AtomicU32,
     /// Its message, and the one of a failure not yet reported; both end with a zero byte.

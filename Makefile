@@ -1,0 +1,127 @@
+# unimem: `make` builds, `make demo` runs the main job, `make test` tests, `make install PREFIX=... DESTDIR=...` installs.
+PREFIX     ?= /usr/local
+LIBDIR     ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+MANDIR     ?= $(PREFIX)/share/man
+DESTDIR    ?=
+CARGO      ?= cargo
+CC         ?= cc
+CXX        ?= c++
+LD         ?= ld
+OBJCOPY    ?= objcopy
+CFLAGS     ?= -O2 -g
+
+VERSION  := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
+SOVERSION := $(firstword $(subst ., ,$(VERSION)))
+B        := build
+ARCHIVE  := $(or $(CARGO_TARGET_DIR),target)/release/libunimem.a
+SHARED   := $(B)/libunimem.so.$(VERSION)
+# What Rust's standard library asks of the system.
+SYSTEM_LIBS := -lgcc_s -lpthread -lm -ldl -lc
+HEADERS  := $(wildcard include/unimem/*.h)
+EXAMPLE_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -Iinclude
+
+.PHONY: all demo test bench header lint install uninstall clean deps FORCE
+all: $(B)/libunimem.so $(B)/libunimem.a
+
+# Cargo knows what is stale; the archive's time changes only when it did something.
+$(ARCHIVE): FORCE
+	@$(CARGO) build --quiet --release --locked --lib
+FORCE:
+
+# The exported names, one a line.
+$(B)/names: unimem.map
+	@mkdir -p $(B)
+	@grep -v '^ */*\*' $< | tr ' ;' '\n' | grep -E '^[a-z_0-9]+$$' | sort > $@
+
+# Shared: Cargo's archive linked anew with our names, our soname, and every symbol found at once. Never -Bsymbolic, and
+# no version of names: a legacy C file in the program must take the place of ours.
+$(SHARED): $(ARCHIVE) unimem.map
+	@mkdir -p $(B)
+	@echo "  LINK $@"
+	@$(CC) $(LDFLAGS) -shared -o $@ -Wl,--gc-sections -Wl,--whole-archive $(ARCHIVE) -Wl,--no-whole-archive \
+	    -Wl,--version-script=unimem.map -Wl,-soname,libunimem.so.$(SOVERSION) \
+	    -Wl,-z,defs -Wl,-z,now -Wl,-z,relro -Wl,-z,nodelete $(SYSTEM_LIBS)
+$(B)/libunimem.so: $(SHARED)
+	@ln -sf libunimem.so.$(VERSION) $(B)/libunimem.so.$(SOVERSION)
+	@ln -sf libunimem.so.$(SOVERSION) $@
+
+# Static: one object whose only global names are ours, all of them weak. So a legacy C file in the program takes the
+# place of ours here too, and other Rust libraries can be in it.
+$(B)/libunimem.a: $(ARCHIVE) $(B)/names
+	@echo "  LINK $@"
+	@$(LD) -r --gc-sections $$(sed 's/^/-u /' $(B)/names) -o $(B)/whole.o --whole-archive $(ARCHIVE)
+	@$(OBJCOPY) --strip-debug --remove-section=.llvmbc --remove-section=.llvmcmd \
+	    --keep-global-symbols=$(B)/names --weaken-symbols=$(B)/names $(B)/whole.o $(B)/unimem.o
+	@rm -f $@ $(B)/whole.o
+	@$(AR) rcs $@ $(B)/unimem.o
+
+deps:
+	@sh tools/deps.sh test
+
+# The examples are built as a user would: header, library, nothing else.
+$(B)/demo/%: demo/%.c $(wildcard demo/*.h) $(B)/libunimem.so include/unimem.h $(HEADERS)
+	@mkdir -p $(@D)
+	@$(CC) $(EXAMPLE_FLAGS) $< -o $@ -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -pthread -lm -ldl
+$(B)/bench/%: bench/%.c $(wildcard bench/*.h) $(B)/libunimem.so include/unimem.h $(HEADERS)
+	@mkdir -p $(@D)
+	@$(CC) $(EXAMPLE_FLAGS) $< -o $@ -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -pthread -lm -ldl
+DEMOS   := $(patsubst demo/%.c,$(B)/demo/%,$(wildcard demo/*.c))
+BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(wildcard bench/*.c))
+
+demo:
+	@sh tools/deps.sh demo
+	@$(MAKE) --no-print-directory run-demo
+.PHONY: run-demo
+run-demo: all $(DEMOS)
+	@set -e; for program in $(DEMOS); do $$program; done
+
+bench: all $(BENCHES)
+	@set -e; for program in $(BENCHES); do echo "== $$(basename $$program)"; $$program; done
+
+# The last line is "N passed, N failed".
+test:
+	@sh tools/deps.sh test
+	@$(MAKE) --no-print-directory all
+	@CARGO="$(CARGO)" CC="$(CC)" CXX="$(CXX)" MAKE="$(MAKE)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/run.sh $(B)
+
+header:
+	@UNIMEM_BLESS=1 $(CARGO) test --quiet --locked --test header
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	shellcheck tools/*.sh c_tests/*.sh .ci/run
+
+PC_FIELDS = -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR))|' \
+    -e 's|@INCLUDEDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(INCLUDEDIR))|' \
+    -e 's|@VERSION@|$(VERSION)|' -e 's|@SYSTEM_LIBS@|$(SYSTEM_LIBS)|'
+# Both are relative to the place of the CMake files, so that an installed tree can be moved.
+CMAKE_FIELDS = -e 's|@VERSION@|$(VERSION)|' -e 's|@SOVERSION@|$(SOVERSION)|' \
+    -e "s|@INCLUDES@|$$(realpath -m --relative-to=$(LIBDIR)/cmake/unimem $(INCLUDEDIR))|"
+
+install: all
+	@install -d $(DESTDIR)$(INCLUDEDIR)/unimem $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/unimem \
+	    $(DESTDIR)$(MANDIR)/man3
+	@install -m 644 include/unimem.h $(DESTDIR)$(INCLUDEDIR)/
+	@install -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/unimem/
+	@install -m 644 $(B)/libunimem.a $(DESTDIR)$(LIBDIR)/
+	@install -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/
+	@ln -sf libunimem.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libunimem.so.$(SOVERSION)
+	@ln -sf libunimem.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libunimem.so
+	@sed $(PC_FIELDS) unimem.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/unimem.pc
+	@for file in unimem-config unimem-config-version; do \
+	    sed $(CMAKE_FIELDS) cmake/$$file.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/unimem/$$file.cmake; done
+	@install -m 644 man/unimem.3 $(DESTDIR)$(MANDIR)/man3/
+	@echo "installed to $(DESTDIR)$(PREFIX)"
+
+uninstall:
+	@rm -f $(DESTDIR)$(INCLUDEDIR)/unimem.h $(addprefix $(DESTDIR)$(INCLUDEDIR)/unimem/,$(notdir $(HEADERS))) \
+	    $(DESTDIR)$(LIBDIR)/libunimem.a $(DESTDIR)$(LIBDIR)/libunimem.so* $(DESTDIR)$(LIBDIR)/pkgconfig/unimem.pc \
+	    $(DESTDIR)$(LIBDIR)/cmake/unimem/unimem-config*.cmake $(DESTDIR)$(MANDIR)/man3/unimem.3
+	@rmdir $(DESTDIR)$(INCLUDEDIR)/unimem $(DESTDIR)$(LIBDIR)/cmake/unimem
+	@echo "removed from $(DESTDIR)$(PREFIX)"
+
+clean:
+	@rm -rf $(B)
+	@$(CARGO) clean --quiet

@@ -1,0 +1,38 @@
+//! Guard bytes behind blocks: a pattern that a program which writes beyond its block destroys.
+use crate::heap::Block;
+use core::ptr::NonNull;
+
+/// Bytes of a guard.
+pub const GUARD: usize = 16;
+
+/// Differs from byte to byte and from block to block, so that no fill pattern of a program passes for it.
+fn pattern(start: usize) -> [u8; GUARD] {
+    let mixed = (start as u64 ^ 0x5AFE_6A2D_B10C_0DD5).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut bytes = [0; GUARD];
+    bytes[..8].copy_from_slice(&mixed.to_le_bytes());
+    bytes[8..].copy_from_slice(&mixed.rotate_left(29).to_be_bytes());
+    bytes
+}
+
+/// Zeroes a block's `size` bytes and writes the guard behind them.
+///
+/// # Safety
+/// `block` is a block of the caller's with at least `size + GUARD` bytes.
+pub unsafe fn prepare(block: NonNull<u8>, size: usize) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        block.write_bytes(0, size);
+        block.add(size).cast::<[u8; GUARD]>().write_unaligned(pattern(block.as_ptr() as usize));
+    }
+}
+
+/// Whether the guard that was written behind a live block is whole.
+///
+/// # Safety
+/// `block` is live and [`prepare`] was called for it with its size.
+pub unsafe fn is_whole(block: &Block) -> bool {
+    debug_assert!(block.capacity - block.size >= GUARD);
+    // SAFETY: `prepare` wrote there; the guard lies within the block's capacity.
+    let found = unsafe { ((block.start + block.size) as *const [u8; GUARD]).read_unaligned() };
+    found == pattern(block.start)
+}

@@ -1,0 +1,313 @@
+//! Advanced memory systems: zeroed memory from heaps of their own, pools, true metrics, guard bytes on request.
+//!
+//! A [`System`] has one heap for itself and one for each [`Pool`]. Blocks of pools count as the system's live bytes
+//! too, so that peak and totals are those of all together. Which system is the program's is not decided here but in
+//! the singleton.
+mod guard;
+pub mod pool;
+pub mod registry;
+
+use crate::error::{Result, fail};
+use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
+use crate::instance::slots;
+use crate::instance::tracking::{Tracked, TrackingTable};
+use crate::log::log;
+use crate::os::{fork, lock::Mutex, lock::MutexGuard};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use guard::GUARD;
+use pool::Pool;
+use std::sync::Once;
+
+/// Least alignment of a block.
+const LEAST_ALIGNMENT: usize = 64;
+/// Fragmentation above which defragmentation is said to be needed.
+const TOO_FRAGMENTED: f64 = 0.2;
+
+/// Held while systems and pools come and go, and while a system asks the singleton who is the program's.
+static STRUCTURE: Mutex<()> = Mutex::new(());
+/// Proof that the structure's lock is held.
+pub type Structure = MutexGuard<'static, ()>;
+/// Blocks with a guard, of all systems, and the size it lies behind.
+static GUARDED: TrackingTable = TrackingTable::new();
+
+/// Takes the lock under which systems and pools come and go.
+pub fn structure() -> Structure {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| fork::register(fork::Rank::Systems, &HOOKS));
+    STRUCTURE.lock()
+}
+static HOOKS: fork::Hooks = fork::Hooks {
+    prepare: || {
+        core::mem::forget(STRUCTURE.lock());
+        pool::lock_limits();
+        GUARDED.lock_all();
+    },
+    parent: unlock,
+    child: unlock,
+};
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards.
+    unsafe {
+        GUARDED.unlock_all();
+        pool::unlock_limits();
+        STRUCTURE.force_unlock();
+    }
+}
+
+/// A memory system.
+pub struct System {
+    heap: &'static Heap,
+    /// Where a request names no alignment.
+    alignment: usize,
+    monitoring: AtomicBool,
+    /// A defragmentation was started and not stopped.
+    defragmenting: AtomicBool,
+    /// Its pools. Reached under the structure's lock alone, which is the one that fork takes.
+    pools: Mutex<Vec<&'static Pool>>,
+    pool_allocations: AtomicUsize,
+}
+
+/// What a system has done. Bytes, pools included.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Metrics {
+    /// Allocated since creation or reset, freed ones included.
+    pub allocated: usize,
+    /// Freed since then.
+    pub freed: usize,
+    /// Most live at once since then.
+    pub peak: usize,
+    /// Live now.
+    pub live: usize,
+    /// Part of what is held that is not live, 0 to 1.
+    pub fragmentation: f64,
+    /// Allocations since creation or reset.
+    pub allocations: usize,
+}
+
+/// Rounds a caller's alignment up to a power of two; 0 stands for `default`.
+fn rounded_alignment(alignment: usize, default: usize) -> Result<usize> {
+    if alignment > MAX_ALIGNMENT {
+        return fail!(InvalidArgument, "alignment {alignment} is over 1 GiB");
+    }
+    let alignment = if alignment == 0 { default } else { alignment };
+    Ok(alignment.next_power_of_two().max(LEAST_ALIGNMENT))
+}
+
+impl System {
+    /// A system whose blocks are aligned to `alignment` (rounded up to a power of two; 0: 64) where a request does
+    /// not say, with guards from the beginning if `monitoring`.
+    pub fn new(alignment: usize, monitoring: bool) -> Result<System> {
+        Ok(System {
+            alignment: rounded_alignment(alignment, LEAST_ALIGNMENT)?,
+            heap: Heap::create(&HeapParams::default())?,
+            monitoring: AtomicBool::new(monitoring),
+            defragmenting: AtomicBool::new(false),
+            pools: Mutex::new(Vec::new()),
+            pool_allocations: AtomicUsize::new(0),
+        })
+    }
+    /// The heap of the system's own blocks.
+    pub fn heap(&self) -> &'static Heap {
+        self.heap
+    }
+    /// Frees everything that is the system's own. Its pools have ended before. Reports what was live.
+    pub fn end(&self) {
+        slots::disown(self.heap);
+        forget_guards(self.heap);
+        report(self.heap.destroy(), "a memory system");
+    }
+
+    /// `size` zeroed bytes at `alignment`, rounded up to a power of two; 0: the system's.
+    pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
+        let alignment = rounded_alignment(alignment, self.alignment)?;
+        if self.monitoring.load(Relaxed) {
+            return self.allocate_guarded(self.heap, size, alignment);
+        }
+        self.heap.allocate_zeroed(size, alignment)
+    }
+    fn allocate_guarded(&self, heap: &'static Heap, size: usize, alignment: usize) -> Result<NonNull<u8>> {
+        let block = heap.allocate_with_slack(size, alignment, GUARD)?;
+        // SAFETY: a fresh block with that much slack.
+        unsafe { guard::prepare(block, size) };
+        if GUARDED.track(block.as_ptr() as usize, size) == Tracked::NoMemory {
+            heap.free(block.as_ptr())?;
+            return fail!(OutOfMemory, "no memory to remember the guard of {size} bytes");
+        }
+        Ok(block)
+    }
+
+    /// Frees a block of the system's own.
+    pub fn free(&self, pointer: *mut u8) -> Result<()> {
+        end_guard(self.heap, pointer);
+        self.heap.free(pointer)
+    }
+
+    /// Changes the size of a block of the system's own; NULL allocates, 0 frees. What is new is zeroed.
+    pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {
+        if pointer.is_null() {
+            return self.allocate(size, 0).map(Some);
+        }
+        if size == 0 {
+            return self.free(pointer).map(|()| None);
+        }
+        let Some(old) = self.heap.block(pointer) else {
+            return fail!(NotOwned, "{pointer:p} is not a live block of the system's own");
+        };
+        if self.monitoring.load(Relaxed) {
+            return self.reallocate_guarded(&old, size).map(Some);
+        }
+        let block = self.heap.reallocate(pointer, size)?;
+        if GUARDED.count() > 0 {
+            GUARDED.untrack(old.start);
+        }
+        if size > old.size {
+            // SAFETY: the block has `size` bytes, and those beyond the old size belong to nobody yet.
+            unsafe { block.add(old.size).write_bytes(0, size - old.size) };
+        }
+        Ok(Some(block))
+    }
+    fn reallocate_guarded(&self, old: &Block, size: usize) -> Result<NonNull<u8>> {
+        let pointer = old.start as *mut u8;
+        if has_several_owners(pointer) {
+            return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
+        }
+        let block = self.allocate_guarded(self.heap, size, old.alignment)?;
+        // SAFETY: two live blocks, at least that long both.
+        unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
+        self.free(pointer)?;
+        Ok(block)
+    }
+
+    /// The live block that begins at `pointer`, of the system or a pool of it, and the pool.
+    pub fn block(&self, pointer: *const u8) -> Option<(Block, Option<&'static Pool>)> {
+        let (heap, block) = heap::owner(pointer)?;
+        self.pool_of(heap).map(|pool| (block, pool))
+    }
+    /// The pool a heap belongs to; `Some(None)`: the heap is the system's own, `None`: it is somebody else's.
+    fn pool_of(&self, heap: &'static Heap) -> Option<Option<&'static Pool>> {
+        if core::ptr::eq(heap, self.heap) {
+            return Some(None);
+        }
+        let _structure = structure();
+        self.pools.lock().iter().find(|pool| core::ptr::eq(pool.heap(), heap)).map(|&pool| Some(pool))
+    }
+    /// Whether `pointer` lies in a live block of the system or a pool of it.
+    pub fn is_inside_block(&self, pointer: *const u8) -> bool {
+        heap::owner_of_interior(pointer).is_some_and(|(heap, _)| self.pool_of(heap).is_some())
+    }
+    /// Fails unless a live block begins at `pointer` whose guard, if it has one, is whole. NotOwned, Corruption.
+    pub fn check(&self, pointer: *const u8) -> Result<()> {
+        if self.block(pointer).is_none() {
+            return fail!(NotOwned, "{pointer:p} is not a live block of the system");
+        }
+        if is_damaged(pointer) {
+            return fail!(Corruption, "bytes behind the block at {pointer:p} were overwritten");
+        }
+        Ok(())
+    }
+
+    /// Guards behind new blocks, or not.
+    pub fn set_monitoring(&self, on: bool) {
+        self.monitoring.store(on, Relaxed);
+    }
+
+    fn for_each_heap(&self, _structure: &Structure, mut each: impl FnMut(&'static Heap)) {
+        each(self.heap);
+        self.pools.lock().iter().for_each(|pool| each(pool.heap()));
+    }
+    /// What it has done.
+    pub fn metrics(&self) -> Metrics {
+        let figures = self.heap.statistics();
+        Metrics {
+            allocated: figures.allocated_bytes,
+            freed: figures.freed_bytes,
+            peak: figures.peak,
+            live: figures.live,
+            fragmentation: self.fragmentation(),
+            allocations: figures.allocations + self.pool_allocations.load(Relaxed),
+        }
+    }
+    /// A new history begins: counts at 0, the peak at what is live.
+    pub fn reset_metrics(&self) {
+        self.heap.reset_statistics();
+        self.pool_allocations.store(0, Relaxed);
+    }
+    /// Part of the memory held, 0 to 1, that no live block uses.
+    pub fn fragmentation(&self) -> f64 {
+        let mut held = 0;
+        self.for_each_heap(&structure(), |heap| held += heap.held());
+        let live = self.heap.statistics().live.min(held);
+        if held == 0 { 0.0 } else { (held - live) as f64 / held as f64 }
+    }
+    /// Whether so much is held in vain that giving it back is worth while.
+    pub fn is_fragmented(&self) -> bool {
+        self.fragmentation() > TOO_FRAGMENTED
+    }
+    /// Gives unused memory back to the operating system, that of pools too if `pools`. Gives the bytes.
+    pub fn trim(&self, pools: bool) -> usize {
+        if !pools {
+            return self.heap.trim();
+        }
+        let mut bytes = 0;
+        self.for_each_heap(&structure(), |heap| bytes += heap.trim());
+        bytes
+    }
+    /// [`System::trim`], where fragmentation reaches `threshold`.
+    pub fn start_defragmentation(&self, threshold: f64, pools: bool) {
+        let below = self.fragmentation() < threshold;
+        if !below {
+            self.trim(pools);
+        }
+        self.defragmenting.store(true, Relaxed);
+    }
+    /// Whether a defragmentation was started since the last call.
+    pub fn stop_defragmentation(&self) -> bool {
+        self.defragmenting.swap(false, Relaxed)
+    }
+
+    /// Calls `each` with every live block, those of pools included.
+    pub fn for_each_live(&self, structure: &Structure, mut each: impl FnMut(Block)) {
+        self.for_each_heap(structure, |heap| heap.for_each_live(&mut each));
+    }
+}
+
+/// Whether the live block at `pointer` has a guard, and it was overwritten.
+fn is_damaged(pointer: *const u8) -> bool {
+    let guarded = heap::owner(pointer)
+        .filter(|(_, block)| GUARDED.get(block.start) == Some(block.size))
+        .filter(|(_, block)| block.capacity - block.size >= GUARD);
+    // SAFETY: a block in the table with its size has had a guard written behind it.
+    guarded.is_some_and(|(_, block)| !unsafe { guard::is_whole(&block) })
+}
+/// The block of `heap` at `pointer` is about to be freed: its guard is looked at for the last time.
+fn end_guard(heap: &Heap, pointer: *mut u8) {
+    // A block with several owners keeps its guard until the last one.
+    if GUARDED.count() == 0 || heap.block(pointer).is_none() || has_several_owners(pointer) {
+        return;
+    }
+    let damaged = is_damaged(pointer);
+    if GUARDED.untrack(pointer as usize).is_some() && damaged {
+        log!(Error, "bytes behind the block at {pointer:p} were overwritten");
+    }
+}
+/// All blocks of `heap` are about to go.
+fn forget_guards(heap: &Heap) {
+    if GUARDED.count() > 0 {
+        heap.for_each_live(&mut |block| {
+            GUARDED.untrack(block.start);
+        });
+    }
+}
+fn has_several_owners(pointer: *const u8) -> bool {
+    attributes::is_marked(pointer) && attributes::references(pointer) > 1
+}
+
+fn report(leaks: Leaks, whose: &str) {
+    if leaks.blocks > 0 {
+        log!(Warning, "leak: {whose} ended with {} live blocks, {} bytes", leaks.blocks, leaks.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests;

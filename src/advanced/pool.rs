@@ -1,0 +1,145 @@
+//! Pools of a memory system: a heap each, with limits where the program wants them.
+use super::{System, end_guard, forget_guards, has_several_owners, report, structure};
+use crate::error::{Result, fail};
+use crate::heap::{Heap, HeapParams, HeapStatistics};
+use crate::os::lock::{Mutex, MutexGuard};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+
+/// What a pool may hold; 0: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// Live bytes, as requested.
+    pub bytes: usize,
+    /// Live blocks.
+    pub blocks: usize,
+    /// Bytes of one request.
+    pub request: usize,
+}
+
+/// A pool of a system.
+pub struct Pool {
+    heap: &'static Heap,
+    system: &'static System,
+    /// Whether `bytes` or `blocks` is limited: only then does an allocation take a lock.
+    limited: AtomicBool,
+    bytes: AtomicUsize,
+    blocks: AtomicUsize,
+    request: AtomicUsize,
+}
+
+/// Held by an allocation of a limited pool, from the look at what is live to the end. By the pool's address: a lock
+/// in each pool would have to be found by fork.
+static LIMITS: [Mutex<()>; 32] = [const { Mutex::new(()) }; 32];
+
+pub(super) fn lock_limits() {
+    LIMITS.iter().for_each(|lock| core::mem::forget(lock.lock()));
+}
+/// # Safety
+/// [`lock_limits`] was called before.
+pub(super) unsafe fn unlock_limits() {
+    // SAFETY: taken by `lock_limits`, whose guards were forgotten.
+    LIMITS.iter().for_each(|lock| unsafe { lock.force_unlock() });
+}
+
+impl Pool {
+    /// A pool of `system`, not yet among its pools.
+    pub fn new(system: &'static System, limits: Limits) -> Result<Pool> {
+        let heap = Heap::create(&HeapParams::default())?;
+        let pool = Pool {
+            heap,
+            system,
+            limited: AtomicBool::new(false),
+            bytes: AtomicUsize::new(0),
+            blocks: AtomicUsize::new(0),
+            request: AtomicUsize::new(0),
+        };
+        pool.set_limits(limits);
+        Ok(pool)
+    }
+    /// Adds the pool to its system's, where the system finds its blocks.
+    pub fn join(&'static self) -> Result<()> {
+        let _structure = structure();
+        let mut pools = self.system.pools.lock();
+        if pools.try_reserve(1).is_err() {
+            return fail!(OutOfMemory, "no memory for another pool");
+        }
+        pools.push(self);
+        Ok(())
+    }
+    /// Frees every block and leaves the system. Reports what was live.
+    pub fn end(&'static self) {
+        let lock = structure();
+        self.system.pools.lock().retain(|pool| !core::ptr::eq(*pool, self));
+        drop(lock);
+        forget_guards(self.heap);
+        let leaks = self.heap.destroy();
+        // Fails only without memory for this thread's counters; the system's figures then stay too high.
+        let _ = self.system.heap.count_foreign(-(leaks.bytes as isize));
+        report(leaks, "a pool of a memory system");
+    }
+    /// Gives the heap back of a pool that was never joined.
+    pub fn discard(self) {
+        self.heap.destroy();
+    }
+    /// Its heap.
+    pub fn heap(&self) -> &'static Heap {
+        self.heap
+    }
+    /// Its system.
+    pub fn system(&self) -> &'static System {
+        self.system
+    }
+
+    fn limits_lock(&self) -> MutexGuard<'static, ()> {
+        LIMITS[core::ptr::from_ref(self) as usize / size_of::<Pool>() % LIMITS.len()].lock()
+    }
+    /// Sets other limits. Blocks that live stay, also beyond them.
+    pub fn set_limits(&self, limits: Limits) {
+        let _lock = self.limits_lock();
+        self.bytes.store(limits.bytes, Relaxed);
+        self.blocks.store(limits.blocks, Relaxed);
+        self.request.store(limits.request, Relaxed);
+        self.limited.store(limits.bytes != 0 || limits.blocks != 0, Release);
+    }
+    /// `size` zeroed bytes, aligned to 64.
+    pub fn allocate(&self, size: usize) -> Result<NonNull<u8>> {
+        let request = self.request.load(Relaxed);
+        if request != 0 && size > request {
+            return fail!(InvalidArgument, "{size} bytes from a pool of blocks of {request}");
+        }
+        if !self.limited.load(Acquire) {
+            return self.allocate_unlimited(size);
+        }
+        let _lock = self.limits_lock();
+        let HeapStatistics { live, allocations, frees, .. } = self.heap.statistics();
+        let exceeds = |limit: usize, value: usize| limit != 0 && value > limit;
+        if exceeds(self.bytes.load(Relaxed), live.saturating_add(size))
+            || exceeds(self.blocks.load(Relaxed), allocations - frees + 1)
+        {
+            return fail!(Limit, "{size} bytes are beyond the pool's limits: it may not grow");
+        }
+        self.allocate_unlimited(size)
+    }
+    fn allocate_unlimited(&self, size: usize) -> Result<NonNull<u8>> {
+        let block = if self.system.monitoring.load(Relaxed) {
+            self.system.allocate_guarded(self.heap, size, 0)
+        } else {
+            self.heap.allocate_zeroed(size, 0)
+        }?;
+        self.system.pool_allocations.fetch_add(1, Relaxed);
+        if let Err(error) = self.system.heap.count_foreign(size as isize) {
+            self.heap.free(block.as_ptr())?;
+            return Err(error);
+        }
+        Ok(block)
+    }
+    /// Frees a block of this pool.
+    pub fn free(&self, pointer: *mut u8) -> Result<()> {
+        let last = !has_several_owners(pointer);
+        let size = self.heap.block(pointer).map_or(0, |block| block.size);
+        end_guard(self.heap, pointer);
+        self.heap.free(pointer)?;
+        if last { self.system.heap.count_foreign(-(size as isize)) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,114 @@
+//! Records that C holds by address: whether an address is that of a live one is answered by a heap of their own, so a
+//! wild pointer, or one to a record that is gone, is refused instead of followed.
+use crate::error::Result;
+use crate::heap::{Heap, HeapParams};
+use core::marker::PhantomData;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering::*};
+
+/// All live records of type `T`.
+pub struct Registry<T> {
+    heap: AtomicPtr<Heap>,
+    /// The record made last, while it lives: most programs have one, and it is found by a comparison.
+    newest: AtomicPtr<T>,
+    records: PhantomData<fn() -> T>,
+}
+
+impl<T: Sync + 'static> Registry<T> {
+    /// No records.
+    pub const fn new() -> Registry<T> {
+        Registry {
+            heap: AtomicPtr::new(null_mut()),
+            newest: AtomicPtr::new(null_mut()),
+            records: PhantomData,
+        }
+    }
+    fn known_heap(&self) -> Option<&'static Heap> {
+        // SAFETY: heaps are never unmapped, and only `heap` below stores here.
+        unsafe { self.heap.load(Acquire).as_ref() }
+    }
+    fn heap(&self) -> Result<&'static Heap> {
+        if let Some(heap) = self.known_heap() {
+            return Ok(heap);
+        }
+        let made = Heap::create(&HeapParams::default())?;
+        let made_pointer = core::ptr::from_ref(made).cast_mut();
+        match self.heap.compare_exchange(null_mut(), made_pointer, AcqRel, Acquire) {
+            Ok(_) => Ok(made),
+            Err(_) => {
+                made.destroy();
+                self.heap()
+            }
+        }
+    }
+    /// Makes a record.
+    pub fn insert(&self, value: T) -> Result<&'static T> {
+        const { assert!(align_of::<T>() <= 64) };
+        let record = self.heap()?.allocate(size_of::<T>(), 64)?.cast::<T>();
+        record.as_ptr().expose_provenance(); // C gives back the address
+        // SAFETY: a fresh block of that size and alignment.
+        let inserted = unsafe {
+            record.write(value);
+            record.as_ref()
+        };
+        self.newest.store(record.as_ptr(), Release);
+        Ok(inserted)
+    }
+    /// The live record at `address`. It must not be used once it is removed, which is up to the program: it destroys
+    /// nothing that its other threads use.
+    #[inline]
+    pub fn get(&self, address: *const ()) -> Option<&'static T> {
+        let newest = self.newest.load(Acquire);
+        if !newest.is_null() && newest.addr() == address.addr() {
+            // SAFETY: stored by `insert`, and taken back by `remove` before the record goes.
+            return Some(unsafe { &*newest });
+        }
+        self.known_heap()?.block(address.cast())?;
+        // SAFETY: the start of a live block of this heap, all of which are records made by `insert`.
+        Some(unsafe { &*core::ptr::with_exposed_provenance::<T>(address.addr()) })
+    }
+    /// Calls `each` with every live record. Other records may come and go from within.
+    pub fn for_each(&self, mut each: impl FnMut(&'static T)) {
+        let mut addresses = Vec::new();
+        if let Some(heap) = self.known_heap() {
+            heap.for_each_live(&mut |block| addresses.push(block.start));
+        }
+        let record = |&address: &usize| self.get(core::ptr::with_exposed_provenance(address));
+        addresses.iter().filter_map(record).for_each(&mut each);
+    }
+    /// Takes a record out. False when it was not there.
+    ///
+    /// # Safety
+    /// Nobody uses the record any more.
+    pub unsafe fn remove(&self, record: NonNull<T>) -> bool {
+        if self.get(record.as_ptr().cast_const().cast()).is_none() {
+            return false;
+        }
+        // Another one may be newer.
+        let _ = self.newest.compare_exchange(record.as_ptr(), null_mut(), AcqRel, Relaxed);
+        // SAFETY: a live record that nobody else uses, by the caller's promise.
+        unsafe { record.drop_in_place() };
+        self.known_heap().is_some_and(|heap| heap.free(record.as_ptr().cast()).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn only_live_records_are_found() {
+        static REGISTRY: Registry<u64> = Registry::new();
+        let address = |record: &u64| core::ptr::from_ref(record).cast::<()>();
+        assert!(REGISTRY.get(address(&7)).is_none());
+        let (first, second) = (REGISTRY.insert(1).unwrap(), REGISTRY.insert(2).unwrap());
+        assert_eq!((REGISTRY.get(address(first)), REGISTRY.get(address(second))), (Some(&1), Some(&2)));
+        assert!(REGISTRY.get(address(first).wrapping_byte_add(8)).is_none());
+        assert!(REGISTRY.get(core::ptr::without_provenance(usize::MAX)).is_none());
+        // SAFETY: not used afterwards.
+        assert!(unsafe { REGISTRY.remove(NonNull::from(first)) });
+        assert!(REGISTRY.get(address(first)).is_none());
+        // SAFETY: as above.
+        assert!(!unsafe { REGISTRY.remove(NonNull::from(first)) });
+        assert_eq!(REGISTRY.get(address(second)), Some(&2));
+    }
+}

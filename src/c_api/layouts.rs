@@ -1,0 +1,419 @@
+//! The functions of `advanced_memory_system.h` on pools, layouts and buffers.
+use super::advanced_system::system_at;
+use super::legacy_types::*;
+use super::{guard, reference, slice};
+use crate::advanced::pool::{Limits, Pool};
+use crate::advanced::registry::Registry;
+use crate::advanced::{System, structure};
+use crate::error::{Result, fail};
+use crate::os::{lock::Mutex, records};
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::mem::offset_of;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// What a pointer to a pool points at.
+#[repr(C)]
+struct PoolRecord {
+    /// What C reads.
+    public: UnsafeCell<AdvancedMemoryPool>,
+    pool: Pool,
+    /// Reached under the structure's lock alone, which is the one that fork takes.
+    made: Mutex<Made>,
+}
+// SAFETY: the public part is written under the structure's lock, but for its counters, which are atomic.
+unsafe impl Sync for PoolRecord {}
+
+/// Layouts and buffers of a pool, each a record of its own: C holds their addresses.
+#[derive(Default)]
+struct Made {
+    layouts: Vec<NonNull<MemoryLayout>>,
+    buffers: Vec<NonNull<MemoryBuffer>>,
+}
+static POOLS: Registry<PoolRecord> = Registry::new();
+
+/// The pointer that C has to a pool.
+pub(super) fn pointer_of(pool: &'static Pool) -> *mut c_void {
+    core::ptr::from_ref(pool).cast_mut().wrapping_byte_sub(offset_of!(PoolRecord, pool)).cast()
+}
+#[inline]
+fn record_at<T>(pool: *const T) -> Result<&'static PoolRecord> {
+    match POOLS.get(pool.cast()) {
+        Some(record) => Ok(record),
+        None => fail!(InvalidArgument, "{pool:p} is not a pool of a memory system"),
+    }
+}
+/// The system of the pool at an address, if there is such a pool.
+pub(super) fn system_of_pool(pool: *const c_void) -> Option<&'static System> {
+    POOLS.get(pool.cast()).map(|record| record.pool.system())
+}
+/// The pool at an address, which is one of the system at the other.
+#[inline]
+fn record_of(system: *const AdvancedMemorySystem, pool: *const c_void) -> Result<&'static PoolRecord> {
+    let (system, record) = (system_at(system)?, record_at(pool)?);
+    if !core::ptr::eq(record.pool.system(), system) {
+        return fail!(InvalidArgument, "the pool at {pool:p} is another system's");
+    }
+    Ok(record)
+}
+
+fn limits(config: &AdvancedPoolConfig) -> Result<Limits> {
+    if config.fixed_size.is_set() && config.block_size == 0 {
+        return fail!(InvalidArgument, "blocks of a fixed size, of 0 bytes");
+    }
+    let unless_growing = |limit| if config.enable_growth.is_set() { 0 } else { limit };
+    Ok(Limits {
+        bytes: unless_growing(config.pool_size),
+        blocks: unless_growing(config.max_blocks),
+        request: if config.fixed_size.is_set() { config.block_size } else { 0 },
+    })
+}
+
+fn create_pool(system: *mut AdvancedMemorySystem, config: &AdvancedPoolConfig) -> Result<*mut c_void> {
+    let pool = Pool::new(system_at(system)?, limits(config)?)?;
+    let heap = pool.heap();
+    let public = AdvancedMemoryPool {
+        layouts: null_mut(),
+        buffers: null_mut(),
+        num_layouts: AtomicUsize::new(0),
+        num_buffers: AtomicUsize::new(0),
+        fast_path_cache: null_mut(),
+        config: *config,
+        use_neon: false.into(),
+    };
+    let record = PoolRecord { public: public.into(), pool, made: Mutex::default() };
+    let record = POOLS.insert(record).inspect_err(|_| _ = heap.destroy())?;
+    if let Err(error) = record.pool.join() {
+        destroy_record(record);
+        return Err(error);
+    }
+    Ok(pointer_of(&record.pool))
+}
+
+fn destroy_record(record: &'static PoolRecord) {
+    record.pool.end();
+    let made = {
+        let _structure = structure();
+        core::mem::take(&mut *record.made.lock())
+    };
+    // SAFETY: records of these types, which end with their pool.
+    unsafe {
+        made.layouts.iter().for_each(|layout| records::release(layout.cast(), size_of::<MemoryLayout>()));
+        made.buffers.iter().for_each(|buffer| records::release(buffer.cast(), size_of::<MemoryBuffer>()));
+        POOLS.remove(NonNull::from(record));
+    }
+}
+/// Destroys all pools of a system that is about to end.
+pub(super) fn destroy_pools_of(system: &System) {
+    POOLS.for_each(|record| {
+        if core::ptr::eq(record.pool.system(), system) {
+            destroy_record(record);
+        }
+    });
+}
+
+/// Makes a pool of the system; NULL for a NULL argument, an impossible configuration, or without memory.
+///
+/// # Safety
+/// `config` is NULL or points at a configuration.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn advanced_create_memory_pool(
+    system: *mut AdvancedMemorySystem,
+    config: *const AdvancedPoolConfig,
+) -> *mut c_void {
+    // SAFETY: by the caller's promise.
+    guard(null_mut(), || create_pool(system, unsafe { reference(config, "config") }?))
+}
+
+/// Frees a pool of the system and every block, layout and buffer of it. Anything else is ignored.
+///
+/// # Safety
+/// Nobody uses the pool or what it gave afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn advanced_destroy_memory_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) {
+    guard((), || {
+        destroy_record(record_of(system, pool)?);
+        Ok(())
+    })
+}
+
+/// `size` zeroed bytes of a pool, aligned to 64; NULL for size 0, beyond the pool's limits, or without memory.
+#[unsafe(no_mangle)]
+pub extern "C" fn advanced_pool_allocate(
+    system: *mut AdvancedMemorySystem,
+    pool: *mut c_void,
+    size: usize,
+) -> *mut c_void {
+    guard(null_mut(), || Ok(record_of(system, pool)?.pool.allocate(size)?.as_ptr().cast()))
+}
+
+/// Frees a block of the pool; NULL does nothing, and anything else is ignored.
+///
+/// # Safety
+/// Nobody uses the block afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn advanced_pool_free(
+    system: *mut AdvancedMemorySystem,
+    pool: *mut c_void,
+    ptr: *mut c_void,
+) {
+    guard((), || record_of(system, pool)?.pool.free(ptr.cast()))
+}
+
+/// `advanced_create_memory_pool`.
+///
+/// # Safety
+/// As there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ams_create_memory_pool(
+    system: *mut AdvancedMemorySystem,
+    config: *const AdvancedPoolConfig,
+) -> *mut c_void {
+    // SAFETY: by the caller's promise.
+    guard(null_mut(), || create_pool(system, unsafe { reference(config, "config") }?))
+}
+
+/// `advanced_destroy_memory_pool`.
+///
+/// # Safety
+/// As there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ams_destroy_memory_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) {
+    guard((), || {
+        destroy_record(record_of(system, pool)?);
+        Ok(())
+    })
+}
+
+/// `advanced_pool_allocate`.
+#[unsafe(no_mangle)]
+pub extern "C" fn ams_pool_allocate(
+    system: *mut AdvancedMemorySystem,
+    pool: *mut c_void,
+    size: usize,
+) -> *mut c_void {
+    guard(null_mut(), || Ok(record_of(system, pool)?.pool.allocate(size)?.as_ptr().cast()))
+}
+
+/// `advanced_pool_free`.
+///
+/// # Safety
+/// As there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ams_pool_free(
+    system: *mut AdvancedMemorySystem,
+    pool: *mut c_void,
+    ptr: *mut c_void,
+) {
+    guard((), || record_of(system, pool)?.pool.free(ptr.cast()))
+}
+
+/// Gives a pool another configuration; blocks that live stay. False for NULL, or an impossible configuration.
+///
+/// # Safety
+/// `config` is NULL or points at a configuration.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn optimize_pool_configuration(
+    system: *mut AdvancedMemorySystem,
+    pool: *mut c_void,
+    config: *const AdvancedPoolConfig,
+) -> bool {
+    guard(false, || {
+        // SAFETY: by the caller's promise.
+        let config = unsafe { reference(config, "config") }?;
+        let record = record_of(system, pool)?;
+        record.pool.set_limits(limits(config)?);
+        let _structure = structure();
+        // SAFETY: written and read under the structure's lock.
+        unsafe { (&raw mut (*record.public.get()).config).write(*config) };
+        Ok(true)
+    })
+}
+
+/// A record of the library's own with `value` in it, added to `all`.
+fn keep<T>(
+    all: impl FnOnce(&mut Made) -> &mut Vec<NonNull<T>>,
+    pool: &PoolRecord,
+    value: T,
+) -> Result<*mut T> {
+    let _structure = structure();
+    let mut made = pool.made.lock();
+    let all = all(&mut made);
+    let record = records::allocate(size_of::<T>()).filter(|_| all.try_reserve(1).is_ok());
+    let Some(record) = record.map(NonNull::cast::<T>) else {
+        return fail!(OutOfMemory, "no memory for another layout or buffer");
+    };
+    // SAFETY: a fresh record of that size, aligned to 64.
+    unsafe { record.write(value) };
+    all.push(record);
+    Ok(record.as_ptr())
+}
+
+/// The shape of an array of bytes whose first dimension runs fastest: strides, and the size rounded up to 64.
+fn shape(extents: &[usize]) -> Result<([usize; MAX_DIMENSIONS], usize)> {
+    let mut strides = [0; MAX_DIMENSIONS];
+    let mut size = 1usize;
+    for (stride, &extent) in strides.iter_mut().zip(extents) {
+        *stride = size;
+        match size.checked_mul(extent) {
+            Some(product) if product != 0 => size = product,
+            _ => return fail!(InvalidArgument, "the extents {extents:?} are no size"),
+        }
+    }
+    match size.checked_next_multiple_of(64) {
+        Some(total) => Ok((strides, total)),
+        None => fail!(InvalidArgument, "the extents {extents:?} are no size"),
+    }
+}
+
+/// Makes an array of a pool: bytes in `num_dims` (1 to 16) dimensions, the first one fastest, none of them 0. Valid
+/// until the pool is destroyed.
+///
+/// # Safety
+/// `dimensions` is NULL or points at `num_dims` numbers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn create_memory_layout(
+    pool: *mut AdvancedMemoryPool,
+    dimensions: *const usize,
+    num_dims: usize,
+    geom_type: GeometricStateType,
+) -> *mut MemoryLayout {
+    guard(null_mut(), || {
+        let record = record_at(pool)?;
+        if num_dims == 0 || num_dims > MAX_DIMENSIONS {
+            return fail!(InvalidArgument, "{num_dims} dimensions: from 1 to {MAX_DIMENSIONS} are possible");
+        }
+        // SAFETY: by the caller's promise.
+        let extents = unsafe { slice(dimensions, num_dims) }?;
+        let (strides, total_size) = shape(extents)?;
+        let mut dimensions = [0; MAX_DIMENSIONS];
+        dimensions[..num_dims].copy_from_slice(extents);
+        let block = record.pool.allocate(total_size)?;
+        let layout = MemoryLayout {
+            base_ptr: block.as_ptr().cast(),
+            dimensions,
+            strides,
+            total_size,
+            is_geometric: true.into(),
+            geom_type,
+        };
+        let kept = keep(|made| &mut made.layouts, record, layout);
+        let layout = kept.inspect_err(|_| _ = record.pool.free(block.as_ptr()))?;
+        // SAFETY: the counter is atomic.
+        unsafe { (*record.public.get()).num_layouts.fetch_add(1, Relaxed) };
+        Ok(layout)
+    })
+}
+
+/// Makes a buffer of a pool, with mirrors where asked for. Valid until the pool is destroyed; NULL for a NULL pool,
+/// size 0, or without memory.
+#[unsafe(no_mangle)]
+pub extern "C" fn create_memory_buffer(
+    pool: *mut AdvancedMemoryPool,
+    size: usize,
+    gpu_accessible: bool,
+    quantum_accessible: bool,
+    hardware: HardwareType,
+) -> *mut MemoryBuffer {
+    guard(null_mut(), || {
+        let record = record_at(pool)?;
+        let mut parts = [null_mut::<c_void>(); 3];
+        let made = fill_parts(&record.pool, size, [true, gpu_accessible, quantum_accessible], &mut parts)
+            .and_then(|()| {
+                let [cpu_ptr, gpu_ptr, quantum_ptr] = parts;
+                let is_unified = gpu_accessible.into();
+                let is_pinned = true.into();
+                let buffer =
+                    MemoryBuffer { gpu_ptr, cpu_ptr, quantum_ptr, size, is_pinned, is_unified, hardware };
+                keep(|made| &mut made.buffers, record, buffer)
+            });
+        let buffer = made.inspect_err(|_| {
+            // Freeing what was just allocated cannot fail, and NULL is fine.
+            parts.iter().for_each(|part| _ = record.pool.free(part.cast()));
+        })?;
+        // SAFETY: the counter is atomic.
+        unsafe { (*record.public.get()).num_buffers.fetch_add(1, Relaxed) };
+        Ok(buffer)
+    })
+}
+fn fill_parts(pool: &Pool, size: usize, wanted: [bool; 3], parts: &mut [*mut c_void; 3]) -> Result<()> {
+    for (part, wanted) in parts.iter_mut().zip(wanted) {
+        if wanted {
+            *part = pool.allocate(size)?.as_ptr().cast();
+        }
+    }
+    Ok(())
+}
+
+/// Copies exactly `size` bytes; nothing at all where either layout is smaller than that. They may be the same.
+///
+/// # Safety
+/// Both are NULL or layouts whose memory is live, and nobody else writes the destination meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memory_copy(dst: *mut MemoryLayout, src: *const MemoryLayout, size: usize) {
+    guard((), || {
+        // SAFETY: by the caller's promise.
+        let (dst, src) = unsafe { (reference(dst.cast_const(), "dst")?, reference(src, "src")?) };
+        if dst.base_ptr.is_null() || src.base_ptr.is_null() {
+            return fail!(InvalidArgument, "a layout has no memory");
+        }
+        if size > dst.total_size || size > src.total_size {
+            return fail!(
+                InvalidArgument,
+                "{size} bytes to copy from a layout of {} to one of {}",
+                src.total_size,
+                dst.total_size
+            );
+        }
+        // SAFETY: both have that many bytes.
+        unsafe { dst.base_ptr.cast::<u8>().copy_from(src.base_ptr.cast(), size) };
+        Ok(())
+    })
+}
+
+/// Copies a buffer from one of its places to another: EUCLIDEAN from CPU to GPU, HYPERBOLIC back, SPHERICAL from CPU
+/// to quantum, SYMPLECTIC back. Nothing for other directions, or where it lacks one of the two.
+///
+/// # Safety
+/// `buffer` is NULL or a buffer of a live pool, and nobody else uses its memory meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memory_transfer(buffer: *mut MemoryBuffer, direction: GeometricStateType) {
+    guard((), || {
+        // SAFETY: by the caller's promise.
+        let buffer = unsafe { reference(buffer.cast_const(), "buffer") }?;
+        let (from, to) = match direction {
+            GeometricStateType::EUCLIDEAN => (buffer.cpu_ptr, buffer.gpu_ptr),
+            GeometricStateType::HYPERBOLIC => (buffer.gpu_ptr, buffer.cpu_ptr),
+            GeometricStateType::SPHERICAL => (buffer.cpu_ptr, buffer.quantum_ptr),
+            GeometricStateType::SYMPLECTIC => (buffer.quantum_ptr, buffer.cpu_ptr),
+            other => return fail!(InvalidArgument, "{other:?} is no direction"),
+        };
+        if from.is_null() || to.is_null() {
+            return fail!(InvalidArgument, "the buffer has no such mirror");
+        }
+        // SAFETY: each place of a buffer has its size; the same place twice is fine.
+        unsafe { to.cast::<u8>().copy_from(from.cast(), buffer.size) };
+        Ok(())
+    })
+}
+
+/// Tags all layouts of a pool whose configuration has `enable_stats` as `GEOMETRIC_STATE_EUCLIDEAN`, as ever.
+///
+/// # Safety
+/// Nobody else writes the layouts meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn update_memory_access(pool: *mut AdvancedMemoryPool) {
+    guard((), || {
+        let record = record_at(pool)?;
+        let _structure = structure();
+        // SAFETY: written and read under the structure's lock.
+        if unsafe { (*record.public.get()).config }.enable_stats.is_set() {
+            for layout in &record.made.lock().layouts {
+                // SAFETY: a record of the pool's, which lives as long; nobody else writes it, by the caller's promise.
+                unsafe { (*layout.as_ptr()).geom_type = GeometricStateType::EUCLIDEAN };
+            }
+        }
+        Ok(())
+    })
+}

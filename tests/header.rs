@@ -1,0 +1,119 @@
+//! The headers and the Rust code say the same.
+//!
+//! `UNIMEM_BLESS=1 cargo test --test header` (or `make header`) rewrites `include/unimem.h`.
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The exported names with the header that declares each, from `unimem.map`.
+fn exported() -> Vec<(String, String)> {
+    let map = fs::read_to_string(root().join("unimem.map")).unwrap();
+    let mut header = String::new();
+    let mut names = Vec::new();
+    for line in map.lines().map(str::trim) {
+        if let Some(comment) = line.strip_prefix("/* unimem").and_then(|rest| rest.strip_suffix(" */")) {
+            header = format!("unimem{comment}");
+        } else if !header.is_empty() && line.ends_with(';') && !line.starts_with("local") && line != "};" {
+            names.extend(line.split_terminator(';').map(|name| (name.trim().to_owned(), header.clone())));
+        }
+    }
+    names
+}
+
+/// The files with functions for C, and the types of their arguments. The seam's declare what is defined elsewhere.
+fn boundary() -> Vec<PathBuf> {
+    let files = fs::read_dir(root().join("src/c_api")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "rs")).collect();
+    files.retain(|path| !path.ends_with("mod.rs") && !path.ends_with("seam.rs"));
+    files.sort();
+    files
+}
+
+/// What cbindgen makes of the functions that belong to `headers`.
+fn bindings(headers: &[&str], adjust: impl Fn(&mut cbindgen::Config)) -> String {
+    let mut config = cbindgen::Config::from_file(root().join("cbindgen.toml")).unwrap();
+    let others = exported().into_iter().filter(|(_, header)| !headers.contains(&header.as_str()));
+    config.export.exclude.extend(others.map(|(name, _)| name));
+    adjust(&mut config);
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for source in boundary() {
+        builder = builder.with_src(source);
+    }
+    let bindings = builder.generate().unwrap();
+    let mut text = Vec::new();
+    bindings.write(&mut text);
+    // What Rust calls safety is a precondition to C.
+    String::from_utf8(text).unwrap().replace(" * # Safety\n * ", " * @pre ")
+}
+
+/// Functions that a header declares: names followed by a parenthesis at the beginning of a line or after a `*` or space.
+fn declared(header: &str) -> BTreeSet<String> {
+    let code = header.lines().filter(|line| !line.trim_start().starts_with(['*', '/']));
+    let names = code.filter_map(|line| {
+        let before = line.split_once('(')?.0;
+        Some(before.rsplit([' ', '*']).next()?.to_owned())
+    });
+    names.filter(|name| name.starts_with("unimem_")).collect()
+}
+
+#[test]
+fn unimem_h_is_current() {
+    let made = bindings(&["unimem.h"], |_| ());
+    let path = root().join("include/unimem.h");
+    if env::var_os("UNIMEM_BLESS").is_some() {
+        fs::write(&path, &made).unwrap();
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == made, "include/unimem.h is stale: run `make header`");
+    let listed = exported().into_iter().filter(|(_, header)| header == "unimem.h").map(|(name, _)| name);
+    assert_eq!(declared(&kept), listed.collect(), "left: include/unimem.h, right: unimem.map");
+}
+
+/// Compiles C that includes `header` and then declares the same functions as the Rust code has them.
+fn agrees_with(header: &str, functions: &[&str]) {
+    let prototypes = bindings(functions, |config| {
+        config.export.item_types = vec![cbindgen::ItemType::Functions];
+        config.include_guard = None;
+        config.header = None;
+        config.after_includes = None;
+    });
+    let count = exported().iter().filter(|(_, header)| functions.contains(&header.as_str())).count();
+    assert_eq!(prototypes.matches(");").count(), count, "not one prototype a name:\n{prototypes}");
+    let name = header.replace('/', "_");
+    let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("agrees_with_{name}.c"));
+    fs::write(&file, format!("#include \"{header}\"\n{prototypes}")).unwrap();
+    let compiler = env::var("CC").unwrap_or("cc".into());
+    let output = Command::new(compiler)
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", "include"])
+        .arg(&file)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn memory_pool_h_agrees() {
+    agrees_with("unimem/memory_pool.h", &["unimem/memory_pool.h"]);
+}
+
+#[test]
+fn advanced_memory_system_h_agrees() {
+    agrees_with("unimem/advanced_memory_system.h", &["unimem/advanced_memory_system.h"]);
+}
+
+#[test]
+fn memory_singleton_h_agrees() {
+    agrees_with("unimem/memory_singleton.h", &["unimem/memory_singleton.h"]);
+}
+
+#[test]
+fn tree_tensor_network_h_agrees() {
+    agrees_with("unimem/tree_tensor_network.h", &["unimem/tree_tensor_network.h"]);
+}
