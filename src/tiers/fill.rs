@@ -10,7 +10,7 @@ use super::{codec, crew, workspace};
 use crate::os::map::PAGE;
 use core::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 /// What the chunk is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +25,12 @@ pub enum Access {
 
 /// Hash of decoded bytes.
 pub(super) fn content_hash(bytes: &[u8]) -> [u64; 2] {
-    let hash = xxh3_128(bytes);
+    let hash = XxHash3_128::oneshot(bytes);
     [hash as u64, (hash >> 64) as u64]
 }
 /// Hash of encoded bytes.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
-    xxh3_64(bytes)
+    XxHash3_64::oneshot(bytes)
 }
 pub(super) fn whole_pages(length: usize) -> usize {
     length.next_multiple_of(PAGE)

@@ -24,6 +24,7 @@ pub mod residency;
 pub mod spill;
 mod staging;
 mod state;
+mod store;
 mod sweep;
 mod table;
 mod transit;

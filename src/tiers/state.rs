@@ -132,7 +132,7 @@ impl<A: AtomicWord> State<A> {
             if word.phase() != Phase::Hot || word.pins() == u32::MAX / PIN {
                 return Err(word);
             }
-            if self.0.replace(word.0, (word.0 + PIN | REFERENCED) & !PREFETCHED) {
+            if self.0.replace(word.0, ((word.0 + PIN) | REFERENCED) & !PREFETCHED) {
                 return Ok(word);
             }
         }

@@ -185,6 +185,7 @@ impl Warm {
         bytes
     }
     /// Bytes in extents.
+    #[cfg(test)]
     pub fn used(&self) -> usize {
         self.state.lock().used * PAGE
     }

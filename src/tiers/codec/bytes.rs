@@ -58,7 +58,7 @@ fn compressed_size(workspace: &mut Workspace, element: usize, sample: &[u8]) -> 
 /// sample's. 4 KiB from its middle are tried.
 pub fn probe(workspace: &mut Workspace, block: &[u8]) -> (usize, usize) {
     let length = PROBE.min(block.len());
-    let start = (block.len() - length) / 2 & !7;
+    let start = ((block.len() - length) / 2) & !7;
     let sample = &block[start..][..length];
     let (size, element) = [1, 4, 8]
         .map(|e| (compressed_size(workspace, e, sample), e))

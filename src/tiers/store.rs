@@ -1,0 +1,218 @@
+//! Storing a chunk that has left the region: encoded in RAM, or in the spill file, or back in place if neither works.
+use super::codec::{self, Form};
+use super::engine::Engine;
+use super::fill::{checksum, content_hash, whole_pages};
+use super::mapping::Errno;
+use super::region::Region;
+use super::staging::Slot;
+use super::state::{Phase, Settle};
+use super::table::Which;
+use super::transit::Transit;
+use super::trouble::Trouble;
+use core::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Encoded bytes stay in RAM if they are at most this many eighths of the chunk.
+const WORTH_KEEPING: usize = 7;
+/// Chunks tried before giving up making room in RAM.
+const ATTEMPTS: usize = 4;
+
+impl Engine {
+    /// Stores the chunk whose pages are in `slot`, settles it, and gives the slot back. If it cannot be stored it
+    /// goes back in place.
+    pub(super) fn store(
+        &self,
+        mut transit: Transit,
+        mut slot: Slot,
+        workspace: &mut codec::Workspace,
+    ) -> Result<Slot, Trouble> {
+        let region = transit.region;
+        let counters = &region.counters;
+        let chunk = region.chunk_size();
+        let memory = region.staging().bytes(&mut slot);
+        let stored = transit.stored();
+        if stored.is_kept() {
+            let clean = stored.content_known && content_hash(&memory[..chunk]) == stored.content;
+            counters.note_kept(clean);
+            if clean {
+                counters.evictions.fetch_add(1, Relaxed);
+                transit.settle(Phase::Stored, Settle::default());
+                return Ok(slot);
+            }
+            self.drop_stored(&mut transit);
+        }
+        let start = Instant::now();
+        let (form, length) = region.codec().encode_in_place(memory, chunk, workspace);
+        let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
+            // Saves no page: raw is simpler and faster. Decoding what was just encoded gives the values the
+            // program may see anyway.
+            match region.codec().decode_in_place(memory, length, chunk, workspace) {
+                Ok(()) => (Form::Raw, chunk),
+                Err(_) => unreachable!("the encoder's own bytes"),
+            }
+        } else {
+            (form, length)
+        };
+        counters.encode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+        counters.encoded_from.fetch_add(chunk as u64, Relaxed);
+        counters.encoded_to.fetch_add(length.max(1) as u64, Relaxed);
+        if form == Form::Zero {
+            counters.evictions.fetch_add(1, Relaxed);
+            transit.settle(Phase::Zero, Settle::default());
+            return Ok(slot);
+        }
+        match self.keep(&mut transit, form, &mut memory[..whole_pages(length).max(length)], length) {
+            Ok(()) => {
+                counters.evictions.fetch_add(1, Relaxed);
+                transit.settle(Phase::Stored, Settle::default());
+                Ok(slot)
+            }
+            Err(trouble) => {
+                self.put_back(transit, form, length, slot, workspace);
+                Err(trouble)
+            }
+        }
+    }
+    /// Keeps the encoded bytes at the front of `memory`, in RAM if that pays and there is room, else on disk.
+    fn keep(
+        &self,
+        transit: &mut Transit,
+        form: Form,
+        memory: &mut [u8],
+        length: usize,
+    ) -> Result<(), Trouble> {
+        let region = transit.region;
+        let pages = whole_pages(length);
+        memory[length..].fill(0);
+        let stored = transit.stored();
+        stored.length = length as u32;
+        stored.blocks = form == Form::Blocks;
+        stored.checksum = checksum(&memory[..length]);
+        stored.content_known = false;
+        if form == Form::Blocks && pages <= region.chunk_size() / 8 * WORTH_KEEPING {
+            loop {
+                if let Some(extent) = self.warm.store(self.purse(), &memory[..length]) {
+                    transit.stored().warm = extent;
+                    region.counters.warm.fetch_add(pages, Relaxed);
+                    return Ok(());
+                }
+                // The oldest make room, on disk.
+                if !self.chill_oldest() {
+                    break;
+                }
+            }
+        }
+        self.write_out(transit, &memory[..pages])
+    }
+    /// Writes a chunk's encoded bytes to its place on disk.
+    fn write_out(&self, transit: &mut Transit, bytes: &[u8]) -> Result<(), Trouble> {
+        let region = transit.region;
+        if self.current_file() == 0 || region.home_for_writing(transit.index).is_none() {
+            // Without a budget no room was taken in advance; it is wanted now because the instance asks.
+            let (file, spill) = self.spill().map_err(Trouble::Disk)?;
+            region.move_home_if_none(file, &spill);
+        }
+        let no_home = Trouble::Disk(Errno(libc::ENOSPC));
+        let (spill, offset) = region.home_for_writing(transit.index).ok_or(no_home)?;
+        spill.write(bytes, offset).map_err(Trouble::Disk)?;
+        transit.stored().file = self.current_file();
+        region.counters.cold.fetch_add(bytes.len(), Relaxed);
+        region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
+        Ok(())
+    }
+    /// Undoes an eviction whose bytes found no place.
+    fn put_back(
+        &self,
+        mut transit: Transit,
+        form: Form,
+        length: usize,
+        mut slot: Slot,
+        workspace: &mut codec::Workspace,
+    ) {
+        let region = transit.region;
+        let staging = region.staging();
+        *transit.stored() = Default::default();
+        if form == Form::Blocks {
+            let memory = staging.bytes(&mut slot);
+            if region.codec().decode_in_place(memory, length, region.chunk_size(), workspace).is_err() {
+                unreachable!("the encoder's own bytes");
+            }
+        }
+        // SAFETY: as in `place`: absent chunk, full slot, both ours.
+        match unsafe { self.pages().place(staging.span(&slot), transit.span()) } {
+            Ok(()) => {
+                staging.put_empty(slot);
+                region.counters.hot.fetch_add(region.chunk_size(), Relaxed);
+                transit.settle(Phase::Hot, Settle::default());
+            }
+            Err(_) => {
+                // The bytes stay in the slot: as good as read ahead, but for being the only copy.
+                transit.stored().slot = slot.into_number();
+                region.counters.staged.fetch_add(region.chunk_size(), Relaxed);
+                transit.settle(Phase::Staged, Settle::default());
+            }
+        }
+    }
+    /// Writes the chunk that has been encoded in RAM the longest to disk. False if there is none, or no room.
+    pub(super) fn chill_oldest(&self) -> bool {
+        let regions = self.regions();
+        let now = self.tick();
+        let oldest = |r: &&Arc<Region>| {
+            r.lists().oldest_stamp(r.table(), Which::Warm).map_or(0, |s| now.wrapping_sub(s).max(1))
+        };
+        for _ in 0..ATTEMPTS {
+            let Some(region) = regions.iter().max_by_key(oldest).filter(|r| oldest(r) > 0) else {
+                return false;
+            };
+            let Some(index) = region.lists().oldest(Which::Warm) else { continue };
+            if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
+                return self.chill(transit);
+            }
+            region.lists().remove(region.table(), index); // claimed by somebody who lists it anew
+        }
+        false
+    }
+    fn chill(&self, mut transit: Transit) -> bool {
+        let region = transit.region;
+        let stored = *transit.stored();
+        let length = stored.length as usize;
+        if stored.warm == 0 {
+            transit.settle(Phase::Stored, Settle::default());
+            return true;
+        }
+        // SAFETY: the claim owns the extent.
+        let bytes = unsafe { self.warm.pages(stored.warm, length) };
+        let written = stored.file != 0 || self.write_out(&mut transit, bytes).is_ok();
+        if written {
+            transit.stored().warm = 0;
+            self.warm.free(self.purse(), stored.warm, length);
+            region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
+        }
+        transit.settle(Phase::Stored, Settle::default());
+        written
+    }
+
+    /// Drops a claimed chunk's contents for good.
+    pub(super) fn drop_contents(&self, mut transit: Transit) {
+        let region = transit.region;
+        let staging = region.staging();
+        match transit.from {
+            Phase::Hot => {
+                region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
+                // SAFETY: the claim owns the chunk, and its contents are given up.
+                unsafe { self.pages().vacate(transit.span()) };
+                self.purse().discharge_pages(region.chunk_size());
+            }
+            Phase::Staged => {
+                // SAFETY: as in `place`.
+                let slot = unsafe { Slot::from_number(transit.stored().slot) };
+                region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
+                self.drop_pages(staging, slot);
+            }
+            _ => {}
+        }
+        self.drop_stored(&mut transit);
+        transit.settle(Phase::Zero, Settle::default());
+    }
+}
