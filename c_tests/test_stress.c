@@ -249,6 +249,7 @@ static void *hold_the_locks_of_tables(void *argument) {
 static int use_everything_in_the_child(void *argument) {
     head_t *parents = argument;
     random_t random = {(uint64_t)getpid()};
+    tap.misses = 0; /* those of the parent are not this child's */
     if (parents && !is_whole(parents)) return 2;
     if (parents) give_back(parents->surface, parents);
     head_t *blocks[1000];
