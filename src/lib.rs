@@ -1,6 +1,7 @@
 //! libunimem: one memory system for tensor-network programs.
 //!
-//! Modules point downwards only: the C boundary, then instances, then the heap, then the operating system.
+//! Modules point downwards only: the C boundary, then tensor networks, then instances, then the heap, then the
+//! operating system.
 pub mod advanced;
 pub mod c_api;
 pub mod error;
@@ -10,3 +11,4 @@ pub mod log;
 pub mod os;
 pub mod singleton;
 pub mod tiers;
+pub mod tensor;

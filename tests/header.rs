@@ -112,3 +112,8 @@ fn advanced_memory_system_h_agrees() {
 fn memory_singleton_h_agrees() {
     agrees_with("unimem/memory_singleton.h", &["unimem/memory_singleton.h"]);
 }
+
+#[test]
+fn tree_tensor_network_h_agrees() {
+    agrees_with("unimem/tree_tensor_network.h", &["unimem/tree_tensor_network.h"]);
+}

@@ -44,6 +44,10 @@ fn record_at<T>(pool: *const T) -> Result<&'static PoolRecord> {
         None => fail!(InvalidArgument, "{pool:p} is not a pool of a memory system"),
     }
 }
+/// The system of the pool at an address, if there is such a pool.
+pub(super) fn system_of_pool(pool: *const c_void) -> Option<&'static System> {
+    POOLS.get(pool.cast()).map(|record| record.pool.system())
+}
 /// The pool at an address, which is one of the system at the other.
 #[inline]
 fn record_of(system: *const AdvancedMemorySystem, pool: *const c_void) -> Result<&'static PoolRecord> {

@@ -10,6 +10,10 @@ pub mod memory_pool;
 mod seam;
 pub mod singleton;
 pub mod tables;
+pub mod tensor_conversion;
+pub mod tensor_streams;
+pub mod tensor_types;
+pub mod tree_tensor_network;
 pub mod types;
 
 use crate::error::{Error, Result, fail};

@@ -26,7 +26,7 @@ mod span;
 mod statistics;
 
 pub use cache::DEFAULT_BLOCKS;
-pub use registry::RESERVED;
+pub use registry::{RESERVED, heap_of_companion};
 pub use size_class::{DEFAULT_ALIGNMENT, SHAPES};
 pub use statistics::HeapStatistics;
 

@@ -1,0 +1,145 @@
+/* The tree tensor network on a table of the program's own C functions, which fails the n-th allocation, for every n:
+ * each call then gives false or NULL, nothing is leaked, and the network is as it was. */
+#define _GNU_SOURCE
+#include "unimem/tree_tensor_network.h"
+
+#include "support.h"
+#include "tap.h"
+
+static struct { size_t live, made, fail_at; } table_state = {0, 0, SIZE_MAX};
+
+/* Each block knows its size, so that a block of another table would be noticed. */
+typedef struct { size_t magic, size; char room[48]; } mark_t;
+
+static void *own_allocate(size_t size, size_t alignment)
+{
+    if (table_state.made++ >= table_state.fail_at || alignment > 64) return NULL;
+    mark_t *mark = aligned_alloc(64, (sizeof *mark + size + 63) / 64 * 64);
+    if (!mark) return NULL;
+    *mark = (mark_t){.magic = 0x600D, .size = size};
+    memset(mark + 1, 0xA5, size);
+    table_state.live++;
+    return mark + 1;
+}
+static void own_free(void *block)
+{
+    mark_t *mark = (mark_t *)block - 1;
+    if (mark->magic != 0x600D) abort();
+    mark->magic = 0xDEAD;
+    table_state.live--;
+    free(mark);
+}
+static void *own_hierarchical(size_t size, double tolerance) { return tolerance < 0 ? NULL : own_allocate(size, 64); }
+
+static unified_memory_interface_t table = {.allocate = own_allocate, .free = own_free, .allocate_hierarchical = own_hierarchical};
+
+/* What is failed: a call on a network that `prepare` made. */
+typedef struct {
+    const char *name;
+    bool (*call)(tree_tensor_network_t *ttn, tree_tensor_node_t **nodes);
+} operation_t;
+
+static tree_tensor_network_t *prepare(tree_tensor_node_t **nodes)
+{
+    static ComplexFloat elements[64];
+    for (size_t i = 0; i < 64; i++) elements[i] = (ComplexFloat){(float)(i % 7) - 3, (float)(i % 5)};
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+    ttn->memory = &table;
+    for (size_t i = 0; i < 8; i++) nodes[i] = add_tree_tensor_node(ttn, elements, (size_t[]){2, 4, 4}, 3, i % 2);
+    for (size_t i = 1; i < 5; i++) connect_tree_tensor_nodes(ttn, nodes[(i - 1) / 2], nodes[i]);
+    return ttn;
+}
+
+static bool add(tree_tensor_network_t *ttn, tree_tensor_node_t **nodes)
+{
+    return nodes[0] && add_tree_tensor_node(ttn, NULL, (size_t[]){5, 5}, 2, true);
+}
+static bool connect(tree_tensor_network_t *ttn, tree_tensor_node_t **nodes)
+{
+    return connect_tree_tensor_nodes(ttn, nodes[6], nodes[7]);
+}
+static bool pair(tree_tensor_network_t *ttn, tree_tensor_node_t **nodes)
+{
+    tree_tensor_node_t *result;
+    return contract_tree_tensor_nodes(ttn, nodes[0], nodes[1], &result);
+}
+static bool whole(tree_tensor_network_t *ttn, tree_tensor_node_t **nodes)
+{
+    ComplexFloat *result = NULL;
+    size_t count;
+    bool done = nodes[0] && contract_full_tree_network(ttn, &result, NULL, &count);
+    free(result);
+    return done;
+}
+static bool stream(tree_tensor_network_t *ttn, tree_tensor_node_t **nodes)
+{
+    tensor_stream_t *made = create_tensor_stream(ttn, nodes[0], 7);
+    bool done = made && stream_next_chunk(made);
+    destroy_tensor_stream(made);
+    return done;
+}
+static bool adapt(tree_tensor_network_t *ttn, tree_tensor_node_t **nodes)
+{
+    return nodes[0] && adapt_bond_dimensions(ttn, 0.01);
+}
+static bool optimise(tree_tensor_network_t *ttn, tree_tensor_node_t **nodes)
+{
+    return nodes[0] && optimize_tree_structure(ttn);
+}
+
+/* All that C can see of a network. */
+static unsigned long fingerprint(tree_tensor_network_t *ttn, tree_tensor_node_t **nodes)
+{
+    unsigned long sum = 5381 + ttn->num_nodes + (uintptr_t)ttn->root;
+    for (size_t i = 0; i < 8; i++) {
+        tree_tensor_node_t *node = nodes[i];
+        size_t count = 1;
+        sum = sum * 33 + node->rank + node->num_children + (uintptr_t)node->parent + node->is_leaf;
+        for (size_t k = 0; k < node->num_children; k++) sum = sum * 33 + (uintptr_t)node->children[k];
+        for (size_t k = 0; k < node->num_dimensions; k++) sum = sum * 33 + node->dimensions[k], count *= node->dimensions[k];
+        const unsigned char *bytes = (const unsigned char *)node->data;
+        for (size_t k = 0; k < count * sizeof *node->data; k++) sum = sum * 33 + bytes[k];
+    }
+    return sum;
+}
+
+int main(void)
+{
+    const operation_t operations[] = {{"add a node", add}, {"connect", connect}, {"contract a pair", pair}, {"contract the tree", whole}, {"stream", stream}, {"adapt", adapt}, {"optimise", optimise}};
+    for (size_t o = 0; o < sizeof operations / sizeof *operations; o++) {
+        char name[80];
+        snprintf(name, sizeof name, "%s: every failing allocation", operations[o].name);
+        tree_tensor_node_t *nodes[8];
+        tree_tensor_network_t *ttn = prepare(nodes);
+        size_t failures = 0;
+        TEST(name) {
+            for (size_t n = 0; n < 1000; n++) {
+                size_t live = table_state.live, made = table_state.made;
+                unsigned long before = fingerprint(ttn, nodes);
+                table_state.fail_at = made + n;
+                bool done = operations[o].call(ttn, nodes);
+                bool failed = table_state.made > table_state.fail_at;
+                table_state.fail_at = SIZE_MAX;
+                EXPECT(done != failed, "allocation %zu failed: %d, the call: %d", n, failed, done);
+                if (!failed) break;
+                failures++;
+                EXPECT(unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "allocation %zu: error %d", n, unimem_last_error());
+                EXPECT(table_state.live == live, "allocation %zu: %zu blocks, were %zu", n, table_state.live, live);
+                EXPECT(fingerprint(ttn, nodes) == before, "allocation %zu changed the network", n);
+            }
+        }
+        printf("# %zu allocations failed\n", failures);
+        CHECK("there was something to fail", failures > 0 || operations[o].call == optimise);
+        destroy_tree_tensor_network(ttn);
+        CHECK_EQ("all blocks went back", table_state.live, 0);
+    }
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+    unified_memory_interface_t empty;
+    memset(&empty, 0, sizeof empty);
+    ttn->memory = &empty;
+    CHECK("a table without functions is refused", !add_tree_tensor_node(ttn, NULL, (size_t[]){2}, 1, false));
+    ttn->memory = NULL;
+    CHECK("so is none", !add_tree_tensor_node(ttn, NULL, (size_t[]){2}, 1, false));
+    destroy_tree_tensor_network(ttn);
+    return tap_done();
+}

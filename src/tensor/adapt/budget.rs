@@ -1,0 +1,74 @@
+//! One budget of squared error for all bonds of a tree.
+
+/// What may still be discarded, and what each bond gets.
+pub struct Budget {
+    /// Squared error left.
+    left: f64,
+    /// Of which set aside for bonds that are too large, by node; empty: nothing is.
+    reserved: Vec<f64>,
+    /// Largest bond wanted; 0: no limit.
+    most: usize,
+    /// Bonds to come.
+    bonds: usize,
+    fitted: bool,
+}
+
+/// Sum of the squares of all values after the first `kept`.
+pub fn tail(values: &[f64], kept: usize) -> f64 {
+    values.iter().skip(kept).rev().map(|value| value * value).sum()
+}
+
+impl Budget {
+    /// `squared`: the squared error allowed in all.
+    pub fn new(squared: f64, most: usize) -> Budget {
+        Budget { left: squared, reserved: Vec::new(), most, bonds: 0, fitted: true }
+    }
+    /// Sets aside what each bond, by node, needs to come down to the largest size wanted; those that need least come
+    /// first, and those that cannot be served get nothing.
+    pub fn reserve(&mut self, needed: &[f64]) {
+        self.reserved = vec![0.0; needed.len()];
+        let mut nodes: Vec<usize> = (0..needed.len()).filter(|node| needed[*node] > 0.0).collect();
+        nodes.sort_by(|a, b| needed[*a].total_cmp(&needed[*b]));
+        for node in nodes {
+            if needed[node] <= self.left {
+                self.reserved[node] = needed[node];
+                self.left -= needed[node];
+            }
+        }
+    }
+    /// Shares what is left equally over so many bonds; what one does not use goes to the next.
+    pub fn share_over(&mut self, bonds: usize) {
+        self.bonds = bonds;
+    }
+    /// How many singular values (descending) the bond above `node` keeps.
+    pub fn keep(&mut self, node: usize, values: &[f64]) -> usize {
+        let reserved = self.reserved.get(node).copied().unwrap_or(0.0);
+        let share = self.left / self.bonds.max(1) as f64;
+        self.bonds = self.bonds.saturating_sub(1);
+        let allowed = reserved + share;
+        // Walk up from the smallest value while all that is dropped fits.
+        let (mut kept, mut dropped) = (values.len(), 0.0);
+        while kept > 1 && dropped + values[kept - 1] * values[kept - 1] <= allowed {
+            kept -= 1;
+            dropped += values[kept] * values[kept];
+        }
+        kept = kept.min(numerical_rank(values));
+        if self.most != 0 && kept > self.most && tail(values, self.most) <= reserved + self.left {
+            kept = self.most;
+        }
+        self.fitted &= self.most == 0 || kept <= self.most;
+        self.left = (self.left + reserved - tail(values, kept)).max(0.0);
+        kept
+    }
+    /// Whether no bond had to stay larger than wanted.
+    pub fn fitted(&self) -> bool {
+        self.fitted
+    }
+}
+
+/// Values above the rounding of 32-bit elements.
+fn numerical_rank(values: &[f64]) -> usize {
+    let largest = values.first().copied().unwrap_or(0.0);
+    let floor = largest * f64::from(f32::EPSILON) * (values.len() as f64).sqrt();
+    values.iter().filter(|value| **value > floor).count().max(1)
+}

@@ -1,0 +1,154 @@
+//! Tensors as matrices in f64, and the factorisations of those (faer).
+use crate::error::{Result, fail};
+use crate::tensor::{Complex, kernel, shape};
+use faer::{Mat, MatRef, c64};
+
+/// A tensor folded into a matrix: some of its axes, in a given order, are the columns, the others the rows.
+pub struct Folded {
+    matrix: Mat<c64>,
+    /// Sizes of all axes; those of the columns are out of date while `columns` is not their product.
+    sizes: Vec<usize>,
+    axes: Vec<usize>,
+}
+
+impl Folded {
+    /// Folds a tensor with `axes` as the columns.
+    pub fn new(elements: &[Complex], sizes: &[usize], axes: &[usize]) -> Result<Folded> {
+        let order = order(sizes.len(), axes);
+        let mut permuted = vec![Complex::new(0.0, 0.0); elements.len()];
+        kernel::permute(elements, sizes, &order, &mut permuted);
+        let columns: usize = axes.iter().map(|axis| sizes[*axis]).product();
+        let wide = |z: Complex| c64::new(z.re.into(), z.im.into());
+        let matrix = Mat::from_fn(elements.len() / columns, columns, |i, j| wide(permuted[i * columns + j]));
+        Ok(Folded { matrix, sizes: sizes.to_vec(), axes: axes.to_vec() })
+    }
+    /// The matrix.
+    pub fn matrix(&self) -> MatRef<'_, c64> {
+        self.matrix.as_ref()
+    }
+    /// Puts another matrix with as many rows in its place: the columns become one bond of a new size.
+    pub fn set(&mut self, matrix: Mat<c64>) {
+        for (place, axis) in self.axes.iter().enumerate() {
+            self.sizes[*axis] = if place == 0 { matrix.ncols() } else { 1 };
+        }
+        self.matrix = matrix;
+    }
+    /// Multiplies by a matrix from the right.
+    pub fn multiply(&mut self, right: MatRef<'_, c64>) {
+        let product = &self.matrix * right;
+        if self.axes.is_empty() {
+            self.matrix = product; // one column: a number has been multiplied in
+        } else {
+            self.set(product);
+        }
+    }
+    /// Multiplies by 2 to the power `exponent`.
+    pub fn scale(&mut self, exponent: i32) {
+        self.matrix *= faer::Scale(c64::new(2f64.powi(exponent), 0.0));
+    }
+    /// Sizes of the axes; several axes of columns have all their size in the first.
+    pub fn dimensions(&self) -> Vec<usize> {
+        self.sizes.clone()
+    }
+    /// Writes the tensor.
+    pub fn unfold(&self, out: &mut [Complex]) {
+        let columns = self.matrix.ncols();
+        let mut rows = Vec::with_capacity(out.len());
+        for i in 0..self.matrix.nrows() {
+            rows.extend(
+                (0..columns)
+                    .map(|j| Complex::new(self.matrix[(i, j)].re as f32, self.matrix[(i, j)].im as f32)),
+            );
+        }
+        let order = order(self.sizes.len(), &self.axes);
+        let folded: Vec<usize> = order.iter().map(|axis| self.sizes[*axis]).collect();
+        let mut back = vec![0; order.len()];
+        for (place, axis) in order.iter().enumerate() {
+            back[*axis] = place;
+        }
+        kernel::permute(&rows, &folded, &back, out);
+    }
+    /// Folds the same tensor another way, without leaving f64.
+    pub fn refold(&mut self, axes: &[usize]) -> Result<()> {
+        if axes == self.axes {
+            return Ok(());
+        }
+        let (old, new) = (order(self.sizes.len(), &self.axes), order(self.sizes.len(), axes));
+        let count = shape::elements(&self.sizes)?;
+        let columns: usize = axes.iter().map(|axis| self.sizes[*axis]).product();
+        // Stride of each axis in the old matrix, counted row by row.
+        let mut strides = vec![0; self.sizes.len()];
+        let mut stride = 1;
+        for &axis in old.iter().rev() {
+            strides[axis] = stride;
+            stride *= self.sizes[axis];
+        }
+        let old_columns = self.matrix.ncols();
+        let mut next = Mat::zeros(count / columns, columns);
+        let mut at = vec![0; new.len()];
+        let mut from = 0;
+        for position in 0..count {
+            next[(position / columns, position % columns)] =
+                self.matrix[(from / old_columns, from % old_columns)];
+            for place in (0..new.len()).rev() {
+                let axis = new[place];
+                at[place] += 1;
+                from += strides[axis];
+                if at[place] < self.sizes[axis] {
+                    break;
+                }
+                from -= at[place] * strides[axis];
+                at[place] = 0;
+            }
+        }
+        self.matrix = next;
+        self.axes = axes.to_vec();
+        Ok(())
+    }
+}
+
+/// All axes, those of the columns last.
+fn order(count: usize, columns: &[usize]) -> Vec<usize> {
+    (0..count).filter(|axis| !columns.contains(axis)).chain(columns.iter().copied()).collect()
+}
+
+/// Thin QR factorisation.
+pub fn qr(matrix: MatRef<'_, c64>) -> (Mat<c64>, Mat<c64>) {
+    let factors = matrix.qr();
+    (factors.compute_thin_Q(), factors.thin_R().to_owned())
+}
+/// R of the thin QR factorisation.
+pub fn upper_factor(matrix: MatRef<'_, c64>) -> Mat<c64> {
+    matrix.qr().thin_R().to_owned()
+}
+/// Singular values, descending, and the right singular vectors as columns.
+pub fn right_vectors(matrix: MatRef<'_, c64>) -> Result<(Vec<f64>, Mat<c64>)> {
+    // The singular values of a tall matrix are those of its R.
+    let small = if matrix.nrows() > matrix.ncols() { upper_factor(matrix) } else { matrix.to_owned() };
+    match small.thin_svd() {
+        Ok(svd) => Ok((svd.S().column_vector().iter().map(|value| value.re).collect(), svd.V().to_owned())),
+        Err(_) => fail!(Internal, "a singular value decomposition did not converge"),
+    }
+}
+/// The element-wise conjugate.
+pub fn conjugate(matrix: MatRef<'_, c64>) -> Mat<c64> {
+    Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)].conj())
+}
+/// Frobenius norm.
+pub fn norm(matrix: MatRef<'_, c64>) -> f64 {
+    matrix.norm_l2()
+}
+/// A number as a matrix.
+pub fn number(value: f64) -> Mat<c64> {
+    Mat::from_fn(1, 1, |_, _| c64::new(value, 0.0))
+}
+/// Divides a matrix by a power of two near its norm; gives the exponent.
+pub fn normalise(matrix: &mut Mat<c64>) -> i32 {
+    let norm = norm(matrix.as_ref());
+    if norm == 0.0 || !norm.is_finite() {
+        return 0;
+    }
+    let exponent = norm.log2().floor() as i32;
+    *matrix *= faer::Scale(c64::new(2f64.powi(-exponent), 0.0));
+    exponent
+}

@@ -1,0 +1,248 @@
+//! Adapting bonds: canonical form, then truncation of every bond under one error budget.
+//!
+//! With the tree in canonical form towards a node, the singular values of that node's tensor across one of its bonds
+//! are those of the whole network. Bonds are truncated from the root downwards; each truncation projects on the
+//! part above the bond, later ones act below it or beside it, so all errors are orthogonal to each other: their
+//! squares add up to the square of the whole error. (Canonical forms and truncation of trees: Grasedyck,
+//! "Hierarchical singular value decomposition of tensors", 2010; Shi, Duan and Vidal, 2006.)
+mod budget;
+mod matrix;
+#[cfg(test)]
+mod tests;
+
+use super::kernel::scan::{self, Magnitude};
+use super::kernel::threads;
+use super::memory::{Block, Memory, Storage};
+use super::network::{Network, storage_for};
+use super::{Complex, shape};
+use crate::error::{Result, fail};
+use budget::Budget;
+use matrix::{Folded, conjugate, norm, qr, right_vectors, upper_factor};
+use std::time::Instant;
+
+/// A tensor that takes a node's place when all is done.
+struct Work {
+    dimensions: Vec<usize>,
+    data: Block,
+}
+
+/// The edge between a node and its parent: its axes at both ends, in the same order.
+struct Edge {
+    node: usize,
+    parent: usize,
+    own_axes: Vec<usize>,
+    parent_axes: Vec<usize>,
+}
+
+/// The network while it is being adapted: nothing of it changes before the end.
+struct Adapting<'a> {
+    network: &'a Network,
+    memory: &'a Memory,
+    /// The nodes of the root's tree in pre-order.
+    ids: Vec<usize>,
+    /// By node number: what is to replace the tensor.
+    work: Vec<Option<Work>>,
+    /// Steps for the progress callback: done, total.
+    steps: (usize, usize),
+    /// The network is what the tensors say times 2 to this power: all its norm gathers in the root, which may not
+    /// hold it in 32-bit floats on the way.
+    exponent: i32,
+}
+
+/// Brings the root's tree to canonical form and truncates its bonds so that the network's relative error in the
+/// Frobenius norm is at most `target`; see the module. Where a bond must stay larger than `most` (0: no limit) to keep
+/// the error, the tree is adapted all the same and the error is `Limit`.
+pub fn adapt(network: &mut Network, memory: &Memory, target: f64, most: usize) -> Result<()> {
+    if !(target >= 0.0 && target.is_finite()) {
+        return fail!(InvalidArgument, "the target error {target} is not a finite number of at least 0");
+    }
+    let Some(root) = network.root() else { return fail!(InvalidArgument, "the network has no nodes") };
+    let start = Instant::now();
+    faer::set_global_parallelism(if threads() > 1 { faer::Par::rayon(threads()) } else { faer::Par::Seq });
+    let ids = network.preorder(root);
+    let steps = (0, 4 * ids.len());
+    let mut work = Vec::with_capacity(network.len());
+    work.resize_with(network.len(), || None);
+    let mut adapting = Adapting { network, memory, ids, work, steps, exponent: 0 };
+    let fitted = adapting.run(target, most)?;
+    let (ids, work) = (adapting.ids, adapting.work);
+    let ranks: Vec<usize> = ids.iter().map(|&id| rank(network, id, &work)).collect();
+    for ((&id, rank), work) in ids.iter().zip(ranks).zip(take_each(work, &ids)) {
+        if let Some(Work { dimensions, data }) = work {
+            network.node_mut(id).replace(dimensions, data);
+        }
+        network.node_mut(id).set_rank(rank);
+    }
+    network.changed();
+    network.spent(start);
+    if fitted {
+        Ok(())
+    } else {
+        fail!(Limit, "a bond stays larger than {most} to keep the error below {target}")
+    }
+}
+
+fn take_each(mut work: Vec<Option<Work>>, ids: &[usize]) -> Vec<Option<Work>> {
+    ids.iter().map(|&id| work[id].take()).collect()
+}
+/// Size of all bonds to the parent together; 0 for the root.
+fn rank(network: &Network, id: usize, work: &[Option<Work>]) -> usize {
+    let node = network.node(id);
+    let Some(parent) = node.parent() else { return 0 };
+    let sizes = work[id].as_ref().map_or(node.dimensions(), |w| &w.dimensions);
+    node.bonds_to(parent).iter().map(|bond| sizes[bond.0]).product()
+}
+
+impl Adapting<'_> {
+    /// False if a bond had to stay larger than `most`.
+    fn run(&mut self, target: f64, most: usize) -> Result<bool> {
+        self.canonical_form()?;
+        let whole = norm(self.folded(self.ids[0], &[])?.matrix());
+        if !whole.is_finite() {
+            return fail!(InvalidArgument, "the network has elements that are not finite");
+        }
+        let mut budget = Budget::new((target * whole).powi(2), most);
+        let edges = self.ids[1..].iter().filter(|id| self.edge(**id).is_some()).count();
+        if most != 0 && self.ids[1..].iter().any(|&id| self.edge(id).is_some_and(|e| self.size(&e) > most)) {
+            // Look at all singular values first: what must go comes before what may go.
+            let mut needed = vec![0.0; self.network.len()];
+            self.from_the_root(|node, values| {
+                needed[node] = budget::tail(values, most);
+                values.len()
+            })?;
+            budget.reserve(&needed);
+        }
+        budget.share_over(edges);
+        let truncated = self.from_the_root(|node, values| budget.keep(node, values))?;
+        if truncated {
+            self.canonical_form()?;
+        }
+        self.spread_exponent()?;
+        Ok(budget.fitted())
+    }
+    /// Gives the exponent back: to the root if its elements can take it, else evenly to all nodes.
+    fn spread_exponent(&mut self) -> Result<()> {
+        let root = self.ids[0];
+        let nodes = self.ids.len() as i32;
+        let even = match scan::magnitude(self.elements(root)) {
+            Magnitude::Below(bound) if !(-60..=120).contains(&(bound + self.exponent)) => {
+                (bound + self.exponent) / nodes
+            }
+            _ => 0,
+        };
+        for place in 0..self.ids.len() {
+            let id = self.ids[place];
+            let share = if place == 0 { self.exponent - even * (nodes - 1) } else { even };
+            if share != 0 {
+                let mut folded = self.folded(id, &[])?;
+                folded.scale(share);
+                self.store(id, &folded)?;
+            }
+        }
+        Ok(())
+    }
+    fn step(&mut self) -> Result<()> {
+        self.steps.0 += 1;
+        self.network.progress.report(self.steps.0.min(self.steps.1) as f64, self.steps.1 as f64)
+    }
+    /// The edge above a node, if there is a bond.
+    fn edge(&self, id: usize) -> Option<Edge> {
+        let parent = self.network.node(id).parent()?;
+        let (own_axes, parent_axes): (Vec<_>, Vec<_>) =
+            self.network.node(id).bonds_to(parent).into_iter().unzip();
+        (!own_axes.is_empty()).then_some(Edge { node: id, parent, own_axes, parent_axes })
+    }
+    fn dimensions(&self, id: usize) -> &[usize] {
+        self.work[id].as_ref().map_or(self.network.node(id).dimensions(), |work| &work.dimensions)
+    }
+    fn size(&self, edge: &Edge) -> usize {
+        edge.own_axes.iter().map(|axis| self.dimensions(edge.node)[*axis]).product()
+    }
+    fn elements(&self, id: usize) -> &[Complex] {
+        match &self.work[id] {
+            // SAFETY: written by `store`; nobody writes it while the slice lives, which borrows this object.
+            Some(work) => unsafe { work.data.elements(work.dimensions.iter().product()) },
+            None => self.network.node(id).data(),
+        }
+    }
+    /// A node's tensor as a matrix with `axes` as its columns.
+    fn folded(&self, id: usize, axes: &[usize]) -> Result<Folded> {
+        Folded::new(self.elements(id), self.dimensions(id), axes)
+    }
+    /// Makes a matrix a node's tensor.
+    fn store(&mut self, id: usize, folded: &Folded) -> Result<()> {
+        let dimensions = folded.dimensions();
+        let count = shape::elements(&dimensions)?;
+        // SAFETY: a live node's own public structure.
+        let hierarchical = unsafe { (*self.network.record(id)).use_hierarchical };
+        let storage = if hierarchical { Storage::Hierarchical } else { storage_for(self.memory, count) };
+        let mut data = self.memory.elements(count, storage)?;
+        // SAFETY: a new block that nobody else knows.
+        folded.unfold(unsafe { data.elements_mut(count) });
+        self.work[id] = Some(Work { dimensions, data });
+        Ok(())
+    }
+    /// From the leaves to the root: every node an isometry towards its parent.
+    fn canonical_form(&mut self) -> Result<()> {
+        for place in (1..self.ids.len()).rev() {
+            self.step()?;
+            let Some(edge) = self.edge(self.ids[place]) else { continue };
+            let mut own = self.folded(edge.node, &edge.own_axes)?;
+            let (q, mut r) = qr(own.matrix());
+            self.exponent += matrix::normalise(&mut r);
+            own.set(q);
+            let mut above = self.folded(edge.parent, &edge.parent_axes)?;
+            above.multiply(r.transpose());
+            self.store(edge.node, &own)?;
+            self.store(edge.parent, &above)?;
+        }
+        Ok(())
+    }
+    /// From the root to the leaves: tells `keep` the singular values of every bond, and truncates it to as many as it
+    /// says. True if any bond became smaller.
+    fn from_the_root(&mut self, mut keep: impl FnMut(usize, &[f64]) -> usize) -> Result<bool> {
+        let mut truncated = false;
+        // The tensors weighted with all that is above them.
+        let mut centers: Vec<Option<Folded>> = Vec::with_capacity(self.network.len());
+        centers.resize_with(self.network.len(), || None);
+        centers[self.ids[0]] = Some(self.folded(self.ids[0], &[])?);
+        for place in 0..self.ids.len() {
+            self.step()?;
+            let id = self.ids[place];
+            let Some(mut center) = centers[id].take() else { continue };
+            let children: Vec<usize> = self.network.node(id).children().to_vec();
+            for &child in &children {
+                let Some(edge) = self.edge(child) else { continue };
+                center.refold(&edge.parent_axes)?;
+                let (values, vectors) = right_vectors(center.matrix())?;
+                let kept = keep(child, &values).clamp(1, values.len());
+                if kept == self.size(&edge) {
+                    continue;
+                }
+                truncated = true;
+                let vectors = vectors.get(.., ..kept);
+                center.multiply(vectors);
+                let mut above = self.folded(id, &edge.parent_axes)?;
+                above.multiply(vectors);
+                let mut below = self.folded(child, &edge.own_axes)?;
+                below.multiply(conjugate(vectors).as_ref());
+                self.store(id, &above)?;
+                self.store(child, &below)?;
+            }
+            for &child in &children {
+                let (axes, weight) = match self.edge(child) {
+                    Some(edge) => {
+                        center.refold(&edge.parent_axes)?;
+                        (edge.own_axes, upper_factor(center.matrix()))
+                    }
+                    // An outer product: the weight is a number.
+                    None => (Vec::new(), matrix::number(norm(center.matrix()))),
+                };
+                let mut below = self.folded(child, &axes)?;
+                below.multiply(weight.transpose());
+                centers[child] = Some(below);
+            }
+        }
+        Ok(truncated)
+    }
+}

@@ -1,0 +1,183 @@
+//! Adapted trees: the error that was promised, the ranks that were wanted, canonical form.
+use super::*;
+use crate::error::Error;
+use crate::tensor::network::End;
+use crate::tensor::testing::*;
+use proptest::prelude::*;
+
+fn empty() -> (Network, Memory) {
+    let network = Network::default();
+    let memory = memory(&network.account);
+    (network, memory)
+}
+fn value(network: &Network) -> Vec<Complex> {
+    direct_sum(network).1.iter().map(|z| Complex::new(z.re as f32, z.im as f32)).collect()
+}
+/// Every node but the root is an isometry towards its parent.
+fn assert_canonical(network: &Network) {
+    for id in network.preorder(network.root().unwrap()) {
+        let node = network.node(id);
+        let Some(parent) = node.parent() else { continue };
+        let axes: Vec<usize> = node.bonds_to(parent).iter().map(|bond| bond.0).collect();
+        if axes.is_empty() {
+            continue;
+        }
+        let folded = Folded::new(node.data(), node.dimensions(), &axes).unwrap();
+        let overlap = folded.matrix().adjoint() * folded.matrix();
+        let difference =
+            overlap - faer::Mat::<faer::c64>::identity(folded.matrix().ncols(), folded.matrix().ncols());
+        assert!(difference.norm_l2() < 1e-5);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+    #[test]
+    fn the_error_stays_below_the_target(seed: u64, nodes in 1usize..8, exponent in 0u32..6) {
+        let (mut network, memory) = empty();
+        random_tree(&mut network, &memory, &mut Random::new(seed), nodes, 1 << 12);
+        let (dimensions, before) = direct_sum(&network);
+        let target = if exponent == 0 { 0.0 } else { 10f64.powi(-(exponent as i32)) };
+        adapt(&mut network, &memory, target, 0).unwrap();
+        let (sizes, _) = direct_sum(&network);
+        prop_assert_eq!(sizes, dimensions);
+        prop_assert!(error(&value(&network), &before) <= target + 1e-6);
+        assert_canonical(&network);
+        for id in network.preorder(network.root().unwrap()) {
+            // SAFETY: a live node's public structure.
+            let rank = unsafe { (*network.record(id)).rank };
+            let bonds = network.node(id).parent().map(|p| network.node(id).bonds_to(p));
+            let expected = bonds.map_or(0, |b| b.iter().map(|bond| network.node(id).dimensions()[bond.0]).product());
+            prop_assert_eq!(rank, expected);
+        }
+    }
+    #[test]
+    fn every_failing_allocation_leaves_the_network_as_it_was(seed: u64, nodes in 2usize..6) {
+        let (mut network, memory) = empty();
+        random_tree(&mut network, &memory, &mut Random::new(seed), nodes, 1 << 8);
+        let shapes = |n: &Network| (0..n.len()).map(|id| (n.node(id).dimensions().to_vec(), n.node(id).data().to_vec())).collect::<Vec<_>>();
+        let (before, blocks) = (shapes(&network), counts().live_blocks);
+        for n in 0.. {
+            fail_allocation(Some(n));
+            let outcome = adapt(&mut network, &memory, 0.1, 0);
+            fail_allocation(None);
+            prop_assert_eq!(counts().live_blocks, blocks);
+            if outcome.is_ok() {
+                break;
+            }
+            prop_assert_eq!(outcome, Err(Error::OutOfMemory));
+            prop_assert!(shapes(&network) == before);
+        }
+    }
+}
+
+/// Two nodes with these singular values between them.
+fn spectrum(network: &mut Network, memory: &Memory, values: &[f32]) {
+    let n = values.len();
+    // Columns of a Fourier matrix are orthogonal; the values go to the first node.
+    let wave = |i: usize, j: usize| {
+        let angle = 2.0 * std::f32::consts::PI * (i * j) as f32 / n as f32;
+        Complex::new(angle.cos(), angle.sin()) * (1.0 / (n as f32).sqrt())
+    };
+    for second in [false, true] {
+        network
+            .add(memory, &[n, n], Storage::Plain, |out| {
+                for (place, z) in out.iter_mut().enumerate() {
+                    let (i, j) = (place / n, place % n);
+                    *z = if second { wave(i, j) } else { wave(i, j) * values[j] };
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    network.connect_axes(memory, End { node: 0, axis: 1 }, End { node: 1, axis: 0 }).unwrap();
+}
+
+#[test]
+fn known_singular_values() {
+    let values = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25];
+    let norm = values.iter().map(|v: &f32| f64::from(v * v)).sum::<f64>().sqrt();
+    // Dropping the last k values makes exactly this error.
+    for kept in 1..6 {
+        let tail = values[kept..].iter().map(|v| f64::from(v * v)).sum::<f64>().sqrt();
+        let (mut network, memory) = empty();
+        spectrum(&mut network, &memory, &values);
+        let (_, before) = direct_sum(&network);
+        adapt(&mut network, &memory, tail / norm * 1.0001, 0).unwrap();
+        assert_eq!(network.node(1).dimensions(), [kept, 6]);
+        assert!((error(&value(&network), &before) - tail / norm).abs() < 1e-5);
+    }
+}
+#[test]
+fn ranks_that_the_error_does_not_allow() {
+    let (mut network, memory) = empty();
+    spectrum(&mut network, &memory, &[4.0, 2.0, 1.0, 0.0]);
+    let (_, before) = direct_sum(&network);
+    // Down to 2 would cost an error of about 0.22: allowed, though the share of one bond alone decides.
+    adapt(&mut network, &memory, 0.1, 2).unwrap_err();
+    assert_eq!(network.node(1).dimensions()[0], 3);
+    assert!(error(&value(&network), &before) < 1e-6);
+    adapt(&mut network, &memory, 0.25, 2).unwrap();
+    assert_eq!(network.node(1).dimensions()[0], 2);
+}
+#[test]
+fn the_budget_goes_first_where_it_must() {
+    // The far bond needs nearly the whole budget to come down to 2; sharing equally would not do.
+    let (mut network, memory) = empty();
+    let line = |values: &[f32]| {
+        let n = values.len();
+        let mut data = vec![Complex::new(0.0, 0.0); n * n];
+        values.iter().enumerate().for_each(|(i, v)| data[i * n + i].re = *v);
+        data
+    };
+    let add = |network: &mut Network, n: usize, data: Vec<Complex>| {
+        network.add(&memory, &[n, n], Storage::Plain, |out| {
+            out.copy_from_slice(&data);
+            Ok(())
+        })
+    };
+    for values in [[1.0; 3], [1.0; 3], [1.0, 0.9, 0.3]] {
+        add(&mut network, 3, line(&values)).unwrap();
+    }
+    network.connect_axes(&memory, End { node: 0, axis: 1 }, End { node: 1, axis: 0 }).unwrap();
+    network.connect_axes(&memory, End { node: 1, axis: 1 }, End { node: 2, axis: 0 }).unwrap();
+    let (_, before) = direct_sum(&network);
+    let target = 0.3 / (1.0f64 + 0.81 + 0.09).sqrt() * 1.001;
+    adapt(&mut network, &memory, target, 2).unwrap();
+    assert_eq!((network.node(1).dimensions()[0], network.node(2).dimensions()[0]), (2, 2));
+    assert!(error(&value(&network), &before) <= target);
+}
+#[test]
+fn norms_beyond_the_range_of_floats() {
+    for scale in [1e-30f32, 1e30] {
+        let (mut network, memory) = empty();
+        let mut random = Random::new(9);
+        for id in 0..5 {
+            let data: Vec<Complex> = random.tensor(&[3, 3]).iter().map(|z| z * scale).collect();
+            network
+                .add(&memory, &[3, 3], Storage::Plain, |out| {
+                    out.copy_from_slice(&data);
+                    Ok(())
+                })
+                .unwrap();
+            if id > 0 {
+                network.connect(&memory, id - 1, id).unwrap();
+            }
+        }
+        let (_, before) = direct_sum(&network);
+        adapt(&mut network, &memory, 1e-4, 0).unwrap();
+        let (_, after) = direct_sum(&network);
+        let distance: f64 = after.iter().zip(&before).map(|(a, b)| (a - b).norm_sqr()).sum::<f64>().sqrt();
+        let norm: f64 = before.iter().map(|b| b.norm_sqr()).sum::<f64>().sqrt();
+        assert!(norm > 0.0 && distance / norm < 1e-4);
+    }
+}
+#[test]
+fn bad_targets_are_refused() {
+    let (mut network, memory) = empty();
+    assert_eq!(adapt(&mut network, &memory, 0.1, 0), Err(Error::InvalidArgument));
+    spectrum(&mut network, &memory, &[1.0, 0.5]);
+    for target in [-1.0, f64::NAN, f64::INFINITY] {
+        assert_eq!(adapt(&mut network, &memory, target, 0), Err(Error::InvalidArgument));
+    }
+}

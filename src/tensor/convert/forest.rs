@@ -1,0 +1,188 @@
+//! Making a network of tensors a forest: neighbours on a cycle are contracted, the cheapest pair first.
+use super::{End, Tensor};
+use crate::error::{Result, fail};
+use crate::tensor::Complex;
+use crate::tensor::kernel::Product;
+use crate::tensor::memory::{Block, Memory};
+use crate::tensor::network::{self, storage_for};
+use crate::tensor::progress::Progress;
+use crate::tensor::shape;
+
+/// A tensor, or several contracted.
+struct Part<'a> {
+    dimensions: Vec<usize>,
+    given: &'a [Complex],
+    merged: Option<Block>,
+    ends: Vec<Option<End>>,
+    /// Own axes that are linked, in the order the links were listed.
+    order: Vec<usize>,
+}
+impl Part<'_> {
+    fn elements(&self) -> &[Complex] {
+        match &self.merged {
+            // SAFETY: written by `merge`; nobody writes it while the slice lives.
+            Some(block) => unsafe { block.elements(self.dimensions.iter().product()) },
+            None => self.given,
+        }
+    }
+}
+
+/// The tensors by place; a merged one is at the smaller place.
+pub struct Parts<'a> {
+    parts: Vec<Option<Part<'a>>>,
+}
+
+pub fn joined(node: usize, axis: usize) -> network::End {
+    network::End { node, axis }
+}
+
+impl<'a> Parts<'a> {
+    pub fn new(tensors: &[Tensor<'a>], ends: Vec<Vec<Option<End>>>, order: Vec<Vec<usize>>) -> Parts<'a> {
+        let part = |((tensor, ends), order): ((&Tensor<'a>, _), _)| {
+            Some(Part {
+                dimensions: tensor.dimensions.clone(),
+                given: tensor.elements,
+                merged: None,
+                ends,
+                order,
+            })
+        };
+        Parts { parts: tensors.iter().zip(ends).zip(order).map(part).collect() }
+    }
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+    /// The places that hold something.
+    pub fn places(&self) -> Vec<usize> {
+        (0..self.parts.len()).filter(|place| self.parts[*place].is_some()).collect()
+    }
+    fn part(&self, place: usize) -> Option<&Part<'a>> {
+        self.parts[place].as_ref()
+    }
+    /// A part's linked axes in order, with the other ends.
+    pub fn links(&self, place: usize) -> Vec<(usize, End)> {
+        let Some(part) = self.part(place) else { return Vec::new() };
+        part.order.iter().filter_map(|&axis| Some((axis, part.ends[axis]?))).collect()
+    }
+    /// Dimensions, and the elements if they are not the given ones any more.
+    pub fn take(&mut self, place: usize) -> (Vec<usize>, Option<Block>) {
+        match &mut self.parts[place] {
+            Some(part) => (part.dimensions.clone(), part.merged.take()),
+            None => (Vec::new(), None),
+        }
+    }
+    /// Contracts neighbours until there is no cycle left (several bonds between two parts are none).
+    pub fn make_forest(&mut self, memory: &Memory, progress: &Progress) -> Result<()> {
+        loop {
+            let cheapest =
+                self.cycle_edges().into_iter().min_by(|a, b| self.cost(*a).total_cmp(&self.cost(*b)));
+            let Some((left, right)) = cheapest else { return Ok(()) };
+            self.merge(left, right, memory, progress)?;
+        }
+    }
+    fn neighbours(&self, place: usize) -> Vec<usize> {
+        let mut found: Vec<usize> = self.links(place).iter().map(|(_, end)| end.0).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+    /// Pairs of neighbours whose edge is on a cycle: those that are no bridge (Tarjan's low points, without recursion).
+    fn cycle_edges(&self) -> Vec<(usize, usize)> {
+        const NEW: usize = usize::MAX;
+        let (mut number, mut low) = (vec![NEW; self.len()], vec![NEW; self.len()]);
+        let (mut count, mut edges) = (0, Vec::new());
+        for start in self.places() {
+            if number[start] != NEW {
+                continue;
+            }
+            (number[start], low[start]) = (count, count);
+            count += 1;
+            let mut stack = vec![(start, usize::MAX, self.neighbours(start))];
+            while let Some((place, from, left)) = stack.last_mut() {
+                let (place, from) = (*place, *from);
+                match left.pop() {
+                    Some(next) if number[next] == NEW => {
+                        (number[next], low[next]) = (count, count);
+                        count += 1;
+                        stack.push((next, place, self.neighbours(next)));
+                    }
+                    Some(next) if next != from => {
+                        low[place] = low[place].min(number[next]);
+                        if number[next] < number[place] {
+                            edges.push((place, next)); // a back edge closes a cycle
+                        }
+                    }
+                    Some(_) => {}
+                    None => {
+                        stack.pop();
+                        if from != usize::MAX {
+                            low[from] = low[from].min(low[place]);
+                            if low[place] <= number[from] && low[place] != number[place] {
+                                edges.push((from, place));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        edges.iter().map(|&(a, b)| (a.min(b), a.max(b))).collect()
+    }
+    fn bonds(&self, left: usize, right: usize) -> Vec<(usize, usize)> {
+        self.links(left)
+            .into_iter()
+            .filter(|(_, end)| end.0 == right)
+            .map(|(axis, end)| (axis, end.1))
+            .collect()
+    }
+    /// Elements of the two contracted.
+    fn cost(&self, (left, right): (usize, usize)) -> f64 {
+        let size =
+            |place: usize| self.part(place).map_or(1.0, |p| p.dimensions.iter().map(|d| *d as f64).product());
+        let bonds = self.bonds(left, right);
+        let bond: f64 =
+            bonds.iter().map(|b| self.part(left).map_or(1.0, |p| p.dimensions[b.0] as f64)).product();
+        size(left) / bond * (size(right) / bond)
+    }
+    /// Contracts `right` into `left`: left's remaining axes, then right's.
+    fn merge(&mut self, left: usize, right: usize, memory: &Memory, progress: &Progress) -> Result<()> {
+        let bonds = self.bonds(left, right);
+        let (Some(a), Some(b)) = (self.part(left), self.part(right)) else {
+            return fail!(Internal, "merging what is not there");
+        };
+        let mut dimensions = Vec::new();
+        let mut ends = Vec::new();
+        // Where each axis of the two goes.
+        let mut place_of = [vec![usize::MAX; a.dimensions.len()], vec![usize::MAX; b.dimensions.len()]];
+        for (side, part) in [a, b].into_iter().enumerate() {
+            for axis in 0..part.dimensions.len() {
+                if bonds.iter().all(|bond| [bond.0, bond.1][side] != axis) {
+                    place_of[side][axis] = dimensions.len();
+                    dimensions.push(part.dimensions[axis]);
+                    ends.push(part.ends[axis]);
+                }
+            }
+        }
+        let sides = [a, b].into_iter().zip(&place_of);
+        let order: Vec<usize> = sides
+            .flat_map(|(part, places)| part.order.iter().map(|axis| places[*axis]))
+            .filter(|place| *place != usize::MAX)
+            .collect();
+        let count = shape::elements(&dimensions)?;
+        let mut block = memory.elements(count, storage_for(memory, count))?;
+        let product = Product::row_major(&a.dimensions, &b.dimensions, &bonds);
+        let work = product.terms();
+        // SAFETY: a new block that nobody else knows; the product writes all of it.
+        let out = unsafe { block.elements_mut(count) };
+        product.compute(a.elements(), b.elements(), out, &mut |done| progress.report(done * work, work))?;
+        for (axis, end) in ends.iter().enumerate() {
+            if let Some((place, other)) = *end
+                && let Some(neighbour) = &mut self.parts[place]
+            {
+                neighbour.ends[other] = Some((left, axis));
+            }
+        }
+        self.parts[right] = None;
+        self.parts[left] = Some(Part { dimensions, given: &[], merged: Some(block), ends, order });
+        Ok(())
+    }
+}

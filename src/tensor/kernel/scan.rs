@@ -1,0 +1,60 @@
+//! The largest magnitude in a tensor, as a power of two.
+use super::{Complex, threads};
+
+/// How large the elements of a tensor are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Magnitude {
+    /// All elements are 0.
+    Zero,
+    /// The largest real or imaginary part is below 2 to this power, and at least half of it.
+    Below(i32),
+    /// There is an infinity or a NaN.
+    NotFinite,
+}
+
+/// Finds the magnitude of `elements`.
+pub fn magnitude(elements: &[Complex]) -> Magnitude {
+    const SHARE: usize = 1 << 16;
+    let parts = elements.chunks(SHARE).len();
+    let bits = if parts >= 4 && threads() > 1 {
+        threads::fold(parts, |i| largest_bits(&elements[i * SHARE..elements.len().min((i + 1) * SHARE)]))
+    } else {
+        largest_bits(elements)
+    };
+    let value = f32::from_bits(bits);
+    match bits {
+        0 => Magnitude::Zero,
+        _ if !value.is_finite() => Magnitude::NotFinite,
+        // A subnormal has its leading one where its bit length says; 2^-149 is the lowest bit.
+        _ if value.is_subnormal() => Magnitude::Below(-149 + 32 - bits.leading_zeros() as i32),
+        _ => Magnitude::Below((bits >> 23) as i32 - 126),
+    }
+}
+
+/// The largest bit pattern of any part without its sign: the order of floats, with infinity and NaN on top.
+fn largest_bits(elements: &[Complex]) -> u32 {
+    const SIGN: u32 = 1 << 31;
+    elements.iter().fold(0, |most, z| most.max(z.re.to_bits() & !SIGN).max(z.im.to_bits() & !SIGN))
+}
+
+/// Multiplies every element by 2 to the power `exponent`.
+pub fn scale(elements: &mut [Complex], exponent: i32) {
+    let (first, second) = powers(exponent);
+    for z in elements {
+        *z = Complex::new(z.re * first * second, z.im * first * second);
+    }
+}
+
+/// 2 to the power `exponent` as a product of two floats, so that exponents far beyond a float's range work.
+pub fn powers(exponent: i32) -> (f32, f32) {
+    let half = exponent / 2;
+    (power(half), power(exponent - half))
+}
+fn power(exponent: i32) -> f32 {
+    match exponent {
+        128.. => f32::INFINITY,
+        -126..128 => f32::from_bits(((exponent + 127) as u32) << 23),
+        -149..-126 => f32::from_bits(1 << (exponent + 149)),
+        _ => 0.0,
+    }
+}

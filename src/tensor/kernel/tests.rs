@@ -1,0 +1,156 @@
+//! The kernel against a direct sum over all indices in f64.
+use super::scan::{Magnitude, magnitude, powers};
+use super::*;
+use crate::tensor::shape;
+use crate::tensor::testing::{Random, direct_product, error};
+use proptest::prelude::*;
+
+fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], seed: u64) {
+    let mut random = Random::new(seed);
+    let (a, b) = (random.tensor(left), random.tensor(right));
+    let (_, expected) = direct_product(left, &a, right, &b, bonds);
+    let mut out = vec![Complex::new(f32::NAN, f32::NAN); expected.len()];
+    Product::row_major(left, right, bonds).compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
+    assert!(error(&out, &expected) < 1e-5, "{left:?} {right:?} {bonds:?}: {}", error(&out, &expected));
+}
+
+#[test]
+fn every_shape_of_matrix_product() {
+    for (m, n, k) in
+        [(1, 1, 1), (1, 1, 5000), (3, 1, 9), (70, 50, 5000), (130, 97, 33), (1100, 970, 3), (5, 2000, 600)]
+    {
+        check(&[m, k], &[k, n], &[(1, 0)], 1);
+        check(&[k, m], &[k, n], &[(0, 0)], 2);
+        check(&[m, k], &[n, k], &[(1, 1)], 3);
+        check(&[k, m], &[n, k], &[(0, 1)], 4);
+    }
+}
+#[test]
+fn axes_that_do_not_fuse() {
+    check(&[5, 33, 7, 9, 3], &[3, 11, 33, 13, 9], &[(1, 2), (3, 4), (4, 0)], 5);
+    check(&[9, 8, 31, 6], &[31, 9, 40], &[(0, 1), (2, 0)], 6);
+    check(&[2; 12], &[2; 10], &[(1, 3), (3, 2), (11, 7), (5, 0)], 7);
+    check(&[12, 13], &[14], &[], 8);
+    check(&[], &[4, 5], &[], 9);
+    check(&[], &[], &[], 10);
+}
+#[test]
+fn output_with_any_order_of_axes() {
+    // C[j, i, l, k] = A[i, s, k] B[s, j, l], through its own strides.
+    let (i, j, k, l, s) = (40, 30, 50, 20, 12);
+    let mut random = Random::new(11);
+    let (a, b) = (random.tensor(&[i, s, k]), random.tensor(&[s, j, l]));
+    let axis = |size, input, other| Axis { size, input, other };
+    let product = Product {
+        rows: vec![axis(i, s * k, l * k), axis(k, 1, 1)],
+        columns: vec![axis(j, l, i * l * k), axis(l, 1, k)],
+        sums: vec![axis(s, k, j * l)],
+        ..Product::default()
+    };
+    let mut out = vec![Complex::new(0.0, 0.0); i * j * k * l];
+    product.compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
+    let (_, plain) = direct_product(&[i, s, k], &a, &[s, j, l], &b, &[(1, 0)]);
+    let plain: Vec<Complex> = plain.iter().map(|z| Complex::new(z.re as f32, z.im as f32)).collect();
+    let mut expected = plain.clone();
+    permute(&plain, &[i, k, j, l], &[2, 0, 3, 1], &mut expected);
+    let expected: Vec<_> = expected.iter().map(|z| faer::c64::new(z.re as f64, z.im as f64)).collect();
+    assert!(error(&out, &expected) < 1e-5);
+}
+#[test]
+fn long_sums_stay_exact_and_two_threads_agree() {
+    check(&[3, 200_000], &[200_000, 2], &[(1, 0)], 12);
+    // All terms 1: the sum over 2^22 terms in one f32 would be far off.
+    let ones = vec![Complex::new(1.0, 0.0); 1 << 22];
+    let mut out = [Complex::new(0.0, 0.0)];
+    Product::row_major(&[1 << 22], &[1 << 22], &[(0, 0)])
+        .compute(&ones, &ones, &mut out, &mut |_| Ok(()))
+        .unwrap();
+    assert_eq!(out[0], Complex::new((1 << 22) as f32, 0.0));
+}
+#[test]
+fn not_a_number_and_infinity_stay() {
+    let mut random = Random::new(13);
+    let (mut a, b) = (random.tensor(&[40, 50]), random.tensor(&[50, 60]));
+    a[7 * 50 + 3].re = f32::NAN;
+    a[9 * 50 + 3].im = f32::INFINITY;
+    let mut out = vec![Complex::new(0.0, 0.0); 2400];
+    Product::row_major(&[40, 50], &[50, 60], &[(1, 0)]).compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
+    for (i, row) in out.chunks(60).enumerate() {
+        let finite = row.iter().all(|z| z.re.is_finite() && z.im.is_finite());
+        assert_eq!(finite, i != 7 && i != 9);
+        assert!(finite || row.iter().all(|z| !z.re.is_finite() || !z.im.is_finite()));
+    }
+}
+#[test]
+fn scaled_operands() {
+    let a = [Complex::new(1e30, 0.0), Complex::new(0.0, 2e30)];
+    let mut product = Product::row_major(&[2], &[2], &[(0, 0)]);
+    product.left_exponent = -100;
+    product.right_exponent = -100;
+    let mut out = [Complex::new(0.0, 0.0)];
+    product.compute(&a, &a, &mut out, &mut |_| Ok(())).unwrap();
+    assert!((f64::from(out[0].re) * 2f64.powi(200) / -3e60 - 1.0).abs() < 1e-6);
+}
+#[test]
+fn magnitudes() {
+    let of = |x: f32| magnitude(&[Complex::new(0.0, 0.0), Complex::new(0.0, -x)]);
+    assert_eq!(of(0.0), Magnitude::Zero);
+    assert_eq!(of(1.0), Magnitude::Below(1));
+    assert_eq!(of(0.75), Magnitude::Below(0));
+    assert_eq!(of(f32::MAX), Magnitude::Below(128));
+    assert_eq!(of(f32::MIN_POSITIVE), Magnitude::Below(-125));
+    assert_eq!(of(f32::from_bits(1)), Magnitude::Below(-148));
+    assert_eq!(of(f32::NAN), Magnitude::NotFinite);
+    assert_eq!(of(f32::INFINITY), Magnitude::NotFinite);
+    let mut many = vec![Complex::new(0.5, 0.0); 1 << 20];
+    many[1 << 19].im = -3.0;
+    assert_eq!(magnitude(&many), Magnitude::Below(2));
+    for exponent in [-260, -149, -126, -1, 0, 1, 127, 128, 250] {
+        let (first, second) = powers(exponent);
+        assert_eq!(f64::from(first) * f64::from(second), 2f64.powi(exponent));
+    }
+}
+#[test]
+fn permuted_copies() {
+    let dimensions = [7, 1, 30, 5, 40];
+    let source: Vec<Complex> =
+        (0..shape::elements(&dimensions).unwrap()).map(|i| Complex::new(i as f32, 0.0)).collect();
+    for order in [[4, 3, 2, 1, 0], [0, 1, 2, 3, 4], [2, 4, 0, 3, 1], [1, 0, 2, 4, 3]] {
+        let mut out = source.clone();
+        permute(&source, &dimensions, &order, &mut out);
+        let strides = shape::strides(&dimensions);
+        for (place, z) in out.iter().enumerate() {
+            let (mut rest, mut from) = (place, 0);
+            for &axis in order.iter().rev() {
+                from += rest % dimensions[axis] * strides[axis];
+                rest /= dimensions[axis];
+            }
+            assert_eq!(z.re, from as f32);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn random_pairs(sizes in prop::collection::vec(1usize..8, 0..10), cut in 0usize..7, shared in 0usize..5, seed: u64) {
+        let cut = cut.min(sizes.len());
+        let (left, rest) = sizes.split_at(cut);
+        let mut random = Random::new(seed);
+        let (mut left, mut right) = (left.to_vec(), rest[..rest.len().min(4)].to_vec());
+        let mut bonds = Vec::new();
+        for axis in random.permutation(left.len()).into_iter().take(shared) {
+            // Insert the partner somewhere among right's axes.
+            let place = random.below(right.len() + 1);
+            right.insert(place, left[axis]);
+            for bond in &mut bonds {
+                let (_, other): &mut (usize, usize) = bond;
+                *other += usize::from(*other >= place);
+            }
+            bonds.push((axis, place));
+        }
+        left.truncate(6);
+        bonds.retain(|bond| bond.0 < 6);
+        check(&left, &right, &bonds, seed);
+    }
+}

@@ -1,0 +1,94 @@
+//! How many threads a contraction may use, and sharing work between them (rayon's global pool).
+use crate::error::Result;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+
+static LIMIT: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets the number of threads of one contraction; 0: as many as there are processors.
+pub fn set_threads(count: usize) {
+    LIMIT.store(count, Relaxed);
+}
+
+/// The number of threads of one contraction.
+pub fn threads() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    let processors = *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+    let limit = match LIMIT.load(Relaxed) {
+        0 => processors,
+        limit => limit.min(processors),
+    };
+    if limit > 1 && forked() { 1 } else { limit }
+}
+
+/// The pool's threads do not live on in a forked child: there everything runs on the calling thread.
+fn forked() -> bool {
+    static POOL_PROCESS: AtomicU32 = AtomicU32::new(0);
+    let process = std::process::id();
+    let owner = POOL_PROCESS.compare_exchange(0, process, Relaxed, Relaxed).unwrap_or_else(|owner| owner);
+    owner != 0 && owner != process
+}
+
+/// Runs `work(i)` for every i below `parts` on up to `threads` threads, the caller's among them. Parts are taken
+/// in ascending order, whoever is free next. `tick` is called on the caller's thread after each part it has done,
+/// with the number of parts taken so far; its failure stops everyone before the next part.
+pub fn share<S>(
+    threads: usize,
+    parts: usize,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, usize) + Sync,
+    tick: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let take = || Some(next.fetch_add(1, Relaxed)).filter(|part| *part < parts);
+    let own = |tick: &mut dyn FnMut(usize) -> Result<()>| {
+        let mut state = state();
+        while let Some(part) = take() {
+            work(&mut state, part);
+            if let Err(error) = tick(next.load(Relaxed).min(parts)) {
+                next.store(parts, Relaxed);
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    if threads.min(parts) <= 1 {
+        return own(tick);
+    }
+    rayon::in_place_scope(|scope| {
+        for _ in 1..threads.min(parts) {
+            scope.spawn(|_| {
+                let mut state = state();
+                while let Some(part) = take() {
+                    work(&mut state, part);
+                }
+            });
+        }
+        own(tick)
+    })
+}
+
+/// `share` without anyone to tell.
+pub fn each<S>(
+    threads: usize,
+    parts: usize,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, usize) + Sync,
+) {
+    let told = share(threads, parts, state, work, &mut |_| Ok(()));
+    debug_assert!(told.is_ok()); // only a tick can fail
+}
+
+/// The largest of `value(i)` for every i below `parts`.
+pub fn fold(parts: usize, value: impl Fn(usize) -> u32 + Sync) -> u32 {
+    let most = AtomicU32::new(0);
+    each(
+        threads(),
+        parts,
+        || (),
+        |(), part| {
+            most.fetch_max(value(part), Relaxed);
+        },
+    );
+    most.into_inner()
+}

@@ -1,0 +1,192 @@
+//! Memory of a network: blocks from a table of functions, which may be the caller's own C functions.
+//!
+//! Every block remembers the table it came from and goes back there when it is dropped, also after the network has
+//! been given another table. A network's blocks are counted in its [`Account`].
+use super::Complex;
+use crate::error::{Result, fail};
+use crate::instance::Instance;
+use core::cell::Cell;
+use core::ffi::c_void;
+use core::ptr::NonNull;
+use std::rc::Rc;
+
+/// `unified_memory_interface_t`, as C fills it in: any function may be missing.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+#[allow(missing_docs)] // the contract's own names
+pub struct Table {
+    pub allocate: Option<unsafe extern "C" fn(usize, usize) -> *mut c_void>,
+    pub free: Option<unsafe extern "C" fn(*mut c_void)>,
+    pub realloc: Option<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>,
+    pub allocate_geometric: Option<unsafe extern "C" fn(*mut usize, usize) -> *mut c_void>,
+    pub allocate_hierarchical: Option<unsafe extern "C" fn(usize, f64) -> *mut c_void>,
+    pub allocate_streaming: Option<unsafe extern "C" fn(usize, usize) -> *mut c_void>,
+    pub track_allocation: Option<unsafe extern "C" fn(*mut c_void, usize) -> bool>,
+    pub untrack_allocation: Option<unsafe extern "C" fn(*mut c_void) -> bool>,
+    pub get_stats: Option<unsafe extern "C" fn(*mut c_void)>,
+}
+
+/// Bytes a network holds, and the most it has held.
+#[derive(Default)]
+pub struct Account {
+    live: Cell<usize>,
+    peak: Cell<usize>,
+}
+impl Account {
+    /// Counts bytes in.
+    pub fn charge(&self, bytes: usize) {
+        self.live.set(self.live.get() + bytes);
+        self.peak.set(self.peak.get().max(self.live.get()));
+    }
+    /// Counts bytes out.
+    pub fn credit(&self, bytes: usize) {
+        self.live.set(self.live.get() - bytes);
+    }
+    /// The high-water mark.
+    pub fn peak(&self) -> usize {
+        self.peak.get()
+    }
+    /// Starts the high-water mark anew.
+    pub fn reset_peak(&self) {
+        self.peak.set(self.live.get());
+    }
+}
+
+/// How a block of elements is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// In RAM.
+    Plain,
+    /// In compressed tiers, within the network's tolerance.
+    Hierarchical,
+    /// In tiers that spill to a file.
+    Streaming,
+}
+
+/// Where a network's blocks come from now.
+#[derive(Clone)]
+pub struct Memory {
+    table: NonNull<Table>,
+    account: Rc<Account>,
+    /// The instance behind the table, if it is one of the library's own.
+    instance: Option<&'static Instance>,
+    /// Largest error of an element in hierarchical memory.
+    pub tolerance: f64,
+}
+
+/// Alignment of every block, in bytes.
+const ALIGNMENT: usize = 64;
+
+impl Memory {
+    /// The memory behind `table`; `instance` is what stands behind it, if it is one of the library's own.
+    ///
+    /// # Safety
+    /// `table` points to a table whose functions do what the contract says, and which outlives every block made
+    /// through it.
+    pub unsafe fn new(
+        table: *const Table,
+        instance: Option<&'static Instance>,
+        account: &Rc<Account>,
+        tolerance: f64,
+    ) -> Result<Memory> {
+        let Some(table) = NonNull::new(table.cast_mut()) else {
+            return fail!(InvalidArgument, "the network has no memory interface");
+        };
+        // SAFETY: the caller's promise.
+        let functions = unsafe { table.read() };
+        if functions.allocate.is_none() || functions.free.is_none() {
+            return fail!(InvalidArgument, "the memory interface has no allocate or no free");
+        }
+        Ok(Memory { table, instance, account: account.clone(), tolerance })
+    }
+    fn functions(&self) -> Table {
+        // SAFETY: the promise made to `new`.
+        unsafe { self.table.read() }
+    }
+    /// Bytes of RAM this memory may hold, where that is known and limited.
+    pub fn limit(&self) -> Option<usize> {
+        self.instance.map(|instance| instance.heap().limit()).filter(|limit| *limit != 0)
+    }
+    /// Whether a tensor of this size belongs into streaming memory.
+    ///
+    /// The library's own memory knows its budget: a tensor goes to streaming memory when twice its size does not
+    /// fit. Of a caller's own table only the size is known.
+    pub fn prefers_streaming(&self, bytes: usize) -> bool {
+        const ALWAYS_PLAIN: usize = 1 << 20;
+        const CALLERS_OWN: usize = 1 << 30;
+        bytes >= ALWAYS_PLAIN && self.instance.map_or(bytes >= CALLERS_OWN, |i| !i.can_allocate(2 * bytes))
+    }
+    fn block(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
+        let Some(start) = NonNull::new(start) else {
+            return fail!(OutOfMemory, "the network's memory has no {bytes} bytes left");
+        };
+        self.account.charge(bytes);
+        Ok(Block { start: start.cast(), bytes, memory: self.clone() })
+    }
+    /// A block of plain memory. Its contents are not defined.
+    pub fn bytes(&self, bytes: usize) -> Result<Block> {
+        let Some(allocate) = self.functions().allocate else {
+            return fail!(InvalidArgument, "the memory interface has no allocate");
+        };
+        // SAFETY: size and alignment are as the contract asks.
+        self.block(unsafe { allocate(bytes, ALIGNMENT) }, bytes)
+    }
+    /// Memory for `count` elements. Where the table has no memory of this kind it is plain.
+    pub fn elements(&self, count: usize, storage: Storage) -> Result<Block> {
+        let bytes = count * size_of::<Complex>();
+        let functions = self.functions();
+        // SAFETY: sizes above 0 and a chunk size of 0 (the default) are what the contract allows.
+        let start = unsafe {
+            match (storage, functions.allocate_hierarchical, functions.allocate_streaming) {
+                (Storage::Hierarchical, Some(allocate), _) => allocate(bytes, self.tolerance),
+                (Storage::Streaming, _, Some(allocate)) => allocate(bytes, 0),
+                _ => return self.bytes(bytes),
+            }
+        };
+        self.block(start, bytes)
+    }
+}
+
+/// A block of a network's memory.
+pub struct Block {
+    start: NonNull<u8>,
+    bytes: usize,
+    memory: Memory,
+}
+impl Block {
+    /// Its start, for what C sees.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+    /// Its length.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+    /// The block as elements, the first `count` of them.
+    ///
+    /// # Safety
+    /// They have been written, and nobody writes them as long as the slice lives.
+    pub unsafe fn elements(&self, count: usize) -> &[Complex] {
+        assert!(count * size_of::<Complex>() <= self.bytes);
+        // SAFETY: inside the block, aligned, and initialised by the caller's promise.
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr().cast(), count) }
+    }
+    /// The block as elements to write. What was never written reads as anything.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes them as long as the slice lives. Elements are only read after being written.
+    pub unsafe fn elements_mut(&mut self, count: usize) -> &mut [Complex] {
+        assert!(count * size_of::<Complex>() <= self.bytes);
+        // SAFETY: inside the block and aligned; every bit pattern is a number, and heap memory has some pattern.
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), count) }
+    }
+}
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.memory.account.credit(self.bytes);
+        if let Some(free) = self.memory.functions().free {
+            // SAFETY: a live block of this very table, given back once.
+            unsafe { free(self.start.as_ptr().cast()) }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Bonds: the rule that finds them, and connecting nodes into trees.
+use super::Network;
+use crate::error::{Result, fail};
+use crate::tensor::memory::Memory;
+
+/// One end of a bond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The node.
+    pub node: usize,
+    /// Its axis.
+    pub axis: usize,
+}
+
+/// The legacy rule: which axis of a parent goes with which of a child, among `left` and `right` (their axes that
+/// may be used, ascending). The parent's last with the child's first if the sizes agree, else the first pair that
+/// does, else none.
+pub fn matching(
+    parent: &[usize],
+    left: &[usize],
+    child: &[usize],
+    right: &[usize],
+) -> Option<(usize, usize)> {
+    let (&last, &first) = (left.last()?, right.first()?);
+    if parent[last] == child[first] {
+        return Some((last, first));
+    }
+    left.iter().find_map(|&i| right.iter().find(|&&j| parent[i] == child[j]).map(|&j| (i, j)))
+}
+
+impl Network {
+    /// The representative of a node's tree; halves the path on the way.
+    fn representative(&mut self, mut id: usize) -> usize {
+        while self.links[id].0 != id {
+            self.links[id].0 = self.links[self.links[id].0].0;
+            id = self.links[id].0;
+        }
+        id
+    }
+    /// The top of a node's tree.
+    pub fn top(&self, mut id: usize) -> usize {
+        while self.links[id].0 != id {
+            id = self.links[id].0;
+        }
+        self.links[id].1
+    }
+    /// Whether `child` can become a child of `parent`.
+    fn check_edge(&mut self, parent: usize, child: usize) -> Result<()> {
+        if parent == child {
+            return fail!(InvalidArgument, "node {parent} cannot be its own parent");
+        }
+        if let Some(other) = self.node(child).parent() {
+            return fail!(InvalidArgument, "node {child} already has a parent, node {other}");
+        }
+        // Without a parent the child is the top of its tree: below itself is everything of it.
+        if self.representative(parent) == self.representative(child) {
+            return fail!(InvalidArgument, "an edge from node {parent} to node {child} would close a cycle");
+        }
+        Ok(())
+    }
+    fn make_edge(&mut self, parent: usize, child: usize) {
+        let (parent_record, child_record) = (self.record(parent), self.record(child));
+        self.nodes[child].set_parent(parent, parent_record);
+        self.nodes[parent].push_child(child, child_record);
+        let (above, below) = (self.representative(parent), self.representative(child));
+        self.links[below].0 = above; // the top stays that of the parent's tree
+        self.version += 1;
+    }
+    fn make_bond(&mut self, parent: End, child: End) {
+        self.nodes[parent.node].ends[parent.axis] = Some(child);
+        self.nodes[child.node].ends[child.axis] = Some(parent);
+        self.version += 1;
+    }
+    /// Makes `child` a child of `parent`, joined by the bond the rule finds among their free axes, if any.
+    pub fn connect(&mut self, memory: &Memory, parent: usize, child: usize) -> Result<()> {
+        self.check_edge(parent, child)?;
+        let (above, below) = (self.node(parent), self.node(child));
+        let bond = matching(above.dimensions(), &above.free_axes(), below.dimensions(), &below.free_axes());
+        self.nodes[parent].reserve_child(memory)?;
+        self.make_edge(parent, child);
+        if let Some((i, j)) = bond {
+            self.make_bond(End { node: parent, axis: i }, End { node: child, axis: j });
+        }
+        Ok(())
+    }
+    /// Makes `child` a child of `parent` by an outer product.
+    pub fn connect_without_bond(&mut self, memory: &Memory, parent: usize, child: usize) -> Result<()> {
+        self.check_edge(parent, child)?;
+        self.nodes[parent].reserve_child(memory)?;
+        self.make_edge(parent, child);
+        Ok(())
+    }
+    /// Joins two axes. Makes `child` a child of `parent` unless it is one already.
+    pub fn connect_axes(&mut self, memory: &Memory, parent: End, child: End) -> Result<()> {
+        let joined = self.node(child.node).parent() == Some(parent.node);
+        if !joined {
+            self.check_edge(parent.node, child.node)?;
+        }
+        for end in [parent, child] {
+            let node = self.node(end.node);
+            if end.axis >= node.dimensions().len() {
+                return fail!(InvalidArgument, "node {} has no axis {}", end.node, end.axis);
+            }
+            if node.end(end.axis).is_some() {
+                return fail!(InvalidArgument, "axis {} of node {} is in a bond already", end.axis, end.node);
+            }
+        }
+        let size = |end: End| self.node(end.node).dimensions()[end.axis];
+        if size(parent) != size(child) {
+            return fail!(
+                InvalidArgument,
+                "axes of sizes {} and {} cannot be joined",
+                size(parent),
+                size(child)
+            );
+        }
+        if !joined {
+            self.nodes[parent.node].reserve_child(memory)?;
+            self.make_edge(parent.node, child.node);
+        }
+        self.make_bond(parent, child);
+        Ok(())
+    }
+}

@@ -1,0 +1,15 @@
+//! Walking trees without recursion: they may be any number of nodes deep.
+use super::Network;
+
+impl Network {
+    /// The nodes below `top`, itself first, in depth-first pre-order with children in the order they were connected.
+    pub fn preorder(&self, top: usize) -> Vec<usize> {
+        let mut order = Vec::new();
+        let mut stack = vec![top];
+        while let Some(id) = stack.pop() {
+            order.push(id);
+            stack.extend(self.node(id).children().iter().rev());
+        }
+        order
+    }
+}

@@ -1,0 +1,83 @@
+//! Contracting two nodes into a new one.
+use super::kernel::Product;
+use super::memory::{Block, Memory};
+use super::network::{Network, Node, matching, storage_for};
+use super::progress::Progress;
+use super::shape;
+use crate::error::Result;
+use std::time::Instant;
+
+/// What is contracted: two nodes, and the bonds between them if they are of one network.
+pub struct Pair<'a> {
+    /// First operand.
+    pub left: &'a Node,
+    /// Second operand.
+    pub right: &'a Node,
+    /// Their bonds: axis of left, axis of right.
+    pub bonds: Vec<(usize, usize)>,
+}
+
+impl<'a> Pair<'a> {
+    /// Two nodes of one network.
+    pub fn within(network: &'a Network, left: usize, right: usize) -> Pair<'a> {
+        let bonds = if left == right { Vec::new() } else { network.node(left).bonds_to(right) };
+        Pair::new(network.node(left), network.node(right), bonds)
+    }
+    /// Two nodes of different networks, or any two with these bonds. Without bonds the legacy rule over all axes
+    /// finds one, or none.
+    pub fn new(left: &'a Node, right: &'a Node, mut bonds: Vec<(usize, usize)>) -> Pair<'a> {
+        if bonds.is_empty() {
+            let all = |node: &Node| (0..node.dimensions().len()).collect::<Vec<_>>();
+            bonds.extend(matching(left.dimensions(), &all(left), right.dimensions(), &all(right)));
+        }
+        Pair { left, right, bonds }
+    }
+    /// Dimensions of the result: left's remaining axes, then right's; {1} if none remains.
+    pub fn dimensions(&self) -> Vec<usize> {
+        let remaining = |sizes: &[usize], bonded: &dyn Fn(usize) -> bool| -> Vec<usize> {
+            (0..sizes.len()).filter(|axis| !bonded(*axis)).map(|axis| sizes[axis]).collect()
+        };
+        let mut sizes = remaining(self.left.dimensions(), &|i| self.bonds.iter().any(|b| b.0 == i));
+        sizes.extend(remaining(self.right.dimensions(), &|j| self.bonds.iter().any(|b| b.1 == j)));
+        if sizes.is_empty() {
+            sizes.push(1);
+        }
+        sizes
+    }
+    /// The product over the bonds.
+    pub fn product(&self) -> Product {
+        Product::row_major(self.left.dimensions(), self.right.dimensions(), &self.bonds)
+    }
+}
+
+/// The result of a contraction that is not in a network yet.
+pub struct Contracted {
+    dimensions: Vec<usize>,
+    data: Block,
+    start: Instant,
+}
+
+/// Contracts a pair.
+pub fn contract(pair: &Pair, memory: &Memory, progress: &Progress) -> Result<Contracted> {
+    let start = Instant::now();
+    let dimensions = pair.dimensions();
+    let count = shape::elements(&dimensions)?;
+    let product = pair.product();
+    let work = product.terms();
+    progress.report(0.0, work)?;
+    let mut data = memory.elements(count, storage_for(memory, count))?;
+    // SAFETY: a new block that nobody else knows; the product writes all of it.
+    let out = unsafe { data.elements_mut(count) };
+    product
+        .compute(pair.left.data(), pair.right.data(), out, &mut |done| progress.report(done * work, work))?;
+    Ok(Contracted { dimensions, data, start })
+}
+
+/// Makes the result of a contraction a node of `network`; gives its number.
+pub fn keep(network: &mut Network, memory: &Memory, contracted: Contracted) -> Result<usize> {
+    let id = network.adopt(memory, &contracted.dimensions, contracted.data, false)?;
+    network.metrics.num_contractions += 1;
+    network.metrics.contraction_time += contracted.start.elapsed().as_secs_f64();
+    network.spent(contracted.start);
+    Ok(id)
+}

@@ -1,0 +1,75 @@
+//! Streams: a node's elements piece by piece, in a buffer of the stream's own.
+use super::Complex;
+use super::memory::{Block, Memory, Storage};
+use super::network::{Network, Node};
+use super::pair::Pair;
+use crate::error::{Result, fail};
+use std::time::Instant;
+
+/// Elements of a piece where the caller gives none: 1 MiB.
+const DEFAULT_CHUNK: usize = (1 << 20) / size_of::<Complex>();
+
+/// A position in a node's elements, and the piece before it.
+pub struct Stream {
+    /// The node's number in its network.
+    pub node: usize,
+    /// Elements per piece.
+    pub chunk: usize,
+    /// Elements read so far.
+    pub offset: usize,
+    /// The latest piece.
+    pub buffer: Block,
+}
+
+impl Stream {
+    /// A stream at the start of a node. Pieces of `chunk` elements; 0 means 1 MiB.
+    pub fn new(network: &Network, memory: &Memory, node: usize, chunk: usize) -> Result<Stream> {
+        let chunk = if chunk == 0 { DEFAULT_CHUNK } else { chunk };
+        let buffer = memory.elements(chunk.min(network.node(node).count()), Storage::Plain)?;
+        Ok(Stream { node, chunk, offset: 0, buffer })
+    }
+    /// Reads the next piece. False at the end.
+    pub fn next(&mut self, network: &Network) -> bool {
+        let elements = network.node(self.node).data();
+        let length = self.chunk.min(elements.len() - self.offset);
+        if length == 0 {
+            return false;
+        }
+        // SAFETY: the stream's own buffer; C reads it between calls only.
+        let buffer = unsafe { self.buffer.elements_mut(length) };
+        buffer.copy_from_slice(&elements[self.offset..self.offset + length]);
+        self.offset += length;
+        true
+    }
+}
+
+/// Contracts two nodes into a third one's elements. The result's axes, those of size 1 aside, must be what the
+/// contraction gives. Only blocks of the operands are copied, never a whole tensor.
+pub fn contract(pair: &Pair, result: &Node, network: &Network) -> Result<()> {
+    let lengths = |sizes: &[usize]| sizes.iter().copied().filter(|size| *size != 1).collect::<Vec<_>>();
+    if lengths(&pair.dimensions()) != lengths(result.dimensions()) {
+        let (is, should) = (result.dimensions(), pair.dimensions());
+        return fail!(InvalidArgument, "the result has dimensions {is:?}, the contraction gives {should:?}");
+    }
+    for operand in [pair.left, pair.right] {
+        if core::ptr::eq(operand, result) {
+            return fail!(InvalidArgument, "the result of a contraction cannot be one of its operands");
+        }
+    }
+    let product = pair.product();
+    let work = product.terms();
+    network.progress.report(0.0, work)?;
+    let start = result.block().as_ptr().cast();
+    // SAFETY: the result's own block, which is none of the operands'; the network is used by this call only.
+    let out = unsafe { core::slice::from_raw_parts_mut(start, result.count()) };
+    product.compute(pair.left.data(), pair.right.data(), out, &mut |done| {
+        network.progress.report(done * work, work)
+    })
+}
+
+/// Counts a contraction of streams that began at `start`.
+pub fn count(network: &mut Network, start: Instant) {
+    network.metrics.num_contractions += 1;
+    network.metrics.contraction_time += start.elapsed().as_secs_f64();
+    network.spent(start);
+}

@@ -1,0 +1,166 @@
+//! The best order of contracting a small tree of tensors, by dynamic programming over its edges.
+//!
+//! The last product of any order removes one edge and joins the two parts beside it, each contracted in its own best
+//! order. So the best order of a connected part follows from those of smaller parts, one for each of its edges.
+use foldhash::fast::FixedState;
+use std::collections::HashMap;
+
+/// A tree of at most 64 tensors. Sizes are logarithms to base 2.
+pub struct SmallTree {
+    /// Elements of each tensor.
+    pub size: Vec<f64>,
+    /// Edges: the vertex above, the vertex below, the size of the bond.
+    pub edges: Vec<(usize, usize, f64)>,
+}
+
+/// What is to be least.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Aim {
+    /// Multiply-adds.
+    Time,
+    /// The largest tensor on the way; then multiply-adds.
+    Space,
+}
+
+/// How good an order is: largest tensor (0 where only time matters), then multiply-adds.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+struct Score(f64, f64);
+
+/// A solved part: its score and the edge removed last.
+#[derive(Clone, Copy)]
+struct Solved {
+    score: Score,
+    edge: usize,
+}
+
+/// The order: edges in the sequence of the products, children before parents, and the multiply-adds.
+pub struct Order {
+    /// Edges, first product first.
+    pub edges: Vec<usize>,
+    /// Multiply-adds.
+    pub terms: f64,
+    /// Elements of the largest product.
+    pub largest: f64,
+}
+
+struct Solver<'a> {
+    tree: &'a SmallTree,
+    aim: Aim,
+    /// For each edge, the vertices below it.
+    below: Vec<u64>,
+    /// For each edge, its two ends.
+    ends: Vec<u64>,
+    known: Table,
+}
+
+/// Solved parts: a plain array for the smallest trees, which are solved often, else a hash table.
+enum Table {
+    Dense(Vec<Solved>),
+    Sparse(HashMap<u64, Solved, FixedState>),
+}
+impl Table {
+    const NONE: Solved = Solved { score: Score(0.0, 0.0), edge: usize::MAX };
+    fn new(vertices: usize) -> Table {
+        if vertices <= 10 {
+            Table::Dense(vec![Table::NONE; 1 << vertices])
+        } else {
+            Table::Sparse(HashMap::default())
+        }
+    }
+    fn get(&self, part: u64) -> Option<Solved> {
+        match self {
+            Table::Dense(array) => Some(array[part as usize]).filter(|solved| solved.edge != usize::MAX),
+            Table::Sparse(table) => table.get(&part).copied(),
+        }
+    }
+    fn set(&mut self, part: u64, solved: Solved) {
+        match self {
+            Table::Dense(array) => array[part as usize] = solved,
+            Table::Sparse(table) => drop(table.insert(part, solved)),
+        }
+    }
+}
+
+/// Number of parts the dynamic programme would look at, times the edges of each: its work. The first vertex must be
+/// the top and every vertex come after the one above it.
+pub fn work(vertices: usize, parents: impl Fn(usize) -> usize) -> f64 {
+    // Connected parts whose top is v: any part, or nothing, of each child.
+    let mut parts = vec![1.0f64; vertices];
+    for v in (1..vertices).rev() {
+        parts[parents(v)] *= 1.0 + parts[v];
+    }
+    parts.iter().sum::<f64>() * vertices as f64 / 3.0
+}
+
+/// The best order. The tree has at least one edge, and every edge's lower end is below its upper one when the tree
+/// hangs from the vertex that is nobody's lower end.
+pub fn solve(tree: &SmallTree, aim: Aim) -> Order {
+    let mut below: Vec<u64> = tree.edges.iter().map(|edge| 1 << edge.1).collect();
+    // Grow each edge's set until it holds everything hanging from it; edges from the bottom up need one pass.
+    loop {
+        let mut grown = false;
+        for (e, edge) in tree.edges.iter().enumerate().rev() {
+            for f in 0..tree.edges.len() {
+                if below[f] & 1 << edge.0 != 0 && below[f] | below[e] != below[f] {
+                    below[f] |= below[e];
+                    grown = true;
+                }
+            }
+        }
+        if !grown {
+            break;
+        }
+    }
+    let ends = tree.edges.iter().map(|edge| 1 << edge.0 | 1 << edge.1).collect();
+    let mut solver = Solver { tree, aim, below, ends, known: Table::new(tree.size.len()) };
+    let all = u64::MAX >> (64 - tree.size.len());
+    let best = solver.part(all);
+    let mut order = Order { edges: Vec::with_capacity(tree.edges.len()), terms: 0.0, largest: 0.0 };
+    let mut stack = vec![all];
+    while let Some(part) = stack.pop() {
+        if part.count_ones() > 1 {
+            let Some(Solved { edge, .. }) = solver.known.get(part) else { break };
+            order.edges.push(edge);
+            order.largest = order.largest.max(solver.size(part).exp2());
+            stack.extend([part & solver.below[edge], part & !solver.below[edge]]);
+        }
+    }
+    order.edges.reverse();
+    order.terms = best.1;
+    order
+}
+
+impl Solver<'_> {
+    /// Size of a contracted part: all its tensors without the bonds inside it, each of which is in two of them.
+    fn size(&self, part: u64) -> f64 {
+        let inside = |e: &usize| part & self.ends[*e] == self.ends[*e];
+        let tensors: f64 =
+            (0..self.tree.size.len()).filter(|v| part & 1 << v != 0).map(|v| self.tree.size[v]).sum();
+        tensors - 2.0 * (0..self.ends.len()).filter(inside).map(|e| self.tree.edges[e].2).sum::<f64>()
+    }
+    /// Solves a part. The recursion is at most 64 deep.
+    fn part(&mut self, part: u64) -> Score {
+        if part.count_ones() == 1 {
+            return Score(0.0, 0.0);
+        }
+        if let Some(solved) = self.known.get(part) {
+            return solved.score;
+        }
+        let size = self.size(part);
+        let mut best = Solved { score: Score(f64::INFINITY, f64::INFINITY), edge: usize::MAX };
+        for edge in 0..self.ends.len() {
+            if part & self.ends[edge] != self.ends[edge] {
+                continue;
+            }
+            let (lower, upper) = (self.part(part & self.below[edge]), self.part(part & !self.below[edge]));
+            // Multiply-adds of a product: elements of the result times the size of the bond.
+            let terms = lower.1 + upper.1 + (size + self.tree.edges[edge].2).exp2();
+            let largest = if self.aim == Aim::Space { lower.0.max(upper.0).max(size) } else { 0.0 };
+            if Score(largest, terms) < best.score || best.edge == usize::MAX {
+                best = Solved { score: Score(largest, terms), edge };
+            }
+        }
+        self.known.set(part, best);
+        best.score
+    }
+}

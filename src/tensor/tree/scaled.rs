@@ -1,0 +1,64 @@
+//! Tensors with an exponent of their own: value = elements times 2 to that power.
+//!
+//! Every tensor carries a bound on its largest part. The bound of a product follows from those of its operands; only
+//! when it has become too loose, or leaves the comfortable range, are the elements looked at again.
+use crate::tensor::Complex;
+use crate::tensor::kernel::Product;
+use crate::tensor::kernel::scan::{Magnitude, magnitude, scale};
+use crate::tensor::kernel::volume_log2;
+
+/// What is known of a tensor's elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// The value is the elements times 2 to this power.
+    pub exponent: i32,
+    /// All parts of the elements are below 2 to this power.
+    bound: i32,
+    /// How many powers of two the bound may be too high.
+    slack: i32,
+}
+
+/// A bound that has become looser than this is measured anew.
+const LOOSE: i32 = 40;
+/// A product is safe from overflow, and from losing much to underflow, with its bound in this range.
+const SAFE: core::ops::RangeInclusive<i32> = -60..=120;
+/// Elements outside this range are brought near 1.
+const COMFORTABLE: core::ops::RangeInclusive<i32> = -40..=40;
+
+impl Scale {
+    /// Looks at the elements of a tensor.
+    pub fn measure(elements: &[Complex]) -> Scale {
+        let bound = match magnitude(elements) {
+            Magnitude::Below(bound) => bound,
+            // Nothing to keep in range, or nothing that could be kept.
+            Magnitude::Zero | Magnitude::NotFinite => 0,
+        };
+        Scale { exponent: 0, bound, slack: 0 }
+    }
+    /// The scale of a product; sets the powers of two its operands are multiplied by, where they need it.
+    pub fn of_product(left: Scale, right: Scale, product: &mut Product) -> Scale {
+        // A complex product has two terms in each part.
+        let growth = volume_log2(&product.sums) + 1;
+        let slack = left.slack + right.slack + growth;
+        let bound = left.bound + right.bound + growth;
+        if SAFE.contains(&bound) {
+            return Scale { exponent: left.exponent + right.exponent, bound, slack };
+        }
+        (product.left_exponent, product.right_exponent) = (-left.bound, -right.bound);
+        let exponent = left.exponent + left.bound + right.exponent + right.bound;
+        Scale { exponent, bound: growth, slack }
+    }
+    /// Looks at a product's elements again if its bound is too loose, and brings them near 1 if they are far off.
+    pub fn refresh(&mut self, elements: &mut [Complex]) {
+        if self.slack <= LOOSE && COMFORTABLE.contains(&self.bound) {
+            return;
+        }
+        let measured = Scale::measure(elements);
+        (self.bound, self.slack) = (measured.bound, 0);
+        if !COMFORTABLE.contains(&self.bound) {
+            scale(elements, -self.bound);
+            self.exponent += self.bound;
+            self.bound = 0;
+        }
+    }
+}

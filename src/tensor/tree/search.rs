@@ -1,0 +1,294 @@
+//! Planning trees of any size: exactly where that is cheap, else a good order improved window by window.
+//!
+//! The start is the best order that contracts every branch before it joins it, over all choices of the tensor that
+//! everything flows to. Around one tensor the best sequence of branches follows from exchanging neighbours: branch
+//! i goes before j if 1/d_i - 1/f_i < 1/d_j - 1/f_j, for bonds d and open sizes f. Windows of a few neighbouring
+//! products are then put in their best order by the exact method ("subtree reconfiguration" of Gray and Kourtis,
+//! "Hyper-optimized tensor network contraction", 2021).
+use super::exact::{self, Aim, SmallTree};
+use super::graph::Graph;
+use super::order::{Plan, Products};
+use crate::tensor::Complex;
+
+/// How much planning is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Effort {
+    /// Microseconds a node, more only for long contractions.
+    Quick,
+    /// Asked for.
+    Thorough,
+}
+
+/// Plans for the fewest multiply-adds with a peak of at most `limit` bytes; where no order found keeps the limit,
+/// the one that comes nearest to it is not worth its time: the fastest is taken and its tensors leave RAM.
+pub fn plan(graph: &Graph, effort: Effort, limit: Option<usize>) -> Plan {
+    let first = plan_for(graph, effort, Aim::Time);
+    let fits =
+        |plan: &Plan| limit.is_none_or(|bytes| plan.peak * size_of::<Complex>() as f64 <= bytes as f64);
+    if fits(&first) {
+        return first;
+    }
+    let second = plan_for(graph, effort, Aim::Space);
+    if fits(&second) { second } else { first }
+}
+
+fn plan_for(graph: &Graph, effort: Effort, aim: Aim) -> Plan {
+    let nodes = graph.len();
+    let mut products = Products::new(graph);
+    if nodes == 1 {
+        return products.arrange(graph, 0);
+    }
+    let flow = Flow::new(graph);
+    // One unit of work is about 10 nanoseconds of planning, in which 100 multiply-adds could be done.
+    let worth = flow.terms * 0.05 / 100.0;
+    let budget = match effort {
+        Effort::Quick => (600.0 * nodes as f64).max(worth.min(1e7)),
+        Effort::Thorough => (2e4 * nodes as f64).max(worth).min(1e8),
+    };
+    if nodes <= 64 && exact::work(nodes, |v| graph.parent[v]) <= budget {
+        let edges = (1..nodes).map(|v| (graph.parent[v], v, graph.bond[v].log2())).collect();
+        let tree = SmallTree { size: graph.size.iter().map(|s| s.log2()).collect(), edges };
+        let mut made: Vec<usize> = (0..nodes).collect(); // the tensor each node is part of, for the top of each
+        let owner = |made: &[usize], mut v: usize| {
+            while made[v] == usize::MAX {
+                v = graph.parent[v];
+            }
+            v
+        };
+        let mut last = 0;
+        for edge in exact::solve(&tree, aim).edges {
+            let (upper, lower) = (owner(&made, graph.parent[edge + 1]), edge + 1);
+            last = products.join(graph, made[upper], made[lower], edge + 1);
+            made[upper] = last;
+            made[lower] = usize::MAX;
+        }
+        return products.arrange(graph, last);
+    }
+    search_from(graph, &flow, aim, budget)
+}
+
+/// The search without the exact method for small trees.
+#[cfg(test)]
+pub fn search(graph: &Graph, aim: Aim, budget: f64) -> Plan {
+    search_from(graph, &Flow::new(graph), aim, budget)
+}
+fn search_from(graph: &Graph, flow: &Flow, aim: Aim, budget: f64) -> Plan {
+    let mut products = Products::new(graph);
+    let top = flow.products(graph, &mut products);
+    improve(graph, &mut products, aim, budget);
+    products.arrange(graph, top)
+}
+
+/// Contracting towards one tensor, for every choice of it.
+struct Flow {
+    /// Towards the parent: multiply-adds below, and open size of the branch.
+    up: Vec<(f64, f64)>,
+    /// From the parent: the same for everything that is not below.
+    down: Vec<(f64, f64)>,
+    /// The best choice.
+    center: usize,
+    /// Its multiply-adds.
+    terms: f64,
+    children: Vec<Vec<usize>>,
+}
+
+/// Vertices with more neighbours than this are not left out one by one.
+const WIDE: usize = 64;
+
+/// A branch at a vertex: the vertex it starts with, its bond, its open size, its multiply-adds.
+#[derive(Clone, Copy)]
+struct Branch {
+    start: usize,
+    bond: f64,
+    open: f64,
+    terms: f64,
+}
+
+impl Flow {
+    fn new(graph: &Graph) -> Flow {
+        let nodes = graph.len();
+        let mut children = vec![Vec::new(); nodes];
+        for v in 1..nodes {
+            children[graph.parent[v]].push(v);
+        }
+        let none = (f64::INFINITY, f64::INFINITY);
+        let mut flow =
+            Flow { up: vec![none; nodes], down: vec![none; nodes], center: 0, terms: 0.0, children };
+        for v in (1..nodes).rev() {
+            flow.up[v] = absorb(graph, v, &flow.branches(graph, v), v, graph.bond[v]);
+        }
+        let mut best = f64::INFINITY;
+        for v in 0..nodes {
+            if v > 0 && !flow.down[v].0.is_finite() {
+                continue;
+            }
+            let branches = flow.branches(graph, v);
+            let total = absorb(graph, v, &branches, usize::MAX, 1.0).0;
+            if total < best || v == 0 {
+                (flow.center, best) = (v, total);
+            }
+            if branches.len() <= WIDE {
+                for i in 0..flow.children[v].len() {
+                    let child = flow.children[v][i];
+                    flow.down[child] = absorb(graph, v, &branches, child, graph.bond[child]);
+                }
+            }
+        }
+        flow.terms = best;
+        flow
+    }
+    /// The branches at a vertex that are known, in the best sequence.
+    fn branches(&self, graph: &Graph, v: usize) -> Vec<Branch> {
+        let branch = |start: usize, bond: f64, (terms, open): (f64, f64)| Branch { start, bond, open, terms };
+        let mut branches: Vec<Branch> =
+            self.children[v].iter().map(|&c| branch(c, graph.bond[c], self.up[c])).collect();
+        if v > 0 && self.down[v].0.is_finite() {
+            branches.push(branch(v, graph.bond[v], self.down[v]));
+        }
+        let key = |b: &Branch| 1.0 / b.bond - 1.0 / b.open;
+        branches.sort_by(|a, b| key(a).total_cmp(&key(b)));
+        branches
+    }
+    /// Writes the products of contracting towards the center; gives the last one.
+    fn products(&self, graph: &Graph, products: &mut Products) -> usize {
+        // Visit from the center outwards, then join backwards.
+        let mut order = Vec::with_capacity(graph.len());
+        let mut stack = vec![(self.center, usize::MAX)];
+        while let Some((v, from)) = stack.pop() {
+            order.push((v, from));
+            let neighbours = self.children[v].iter().copied().chain((v > 0).then(|| graph.parent[v]));
+            stack.extend(neighbours.filter(|n| *n != from).map(|n| (n, v)));
+        }
+        let mut made: Vec<usize> = (0..graph.len()).collect();
+        for &(v, from) in order.iter().rev() {
+            for branch in self.branches(graph, v) {
+                // A branch that starts with the vertex itself is the one through its parent.
+                let through_parent = branch.start == v;
+                let other = if through_parent { graph.parent[v] } else { branch.start };
+                if other == from {
+                    continue;
+                }
+                let (upper, lower) = if through_parent { (other, v) } else { (v, other) };
+                made[v] = products.join(graph, made[upper], made[lower], branch.start);
+            }
+        }
+        made[self.center]
+    }
+}
+
+/// Multiply-adds and open size of contracting all branches but one into a vertex. `kept` is the size of that one's
+/// bond.
+fn absorb(graph: &Graph, v: usize, branches: &[Branch], except: usize, kept: f64) -> (f64, f64) {
+    let (mut size, mut terms) = (graph.size[v], 0.0);
+    // The branch through the parent starts with v itself; that of a leaf towards its parent is not among them.
+    for branch in branches.iter().filter(|b| b.start != except) {
+        terms += branch.terms + size * branch.open;
+        size *= branch.open / branch.bond;
+    }
+    (terms, size / kept)
+}
+
+/// Which product of a window is opened next.
+#[derive(Clone, Copy)]
+enum Grow {
+    Largest,
+    Oldest,
+}
+
+/// Puts windows of neighbouring products into their best order until nothing gets better or the budget is used up.
+fn improve(graph: &Graph, products: &mut Products, aim: Aim, mut budget: f64) {
+    for (window, grow) in [(6, Grow::Largest), (6, Grow::Oldest), (9, Grow::Largest), (9, Grow::Oldest)] {
+        let cost = f64::from(1 << window) * window as f64 / 3.0;
+        let mut better = true;
+        while better {
+            better = false;
+            for made in products.nodes()..products.size.len() {
+                if budget < cost {
+                    return;
+                }
+                budget -= cost;
+                better |= improve_window(graph, products, made, aim, window, grow);
+            }
+        }
+    }
+}
+
+/// Reorders the products just below `top`, itself among them. True if that saved something.
+fn improve_window(
+    graph: &Graph,
+    products: &mut Products,
+    top: usize,
+    aim: Aim,
+    window: usize,
+    grow: Grow,
+) -> bool {
+    let nodes = products.nodes();
+    // Open one product after the other among the parts until the window is full.
+    let (mut inner, mut parts) = (Vec::with_capacity(window), vec![top]);
+    while parts.len() < window {
+        let mut products_left = (0..parts.len()).filter(|i| parts[*i] >= nodes);
+        let chosen = match grow {
+            Grow::Oldest => products_left.next(),
+            Grow::Largest => {
+                products_left.max_by(|a, b| products.size[parts[*a]].total_cmp(&products.size[parts[*b]]))
+            }
+        };
+        let Some(i) = chosen else { break };
+        let made = parts.remove(i);
+        inner.push(made);
+        let (upper, lower, _) = products.joins[made - nodes];
+        parts.extend([upper, lower]);
+    }
+    if inner.len() < 2 {
+        return false;
+    }
+    let position = |tensor: usize| parts.iter().position(|part| *part == tensor);
+    let ends = |made: usize| {
+        // Of an edge's two ends, the one below is the top of its part; look both up from their product.
+        let (upper, lower, edge) = products.joins[made - nodes];
+        let find = |mut tensor: usize, vertex: usize| loop {
+            if let Some(found) = position(tensor) {
+                return found;
+            }
+            let (above, below, between) = products.joins[tensor - nodes];
+            tensor = if (between..graph.end[between]).contains(&vertex) { below } else { above };
+        };
+        (find(upper, graph.parent[edge]), find(lower, edge))
+    };
+    let edges: Vec<(usize, usize, usize)> = inner
+        .iter()
+        .map(|&made| (ends(made), products.joins[made - nodes].2))
+        .map(|(e, p)| (e.0, e.1, p))
+        .collect();
+    let tree = SmallTree {
+        size: parts.iter().map(|part| products.size[*part].log2()).collect(),
+        edges: edges.iter().map(|e| (e.0, e.1, graph.bond[e.2].log2())).collect(),
+    };
+    let found = exact::solve(&tree, aim);
+    let terms: f64 = inner.iter().map(|made| products.terms(graph, *made)).sum();
+    let largest = inner.iter().map(|made| products.size[*made]).fold(0.0, f64::max);
+    let better = match aim {
+        Aim::Time => found.terms < terms * (1.0 - 1e-9),
+        Aim::Space => {
+            found.largest < largest * (1.0 - 1e-9)
+                || found.largest <= largest * (1.0 + 1e-9) && found.terms < terms * (1.0 - 1e-9)
+        }
+    };
+    if !better {
+        return false;
+    }
+    inner.rotate_left(1); // the top, which the rest of the tree refers to, is made last
+    let mut part_of = parts.clone(); // the tensor that each part belongs to now
+    for (&made, &edge) in inner.iter().zip(&found.edges) {
+        let (upper, lower, bond) = edges[edge];
+        let (above, below) = (part_of[upper], part_of[lower]);
+        products.joins[made - nodes] = (above, below, bond);
+        products.resize(graph, made);
+        for part in &mut part_of {
+            if *part == above || *part == below {
+                *part = made;
+            }
+        }
+    }
+    true
+}
