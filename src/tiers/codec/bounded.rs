@@ -151,37 +151,29 @@ pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
     used
 }
 
-/// Running sums over the numbers `BACK` apart, sixteen at a time.
+/// Adds to each lane the one `REACH` lanes before it.
+#[inline(always)]
+fn add_shifted<const REACH: usize>(v: [u32; LANES]) -> [u32; LANES] {
+    core::array::from_fn(|l| if l < REACH { v[l] } else { v[l].wrapping_add(v[l - REACH]) })
+}
+/// Running sums over the numbers `BACK` (1 or 2) apart, sixteen at a time.
 #[inline(always)]
 fn sums<const BACK: usize>(values: &mut Group, minimum: i32, start: [i32; 2]) {
-    let mut carry = [0u32; LANES];
-    for l in 0..LANES {
-        carry[l] = start[l % BACK] as u32;
+    let mut carry: [u32; LANES] = core::array::from_fn(|l| start[l % BACK] as u32);
+    // The first numbers have none before them.
+    for l in 0..BACK {
+        values[0][l] = 0u32.wrapping_sub(minimum as u32);
     }
-    for (row, value) in values.iter_mut().enumerate() {
-        let mut v = *value;
-        for l in 0..LANES {
-            v[l] = v[l].wrapping_add(minimum as u32);
+    for value in values.iter_mut() {
+        let mut v: [u32; LANES] = core::array::from_fn(|l| value[l].wrapping_add(minimum as u32));
+        if BACK == 1 {
+            v = add_shifted::<1>(v);
         }
-        if row == 0 {
-            for lane in v.iter_mut().take(BACK) {
-                *lane = 0;
-            }
-        }
-        let mut reach = BACK;
-        while reach < LANES {
-            let before = v;
-            for l in reach..LANES {
-                v[l] = v[l].wrapping_add(before[l - reach]);
-            }
-            reach *= 2;
-        }
-        for l in 0..LANES {
-            v[l] = v[l].wrapping_add(carry[l]);
-        }
-        for l in 0..LANES {
-            carry[l] = v[LANES - BACK + l % BACK];
-        }
+        v = add_shifted::<2>(v);
+        v = add_shifted::<4>(v);
+        v = add_shifted::<8>(v);
+        v = core::array::from_fn(|l| v[l].wrapping_add(carry[l]));
+        carry = core::array::from_fn(|l| v[LANES - BACK + l % BACK]);
         *value = v;
     }
 }

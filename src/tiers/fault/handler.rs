@@ -2,33 +2,78 @@
 //!
 //! A handler runs on whatever stack the thread has for signals, which may be small: it only finds out whose fault it
 //! is. The work is done on stacks of our own (workspace.rs).
+//!
+//! A program may install a handler after ours. The next allocation puts ours in front again, and keeps that one to pass
+//! foreign faults on to. Should it in turn pass them on to ours, they go to the one before it.
+use crate::os::lock::Mutex;
 use crate::tiers::engine::{self, Served};
 use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicUsize, Ordering::*};
 use std::sync::OnceLock;
 
-/// What was installed before ours, by signal.
-static BEFORE: [OnceLock<libc::sigaction>; 2] = [const { OnceLock::new() }; 2];
-fn before(signal: libc::c_int) -> &'static OnceLock<libc::sigaction> {
+/// Handlers that ours was put in front of, by signal, oldest first.
+const DEPTH: usize = 8;
+static BEFORE: [[OnceLock<libc::sigaction>; DEPTH]; 2] = [const { [const { OnceLock::new() }; DEPTH] }; 2];
+fn before(signal: libc::c_int) -> &'static [OnceLock<libc::sigaction>; DEPTH] {
     &BEFORE[usize::from(signal == libc::SIGSEGV)]
 }
 
-/// Installs the handler for `signal`, once.
+/// Puts the handler for `signal` in place, in front of whatever is there.
 pub fn install(signal: libc::c_int) {
-    before(signal).get_or_init(|| {
-        let mut old = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: zero bytes are a valid sigaction to fill in; ours stays valid for ever, as the library is never
-        // unloaded. All signals are blocked while it runs: see gate.rs.
-        unsafe {
-            let mut new: libc::sigaction = core::mem::zeroed();
-            new.sa_sigaction = on_fault as *const () as usize;
-            new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            libc::sigfillset(&mut new.sa_mask);
-            // Read first: a fault of another thread must find it the moment ours is in place.
-            libc::sigaction(signal, core::ptr::null(), old.as_mut_ptr());
-            libc::sigaction(signal, &new, core::ptr::null_mut());
-            old.assume_init()
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock();
+    let mut current = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: zero bytes are a valid sigaction to fill in; ours stays valid for ever, as the library is never unloaded.
+    // All signals are blocked while it runs: see gate.rs.
+    unsafe {
+        libc::sigaction(signal, core::ptr::null(), current.as_mut_ptr());
+        let current = current.assume_init();
+        let ours = on_fault as *const () as usize;
+        if current.sa_sigaction == ours {
+            return;
         }
-    });
+        // Kept first: a fault of another thread must find it the moment ours is in place. When a program has changed
+        // its handler that often, the new one stays in front; it has to pass our faults on.
+        let Some(place) = before(signal).iter().find(|place| place.get().is_none()) else { return };
+        let _ = place.set(current);
+        let mut new: libc::sigaction = core::mem::zeroed();
+        new.sa_sigaction = ours;
+        new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        libc::sigfillset(&mut new.sa_mask);
+        libc::sigaction(signal, &new, core::ptr::null_mut());
+    }
+}
+
+/// Foreign faults under way, by thread: whether a handler of the program has called ours.
+struct Passing {
+    thread: AtomicUsize,
+    context: AtomicUsize,
+    frame: AtomicUsize,
+    level: AtomicUsize,
+}
+static PASSING: [Passing; 64] = [const {
+    Passing {
+        thread: AtomicUsize::new(0),
+        context: AtomicUsize::new(0),
+        frame: AtomicUsize::new(0),
+        level: AtomicUsize::new(0),
+    }
+}; 64];
+/// How many handlers have passed this fault on to ours already. A call for the same context from deeper in the stack
+/// comes from a handler that ours has called; the same context at the same depth is a new fault, after a longjmp.
+fn level_of(context: *const libc::c_void) -> usize {
+    let here = 0u8;
+    let frame = &raw const here as usize;
+    // SAFETY: a plain query.
+    let thread = unsafe { libc::pthread_self() } as usize;
+    let passing = &PASSING[(thread >> 12) % PASSING.len()];
+    let again = passing.thread.swap(thread, Relaxed) == thread
+        && passing.context.swap(context as usize, Relaxed) == context as usize
+        && frame < passing.frame.load(Relaxed);
+    passing.frame.store(frame, Relaxed);
+    let level = if again { passing.level.load(Relaxed) + 1 } else { 0 };
+    passing.level.store(level, Relaxed);
+    level
 }
 
 /// Whether the fault was a store; None where the processor's context does not tell.
@@ -65,7 +110,10 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
 
 /// To whoever handled the signal before.
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let Some(old) = before(signal).get() else { return reset(signal) };
+    let list = before(signal);
+    let count = list.iter().take_while(|place| place.get().is_some()).count();
+    let wanted = count.checked_sub(1 + level_of(context));
+    let Some(old) = wanted.and_then(|at| list[at].get()) else { return reset(signal) };
     match old.sa_sigaction {
         // Ignoring a fault would only repeat it for ever: the kernel kills then, and so does returning to the
         // default here.

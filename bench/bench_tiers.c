@@ -1,0 +1,218 @@
+/* Tiered memory: sweeps of data larger than the budget, beside plain RAM and the disk's own speed.
+ *
+ *   bench_tiers [MIB of data] [MIB of budget]
+ *
+ * Every line is GB/s of the program's own bytes, and its share of plain memory's rate for the same work in this run. */
+#define _GNU_SOURCE
+#include "unimem.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MIB ((size_t)1 << 20)
+enum { CHUNK_MIB = 2, TIMES = 3 };
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+typedef enum { FILL, READ, SCALE } work_t;
+static const char *const work_names[] = {"fill", "read", "scale"};
+typedef enum { NORMAL, WEIGHTS, WAVE, BITS } data_t;
+static const char *const data_names[] = {"normal", "weights", "wave", "random bits"};
+
+static float pattern[1 << 20]; /* 4 MiB of the kind of data under test */
+static volatile double sink;
+
+static double uniform(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return ((double)(*state >> 11) + 0.5) / 9007199254740992.0;
+}
+
+static void make_pattern(data_t data)
+{
+    uint64_t state = 42;
+    for (size_t i = 0; i < sizeof pattern / sizeof *pattern; i++) {
+        double normal = sqrt(-2 * log(uniform(&state))) * cos(6.283185307179586 * uniform(&state));
+        if (data == BITS) {
+            uint32_t bits = (uint32_t)(uniform(&state) * 4294967296.0);
+            memcpy(&pattern[i], &bits, 4);
+        } else pattern[i] = (float)(data == WAVE ? sin((double)i * 0.01) + cos((double)i * 0.0013) : data == WEIGHTS ? normal * 0.02 : normal);
+    }
+}
+
+/* One pass over a piece of memory, as fast as the compiler makes it. */
+__attribute__((optimize("O3", "fast-math"))) static double pass(float *at, size_t count, work_t work)
+{
+    float sums[16] = {0};
+    if (work == FILL) memcpy(at, pattern, count * sizeof *at);
+    else if (work == SCALE) for (size_t i = 0; i < count; i++) at[i] *= -1.0f;
+    else for (size_t i = 0; i + 16 <= count; i += 16) for (size_t j = 0; j < 16; j++) sums[j] += at[i + j];
+    double sum = 0;
+    for (size_t j = 0; j < 16; j++) sum += sums[j];
+    return sum;
+}
+
+typedef struct {
+    char *base;
+    size_t bytes, first, step;
+    work_t work;
+    int acquire;
+} job_t;
+
+static void *run(void *argument)
+{
+    job_t *job = argument;
+    size_t chunk = CHUNK_MIB * MIB;
+    unimem_access_t access[] = {UNIMEM_OVERWRITE, UNIMEM_READ, UNIMEM_WRITE};
+    for (size_t i = job->first; i < job->bytes / chunk; i += job->step) {
+        float *at = (float *)(job->base + i * chunk);
+        if (job->acquire && !unimem_chunk_acquire(job->base, i, access[job->work])) {
+            fprintf(stderr, "acquire: %s\n", unimem_last_error_message());
+            exit(1);
+        }
+        sink += pass(at, chunk / sizeof *at, job->work);
+        if (job->acquire) unimem_chunk_release(job->base, i);
+    }
+    return NULL;
+}
+
+static double sweep(char *base, size_t bytes, work_t work, int acquire, size_t threads)
+{
+    pthread_t ids[8];
+    job_t jobs[8];
+    double start = now();
+    for (size_t t = 0; t < threads; t++) {
+        /* Chunks are dealt out in turn to threads that acquire them; plain pointers sweep a half each. */
+        jobs[t] = (job_t){base, bytes, t, threads, work, acquire};
+        if (!acquire) jobs[t] = (job_t){base + bytes / threads / (CHUNK_MIB * MIB) * (CHUNK_MIB * MIB) * t, bytes / threads, 0, 1, work, 0};
+        pthread_create(&ids[t], NULL, run, &jobs[t]);
+    }
+    for (size_t t = 0; t < threads; t++) pthread_join(ids[t], NULL);
+    return (double)bytes / (now() - start) / 1e9;
+}
+
+static double best(char *base, size_t bytes, work_t work, int acquire, size_t threads, int times)
+{
+    double most = 0;
+    for (int i = 0; i < times; i++) {
+        double rate = sweep(base, bytes, work, acquire, threads);
+        if (rate > most) most = rate;
+    }
+    return most;
+}
+
+static long peak_kib(void)
+{
+    long peak = 0;
+    char line[256];
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file && fgets(line, sizeof line, file)) sscanf(line, "VmHWM: %ld", &peak);
+    if (file) fclose(file);
+    return peak;
+}
+
+/* The disk itself: direct transfers of one chunk each, by two threads. */
+typedef struct {
+    int file, write;
+    size_t bytes, first;
+} disk_t;
+
+static void *disk_run(void *argument)
+{
+    disk_t *disk = argument;
+    size_t chunk = CHUNK_MIB * MIB;
+    char *buffer = mmap(NULL, chunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    for (size_t at = disk->first * chunk; at < disk->bytes; at += 2 * chunk) {
+        ssize_t done = disk->write ? pwrite(disk->file, buffer, chunk, (off_t)at) : pread(disk->file, buffer, chunk, (off_t)at);
+        if (done < 0) perror("disk");
+    }
+    munmap(buffer, chunk);
+    return NULL;
+}
+
+static double disk_rate(int file, size_t bytes, int write)
+{
+    pthread_t ids[2];
+    disk_t jobs[2] = {{file, write, bytes, 0}, {file, write, bytes, 1}};
+    double start = now();
+    for (int t = 0; t < 2; t++) pthread_create(&ids[t], NULL, disk_run, &jobs[t]);
+    for (int t = 0; t < 2; t++) pthread_join(ids[t], NULL);
+    return (double)bytes / (now() - start) / 1e9;
+}
+
+static double plain_rates[3][2];
+
+static void measure(data_t data, double tolerance, size_t bytes, size_t budget)
+{
+    make_pattern(data);
+    unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = budget, .enable_growth = true, .enable_streaming = true, .chunk_size = CHUNK_MIB * MIB});
+    char *base = tolerance > 0 ? memory->allocate_hierarchical(bytes, tolerance) : memory->allocate_streaming(bytes, CHUNK_MIB * MIB);
+    if (!base) {
+        printf("no memory: %s\n", unimem_last_error_message());
+        exit(1);
+    }
+    for (int acquire = 1; acquire >= 0; acquire--)
+        for (size_t threads = 1; threads <= 2; threads++)
+            for (work_t work = FILL; work <= SCALE; work++) {
+                double rate = best(base, bytes, work, acquire, threads, 1);
+                printf("%-12s %-6g %-8s %zu thread%s %-6s %6.2f GB/s %4.0f%%\n", data_names[data], tolerance, acquire ? "chunks" : "pointers", threads, threads > 1 ? "s" : " ", work_names[work], rate, 100 * rate / plain_rates[work][threads - 1]);
+            }
+    unimem_residency_t r;
+    unimem_residency(base, &r);
+    printf("%-12s %-6g ratio %.2f, hot %zu, warm %zu, cold %zu MiB, %zu evictions, %zu faults, %zu of %zu prefetches used; held %zu MiB, peak %ld MiB of %zu\n", data_names[data], tolerance, r.compression_ratio, r.hot_bytes / MIB, r.warm_bytes / MIB, r.cold_bytes / MIB, r.evictions, r.faults, r.prefetch_hits, r.prefetches, unimem_held_bytes(memory) / MIB, peak_kib() / 1024, budget / MIB);
+    memory->free(base);
+    unimem_close(memory);
+}
+
+int main(int count, char **arguments)
+{
+    size_t bytes = (count > 1 ? strtoul(arguments[1], NULL, 10) : 1024) * MIB, budget = (count > 2 ? strtoul(arguments[2], NULL, 10) : 128) * MIB;
+    printf("faults: %s\n", unimem_fault_mechanism());
+    if (fork() == 0) {
+        /* Plain memory, in a child so that the peak of this process stays its own. */
+        _exit(0);
+    }
+    {
+        size_t plain = 256 * MIB;
+        int ends[2];
+        if (pipe(ends) != 0) return 1;
+        if (fork() == 0) {
+            char *base = mmap(NULL, plain, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            madvise(base, plain, MADV_HUGEPAGE);
+            memset(base, 1, plain);
+            for (work_t work = FILL; work <= SCALE; work++)
+                for (size_t threads = 1; threads <= 2; threads++) plain_rates[work][threads - 1] = best(base, plain, work, 0, threads, TIMES);
+            if (write(ends[1], plain_rates, sizeof plain_rates) < 0) _exit(1);
+            _exit(0);
+        }
+        if (read(ends[0], plain_rates, sizeof plain_rates) != sizeof plain_rates) return 1;
+    }
+    for (work_t work = FILL; work <= SCALE; work++) printf("plain memory %-6s %.1f GB/s, 2 threads %.1f\n", work_names[work], plain_rates[work][0], plain_rates[work][1]);
+    const char *directory = getenv("UNIMEM_SPILL_DIR");
+    int file = open(directory ? directory : "/var/tmp", O_TMPFILE | O_RDWR | O_DIRECT, 0600);
+    if (file >= 0) {
+        double out = disk_rate(file, bytes, 1), in = disk_rate(file, bytes, 0);
+        printf("disk, direct, 2 threads: write %.2f, read %.2f GB/s\n", out, in);
+        close(file);
+    }
+    printf("%zu MiB of data in a budget of %zu MiB\n", bytes / MIB, budget / MIB);
+    measure(WAVE, 1e-3, bytes, budget);
+    measure(WEIGHTS, 1e-3, bytes, budget);
+    measure(BITS, 0, bytes, budget);
+    printf("peak of the process: %ld MiB, budget %zu MiB\n", peak_kib() / 1024, budget / MIB);
+    return 0;
+}
