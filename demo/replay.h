@@ -13,7 +13,7 @@
 /* What a replay found. Lies in memory shared with the parent, which shows `progress` meanwhile. */
 typedef struct {
     volatile size_t progress; /* operations done */
-    double seconds;           /* of the replay alone */
+    double seconds;           /* of processor time, the replay alone */
     size_t peak_resident;     /* bytes above the process's idle level */
     size_t peak_live;         /* bytes, as the surface counts them; of malloc: as the replay does */
     size_t fragmentation;     /* percent, when the most bytes were live */
@@ -38,9 +38,10 @@ typedef struct {
     replay_t *result;
 } player_t;
 
-static inline double seconds_now(void) {
+/* Processor time of this process's threads together: what others do on the machine meanwhile does not count. */
+static inline double processor_seconds(void) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
@@ -104,7 +105,7 @@ static inline void play_for_time(const player_t *player) {
     const surface_t *surface = player->surface;
     slot_t *slots = player->slots;
     const trace_operation_t *operation = player->trace->operations, *end = operation + player->trace->count;
-    double start = seconds_now();
+    double start = processor_seconds();
     for (; operation < end; operation++) {
         slot_t *slot = &slots[operation->slot];
         if (operation->kind == TRACE_FREE) {
@@ -126,7 +127,7 @@ static inline void play_for_time(const player_t *player) {
         slot->block = block;
         slot->size = operation->size;
     }
-    player->result->seconds = seconds_now() - start;
+    player->result->seconds = processor_seconds() - start;
     player->result->progress = player->trace->count;
 }
 

@@ -115,7 +115,7 @@ int main(int count, char **arguments) {
     }
     globfree(&found);
     printf(
-        "\nns/op: median of %zu replays, each page of every block touched.\n"
+        "\nns/op: processor time, median of %zu replays that touch each page of every block.\n"
         "RSS: peak above the idle process, every byte written. fragm.: (held - live) / held at the peak.\n"
         "The memory pool aligns to 64 and keeps a header of 128 bytes before each block; the advanced system zeroes.\n",
         rounds);

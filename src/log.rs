@@ -2,11 +2,11 @@
 //!
 //! `UNIMEM_LOG` is `error`, `warning`, `info` or `debug` (or anything else, which means `warning`); unset or empty
 //! means nothing goes to stderr. Messages are made on the stack: logging never allocates.
-use crate::os::lock::Mutex;
+use crate::os::fork;
+use crate::os::lock::{Mutex, MutexGuard};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write as _;
-use std::io::Write as _;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 /// How grave a message is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,9 +32,21 @@ struct Target {
 unsafe impl Send for Target {}
 static TARGET: Mutex<Target> = Mutex::new(Target { callback: None, context: core::ptr::null_mut() });
 
+fn target() -> MutexGuard<'static, Target> {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| fork::register(fork::Rank::Log, &HOOKS));
+    TARGET.lock()
+}
+static HOOKS: fork::Hooks =
+    fork::Hooks { prepare: || core::mem::forget(TARGET.lock()), parent: unlock, child: unlock };
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    unsafe { TARGET.force_unlock() }
+}
+
 /// Sends messages to `callback`, from whatever thread they arise on; None: to nobody.
 pub fn set_callback(callback: Option<Callback>, context: *mut c_void) {
-    *TARGET.lock() = Target { callback, context };
+    *target() = Target { callback, context };
 }
 
 fn to_stderr() -> Option<Level> {
@@ -62,11 +74,17 @@ impl core::fmt::Write for Text {
     }
 }
 
+/// Past the standard library's lock, which a forked child may inherit locked.
+fn write_to_stderr(bytes: &[u8]) {
+    // SAFETY: a valid buffer. A closed or full stderr is not ours to report.
+    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+}
+
 /// Sends a message. Through `log!`.
 #[cold]
 pub fn send(level: Level, message: core::fmt::Arguments) {
     let (callback, context) = {
-        let target = TARGET.lock();
+        let target = target();
         (target.callback, target.context)
     };
     let stderr = to_stderr().is_some_and(|most| level <= most);
@@ -76,10 +94,9 @@ pub fn send(level: Level, message: core::fmt::Arguments) {
     let mut text = Text { bytes: [0; LENGTH], used: 0 };
     let _ = text.write_fmt(message); // cut when too long
     if stderr {
-        // A closed stderr is not ours to report.
-        let _ = std::io::stderr().write_all(b"unimem: ");
+        write_to_stderr(b"unimem: ");
         text.bytes[text.used] = b'\n';
-        let _ = std::io::stderr().write_all(&text.bytes[..=text.used]);
+        write_to_stderr(&text.bytes[..=text.used]);
         text.bytes[text.used] = 0;
     }
     if let Some(callback) = callback {

@@ -2,8 +2,8 @@
 //!
 //! Regions of 32 MiB are reserved as needed and handed out in runs of 64 KiB slices. A free slice is always clean
 //! (never touched, or given back to the system), so a run reads as zero. Beside each region lie the side arrays of
-//! its slices: 2048 slots and one bitmap each, touched only as far as blocks exist. Regions stay reserved for ever, which
-//! costs address space only and lets a wild pointer be looked up without a lock.
+//! its slices: 2048 slots and one bitmap each, touched only as far as blocks exist. They stay mapped for ever, so that a
+//! wild pointer can be looked up without a lock; the regions' own address space is given up when the system is short.
 use super::size_class::SLICE;
 use crate::os::{fork, lock::Mutex, map, records};
 use core::ptr::{NonNull, null_mut};
@@ -17,6 +17,7 @@ const BITMAP_WORDS: usize = SLOTS / 64;
 const WORDS: usize = REGION_SLICES / 64;
 
 struct Region {
+    /// 0 while the region is vacant: its address space was given up, its side arrays were not.
     base: usize,
     slices: usize,
     side: usize,
@@ -109,7 +110,26 @@ impl Region {
         Some(record)
     }
     fn contains(&self, address: usize) -> bool {
-        address.wrapping_sub(self.base) < self.slices * SLICE
+        self.base != 0 && address.wrapping_sub(self.base) < self.slices * SLICE
+    }
+    /// Gives the address space of an unused region up.
+    fn vacate(&mut self) -> usize {
+        if self.base == 0 || self.free < self.slices {
+            return 0;
+        }
+        // SAFETY: no slice is used, so nobody has a pointer into the region.
+        unsafe { map::unmap(self.base, self.slices * SLICE) };
+        (self.base, self.free) = (0, 0);
+        self.slices * SLICE
+    }
+    /// Takes address space for a vacant region again.
+    fn occupy(&mut self) -> bool {
+        let Some(base) = map::map(self.slices * SLICE, map::HUGE_PAGE, 0) else { return false };
+        if self.huge_pages {
+            map::advise_huge(base, self.slices * SLICE);
+        }
+        (self.base, self.free) = (base, self.slices);
+        true
     }
 }
 
@@ -134,6 +154,13 @@ pub fn take(slices: usize, huge_pages: bool) -> Option<Run> {
             region.mark(slice, slices, true);
             return Some(region.run(slice));
         }
+    }
+    if let Some(region) =
+        arena.iter().find(|r| r.base == 0 && r.slices >= slices && r.huge_pages == huge_pages)
+        && region.occupy()
+    {
+        region.mark(0, slices, true);
+        return Some(region.run(0));
     }
     // Where address space is limited a region just large enough may still fit.
     let mut fresh = Region::make(REGION_SLICES, huge_pages).or_else(|| Region::make(slices, huge_pages))?;
@@ -166,6 +193,11 @@ pub unsafe fn give(base: usize, slices: usize, touched: usize) {
         }
     }
     region.mark(slice, slices, false);
+}
+
+/// Gives the address space of unused regions up. Gives the bytes.
+pub fn vacate_unused() -> usize {
+    ARENA.lock().iter().map(Region::vacate).sum()
 }
 
 pub(super) fn register_fork_hooks() {

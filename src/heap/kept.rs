@@ -29,6 +29,8 @@ pub struct Kept {
     bytes: usize,
     /// The most bytes ever held by what was in use.
     most_in_use: usize,
+    /// How often something was put aside.
+    occasions: u64,
 }
 
 /// What a range must be like to serve a block.
@@ -57,11 +59,22 @@ fn most_kept() -> usize {
 impl Kept {
     /// Nothing.
     pub const fn new() -> Kept {
-        Kept { runs: [const { List::new() }; MOST_SLICES + 1], ranges: List::new(), bytes: 0, most_in_use: 0 }
+        Kept {
+            runs: [const { List::new() }; MOST_SLICES + 1],
+            ranges: List::new(),
+            bytes: 0,
+            most_in_use: 0,
+            occasions: 0,
+        }
     }
     /// Bytes that count as held.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn occasion(&mut self) -> u64 {
+        self.occasions += 1;
+        self.occasions
     }
 
     /// Charges `bytes` for memory about to be used, and gives kept memory back where that is needed: to stay below the
@@ -83,6 +96,7 @@ impl Kept {
         unsafe {
             let inner = span.as_ref().inner();
             inner.kept_since = since;
+            inner.kept_order = self.occasion();
             self.bytes += inner.charged;
             self.runs[slices].push(span);
         }
@@ -105,6 +119,7 @@ impl Kept {
                 rest_inner.run = inner.run.skip(slices);
                 rest_inner.charged = inner.charged.saturating_sub(slices * SLICE);
                 rest_inner.kept_since = inner.kept_since;
+                rest_inner.kept_order = inner.kept_order;
                 inner.charged -= rest_inner.charged;
                 self.runs[length - slices].push(rest);
             }
@@ -144,6 +159,7 @@ impl Kept {
         unsafe {
             let inner = span.as_ref().inner();
             inner.kept_since = scavenger::now();
+            inner.kept_order = self.occasion();
             inner.charged = inner.length;
             self.bytes += inner.length;
             self.ranges.push(span);
@@ -210,13 +226,17 @@ impl Kept {
         held - heap.held()
     }
 
-    /// Gives the range kept longest back, else a run; False when nothing is left that may go.
+    /// Gives back what was kept longest; False when nothing is left that may go. Whatever its size: a program in a
+    /// steady state then loses what it no longer uses, and keeps what it takes up again.
     fn release_oldest(&mut self, heap: &Heap) -> bool {
-        let runs = (1..=MOST_SLICES).rev().filter_map(|n| Some((self.runs[n].last()?, n)));
-        let oldest = self.ranges.last().map(|span| (span, 0)).into_iter().chain(runs).find(|(span, _)| {
+        let runs = (1..=MOST_SLICES).filter_map(|n| Some((self.runs[n].last()?, n)));
+        let lasts = self.ranges.last().map(|span| (span, 0)).into_iter().chain(runs);
+        let order = |(span, _): &(NonNull<Span>, usize)| {
             // SAFETY: kept spans are known to nobody but their list, under the lock.
-            unsafe { span.as_ref().inner() }.kept_since != scavenger::NEVER
-        });
+            let inner = unsafe { span.as_ref().inner() };
+            (inner.kept_since == scavenger::NEVER, inner.kept_order)
+        };
+        let oldest = lasts.min_by_key(order).filter(|last| !order(last).0);
         if let Some((span, slices)) = oldest {
             self.release_one(heap, span, slices);
         }

@@ -147,6 +147,13 @@ impl Heap {
         if result.is_err() && self.flush_own_cache() {
             result = self.allocate_anywhere(size, alignment, slack);
         }
+        let within_limit = || self.limit() == 0 || self.held().saturating_add(size) <= self.limit();
+        if result.is_err() && within_limit() {
+            // Then the system is short: of memory or address space that heaps keep, or the arena reserves.
+            registry::for_each_heap(|heap| _ = heap.release_kept(None));
+            arena::vacate_unused();
+            result = self.allocate_anywhere(size, alignment, slack);
+        }
         scavenger::start_if_wanted();
         result
     }

@@ -87,6 +87,8 @@ pub struct Inner {
     pub listed: bool,
     /// Scavenger tick at which the span was put aside.
     pub kept_since: u32,
+    /// Number of that occasion, among all of the heap.
+    pub kept_order: u64,
     /// Links of the list the span is in: its class's, or that of kept spans.
     pub next: *mut Span,
     /// See `next`.

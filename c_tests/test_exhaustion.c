@@ -1,0 +1,245 @@
+/* When the system has no more memory: every call fails with an error and nothing is lost; when memory is back, so is
+ * everything else. Each test is a child with little address space left. */
+#define _GNU_SOURCE
+#include "unimem.h"
+#include "unimem/memory_pool.h"
+#include "unimem/memory_singleton.h"
+
+#include "support.h"
+#include "tap.h"
+
+#include <pthread.h>
+#include <sys/resource.h>
+
+/* Lets this process map at most `bytes` more than it has mapped now. */
+static void leave(size_t bytes) {
+    unsigned long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file || fscanf(file, "%lu", &pages) != 1) exit(EXIT_FAILURE);
+    fclose(file);
+    struct rlimit limit = {0, 0};
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = pages * (size_t)sysconf(_SC_PAGESIZE) + bytes;
+    setrlimit(RLIMIT_AS, &limit);
+}
+
+static void leave_no_limit(void) {
+    struct rlimit limit;
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_AS, &limit);
+}
+
+static unified_memory_interface_t *memory;
+static MemoryPool *pool;
+static advanced_memory_system_t *memory_system;
+
+static void *of_interface(size_t size) { return memory->allocate(size, 0); }
+static void to_interface(void *block) { memory->free(block); }
+static void *of_pool(size_t size) { return pool_allocate(pool, size); }
+static void to_pool(void *block) { pool_free(pool, block); }
+static void *of_system(size_t size) { return memory_allocate(memory_system, size, 0); }
+static void to_system(void *block) { memory_free(memory_system, block); }
+
+typedef struct {
+    const char *name;
+    void *(*allocate)(size_t size);
+    void (*free)(void *block);
+} surface_t;
+
+static const surface_t surfaces[] = {{"interface", of_interface, to_interface},
+                                     {"memory pool", of_pool, to_pool},
+                                     {"advanced system", of_system, to_system}};
+
+static bool open_all(void) {
+    memory = unimem_open(NULL);
+    pool = create_memory_pool(&(PoolConfig){.enable_stats = true});
+    memory_system = create_memory_system(&(memory_system_config_t){0});
+    return memory && pool && memory_system;
+}
+
+/* Allocates until there is no more; the blocks, linked through their first words. */
+static void **fill_up(const surface_t *surface, size_t size, size_t *count) {
+    void **newest = NULL;
+    for (*count = 0;; ++*count) {
+        void **block = surface->allocate(size);
+        if (!block) return newest;
+        pattern_fill(block, sizeof *block, size < 256 ? size : 256, size);
+        *block = newest;
+        newest = block;
+    }
+}
+
+static void free_chain(const surface_t *surface, size_t size, void **newest) {
+    while (newest) {
+        void **older = *newest;
+        EXPECT(pattern_holds(newest, sizeof *newest, size < 256 ? size : 256, size), "%s: a block of %zu bytes changed",
+               surface->name, size);
+        surface->free(newest);
+        newest = older;
+    }
+}
+
+static int fill_and_free(void *argument) {
+    const surface_t *surface = argument;
+    if (!open_all()) return 2;
+    leave(256 * MIB);
+    size_t first_count = 0;
+    static const size_t sizes[] = {MIB, 64, 100000, 3 * MIB, 5000, 300, MIB};
+    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+        size_t size = sizes[s], count;
+        (void)memory->allocate(1, 3);
+        void **chain = fill_up(surface, size, &count);
+        EXPECT(unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "%s, %zu bytes: error %d, expected out of memory",
+               surface->name, size, (int)unimem_last_error());
+        EXPECT(count * size >= 100 * MIB, "%s, %zu bytes: only %zu KiB of 256 MiB could be had", surface->name, size,
+               count * size / KIB);
+        if (s == 0) first_count = count;
+        void *kept = chain;
+        if (surface == &surfaces[0] && chain)
+            EXPECT(memory->realloc(chain, size * 100 + 300 * MIB) == NULL && unimem_owns(kept),
+                   "realloc beyond what there is");
+        free_chain(surface, size, chain);
+        if (s + 1 == sizeof sizes / sizeof sizes[0])
+            EXPECT(count + count / 10 >= first_count, "%s: %zu blocks at first, %zu at the end", surface->name,
+                   first_count, count);
+    }
+    EXPECT(stats_of(memory).total_allocated == 0 && get_total_allocated(pool) == 0, "something is live");
+    leave_no_limit();
+    void *big = surface->allocate(512 * MIB);
+    EXPECT(big != NULL, "%s: 512 MiB when there is memory again: %s", surface->name, unimem_last_error_message());
+    surface->free(big);
+    return tap.misses != 0;
+}
+
+static int start_with_little(void *argument) {
+    (void)argument;
+    leave(64 * MIB); /* before the library is called for the first time */
+    if (!open_all()) return 2;
+    for (size_t s = 0; s < 3; s++) {
+        void *block = surfaces[s].allocate(5 * MIB), *small = surfaces[s].allocate(100);
+        EXPECT(block && small, "%s: no block with 64 MiB of address space: %s", surfaces[s].name,
+               unimem_last_error_message());
+        surfaces[s].free(block);
+        surfaces[s].free(small);
+    }
+    return tap.misses != 0;
+}
+
+static int track_without_end(void *argument) {
+    bool (*const track)(void *) = argument ? track_memory_block : NULL;
+    bool (*const untrack)(void *) = argument ? untrack_memory_block : NULL;
+    char *base = (char *)((uintptr_t)1 << 44);
+    size_t count = 0, lost = 0;
+    if (!open_all()) return 2;
+    leave(64 * MIB);
+    (void)memory->allocate(1, 3);
+    while (count < 100000000 && (track ? track(base + count * 16) : memory->track_allocation(base + count * 16, 1)))
+        count++;
+    EXPECT(unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "error %d after %zu blocks, expected out of memory",
+           (int)unimem_last_error(), count);
+    EXPECT(count >= 100000, "only %zu blocks could be tracked", count);
+    for (size_t i = 0; i < count; i++)
+        lost += untrack ? !untrack(base + i * 16) : !memory->untrack_allocation(base + i * 16);
+    EXPECT(lost == 0, "%zu of %zu blocks were lost", lost, count);
+    EXPECT(track ? track(base) : memory->track_allocation(base, 1), "nothing can be tracked when there is room again");
+    return tap.misses != 0;
+}
+
+/* Everything there is, with no memory at all: nothing may crash; what fails, fails with an error. */
+static void *call_everything(void *argument) {
+    size_t dimensions[] = {64, 64};
+    unimem_layout_t layout;
+    memory_metrics_t metrics;
+    block_info_t info;
+    double level;
+    for (int round = 0; round < 3; round++) {
+        void *blocks[] = {memory->allocate(40 * MIB, 0),
+                          memory->allocate(70000, 0),
+                          memory->allocate(64, 1 << 20),
+                          memory->allocate_geometric(dimensions, 2),
+                          memory->allocate_hierarchical(3 * MIB, 0.0),
+                          memory->allocate_streaming(3 * MIB, 0)};
+        for (size_t i = 0; i < 6; i++) {
+            (void)unimem_layout(blocks[i], &layout);
+            if (blocks[i]) unimem_retain(blocks[i]);
+            memory->free(blocks[i]);
+            if (blocks[i] && unimem_owns(blocks[i])) memory->free(blocks[i]);
+        }
+        void *of_pools[] = {pool_allocate(pool, 64), pool_allocate(pool, 5 * MIB),
+                            memory_allocate(memory_system, 100000, 64), safe_memory_allocate(memory_system, 5000, 64)};
+        pool_free(pool, of_pools[0]), pool_free(pool, of_pools[1]);
+        memory_free(memory_system, of_pools[2]), safe_memory_free(memory_system, of_pools[3]);
+        unified_memory_interface_t *own = unimem_open(NULL);
+        if (own) unimem_close(own);
+        MemoryPool *own_pool = create_memory_pool(&(PoolConfig){.enable_stats = true});
+        if (own_pool) pool_free(own_pool, pool_allocate(own_pool, 64));
+        destroy_memory_pool(own_pool);
+        void *system_pool = ams_create_memory_pool(memory_system, &(pool_config_t){.enable_growth = true});
+        if (system_pool) {
+            (void)create_memory_layout(system_pool, dimensions, 2, GEOMETRIC_STATE_CUSTOM);
+            (void)create_memory_buffer(system_pool, 5000, true, true, HARDWARE_TYPE_CPU);
+            ams_destroy_memory_pool(memory_system, system_pool);
+        }
+        (void)stats_of(memory);
+        get_memory_metrics(memory_system, &metrics);
+        analyze_fragmentation(memory_system, &level);
+        get_block_info(memory_system, &info, &info);
+        start_defragmentation(memory_system, &(defrag_config_t){.compact_pools = true});
+        unimem_report_leaks(memory, NULL, NULL);
+        unimem_can_allocate(memory, MIB);
+        unimem_trim(memory);
+        (void)unimem_last_error_message();
+    }
+    return argument;
+}
+
+static int go_on_with_nothing(void *argument) {
+    if (!open_all()) return 2;
+    pthread_t thread;
+    (void)argument;
+    void *kept = memory->allocate(1000, 0);
+    pattern_fill(kept, 0, 1000, 1);
+    leave(12 * MIB); /* for the thread's stack */
+    if (pthread_create(&thread, NULL, call_everything, NULL) == 0) pthread_join(thread, NULL);
+    leave(0);
+    call_everything(NULL);
+    EXPECT(pattern_holds(kept, 0, 1000, 1), "a live block changed");
+    leave_no_limit();
+    call_everything(NULL);
+    for (size_t s = 0; s < 3; s++) {
+        void *block = surfaces[s].allocate(10 * MIB);
+        EXPECT(block != NULL, "%s: no block when there is memory again: %s", surfaces[s].name,
+               unimem_last_error_message());
+        surfaces[s].free(block);
+    }
+    memory->free(kept);
+    EXPECT(stats_of(memory).total_allocated == 0 && get_total_allocated(pool) == 0,
+           "live at the end: interface %zu, pool %zu", stats_of(memory).total_allocated, get_total_allocated(pool));
+    EXPECT(unimem_close(memory), "the instance does not close clean");
+    destroy_memory_pool(pool);
+    destroy_memory_system(memory_system);
+    return tap.misses != 0;
+}
+
+int main(void) {
+    char name[120];
+    if (UNDER_SANITIZER) {
+        SKIP("no more memory", "a sanitizer needs the address space itself");
+        return tap_done();
+    }
+    for (size_t s = 0; s < 3; s++) {
+        snprintf(name, sizeof name, "%s: filled up, freed, filled up again, with blocks of every size",
+                 surfaces[s].name);
+        CHECK_EQ(name, (size_t)run_in_child(fill_and_free, (void *)(uintptr_t)&surfaces[s], 20), 0);
+    }
+    CHECK_EQ("a program with 64 MiB of address space can use every surface",
+             (size_t)run_in_child(start_with_little, NULL, 20), 0);
+    CHECK_EQ("track_allocation: false when there is no memory, nothing lost",
+             (size_t)run_in_child(track_without_end, NULL, 20), 0);
+    CHECK_EQ("track_memory_block: false when there is no memory, nothing lost",
+             (size_t)run_in_child(track_without_end, name, 20), 0);
+    CHECK_EQ("with no memory at all nothing crashes, and all works again after",
+             (size_t)run_in_child(go_on_with_nothing, NULL, 20), 0);
+    return tap_done();
+}
