@@ -71,7 +71,7 @@ impl Counters {
     /// Whether chunks brought in by a read are worth keeping encoded too: not where they are changed soon after, but
     /// one in sixteen is tried, in case that changes.
     pub fn keeping_pays(&self) -> bool {
-        self.changed.load(Relaxed) < 4 || self.faults.load(Relaxed) % 16 == 0
+        self.changed.load(Relaxed) < 4 || self.faults.load(Relaxed).is_multiple_of(16)
     }
 }
 

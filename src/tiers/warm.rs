@@ -102,7 +102,6 @@ impl Warm {
             .or_else(|| used.clear_run(0, next, count, self.units))?;
         let fresh = (unit..unit + count).filter(|u| !paged.get(*u)).count();
         if !purse.charge_encoded(fresh * PAGE) {
-            drop((used, paged));
             drop(state);
             // Cached pages may be elsewhere.
             if self.trim(purse) == 0 {
@@ -213,7 +212,7 @@ mod tests {
                 for (extent, bytes) in &live {
                     // SAFETY: live.
                     let pages = unsafe { warm.pages(*extent, bytes.len()) };
-                    prop_assert!(&pages[..bytes.len()] == &bytes[..] && pages[bytes.len()..].iter().all(|b| *b == 0));
+                    prop_assert!(pages[..bytes.len()] == bytes[..] && pages[bytes.len()..].iter().all(|b| *b == 0));
                 }
             }
             let used: usize = live.iter().map(|(_, b)| units_for(b.len()) * PAGE).sum();

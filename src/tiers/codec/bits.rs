@@ -61,7 +61,7 @@ fn pack_width<const WIDTH: usize>(values: &Group, rows: usize, out: &mut [u8]) {
             }
         }
     }
-    if rows * WIDTH % 32 != 0 {
+    if !(rows * WIDTH).is_multiple_of(32) {
         store(out, word, &lanes);
     }
 }

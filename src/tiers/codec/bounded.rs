@@ -161,9 +161,7 @@ fn add_shifted<const REACH: usize>(v: [u32; LANES]) -> [u32; LANES] {
 fn sums<const BACK: usize>(values: &mut Group, minimum: i32, start: [i32; 2]) {
     let mut carry: [u32; LANES] = core::array::from_fn(|l| start[l % BACK] as u32);
     // The first numbers have none before them.
-    for l in 0..BACK {
-        values[0][l] = 0u32.wrapping_sub(minimum as u32);
-    }
+    values[0][..BACK].fill(0u32.wrapping_sub(minimum as u32));
     for value in values.iter_mut() {
         let mut v: [u32; LANES] = core::array::from_fn(|l| value[l].wrapping_add(minimum as u32));
         if BACK == 1 {
