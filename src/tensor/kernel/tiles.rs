@@ -13,6 +13,8 @@ const ROWS: usize = 1024;
 const COLUMNS: usize = 960;
 /// Columns per tile are a multiple of this, faer's panel for complex elements.
 const PANEL: usize = 48;
+/// A block that meets fewer rows or columns than this is not worth gathering.
+const REUSED: usize = 32;
 /// Multiply-adds from which a second thread pays for being woken.
 const WORTH_SHARING: f64 = 1e6;
 
@@ -201,15 +203,14 @@ impl Plan<'_> {
             }
         }
     }
-    /// The block of A: as it lies where both strides are regular and neighbours are near, else gathered with the
-    /// sum fastest.
+    /// The block of A: as it lies where the sum is fastest (or the block is hardly used), else gathered that way.
     ///
     /// # Safety
     /// The rule of `run`.
     unsafe fn left_block(&self, worker: &mut Worker, row: usize, first: usize) -> Matrix {
-        let strides = common_stride(&worker.rows).zip(common_stride(&worker.left_sums));
-        if let (Some(matrix), 0) =
-            (direct(self.left, strides, &worker.rows, &worker.left_sums), self.exponents.0)
+        if self.exponents.0 == 0
+            && let Some(matrix) = direct(self.left, &worker.rows, &worker.left_sums)
+            && (matrix.column_stride == 1 || worker.columns.len() < REUSED)
         {
             return matrix;
         }
@@ -218,29 +219,22 @@ impl Plan<'_> {
             unsafe { worker.left.fill(self.left, &worker.rows, &worker.left_sums, self.exponents.0) };
             worker.left_holds = Some((row, first));
         }
-        Matrix { start: worker.left.as_ptr(), row_stride: worker.left_sums.len(), column_stride: 1 }
+        Matrix { start: worker.left.as_ptr(), row_stride: worker.left.pitch(), column_stride: 1 }
     }
-    /// The block of B: gathered with its nearest neighbours fastest, because faer repacks it anyway.
+    /// The block of B: as it lies where its columns are fastest (or it is hardly used), else gathered that way.
     ///
     /// # Safety
     /// The rule of `run`.
     unsafe fn right_block(&self, worker: &mut Worker) -> Matrix {
-        let strides = common_stride(&worker.columns).zip(common_stride(&worker.right_sums));
-        let near = direct(self.right, strides, &worker.columns, &worker.right_sums);
-        if let (Some(matrix), 0) = (near, self.exponents.1) {
-            return Matrix { row_stride: matrix.column_stride, column_stride: matrix.row_stride, ..matrix };
+        if self.exponents.1 == 0
+            && let Some(matrix) = direct(self.right, &worker.right_sums, &worker.columns)
+            && (matrix.column_stride == 1 || worker.rows.len() < REUSED)
+        {
+            return matrix;
         }
-        let nearest =
-            |axes: &[Axis], side: fn(&Axis) -> usize| axes.iter().map(side).min().unwrap_or(usize::MAX);
-        if nearest(&self.columns, |a| a.input) < nearest(&self.sums, |a| a.other) {
-            // SAFETY: forwarded.
-            unsafe { worker.right.fill(self.right, &worker.right_sums, &worker.columns, self.exponents.1) };
-            Matrix { start: worker.right.as_ptr(), row_stride: worker.columns.len(), column_stride: 1 }
-        } else {
-            // SAFETY: forwarded.
-            unsafe { worker.right.fill(self.right, &worker.columns, &worker.right_sums, self.exponents.1) };
-            Matrix { start: worker.right.as_ptr(), row_stride: 1, column_stride: worker.right_sums.len() }
-        }
+        // SAFETY: forwarded.
+        unsafe { worker.right.fill(self.right, &worker.right_sums, &worker.columns, self.exponents.1) };
+        Matrix { start: worker.right.as_ptr(), row_stride: worker.right.pitch(), column_stride: 1 }
     }
     /// A small C with a long sum: each thread sums its share of the terms into a C of its own.
     fn share_sum(&self, threads: usize) {
@@ -274,13 +268,8 @@ impl Plan<'_> {
 }
 
 /// A block as it lies, if its strides are regular and one of them is 1 (or it is a single line).
-fn direct(
-    start: *const Complex,
-    strides: Option<(usize, usize)>,
-    lines: &[usize],
-    places: &[usize],
-) -> Option<Matrix> {
-    let (row_stride, column_stride) = strides?;
+fn direct(start: *const Complex, lines: &[usize], places: &[usize]) -> Option<Matrix> {
+    let (row_stride, column_stride) = (common_stride(lines)?, common_stride(places)?);
     let near = row_stride == 1 || column_stride == 1 || lines.len() == 1 || places.len() == 1;
     // SAFETY: the first element of the block, inside the operand by the rule of `run`.
     near.then(|| Matrix { start: unsafe { start.add(lines[0] + places[0]) }, row_stride, column_stride })
