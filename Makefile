@@ -83,7 +83,7 @@ bench: all $(BENCHES)
 test:
 	@sh tools/deps.sh test
 	@$(MAKE) --no-print-directory all
-	@CARGO="$(CARGO)" CC="$(CC)" CXX="$(CXX)" MAKE="$(MAKE)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/run.sh $(B)
+	@CARGO="$(CARGO)" TEST_CC="$(CC)" TEST_CXX="$(CXX)" MAKE="$(MAKE)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/run.sh $(B)
 
 header:
 	@UNIMEM_BLESS=1 $(CARGO) test --quiet --locked --test header
@@ -125,3 +125,6 @@ uninstall:
 clean:
 	@rm -rf $(B)
 	@$(CARGO) clean --quiet
+
+# The traces that both replay.
+include demo/demo.mk bench/bench.mk

@@ -12,23 +12,20 @@
 
 enum { MOST_ROUNDS = 101, MOST_CONTENDERS = 8 };
 
-static inline int by_value(const void *a, const void *b)
-{
+static inline int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
 /* Of a copy: the caller's order stays. */
-static inline double median(const double *values, size_t count)
-{
+static inline double median(const double *values, size_t count) {
     double sorted[MOST_ROUNDS];
     memcpy(sorted, values, count * sizeof *values);
     qsort(sorted, count, sizeof *sorted, by_value);
     return count % 2 ? sorted[count / 2] : (sorted[count / 2 - 1] + sorted[count / 2]) / 2;
 }
 
-static inline double median_ratio(const double *values, const double *reference, size_t count)
-{
+static inline double median_ratio(const double *values, const double *reference, size_t count) {
     double ratios[MOST_ROUNDS];
     for (size_t i = 0; i < count; i++) ratios[i] = values[i] / reference[i];
     return median(ratios, count);
@@ -40,8 +37,7 @@ typedef struct {
     size_t targets, met;
 } report_t;
 
-static inline report_t report_open(const char *path, const char *mode)
-{
+static inline report_t report_open(const char *path, const char *mode) {
     report_t report = {.csv = fopen(path, mode)};
     if (!report.csv) {
         perror(path);
@@ -52,28 +48,34 @@ static inline report_t report_open(const char *path, const char *mode)
 }
 
 /* A figure without a target: target 0. Returns what to print after the ratio: blank, '+' met, '-' not met. */
-static inline char report_add(report_t *report, const char *workload, size_t size, size_t threads, const char *surface, double value, const char *unit, const char *reference, double ratio, double target)
-{
+static inline char report_add(report_t *report, const char *workload, size_t size, size_t threads, const char *surface,
+                              double value, const char *unit, const char *reference, double ratio, double target) {
     bool met = ratio <= target;
-    fprintf(report->csv, "%s,%zu,%zu,%s,%.3f,%s,%s,%.3f,%.3f,%s\n", workload, size, threads, surface, value, unit, reference, ratio, target, target == 0 ? "" : met ? "yes" : "no");
+    fprintf(report->csv, "%s,%zu,%zu,%s,%.3f,%s,%s,%.3f,%.3f,%s\n", workload, size, threads, surface, value, unit,
+            reference, ratio, target,
+            target == 0 ? ""
+            : met       ? "yes"
+                        : "no");
     if (target == 0) return ' ';
     report->targets++;
     report->met += met;
     return met ? '+' : '-';
 }
 
-static inline void report_close(report_t *report)
-{
+static inline void report_close(report_t *report) {
     printf("\n%zu of %zu targets met (+ met, - not met)\n", report->met, report->targets);
     fclose(report->csv);
 }
 
-static inline const char *size_text(size_t size, char text[24])
-{
-    if (size >= (size_t)1 << 30) snprintf(text, 24, "%zu GiB", size >> 30);
-    else if (size >= 1 << 20) snprintf(text, 24, "%zu MiB", size >> 20);
-    else if (size >= 1 << 10) snprintf(text, 24, "%zu KiB", size >> 10);
-    else snprintf(text, 24, "%zu B", size);
+static inline const char *size_text(size_t size, char text[24]) {
+    if (size >= (size_t)1 << 30)
+        snprintf(text, 24, "%zu GiB", size >> 30);
+    else if (size >= 1 << 20)
+        snprintf(text, 24, "%zu MiB", size >> 20);
+    else if (size >= 1 << 10)
+        snprintf(text, 24, "%zu KiB", size >> 10);
+    else
+        snprintf(text, 24, "%zu B", size);
     return text;
 }
 

@@ -38,10 +38,10 @@ static size_t present = MIMALLOC; /* contenders before this one are there */
 static size_t rounds = 25;
 static report_t report;
 
-static bool open_mimalloc(void)
-{
+static bool open_mimalloc(void) {
     void *library = dlopen("libmimalloc.so.2", RTLD_NOW | RTLD_LOCAL);
-    void *allocate = library ? dlsym(library, "mi_malloc") : NULL, *release = library ? dlsym(library, "mi_free") : NULL;
+    void *allocate = library ? dlsym(library, "mi_malloc") : NULL,
+         *release = library ? dlsym(library, "mi_free") : NULL;
     if (!allocate || !release) return false;
     /* POSIX promises that the pointers convert; ISO C has no cast for it. */
     memcpy(&contenders[MIMALLOC].allocate, &allocate, sizeof allocate);
@@ -50,8 +50,7 @@ static bool open_mimalloc(void)
     return true;
 }
 
-static uint64_t random_next(uint64_t *state)
-{
+static uint64_t random_next(uint64_t *state) {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
@@ -64,8 +63,7 @@ typedef struct workload {
     size_t size;
 } workload_t;
 
-static void *checked(void *block)
-{
+static void *checked(void *block) {
     if (!block) {
         fprintf(stderr, "bench_heap: an allocation failed\n");
         exit(EXIT_FAILURE);
@@ -74,15 +72,13 @@ static void *checked(void *block)
     return block;
 }
 
-static void run_pairs(const contender_t *contender, const workload_t *workload, size_t count, uint64_t seed)
-{
+static void run_pairs(const contender_t *contender, const workload_t *workload, size_t count, uint64_t seed) {
     (void)seed;
     for (size_t i = 0; i < count; i++) contender->free(checked(contender->allocate(workload->size)));
 }
 
 /* Batches: some blocks are made, then freed last first, first first, or in a random order. */
-static void run_batches(const contender_t *contender, const workload_t *workload, size_t count, uint64_t seed)
-{
+static void run_batches(const contender_t *contender, const workload_t *workload, size_t count, uint64_t seed) {
     void *blocks[BATCH];
     size_t many = workload->size > 4096 ? BATCH / 10 : BATCH;
     for (size_t done = 0; done < count; done += many) {
@@ -105,8 +101,7 @@ static void run_batches(const contender_t *contender, const workload_t *workload
 }
 
 /* Churn: of a hundred thousand live blocks of 16 bytes to 1 KiB one after another is replaced, at random. */
-static void run_churn(const contender_t *contender, const workload_t *workload, size_t count, uint64_t seed)
-{
+static void run_churn(const contender_t *contender, const workload_t *workload, size_t count, uint64_t seed) {
     void **blocks = calloc(CHURN, sizeof *blocks);
     (void)workload;
     if (!blocks) exit(EXIT_FAILURE);
@@ -120,8 +115,7 @@ static void run_churn(const contender_t *contender, const workload_t *workload, 
     free(blocks);
 }
 
-static void run_large(const contender_t *contender, const workload_t *workload, size_t count, uint64_t seed)
-{
+static void run_large(const contender_t *contender, const workload_t *workload, size_t count, uint64_t seed) {
     (void)seed;
     for (size_t i = 0; i < count; i++) {
         volatile char *block = contender->allocate(workload->size);
@@ -142,8 +136,7 @@ typedef struct {
     double start, end;
 } task_t;
 
-static void *run_task(void *argument)
-{
+static void *run_task(void *argument) {
     task_t *task = argument;
     task->workload->run(task->contender, task->workload, task->count / 50 + 1, task->seed); /* warm */
     pthread_barrier_wait(task->ready);
@@ -154,8 +147,8 @@ static void *run_task(void *argument)
 }
 
 /* Nanoseconds of one allocation and its free, as each thread sees them. */
-static double measure(const contender_t *contender, const workload_t *workload, size_t threads, size_t count, bool warm)
-{
+static double measure(const contender_t *contender, const workload_t *workload, size_t threads, size_t count,
+                      bool warm) {
     if (threads == 1) {
         if (warm) workload->run(contender, workload, count / 50 + 1, 88172645463325252u);
         double start = seconds_now();
@@ -181,8 +174,8 @@ static double measure(const contender_t *contender, const workload_t *workload, 
 }
 
 /* All contenders in turn, round after round; targets of 0 are none. */
-static void compare(const workload_t *workload, size_t threads, size_t count, size_t times, double target_glibc, double target_mimalloc)
-{
+static void compare(const workload_t *workload, size_t threads, size_t count, size_t times, double target_glibc,
+                    double target_mimalloc) {
     static double results[CONTENDERS][MOST_ROUNDS];
     char text[24];
     if (count == 0) { /* as many as take glibc about 4 ms */
@@ -191,13 +184,17 @@ static void compare(const workload_t *workload, size_t threads, size_t count, si
         count = (size_t)(4e6 / (time > 1 ? time : 1)) + 1;
     }
     for (size_t round = 0; round < times; round++)
-        for (size_t c = 0; c < present; c++) results[c][round] = measure(&contenders[c], workload, threads, count, times > 5);
+        for (size_t c = 0; c < present; c++)
+            results[c][round] = measure(&contenders[c], workload, threads, count, times > 5);
     printf("%-8s %8s %zu ", workload->name, workload->size ? size_text(workload->size, text) : "mixed", threads);
     for (size_t c = 0; c < CONTENDERS; c++) {
         double time = c < present ? median(results[c], times) : 0;
-        if (c >= present) printf(" %11s", "-");
-        else printf(" %11.*f", time < 1e5 ? 1 : 0, time);
-        if (c < present && c >= GLIBC) report_add(&report, workload->name, workload->size, threads, contenders[c].name, time, "ns", "", 0, 0);
+        if (c >= present)
+            printf(" %11s", "-");
+        else
+            printf(" %11.*f", time < 1e5 ? 1 : 0, time);
+        if (c < present && c >= GLIBC)
+            report_add(&report, workload->name, workload->size, threads, contenders[c].name, time, "ns", "", 0, 0);
     }
     for (size_t c = POOL; c <= INTERFACE; c++)
         for (size_t reference = GLIBC; reference < CONTENDERS; reference++) {
@@ -206,20 +203,22 @@ static void compare(const workload_t *workload, size_t threads, size_t count, si
                 continue;
             }
             double ratio = median_ratio(results[c], results[reference], times);
-            char mark = report_add(&report, workload->name, workload->size, threads, contenders[c].name, median(results[c], times), "ns", contenders[reference].name, ratio, reference == GLIBC ? target_glibc : target_mimalloc);
+            char mark = report_add(&report, workload->name, workload->size, threads, contenders[c].name,
+                                   median(results[c], times), "ns", contenders[reference].name, ratio,
+                                   reference == GLIBC ? target_glibc : target_mimalloc);
             printf(" %8.2f%c", ratio, mark);
         }
     printf("\n");
     fflush(stdout);
 }
 
-static void print_head(void)
-{
-    printf("%-8s %8s T  %11s %11s %11s %11s %18s  %18s\n%-8s %8s    %11s %11s %11s %11s  %8s %8s   %8s  %8s\n", "", "", "pool", "interface", "glibc", "mimalloc", "pool, of", "interface, of", "", "", "ns", "ns", "ns", "ns", "glibc", "mimalloc", "glibc", "mimalloc");
+static void print_head(void) {
+    printf("%-8s %8s T  %11s %11s %11s %11s %18s  %18s\n%-8s %8s    %11s %11s %11s %11s  %8s %8s   %8s  %8s\n", "", "",
+           "pool", "interface", "glibc", "mimalloc", "pool, of", "interface, of", "", "", "ns", "ns", "ns", "ns",
+           "glibc", "mimalloc", "glibc", "mimalloc");
 }
 
-static void bench_traces(void)
-{
+static void bench_traces(void) {
     replay_t *shared = shared_replay();
     glob_t found = {0};
     size_t count = built_traces(&found);
@@ -239,7 +238,8 @@ static void bench_traces(void)
         printf("%s: peak RSS", trace.name);
         for (size_t s = 0; s < SURFACES; s++) {
             double ratio = resident[s] / resident[SURFACE_MALLOC];
-            char mark = report_add(&report, trace.name, 0, 1, surfaces[s].name, resident[s], "bytes", "glibc", ratio, s == SURFACE_INTERFACE ? 1.15 : 0);
+            char mark = report_add(&report, trace.name, 0, 1, surfaces[s].name, resident[s], "bytes", "glibc", ratio,
+                                   s == SURFACE_INTERFACE ? 1.15 : 0);
             printf("%s %s %.1f MiB (%.2f%c)", s ? "," : "", surfaces[s].name, resident[s] / (1 << 20), ratio, mark);
         }
         printf("\n");
@@ -248,8 +248,7 @@ static void bench_traces(void)
     globfree(&found);
 }
 
-int main(int count, char **arguments)
-{
+int main(int count, char **arguments) {
     bool quick = count == 2 && strcmp(arguments[1], "-q") == 0;
     char path[4000];
     if (count != 1 + quick) {
@@ -268,13 +267,16 @@ int main(int count, char **arguments)
     printf("\nMedians of %zu rounds; ratios are medians of the ratios within each round. T: threads.\n", rounds);
     print_head();
     for (size_t threads = 1; threads <= MOST_THREADS; threads++)
-        for (size_t size = 64; size <= 65536; size *= 2) compare(&(workload_t){"pairs", run_pairs, size}, threads, 0, rounds, 0.7, 1.3);
+        for (size_t size = 64; size <= 65536; size *= 2)
+            compare(&(workload_t){"pairs", run_pairs, size}, threads, 0, rounds, 0.7, 1.3);
     static const char *const orders[] = {"LIFO", "FIFO", "random"};
     static const size_t sizes[] = {64, 1024, 16384};
     for (size_t threads = 1; threads <= MOST_THREADS; threads++)
         for (size_t o = 0; o < 3; o++)
-            for (size_t s = 0; s < 3; s++) compare(&(workload_t){orders[o], run_batches, sizes[s]}, threads, 0, rounds, 1.0, 0);
-    for (size_t threads = 1; threads <= MOST_THREADS; threads++) compare(&(workload_t){"churn", run_churn, 0}, threads, 400000, 5, 1.0, 0);
+            for (size_t s = 0; s < 3; s++)
+                compare(&(workload_t){orders[o], run_batches, sizes[s]}, threads, 0, rounds, 1.0, 0);
+    for (size_t threads = 1; threads <= MOST_THREADS; threads++)
+        compare(&(workload_t){"churn", run_churn, 0}, threads, 400000, 5, 1.0, 0);
     compare(&(workload_t){"large", run_large, (size_t)64 << 20}, 1, 6, quick ? 3 : 5, 1.0 / 3, 0);
     compare(&(workload_t){"large", run_large, (size_t)1 << 30}, 1, 3, 3, 1.0 / 3, 0);
     interface_close();

@@ -40,15 +40,13 @@ static const tracker_t trackers[] = {
 typedef enum { SAME, IN_ORDER, AT_RANDOM, ORDERS } order_t;
 static const char *const order_names[ORDERS] = {"same 10", "in order", "at random"};
 
-static double seconds_now(void)
-{
+static double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static uint64_t random_next(uint64_t *state)
-{
+static uint64_t random_next(uint64_t *state) {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
@@ -57,8 +55,7 @@ static uint64_t random_next(uint64_t *state)
 
 static void *block_at(size_t index) { return base + index * 64; }
 
-static size_t chosen(order_t order, size_t step, size_t blocks, uint64_t *state)
-{
+static size_t chosen(order_t order, size_t step, size_t blocks, uint64_t *state) {
     switch (order) {
     case SAME: return blocks / 2 + step % FEW;
     case IN_ORDER: return step % blocks;
@@ -66,16 +63,14 @@ static size_t chosen(order_t order, size_t step, size_t blocks, uint64_t *state)
     }
 }
 
-static void must(bool held)
-{
+static void must(bool held) {
     if (held) return;
     fprintf(stderr, "bench_tracking: a tracker gave a wrong answer: %s\n", unimem_last_error_message());
     exit(EXIT_FAILURE);
 }
 
 /* ns of an untrack and a track of a block that is tracked before and after. */
-static double time_untrack_track(const tracker_t *tracker, order_t order, size_t blocks)
-{
+static double time_untrack_track(const tracker_t *tracker, order_t order, size_t blocks) {
     uint64_t state = 88172645463325252u;
     bool good = true;
     double start = seconds_now();
@@ -89,20 +84,19 @@ static double time_untrack_track(const tracker_t *tracker, order_t order, size_t
     return time / STEPS * 1e9;
 }
 
-static double time_look_up(const tracker_t *tracker, order_t order, size_t blocks)
-{
+static double time_look_up(const tracker_t *tracker, order_t order, size_t blocks) {
     uint64_t state = 88172645463325252u;
     bool good = true;
     double start = seconds_now();
-    for (size_t step = 0; step < STEPS; step++) good &= tracker->look_up(block_at(chosen(order, step, blocks, &state) % blocks));
+    for (size_t step = 0; step < STEPS; step++)
+        good &= tracker->look_up(block_at(chosen(order, step, blocks, &state) % blocks));
     double time = seconds_now() - start;
     must(good);
     return time / STEPS * 1e9;
 }
 
 /* One read at random of a table with 16 bytes for each block: what no table of that size can go below. */
-static double time_plain_read(size_t blocks)
-{
+static double time_plain_read(size_t blocks) {
     size_t bytes = blocks * 16;
     volatile char *table = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (table == MAP_FAILED) return 0;
@@ -114,17 +108,18 @@ static double time_plain_read(size_t blocks)
     return time / STEPS * 1e9;
 }
 
-static void compare(report_t *report, const tracker_t *tracker, const char *what, order_t order, const double *few, const double *many, size_t rounds, size_t blocks)
-{
+static void compare(report_t *report, const tracker_t *tracker, const char *what, order_t order, const double *few,
+                    const double *many, size_t rounds, size_t blocks) {
     char workload[64];
     double ratio = median_ratio(many, few, rounds);
     snprintf(workload, sizeof workload, "%s %s", what, order_names[order]);
-    char mark = report_add(report, workload, blocks, 1, tracker->name, median(many, rounds), "ns", "10 blocks", ratio, order == AT_RANDOM ? 0 : 2.0);
-    printf("%-10s %-16s %-10s %9.1f %12.1f %8.2f%c\n", tracker->name, what, order_names[order], median(few, rounds), median(many, rounds), ratio, mark);
+    char mark = report_add(report, workload, blocks, 1, tracker->name, median(many, rounds), "ns", "10 blocks", ratio,
+                           order == AT_RANDOM ? 0 : 2.0);
+    printf("%-10s %-16s %-10s %9.1f %12.1f %8.2f%c\n", tracker->name, what, order_names[order], median(few, rounds),
+           median(many, rounds), ratio, mark);
 }
 
-int main(int count, char **arguments)
-{
+int main(int count, char **arguments) {
     bool quick = count == 2 && strcmp(arguments[1], "-q") == 0;
     size_t blocks = quick ? 1000000 : 10000000, rounds = 7;
     char path[4000];
@@ -146,7 +141,9 @@ int main(int count, char **arguments)
             double start = seconds_now();
             for (size_t i = pass ? FEW : 0; i < tracked; i++) good &= tracker->track(block_at(i));
             must(good);
-            if (pass) printf("%-10s %-16s %-10s %9s %12.1f\n", tracker->name, "track", "in order", "", (seconds_now() - start) / (double)(tracked - FEW) * 1e9);
+            if (pass)
+                printf("%-10s %-16s %-10s %9s %12.1f\n", tracker->name, "track", "in order", "",
+                       (seconds_now() - start) / (double)(tracked - FEW) * 1e9);
             for (size_t round = 0; round < rounds; round++)
                 for (int order = SAME; order < ORDERS; order++) {
                     double(*into)[ORDERS][MOST_ROUNDS] = pass ? many : few;
@@ -156,13 +153,15 @@ int main(int count, char **arguments)
         }
         for (int order = SAME; order < ORDERS; order++) {
             compare(&report, tracker, "untrack + track", (order_t)order, few[0][order], many[0][order], rounds, blocks);
-            if (tracker->look_up) compare(&report, tracker, "look-up", (order_t)order, few[1][order], many[1][order], rounds, blocks);
+            if (tracker->look_up)
+                compare(&report, tracker, "look-up", (order_t)order, few[1][order], many[1][order], rounds, blocks);
         }
         bool good = true;
         for (size_t i = 0; i < blocks; i++) good &= tracker->untrack(block_at(i));
         must(good);
     }
-    printf("%-10s %-16s %-10s %9.1f %12.1f\n", "", "a plain read", "at random", time_plain_read(FEW), time_plain_read(blocks));
+    printf("%-10s %-16s %-10s %9.1f %12.1f\n", "", "a plain read", "at random", time_plain_read(FEW),
+           time_plain_read(blocks));
     must(unimem_close(memory));
     report_close(&report);
     return EXIT_SUCCESS;

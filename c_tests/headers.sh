@@ -85,7 +85,7 @@ void pool_free(MemoryPool *pool, void *ptr);
 void f(MemoryPool *pool) { pool_free(pool, 0); }
 C
 
-for compiler in "${CC:-cc}" clang; do
+for compiler in "${TEST_CC:-cc}" clang; do
     command -v "$compiler" >/dev/null || continue
     for standard in c11 c17; do
         for file in unimem pool system singleton pool_then_system system_then_pool new_names; do
@@ -99,7 +99,7 @@ for compiler in "${CC:-cc}" clang; do
         done
     done
 done
-for compiler in "${CXX:-c++}" clang++; do
+for compiler in "${TEST_CXX:-c++}" clang++; do
     command -v "$compiler" >/dev/null || continue
     for standard in c++11 c++17 c++20; do
         for file in unimem pool system singleton pool_then_system system_then_pool new_names; do

@@ -2,7 +2,7 @@
 # An installed tree serves pkg-config and CMake, shared and static, and can be removed.  installed.sh BUILD
 set -u
 B=$1
-: "${CC:=cc}" "${MAKE:=make}"
+: "${TEST_CC:=cc}" "${TEST_CXX:=c++}" "${MAKE:=make}"
 D=$(mktemp -d) || exit 1
 trap 'rm -rf "$D"' EXIT
 n=0 failures=0
@@ -55,12 +55,16 @@ pkg_config() {
 }
 version() { [ "$(pkg_config --modversion unimem)" = "$("$D/shared")" ]; }
 # shellcheck disable=SC2046  # lists of words
-shared() { $CC "$D/user.c" $(pkg_config --cflags --libs unimem) -Wl,-rpath,"$LIB" -o "$D/shared" && "$D/shared"; }
+shared() { $TEST_CC "$D/user.c" $(pkg_config --cflags --libs unimem) -Wl,-rpath,"$LIB" -o "$D/shared" && "$D/shared"; }
 # shellcheck disable=SC2046
 static() {
-    $CC "$D/user.c" $(pkg_config --cflags unimem) "$LIB/libunimem.a" \
+    $TEST_CC "$D/user.c" $(pkg_config --cflags unimem) "$LIB/libunimem.a" \
         $(pkg_config --static --libs unimem | sed 's/-lunimem//') -o "$D/static" && "$D/static" &&
         ! ldd "$D/static" | grep unimem
+}
+# shellcheck disable=SC2046
+plus_plus() {
+    $TEST_CXX -x c++ "$D/user.c" -x none $(pkg_config --cflags --libs unimem) -Wl,-rpath,"$LIB" -o "$D/plus" && "$D/plus"
 }
 with_cmake() {
     cmake -S "$D" -B "$D/cmake" -Dunimem_DIR="$LIB/cmake/unimem" && cmake --build "$D/cmake" &&
@@ -73,6 +77,7 @@ if command -v pkg-config >/dev/null; then
     try "pkg-config, shared" shared
     try "pkg-config tells the version" version
     try "pkg-config, static" static
+    try "pkg-config, C++" plus_plus
 else
     skip "pkg-config" "there is no pkg-config"
 fi

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Every test there is; the last line is "N passed, N failed".
 #   run.sh BUILD        BUILD: the directory of the libraries
-# From the environment: CARGO CC CXX MAKE SYSTEM_LIBS, ONLY (run what contains this text), VALGRIND=0 (leave it out).
+# From the environment: CARGO TEST_CC TEST_CXX MAKE SYSTEM_LIBS, ONLY (run what contains this text), VALGRIND=0 (leave
+# it out). Not CC: Cargo would build everything anew for a compiler by another name.
 set -u
 B=$1
-: "${CARGO:=cargo}" "${CC:=cc}" "${CXX:=c++}" "${MAKE:=make}" "${SYSTEM_LIBS:=}" "${ONLY:=}"
-export CC CXX MAKE SYSTEM_LIBS
+: "${CARGO:=cargo}" "${TEST_CC:=cc}" "${TEST_CXX:=c++}" "${MAKE:=make}" "${SYSTEM_LIBS:=}" "${ONLY:=}"
+export TEST_CC TEST_CXX MAKE SYSTEM_LIBS
 ALL=$B/test.tap
 WARNINGS="-Wall -Wextra -Werror -pedantic"
 mkdir -p "$B/tests" && : >"$ALL" || exit 1
@@ -17,19 +18,24 @@ wanted() {
 
 # collect NAME SECONDS COMMAND...: runs a program that speaks TAP, and shows a line, or all that went wrong.
 collect() {
-    name=$1 seconds=$2
+    title=$1 seconds=$2
     shift 2
-    wanted "$name" || return 0
+    wanted "$title" || return 0
     began=$(date +%s)
-    timeout -k 10 "$seconds" "$@" >"$B/tests/log" 2>&1 </dev/null
-    awk -v name="$name" -v status=$? -f c_tests/tap.awk "$B/tests/log" >"$B/tests/lines"
+    timeout -k 10 "$seconds" "$@" >"$B/tests/log" 2>"$B/tests/errors" </dev/null
+    status=$?
+    echo >>"$B/tests/log"
+    sed 's/^/# /' "$B/tests/errors" >>"$B/tests/log"
+    awk -v name="$title" -v status=$status -f c_tests/tap.awk "$B/tests/log" >"$B/tests/lines"
     cat "$B/tests/lines" >>"$ALL"
-    passed=$(grep -c '^ok' "$B/tests/lines")
+    passed=$(grep '^ok' "$B/tests/lines" | grep -vc '# SKIP')
     if grep -q '^not ok' "$B/tests/lines"; then
-        printf '%-36s FAILED\n' "$name"
+        printf '%-36s FAILED\n' "$title"
         grep -v '^ok' "$B/tests/lines" | tail -n 60
+    elif [ "$passed" = 0 ]; then
+        printf '%-36s skipped\n' "$title"
     else
-        printf '%-36s %5d ok  %3d s\n' "$name" "$passed" "$(($(date +%s) - began))"
+        printf '%-36s %5d ok  %3d s\n' "$title" "$passed" "$(($(date +%s) - began))"
     fi
 }
 
@@ -53,32 +59,50 @@ collect "cargo test" 1500 sh "$0" "$B" cargo
 collect "headers" 120 sh c_tests/headers.sh
 collect "exported names" 60 sh c_tests/names.sh "$B"
 
+# compile SOURCE PROGRAM FLAGS LIBRARY: builds a test as a user would; false, and a failure noted, if it does not.
+compile() {
+    # shellcheck disable=SC2086  # lists of words
+    if $TEST_CC -std=c11 $WARNINGS -g -pthread $3 -Iinclude -Ic_tests "$1" -o "$2" $4 -lm -ldl >"$B/tests/log" 2>&1; then
+        return
+    fi
+    printf '%-36s DOES NOT COMPILE\n' "$1"
+    cat "$B/tests/log"
+    echo "not ok - $1: does not compile" >>"$ALL"
+    return 1
+}
+
 for source in c_tests/test_*.c; do
     name=$(basename "$source" .c)
     wanted "$name" || continue
-    # shellcheck disable=SC2086  # lists of words
-    if $CC -std=c11 $WARNINGS -O2 -g -pthread -Iinclude -Ic_tests "$source" -o "$B/tests/$name" \
-        -L"$B" -lunimem -Wl,-rpath,"$PWD/$B" -lm -ldl >"$B/tests/log" 2>&1; then
-        collect "$name" 300 "$B/tests/$name"
-    else
-        printf '%-36s DOES NOT COMPILE\n' "$name"
-        cat "$B/tests/log"
-        echo "not ok - $name: does not compile" >>"$ALL"
-    fi
+    compile "$source" "$B/tests/$name" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" && collect "$name" 300 "$B/tests/$name"
 done
 
-# The small ones again under valgrind: nothing lost, nothing read before it was written.
-while read -r name; do
+# skipped NAME WHY
+skipped() {
+    collect "$1" 10 echo "1..0 # SKIP $2"
+}
+
+# The smaller ones again under valgrind and with sanitizers: nothing is lost, or read or written where it should not.
+sanitizers="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+# shellcheck disable=SC2086  # a list of words
+echo "int main(void) { return 0; }" | $TEST_CC $sanitizers -x c - -o "$B/tests/sanitized" 2>/dev/null || sanitizers=
+while read -r name divisor; do
     case $name in '' | '#'*) continue ;; esac
     if [ "${VALGRIND:-1}" = 0 ]; then
-        collect "$name (valgrind)" 10 echo "1..0 # SKIP VALGRIND=0"
+        skipped "$name (valgrind)" "VALGRIND=0"
     elif ! command -v valgrind >/dev/null; then
-        collect "$name (valgrind)" 10 echo "1..0 # SKIP there is no valgrind"
+        skipped "$name (valgrind)" "there is no valgrind"
     else
-        collect "$name (valgrind)" 600 valgrind --quiet --leak-check=full --errors-for-leak-kinds=definite \
-            --error-exitcode=99 "$B/tests/$name"
+        collect "$name (valgrind)" 600 env UNIMEM_TEST_DIVISOR="$divisor" valgrind --quiet --leak-check=full \
+            --show-leak-kinds=definite --errors-for-leak-kinds=definite --error-exitcode=99 "$B/tests/$name"
     fi
-done <c_tests/valgrind.list
+    wanted "$name (sanitizers)" || continue
+    if [ -z "$sanitizers" ]; then
+        skipped "$name (sanitizers)" "$TEST_CC has none"
+    elif compile "c_tests/$name.c" "$B/tests/$name.sanitized" "-O1 $sanitizers" "$B/libunimem.a $SYSTEM_LIBS"; then
+        collect "$name (sanitizers)" 300 env UNIMEM_TEST_DIVISOR="$divisor" "$B/tests/$name.sanitized"
+    fi
+done <c_tests/checked.list
 
 collect "swap" 600 sh c_tests/swap.sh "$B"
 collect "installed tree" 300 sh c_tests/installed.sh "$B"

@@ -16,6 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "unimem.h"
+
 #define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)
 #define GIB ((size_t)1 << 30)
@@ -27,8 +29,7 @@
 #endif
 
 /* `amount` of work, or less where the environment asks for less; never 0. */
-static inline size_t scaled(size_t amount)
-{
+static inline size_t scaled(size_t amount) {
     const char *text = getenv("UNIMEM_TEST_DIVISOR");
     size_t divisor = text ? strtoul(text, NULL, 10) : UNDER_SANITIZER ? 10 : 1;
     size_t less = divisor > 1 ? amount / divisor : amount;
@@ -36,10 +37,11 @@ static inline size_t scaled(size_t amount)
 }
 
 /* SplitMix64 (Steele, Lea, Flood 2014): every seed gives a good sequence. */
-typedef struct { uint64_t state; } random_t;
+typedef struct {
+    uint64_t state;
+} random_t;
 
-static inline uint64_t random_next(random_t *random)
-{
+static inline uint64_t random_next(random_t *random) {
     uint64_t z = random->state += 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
@@ -49,34 +51,29 @@ static inline uint64_t random_next(random_t *random)
 static inline size_t random_below(random_t *random, size_t limit) { return (size_t)(random_next(random) % limit); }
 
 /* Sizes as programs ask for them: every power of two equally often, then anything within it. */
-static inline size_t random_size(random_t *random, unsigned smallest_log2, unsigned largest_log2)
-{
+static inline size_t random_size(random_t *random, unsigned smallest_log2, unsigned largest_log2) {
     size_t top = (size_t)1 << (smallest_log2 + random_below(random, largest_log2 - smallest_log2 + 1));
     return top / 2 + 1 + random_below(random, (top + 1) / 2);
 }
 
 /* Fills a block with bytes that depend on the tag and the place, so that a block written by another is seen. */
-static inline unsigned char pattern_byte(uint64_t tag, size_t offset)
-{
+static inline unsigned char pattern_byte(uint64_t tag, size_t offset) {
     return (unsigned char)(tag * 131 + offset * 7 + (offset >> 8) * 13);
 }
 
-static inline void pattern_fill(void *block, size_t from, size_t to, uint64_t tag)
-{
+static inline void pattern_fill(void *block, size_t from, size_t to, uint64_t tag) {
     unsigned char *bytes = block;
     for (size_t i = from; i < to; i++) bytes[i] = pattern_byte(tag, i);
 }
 
-static inline bool pattern_holds(const void *block, size_t from, size_t to, uint64_t tag)
-{
+static inline bool pattern_holds(const void *block, size_t from, size_t to, uint64_t tag) {
     const unsigned char *bytes = block;
     for (size_t i = from; i < to; i++)
         if (bytes[i] != pattern_byte(tag, i)) return false;
     return true;
 }
 
-static inline bool all_zero(const void *block, size_t size)
-{
+static inline bool all_zero(const void *block, size_t size) {
     const unsigned char *bytes = block;
     return size == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0);
 }
@@ -84,30 +81,26 @@ static inline bool all_zero(const void *block, size_t size)
 static inline bool is_aligned(const void *pointer, size_t alignment) { return (uintptr_t)pointer % alignment == 0; }
 
 /* The smallest power of two that is not below `value`. */
-static inline size_t next_power_of_two(size_t value)
-{
+static inline size_t next_power_of_two(size_t value) {
     size_t power = 1;
     while (power < value) power *= 2;
     return power;
 }
 
 /* A pointer the compiler cannot follow: keeps it from warning of, or acting on, the wrong frees of the tests. */
-static inline void *opaque(const volatile void *pointer)
-{
+static inline void *opaque(const volatile void *pointer) {
     volatile uintptr_t address = (uintptr_t)pointer;
     return (void *)address;
 }
 
-static inline double seconds_now(void)
-{
+static inline double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
 /* Resident memory of this process, in bytes. */
-static inline size_t resident_bytes(void)
-{
+static inline size_t resident_bytes(void) {
     unsigned long total = 0, resident = 0;
     FILE *file = fopen("/proc/self/statm", "r");
     if (!file) return 0;
@@ -116,9 +109,22 @@ static inline size_t resident_bytes(void)
     return (size_t)resident * (size_t)sysconf(_SC_PAGESIZE);
 }
 
+static inline memory_stats_t stats_of(unified_memory_interface_t *memory) {
+    memory_stats_t stats;
+    memset(&stats, 0xA5, sizeof stats);
+    memory->get_stats(&stats);
+    return stats;
+}
+
+/* Whether nothing that a caller can count has changed. */
+static inline bool same_totals(memory_stats_t before, memory_stats_t after) {
+    return before.total_allocated == after.total_allocated && before.peak_allocated == after.peak_allocated &&
+           before.num_allocations == after.num_allocations && before.num_frees == after.num_frees &&
+           before.largest_allocation == after.largest_allocation;
+}
+
 /* Memory for the test's own tables: straight from the system, so that it disturbs no allocator under test. */
-static inline void *table_new(size_t bytes)
-{
+static inline void *table_new(size_t bytes) {
     void *table = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (table == MAP_FAILED) {
         perror("mmap");
@@ -128,16 +134,14 @@ static inline void *table_new(size_t bytes)
 }
 
 /* Waits for a child: its exit status, or 256 + the signal that ended it. */
-static inline int child_result(pid_t child)
-{
+static inline int child_result(pid_t child) {
     int status = 0;
     if (child < 0 || waitpid(child, &status, 0) != child) return -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
 }
 
 /* Runs `body` in a forked child that is ended after `seconds`; its result as from child_result. */
-static inline int run_in_child(int (*body)(void *), void *argument, unsigned seconds)
-{
+static inline int run_in_child(int (*body)(void *), void *argument, unsigned seconds) {
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {

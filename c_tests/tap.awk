@@ -11,6 +11,7 @@
     print (bad ? "not ok - " : "ok - ") name ": " $0
     next
 }
+/^#/ { print; next }
 /./ { print "# " $0 }
 END {
     if (status == 124 || status == 137)

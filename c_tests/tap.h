@@ -30,8 +30,7 @@ static struct {
 
 enum { TAP_MISSES_SHOWN = 5 };
 
-static inline bool tap_line(bool held, const char *name, const char *directive)
-{
+static inline bool tap_line(bool held, const char *name, const char *directive) {
     tap.number++;
     tap.failed += !held;
     printf("%s %lu - %s%s\n", held ? "ok" : "not ok", tap.number, name, directive);
@@ -39,8 +38,7 @@ static inline bool tap_line(bool held, const char *name, const char *directive)
     return held;
 }
 
-static inline bool tap_end(void)
-{
+static inline bool tap_end(void) {
     const char *name = tap.name;
     tap.name = NULL;
     if (tap.misses > TAP_MISSES_SHOWN) printf("# ... and %lu more\n", tap.misses - TAP_MISSES_SHOWN);
@@ -49,8 +47,7 @@ static inline bool tap_end(void)
     return false;
 }
 
-static inline bool tap_begin(const char *name)
-{
+static inline bool tap_begin(const char *name) {
     if (tap.name) {
         tap.misses++;
         printf("# the test was left before its end\n");
@@ -61,9 +58,8 @@ static inline bool tap_begin(const char *name)
     return true;
 }
 
-__attribute__((format(printf, 4, 5)))
-static inline bool tap_expect(bool held, const char *file, int line, const char *format, ...)
-{
+__attribute__((format(printf, 4, 5))) static inline bool tap_expect(bool held, const char *file, int line,
+                                                                    const char *format, ...) {
     if (held) return true;
     va_list arguments;
     pthread_mutex_lock(&tap.lock);
@@ -79,27 +75,24 @@ static inline bool tap_expect(bool held, const char *file, int line, const char 
     return false;
 }
 
-static inline bool tap_check(bool held, const char *name, const char *file, int line, const char *condition)
-{
+static inline bool tap_check(bool held, const char *name, const char *file, int line, const char *condition) {
     if (!held) printf("# %s:%d: expected %s\n", file, line, condition);
     return tap_line(held, name, "");
 }
 
-static inline bool tap_check_equal(size_t got, size_t expected, const char *name, const char *file, int line, const char *what)
-{
+static inline bool tap_check_equal(size_t got, size_t expected, const char *name, const char *file, int line,
+                                   const char *what) {
     if (got != expected) printf("# %s:%d: %s is %zu, expected %zu\n", file, line, what, got, expected);
     return tap_line(got == expected, name, "");
 }
 
-static inline void tap_skip(const char *name, const char *reason)
-{
+static inline void tap_skip(const char *name, const char *reason) {
     char directive[256];
     snprintf(directive, sizeof directive, " # SKIP %s", reason);
     tap_line(true, name, directive);
 }
 
-static inline int tap_done(void)
-{
+static inline int tap_done(void) {
     if (tap.name) {
         tap.misses++;
         tap_end();

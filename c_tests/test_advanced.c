@@ -7,10 +7,10 @@
 #include "support.h"
 #include "tap.h"
 
-static const memory_system_config_t config = {.type = MEM_SYSTEM_POOLED, .total_size = 64 * MIB, .block_size = 4096, .alignment = 64};
+static const memory_system_config_t config = {
+    .type = MEM_SYSTEM_POOLED, .total_size = 64 * MIB, .block_size = 4096, .alignment = 64};
 
-static memory_metrics_t metrics_of(const advanced_memory_system_t *system)
-{
+static memory_metrics_t metrics_of(const advanced_memory_system_t *system) {
     memory_metrics_t metrics;
     memset(&metrics, 0xA5, sizeof metrics);
     EXPECT(get_memory_metrics(system, &metrics), "get_memory_metrics is false");
@@ -19,8 +19,7 @@ static memory_metrics_t metrics_of(const advanced_memory_system_t *system)
 
 static size_t live_bytes(const advanced_memory_system_t *system) { return metrics_of(system).current_usage; }
 
-static void test_one_system(void)
-{
+static void test_one_system(void) {
     CHECK("create_memory_system: NULL config without a system is NULL", create_memory_system(NULL) == NULL);
     CHECK("get_global_memory_system: NULL before the first", get_global_memory_system() == NULL);
     advanced_memory_system_t *system = create_memory_system(&config);
@@ -32,9 +31,11 @@ static void test_one_system(void)
     unsigned char *block = memory_allocate(system, 1000, 64);
     destroy_memory_system(system);
     destroy_memory_system(system);
-    CHECK("destroy_memory_system: gives up one reference, the system stays", get_global_memory_system() == system && get_allocation_size(system, block) >= 1000);
+    CHECK("destroy_memory_system: gives up one reference, the system stays",
+          get_global_memory_system() == system && get_allocation_size(system, block) >= 1000);
     destroy_memory_system(system);
-    CHECK("destroy_memory_system: the last one ends it and frees what is live", get_global_memory_system() == NULL && !unimem_owns(block));
+    CHECK("destroy_memory_system: the last one ends it and frees what is live",
+          get_global_memory_system() == NULL && !unimem_owns(block));
     destroy_memory_system(NULL);
     const memory_system_config_t zeros = {0};
     system = create_memory_system(&zeros);
@@ -42,47 +43,54 @@ static void test_one_system(void)
     CHECK("create_memory_system: a config of zeros is valid", block && is_aligned(block, 64));
     if (system) destroy_memory_system(system);
     size_t before = resident_bytes();
-    TEST("1,000 systems in turn, each with live blocks, leave no memory behind")
-    {
+    TEST("1,000 systems in turn, each with live blocks, leave no memory behind") {
         for (size_t i = 0; i < scaled(1000); i++) {
             system = create_memory_system(&config);
             if (!EXPECT(system != NULL, "system %zu is NULL", i)) continue;
             for (size_t size = 64; size < MIB; size *= 4) memset(memory_allocate(system, size, 0), 1, size);
             destroy_memory_system(system);
         }
-        EXPECT(resident_bytes() < before + 8 * MIB, "resident memory grew from %zu to %zu KiB", before / KIB, resident_bytes() / KIB);
+        EXPECT(resident_bytes() < before + 8 * MIB, "resident memory grew from %zu to %zu KiB", before / KIB,
+               resident_bytes() / KIB);
     }
 }
 
-static void test_allocate(advanced_memory_system_t *system)
-{
-    TEST("memory_allocate: any alignment, rounded up to a power of two, and zeroed memory")
-    {
+static void test_allocate(advanced_memory_system_t *system) {
+    TEST("memory_allocate: any alignment, rounded up to a power of two, and zeroed memory") {
         for (size_t alignment = 1; alignment <= 5000; alignment += alignment < 200 ? 1 : 61) {
             for (size_t size = 1; size < 200000; size = size * 7 + 2) {
                 unsigned char *block = memory_allocate(system, size, alignment);
                 size_t rounded = next_power_of_two(alignment);
-                if (!EXPECT(block && is_aligned(block, rounded), "memory_allocate(%zu, %zu) gave %p, expected alignment %zu", size, alignment, (void *)block, rounded)) continue;
+                if (!EXPECT(block && is_aligned(block, rounded),
+                            "memory_allocate(%zu, %zu) gave %p, expected alignment %zu", size, alignment, (void *)block,
+                            rounded))
+                    continue;
                 EXPECT(all_zero(block, size), "memory_allocate(%zu, %zu) is not zeroed", size, alignment);
                 memset(block, 0xFF, size);
                 memory_free(system, block);
             }
         }
     }
-    TEST("memory_allocate: great alignments, up to 1 GiB, and those that round up to it")
-    {
-        const size_t alignments[] = {100000, 65537, MIB, MIB + 1, 2 * MIB, 3000000, 64 * MIB, GIB, GIB - 1, GIB / 2 + 1};
+    TEST("memory_allocate: great alignments, up to 1 GiB, and those that round up to it") {
+        const size_t alignments[] = {100000,  65537,    MIB, MIB + 1, 2 * MIB,
+                                     3000000, 64 * MIB, GIB, GIB - 1, GIB / 2 + 1};
         for (size_t i = 0; i < sizeof alignments / sizeof alignments[0]; i++) {
             char *block = memory_allocate(system, 100, alignments[i]);
-            EXPECT(block && is_aligned(block, next_power_of_two(alignments[i])), "alignment %zu gave %p", alignments[i], (void *)block);
+            EXPECT(block && is_aligned(block, next_power_of_two(alignments[i])), "alignment %zu gave %p", alignments[i],
+                   (void *)block);
             memory_free(system, block);
         }
     }
     memory_metrics_t before = metrics_of(system);
-    CHECK("memory_allocate: NULL for size 0, no system, too large an alignment, sizes that overflow", memory_allocate(system, 0, 64) == NULL && memory_allocate(NULL, 64, 64) == NULL && memory_allocate(system, 64, GIB + 1) == NULL && memory_allocate(system, 64, SIZE_MAX) == NULL && memory_allocate(system, SIZE_MAX, 64) == NULL && memory_allocate(system, SIZE_MAX - 64, 4096) == NULL && memory_allocate(system, SIZE_MAX / 2, 1) == NULL);
-    CHECK("memory_allocate: refused calls changed nothing", metrics_of(system).current_usage == before.current_usage && metrics_of(system).allocation_count == before.allocation_count);
-    TEST("memory_allocate: 20,000 live blocks, each whole, each zeroed when the memory is used again")
-    {
+    CHECK("memory_allocate: NULL for size 0, no system, too large an alignment, sizes that overflow",
+          memory_allocate(system, 0, 64) == NULL && memory_allocate(NULL, 64, 64) == NULL &&
+              memory_allocate(system, 64, GIB + 1) == NULL && memory_allocate(system, 64, SIZE_MAX) == NULL &&
+              memory_allocate(system, SIZE_MAX, 64) == NULL && memory_allocate(system, SIZE_MAX - 64, 4096) == NULL &&
+              memory_allocate(system, SIZE_MAX / 2, 1) == NULL);
+    CHECK("memory_allocate: refused calls changed nothing",
+          metrics_of(system).current_usage == before.current_usage &&
+              metrics_of(system).allocation_count == before.allocation_count);
+    TEST("memory_allocate: 20,000 live blocks, each whole, each zeroed when the memory is used again") {
         enum { BLOCKS = 20000 };
         unsigned char **blocks = table_new(BLOCKS * sizeof *blocks);
         size_t *sizes = table_new(BLOCKS * sizeof *sizes), total = 0;
@@ -92,13 +100,16 @@ static void test_allocate(advanced_memory_system_t *system)
                 sizes[i] = random_size(&random, 0, i % 1000 ? 12 : 22);
                 blocks[i] = memory_allocate(system, sizes[i], 1 + random_below(&random, 128));
                 if (!EXPECT(blocks[i] != NULL, "block %zu of %zu bytes is NULL", i, sizes[i])) continue;
-                EXPECT(all_zero(blocks[i], sizes[i]), "round %d: block %zu of %zu bytes is not zeroed", round, i, sizes[i]);
+                EXPECT(all_zero(blocks[i], sizes[i]), "round %d: block %zu of %zu bytes is not zeroed", round, i,
+                       sizes[i]);
                 pattern_fill(blocks[i], 0, sizes[i], i);
                 total += sizes[i];
             }
-            EXPECT(live_bytes(system) == before.current_usage + total, "%zu bytes live, expected %zu", live_bytes(system), before.current_usage + total);
+            EXPECT(live_bytes(system) == before.current_usage + total, "%zu bytes live, expected %zu",
+                   live_bytes(system), before.current_usage + total);
             for (size_t i = 0; i < BLOCKS; i++) {
-                EXPECT(blocks[i] && pattern_holds(blocks[i], 0, sizes[i], i), "block %zu of %zu bytes was written by another", i, sizes[i]);
+                EXPECT(blocks[i] && pattern_holds(blocks[i], 0, sizes[i], i),
+                       "block %zu of %zu bytes was written by another", i, sizes[i]);
                 memory_free(system, blocks[i]);
             }
             total = 0;
@@ -109,18 +120,18 @@ static void test_allocate(advanced_memory_system_t *system)
     }
 }
 
-static void test_free_and_reallocate(advanced_memory_system_t *system)
-{
+static void test_free_and_reallocate(advanced_memory_system_t *system) {
     char local[128] = {0}, *foreign = malloc(100);
     unsigned char *block = memory_allocate(system, 500, 64), *of_global = unimem_global()->allocate(100, 0);
     pattern_fill(block, 0, 500, 5);
     size_t live = live_bytes(system);
-    void *wrong[] = {NULL, local, foreign, block + 64, block + 1, of_global, (void *)0x1000, (void *)UINTPTR_MAX, system};
-    TEST("memory_free: what is not the system's is ignored")
-    {
+    void *wrong[] = {NULL,  local, foreign, block + 64, block + 1, of_global, (void *)0x1000, (void *)UINTPTR_MAX,
+                     system};
+    TEST("memory_free: what is not the system's is ignored") {
         for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
             memory_free(system, opaque(wrong[i]));
-            EXPECT(live_bytes(system) == live, "pointer %zu: %zu bytes live, expected %zu", i, live_bytes(system), live);
+            EXPECT(live_bytes(system) == live, "pointer %zu: %zu bytes live, expected %zu", i, live_bytes(system),
+                   live);
         }
         memory_free(NULL, block);
         EXPECT(live_bytes(system) == live && pattern_holds(block, 0, 500, 5), "the live block changed");
@@ -131,14 +142,15 @@ static void test_free_and_reallocate(advanced_memory_system_t *system)
     unimem_global()->free(of_global);
 
     block = memory_reallocate(system, block, 100000);
-    CHECK("memory_reallocate: contents stay when growing, what is new is zeroed", block && pattern_holds(block, 0, 500, 5) && all_zero(block + 500, 100000 - 500));
+    CHECK("memory_reallocate: contents stay when growing, what is new is zeroed",
+          block && pattern_holds(block, 0, 500, 5) && all_zero(block + 500, 100000 - 500));
     pattern_fill(block, 0, 100000, 6);
     block = memory_reallocate(system, block, 300);
     CHECK("memory_reallocate: contents stay when shrinking", block && pattern_holds(block, 0, 300, 6));
     block = memory_reallocate(system, block, 2000);
-    CHECK("memory_reallocate: what comes back after shrinking is zeroed", block && pattern_holds(block, 0, 300, 6) && all_zero(block + 300, 1700));
-    TEST("memory_reallocate: sizes at random, contents and zeroed tail")
-    {
+    CHECK("memory_reallocate: what comes back after shrinking is zeroed",
+          block && pattern_holds(block, 0, 300, 6) && all_zero(block + 300, 1700));
+    TEST("memory_reallocate: sizes at random, contents and zeroed tail") {
         random_t random = {8};
         size_t size = 2000;
         for (size_t i = 0; i < 400; i++) {
@@ -151,26 +163,31 @@ static void test_free_and_reallocate(advanced_memory_system_t *system)
             EXPECT(all_zero(block + common, next - common), "from %zu to %zu: the new part is not zeroed", size, next);
             size = next;
         }
-        EXPECT(memory_reallocate(system, block, SIZE_MAX - 10) == NULL && get_allocation_size(system, block) >= size, "a failure must leave the old block");
+        EXPECT(memory_reallocate(system, block, SIZE_MAX - 10) == NULL && get_allocation_size(system, block) >= size,
+               "a failure must leave the old block");
     }
-    CHECK("memory_reallocate: size 0 frees", memory_reallocate(system, block, 0) == NULL && get_allocation_size(system, block) == 0);
+    CHECK("memory_reallocate: size 0 frees",
+          memory_reallocate(system, block, 0) == NULL && get_allocation_size(system, block) == 0);
     block = memory_reallocate(system, NULL, 640);
     CHECK("memory_reallocate: NULL allocates, zeroed", block && all_zero(block, 640));
     unsigned char *aligned = memory_allocate(system, 100, 3000);
     aligned = memory_reallocate(system, aligned, 50000);
     CHECK("memory_reallocate: the alignment stays", aligned && is_aligned(aligned, 4096));
-    CHECK("memory_reallocate: NULL for what is not the system's", memory_reallocate(system, opaque(local), 10) == NULL && memory_reallocate(system, block + 64, 10) == NULL && memory_reallocate(NULL, NULL, 10) == NULL);
+    CHECK("memory_reallocate: NULL for what is not the system's",
+          memory_reallocate(system, opaque(local), 10) == NULL && memory_reallocate(system, block + 64, 10) == NULL &&
+              memory_reallocate(NULL, NULL, 10) == NULL);
     memory_free(system, aligned);
     memory_free(system, block);
     memory_free(system, opaque(block));
     CHECK_EQ("a double free changes nothing", live_bytes(system), 0);
 }
 
-static void test_metrics(advanced_memory_system_t *system)
-{
+static void test_metrics(advanced_memory_system_t *system) {
     CHECK("reset_memory_metrics: the history begins anew", reset_memory_metrics(system));
     memory_metrics_t metrics = metrics_of(system);
-    CHECK("metrics after a reset with nothing live are all 0", metrics.total_allocated == 0 && metrics.total_freed == 0 && metrics.peak_usage == 0 && metrics.current_usage == 0 && metrics.allocation_count == 0);
+    CHECK("metrics after a reset with nothing live are all 0",
+          metrics.total_allocated == 0 && metrics.total_freed == 0 && metrics.peak_usage == 0 &&
+              metrics.current_usage == 0 && metrics.allocation_count == 0);
     void *blocks[4];
     for (size_t i = 0; i < 4; i++) blocks[i] = memory_allocate(system, 1000 * (i + 1), 64);
     memory_free(system, blocks[0]);
@@ -182,16 +199,19 @@ static void test_metrics(advanced_memory_system_t *system)
     CHECK_EQ("metrics: current_usage", metrics.current_usage, 5050);
     CHECK_EQ("metrics: peak_usage", metrics.peak_usage, 10000);
     CHECK_EQ("metrics: allocation_count", metrics.allocation_count, 5);
-    CHECK("metrics: fragmentation is a part of the whole", metrics.fragmentation >= 0.0 && metrics.fragmentation <= 1.0);
+    CHECK("metrics: fragmentation is a part of the whole",
+          metrics.fragmentation >= 0.0 && metrics.fragmentation <= 1.0);
     reset_memory_metrics(system);
     metrics = metrics_of(system);
-    CHECK("reset_memory_metrics: the peak is what is live now, the history 0", metrics.peak_usage == 5050 && metrics.current_usage == 5050 && metrics.total_freed == 0 && metrics.allocation_count == 0);
+    CHECK("reset_memory_metrics: the peak is what is live now, the history 0",
+          metrics.peak_usage == 5050 && metrics.current_usage == 5050 && metrics.total_freed == 0 &&
+              metrics.allocation_count == 0);
     for (size_t i = 0; i < 3; i++) memory_free(system, blocks[i]);
-    CHECK("metrics: NULL arguments are false", !get_memory_metrics(NULL, &metrics) && !get_memory_metrics(system, NULL) && !reset_memory_metrics(NULL));
+    CHECK("metrics: NULL arguments are false",
+          !get_memory_metrics(NULL, &metrics) && !get_memory_metrics(system, NULL) && !reset_memory_metrics(NULL));
 }
 
-static void test_fragmentation(advanced_memory_system_t *system)
-{
+static void test_fragmentation(advanced_memory_system_t *system) {
     enum { BLOCKS = 16000 };
     void **blocks = table_new(BLOCKS * sizeof *blocks);
     double full = -1, sparse = -1, empty = -1, level = -1;
@@ -202,8 +222,10 @@ static void test_fragmentation(advanced_memory_system_t *system)
         if (i % 20) memory_free(system, blocks[i]);
     CHECK("analyze_fragmentation: true with few blocks live", analyze_fragmentation(system, &sparse));
     printf("# fragmentation: %.3f full, %.3f with one block in twenty live\n", full, sparse);
-    CHECK("fragmentation is measured: low when full, high when sparse", full >= 0 && full < 0.2 && sparse > 0.5 && sparse <= 1.0);
-    CHECK("is_defragmentation_needed: true when sparse, with the same measure", is_defragmentation_needed(system, &level) && level > 0.5 && level <= 1.0);
+    CHECK("fragmentation is measured: low when full, high when sparse",
+          full >= 0 && full < 0.2 && sparse > 0.5 && sparse <= 1.0);
+    CHECK("is_defragmentation_needed: true when sparse, with the same measure",
+          is_defragmentation_needed(system, &level) && level > 0.5 && level <= 1.0);
     for (size_t i = 0; i < BLOCKS; i += 20) memory_free(system, blocks[i]);
     size_t before = resident_bytes();
     const defrag_config_t defrag = {.threshold = 0.1, .max_moves = 1000, .compact_pools = true};
@@ -212,67 +234,90 @@ static void test_fragmentation(advanced_memory_system_t *system)
     printf("# resident memory: %zu KiB before, %zu KiB after\n", before / KIB, after / KIB);
     CHECK("start_defragmentation: unused memory goes back to the system", after + 40 * MIB < before);
     CHECK("stop_defragmentation: true once after a start", stop_defragmentation(system));
-    CHECK("fragmentation with nothing live is in range", analyze_fragmentation(system, &empty) && empty >= 0 && empty <= 1.0);
-    CHECK("defragmentation: NULL arguments are false", !start_defragmentation(NULL, &defrag) && !start_defragmentation(system, NULL) && !stop_defragmentation(NULL) && !is_defragmentation_needed(NULL, &level) && !analyze_fragmentation(NULL, &level) && !analyze_fragmentation(system, NULL));
+    CHECK("fragmentation with nothing live is in range",
+          analyze_fragmentation(system, &empty) && empty >= 0 && empty <= 1.0);
+    CHECK("defragmentation: NULL arguments are false",
+          !start_defragmentation(NULL, &defrag) && !start_defragmentation(system, NULL) &&
+              !stop_defragmentation(NULL) && !is_defragmentation_needed(NULL, &level) &&
+              !analyze_fragmentation(NULL, &level) && !analyze_fragmentation(system, NULL));
     munmap(blocks, BLOCKS * sizeof *blocks);
-    TEST("optimize_memory_usage: true for every level, false for others; live blocks stay whole")
-    {
+    TEST("optimize_memory_usage: true for every level, false for others; live blocks stay whole") {
         unsigned char *block = memory_allocate(system, 10000, 64);
         pattern_fill(block, 0, 10000, 3);
-        for (int i = MEM_OPT_NONE; i <= MEM_OPT_AGGRESSIVE; i++) EXPECT(optimize_memory_usage(system, (optimization_level_t)i), "level %d is false", i);
-        EXPECT(!optimize_memory_usage(system, (optimization_level_t)17) && !optimize_memory_usage(NULL, MEM_OPT_BASIC), "an unknown level or NULL is true");
+        for (int i = MEM_OPT_NONE; i <= MEM_OPT_AGGRESSIVE; i++)
+            EXPECT(optimize_memory_usage(system, (optimization_level_t)i), "level %d is false", i);
+        EXPECT(!optimize_memory_usage(system, (optimization_level_t)17) && !optimize_memory_usage(NULL, MEM_OPT_BASIC),
+               "an unknown level or NULL is true");
         EXPECT(pattern_holds(block, 0, 10000, 3), "contents changed");
         memory_free(system, block);
     }
-    CHECK("optimize_allocation_strategy: true for every strategy, false for NULL and unknown ones", optimize_allocation_strategy(system, ALLOC_STRATEGY_SLAB) && optimize_allocation_strategy(system, ALLOC_STRATEGY_BEST_FIT) && !optimize_allocation_strategy(NULL, ALLOC_STRATEGY_SLAB) && !optimize_allocation_strategy(system, (allocation_strategy_t)44));
+    CHECK("optimize_allocation_strategy: true for every strategy, false for NULL and unknown ones",
+          optimize_allocation_strategy(system, ALLOC_STRATEGY_SLAB) &&
+              optimize_allocation_strategy(system, ALLOC_STRATEGY_BEST_FIT) &&
+              !optimize_allocation_strategy(NULL, ALLOC_STRATEGY_SLAB) &&
+              !optimize_allocation_strategy(system, (allocation_strategy_t)44));
 }
 
-static void test_block_questions(advanced_memory_system_t *system)
-{
+static void test_block_questions(advanced_memory_system_t *system) {
     char local[64], *foreign = malloc(100);
-    TEST("get_block_info: true address, size, alignment and padding of every block")
-    {
+    TEST("get_block_info: true address, size, alignment and padding of every block") {
         for (size_t size = 1; size < 5 * MIB; size = size * 3 + 5)
             for (size_t alignment = 8; alignment <= 65536; alignment *= 4) {
                 unsigned char *block = memory_allocate(system, size, alignment);
                 block_info_t info;
                 memset(&info, 0xA5, sizeof info);
                 if (!EXPECT(get_block_info(system, block, &info), "no info of %zu bytes", size)) continue;
-                EXPECT(info.address == block && info.is_allocated && info.size == size, "%zu bytes: address %p, size %zu", size, info.address, info.size);
-                EXPECT(info.alignment >= alignment && (info.alignment & (info.alignment - 1)) == 0 && is_aligned(block, info.alignment), "%zu bytes: alignment %zu, asked for %zu", size, info.alignment, alignment);
-                EXPECT(info.size + info.padding <= 2 * size + info.alignment + 4096, "%zu bytes: padding %zu", size, info.padding);
-                EXPECT(get_allocation_size(system, block) == size, "get_allocation_size of %zu bytes is %zu", size, get_allocation_size(system, block));
-                EXPECT(validate_memory_block(system, block) && check_memory_corruption(system, block), "%zu bytes: not valid", size);
+                EXPECT(info.address == block && info.is_allocated && info.size == size,
+                       "%zu bytes: address %p, size %zu", size, info.address, info.size);
+                EXPECT(info.alignment >= alignment && (info.alignment & (info.alignment - 1)) == 0 &&
+                           is_aligned(block, info.alignment),
+                       "%zu bytes: alignment %zu, asked for %zu", size, info.alignment, alignment);
+                EXPECT(info.size + info.padding <= 2 * size + info.alignment + 4096, "%zu bytes: padding %zu", size,
+                       info.padding);
+                EXPECT(get_allocation_size(system, block) == size, "get_allocation_size of %zu bytes is %zu", size,
+                       get_allocation_size(system, block));
+                EXPECT(validate_memory_block(system, block) && check_memory_corruption(system, block),
+                       "%zu bytes: not valid", size);
                 memory_free(system, block);
-                EXPECT(!get_block_info(system, block, &info) && get_allocation_size(system, block) == 0 && !check_memory_corruption(system, block), "%zu bytes: still known after the free", size);
+                EXPECT(!get_block_info(system, block, &info) && get_allocation_size(system, block) == 0 &&
+                           !check_memory_corruption(system, block),
+                       "%zu bytes: still known after the free", size);
             }
     }
     unsigned char *block = memory_allocate(system, 1000, 64);
     void *wrong[] = {NULL, local, foreign, (void *)0x1000, (void *)UINTPTR_MAX, system};
-    TEST("questions about what is not the system's are answered with false and 0")
-    {
+    TEST("questions about what is not the system's are answered with false and 0") {
         for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
             block_info_t info = {.size = 4711};
             void *pointer = opaque(wrong[i]);
             EXPECT(!get_block_info(system, pointer, &info) && info.size == 4711, "get_block_info of pointer %zu", i);
-            EXPECT(!validate_memory_block(system, pointer) && !check_memory_corruption(system, pointer) && get_allocation_size(system, pointer) == 0, "pointer %zu", i);
+            EXPECT(!validate_memory_block(system, pointer) && !check_memory_corruption(system, pointer) &&
+                       get_allocation_size(system, pointer) == 0,
+                   "pointer %zu", i);
         }
-        EXPECT(!get_block_info(system, block, NULL) && !get_block_info(NULL, block, &(block_info_t){0}) && !validate_memory_block(NULL, block) && !check_memory_corruption(NULL, block) && get_allocation_size(NULL, block) == 0, "NULL arguments");
+        EXPECT(!get_block_info(system, block, NULL) && !get_block_info(NULL, block, &(block_info_t){0}) &&
+                   !validate_memory_block(NULL, block) && !check_memory_corruption(NULL, block) &&
+                   get_allocation_size(NULL, block) == 0,
+               "NULL arguments");
     }
-    CHECK("validate_memory_block: also within a block, not beyond its end", validate_memory_block(system, block + 500) && !get_block_info(system, block + 500, &(block_info_t){0}) && get_allocation_size(system, block + 500) == 0);
+    CHECK("validate_memory_block: also within a block, not beyond its end",
+          validate_memory_block(system, block + 500) && !get_block_info(system, block + 500, &(block_info_t){0}) &&
+              get_allocation_size(system, block + 500) == 0);
     memory_free(system, block);
     free(foreign);
 
-    CHECK("start_memory_monitoring: true; false for NULL", start_memory_monitoring(system) && !start_memory_monitoring(NULL));
-    TEST("check_memory_corruption: one byte written behind a block is told, whatever the size")
-    {
+    CHECK("start_memory_monitoring: true; false for NULL",
+          start_memory_monitoring(system) && !start_memory_monitoring(NULL));
+    TEST("check_memory_corruption: one byte written behind a block is told, whatever the size") {
         for (size_t size = 1; size < 3 * MIB; size = size < 300 ? size + 1 : size * 2 + 64) {
             unsigned char *damaged = memory_allocate(system, size, 64), *good = memory_allocate(system, size, 64);
             if (!EXPECT(damaged && good, "%zu bytes: NULL", size)) continue;
-            EXPECT(get_allocation_size(system, good) == size, "%zu bytes: size %zu with guard bytes", size, get_allocation_size(system, good));
+            EXPECT(get_allocation_size(system, good) == size, "%zu bytes: size %zu with guard bytes", size,
+                   get_allocation_size(system, good));
             memset(damaged, 0xFF, size);
             memset(good, 0xFF, size);
-            EXPECT(check_memory_corruption(system, damaged) && check_memory_corruption(system, good), "%zu bytes: told as damaged before it was", size);
+            EXPECT(check_memory_corruption(system, damaged) && check_memory_corruption(system, good),
+                   "%zu bytes: told as damaged before it was", size);
             unsigned char was = damaged[size];
             damaged[size] = (unsigned char)~was;
             EXPECT(!check_memory_corruption(system, damaged), "%zu bytes: the damage is not told", size);
@@ -285,30 +330,35 @@ static void test_block_questions(advanced_memory_system_t *system)
             memory_free(system, grown);
         }
     }
-    CHECK("stop_memory_monitoring: true; false for NULL", stop_memory_monitoring(system) && !stop_memory_monitoring(NULL));
+    CHECK("stop_memory_monitoring: true; false for NULL",
+          stop_memory_monitoring(system) && !stop_memory_monitoring(NULL));
     CHECK_EQ("nothing is left live", live_bytes(system), 0);
 }
 
-static void test_interface_of_system(advanced_memory_system_t *system)
-{
+static void test_interface_of_system(advanced_memory_system_t *system) {
     CHECK("unimem_system_interface: NULL system is NULL", unimem_system_interface(NULL) == NULL);
     unified_memory_interface_t *memory = unimem_system_interface(system);
-    if (!CHECK("unimem_system_interface: a system implements the interface", memory && unimem_system_interface(system) == memory)) return;
+    if (!CHECK("unimem_system_interface: a system implements the interface",
+               memory && unimem_system_interface(system) == memory))
+        return;
     memory_stats_t stats;
     reset_memory_metrics(system);
     unsigned char *a = memory->allocate(3000, 256), *b = memory_allocate(system, 500, 64);
     memory->get_stats(&stats);
-    CHECK("system and interface are one: each counts what the other allocates", a && b && stats.total_allocated == 3500 && live_bytes(system) == 3500);
-    CHECK("blocks of the interface are known to the system, and are zeroed", get_allocation_size(system, a) == 3000 && is_aligned(a, 256) && all_zero(a, 3000));
+    CHECK("system and interface are one: each counts what the other allocates",
+          a && b && stats.total_allocated == 3500 && live_bytes(system) == 3500);
+    CHECK("blocks of the interface are known to the system, and are zeroed",
+          get_allocation_size(system, a) == 3000 && is_aligned(a, 256) && all_zero(a, 3000));
     memory_free(system, a);
     memory->free(b);
     memory->get_stats(&stats);
-    CHECK("system and interface are one: each frees what the other allocated", stats.total_allocated == 0 && live_bytes(system) == 0);
-    CHECK("the interface keeps its own rule for alignments", memory->allocate(64, 3) == NULL && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
+    CHECK("system and interface are one: each frees what the other allocated",
+          stats.total_allocated == 0 && live_bytes(system) == 0);
+    CHECK("the interface keeps its own rule for alignments",
+          memory->allocate(64, 3) == NULL && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
 }
 
-int main(void)
-{
+int main(void) {
     test_one_system();
     advanced_memory_system_t *system = create_memory_system(&config);
     if (CHECK("a system for the tests", system != NULL)) {

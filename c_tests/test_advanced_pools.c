@@ -10,8 +10,7 @@
 
 static advanced_memory_system_t *memory_system;
 
-static size_t live_bytes(void)
-{
+static size_t live_bytes(void) {
     memory_metrics_t metrics = {0};
     get_memory_metrics(memory_system, &metrics);
     return metrics.current_usage;
@@ -28,27 +27,37 @@ typedef struct {
 
 static const names_t all_names[] = {
     {"ams_", ams_create_memory_pool, ams_destroy_memory_pool, ams_pool_allocate, ams_pool_free},
-    {"advanced_", advanced_create_memory_pool, advanced_destroy_memory_pool, advanced_pool_allocate, advanced_pool_free},
+    {"advanced_", advanced_create_memory_pool, advanced_destroy_memory_pool, advanced_pool_allocate,
+     advanced_pool_free},
     {"the older generation's", create_memory_pool, destroy_memory_pool, pool_allocate, pool_free},
 };
 
-static void test_pool(const names_t *names)
-{
+static void test_pool(const names_t *names) {
     char name[200];
-    const pool_config_t config = {.pool_size = MIB, .block_size = 4096, .max_blocks = 16, .thread_safe = true, .enable_growth = true, .enable_stats = true}, zeros = {0};
+    const pool_config_t config = {.pool_size = MIB,
+                                  .block_size = 4096,
+                                  .max_blocks = 16,
+                                  .thread_safe = true,
+                                  .enable_growth = true,
+                                  .enable_stats = true},
+                        zeros = {0};
     void *pool = names->create(memory_system, &config), *plain = names->create(memory_system, &zeros);
     snprintf(name, sizeof name, "%s functions: a pool, also from a config of zeros", names->name);
     if (!CHECK(name, pool && plain && pool != plain)) return;
     snprintf(name, sizeof name, "%s functions: NULL arguments give NULL and harm nothing", names->name);
-    CHECK(name, names->create(NULL, &config) == NULL && names->create(memory_system, NULL) == NULL && names->allocate(NULL, pool, 8) == NULL && names->allocate(memory_system, NULL, 8) == NULL && names->allocate(memory_system, pool, 0) == NULL && names->allocate(memory_system, pool, SIZE_MAX) == NULL && names->allocate(memory_system, pool, SIZE_MAX - 63) == NULL);
+    CHECK(name, names->create(NULL, &config) == NULL && names->create(memory_system, NULL) == NULL &&
+                    names->allocate(NULL, pool, 8) == NULL && names->allocate(memory_system, NULL, 8) == NULL &&
+                    names->allocate(memory_system, pool, 0) == NULL &&
+                    names->allocate(memory_system, pool, SIZE_MAX) == NULL &&
+                    names->allocate(memory_system, pool, SIZE_MAX - 63) == NULL);
     names->free(NULL, pool, NULL);
     names->free(memory_system, NULL, NULL);
     names->free(memory_system, pool, NULL);
     names->destroy(NULL, pool);
     names->destroy(memory_system, NULL);
-    snprintf(name, sizeof name, "%s functions: 5,000 live blocks, zeroed, aligned, whole, counted by the system", names->name);
-    TEST(name)
-    {
+    snprintf(name, sizeof name, "%s functions: 5,000 live blocks, zeroed, aligned, whole, counted by the system",
+             names->name);
+    TEST(name) {
         static unsigned char *blocks[5000];
         static size_t sizes[5000];
         random_t random = {5};
@@ -57,15 +66,20 @@ static void test_pool(const names_t *names)
             for (size_t i = 0; i < 5000; i++) {
                 sizes[i] = random_size(&random, 0, i % 500 ? 12 : 22);
                 blocks[i] = names->allocate(memory_system, pool, sizes[i]);
-                if (!EXPECT(blocks[i] && is_aligned(blocks[i], 64), "block %zu of %zu bytes at %p", i, sizes[i], (void *)blocks[i])) continue;
-                EXPECT(all_zero(blocks[i], sizes[i]), "round %d: block %zu of %zu bytes is not zeroed", round, i, sizes[i]);
+                if (!EXPECT(blocks[i] && is_aligned(blocks[i], 64), "block %zu of %zu bytes at %p", i, sizes[i],
+                            (void *)blocks[i]))
+                    continue;
+                EXPECT(all_zero(blocks[i], sizes[i]), "round %d: block %zu of %zu bytes is not zeroed", round, i,
+                       sizes[i]);
                 pattern_fill(blocks[i], 0, sizes[i], i);
                 total += sizes[i];
             }
-            EXPECT(live_bytes() == before + total, "the system counts %zu bytes more, expected %zu", live_bytes() - before, total);
+            EXPECT(live_bytes() == before + total, "the system counts %zu bytes more, expected %zu",
+                   live_bytes() - before, total);
             for (size_t i = 0; i < 5000; i++) {
                 if (!blocks[i]) continue;
-                EXPECT(pattern_holds(blocks[i], 0, sizes[i], i), "block %zu of %zu bytes was written by another", i, sizes[i]);
+                EXPECT(pattern_holds(blocks[i], 0, sizes[i], i), "block %zu of %zu bytes was written by another", i,
+                       sizes[i]);
                 names->free(memory_system, pool, blocks[i]);
             }
             EXPECT(live_bytes() == before, "the system counts %zu bytes, expected %zu", live_bytes(), before);
@@ -73,10 +87,10 @@ static void test_pool(const names_t *names)
     }
     unsigned char *block = names->allocate(memory_system, pool, 300);
     char local[64], *foreign = malloc(64);
-    void *of_plain = names->allocate(memory_system, plain, 300), *wrong[] = {local, foreign, block + 64, of_plain, (void *)0x1000, pool};
+    void *of_plain = names->allocate(memory_system, plain, 300),
+         *wrong[] = {local, foreign, block + 64, of_plain, (void *)0x1000, pool};
     snprintf(name, sizeof name, "%s functions: a free of what is not the pool's is ignored", names->name);
-    TEST(name)
-    {
+    TEST(name) {
         size_t before = live_bytes();
         for (size_t i = 0; i < 6; i++) {
             names->free(memory_system, pool, opaque(wrong[i]));
@@ -94,8 +108,7 @@ static void test_pool(const names_t *names)
     CHECK_EQ(name, live_bytes(), 0);
 }
 
-static void test_limits(void)
-{
+static void test_limits(void) {
     void *pool = ams_create_memory_pool(memory_system, &(pool_config_t){.max_blocks = 3});
     void *blocks[4];
     for (size_t i = 0; i < 4; i++) blocks[i] = ams_pool_allocate(memory_system, pool, 100);
@@ -103,50 +116,69 @@ static void test_limits(void)
     ams_pool_free(memory_system, pool, blocks[1]);
     blocks[1] = ams_pool_allocate(memory_system, pool, 100);
     CHECK("max_blocks without growth: a free makes room", blocks[1] != NULL);
-    CHECK("optimize_pool_configuration: growth allowed, and there is room", optimize_pool_configuration(memory_system, pool, &(pool_config_t){.max_blocks = 3, .enable_growth = true}) && ams_pool_allocate(memory_system, pool, 100));
-    CHECK("optimize_pool_configuration: false for NULL", !optimize_pool_configuration(NULL, pool, &(pool_config_t){0}) && !optimize_pool_configuration(memory_system, NULL, &(pool_config_t){0}) && !optimize_pool_configuration(memory_system, pool, NULL));
+    CHECK("optimize_pool_configuration: growth allowed, and there is room",
+          optimize_pool_configuration(memory_system, pool, &(pool_config_t){.max_blocks = 3, .enable_growth = true}) &&
+              ams_pool_allocate(memory_system, pool, 100));
+    CHECK("optimize_pool_configuration: false for NULL",
+          !optimize_pool_configuration(NULL, pool, &(pool_config_t){0}) &&
+              !optimize_pool_configuration(memory_system, NULL, &(pool_config_t){0}) &&
+              !optimize_pool_configuration(memory_system, pool, NULL));
     ams_destroy_memory_pool(memory_system, pool);
     pool = ams_create_memory_pool(memory_system, &(pool_config_t){.pool_size = 10000});
     void *first = ams_pool_allocate(memory_system, pool, 6000);
-    CHECK("pool_size without growth: not exceeded", first && !ams_pool_allocate(memory_system, pool, 6000) && ams_pool_allocate(memory_system, pool, 4000));
+    CHECK("pool_size without growth: not exceeded",
+          first && !ams_pool_allocate(memory_system, pool, 6000) && ams_pool_allocate(memory_system, pool, 4000));
     ams_destroy_memory_pool(memory_system, pool);
 }
 
-static void test_layouts(void)
-{
-    _Static_assert(sizeof(MemoryLayout) == 280 && offsetof(MemoryLayout, strides) == 136 && offsetof(MemoryLayout, total_size) == 264 && offsetof(MemoryLayout, geom_type) == 276, "MemoryLayout");
-    _Static_assert(sizeof(MemoryBuffer) == 40 && offsetof(MemoryBuffer, size) == 24 && offsetof(MemoryBuffer, hardware) == 36, "MemoryBuffer");
-    MemoryPool *pool = ams_create_memory_pool(memory_system, &(pool_config_t){.enable_stats = true, .enable_growth = true});
+static void test_layouts(void) {
+    _Static_assert(sizeof(MemoryLayout) == 280 && offsetof(MemoryLayout, strides) == 136 &&
+                       offsetof(MemoryLayout, total_size) == 264 && offsetof(MemoryLayout, geom_type) == 276,
+                   "MemoryLayout");
+    _Static_assert(sizeof(MemoryBuffer) == 40 && offsetof(MemoryBuffer, size) == 24 &&
+                       offsetof(MemoryBuffer, hardware) == 36,
+                   "MemoryBuffer");
+    MemoryPool *pool =
+        ams_create_memory_pool(memory_system, &(pool_config_t){.enable_stats = true, .enable_growth = true});
     if (!CHECK("a pool for layouts", pool != NULL)) return;
-    TEST("create_memory_layout: 1 to 16 dimensions, the first fastest, zeroed, aligned to 64")
-    {
+    TEST("create_memory_layout: 1 to 16 dimensions, the first fastest, zeroed, aligned to 64") {
         for (size_t count = 1; count <= 16; count++) {
             size_t dimensions[16], stride = 1;
             for (size_t i = 0; i < count; i++) dimensions[i] = 1 + (i * 7 + count) % 3;
             MemoryLayout *layout = create_memory_layout(pool, dimensions, count, GEOMETRIC_STATE_KAHLER);
             if (!EXPECT(layout != NULL, "%zu dimensions: NULL", count)) continue;
             for (size_t i = 0; i < count; i++) {
-                EXPECT(layout->dimensions[i] == dimensions[i] && layout->strides[i] == stride, "%zu dimensions: stride %zu is %zu, expected %zu", count, i, layout->strides[i], stride);
+                EXPECT(layout->dimensions[i] == dimensions[i] && layout->strides[i] == stride,
+                       "%zu dimensions: stride %zu is %zu, expected %zu", count, i, layout->strides[i], stride);
                 stride *= dimensions[i];
             }
-            EXPECT(layout->total_size == (stride + 63) / 64 * 64, "%zu dimensions: total_size %zu of %zu bytes", count, layout->total_size, stride);
+            EXPECT(layout->total_size == (stride + 63) / 64 * 64, "%zu dimensions: total_size %zu of %zu bytes", count,
+                   layout->total_size, stride);
             EXPECT(layout->is_geometric && layout->geom_type == GEOMETRIC_STATE_KAHLER, "%zu dimensions: kind", count);
-            EXPECT(layout->base_ptr && is_aligned(layout->base_ptr, 64) && all_zero(layout->base_ptr, layout->total_size), "%zu dimensions: base %p", count, layout->base_ptr);
+            EXPECT(layout->base_ptr && is_aligned(layout->base_ptr, 64) &&
+                       all_zero(layout->base_ptr, layout->total_size),
+                   "%zu dimensions: base %p", count, layout->base_ptr);
             memset(layout->base_ptr, 0xFF, layout->total_size);
         }
     }
-    size_t seventeen[17], zero[] = {4, 0}, huge[] = {SIZE_MAX / 2, 3}, one[] = {100}, wraps[] = {(size_t)1 << 32, (size_t)1 << 32};
+    size_t seventeen[17], zero[] = {4, 0}, huge[] = {SIZE_MAX / 2, 3}, one[] = {100},
+                          wraps[] = {(size_t)1 << 32, (size_t)1 << 32};
     for (size_t i = 0; i < 17; i++) seventeen[i] = 1;
-    CHECK("create_memory_layout: NULL for 17, no, zero, missing and overflowing dimensions", !create_memory_layout(pool, seventeen, 17, GEOMETRIC_STATE_EUCLIDEAN) && !create_memory_layout(pool, one, 0, GEOMETRIC_STATE_EUCLIDEAN) && !create_memory_layout(pool, zero, 2, GEOMETRIC_STATE_EUCLIDEAN) && !create_memory_layout(pool, NULL, 1, GEOMETRIC_STATE_EUCLIDEAN) && !create_memory_layout(pool, huge, 2, GEOMETRIC_STATE_EUCLIDEAN) && !create_memory_layout(pool, wraps, 2, GEOMETRIC_STATE_EUCLIDEAN) && !create_memory_layout(NULL, one, 1, GEOMETRIC_STATE_EUCLIDEAN));
-    TEST("update_memory_access: tags layouts as Euclidean, and takes NULL")
-    {
+    CHECK("create_memory_layout: NULL for 17, no, zero, missing and overflowing dimensions",
+          !create_memory_layout(pool, seventeen, 17, GEOMETRIC_STATE_EUCLIDEAN) &&
+              !create_memory_layout(pool, one, 0, GEOMETRIC_STATE_EUCLIDEAN) &&
+              !create_memory_layout(pool, zero, 2, GEOMETRIC_STATE_EUCLIDEAN) &&
+              !create_memory_layout(pool, NULL, 1, GEOMETRIC_STATE_EUCLIDEAN) &&
+              !create_memory_layout(pool, huge, 2, GEOMETRIC_STATE_EUCLIDEAN) &&
+              !create_memory_layout(pool, wraps, 2, GEOMETRIC_STATE_EUCLIDEAN) &&
+              !create_memory_layout(NULL, one, 1, GEOMETRIC_STATE_EUCLIDEAN));
+    TEST("update_memory_access: tags layouts as Euclidean, and takes NULL") {
         MemoryLayout *layout = create_memory_layout(pool, one, 1, GEOMETRIC_STATE_SPHERICAL);
         update_memory_access(pool);
         EXPECT(layout && layout->geom_type == GEOMETRIC_STATE_EUCLIDEAN, "not tagged");
         update_memory_access(NULL);
     }
-    TEST("layouts and buffers stay where they are while 10,000 more are made")
-    {
+    TEST("layouts and buffers stay where they are while 10,000 more are made") {
         enum { COUNT = 10000 };
         MemoryLayout **layouts = table_new(COUNT * sizeof *layouts);
         MemoryBuffer **buffers = table_new(COUNT * sizeof *buffers);
@@ -160,10 +192,13 @@ static void test_layouts(void)
         }
         for (size_t i = 0; i < COUNT; i++) {
             if (!layouts[i] || !buffers[i]) continue;
-            EXPECT(layouts[i]->dimensions[1] == 10 + i % 7 && pattern_holds(layouts[i]->base_ptr, 0, 100, i), "layout %zu changed", i);
-            EXPECT(buffers[i]->size == 64 + i % 5 && pattern_holds(buffers[i]->cpu_ptr, 0, 64, i + 1), "buffer %zu changed", i);
+            EXPECT(layouts[i]->dimensions[1] == 10 + i % 7 && pattern_holds(layouts[i]->base_ptr, 0, 100, i),
+                   "layout %zu changed", i);
+            EXPECT(buffers[i]->size == 64 + i % 5 && pattern_holds(buffers[i]->cpu_ptr, 0, 64, i + 1),
+                   "buffer %zu changed", i);
         }
-        EXPECT(pool->num_layouts >= COUNT && pool->num_buffers >= COUNT, "the pool counts %zu layouts and %zu buffers", pool->num_layouts, pool->num_buffers);
+        EXPECT(pool->num_layouts >= COUNT && pool->num_buffers >= COUNT, "the pool counts %zu layouts and %zu buffers",
+               pool->num_layouts, pool->num_buffers);
         munmap(layouts, COUNT * sizeof *layouts);
         munmap(buffers, COUNT * sizeof *buffers);
     }
@@ -171,22 +206,21 @@ static void test_layouts(void)
     CHECK_EQ("layouts and buffers are freed with their pool", live_bytes(), 0);
 }
 
-static void test_copy(void)
-{
+static void test_copy(void) {
     MemoryPool *pool = ams_create_memory_pool(memory_system, &(pool_config_t){.enable_growth = true});
     size_t dimensions[] = {5000};
     MemoryLayout *from = pool ? create_memory_layout(pool, dimensions, 1, GEOMETRIC_STATE_EUCLIDEAN) : NULL;
     MemoryLayout *to = pool ? create_memory_layout(pool, dimensions, 1, GEOMETRIC_STATE_EUCLIDEAN) : NULL;
     if (!CHECK("layouts to copy", from && to)) return;
     unsigned char *source = from->base_ptr, *target = to->base_ptr;
-    TEST("memory_copy: exactly the bytes asked for, whatever the size modulo 64")
-    {
+    TEST("memory_copy: exactly the bytes asked for, whatever the size modulo 64") {
         pattern_fill(source, 0, 5000, 11);
         for (size_t size = 0; size <= 5000; size += size < 400 ? 1 : 37) {
             memset(target, 0xCC, 5000);
             memory_copy(to, from, size);
             EXPECT(memcmp(target, source, size) == 0, "%zu bytes: not all were copied", size);
-            for (size_t i = size; i < size + 64 && i < 5000; i++) EXPECT(target[i] == 0xCC, "%zu bytes: byte %zu was written", size, i);
+            for (size_t i = size; i < size + 64 && i < 5000; i++)
+                EXPECT(target[i] == 0xCC, "%zu bytes: byte %zu was written", size, i);
         }
         memset(target, 0xCC, 5000);
         memory_copy(to, from, 1000000);
@@ -197,16 +231,18 @@ static void test_copy(void)
         memory_copy(from, from, 5000);
         EXPECT(pattern_holds(source, 0, 5000, 11), "the source changed");
     }
-    TEST("create_memory_buffer: mirrors where asked for, of every kind; transfers go where they should")
-    {
+    TEST("create_memory_buffer: mirrors where asked for, of every kind; transfers go where they should") {
         for (int kind = 0; kind < 4; kind++) {
             bool gpu = kind & 1, quantum = kind & 2;
             size_t size = 1000 + (size_t)kind;
             MemoryBuffer *buffer = create_memory_buffer(pool, size, gpu, quantum, HARDWARE_TYPE_SIMULATOR);
             if (!EXPECT(buffer && buffer->cpu_ptr, "kind %d: NULL", kind)) continue;
-            EXPECT((buffer->gpu_ptr != NULL) == gpu && (buffer->quantum_ptr != NULL) == quantum, "kind %d: mirrors %p and %p", kind, buffer->gpu_ptr, buffer->quantum_ptr);
-            EXPECT(buffer->size == size && buffer->hardware == HARDWARE_TYPE_SIMULATOR && buffer->is_unified == gpu, "kind %d: fields", kind);
-            EXPECT(is_aligned(buffer->cpu_ptr, 64) && all_zero(buffer->cpu_ptr, size), "kind %d: memory at %p", kind, buffer->cpu_ptr);
+            EXPECT((buffer->gpu_ptr != NULL) == gpu && (buffer->quantum_ptr != NULL) == quantum,
+                   "kind %d: mirrors %p and %p", kind, buffer->gpu_ptr, buffer->quantum_ptr);
+            EXPECT(buffer->size == size && buffer->hardware == HARDWARE_TYPE_SIMULATOR && buffer->is_unified == gpu,
+                   "kind %d: fields", kind);
+            EXPECT(is_aligned(buffer->cpu_ptr, 64) && all_zero(buffer->cpu_ptr, size), "kind %d: memory at %p", kind,
+                   buffer->cpu_ptr);
             pattern_fill(buffer->cpu_ptr, 0, size, 1);
             memory_transfer(buffer, GEOMETRIC_STATE_EUCLIDEAN);
             memory_transfer(buffer, GEOMETRIC_STATE_SPHERICAL);
@@ -222,14 +258,16 @@ static void test_copy(void)
             memory_transfer(NULL, GEOMETRIC_STATE_EUCLIDEAN);
         }
     }
-    CHECK("create_memory_buffer: NULL for no pool, size 0, sizes that overflow", !create_memory_buffer(NULL, 10, false, false, HARDWARE_TYPE_CPU) && !create_memory_buffer(pool, 0, false, false, HARDWARE_TYPE_CPU) && !create_memory_buffer(pool, SIZE_MAX, true, true, HARDWARE_TYPE_CPU));
+    CHECK("create_memory_buffer: NULL for no pool, size 0, sizes that overflow",
+          !create_memory_buffer(NULL, 10, false, false, HARDWARE_TYPE_CPU) &&
+              !create_memory_buffer(pool, 0, false, false, HARDWARE_TYPE_CPU) &&
+              !create_memory_buffer(pool, SIZE_MAX, true, true, HARDWARE_TYPE_CPU));
     ams_destroy_memory_pool(memory_system, pool);
 }
 
 static void *shared_pool;
 
-static void *churn(void *argument)
-{
+static void *churn(void *argument) {
     random_t random = {(uint64_t)(uintptr_t)argument};
     void *blocks[64] = {0};
     for (size_t i = 0; i < scaled(50000); i++) {
@@ -238,17 +276,17 @@ static void *churn(void *argument)
         blocks[slot] = ams_pool_allocate(memory_system, shared_pool, size);
         if (!EXPECT(blocks[slot] && all_zero(blocks[slot], size), "%zu bytes: NULL or not zeroed", size)) continue;
         memset(blocks[slot], 0xFF, size);
-        if (i % 1000 == 0) EXPECT(create_memory_layout(shared_pool, &size, 1, GEOMETRIC_STATE_CUSTOM) != NULL, "layout of %zu bytes", size);
+        if (i % 1000 == 0)
+            EXPECT(create_memory_layout(shared_pool, &size, 1, GEOMETRIC_STATE_CUSTOM) != NULL, "layout of %zu bytes",
+                   size);
     }
     for (size_t slot = 0; slot < 64; slot++) ams_pool_free(memory_system, shared_pool, blocks[slot]);
     return NULL;
 }
 
-static void test_threads(void)
-{
+static void test_threads(void) {
     shared_pool = ams_create_memory_pool(memory_system, &(pool_config_t){.thread_safe = true, .enable_growth = true});
-    TEST("four threads on one pool: memory zeroed, counts exact")
-    {
+    TEST("four threads on one pool: memory zeroed, counts exact") {
         pthread_t threads[4];
         for (size_t i = 0; i < 4; i++) pthread_create(&threads[i], NULL, churn, (void *)(i + 1));
         for (size_t i = 0; i < 4; i++) pthread_join(threads[i], NULL);
@@ -257,8 +295,7 @@ static void test_threads(void)
     }
 }
 
-int main(void)
-{
+int main(void) {
     memory_system = create_memory_system(&(memory_system_config_t){.type = MEM_SYSTEM_HYBRID});
     if (!CHECK("a system", memory_system != NULL)) return tap_done();
     for (size_t i = 0; i < sizeof all_names / sizeof all_names[0]; i++) test_pool(&all_names[i]);

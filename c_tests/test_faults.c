@@ -17,53 +17,52 @@ static MemoryPool *pool;
 static advanced_memory_system_t *memory_system;
 
 /* The live blocks, sorted by address, to know which pointers are not hostile by chance. */
-static struct { unsigned char *start; size_t size; } blocks[BLOCKS];
+static struct {
+    unsigned char *start;
+    size_t size;
+} blocks[BLOCKS];
 
-static int by_address(const void *a, const void *b)
-{
+static int by_address(const void *a, const void *b) {
     const unsigned char *x = *(unsigned char *const *)a, *y = *(unsigned char *const *)b;
     return (x > y) - (x < y);
 }
 
-static bool is_live_start(const void *pointer)
-{
+static bool is_live_start(const void *pointer) {
     return bsearch(&pointer, blocks, BLOCKS, sizeof blocks[0], by_address) != NULL;
 }
 
 static memory_stats_t before;
 static size_t pool_before, system_before;
 
-static size_t system_usage(void)
-{
+static size_t system_usage(void) {
     memory_metrics_t metrics = {0};
     get_memory_metrics(memory_system, &metrics);
     return metrics.current_usage;
 }
 
-static void remember_totals(void)
-{
+static void remember_totals(void) {
     memory->get_stats(&before);
     pool_before = get_total_allocated(pool);
     system_before = system_usage();
 }
 
-static bool totals_hold(void)
-{
+static bool totals_hold(void) {
     memory_stats_t now;
     memory->get_stats(&now);
-    return now.total_allocated == before.total_allocated && now.num_frees == before.num_frees && now.num_allocations == before.num_allocations && now.peak_allocated == before.peak_allocated && get_total_allocated(pool) == pool_before && system_usage() == system_before;
+    return now.total_allocated == before.total_allocated && now.num_frees == before.num_frees &&
+           now.num_allocations == before.num_allocations && now.peak_allocated == before.peak_allocated &&
+           get_total_allocated(pool) == pool_before && system_usage() == system_before;
 }
 
-static bool contents_hold(void)
-{
+static bool contents_hold(void) {
     for (size_t i = 0; i < BLOCKS; i++)
-        if (!pattern_holds(blocks[i].start, 0, blocks[i].size < 256 ? blocks[i].size : 256, (uintptr_t)blocks[i].start)) return false;
+        if (!pattern_holds(blocks[i].start, 0, blocks[i].size < 256 ? blocks[i].size : 256, (uintptr_t)blocks[i].start))
+            return false;
     return true;
 }
 
 /* Everything that takes a pointer, given one that is not the start of a live block. */
-static void attack(uintptr_t address)
-{
+static void attack(uintptr_t address) {
     void *pointer = opaque((void *)address);
     if (!pointer || is_live_start(pointer)) return;
     memory->free(pointer);
@@ -73,8 +72,10 @@ static void attack(uintptr_t address)
     memory_free(memory_system, pointer);
     safe_memory_free(memory_system, pointer);
     EXPECT(memory_reallocate(memory_system, pointer, 100) == NULL, "memory_reallocate(%p) gave a block", pointer);
-    EXPECT(get_allocation_size(memory_system, pointer) == 0 && !check_memory_corruption(memory_system, pointer), "%p is known to the system", pointer);
-    if (pointer == memory_system || pointer == pool || pointer == memory) return; /* live objects of the library may be owned */
+    EXPECT(get_allocation_size(memory_system, pointer) == 0 && !check_memory_corruption(memory_system, pointer),
+           "%p is known to the system", pointer);
+    if (pointer == memory_system || pointer == pool || pointer == memory)
+        return; /* live objects of the library may be owned */
     EXPECT(unimem_usable_size(pointer) == 0, "usable size of %p is %zu", pointer, unimem_usable_size(pointer));
     EXPECT(!unimem_owns(pointer) || unimem_usable_size(pointer) == 0, "%p is owned and usable", pointer);
     EXPECT(!unimem_retain(pointer), "%p was retained", pointer);
@@ -84,12 +85,13 @@ static void attack(uintptr_t address)
     EXPECT(!memory->untrack_allocation(pointer), "%p was tracked", pointer);
 }
 
-static void make_blocks(void)
-{
+static void make_blocks(void) {
     random_t random = {17};
     for (size_t i = 0; i < BLOCKS; i++) {
         size_t size = i % 300 ? random_size(&random, 0, 16) : random_size(&random, 20, 23);
-        unsigned char *block = i % 3 == 0 ? memory->allocate(size, 0) : i % 3 == 1 ? pool_allocate(pool, size) : memory_allocate(memory_system, size, 64);
+        unsigned char *block = i % 3 == 0   ? memory->allocate(size, 0)
+                               : i % 3 == 1 ? pool_allocate(pool, size)
+                                            : memory_allocate(memory_system, size, 64);
         if (!EXPECT(block != NULL, "block %zu of %zu bytes is NULL", i, size)) exit(tap_done());
         blocks[i].start = block;
         blocks[i].size = size;
@@ -99,10 +101,8 @@ static void make_blocks(void)
     remember_totals();
 }
 
-static void test_offsets(void)
-{
-    TEST("every offset from 1 to 64 into, and before, blocks of many classes")
-    {
+static void test_offsets(void) {
+    TEST("every offset from 1 to 64 into, and before, blocks of many classes") {
         for (size_t i = 0; i < BLOCKS; i += 7)
             for (size_t offset = 1; offset <= 64; offset++) {
                 attack((uintptr_t)blocks[i].start + offset);
@@ -110,11 +110,12 @@ static void test_offsets(void)
             }
         EXPECT(totals_hold(), "a total changed");
     }
-    TEST("the header before a pool's block, the middle, the end, and every page of large blocks")
-    {
+    TEST("the header before a pool's block, the middle, the end, and every page of large blocks") {
         for (size_t i = 0; i < BLOCKS; i++) {
             uintptr_t start = (uintptr_t)blocks[i].start;
-            const size_t offsets[] = {blocks[i].size / 2, blocks[i].size - 1, blocks[i].size, blocks[i].size + 63, 128, 4096, (size_t)0 - 128, (size_t)0 - 4096};
+            const size_t offsets[] = {
+                blocks[i].size / 2, blocks[i].size - 1, blocks[i].size, blocks[i].size + 63, 128, 4096,
+                (size_t)0 - 128,    (size_t)0 - 4096};
             for (size_t j = 0; j < sizeof offsets / sizeof offsets[0]; j++)
                 if (offsets[j]) attack(start + offsets[j]);
             if (blocks[i].size >= MIB)
@@ -122,8 +123,7 @@ static void test_offsets(void)
         }
         EXPECT(totals_hold(), "a total changed");
     }
-    TEST("what metadata would lie at: starts of pages, spans, chunks and arenas around every block")
-    {
+    TEST("what metadata would lie at: starts of pages, spans, chunks and arenas around every block") {
         for (size_t i = 0; i < BLOCKS; i++)
             for (size_t unit = 256; unit <= GIB; unit *= 2) {
                 uintptr_t floor = (uintptr_t)blocks[i].start & ~(uintptr_t)(unit - 1);
@@ -135,30 +135,27 @@ static void test_offsets(void)
     CHECK("every block still has its contents", contents_hold());
 }
 
-static void test_random(void)
-{
+static void test_random(void) {
     const size_t attacks = scaled(100000);
     random_t random = {12345};
-    TEST("100,000 random 64-bit values")
-    {
+    TEST("100,000 random 64-bit values") {
         for (size_t i = 0; i < attacks; i++) attack(random_next(&random));
         EXPECT(totals_hold(), "a total changed");
     }
-    TEST("100,000 random user addresses, with few bits, and near live blocks")
-    {
+    TEST("100,000 random user addresses, with few bits, and near live blocks") {
         for (size_t i = 0; i < attacks; i++) {
             attack(random_next(&random) >> 17);
             attack((random_next(&random) >> 17) & ~(uintptr_t)4095);
             attack((uintptr_t)1 << random_below(&random, 64));
-            attack((uintptr_t)blocks[random_below(&random, BLOCKS)].start + 16 * (random_below(&random, 65536)) - 16 * 32768);
+            attack((uintptr_t)blocks[random_below(&random, BLOCKS)].start + 16 * (random_below(&random, 65536)) -
+                   16 * 32768);
         }
         EXPECT(totals_hold(), "a total changed");
     }
     CHECK("every block still has its contents", contents_hold());
 }
 
-static void test_mappings(void)
-{
+static void test_mappings(void) {
     FILE *maps = fopen("/proc/self/maps", "r");
     if (!maps) {
         SKIP("the edges of every mapping of this process", "/proc/self/maps cannot be read");
@@ -171,8 +168,7 @@ static void test_mappings(void)
         if (sscanf(line, "%lx-%lx", &mappings[count].from, &mappings[count].to) == 2) count++;
     fclose(maps);
     printf("# %zu mappings\n", count);
-    TEST("the edges, middles and random places of every mapping of this process: code, heaps, stacks, metadata, kernel pages")
-    {
+    TEST("the edges, middles and random places of every mapping: code, heaps, stacks, metadata, kernel pages") {
         random_t random = {4};
         for (size_t i = 0; i < count; i++) {
             unsigned long size = mappings[i].to - mappings[i].from;
@@ -185,8 +181,7 @@ static void test_mappings(void)
         }
         EXPECT(totals_hold(), "a total changed");
     }
-    TEST("objects of the program and of the library")
-    {
+    TEST("objects of the program and of the library") {
         attack((uintptr_t)memory);
         attack((uintptr_t)pool);
         attack((uintptr_t)memory_system);
@@ -201,10 +196,8 @@ static void test_mappings(void)
     CHECK("every block still has its contents", contents_hold());
 }
 
-static void test_freed(void)
-{
-    TEST("blocks freed before, again and again, after all of their neighbours too")
-    {
+static void test_freed(void) {
+    TEST("blocks freed before, again and again, after all of their neighbours too") {
         enum { FREED = 2000 };
         static void *freed[FREED];
         random_t random = {6};
@@ -217,12 +210,13 @@ static void test_freed(void)
             unimem_trim(memory);
         }
     }
-    TEST("blocks of a pool, a system and an instance that are gone")
-    {
+    TEST("blocks of a pool, a system and an instance that are gone") {
         unified_memory_interface_t *gone = unimem_open(NULL);
         MemoryPool *gone_pool = create_memory_pool(&(PoolConfig){.enable_stats = true});
         void *old[40], *old_pool[40];
-        for (size_t i = 0; i < 40; i++) old[i] = gone->allocate((size_t)10 << i % 20, 0), old_pool[i] = pool_allocate(gone_pool, (size_t)10 << i % 20);
+        for (size_t i = 0; i < 40; i++)
+            old[i] = gone->allocate((size_t)10 << i % 20, 0),
+            old_pool[i] = pool_allocate(gone_pool, (size_t)10 << i % 20);
         unimem_close(gone);
         destroy_memory_pool(gone_pool);
         remember_totals();
@@ -236,8 +230,7 @@ enum { RACERS = 2, RACED = 200 };
 static void *raced[RACED];
 static pthread_barrier_t line;
 
-static void *free_all_raced(void *argument)
-{
+static void *free_all_raced(void *argument) {
     for (size_t round = 0; round < scaled(2000); round++) {
         if (!argument)
             for (size_t i = 0; i < RACED; i++) raced[i] = memory->allocate(100, 0);
@@ -248,10 +241,8 @@ static void *free_all_raced(void *argument)
     return NULL;
 }
 
-static void test_races(void)
-{
-    TEST("two threads free the same blocks at the same moment: no block is made out twice, the totals stay sane")
-    {
+static void test_races(void) {
+    TEST("two threads free the same blocks at the same moment: no block is made out twice, the totals stay sane") {
         pthread_t threads[RACERS];
         remember_totals();
         pthread_barrier_init(&line, NULL, RACERS);
@@ -260,24 +251,26 @@ static void test_races(void)
         enum { AFTER = 4 * RACED };
         static unsigned char *after[AFTER];
         for (size_t i = 0; i < AFTER; i++)
-            if (EXPECT((after[i] = memory->allocate(100, 0)) != NULL, "block %zu is NULL", i)) pattern_fill(after[i], 0, 100, i);
-        for (size_t i = 0; i < AFTER; i++) EXPECT(pattern_holds(after[i], 0, 100, i), "block %zu was made out twice", i);
+            if (EXPECT((after[i] = memory->allocate(100, 0)) != NULL, "block %zu is NULL", i))
+                pattern_fill(after[i], 0, 100, i);
+        for (size_t i = 0; i < AFTER; i++)
+            EXPECT(pattern_holds(after[i], 0, 100, i), "block %zu was made out twice", i);
         for (size_t i = 0; i < AFTER; i++) memory->free(after[i]);
         memory_stats_t now;
         memory->get_stats(&now);
-        EXPECT(now.total_allocated == before.total_allocated, "%zu bytes live, expected %zu", now.total_allocated, before.total_allocated);
-        EXPECT(now.num_allocations - now.num_frees == before.num_allocations - before.num_frees, "%zu allocations, %zu frees", now.num_allocations, now.num_frees);
+        EXPECT(now.total_allocated == before.total_allocated, "%zu bytes live, expected %zu", now.total_allocated,
+               before.total_allocated);
+        EXPECT(now.num_allocations - now.num_frees == before.num_allocations - before.num_frees,
+               "%zu allocations, %zu frees", now.num_allocations, now.num_frees);
     }
     CHECK("every block still has its contents", contents_hold());
 }
 
-static void test_at_the_end(void)
-{
+static void test_at_the_end(void) {
     size_t refused = unimem_refused_frees(memory);
     printf("# %zu frees were refused by the interface\n", refused);
     CHECK("refused frees were counted", refused >= scaled(100000));
-    TEST("after all that every block can still be freed by its owner")
-    {
+    TEST("after all that every block can still be freed by its owner") {
         for (size_t i = 0; i < BLOCKS; i++) {
             size_t live = get_total_allocated(pool) + system_usage();
             memory_stats_t stats;
@@ -288,7 +281,8 @@ static void test_at_the_end(void)
             memory_free(memory_system, blocks[i].start);
             memory->get_stats(&stats);
             size_t left = get_total_allocated(pool) + system_usage() + stats.total_allocated;
-            EXPECT(live - left == blocks[i].size, "freeing %zu bytes took %zu off the totals", blocks[i].size, live - left);
+            EXPECT(live - left == blocks[i].size, "freeing %zu bytes took %zu off the totals", blocks[i].size,
+                   live - left);
         }
         EXPECT(get_total_allocated(pool) == 0 && system_usage() == 0, "something is live");
     }
@@ -297,8 +291,7 @@ static void test_at_the_end(void)
     destroy_memory_system(memory_system);
 }
 
-int main(void)
-{
+int main(void) {
     memory = unimem_open(NULL);
     pool = create_memory_pool(&(PoolConfig){.num_size_classes = 32, .thread_cache_size = 64, .enable_stats = true});
     memory_system = create_memory_system(&(memory_system_config_t){0});

@@ -9,45 +9,50 @@
 
 enum { MOST_INSTANCES = 1 << 16 };
 
-static memory_stats_t stats_of(unified_memory_interface_t *of)
-{
-    memory_stats_t stats;
-    memset(&stats, 0xA5, sizeof stats);
-    of->get_stats(&stats);
-    return stats;
-}
-
-static void test_open_and_close(void)
-{
+static void test_open_and_close(void) {
     unified_memory_interface_t *first = unimem_open(NULL), *second = unimem_open(NULL);
     if (!CHECK("unimem_open: NULL config gives an instance with defaults", first && second && first != second)) return;
-    CHECK("every function of the table is there", first->allocate && first->free && first->realloc && first->allocate_geometric && first->allocate_hierarchical && first->allocate_streaming && first->track_allocation && first->untrack_allocation && first->get_stats);
-    CHECK("two instances have functions of their own", first->allocate != second->allocate && first->get_stats != second->get_stats);
+    CHECK("every function of the table is there", first->allocate && first->free && first->realloc &&
+                                                      first->allocate_geometric && first->allocate_hierarchical &&
+                                                      first->allocate_streaming && first->track_allocation &&
+                                                      first->untrack_allocation && first->get_stats);
+    CHECK("two instances have functions of their own",
+          first->allocate != second->allocate && first->get_stats != second->get_stats);
     char *of_first = first->allocate(777, 0), *of_second = second->allocate(888, 0);
     memory_stats_t one = stats_of(first), two = stats_of(second);
-    CHECK("instances count apart", one.total_allocated == 777 && two.total_allocated == 888 && one.num_allocations == 1 && two.num_allocations == 1);
+    CHECK("instances count apart", one.total_allocated == 777 && two.total_allocated == 888 &&
+                                       one.num_allocations == 1 && two.num_allocations == 1);
     size_t refused = unimem_refused_frees(second);
     second->free(of_first);
-    CHECK("a block of one instance is refused by another", unimem_last_error() == UNIMEM_ERROR_NOT_OWNED && unimem_refused_frees(second) == refused + 1 && unimem_owns(of_first));
+    CHECK("a block of one instance is refused by another", unimem_last_error() == UNIMEM_ERROR_NOT_OWNED &&
+                                                               unimem_refused_frees(second) == refused + 1 &&
+                                                               unimem_owns(of_first));
     CHECK("so is its realloc", second->realloc(of_first, 5) == NULL && unimem_usable_size(of_first) >= 777);
-    CHECK("refusals change neither instance's statistics", stats_of(first).total_allocated == 777 && stats_of(second).total_allocated == 888 && stats_of(second).num_frees == 0);
+    CHECK("refusals change neither instance's statistics", stats_of(first).total_allocated == 777 &&
+                                                               stats_of(second).total_allocated == 888 &&
+                                                               stats_of(second).num_frees == 0);
     first->free(of_first);
     CHECK("unimem_close: true when nothing is live", unimem_close(first));
     CHECK("unimem_close: false when something is", !unimem_close(second));
     CHECK("unimem_close: what was live is freed", !unimem_owns(of_second) && unimem_usable_size(of_second) == 0);
-    CHECK("a closed instance's table refuses harmlessly", second->allocate(64, 0) == NULL && second->allocate_geometric((size_t[]){4}, 1) == NULL && second->realloc(NULL, 8) == NULL);
-    CHECK("unimem_close: false for NULL, for a closed instance, for a copy of a table", !unimem_close(NULL) && !unimem_close(second) && !unimem_close(&(unified_memory_interface_t){0}));
+    CHECK("a closed instance's table refuses harmlessly", second->allocate(64, 0) == NULL &&
+                                                              second->allocate_geometric((size_t[]){4}, 1) == NULL &&
+                                                              second->realloc(NULL, 8) == NULL);
+    CHECK("unimem_close: false for NULL, for a closed instance, for a copy of a table",
+          !unimem_close(NULL) && !unimem_close(second) && !unimem_close(&(unified_memory_interface_t){0}));
     unified_memory_interface_t *global = unimem_global();
     CHECK("unimem_global: always the same", global && global == unimem_global());
     void *block = global->allocate(100, 0);
-    CHECK("unimem_close: the global instance stays", !unimem_close(global) && unimem_owns(block) && global == unimem_global());
+    CHECK("unimem_close: the global instance stays",
+          !unimem_close(global) && unimem_owns(block) && global == unimem_global());
     global->free(block);
-    CHECK("functions that take an interface refuse NULL", !unimem_can_allocate(NULL, 1) && unimem_trim(NULL) == 0 && unimem_held_bytes(NULL) == 0 && unimem_refused_frees(NULL) == 0 && unimem_report_leaks(NULL, NULL, NULL) == 0);
+    CHECK("functions that take an interface refuse NULL",
+          !unimem_can_allocate(NULL, 1) && unimem_trim(NULL) == 0 && unimem_held_bytes(NULL) == 0 &&
+              unimem_refused_frees(NULL) == 0 && unimem_report_leaks(NULL, NULL, NULL) == 0);
     unimem_reset_stats(NULL);
 }
 
-static void test_number(void)
-{
+static void test_number(void) {
     unified_memory_interface_t **open = table_new(MOST_INSTANCES * sizeof *open);
     size_t count = 0;
     while (count < MOST_INSTANCES && (open[count] = unimem_open(NULL))) count++;
@@ -55,18 +60,19 @@ static void test_number(void)
     printf("# %zu instances open at once\n", count);
     CHECK("at least 64 instances can be open at once", count >= 64);
     CHECK("one more is NULL with the limit error", count < MOST_INSTANCES && error == UNIMEM_ERROR_LIMIT);
-    TEST("all open instances work, apart from each other")
-    {
+    TEST("all open instances work, apart from each other") {
         for (size_t i = 0; i < count; i++) pattern_fill(open[i]->allocate(100 + i, 0), 0, 100 + i, i);
-        for (size_t i = 0; i < count; i++) EXPECT(stats_of(open[i]).total_allocated == 100 + i, "instance %zu has %zu bytes live, expected %zu", i, stats_of(open[i]).total_allocated, 100 + i);
+        for (size_t i = 0; i < count; i++)
+            EXPECT(stats_of(open[i]).total_allocated == 100 + i, "instance %zu has %zu bytes live, expected %zu", i,
+                   stats_of(open[i]).total_allocated, 100 + i);
     }
-    TEST("closing one makes room for another, with nothing of the old one")
-    {
+    TEST("closing one makes room for another, with nothing of the old one") {
         for (size_t i = 0; i < count; i += 7) {
             EXPECT(!unimem_close(open[i]), "instance %zu had a live block, but closed as if it had none", i);
             open[i] = unimem_open(NULL);
             if (!EXPECT(open[i] != NULL, "no instance in the place of %zu", i)) continue;
-            EXPECT(stats_of(open[i]).num_allocations == 0 && unimem_refused_frees(open[i]) == 0, "the new instance %zu starts with old statistics", i);
+            EXPECT(stats_of(open[i]).num_allocations == 0 && unimem_refused_frees(open[i]) == 0,
+                   "the new instance %zu starts with old statistics", i);
             EXPECT(open[i]->allocate(64, 0) != NULL, "the new instance %zu cannot allocate", i);
         }
     }
@@ -74,8 +80,7 @@ static void test_number(void)
         if (open[i]) unimem_close(open[i]);
     munmap(open, MOST_INSTANCES * sizeof *open);
     size_t before = resident_bytes();
-    TEST("opening and closing 1,000 times leaves no memory behind")
-    {
+    TEST("opening and closing 1,000 times leaves no memory behind") {
         for (size_t i = 0; i < scaled(1000); i++) {
             unified_memory_interface_t *instance = unimem_open(NULL);
             if (!EXPECT(instance != NULL, "round %zu: no instance", i)) continue;
@@ -89,8 +94,7 @@ static void test_number(void)
 }
 
 /* Allocates blocks of one size until none is left or `most` are made; links them through their first word. */
-static void **fill_up(unified_memory_interface_t *memory, size_t size, size_t most, size_t *count)
-{
+static void **fill_up(unified_memory_interface_t *memory, size_t size, size_t most, size_t *count) {
     void **newest = NULL;
     for (*count = 0; *count < most; ++*count) {
         void **block = memory->allocate(size, 0);
@@ -102,8 +106,7 @@ static void **fill_up(unified_memory_interface_t *memory, size_t size, size_t mo
     return newest;
 }
 
-static void free_chain(unified_memory_interface_t *memory, void **newest)
-{
+static void free_chain(unified_memory_interface_t *memory, void **newest) {
     while (newest) {
         void **older = *newest;
         memory->free(newest);
@@ -111,15 +114,14 @@ static void free_chain(unified_memory_interface_t *memory, void **newest)
     }
 }
 
-static void test_budget(unified_pool_config_t config, size_t cap, const char *what)
-{
+static void test_budget(unified_pool_config_t config, size_t cap, const char *what) {
     char name[160];
     unified_memory_interface_t *memory = unimem_open(&config);
     snprintf(name, sizeof name, "budget of %zu MiB by %s: the instance opens", cap / MIB, what);
     if (!CHECK(name, memory != NULL)) return;
-    snprintf(name, sizeof name, "budget of %zu MiB by %s: never exceeded, and all of it comes back for every size", cap / MIB, what);
-    TEST(name)
-    {
+    snprintf(name, sizeof name, "budget of %zu MiB by %s: never exceeded, and all of it comes back for every size",
+             cap / MIB, what);
+    TEST(name) {
         const size_t sizes[] = {64, 1000, 4096, 40000, 300000, MIB, 3 * MIB, 64, 7 * MIB, 128 * KIB};
         for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
             size_t size = sizes[s], count;
@@ -129,16 +131,20 @@ static void test_budget(unified_pool_config_t config, size_t cap, const char *wh
             last = unimem_last_error();
             size_t live = stats_of(memory).total_allocated, held = unimem_held_bytes(memory);
             EXPECT(count < cap / 16, "blocks of %zu bytes: no end", size);
-            EXPECT(last == UNIMEM_ERROR_OUT_OF_MEMORY, "blocks of %zu bytes: error %d, expected out of memory", size, (int)last);
-            EXPECT(live == count * size && live <= cap, "blocks of %zu bytes: %zu live bytes, %zu blocks", size, live, count);
+            EXPECT(last == UNIMEM_ERROR_OUT_OF_MEMORY, "blocks of %zu bytes: error %d, expected out of memory", size,
+                   (int)last);
+            EXPECT(live == count * size && live <= cap, "blocks of %zu bytes: %zu live bytes, %zu blocks", size, live,
+                   count);
             EXPECT(held <= cap, "blocks of %zu bytes: %zu bytes held, the cap is %zu", size, held, cap);
-            EXPECT(live + size > cap || live >= cap / 2, "blocks of %zu bytes: full with %zu of %zu bytes live", size, live, cap);
+            EXPECT(live + size > cap || live >= cap / 2, "blocks of %zu bytes: full with %zu of %zu bytes live", size,
+                   live, cap);
             EXPECT(!unimem_can_allocate(memory, cap), "can_allocate(%zu) while full", cap);
             void *kept = chain;
             void *grown = chain ? memory->realloc(chain, cap + 1) : NULL;
             EXPECT(grown == NULL && (!kept || unimem_owns(kept)), "blocks of %zu bytes: realloc beyond the cap", size);
             free_chain(memory, chain);
-            EXPECT(stats_of(memory).total_allocated == 0, "blocks of %zu bytes: %zu live after freeing all", size, stats_of(memory).total_allocated);
+            EXPECT(stats_of(memory).total_allocated == 0, "blocks of %zu bytes: %zu live after freeing all", size,
+                   stats_of(memory).total_allocated);
         }
         EXPECT(memory->allocate(cap + 1, 0) == NULL, "one block above the cap");
         EXPECT(!unimem_can_allocate(memory, cap + 1), "can_allocate one block above the cap");
@@ -155,8 +161,7 @@ static unified_memory_interface_t *contended;
 static size_t contended_cap;
 static volatile bool contended_stop;
 
-static void *contend(void *argument)
-{
+static void *contend(void *argument) {
     random_t random = {(uint64_t)(uintptr_t)argument};
     void *blocks[32] = {0};
     for (size_t i = 0; i < scaled(40000); i++) {
@@ -169,8 +174,7 @@ static void *contend(void *argument)
     return NULL;
 }
 
-static void *watch_the_cap(void *argument)
-{
+static void *watch_the_cap(void *argument) {
     (void)argument;
     while (!contended_stop) {
         size_t held = unimem_held_bytes(contended), live = stats_of(contended).total_allocated;
@@ -180,20 +184,19 @@ static void *watch_the_cap(void *argument)
     return NULL;
 }
 
-static void test_budget_with_threads(void)
-{
+static void test_budget_with_threads(void) {
     contended_cap = 16 * MIB;
     contended = unimem_open(&(unified_pool_config_t){.max_size = contended_cap, .enable_growth = true});
     if (!CHECK("an instance of 16 MiB for four threads", contended != NULL)) return;
-    TEST("budget: never exceeded while four threads contend for it")
-    {
+    TEST("budget: never exceeded while four threads contend for it") {
         pthread_t threads[4], watcher;
         pthread_create(&watcher, NULL, watch_the_cap, NULL);
         for (size_t i = 0; i < 4; i++) pthread_create(&threads[i], NULL, contend, (void *)(i + 1));
         for (size_t i = 0; i < 4; i++) pthread_join(threads[i], NULL);
         contended_stop = true;
         pthread_join(watcher, NULL);
-        EXPECT(stats_of(contended).total_allocated == 0, "%zu bytes live at the end", stats_of(contended).total_allocated);
+        EXPECT(stats_of(contended).total_allocated == 0, "%zu bytes live at the end",
+               stats_of(contended).total_allocated);
         void *half = contended->allocate(contended_cap / 2, 0);
         EXPECT(half != NULL, "half the budget is not available at the end");
         contended->free(half);
@@ -201,23 +204,25 @@ static void test_budget_with_threads(void)
     CHECK("the contended instance closes clean", unimem_close(contended));
 }
 
-static void test_config(void)
-{
-    unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.enable_growth = true, .use_geometric_layout = true});
+static void test_config(void) {
+    unified_memory_interface_t *memory =
+        unimem_open(&(unified_pool_config_t){.enable_growth = true, .use_geometric_layout = true});
     char *tensor = memory ? memory->allocate(5 * MIB, 0) : NULL, *small = memory ? memory->allocate(100, 0) : NULL;
-    CHECK("use_geometric_layout: allocate places big blocks at 2 MiB, small at 64", tensor && is_aligned(tensor, 2 * MIB) && small && is_aligned(small, 64));
+    CHECK("use_geometric_layout: allocate places big blocks at 2 MiB, small at 64",
+          tensor && is_aligned(tensor, 2 * MIB) && small && is_aligned(small, 64));
     if (memory) CHECK("use_geometric_layout: blocks left live are told at close", !unimem_close(memory));
     memory = unimem_open(&(unified_pool_config_t){.initial_size = 32 * MIB, .enable_growth = true});
-    CHECK("initial_size: bytes are ready, none is live", memory && unimem_held_bytes(memory) >= 32 * MIB && stats_of(memory).total_allocated == 0);
+    CHECK("initial_size: bytes are ready, none is live",
+          memory && unimem_held_bytes(memory) >= 32 * MIB && stats_of(memory).total_allocated == 0);
     if (memory) {
         char *beyond = memory->allocate(100 * MIB, 0);
         CHECK("enable_growth: an instance grows beyond its initial size", beyond != NULL);
         memory->free(beyond);
         CHECK("initial_size: the instance closes clean", unimem_close(memory));
     }
-    TEST("compression_tolerance: not a number is refused by open, or where it would be used")
-    {
-        memory = unimem_open(&(unified_pool_config_t){.enable_growth = true, .enable_streaming = true, .compression_tolerance = (double)__builtin_nanf("")});
+    TEST("compression_tolerance: not a number is refused by open, or where it would be used") {
+        memory = unimem_open(&(unified_pool_config_t){
+            .enable_growth = true, .enable_streaming = true, .compression_tolerance = (double)__builtin_nanf("")});
         if (memory) {
             EXPECT(memory->allocate_hierarchical(4096, -1.0) == NULL, "a tolerance that is not a number was used");
             EXPECT(unimem_close(memory), "something is live");
@@ -225,14 +230,15 @@ static void test_config(void)
     }
 }
 
-static void test_statistics(void)
-{
+static void test_statistics(void) {
     CHECK_EQ("memory_stats_t is 8 words", sizeof(memory_stats_t), 64);
     CHECK_EQ("the table is 9 functions", sizeof(unified_memory_interface_t), 9 * sizeof(void *));
     unified_memory_interface_t *fresh = unimem_open(NULL);
     if (!CHECK("a fresh instance", fresh != NULL)) return;
     memory_stats_t stats = stats_of(fresh);
-    CHECK("get_stats: all totals of a fresh instance are 0", stats.total_allocated == 0 && stats.peak_allocated == 0 && stats.num_allocations == 0 && stats.num_frees == 0 && stats.largest_allocation == 0);
+    CHECK("get_stats: all totals of a fresh instance are 0", stats.total_allocated == 0 && stats.peak_allocated == 0 &&
+                                                                 stats.num_allocations == 0 && stats.num_frees == 0 &&
+                                                                 stats.largest_allocation == 0);
     void *a = fresh->allocate(1000, 0), *b = fresh->allocate(5000, 0), *c = fresh->allocate(300, 0);
     fresh->free(b);
     stats = stats_of(fresh);
@@ -245,13 +251,15 @@ static void test_statistics(void)
     fresh->get_stats(NULL);
     unimem_reset_stats(fresh);
     stats = stats_of(fresh);
-    CHECK("unimem_reset_stats: what is live stays, the peak starts from it", stats.total_allocated == 1300 && stats.peak_allocated == 1300);
+    CHECK("unimem_reset_stats: what is live stays, the peak starts from it",
+          stats.total_allocated == 1300 && stats.peak_allocated == 1300);
     CHECK("unimem_reset_stats: counts start again", stats.num_allocations == 0 && stats.num_frees == 0);
     fresh->free(a);
     fresh->free(c);
     for (int i = 0; i < 10000; i++) fresh->free(fresh->allocate(64, 0));
     stats = stats_of(fresh);
-    CHECK("get_stats: a block freed and asked for again comes from the thread cache", stats.cache_hits >= 9000 && stats.cache_hits + stats.cache_misses >= 10000);
+    CHECK("get_stats: a block freed and asked for again comes from the thread cache",
+          stats.cache_hits >= 9000 && stats.cache_hits + stats.cache_misses >= 10000);
     CHECK_EQ("get_stats: one block at a time is a peak of one block", stats.peak_allocated, 1300);
     enum { BLOCKS = 20000 };
     void **blocks = table_new(BLOCKS * sizeof *blocks);
@@ -260,7 +268,8 @@ static void test_statistics(void)
     for (size_t i = 0; i < BLOCKS; i++)
         if (i % 10) fresh->free(blocks[i]);
     size_t sparse = stats_of(fresh).fragmentation;
-    CHECK("get_stats: fragmentation is low when full, high when nine in ten are free", dense <= 20 && sparse >= 60 && sparse <= 100);
+    CHECK("get_stats: fragmentation is low when full, high when nine in ten are free",
+          dense <= 20 && sparse >= 60 && sparse <= 100);
     printf("# fragmentation: %zu %% full, %zu %% with one block in ten live\n", dense, sparse);
     for (size_t i = 0; i < BLOCKS; i += 10) fresh->free(blocks[i]);
     munmap(blocks, BLOCKS * sizeof *blocks);
@@ -270,19 +279,21 @@ static void test_statistics(void)
     CHECK("unimem_held_bytes: at least what is live", held >= 64 * MIB);
     fresh->free(large);
     size_t handed_back = unimem_trim(fresh);
-    CHECK("unimem_trim: what is free goes back to the system", unimem_held_bytes(fresh) <= 4 * MIB && unimem_held_bytes(fresh) < held);
+    CHECK("unimem_trim: what is free goes back to the system",
+          unimem_held_bytes(fresh) <= 4 * MIB && unimem_held_bytes(fresh) < held);
     printf("# trim handed back %zu KiB, still held %zu KiB\n", handed_back / KIB, unimem_held_bytes(fresh) / KIB);
     CHECK("an instance with nothing live closes clean", unimem_close(fresh));
 }
 
-int main(void)
-{
+int main(void) {
     test_open_and_close();
     test_number();
     test_budget((unified_pool_config_t){.max_size = 16 * MIB, .enable_growth = true}, 16 * MIB, "max_size");
     test_budget((unified_pool_config_t){.max_size = 64 * MIB, .enable_growth = true}, 64 * MIB, "max_size");
-    test_budget((unified_pool_config_t){.initial_size = 32 * MIB, .enable_growth = false}, 32 * MIB, "initial_size without growth");
-    test_budget((unified_pool_config_t){.initial_size = 16 * MIB, .max_size = 256 * MIB, .enable_growth = false}, 16 * MIB, "initial_size below max_size");
+    test_budget((unified_pool_config_t){.initial_size = 32 * MIB, .enable_growth = false}, 32 * MIB,
+                "initial_size without growth");
+    test_budget((unified_pool_config_t){.initial_size = 16 * MIB, .max_size = 256 * MIB, .enable_growth = false},
+                16 * MIB, "initial_size below max_size");
     test_budget_with_threads();
     test_config();
     test_statistics();

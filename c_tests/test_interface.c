@@ -1,35 +1,16 @@
-/* The functions of the interface's table, and those that ask about one block: good input and bad. */
+/* allocate, free and realloc of the interface, and the questions about one block: good input and bad. */
 #define _GNU_SOURCE
 #include "unimem.h"
 
 #include "support.h"
 #include "tap.h"
 
-#include <math.h>
-
 static unified_memory_interface_t *memory;
-
-static memory_stats_t stats_of(unified_memory_interface_t *of)
-{
-    memory_stats_t stats;
-    memset(&stats, 0xA5, sizeof stats);
-    of->get_stats(&stats);
-    return stats;
-}
 
 static size_t live_bytes(void) { return stats_of(memory).total_allocated; }
 
-/* Whether nothing that a caller can count has changed. */
-static bool same_totals(memory_stats_t before, memory_stats_t after)
-{
-    return before.total_allocated == after.total_allocated && before.peak_allocated == after.peak_allocated &&
-           before.num_allocations == after.num_allocations && before.num_frees == after.num_frees &&
-           before.largest_allocation == after.largest_allocation;
-}
-
 /* Leaves an error as this thread's last one that none of the calls below would leave. */
-static void set_other_error(unimem_error_t expected)
-{
+static void set_other_error(unimem_error_t expected) {
     if (expected == UNIMEM_ERROR_INVALID_ARGUMENT) {
         int local = 0;
         memory->free(opaque(&local));
@@ -38,32 +19,32 @@ static void set_other_error(unimem_error_t expected)
     }
 }
 
-static const unified_pool_config_t tiered_config = {.enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB, .compression_tolerance = 1e-3};
-
-static void test_allocate(void)
-{
-    TEST("allocate: every size from 1 to 4097, and around every power of two to 64 MiB")
-    {
+static void test_allocate(void) {
+    TEST("allocate: every size from 1 to 4097, and around every power of two to 64 MiB") {
         for (size_t size = 1; size <= 64 * MIB; size += size < 4097 ? 1 : size / 7) {
             size_t before = live_bytes();
             unsigned char *block = memory->allocate(size, 0);
             EXPECT(block != NULL, "allocate(%zu, 0) is NULL", size);
             if (!block) continue;
             EXPECT(is_aligned(block, 64), "allocate(%zu, 0) gave %p, expected alignment 64", size, (void *)block);
-            EXPECT(live_bytes() == before + size, "after allocate(%zu) %zu bytes more are live", size, live_bytes() - before);
-            EXPECT(unimem_usable_size(block) >= size, "usable size of %zu bytes is %zu", size, unimem_usable_size(block));
+            EXPECT(live_bytes() == before + size, "after allocate(%zu) %zu bytes more are live", size,
+                   live_bytes() - before);
+            EXPECT(unimem_usable_size(block) >= size, "usable size of %zu bytes is %zu", size,
+                   unimem_usable_size(block));
             block[0] = 1, block[size - 1] = 2;
             memory->free(block);
-            EXPECT(live_bytes() == before, "after free of %zu bytes %zu are live, expected %zu", size, live_bytes(), before);
+            EXPECT(live_bytes() == before, "after free of %zu bytes %zu are live, expected %zu", size, live_bytes(),
+                   before);
         }
     }
-    TEST("allocate: every power of two to 1 GiB is an alignment")
-    {
+    TEST("allocate: every power of two to 1 GiB is an alignment") {
         for (size_t alignment = 1; alignment <= GIB; alignment *= 2) {
             for (size_t size = 1; size <= 4 * MIB; size = size * 5 + 3) {
                 unsigned char *block = memory->allocate(size, alignment), *second = memory->allocate(size, alignment);
-                EXPECT(block && is_aligned(block, alignment), "allocate(%zu, %zu) gave %p", size, alignment, (void *)block);
-                EXPECT(second && is_aligned(second, alignment), "second allocate(%zu, %zu) gave %p", size, alignment, (void *)second);
+                EXPECT(block && is_aligned(block, alignment), "allocate(%zu, %zu) gave %p", size, alignment,
+                       (void *)block);
+                EXPECT(second && is_aligned(second, alignment), "second allocate(%zu, %zu) gave %p", size, alignment,
+                       (void *)second);
                 if (block) block[0] = block[size - 1] = 1;
                 if (second) second[0] = second[size - 1] = 1;
                 memory->free(block);
@@ -72,36 +53,38 @@ static void test_allocate(void)
         }
     }
     memory_stats_t before = stats_of(memory);
-    TEST("allocate: any other alignment is NULL, invalid argument, nothing changed")
-    {
-        const size_t far[] = {GIB + 1, 2 * GIB, 3 * GIB, 4 * GIB, (size_t)1 << 47, (size_t)1 << 63, SIZE_MAX, SIZE_MAX - 63, 96, 1000, GIB - 1};
+    TEST("allocate: any other alignment is NULL, invalid argument, nothing changed") {
+        const size_t far[] = {GIB + 1,  2 * GIB,       3 * GIB, 4 * GIB, (size_t)1 << 47, (size_t)1 << 63,
+                              SIZE_MAX, SIZE_MAX - 63, 96,      1000,    GIB - 1};
         for (size_t i = 3; i < 4200 + sizeof far / sizeof far[0]; i++) {
             size_t alignment = i < 4200 ? i : far[i - 4200];
             if (alignment <= GIB && (alignment & (alignment - 1)) == 0) continue;
             set_other_error(UNIMEM_ERROR_INVALID_ARGUMENT);
             void *block = memory->allocate(64, alignment);
             EXPECT(block == NULL, "allocate(64, %zu) gave %p, expected NULL", alignment, block);
-            EXPECT(unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT, "allocate(64, %zu) left error %d, expected invalid argument", alignment, (int)unimem_last_error());
+            EXPECT(unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT,
+                   "allocate(64, %zu) left error %d, expected invalid argument", alignment, (int)unimem_last_error());
         }
     }
     CHECK("allocate: size 0 is NULL", memory->allocate(0, 0) == NULL && memory->allocate(0, 64) == NULL);
-    TEST("allocate: sizes that overflow are NULL with an error")
-    {
-        const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 63, SIZE_MAX - 64, SIZE_MAX - 4095, SIZE_MAX - 2 * MIB + 1, SIZE_MAX - GIB, SIZE_MAX / 2, (size_t)PTRDIFF_MAX + 1, (size_t)1 << 62, (size_t)1 << 48};
+    TEST("allocate: sizes that overflow are NULL with an error") {
+        const size_t sizes[] = {SIZE_MAX,        SIZE_MAX - 1,    SIZE_MAX - 63,
+                                SIZE_MAX - 64,   SIZE_MAX - 4095, SIZE_MAX - 2 * MIB + 1,
+                                SIZE_MAX - GIB,  SIZE_MAX / 2,    (size_t)PTRDIFF_MAX + 1,
+                                (size_t)1 << 62, (size_t)1 << 48};
         for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
             for (size_t alignment = 1; alignment <= GIB; alignment *= 8) {
-                set_other_error(UNIMEM_ERROR_OUT_OF_MEMORY);
+                set_other_error(UNIMEM_ERROR_INVALID_ARGUMENT);
                 void *block = memory->allocate(sizes[i], alignment);
                 EXPECT(block == NULL, "allocate(%zu, %zu) gave %p", sizes[i], alignment, block);
-                set_other_error(UNIMEM_ERROR_INVALID_ARGUMENT);
-                (void)memory->allocate(sizes[i], alignment);
                 unimem_error_t error = unimem_last_error();
-                EXPECT(error == UNIMEM_ERROR_OUT_OF_MEMORY || error == UNIMEM_ERROR_INVALID_ARGUMENT || error == UNIMEM_ERROR_LIMIT, "allocate(%zu, %zu) left error %d", sizes[i], alignment, (int)error);
+                EXPECT(error == UNIMEM_ERROR_OUT_OF_MEMORY || error == UNIMEM_ERROR_INVALID_ARGUMENT ||
+                           error == UNIMEM_ERROR_LIMIT,
+                       "allocate(%zu, %zu) left error %d", sizes[i], alignment, (int)error);
             }
     }
     CHECK("allocate: refused calls changed no total", same_totals(before, stats_of(memory)));
-    TEST("allocate: live blocks do not overlap")
-    {
+    TEST("allocate: live blocks do not overlap") {
         enum { BLOCKS = 4000 };
         static unsigned char *blocks[BLOCKS];
         static size_t sizes[BLOCKS];
@@ -114,18 +97,19 @@ static void test_allocate(void)
         }
         for (size_t i = 0; i < BLOCKS; i++) {
             if (!blocks[i]) continue;
-            EXPECT(pattern_holds(blocks[i], 0, sizes[i], i), "block %zu of %zu bytes was written by another", i, sizes[i]);
+            EXPECT(pattern_holds(blocks[i], 0, sizes[i], i), "block %zu of %zu bytes was written by another", i,
+                   sizes[i]);
             memory->free(blocks[i]);
         }
     }
 }
 
-static void test_free(void)
-{
+static void test_free(void) {
     memory_stats_t before = stats_of(memory);
     size_t refused = unimem_refused_frees(memory);
     memory->free(NULL);
-    CHECK("free(NULL) does nothing and is not counted as refused", same_totals(before, stats_of(memory)) && unimem_refused_frees(memory) == refused);
+    CHECK("free(NULL) does nothing and is not counted as refused",
+          same_totals(before, stats_of(memory)) && unimem_refused_frees(memory) == refused);
 
     static char in_data[256] __attribute__((aligned(64)));
     char on_stack[256] __attribute__((aligned(64)));
@@ -138,25 +122,42 @@ static void test_free(void)
     pattern_fill(live, 0, 300, 1);
     pattern_fill(large, 0, 3 * MIB, 2);
 
-    const struct { const char *what; void *pointer; } hostile[] = {
-        {"data of the program", in_data}, {"the stack", on_stack}, {"malloc's", of_malloc}, {"another instance's", of_other},
-        {"inside a block", live + 64}, {"one byte into a block", live + 1}, {"the last byte of a block", live + 299},
-        {"inside a large block", large + MIB}, {"one page into a large block", large + 4096}, {"unaligned", live + 7},
-        {"address 1", (void *)1}, {"address 64", (void *)64}, {"a page never mapped", (void *)0x10000},
-        {"beyond user space", (void *)0x0000800000000000u}, {"not canonical", (void *)0x8000000000000040u},
-        {"kernel space", (void *)0xFFFF800000000000u}, {"the last address", (void *)UINTPTR_MAX}, {"the table", memory},
+    const struct {
+        const char *what;
+        void *pointer;
+    } hostile[] = {
+        {"data of the program", in_data},
+        {"the stack", on_stack},
+        {"malloc's", of_malloc},
+        {"another instance's", of_other},
+        {"inside a block", live + 64},
+        {"one byte into a block", live + 1},
+        {"the last byte of a block", live + 299},
+        {"inside a large block", large + MIB},
+        {"one page into a large block", large + 4096},
+        {"unaligned", live + 7},
+        {"address 1", (void *)1},
+        {"address 64", (void *)64},
+        {"a page never mapped", (void *)0x10000},
+        {"beyond user space", (void *)0x0000800000000000u},
+        {"not canonical", (void *)0x8000000000000040u},
+        {"kernel space", (void *)0xFFFF800000000000u},
+        {"the last address", (void *)UINTPTR_MAX},
+        {"the table", memory},
         {"code", (void *)(uintptr_t)&test_free},
     };
     before = stats_of(memory);
     refused = unimem_refused_frees(memory);
     size_t wrong = 0;
-    TEST("free: what is not the start of an own live block is refused with not owned")
-    {
+    TEST("free: what is not the start of an own live block is refused with not owned") {
         for (size_t i = 0; i < sizeof hostile / sizeof hostile[0]; i++, wrong++) {
             set_other_error(UNIMEM_ERROR_NOT_OWNED);
             memory->free(opaque(hostile[i].pointer));
-            EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "free of a pointer to %s left error %d, expected not owned", hostile[i].what, (int)unimem_last_error());
-            EXPECT(same_totals(before, stats_of(memory)), "free of a pointer to %s changed the statistics", hostile[i].what);
+            EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED,
+                   "free of a pointer to %s left error %d, expected not owned", hostile[i].what,
+                   (int)unimem_last_error());
+            EXPECT(same_totals(before, stats_of(memory)), "free of a pointer to %s changed the statistics",
+                   hostile[i].what);
         }
     }
     CHECK_EQ("free: each refused free is counted", unimem_refused_frees(memory) - refused, wrong);
@@ -165,20 +166,20 @@ static void test_free(void)
     CHECK("free: a block freed before is refused with double free", unimem_last_error() == UNIMEM_ERROR_DOUBLE_FREE);
     CHECK_EQ("free: a double free is counted", unimem_refused_frees(memory) - refused, wrong + 1);
     CHECK("free: a double free changes no total", same_totals(before, stats_of(memory)));
-    CHECK("free: refused frees left every byte as it was", pattern_holds(live, 0, 300, 1) && pattern_holds(large, 0, 3 * MIB, 2));
-    TEST("free: a double free never makes one block out to two callers")
-    {
+    CHECK("free: refused frees left every byte as it was",
+          pattern_holds(live, 0, 300, 1) && pattern_holds(large, 0, 3 * MIB, 2));
+    TEST("free: a double free never makes one block out to two callers") {
         void *blocks[64];
         for (size_t i = 0; i < 64; i++) blocks[i] = memory->allocate(200, 0);
         for (size_t i = 0; i < 64; i++) memory->free(blocks[i]);
         for (size_t i = 0; i < 64; i++) memory->free(opaque(blocks[i]));
         for (size_t i = 0; i < 64; i++) blocks[i] = memory->allocate(200, 0);
         for (size_t i = 0; i < 64; i++)
-            for (size_t j = 0; j < i; j++) EXPECT(blocks[i] != blocks[j], "blocks %zu and %zu are both %p", i, j, blocks[i]);
+            for (size_t j = 0; j < i; j++)
+                EXPECT(blocks[i] != blocks[j], "blocks %zu and %zu are both %p", i, j, blocks[i]);
         for (size_t i = 0; i < 64; i++) memory->free(blocks[i]);
     }
-    TEST("free: large blocks, freed twice, are refused")
-    {
+    TEST("free: large blocks, freed twice, are refused") {
         for (size_t size = 512 * KIB; size <= 256 * MIB; size *= 4) {
             void *block = memory->allocate(size, 0);
             memory->free(block);
@@ -186,7 +187,8 @@ static void test_free(void)
             set_other_error(UNIMEM_ERROR_DOUBLE_FREE);
             memory->free(opaque(block));
             unimem_error_t error = unimem_last_error();
-            EXPECT(error == UNIMEM_ERROR_DOUBLE_FREE || error == UNIMEM_ERROR_NOT_OWNED, "second free of %zu bytes left error %d", size, (int)error);
+            EXPECT(error == UNIMEM_ERROR_DOUBLE_FREE || error == UNIMEM_ERROR_NOT_OWNED,
+                   "second free of %zu bytes left error %d", size, (int)error);
             EXPECT(same_totals(once, stats_of(memory)), "second free of %zu bytes changed the statistics", size);
         }
     }
@@ -199,14 +201,12 @@ static void test_free(void)
     free(of_malloc);
 }
 
-static void test_realloc(void)
-{
+static void test_realloc(void) {
     unsigned char *block = memory->realloc(NULL, 100);
     CHECK("realloc: NULL allocates", block && unimem_owns(block) && live_bytes() == 100);
     CHECK("realloc: size 0 frees", memory->realloc(block, 0) == NULL && !unimem_owns(block) && live_bytes() == 0);
     CHECK("realloc: NULL with size 0 is NULL", memory->realloc(NULL, 0) == NULL && live_bytes() == 0);
-    TEST("realloc: contents up to the smaller size stay, through growing and shrinking")
-    {
+    TEST("realloc: contents up to the smaller size stay, through growing and shrinking") {
         random_t random = {2};
         size_t size = 1;
         block = memory->allocate(size, 0);
@@ -216,28 +216,29 @@ static void test_realloc(void)
             unsigned char *moved = memory->realloc(block, next);
             if (!EXPECT(moved != NULL, "realloc from %zu to %zu is NULL", size, next)) continue;
             block = moved;
-            EXPECT(pattern_holds(block, 0, next < size ? next : size, round - 1), "realloc from %zu to %zu lost contents", size, next);
+            EXPECT(pattern_holds(block, 0, next < size ? next : size, round - 1),
+                   "realloc from %zu to %zu lost contents", size, next);
             EXPECT(live_bytes() == next, "after realloc to %zu bytes %zu are live", next, live_bytes());
-            EXPECT(unimem_usable_size(block) >= next, "after realloc to %zu bytes %zu are usable", next, unimem_usable_size(block));
+            EXPECT(unimem_usable_size(block) >= next, "after realloc to %zu bytes %zu are usable", next,
+                   unimem_usable_size(block));
             pattern_fill(block, 0, next, round);
             size = next;
         }
         memory->free(block);
     }
-    TEST("realloc: the alignment stays")
-    {
+    TEST("realloc: the alignment stays") {
         for (size_t alignment = 1; alignment <= 16 * MIB; alignment *= 2) {
             block = memory->allocate(50, alignment);
             for (size_t size = 100; block && size <= 40 * MIB; size *= 5) {
                 unsigned char *moved = memory->realloc(block, size);
-                EXPECT(moved && is_aligned(moved, alignment), "realloc to %zu gave %p, expected alignment %zu", size, (void *)moved, alignment);
+                EXPECT(moved && is_aligned(moved, alignment), "realloc to %zu gave %p, expected alignment %zu", size,
+                       (void *)moved, alignment);
                 if (moved) block = moved;
             }
             memory->free(block);
         }
     }
-    TEST("realloc: a big block keeps its contents as it grows from 2 MiB to 256 MiB")
-    {
+    TEST("realloc: a big block keeps its contents as it grows from 2 MiB to 256 MiB") {
         size_t size = 2 * MIB;
         uint64_t *words = memory->allocate(size, 0);
         for (size_t i = 0; i < size / 8; i += 512) words[i] = i;
@@ -255,25 +256,26 @@ static void test_realloc(void)
     block = memory->allocate(5000, 256);
     pattern_fill(block, 0, 5000, 9);
     size_t refused_sizes[] = {SIZE_MAX, SIZE_MAX - 4096, SIZE_MAX / 2, (size_t)1 << 62};
-    TEST("realloc: a failure leaves the old block untouched")
-    {
+    TEST("realloc: a failure leaves the old block untouched") {
         for (size_t i = 0; i < 4; i++) {
             memory_stats_t before = stats_of(memory);
             EXPECT(memory->realloc(block, refused_sizes[i]) == NULL, "realloc to %zu is not NULL", refused_sizes[i]);
-            EXPECT(unimem_owns(block) && pattern_holds(block, 0, 5000, 9), "realloc to %zu changed the old block", refused_sizes[i]);
+            EXPECT(unimem_owns(block) && pattern_holds(block, 0, 5000, 9), "realloc to %zu changed the old block",
+                   refused_sizes[i]);
             EXPECT(same_totals(before, stats_of(memory)), "realloc to %zu changed the statistics", refused_sizes[i]);
         }
     }
     char local[64] = {0};
     void *foreign = malloc(64), *wild[] = {local, foreign, block + 64, block + 1, (void *)0x10000, (void *)UINTPTR_MAX};
-    TEST("realloc: of what is not the start of a live block is NULL, not owned, nothing changed")
-    {
+    TEST("realloc: of what is not the start of a live block is NULL, not owned, nothing changed") {
         memory_stats_t before = stats_of(memory);
         for (size_t i = 0; i < 6; i++) {
             for (size_t size = 0; size <= 200; size += 100) {
                 set_other_error(UNIMEM_ERROR_NOT_OWNED);
-                EXPECT(memory->realloc(opaque(wild[i]), size) == NULL, "realloc of hostile pointer %zu to %zu is not NULL", i, size);
-                EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "realloc of hostile pointer %zu left error %d", i, (int)unimem_last_error());
+                EXPECT(memory->realloc(opaque(wild[i]), size) == NULL,
+                       "realloc of hostile pointer %zu to %zu is not NULL", i, size);
+                EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "realloc of hostile pointer %zu left error %d", i,
+                       (int)unimem_last_error());
             }
         }
         EXPECT(same_totals(before, stats_of(memory)), "the statistics changed");
@@ -281,182 +283,48 @@ static void test_realloc(void)
     free(foreign);
     memory->free(block);
     set_other_error(UNIMEM_ERROR_DOUBLE_FREE);
-    CHECK("realloc: of a freed block is NULL, double free", memory->realloc(opaque(block), 10) == NULL && unimem_last_error() == UNIMEM_ERROR_DOUBLE_FREE);
+    CHECK("realloc: of a freed block is NULL, double free",
+          memory->realloc(opaque(block), 10) == NULL && unimem_last_error() == UNIMEM_ERROR_DOUBLE_FREE);
     CHECK_EQ("realloc: nothing is left behind", live_bytes(), 0);
 }
 
-static void test_tensors(void)
-{
-    TEST("allocate_geometric: aligned to 64, to 2 MiB from 2 MiB up; its layout is dense and row-major")
-    {
-        size_t shapes[][4] = {{1, 1, 1, 1}, {2, 3, 5, 7}, {16, 16, 16, 4}, {64, 64, 64, 1}, {2 * MIB / 8, 1, 1, 1}, {32, 32, 32, 32}, {1, 511, 513, 3}};
-        for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-            size_t elements = shapes[s][0] * shapes[s][1] * shapes[s][2] * shapes[s][3], size = elements * 8, before = live_bytes();
-            unsigned char *tensor = memory->allocate_geometric(shapes[s], 4);
-            if (!EXPECT(tensor != NULL, "shape %zu is NULL", s)) continue;
-            size_t alignment = size >= 2 * MIB ? 2 * MIB : 64;
-            EXPECT(is_aligned(tensor, alignment), "shape %zu of %zu bytes is at %p, expected alignment %zu", s, size, (void *)tensor, alignment);
-            EXPECT(live_bytes() == before + size, "shape %zu counts %zu bytes, expected %zu", s, live_bytes() - before, size);
-            tensor[0] = tensor[size - 1] = 1;
-            unimem_layout_t layout;
-            memset(&layout, 0, sizeof layout);
-            EXPECT(unimem_layout(tensor, &layout), "no layout of shape %zu", s);
-            EXPECT(layout.num_dims == 4 && layout.element_size == 8 && layout.size == size, "layout of shape %zu: %zu dimensions, element %zu, size %zu", s, layout.num_dims, layout.element_size, layout.size);
-            size_t stride = 1;
-            for (size_t d = 4; layout.num_dims == 4 && d-- > 0; stride *= shapes[s][d]) {
-                EXPECT(layout.dimensions[d] == shapes[s][d], "shape %zu: dimension %zu is %zu", s, d, layout.dimensions[d]);
-                EXPECT(layout.strides[d] == stride, "shape %zu: stride %zu is %zu, expected %zu", s, d, layout.strides[d], stride);
-            }
-            memory->free(tensor);
-            EXPECT(!unimem_layout(tensor, &layout), "a freed tensor of shape %zu still has a layout", s);
-        }
-    }
-    size_t many[20], big[] = {SIZE_MAX / 8, 2}, exact[] = {(size_t)1 << 32, (size_t)1 << 32}, eighth[] = {(size_t)1 << 61}, zero[] = {4, 0, 4}, one[] = {1};
-    for (size_t i = 0; i < 20; i++) many[i] = i % 2 ? 2 : 1;
-    void *tensor = memory->allocate_geometric(many, 20);
-    CHECK("allocate_geometric: 20 dimensions", tensor && live_bytes() == 1024 * 8);
-    memory->free(tensor);
-    memory_stats_t before = stats_of(memory);
-    TEST("allocate_geometric: no, zero, missing or overflowing dimensions are NULL with an error")
-    {
-        struct { const char *what; size_t *dimensions, count; } bad[] = {{"no dimensions", one, 0}, {"NULL dimensions", NULL, 2}, {"a zero dimension", zero, 3}, {"an overflowing product", big, 2}, {"a product of 2^64", exact, 2}, {"a size of 2^64", eighth, 1}};
-        for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-            set_other_error(UNIMEM_ERROR_INVALID_ARGUMENT);
-            void *got = memory->allocate_geometric(bad[i].dimensions, bad[i].count);
-            EXPECT(got == NULL, "%s gave %p", bad[i].what, got);
-            EXPECT(unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT, "%s left error %d, expected invalid argument", bad[i].what, (int)unimem_last_error());
-        }
-    }
-    TEST("unimem_allocate_tensor: any element size")
-    {
-        size_t dimensions[] = {3, 5};
-        for (size_t element = 1; element <= 4096; element = element * 3 + 1) {
-            unimem_layout_t layout;
-            void *block = unimem_allocate_tensor(memory, dimensions, 2, element);
-            EXPECT(block && unimem_layout(block, &layout) && layout.element_size == element && layout.size == 15 * element && layout.strides[0] == 5 && layout.strides[1] == 1, "element size %zu", element);
-            memory->free(block);
-        }
-    }
-    CHECK("unimem_allocate_tensor: element size 0 is NULL", unimem_allocate_tensor(memory, one, 1, 0) == NULL);
-    CHECK("unimem_allocate_tensor: an overflowing element size is NULL", unimem_allocate_tensor(memory, zero, 1, SIZE_MAX / 2) == NULL);
-    CHECK("unimem_allocate_tensor: NULL interface is NULL", unimem_allocate_tensor(NULL, one, 1, 8) == NULL);
-    CHECK("tensors: refused calls left nothing live", live_bytes() == before.total_allocated);
-    unimem_layout_t layout;
-    void *plain = memory->allocate(64, 0);
-    CHECK("unimem_layout: a plain block has none", !unimem_layout(plain, &layout));
-    CHECK("unimem_layout: nor has NULL, a foreign pointer, or a NULL answer", !unimem_layout(NULL, &layout) && !unimem_layout(opaque(&layout), &layout) && !unimem_layout(plain, NULL));
-    memory->free(plain);
-    TEST("realloc of a tensor of 2 MiB keeps its placement")
-    {
-        size_t dimensions[] = {512, 512};
-        unsigned char *block = memory->allocate_geometric(dimensions, 2);
-        for (size_t size = 3 * MIB; block && size <= 48 * MIB; size *= 2) {
-            block[size / 4] = 77;
-            unsigned char *moved = memory->realloc(block, size);
-            if (!EXPECT(moved != NULL, "realloc to %zu is NULL", size)) continue;
-            block = moved;
-            EXPECT(is_aligned(block, 2 * MIB) && block[size / 4] == 77, "realloc to %zu gave %p, expected alignment 2 MiB and contents kept", size, (void *)block);
-        }
-        memory->free(block);
-    }
-}
-
-static void test_tiered_arguments(void)
-{
-    unified_memory_interface_t *tiered = unimem_open(&tiered_config);
-    if (!CHECK("an instance with streaming", tiered != NULL)) return;
-    static const size_t sizes[] = {1, 100, 4096, 65536, 65537, 3 * MIB + 5};
-    TEST("allocate_hierarchical: zeroed memory of every size, lossless or bounded, and the config's tolerance for a negative one")
-    {
-        static const double tolerances[] = {0.0, 1e-30, 1e-3, 1.0, -0.0, -1.0, -1e300};
-        for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
-            for (size_t t = 0; t < sizeof tolerances / sizeof tolerances[0]; t++) {
-                unsigned char *block = tiered->allocate_hierarchical(sizes[s], tolerances[t]);
-                if (!EXPECT(block != NULL, "allocate_hierarchical(%zu, %g) is NULL", sizes[s], tolerances[t])) continue;
-                EXPECT(all_zero(block, sizes[s]), "allocate_hierarchical(%zu, %g) is not zeroed", sizes[s], tolerances[t]);
-                EXPECT(unimem_owns(block), "allocate_hierarchical(%zu, %g) is not owned", sizes[s], tolerances[t]);
-                EXPECT(stats_of(tiered).total_allocated == sizes[s], "%zu bytes live, expected %zu", stats_of(tiered).total_allocated, sizes[s]);
-                memset(block, 0xFF, sizes[s]);
-                tiered->free(block);
-            }
-    }
-    TEST("allocate_hierarchical: a tolerance that is no number or infinite is NULL, invalid argument")
-    {
-        static const double tolerances[] = {(double)NAN, (double)INFINITY, -(double)INFINITY};
-        for (size_t t = 0; t < 3; t++) {
-            set_other_error(UNIMEM_ERROR_INVALID_ARGUMENT);
-            EXPECT(tiered->allocate_hierarchical(4096, tolerances[t]) == NULL, "tolerance %g is not refused", tolerances[t]);
-            EXPECT(unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT, "tolerance %g left error %d", tolerances[t], (int)unimem_last_error());
-        }
-    }
-    TEST("allocate_streaming: zeroed memory of every size and chunk, again after reuse")
-    {
-        static const size_t chunks[] = {0, 4096, 65536, MIB, 16 * MIB};
-        for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
-            for (size_t c = 0; c < sizeof chunks / sizeof chunks[0]; c++) {
-                unsigned char *block = tiered->allocate_streaming(sizes[s], chunks[c]);
-                if (!EXPECT(block != NULL, "allocate_streaming(%zu, %zu) is NULL", sizes[s], chunks[c])) continue;
-                EXPECT(all_zero(block, sizes[s]), "allocate_streaming(%zu, %zu) is not zeroed", sizes[s], chunks[c]);
-                memset(block, 0xFF, sizes[s]);
-                tiered->free(block);
-            }
-    }
-    CHECK("allocate_hierarchical and allocate_streaming: size 0 is NULL", tiered->allocate_hierarchical(0, 0.0) == NULL && tiered->allocate_streaming(0, 4096) == NULL);
-    CHECK("allocate_hierarchical and allocate_streaming: sizes that overflow are NULL", tiered->allocate_hierarchical(SIZE_MAX, 0.0) == NULL && tiered->allocate_streaming(SIZE_MAX - 100, 4096) == NULL && tiered->allocate_streaming(SIZE_MAX / 2 + 2, SIZE_MAX / 2) == NULL);
-    TEST("realloc of tiered memory keeps its contents")
-    {
-        unsigned char *block = tiered->allocate_streaming(100000, 0);
-        if (EXPECT(block != NULL, "allocate_streaming is NULL")) {
-            pattern_fill(block, 0, 100000, 4);
-            unsigned char *moved = tiered->realloc(block, 300000);
-            EXPECT(moved && pattern_holds(moved, 0, 100000, 4), "growing lost contents");
-            tiered->free(moved ? moved : block);
-        }
-    }
-    CHECK_EQ("tiered memory: nothing is left behind", stats_of(tiered).total_allocated, 0);
-    CHECK("tiered memory: the instance closes clean", unimem_close(tiered));
-
-    unified_pool_config_t without = tiered_config;
-    without.enable_streaming = false;
-    unified_memory_interface_t *plain = unimem_open(&without);
-    set_other_error(UNIMEM_ERROR_UNSUPPORTED);
-    unimem_error_t other = unimem_last_error();
-    CHECK("allocate_streaming: NULL with an error where streaming is off", plain && plain->allocate_streaming(65536, 4096) == NULL && unimem_last_error() != other);
-    if (plain) CHECK("allocate_streaming: a refused call leaves nothing", unimem_close(plain));
-}
-
-static void test_questions(void)
-{
+static void test_questions(void) {
     char local[64] = {0};
     char *block = memory->allocate(1000, 64), *foreign = malloc(64);
     CHECK("unimem_owns: the start of a live block", unimem_owns(block));
-    CHECK("unimem_owns: neither NULL, foreign memory, nor the stack", !unimem_owns(NULL) && !unimem_owns(foreign) && !unimem_owns(opaque(local)));
-    CHECK("unimem_usable_size: at least the request, and all of it can be written", unimem_usable_size(block) >= 1000 && memset(block, 1, unimem_usable_size(block)));
-    CHECK("unimem_usable_size: 0 for what is not the start of a live block", unimem_usable_size(NULL) == 0 && unimem_usable_size(foreign) == 0 && unimem_usable_size(block + 64) == 0 && unimem_usable_size(opaque(local)) == 0);
+    CHECK("unimem_owns: neither NULL, foreign memory, nor the stack",
+          !unimem_owns(NULL) && !unimem_owns(foreign) && !unimem_owns(opaque(local)));
+    CHECK("unimem_usable_size: at least the request, and all of it can be written",
+          unimem_usable_size(block) >= 1000 && memset(block, 1, unimem_usable_size(block)));
+    CHECK("unimem_usable_size: 0 for what is not the start of a live block",
+          unimem_usable_size(NULL) == 0 && unimem_usable_size(foreign) == 0 && unimem_usable_size(block + 64) == 0 &&
+              unimem_usable_size(opaque(local)) == 0);
     CHECK_EQ("unimem_reference_count: 1 for a new block", unimem_reference_count(block), 1);
-    CHECK("unimem_retain: one more owner", unimem_retain(block) && unimem_retain(block) && unimem_reference_count(block) == 3);
+    CHECK("unimem_retain: one more owner",
+          unimem_retain(block) && unimem_retain(block) && unimem_reference_count(block) == 3);
     memory->free(block);
-    CHECK("free: gives up one owner, the block stays", unimem_reference_count(block) == 2 && unimem_owns(block) && live_bytes() == 1000);
+    CHECK("free: gives up one owner, the block stays",
+          unimem_reference_count(block) == 2 && unimem_owns(block) && live_bytes() == 1000);
     memory->free(block);
     memory->free(block);
     CHECK("free: the last owner frees", unimem_reference_count(block) == 0 && !unimem_owns(block) && live_bytes() == 0);
     CHECK("unimem_usable_size: 0 for a freed block", unimem_usable_size(opaque(block)) == 0);
     set_other_error(UNIMEM_ERROR_NOT_OWNED);
-    CHECK("unimem_retain: false, not owned, for a foreign pointer", !unimem_retain(foreign) && unimem_last_error() == UNIMEM_ERROR_NOT_OWNED && !unimem_retain(NULL) && !unimem_retain(opaque(block)));
-    CHECK("unimem_reference_count: 0 for NULL and foreign pointers", unimem_reference_count(NULL) == 0 && unimem_reference_count(foreign) == 0);
+    CHECK("unimem_retain: false, not owned, for a foreign pointer",
+          !unimem_retain(foreign) && unimem_last_error() == UNIMEM_ERROR_NOT_OWNED && !unimem_retain(NULL) &&
+              !unimem_retain(opaque(block)));
+    CHECK("unimem_reference_count: 0 for NULL and foreign pointers",
+          unimem_reference_count(NULL) == 0 && unimem_reference_count(foreign) == 0);
     free(foreign);
 }
 
-int main(void)
-{
+int main(void) {
     unified_pool_config_t config = {.enable_growth = true};
     memory = unimem_open(&config);
     if (!CHECK("an instance", memory != NULL)) return tap_done();
     test_allocate();
     test_free();
     test_realloc();
-    test_tensors();
-    test_tiered_arguments();
     test_questions();
     CHECK_EQ("nothing is left live", live_bytes(), 0);
     CHECK("the instance closes clean", unimem_close(memory));

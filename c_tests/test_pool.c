@@ -1,4 +1,5 @@
-/* The memory pool as its callers use it: configs, exact totals at every step, the header before each block, wrong frees. */
+/* The memory pool as its callers use it: configs, exact totals at every step, the header before each block, wrong
+ * frees. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"
@@ -8,22 +9,35 @@
 
 static PoolConfig plain_config(void) { return (PoolConfig){.enable_stats = true}; }
 
-static PoolConfig full_config(size_t classes, size_t cache)
-{
-    return (PoolConfig){.min_block_size = 64, .alignment = 64, .num_size_classes = classes, .growth_factor = 2.0f, .prefetch_distance = 4, .use_huge_pages = false, .cache_local_free_lists = true, .max_blocks_per_class = 1024, .thread_cache_size = cache, .enable_stats = true};
+static PoolConfig full_config(size_t classes, size_t cache) {
+    return (PoolConfig){.min_block_size = 64,
+                        .alignment = 64,
+                        .num_size_classes = classes,
+                        .growth_factor = 2.0f,
+                        .prefetch_distance = 4,
+                        .use_huge_pages = false,
+                        .cache_local_free_lists = true,
+                        .max_blocks_per_class = 1024,
+                        .thread_cache_size = cache,
+                        .enable_stats = true};
 }
 
-static void test_layouts(void)
-{
+static void test_layouts(void) {
     /* Offsets that callers compiled against the legacy headers have built in. */
-    _Static_assert(sizeof(Block) == 128 && offsetof(Block, size) == 0 && offsetof(Block, magic) == 8 && offsetof(Block, is_free) == 12 && offsetof(Block, data) == 72, "Block");
-    _Static_assert(sizeof(PoolConfig) == 72 && offsetof(PoolConfig, alignment) == 8 && offsetof(PoolConfig, thread_cache_size) == 56 && offsetof(PoolConfig, enable_stats) == 64, "PoolConfig");
-    _Static_assert(sizeof(MemoryPool) == 176 && offsetof(MemoryPool, total_size) == 8 && offsetof(MemoryPool, num_classes) == 24 && offsetof(MemoryPool, total_allocated) == 40 && offsetof(MemoryPool, config) == 104, "MemoryPool");
+    _Static_assert(sizeof(Block) == 128 && offsetof(Block, size) == 0 && offsetof(Block, magic) == 8 &&
+                       offsetof(Block, is_free) == 12 && offsetof(Block, data) == 72,
+                   "Block");
+    _Static_assert(sizeof(PoolConfig) == 72 && offsetof(PoolConfig, alignment) == 8 &&
+                       offsetof(PoolConfig, thread_cache_size) == 56 && offsetof(PoolConfig, enable_stats) == 64,
+                   "PoolConfig");
+    _Static_assert(sizeof(MemoryPool) == 176 && offsetof(MemoryPool, total_size) == 8 &&
+                       offsetof(MemoryPool, num_classes) == 24 && offsetof(MemoryPool, total_allocated) == 40 &&
+                       offsetof(MemoryPool, config) == 104,
+                   "MemoryPool");
     CHECK("the layouts are those of the legacy headers (asserted at compile time)", sizeof(SizeClass) == 88);
 }
 
-static void test_create(void)
-{
+static void test_create(void) {
     CHECK("create_memory_pool: NULL config is NULL", create_memory_pool(NULL) == NULL);
     PoolConfig zeros;
     memset(&zeros, 0, sizeof zeros);
@@ -34,15 +48,17 @@ static void test_create(void)
         pool_free(pool, block);
         destroy_memory_pool(pool);
     }
-    TEST("create_memory_pool: every real config gives a pool that works")
-    {
+    TEST("create_memory_pool: every real config gives a pool that works") {
         const size_t classes[] = {0, 8, 32, 64}, caches[] = {0, 32, 64, 256};
         for (size_t c = 0; c < 4; c++)
             for (size_t t = 0; t < 4; t++) {
                 PoolConfig config = full_config(classes[c], caches[t]);
                 pool = create_memory_pool(&config);
                 if (!EXPECT(pool != NULL, "%zu classes, cache of %zu: NULL", classes[c], caches[t])) continue;
-                EXPECT(pool->config.num_size_classes == classes[c] && pool->config.thread_cache_size == caches[t] && pool->config.enable_stats && pool->config.growth_factor == 2.0f && pool->config.max_blocks_per_class == 1024, "%zu classes, cache of %zu: the pool's config is not what was given", classes[c], caches[t]);
+                EXPECT(pool->config.num_size_classes == classes[c] && pool->config.thread_cache_size == caches[t] &&
+                           pool->config.enable_stats && pool->config.growth_factor == 2.0f &&
+                           pool->config.max_blocks_per_class == 1024,
+                       "%zu classes, cache of %zu: the pool's config is not what was given", classes[c], caches[t]);
                 EXPECT(pool->num_classes > 0, "num_classes is 0");
                 size_t total = 0;
                 static unsigned char *blocks[600];
@@ -52,7 +68,8 @@ static void test_create(void)
                     if (!EXPECT(blocks[i] != NULL, "%zu bytes: NULL", size)) continue;
                     pattern_fill(blocks[i], 0, size < 5000 ? size : 5000, i);
                     total += size;
-                    EXPECT(get_total_allocated(pool) == total, "total is %zu, expected %zu", get_total_allocated(pool), total);
+                    EXPECT(get_total_allocated(pool) == total, "total is %zu, expected %zu", get_total_allocated(pool),
+                           total);
                     EXPECT(pool->total_size >= total, "total_size is %zu with %zu live", pool->total_size, total);
                 }
                 for (size_t i = 0; i < 600; i++) {
@@ -60,7 +77,8 @@ static void test_create(void)
                     EXPECT(pattern_holds(blocks[i], 0, size < 5000 ? size : 5000, i), "contents of block %zu", i);
                     pool_free(pool, blocks[i]);
                     total -= size;
-                    EXPECT(get_total_allocated(pool) == total, "total is %zu after a free, expected %zu", get_total_allocated(pool), total);
+                    EXPECT(get_total_allocated(pool) == total, "total is %zu after a free, expected %zu",
+                           get_total_allocated(pool), total);
                 }
                 EXPECT(get_num_allocations(pool) == 600, "%zu allocations counted", get_num_allocations(pool));
                 destroy_memory_pool(pool);
@@ -68,12 +86,12 @@ static void test_create(void)
     }
 }
 
-static void test_totals(void)
-{
+static void test_totals(void) {
     PoolConfig config = full_config(32, 64);
     MemoryPool *pool = create_memory_pool(&config);
     if (!CHECK("a pool", pool != NULL)) return;
-    CHECK("a new pool has allocated nothing", get_total_allocated(pool) == 0 && get_peak_allocated(pool) == 0 && get_num_allocations(pool) == 0);
+    CHECK("a new pool has allocated nothing",
+          get_total_allocated(pool) == 0 && get_peak_allocated(pool) == 0 && get_num_allocations(pool) == 0);
     void *a = pool_allocate(pool, 64);
     CHECK_EQ("allocate 64, and 64 is reported", get_total_allocated(pool), 64);
     void *b = pool_allocate(pool, 100);
@@ -89,13 +107,14 @@ static void test_totals(void)
     pool_free(pool, b);
     CHECK_EQ("free all, and 0 is reported", get_total_allocated(pool), 0);
     CHECK_EQ("three allocations succeeded", get_num_allocations(pool), 3);
-    TEST("single size class: 1,000 blocks of 256, totals exact at every step")
-    {
+    TEST("single size class: 1,000 blocks of 256, totals exact at every step") {
         void *blocks[1000];
         for (size_t i = 0; i < 1000; i++) {
             blocks[i] = pool_allocate(pool, 256);
-            EXPECT(get_total_allocated(pool) == (i + 1) * 256, "%zu after %zu blocks", get_total_allocated(pool), i + 1);
-            EXPECT(get_peak_allocated(pool) == (i + 1) * 256, "peak %zu after %zu blocks", get_peak_allocated(pool), i + 1);
+            EXPECT(get_total_allocated(pool) == (i + 1) * 256, "%zu after %zu blocks", get_total_allocated(pool),
+                   i + 1);
+            EXPECT(get_peak_allocated(pool) == (i + 1) * 256, "peak %zu after %zu blocks", get_peak_allocated(pool),
+                   i + 1);
         }
         for (size_t i = 1000; i-- > 0;) {
             pool_free(pool, blocks[i]);
@@ -103,8 +122,7 @@ static void test_totals(void)
         }
         EXPECT(get_peak_allocated(pool) == 256000, "peak %zu at the end", get_peak_allocated(pool));
     }
-    TEST("thread cache: the same block over and over, totals exact at every step")
-    {
+    TEST("thread cache: the same block over and over, totals exact at every step") {
         for (size_t i = 0; i < 5000; i++) {
             size_t size = 64 + i % 3 * 512;
             void *block = pool_allocate(pool, size);
@@ -113,13 +131,13 @@ static void test_totals(void)
             EXPECT(get_total_allocated(pool) == 0, "%zu after freeing", get_total_allocated(pool));
         }
     }
-    TEST("large blocks: 5 MB and more, totals exact, contents whole")
-    {
+    TEST("large blocks: 5 MB and more, totals exact, contents whole") {
         for (size_t size = 5000000; size <= 200000000; size *= 3) {
             unsigned char *block = pool_allocate(pool, size);
             if (!EXPECT(block != NULL, "%zu bytes: NULL", size)) continue;
             EXPECT(get_total_allocated(pool) == size, "%zu reported, expected %zu", get_total_allocated(pool), size);
-            EXPECT(get_peak_allocated(pool) >= size && pool->total_size >= size, "peak %zu, total_size %zu for %zu bytes", get_peak_allocated(pool), pool->total_size, size);
+            EXPECT(get_peak_allocated(pool) >= size && pool->total_size >= size,
+                   "peak %zu, total_size %zu for %zu bytes", get_peak_allocated(pool), pool->total_size, size);
             block[0] = 1, block[size / 2] = 2, block[size - 1] = 3;
             EXPECT(block[0] == 1 && block[size / 2] == 2 && block[size - 1] == 3, "contents of %zu bytes", size);
             pool_free(pool, block);
@@ -128,24 +146,32 @@ static void test_totals(void)
     }
     CHECK("base_address is set once blocks were made", pool->base_address != NULL);
     size_t peak = get_peak_allocated(pool), count = get_num_allocations(pool);
-    CHECK("pool_allocate: size 0 is NULL and counted nowhere", pool_allocate(pool, 0) == NULL && get_num_allocations(pool) == count && get_peak_allocated(pool) == peak);
-    CHECK("pool_allocate: sizes that overflow are NULL and counted nowhere", pool_allocate(pool, SIZE_MAX) == NULL && pool_allocate(pool, SIZE_MAX - 127) == NULL && pool_allocate(pool, SIZE_MAX - 200) == NULL && pool_allocate(pool, SIZE_MAX / 2) == NULL && get_num_allocations(pool) == count && get_total_allocated(pool) == 0 && get_peak_allocated(pool) == peak);
+    CHECK("pool_allocate: size 0 is NULL and counted nowhere",
+          pool_allocate(pool, 0) == NULL && get_num_allocations(pool) == count && get_peak_allocated(pool) == peak);
+    CHECK("pool_allocate: sizes that overflow are NULL and counted nowhere",
+          pool_allocate(pool, SIZE_MAX) == NULL && pool_allocate(pool, SIZE_MAX - 127) == NULL &&
+              pool_allocate(pool, SIZE_MAX - 200) == NULL && pool_allocate(pool, SIZE_MAX / 2) == NULL &&
+              get_num_allocations(pool) == count && get_total_allocated(pool) == 0 && get_peak_allocated(pool) == peak);
     MemoryPool *alias = opaque(pool);
     void *block = pool_allocate(pool, 500);
     pool_free(alias, block);
-    CHECK("a block may be freed through another pointer to the same pool", get_total_allocated(alias) == 0 && get_total_allocated(pool) == 0);
+    CHECK("a block may be freed through another pointer to the same pool",
+          get_total_allocated(alias) == 0 && get_total_allocated(pool) == 0);
     destroy_memory_pool(pool);
-    CHECK("NULL pools are harmless", pool_allocate(NULL, 64) == NULL && get_total_allocated(NULL) == 0 && get_peak_allocated(NULL) == 0 && get_num_allocations(NULL) == 0);
+    CHECK("NULL pools are harmless", pool_allocate(NULL, 64) == NULL && get_total_allocated(NULL) == 0 &&
+                                         get_peak_allocated(NULL) == 0 && get_num_allocations(NULL) == 0);
     pool_free(NULL, NULL);
     destroy_memory_pool(NULL);
 
     config.enable_stats = false;
     pool = create_memory_pool(&config);
     block = pool ? pool_allocate(pool, 1000) : NULL;
-    CHECK("enable_stats false: blocks come, all three figures are 0", block && get_total_allocated(pool) == 0 && get_peak_allocated(pool) == 0 && get_num_allocations(pool) == 0);
+    CHECK("enable_stats false: blocks come, all three figures are 0",
+          block && get_total_allocated(pool) == 0 && get_peak_allocated(pool) == 0 && get_num_allocations(pool) == 0);
     if (pool) {
         pool_free(pool, block);
-        CHECK("enable_stats false: still 0 after a free", get_total_allocated(pool) == 0 && get_peak_allocated(pool) == 0);
+        CHECK("enable_stats false: still 0 after a free",
+              get_total_allocated(pool) == 0 && get_peak_allocated(pool) == 0);
         pool_free(pool, opaque(block));
         CHECK("enable_stats false: a double free is still refused", unimem_last_error() == UNIMEM_ERROR_DOUBLE_FREE);
         destroy_memory_pool(pool);
@@ -155,19 +181,14 @@ static void test_totals(void)
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-__attribute__((target("avx2"))) static void store_32(void *block)
-{
-    _mm256_store_si256(block, _mm256_set1_epi32(7));
-}
+__attribute__((target("avx2"))) static void store_32(void *block) { _mm256_store_si256(block, _mm256_set1_epi32(7)); }
 
-__attribute__((target("avx512f"))) static void store_64(void *block)
-{
+__attribute__((target("avx512f"))) static void store_64(void *block) {
     _mm512_store_si512(block, _mm512_set1_epi32(9));
 }
 
 /* What a caller does that was built for wide vectors: an aligned store faults on a block that is not aligned. */
-static void vector_stores(void *block)
-{
+static void vector_stores(void *block) {
     if (__builtin_cpu_supports("avx2")) store_32(block);
     if (__builtin_cpu_supports("avx512f")) store_64(block);
 }
@@ -177,13 +198,11 @@ static void vector_stores(void *block) { memset(block, 7, 64); }
 
 static const Block *header_of(const void *data) { return (const Block *)((const char *)data - sizeof(Block)); }
 
-static void test_blocks(void)
-{
+static void test_blocks(void) {
     PoolConfig config = full_config(64, 64);
     MemoryPool *pool = create_memory_pool(&config);
     if (!CHECK("a pool of 64 classes", pool != NULL)) return;
-    TEST("pool_allocate: each block is aligned to 64 and carries its header before it, also when used again")
-    {
+    TEST("pool_allocate: each block is aligned to 64 and carries its header before it, also when used again") {
         random_t random = {7};
         static void *blocks[512];
         static size_t sizes[512];
@@ -204,13 +223,13 @@ static void test_blocks(void)
         }
         for (size_t i = 0; i < 512; i++) {
             if (!blocks[i]) continue;
-            EXPECT(header_of(blocks[i])->magic == 0xDEADBEEF && header_of(blocks[i])->data == blocks[i], "the header of block %zu was written over", i);
+            EXPECT(header_of(blocks[i])->magic == 0xDEADBEEF && header_of(blocks[i])->data == blocks[i],
+                   "the header of block %zu was written over", i);
             pool_free(pool, blocks[i]);
         }
     }
     CHECK_EQ("all of them freed: nothing is live", get_total_allocated(pool), 0);
-    TEST("the library does not trust the header: a block is freed whatever its caller wrote there")
-    {
+    TEST("the library does not trust the header: a block is freed whatever its caller wrote there") {
         unsigned char *data = pool_allocate(pool, 300), *next = pool_allocate(pool, 300);
         memset(data - sizeof(Block), 0xFF, sizeof(Block));
         pool_free(pool, data);
@@ -219,16 +238,18 @@ static void test_blocks(void)
         EXPECT(get_total_allocated(pool) == 0, "%zu live, expected 0", get_total_allocated(pool));
     }
     destroy_memory_pool(pool);
-    TEST("config.alignment above 64 is honoured, header and all")
-    {
+    TEST("config.alignment above 64 is honoured, header and all") {
         for (size_t alignment = 128; alignment <= 65536; alignment *= 2) {
             config.alignment = alignment;
             pool = create_memory_pool(&config);
             if (!EXPECT(pool != NULL, "alignment %zu: no pool", alignment)) continue;
             for (size_t size = 1; size < 5000000; size = size * 3 + 1) {
                 unsigned char *data = pool_allocate(pool, size);
-                if (!EXPECT(data && is_aligned(data, alignment), "%zu bytes at %p, expected alignment %zu", size, (void *)data, alignment)) continue;
-                EXPECT(header_of(data)->magic == 0xDEADBEEF && header_of(data)->data == data, "header of %zu bytes, alignment %zu", size, alignment);
+                if (!EXPECT(data && is_aligned(data, alignment), "%zu bytes at %p, expected alignment %zu", size,
+                            (void *)data, alignment))
+                    continue;
+                EXPECT(header_of(data)->magic == 0xDEADBEEF && header_of(data)->data == data,
+                       "header of %zu bytes, alignment %zu", size, alignment);
                 data[0] = data[size - 1] = 1;
                 if (size % 2) pool_free(pool, data);
             }
@@ -237,13 +258,13 @@ static void test_blocks(void)
     }
 }
 
-static void test_wrong_frees(void)
-{
+static void test_wrong_frees(void) {
     PoolConfig config = full_config(8, 32);
     MemoryPool *pool = create_memory_pool(&config), *other = create_memory_pool(&config);
     if (!CHECK("two pools", pool && other)) return;
     char local[256] __attribute__((aligned(64))) = {0}, *foreign = malloc(4096);
-    char *mine = pool_allocate(pool, 200), *theirs = pool_allocate(other, 300), *large = pool_allocate(other, 6 * MIB), *freed = pool_allocate(pool, 200);
+    char *mine = pool_allocate(pool, 200), *theirs = pool_allocate(other, 300), *large = pool_allocate(other, 6 * MIB),
+         *freed = pool_allocate(pool, 200);
     pool_free(pool, freed);
     pattern_fill(mine, 0, 200, 1);
     pattern_fill(theirs, 0, 300, 2);
@@ -251,13 +272,31 @@ static void test_wrong_frees(void)
     char forged[512] __attribute__((aligned(64)));
     memcpy(forged, mine - sizeof(Block), sizeof(Block));
     ((Block *)(void *)forged)->data = forged + sizeof(Block);
-    const struct { const char *what; void *pointer; } hostile[] = {{"NULL", NULL}, {"the stack", local}, {"malloc's block", foreign + 64}, {"inside a block", mine + 64}, {"one byte in", mine + 1}, {"the header", mine - 128}, {"another pool's block", theirs}, {"another pool's large block", large}, {"a block freed before", freed}, {"a forged block", forged + 128}, {"the pool", pool}, {"address 64", (void *)64}, {"a page never mapped", (void *)0x7000000000}, {"kernel space", (void *)0xFFFF880000000000u}};
-    TEST("pool_free: what is not an own live block changes nothing")
-    {
+    const struct {
+        const char *what;
+        void *pointer;
+    } hostile[] = {{"NULL", NULL},
+                   {"the stack", local},
+                   {"malloc's block", foreign + 64},
+                   {"inside a block", mine + 64},
+                   {"one byte in", mine + 1},
+                   {"the header", mine - 128},
+                   {"another pool's block", theirs},
+                   {"another pool's large block", large},
+                   {"a block freed before", freed},
+                   {"a forged block", forged + 128},
+                   {"the pool", pool},
+                   {"address 64", (void *)64},
+                   {"a page never mapped", (void *)0x7000000000},
+                   {"kernel space", (void *)0xFFFF880000000000u}};
+    TEST("pool_free: what is not an own live block changes nothing") {
         for (size_t i = 0; i < sizeof hostile / sizeof hostile[0]; i++) {
             pool_free(pool, opaque(hostile[i].pointer));
-            EXPECT(get_total_allocated(pool) == 200 && get_total_allocated(other) == 300 + 6 * MIB, "free of %s: totals are %zu and %zu", hostile[i].what, get_total_allocated(pool), get_total_allocated(other));
-            EXPECT(get_num_allocations(pool) == 2 && get_peak_allocated(pool) == 400, "free of %s changed the pool's history", hostile[i].what);
+            EXPECT(get_total_allocated(pool) == 200 && get_total_allocated(other) == 300 + 6 * MIB,
+                   "free of %s: totals are %zu and %zu", hostile[i].what, get_total_allocated(pool),
+                   get_total_allocated(other));
+            EXPECT(get_num_allocations(pool) == 2 && get_peak_allocated(pool) == 400,
+                   "free of %s changed the pool's history", hostile[i].what);
         }
         EXPECT(pattern_holds(mine, 0, 200, 1) && pattern_holds(theirs, 0, 300, 2), "contents changed");
     }
@@ -267,8 +306,7 @@ static void test_wrong_frees(void)
     CHECK("pool_free: a second free is refused with double free", unimem_last_error() == UNIMEM_ERROR_DOUBLE_FREE);
     pool_free(other, theirs);
     CHECK_EQ("pool_free: its own pool frees it", get_total_allocated(other), 6 * MIB);
-    TEST("caches belong to a pool: a block freed in one is never handed out by another")
-    {
+    TEST("caches belong to a pool: a block freed in one is never handed out by another") {
         for (size_t i = 0; i < 2000; i++) {
             void *a = pool_allocate(pool, 128);
             pool_free(pool, a);
@@ -281,7 +319,8 @@ static void test_wrong_frees(void)
     memset(large, 1, 6 * MIB);
     destroy_memory_pool(other);
     CHECK("destroy_memory_pool: frees live blocks", !unimem_owns(large));
-    CHECK("destroy_memory_pool: the other pool goes on", pattern_holds(mine, 0, 200, 1) && get_total_allocated(pool) == 200);
+    CHECK("destroy_memory_pool: the other pool goes on",
+          pattern_holds(mine, 0, 200, 1) && get_total_allocated(pool) == 200);
     pool_free(pool, mine);
     destroy_memory_pool(pool);
     unimem_trim(unimem_global());
@@ -289,13 +328,11 @@ static void test_wrong_frees(void)
     free(foreign);
 }
 
-static void note_warning(int level, const char *message, void *context)
-{
+static void note_warning(int level, const char *message, void *context) {
     if (level <= 1 && message && *message) ++*(size_t *)context;
 }
 
-static void test_destroy(void)
-{
+static void test_destroy(void) {
     size_t warnings = 0;
     PoolConfig config = plain_config();
     MemoryPool *pool = create_memory_pool(&config);
@@ -311,8 +348,7 @@ static void test_destroy(void)
     CHECK("destroy_memory_pool: nothing is reported when all was freed", warnings == 0);
     unimem_set_log(NULL, NULL);
     size_t before = resident_bytes();
-    TEST("creating and destroying 500 pools with live blocks leaves no memory behind")
-    {
+    TEST("creating and destroying 500 pools with live blocks leaves no memory behind") {
         for (size_t i = 0; i < scaled(500); i++) {
             pool = create_memory_pool(&config);
             if (!EXPECT(pool != NULL, "pool %zu: NULL", i)) continue;
@@ -322,12 +358,12 @@ static void test_destroy(void)
             }
             destroy_memory_pool(pool);
         }
-        EXPECT(resident_bytes() < before + 8 * MIB, "resident memory grew from %zu to %zu KiB", before / KIB, resident_bytes() / KIB);
+        EXPECT(resident_bytes() < before + 8 * MIB, "resident memory grew from %zu to %zu KiB", before / KIB,
+               resident_bytes() / KIB);
     }
 }
 
-static void test_interface_of_pool(void)
-{
+static void test_interface_of_pool(void) {
     CHECK("unimem_pool_interface: NULL pool is NULL", unimem_pool_interface(NULL) == NULL);
     PoolConfig config = full_config(32, 64);
     MemoryPool *pool = create_memory_pool(&config);
@@ -337,31 +373,34 @@ static void test_interface_of_pool(void)
     memory_stats_t stats;
     void *a = memory->allocate(1000, 0), *b = pool_allocate(pool, 500);
     memory->get_stats(&stats);
-    CHECK("pool and interface are one: each counts what the other allocates", a && b && get_total_allocated(pool) == 1500 && stats.total_allocated == 1500 && stats.num_allocations == 2 && get_num_allocations(pool) == 2);
+    CHECK("pool and interface are one: each counts what the other allocates",
+          a && b && get_total_allocated(pool) == 1500 && stats.total_allocated == 1500 && stats.num_allocations == 2 &&
+              get_num_allocations(pool) == 2);
     pool_free(pool, a);
     memory->free(b);
     memory->get_stats(&stats);
-    CHECK("pool and interface are one: each frees what the other allocated", get_total_allocated(pool) == 0 && stats.total_allocated == 0 && stats.num_frees == 2);
+    CHECK("pool and interface are one: each frees what the other allocated",
+          get_total_allocated(pool) == 0 && stats.total_allocated == 0 && stats.num_frees == 2);
     char *block = memory->allocate(100, 4096);
     CHECK("a pool's interface honours alignments", block && is_aligned(block, 4096));
     memset(block, 5, 100);
     block = memory->realloc(block, 10000);
-    CHECK("a pool's interface reallocates", block && block[99] == 5 && is_aligned(block, 4096) && get_total_allocated(pool) == 10000);
+    CHECK("a pool's interface reallocates",
+          block && block[99] == 5 && is_aligned(block, 4096) && get_total_allocated(pool) == 10000);
     memory->free(block);
     destroy_memory_pool(pool);
-    TEST("destroying a pool gives its interface's place back: 1,000 in turn")
-    {
+    TEST("destroying a pool gives its interface's place back: 1,000 in turn") {
         for (size_t i = 0; i < scaled(1000); i++) {
             pool = create_memory_pool(&config);
             memory = unimem_pool_interface(pool);
-            if (EXPECT(memory != NULL, "pool %zu has no interface: %s", i, unimem_last_error_message())) (void)memory->allocate(100, 0);
+            if (EXPECT(memory != NULL, "pool %zu has no interface: %s", i, unimem_last_error_message()))
+                (void)memory->allocate(100, 0);
             destroy_memory_pool(pool);
         }
     }
 }
 
-int main(void)
-{
+int main(void) {
     test_layouts();
     test_create();
     test_totals();

@@ -10,37 +10,31 @@
 
 #include <pthread.h>
 
-static memory_stats_t stats_of(unified_memory_interface_t *memory)
-{
-    memory_stats_t stats = {0};
-    memory->get_stats(&stats);
-    return stats;
-}
-
-static void test_tracking(void)
-{
+static void test_tracking(void) {
     const size_t blocks = scaled(10000000);
     unified_memory_interface_t *memory = unimem_open(NULL);
     if (!CHECK("an instance to track with", memory != NULL)) return;
     char *base = (char *)((uintptr_t)1 << 45); /* never touched: these are addresses, not memory */
     size_t idle = resident_bytes();
     double start = seconds_now();
-    TEST("10 million tracked blocks: counted, found, forgotten, each once")
-    {
+    TEST("10 million tracked blocks: counted, found, forgotten, each once") {
         size_t missed = 0, again = 0;
         for (size_t i = 0; i < blocks; i++) missed += !memory->track_allocation(base + i * 32, 32);
         EXPECT(missed == 0, "%zu blocks were refused", missed);
-        EXPECT(stats_of(memory).total_allocated == blocks * 32, "%zu bytes counted, expected %zu", stats_of(memory).total_allocated, blocks * 32);
-        printf("# %zu blocks tracked in %.2f s, %zu bytes of RAM each\n", blocks, seconds_now() - start, (resident_bytes() - idle) / blocks);
-        EXPECT(!memory->untrack_allocation(base - 32) && !memory->untrack_allocation(base + blocks * 32), "a block beyond the ends was tracked");
+        EXPECT(stats_of(memory).total_allocated == blocks * 32, "%zu bytes counted, expected %zu",
+               stats_of(memory).total_allocated, blocks * 32);
+        printf("# %zu blocks tracked in %.2f s, %zu bytes of RAM each\n", blocks, seconds_now() - start,
+               (resident_bytes() - idle) / blocks);
+        EXPECT(!memory->untrack_allocation(base - 32) && !memory->untrack_allocation(base + blocks * 32),
+               "a block beyond the ends was tracked");
         for (size_t i = 0; i < blocks; i++) missed += !memory->untrack_allocation(base + i * 32);
         EXPECT(missed == 0, "%zu blocks were lost", missed);
         for (size_t i = 0; i < blocks; i += 1001) again += memory->untrack_allocation(base + i * 32);
-        EXPECT(again == 0 && stats_of(memory).total_allocated == 0, "%zu blocks were found twice, %zu bytes counted", again, stats_of(memory).total_allocated);
+        EXPECT(again == 0 && stats_of(memory).total_allocated == 0, "%zu blocks were found twice, %zu bytes counted",
+               again, stats_of(memory).total_allocated);
     }
     CHECK("the instance closes clean", unimem_close(memory));
-    TEST("the singleton tracks 10 million blocks too")
-    {
+    TEST("the singleton tracks 10 million blocks too") {
         size_t missed = 0;
         for (size_t i = 0; i < blocks; i++) missed += !track_memory_block(base + i * 32);
         for (size_t i = 0; i < blocks; i += 3) missed += !is_memory_block_tracked(base + i * 32);
@@ -52,8 +46,7 @@ static void test_tracking(void)
     CHECK("the memory of 10 million entries goes back when they are gone", after <= idle + 16 * MIB);
 }
 
-static void test_live_blocks(void)
-{
+static void test_live_blocks(void) {
     const size_t count = scaled(1000000);
     unified_memory_interface_t *memory = unimem_open(NULL);
     unsigned char **blocks = table_new(count * sizeof *blocks);
@@ -62,8 +55,7 @@ static void test_live_blocks(void)
     memset(blocks, 0, count * sizeof *blocks); /* touched before the idle level is taken */
     memset(sizes, 0, count * sizeof *sizes);
     size_t idle = resident_bytes(), total = 0;
-    TEST("a million live blocks: whole, exact, in little more memory than they ask for")
-    {
+    TEST("a million live blocks: whole, exact, in little more memory than they ask for") {
         random_t random = {21};
         for (size_t i = 0; i < count; i++) {
             sizes[i] = (uint16_t)random_size(&random, 4, 9);
@@ -73,9 +65,12 @@ static void test_live_blocks(void)
             total += sizes[i];
         }
         memory_stats_t stats = stats_of(memory);
-        EXPECT(stats.total_allocated == total && stats.num_allocations == count && stats.peak_allocated == total, "%zu bytes and %zu blocks counted, expected %zu and %zu", stats.total_allocated, stats.num_allocations, total, count);
+        EXPECT(stats.total_allocated == total && stats.num_allocations == count && stats.peak_allocated == total,
+               "%zu bytes and %zu blocks counted, expected %zu and %zu", stats.total_allocated, stats.num_allocations,
+               total, count);
         size_t resident = resident_bytes() - idle;
-        printf("# %zu MiB asked for, %zu MiB resident, fragmentation %zu %%\n", total / MIB, resident / MIB, stats.fragmentation);
+        printf("# %zu MiB asked for, %zu MiB resident, fragmentation %zu %%\n", total / MIB, resident / MIB,
+               stats.fragmentation);
         EXPECT(resident < total + total / 3 + 16 * MIB, "%zu MiB resident for %zu MiB", resident / MIB, total / MIB);
         size_t wrong = 0;
         for (size_t i = 0; i < count; i++) wrong += !pattern_holds(blocks[i], 0, sizes[i], i);
@@ -85,10 +80,12 @@ static void test_live_blocks(void)
         for (size_t i = count; i-- > 0;)
             if (i % 2) memory->free(blocks[i]);
         stats = stats_of(memory);
-        EXPECT(stats.total_allocated == 0 && stats.num_frees == count, "%zu bytes live, %zu frees", stats.total_allocated, stats.num_frees);
+        EXPECT(stats.total_allocated == 0 && stats.num_frees == count, "%zu bytes live, %zu frees",
+               stats.total_allocated, stats.num_frees);
     }
     size_t handed_back = unimem_trim(memory), after = resident_bytes();
-    printf("# idle %zu KiB, after freeing and trim (%zu MiB handed back) %zu KiB\n", idle / KIB, handed_back / MIB, after / KIB);
+    printf("# idle %zu KiB, after freeing and trim (%zu MiB handed back) %zu KiB\n", idle / KIB, handed_back / MIB,
+           after / KIB);
     CHECK("all freed and trimmed: within 4 MiB of idle", after <= idle + 4 * MIB);
     CHECK("the instance closes clean", unimem_close(memory));
     munmap(blocks, count * sizeof *blocks);
@@ -96,8 +93,7 @@ static void test_live_blocks(void)
 }
 
 /* Allocates through every surface in a thread of its own, which exits with full caches. */
-static void *use_all_surfaces(void *argument)
-{
+static void *use_all_surfaces(void *argument) {
     unified_memory_interface_t *memory = argument;
     MemoryPool *pool = create_memory_pool(&(PoolConfig){.enable_stats = true, .thread_cache_size = 256});
     advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
@@ -106,24 +102,24 @@ static void *use_all_surfaces(void *argument)
     random_t random = {(uint64_t)(uintptr_t)&blocks};
     for (size_t i = 0; i < COUNT; i++) {
         size_t size = random_size(&random, 4, i % 200 ? 14 : 23);
-        blocks[0][i] = memory->allocate(size, 0), blocks[1][i] = pool_allocate(pool, size), blocks[2][i] = memory_allocate(system, size, 8);
+        blocks[0][i] = memory->allocate(size, 0), blocks[1][i] = pool_allocate(pool, size),
+        blocks[2][i] = memory_allocate(system, size, 8);
         for (size_t s = 0; s < 3; s++)
             if (EXPECT(blocks[s][i] != NULL, "surface %zu, %zu bytes: NULL", s, size)) memset(blocks[s][i], 1, size);
     }
-    for (size_t i = 0; i < COUNT; i++) memory->free(blocks[0][i]), pool_free(pool, blocks[1][i]), memory_free(system, blocks[2][i]);
+    for (size_t i = 0; i < COUNT; i++)
+        memory->free(blocks[0][i]), pool_free(pool, blocks[1][i]), memory_free(system, blocks[2][i]);
     destroy_memory_pool(pool);
     destroy_memory_system(system);
     return NULL;
 }
 
-static void test_idle(void)
-{
+static void test_idle(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     if (!CHECK("an instance to come back to idle with", memory != NULL)) return;
     pthread_t threads[4];
     size_t idle = 0;
-    TEST("four threads use every surface, over and over: freed and trimmed, within 4 MiB of idle")
-    {
+    TEST("four threads use every surface, over and over: freed and trimmed, within 4 MiB of idle") {
         for (size_t round = 0; round < 1 + scaled(5); round++) {
             for (size_t i = 0; i < 4; i++) pthread_create(&threads[i], NULL, use_all_surfaces, memory);
             for (size_t i = 0; i < 4; i++) pthread_join(threads[i], NULL);
@@ -133,31 +129,32 @@ static void test_idle(void)
         size_t after = resident_bytes();
         printf("# idle %zu KiB, after %zu KiB\n", idle / KIB, after / KIB);
         EXPECT(after <= idle + 4 * MIB, "resident memory grew from %zu to %zu KiB", idle / KIB, after / KIB);
-        EXPECT(unimem_held_bytes(memory) <= 4 * MIB, "the empty instance holds %zu KiB", unimem_held_bytes(memory) / KIB);
+        EXPECT(unimem_held_bytes(memory) <= 4 * MIB, "the empty instance holds %zu KiB",
+               unimem_held_bytes(memory) / KIB);
     }
     CHECK("the instance closes clean", unimem_close(memory));
 }
 
-static void test_great_sizes(void)
-{
+static void test_great_sizes(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     if (!CHECK("an instance for great sizes", memory != NULL)) return;
     size_t idle = resident_bytes();
-    TEST("sizes from 1 to 8 GiB: touched at both ends, counted, in memory for what was touched only")
-    {
+    TEST("sizes from 1 to 8 GiB: touched at both ends, counted, in memory for what was touched only") {
         for (size_t size = GIB; size <= 8 * GIB; size *= 2) {
             unsigned char *block = memory->allocate(size, 0);
             if (!EXPECT(block != NULL, "%zu GiB: NULL: %s", size / GIB, unimem_last_error_message())) continue;
             block[0] = 1, block[size - 1] = 2;
             EXPECT(block[0] == 1 && block[size - 1] == 2, "%zu GiB: contents", size / GIB);
-            EXPECT(stats_of(memory).total_allocated == size && unimem_usable_size(block) >= size, "%zu GiB: counts %zu", size / GIB, stats_of(memory).total_allocated);
-            EXPECT(resident_bytes() <= idle + 64 * MIB, "%zu GiB, touched at two places: %zu MiB resident", size / GIB, (resident_bytes() - idle) / MIB);
+            EXPECT(stats_of(memory).total_allocated == size && unimem_usable_size(block) >= size, "%zu GiB: counts %zu",
+                   size / GIB, stats_of(memory).total_allocated);
+            EXPECT(resident_bytes() <= idle + 64 * MIB, "%zu GiB, touched at two places: %zu MiB resident", size / GIB,
+                   (resident_bytes() - idle) / MIB);
             memory->free(block);
-            EXPECT(stats_of(memory).total_allocated == 0, "%zu GiB: %zu live after the free", size / GIB, stats_of(memory).total_allocated);
+            EXPECT(stats_of(memory).total_allocated == 0, "%zu GiB: %zu live after the free", size / GIB,
+                   stats_of(memory).total_allocated);
         }
     }
-    TEST("a block grows from 1 GiB to 8 GiB and keeps both of its old ends")
-    {
+    TEST("a block grows from 1 GiB to 8 GiB and keeps both of its old ends") {
         unsigned char *block = memory->allocate(GIB, 0);
         size_t size = GIB;
         for (; block && size < 8 * GIB; size *= 2) {
@@ -175,8 +172,7 @@ static void test_great_sizes(void)
     CHECK("the instance for great sizes closes clean", unimem_close(memory));
 }
 
-int main(void)
-{
+int main(void) {
     test_great_sizes();
     test_live_blocks();
     test_idle();

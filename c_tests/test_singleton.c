@@ -12,8 +12,7 @@
 static char foreign_systems[2][64];
 #define FOREIGN(i) ((advanced_memory_system_t *)(void *)foreign_systems[i])
 
-static void test_registration(void)
-{
+static void test_registration(void) {
     CHECK("get_global_memory_system: NULL at first", get_global_memory_system() == NULL);
     register_memory_system(NULL);
     unregister_memory_system(NULL);
@@ -26,8 +25,10 @@ static void test_registration(void)
     unregister_memory_system(FOREIGN(1));
     unregister_memory_system(FOREIGN(0));
     unregister_memory_system(FOREIGN(0));
-    CHECK("unregister_memory_system: as many as were registered, another's are ignored", get_global_memory_system() == FOREIGN(0));
-    CHECK("create_memory_system: returns the one registered, with one more reference", create_memory_system(NULL) == FOREIGN(0));
+    CHECK("unregister_memory_system: as many as were registered, another's are ignored",
+          get_global_memory_system() == FOREIGN(0));
+    CHECK("create_memory_system: returns the one registered, with one more reference",
+          create_memory_system(NULL) == FOREIGN(0));
     unregister_memory_system(FOREIGN(0));
     CHECK("the reference that create_memory_system took is counted", get_global_memory_system() == FOREIGN(0));
     unregister_memory_system(FOREIGN(0));
@@ -39,35 +40,44 @@ static void test_registration(void)
     CHECK("and unregistered", get_global_memory_system() == NULL);
 }
 
-static void test_tracking(void)
-{
+static void test_tracking(void) {
     char a[8], b[8];
-    CHECK("track_memory_block: true, also again", track_memory_block(a) && track_memory_block(a) && track_memory_block(b));
-    CHECK("is_memory_block_tracked: exactly those", is_memory_block_tracked(a) && is_memory_block_tracked(b) && !is_memory_block_tracked(a + 1) && !is_memory_block_tracked(NULL));
-    CHECK("untrack_memory_block: true once, however often it was tracked", untrack_memory_block(a) && !untrack_memory_block(a) && !is_memory_block_tracked(a) && is_memory_block_tracked(b));
+    CHECK("track_memory_block: true, also again",
+          track_memory_block(a) && track_memory_block(a) && track_memory_block(b));
+    CHECK("is_memory_block_tracked: exactly those", is_memory_block_tracked(a) && is_memory_block_tracked(b) &&
+                                                        !is_memory_block_tracked(a + 1) &&
+                                                        !is_memory_block_tracked(NULL));
+    CHECK("untrack_memory_block: true once, however often it was tracked",
+          untrack_memory_block(a) && !untrack_memory_block(a) && !is_memory_block_tracked(a) &&
+              is_memory_block_tracked(b));
     CHECK("track and untrack of NULL are false", !track_memory_block(NULL) && !untrack_memory_block(NULL));
     untrack_memory_block(b);
     const size_t blocks = scaled(100000);
     char *base = (char *)((uintptr_t)3 << 40);
-    TEST("100,000 blocks: no limit, each found, none confused with its neighbour")
-    {
+    TEST("100,000 blocks: no limit, each found, none confused with its neighbour") {
         for (size_t i = 0; i < blocks; i++) EXPECT(track_memory_block(base + i * 64), "block %zu is refused", i);
-        for (size_t i = 0; i < blocks; i++) EXPECT(is_memory_block_tracked(base + i * 64) && !is_memory_block_tracked(base + i * 64 + 8), "block %zu", i);
-        for (size_t i = 0; i < blocks; i += 2) EXPECT(untrack_memory_block(base + i * 64), "block %zu is not tracked", i);
-        for (size_t i = 0; i < blocks; i++) EXPECT(is_memory_block_tracked(base + i * 64) == (i % 2 == 1), "block %zu after every second was untracked", i);
-        for (size_t i = 1; i < blocks; i += 2) EXPECT(untrack_memory_block(base + i * 64), "block %zu is not tracked", i);
+        for (size_t i = 0; i < blocks; i++)
+            EXPECT(is_memory_block_tracked(base + i * 64) && !is_memory_block_tracked(base + i * 64 + 8), "block %zu",
+                   i);
+        for (size_t i = 0; i < blocks; i += 2)
+            EXPECT(untrack_memory_block(base + i * 64), "block %zu is not tracked", i);
+        for (size_t i = 0; i < blocks; i++)
+            EXPECT(is_memory_block_tracked(base + i * 64) == (i % 2 == 1), "block %zu after every second was untracked",
+                   i);
+        for (size_t i = 1; i < blocks; i += 2)
+            EXPECT(untrack_memory_block(base + i * 64), "block %zu is not tracked", i);
     }
 }
 
-typedef struct { size_t warnings; } log_t;
+typedef struct {
+    size_t warnings;
+} log_t;
 
-static void note(int level, const char *message, void *context)
-{
+static void note(int level, const char *message, void *context) {
     if (level <= 1 && message && *message) ((log_t *)context)->warnings++;
 }
 
-static void test_last_reference(void)
-{
+static void test_last_reference(void) {
     log_t log = {0};
     unified_memory_interface_t *global = unimem_global();
     char *ours = global->allocate(500, 0), *foreign = malloc(500), local[8];
@@ -78,25 +88,28 @@ static void test_last_reference(void)
     track_memory_block(local);
     unimem_set_log(note, &log);
     unregister_memory_system(FOREIGN(0));
-    CHECK("while references are left, tracked blocks stay", log.warnings == 0 && is_memory_block_tracked(ours) && unimem_owns(ours));
+    CHECK("while references are left, tracked blocks stay",
+          log.warnings == 0 && is_memory_block_tracked(ours) && unimem_owns(ours));
     unregister_memory_system(FOREIGN(0));
     unimem_set_log(NULL, NULL);
     CHECK("with the last reference tracked blocks are reported", log.warnings >= 1);
-    CHECK("they are forgotten", !is_memory_block_tracked(ours) && !is_memory_block_tracked(foreign) && !is_memory_block_tracked(local));
+    CHECK("they are forgotten",
+          !is_memory_block_tracked(ours) && !is_memory_block_tracked(foreign) && !is_memory_block_tracked(local));
     CHECK("those of ours are freed", !unimem_owns(ours));
     memset(foreign, 1, 500);
     free(foreign); /* glibc ends the program here if it was freed before */
     CHECK("those that are foreign are not", true);
 }
 
-static void test_safe_calls(void)
-{
+static void test_safe_calls(void) {
     CHECK("safe_memory_allocate: NULL for no system", safe_memory_allocate(NULL, 100, 64) == NULL);
     advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
     if (!CHECK("a system", system && get_global_memory_system() == system)) return;
     unsigned char *block = safe_memory_allocate(system, 1000, 100);
-    CHECK("safe_memory_allocate: zeroed, aligned to the next power of two, tracked", block && all_zero(block, 1000) && is_aligned(block, 128) && is_memory_block_tracked(block));
-    CHECK("safe_memory_allocate: size 0 and sizes that overflow are NULL", safe_memory_allocate(system, 0, 64) == NULL && safe_memory_allocate(system, SIZE_MAX, 64) == NULL);
+    CHECK("safe_memory_allocate: zeroed, aligned to the next power of two, tracked",
+          block && all_zero(block, 1000) && is_aligned(block, 128) && is_memory_block_tracked(block));
+    CHECK("safe_memory_allocate: size 0 and sizes that overflow are NULL",
+          safe_memory_allocate(system, 0, 64) == NULL && safe_memory_allocate(system, SIZE_MAX, 64) == NULL);
     unsigned char *untracked = memory_allocate(system, 300, 64), *foreign = malloc(100), local[8];
     safe_memory_free(system, untracked);
     CHECK("safe_memory_free: what is not tracked is ignored", get_allocation_size(system, untracked) == 300);
@@ -104,17 +117,19 @@ static void test_safe_calls(void)
     safe_memory_free(system, opaque(local));
     safe_memory_free(system, NULL);
     safe_memory_free(NULL, block);
-    CHECK("safe_memory_free: foreign pointers and NULL are ignored", is_memory_block_tracked(block) && get_allocation_size(system, block) == 1000);
+    CHECK("safe_memory_free: foreign pointers and NULL are ignored",
+          is_memory_block_tracked(block) && get_allocation_size(system, block) == 1000);
     safe_memory_free(system, block);
-    CHECK("safe_memory_free: a tracked block is freed and tracked no more", !is_memory_block_tracked(block) && get_allocation_size(system, block) == 0);
+    CHECK("safe_memory_free: a tracked block is freed and tracked no more",
+          !is_memory_block_tracked(block) && get_allocation_size(system, block) == 0);
     safe_memory_free(system, opaque(block));
     memset(foreign, 1, 100);
     free(foreign);
-    TEST("safe calls: 50,000 live blocks")
-    {
+    TEST("safe calls: 50,000 live blocks") {
         const size_t blocks = scaled(50000);
         void **all = table_new(blocks * sizeof *all);
-        for (size_t i = 0; i < blocks; i++) EXPECT((all[i] = safe_memory_allocate(system, 64 + i % 100, 64)) != NULL, "block %zu is NULL", i);
+        for (size_t i = 0; i < blocks; i++)
+            EXPECT((all[i] = safe_memory_allocate(system, 64 + i % 100, 64)) != NULL, "block %zu is NULL", i);
         for (size_t i = 0; i < blocks; i++) {
             EXPECT(is_memory_block_tracked(all[i]), "block %zu is not tracked", i);
             safe_memory_free(system, all[i]);
@@ -123,19 +138,22 @@ static void test_safe_calls(void)
         munmap(all, blocks * sizeof *all);
     }
     memory_metrics_t metrics;
-    CHECK("only the block that was not tracked is live", get_memory_metrics(system, &metrics) && metrics.current_usage == 300);
+    CHECK("only the block that was not tracked is live",
+          get_memory_metrics(system, &metrics) && metrics.current_usage == 300);
     register_memory_system(system);
     destroy_memory_system(system);
-    CHECK("a registered reference keeps the system", get_global_memory_system() == system && get_allocation_size(system, untracked) == 300);
+    CHECK("a registered reference keeps the system",
+          get_global_memory_system() == system && get_allocation_size(system, untracked) == 300);
     block = safe_memory_allocate(system, 10, 8);
     destroy_memory_system(system);
-    CHECK("the last reference ends it, its blocks are freed and forgotten", get_global_memory_system() == NULL && !unimem_owns(block) && !is_memory_block_tracked(block) && !unimem_owns(untracked));
+    CHECK("the last reference ends it, its blocks are freed and forgotten",
+          get_global_memory_system() == NULL && !unimem_owns(block) && !is_memory_block_tracked(block) &&
+              !unimem_owns(untracked));
 }
 
 enum { THREADS = 4 };
 
-static void *track_many(void *argument)
-{
+static void *track_many(void *argument) {
     char *base = (char *)((uintptr_t)argument << 36);
     const size_t blocks = scaled(50000);
     for (size_t i = 0; i < blocks; i++) EXPECT(track_memory_block(base + i * 16), "block %zu is refused", i);
@@ -144,15 +162,13 @@ static void *track_many(void *argument)
     return NULL;
 }
 
-static void *race_for_one(void *argument)
-{
+static void *race_for_one(void *argument) {
     size_t *won = argument;
     for (size_t i = 1; i <= scaled(50000); i++) *won += untrack_memory_block((void *)(i * 16));
     return NULL;
 }
 
-static void *create_and_destroy(void *argument)
-{
+static void *create_and_destroy(void *argument) {
     (void)argument;
     for (size_t i = 0; i < scaled(2000); i++) {
         advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
@@ -166,8 +182,7 @@ static void *create_and_destroy(void *argument)
     return NULL;
 }
 
-static void run_threads(void *(*body)(void *), void *(*argument)(size_t))
-{
+static void run_threads(void *(*body)(void *), void *(*argument)(size_t)) {
     pthread_t threads[THREADS];
     for (size_t i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, body, argument(i));
     for (size_t i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
@@ -177,18 +192,17 @@ static size_t wins[THREADS][8]; /* each on a cache line of its own */
 static void *number(size_t i) { return (void *)(i + 1); }
 static void *counter(size_t i) { return wins[i]; }
 
-static void test_threads(void)
-{
+static void test_threads(void) {
     TEST("four threads track, look up and untrack") run_threads(track_many, number);
     for (size_t i = 1; i <= scaled(50000); i++) track_memory_block((void *)(i * 16));
     run_threads(race_for_one, counter);
-    CHECK_EQ("four threads untrack the same blocks: each is won once", wins[0][0] + wins[1][0] + wins[2][0] + wins[3][0], scaled(50000));
+    CHECK_EQ("four threads untrack the same blocks: each is won once",
+             wins[0][0] + wins[1][0] + wins[2][0] + wins[3][0], scaled(50000));
     TEST("four threads create and destroy the system, which comes and goes") run_threads(create_and_destroy, number);
     CHECK("at the end there is none", get_global_memory_system() == NULL);
 }
 
-int main(void)
-{
+int main(void) {
     test_registration();
     test_tracking();
     test_last_reference();

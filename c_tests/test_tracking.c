@@ -8,41 +8,47 @@
 #include <pthread.h>
 #include <sys/resource.h>
 
-static memory_stats_t stats_of(unified_memory_interface_t *of)
-{
-    memory_stats_t stats;
-    of->get_stats(&stats);
-    return stats;
-}
-
-static void test_tracking(void)
-{
+static void test_tracking(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     if (!CHECK("an instance to track with", memory != NULL)) return;
     char *foreign = malloc(1000), local[64];
-    CHECK("track_allocation: a foreign block is counted", memory->track_allocation(foreign, 1000) && stats_of(memory).total_allocated == 1000);
-    CHECK("track_allocation: again updates the size", memory->track_allocation(foreign, 400) && stats_of(memory).total_allocated == 400 && memory->track_allocation(foreign, 2500) && stats_of(memory).total_allocated == 2500);
+    CHECK("track_allocation: a foreign block is counted",
+          memory->track_allocation(foreign, 1000) && stats_of(memory).total_allocated == 1000);
+    CHECK("track_allocation: again updates the size",
+          memory->track_allocation(foreign, 400) && stats_of(memory).total_allocated == 400 &&
+              memory->track_allocation(foreign, 2500) && stats_of(memory).total_allocated == 2500);
     CHECK("track_allocation: counts to the peak", stats_of(memory).peak_allocated == 2500);
-    CHECK("track_allocation: the stack too", memory->track_allocation(local, sizeof local) && stats_of(memory).total_allocated == 2564);
-    CHECK("track_allocation: NULL is refused", !memory->track_allocation(NULL, 10) && stats_of(memory).total_allocated == 2564);
-    CHECK("untrack_allocation: true for a tracked block, no longer counted", memory->untrack_allocation(foreign) && stats_of(memory).total_allocated == 64);
-    CHECK("untrack_allocation: false for one that is not tracked", !memory->untrack_allocation(foreign) && !memory->untrack_allocation(NULL) && !memory->untrack_allocation(foreign + 1) && stats_of(memory).total_allocated == 64);
-    CHECK("untrack_allocation: the last one", memory->untrack_allocation(local) && stats_of(memory).total_allocated == 0);
+    CHECK("track_allocation: the stack too",
+          memory->track_allocation(local, sizeof local) && stats_of(memory).total_allocated == 2564);
+    CHECK("track_allocation: NULL is refused",
+          !memory->track_allocation(NULL, 10) && stats_of(memory).total_allocated == 2564);
+    CHECK("untrack_allocation: true for a tracked block, no longer counted",
+          memory->untrack_allocation(foreign) && stats_of(memory).total_allocated == 64);
+    CHECK("untrack_allocation: false for one that is not tracked",
+          !memory->untrack_allocation(foreign) && !memory->untrack_allocation(NULL) &&
+              !memory->untrack_allocation(foreign + 1) && stats_of(memory).total_allocated == 64);
+    CHECK("untrack_allocation: the last one",
+          memory->untrack_allocation(local) && stats_of(memory).total_allocated == 0);
     memory->track_allocation(foreign, 100);
     memory->free(foreign);
-    CHECK("free: a tracked foreign block is refused and stays tracked", unimem_last_error() == UNIMEM_ERROR_NOT_OWNED && stats_of(memory).total_allocated == 100 && memory->untrack_allocation(foreign));
+    CHECK("free: a tracked foreign block is refused and stays tracked", unimem_last_error() == UNIMEM_ERROR_NOT_OWNED &&
+                                                                            stats_of(memory).total_allocated == 100 &&
+                                                                            memory->untrack_allocation(foreign));
     char *own = memory->allocate(700, 0);
-    CHECK("track_allocation: an own block is counted once", memory->track_allocation(own, 700) && stats_of(memory).total_allocated == 700);
-    CHECK("untrack_allocation: an own block stays live", memory->untrack_allocation(own) && unimem_owns(own) && stats_of(memory).total_allocated == 700);
+    CHECK("track_allocation: an own block is counted once",
+          memory->track_allocation(own, 700) && stats_of(memory).total_allocated == 700);
+    CHECK("untrack_allocation: an own block stays live",
+          memory->untrack_allocation(own) && unimem_owns(own) && stats_of(memory).total_allocated == 700);
     CHECK("untrack_allocation: an own block that is not tracked is false", !memory->untrack_allocation(own));
     memory->free(own);
-    TEST("track_allocation: 200,000 blocks, then none")
-    {
+    TEST("track_allocation: 200,000 blocks, then none") {
         const size_t blocks = scaled(200000);
         char *base = (char *)((uintptr_t)1 << 44);
-        for (size_t i = 0; i < blocks; i++) EXPECT(memory->track_allocation(base + i * 48, 48), "block %zu is refused", i);
+        for (size_t i = 0; i < blocks; i++)
+            EXPECT(memory->track_allocation(base + i * 48, 48), "block %zu is refused", i);
         EXPECT(stats_of(memory).total_allocated == blocks * 48, "%zu bytes counted", stats_of(memory).total_allocated);
-        for (size_t i = 0; i < blocks; i++) EXPECT(memory->untrack_allocation(base + i * 48), "block %zu is not tracked", i);
+        for (size_t i = 0; i < blocks; i++)
+            EXPECT(memory->untrack_allocation(base + i * 48), "block %zu is not tracked", i);
         EXPECT(stats_of(memory).total_allocated == 0, "%zu bytes counted at the end", stats_of(memory).total_allocated);
     }
     CHECK("an instance with nothing tracked closes clean", unimem_close(memory));
@@ -50,20 +56,26 @@ static void test_tracking(void)
     free(foreign);
 }
 
-typedef struct { size_t blocks, bytes, foreign, foreign_bytes, references; void *found; } leaks_t;
+typedef struct {
+    size_t blocks, bytes, foreign, foreign_bytes, references;
+    void *found;
+} leaks_t;
 
-static void count_leak(const unimem_leak_t *leak, void *context)
-{
+static void count_leak(const unimem_leak_t *leak, void *context) {
     leaks_t *leaks = context;
-    if (leak->foreign) leaks->foreign++, leaks->foreign_bytes += leak->size;
-    else leaks->blocks++, leaks->bytes += leak->size, leaks->references += leak->references;
+    if (leak->foreign)
+        leaks->foreign++, leaks->foreign_bytes += leak->size;
+    else
+        leaks->blocks++, leaks->bytes += leak->size, leaks->references += leak->references;
     if (leak->size == 12345) leaks->found = leak->address;
 }
 
-typedef struct { unsigned long messages, serious, empty; char last[512]; } log_t;
+typedef struct {
+    unsigned long messages, serious, empty;
+    char last[512];
+} log_t;
 
-static void note(int level, const char *message, void *context)
-{
+static void note(int level, const char *message, void *context) {
     log_t *log = context;
     log->messages++;
     log->serious += level <= 1;
@@ -71,57 +83,83 @@ static void note(int level, const char *message, void *context)
     if (message) snprintf(log->last, sizeof log->last, "%s", message);
 }
 
-static void test_leaks(void)
-{
+/* A callback that uses the library itself, as one that writes to a log of the program's may. */
+static void use_the_library(int level, const char *message, void *context) {
+    size_t *calls = context;
+    (void)level;
+    char *copy = unimem_global()->allocate(strlen(message) + 1, 0);
+    if (copy && strcpy(copy, message) == copy) ++*calls;
+    unimem_global()->free(copy);
+}
+
+static int log_to_the_library(void *argument) {
+    size_t calls = 0;
+    (void)argument;
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    unimem_set_log(use_the_library, &calls);
+    for (int i = 0; i < 100; i++) memory->free(opaque(&calls));
+    for (size_t size = 1; size < 4 * MIB; size *= 3) (void)memory->allocate(size, 0);
+    (void)memory->allocate(SIZE_MAX, 0);
+    unimem_trim(memory);
+    return unimem_close(memory) || calls == 0;
+}
+
+static void test_leaks(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     if (!CHECK("an instance to leak from", memory != NULL)) return;
     leaks_t leaks = {0};
-    CHECK("unimem_report_leaks: none in a fresh instance", unimem_report_leaks(memory, count_leak, &leaks) == 0 && leaks.blocks == 0 && leaks.foreign == 0);
+    CHECK("unimem_report_leaks: none in a fresh instance",
+          unimem_report_leaks(memory, count_leak, &leaks) == 0 && leaks.blocks == 0 && leaks.foreign == 0);
     char foreign[500];
     void *marked = memory->allocate(12345, 0);
     for (size_t i = 1; i <= 1000; i++) (void)memory->allocate(i, 0);
     (void)memory->allocate(5 * MIB, 0);
     unimem_retain(marked);
     memory->track_allocation(foreign, sizeof foreign);
-    CHECK_EQ("unimem_report_leaks: counts live and tracked foreign blocks, without a callback too", unimem_report_leaks(memory, NULL, NULL), 1003);
+    CHECK_EQ("unimem_report_leaks: counts live and tracked foreign blocks, without a callback too",
+             unimem_report_leaks(memory, NULL, NULL), 1003);
     CHECK_EQ("unimem_report_leaks: the same with one", unimem_report_leaks(memory, count_leak, &leaks), 1003);
-    CHECK("unimem_report_leaks: each own block with its size", leaks.blocks == 1002 && leaks.bytes == 12345 + 500500 + 5 * MIB && leaks.found == marked);
-    CHECK("unimem_report_leaks: each foreign block with its size", leaks.foreign == 1 && leaks.foreign_bytes == sizeof foreign);
+    CHECK("unimem_report_leaks: each own block with its size",
+          leaks.blocks == 1002 && leaks.bytes == 12345 + 500500 + 5 * MIB && leaks.found == marked);
+    CHECK("unimem_report_leaks: each foreign block with its size",
+          leaks.foreign == 1 && leaks.foreign_bytes == sizeof foreign);
     CHECK("unimem_report_leaks: the number of owners", leaks.references == 1003);
     log_t log = {0};
     unimem_set_log(note, &log);
     CHECK("unimem_close: false when blocks are live", !unimem_close(memory));
-    CHECK("unimem_close: reports the leak to the log, as a warning or an error", log.messages >= 1 && log.serious >= 1 && log.empty == 0);
+    CHECK("unimem_close: reports the leak to the log, as a warning or an error",
+          log.messages >= 1 && log.serious >= 1 && log.empty == 0);
     printf("# the last message was: %s\n", log.last);
     CHECK("unimem_close: the tracked foreign memory is not touched", memset(foreign, 7, sizeof foreign) == foreign);
     memory = unimem_open(NULL);
     memory->track_allocation(foreign, sizeof foreign);
     log = (log_t){0};
-    CHECK("unimem_close: false and a report when only a foreign block is tracked", !unimem_close(memory) && log.serious >= 1);
+    CHECK("unimem_close: false and a report when only a foreign block is tracked",
+          !unimem_close(memory) && log.serious >= 1);
     memory = unimem_open(NULL);
     memory->free(memory->allocate(100, 0));
     log = (log_t){0};
     CHECK("unimem_close: true and no warning when nothing is live", unimem_close(memory) && log.serious == 0);
     unimem_set_log(NULL, NULL);
+    CHECK_EQ("unimem_set_log: the callback may use the library", (size_t)run_in_child(log_to_the_library, NULL, 20), 0);
     memory = unimem_open(NULL);
     (void)memory->allocate(1, 0);
     CHECK("unimem_set_log: NULL stops the messages", !unimem_close(memory) && log.serious == 0);
 }
 
-static void *errors_of_a_thread(void *argument)
-{
+static void *errors_of_a_thread(void *argument) {
     unified_memory_interface_t *memory = argument;
     EXPECT(unimem_last_error() == UNIMEM_OK, "a new thread starts with error %d", (int)unimem_last_error());
     EXPECT(unimem_last_error_message() != NULL, "a new thread has no message");
     int local;
     memory->free(opaque(&local));
-    EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "its own error is %d, expected not owned", (int)unimem_last_error());
+    EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "its own error is %d, expected not owned",
+           (int)unimem_last_error());
     return NULL;
 }
 
 /* In a child with little address space: an attempt to take it all must not take the machine's memory. */
-static int open_impossible(void *argument)
-{
+static int open_impossible(void *argument) {
     const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 4096, SIZE_MAX / 2, (size_t)1 << 50};
     (void)argument;
     setrlimit(RLIMIT_AS, &(struct rlimit){2 * GIB, 2 * GIB});
@@ -135,18 +173,28 @@ static int open_impossible(void *argument)
     return (size_t)usage.ru_maxrss * KIB > before + 256 * MIB ? 3 : 0;
 }
 
-static void test_errors(void)
-{
+static void test_errors(void) {
     CHECK_EQ("unimem_error_t starts at UNIMEM_OK = 0", UNIMEM_OK, 0);
-    TEST("unimem_error_string: a text of its own for every error")
-    {
-        const unimem_error_t errors[] = {UNIMEM_OK, UNIMEM_ERROR_INVALID_ARGUMENT, UNIMEM_ERROR_OUT_OF_MEMORY, UNIMEM_ERROR_LIMIT, UNIMEM_ERROR_NOT_OWNED, UNIMEM_ERROR_DOUBLE_FREE, UNIMEM_ERROR_CORRUPTION, UNIMEM_ERROR_IO, UNIMEM_ERROR_UNSUPPORTED, UNIMEM_ERROR_INTERNAL};
+    TEST("unimem_error_string: a text of its own for every error") {
+        const unimem_error_t errors[] = {UNIMEM_OK,
+                                         UNIMEM_ERROR_INVALID_ARGUMENT,
+                                         UNIMEM_ERROR_OUT_OF_MEMORY,
+                                         UNIMEM_ERROR_LIMIT,
+                                         UNIMEM_ERROR_NOT_OWNED,
+                                         UNIMEM_ERROR_DOUBLE_FREE,
+                                         UNIMEM_ERROR_CORRUPTION,
+                                         UNIMEM_ERROR_IO,
+                                         UNIMEM_ERROR_UNSUPPORTED,
+                                         UNIMEM_ERROR_INTERNAL};
         for (size_t i = 0; i < 10; i++) {
             const char *text = unimem_error_string(errors[i]);
             if (!EXPECT(text && *text, "error %d has no text", (int)errors[i])) continue;
-            for (size_t j = 0; j < i; j++) EXPECT(strcmp(text, unimem_error_string(errors[j])) != 0, "errors %d and %d are both '%s'", (int)errors[j], (int)errors[i], text);
+            for (size_t j = 0; j < i; j++)
+                EXPECT(strcmp(text, unimem_error_string(errors[j])) != 0, "errors %d and %d are both '%s'",
+                       (int)errors[j], (int)errors[i], text);
         }
-        EXPECT(unimem_error_string((unimem_error_t)12345) && unimem_error_string((unimem_error_t)-1), "an unknown number has no text");
+        EXPECT(unimem_error_string((unimem_error_t)12345) && unimem_error_string((unimem_error_t)-1),
+               "an unknown number has no text");
     }
     unsigned major, minor, patch;
     CHECK("unimem_version: three numbers", sscanf(unimem_version(), "%u.%u.%u", &major, &minor, &patch) == 3);
@@ -156,28 +204,35 @@ static void test_errors(void)
     (void)memory->allocate(64, 3);
     char message[256];
     snprintf(message, sizeof message, "%s", unimem_last_error_message());
-    CHECK("unimem_last_error_message: says more than the code", unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT && strlen(message) > 0);
+    CHECK("unimem_last_error_message: says more than the code",
+          unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT && strlen(message) > 0);
     printf("# allocate(64, 3): %s\n", message);
     void *block = memory->allocate(64, 64);
     memory_stats_t stats;
     memory->get_stats(&stats);
-    CHECK("unimem_last_error: a success leaves it and its message alone", block && memory->track_allocation(block, 64) && memory->untrack_allocation(block) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT && strcmp(message, unimem_last_error_message()) == 0);
-    TEST("unimem_last_error: each thread has its own")
-    {
+    CHECK("unimem_last_error: a success leaves it and its message alone",
+          block && memory->track_allocation(block, 64) && memory->untrack_allocation(block) &&
+              unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT &&
+              strcmp(message, unimem_last_error_message()) == 0);
+    TEST("unimem_last_error: each thread has its own") {
         pthread_t threads[4];
         for (size_t i = 0; i < 4; i++) pthread_create(&threads[i], NULL, errors_of_a_thread, memory);
         for (size_t i = 0; i < 4; i++) pthread_join(threads[i], NULL);
-        EXPECT(unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT, "this thread's error became %d", (int)unimem_last_error());
+        EXPECT(unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT, "this thread's error became %d",
+               (int)unimem_last_error());
     }
     memory->free(block);
     unimem_close(memory);
-    CHECK("unimem_open: more ready than max_size allows is NULL, invalid argument", unimem_open(&(unified_pool_config_t){.initial_size = 2 * MIB, .max_size = MIB, .enable_growth = true}) == NULL && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
-    CHECK_EQ("unimem_open: more ready than can be is NULL at once, without taking what there is first", (size_t)run_in_child(open_impossible, NULL, 20), 0);
+    CHECK("unimem_open: more ready than max_size allows is NULL, invalid argument",
+          unimem_open(&(unified_pool_config_t){.initial_size = 2 * MIB, .max_size = MIB, .enable_growth = true}) ==
+                  NULL &&
+              unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
+    CHECK_EQ("unimem_open: more ready than can be is NULL at once, without taking what there is first",
+             (size_t)run_in_child(open_impossible, NULL, 20), 0);
 }
 
 /* Everything that could tempt a library to print. Runs in a child whose output goes to a pipe. */
-static int misbehave(void *argument)
-{
+static int misbehave(void *argument) {
     int descriptor = *(int *)argument;
     dup2(descriptor, STDOUT_FILENO);
     dup2(descriptor, STDERR_FILENO);
@@ -196,8 +251,7 @@ static int misbehave(void *argument)
     return unimem_close(memory) ? 2 : 0;
 }
 
-static void test_silence(void)
-{
+static void test_silence(void) {
     int ends[2];
     char text[512] = "";
     unsetenv("UNIMEM_LOG");
@@ -210,8 +264,7 @@ static void test_silence(void)
     if (!CHECK("bad calls and leaks print nothing", length == 0)) printf("# printed: %s\n", text);
 }
 
-int main(void)
-{
+int main(void) {
     test_tracking();
     test_leaks();
     test_errors();

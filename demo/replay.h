@@ -26,7 +26,10 @@ typedef struct {
 
 enum { PAGE = 4096 };
 
-typedef struct { void *block; size_t size, tag; } slot_t;
+typedef struct {
+    void *block;
+    size_t size, tag;
+} slot_t;
 
 typedef struct {
     const trace_t *trace;
@@ -35,16 +38,14 @@ typedef struct {
     replay_t *result;
 } player_t;
 
-static inline double seconds_now(void)
-{
+static inline double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
 /* One figure of /proc/self/status, in bytes; 0 where there is none. */
-static inline size_t status_bytes(const char *field)
-{
+static inline size_t status_bytes(const char *field) {
     /* Not stdio: its buffer would come from the allocator under measurement. */
     char text[4096];
     int file = open("/proc/self/status", O_RDONLY);
@@ -56,53 +57,50 @@ static inline size_t status_bytes(const char *field)
     return line ? strtoul(line + strlen(field), NULL, 10) * 1024 : 0;
 }
 
-static inline void forget_peak_resident(void)
-{
+static inline void forget_peak_resident(void) {
     int file = open("/proc/self/clear_refs", O_WRONLY);
-    if (file < 0) return; /* then the peak is at least the level at the fork, which is the idle level */
-    if (write(file, "5", 1) != 1) { /* the same */ }
+    if (file < 0) return;           /* then the peak is at least the level at the fork, which is the idle level */
+    if (write(file, "5", 1) != 1) { /* the same */
+    }
     close(file);
 }
 
-static inline void mismatch(const player_t *player, size_t at, const char *what)
-{
-    if (player->result->mismatches++ == 0) snprintf(player->result->failure, sizeof player->result->failure, "operation %zu: %s", at, what);
+static inline void mismatch(const player_t *player, size_t at, const char *what) {
+    if (player->result->mismatches++ == 0)
+        snprintf(player->result->failure, sizeof player->result->failure, "operation %zu: %s", at, what);
 }
 
 /* Every 8 bytes of a block follow from its tag and their place: cheap to write and to check, and no two live blocks
  * have the same. */
-static inline uint64_t word_of(size_t tag, size_t place) { return ((uint64_t)tag << 32 | 0x5A5A5A5A) + place * 0x9E3779B97F4A7C15u; }
+static inline uint64_t word_of(size_t tag, size_t place) {
+    return ((uint64_t)tag << 32 | 0x5A5A5A5A) + place * 0x9E3779B97F4A7C15u;
+}
 
-static inline void contents_write(void *block, size_t size, size_t tag)
-{
+static inline void contents_write(void *block, size_t size, size_t tag) {
     uint64_t *words = block, last = word_of(tag, size / 8);
     for (size_t i = 0; i < size / 8; i++) words[i] = word_of(tag, i);
     memcpy(words + size / 8, &last, size % 8);
 }
 
-static inline bool contents_hold(const void *block, size_t size, size_t tag)
-{
+static inline bool contents_hold(const void *block, size_t size, size_t tag) {
     const uint64_t *words = block;
     uint64_t difference = 0, last = word_of(tag, size / 8);
     for (size_t i = 0; i < size / 8; i++) difference |= words[i] ^ word_of(tag, i);
     return difference == 0 && memcmp(words + size / 8, &last, size % 8) == 0;
 }
 
-static inline bool all_zero(const void *block, size_t size)
-{
+static inline bool all_zero(const void *block, size_t size) {
     const unsigned char *bytes = block;
     return size == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0);
 }
 
-static inline size_t alignment_of(const trace_operation_t *operation)
-{
+static inline size_t alignment_of(const trace_operation_t *operation) {
     return operation->alignment_log2 ? (size_t)1 << operation->alignment_log2 : MALLOC_ALIGNMENT;
 }
 
 /* The replay for the time: what the program did, and a write into each page of every block it got, since the first
  * touch of a page is part of what an allocator costs. */
-static inline void play_for_time(const player_t *player)
-{
+static inline void play_for_time(const player_t *player) {
     const surface_t *surface = player->surface;
     slot_t *slots = player->slots;
     const trace_operation_t *operation = player->trace->operations, *end = operation + player->trace->count;
@@ -132,15 +130,13 @@ static inline void play_for_time(const player_t *player)
     player->result->progress = player->trace->count;
 }
 
-static inline memory_stats_t figures_of(const player_t *player)
-{
+static inline memory_stats_t figures_of(const player_t *player) {
     memory_stats_t figures = {0};
     player->surface->interface()->get_stats(&figures);
     return figures;
 }
 
-static inline void note_fragmentation(const player_t *player, size_t live, size_t held_idle)
-{
+static inline void note_fragmentation(const player_t *player, size_t live, size_t held_idle) {
     if (player->surface->interface) {
         player->result->fragmentation = figures_of(player).fragmentation;
     } else {
@@ -150,8 +146,7 @@ static inline void note_fragmentation(const player_t *player, size_t live, size_
 }
 
 /* The replay for contents and memory: every byte of every block is written, and read again before it goes. */
-static inline void play_for_contents(const player_t *player)
-{
+static inline void play_for_contents(const player_t *player) {
     const trace_t *trace = player->trace;
     const surface_t *surface = player->surface;
     size_t live = 0, held_idle = malloc_held();
@@ -159,7 +154,8 @@ static inline void play_for_contents(const player_t *player)
     for (size_t i = 0; i < trace->count; i++) {
         const trace_operation_t *operation = &trace->operations[i];
         slot_t *slot = &player->slots[operation->slot];
-        if (operation->kind != TRACE_ALLOCATE && !contents_hold(slot->block, slot->size, slot->tag)) mismatch(player, i, "the block's contents have changed");
+        if (operation->kind != TRACE_ALLOCATE && !contents_hold(slot->block, slot->size, slot->tag))
+            mismatch(player, i, "the block's contents have changed");
         if (operation->kind == TRACE_FREE) {
             surface->free(slot->block);
             live -= slot->size;
@@ -168,12 +164,15 @@ static inline void play_for_contents(const player_t *player)
             void *block;
             if (operation->kind == TRACE_ALLOCATE) {
                 block = surface->allocate(operation->size, alignment_of(operation));
-                if (block && (uintptr_t)block % alignment_of(operation)) mismatch(player, i, "the block is not aligned as asked");
-                if (block && surface->zeroed && !all_zero(block, operation->size)) mismatch(player, i, "the block is not zeroed");
+                if (block && (uintptr_t)block % alignment_of(operation))
+                    mismatch(player, i, "the block is not aligned as asked");
+                if (block && surface->zeroed && !all_zero(block, operation->size))
+                    mismatch(player, i, "the block is not zeroed");
             } else {
                 size_t common = slot->size < operation->size ? slot->size : operation->size;
                 block = surface->resize(slot->block, slot->size, operation->size);
-                if (block && !contents_hold(block, common / 8 * 8, slot->tag)) mismatch(player, i, "contents were lost in realloc");
+                if (block && !contents_hold(block, common / 8 * 8, slot->tag))
+                    mismatch(player, i, "contents were lost in realloc");
             }
             if (!block) {
                 mismatch(player, i, "NULL");
@@ -189,7 +188,8 @@ static inline void play_for_contents(const player_t *player)
         }
         if (i % 4096 == 0) {
             player->result->progress = i;
-            if (surface->interface && figures_of(player).total_allocated != live) mismatch(player, i, "the surface's count of live bytes is wrong");
+            if (surface->interface && figures_of(player).total_allocated != live)
+                mismatch(player, i, "the surface's count of live bytes is wrong");
         }
     }
     size_t resident = status_bytes("VmHWM:");
@@ -202,25 +202,28 @@ static inline void play_for_contents(const player_t *player)
         player->result->cache_hits = figures.cache_hits;
         player->result->cache_misses = figures.cache_misses;
         player->result->live_at_end = unimem_report_leaks(surface->interface(), NULL, NULL);
-        if (player->result->live_at_end != trace->live_at_end || figures.total_allocated != trace->bytes_at_end) mismatch(player, trace->count, "the report of what is live at the end is wrong");
+        if (player->result->live_at_end != trace->live_at_end || figures.total_allocated != trace->bytes_at_end)
+            mismatch(player, trace->count, "the report of what is live at the end is wrong");
         /* A block that moves may be counted at both places for a moment. */
-        if (figures.peak_allocated < trace->peak_live || figures.peak_allocated > trace->peak_live + trace->largest) mismatch(player, trace->count, "the peak is wrong");
+        if (figures.peak_allocated < trace->peak_live || figures.peak_allocated > trace->peak_live + trace->largest)
+            mismatch(player, trace->count, "the peak is wrong");
     }
     for (size_t i = 0; i < trace->slots; i++) {
         slot_t *slot = &player->slots[i];
         if (!slot->block) continue;
-        if (!contents_hold(slot->block, slot->size, slot->tag)) mismatch(player, trace->count, "the contents of a block live at the end have changed");
+        if (!contents_hold(slot->block, slot->size, slot->tag))
+            mismatch(player, trace->count, "the contents of a block live at the end have changed");
         surface->free(slot->block);
     }
     if (surface->interface) {
         player->result->leaks = unimem_report_leaks(surface->interface(), NULL, NULL);
-        if (player->result->leaks || figures_of(player).total_allocated) mismatch(player, trace->count, "blocks are live after all were freed");
+        if (player->result->leaks || figures_of(player).total_allocated)
+            mismatch(player, trace->count, "blocks are live after all were freed");
     }
 }
 
 /* The body of the child: its tables are touched before the idle level is taken. */
-static inline int play(const trace_t *trace, const surface_t *surface, bool for_time, replay_t *result)
-{
+static inline int play(const trace_t *trace, const surface_t *surface, bool for_time, replay_t *result) {
     player_t player = {trace, surface, trace_memory(trace->slots * sizeof(slot_t)), result};
     uint64_t sum = 0;
     memset(player.slots, 0, trace->slots * sizeof(slot_t));
@@ -231,16 +234,18 @@ static inline int play(const trace_t *trace, const surface_t *surface, bool for_
     }
     forget_peak_resident();
     size_t idle = status_bytes("VmRSS:");
-    if (for_time) play_for_time(&player);
-    else play_for_contents(&player);
+    if (for_time)
+        play_for_time(&player);
+    else
+        play_for_contents(&player);
     result->peak_resident = result->peak_resident > idle ? result->peak_resident - idle : 0;
     if (!for_time) surface->close();
     return result->mismatches != 0;
 }
 
 /* Forks the child and waits; `watch` is called every tenth of a second. False where it failed or was ended. */
-static inline bool replay_in_child(const trace_t *trace, const surface_t *surface, bool for_time, replay_t *result, void (*watch)(const replay_t *))
-{
+static inline bool replay_in_child(const trace_t *trace, const surface_t *surface, bool for_time, replay_t *result,
+                                   void (*watch)(const replay_t *)) {
     *result = (replay_t){0};
     fflush(stdout);
     pid_t child = fork();
@@ -255,15 +260,17 @@ static inline bool replay_in_child(const trace_t *trace, const surface_t *surfac
     }
     if (ended == child && WIFEXITED(status) && WEXITSTATUS(status) == 0) return true;
     if (!result->failure[0]) {
-        if (ended == child && WIFSIGNALED(status)) snprintf(result->failure, sizeof result->failure, "ended by signal %d after %zu operations", WTERMSIG(status), result->progress);
-        else snprintf(result->failure, sizeof result->failure, "the child process failed");
+        if (ended == child && WIFSIGNALED(status))
+            snprintf(result->failure, sizeof result->failure, "ended by signal %d after %zu operations",
+                     WTERMSIG(status), result->progress);
+        else
+            snprintf(result->failure, sizeof result->failure, "the child process failed");
     }
     return false;
 }
 
 /* Memory that a child can leave its findings in. */
-static inline replay_t *shared_replay(void)
-{
+static inline replay_t *shared_replay(void) {
     void *shared = mmap(NULL, sizeof(replay_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED) {
         perror("mmap");

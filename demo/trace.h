@@ -32,8 +32,7 @@ typedef struct {
 } trace_t;
 
 /* Anonymous memory, so that reading a trace leaves the C allocator as it was. Ends the program on failure. */
-static inline void *trace_memory(size_t bytes)
-{
+static inline void *trace_memory(size_t bytes) {
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
         perror("mmap");
@@ -43,15 +42,15 @@ static inline void *trace_memory(size_t bytes)
 }
 
 /* Follows every operation; false where the trace contradicts itself or its header. */
-static inline bool trace_check(trace_t *trace)
-{
+static inline bool trace_check(trace_t *trace) {
     uint32_t *sizes = trace_memory(trace->slots * sizeof *sizes);
     bool *live = trace_memory(trace->slots), good = true;
     size_t bytes = 0, peak = 0;
     for (size_t i = 0; i < trace->count && good; i++) {
         const trace_operation_t *operation = &trace->operations[i];
         uint32_t slot = operation->slot;
-        if (slot >= trace->slots || operation->kind > TRACE_REALLOC || operation->alignment_log2 > 30 || live[slot] == (operation->kind == TRACE_ALLOCATE)) {
+        if (slot >= trace->slots || operation->kind > TRACE_REALLOC || operation->alignment_log2 > 30 ||
+            live[slot] == (operation->kind == TRACE_ALLOCATE)) {
             good = false;
             break;
         }
@@ -70,9 +69,11 @@ static inline bool trace_check(trace_t *trace)
     return good && peak == trace->peak_live;
 }
 
-static inline bool trace_read(const char *path, trace_t *trace)
-{
-    struct { char magic[8]; uint64_t count, slots, peak_live; } header;
+static inline bool trace_read(const char *path, trace_t *trace) {
+    struct {
+        char magic[8];
+        uint64_t count, slots, peak_live;
+    } header;
     const char *slash = strrchr(path, '/');
     *trace = (trace_t){.name = slash ? slash + 1 : path};
     FILE *file = fopen(path, "rb");
@@ -80,13 +81,15 @@ static inline bool trace_read(const char *path, trace_t *trace)
         perror(path);
         return false;
     }
-    bool good = fread(&header, sizeof header, 1, file) == 1 && memcmp(header.magic, "UMTRACE1", 8) == 0 && header.count > 0 && header.count < UINT32_MAX && header.slots > 0 && header.slots < UINT32_MAX;
+    bool good = fread(&header, sizeof header, 1, file) == 1 && memcmp(header.magic, "UMTRACE1", 8) == 0 &&
+                header.count > 0 && header.count < UINT32_MAX && header.slots > 0 && header.slots < UINT32_MAX;
     if (good) {
         trace->count = (size_t)header.count;
         trace->slots = (size_t)header.slots;
         trace->peak_live = (size_t)header.peak_live;
         trace->operations = trace_memory(trace->count * sizeof *trace->operations);
-        good = fread(trace->operations, sizeof *trace->operations, trace->count, file) == trace->count && fgetc(file) == EOF && trace_check(trace);
+        good = fread(trace->operations, sizeof *trace->operations, trace->count, file) == trace->count &&
+               fgetc(file) == EOF && trace_check(trace);
     }
     fclose(file);
     if (!good) fprintf(stderr, "%s: not a whole allocation trace\n", path);
@@ -94,8 +97,7 @@ static inline bool trace_read(const char *path, trace_t *trace)
 }
 
 /* A file of the build directory, which this program lies one level below. */
-static inline const char *built_path(const char *name, char *path, size_t size)
-{
+static inline const char *built_path(const char *name, char *path, size_t size) {
     char program[3000] = "";
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     while (length > 0 && program[length - 1] != '/') length--;
@@ -104,8 +106,7 @@ static inline const char *built_path(const char *name, char *path, size_t size)
 }
 
 /* The traces that the Makefile has unpacked; their number. To be released with globfree. */
-static inline size_t built_traces(glob_t *found)
-{
+static inline size_t built_traces(glob_t *found) {
     char pattern[4000];
     return glob(built_path("traces/*.trace", pattern, sizeof pattern), 0, NULL, found) == 0 ? found->gl_pathc : 0;
 }

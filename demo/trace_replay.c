@@ -15,8 +15,7 @@ enum { MOST_ROUNDS = 99 };
 static const trace_t *watched_trace;
 static const surface_t *watched_surface;
 
-static void draw_bar(size_t done, size_t all, const char *what)
-{
+static void draw_bar(size_t done, size_t all, const char *what) {
     enum { WIDTH = 30 };
     char bar[WIDTH + 1] = "";
     size_t filled = all ? done * WIDTH / all : WIDTH;
@@ -29,33 +28,32 @@ static void watch(const replay_t *result) { draw_bar(result->progress, watched_t
 
 static void clear_bar(void) { fprintf(stderr, "\r%70s\r", ""); }
 
-static int by_value(const void *a, const void *b)
-{
+static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static double median(double *values, size_t count)
-{
+static double median(double *values, size_t count) {
     qsort(values, count, sizeof *values, by_value);
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
 static double mebibytes(size_t bytes) { return (double)bytes / (1 << 20); }
 
-static bool replay_trace(const trace_t *trace, size_t rounds, replay_t *shared)
-{
+static bool replay_trace(const trace_t *trace, size_t rounds, replay_t *shared) {
     static double seconds[SURFACES][MOST_ROUNDS];
     replay_t results[SURFACES];
     bool terminal = isatty(STDERR_FILENO), good = true;
-    printf("\n%s: %zu operations, %.1f MiB live at the peak, %zu blocks live at the end\n", trace->name, trace->count, mebibytes(trace->peak_live), trace->live_at_end);
+    printf("\n%s: %zu operations, %.1f MiB live at the peak, %zu blocks live at the end\n", trace->name, trace->count,
+           mebibytes(trace->peak_live), trace->live_at_end);
     watched_trace = trace;
     for (size_t s = 0; s < SURFACES; s++) {
         watched_surface = &surfaces[s];
         bool held = replay_in_child(trace, &surfaces[s], false, shared, terminal ? watch : NULL);
         results[s] = *shared;
         if (terminal) clear_bar();
-        printf("  %-16s contents of every block %s%s\n", surfaces[s].name, held ? "checked" : "WRONG: ", held ? "" : shared->failure);
+        printf("  %-16s contents of every block %s%s\n", surfaces[s].name,
+               held ? "checked" : "WRONG: ", held ? "" : shared->failure);
         good &= held;
     }
     for (size_t round = 0; round < rounds && good; round++) /* in turn, so that noise falls on all alike */
@@ -69,22 +67,26 @@ static bool replay_trace(const trace_t *trace, size_t rounds, replay_t *shared)
         }
     if (terminal) clear_bar();
     if (!good) return false;
-    printf("  %-16s %10s %9s %10s %9s %9s %10s %9s %7s %6s\n", "", "operations", "ns/op", "of glibc", "live MiB", "RSS MiB", "of glibc", "fragm. %", "hits %", "leaks");
+    printf("  %-16s %10s %9s %10s %9s %9s %10s %9s %7s %6s\n", "", "operations", "ns/op", "of glibc", "live MiB",
+           "RSS MiB", "of glibc", "fragm. %", "hits %", "leaks");
     double of_malloc = 0;
     for (size_t s = 0; s < SURFACES; s++) {
         const replay_t *result = &results[s];
         double time = median(seconds[s], rounds) / (double)trace->count * 1e9;
         size_t asked = result->cache_hits + result->cache_misses;
         if (s == SURFACE_MALLOC) of_malloc = time;
-        printf("  %-16s %10zu %9.1f %10.2f %9.1f %9.1f %10.2f %9zu ", surfaces[s].name, trace->count, time, time / of_malloc, mebibytes(result->peak_live), mebibytes(result->peak_resident), (double)result->peak_resident / (double)results[SURFACE_MALLOC].peak_resident, result->fragmentation);
-        if (surfaces[s].interface) printf("%7.1f %6zu\n", asked ? 100.0 * (double)result->cache_hits / (double)asked : 0.0, result->leaks);
-        else printf("%7s %6s\n", "-", "-");
+        printf("  %-16s %10zu %9.1f %10.2f %9.1f %9.1f %10.2f %9zu ", surfaces[s].name, trace->count, time,
+               time / of_malloc, mebibytes(result->peak_live), mebibytes(result->peak_resident),
+               (double)result->peak_resident / (double)results[SURFACE_MALLOC].peak_resident, result->fragmentation);
+        if (surfaces[s].interface)
+            printf("%7.1f %6zu\n", asked ? 100.0 * (double)result->cache_hits / (double)asked : 0.0, result->leaks);
+        else
+            printf("%7s %6s\n", "-", "-");
     }
     return true;
 }
 
-int main(int count, char **arguments)
-{
+int main(int count, char **arguments) {
     size_t rounds = 5;
     int option;
     while ((option = getopt(count, arguments, "r:")) != -1) {
@@ -112,7 +114,10 @@ int main(int count, char **arguments)
         munmap(trace.operations, trace.count * sizeof *trace.operations);
     }
     globfree(&found);
-    printf("\nns/op: median of %zu replays, each page of every block touched. RSS: peak above the idle process, every byte written.\n"
-           "fragm.: (held - live) / held at the peak. The memory pool aligns to 64 and keeps a header of 128 bytes before each block; the advanced system zeroes.\n", rounds);
+    printf(
+        "\nns/op: median of %zu replays, each page of every block touched.\n"
+        "RSS: peak above the idle process, every byte written. fragm.: (held - live) / held at the peak.\n"
+        "The memory pool aligns to 64 and keeps a header of 128 bytes before each block; the advanced system zeroes.\n",
+        rounds);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -274,9 +274,7 @@ bool unimem_close(unified_memory_interface_t *memory);
 
 /**
  * The interface of a memory pool: its functions work on the pool's memory. The same table each time; it ends with the
- * pool.
- *
- * @pre `pool` is NULL or a live pool.
+ * pool. NULL for anything but a live pool of libunimem, a pool that the program's own C code made included.
  */
 unified_memory_interface_t *unimem_pool_interface(struct MemoryPool *pool);
 
@@ -341,7 +339,8 @@ void unimem_reset_stats(unified_memory_interface_t *memory);
 
 /**
  * Sends the library's messages to `callback`; NULL: to nobody. Independent of it, `UNIMEM_LOG` (error, warning, info
- * or debug) in the environment sends them to stderr.
+ * or debug) in the environment sends them to stderr. The callback may allocate and free, but must not make or end
+ * instances, pools or systems.
  *
  * @pre `callback` may be called with `context` on any thread until another one is set.
  */

@@ -58,18 +58,18 @@ typedef struct {
     size_t block_size;           /**< a hint */
     size_t alignment;            /**< where a call passes 0; bytes, rounded up to a power of two; 0: 64 */
     bool enable_monitoring;      /**< start_memory_monitoring() from the beginning */
-    bool enable_defragmentation; /**< give memory back by itself when large blocks are freed */
+    bool enable_defragmentation; /**< without effect: unused memory goes back by itself after some seconds */
 } memory_system_config_t;
 
 /** What a system's pool is made from. Every 0 takes its default. */
 typedef struct {
     size_t pool_size;   /**< live bytes at most, unless the pool may grow; 0: no limit */
-    size_t block_size;  /**< bytes of each block where fixed_size is set */
+    size_t block_size;  /**< bytes of the largest request where fixed_size is set */
     size_t max_blocks;  /**< live blocks at most, unless the pool may grow; 0: no limit */
-    bool fixed_size;    /**< larger requests than block_size fail */
+    bool fixed_size;    /**< larger requests than block_size fail; that must not be 0 then */
     bool thread_safe;   /**< without effect: every pool is */
     bool enable_growth; /**< pool_size and max_blocks are hints */
-    bool enable_stats;  /**< without effect: the system's metrics always count */
+    bool enable_stats;  /**< update_memory_access() tags the layouts; the system's metrics always count */
 } pool_config_t;
 
 /** What a system has done, its pools included. */
@@ -231,7 +231,7 @@ void update_memory_access(advanced_memory_pool_t *pool);
 
 /** Gives unused memory back to the operating system; false for a NULL system or an unknown level. */
 bool optimize_memory_usage(advanced_memory_system_t *system, optimization_level_t level);
-/** Notes the strategy; false for a NULL system or an unknown strategy. */
+/** Accepts any strategy, to which the heap is indifferent; false for a NULL system or an unknown one. */
 bool optimize_allocation_strategy(advanced_memory_system_t *system, allocation_strategy_t strategy);
 /** Gives a pool another configuration; blocks that live stay. False for NULL, or an impossible configuration. */
 bool optimize_pool_configuration(advanced_memory_system_t *system, void *pool, const pool_config_t *config);

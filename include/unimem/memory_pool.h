@@ -44,7 +44,7 @@ typedef struct Block {
     void *data;          /**< the block itself */
 } __attribute__((aligned(64))) Block;
 
-/** The legacy pool's own book-keeping; a pool of libunimem has none to show. */
+/** The legacy pool's own book-keeping, of which libunimem fills in block_size alone. */
 typedef struct SizeClass {
     size_t block_size;
     Block *free_list;
@@ -63,7 +63,7 @@ typedef struct MemoryPool {
 #endif
     void *base_address;                 /**< an address inside the pool's memory */
     size_t total_size;                  /**< bytes the pool holds now */
-    SizeClass *size_classes;            /**< NULL */
+    SizeClass *size_classes;            /**< the heap's size classes */
     size_t num_classes;                 /**< number of size classes */
     Block *large_blocks;                /**< NULL */
     UNIMEM_ATOMIC_SIZE total_allocated; /**< use get_total_allocated() */

@@ -294,9 +294,10 @@ fn end_guard(heap: &Heap, pointer: *mut u8) {
 /// All blocks of `heap` are about to go.
 fn forget_guards(heap: &Heap) {
     if GUARDED.count() > 0 {
-        heap.for_each_live(&mut |block| {
-            GUARDED.untrack(block.start);
-        });
+        // The table's locks come before the heap's, which is held while it calls back.
+        let mut blocks = Vec::new();
+        heap.for_each_live(&mut |block| blocks.push(block.start));
+        blocks.into_iter().for_each(|block| _ = GUARDED.untrack(block));
     }
 }
 fn has_several_owners(pointer: *const u8) -> bool {

@@ -14,6 +14,11 @@ pub struct Registry<T> {
     records: PhantomData<fn() -> T>,
 }
 
+impl<T: Sync + 'static> Default for Registry<T> {
+    fn default() -> Registry<T> {
+        Registry::new()
+    }
+}
 impl<T: Sync + 'static> Registry<T> {
     /// No records.
     pub const fn new() -> Registry<T> {

@@ -61,17 +61,10 @@ pub unsafe extern "C" fn unimem_close(memory: *mut unified_memory_interface_t) -
 }
 
 /// The interface of a memory pool: its functions work on the pool's memory. The same table each time; it ends with the
-/// pool.
-///
-/// # Safety
-/// `pool` is NULL or a live pool.
+/// pool. NULL for anything but a live pool of libunimem, a pool that the program's own C code made included.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn unimem_pool_interface(pool: *mut MemoryPool) -> *mut unified_memory_interface_t {
-    guard(null_mut(), || {
-        // SAFETY: by the caller's promise.
-        let pool = unsafe { memory_pool::heap_of(pool) }?;
-        slots::adopt(pool).map(of_slot)
-    })
+pub extern "C" fn unimem_pool_interface(pool: *mut MemoryPool) -> *mut unified_memory_interface_t {
+    guard(null_mut(), || slots::adopt(memory_pool::known_heap_of(pool)?).map(of_slot))
 }
 
 /// The calling thread's last error; `UNIMEM_OK` when no call of it has failed. A success leaves it alone.
@@ -170,7 +163,8 @@ pub extern "C" fn unimem_reset_stats(memory: *mut unified_memory_interface_t) {
 }
 
 /// Sends the library's messages to `callback`; NULL: to nobody. Independent of it, `UNIMEM_LOG` (error, warning, info
-/// or debug) in the environment sends them to stderr.
+/// or debug) in the environment sends them to stderr. The callback may allocate and free, but must not make or end
+/// instances, pools or systems.
 ///
 /// # Safety
 /// `callback` may be called with `context` on any thread until another one is set.

@@ -116,7 +116,7 @@ impl Block {
     pub const MAGIC: u32 = 0xDEAD_BEEF;
 }
 
-/// `SizeClass`: the legacy pool's own book-keeping. A pool of libunimem has none to show.
+/// `SizeClass`: the legacy pool's own book-keeping, of which libunimem fills in the block sizes alone.
 #[repr(C)]
 pub struct SizeClass {
     /// Bytes of each block.
@@ -142,7 +142,7 @@ pub struct MemoryPool {
     pub base_address: *mut c_void,
     /// Bytes the pool holds now.
     pub total_size: AtomicUsize,
-    /// NULL: see [`SizeClass`].
+    /// The heap's size classes.
     pub size_classes: *mut SizeClass,
     /// Number of size classes.
     pub num_classes: usize,
@@ -178,7 +178,7 @@ pub struct MemorySystemConfig {
     pub alignment: usize,
     /// Monitoring is on from the beginning.
     pub enable_monitoring: Flag,
-    /// Memory is given back by itself when `is_defragmentation_needed` says so at a `memory_free` of a large block.
+    /// Kept, and without effect: unused memory goes back by itself after some seconds.
     pub enable_defragmentation: Flag,
 }
 
@@ -186,19 +186,19 @@ pub struct MemorySystemConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub struct AdvancedPoolConfig {
-    /// The pool's bytes: its limit, unless it may grow; 0: no limit.
+    /// Live bytes at most, unless the pool may grow; 0: no limit.
     pub pool_size: usize,
-    /// The one size of blocks where `fixed_size` is set.
+    /// Bytes of the largest request where `fixed_size` is set.
     pub block_size: usize,
     /// Live blocks at most, unless the pool may grow; 0: no limit.
     pub max_blocks: usize,
-    /// No request may be larger than `block_size`, and each gets that much.
+    /// No request may be larger than `block_size`.
     pub fixed_size: Flag,
     /// Kept, and without effect: every pool is safe with threads.
     pub thread_safe: Flag,
     /// `pool_size` and `max_blocks` are hints.
     pub enable_growth: Flag,
-    /// Kept for `update_memory_access`.
+    /// `update_memory_access` tags the pool's layouts.
     pub enable_stats: Flag,
 }
 

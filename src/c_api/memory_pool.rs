@@ -2,7 +2,7 @@
 use super::guard;
 use super::legacy_types::{Block, Flag, MemoryPool, PoolConfig, SizeClass};
 use crate::error::{Result, fail};
-use crate::heap::{DEFAULT_BLOCKS, Heap, HeapParams, HeapStatistics, SHAPES, fast};
+use crate::heap::{DEFAULT_BLOCKS, Heap, HeapParams, HeapStatistics, SHAPES, fast, heap_of_companion};
 use crate::instance::slots;
 use crate::log::log;
 use core::cell::UnsafeCell;
@@ -72,6 +72,15 @@ pub(super) unsafe fn heap_of(pool: *const MemoryPool) -> Result<&'static Heap> {
         Some(heap) => Ok(heap),
         None => fail!(InvalidArgument, "the pool at {pool:p} is destroyed"),
     }
+}
+
+/// The heap of a live pool of ours, whatever `pool` points at.
+pub(super) fn known_heap_of(pool: *const MemoryPool) -> Result<&'static Heap> {
+    if heap_of_companion(pool.cast()).is_none() {
+        return fail!(InvalidArgument, "{pool:p} is not a pool of libunimem");
+    }
+    // SAFETY: a heap's companion is a pool's record, made by `make`.
+    unsafe { heap_of(pool) }
 }
 
 /// Writes the header before a block.

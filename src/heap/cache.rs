@@ -17,8 +17,8 @@ pub(super) const UNPUBLISHED: isize = 64 << 10;
 /// Bytes of blocks a magazine may hold, while it holds at least [`LEAST_BLOCKS`].
 const MAGAZINE_BYTES: usize = 32 << 10;
 const LEAST_BLOCKS: usize = 8;
-/// Bytes of blocks a magazine of large blocks may hold.
-const MOST_BYTES: usize = 512 << 10;
+/// Bytes of blocks a magazine may hold in any case; larger blocks are not cached.
+const MOST_BYTES: usize = 256 << 10;
 /// Blocks a magazine holds when nothing was configured, and at most.
 pub const DEFAULT_BLOCKS: usize = 256;
 
@@ -114,8 +114,7 @@ impl Magazine {
     pub fn has_room(&self, class: usize, blocks: usize) -> bool {
         if self.base.get().is_null() {
             let stride = SHAPES[class].stride as usize;
-            let capacity =
-                (MAGAZINE_BYTES / stride).max(LEAST_BLOCKS.min(MOST_BYTES / stride).max(1)).min(blocks);
+            let capacity = (MAGAZINE_BYTES / stride).max(LEAST_BLOCKS.min(MOST_BYTES / stride)).min(blocks);
             let Some(entries) = records::allocate(capacity * size_of::<Entry>()).filter(|_| capacity > 0)
             else {
                 return false;

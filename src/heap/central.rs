@@ -1,10 +1,9 @@
 //! What all threads of a heap share: its spans. Everything here runs under the heap's lock.
 //!
 //! A span gives blocks from its bitmap first and is then carved further: memory past `carved` was never touched and
-//! does not count as held. When every block of a span is back, the span is *kept*: its run stays with the heap, dirty,
-//! for the next span of that many slices, until it is too old (heap/scavenger.rs), the budget needs it, or the heap is
-//! trimmed. Only then the memory goes back to the arena, clean.
+//! does not count as held. When every block of a span is back, its run is kept for the next span (kept.rs).
 use super::cache::{Counts, Entry, ThreadCache};
+use super::kept::Kept;
 use super::size_class::{CLASSES, Class, MAX_STRIDE, SHAPES, SLICE};
 use super::span::{List, Span, slot};
 use super::{Heap, arena, page_map, scavenger};
@@ -12,18 +11,12 @@ use crate::os::{lock::Mutex, map, records};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
 
-const MOST_SLICES: usize = MAX_STRIDE / SLICE;
-
 /// The part of a heap that its lock guards.
 pub struct Central {
     /// Per class, spans with free or uncarved blocks.
     partial: [List; CLASSES],
-    /// Kept spans by their number of slices.
-    kept: [List; MOST_SLICES + 1],
-    /// Kept mapped blocks (heap/large.rs).
-    pub kept_large: List,
-    /// Bytes of `kept_large`.
-    pub kept_large_bytes: usize,
+    /// Memory kept for reuse.
+    pub kept: Kept,
     /// Every span that has blocks, and every mapped block.
     all: *mut Span,
     /// The threads' caches of this heap.
@@ -39,9 +32,7 @@ impl Central {
     pub const fn new() -> Central {
         Central {
             partial: [const { List::new() }; CLASSES],
-            kept: [const { List::new() }; MOST_SLICES + 1],
-            kept_large: List::new(),
-            kept_large_bytes: 0,
+            kept: Kept::new(),
             all: null_mut(),
             caches: null_mut(),
             retired: Counts { hits: 0, misses: 0, frees: 0, largest: 0, allocated: 0 },
@@ -121,18 +112,15 @@ impl Central {
             let base = span_ref.inner().run.base;
             page_map::remove(base, base + slices * SLICE);
             span_ref.retire();
-            let inner = span_ref.inner();
-            inner.listed = false;
-            inner.kept_since = scavenger::now();
-            self.kept[slices].push(span);
+            span_ref.inner().listed = false;
+            self.kept.keep_run(span, slices, scavenger::now());
         }
-        scavenger::wanted();
     }
 
     /// A span for `class`, listed: from a kept run if there is one, else from the arena.
     fn make_span(&mut self, heap: &Heap, class: Class) -> Option<NonNull<Span>> {
         let slices = SHAPES[class as usize].slices as usize;
-        let span = self.reuse(slices).or_else(|| self.make_run(heap, slices))?;
+        let span = self.kept.reuse_run(slices).or_else(|| self.make_run(heap, slices))?;
         // SAFETY: the span is in no list and known to nobody else.
         let span_ref = unsafe { span.as_ref() };
         // SAFETY: as above.
@@ -149,7 +137,7 @@ impl Central {
         if !page_map::insert(base, base + slices * SLICE, span) {
             span_ref.retire();
             // SAFETY: in no list.
-            unsafe { self.kept[slices].push(span) };
+            unsafe { self.kept.keep_run(span, slices, scavenger::now()) };
             return None;
         }
         // SAFETY: in no list until here; the lock is held.
@@ -173,31 +161,11 @@ impl Central {
         Some(span)
     }
 
-    /// A kept run of `slices`, cut from a longer one if need be.
-    fn reuse(&mut self, slices: usize) -> Option<NonNull<Span>> {
-        let length = (slices..=MOST_SLICES).find(|&n| !self.kept[n].head.is_null())?;
-        let span = NonNull::new(self.kept[length].head)?;
-        let rest = if length > slices { Some(records_of_spans::take()?) } else { None };
-        // SAFETY: the lock is held; kept spans are known to nobody else, `rest` is fresh.
-        unsafe {
-            self.kept[length].remove(span);
-            if let Some(rest) = rest {
-                let (inner, rest_inner) = (span.as_ref().inner(), rest.as_ref().inner());
-                rest_inner.run = inner.run.skip(slices);
-                rest_inner.charged = inner.charged.saturating_sub(slices * SLICE);
-                rest_inner.kept_since = inner.kept_since;
-                inner.charged -= rest_inner.charged;
-                self.kept[length - slices].push(rest);
-            }
-        }
-        Some(span)
-    }
-
     /// Makes `bytes` ready: populated runs that are kept until they are used or the heap is trimmed.
     pub fn make_ready(&mut self, heap: &Heap, bytes: usize) -> bool {
         let mut left = bytes.div_ceil(SLICE);
         while left > 0 {
-            let slices = left.min(MOST_SLICES);
+            let slices = left.min(MAX_STRIDE / SLICE);
             if !heap.charge(slices * SLICE) {
                 return false;
             }
@@ -206,53 +174,19 @@ impl Central {
                 return false;
             };
             // SAFETY: fresh and ours alone; then kept under the lock.
-            unsafe {
+            let base = unsafe {
                 let inner = span.as_ref().inner();
                 inner.charged = slices * SLICE;
-                inner.kept_since = scavenger::NEVER;
-                self.kept[slices].push(span);
-                if !map::populate(inner.run.base, slices * SLICE) {
-                    return false;
-                }
+                let base = inner.run.base;
+                self.kept.keep_run(span, slices, scavenger::NEVER);
+                base
+            };
+            if !map::populate(base, slices * SLICE) {
+                return false;
             }
             left -= slices;
         }
         true
-    }
-
-    /// Gives kept spans and mapped blocks back to the system: those put aside before the tick `before`, or all.
-    /// Gives the bytes.
-    pub fn release_kept(&mut self, heap: &Heap, before: Option<u32>) -> usize {
-        let mut bytes = 0;
-        for slices in 1..=MOST_SLICES {
-            let mut next = self.kept[slices].last();
-            while let Some(span) = next {
-                // SAFETY: kept spans are known to nobody but this list, under the lock.
-                unsafe {
-                    let inner = span.as_ref().inner();
-                    next = NonNull::new(inner.previous);
-                    if before.is_some_and(|before| inner.kept_since >= before) {
-                        continue;
-                    }
-                    let (base, charged) = (inner.run.base, inner.charged);
-                    self.kept[slices].remove(span);
-                    arena::give(base, slices, charged);
-                    heap.discharge(charged);
-                    bytes += charged;
-                }
-                records_of_spans::give(span);
-            }
-        }
-        bytes + self.release_kept_large(heap, before)
-    }
-
-    /// Whether anything is kept that ages.
-    pub fn keeps_anything(&self) -> bool {
-        let ages = |span: NonNull<Span>| {
-            // SAFETY: kept spans are known to nobody but their list, under the lock.
-            unsafe { span.as_ref().inner().kept_since != scavenger::NEVER }
-        };
-        self.kept_large.last().is_some() || self.kept.iter().filter_map(List::last).any(ages)
     }
 
     /// Calls `each` with every live block: its span, address and slot value.
@@ -283,20 +217,6 @@ impl Central {
         }
     }
 
-    /// Bytes held by what is kept.
-    pub fn kept_bytes(&self) -> usize {
-        let mut bytes = self.kept_large_bytes;
-        for list in &self.kept {
-            let mut span = list.head;
-            // SAFETY: kept spans are known to nobody but their list, under the lock.
-            while let Some(inner) = unsafe { span.as_ref().map(|span| span.inner()) } {
-                bytes += inner.charged;
-                span = inner.next;
-            }
-        }
-        bytes
-    }
-
     /// Releases everything; the heap is at its end and its caches are gone.
     pub fn release_all(&mut self, heap: &Heap) {
         while let Some(span) = NonNull::new(self.all) {
@@ -313,7 +233,7 @@ impl Central {
                 }
             }
         }
-        self.release_kept(heap, None);
+        self.kept.release(heap, None);
     }
 
     /// Enters the span into the list of all.
@@ -402,13 +322,12 @@ fn take_from(
     let mut wanted = (count - taken).min((shape.capacity - inner.carved) as usize);
     while wanted > 0 {
         let extra = end_of(inner.carved as usize + wanted).saturating_sub(inner.charged);
-        if extra == 0 || heap.charge(extra) {
+        if extra == 0 || central.kept.charge(heap, extra) {
             inner.charged += extra;
             break;
         }
-        if central.release_kept(heap, None) == 0 {
-            wanted = if wanted > 1 && taken == 0 { 1 } else { 0 };
-        }
+        // One block may still fit where a batch does not.
+        wanted = if wanted > 1 && taken == 0 { 1 } else { 0 };
     }
     for index in inner.carved as usize..inner.carved as usize + wanted {
         heap.dress(span.address_of(index), stride - heap.prefix(), class as u16);

@@ -1,19 +1,15 @@
 //! Blocks above 1 MiB, and those aligned more than a span is: each a mapping of its own.
 //!
-//! From 2 MiB up they start on a huge page and ask for huge pages. A freed mapping is kept for the next block of about
-//! its size until it is too old; a growing one is extended, or moved by its page tables, without a copy.
+//! From 2 MiB up they start on a huge page and ask for huge pages. A freed mapping is kept for the next blocks
+//! (kept.rs); a growing one is extended, or moved by its page tables, without a copy.
 use super::central::{Central, records_of_spans};
+use super::kept::Want;
 use super::size_class::SLICE;
 use super::span::{Span, slot};
 use super::*;
 use crate::error::fail;
 use crate::os::map::{self, HUGE_PAGE, round_to_page};
 use crate::os::numa;
-
-/// A kept mapping may exceed what is asked for by this share of it (one part in ...).
-const WASTE: usize = 8;
-/// Kept mappings take at most this share of the machine's memory (one part in ...).
-const KEPT_SHARE: usize = 8;
 
 /// Where a block lies in its mapping, and how the mapping is aligned.
 #[derive(Clone, Copy)]
@@ -40,16 +36,9 @@ impl Place {
     fn map(self, length: usize) -> Option<usize> {
         map::map(length, self.alignment, self.offset)
     }
-    fn suits(self, base: usize) -> bool {
-        (base + self.offset).is_multiple_of(self.alignment)
+    fn want(self, length: usize) -> Want {
+        Want { length, alignment: self.alignment, offset: self.offset }
     }
-}
-
-/// Maximal keep of all kept mappings of a heap.
-fn most_kept() -> usize {
-    use std::sync::OnceLock;
-    static MOST: OnceLock<usize> = OnceLock::new();
-    *MOST.get_or_init(|| map::physical_memory() / KEPT_SHARE)
 }
 
 impl Heap {
@@ -62,7 +51,7 @@ impl Heap {
         let place = Place::of(self, size, alignment);
         let length = round_to_page(place.lead + size + slack);
         let mut central = self.central.lock();
-        let kept = central.reuse_large(length, place);
+        let kept = central.kept.reuse_range(place.want(length));
         let fresh = kept.is_none();
         let span = match kept {
             Some(span) => span,
@@ -101,17 +90,14 @@ impl Heap {
     }
 
     fn make_large(&self, central: &mut Central, length: usize, place: Place) -> Option<NonNull<Span>> {
-        if !self.charge(length) {
-            central.release_kept(self, None);
-            if !self.charge(length) {
-                return None;
-            }
+        if !central.kept.charge(self, length) {
+            return None;
         }
         let span = records_of_spans::take();
         let base = span.and_then(|_| {
             place.map(length).or_else(|| {
                 // Kept memory may be what the system lacks.
-                (central.release_kept(self, None) > 0).then(|| place.map(length))?
+                (central.kept.release(self, None) > 0).then(|| place.map(length))?
             })
         });
         let (Some(span), Some(base)) = (span, base) else {
@@ -140,13 +126,13 @@ impl Heap {
         // SAFETY: live until now, so linked; the lock is held.
         unsafe {
             central.remove_large(pointer);
-            central.keep_large(self, pointer);
+            central.kept.keep_range(pointer);
         }
         drop(central);
         self.count(|cache| cache.count_free(self, size))
     }
 
-    /// Gives the block `size` bytes where it is or by moving its pages; None when it should become another kind of
+    /// Gives the block `size` bytes where it is or by moving its pages; None when it has to be copied into a new
     /// block. OutOfMemory leaves it as it was.
     pub(super) fn resize_large(&'static self, span: &'static Span, size: usize) -> Result<Option<*mut u8>> {
         let first = span.first();
@@ -160,20 +146,14 @@ impl Heap {
         let (base, old) = (inner.run.base, inner.length);
         let lead = first - base;
         let new = round_to_page(lead + size);
-        if new > old {
-            let grown = new - old;
-            if !self.charge(grown) {
-                central.release_kept(self, None);
-                if !self.charge(grown) {
-                    drop(central);
-                    return self.out_of_memory(size);
-                }
-            }
-        }
-        let Some(now) = self.move_or_stay(base, old, new, Place::of(self, size, alignment)) else {
-            self.discharge(new.saturating_sub(old));
+        if new > old && !central.kept.charge(self, new - old) {
             drop(central);
             return self.out_of_memory(size);
+        }
+        let Some(now) = self.move_or_stay(base, old, new, Place::of(self, size, alignment)) else {
+            // A range joined from several mappings is not moved by the system; then a copy has to do.
+            self.discharge(new.saturating_sub(old));
+            return Ok(None);
         };
         page_map::remove(base, base + old);
         page_map::insert(now, now + new, NonNull::from(span));
@@ -211,26 +191,6 @@ impl Heap {
 }
 
 impl Central {
-    /// A kept mapping of `length` or a little more, in the right place.
-    fn reuse_large(&mut self, length: usize, place: Place) -> Option<NonNull<Span>> {
-        let mut next = NonNull::new(self.kept_large.head);
-        while let Some(span) = next {
-            // SAFETY: kept spans are known to nobody but this list, under the lock.
-            let inner = unsafe { span.as_ref().inner() };
-            if place.suits(inner.run.base)
-                && inner.length >= length
-                && inner.length - length <= length / WASTE
-            {
-                self.kept_large_bytes -= inner.length;
-                // SAFETY: in this list.
-                unsafe { self.kept_large.remove(span) };
-                return Some(span);
-            }
-            next = NonNull::new(inner.next);
-        }
-        None
-    }
-
     /// Takes a mapped block out of the page map and the list of all.
     ///
     /// # Safety
@@ -245,21 +205,6 @@ impl Central {
         }
     }
 
-    /// Keeps the mapping of a block that is gone, or gives it back.
-    unsafe fn keep_large(&mut self, heap: &Heap, span: NonNull<Span>) {
-        // SAFETY: the caller holds the lock; the span is in no list.
-        unsafe {
-            let inner = span.as_ref().inner();
-            if self.kept_large_bytes + inner.length > most_kept() {
-                return self.release_large(heap, span);
-            }
-            inner.kept_since = scavenger::now();
-            self.kept_large_bytes += inner.length;
-            self.kept_large.push(span);
-        }
-        scavenger::wanted();
-    }
-
     /// Unmaps a retired mapping and gives its record back.
     ///
     /// # Safety
@@ -272,24 +217,5 @@ impl Central {
             map::unmap(inner.run.base, inner.length);
         }
         records_of_spans::give(span);
-    }
-
-    /// Gives kept mappings back: those put aside before the tick, or all. Gives the bytes.
-    pub(super) fn release_kept_large(&mut self, heap: &Heap, before: Option<u32>) -> usize {
-        let mut bytes = 0;
-        while let Some(span) = self.kept_large.last() {
-            // SAFETY: kept spans are known to nobody but this list, under the lock.
-            unsafe {
-                let inner = span.as_ref().inner();
-                if before.is_some_and(|before| inner.kept_since >= before) {
-                    break;
-                }
-                bytes += inner.length;
-                self.kept_large_bytes -= inner.length;
-                self.kept_large.remove(span);
-                self.release_large(heap, span);
-            }
-        }
-        bytes
     }
 }

@@ -15,6 +15,7 @@ pub mod attributes;
 mod cache;
 mod central;
 pub mod fast;
+mod kept;
 mod large;
 pub mod page_map;
 mod registry;
@@ -25,7 +26,7 @@ mod span;
 mod statistics;
 
 pub use cache::DEFAULT_BLOCKS;
-pub use registry::RESERVED;
+pub use registry::{RESERVED, heap_of_companion};
 pub use size_class::{DEFAULT_ALIGNMENT, SHAPES};
 pub use statistics::HeapStatistics;
 

@@ -89,6 +89,14 @@ pub fn give_record(heap: &'static Heap) {
     }
 }
 
+/// The heap in use whose companion record is at `address`.
+pub fn heap_of_companion(address: *const u8) -> Option<&'static Heap> {
+    let registry = REGISTRY.lock();
+    registry
+        .heaps()
+        .find(|heap| heap.in_use.load(Relaxed) && core::ptr::eq(heap.companion.load(Relaxed), address))
+}
+
 /// Calls `each` with every heap in use, which cannot end meanwhile.
 pub fn for_each_heap(each: impl FnMut(&'static Heap)) {
     let registry = REGISTRY.lock();
@@ -133,7 +141,6 @@ fn end_thread(record: &'static thread::Record) {
     }
     cache::release_table(record);
     drop(registry);
-    scavenger::start_if_wanted();
 }
 
 fn unlink(central: &mut Central, cache: &ThreadCache) {

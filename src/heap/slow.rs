@@ -385,15 +385,15 @@ impl Heap {
     pub fn trim(&'static self) -> usize {
         let before = self.held();
         self.flush_own_cache();
-        self.central.lock().release_kept(self, None);
+        self.central.lock().kept.release(self, None);
         before.saturating_sub(self.held())
     }
 
     /// Gives kept memory back that was put aside before the tick, or all. Whether something that ages is left.
     pub(super) fn release_kept(&self, before: Option<u32>) -> bool {
         let mut central = self.central.lock();
-        central.release_kept(self, before);
-        central.keeps_anything()
+        central.kept.release(self, before);
+        central.kept.ages()
     }
 
     /// Calls `each` with every live block. Blocks that other threads free or allocate meanwhile may be missed.
@@ -434,7 +434,7 @@ impl Heap {
     /// Whether a block of `size` bytes would fit now.
     pub fn can_allocate(&self, size: usize) -> bool {
         let limit = self.limit.load(Relaxed);
-        let kept = self.central.lock().kept_bytes();
+        let kept = self.central.lock().kept.bytes();
         let needed = map::round_to_page(size.saturating_add(self.prefix()));
         size > 0 && size <= MAX_SIZE && (limit == 0 || (self.held() - kept).saturating_add(needed) <= limit)
     }

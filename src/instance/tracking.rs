@@ -1,13 +1,47 @@
 //! Tables of tracked blocks: any pointer, without a limit, at a cost that does not depend on how many there are.
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
+use core::hash::{BuildHasher, Hasher};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 const SHARDS: usize = 64;
+/// A shard with more room than this gives it back when less than one part in [`SPARSE`] of it is used.
+const SMALL: usize = 1024;
+/// See [`SMALL`].
+const SPARSE: usize = 8;
 /// cbindgen:ignore
-type Shard = HashMap<usize, usize, FixedState, Records>;
+type Shard = HashMap<usize, usize, ByPage, Records>;
+
+/// Hashes addresses so that neighbours stay neighbours: those of one page land side by side in the table, from a place
+/// that depends on the page. A program that goes through its blocks in order then finds several entries in each cache
+/// line, however many blocks there are. The upper bits, by which hashbrown tells entries apart, mix all of the address.
+#[derive(Clone, Copy, Default)]
+struct ByPage;
+struct PageHasher(u64);
+impl BuildHasher for ByPage {
+    type Hasher = PageHasher;
+    fn build_hasher(&self) -> PageHasher {
+        PageHasher(0)
+    }
+}
+impl Hasher for PageHasher {
+    fn write_usize(&mut self, address: usize) {
+        const STATE: FixedState = FixedState::with_seed(0);
+        const TAG: u64 = 0x7F << 57;
+        let place = STATE.hash_one(address >> 12).wrapping_add((address >> 6) as u64 & 63);
+        // Fibonacci hashing (Knuth 6.4) is enough for the tag.
+        let tag = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = (tag & TAG) | (place & !TAG);
+    }
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("keys are addresses")
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Tracked pointers with a size each. All functions may be called from any thread.
 pub struct TrackingTable {
@@ -35,8 +69,7 @@ impl TrackingTable {
     /// Nothing tracked.
     pub const fn new() -> TrackingTable {
         TrackingTable {
-            shards: [const { Mutex::new(HashMap::with_hasher_in(FixedState::with_seed(0), Records)) };
-                SHARDS],
+            shards: [const { Mutex::new(HashMap::with_hasher_in(ByPage, Records)) }; SHARDS],
             count: AtomicUsize::new(0),
         }
     }
@@ -60,7 +93,13 @@ impl TrackingTable {
     }
     /// Forgets `address`; gives its size if it was tracked.
     pub fn untrack(&self, address: usize) -> Option<usize> {
-        let size = self.shard(address).lock().remove(&address)?;
+        let mut shard = self.shard(address).lock();
+        let size = shard.remove(&address)?;
+        if shard.capacity() > SMALL && shard.len() < shard.capacity() / SPARSE {
+            let room = shard.len() * 2;
+            shard.shrink_to(room);
+        }
+        drop(shard);
         self.count.fetch_sub(1, Relaxed);
         Some(size)
     }
@@ -81,7 +120,7 @@ impl TrackingTable {
     /// Forgets everything and gives the memory back. Gives how many were tracked.
     pub fn clear(&self) -> usize {
         for shard in &self.shards {
-            *shard.lock() = HashMap::with_hasher_in(FixedState::with_seed(0), Records);
+            *shard.lock() = HashMap::with_hasher_in(ByPage, Records);
         }
         self.count.swap(0, Relaxed)
     }

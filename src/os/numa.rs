@@ -165,7 +165,8 @@ mod hwloc {
         if unsafe { unimem_hwloc_open() } == 0 {
             return None;
         }
-        Some(Topology::builder())
+        // The x86 component would bind this thread to one processor after the other. The system's own account will do.
+        Topology::builder().without_component("x86").ok()
     }
 
     pub(super) fn machine(topology: Topology) -> Machine {

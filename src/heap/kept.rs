@@ -1,0 +1,253 @@
+//! Memory that a heap keeps for reuse: runs of ended spans, and ranges of ended mappings.
+//!
+//! Kept memory is dirty and counts as held. It goes back to the system when it is too old (scavenger.rs), when the
+//! limit or the system wants it, on trim, and whenever it would raise the heap's peak: what is kept plus what is in
+//! use never exceeds the most that was ever in use, so keeping costs time only where it saves time.
+//!
+//! Ranges are kept like the free pages of a page heap: cut where a smaller block is wanted, joined with a neighbour
+//! when one comes back. All of it runs under the heap's lock.
+use super::central::records_of_spans;
+use super::size_class::{MAX_STRIDE, SLICE};
+use super::span::{List, Span};
+use super::{Heap, arena, scavenger};
+use crate::os::map;
+use core::ptr::NonNull;
+
+const MOST_SLICES: usize = MAX_STRIDE / SLICE;
+/// Kept memory may exceed the most ever in use by this much, so that small heaps are left alone.
+const LEEWAY: usize = 1 << 20;
+/// A heap keeps at most this share of the machine's memory (one part in ...).
+const SHARE: usize = 8;
+
+/// See the file's comment.
+pub struct Kept {
+    /// Runs, by their number of slices.
+    runs: [List; MOST_SLICES + 1],
+    /// Ranges of mappings.
+    ranges: List,
+    /// Bytes of them all that count as held.
+    bytes: usize,
+    /// The most bytes ever held by what was in use.
+    most_in_use: usize,
+}
+
+/// What a range must be like to serve a block.
+#[derive(Clone, Copy)]
+pub struct Want {
+    /// Bytes.
+    pub length: usize,
+    /// The start plus `offset` is a multiple of this, a slice at least.
+    pub alignment: usize,
+    /// See `alignment`.
+    pub offset: usize,
+}
+impl Want {
+    /// The first suitable start at `base` or behind it.
+    fn start_from(self, base: usize) -> usize {
+        (base + self.offset).next_multiple_of(self.alignment) - self.offset
+    }
+}
+
+fn most_kept() -> usize {
+    use std::sync::OnceLock;
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| map::physical_memory() / SHARE)
+}
+
+impl Kept {
+    /// Nothing.
+    pub const fn new() -> Kept {
+        Kept { runs: [const { List::new() }; MOST_SLICES + 1], ranges: List::new(), bytes: 0, most_in_use: 0 }
+    }
+    /// Bytes that count as held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Charges `bytes` for memory about to be used, and gives kept memory back where that is needed: to stay below the
+    /// limit, or below the heap's peak. False, with nothing charged, when they do not fit.
+    pub fn charge(&mut self, heap: &Heap, bytes: usize) -> bool {
+        let in_use = heap.held() - self.bytes + bytes;
+        self.most_in_use = self.most_in_use.max(in_use);
+        let most = (self.most_in_use + LEEWAY).min(in_use + most_kept());
+        while self.bytes > 0 && heap.held() + bytes > most && self.release_oldest(heap) {}
+        heap.charge(bytes) || self.release(heap, None) > 0 && heap.charge(bytes)
+    }
+
+    /// Keeps the run of a retired span.
+    ///
+    /// # Safety
+    /// The heap's lock is held and the span is in no list.
+    pub unsafe fn keep_run(&mut self, span: NonNull<Span>, slices: usize, since: u32) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let inner = span.as_ref().inner();
+            inner.kept_since = since;
+            self.bytes += inner.charged;
+            self.runs[slices].push(span);
+        }
+        if since != scavenger::NEVER {
+            scavenger::wanted();
+        }
+    }
+
+    /// A kept run of `slices`, cut from a longer one if need be.
+    pub fn reuse_run(&mut self, slices: usize) -> Option<NonNull<Span>> {
+        let length = (slices..=MOST_SLICES).find(|&n| !self.runs[n].head.is_null())?;
+        let span = NonNull::new(self.runs[length].head)?;
+        let rest = if length > slices { Some(records_of_spans::take()?) } else { None };
+        // SAFETY: the lock is held; kept spans are known to nobody else, `rest` is fresh.
+        unsafe {
+            self.runs[length].remove(span);
+            let inner = span.as_ref().inner();
+            if let Some(rest) = rest {
+                let rest_inner = rest.as_ref().inner();
+                rest_inner.run = inner.run.skip(slices);
+                rest_inner.charged = inner.charged.saturating_sub(slices * SLICE);
+                rest_inner.kept_since = inner.kept_since;
+                inner.charged -= rest_inner.charged;
+                self.runs[length - slices].push(rest);
+            }
+            self.bytes -= inner.charged;
+        }
+        Some(span)
+    }
+
+    /// Keeps the range of a retired mapping, joined with those that border on it.
+    ///
+    /// # Safety
+    /// The heap's lock is held and the span is in no list.
+    pub unsafe fn keep_range(&mut self, span: NonNull<Span>) {
+        // SAFETY: by the caller's promise; kept spans are known to nobody but their list.
+        unsafe {
+            let inner = span.as_ref().inner();
+            let mut next = NonNull::new(self.ranges.head);
+            while let Some(other) = next {
+                let neighbour = other.as_ref().inner();
+                next = NonNull::new(neighbour.next);
+                let (start, end) = (neighbour.run.base, neighbour.run.base + neighbour.length);
+                if end != inner.run.base && start != inner.run.base + inner.length {
+                    continue;
+                }
+                self.ranges.remove(other);
+                self.bytes -= neighbour.charged;
+                inner.run.base = inner.run.base.min(start);
+                inner.length += neighbour.length;
+                records_of_spans::give(other);
+            }
+            self.push_range(span);
+        }
+        scavenger::wanted();
+    }
+    unsafe fn push_range(&mut self, span: NonNull<Span>) {
+        // SAFETY: as in `keep_range`.
+        unsafe {
+            let inner = span.as_ref().inner();
+            inner.kept_since = scavenger::now();
+            inner.charged = inner.length;
+            self.bytes += inner.length;
+            self.ranges.push(span);
+        }
+    }
+
+    /// A kept range for `want`: the shortest that serves, cut at both ends, whole slices long or with all there is.
+    pub fn reuse_range(&mut self, want: Want) -> Option<NonNull<Span>> {
+        let mut best: Option<(NonNull<Span>, usize)> = None;
+        let mut next = NonNull::new(self.ranges.head);
+        while let Some(span) = next {
+            // SAFETY: kept spans are known to nobody but their list, under the lock.
+            let inner = unsafe { span.as_ref().inner() };
+            let end = inner.run.base + inner.length;
+            if want.start_from(inner.run.base) + want.length <= end
+                && best.is_none_or(|(_, length)| inner.length < length)
+            {
+                best = Some((span, inner.length));
+            }
+            next = NonNull::new(inner.next);
+        }
+        let (span, _) = best?;
+        // SAFETY: as above; the references end with the block.
+        let (base, end, start) = unsafe {
+            let inner = span.as_ref().inner();
+            (inner.run.base, inner.run.base + inner.length, want.start_from(inner.run.base))
+        };
+        let stop = (start + want.length.next_multiple_of(SLICE)).min(end);
+        let head = if start > base { Some(records_of_spans::take()?) } else { None };
+        let tail = if stop < end { records_of_spans::take() } else { None };
+        let stop = if tail.is_some() { stop } else { end };
+        // SAFETY: as above; the new records are known to nobody else.
+        unsafe {
+            self.ranges.remove(span);
+            self.bytes -= span.as_ref().inner().charged;
+            for (record, from, to) in [(head, base, start), (tail, stop, end)] {
+                if let Some(record) = record {
+                    let inner = record.as_ref().inner();
+                    (inner.run.base, inner.length) = (from, to - from);
+                    self.push_range(record);
+                }
+            }
+            let inner = span.as_ref().inner();
+            (inner.run.base, inner.length, inner.charged) = (start, stop - start, stop - start);
+        }
+        Some(span)
+    }
+
+    /// Gives back what was kept before the tick `before`, or all. Gives the bytes.
+    pub fn release(&mut self, heap: &Heap, before: Option<u32>) -> usize {
+        let held = heap.held();
+        for slices in 0..=MOST_SLICES {
+            // The list of ranges stands where runs of no slices would be.
+            let mut next = if slices == 0 { self.ranges.last() } else { self.runs[slices].last() };
+            while let Some(span) = next {
+                // SAFETY: kept spans are known to nobody but their list, under the lock.
+                let inner = unsafe { span.as_ref().inner() };
+                next = NonNull::new(inner.previous);
+                if before.is_none_or(|before| inner.kept_since < before) {
+                    self.release_one(heap, span, slices);
+                }
+            }
+        }
+        held - heap.held()
+    }
+
+    /// Gives the range kept longest back, else a run; False when nothing is left that may go.
+    fn release_oldest(&mut self, heap: &Heap) -> bool {
+        let runs = (1..=MOST_SLICES).rev().filter_map(|n| Some((self.runs[n].last()?, n)));
+        let oldest = self.ranges.last().map(|span| (span, 0)).into_iter().chain(runs).find(|(span, _)| {
+            // SAFETY: kept spans are known to nobody but their list, under the lock.
+            unsafe { span.as_ref().inner() }.kept_since != scavenger::NEVER
+        });
+        if let Some((span, slices)) = oldest {
+            self.release_one(heap, span, slices);
+        }
+        oldest.is_some()
+    }
+
+    fn release_one(&mut self, heap: &Heap, span: NonNull<Span>, slices: usize) {
+        // SAFETY: kept spans are known to nobody but their list, under the lock; nobody uses their memory.
+        unsafe {
+            let inner = span.as_ref().inner();
+            self.bytes -= inner.charged;
+            heap.discharge(inner.charged);
+            if slices == 0 {
+                self.ranges.remove(span);
+                map::unmap(inner.run.base, inner.length);
+            } else {
+                self.runs[slices].remove(span);
+                arena::give(inner.run.base, slices, inner.charged);
+            }
+        }
+        records_of_spans::give(span);
+    }
+
+    /// Whether anything is kept that ages.
+    pub fn ages(&self) -> bool {
+        // The newest comes first, and what never ages came before all others.
+        let ages = |list: &List| {
+            // SAFETY: kept spans are known to nobody but their list, under the lock.
+            NonNull::new(list.head)
+                .is_some_and(|span| unsafe { span.as_ref().inner() }.kept_since != scavenger::NEVER)
+        };
+        ages(&self.ranges) || self.runs.iter().any(ages)
+    }
+}

@@ -1,0 +1,112 @@
+//! Chunks in the program's own hands: acquire, release, prefetch, advise.
+use super::fill::Access;
+use super::region::Region;
+use super::state::{Phase, Settle};
+use super::sweep::Order;
+use super::{crew, gate};
+use crate::error::{Result, fail};
+
+/// What the program says about a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// It will be swept in order.
+    Sequential,
+    /// It will be used in no order: read nothing ahead.
+    Random,
+    /// It will be used soon: bring in what the budget holds.
+    WillNeed,
+    /// It will not be used for a while: send out what is in place.
+    DontNeed,
+}
+
+impl Region {
+    fn check(&self, index: usize) -> Result<()> {
+        if index < self.count() {
+            return Ok(());
+        }
+        fail!(InvalidArgument, "chunk {index} of {}", self.count())
+    }
+    /// Brings a chunk in and pins it: it stays in place until it is released as often as it was acquired. With
+    /// [`Access::Overwrite`] its contents are unspecified until written. The calling thread does the work.
+    pub fn acquire(&self, index: usize, access: Access) -> Result<*mut u8> {
+        self.check(index)?;
+        let _inside = gate::enter();
+        self.bring_in(index, access, true, false).map_err(|trouble| trouble.error())?;
+        Ok(self.span_of(index).start as *mut u8)
+    }
+    /// Gives up one acquisition.
+    pub fn release(&self, index: usize) -> Result<()> {
+        self.check(index)?;
+        let _inside = gate::enter();
+        if self.chunk(index).state.unpin() {
+            // Somebody may wait for a chunk that can leave.
+            self.engine().note_progress();
+            return Ok(());
+        }
+        fail!(InvalidArgument, "chunk {index} is not acquired")
+    }
+    /// Asks for chunks to be brought in by the crew, as many as fit. Returns at once.
+    pub fn prefetch(&self, first: usize, count: usize) -> Result<()> {
+        self.check(first)?;
+        if count > self.count() - first {
+            return fail!(
+                InvalidArgument,
+                "chunks {first} to {} of {}",
+                first.wrapping_add(count),
+                self.count()
+            );
+        }
+        let _inside = gate::enter();
+        crew::start();
+        for index in first..first + count {
+            if matches!(self.word(index).phase(), Phase::Stored | Phase::Zero) && !crew::bring_in(self, index)
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+    /// By the crew: brings a chunk in place.
+    pub(super) fn bring_ahead(&self, index: usize) {
+        if self.word(index).phase() != Phase::Stored {
+            return;
+        }
+        // As if read; the mark tells a later acquisition that it was worth it. What cannot be brought in now will
+        // be reported to whoever needs it.
+        if self.bring_in(index, Access::Read, false, false).is_ok() {
+            self.counters.prefetches.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            self.mark_prefetched(index);
+        }
+    }
+    fn mark_prefetched(&self, index: usize) {
+        if let Some(transit) = super::transit::Transit::claim(self, index, Some(Phase::Hot)) {
+            transit.settle(Phase::Hot, Settle { pinned: false, prefetched: true });
+        }
+    }
+    /// Takes advice.
+    pub fn advise(&self, advice: Advice) -> Result<()> {
+        let inside = gate::enter();
+        match advice {
+            Advice::Sequential => self.sweep.lock().set_order(Order::Sequential),
+            Advice::Random => self.sweep.lock().set_order(Order::Random),
+            Advice::WillNeed => {
+                drop(inside);
+                let limit = self.engine().purse().limit();
+                let fitting = if limit == 0 { usize::MAX } else { limit / 2 / self.chunk_size() };
+                return self.prefetch(0, self.count().min(fitting));
+            }
+            Advice::DontNeed if !self.is_resident() => {
+                let mut left = self.lists().count(super::table::Which::Hot);
+                while left > 0
+                    && let Some(index) = { self.lists().oldest(super::table::Which::Hot) }
+                {
+                    left -= 1;
+                    self.engine().evict_one(self, index);
+                    self.lists().rotate(self.table(), index);
+                }
+            }
+            Advice::DontNeed => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! Error-bounded coding of float32: values on a grid, differences packed into as few bits as they need.
+//!
+//! The grid's step is the largest power of two not above twice the tolerance, so a value already on the grid is
+//! found again exactly: coding twice changes nothing more, and no error adds up. A group of 512 values is coded as
+//! grid numbers relative to their minimum, or to the value one or two before (two suits interleaved complex
+//! numbers), whichever takes the fewest bits. A group in which the checked error of any value exceeds the tolerance
+//! (it is not a number, infinite, or beyond 2^24 steps) is kept exactly as it is.
+use super::bits::{self, GROUP, Group, LANES, ROWS};
+use super::isa::Isa;
+use super::{Damaged, read, write};
+
+/// Bytes before each group's packed values: mode, width, two spare, base, least difference.
+const HEADER: usize = 12;
+const GROUP_BYTES: usize = GROUP * 4;
+/// Grid numbers stay below this, so that number times step is exact.
+const MOST: f32 = (1 << 24) as f32;
+
+/// The grid that belongs to a tolerance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grid {
+    step: f32,
+    inverse: f32,
+    bound: f32,
+}
+impl Grid {
+    /// The grid for an absolute error of at most `tolerance`; None where only exact coding will do (tolerance zero,
+    /// or so small that steps leave the range in which float32 computes exactly).
+    pub fn new(tolerance: f64) -> Option<Grid> {
+        if !tolerance.is_finite() || tolerance < 2f64.powi(-100) {
+            return None;
+        }
+        // 2^99 * 2^24 is still finite, and the inverse of the step still normal.
+        let tolerance = tolerance.min(2f64.powi(98));
+        let mut bound = tolerance as f32;
+        if f64::from(bound) > tolerance {
+            bound = bound.next_down();
+        }
+        let step = f32::from_bits((2.0 * bound).to_bits() & 0x7F80_0000); // clears the mantissa: a power of two
+        Some(Grid { step, inverse: 1.0 / step, bound })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+#[repr(u8)]
+enum Mode {
+    Offset,
+    Difference,
+    DifferenceOfTwo,
+    Exact,
+}
+
+/// The largest a block of `size` bytes can become.
+pub fn bound(size: usize) -> usize {
+    size / GROUP_BYTES * (HEADER + 4 + GROUP_BYTES)
+}
+
+/// Nearest grid numbers of one group; false if one of them would break the bound.
+#[inline(always)]
+fn quantise(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut [i32; GROUP]) -> bool {
+    const MAGIC: f32 = (1 << 23) as f32;
+    let mut bad = 0;
+    let words = source.as_chunks::<4>().0;
+    for i in 0..GROUP {
+        let x = f32::from_le_bytes(words[i]);
+        let y = x * grid.inverse;
+        let y = if y.abs() < MOST { y } else { 0.0 }; // also not-a-number
+        // Adding and taking away 2^23 rounds to a whole number; beyond it a float is one already.
+        let size = y.abs();
+        let whole = if size < MAGIC { (size + MAGIC) - MAGIC } else { size };
+        let rounded = whole.copysign(y);
+        // SAFETY: a whole number of at most 2^24.
+        numbers[i] = unsafe { rounded.to_int_unchecked::<i32>() };
+        // Both are within one step of each other, so the difference is exact (Sterbenz); not-a-number fails.
+        bad |= u32::from((rounded * grid.step - x).abs() <= grid.bound) ^ 1;
+    }
+    bad == 0
+}
+
+/// Least and greatest difference between each number and the one `BACK` before it.
+#[inline(always)]
+fn difference_range<const BACK: usize>(numbers: &[i32; GROUP]) -> (i32, i32) {
+    let (mut least, mut most) = (i32::MAX, i32::MIN);
+    for i in BACK..GROUP {
+        let d = numbers[i] - numbers[i - BACK];
+        least = least.min(d);
+        most = most.max(d);
+    }
+    (least, most)
+}
+
+#[inline(always)]
+fn encode_group(grid: Grid, source: &[u8; GROUP_BYTES], out: &mut [u8]) -> usize {
+    let mut numbers = [0i32; GROUP];
+    if !quantise(grid, source, &mut numbers) {
+        write(out, 0, [Mode::Exact as u8, 32, 0, 0]);
+        out[HEADER..HEADER + GROUP_BYTES].copy_from_slice(source);
+        return HEADER + GROUP_BYTES;
+    }
+    let (mut least, mut most) = (i32::MAX, i32::MIN);
+    for n in &numbers {
+        least = least.min(*n);
+        most = most.max(*n);
+    }
+    let (least1, most1) = difference_range::<1>(&numbers);
+    let (least2, most2) = difference_range::<2>(&numbers);
+    let width = bits::bits((most - least) as u32);
+    let width1 = bits::bits((most1 - least1) as u32);
+    let width2 = bits::bits((most2 - least2) as u32);
+    let mut values: Group = [[0; LANES]; ROWS];
+    let flat = values.as_flattened_mut();
+    // Undoing differences costs time: they have to save a bit.
+    let (mode, width, base, minimum) = if width <= width1.min(width2) {
+        for i in 0..GROUP {
+            flat[i] = (numbers[i] - least) as u32;
+        }
+        (Mode::Offset, width, least, 0)
+    } else if width1 <= width2 {
+        for i in 1..GROUP {
+            flat[i] = (numbers[i] - numbers[i - 1] - least1) as u32;
+        }
+        (Mode::Difference, width1, numbers[0], least1)
+    } else {
+        for i in 2..GROUP {
+            flat[i] = (numbers[i] - numbers[i - 2] - least2) as u32;
+        }
+        (Mode::DifferenceOfTwo, width2, numbers[0], least2)
+    };
+    write(out, 0, [mode as u8, width as u8, 0, 0]);
+    write(out, 4, base.to_le_bytes());
+    write(out, 8, minimum.to_le_bytes());
+    let mut size = HEADER;
+    if mode == Mode::DifferenceOfTwo {
+        // It has two starting values.
+        write(out, size, numbers[1].to_le_bytes());
+        size += 4;
+    }
+    bits::pack(&values, ROWS, width, &mut out[size..]);
+    size + bits::packed_size(ROWS, width)
+}
+
+/// Encodes a block (a multiple of 2 KiB) into `out`, which holds [`bound`] bytes; gives the bytes used.
+pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
+    let mut used = 0;
+    for group in block.as_chunks::<GROUP_BYTES>().0 {
+        let out = &mut out[used..];
+        used += isa.run(
+            #[inline(always)]
+            || encode_group(grid, group, out),
+        );
+    }
+    used
+}
+
+/// Running sums over the numbers `BACK` apart, sixteen at a time.
+#[inline(always)]
+fn sums<const BACK: usize>(values: &mut Group, minimum: i32, start: [i32; 2]) {
+    let mut carry = [0u32; LANES];
+    for l in 0..LANES {
+        carry[l] = start[l % BACK] as u32;
+    }
+    for (row, value) in values.iter_mut().enumerate() {
+        let mut v = *value;
+        for l in 0..LANES {
+            v[l] = v[l].wrapping_add(minimum as u32);
+        }
+        if row == 0 {
+            for lane in v.iter_mut().take(BACK) {
+                *lane = 0;
+            }
+        }
+        let mut reach = BACK;
+        while reach < LANES {
+            let before = v;
+            for l in reach..LANES {
+                v[l] = v[l].wrapping_add(before[l - reach]);
+            }
+            reach *= 2;
+        }
+        for l in 0..LANES {
+            v[l] = v[l].wrapping_add(carry[l]);
+        }
+        for l in 0..LANES {
+            carry[l] = v[LANES - BACK + l % BACK];
+        }
+        *value = v;
+    }
+}
+
+#[inline(always)]
+fn decode_group(grid: Grid, encoded: &[u8], target: &mut [u8; GROUP_BYTES]) -> Result<usize, Damaged> {
+    let header: [u8; 4] = read(encoded, 0)?;
+    let width = u32::from(header[1]);
+    if header[0] == Mode::Exact as u8 {
+        target.copy_from_slice(encoded.get(HEADER..HEADER + GROUP_BYTES).ok_or(Damaged)?);
+        return Ok(HEADER + GROUP_BYTES);
+    }
+    if width > 32 {
+        return Err(Damaged);
+    }
+    let base = i32::from_le_bytes(read(encoded, 4)?);
+    let minimum = i32::from_le_bytes(read(encoded, 8)?);
+    let mut start = [base, base];
+    let mut at = HEADER;
+    if header[0] == Mode::DifferenceOfTwo as u8 {
+        start[1] = i32::from_le_bytes(read(encoded, at)?);
+        at += 4;
+    }
+    let size = bits::packed_size(ROWS, width);
+    let packed = encoded.get(at..at + size).ok_or(Damaged)?;
+    let mut values: Group = [[0; LANES]; ROWS];
+    bits::unpack(packed, ROWS, width, &mut values);
+    match header[0] {
+        m if m == Mode::Offset as u8 => {
+            for value in values.as_flattened_mut() {
+                *value = value.wrapping_add(base as u32);
+            }
+        }
+        m if m == Mode::Difference as u8 => sums::<1>(&mut values, minimum, start),
+        m if m == Mode::DifferenceOfTwo as u8 => sums::<2>(&mut values, minimum, start),
+        _ => return Err(Damaged),
+    }
+    for (bytes, value) in target.as_chunks_mut::<4>().0.iter_mut().zip(values.as_flattened()) {
+        *bytes = (*value as i32 as f32 * grid.step).to_le_bytes();
+    }
+    Ok(at + size)
+}
+
+/// Decodes what [`encode`] made into a block of the same size.
+pub fn decode(isa: Isa, grid: Grid, mut encoded: &[u8], block: &mut [u8]) -> Result<(), Damaged> {
+    for group in block.as_chunks_mut::<GROUP_BYTES>().0 {
+        let used = isa.run(
+            #[inline(always)]
+            || decode_group(grid, encoded, group),
+        )?;
+        encoded = &encoded[used..];
+    }
+    if encoded.is_empty() { Ok(()) } else { Err(Damaged) }
+}

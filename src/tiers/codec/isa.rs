@@ -1,0 +1,47 @@
+//! Which vector instructions the codecs run with: chosen once, each path testable on its own.
+//!
+//! The kernels are plain loops marked `#[inline(always)]`; [`Isa::run`] compiles them once for each instruction set,
+//! and the compiler makes the vectors.
+use std::sync::OnceLock;
+
+/// An instruction set this processor has.
+#[derive(Clone, Copy, Debug)]
+pub enum Isa {
+    /// What every processor of the architecture has.
+    Baseline,
+    /// AVX2 and its contemporaries (x86-64-v3).
+    #[cfg(target_arch = "x86_64")]
+    Avx2(pulp::x86::V3),
+    /// AVX-512 F, BW, CD, DQ, VL (x86-64-v4).
+    #[cfg(target_arch = "x86_64")]
+    Avx512(pulp::x86::V4),
+}
+impl Isa {
+    /// All this processor has, the best last.
+    pub fn all() -> Vec<Isa> {
+        #[allow(unused_mut)] // one element on other architectures
+        let mut all = vec![Isa::Baseline];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(pulp::x86::V3::try_new().map(Isa::Avx2));
+            all.extend(pulp::x86::V4::try_new().map(Isa::Avx512));
+        }
+        all
+    }
+    /// The best this processor has.
+    pub fn best() -> Isa {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Isa::all().pop().unwrap_or(Isa::Baseline))
+    }
+    /// Runs `kernel` compiled for this instruction set.
+    #[inline(always)]
+    pub fn run<R>(self, kernel: impl FnOnce() -> R) -> R {
+        match self {
+            Isa::Baseline => kernel(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(token) => token.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(token) => token.vectorize(kernel),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! What chunks become when they leave: coders, and the layout of an encoded chunk.
+//!
+//! A chunk is coded in blocks of 64 KiB. The encoded blocks stand at the front of the chunk's own staging memory, in
+//! order, followed by one 32-bit length a block: no second buffer of a chunk's size is ever needed, in either
+//! direction. Each block begins with a tag that names its coder; a block that gains nothing is stored raw, and a
+//! chunk of nothing but raw blocks is stored without tags ([`Form::Raw`]).
+pub mod bits;
+pub mod bounded;
+pub mod bytes;
+pub mod float;
+pub mod isa;
+
+use bounded::Grid;
+use isa::Isa;
+
+/// Bytes coded at a time.
+pub const BLOCK: usize = 64 << 10;
+/// Room for the tag and for what the coders' headers add to a block.
+const BLOCK_ROOM: usize = BLOCK + BLOCK / 16;
+
+/// Encoded bytes that cannot have come from the encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged;
+
+/// How a chunk is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Nothing but zero bytes: not stored at all.
+    Zero,
+    /// As it is.
+    Raw,
+    /// Encoded blocks and their lengths.
+    Blocks,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+#[repr(u8)]
+enum Tag {
+    Raw,
+    Bounded,
+    BoundedPacked,
+    Float,
+    Bytes1,
+    Bytes4,
+    Bytes8,
+}
+
+/// Buffers of one thread that encodes or decodes. About 300 KiB; never on a stack.
+#[derive(Default)]
+pub struct Workspace {
+    coders: Coders,
+    aside: Buffer,
+}
+#[derive(Default)]
+struct Coders {
+    bytes: bytes::Workspace,
+    block: Buffer,
+}
+struct Buffer([u8; BLOCK_ROOM]);
+impl Default for Buffer {
+    fn default() -> Self {
+        Buffer([0; _])
+    }
+}
+impl Workspace {
+    /// A workspace on the heap.
+    pub fn boxed() -> Box<Workspace> {
+        Box::default()
+    }
+    /// Makes one in place; needs no stack of its size.
+    ///
+    /// # Safety
+    /// `place` is valid for writes, aligned, and zeroed.
+    pub unsafe fn init(place: core::ptr::NonNull<Workspace>) {
+        // SAFETY: by the caller's promise. All other fields are arrays of bytes, for which zeroes will do.
+        unsafe { (&raw mut (*place.as_ptr()).coders.bytes.table).write(bytes::table()) }
+    }
+}
+
+/// A coder for the chunks of one region.
+#[derive(Clone, Copy, Debug)]
+pub struct Codec {
+    isa: Isa,
+    grid: Option<Grid>,
+}
+
+/// Bytes of staging memory a chunk needs beyond its own.
+pub fn directory_size(chunk: usize) -> usize {
+    // One tag and one length a block.
+    chunk.div_ceil(BLOCK) * 5
+}
+
+#[inline(always)]
+fn write<const N: usize>(out: &mut [u8], at: usize, bytes: [u8; N]) {
+    out[at..at + N].copy_from_slice(&bytes);
+}
+#[inline(always)]
+fn read<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Damaged> {
+    bytes.get(at..at + N).and_then(|b| b.try_into().ok()).ok_or(Damaged)
+}
+
+/// What the last probed block told about its neighbours.
+#[derive(Clone, Copy)]
+struct Advice {
+    element: usize,
+    size: usize,
+    repack: bool,
+}
+
+impl Codec {
+    /// Every byte comes back.
+    pub fn lossless() -> Codec {
+        Codec { isa: Isa::best(), grid: None }
+    }
+    /// float32 that come back within `tolerance`; lossless where the tolerance is zero or too small to compute with.
+    pub fn bounded(tolerance: f64) -> Codec {
+        Codec { isa: Isa::best(), grid: Grid::new(tolerance) }
+    }
+    /// The same coder on another instruction set. For tests and measurements.
+    pub fn with_isa(self, isa: Isa) -> Codec {
+        Codec { isa, ..self }
+    }
+
+    /// Encodes the chunk in the first `chunk` bytes of `memory` (a multiple of 4 KiB) in place. `memory` has at least
+    /// `chunk + directory_size(chunk)` bytes. Gives the form and the bytes now at the front.
+    pub fn encode_in_place(
+        &self,
+        memory: &mut [u8],
+        chunk: usize,
+        workspace: &mut Workspace,
+    ) -> (Form, usize) {
+        if is_zero(self.isa, &memory[..chunk]) {
+            return (Form::Zero, 0);
+        }
+        let workspace = &mut workspace.coders;
+        let directory = chunk.div_ceil(BLOCK);
+        let mut advice = Advice { element: 1, size: 256, repack: false };
+        let mut used = 0;
+        let mut raw = true;
+        // Nothing is moved while all blocks so far are raw: they are where they belong, less the tags.
+        let mut lengths_at = chunk;
+        for index in 0..directory {
+            let start = index * BLOCK;
+            let end = (start + BLOCK).min(chunk);
+            let (tag, size) = self.encode_block(&memory[start..end], index % 8 == 0, &mut advice, workspace);
+            if tag != Tag::Raw && raw {
+                raw = false;
+            }
+            let (source, size) = match tag {
+                Tag::Raw => (None, end - start),
+                Tag::Bytes1 | Tag::Bytes4 | Tag::Bytes8 | Tag::BoundedPacked => {
+                    (Some(&workspace.bytes.packed[..]), size)
+                }
+                Tag::Bounded | Tag::Float => (Some(&workspace.block.0[..]), size),
+            };
+            match source {
+                Some(source) => memory[used..used + size].copy_from_slice(&source[..size]),
+                None if used != start => memory.copy_within(start..end, used),
+                None => {}
+            }
+            used += size;
+            // Lengths and tags gather behind the chunk's end, where staging memory has room for them.
+            write(memory, lengths_at, (size as u32).to_le_bytes());
+            memory[chunk + directory * 4 + index] = tag as u8;
+            lengths_at += 4;
+        }
+        if raw {
+            return (Form::Raw, chunk);
+        }
+        memory.copy_within(chunk..chunk + directory * 5, used);
+        (Form::Blocks, used + directory * 5)
+    }
+
+    /// Tag and size of the encoded block; the bytes are in the workspace's buffer of that coder.
+    fn encode_block(
+        &self,
+        block: &[u8],
+        probe: bool,
+        advice: &mut Advice,
+        workspace: &mut Coders,
+    ) -> (Tag, usize) {
+        if let Some(grid) = self.grid {
+            let size = bounded::encode(self.isa, grid, block, &mut workspace.block.0);
+            if size >= block.len() {
+                return (Tag::Raw, block.len());
+            }
+            if probe {
+                // Packed bits that still repeat: periodic or constant data. Rare, so only some blocks are tried.
+                let sample = &workspace.block.0[..size];
+                advice.repack = size >= 2048 && bytes::probe(&mut workspace.bytes, sample).1 < 128;
+            }
+            if advice.repack {
+                let packed = bytes::encode(&mut workspace.bytes, 1, &workspace.block.0[..size]);
+                if packed < size - size / 4 {
+                    return (Tag::BoundedPacked, packed);
+                }
+            }
+            return (Tag::Bounded, size);
+        }
+        if probe {
+            let (element, size) = bytes::probe(&mut workspace.bytes, block);
+            *advice = Advice { element, size, repack: false };
+        }
+        let estimate = float::estimate(self.isa, block);
+        let expected = block.len() * advice.size / 256;
+        // lz4 is several times slower than packing: it has to be clearly smaller.
+        if expected < estimate - estimate / 4 && expected < block.len() / 10 * 9 {
+            let size = bytes::encode(&mut workspace.bytes, advice.element, block);
+            if size < estimate && size < block.len() {
+                return (
+                    match advice.element {
+                        1 => Tag::Bytes1,
+                        4 => Tag::Bytes4,
+                        _ => Tag::Bytes8,
+                    },
+                    size,
+                );
+            }
+        }
+        if estimate < block.len() / 32 * 31 {
+            return (Tag::Float, float::encode(self.isa, block, &mut workspace.block.0));
+        }
+        (Tag::Raw, block.len())
+    }
+
+    fn decode_block(
+        &self,
+        tag: u8,
+        encoded: &[u8],
+        block: &mut [u8],
+        workspace: &mut Coders,
+    ) -> Result<(), Damaged> {
+        let grid = self.grid.ok_or(Damaged);
+        match tag {
+            t if t == Tag::Raw as u8 && encoded.len() == block.len() => block.copy_from_slice(encoded),
+            t if t == Tag::Bounded as u8 => bounded::decode(self.isa, grid?, encoded, block)?,
+            t if t == Tag::BoundedPacked as u8 => {
+                let grid = grid?;
+                let Coders { block: buffer, .. } = workspace;
+                let size = lz4_flex::block::decompress_into(encoded, &mut buffer.0).map_err(|_| Damaged)?;
+                bounded::decode(self.isa, grid, &buffer.0[..size], block)?;
+            }
+            t if t == Tag::Float as u8 => float::decode(self.isa, encoded, block)?,
+            t if t == Tag::Bytes1 as u8 => bytes::decode(&mut workspace.bytes, 1, encoded, block)?,
+            t if t == Tag::Bytes4 as u8 => bytes::decode(&mut workspace.bytes, 4, encoded, block)?,
+            t if t == Tag::Bytes8 as u8 => bytes::decode(&mut workspace.bytes, 8, encoded, block)?,
+            _ => return Err(Damaged),
+        }
+        Ok(())
+    }
+
+    /// Decodes `encoded` (of form [`Form::Blocks`]) into `chunk`.
+    pub fn decode(&self, encoded: &[u8], chunk: &mut [u8], workspace: &mut Workspace) -> Result<(), Damaged> {
+        let directory = Directory::of(encoded, chunk.len())?;
+        let mut at = 0;
+        for (index, block) in chunk.chunks_mut(BLOCK).enumerate() {
+            let (tag, size) = directory.entry(encoded, index);
+            self.decode_block(tag, encoded.get(at..at + size).ok_or(Damaged)?, block, &mut workspace.coders)?;
+            at += size;
+        }
+        if at == directory.start { Ok(()) } else { Err(Damaged) }
+    }
+
+    /// Decodes the `encoded` bytes (of form [`Form::Blocks`]) at the front of `memory` in place, into its first
+    /// `chunk` bytes. From the last block to the first, so that none is overwritten before its turn.
+    pub fn decode_in_place(
+        &self,
+        memory: &mut [u8],
+        encoded: usize,
+        chunk: usize,
+        workspace: &mut Workspace,
+    ) -> Result<(), Damaged> {
+        let directory = Directory::of(memory.get(..encoded).ok_or(Damaged)?, chunk)?;
+        let blocks = chunk.div_ceil(BLOCK);
+        // Behind the chunk: the first blocks to be decoded may lie over where the lengths stand now.
+        memory.copy_within(directory.start..directory.start + blocks * 5, chunk);
+        let directory = Directory { start: chunk, blocks };
+        let mut end = encoded - blocks * 5;
+        for index in (0..blocks).rev() {
+            let (tag, size) = directory.entry(memory, index);
+            let begin = end.checked_sub(size).ok_or(Damaged)?;
+            let start = index * BLOCK;
+            let length = BLOCK.min(chunk - start);
+            if begin > start || size > BLOCK_ROOM {
+                return Err(Damaged); // blocks before it would be overwritten
+            }
+            let Workspace { coders, aside } = workspace;
+            if end <= start {
+                let (front, target) = memory.split_at_mut(start);
+                self.decode_block(tag, &front[begin..end], &mut target[..length], coders)?;
+            } else {
+                // The encoded block overlaps its own place.
+                aside.0[..size].copy_from_slice(&memory[begin..end]);
+                self.decode_block(tag, &aside.0[..size], &mut memory[start..start + length], coders)?;
+            }
+            end = begin;
+        }
+        if end == 0 { Ok(()) } else { Err(Damaged) }
+    }
+}
+
+/// Where the lengths and tags of an encoded chunk stand.
+struct Directory {
+    start: usize,
+    blocks: usize,
+}
+impl Directory {
+    fn of(encoded: &[u8], chunk: usize) -> Result<Directory, Damaged> {
+        let blocks = chunk.div_ceil(BLOCK);
+        Ok(Directory { start: encoded.len().checked_sub(blocks * 5).ok_or(Damaged)?, blocks })
+    }
+    fn entry(&self, bytes: &[u8], index: usize) -> (u8, usize) {
+        let at = self.start + index * 4;
+        let size = u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        (bytes[self.start + self.blocks * 4 + index], size as usize)
+    }
+}
+
+/// Whether all bytes are zero; stops at the first 4 KiB that are not.
+fn is_zero(isa: Isa, bytes: &[u8]) -> bool {
+    isa.run(
+        #[inline(always)]
+        || bytes.chunks(4096).all(|page| page.iter().fold(0, |all, b| all | b) == 0),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! The residency engine of one instance: its regions, its share of the budget, its spill files.
+//!
+//! Bringing chunks in is in fill.rs, sending them out in evict.rs; why no write is lost is told in state.rs. Order in
+//! which things are acquired: the gate, a claim, a workspace, a slot, then single locks, none of which is held while
+//! another is waited for.
+use super::budget::{Budget, Purse};
+use super::fault::pages::Pages;
+use super::fault::{Faults, Mechanism, handler};
+use super::mapping::Errno;
+use super::region::{Params, Region};
+use super::spill::Spill;
+use super::staging::Staging;
+use super::warm::Warm;
+use super::{crew, fork, gate, registry, workspace};
+use crate::error::{Result, fail};
+use crate::log::log;
+use crate::os::lock::{Condvar, Mutex};
+use crate::os::map;
+use core::sync::atomic::{AtomicU32, Ordering::*};
+use std::sync::Arc;
+
+/// A list that is replaced, never changed: readers take the current one and keep it.
+pub type Snapshot<T> = Arc<Vec<Arc<T>>>;
+
+/// The engine.
+pub struct Engine {
+    faults: &'static Faults,
+    purse: Purse,
+    pub(super) warm: Warm,
+    regions: Mutex<Snapshot<Region>>,
+    stagings: Mutex<Snapshot<Staging>>,
+    files: Mutex<Snapshot<Spill>>,
+    /// Order of age.
+    clock: AtomicU32,
+    /// Claims held, and how many of their holders wait for room.
+    transits: AtomicU32,
+    starved: AtomicU32,
+    progress: Mutex<u32>,
+    moved: Condvar,
+}
+
+impl Engine {
+    /// An engine on the mechanism this process uses.
+    pub fn new(budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
+        match Faults::chosen() {
+            Ok(faults) => Engine::on(faults, budget),
+            Err(errno) => fail!(Unsupported, "no way to move pages here: error {}", errno.0),
+        }
+    }
+    /// An engine on the given mechanism.
+    pub fn with_mechanism(mechanism: Mechanism, budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
+        match Faults::get(mechanism) {
+            Ok(faults) => Engine::on(faults, budget),
+            Err(errno) => fail!(Unsupported, "{mechanism:?} does not work here: error {}", errno.0),
+        }
+    }
+    fn on(faults: &'static Faults, budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
+        let purse = Purse::new(budget);
+        let capacity = match purse.limit() {
+            0 => map::physical_memory(),
+            limit => limit.min(map::physical_memory()).max(1 << 20),
+        };
+        let Some(warm) = Warm::new(capacity).filter(|_| workspace::prepare()) else {
+            return fail!(OutOfMemory, "no address space for tiered memory");
+        };
+        fork::install();
+        let engine = Arc::new(Engine {
+            faults,
+            purse,
+            warm,
+            regions: Mutex::default(),
+            stagings: Mutex::default(),
+            files: Mutex::default(),
+            clock: AtomicU32::new(0),
+            transits: AtomicU32::new(0),
+            starved: AtomicU32::new(0),
+            progress: Mutex::new(0),
+            moved: Condvar::new(),
+        });
+        fork::add(&engine);
+        Ok(engine)
+    }
+
+    /// A new region of zeroed memory.
+    pub fn allocate(self: &Arc<Self>, params: &Params) -> Result<Arc<Region>> {
+        let _inside = gate::enter();
+        let region = Arc::new(Region::reserve(self, params)?);
+        region.take_room()?;
+        if let Some(signal) = self.faults.mechanism.signal() {
+            handler::install(signal);
+        }
+        if self.purse.limit() != 0 {
+            crew::start();
+        }
+        self.publish(&region);
+        Ok(region)
+    }
+    /// Makes a region known to faults and evictions.
+    pub(super) fn publish(&self, region: &Arc<Region>) {
+        change(&self.regions, |list| list.push(region.clone()));
+        registry::add(region);
+    }
+    /// The reverse.
+    pub(super) fn conceal(&self, region: &Arc<Region>) {
+        registry::remove(region);
+        change(&self.regions, |list| list.retain(|r| !Arc::ptr_eq(r, region)));
+    }
+    /// Frees a region and everything stored for it. Waits for what is in flight.
+    pub fn free(&self, region: &Arc<Region>) {
+        let _inside = gate::enter();
+        self.conceal(region);
+        region.dissolve();
+    }
+    /// Changes a region's size, moving it if it has to grow beyond its address space. The old one is untouched on
+    /// failure, and gone if the new one is another.
+    pub fn resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
+        if size == 0 {
+            return fail!(InvalidArgument, "tiered memory of no bytes");
+        }
+        let _inside = gate::enter();
+        if region.resize(size)? {
+            return Ok(region.clone());
+        }
+        super::moving::grow(self, region, size)
+    }
+    /// Frees all regions. The engine can be used again.
+    pub fn clear(&self) -> usize {
+        let all = self.regions();
+        all.iter().for_each(|region| self.free(region));
+        let _inside = gate::enter();
+        for staging in self.stagings().iter() {
+            self.drop_full(staging, usize::MAX);
+        }
+        self.warm.trim(&self.purse);
+        self.purse.close();
+        all.len()
+    }
+
+    /// All regions now.
+    pub fn regions(&self) -> Snapshot<Region> {
+        self.regions.lock().clone()
+    }
+    pub(super) fn stagings(&self) -> Snapshot<Staging> {
+        self.stagings.lock().clone()
+    }
+    pub(super) fn staging_for(&self, chunk: usize) -> Result<Arc<Staging>> {
+        if let Some(staging) = self.stagings().iter().find(|s| s.chunk() == chunk) {
+            return Ok(staging.clone());
+        }
+        let staging = match Staging::new(self.pages(), chunk) {
+            Ok(staging) => Arc::new(staging),
+            Err(errno) => return fail!(OutOfMemory, "staging memory: error {}", errno.0),
+        };
+        change(&self.stagings, |list| list.push(staging.clone()));
+        Ok(staging)
+    }
+    pub(super) fn purse(&self) -> &Purse {
+        &self.purse
+    }
+    pub(super) fn pages(&self) -> &'static Pages {
+        &self.faults.pages
+    }
+    /// How faults are served.
+    pub fn mechanism(&self) -> Mechanism {
+        self.faults.mechanism
+    }
+    /// Bytes charged to the budget.
+    pub fn held(&self) -> usize {
+        self.purse.held()
+    }
+
+    /// The current spill file and its number, opened on first use.
+    pub(super) fn spill(&self) -> core::result::Result<(u16, Arc<Spill>), Errno> {
+        let files = self.files.lock().clone();
+        match files.last() {
+            Some(spill) => Ok((files.len() as u16, spill.clone())),
+            None => self.new_file(),
+        }
+    }
+    /// Opens another spill file; from now on it is the current one.
+    pub(super) fn new_file(&self) -> core::result::Result<(u16, Arc<Spill>), Errno> {
+        let spill = Arc::new(Spill::open()?);
+        change(&self.files, |list| list.push(spill.clone()));
+        Ok((self.current_file(), spill))
+    }
+    /// From now on nothing can be spilled.
+    pub(super) fn use_no_file(&self) {
+        change(&self.files, |list| list.push(Arc::new(Spill::closed())));
+    }
+    /// The number of the current file. 0 if there is none.
+    pub(super) fn current_file(&self) -> u16 {
+        self.files.lock().len() as u16
+    }
+    /// A file by its number, from 1 on.
+    pub fn file(&self, number: u16) -> Option<Arc<Spill>> {
+        self.files.lock().get(usize::from(number).checked_sub(1)?).cloned()
+    }
+
+    pub(super) fn tick(&self) -> u32 {
+        self.clock.fetch_add(1, Relaxed)
+    }
+    pub(super) fn begin_transit(&self) {
+        self.transits.fetch_add(1, SeqCst);
+    }
+    pub(super) fn end_transit(&self) {
+        self.transits.fetch_sub(1, SeqCst);
+        self.note_progress();
+    }
+    /// Something has become free or has settled.
+    pub(super) fn note_progress(&self) {
+        *self.progress.lock() += 1;
+        self.moved.notify_all();
+    }
+    /// A number that changes with everything that settles.
+    pub(super) fn progress(&self) -> u32 {
+        *self.progress.lock()
+    }
+    /// Waits until something has settled since `seen`.
+    pub(super) fn wait_for_progress(&self, seen: u32) {
+        let mut progress = self.progress.lock();
+        while *progress == seen {
+            progress = self.moved.wait(progress);
+        }
+    }
+    /// A holder of a claim found nothing that could leave. Waits until something settles that was claimed when it
+    /// looked (`seen`); false if there is nothing to hope for, because all other claims wait here too.
+    pub(super) fn starve(&self, seen: u32) -> bool {
+        let starved = self.starved.fetch_add(1, SeqCst) + 1;
+        let mut progress = self.progress.lock();
+        let mut hope = true;
+        while *progress == seen && hope {
+            hope = self.transits.load(SeqCst) > starved.max(self.starved.load(SeqCst));
+            if hope {
+                progress = self.moved.wait(progress);
+            }
+        }
+        hope |= *progress != seen;
+        drop(progress);
+        self.starved.fetch_sub(1, SeqCst);
+        if !hope {
+            // The others have one hope less.
+            self.note_progress_of_failure();
+        }
+        hope
+    }
+    fn note_progress_of_failure(&self) {
+        self.moved.notify_all();
+    }
+}
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.purse.close();
+    }
+}
+
+/// Replaces a list by a changed copy. Nothing is allocated or freed while the lock is held: see gate.rs.
+fn change<T>(list: &Mutex<Snapshot<T>>, edit: impl Fn(&mut Vec<Arc<T>>)) {
+    loop {
+        let old = list.lock().clone();
+        let mut new = (*old).clone();
+        edit(&mut new);
+        let new = Arc::new(new);
+        let mut current = list.lock();
+        if Arc::ptr_eq(&current, &old) {
+            let replaced = core::mem::replace(&mut *current, new);
+            drop(current);
+            drop(replaced);
+            return;
+        }
+    }
+}
+
+/// What became of a fault.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// Run the instruction again.
+    Yes,
+    /// Not in tiered memory.
+    NotOurs,
+    /// In tiered memory, and it could not be brought in. The log knows why.
+    Failed,
+}
+
+/// Serves a fault at `address`. From signal handlers, with all signals blocked.
+pub fn serve_fault(address: usize, store: Option<bool>) -> Served {
+    let _inside = gate::enter_masked();
+    let Some((region, index)) = registry::find(address).and_then(|r| r.index_of(address).map(|i| (r, i)))
+    else {
+        return Served::NotOurs;
+    };
+    match region.touch(index, address, store != Some(false)) {
+        Ok(()) => Served::Yes,
+        Err(trouble) => {
+            let (text, errno) = trouble.text();
+            log!(Error, "tiered memory at {address:#x} cannot be brought in: {text} {errno}");
+            Served::Failed
+        }
+    }
+}

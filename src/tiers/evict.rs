@@ -1,0 +1,505 @@
+//! Sending chunks out: choosing one, taking its pages, storing what they hold.
+use super::codec::{self, Form};
+use super::engine::Engine;
+use super::fill::{checksum, content_hash, whole_pages};
+use super::region::Region;
+use super::staging::{Slot, Staging};
+use super::state::{Phase, Settle};
+use super::table::Which;
+use super::transit::Transit;
+use super::trouble::Trouble;
+use core::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Encoded bytes stay in RAM if they are at most this many eighths of the chunk.
+const WORTH_KEEPING: usize = 7;
+/// Of the budget, the part in which chunks stay in the clear before encoded ones have to leave RAM for them.
+const CLEAR_SHARE: usize = 8;
+/// Full slots the crew keeps in stock.
+const SPARE: usize = 2;
+/// Victims tried before an eviction that fails is an error.
+const ATTEMPTS: usize = 4;
+
+impl Engine {
+    /// A full slot for chunks of the region: a free one, one with fresh pages, or one whose pages come from a chunk
+    /// that has to leave for it.
+    pub(super) fn full_slot(
+        &self,
+        region: &Region,
+        workspace: &mut codec::Workspace,
+    ) -> Result<Slot, Trouble> {
+        let staging = region.staging();
+        let mut failures = 0;
+        loop {
+            if let Some(slot) = staging.take_full() {
+                return Ok(slot);
+            }
+            let seen = self.progress();
+            let Some(slot) = staging.take_empty() else {
+                // All in use by other threads, which return them, or by chunks read ahead, which can wait.
+                if let Some(slot) = self.unstage(staging) {
+                    return Ok(slot);
+                }
+                staging.wait();
+                continue;
+            };
+            let slot = match self.fresh_pages(staging, slot)? {
+                Ok(slot) => return Ok(slot),
+                Err(slot) => slot,
+            };
+            match self.evict_into(staging, slot, workspace) {
+                Ok(Some(slot)) => {
+                    if self.purse().wants_reserve()
+                        && self.purse().pages() > self.clear_floor(staging.chunk())
+                    {
+                        // Room for encoded chunks comes first.
+                        self.drop_pages(staging, slot);
+                        continue;
+                    }
+                    return Ok(slot);
+                }
+                Ok(None) => {
+                    if let Some(slot) = self.unstage(staging) {
+                        return Ok(slot);
+                    }
+                    if self.evict_elsewhere(staging, workspace)? == 0 && !self.starve(seen) {
+                        return Err(Trouble::NoRoom);
+                    }
+                }
+                Err(trouble) => {
+                    failures += 1;
+                    if failures == ATTEMPTS {
+                        return Err(trouble);
+                    }
+                }
+            }
+        }
+    }
+    /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
+    fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, Trouble> {
+        if !self.purse().charge_pages(staging.chunk()) {
+            return Ok(Err(slot));
+        }
+        match self.pages().fill_slot(staging.span(&slot), staging.nursery(&slot)) {
+            Ok(()) => Ok(Ok(slot)),
+            Err(errno) => {
+                self.purse().discharge_pages(staging.chunk());
+                staging.put_empty(slot);
+                Err(Trouble::Pages(errno))
+            }
+        }
+    }
+    /// Makes a slot full ahead of need.
+    pub(super) fn stock(&self, region: &Region) {
+        let staging = region.staging();
+        if staging.full() >= SPARE {
+            return;
+        }
+        let Some(slot) = staging.take_empty() else { return };
+        // Failures are found out again, and reported, by whoever needs a slot.
+        let slot = match self.fresh_pages(staging, slot) {
+            Ok(Ok(slot)) => Some(slot),
+            Ok(Err(slot)) => {
+                super::workspace::with(false, |w| self.evict_into(staging, slot, w)).ok().flatten()
+            }
+            Err(_) => None,
+        };
+        let Some(slot) = slot else { return };
+        if self.purse().wants_reserve() && self.purse().pages() > self.clear_floor(staging.chunk()) {
+            self.drop_pages(staging, slot);
+            super::crew::stock(region);
+        } else {
+            staging.put_full(slot);
+        }
+    }
+    /// Bytes that stay in the clear however much could be kept encoded instead.
+    fn clear_floor(&self, chunk: usize) -> usize {
+        (self.purse().limit() / CLEAR_SHARE).max(4 * chunk)
+    }
+    pub(super) fn drop_pages(&self, staging: &Staging, mut slot: Slot) {
+        staging.empty(&mut slot);
+        staging.put_empty(slot);
+        self.purse().discharge_pages(staging.chunk());
+    }
+    /// Gives back pages of free slots, up to `most` bytes.
+    pub(super) fn drop_full(&self, staging: &Staging, most: usize) -> usize {
+        let mut bytes = 0;
+        while bytes < most
+            && let Some(slot) = staging.take_full()
+        {
+            self.drop_pages(staging, slot);
+            bytes += staging.chunk();
+        }
+        bytes
+    }
+
+    /// Evicts a chunk into the empty `slot`, which is full then. None, and the slot is returned, if nothing of this
+    /// chunk size can leave now; an error, and the slot is returned, if a chunk could not be stored (and stays).
+    fn evict_into(
+        &self,
+        staging: &Arc<Staging>,
+        slot: Slot,
+        workspace: &mut codec::Workspace,
+    ) -> Result<Option<Slot>, Trouble> {
+        let regions = self.regions();
+        for _ in 0..ATTEMPTS {
+            let Some(transit) =
+                self.victim(regions.iter().filter(|r| !r.is_resident() && Arc::ptr_eq(r.staging(), staging)))
+            else {
+                break;
+            };
+            let region = transit.region;
+            // SAFETY: the claim owns the chunk, which was Hot and so is present; the slot is empty and ours.
+            let taken =
+                unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };
+            if taken.is_err() {
+                // Its pages are held by the system, by direct I/O for instance. It goes to the end of the queue.
+                transit.settle(Phase::Hot, Settle::default());
+                continue;
+            }
+            region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
+            return self.store(transit, slot, workspace).map(Some);
+        }
+        staging.put_empty(slot);
+        Ok(None)
+    }
+    /// Evicts a chunk of another size and gives its pages back. Gives the bytes.
+    fn evict_elsewhere(
+        &self,
+        not: &Arc<Staging>,
+        workspace: &mut codec::Workspace,
+    ) -> Result<usize, Trouble> {
+        for staging in self.stagings().iter().filter(|s| !Arc::ptr_eq(s, not)) {
+            let bytes = self.evict_bytes(staging, 1, workspace)?;
+            if bytes > 0 {
+                return Ok(bytes);
+            }
+        }
+        Ok(0)
+    }
+    /// Evicts chunks of one size until `wanted` bytes of pages are given back, or nothing more can leave.
+    fn evict_bytes(
+        &self,
+        staging: &Arc<Staging>,
+        wanted: usize,
+        workspace: &mut codec::Workspace,
+    ) -> Result<usize, Trouble> {
+        let mut bytes = self.drop_full(staging, wanted);
+        while bytes < wanted {
+            let slot = match staging.take_empty() {
+                Some(slot) => self.evict_into(staging, slot, workspace)?,
+                None => self.unstage(staging),
+            };
+            let Some(slot) = slot.or_else(|| self.unstage(staging)) else { break };
+            self.drop_pages(staging, slot);
+            bytes += staging.chunk();
+        }
+        Ok(bytes)
+    }
+    /// Takes the slot of a chunk that was read ahead and not touched yet.
+    pub(super) fn unstage(&self, staging: &Arc<Staging>) -> Option<Slot> {
+        for region in self.regions().iter().filter(|r| Arc::ptr_eq(r.staging(), staging)) {
+            let mut left = region.lists().count(Which::Staged);
+            while left > 0
+                && let Some(index) = { region.lists().oldest(Which::Staged) }
+            {
+                left -= 1;
+                if let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) {
+                    if !transit.stored().is_kept() {
+                        transit.settle(Phase::Staged, Settle::default()); // the only copy, see `put_back`
+                        continue;
+                    }
+                    // SAFETY: as in `place`.
+                    let slot = unsafe { Slot::from_number(transit.stored().slot) };
+                    region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
+                    transit.settle(Phase::Stored, Settle::default());
+                    return Some(slot);
+                }
+            }
+        }
+        None
+    }
+
+    /// Claims the chunk that should leave first: of a region that is being swept the one just left behind, else the
+    /// oldest that was not acquired lately.
+    fn victim<'a>(&self, regions: impl Iterator<Item = &'a Arc<Region>> + Clone) -> Option<Transit<'a>> {
+        let now = self.tick();
+        let age = |region: &&Arc<Region>| {
+            let stamp = region.lists().oldest_stamp(region.table(), Which::Hot);
+            stamp.map_or(0, |stamp| now.wrapping_sub(stamp).max(1))
+        };
+        let oldest = regions.clone().max_by_key(age)?;
+        self.victim_in(oldest).or_else(|| regions.clone().find_map(|region| self.victim_in(region)))
+    }
+    fn victim_in<'a>(&self, region: &'a Region) -> Option<Transit<'a>> {
+        if region.sweep.lock().is_swept() {
+            // The youngest few are in use by the threads that sweep.
+            for back in 2..8 {
+                let index = region.lists().youngest(region.table(), Which::Hot, back);
+                let Some(index) = index else { break };
+                if let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
+                    return Some(transit);
+                }
+            }
+        }
+        let mut left = 2 * region.lists().count(Which::Hot);
+        while left > 0 {
+            left -= 1;
+            let index = region.lists().oldest(Which::Hot)?;
+            let referenced = region.chunk(index).state.forget_reference();
+            if !referenced && let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
+                return Some(transit);
+            }
+            let mut lists = region.lists();
+            // Pinned, in use lately, or on its way: to the young end, unless it has gone.
+            if lists.oldest(Which::Hot) == Some(index) {
+                lists.remove(region.table(), index);
+                lists.append(region.table(), Which::Hot, index, self.tick());
+            }
+        }
+        None
+    }
+
+    /// Stores the chunk whose pages are in `slot`, settles it, and gives the slot back. If it cannot be stored it
+    /// goes back in place.
+    fn store(
+        &self,
+        mut transit: Transit,
+        mut slot: Slot,
+        workspace: &mut codec::Workspace,
+    ) -> Result<Slot, Trouble> {
+        let region = transit.region;
+        let counters = &region.counters;
+        let chunk = region.chunk_size();
+        let memory = region.staging().bytes(&mut slot);
+        let stored = transit.stored();
+        if stored.is_kept() {
+            let clean = stored.content_known && content_hash(&memory[..chunk]) == stored.content;
+            counters.note_kept(clean);
+            if clean {
+                counters.evictions.fetch_add(1, Relaxed);
+                transit.settle(Phase::Stored, Settle::default());
+                return Ok(slot);
+            }
+            self.drop_stored(&mut transit);
+        }
+        let start = Instant::now();
+        let (form, length) = region.codec().encode_in_place(memory, chunk, workspace);
+        let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
+            // Saves no page: raw is simpler and faster. Decoding what was just encoded gives the values the
+            // program may see anyway.
+            match region.codec().decode_in_place(memory, length, chunk, workspace) {
+                Ok(()) => (Form::Raw, chunk),
+                Err(_) => unreachable!("the encoder's own bytes"),
+            }
+        } else {
+            (form, length)
+        };
+        counters.encode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+        counters.encoded_from.fetch_add(chunk as u64, Relaxed);
+        counters.encoded_to.fetch_add(length.max(1) as u64, Relaxed);
+        if form == Form::Zero {
+            counters.evictions.fetch_add(1, Relaxed);
+            transit.settle(Phase::Zero, Settle::default());
+            return Ok(slot);
+        }
+        match self.keep(&mut transit, form, &mut memory[..whole_pages(length).max(length)], length) {
+            Ok(()) => {
+                counters.evictions.fetch_add(1, Relaxed);
+                transit.settle(Phase::Stored, Settle::default());
+                Ok(slot)
+            }
+            Err(trouble) => {
+                self.put_back(transit, form, length, slot, workspace);
+                Err(trouble)
+            }
+        }
+    }
+    /// Keeps the encoded bytes at the front of `memory`, in RAM if that pays and there is room, else on disk.
+    fn keep(
+        &self,
+        transit: &mut Transit,
+        form: Form,
+        memory: &mut [u8],
+        length: usize,
+    ) -> Result<(), Trouble> {
+        let region = transit.region;
+        let pages = whole_pages(length);
+        memory[length..].fill(0);
+        let stored = transit.stored();
+        stored.length = length as u32;
+        stored.blocks = form == Form::Blocks;
+        stored.checksum = checksum(&memory[..length]);
+        stored.content_known = false;
+        if form == Form::Blocks && pages <= region.chunk_size() / 8 * WORTH_KEEPING {
+            loop {
+                if let Some(extent) = self.warm.store(self.purse(), &memory[..length]) {
+                    transit.stored().warm = extent;
+                    region.counters.warm.fetch_add(pages, Relaxed);
+                    return Ok(());
+                }
+                // The oldest make room, on disk.
+                if !self.chill_oldest() {
+                    break;
+                }
+            }
+        }
+        self.write_out(transit, &memory[..pages])
+    }
+    /// Writes a chunk's encoded bytes to its place on disk.
+    fn write_out(&self, transit: &mut Transit, bytes: &[u8]) -> Result<(), Trouble> {
+        let region = transit.region;
+        if self.current_file() == 0 || region.home_for_writing(transit.index).is_none() {
+            // Without a budget no room was taken in advance; it is wanted now because the instance asks.
+            let (file, spill) = self.spill().map_err(Trouble::Disk)?;
+            region.move_home_if_none(file, &spill);
+        }
+        let no_home = Trouble::Disk(super::mapping::Errno(libc::ENOSPC));
+        let (spill, offset) = region.home_for_writing(transit.index).ok_or(no_home)?;
+        spill.write(bytes, offset).map_err(Trouble::Disk)?;
+        transit.stored().file = self.current_file();
+        region.counters.cold.fetch_add(bytes.len(), Relaxed);
+        region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
+        Ok(())
+    }
+    /// Undoes an eviction whose bytes found no place.
+    fn put_back(
+        &self,
+        mut transit: Transit,
+        form: Form,
+        length: usize,
+        mut slot: Slot,
+        workspace: &mut codec::Workspace,
+    ) {
+        let region = transit.region;
+        let staging = region.staging();
+        *transit.stored() = Default::default();
+        if form == Form::Blocks {
+            let memory = staging.bytes(&mut slot);
+            if region.codec().decode_in_place(memory, length, region.chunk_size(), workspace).is_err() {
+                unreachable!("the encoder's own bytes");
+            }
+        }
+        // SAFETY: as in `place`: absent chunk, full slot, both ours.
+        match unsafe { self.pages().place(staging.span(&slot), transit.span()) } {
+            Ok(()) => {
+                staging.put_empty(slot);
+                region.counters.hot.fetch_add(region.chunk_size(), Relaxed);
+                transit.settle(Phase::Hot, Settle::default());
+            }
+            Err(_) => {
+                // The bytes stay in the slot: as good as read ahead, but for being the only copy.
+                transit.stored().slot = slot.into_number();
+                region.counters.staged.fetch_add(region.chunk_size(), Relaxed);
+                transit.settle(Phase::Staged, Settle::default());
+            }
+        }
+    }
+    /// Writes the chunk that has been encoded in RAM the longest to disk. False if there is none, or no room.
+    pub(super) fn chill_oldest(&self) -> bool {
+        let regions = self.regions();
+        let now = self.tick();
+        let oldest = |r: &&Arc<Region>| {
+            r.lists().oldest_stamp(r.table(), Which::Warm).map_or(0, |s| now.wrapping_sub(s).max(1))
+        };
+        for _ in 0..ATTEMPTS {
+            let Some(region) = regions.iter().max_by_key(oldest).filter(|r| oldest(r) > 0) else {
+                return false;
+            };
+            let Some(index) = region.lists().oldest(Which::Warm) else { continue };
+            if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
+                return self.chill(transit);
+            }
+            region.lists().remove(region.table(), index); // claimed by somebody who lists it anew
+        }
+        false
+    }
+    fn chill(&self, mut transit: Transit) -> bool {
+        let region = transit.region;
+        let stored = *transit.stored();
+        let length = stored.length as usize;
+        if stored.warm == 0 {
+            transit.settle(Phase::Stored, Settle::default());
+            return true;
+        }
+        // SAFETY: the claim owns the extent.
+        let bytes = unsafe { self.warm.pages(stored.warm, length) };
+        let written = stored.file != 0 || self.write_out(&mut transit, bytes).is_ok();
+        if written {
+            transit.stored().warm = 0;
+            self.warm.free(self.purse(), stored.warm, length);
+            region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
+        }
+        transit.settle(Phase::Stored, Settle::default());
+        written
+    }
+
+    /// Drops a claimed chunk's contents for good.
+    pub(super) fn drop_contents(&self, mut transit: Transit) {
+        let region = transit.region;
+        let staging = region.staging();
+        match transit.from {
+            Phase::Hot => {
+                region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
+                // SAFETY: the claim owns the chunk, and its contents are given up.
+                unsafe { self.pages().vacate(transit.span()) };
+                self.purse().discharge_pages(region.chunk_size());
+            }
+            Phase::Staged => {
+                // SAFETY: as in `place`.
+                let slot = unsafe { Slot::from_number(transit.stored().slot) };
+                region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
+                self.drop_pages(staging, slot);
+            }
+            _ => {}
+        }
+        self.drop_stored(&mut transit);
+        transit.settle(Phase::Zero, Settle::default());
+    }
+
+    /// Makes room for plain blocks: gives back at least `wanted` bytes if that can be done by evicting. Gives what
+    /// was given back.
+    pub fn reclaim(&self, wanted: usize) -> usize {
+        let _inside = super::gate::enter();
+        let before = self.purse().held();
+        let freed = || before.saturating_sub(self.purse().held());
+        self.warm.trim(self.purse());
+        super::workspace::with(false, |workspace| {
+            for staging in self.stagings().iter() {
+                while freed() < wanted {
+                    match self.evict_bytes(staging, wanted - freed(), workspace) {
+                        Ok(0) | Err(_) => break,
+                        Ok(_) => {}
+                    }
+                }
+            }
+        });
+        while freed() < wanted && self.chill_oldest() {
+            self.warm.trim(self.purse());
+        }
+        if freed() < wanted {
+            self.purse().drop_reserve();
+        }
+        freed()
+    }
+    /// Sends a chunk out if nobody uses it. For advice; failure is no error.
+    pub(super) fn evict_one(&self, region: &Region, index: usize) {
+        let staging = region.staging();
+        let Some(slot) = staging.take_empty() else { return };
+        let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) else {
+            return staging.put_empty(slot);
+        };
+        // SAFETY: as in `evict_into`.
+        let taken = unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };
+        if taken.is_err() {
+            transit.settle(Phase::Hot, Settle::default());
+            return staging.put_empty(slot);
+        }
+        region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
+        let stored = super::workspace::with(false, |workspace| self.store(transit, slot, workspace));
+        if let Ok(slot) = stored {
+            self.drop_pages(staging, slot);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The ladder of fault mechanisms: what is there, which one is used.
+//!
+//! | name | needs | direct access to a chunk that is not in place | system calls given such memory |
+//! | --- | --- | --- | --- |
+//! | `userfaultfd` | Linux 6.8 | SIGBUS handler in the touching thread moves pages in | fail with EFAULT |
+//! | `userfaultfd-copy` | Linux 5.7 | the same, pages are copied in and out | fail with EFAULT |
+//! | `signal` | Linux 5.7 | SIGSEGV handler, page tables moved by mremap | fail with EFAULT |
+//! | `none` | Linux 5.7 | works while all data fit the budget at allocation, else the program dies of SIGSEGV | EFAULT |
+//!
+//! An acquired chunk is in place until it is released, and good for system calls too, under each.
+//! `UNIMEM_FAULTS` forces one; `userfaultfd` means whichever of the first two works.
+pub mod handler;
+pub mod pages;
+pub mod userfaultfd;
+
+use super::mapping::{Access, Errno, Mapping};
+use crate::log::log;
+use crate::os::map::PAGE;
+use pages::Pages;
+use std::sync::OnceLock;
+use userfaultfd::Userfaultfd;
+
+/// A rung of the ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// userfaultfd, pages moved.
+    Move,
+    /// userfaultfd, pages write-protected and copied.
+    Copy,
+    /// SIGSEGV and mremap.
+    Signal,
+    /// No faults are served.
+    None,
+}
+impl Mechanism {
+    /// All rungs, the best first.
+    pub const LADDER: [Mechanism; 4] = [Mechanism::Move, Mechanism::Copy, Mechanism::Signal, Mechanism::None];
+    /// As `UNIMEM_FAULTS` and the log call it.
+    pub fn name(self) -> &'static core::ffi::CStr {
+        match self {
+            Mechanism::Move => c"userfaultfd",
+            Mechanism::Copy => c"userfaultfd-copy",
+            Mechanism::Signal => c"signal",
+            Mechanism::None => c"none",
+        }
+    }
+    /// The signal by which faults arrive.
+    pub fn signal(self) -> Option<libc::c_int> {
+        match self {
+            Mechanism::Move | Mechanism::Copy => Some(libc::SIGBUS),
+            Mechanism::Signal => Some(libc::SIGSEGV),
+            Mechanism::None => None,
+        }
+    }
+}
+
+/// A rung that works here.
+pub struct Faults {
+    /// Which.
+    pub mechanism: Mechanism,
+    /// What moves its pages.
+    pub pages: Pages,
+}
+
+static RUNGS: [OnceLock<Result<Faults, Errno>>; 4] = [const { OnceLock::new() }; 4];
+
+impl Faults {
+    /// The given rung, tried out on first use; the error says why it does not work here.
+    pub fn get(mechanism: Mechanism) -> Result<&'static Faults, Errno> {
+        RUNGS[mechanism as usize].get_or_init(|| try_out(mechanism)).as_ref().map_err(|error| *error)
+    }
+    /// The rung this process uses: the one the environment asks for, else the best that works.
+    pub fn chosen() -> Result<&'static Faults, Errno> {
+        static CHOSEN: OnceLock<Result<&'static Faults, Errno>> = OnceLock::new();
+        *CHOSEN.get_or_init(|| {
+            let asked = std::env::var("UNIMEM_FAULTS").unwrap_or_default();
+            let first = match asked.as_str() {
+                "" => Some(Mechanism::Move),
+                name => Mechanism::LADDER.into_iter().find(|m| m.name().to_bytes() == name.as_bytes()),
+            };
+            if first.is_none() {
+                log!(Warning, "UNIMEM_FAULTS={asked} is not userfaultfd, userfaultfd-copy, signal or none");
+            }
+            let first = first.unwrap_or(Mechanism::Move) as usize;
+            let mut last = Errno(libc::ENOSYS);
+            for mechanism in &Mechanism::LADDER[first..] {
+                match Faults::get(*mechanism) {
+                    Ok(faults) => {
+                        log!(Info, "tiered memory: faults are served through {:?}", mechanism.name());
+                        return Ok(faults);
+                    }
+                    Err(error) => {
+                        log!(
+                            Info,
+                            "tiered memory: {:?} does not work here: error {}",
+                            mechanism.name(),
+                            error.0
+                        );
+                        last = error;
+                    }
+                }
+            }
+            Err(last)
+        })
+    }
+    /// All rungs that have been used so far. For fork.
+    pub fn used() -> impl Iterator<Item = &'static Faults> {
+        RUNGS.iter().filter_map(|rung| rung.get()?.as_ref().ok())
+    }
+}
+
+fn try_out(mechanism: Mechanism) -> Result<Faults, Errno> {
+    let open = |wanted: u64| {
+        if Userfaultfd::offered()? & wanted != wanted {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
+        Userfaultfd::open(wanted)
+    };
+    use userfaultfd::{FEATURE_MOVE, FEATURE_SIGBUS, FEATURE_WRITE_PROTECT};
+    let pages = match mechanism {
+        Mechanism::Move => Pages::Move(open(FEATURE_SIGBUS | FEATURE_WRITE_PROTECT | FEATURE_MOVE)?),
+        Mechanism::Copy => Pages::Copy(open(FEATURE_SIGBUS | FEATURE_WRITE_PROTECT)?),
+        Mechanism::Signal | Mechanism::None => Pages::Remap,
+    };
+    round_trip(&pages)?;
+    Ok(Faults { mechanism, pages })
+}
+
+/// One chunk of two pages in and out: what is promised on paper is not always there (seccomp, emulated kernels).
+fn round_trip(pages: &Pages) -> Result<(), Errno> {
+    const LENGTH: usize = 2 * PAGE;
+    let no_memory = Errno(libc::ENOMEM);
+    let region = Mapping::reserve(LENGTH, PAGE, pages.empty_access()).ok_or(no_memory)?;
+    let slot = Mapping::reserve(LENGTH, PAGE, Access::ReadWrite).ok_or(no_memory)?;
+    let nursery = Mapping::reserve(LENGTH, PAGE, Access::ReadWrite).ok_or(no_memory)?;
+    let (chunk, slot, nursery) = (region.span(), slot.span(), nursery.span());
+    pages.adopt_region(chunk)?;
+    pages.adopt_slot(slot)?;
+    pages.fill_slot(slot, nursery)?;
+    let last = LENGTH - 1;
+    // SAFETY: all three are ours; the slot is full and the chunk absent, then the other way round, then again.
+    unsafe {
+        (slot.start as *mut u8).add(last).write_volatile(42);
+        pages.place(slot, chunk)?;
+        let seen = (chunk.start as *mut u8).add(last).read_volatile();
+        (chunk.start as *mut u8).write_volatile(seen + 1);
+        pages.take(chunk, slot, nursery)?;
+        let first = (slot.start as *mut u8).read_volatile();
+        if (first, seen) != (43, 42) {
+            return Err(Errno(libc::EIO));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn every_rung_works_here_or_says_why() {
+        for mechanism in Mechanism::LADDER {
+            if let Err(error) = Faults::get(mechanism) {
+                println!("SKIP {mechanism:?}: error {}", error.0);
+                assert!(mechanism.signal() == Some(libc::SIGBUS), "the others need no permission");
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! How pages get into the region and out again, on every rung of the ladder.
+//!
+//! * *place* makes the contents of a staging slot appear as a chunk of the region. No thread sees the chunk with a
+//!   part of its bytes missing or different: what is not there yet faults, what is there is final.
+//! * *take* makes a chunk disappear from the region and its contents appear in a slot. Every store to the chunk
+//!   either comes before and is in the slot, or faults.
+//!
+//! After `place` the slot is empty, after `take` it is full: pages change hands, their number stays the same.
+use super::userfaultfd::Userfaultfd;
+use crate::tiers::mapping::{self, Errno, Span, discard};
+
+/// What moves pages.
+pub enum Pages {
+    /// userfaultfd, pages moved (Linux 6.8).
+    Move(Userfaultfd),
+    /// userfaultfd, pages write-protected and copied (5.7).
+    Copy(Userfaultfd),
+    /// Page tables moved by mremap; the region is inaccessible where no chunk is.
+    Remap,
+}
+
+/// How often a busy page is tried again before another way is taken. Each try yields.
+const PATIENCE: usize = 200;
+
+impl Pages {
+    /// The userfaultfd, if there is one.
+    pub fn userfaultfd(&self) -> Option<&Userfaultfd> {
+        match self {
+            Pages::Move(fd) | Pages::Copy(fd) => Some(fd),
+            Pages::Remap => None,
+        }
+    }
+    /// How a region without chunks is mapped.
+    pub fn empty_access(&self) -> mapping::Access {
+        match self {
+            Pages::Move(_) | Pages::Copy(_) => mapping::Access::ReadWrite,
+            Pages::Remap => mapping::Access::Nothing,
+        }
+    }
+    /// Prepares a fresh, empty region.
+    pub fn adopt_region(&self, span: Span) -> Result<(), Errno> {
+        match self.userfaultfd() {
+            Some(fd) => fd.register(span, true),
+            None => Ok(()),
+        }
+    }
+    /// Prepares an empty slot.
+    pub fn adopt_slot(&self, span: Span) -> Result<(), Errno> {
+        match self {
+            // Pages can only be moved into registered memory. Others than us never touch slots.
+            Pages::Move(fd) => fd.register(span, true),
+            _ => Ok(()),
+        }
+    }
+    /// Whether a forked child must not inherit slots: pages shared with a child cannot be moved.
+    pub fn slots_are_private(&self) -> bool {
+        matches!(self, Pages::Move(_))
+    }
+
+    /// Gives an empty slot pages of unspecified contents. `nursery` is as long, plain memory that only serves this.
+    pub fn fill_slot(&self, slot: Span, nursery: Span) -> Result<(), Errno> {
+        let Pages::Move(fd) = self else { return mapping::populate(slot) };
+        mapping::populate(nursery)?;
+        let result = move_all(fd, slot, nursery);
+        if result.is_err() {
+            // SAFETY: both are the caller's, and hold nothing anybody wants.
+            unsafe {
+                discard(nursery);
+                discard(slot);
+            }
+        }
+        result
+    }
+
+    /// See the top of this file. On failure the chunk is absent and the slot full, as before.
+    ///
+    /// # Safety
+    /// The caller owns both; the chunk is absent, the slot full.
+    pub unsafe fn place(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
+        match self {
+            Pages::Move(fd) => {
+                let (mut moved, mut stopped) = fd.move_pages(chunk.start, slot.start, chunk.length);
+                let mut tries = 0;
+                while moved < chunk.length && is_busy(stopped) && tries < PATIENCE {
+                    tries += 1;
+                    std::thread::yield_now();
+                    let (more, error) =
+                        fd.move_pages(chunk.start + moved, slot.start + moved, chunk.length - moved);
+                    moved += more;
+                    stopped = error;
+                }
+                if moved < chunk.length {
+                    // Pages under direct I/O, or shared with a child: copies do as well.
+                    let (copied, error) =
+                        fd.copy(chunk.start + moved, slot.start + moved, chunk.length - moved);
+                    if let Some(error) = error {
+                        // SAFETY: what has arrived goes back; the chunk is still the caller's to claim.
+                        unsafe { self.put_back(slot, chunk, moved, moved + copied) };
+                        return Err(error);
+                    }
+                    // SAFETY: their contents are in the chunk.
+                    unsafe { discard(Span { start: slot.start + moved, length: slot.length - moved }) };
+                }
+                Ok(())
+            }
+            Pages::Copy(fd) => {
+                let (copied, error) = fd.copy(chunk.start, slot.start, chunk.length);
+                match error {
+                    None => {
+                        // SAFETY: their contents are in the chunk.
+                        unsafe { discard(slot) };
+                        Ok(())
+                    }
+                    Some(error) => {
+                        if copied > 0 {
+                            // A thread may have stored into what was there already: it has to be kept.
+                            // SAFETY: as in `take_by_copy`.
+                            unsafe { copy_out(fd, Span { length: copied, ..chunk }, slot) }?;
+                        }
+                        Err(error)
+                    }
+                }
+            }
+            Pages::Remap => {
+                // SAFETY: replaces the chunk, which is inaccessible, in one step; the slot stays mapped and empty.
+                let result =
+                    unsafe { libc::mremap(slot.pointer(), slot.length, slot.length, REMAP, chunk.pointer()) };
+                if result == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+            }
+        }
+    }
+    /// After a `place` that failed half-way: bytes up to `moved` have gone from the slot, up to `present` are in the
+    /// chunk. Brings them back.
+    unsafe fn put_back(&self, slot: Span, chunk: Span, moved: usize, present: usize) {
+        let Pages::Move(fd) = self else { return };
+        let (mut back, mut stopped) = fd.move_pages(slot.start, chunk.start, moved);
+        while back < moved && is_busy(stopped) {
+            std::thread::yield_now();
+            let (more, error) = fd.move_pages(slot.start + back, chunk.start + back, moved - back);
+            back += more;
+            stopped = error;
+        }
+        if present > moved {
+            let part = Span { start: chunk.start + moved, length: present - moved };
+            // SAFETY: the copies; stores that went into them meanwhile are copied back over the slot's pages.
+            let _ = unsafe { copy_out(fd, part, Span { start: slot.start + moved, length: part.length }) };
+        }
+    }
+
+    /// Drops the pages of a chunk; it is absent afterwards.
+    ///
+    /// # Safety
+    /// The caller owns the chunk, and nobody wants its contents any more.
+    pub unsafe fn vacate(&self, chunk: Span) {
+        match self {
+            // SAFETY: by the caller's promise.
+            Pages::Move(_) | Pages::Copy(_) => unsafe { discard(chunk) },
+            // SAFETY: the same.
+            Pages::Remap => unsafe { close(chunk) },
+        }
+    }
+
+    /// See the top of this file. On failure the chunk is as it was and the slot empty. `nursery` as in `fill_slot`.
+    ///
+    /// # Safety
+    /// The caller owns both; the chunk is present, the slot empty.
+    pub unsafe fn take(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
+        match self {
+            Pages::Move(fd) => {
+                let (mut moved, mut stopped) = fd.move_pages(slot.start, chunk.start, chunk.length);
+                let mut tries = 0;
+                while moved < chunk.length && is_busy(stopped) && tries < PATIENCE {
+                    tries += 1;
+                    std::thread::yield_now();
+                    let (more, error) =
+                        fd.move_pages(slot.start + moved, chunk.start + moved, chunk.length - moved);
+                    moved += more;
+                    stopped = error;
+                }
+                if moved == chunk.length {
+                    return Ok(());
+                }
+                let (chunk, slot) = (rest(chunk, moved), rest(slot, moved));
+                // Pages shared with a forked child, or held by direct I/O: protect and copy them.
+                let result = match stopped {
+                    Some(error) if !is_busy(Some(error)) => Err(error),
+                    _ => self.fill_slot(slot, Span { length: slot.length, ..nursery }).and_then(|()| {
+                        // SAFETY: the rest of the caller's chunk, and of its slot, which now has pages.
+                        unsafe { copy_out(fd, chunk, slot) }
+                    }),
+                };
+                if let Err(error) = result {
+                    let (chunk, slot) = (chunk.start - moved, slot.start - moved);
+                    let mut back = 0;
+                    while back < moved {
+                        // Nothing holds these pages: they were moved a moment ago.
+                        let (more, stopped) = fd.move_pages(chunk + back, slot + back, moved - back);
+                        back += more;
+                        if more == 0 && !is_busy(stopped) {
+                            let (copied, _) = fd.copy(chunk + back, slot + back, moved - back);
+                            back += copied;
+                            if copied == 0 {
+                                return Err(error);
+                            }
+                        }
+                    }
+                    return Err(error);
+                }
+                Ok(())
+            }
+            Pages::Copy(fd) => {
+                mapping::populate(slot)?;
+                // SAFETY: by the caller's promise.
+                unsafe { copy_out(fd, chunk, slot) }.inspect_err(|_| {
+                    // SAFETY: the slot is the caller's and holds nothing yet.
+                    unsafe { discard(slot) }
+                })
+            }
+            Pages::Remap => {
+                // SAFETY: only changes what may be done with the caller's chunk: from here on stores fault.
+                if unsafe { libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_NONE) } != 0 {
+                    return Err(Errno::last());
+                }
+                // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
+                let moved = unsafe {
+                    libc::mremap(chunk.pointer(), chunk.length, chunk.length, REMAP, slot.pointer())
+                };
+                if moved == libc::MAP_FAILED {
+                    let error = Errno::last();
+                    // SAFETY: as it was.
+                    unsafe {
+                        libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_READ | libc::PROT_WRITE)
+                    };
+                    return Err(error);
+                }
+                // SAFETY: the slot's new pages, the caller's alone; and the chunk, which is empty.
+                unsafe {
+                    libc::mprotect(slot.pointer(), slot.length, libc::PROT_READ | libc::PROT_WRITE);
+                    close(chunk);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+
+/// Puts a fresh inaccessible mapping in the chunk's place, which the kernel can merge with its neighbours: the number
+/// of mappings of a process is limited.
+///
+/// # Safety
+/// The caller owns the chunk, and nobody wants its contents any more.
+unsafe fn close(chunk: Span) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: by the caller's promise.
+    let mapped = unsafe { libc::mmap(chunk.pointer(), chunk.length, libc::PROT_NONE, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        // No room for another mapping: drop the pages and forbid access instead.
+        // SAFETY: by the caller's promise.
+        unsafe {
+            libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_NONE);
+            discard(chunk);
+        }
+    }
+}
+
+fn is_busy(error: Option<Errno>) -> bool {
+    matches!(error, Some(Errno(libc::EBUSY | libc::EAGAIN)))
+}
+fn rest(span: Span, done: usize) -> Span {
+    Span { start: span.start + done, length: span.length - done }
+}
+fn move_all(fd: &Userfaultfd, to: Span, from: Span) -> Result<(), Errno> {
+    let mut moved = 0;
+    for _ in 0..PATIENCE {
+        let (more, error) = fd.move_pages(to.start + moved, from.start + moved, to.length - moved);
+        moved += more;
+        match error {
+            None => return Ok(()),
+            Some(error) if !is_busy(Some(error)) => return Err(error),
+            Some(_) => std::thread::yield_now(),
+        }
+    }
+    Err(Errno(libc::EBUSY))
+}
+/// Stops all stores to `chunk`, copies it into `slot`, and drops it.
+///
+/// # Safety
+/// The caller owns both, and both are present.
+unsafe fn copy_out(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errno> {
+    fd.write_protect(chunk, true).inspect_err(|_| {
+        let _ = fd.write_protect(chunk, false); // what was protected before the failure
+    })?;
+    // SAFETY: two ranges of the caller's, as long as each other, apart; nobody can store into either any more.
+    // Other threads may still read the chunk: reads do not conflict.
+    unsafe {
+        core::ptr::copy_nonoverlapping(
+            chunk.pointer().cast::<u8>(),
+            slot.pointer().cast::<u8>(),
+            chunk.length,
+        );
+        discard(chunk);
+    }
+    Ok(())
+}

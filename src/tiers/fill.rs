@@ -1,0 +1,283 @@
+//! Bringing chunks in.
+use super::engine::Engine;
+use super::region::Region;
+use super::staging::Slot;
+use super::state::{Phase, Settle};
+use super::table::Stored;
+use super::transit::Transit;
+use super::trouble::Trouble;
+use super::{codec, crew, workspace};
+use crate::os::map::PAGE;
+use core::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+/// What the chunk is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading. What is stored stays valid as long as nothing is written.
+    Read,
+    /// Reading and writing.
+    Write,
+    /// Writing all of it: what it held need not be brought in.
+    Overwrite,
+}
+
+/// Hash of decoded bytes.
+pub(super) fn content_hash(bytes: &[u8]) -> [u64; 2] {
+    let hash = xxh3_128(bytes);
+    [hash as u64, (hash >> 64) as u64]
+}
+/// Hash of encoded bytes.
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+pub(super) fn whole_pages(length: usize) -> usize {
+    length.next_multiple_of(PAGE)
+}
+
+impl Region {
+    /// Serves a fault of direct access to `address` in chunk `index`.
+    pub(super) fn touch(&self, index: usize, _address: usize, store: bool) -> Result<(), Trouble> {
+        let access = if store { Access::Write } else { Access::Read };
+        self.bring_in(index, access, false, true)
+    }
+    /// Brings a chunk in, and pins it if asked. `handler`: on a thread whose stack is not to be used.
+    pub(super) fn bring_in(
+        &self,
+        index: usize,
+        access: Access,
+        pinned: bool,
+        handler: bool,
+    ) -> Result<(), Trouble> {
+        let chunk = self.chunk(index);
+        loop {
+            let word = chunk.state.load();
+            match word.phase() {
+                Phase::Hot if !pinned => return Ok(()),
+                Phase::Hot => {
+                    if let Ok(before) = chunk.state.pin() {
+                        if before.prefetched() {
+                            self.counters.prefetch_hits.fetch_add(1, Relaxed);
+                        }
+                        self.read_ahead(index, !handler);
+                        return Ok(());
+                    }
+                }
+                Phase::Busy => chunk.state.wait(),
+                _ => {
+                    let Some(transit) = Transit::claim(self, index, None) else { continue };
+                    if transit.from == Phase::Hot {
+                        // It came in, and was claimed, between the two looks.
+                        transit.settle(Phase::Hot, Settle::default());
+                        continue;
+                    }
+                    if self.is_resident() {
+                        transit.settle(Phase::Hot, Settle { pinned, prefetched: false });
+                        return Ok(());
+                    }
+                    // Before the work, so that others do theirs meanwhile.
+                    self.read_ahead(index, !handler);
+                    return workspace::with(handler, |w| self.engine().fill(transit, access, pinned, w));
+                }
+            }
+        }
+    }
+    /// Tells the crew what to read ahead now that `index` is wanted.
+    fn read_ahead(&self, index: usize, explicit: bool) {
+        let window = self.window();
+        let ahead = self.sweep.lock().note(index, self.count(), window);
+        let Some(ahead) = ahead else { return };
+        for index in ahead.indices() {
+            // Who acquires chunks decodes in his own thread; only the disk is worth being ahead of.
+            let worth = match self.word(index).phase() {
+                Phase::Stored => !explicit || !self.is_warm(index),
+                _ => false,
+            };
+            if worth {
+                crew::read_ahead(self, index);
+            }
+        }
+    }
+    /// How many chunks may be read ahead.
+    fn window(&self) -> usize {
+        let limit = self.engine().purse().limit();
+        if limit == 0 {
+            return 0;
+        }
+        // A quarter of the staging slots, and not more than an eighth of the budget.
+        (limit / 8 / self.chunk_size()).min(6)
+    }
+    /// Brings a chunk into a staging slot, ready to be put in place by the first touch.
+    pub(super) fn stage(&self, index: usize) {
+        let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
+        if self.is_closing() {
+            return transit.settle(Phase::Stored, Settle::default());
+        }
+        workspace::with(false, |w| self.engine().stage(transit, w));
+    }
+}
+
+impl Engine {
+    /// Fills a claimed chunk that is not Hot, and settles it.
+    fn fill(
+        &self,
+        mut transit: Transit,
+        access: Access,
+        pinned: bool,
+        workspace: &mut codec::Workspace,
+    ) -> Result<(), Trouble> {
+        let (region, from) = (transit.region, transit.from);
+        match self.place(&mut transit, access, pinned, workspace) {
+            Ok(()) => {
+                let counters = &region.counters;
+                counters.faults.fetch_add(1, Relaxed);
+                counters.hot.fetch_add(region.chunk_size(), Relaxed);
+                if from == Phase::Staged {
+                    counters.staged.fetch_sub(region.chunk_size(), Relaxed);
+                    counters.prefetch_hits.fetch_add(1, Relaxed);
+                }
+                transit.settle(Phase::Hot, Settle { pinned, prefetched: false });
+                if region.staging().full() == 0 && self.purse().limit() != 0 {
+                    crew::stock(region);
+                }
+                Ok(())
+            }
+            Err(trouble) => {
+                transit.settle(from, Settle::default());
+                Err(trouble)
+            }
+        }
+    }
+    fn place(
+        &self,
+        transit: &mut Transit,
+        access: Access,
+        pinned: bool,
+        workspace: &mut codec::Workspace,
+    ) -> Result<(), Trouble> {
+        let region = transit.region;
+        if transit.from == Phase::Zero {
+            region.make_blocks(transit.index).map_err(Trouble::Disk)?;
+        }
+        let staged = transit.from == Phase::Staged;
+        let mut slot = if staged {
+            // SAFETY: put there by `stage`; the phase changes with this claim, so it is taken out once.
+            unsafe { Slot::from_number(transit.stored().slot) }
+        } else {
+            let mut slot = self.full_slot(region, workspace)?;
+            let loaded = match (transit.from, access) {
+                (Phase::Zero, _) => {
+                    region.staging().bytes(&mut slot)[..region.chunk_size()].fill(0);
+                    Ok(())
+                }
+                (_, Access::Overwrite) => Ok(()),
+                _ => self.load(transit, &mut slot, workspace),
+            };
+            if let Err(trouble) = loaded {
+                region.staging().put_full(slot);
+                return Err(trouble);
+            }
+            slot
+        };
+        if access == Access::Read && (pinned || region.counters.keeping_pays()) {
+            self.remember_content(transit, &mut slot);
+        }
+        let staging = region.staging();
+        // SAFETY: the claim owns the chunk, which is absent in all phases but Hot; the slot is full and ours.
+        let placed = unsafe { self.pages().place(staging.span(&slot), transit.span()) };
+        match placed {
+            Ok(()) => {
+                staging.put_empty(slot);
+                if access != Access::Read || !transit.stored().content_known {
+                    self.drop_stored(transit);
+                }
+                Ok(())
+            }
+            Err(errno) => {
+                if staged {
+                    transit.stored().slot = slot.into_number();
+                } else {
+                    staging.put_full(slot);
+                }
+                Err(Trouble::Pages(errno))
+            }
+        }
+    }
+    /// Notes the hash of decoded bytes, by which an unchanged chunk is known when it leaves.
+    fn remember_content(&self, transit: &mut Transit, slot: &mut Slot) {
+        let region = transit.region;
+        let stored = transit.stored();
+        if stored.is_kept() && !stored.content_known {
+            stored.content = content_hash(&region.staging().bytes(slot)[..region.chunk_size()]);
+            stored.content_known = true;
+        }
+    }
+    fn stage(&self, mut transit: Transit, workspace: &mut codec::Workspace) {
+        let region = transit.region;
+        let staging = region.staging();
+        let Ok(mut slot) = self.full_slot(region, workspace) else {
+            return transit.settle(Phase::Stored, Settle::default());
+        };
+        if self.load(&mut transit, &mut slot, workspace).is_err() {
+            // Whoever needs it will find out why.
+            staging.put_full(slot);
+            return transit.settle(Phase::Stored, Settle::default());
+        }
+        transit.stored().slot = slot.into_number();
+        region.counters.staged.fetch_add(region.chunk_size(), Relaxed);
+        region.counters.prefetches.fetch_add(1, Relaxed);
+        transit.settle(Phase::Staged, Settle::default());
+    }
+    /// Decodes what is stored into a slot.
+    fn load(
+        &self,
+        transit: &mut Transit,
+        slot: &mut Slot,
+        workspace: &mut codec::Workspace,
+    ) -> Result<(), Trouble> {
+        let region = transit.region;
+        let index = transit.index;
+        let stored: Stored = *transit.stored();
+        let memory = region.staging().bytes(slot);
+        let (chunk, length) = (region.chunk_size(), stored.length as usize);
+        let damaged = |_| Trouble::Damaged;
+        if stored.warm != 0 {
+            let start = Instant::now();
+            // SAFETY: the claim owns the extent.
+            let encoded = &unsafe { self.warm.pages(stored.warm, length) }[..length];
+            if checksum(encoded) != stored.checksum {
+                return Err(Trouble::Damaged);
+            }
+            region.codec().decode(encoded, &mut memory[..chunk], workspace).map_err(damaged)?;
+            region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+            return Ok(());
+        }
+        let (spill, offset) =
+            region.home_in(stored.file, index).ok_or(Trouble::Disk(super::mapping::Errno(libc::EBADF)))?;
+        spill.read(&mut memory[..whole_pages(length)], offset).map_err(Trouble::Disk)?;
+        region.counters.fetched.fetch_add(whole_pages(length) as u64, Relaxed);
+        if checksum(&memory[..length]) != stored.checksum {
+            return Err(Trouble::Damaged);
+        }
+        if stored.blocks {
+            let start = Instant::now();
+            region.codec().decode_in_place(memory, length, chunk, workspace).map_err(damaged)?;
+            region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+        }
+        Ok(())
+    }
+    /// Forgets what is stored of a chunk.
+    pub(super) fn drop_stored(&self, transit: &mut Transit) {
+        let region = transit.region;
+        let stored = core::mem::take(transit.stored());
+        let pages = whole_pages(stored.length as usize);
+        if stored.warm != 0 {
+            self.warm.free(self.purse(), stored.warm, stored.length as usize);
+            region.counters.warm.fetch_sub(pages, Relaxed);
+        }
+        if stored.file != 0 {
+            region.counters.cold.fetch_sub(pages, Relaxed);
+        }
+    }
+}

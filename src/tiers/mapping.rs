@@ -1,0 +1,136 @@
+//! Ranges of address space: reserved, advised, given back.
+use crate::os::map::PAGE;
+use core::ptr::null_mut;
+
+/// The error number of a failed system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+impl Errno {
+    /// Of the call that just failed in this thread.
+    pub fn last() -> Errno {
+        Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
+    }
+}
+
+/// A range of whole pages. Only says where, not whose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First address.
+    pub start: usize,
+    /// Bytes.
+    pub length: usize,
+}
+impl Span {
+    /// The address as a pointer.
+    pub fn pointer(self) -> *mut libc::c_void {
+        self.start as *mut libc::c_void
+    }
+    /// Whether `address` is inside.
+    pub fn contains(self, address: usize) -> bool {
+        address.wrapping_sub(self.start) < self.length
+    }
+}
+
+/// What a fresh mapping lets one do.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Access {
+    /// Nothing: every touch is a fault.
+    Nothing,
+    /// Read and write.
+    ReadWrite,
+}
+
+/// Address space of our own, unmapped when dropped.
+pub struct Mapping(Span);
+impl Mapping {
+    /// Reserves `length` bytes at a multiple of `alignment` (a power of two). Costs no memory until touched.
+    pub fn reserve(length: usize, alignment: usize, access: Access) -> Option<Mapping> {
+        let alignment = alignment.max(PAGE);
+        let room = length.checked_next_multiple_of(PAGE)?.checked_add(alignment - PAGE)?;
+        let protection = match access {
+            Access::Nothing => libc::PROT_NONE,
+            Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(null_mut(), room, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        let start = start as usize;
+        let aligned = start.next_multiple_of(alignment);
+        let length = length.next_multiple_of(PAGE);
+        // SAFETY: both ends belong to the mapping just made, and nobody has seen them.
+        unsafe {
+            if aligned > start {
+                libc::munmap(start as *mut _, aligned - start);
+            }
+            if start + room > aligned + length {
+                libc::munmap((aligned + length) as *mut _, start + room - aligned - length);
+            }
+        }
+        Some(Mapping(Span { start: aligned, length }))
+    }
+    /// All of it.
+    pub fn span(&self) -> Span {
+        self.0
+    }
+    /// A part of it.
+    pub fn part(&self, offset: usize, length: usize) -> Span {
+        assert!(offset.checked_add(length).is_some_and(|end| end <= self.0.length), "outside the mapping");
+        Span { start: self.0.start + offset, length }
+    }
+}
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, and its owner is gone.
+        unsafe { libc::munmap(self.0.pointer(), self.0.length) };
+    }
+}
+
+/// Advice that changes how pages are made or inherited, never what they hold.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+pub enum Advice {
+    /// Back with huge pages.
+    HugePages = libc::MADV_HUGEPAGE,
+    /// Never back with huge pages.
+    SmallPages = libc::MADV_NOHUGEPAGE,
+    /// A forked child does not get the range.
+    NotInherited = libc::MADV_DONTFORK,
+    /// Not into core dumps.
+    NotDumped = libc::MADV_DONTDUMP,
+}
+/// Gives advice; a kernel that does not know it is no error.
+pub fn advise(span: Span, advice: Advice) {
+    // SAFETY: none of these changes the contents of memory.
+    unsafe { libc::madvise(span.pointer(), span.length, advice as i32) };
+}
+/// Makes all pages present.
+pub fn populate(span: Span) -> Result<(), Errno> {
+    // SAFETY: prefaults pages, never changes what they hold.
+    if unsafe { libc::madvise(span.pointer(), span.length, libc::MADV_POPULATE_WRITE) } == 0 {
+        return Ok(());
+    }
+    match Errno::last() {
+        Errno(libc::EINVAL) => {
+            // Before Linux 5.14. Pages are made by touching them; writing back what is read changes nothing.
+            for page in (span.start..span.start + span.length).step_by(PAGE) {
+                let page = page as *mut u8;
+                // SAFETY: inside the caller's own readable and writable range.
+                unsafe { page.write_volatile(page.read_volatile()) };
+            }
+            Ok(())
+        }
+        error => Err(error),
+    }
+}
+/// Gives the pages back.
+///
+/// # Safety
+/// The range is private anonymous memory of the caller, who needs its contents no more.
+pub unsafe fn discard(span: Span) {
+    // SAFETY: by the caller's promise. It cannot fail for such a range.
+    let result = unsafe { libc::madvise(span.pointer(), span.length, libc::MADV_DONTNEED) };
+    debug_assert_eq!(result, 0);
+}

@@ -1,0 +1,35 @@
+//! Tiered memory: ordinary pointers to more memory than there is RAM.
+//!
+//! A [`region::Region`] is one piece of address space cut into chunks. Each chunk is hot (in place), warm (encoded in
+//! RAM) or cold (encoded in a spill file), or was never written. Two policies share the [`engine::Engine`]: streaming
+//! memory is lossless, hierarchical memory may differ by a tolerance once it has been encoded. An engine belongs to
+//! one instance and lives on that instance's budget.
+//!
+//! What a chunk goes through is told in state.rs; how pages move, in fault/pages.rs.
+pub mod budget;
+pub mod chunks;
+pub mod codec;
+mod crew;
+pub mod engine;
+mod evict;
+pub mod fault;
+pub mod fill;
+mod fork;
+mod gate;
+mod mapping;
+mod moving;
+pub mod region;
+pub mod registry;
+pub mod residency;
+pub mod spill;
+mod staging;
+mod state;
+mod sweep;
+mod table;
+mod transit;
+mod trouble;
+mod warm;
+mod workspace;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,440 @@
+//! A region: one piece of address space, cut into chunks that come and go.
+use super::codec::Codec;
+use super::engine::Engine;
+use super::fault::Mechanism;
+use super::mapping::{Advice, Errno, Mapping, Span, advise};
+use super::residency::Counters;
+use super::spill::Spill;
+use super::staging::{self, Staging};
+use super::state::{Phase, Word};
+use super::sweep::Sweep;
+use super::table::{Chunk, Lists, Table, Which};
+use super::transit::Transit;
+use crate::error::{Result, fail};
+use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::map::PAGE;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::Arc;
+
+/// Smallest and largest chunk.
+pub const CHUNK_SIZES: core::ops::RangeInclusive<usize> = PAGE..=64 << 20;
+/// Blocks of a sparse region are made on disk for this many bytes at a time, or a chunk if that is larger.
+const PIECE: usize = 64 << 20;
+
+/// A part of a spill file that is a region's: chunk `first + i` has its place at `start + i * chunk`.
+#[derive(Clone, Copy)]
+pub struct Home {
+    /// Number of the file.
+    pub file: u16,
+    first: usize,
+    count: usize,
+    start: u64,
+}
+
+/// One region.
+pub struct Region {
+    engine: Arc<Engine>,
+    memory: Mapping,
+    size: AtomicUsize,
+    chunk: usize,
+    codec: Codec,
+    tolerance: Option<f64>,
+    table: Table,
+    lists: Mutex<Lists>,
+    staging: Arc<Staging>,
+    homes: Mutex<Vec<Home>>,
+    /// Blocks on disk are made for all of it, or, if it is sparse, for the pieces noted here (one bit each).
+    made: Mutex<Option<Vec<u64>>>,
+    /// All in place for good, because nothing serves faults and the data fit.
+    resident: bool,
+    /// Being freed: nothing is brought in any more.
+    closing: AtomicBool,
+    /// Claims held.
+    transits: AtomicU32,
+    /// Figures.
+    pub counters: Counters,
+    /// How it is swept.
+    pub sweep: Mutex<Sweep>,
+}
+
+/// What a region is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Params {
+    /// Bytes.
+    pub size: usize,
+    /// Bytes of a chunk; a multiple of 4 KiB.
+    pub chunk: usize,
+    /// Greatest absolute error of float32 elements; None: every byte comes back.
+    pub tolerance: Option<f64>,
+}
+
+impl Region {
+    /// Reserves a region. The engine makes it known.
+    pub(super) fn reserve(engine: &Arc<Engine>, params: &Params) -> Result<Region> {
+        let Params { size, chunk, tolerance } = *params;
+        if size == 0 {
+            return fail!(InvalidArgument, "tiered memory of no bytes");
+        }
+        if !CHUNK_SIZES.contains(&chunk) || !chunk.is_multiple_of(PAGE) {
+            return fail!(
+                InvalidArgument,
+                "chunks of {chunk} bytes; they are multiples of 4 KiB up to 64 MiB"
+            );
+        }
+        if tolerance.is_some_and(|t| !t.is_finite() || t < 0.0) {
+            return fail!(InvalidArgument, "a tolerance of {tolerance:?}");
+        }
+        let Some(length) = size.checked_next_multiple_of(chunk).filter(|l| l / chunk < u32::MAX as usize / 2)
+        else {
+            return fail!(InvalidArgument, "{size} bytes in chunks of {chunk} are too many");
+        };
+        let limit = engine.purse().limit();
+        if limit != 0 && limit < chunk.saturating_mul(2) && limit < length + chunk {
+            return fail!(Limit, "a budget of {limit} bytes cannot hold two chunks of {chunk}");
+        }
+        let pages = engine.pages();
+        let no_memory = |what: &str| {
+            crate::error::pending(
+                crate::error::Error::OutOfMemory,
+                format_args!("no address space for {what} of {size} bytes"),
+            )
+        };
+        let capacity = length / chunk;
+        // Room to grow in place, where address space allows.
+        let roomy = capacity.saturating_mul(2).min(u32::MAX as usize / 2);
+        let reserve = |chunks: usize| {
+            Mapping::reserve(chunks.checked_mul(chunk)?, staging::alignment(chunk), pages.empty_access())
+        };
+        let (memory, capacity) = match reserve(roomy) {
+            Some(memory) => (memory, roomy),
+            None => (reserve(capacity).ok_or_else(|| no_memory("memory"))?, capacity),
+        };
+        staging::advise_pages(memory.span(), chunk);
+        advise(memory.span(), Advice::NotDumped);
+        let table = Table::new(capacity).ok_or_else(|| no_memory("the table"))?;
+        let staging = engine.staging_for(chunk)?;
+        let guarantee = (2 * chunk).min(length);
+        if !engine.purse().guarantee(guarantee, chunk) {
+            return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
+        }
+        if let Err(errno) = pages.adopt_region(memory.span()) {
+            return Err(super::trouble::Trouble::Pages(errno).error());
+        }
+        let codec = match tolerance {
+            Some(t) => Codec::bounded(t),
+            None => Codec::lossless(),
+        };
+        let mut region = Region {
+            engine: engine.clone(),
+            memory,
+            size: AtomicUsize::new(size),
+            chunk,
+            codec,
+            tolerance,
+            table,
+            lists: Mutex::default(),
+            staging,
+            homes: Mutex::default(),
+            made: Mutex::new(None),
+            resident: false,
+            closing: AtomicBool::new(false),
+            transits: AtomicU32::new(0),
+            counters: Counters::default(),
+            sweep: Mutex::default(),
+        };
+        if engine.mechanism() == Mechanism::None && engine.purse().charge_pages(length) {
+            region.make_resident(length)?;
+        }
+        Ok(region)
+    }
+    /// Takes the room on disk that a budget may make necessary.
+    pub(super) fn take_room(&self) -> Result<()> {
+        if self.resident || self.engine.purse().limit() == 0 {
+            return Ok(());
+        }
+        self.take_home(0, self.count())
+    }
+    fn make_resident(&mut self, length: usize) -> Result<()> {
+        let span = self.memory.part(0, length);
+        // SAFETY: our own fresh mapping.
+        if unsafe { libc::mprotect(span.pointer(), span.length, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+            self.engine.purse().discharge_pages(length);
+            return fail!(OutOfMemory, "error {} making {length} bytes accessible", Errno::last().0);
+        }
+        self.resident = true;
+        self.counters.hot.fetch_add(length, Relaxed);
+        Ok(())
+    }
+    /// A place on disk for `count` chunks from `first` on.
+    fn take_home(&self, first: usize, count: usize) -> Result<()> {
+        let disk = |errno| super::trouble::Trouble::Disk(errno).error();
+        let (file, spill) = self.engine.spill().map_err(disk)?;
+        let length = (count * self.chunk) as u64;
+        let start = spill.take_range(length);
+        // What the disk could never hold must be sparse; anything else has its blocks made now.
+        if length > spill.capacity() || self.made.lock().is_some() {
+            let pieces = self.table.capacity().div_ceil(self.chunks_a_piece());
+            let mut made = self.made.lock();
+            made.get_or_insert_default().resize(pieces.div_ceil(64), 0);
+        } else if let Err(errno) = spill.make_blocks(start, length) {
+            spill.give_range(start, length);
+            return Err(disk(errno));
+        }
+        self.homes.lock().push(Home { file, first, count, start });
+        Ok(())
+    }
+    fn chunks_a_piece(&self) -> usize {
+        (PIECE / self.chunk).max(1)
+    }
+    /// Makes sure that a chunk about to be used for the first time can be spilled.
+    pub(super) fn make_blocks(&self, index: usize) -> core::result::Result<(), Errno> {
+        let mut made = self.made.lock();
+        let Some(bits) = made.as_mut() else { return Ok(()) };
+        let piece = index / self.chunks_a_piece();
+        if bits[piece / 64] >> (piece % 64) & 1 != 0 {
+            return Ok(());
+        }
+        let first = piece * self.chunks_a_piece();
+        let (spill, start) = match self.home_for_writing(first.max(self.first_of_home(index))) {
+            Some(home) => home,
+            None => return Ok(()), // found out when it is spilled
+        };
+        let count = self.chunks_a_piece().min(self.count() - first);
+        spill.make_blocks(start, (count * self.chunk) as u64)?;
+        bits[piece / 64] |= 1 << (piece % 64);
+        Ok(())
+    }
+    fn first_of_home(&self, index: usize) -> usize {
+        self.homes.lock().iter().rev().find(|h| h.holds(index)).map_or(0, |h| h.first)
+    }
+    /// The file and offset where a chunk is to be written now.
+    pub(super) fn home_for_writing(&self, index: usize) -> Option<(Arc<Spill>, u64)> {
+        let current = self.engine.current_file();
+        self.home_in(current, index)
+    }
+    /// The file with this number and a chunk's offset in it.
+    pub(super) fn home_in(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64)> {
+        let home = *self.homes.lock().iter().find(|h| h.file == file && h.holds(index))?;
+        Some((self.engine.file(file)?, home.start + ((index - home.first) * self.chunk) as u64))
+    }
+    /// After a fork: takes a place in the file now current, if it had one before. Without making blocks.
+    pub(super) fn move_home(&self, file: u16, spill: &Spill) {
+        if !self.homes.lock().is_empty() {
+            self.take_place(file, spill);
+            *self.made.lock() =
+                Some(vec![0; self.table.capacity().div_ceil(self.chunks_a_piece()).div_ceil(64)]);
+        }
+    }
+    /// Takes over the room of a smaller region, and takes what is missing.
+    pub(super) fn inherit_room(&self, old: &Region) -> Result<()> {
+        *self.made.lock() = old.made.lock().as_ref().map(|bits| {
+            let mut bits = bits.clone();
+            bits.resize(self.table.capacity().div_ceil(self.chunks_a_piece()).div_ceil(64), 0);
+            bits
+        });
+        if !old.homes.lock().is_empty() && self.count() > old.count() {
+            self.take_home(old.count(), self.count() - old.count())?;
+        }
+        let inherited = core::mem::take(&mut *old.homes.lock());
+        self.homes.lock().extend(inherited);
+        Ok(())
+    }
+    /// Gives the room back to the region it came from.
+    pub(super) fn return_room(&self, old: &Region) {
+        self.shorten_homes(old.count());
+        *old.homes.lock() = core::mem::take(&mut *self.homes.lock());
+    }
+    /// Waits until nobody holds a claim. Nobody may know the region any more.
+    pub(super) fn wait_for_transits(&self) {
+        loop {
+            let seen = self.engine.progress();
+            if self.transits.load(SeqCst) == 0 {
+                return;
+            }
+            self.engine.wait_for_progress(seen);
+        }
+    }
+    /// In a child that cannot serve faults: makes every touch an error.
+    pub(super) fn forbid(&self) {
+        let span = self.reserved();
+        // SAFETY: the region's own memory, which cannot be used any more.
+        unsafe { libc::mprotect(span.pointer(), span.length, libc::PROT_NONE) };
+    }
+    fn is_empty(&self) -> bool {
+        let mut lists = self.lists();
+        [Which::Hot, Which::Warm, Which::Staged].into_iter().all(|which| lists.count(which) == 0)
+    }
+    pub(super) fn begin_transit(&self) {
+        self.transits.fetch_add(1, SeqCst);
+        self.engine.begin_transit();
+    }
+    pub(super) fn end_transit(&self) {
+        self.transits.fetch_sub(1, SeqCst);
+        self.engine.end_transit();
+    }
+    /// Whether it is being freed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(SeqCst)
+    }
+    /// Takes a place on disk now if there is none in the file that is current.
+    pub(super) fn move_home_if_none(&self, file: u16, spill: &Spill) {
+        if !self.homes.lock().iter().any(|home| home.file == file) {
+            self.take_place(file, spill);
+        }
+    }
+    fn take_place(&self, file: u16, spill: &Spill) {
+        let count = self.table.capacity();
+        let start = spill.take_range((count * self.chunk) as u64);
+        self.homes.lock().push(Home { file, first: 0, count, start });
+    }
+    pub(super) fn is_warm(&self, index: usize) -> bool {
+        self.lists().which(&self.table, index) == Which::Warm
+    }
+    /// The engine it belongs to.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+    /// Bytes asked for.
+    pub fn size(&self) -> usize {
+        self.size.load(Relaxed)
+    }
+    /// Bytes of a chunk.
+    pub fn chunk_size(&self) -> usize {
+        self.chunk
+    }
+    /// Greatest error of its float32 elements; None: it is lossless.
+    pub fn tolerance(&self) -> Option<f64> {
+        self.tolerance
+    }
+    /// Number of chunks.
+    pub fn count(&self) -> usize {
+        self.size().div_ceil(self.chunk)
+    }
+    /// Where it begins.
+    pub fn start(&self) -> usize {
+        self.memory.span().start
+    }
+    /// The address space that is its own, room to grow included.
+    pub(super) fn reserved(&self) -> Span {
+        self.memory.span()
+    }
+    /// The chunk that holds `address`.
+    pub fn index_of(&self, address: usize) -> Option<usize> {
+        let index = address.checked_sub(self.start())? / self.chunk;
+        (index < self.count()).then_some(index)
+    }
+    pub(super) fn chunk(&self, index: usize) -> &Chunk {
+        self.table.get(index)
+    }
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+    pub(super) fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock()
+    }
+    pub(super) fn staging(&self) -> &Arc<Staging> {
+        &self.staging
+    }
+    pub(super) fn codec(&self) -> &Codec {
+        &self.codec
+    }
+    pub(super) fn span_of(&self, index: usize) -> Span {
+        self.memory.part(index * self.chunk, self.chunk)
+    }
+    /// Whether all of it is in place for good.
+    pub fn is_resident(&self) -> bool {
+        self.resident
+    }
+    pub(super) fn word(&self, index: usize) -> Word {
+        self.chunk(index).state.load()
+    }
+
+    /// Changes the size in place if the reserved address space allows; false if it does not. Bytes that come back
+    /// after shrinking and growing are zero from the next chunk boundary on.
+    pub(super) fn resize(&self, size: usize) -> Result<bool> {
+        let (old, new) = (self.count(), size.div_ceil(self.chunk));
+        if self.resident || new > self.table.capacity() {
+            return Ok(new <= old && self.shrink_resident(size));
+        }
+        if new > old && self.engine.purse().limit() != 0 {
+            self.take_home(old, new - old)?;
+        }
+        self.size.store(size, Relaxed);
+        for index in new..old {
+            self.forget(index);
+        }
+        if new < old {
+            self.shorten_homes(new);
+        }
+        Ok(true)
+    }
+    fn shrink_resident(&self, size: usize) -> bool {
+        let fits = self.resident && size > 0;
+        if fits {
+            self.size.store(size, Relaxed);
+        }
+        fits
+    }
+    /// Gives back the room on disk of all chunks from `count` on.
+    fn shorten_homes(&self, count: usize) {
+        let mut homes = self.homes.lock();
+        for home in homes.iter_mut() {
+            let kept = count.saturating_sub(home.first).min(home.count);
+            if kept < home.count
+                && let Some(spill) = self.engine.file(home.file)
+            {
+                let start = home.start + (kept * self.chunk) as u64;
+                spill.give_range(start, ((home.count - kept) * self.chunk) as u64);
+                home.count = kept;
+            }
+        }
+        homes.retain(|home| home.count > 0);
+    }
+    /// Drops a chunk's contents, wherever they are. Waits for whoever is moving it; a pin does not hold it.
+    fn forget(&self, index: usize) {
+        let chunk = self.chunk(index);
+        loop {
+            let word = chunk.state.load();
+            match word.phase() {
+                Phase::Zero => return,
+                Phase::Busy => chunk.state.wait(),
+                Phase::Hot if word.pins() > 0 => {
+                    chunk.state.unpin();
+                }
+                _ => {
+                    if let Some(transit) = Transit::claim(self, index, None) {
+                        self.engine.drop_contents(transit);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+    /// Drops all contents, charges and room on disk. The region is known to nobody any more.
+    pub(super) fn dissolve(&self) {
+        if self.resident {
+            self.engine.purse().discharge_pages(self.counters.hot.swap(0, Relaxed));
+            return;
+        }
+        self.closing.store(true, SeqCst);
+        loop {
+            let seen = self.engine.progress();
+            for which in [Which::Hot, Which::Warm, Which::Staged] {
+                while let Some(index) = { self.lists().oldest(which) } {
+                    self.forget(index);
+                }
+            }
+            // The crew may still be at work on chunks that are in no list.
+            if self.transits.load(SeqCst) == 0 && self.is_empty() {
+                break;
+            }
+            self.engine.wait_for_progress(seen);
+        }
+        self.shorten_homes(0);
+    }
+}
+impl Home {
+    fn holds(&self, index: usize) -> bool {
+        index.wrapping_sub(self.first) < self.count
+    }
+}

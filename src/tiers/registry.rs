@@ -1,0 +1,48 @@
+//! Which region an address belongs to. Read from fault handlers.
+use super::region::Region;
+use crate::os::lock::Mutex;
+use std::sync::Arc;
+
+struct Entry {
+    start: usize,
+    end: usize,
+    region: Arc<Region>,
+}
+static REGIONS: Mutex<Option<Arc<Vec<Entry>>>> = Mutex::new(None);
+
+/// Replaces the list by an edited copy. As in engine.rs, the lock is held for the exchange only.
+fn change(edit: impl Fn(&mut Vec<Entry>)) {
+    loop {
+        let old = REGIONS.lock().clone();
+        let copy = |e: &Entry| Entry { start: e.start, end: e.end, region: e.region.clone() };
+        let mut list: Vec<Entry> = old.as_deref().into_iter().flatten().map(copy).collect();
+        edit(&mut list);
+        let new = Some(Arc::new(list));
+        let mut current = REGIONS.lock();
+        if current.as_ref().map(Arc::as_ptr) == old.as_ref().map(Arc::as_ptr) {
+            let replaced = core::mem::replace(&mut *current, new);
+            drop(current);
+            drop(replaced);
+            return;
+        }
+    }
+}
+/// Makes a region known.
+pub fn add(region: &Arc<Region>) {
+    let span = region.reserved();
+    change(|list| {
+        let at = list.partition_point(|e| e.start < span.start);
+        list.insert(at, Entry { start: span.start, end: span.start + span.length, region: region.clone() });
+    });
+}
+/// Makes it unknown.
+pub fn remove(region: &Arc<Region>) {
+    change(|list| list.retain(|e| !Arc::ptr_eq(&e.region, region)));
+}
+/// The region whose address space holds `address`.
+pub fn find(address: usize) -> Option<Arc<Region>> {
+    let regions = REGIONS.lock();
+    let list = regions.as_deref()?;
+    let at = list.partition_point(|e| e.start <= address).checked_sub(1)?;
+    (address < list[at].end).then(|| list[at].region.clone())
+}

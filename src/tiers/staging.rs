@@ -1,0 +1,207 @@
+//! Staging slots: where chunks are decoded before they go into a region, and encoded after they have come out.
+//!
+//! All regions of an engine with the same chunk size share one set. A slot is *empty* (no pages) or *full* (pages
+//! charged to the budget, contents unspecified). A [`Slot`] is the right to use it, passed along by value; it is not
+//! copied, and returning it is the holder's duty.
+use super::fault::pages::Pages;
+use super::mapping::{Access, Advice, Errno, Mapping, Span, advise, discard};
+use crate::os::lock::{Condvar, Mutex};
+use crate::os::map::{HUGE_PAGE, PAGE};
+use crate::tiers::codec::directory_size;
+
+/// Slots of a set, unless chunks are large.
+const MOST: usize = 24;
+/// Address space a set should not exceed by much.
+const MOST_BYTES: usize = 1 << 30;
+
+/// The right to use one slot.
+#[derive(Debug)]
+pub struct Slot(u16);
+impl Slot {
+    /// For keeping it in a chunk's record.
+    pub fn into_number(self) -> u16 {
+        self.0
+    }
+    /// The reverse.
+    ///
+    /// # Safety
+    /// `number` came from `into_number` of a slot of the same set, and comes back only once.
+    pub unsafe fn from_number(number: u16) -> Slot {
+        Slot(number)
+    }
+}
+
+struct Stock {
+    empty: Stack,
+    full: Stack,
+}
+struct Stack {
+    slots: [u16; MOST],
+    count: usize,
+}
+impl Stack {
+    fn push(&mut self, slot: Slot) {
+        self.slots[self.count] = slot.0;
+        self.count += 1;
+    }
+    fn pop(&mut self) -> Option<Slot> {
+        self.count = self.count.checked_sub(1)?;
+        Some(Slot(self.slots[self.count]))
+    }
+}
+
+/// The slots of one chunk size.
+pub struct Staging {
+    chunk: usize,
+    stride: usize,
+    count: usize,
+    slots: Mapping,
+    nursery: Mapping,
+    stock: Mutex<Stock>,
+    returned: Condvar,
+}
+
+/// Alignment that lets chunks of this size be whole huge pages.
+pub fn alignment(chunk: usize) -> usize {
+    if chunk.is_multiple_of(HUGE_PAGE) { HUGE_PAGE } else { PAGE }
+}
+/// Advises how a region or slot with chunks of this size is backed. Both must be alike, or moving costs a hundredfold.
+pub fn advise_pages(span: Span, chunk: usize) {
+    advise(span, if chunk.is_multiple_of(HUGE_PAGE) { Advice::HugePages } else { Advice::SmallPages });
+}
+
+impl Staging {
+    /// A set for chunks of `chunk` bytes.
+    pub fn new(pages: &Pages, chunk: usize) -> Result<Staging, Errno> {
+        let alignment = alignment(chunk);
+        let stride = (chunk + directory_size(chunk)).next_multiple_of(alignment);
+        let count = (MOST_BYTES / stride).clamp(4, MOST);
+        let reserve =
+            |length| Mapping::reserve(length, alignment, Access::ReadWrite).ok_or(Errno(libc::ENOMEM));
+        let (slots, nursery) = (reserve(count * stride)?, reserve(count * stride)?);
+        let stock =
+            Stock { empty: Stack { slots: [0; MOST], count: 0 }, full: Stack { slots: [0; MOST], count: 0 } };
+        let staging = Staging {
+            chunk,
+            stride,
+            count,
+            slots,
+            nursery,
+            stock: Mutex::new(stock),
+            returned: Condvar::new(),
+        };
+        staging.adopt(pages)?;
+        let mut stock = staging.stock.lock();
+        (0..count as u16).rev().for_each(|i| stock.empty.push(Slot(i)));
+        drop(stock);
+        Ok(staging)
+    }
+    fn adopt(&self, pages: &Pages) -> Result<(), Errno> {
+        for mapping in [&self.slots, &self.nursery] {
+            advise(mapping.span(), Advice::NotDumped);
+            if pages.slots_are_private() {
+                advise(mapping.span(), Advice::NotInherited);
+            }
+        }
+        for index in 0..self.count {
+            let slot = self.part(&self.slots, index);
+            advise_pages(slot, self.chunk);
+            advise_pages(self.part(&self.nursery, index), self.chunk);
+            pages.adopt_slot(slot)?;
+        }
+        Ok(())
+    }
+    /// In a forked child: makes the set anew where the parent's was not inherited. All slots are empty then.
+    pub fn renew(&self, pages: &Pages) -> Result<(), Errno> {
+        for mapping in [&self.slots, &self.nursery] {
+            let span = mapping.span();
+            // SAFETY: the ranges are this set's alone; what the parent had in them is not needed (no slot is in
+            // use while a process forks, see fork.rs).
+            let mapped = unsafe {
+                libc::mmap(
+                    span.pointer(),
+                    span.length,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
+                    -1,
+                    0,
+                )
+            };
+            if mapped == libc::MAP_FAILED {
+                return Err(Errno::last());
+            }
+        }
+        self.adopt(pages)
+    }
+    /// Bytes of a chunk.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+    fn part(&self, mapping: &Mapping, index: usize) -> Span {
+        mapping.part(index * self.stride, self.chunk)
+    }
+    /// Where a slot's chunk stands.
+    pub fn span(&self, slot: &Slot) -> Span {
+        self.part(&self.slots, usize::from(slot.0))
+    }
+    /// Memory for [`Pages::fill_slot`] and [`Pages::take`].
+    pub fn nursery(&self, slot: &Slot) -> Span {
+        self.part(&self.nursery, usize::from(slot.0))
+    }
+    /// The bytes of a full slot: the chunk, and room for what the codec adds.
+    pub fn bytes<'a>(&'a self, slot: &'a mut Slot) -> &'a mut [u8] {
+        let span = self.span(slot);
+        // SAFETY: holding the slot is the sole right to it; it is full, so every page is there.
+        unsafe {
+            core::slice::from_raw_parts_mut(
+                span.start as *mut u8,
+                self.stride.min(self.chunk + directory_size(self.chunk)),
+            )
+        }
+    }
+
+    /// A full slot, if there is one.
+    pub fn take_full(&self) -> Option<Slot> {
+        self.stock.lock().full.pop()
+    }
+    /// An empty slot, if there is one.
+    pub fn take_empty(&self) -> Option<Slot> {
+        self.stock.lock().empty.pop()
+    }
+    /// How many are full and not in use.
+    pub fn full(&self) -> usize {
+        self.stock.lock().full.count
+    }
+    /// Returns a slot that has pages.
+    pub fn put_full(&self, slot: Slot) {
+        self.stock.lock().full.push(slot);
+        self.returned.notify_one();
+    }
+    /// Returns a slot that has none.
+    pub fn put_empty(&self, slot: Slot) {
+        self.stock.lock().empty.push(slot);
+        self.returned.notify_one();
+    }
+    /// Waits a while for a slot to be returned, unless one is there.
+    pub fn wait(&self) {
+        let stock = self.stock.lock();
+        if stock.empty.count + stock.full.count == 0 {
+            drop(self.returned.wait_timeout(stock, core::time::Duration::from_millis(20)));
+        }
+    }
+    /// Takes a full slot's pages away; their charge is the caller's to give back.
+    pub fn empty(&self, slot: &mut Slot) {
+        let span = self.span(slot);
+        // SAFETY: this set's memory, and the slot is the caller's.
+        unsafe { discard(span) };
+    }
+    /// In a child that did not inherit the slots: all are empty. Gives how many were full.
+    pub fn forget_full(&self) -> usize {
+        let mut stock = self.stock.lock();
+        let count = stock.full.count;
+        while let Some(slot) = stock.full.pop() {
+            stock.empty.push(slot);
+        }
+        count
+    }
+}

@@ -1,0 +1,164 @@
+//! Watches the order in which chunks are wanted, and tells what to read ahead.
+//!
+//! Up to four sweeps are followed at a time, upwards or downwards, so that two threads sweeping their halves, or a
+//! copy from one end to the other, are each seen. A sweep is believed after three chunks in a row.
+
+/// What the program said about its order of access.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing: it is found out.
+    #[default]
+    Unknown,
+    /// One after the other: believed at once, read further ahead.
+    Sequential,
+    /// None: never read ahead.
+    Random,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Track {
+    next: usize,
+    down: bool,
+    length: u32,
+    /// How far has been read ahead, in chunks from the start of the region (exclusive if upwards).
+    ahead: usize,
+    used: u32,
+}
+
+/// The sweeps of one region.
+#[derive(Default)]
+pub struct Sweep {
+    order: Order,
+    tracks: [Track; 4],
+    clock: u32,
+}
+
+/// Chunks to read ahead: `count` from `first` on, upwards or downwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    first: usize,
+    count: usize,
+    down: bool,
+}
+impl Ahead {
+    /// Their indices, nearest first.
+    pub fn indices(self) -> impl Iterator<Item = usize> {
+        (0..self.count).map(move |i| if self.down { self.first - i } else { self.first + i })
+    }
+}
+
+impl Sweep {
+    /// Sets what the program says.
+    pub fn set_order(&mut self, order: Order) {
+        self.order = order;
+        self.tracks = Default::default();
+    }
+    /// Notes that `index` of `count` chunks is wanted. Tells which chunks to read ahead now, at most `window` beyond.
+    pub fn note(&mut self, index: usize, count: usize, window: usize) -> Option<Ahead> {
+        if self.order == Order::Random {
+            return None;
+        }
+        self.clock += 1;
+        let clock = self.clock;
+        // A chunk or three may have been in place already and not been noticed.
+        let near = |t: &Track| {
+            t.length > 0
+                && if t.down { t.next.wrapping_sub(index) <= 3 } else { index.wrapping_sub(t.next) <= 3 }
+        };
+        let found = self.tracks.iter().position(near);
+        // A track of one chunk has no direction yet.
+        let found = found.or_else(|| self.tracks.iter().position(|t| t.length == 1 && t.next == index + 2));
+        let Some(at) = found else {
+            let oldest = self.tracks.iter_mut().min_by_key(|t| if t.length == 0 { 0 } else { t.used })?;
+            *oldest = Track { next: index + 1, down: false, length: 1, ahead: index + 1, used: clock };
+            if self.order != Order::Sequential {
+                return None;
+            }
+            return self.look_ahead(index, count, window);
+        };
+        let track = &mut self.tracks[at];
+        if track.length == 1 && track.next == index + 2 {
+            *track = Track { down: true, ahead: index, ..*track };
+        }
+        track.next = if track.down { index.wrapping_sub(1) } else { index + 1 };
+        track.length += 1;
+        track.used = clock;
+        self.look_ahead(index, count, window)
+    }
+    fn look_ahead(&mut self, index: usize, count: usize, window: usize) -> Option<Ahead> {
+        let believed = if self.order == Order::Sequential { 1 } else { 3 };
+        let track = self.tracks.iter_mut().find(|t| t.used == self.clock)?;
+        if track.length < believed || window == 0 {
+            return None;
+        }
+        // The window opens with the length of the sweep.
+        let window = window.min(track.length as usize * 2);
+        if track.down {
+            let first = track.ahead.min(index).checked_sub(1)?;
+            let target = index.saturating_sub(window);
+            let many = (first + 1).checked_sub(target).filter(|n| *n > 0)?;
+            track.ahead = target;
+            return Some(Ahead { first, count: many, down: true });
+        }
+        let first = track.ahead.max(index + 1);
+        let target = (index + 1 + window).min(count);
+        let many = target.checked_sub(first).filter(|n| *n > 0)?;
+        track.ahead = target;
+        Some(Ahead { first, count: many, down: false })
+    }
+    /// Whether the region is being swept: then the chunk just left is the best to evict, not the oldest.
+    pub fn is_swept(&self) -> bool {
+        self.order == Order::Sequential
+            || self.order == Order::Unknown
+                && self.tracks.iter().any(|t| t.length >= 8 && self.clock.wrapping_sub(t.used) < 8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    fn list(ahead: Option<Ahead>) -> Vec<usize> {
+        ahead.map_or(vec![], |a| a.indices().collect())
+    }
+    #[test]
+    fn a_sweep_upwards_is_read_ahead_once_each() {
+        let mut sweep = Sweep::default();
+        let mut all = vec![];
+        for i in 0..20 {
+            let ahead = list(sweep.note(i, 20, 4));
+            assert!(ahead.iter().all(|a| *a > i && *a <= i + 4));
+            all.extend(ahead);
+        }
+        assert_eq!(all, (3..20).collect::<Vec<_>>());
+        assert!(sweep.is_swept());
+    }
+    #[test]
+    fn a_sweep_downwards_too() {
+        let mut sweep = Sweep::default();
+        let mut all = vec![];
+        for i in (0..20).rev() {
+            all.extend(list(sweep.note(i, 20, 4)));
+        }
+        assert_eq!(all, (0..17).rev().collect::<Vec<_>>());
+    }
+    #[test]
+    fn two_at_a_time_are_told_apart() {
+        let mut sweep = Sweep::default();
+        let mut all = vec![];
+        for i in 0..10 {
+            all.extend(list(sweep.note(i, 1000, 2)));
+            all.extend(list(sweep.note(500 + i, 1000, 2)));
+        }
+        all.sort();
+        assert_eq!(all, (3..12).chain(503..512).collect::<Vec<_>>());
+    }
+    #[test]
+    fn random_access_is_left_alone() {
+        let mut sweep = Sweep::default();
+        assert!((0..1000).all(|i| sweep.note(i * 7919 % 1000, 1000, 8).is_none()));
+        sweep.set_order(Order::Random);
+        assert!((0..100).all(|i| sweep.note(i, 1000, 8).is_none()));
+        sweep.set_order(Order::Sequential);
+        assert_eq!(list(sweep.note(5, 1000, 4)), [6, 7]);
+    }
+}

@@ -1,0 +1,335 @@
+//! The engine through its public face, on every rung of the ladder.
+use super::budget::{Budget, Unlimited};
+use super::chunks::Advice;
+use super::engine::Engine;
+use super::fault::{Faults, Mechanism};
+use super::fill::Access;
+use super::region::{Params, Region};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::Arc;
+
+/// A budget of fixed size that remembers the most that was ever charged.
+#[derive(Clone)]
+struct Fixed {
+    limit: usize,
+    used: Arc<AtomicUsize>,
+    peak: Arc<AtomicUsize>,
+}
+impl Fixed {
+    fn new(limit: usize) -> Fixed {
+        Fixed { limit, used: Arc::default(), peak: Arc::default() }
+    }
+    fn engine(&self, mechanism: Mechanism) -> Arc<Engine> {
+        Engine::with_mechanism(mechanism, Box::new(self.clone())).unwrap()
+    }
+}
+impl Budget for Fixed {
+    fn try_charge(&self, bytes: usize) -> bool {
+        let charged = self
+            .used
+            .fetch_update(SeqCst, SeqCst, |used| (used + bytes <= self.limit).then_some(used + bytes));
+        if let Ok(before) = charged {
+            self.peak.fetch_max(before + bytes, SeqCst);
+        }
+        charged.is_ok()
+    }
+    fn discharge(&self, bytes: usize) {
+        assert!(self.used.fetch_sub(bytes, SeqCst) >= bytes, "gave back more than was charged");
+    }
+    fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+/// The rungs that work here and serve faults.
+fn serving() -> impl Iterator<Item = Mechanism> {
+    Mechanism::LADDER.into_iter().filter(|m| *m != Mechanism::None && Faults::get(*m).is_ok())
+}
+fn streaming(engine: &Arc<Engine>, size: usize, chunk: usize) -> Arc<Region> {
+    engine.allocate(&Params { size, chunk, tolerance: None }).unwrap()
+}
+/// The words of a region, as the program sees them.
+fn words(region: &Region) -> &[AtomicU64] {
+    // SAFETY: the region's memory, alive as long as the region is not freed; faults bring in what is missing.
+    unsafe { core::slice::from_raw_parts(region.start() as *const AtomicU64, region.size() / 8) }
+}
+fn mix(i: u64) -> u64 {
+    let mut z = i.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[test]
+fn what_is_written_comes_back_from_every_tier() {
+    for mechanism in serving() {
+        for (chunk, compressible) in [(4096, false), (64 << 10, true), (1 << 20, false), (2 << 20, true)] {
+            let budget = Fixed::new((8 * chunk).max(256 << 10));
+            let engine = budget.engine(mechanism);
+            let size = 40 * budget.limit / 8 + 12345 / 8 * 8;
+            let region = streaming(&engine, size, chunk);
+            let words = words(&region);
+            let value = |i: usize| if compressible { (i as u64 / 100) << 3 } else { mix(i as u64) };
+            for (i, word) in words.iter().enumerate() {
+                assert_eq!(word.load(Relaxed), 0);
+                word.store(value(i), Relaxed);
+            }
+            for round in 0..2 {
+                for (i, word) in words.iter().enumerate() {
+                    assert_eq!(
+                        word.load(Relaxed),
+                        value(i),
+                        "{mechanism:?} chunk {chunk} word {i} round {round}"
+                    );
+                }
+            }
+            let figures = engine.residency();
+            assert!(figures.evictions > 0 && figures.faults > 0, "{figures:?}");
+            if compressible {
+                assert!(figures.compression_ratio > 2.0 && figures.warm_bytes > 0, "{figures:?}");
+            } else {
+                assert!(figures.cold_bytes > 0, "{figures:?}");
+            }
+            engine.free(&region);
+            engine.clear();
+            assert_eq!(budget.used.load(SeqCst), 0, "{mechanism:?} chunk {chunk}");
+            assert!(budget.peak.load(SeqCst) <= budget.limit);
+        }
+    }
+}
+
+#[test]
+fn no_increment_is_lost_while_chunks_move() {
+    const THREADS: usize = 4;
+    for mechanism in serving() {
+        for (chunk, rounds) in [(4096, 2_000), (64 << 10, 4_000), (2 << 20, 200)] {
+            let budget = Fixed::new(6 * chunk);
+            let engine = budget.engine(mechanism);
+            let region = streaming(&engine, 20 * chunk, chunk);
+            std::thread::scope(|scope| {
+                for thread in 0..THREADS {
+                    let region = &region;
+                    scope.spawn(move || {
+                        let words = words(region);
+                        for i in 0..rounds {
+                            // Interleaved owners: all threads in all chunks, words of a line shared.
+                            let at = mix((i * THREADS + thread) as u64) as usize % words.len() / 64 * 64;
+                            words[at + thread].fetch_add(1, Relaxed);
+                            words[at + 7].fetch_add(1, Relaxed);
+                        }
+                    });
+                }
+            });
+            let sum: u64 = words(&region).iter().map(|w| w.load(Relaxed)).sum();
+            assert_eq!(sum, (2 * rounds * THREADS) as u64, "{mechanism:?} chunk {chunk}");
+            assert!(engine.residency().evictions > 100);
+            engine.free(&region);
+        }
+    }
+}
+
+#[test]
+fn the_tolerance_holds_over_a_thousand_cycles() {
+    for mechanism in serving() {
+        let chunk = 16 << 10;
+        let budget = Fixed::new(1 << 20);
+        let engine = budget.engine(mechanism);
+        let tolerance = 1e-3;
+        let region = engine.allocate(&Params { size: 3 * chunk, chunk, tolerance: Some(tolerance) }).unwrap();
+        // SAFETY: as in `words`.
+        let floats =
+            unsafe { core::slice::from_raw_parts_mut(region.start() as *mut f32, region.size() / 4) };
+        let mut written: Vec<f32> = (0..floats.len()).map(|i| (mix(i as u64) as f32 / 1e19).sin()).collect();
+        written[100] = f32::NAN;
+        written[101] = f32::INFINITY;
+        written[5000] = f32::NEG_INFINITY;
+        written[6000] = 3e30;
+        floats.copy_from_slice(&written);
+        let mut seen: Option<Vec<u32>> = None;
+        for cycle in 0..1000 {
+            region.advise(Advice::DontNeed).unwrap();
+            floats[7000] = cycle as f32;
+            written[7000] = cycle as f32;
+            for (i, (w, f)) in written.iter().zip(floats.iter()).enumerate() {
+                let good = if w.is_finite() {
+                    f64::from((w - f).abs()) <= tolerance
+                } else {
+                    w.to_bits() == f.to_bits()
+                };
+                assert!(good, "cycle {cycle}: element {i} was {w}, is {f}");
+            }
+            let bits: Vec<u32> =
+                floats.iter().enumerate().map(|(i, f)| if i == 7000 { 0 } else { f.to_bits() }).collect();
+            assert_eq!(seen.get_or_insert_with(|| bits.clone()), &bits, "drift in cycle {cycle}");
+        }
+        assert!(engine.residency().evictions >= 1000);
+        assert!(engine.residency().compression_ratio > 1.5);
+        engine.free(&region);
+    }
+}
+
+#[test]
+fn a_tebibyte_costs_what_is_touched() {
+    for mechanism in serving() {
+        let budget = Fixed::new(64 << 20);
+        let engine = budget.engine(mechanism);
+        for chunk in [64 << 10, 1 << 20, 64 << 20] {
+            if chunk * 2 > budget.limit {
+                continue;
+            }
+            let region = streaming(&engine, 1 << 40, chunk);
+            let words = words(&region);
+            for i in (0..200).map(|i| (mix(i) as usize) % words.len()) {
+                words[i].fetch_add(i as u64, Relaxed);
+            }
+            for i in (0..200).map(|i| (mix(i) as usize) % words.len()) {
+                assert_eq!(words[i].load(Relaxed), i as u64);
+            }
+            engine.free(&region);
+        }
+    }
+}
+
+#[test]
+fn chunks_of_64_mib_work_and_a_budget_below_two_is_refused() {
+    let mechanism = Mechanism::LADDER.into_iter().find(|m| Faults::get(*m).is_ok()).unwrap();
+    let budget = Fixed::new(144 << 20);
+    let engine = budget.engine(mechanism);
+    let region = streaming(&engine, 200 << 20, 64 << 20);
+    let words = words(&region);
+    for i in (0..words.len()).step_by(512) {
+        words[i].store(i as u64, Relaxed);
+    }
+    assert!((0..words.len()).step_by(512).all(|i| words[i].load(Relaxed) == i as u64));
+    engine.free(&region);
+    let small = Fixed::new(1 << 20).engine(mechanism);
+    assert!(small.allocate(&Params { size: 10 << 20, chunk: 2 << 20, tolerance: None }).is_err());
+    for chunk in [0, 1, 4095, 5000, 128 << 20] {
+        assert!(
+            engine.allocate(&Params { size: 10 << 20, chunk, tolerance: None }).is_err(),
+            "chunk {chunk}"
+        );
+    }
+    for tolerance in [f64::NAN, f64::INFINITY, -1.0] {
+        assert!(engine.allocate(&Params { size: 4096, chunk: 4096, tolerance: Some(tolerance) }).is_err());
+    }
+}
+
+#[test]
+fn acquired_chunks_stay_and_work_without_any_faults() {
+    for mechanism in Mechanism::LADDER.into_iter().filter(|m| Faults::get(*m).is_ok()) {
+        let chunk = 64 << 10;
+        let budget = Fixed::new(6 * chunk);
+        let engine = budget.engine(mechanism);
+        let region = streaming(&engine, 20 * chunk, chunk);
+        let fill = |index: usize, value: u8| {
+            let pointer = region.acquire(index, Access::Overwrite).unwrap();
+            // SAFETY: acquired, so in place, `chunk` bytes.
+            unsafe { pointer.write_bytes(value, chunk) };
+            region.release(index).unwrap();
+        };
+        (0..20).for_each(|i| fill(i, i as u8 + 1));
+        let held = region.acquire(3, Access::Read).unwrap();
+        for i in (0..20).rev() {
+            let pointer = region.acquire(i, Access::Read).unwrap();
+            assert_eq!(pointer as usize, region.start() + i * chunk);
+            // SAFETY: acquired.
+            let bytes = unsafe { core::slice::from_raw_parts(pointer, chunk) };
+            assert!(bytes.iter().all(|b| *b == i as u8 + 1), "{mechanism:?} chunk {i}");
+            // SAFETY: still acquired since before the loop.
+            assert_eq!(unsafe { held.add(chunk - 1).read() }, 4);
+            region.release(i).unwrap();
+        }
+        region.release(3).unwrap();
+        assert!(region.release(3).is_err(), "released once too often");
+        assert!(region.acquire(20, Access::Read).is_err() && region.release(99).is_err());
+        // With all that fits pinned, one more is an error, and releasing helps.
+        let mut pinned = vec![];
+        let failed = loop {
+            match region.acquire(pinned.len(), Access::Write) {
+                Ok(_) => pinned.push(pinned.len()),
+                Err(error) => break error,
+            }
+            assert!(pinned.len() < 20, "{mechanism:?}: the budget does not hold");
+        };
+        assert_eq!(failed, crate::error::Error::OutOfMemory);
+        assert!(pinned.len() >= 2);
+        region.release(pinned.pop().unwrap()).unwrap();
+        region.acquire(19, Access::Write).unwrap();
+        engine.free(&region);
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+
+#[test]
+fn without_faults_data_that_fit_are_plain_memory() {
+    let budget = Fixed::new(1 << 20);
+    let engine = budget.engine(Mechanism::None);
+    let region = streaming(&engine, 512 << 10, 64 << 10);
+    words(&region).iter().enumerate().for_each(|(i, w)| w.store(i as u64, Relaxed));
+    assert_eq!(engine.reclaim(1 << 20), 0, "plain memory cannot be evicted");
+    assert!(words(&region).iter().enumerate().all(|(i, w)| w.load(Relaxed) == i as u64));
+    region.acquire(2, Access::Write).unwrap();
+    region.release(2).unwrap();
+    engine.free(&region);
+    engine.clear();
+    assert_eq!(budget.used.load(SeqCst), 0);
+}
+
+#[test]
+fn reclaim_makes_room_for_plain_blocks() {
+    for mechanism in serving() {
+        let chunk = 256 << 10;
+        let budget = Fixed::new(8 << 20);
+        let engine = budget.engine(mechanism);
+        let region = streaming(&engine, 16 << 20, chunk);
+        let words = words(&region);
+        words.iter().enumerate().for_each(|(i, w)| w.store(mix(i as u64), Relaxed));
+        assert!(!budget.try_charge(4 << 20));
+        assert!(engine.reclaim(4 << 20) >= 4 << 20);
+        assert!(budget.try_charge(4 << 20), "{mechanism:?}");
+        assert!(words.iter().enumerate().all(|(i, w)| w.load(Relaxed) == mix(i as u64)));
+        budget.discharge(4 << 20);
+        engine.free(&region);
+    }
+}
+
+#[test]
+fn sizes_change_without_losing_data() {
+    for mechanism in serving() {
+        let chunk = 64 << 10;
+        let budget = Fixed::new(1 << 20);
+        let engine = budget.engine(mechanism);
+        let mut region = streaming(&engine, 2 << 20, chunk);
+        words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i as u64), Relaxed));
+        let mut kept = (2 << 20) / 8;
+        for size in [3 << 20, 20 << 20, 1 << 20, (1 << 20) + 8, 5 << 20, 50 << 20, 4096] {
+            let before = engine.residency().faults;
+            region = engine.resize(&region, size).unwrap();
+            assert_eq!(engine.residency().faults, before, "{mechanism:?}: resizing brings nothing in");
+            kept = kept.min(size / 8);
+            let words = words(&region);
+            assert_eq!(words.len(), size / 8);
+            for i in (0..kept).step_by(61) {
+                assert_eq!(words[i].load(Relaxed), mix(i as u64), "{mechanism:?} size {size} word {i}");
+            }
+            let next = kept.next_multiple_of(chunk / 8);
+            assert!((next..words.len()).step_by(4099).all(|i| words[i].load(Relaxed) == 0));
+        }
+        engine.free(&region);
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+
+#[test]
+fn unlimited_engines_keep_everything_in_place() {
+    let engine = Engine::new(Box::new(Unlimited)).unwrap();
+    let region = streaming(&engine, 4 << 20, 1 << 20);
+    words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i as u64), Relaxed));
+    assert_eq!(engine.residency().evictions, 0);
+    region.advise(Advice::DontNeed).unwrap();
+    assert!(words(&region).iter().enumerate().all(|(i, w)| w.load(Relaxed) == mix(i as u64)));
+    engine.free(&region);
+}

@@ -1,0 +1,46 @@
+//! Why a chunk could not be moved. Small and copied, because it travels through fault handlers.
+use super::mapping::Errno;
+use crate::error::{Error, pending};
+
+/// The reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The budget has no room, and everything that could leave is pinned.
+    NoRoom,
+    /// The spill file cannot be written or read.
+    Disk(Errno),
+    /// The stored bytes are not those that were written.
+    Damaged,
+    /// Pages cannot be moved: the system is out of memory or mappings.
+    Pages(Errno),
+}
+impl Trouble {
+    /// As an error of the library, with a message for this thread.
+    pub fn error(self) -> Error {
+        match self {
+            Trouble::NoRoom => pending(
+                Error::OutOfMemory,
+                format_args!("the budget has no room for another chunk, and nothing in it can leave"),
+            ),
+            Trouble::Disk(errno) => {
+                pending(Error::Io, format_args!("spill file: {}", std::io::Error::from_raw_os_error(errno.0)))
+            }
+            Trouble::Damaged => {
+                pending(Error::Corruption, format_args!("a stored chunk does not match its checksum"))
+            }
+            Trouble::Pages(errno) => pending(
+                Error::OutOfMemory,
+                format_args!("moving pages: {}", std::io::Error::from_raw_os_error(errno.0)),
+            ),
+        }
+    }
+    /// For the log; needs no memory.
+    pub fn text(self) -> (&'static str, i32) {
+        match self {
+            Trouble::NoRoom => ("the budget has no room and nothing can leave", 0),
+            Trouble::Disk(errno) => ("the spill file failed with error", errno.0),
+            Trouble::Damaged => ("the stored bytes do not match their checksum", 0),
+            Trouble::Pages(errno) => ("moving pages failed with error", errno.0),
+        }
+    }
+}

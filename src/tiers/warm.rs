@@ -1,0 +1,224 @@
+//! Encoded chunks in RAM: extents of whole pages in one reserved arena, found by bitmap, nothing allocated.
+use super::budget::Purse;
+use super::mapping::{Access, Advice, Mapping, Span, advise, discard};
+use crate::os::lock::Mutex;
+use crate::os::map::PAGE;
+
+/// Freed pages kept for the next extent, at most. They stay charged.
+const MOST_CACHED: usize = 4 << 20;
+
+/// The arena.
+pub struct Warm {
+    arena: Mapping,
+    units: usize,
+    /// One word of each bitmap for 64 units, in mapped memory.
+    bitmaps: Mapping,
+    state: Mutex<State>,
+}
+struct State {
+    next: usize,
+    used: usize,
+    /// Units that have pages but are free.
+    cached: usize,
+}
+
+/// A bitmap over units.
+struct Bits<'a>(&'a mut [u64]);
+impl Bits<'_> {
+    fn get(&self, unit: usize) -> bool {
+        self.0[unit / 64] >> (unit % 64) & 1 != 0
+    }
+    fn set(&mut self, unit: usize, value: bool) {
+        let mask = 1 << (unit % 64);
+        if value {
+            self.0[unit / 64] |= mask;
+        } else {
+            self.0[unit / 64] &= !mask;
+        }
+    }
+    /// The first run of `count` clear bits that begins in `from..to`.
+    fn clear_run(&self, from: usize, to: usize, count: usize, end: usize) -> Option<usize> {
+        let (mut start, mut unit) = (from, from);
+        while start < to && start + count <= end {
+            if unit - start == count {
+                return Some(start);
+            }
+            let word = self.0[unit / 64];
+            if unit % 64 == 0 && word == 0 {
+                unit += 64.min(count - (unit - start));
+            } else if unit % 64 == 0 && word == u64::MAX {
+                unit += 64;
+                start = unit;
+            } else if word >> (unit % 64) & 1 == 0 {
+                unit += 1;
+            } else {
+                unit += 1;
+                start = unit;
+            }
+        }
+        None
+    }
+}
+
+fn units_for(length: usize) -> usize {
+    length.div_ceil(PAGE)
+}
+
+impl Warm {
+    /// An arena that can hold `bytes`, fragmentation allowed for.
+    pub fn new(bytes: usize) -> Option<Warm> {
+        let units = units_for(bytes.checked_mul(2)?).next_multiple_of(64);
+        let arena = Mapping::reserve(units * PAGE, PAGE, Access::ReadWrite)?;
+        advise(arena.span(), Advice::NotDumped);
+        let bitmaps = Mapping::reserve(units / 64 * 2 * 8, PAGE, Access::ReadWrite)?;
+        Some(Warm { arena, units, bitmaps, state: Mutex::new(State { next: 0, used: 0, cached: 0 }) })
+    }
+    /// Used units, and units that have pages.
+    fn bitmaps<'a>(&'a self, _state: &'a mut State) -> (Bits<'a>, Bits<'a>) {
+        let words = self.units / 64;
+        let start = self.bitmaps.span().start as *mut u64;
+        // SAFETY: two halves of the mapping, reached under the lock only: the borrow of the state stands for it.
+        unsafe {
+            (
+                Bits(core::slice::from_raw_parts_mut(start, words)),
+                Bits(core::slice::from_raw_parts_mut(start.add(words), words)),
+            )
+        }
+    }
+    fn span(&self, unit: usize, count: usize) -> Span {
+        self.arena.part(unit * PAGE, count * PAGE)
+    }
+
+    /// Stores `bytes`; gives the extent's number (not zero), or None when the budget has no room. The last page is
+    /// padded with zeroes.
+    pub fn store(&self, purse: &Purse, bytes: &[u8]) -> Option<u32> {
+        let count = units_for(bytes.len());
+        let mut state = self.state.lock();
+        let mut next = state.next;
+        let (mut used, mut paged) = self.bitmaps(&mut state);
+        // Low addresses first, where freed pages are likely; the hint skips what was found full.
+        let unit = used
+            .clear_run(next, self.units, count, self.units)
+            .or_else(|| used.clear_run(0, next, count, self.units))?;
+        let fresh = (unit..unit + count).filter(|u| !paged.get(*u)).count();
+        if !purse.charge_encoded(fresh * PAGE) {
+            drop((used, paged));
+            drop(state);
+            // Cached pages may be elsewhere.
+            if self.trim(purse) == 0 {
+                return None;
+            }
+            return self.store(purse, bytes);
+        }
+        for u in unit..unit + count {
+            used.set(u, true);
+            paged.set(u, true);
+        }
+        next = if unit <= next { unit + count } else { next };
+        state.next = next.min(self.units - 1);
+        state.used += count;
+        state.cached -= count - fresh;
+        drop(state);
+        let span = self.span(unit, count);
+        // SAFETY: the extent was free and is ours now; nobody else knows it.
+        let target = unsafe { core::slice::from_raw_parts_mut(span.start as *mut u8, span.length) };
+        target[..bytes.len()].copy_from_slice(bytes);
+        target[bytes.len()..].fill(0);
+        Some(unit as u32 + 1)
+    }
+    /// The pages of an extent of `length` bytes.
+    ///
+    /// # Safety
+    /// `extent` came from `store` with as many bytes, and is not freed while the bytes are used.
+    pub unsafe fn pages(&self, extent: u32, length: usize) -> &[u8] {
+        let span = self.span(extent as usize - 1, units_for(length));
+        // SAFETY: nobody writes to a stored extent.
+        unsafe { core::slice::from_raw_parts(span.start as *const u8, span.length) }
+    }
+    /// Frees an extent of `length` bytes.
+    pub fn free(&self, purse: &Purse, extent: u32, length: usize) {
+        let (unit, count) = (extent as usize - 1, units_for(length));
+        let mut state = self.state.lock();
+        let keep = (state.cached + count) * PAGE <= MOST_CACHED;
+        let (mut used, mut paged) = self.bitmaps(&mut state);
+        for u in unit..unit + count {
+            debug_assert!(used.get(u));
+            used.set(u, false);
+            paged.set(u, keep);
+        }
+        state.used -= count;
+        state.next = state.next.min(unit);
+        if keep {
+            state.cached += count;
+        } else {
+            // SAFETY: free, and under the lock nobody can have been given it again.
+            unsafe { discard(self.span(unit, count)) };
+            purse.discharge_encoded(count * PAGE);
+        }
+    }
+    /// Gives cached pages back; how many bytes.
+    pub fn trim(&self, purse: &Purse) -> usize {
+        let mut state = self.state.lock();
+        let bytes = state.cached * PAGE;
+        if bytes == 0 {
+            return 0;
+        }
+        let (used, mut paged) = self.bitmaps(&mut state);
+        let mut unit = 0;
+        while unit < self.units {
+            let idle = paged.0[unit / 64] & !used.0[unit / 64];
+            if idle == 0 {
+                unit += 64;
+                continue;
+            }
+            for u in unit..unit + 64 {
+                if idle >> (u % 64) & 1 != 0 {
+                    paged.set(u, false);
+                    // SAFETY: free, and nobody can be given it while the lock is held.
+                    unsafe { discard(self.span(u, 1)) };
+                }
+            }
+            unit += 64;
+        }
+        state.cached = 0;
+        purse.discharge_encoded(bytes);
+        bytes
+    }
+    /// Bytes in extents.
+    pub fn used(&self) -> usize {
+        self.state.lock().used * PAGE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiers::budget::Unlimited;
+    use proptest::prelude::*;
+    proptest! {
+        #[test]
+        fn extents_keep_their_bytes(steps in prop::collection::vec((1usize..40_000, any::<bool>(), any::<prop::sample::Index>()), 1..200)) {
+            let warm = Warm::new(4 << 20).unwrap();
+            let purse = Purse::new(Box::new(Unlimited));
+            let mut live: Vec<(u32, Vec<u8>)> = vec![];
+            for (i, (length, free, which)) in steps.into_iter().enumerate() {
+                if free && !live.is_empty() {
+                    let (extent, bytes) = live.swap_remove(which.index(live.len()));
+                    warm.free(&purse, extent, bytes.len());
+                } else {
+                    let bytes = vec![i as u8 | 1; length];
+                    live.push((warm.store(&purse, &bytes).unwrap(), bytes));
+                }
+                for (extent, bytes) in &live {
+                    // SAFETY: live.
+                    let pages = unsafe { warm.pages(*extent, bytes.len()) };
+                    prop_assert!(&pages[..bytes.len()] == &bytes[..] && pages[bytes.len()..].iter().all(|b| *b == 0));
+                }
+            }
+            let used: usize = live.iter().map(|(_, b)| units_for(b.len()) * PAGE).sum();
+            prop_assert_eq!(warm.used(), used);
+            warm.trim(&purse);
+            prop_assert_eq!(purse.held(), used);
+        }
+    }
+}
