@@ -61,6 +61,46 @@ typedef enum {
 } unimem_error_t;
 
 /**
+ * What a chunk is acquired for.
+ */
+typedef enum {
+  /**
+   * Reading.
+   */
+  UNIMEM_READ = 0,
+  /**
+   * Reading and writing.
+   */
+  UNIMEM_WRITE,
+  /**
+   * Writing all of it: what it held is not brought in.
+   */
+  UNIMEM_OVERWRITE,
+} unimem_access_t;
+
+/**
+ * How streaming or hierarchical memory will be used.
+ */
+typedef enum {
+  /**
+   * In order: it is read ahead from the first chunk on.
+   */
+  UNIMEM_SEQUENTIAL = 0,
+  /**
+   * In no order: nothing is read ahead.
+   */
+  UNIMEM_RANDOM,
+  /**
+   * Soon: it is brought in as far as the budget goes.
+   */
+  UNIMEM_WILL_NEED,
+  /**
+   * Not for a while: it is sent out.
+   */
+  UNIMEM_DONT_NEED,
+} unimem_advice_t;
+
+/**
  * Figures of an instance. Exact while no other thread is inside it.
  */
 typedef struct {
@@ -145,6 +185,48 @@ typedef struct {
    */
   void (*get_stats)(memory_stats_t *stats);
 } unified_memory_interface_t;
+
+/**
+ * Where the bytes of streaming or hierarchical memory are, and what moving them has cost.
+ */
+typedef struct {
+  /**
+   * Bytes in place in RAM.
+   */
+  size_t hot_bytes;
+  /**
+   * Encoded bytes in RAM. A chunk that is in place unchanged may be kept encoded as well.
+   */
+  size_t warm_bytes;
+  /**
+   * Encoded bytes in the spill file; so may one in RAM.
+   */
+  size_t cold_bytes;
+  /**
+   * Chunks brought in because they were touched or acquired.
+   */
+  size_t faults;
+  /**
+   * Chunks sent out.
+   */
+  size_t evictions;
+  /**
+   * Chunks brought in ahead of need.
+   */
+  size_t prefetches;
+  /**
+   * Those of them that were then used.
+   */
+  size_t prefetch_hits;
+  /**
+   * Bytes before encoding for each byte after it, over all that was encoded; 1 if nothing was.
+   */
+  double compression_ratio;
+  /**
+   * Nanoseconds spent encoding and decoding.
+   */
+  size_t compression_ns;
+} unimem_residency_t;
 
 /**
  * What an instance is made from. In all sizes 0 means: none, or the default.
@@ -247,6 +329,62 @@ extern "C" {
  * the system. NULL for a system that is not libunimem's.
  */
 unified_memory_interface_t *unimem_system_interface(struct advanced_memory_system_t *system);
+
+/**
+ * Bytes of a chunk of the streaming or hierarchical memory that starts at `ptr`; the last chunk may be shorter. 0
+ * for any other pointer.
+ */
+size_t unimem_chunk_size(const void *ptr);
+
+/**
+ * Number of its chunks; 0 for any other pointer.
+ */
+size_t unimem_chunk_count(const void *ptr);
+
+/**
+ * Brings chunk `index` in, pins it, and gives its address, which is `ptr` plus `index` chunks: until it is released,
+ * as often as it was acquired, no access to it faults, and system calls may be given its memory. The calling thread
+ * does the work, so several threads that acquire chunks decode in parallel. With `UNIMEM_OVERWRITE` the contents are
+ * unspecified until written. NULL if the budget has no room because all that is in place is pinned
+ * (`UNIMEM_ERROR_OUT_OF_MEMORY`), or the spill file fails (`UNIMEM_ERROR_IO`), or its bytes are not what was written
+ * (`UNIMEM_ERROR_CORRUPTION`).
+ */
+void *unimem_chunk_acquire(void *ptr,
+                           size_t index,
+                           unimem_access_t access);
+
+/**
+ * Gives up one acquisition. False if the chunk is not acquired.
+ */
+bool unimem_chunk_release(void *ptr, size_t index);
+
+/**
+ * Asks for `count` chunks from `index` on to be brought in by the library's own threads. Returns at once; as many
+ * come as there is room and time for. False if there are no such chunks.
+ */
+bool unimem_chunk_prefetch(void *ptr,
+                           size_t index,
+                           size_t count);
+
+/**
+ * Says how the memory will be used. `UNIMEM_DONT_NEED` sends out what is in place; it never loses anything.
+ */
+bool unimem_advise(void *ptr, unimem_advice_t advice);
+
+/**
+ * Fills in where the bytes of the memory at `ptr` are and what moving them has cost.
+ *
+ * @pre `out` may be written.
+ */
+bool unimem_residency(const void *ptr, unimem_residency_t *out);
+
+/**
+ * How direct access to memory that is not in place is served: "userfaultfd", "userfaultfd-copy", "signal" or "none".
+ * `UNIMEM_FAULTS` in the environment forces one. Under each, system calls given such memory fail with `EFAULT`;
+ * acquired chunks are safe. Under "none" only acquired chunks, and memory that fit the budget as a whole when it was
+ * allocated, may be touched.
+ */
+const char *unimem_fault_mechanism(void);
 
 /**
  * The global instance: made on first use, lives as long as the process. Its configuration comes from the

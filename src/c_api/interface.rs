@@ -5,7 +5,7 @@ use super::types::*;
 use super::{guard, memory_pool, store};
 use crate::error::{self, Error, Result, fail};
 use crate::heap::{self, attributes};
-use crate::instance::{self, Instance, config::Config, slots};
+use crate::instance::{self, Instance, config::Config, slots, tiered};
 use crate::{log, os};
 use core::ffi::{c_char, c_void};
 use core::ptr::null_mut;
@@ -118,7 +118,10 @@ pub extern "C" fn unimem_version() -> *const c_char {
 /// Bytes of the live block that starts at `ptr`, exactly as asked for; 0: not ours, or not live.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_usable_size(ptr: *const c_void) -> usize {
-    guard(0, || Ok(heap::owner(ptr.cast()).map_or(0, |(_, block)| block.size)))
+    guard(0, || match heap::owner(ptr.cast()) {
+        Some((_, block)) => Ok(block.size),
+        None => Ok(tiered::region_at(ptr.cast()).map_or(0, |region| region.size())),
+    })
 }
 
 /// Whether `ptr` lies in a live block of libunimem, at its start or inside.
@@ -131,13 +134,19 @@ pub extern "C" fn unimem_owns(ptr: *const c_void) -> bool {
 /// moved by `realloc`. False for anything but the start of a live block.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_retain(ptr: *mut c_void) -> bool {
-    guard(false, || attributes::retain(ptr.cast()).map(|()| true))
+    guard(false, || match tiered::region_at(ptr.cast()) {
+        Some(_) => tiered::retain(ptr.cast()).map(|()| true),
+        None => attributes::retain(ptr.cast()).map(|()| true),
+    })
 }
 
 /// Owners of the live block that starts at `ptr`; 0: not ours, or not live.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_reference_count(ptr: *const c_void) -> usize {
-    guard(0, || Ok(attributes::references(ptr.cast())))
+    guard(0, || match attributes::references(ptr.cast()) {
+        0 => Ok(tiered::references(ptr.cast())),
+        owners => Ok(owners),
+    })
 }
 
 /// Whether `size` bytes would fit into the instance's budget now. Always true for a size that is not 0 when it has no cap.
@@ -150,7 +159,7 @@ pub extern "C" fn unimem_can_allocate(memory: *mut unified_memory_interface_t, s
 /// thread caches. Gives the bytes handed back.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_trim(memory: *mut unified_memory_interface_t) -> usize {
-    guard(0, || Ok(open_instance(memory)?.heap().trim()))
+    guard(0, || Ok(open_instance(memory)?.trim()))
 }
 
 /// Begins a new history: counts at 0, the peak at what is live.

@@ -3,6 +3,7 @@
 //! Every one runs inside [`guard`]: a failure becomes the calling thread's last error and the function's "nothing"
 //! value, and so does a panic, which would be a defect of the library. Nothing unwinds into C.
 pub mod advanced_system;
+pub mod chunks;
 pub mod interface;
 pub mod layouts;
 pub mod legacy_types;

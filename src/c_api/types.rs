@@ -149,3 +149,53 @@ const _: () = {
     assert!(offset_of!(unified_pool_config_t, chunk_size) == 24);
     assert!(offset_of!(unified_pool_config_t, compression_tolerance) == 32);
 };
+
+/// What a chunk is acquired for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum unimem_access_t {
+    /// Reading.
+    UNIMEM_READ = 0,
+    /// Reading and writing.
+    UNIMEM_WRITE,
+    /// Writing all of it: what it held is not brought in.
+    UNIMEM_OVERWRITE,
+}
+
+/// How streaming or hierarchical memory will be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub enum unimem_advice_t {
+    /// In order: it is read ahead from the first chunk on.
+    UNIMEM_SEQUENTIAL = 0,
+    /// In no order: nothing is read ahead.
+    UNIMEM_RANDOM,
+    /// Soon: it is brought in as far as the budget goes.
+    UNIMEM_WILL_NEED,
+    /// Not for a while: it is sent out.
+    UNIMEM_DONT_NEED,
+}
+
+/// Where the bytes of streaming or hierarchical memory are, and what moving them has cost.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct unimem_residency_t {
+    /// Bytes in place in RAM.
+    pub hot_bytes: usize,
+    /// Encoded bytes in RAM. A chunk that is in place unchanged may be kept encoded as well.
+    pub warm_bytes: usize,
+    /// Encoded bytes in the spill file; so may one in RAM.
+    pub cold_bytes: usize,
+    /// Chunks brought in because they were touched or acquired.
+    pub faults: usize,
+    /// Chunks sent out.
+    pub evictions: usize,
+    /// Chunks brought in ahead of need.
+    pub prefetches: usize,
+    /// Those of them that were then used.
+    pub prefetch_hits: usize,
+    /// Bytes before encoding for each byte after it, over all that was encoded; 1 if nothing was.
+    pub compression_ratio: f64,
+    /// Nanoseconds spent encoding and decoding.
+    pub compression_ns: usize,
+}

@@ -496,6 +496,18 @@ impl Heap {
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
         self.count(|cache| cache.grow_foreign(self, bytes))
     }
+    /// Counts a block of `size` bytes that is not in the heap but as live as if it were: tiered memory.
+    pub fn count_region(&'static self, size: usize) -> Result<()> {
+        self.count(|cache| cache.count_allocation(self, size, false))
+    }
+    /// Counts that it was freed.
+    pub fn uncount_region(&'static self, size: usize) -> Result<()> {
+        self.count(|cache| cache.count_free(self, size))
+    }
+    /// Counts that it was resized.
+    pub fn recount_region(&'static self, old: usize, new: usize) -> Result<()> {
+        self.count(|cache| cache.resize(self, old, new))
+    }
     /// Counts through this thread's cache.
     pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {
         self.with_cache(f)

@@ -2,6 +2,7 @@
 pub mod config;
 pub mod slots;
 pub mod tensor_layout;
+pub mod tiered;
 pub mod tracking;
 
 use crate::error::{Result, fail};
@@ -9,6 +10,8 @@ use crate::heap::{self, Heap, HeapStatistics, attributes};
 use crate::log::log;
 use config::Config;
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
+use tiered::Tiered;
 use tracking::{Tracked, TrackingTable};
 
 /// Tensors of at least this many bytes start on a huge page.
@@ -22,6 +25,8 @@ pub struct Instance {
     config: Config,
     /// Tracked blocks that are not the heap's. The heap's own are noted with the block.
     foreign: TrackingTable,
+    /// Streaming and hierarchical memory.
+    tiered: Tiered,
 }
 
 /// A block that is live, or tracked, and nobody may have a pointer to any more.
@@ -39,7 +44,7 @@ pub struct Leak {
 
 impl Instance {
     fn new(heap: &'static Heap, config: Config) -> Instance {
-        Instance { heap, config, foreign: TrackingTable::new() }
+        Instance { heap, config, foreign: TrackingTable::new(), tiered: Tiered::default() }
     }
     /// Its heap.
     pub fn heap(&self) -> &'static Heap {
@@ -49,14 +54,18 @@ impl Instance {
     /// Plain memory: `size` bytes at `alignment`, a power of two up to 1 GiB; 0 means 64.
     #[inline(always)]
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        if self.config.use_geometric_layout && size >= HUGE_TENSOR {
-            return self.heap.allocate(size, alignment.max(HUGE_TENSOR));
-        }
-        self.heap.allocate(size, alignment)
+        let alignment = match self.config.use_geometric_layout && size >= HUGE_TENSOR {
+            true => alignment.max(HUGE_TENSOR),
+            false => alignment,
+        };
+        self.with_room(size, || self.heap.allocate(size, alignment))
     }
     /// Gives up one owner of a block; the last one frees it. NULL is fine.
     #[inline(always)]
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
+        if let Some(region) = self.tiered.region(pointer) {
+            return self.free_region(&region);
+        }
         self.heap.free(pointer).inspect_err(|error| log!(Warning, "free of {pointer:p} refused: {error:?}"))
     }
     /// Changes a block's size: NULL allocates, 0 frees.
@@ -67,13 +76,16 @@ impl Instance {
         if size == 0 {
             return self.free(pointer).map(|()| None);
         }
-        self.heap.reallocate(pointer, size).map(Some)
+        if let Some(region) = self.tiered.region(pointer) {
+            return self.reallocate_region(&region, size).map(Some);
+        }
+        self.with_room(size, || self.heap.reallocate(pointer, size)).map(Some)
     }
     /// A dense row-major tensor of `extents`, its layout noted with the block.
     pub fn allocate_tensor(&self, extents: &[usize], element_size: usize) -> Result<NonNull<u8>> {
         let size = tensor_layout::bytes(extents, element_size)?;
         let alignment = if size >= HUGE_TENSOR { HUGE_TENSOR } else { 0 };
-        let block = self.heap.allocate(size, alignment)?;
+        let block = self.with_room(size, || self.heap.allocate(size, alignment))?;
         let noted = tensor_layout::row_major(extents, element_size)
             .and_then(|layout| attributes::set_layout(block.as_ptr(), layout));
         if let Err(error) = noted {
@@ -87,18 +99,15 @@ impl Instance {
         if !tolerance.is_finite() {
             return fail!(InvalidArgument, "a tolerance of {tolerance}");
         }
-        let _tolerance = if tolerance < 0.0 { self.config.compression_tolerance } else { tolerance };
-        self.allocate_zeroed(size)
+        let tolerance = if tolerance < 0.0 { self.config.compression_tolerance } else { tolerance };
+        self.allocate_region(size, 0, Some(tolerance))
     }
     /// Memory that may outgrow RAM, in chunks of `chunk_size` bytes (0: the configured size), zeroed.
-    pub fn allocate_streaming(&self, total_size: usize, _chunk_size: usize) -> Result<NonNull<u8>> {
+    pub fn allocate_streaming(&self, total_size: usize, chunk_size: usize) -> Result<NonNull<u8>> {
         if !self.config.enable_streaming {
             return fail!(Unsupported, "streaming is not enabled for this instance");
         }
-        self.allocate_zeroed(total_size)
-    }
-    fn allocate_zeroed(&self, size: usize) -> Result<NonNull<u8>> {
-        self.heap.allocate_zeroed(size, 0)
+        self.allocate_region(total_size, chunk_size, None)
     }
 
     /// Tracks any pointer; tracking again replaces the size.
@@ -108,6 +117,10 @@ impl Instance {
         }
         if self.heap.block(pointer).is_some() {
             return attributes::set_tracked(pointer, true).map(|_| ());
+        }
+        if let Some(region) = self.tiered.region(pointer) {
+            region.tracked.store(true, Relaxed);
+            return Ok(());
         }
         let old = match self.foreign.track(pointer as usize, size) {
             Tracked::New => 0,
@@ -119,6 +132,9 @@ impl Instance {
     /// Forgets a tracked pointer. InvalidArgument when it is not tracked.
     pub fn untrack(&self, pointer: *mut u8) -> Result<()> {
         if self.heap.block(pointer).is_some() && attributes::set_tracked(pointer, false)? {
+            return Ok(());
+        }
+        if self.tiered.region(pointer).is_some_and(|region| region.tracked.swap(false, Relaxed)) {
             return Ok(());
         }
         match self.foreign.untrack(pointer as usize) {
@@ -133,7 +149,13 @@ impl Instance {
     }
     /// Whether `size` bytes would fit now.
     pub fn can_allocate(&self, size: usize) -> bool {
-        self.heap.can_allocate(size)
+        let movable = self.tiered.engine().map_or(0, |engine| engine.movable());
+        self.heap.can_allocate(size.saturating_sub(movable).max(size.min(1)))
+            && (self.heap.limit() == 0 || size <= self.heap.limit())
+    }
+    /// Hands back memory that nothing lives in. Gives the bytes.
+    pub fn trim(&self) -> usize {
+        self.tiered.engine().map_or(0, |engine| engine.trim()) + self.heap.trim()
     }
     /// Calls `each` with every live block and every tracked foreign one. Gives how many.
     pub fn for_each_leak(&self, mut each: impl FnMut(Leak)) -> usize {
@@ -142,11 +164,15 @@ impl Instance {
         self.heap.for_each_live(&mut |block| {
             leaks.push(Leak { address: block.start, size: block.size, foreign: false, references: 1 })
         });
+        for region in self.tiered.engine().iter().flat_map(|engine| engine.list()) {
+            let references = 1 + region.further_owners.load(Relaxed);
+            leaks.push(Leak { address: region.start(), size: region.size(), foreign: false, references });
+        }
         self.foreign
             .for_each(|address, size| leaks.push(Leak { address, size, foreign: true, references: 1 }));
         for leak in &mut leaks {
             if !leak.foreign {
-                leak.references = attributes::references(leak.address as *const u8).max(1);
+                leak.references = attributes::references(leak.address as *const u8).max(leak.references);
             }
             each(*leak);
         }
@@ -178,5 +204,5 @@ impl Instance {
 
 /// Whether `pointer` lies in a live block of libunimem, start or inside.
 pub fn owns(pointer: *const u8) -> bool {
-    heap::owner_of_interior(pointer).is_some()
+    heap::owner_of_interior(pointer).is_some() || tiered::owns(pointer)
 }

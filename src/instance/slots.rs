@@ -133,7 +133,8 @@ pub fn disown(heap: &'static Heap) {
     for slot in ADOPTED {
         if get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)) {
             // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
-            drop(unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) });
+            let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
+            instance.tiered.clear();
             HEAP_IDS[slot - RESERVED].store(NO_HEAP, Relaxed);
             break;
         }
@@ -155,6 +156,7 @@ pub fn close(slot: usize) -> Result<usize> {
     // SAFETY: put there by `put`; nobody else uses the instance while it is closed, by contract.
     let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
     instance.foreign.clear();
+    instance.tiered.clear();
     instance.heap.destroy();
     Ok(leaks)
 }

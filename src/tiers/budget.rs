@@ -35,6 +35,7 @@ pub struct Purse {
     account: Mutex<Account>,
     /// Copy of the account's, to be read without the lock.
     held: AtomicUsize,
+    guaranteed: AtomicUsize,
 }
 #[derive(Default)]
 struct Account {
@@ -71,7 +72,12 @@ impl Account {
 impl Purse {
     /// An empty purse on `budget`.
     pub fn new(budget: Box<dyn Budget>) -> Purse {
-        Purse { budget, account: Mutex::new(Account::default()), held: AtomicUsize::new(0) }
+        Purse {
+            budget,
+            account: Mutex::new(Account::default()),
+            held: AtomicUsize::new(0),
+            guaranteed: AtomicUsize::new(0),
+        }
     }
     /// The budget's limit; 0: none.
     pub fn limit(&self) -> usize {
@@ -86,6 +92,7 @@ impl Purse {
             account.guarantee = old;
             return false;
         }
+        self.guaranteed.store(account.guarantee, Relaxed);
         if self.budget.limit() != 0 {
             account.reserve_target = account.reserve_target.max(reserve);
         }
@@ -145,6 +152,10 @@ impl Purse {
     pub fn held(&self) -> usize {
         self.held.load(Relaxed)
     }
+    /// Bytes that are never given back while there are regions.
+    pub fn guaranteed(&self) -> usize {
+        self.guaranteed.load(Relaxed)
+    }
     fn take(&self, account: &mut Account, bytes: usize) -> bool {
         let taken = account.take(&*self.budget, bytes);
         self.held.store(account.held, Relaxed);
@@ -158,6 +169,7 @@ impl Purse {
     pub fn close(&self) {
         let mut account = self.account.lock();
         account.guarantee = 0;
+        self.guaranteed.store(0, Relaxed);
         account.reserve_target = 0;
         let reserve = core::mem::take(&mut account.reserve);
         self.give(&mut account, reserve);

@@ -16,6 +16,7 @@ use crate::error::{Result, fail};
 use crate::log::log;
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub struct Engine {
     regions: Mutex<Snapshot<Region>>,
     stagings: Mutex<Snapshot<Staging>>,
     files: Mutex<Snapshot<Spill>>,
+    /// Held while a region is made, and while the last one goes.
+    arrangement: Mutex<()>,
     /// Order of age.
     clock: AtomicU32,
     /// Claims held, and how many of their holders wait for room.
@@ -71,6 +74,7 @@ impl Engine {
             regions: Mutex::default(),
             stagings: Mutex::default(),
             files: Mutex::default(),
+            arrangement: Mutex::new(()),
             clock: AtomicU32::new(0),
             transits: AtomicU32::new(0),
             starved: AtomicU32::new(0),
@@ -84,6 +88,7 @@ impl Engine {
     /// A new region of zeroed memory.
     pub fn allocate(self: &Arc<Self>, params: &Params) -> Result<Arc<Region>> {
         let _inside = gate::enter();
+        let _arrangement = self.arrangement.lock();
         let region = Arc::new(Region::reserve(self, params)?);
         region.take_room()?;
         if let Some(signal) = self.faults.mechanism.signal() {
@@ -100,16 +105,30 @@ impl Engine {
         change(&self.regions, |list| list.push(region.clone()));
         registry::add(region);
     }
-    /// The reverse.
-    pub(super) fn conceal(&self, region: &Arc<Region>) {
+    /// The reverse. False if it was not known.
+    pub(super) fn conceal(&self, region: &Arc<Region>) -> bool {
         registry::remove(region);
-        change(&self.regions, |list| list.retain(|r| !Arc::ptr_eq(r, region)));
+        let found = Cell::new(false);
+        change(&self.regions, |list| {
+            let before = list.len();
+            list.retain(|r| !Arc::ptr_eq(r, region));
+            found.set(list.len() < before);
+        });
+        found.get()
     }
-    /// Frees a region and everything stored for it. Waits for what is in flight.
-    pub fn free(&self, region: &Arc<Region>) {
+    /// Frees a region and everything stored for it. Waits for what is in flight. False if another thread was first.
+    pub fn free(&self, region: &Arc<Region>) -> bool {
         let _inside = gate::enter();
-        self.conceal(region);
-        region.dissolve();
+        let first = self.conceal(region);
+        if first {
+            region.dissolve();
+            let _arrangement = self.arrangement.lock();
+            if self.regions().is_empty() {
+                self.give_back();
+                self.purse.close();
+            }
+        }
+        first
     }
     /// Changes a region's size, moving it if it has to grow beyond its address space. The old one is untouched on
     /// failure, and gone if the new one is another.
@@ -125,20 +144,38 @@ impl Engine {
     }
     /// Frees all regions. The engine can be used again.
     pub fn clear(&self) -> usize {
-        let all = self.regions();
-        all.iter().for_each(|region| self.free(region));
+        let all = self.list();
+        for region in &all {
+            self.free(region);
+        }
+        all.len()
+    }
+
+    /// Gives back what is held for the next chunk. Gives the bytes.
+    pub fn trim(&self) -> usize {
         let _inside = gate::enter();
+        let before = self.purse.held();
+        self.give_back();
+        before.saturating_sub(self.purse.held())
+    }
+    fn give_back(&self) {
         for staging in self.stagings().iter() {
             self.drop_full(staging, usize::MAX);
         }
         self.warm.trim(&self.purse);
-        self.purse.close();
-        all.len()
     }
-
     /// All regions now.
-    pub fn regions(&self) -> Snapshot<Region> {
+    pub fn list(&self) -> Vec<Arc<Region>> {
+        let _inside = gate::enter();
+        self.regions().to_vec()
+    }
+    /// All regions now, for those who are inside the gate.
+    pub(super) fn regions(&self) -> Snapshot<Region> {
         self.regions.lock().clone()
+    }
+    /// Bytes that could be given back to the budget if need be.
+    pub fn movable(&self) -> usize {
+        self.purse.held().saturating_sub(self.purse.guaranteed())
     }
     pub(super) fn stagings(&self) -> Snapshot<Staging> {
         self.stagings.lock().clone()

@@ -51,6 +51,10 @@ pub struct Region {
     closing: AtomicBool,
     /// Claims held.
     transits: AtomicU32,
+    /// Owners beyond the first.
+    pub further_owners: AtomicUsize,
+    /// Whether the program tracks it.
+    pub tracked: AtomicBool,
     /// Figures.
     pub counters: Counters,
     /// How it is swept.
@@ -139,6 +143,8 @@ impl Region {
             resident: false,
             closing: AtomicBool::new(false),
             transits: AtomicU32::new(0),
+            further_owners: AtomicUsize::new(0),
+            tracked: AtomicBool::new(false),
             counters: Counters::default(),
             sweep: Mutex::default(),
         };

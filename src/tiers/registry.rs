@@ -1,6 +1,8 @@
 //! Which region an address belongs to. Read from fault handlers.
+use super::gate;
 use super::region::Region;
 use crate::os::lock::Mutex;
+use core::sync::atomic::{AtomicUsize, Ordering::*};
 use std::sync::Arc;
 
 struct Entry {
@@ -8,6 +10,8 @@ struct Entry {
     end: usize,
     region: Arc<Region>,
 }
+/// How many there are: most programs ask about plain blocks only.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 static REGIONS: Mutex<Option<Arc<Vec<Entry>>>> = Mutex::new(None);
 
 /// Replaces the list by an edited copy. As in engine.rs, the lock is held for the exchange only.
@@ -17,10 +21,12 @@ fn change(edit: impl Fn(&mut Vec<Entry>)) {
         let copy = |e: &Entry| Entry { start: e.start, end: e.end, region: e.region.clone() };
         let mut list: Vec<Entry> = old.as_deref().into_iter().flatten().map(copy).collect();
         edit(&mut list);
+        let count = list.len();
         let new = Some(Arc::new(list));
         let mut current = REGIONS.lock();
         if current.as_ref().map(Arc::as_ptr) == old.as_ref().map(Arc::as_ptr) {
             let replaced = core::mem::replace(&mut *current, new);
+            COUNT.store(count, Release);
             drop(current);
             drop(replaced);
             return;
@@ -38,6 +44,14 @@ pub fn add(region: &Arc<Region>) {
 /// Makes it unknown.
 pub fn remove(region: &Arc<Region>) {
     change(|list| list.retain(|e| !Arc::ptr_eq(&e.region, region)));
+}
+/// The region whose address space holds `address`. For callers outside the gate.
+pub fn lookup(address: usize) -> Option<Arc<Region>> {
+    if COUNT.load(Acquire) == 0 {
+        return None;
+    }
+    let _inside = gate::enter();
+    find(address)
 }
 /// The region whose address space holds `address`.
 pub fn find(address: usize) -> Option<Arc<Region>> {

@@ -1,0 +1,633 @@
+/* Streaming and hierarchical memory, on every fault mechanism there is: the program runs itself once for each, with
+ * UNIMEM_FAULTS set, and gathers what they report. */
+#define _GNU_SOURCE
+#include "unimem.h"
+
+#include "support.h"
+#include "tap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
+#include <sys/time.h>
+
+static unified_memory_interface_t *open_with(size_t max_size, size_t chunk_size)
+{
+    return unimem_open(&(unified_pool_config_t){.max_size = max_size, .enable_growth = true, .enable_streaming = true, .chunk_size = chunk_size});
+}
+
+static unimem_residency_t residency_of(const void *memory)
+{
+    unimem_residency_t figures = {0};
+    unimem_residency(memory, &figures);
+    return figures;
+}
+
+static uint64_t mix(uint64_t i)
+{
+    return random_next(&(random_t){i});
+}
+
+/* Random words written and read by several threads, each word with one owner, in chunks that all share. */
+typedef struct {
+    uint64_t *memory, *shadow;
+    size_t words, steps, thread, threads;
+    size_t wrong;
+    bool runs; /* of words, or single ones */
+} mixture_t;
+
+static void *mixture(void *argument)
+{
+    mixture_t *m = argument;
+    random_t random = {m->thread * 977 + m->runs};
+    for (size_t step = 0; step < m->steps; step++) {
+        size_t at = random_below(&random, m->words / m->threads) * m->threads + m->thread;
+        size_t count = m->runs ? 1 + random_below(&random, 500) : 1;
+        for (size_t i = 0; i < count && at < m->words; i++, at += m->threads) {
+            if (m->memory[at] != m->shadow[at]) m->wrong++;
+            if (random_next(&random) & 1) m->memory[at] = m->shadow[at] = random_next(&random) & (m->runs ? 0xFFFF : UINT64_MAX);
+        }
+    }
+    return NULL;
+}
+
+static void test_mixture(void)
+{
+    for (size_t threads = 1; threads <= 8; threads *= 2) {
+        char name[96];
+        snprintf(name, sizeof name, "contents after a mixture of accesses by %zu threads are those of a shadow copy", threads);
+        TEST(name) {
+            size_t bytes = 12 * MIB + 4096 * 3 + 8 * 5;
+            unified_memory_interface_t *memory = open_with(4 * MIB, 0);
+            uint64_t *region = memory->allocate_streaming(bytes, 64 * KIB), *shadow = table_new(bytes);
+            mixture_t work[8];
+            pthread_t ids[8];
+            for (size_t t = 0; t < threads; t++) {
+                work[t] = (mixture_t){region, shadow, bytes / 8, scaled(6000) / threads, t, threads, 0, t % 2};
+                pthread_create(&ids[t], NULL, mixture, &work[t]);
+            }
+            for (size_t t = 0; t < threads; t++) {
+                pthread_join(ids[t], NULL);
+                EXPECT(work[t].wrong == 0, "thread %zu read %zu wrong words", t, work[t].wrong);
+            }
+            EXPECT(memcmp(region, shadow, bytes) == 0, "the memory differs from the shadow");
+            EXPECT(residency_of(region).evictions > 0, "nothing was evicted");
+            EXPECT(unimem_held_bytes(memory) <= 4 * MIB, "%zu bytes are held", unimem_held_bytes(memory));
+            memory->free(region);
+            EXPECT(unimem_close(memory), "something was live at close");
+            munmap(shadow, bytes);
+        }
+    }
+}
+
+/* Increments of shared words while chunks come and go. */
+typedef struct {
+    _Atomic uint32_t *words;
+    size_t count, steps, seed;
+} increments_t;
+
+static void *increments(void *argument)
+{
+    increments_t *work = argument;
+    random_t random = {work->seed};
+    for (size_t step = 0; step < work->steps; step++) {
+        size_t at = random_below(&random, work->count);
+        /* Stay a while: most increments find the chunk in place, with its eviction under way. */
+        for (size_t i = 0; i < 500; i++) atomic_fetch_add_explicit(&work->words[(at + i * 37) % work->count], 1, memory_order_relaxed);
+    }
+    return NULL;
+}
+
+static void test_increments(void)
+{
+    TEST("no increment is lost while chunks move") {
+        enum { THREADS = 4 };
+        size_t bytes = 3 * MIB, steps = scaled(3000);
+        unified_memory_interface_t *memory = open_with(2 * MIB, 0);
+        _Atomic uint32_t *words = memory->allocate_streaming(bytes, 64 * KIB);
+        increments_t work[THREADS];
+        pthread_t ids[THREADS];
+        for (size_t t = 0; t < THREADS; t++) {
+            work[t] = (increments_t){words, bytes / 4, steps, t};
+            pthread_create(&ids[t], NULL, increments, &work[t]);
+        }
+        for (size_t t = 0; t < THREADS; t++) pthread_join(ids[t], NULL);
+        uint64_t sum = 0;
+        for (size_t i = 0; i < bytes / 4; i++) sum += words[i];
+        EXPECT(sum == (uint64_t)THREADS * steps * 500, "%llu increments of %llu", (unsigned long long)sum, (unsigned long long)THREADS * steps * 500);
+        printf("# %llu increments, %zu evictions\n", (unsigned long long)sum, residency_of((void *)words).evictions);
+        memory->free((void *)words);
+        unimem_close(memory);
+    }
+}
+
+static void test_tolerance(void)
+{
+    TEST("the tolerance holds over 1000 evictions, and untouched elements do not drift") {
+        const double tolerance = 1e-3;
+        size_t count = 40000;
+        unified_memory_interface_t *memory = open_with(4 * MIB, 0);
+        float *values = memory->allocate_hierarchical(count * sizeof *values, tolerance), *written = table_new(count * sizeof *values), *first = table_new(count * sizeof *values);
+        for (size_t i = 0; i < count; i++) values[i] = written[i] = sinf((float)i * 0.37f) * (float)(i % 7);
+        values[17] = written[17] = NAN;
+        values[18] = written[18] = INFINITY;
+        values[30000] = written[30000] = -INFINITY;
+        values[35000] = written[35000] = 1e30f;
+        values[36000] = written[36000] = -0.0f;
+        values[36001] = written[36001] = 1e-42f;
+        for (size_t cycle = 0; cycle < scaled(1000); cycle++) {
+            unimem_advise(values, UNIMEM_DONT_NEED);
+            values[9999] = written[9999] = (float)cycle;
+            for (size_t i = 0; i < count; i++) {
+                bool good = isfinite(written[i]) ? fabs((double)values[i] - (double)written[i]) <= tolerance : memcmp(&values[i], &written[i], 4) == 0;
+                if (!EXPECT(good, "cycle %zu: element %zu was %g, is %g", cycle, i, (double)written[i], (double)values[i])) break;
+            }
+            if (cycle == 0) memcpy(first, values, count * sizeof *values);
+            first[9999] = values[9999];
+            EXPECT(memcmp(first, values, count * sizeof *values) == 0, "cycle %zu changed something", cycle);
+        }
+        unimem_residency_t figures = residency_of(values);
+        EXPECT(figures.evictions >= scaled(1000) && figures.compression_ratio > 1.5, "%zu evictions, ratio %g", figures.evictions, figures.compression_ratio);
+        memory->free(values);
+        unimem_close(memory);
+    }
+    unified_memory_interface_t *memory = open_with(4 * MIB, 0);
+    CHECK("a tolerance that is no number, or infinite, is NULL", !memory->allocate_hierarchical(100, NAN) && !memory->allocate_hierarchical(100, INFINITY) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
+    unsigned char *bytes = memory->allocate_hierarchical(300000, 0.0);
+    pattern_fill(bytes, 0, 300000, 5);
+    unimem_advise(bytes, UNIMEM_DONT_NEED);
+    CHECK("tolerance 0 gives back every byte", pattern_holds(bytes, 0, 300000, 5) && residency_of(bytes).evictions > 0);
+    memory->free(bytes);
+    unimem_close(memory);
+}
+
+static void test_sizes(void)
+{
+    TEST("chunks from 4 KiB to 64 MiB, and totals that are no multiple of them") {
+        for (size_t chunk = 4 * KIB; chunk <= 64 * MIB; chunk *= 4) {
+            size_t total = chunk * 5 + chunk / 3 + 1, budget = chunk * 3 + 64 * KIB;
+            unified_memory_interface_t *memory = open_with(budget, 0);
+            unsigned char *bytes = memory->allocate_streaming(total, chunk);
+            if (!EXPECT(bytes, "chunk %zu: %s", chunk, unimem_last_error_message())) continue;
+            EXPECT(unimem_chunk_size(bytes) == chunk && unimem_chunk_count(bytes) == 6, "chunk %zu is %zu", chunk, unimem_chunk_size(bytes));
+            size_t step = chunk / 64 + 1;
+            for (size_t i = 0; i < total; i += step) {
+                EXPECT(bytes[i] == 0, "chunk %zu: byte %zu is not zero", chunk, i);
+                bytes[i] = pattern_byte(chunk, i);
+            }
+            bytes[total - 1] = 77;
+            for (size_t i = 0; i < total - 1; i += step) EXPECT(bytes[i] == pattern_byte(chunk, i), "chunk %zu: byte %zu", chunk, i);
+            EXPECT(bytes[total - 1] == 77, "chunk %zu: the last byte", chunk);
+            EXPECT(unimem_held_bytes(memory) <= budget, "chunk %zu: %zu bytes held", chunk, unimem_held_bytes(memory));
+            memory->free(bytes);
+            EXPECT(unimem_held_bytes(memory) == 0, "chunk %zu: %zu bytes held after the free", chunk, unimem_held_bytes(memory));
+            unimem_close(memory);
+        }
+    }
+    TEST("1 TiB virtual costs what is touched") {
+        unified_memory_interface_t *memory = open_with(64 * MIB, 0);
+        size_t total = 1024 * GIB, before = resident_bytes();
+        uint64_t *words = memory->allocate_streaming(total, 1 * MIB);
+        if (EXPECT(words, "NULL: %s", unimem_last_error_message())) {
+            for (size_t i = 0; i < 100; i++) words[mix(i) % (total / 8)] += i;
+            for (size_t i = 0; i < 100; i++) EXPECT(words[mix(i) % (total / 8)] == i, "word %zu", i);
+            EXPECT(resident_bytes() - before < 96 * MIB, "%zu bytes resident", resident_bytes() - before);
+            memory->free(words);
+        }
+        unimem_close(memory);
+    }
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    CHECK("a budget smaller than a chunk is a clear error", !memory->allocate_streaming(64 * MIB, 2 * MIB) && unimem_last_error() == UNIMEM_ERROR_LIMIT && *unimem_last_error_message());
+    CHECK("no bytes are NULL", !memory->allocate_streaming(0, 4096) && !memory->allocate_hierarchical(0, 0.1));
+    CHECK("sizes that overflow are NULL", !memory->allocate_streaming(SIZE_MAX, 4096) && !memory->allocate_streaming(SIZE_MAX - 5000, 4096));
+    unimem_close(memory);
+    memory = unimem_open(&(unified_pool_config_t){.max_size = 64 * MIB, .enable_growth = true});
+    CHECK("without enable_streaming streaming memory is NULL", !memory->allocate_streaming(100, 0));
+    unimem_close(memory);
+}
+
+/* Blocks of both kinds that compete for one budget. */
+typedef struct {
+    unified_memory_interface_t *memory;
+    size_t seed;
+    bool good;
+} fight_t;
+
+static void *fight(void *argument)
+{
+    fight_t *f = argument;
+    size_t count = 6 * MIB / 8;
+    uint64_t *words = f->memory->allocate_streaming(count * 8, 128 * KIB);
+    f->good = words != NULL;
+    for (size_t round = 0; f->good && round < 2; round++) {
+        for (size_t i = 0; i < count; i++) words[i] = mix(i ^ f->seed ^ round);
+        for (size_t i = 0; i < count; i++) f->good &= words[i] == mix(i ^ f->seed ^ round);
+    }
+    f->memory->free(words);
+    return NULL;
+}
+
+static void test_budget(void)
+{
+    TEST("two instances with two threads each do not disturb each other") {
+        unified_memory_interface_t *memory[2] = {open_with(3 * MIB, 0), open_with(2 * MIB, 0)};
+        fight_t fights[4];
+        pthread_t ids[4];
+        for (size_t i = 0; i < 4; i++) {
+            fights[i] = (fight_t){memory[i % 2], i, false};
+            pthread_create(&ids[i], NULL, fight, &fights[i]);
+        }
+        for (size_t i = 0; i < 4; i++) {
+            pthread_join(ids[i], NULL);
+            EXPECT(fights[i].good, "fight %zu read something wrong", i);
+        }
+        EXPECT(unimem_close(memory[0]) && unimem_close(memory[1]), "something was live");
+    }
+    unified_memory_interface_t *memory = open_with(16 * MIB, 0);
+    uint64_t *words = memory->allocate_streaming(32 * MIB, 256 * KIB);
+    for (size_t i = 0; i < 4 * MIB; i++) words[i] = mix(i);
+    void *plain = memory->allocate(8 * MIB, 0);
+    CHECK("a plain block evicts chunks before it is refused", plain && unimem_held_bytes(memory) <= 16 * MIB);
+    CHECK("what can never fit is NULL, out of memory", !memory->allocate(17 * MIB, 0) && unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY);
+    TEST("the chunks that made room are whole") {
+        for (size_t i = 0; i < 4 * MIB; i++)
+            if (!EXPECT(words[i] == mix(i), "word %zu", i)) break;
+    }
+    memory->free(plain);
+    memory->free(words);
+    CHECK("nothing is live, nothing is held", unimem_close(memory));
+}
+
+static void test_chunks(void)
+{
+    size_t chunk = 64 * KIB, count = 32;
+    unified_memory_interface_t *memory = open_with(8 * chunk, 0);
+    char *base = memory->allocate_streaming(count * chunk - 100, chunk);
+    TEST("acquired chunks can be filled and read, also by system calls") {
+        int file = open("/dev/zero", O_RDONLY);
+        for (size_t i = 0; i < count; i++) {
+            char *at = unimem_chunk_acquire(base, i, UNIMEM_OVERWRITE);
+            if (!EXPECT(at == base + i * chunk, "chunk %zu is at %p: %s", i, (void *)at, unimem_last_error_message())) continue;
+            EXPECT(read(file, at, 1000) == 1000, "read into an acquired chunk: %s", strerror(errno));
+            pattern_fill(at, 0, i + 1 < count ? chunk : chunk - 100, i);
+            EXPECT(unimem_chunk_release(base, i), "release of chunk %zu", i);
+        }
+        close(file);
+        for (size_t i = count; i-- > 0;) {
+            char *at = unimem_chunk_acquire(base, i, UNIMEM_READ);
+            EXPECT(at && pattern_holds(at, 0, i + 1 < count ? chunk : chunk - 100, i), "chunk %zu", i);
+            unimem_chunk_release(base, i);
+        }
+    }
+    TEST("pinned chunks stay; when all that fit are pinned the next is an error, until one is released") {
+        size_t pinned = 0;
+        while (pinned < count && unimem_chunk_acquire(base, pinned, UNIMEM_WRITE)) pinned++;
+        EXPECT(pinned >= 2 && pinned <= 8, "%zu chunks of a budget of 8 could be pinned", pinned);
+        EXPECT(unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "error %d", (int)unimem_last_error());
+        unimem_chunk_release(base, 0);
+        EXPECT(unimem_chunk_acquire(base, count - 1, UNIMEM_READ) != NULL, "after a release: %s", unimem_last_error_message());
+        unimem_chunk_release(base, count - 1);
+        for (size_t i = 1; i < pinned; i++) EXPECT(unimem_chunk_release(base, i), "release of chunk %zu", i);
+        EXPECT(!unimem_chunk_release(base, 1), "a release too many");
+    }
+    CHECK("prefetch takes chunks that exist", unimem_chunk_prefetch(base, 0, 4) && !unimem_chunk_prefetch(base, count, 1) && !unimem_chunk_prefetch(base, 1, count) && !unimem_chunk_prefetch(base, SIZE_MAX, 2));
+    CHECK("advice is taken", unimem_advise(base, UNIMEM_SEQUENTIAL) && unimem_advise(base, UNIMEM_RANDOM) && unimem_advise(base, UNIMEM_WILL_NEED) && unimem_advise(base, UNIMEM_DONT_NEED));
+    CHECK("codes that do not exist are refused", !unimem_advise(base, (unimem_advice_t)77) && !unimem_chunk_acquire(base, 0, (unimem_access_t)9) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
+    char *plain = memory->allocate(100, 0);
+    int local = 0;
+    unimem_residency_t figures;
+    CHECK("plain blocks, inner pointers, foreign ones and NULL have no chunks",
+          unimem_chunk_size(plain) == 0 && unimem_chunk_count(base + 4096) == 0 && unimem_chunk_size(&local) == 0 && unimem_chunk_count(NULL) == 0 && !unimem_chunk_acquire(plain, 0, UNIMEM_READ) && !unimem_chunk_release(&local, 0) && !unimem_chunk_prefetch(NULL, 0, 1) && !unimem_advise(plain, UNIMEM_RANDOM) && !unimem_residency(plain, &figures) && !unimem_residency(base, NULL));
+    figures = residency_of(base);
+    CHECK("residency adds up", figures.hot_bytes <= 8 * chunk && figures.faults > 0 && figures.evictions > 0 && figures.cold_bytes + figures.warm_bytes > 0);
+    CHECK("a fault mechanism is named", strcmp(unimem_fault_mechanism(), getenv("UNIMEM_FAULTS")) == 0);
+    memory->free(plain);
+    memory->free(base);
+    CHECK("nothing is live", unimem_close(memory));
+}
+
+static void test_blocks(void)
+{
+    unified_memory_interface_t *memory = open_with(4 * MIB, 0), *other = open_with(4 * MIB, 0);
+    memory_stats_t stats;
+    uint64_t *words = memory->allocate_streaming(10 * MIB, 64 * KIB);
+    memory->get_stats(&stats);
+    CHECK("tiered memory counts in the statistics", stats.total_allocated == 10 * MIB && stats.num_allocations == 1 && stats.largest_allocation == 10 * MIB);
+    CHECK("it is owned, of its size, and aligned", unimem_owns(words) && unimem_owns((char *)words + 10 * MIB - 1) && !unimem_owns((char *)words + 10 * MIB) && unimem_usable_size(words) == 10 * MIB && unimem_usable_size((char *)words + 8) == 0 && is_aligned(words, 4096));
+    size_t refused = unimem_refused_frees(memory);
+    memory->free((char *)words + 4096);
+    other->free(words);
+    CHECK("inner pointers and other instances' are refused", unimem_owns(words) && unimem_refused_frees(memory) == refused + 1 && unimem_refused_frees(other) == 1);
+    for (size_t i = 0; i < 10 * MIB / 8; i += 64) words[i] = mix(i);
+    TEST("realloc grows and shrinks, and brings nothing in") {
+        size_t kept = 10 * MIB;
+        for (size_t size = 15 * MIB, step = 0; step < 6; step++, size = (size_t[]){40 * MIB, 9 * MIB, 9 * MIB + 8, 200 * MIB, 5000, 0}[step - 1]) {
+            size_t faults = residency_of(words).faults;
+            uint64_t *moved = memory->realloc(words, size);
+            if (!EXPECT(moved, "to %zu: %s", size, unimem_last_error_message())) break;
+            words = moved;
+            if (size < kept) kept = size;
+            EXPECT(residency_of(words).faults == faults, "to %zu: %zu chunks came in", size, residency_of(words).faults - faults);
+            EXPECT(unimem_usable_size(words) == size && unimem_chunk_size(words) == 64 * KIB, "to %zu", size);
+            for (size_t i = 0; i < kept / 8; i += 64)
+                if (!EXPECT(words[i] == mix(i), "to %zu: word %zu", size, i)) break;
+        }
+    }
+    CHECK("a second owner keeps it", unimem_retain(words) && unimem_reference_count(words) == 2);
+    memory->free(words);
+    CHECK("until the last one frees it", unimem_reference_count(words) == 1 && words[0] == mix(0));
+    memory->free(words);
+    CHECK("then it is gone", !unimem_owns(words) && unimem_reference_count(words) == 0);
+    memory->get_stats(&stats);
+    CHECK("and nothing is counted any more", stats.total_allocated == 0 && stats.num_frees == 1);
+    refused = unimem_refused_frees(memory);
+    memory->free(words);
+    CHECK("a second free is refused", unimem_refused_frees(memory) == refused + 1);
+    CHECK("live memory at close is a leak", memory->allocate_streaming(100, 0) && unimem_report_leaks(memory, NULL, NULL) == 1 && !unimem_close(memory));
+    unimem_close(other);
+    TEST("free while chunks are on their way") {
+        memory = open_with(2 * MIB, 0);
+        for (size_t round = 0; round < scaled(50); round++) {
+            char *bytes = memory->allocate_streaming(4 * MIB, 64 * KIB);
+            for (size_t i = 0; i < 4 * MIB; i += 4096) bytes[i] = 1;
+            unimem_advise(bytes, UNIMEM_SEQUENTIAL);
+            unimem_chunk_prefetch(bytes, 0, 64);
+            for (size_t i = 0; i < round % 8; i++) bytes[i * 64 * KIB]++;
+            memory->free(bytes);
+            EXPECT(unimem_held_bytes(memory) == 0, "round %zu: %zu bytes held", round, unimem_held_bytes(memory));
+        }
+        EXPECT(unimem_close(memory), "something was live");
+    }
+}
+
+static uint64_t *alarmed;
+static volatile sig_atomic_t alarms, alarm_errors;
+
+static void on_alarm(int signal)
+{
+    (void)signal;
+    for (size_t i = 0; i < 3; i++) {
+        size_t at = mix((uint64_t)alarms * 3 + i) % (1 * MIB) / 2 * 2;
+        if (alarmed[at] != alarmed[at + 1]) alarm_errors = 1;
+    }
+    alarms++;
+}
+
+static void test_signals(void)
+{
+    TEST("handlers that touch tiered memory may interrupt anything") {
+        unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+        alarmed = memory->allocate_streaming(8 * MIB + 16, 64 * KIB);
+        for (size_t i = 0; i < 1 * MIB; i++) alarmed[i] = mix(i / 2);
+        struct sigaction action = {.sa_handler = on_alarm, .sa_flags = SA_RESTART}, old;
+        sigaction(SIGALRM, &action, &old);
+        setitimer(ITIMER_REAL, &(struct itimerval){{0, 700}, {0, 700}}, NULL);
+        for (size_t round = 0; round < scaled(150); round++) {
+            void *plain = memory->allocate(random_size(&(random_t){round}, 6, 16), 0);
+            size_t index = mix(round) % unimem_chunk_count(alarmed);
+            if (unimem_chunk_acquire(alarmed, index, UNIMEM_READ)) unimem_chunk_release(alarmed, index);
+            size_t at = mix(round * 7) % (1 * MIB) / 2 * 2;
+            EXPECT(alarmed[at] == mix(at / 2), "word %zu", at);
+            free(malloc(1000));
+            memory->free(plain);
+        }
+        setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+        sigaction(SIGALRM, &old, NULL);
+        EXPECT(!alarm_errors && alarms > 0, "%d alarms, errors: %d", (int)alarms, (int)alarm_errors);
+        memory->free(alarmed);
+        EXPECT(unimem_close(memory), "something was live");
+    }
+}
+
+static void *short_life(void *argument)
+{
+    uint64_t *words = argument;
+    size_t at = (size_t)(mix((uintptr_t)&argument ^ (uint64_t)(seconds_now() * 1e9)) % (4 * MIB / 8));
+    return words[at] == mix(at) ? words : NULL;
+}
+
+static void test_threads(void)
+{
+    TEST("threads come and go") {
+        unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+        uint64_t *words = memory->allocate_streaming(4 * MIB, 64 * KIB);
+        for (size_t i = 0; i < 4 * MIB / 8; i++) words[i] = mix(i);
+        for (size_t round = 0; round < scaled(100); round++) {
+            pthread_t ids[4];
+            pthread_attr_t small;
+            pthread_attr_init(&small);
+            pthread_attr_setstacksize(&small, 64 * KIB);
+            for (size_t i = 0; i < 4; i++) pthread_create(&ids[i], &small, short_life, words);
+            for (size_t i = 0; i < 4; i++) {
+                void *result;
+                pthread_join(ids[i], &result);
+                EXPECT(result == words, "round %zu: a thread read something wrong", round);
+            }
+            pthread_attr_destroy(&small);
+        }
+        memory->free(words);
+        unimem_close(memory);
+    }
+}
+
+static void test_fork(void)
+{
+    TEST("after fork parent and child both go on with the data") {
+        unified_memory_interface_t *memory = open_with(2 * MIB, 0);
+        size_t count = 6 * MIB / 8;
+        uint64_t *words = memory->allocate_streaming(count * 8, 64 * KIB);
+        for (size_t i = 0; i < count; i++) words[i] = mix(i);
+        for (int round = 0; round < 3; round++) {
+            unimem_chunk_prefetch(words, 0, 20);
+            pid_t child = fork();
+            if (child == 0) {
+                alarm(60);
+                for (size_t i = 0; i < count; i++)
+                    if (words[i] != mix(i) + (uint64_t)round) _exit(1);
+                for (size_t i = 0; i < count; i++) words[i] ^= 12345;
+                for (size_t i = 0; i < count; i++)
+                    if (words[i] != ((mix(i) + (uint64_t)round) ^ 12345)) _exit(2);
+                uint64_t *more = memory->allocate_streaming(4 * MIB, 64 * KIB);
+                if (!more) _exit(3);
+                for (size_t i = 0; i < 4 * MIB / 8; i++) more[i] = i;
+                memory->free(more);
+                memory->free(words);
+                _exit(unimem_held_bytes(memory) == 0 ? 0 : 4);
+            }
+            for (size_t i = 0; i < count; i++) words[i]++;
+            int status = -1;
+            waitpid(child, &status, 0);
+            EXPECT(status == 0, "round %d: the child ended with %#x", round, (unsigned)status);
+            for (size_t i = 0; i < count; i++)
+                if (!EXPECT(words[i] == mix(i) + (uint64_t)round + 1, "round %d: word %zu of the parent", round, i)) break;
+        }
+        memory->free(words);
+        EXPECT(unimem_close(memory), "something was live");
+    }
+}
+
+static sigjmp_buf back;
+static void *volatile seen_address;
+
+static void on_fault(int signal, siginfo_t *info, void *context)
+{
+    (void)signal, (void)context;
+    seen_address = info->si_addr;
+    siglongjmp(back, 1);
+}
+
+/* In a child: faults that are not the library's go to the handlers that were there before. */
+static void child_of_handlers(void)
+{
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    volatile char *bytes = memory->allocate_streaming(3 * MIB, 64 * KIB);
+    for (size_t i = 0; i < 3 * MIB; i += 4096) bytes[i] = 1;
+    volatile char *hole = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (int round = 0; round < 3; round++) {
+        if (sigsetjmp(back, 1) == 0) {
+            *hole = 1;
+            _exit(1);
+        }
+        if (seen_address != hole) _exit(2);
+        for (size_t i = 0; i < 3 * MIB; i += 4096)
+            if (bytes[i] != 1) _exit(3);
+    }
+    int file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
+    volatile char *beyond = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
+    if (file >= 0) {
+        if (sigsetjmp(back, 1) == 0) {
+            (void)*beyond;
+            _exit(4);
+        }
+        if (seen_address != beyond) _exit(5);
+    }
+    _exit(0);
+}
+
+static void child_without_handlers(void)
+{
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    volatile char *bytes = memory->allocate_streaming(3 * MIB, 64 * KIB);
+    bytes[0] = 1;
+    *(volatile char *)opaque((void *)8) = 1;
+    _exit(0);
+}
+
+static int status_of(void (*run)(void))
+{
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        run();
+        _exit(99);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    return status;
+}
+
+static void test_chaining(void)
+{
+    CHECK_EQ("faults that are not ours go to the program's own handlers", (size_t)status_of(child_of_handlers), 0);
+    int status = status_of(child_without_handlers);
+    CHECK("without one they end the program with SIGSEGV", WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+}
+
+/* A full disk: every allocation or acquisition that needs room fails, what was written stays. */
+static void test_full_disk(void)
+{
+    TEST("a file size limit stands for a full disk: errors, and nothing is lost") {
+        int status;
+        pid_t child = fork();
+        if (child == 0) {
+            alarm(60);
+            signal(SIGXFSZ, SIG_IGN);
+            setrlimit(RLIMIT_FSIZE, &(struct rlimit){1 * MIB, 1 * MIB});
+            unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+            char *bytes = memory->allocate_streaming(8 * MIB, 64 * KIB);
+            if (bytes) _exit(1);
+            if (unimem_last_error() != UNIMEM_ERROR_IO) _exit(2);
+            _exit(unimem_close(memory) ? 0 : 3);
+        }
+        waitpid(child, &status, 0);
+        EXPECT(status == 0, "the child ended with %#x", (unsigned)status);
+    }
+}
+
+static int run_all(void)
+{
+    bool faults = strcmp(unimem_fault_mechanism(), "none") != 0;
+    test_chunks();
+    if (faults) {
+        test_sizes();
+        test_mixture();
+        test_increments();
+        test_tolerance();
+        test_budget();
+        test_blocks();
+        test_signals();
+        test_threads();
+        test_fork();
+        test_chaining();
+        test_full_disk();
+    }
+    return tap_done();
+}
+
+/* Runs this program with the mechanism, and reports its tests as ours. */
+static void run_with(const char *program, const char *mechanism)
+{
+    int ends[2];
+    if (pipe(ends) != 0) abort();
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], 1);
+        close(ends[0]);
+        close(ends[1]);
+        setenv("UNIMEM_FAULTS", mechanism, 1);
+        execl(program, program, "inside", (char *)NULL);
+        _exit(127);
+    }
+    close(ends[1]);
+    FILE *lines = fdopen(ends[0], "r");
+    char line[512], name[600];
+    bool done = false, available = true;
+    while (fgets(line, sizeof line, lines)) {
+        line[strcspn(line, "\n")] = 0;
+        char *text = strstr(line, " - ");
+        bool held = strncmp(line, "ok ", 3) == 0;
+        done |= strncmp(line, "1..", 3) == 0;
+        if (strcmp(line, "unavailable") == 0) available = false;
+        else if (text && (held || strncmp(line, "not ok ", 7) == 0)) {
+            snprintf(name, sizeof name, "%s: %s", mechanism, text + 3);
+            tap_line(held, name, "");
+        } else if (line[0] == '#') printf("%s\n", line);
+    }
+    fclose(lines);
+    int status;
+    waitpid(child, &status, 0);
+    snprintf(name, sizeof name, "%s: all tests ran", mechanism);
+    if (!available) SKIP(name, "this system does not have it");
+    else CHECK(name, done && WIFEXITED(status));
+}
+
+int main(int count, char **arguments)
+{
+    if (count > 1 && strcmp(arguments[1], "inside") == 0) {
+        if (strcmp(unimem_fault_mechanism(), getenv("UNIMEM_FAULTS")) == 0) return run_all();
+        puts("unavailable");
+        return 0;
+    }
+    const char *mechanisms[] = {"userfaultfd", "userfaultfd-copy", "signal", "none"};
+    for (size_t i = 0; i < sizeof mechanisms / sizeof *mechanisms; i++)
+        if (count < 2 || strcmp(arguments[1], mechanisms[i]) == 0) run_with("/proc/self/exe", mechanisms[i]);
+    return tap_done();
+}

@@ -1,0 +1,163 @@
+//! Streaming and hierarchical memory of an instance: blocks that are regions of its residency engine.
+use super::Instance;
+use crate::error::{Error, Result, fail};
+use crate::heap::Heap;
+use crate::os::map::{HUGE_PAGE, PAGE};
+use crate::tiers::budget::Budget;
+use crate::tiers::engine::Engine;
+use crate::tiers::region::{CHUNK_SIZES, Params, Region};
+use crate::tiers::registry;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
+
+/// Chunks that should fit the budget at once, where the caller leaves their size to us.
+const CHUNKS_AT_ONCE: usize = 16;
+/// Room asked for beyond a plain block that did not fit: the heap takes memory in pieces larger than blocks.
+const PIECES: usize = HUGE_PAGE;
+
+/// Plain blocks and chunks share the heap's limit.
+struct HeapBudget(&'static Heap);
+impl Budget for HeapBudget {
+    fn try_charge(&self, bytes: usize) -> bool {
+        self.0.charge(bytes)
+    }
+    fn discharge(&self, bytes: usize) {
+        self.0.discharge(bytes);
+    }
+    fn limit(&self) -> usize {
+        self.0.limit()
+    }
+}
+
+/// The engine of an instance, made with its first region.
+#[derive(Default)]
+pub struct Tiered {
+    engine: OnceLock<Arc<Engine>>,
+}
+
+impl Tiered {
+    /// The engine, if there is one.
+    pub fn engine(&self) -> Option<&Arc<Engine>> {
+        self.engine.get()
+    }
+    fn made(&self, heap: &'static Heap) -> Result<&Arc<Engine>> {
+        if let Some(engine) = self.engine.get() {
+            return Ok(engine);
+        }
+        let engine = Engine::new(Box::new(HeapBudget(heap)))?;
+        Ok(self.engine.get_or_init(|| engine))
+    }
+    /// The region that starts at `pointer`, if it is this instance's.
+    pub fn region(&self, pointer: *const u8) -> Option<Arc<Region>> {
+        let engine = self.engine.get()?;
+        region_at(pointer).filter(|region| Arc::ptr_eq(region.engine(), engine))
+    }
+    /// Frees all regions.
+    pub fn clear(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.clear();
+        }
+    }
+}
+
+/// The live region that starts at `pointer`.
+pub fn region_at(pointer: *const u8) -> Option<Arc<Region>> {
+    registry::lookup(pointer as usize).filter(|region| region.start() == pointer as usize)
+}
+/// Whether `pointer` lies in a live region.
+pub fn owns(pointer: *const u8) -> bool {
+    registry::lookup(pointer as usize)
+        .is_some_and(|region| (pointer as usize) < region.start() + region.size())
+}
+/// The region that starts at `pointer`, or the error for anything else.
+pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
+    match region_at(pointer) {
+        Some(region) => Ok(region),
+        None => fail!(NotOwned, "{pointer:p} is no live streaming or hierarchical memory"),
+    }
+}
+
+impl Instance {
+    /// A region of `size` bytes. `chunk`: asked for, or 0; `tolerance` as for [`Params`].
+    pub(super) fn allocate_region(
+        &self,
+        size: usize,
+        chunk: usize,
+        tolerance: Option<f64>,
+    ) -> Result<NonNull<u8>> {
+        if size == 0 {
+            return fail!(InvalidArgument, "tiered memory of no bytes");
+        }
+        let chunk = match chunk {
+            0 => self.fitting_chunk(size),
+            asked => asked.clamp(*CHUNK_SIZES.start(), *CHUNK_SIZES.end()).next_multiple_of(PAGE),
+        };
+        let engine = self.tiered.made(self.heap)?;
+        let params = Params { size, chunk, tolerance };
+        let region = match engine.allocate(&params) {
+            Err(Error::OutOfMemory) if self.heap.trim() > 0 => engine.allocate(&params)?,
+            result => result?,
+        };
+        self.heap.count_region(size)?;
+        let start = region.start() as *mut u8;
+        NonNull::new(start).ok_or(Error::Internal)
+    }
+    /// The configured chunk, smaller where the memory or the budget is small.
+    fn fitting_chunk(&self, size: usize) -> usize {
+        let chunk =
+            self.config.chunk_size.clamp(*CHUNK_SIZES.start(), *CHUNK_SIZES.end()).next_multiple_of(PAGE);
+        let whole = size.checked_next_power_of_two().map_or(chunk, |whole| whole.max(PAGE));
+        let share = match self.heap.limit() / CHUNKS_AT_ONCE {
+            0 => chunk,
+            share => (share.max(PAGE) + 1).next_power_of_two() / 2,
+        };
+        chunk.min(whole).min(share)
+    }
+    /// Gives up one owner of a region.
+    pub(super) fn free_region(&self, region: &Arc<Region>) -> Result<()> {
+        let last = region.further_owners.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_err();
+        if !last {
+            return Ok(());
+        }
+        let size = region.size();
+        if !region.engine().free(region) {
+            return fail!(DoubleFree, "the memory at {:#x} is being freed already", region.start());
+        }
+        self.heap.uncount_region(size)
+    }
+    pub(super) fn reallocate_region(&self, region: &Arc<Region>, size: usize) -> Result<NonNull<u8>> {
+        let old = region.size();
+        if region.further_owners.load(Relaxed) > 0 && size > old {
+            return fail!(Unsupported, "memory with several owners does not grow: it could move");
+        }
+        let region = region.engine().resize(region, size)?;
+        self.heap.recount_region(old, size)?;
+        NonNull::new(region.start() as *mut u8).ok_or(Error::Internal)
+    }
+    /// Runs `allocate`; where it finds no memory, chunks leave to make room for `size` bytes.
+    pub(super) fn with_room<T>(&self, size: usize, allocate: impl Fn() -> Result<T>) -> Result<T> {
+        let mut result = allocate();
+        if let Some(engine) = self.tiered.engine() {
+            let mut wanted = size.saturating_add(PIECES);
+            while let Err(Error::OutOfMemory) = result {
+                if self.heap.limit() == 0 || size > self.heap.limit() || engine.reclaim(wanted) == 0 {
+                    break;
+                }
+                result = allocate();
+                wanted = wanted.saturating_mul(2);
+            }
+        }
+        result
+    }
+}
+
+/// Further owners are counted with the region.
+pub fn retain(pointer: *const u8) -> Result<()> {
+    expect_region(pointer)?.further_owners.fetch_add(1, Relaxed);
+    Ok(())
+}
+/// Owners of the region at `pointer`; 0 when there is none.
+pub fn references(pointer: *const u8) -> usize {
+    region_at(pointer).map_or(0, |region| 1 + region.further_owners.load(Relaxed))
+}
