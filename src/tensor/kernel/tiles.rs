@@ -27,6 +27,7 @@ struct Plan<'a> {
     right: *const Complex,
     out: *mut Complex,
     exponents: (i32, i32),
+    accumulate: bool,
     depth: usize,
     tile: (usize, usize),
     size: (usize, usize),
@@ -78,6 +79,7 @@ pub unsafe fn run(
         right,
         out,
         exponents,
+        accumulate: product.accumulate,
         depth,
         tile,
         size,
@@ -173,6 +175,8 @@ impl Plan<'_> {
         fuse::offsets(&self.columns, Side::Input, column, n, &mut worker.columns);
         fuse::offsets(&self.columns, Side::Other, column, n, &mut worker.out_columns);
         let regular = common_stride(&worker.out_rows).zip(common_stride(&worker.out_columns));
+        // A tile that is written elsewhere first is added to C at the end.
+        let add = self.accumulate && own.is_none() && regular.is_some();
         let (target, scatter) = match (own, regular) {
             (Some(own), _) => (Matrix { start: own.as_mut_ptr(), row_stride: n, column_stride: 1 }, false),
             (None, Some((row_stride, column_stride))) => {
@@ -192,15 +196,26 @@ impl Plan<'_> {
             // SAFETY: all sums of offsets are inside the operands by the rule of `run`.
             let (left, right) = unsafe { (self.left_block(worker, row, first), self.right_block(worker)) };
             // SAFETY: both blocks are readable; the target is this tile, which no other thread touches.
-            unsafe { multiply([m, n, k], left, right, target, first != terms.start) };
+            unsafe { multiply([m, n, k], left, right, target, first != terms.start || add) };
         }
         if scatter {
             for (line, base) in worker.scattered.chunks(n).zip(&worker.out_rows) {
                 for (z, offset) in line.iter().zip(&worker.out_columns) {
                     // SAFETY: an element of this tile of C.
-                    unsafe { self.out.add(base + offset).write(*z) };
+                    unsafe { self.put(base + offset, *z) };
                 }
             }
+        }
+    }
+    /// Writes an element of C, or adds to it.
+    ///
+    /// # Safety
+    /// `place` is one of C's elements, which nobody else uses now.
+    unsafe fn put(&self, place: usize, value: Complex) {
+        // SAFETY: the rule above.
+        unsafe {
+            let element = self.out.add(place);
+            element.write(if self.accumulate { element.read() + value } else { value });
         }
     }
     /// The block of A: as it lies where the sum is fastest (or the block is hardly used), else gathered that way.
@@ -262,7 +277,7 @@ impl Plan<'_> {
         for (i, place) in rows.iter().flat_map(|r| columns.iter().map(move |c| r + c)).enumerate() {
             let sum = partial.iter().fold(zero, |sum, own| sum + own[i]);
             // SAFETY: an element of C by the rule of `run`; all threads are done.
-            unsafe { self.out.add(place).write(sum) };
+            unsafe { self.put(place, sum) };
         }
     }
 }
