@@ -85,7 +85,7 @@ pub unsafe extern "C" fn contract_tensor_streams(
             let others = Others::new(&session, nodes)?;
             let pair = others.pair(nodes[0], nodes[1])?;
             debug_assert_eq!(session.find(target)?, id);
-            stream::contract(&pair, session.view().node(id), session.view())?;
+            stream::contract(&pair, session.view().node(id), &memory(&session)?, session.view())?;
         }
         stream::count(session.network(), start);
         Ok(true)

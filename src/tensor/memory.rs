@@ -3,12 +3,15 @@
 //! Every block remembers the table it came from and goes back there when it is dropped, also after the network has
 //! been given another table. A network's blocks are counted in its [`Account`].
 use super::Complex;
+use super::tiled::{Home, Target};
 use crate::error::{Result, fail};
 use crate::instance::Instance;
+use crate::tiers::{region::Region, registry};
 use core::cell::Cell;
 use core::ffi::c_void;
 use core::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// `unified_memory_interface_t`, as C fills it in: any function may be missing.
 #[repr(C)]
@@ -107,6 +110,11 @@ impl Memory {
     pub fn limit(&self) -> Option<usize> {
         self.instance.map(|instance| instance.heap().limit()).filter(|limit| *limit != 0)
     }
+    /// Elements that one product may pin. A share of the limit: the rest is for chunks on their way, and for what
+    /// else lives there.
+    pub fn pinnable(&self) -> usize {
+        self.limit().map_or(usize::MAX, |limit| limit / 10 * 7 / size_of::<Complex>())
+    }
     /// Whether a tensor of this size belongs into streaming memory.
     ///
     /// The library's own memory knows its budget: a tensor goes to streaming memory when twice its size does not
@@ -121,7 +129,7 @@ impl Memory {
             return fail!(OutOfMemory, "the network's memory has no {bytes} bytes left");
         };
         self.account.charge(bytes);
-        Ok(Block { start: start.cast(), bytes, memory: self.clone() })
+        Ok(Block { start: start.cast(), bytes, memory: self.clone(), region: None })
     }
     /// A block of plain memory. Its contents are not defined.
     pub fn bytes(&self, bytes: usize) -> Result<Block> {
@@ -143,7 +151,11 @@ impl Memory {
                 _ => return self.bytes(bytes),
             }
         };
-        self.block(start, bytes)
+        let mut block = self.block(start, bytes)?;
+        // Chunks count from the region's start, so only a block that begins there can be pinned by them.
+        let region = registry::lookup(start as usize);
+        block.region = region.filter(|region| region.start() == start as usize && !region.is_resident());
+        Ok(block)
     }
 }
 
@@ -152,8 +164,14 @@ pub struct Block {
     start: NonNull<u8>,
     bytes: usize,
     memory: Memory,
+    /// The chunks, where the memory is of the library's tiers and can leave RAM.
+    region: Option<Arc<Region>>,
 }
 impl Block {
+    /// Where its chunks are pinned; none for memory that stays in place.
+    pub fn home(&self) -> Option<&dyn Home> {
+        self.region.as_deref().map(|region| region as &dyn Home)
+    }
     /// Its start, for what C sees.
     pub fn as_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
@@ -171,6 +189,14 @@ impl Block {
         // SAFETY: inside the block, aligned, and initialised by the caller's promise.
         unsafe { core::slice::from_raw_parts(self.start.as_ptr().cast(), count) }
     }
+    /// A new block, which nobody else knows, as what a product writes. It must write all elements before any is read.
+    pub fn target(&mut self, count: usize) -> Target<'_> {
+        assert!(count * size_of::<Complex>() <= self.bytes);
+        let home = self.region.as_deref().map(|region| region as &dyn Home);
+        // SAFETY: inside the block and aligned; every bit pattern is a number; the block is borrowed.
+        let elements = unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), count) };
+        Target { elements, home }
+    }
     /// The block as elements to write. What was never written reads as anything.
     ///
     /// # Safety
@@ -184,6 +210,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         self.memory.account.credit(self.bytes);
+        self.region = None;
         if let Some(free) = self.memory.functions().free {
             // SAFETY: a live block of this very table, given back once.
             unsafe { free(self.start.as_ptr().cast()) }

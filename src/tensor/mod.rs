@@ -16,6 +16,7 @@ pub mod shape;
 pub mod stream;
 #[cfg(test)]
 mod testing;
+pub mod tiled;
 pub mod tree;
 
 /// An element: 32-bit real and imaginary part, laid out as C's `ComplexFloat`.

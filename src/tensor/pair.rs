@@ -3,7 +3,7 @@ use super::kernel::Product;
 use super::memory::{Block, Memory};
 use super::network::{Network, Node, matching, storage_for};
 use super::progress::Progress;
-use super::shape;
+use super::{shape, tiled};
 use crate::error::Result;
 use std::time::Instant;
 
@@ -66,10 +66,10 @@ pub fn contract(pair: &Pair, memory: &Memory, progress: &Progress) -> Result<Con
     let work = product.terms();
     progress.report(0.0, work)?;
     let mut data = memory.elements(count, storage_for(memory, count))?;
-    // SAFETY: a new block that nobody else knows; the product writes all of it.
-    let out = unsafe { data.elements_mut(count) };
-    product
-        .compute(pair.left.data(), pair.right.data(), out, &mut |done| progress.report(done * work, work))?;
+    let mut out = data.target(count);
+    let (left, right) = (pair.left.source(), pair.right.source());
+    let mut tick = |done: f64| progress.report(done * work, work);
+    tiled::multiply(&product, left, right, &mut out, memory.pinnable(), &mut tick)?;
     Ok(Contracted { dimensions, data, start })
 }
 

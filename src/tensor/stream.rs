@@ -3,6 +3,7 @@ use super::Complex;
 use super::memory::{Block, Memory, Storage};
 use super::network::{Network, Node};
 use super::pair::Pair;
+use super::tiled::{self, Target};
 use crate::error::{Result, fail};
 use std::time::Instant;
 
@@ -45,7 +46,7 @@ impl Stream {
 
 /// Contracts two nodes into a third one's elements. The result's axes, those of size 1 aside, must be what the
 /// contraction gives. Only blocks of the operands are copied, never a whole tensor.
-pub fn contract(pair: &Pair, result: &Node, network: &Network) -> Result<()> {
+pub fn contract(pair: &Pair, result: &Node, memory: &Memory, network: &Network) -> Result<()> {
     let lengths = |sizes: &[usize]| sizes.iter().copied().filter(|size| *size != 1).collect::<Vec<_>>();
     if lengths(&pair.dimensions()) != lengths(result.dimensions()) {
         let (is, should) = (result.dimensions(), pair.dimensions());
@@ -61,10 +62,11 @@ pub fn contract(pair: &Pair, result: &Node, network: &Network) -> Result<()> {
     network.progress.report(0.0, work)?;
     let start = result.block().as_ptr().cast();
     // SAFETY: the result's own block, which is none of the operands'; the network is used by this call only.
-    let out = unsafe { core::slice::from_raw_parts_mut(start, result.count()) };
-    product.compute(pair.left.data(), pair.right.data(), out, &mut |done| {
-        network.progress.report(done * work, work)
-    })
+    let elements = unsafe { core::slice::from_raw_parts_mut(start, result.count()) };
+    let mut out = Target { elements, home: result.block().home() };
+    let (left, right) = (pair.left.source(), pair.right.source());
+    let mut tick = |done: f64| network.progress.report(done * work, work);
+    tiled::multiply(&product, left, right, &mut out, memory.pinnable(), &mut tick)
 }
 
 /// Counts a contraction of streams that began at `start`.

@@ -1,85 +1,197 @@
 //! Gathering elements of a strided tensor: panels for the matrix product, and whole permuted copies.
 use super::fuse::{self, Side};
 use super::{Axis, Complex, scan, threads};
+use core::mem::MaybeUninit;
+use core::ops::Range;
 
-/// A dense panel of elements with one pitch: `lines` lines of `length` elements.
+/// A dense panel of gathered elements: lines one pitch apart.
 pub struct Panel {
-    buffer: Vec<Complex>,
+    buffer: Vec<MaybeUninit<Complex>>,
+    pitch: usize,
+    runs: Vec<Run>,
 }
+
+/// Neighbouring offsets: where in the list they begin, and how many.
+#[derive(Clone, Copy)]
+struct Run {
+    first: usize,
+    count: usize,
+}
+
+/// Runs shorter than this on average do not pay.
+const SHORT: usize = 4;
+
 impl Panel {
     pub const fn new() -> Panel {
-        Panel { buffer: Vec::new() }
+        Panel { buffer: Vec::new(), pitch: 0, runs: Vec::new() }
     }
     pub fn as_ptr(&self) -> *const Complex {
-        self.buffer.as_ptr()
+        self.buffer.as_ptr().cast()
     }
-    /// Element (x, y) becomes `source[lines[x] + places[y]]`, times 2 to the power `exponent`; y varies fastest.
+    /// Elements from one line to the next.
+    pub fn pitch(&self) -> usize {
+        self.pitch
+    }
+    /// Element y of line x becomes `source[lines[x] + places[y]]`, times 2 to the power `exponent`.
     ///
     /// # Safety
     /// Every sum of an offset of `lines` and one of `places` is inside what `source` points to.
     pub unsafe fn fill(&mut self, source: *const Complex, lines: &[usize], places: &[usize], exponent: i32) {
-        let length = places.len();
+        // A cache line more than needed, so that lines do not all fall into the same set of the cache.
+        self.pitch = places.len().next_multiple_of(8) + 8;
         self.buffer.clear();
-        self.buffer.reserve(lines.len() * length);
-        // SAFETY: the buffer has room for `lines.len() * length` elements, all of which are written before the
-        // length is set; the source is readable at every sum of offsets by the rule above.
+        self.buffer.reserve(lines.len() * self.pitch);
+        let mut gather =
+            Gather { source, lines, places, out: self.buffer.as_mut_ptr().cast(), pitch: self.pitch };
+        // SAFETY: the buffer has room for `lines.len()` lines, and the source is readable by the rule above.
         unsafe {
-            gather(source, lines, places, self.buffer.as_mut_ptr());
-            self.buffer.set_len(lines.len() * length);
-        }
-        if exponent != 0 {
-            scan::scale(&mut self.buffer, exponent);
+            find_runs(places, &mut self.runs);
+            if self.runs.len() * SHORT <= places.len() {
+                gather.along(&self.runs);
+            } else {
+                find_runs(lines, &mut self.runs);
+                if self.runs.len() * SHORT <= lines.len() {
+                    gather.across(&self.runs);
+                } else {
+                    gather.one_by_one(0..lines.len(), 0..places.len());
+                }
+            }
+            if exponent != 0 {
+                gather.scale(exponent);
+            }
         }
     }
 }
 
-/// # Safety
-/// `out` has room for `lines.len() * places.len()` elements, `source` is readable at every sum of offsets.
-unsafe fn gather(source: *const Complex, lines: &[usize], places: &[usize], out: *mut Complex) {
-    let length = places.len();
-    let read = |x: usize, y: usize| {
-        // SAFETY: a sum of one offset of `lines` and one of `places`.
-        unsafe { source.add(lines[x] + places[y]).read() }
-    };
-    let write = |x: usize, y: usize, z: Complex| {
-        // SAFETY: x is below `lines.len()` and y below `length`.
-        unsafe { out.add(x * length + y).write(z) }
-    };
-    let run = run_length(places);
-    if run >= 4 {
-        for x in 0..lines.len() {
-            for y in (0..length).step_by(run) {
-                let count = run.min(length - y);
-                // SAFETY: `run_length` made sure that these `count` places are neighbours in the source.
-                unsafe {
-                    out.add(x * length + y).copy_from_nonoverlapping(source.add(lines[x] + places[y]), count)
-                };
-            }
+fn find_runs(offsets: &[usize], runs: &mut Vec<Run>) {
+    runs.clear();
+    let mut first = 0;
+    for i in 1..=offsets.len() {
+        if i == offsets.len() || offsets[i] != offsets[i - 1] + 1 {
+            runs.push(Run { first, count: i - first });
+            first = i;
         }
-        return;
     }
-    // The source's neighbours lie across the lines: small squares keep both sides' cache lines at hand.
-    const SQUARE: usize = 16;
-    for x0 in (0..lines.len()).step_by(SQUARE) {
-        let x1 = lines.len().min(x0 + SQUARE);
-        for y0 in (0..length).step_by(SQUARE) {
-            for y in y0..length.min(y0 + SQUARE) {
-                for x in x0..x1 {
-                    write(x, y, read(x, y));
+}
+
+/// One filling of a panel. Its methods share the rule of [`Panel::fill`]: sources are sums of one offset of `lines` and
+/// one of `places`, targets are below `places.len()` in one of `lines.len()` lines.
+struct Gather<'a> {
+    source: *const Complex,
+    lines: &'a [usize],
+    places: &'a [usize],
+    out: *mut Complex,
+    pitch: usize,
+}
+type Four = [Complex; 4];
+impl Gather<'_> {
+    /// # Safety
+    /// The rule of the structure.
+    unsafe fn one_by_one(&mut self, lines: Range<usize>, places: Range<usize>) {
+        const SQUARE: usize = 16;
+        for x0 in lines.clone().step_by(SQUARE) {
+            for y0 in places.clone().step_by(SQUARE) {
+                for y in y0..places.end.min(y0 + SQUARE) {
+                    for x in x0..lines.end.min(x0 + SQUARE) {
+                        // SAFETY: the rule of the structure.
+                        unsafe {
+                            let z = self.source.add(self.lines[x] + self.places[y]).read();
+                            self.out.add(x * self.pitch + y).write(z);
+                        }
+                    }
                 }
             }
         }
     }
+    /// The source's neighbours are neighbours in a line: copies run by run.
+    ///
+    /// # Safety
+    /// The rule of the structure; `runs` are those of `places`.
+    unsafe fn along(&mut self, runs: &[Run]) {
+        for (x, &line) in self.lines.iter().enumerate() {
+            for run in runs {
+                // SAFETY: the rule of the structure, and the places of a run are neighbours.
+                unsafe {
+                    let from = self.source.add(line + self.places[run.first]);
+                    copy_run(from, self.out.add(x * self.pitch + run.first), run.count);
+                }
+            }
+        }
+    }
+    /// The source's neighbours lie across the lines: squares of 4 by 4 are transposed in registers. Eight lines at a
+    /// time, so that a whole cache line of the source is used at once.
+    ///
+    /// # Safety
+    /// The rule of the structure; `runs` are those of `lines`.
+    unsafe fn across(&mut self, runs: &[Run]) {
+        const STRIP: usize = 32;
+        let whole = self.places.len() / 4 * 4;
+        for run in runs {
+            let lines = run.first..run.first + run.count;
+            // SAFETY: the rule of the structure.
+            unsafe {
+                if run.count < 4 {
+                    self.one_by_one(lines, 0..self.places.len());
+                    continue;
+                }
+                for strip in (0..whole).step_by(STRIP) {
+                    for x in lines.clone().step_by(8) {
+                        for y in (strip..whole.min(strip + STRIP)).step_by(4) {
+                            // The last square of a run may overlap the one before it.
+                            self.square(x.min(lines.end - 4), y);
+                            if x + 4 < lines.end {
+                                self.square((x + 4).min(lines.end - 4), y);
+                            }
+                        }
+                    }
+                }
+                self.one_by_one(lines, whole..self.places.len());
+            }
+        }
+    }
+    /// # Safety
+    /// The rule of the structure; lines x to x + 3 are neighbours in the source, and there are places y to y + 3.
+    #[inline(always)]
+    unsafe fn square(&mut self, x: usize, y: usize) {
+        // SAFETY: the rule above.
+        unsafe {
+            let row = |i: usize| self.source.add(self.lines[x] + self.places[y + i]).cast::<Four>().read();
+            let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+            for i in 0..4 {
+                self.out.add((x + i) * self.pitch + y).cast::<Four>().write([a[i], b[i], c[i], d[i]]);
+            }
+        }
+    }
+    /// # Safety
+    /// All lines have been filled.
+    unsafe fn scale(&mut self, exponent: i32) {
+        for x in 0..self.lines.len() {
+            // SAFETY: the line's elements are written and this object's own.
+            let line =
+                unsafe { core::slice::from_raw_parts_mut(self.out.add(x * self.pitch), self.places.len()) };
+            scan::scale(line, exponent);
+        }
+    }
 }
 
-/// A length such that the places fall into runs of it (the last may be shorter), each of neighbouring elements.
-fn run_length(places: &[usize]) -> usize {
-    let neighbours = |i: usize| places[i] + 1 == places[i + 1];
-    let Some(run) = (0..places.len().saturating_sub(1)).find(|i| !neighbours(*i)).map(|i| i + 1) else {
-        return places.len();
-    };
-    let regular = (0..places.len() - 1).all(|i| (i + 1) % run == 0 || neighbours(i));
-    if regular { run } else { 1 }
+/// Copies a run; short ones without a call.
+///
+/// # Safety
+/// Both sides have room for `count` elements and do not overlap.
+#[inline(always)]
+unsafe fn copy_run(from: *const Complex, to: *mut Complex, count: usize) {
+    // SAFETY: the rule above; the last four of a run may be copied twice.
+    unsafe {
+        match count {
+            4..32 => {
+                for i in (0..count - 3).step_by(4) {
+                    to.add(i).cast::<Four>().write(from.add(i).cast::<Four>().read());
+                }
+                to.add(count - 4).cast::<Four>().write(from.add(count - 4).cast::<Four>().read());
+            }
+            _ => to.copy_from_nonoverlapping(from, count),
+        }
+    }
 }
 
 /// Copies a whole tensor from its strides `input` to its strides `other`.

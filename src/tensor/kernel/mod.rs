@@ -43,6 +43,8 @@ pub struct Product {
     pub left_exponent: i32,
     /// B is multiplied by 2 to this power before the product.
     pub right_exponent: i32,
+    /// Add to what C holds; else overwrite it.
+    pub accumulate: bool,
 }
 
 fn volume(axes: &[Axis]) -> usize {
@@ -77,7 +79,7 @@ impl Product {
     pub fn terms(&self) -> f64 {
         [&self.rows, &self.columns, &self.sums].iter().flat_map(|g| g.iter()).map(|a| a.size as f64).product()
     }
-    /// Computes C. What C held is overwritten; elements that the axes do not reach are left alone. `tick` is told
+    /// Computes C. What C held is overwritten, or added to; elements that the axes do not reach are left alone. `tick` is told
     /// the share that is done, now and then, on the calling thread; its failure stops the product.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 use super::{Complex, threads};
 
 /// How large the elements of a tensor are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Magnitude {
     /// All elements are 0.
     Zero,

@@ -13,6 +13,8 @@ const ROWS: usize = 1024;
 const COLUMNS: usize = 960;
 /// Columns per tile are a multiple of this, faer's panel for complex elements.
 const PANEL: usize = 48;
+/// A block that meets fewer rows or columns than this is not worth gathering.
+const REUSED: usize = 32;
 /// Multiply-adds from which a second thread pays for being woken.
 const WORTH_SHARING: f64 = 1e6;
 
@@ -25,6 +27,7 @@ struct Plan<'a> {
     right: *const Complex,
     out: *mut Complex,
     exponents: (i32, i32),
+    accumulate: bool,
     depth: usize,
     tile: (usize, usize),
     size: (usize, usize),
@@ -76,6 +79,7 @@ pub unsafe fn run(
         right,
         out,
         exponents,
+        accumulate: product.accumulate,
         depth,
         tile,
         size,
@@ -171,6 +175,8 @@ impl Plan<'_> {
         fuse::offsets(&self.columns, Side::Input, column, n, &mut worker.columns);
         fuse::offsets(&self.columns, Side::Other, column, n, &mut worker.out_columns);
         let regular = common_stride(&worker.out_rows).zip(common_stride(&worker.out_columns));
+        // A tile that is written elsewhere first is added to C at the end.
+        let add = self.accumulate && own.is_none() && regular.is_some();
         let (target, scatter) = match (own, regular) {
             (Some(own), _) => (Matrix { start: own.as_mut_ptr(), row_stride: n, column_stride: 1 }, false),
             (None, Some((row_stride, column_stride))) => {
@@ -190,26 +196,36 @@ impl Plan<'_> {
             // SAFETY: all sums of offsets are inside the operands by the rule of `run`.
             let (left, right) = unsafe { (self.left_block(worker, row, first), self.right_block(worker)) };
             // SAFETY: both blocks are readable; the target is this tile, which no other thread touches.
-            unsafe { multiply([m, n, k], left, right, target, first != terms.start) };
+            unsafe { multiply([m, n, k], left, right, target, first != terms.start || add) };
         }
         if scatter {
             for (line, base) in worker.scattered.chunks(n).zip(&worker.out_rows) {
                 for (z, offset) in line.iter().zip(&worker.out_columns) {
                     // SAFETY: an element of this tile of C.
-                    unsafe { self.out.add(base + offset).write(*z) };
+                    unsafe { self.put(base + offset, *z) };
                 }
             }
         }
     }
-    /// The block of A: as it lies where both strides are regular and neighbours are near, else gathered with the
-    /// sum fastest.
+    /// Writes an element of C, or adds to it.
+    ///
+    /// # Safety
+    /// `place` is one of C's elements, which nobody else uses now.
+    unsafe fn put(&self, place: usize, value: Complex) {
+        // SAFETY: the rule above.
+        unsafe {
+            let element = self.out.add(place);
+            element.write(if self.accumulate { element.read() + value } else { value });
+        }
+    }
+    /// The block of A: as it lies where the sum is fastest (or the block is hardly used), else gathered that way.
     ///
     /// # Safety
     /// The rule of `run`.
     unsafe fn left_block(&self, worker: &mut Worker, row: usize, first: usize) -> Matrix {
-        let strides = common_stride(&worker.rows).zip(common_stride(&worker.left_sums));
-        if let (Some(matrix), 0) =
-            (direct(self.left, strides, &worker.rows, &worker.left_sums), self.exponents.0)
+        if self.exponents.0 == 0
+            && let Some(matrix) = direct(self.left, &worker.rows, &worker.left_sums)
+            && (matrix.column_stride == 1 || worker.columns.len() < REUSED)
         {
             return matrix;
         }
@@ -218,29 +234,22 @@ impl Plan<'_> {
             unsafe { worker.left.fill(self.left, &worker.rows, &worker.left_sums, self.exponents.0) };
             worker.left_holds = Some((row, first));
         }
-        Matrix { start: worker.left.as_ptr(), row_stride: worker.left_sums.len(), column_stride: 1 }
+        Matrix { start: worker.left.as_ptr(), row_stride: worker.left.pitch(), column_stride: 1 }
     }
-    /// The block of B: gathered with its nearest neighbours fastest, because faer repacks it anyway.
+    /// The block of B: as it lies where its columns are fastest (or it is hardly used), else gathered that way.
     ///
     /// # Safety
     /// The rule of `run`.
     unsafe fn right_block(&self, worker: &mut Worker) -> Matrix {
-        let strides = common_stride(&worker.columns).zip(common_stride(&worker.right_sums));
-        let near = direct(self.right, strides, &worker.columns, &worker.right_sums);
-        if let (Some(matrix), 0) = (near, self.exponents.1) {
-            return Matrix { row_stride: matrix.column_stride, column_stride: matrix.row_stride, ..matrix };
+        if self.exponents.1 == 0
+            && let Some(matrix) = direct(self.right, &worker.right_sums, &worker.columns)
+            && (matrix.column_stride == 1 || worker.rows.len() < REUSED)
+        {
+            return matrix;
         }
-        let nearest =
-            |axes: &[Axis], side: fn(&Axis) -> usize| axes.iter().map(side).min().unwrap_or(usize::MAX);
-        if nearest(&self.columns, |a| a.input) < nearest(&self.sums, |a| a.other) {
-            // SAFETY: forwarded.
-            unsafe { worker.right.fill(self.right, &worker.right_sums, &worker.columns, self.exponents.1) };
-            Matrix { start: worker.right.as_ptr(), row_stride: worker.columns.len(), column_stride: 1 }
-        } else {
-            // SAFETY: forwarded.
-            unsafe { worker.right.fill(self.right, &worker.columns, &worker.right_sums, self.exponents.1) };
-            Matrix { start: worker.right.as_ptr(), row_stride: 1, column_stride: worker.right_sums.len() }
-        }
+        // SAFETY: forwarded.
+        unsafe { worker.right.fill(self.right, &worker.right_sums, &worker.columns, self.exponents.1) };
+        Matrix { start: worker.right.as_ptr(), row_stride: worker.right.pitch(), column_stride: 1 }
     }
     /// A small C with a long sum: each thread sums its share of the terms into a C of its own.
     fn share_sum(&self, threads: usize) {
@@ -268,19 +277,14 @@ impl Plan<'_> {
         for (i, place) in rows.iter().flat_map(|r| columns.iter().map(move |c| r + c)).enumerate() {
             let sum = partial.iter().fold(zero, |sum, own| sum + own[i]);
             // SAFETY: an element of C by the rule of `run`; all threads are done.
-            unsafe { self.out.add(place).write(sum) };
+            unsafe { self.put(place, sum) };
         }
     }
 }
 
 /// A block as it lies, if its strides are regular and one of them is 1 (or it is a single line).
-fn direct(
-    start: *const Complex,
-    strides: Option<(usize, usize)>,
-    lines: &[usize],
-    places: &[usize],
-) -> Option<Matrix> {
-    let (row_stride, column_stride) = strides?;
+fn direct(start: *const Complex, lines: &[usize], places: &[usize]) -> Option<Matrix> {
+    let (row_stride, column_stride) = (common_stride(lines)?, common_stride(places)?);
     let near = row_stride == 1 || column_stride == 1 || lines.len() == 1 || places.len() == 1;
     // SAFETY: the first element of the block, inside the operand by the rule of `run`.
     near.then(|| Matrix { start: unsafe { start.add(lines[0] + places[0]) }, row_stride, column_stride })

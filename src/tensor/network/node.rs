@@ -5,6 +5,7 @@ use crate::tensor::Complex;
 use crate::tensor::memory::{Block, Memory};
 use crate::tensor::records::TreeTensorNode;
 use crate::tensor::shape;
+use crate::tensor::tiled::Source;
 
 /// A tensor in a network.
 pub struct Node {
@@ -74,6 +75,10 @@ impl Node {
     pub fn data(&self) -> &[Complex] {
         // SAFETY: written when the node was made; only the network's owner, who runs this call, writes them.
         unsafe { self.data.elements(self.count()) }
+    }
+    /// The elements, and where their chunks are.
+    pub fn source(&self) -> Source<'_> {
+        Source { elements: self.data(), home: self.data.home() }
     }
     /// The block of the elements.
     pub fn block(&self) -> &Block {

@@ -7,6 +7,7 @@ use crate::tensor::kernel::scan::scale;
 use crate::tensor::kernel::{Axis, Product};
 use crate::tensor::memory::{Account, Block, Memory};
 use crate::tensor::network::{Network, storage_for};
+use crate::tensor::tiled::{self, Source, Target};
 use crate::tensor::{Complex, shape};
 use std::rc::Rc;
 use std::time::Instant;
@@ -59,6 +60,20 @@ struct Tensor {
     /// None for the tensors of the nodes themselves.
     data: Option<Block>,
     scale: Scale,
+}
+
+impl Tensor {
+    /// The elements: its own, or those of the node it is.
+    fn source<'a>(&'a self, network: &'a Network, node: Option<&usize>) -> Source<'a> {
+        match (&self.data, node) {
+            // SAFETY: written by the step that made it; nobody writes it any more.
+            (Some(block), _) => {
+                Source { elements: unsafe { block.elements(elements(&self.axes)) }, home: block.home() }
+            }
+            (None, Some(id)) => network.node(*id).source(),
+            (None, None) => Source { elements: &[], home: None },
+        }
+    }
 }
 
 /// A label for every axis of the tree; both ends of a bond have one.
@@ -132,22 +147,20 @@ fn evaluate(
     let mut marks = vec![usize::MAX; labels.count];
     let mut done = 0.0;
     for (number, step) in plan.steps.iter().enumerate() {
-        let mut operand = |tensor: usize| {
-            tensors[tensor].take().unwrap_or_else(|| Tensor {
-                axes: labels.axes(network, ids[tensor]),
-                data: None,
-                scale: Scale::measure(network.node(ids[tensor]).data()),
-            })
+        let mut operand = |tensor: usize| match tensors[tensor].take() {
+            Some(made) => Ok(made),
+            None => {
+                let node = network.node(ids[tensor]);
+                Ok(Tensor {
+                    axes: labels.axes(network, ids[tensor]),
+                    data: None,
+                    scale: Scale::measure(node.source())?,
+                })
+            }
         };
-        let (upper, lower) = (operand(step.upper), operand(step.lower));
-        let data = |tensor: &Tensor, number: usize| match &tensor.data {
-            // SAFETY: written by the step that made it; nobody writes it any more.
-            Some(block) => unsafe {
-                core::slice::from_raw_parts(block.as_ptr().cast(), elements(&tensor.axes))
-            },
-            None => network.node(ids[number]).data(),
-        };
-        let operands = [data(&upper, step.upper), data(&lower, step.lower)];
+        let (upper, lower) = (operand(step.upper)?, operand(step.lower)?);
+        let operands =
+            [upper.source(network, ids.get(step.upper)), lower.source(network, ids.get(step.lower))];
         let last = number + 1 == plan.steps.len();
         if last {
             result = Some(Malloced::new(count, &network.account)?);
@@ -185,7 +198,7 @@ fn multiply(
     memory: &Memory,
     plan: &Plan,
     [left, right]: [&Tensor; 2],
-    [left_data, right_data]: [&[Complex]; 2],
+    [left_source, right_source]: [Source; 2],
     target: Option<(&[usize], &mut [Complex])>,
     marks: &mut [usize],
     done: &mut f64,
@@ -223,22 +236,22 @@ fn multiply(
     let mut scale_of = Scale::of_product(left.scale, right.scale, &mut product);
     let work = product.terms();
     let mut tick = |share: f64| network.progress.report(8.0 * (*done + share * work), 8.0 * plan.terms);
+    let budget = memory.pinnable();
     let made = match target {
-        Some((_, out)) => {
-            product.compute(left_data, right_data, out, &mut tick)?;
+        Some((_, elements)) => {
+            let mut out = Target { elements, home: None };
+            tiled::multiply(&product, left_source, right_source, &mut out, budget, &mut tick)?;
             if scale_of.exponent != 0 {
-                scale(out, scale_of.exponent);
+                scale(out.elements, scale_of.exponent);
             }
             None
         }
         None => {
-            let count = elements(&axes);
-            shape::elements(&axes.iter().map(|axis| axis.size).collect::<Vec<_>>())?;
+            let count = shape::elements(&axes.iter().map(|axis| axis.size).collect::<Vec<_>>())?;
             let mut block = memory.elements(count, storage_for(memory, count))?;
-            // SAFETY: a new block that nobody else knows; the product writes all of it.
-            let out = unsafe { block.elements_mut(count) };
-            product.compute(left_data, right_data, out, &mut tick)?;
-            scale_of.refresh(out);
+            let mut out = block.target(count);
+            tiled::multiply(&product, left_source, right_source, &mut out, budget, &mut tick)?;
+            scale_of.refresh(&mut out)?;
             Some(Tensor { axes, data: Some(block), scale: scale_of })
         }
     };

@@ -2,10 +2,10 @@
 //!
 //! Every tensor carries a bound on its largest part. The bound of a product follows from those of its operands; only
 //! when it has become too loose, or leaves the comfortable range, are the elements looked at again.
-use crate::tensor::Complex;
-use crate::tensor::kernel::Product;
-use crate::tensor::kernel::scan::{Magnitude, magnitude, scale};
-use crate::tensor::kernel::volume_log2;
+use crate::error::Result;
+use crate::tensor::kernel::scan::Magnitude;
+use crate::tensor::kernel::{Product, volume_log2};
+use crate::tensor::tiled::{self, Source, Target};
 
 /// What is known of a tensor's elements.
 #[derive(Clone, Copy, Debug)]
@@ -27,13 +27,13 @@ const COMFORTABLE: core::ops::RangeInclusive<i32> = -40..=40;
 
 impl Scale {
     /// Looks at the elements of a tensor.
-    pub fn measure(elements: &[Complex]) -> Scale {
-        let bound = match magnitude(elements) {
+    pub fn measure(tensor: Source) -> Result<Scale> {
+        let bound = match tiled::magnitude(tensor)? {
             Magnitude::Below(bound) => bound,
             // Nothing to keep in range, or nothing that could be kept.
             Magnitude::Zero | Magnitude::NotFinite => 0,
         };
-        Scale { exponent: 0, bound, slack: 0 }
+        Ok(Scale { exponent: 0, bound, slack: 0 })
     }
     /// The scale of a product; sets the powers of two its operands are multiplied by, where they need it.
     pub fn of_product(left: Scale, right: Scale, product: &mut Product) -> Scale {
@@ -49,16 +49,17 @@ impl Scale {
         Scale { exponent, bound: growth, slack }
     }
     /// Looks at a product's elements again if its bound is too loose, and brings them near 1 if they are far off.
-    pub fn refresh(&mut self, elements: &mut [Complex]) {
+    pub fn refresh(&mut self, tensor: &mut Target) -> Result<()> {
         if self.slack <= LOOSE && COMFORTABLE.contains(&self.bound) {
-            return;
+            return Ok(());
         }
-        let measured = Scale::measure(elements);
+        let measured = Scale::measure(Source { elements: tensor.elements, home: tensor.home })?;
         (self.bound, self.slack) = (measured.bound, 0);
         if !COMFORTABLE.contains(&self.bound) {
-            scale(elements, -self.bound);
+            tiled::scale(tensor, -self.bound)?;
             self.exponent += self.bound;
             self.bound = 0;
         }
+        Ok(())
     }
 }

@@ -1,0 +1,142 @@
+//! Where a tensor's chunks are: pinning them in place, and which ones a part of the tensor needs.
+use crate::error::Result;
+use crate::tensor::Complex;
+use crate::tiers::fill::Access;
+use crate::tiers::region::Region;
+
+/// What a chunk is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be read.
+    Read,
+    /// To be read and written.
+    Write,
+    /// To be written as a whole: what it holds does not matter.
+    Overwrite,
+}
+
+/// Memory in chunks that come and go. The first element of the tensor is the first of chunk 0.
+pub trait Home {
+    /// Elements of a chunk.
+    fn chunk(&self) -> usize;
+    /// Brings a chunk in and keeps it in place until it has been released as often.
+    fn acquire(&self, index: usize, purpose: Purpose) -> Result<()>;
+    /// Lets go of a chunk that was acquired.
+    fn release(&self, index: usize);
+    /// Asks for chunks that will be acquired soon.
+    fn prefetch(&self, first: usize, count: usize);
+}
+
+impl Home for Region {
+    fn chunk(&self) -> usize {
+        self.chunk_size() / size_of::<Complex>()
+    }
+    fn acquire(&self, index: usize, purpose: Purpose) -> Result<()> {
+        let access = match purpose {
+            Purpose::Read => Access::Read,
+            Purpose::Write => Access::Write,
+            Purpose::Overwrite => Access::Overwrite,
+        };
+        Region::acquire(self, index, access).map(|_| ())
+    }
+    fn release(&self, index: usize) {
+        let released = Region::release(self, index);
+        debug_assert!(released.is_ok()); // it fails only for what was not acquired
+    }
+    fn prefetch(&self, first: usize, count: usize) {
+        // A hint: what cannot be brought in now is brought in, or reported, when it is acquired.
+        let _ = Region::prefetch(self, first, count);
+    }
+}
+
+/// The elements of a tensor that some axes reach from a start.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    at: usize,
+    /// Sizes and strides, smallest stride first.
+    axes: Vec<(usize, usize)>,
+}
+
+impl Extent {
+    pub fn new(at: usize, axes: impl Iterator<Item = (usize, usize)>) -> Extent {
+        let mut axes: Vec<(usize, usize)> = axes.filter(|axis| axis.0 > 1).collect();
+        axes.sort_by_key(|axis| axis.1);
+        Extent { at, axes }
+    }
+    /// The length of pieces without gaps as long as a chunk, and the axes that tell where these pieces are.
+    fn solid(&self, chunk: usize) -> (usize, &[(usize, usize)]) {
+        let mut length = 1;
+        for (i, &(size, stride)) in self.axes.iter().enumerate() {
+            if stride >= length + chunk {
+                return (length, &self.axes[i..]);
+            }
+            length += stride * (size - 1);
+        }
+        (length, &[])
+    }
+    /// Chunks needed, about: an upper bound for most places where the extent may begin.
+    pub fn count(&self, chunk: usize) -> usize {
+        let (length, apart) = self.solid(chunk);
+        apart.iter().map(|axis| axis.0).product::<usize>()
+            * (length.div_ceil(chunk) + usize::from(self.at % chunk != 0))
+    }
+    /// The chunks needed, as runs of first and count, in ascending order.
+    pub fn chunks(&self, chunk: usize) -> Vec<(usize, usize)> {
+        let (length, apart) = self.solid(chunk);
+        let mut starts = vec![self.at];
+        for &(size, stride) in apart.iter().rev() {
+            starts = starts.iter().flat_map(|start| (0..size).map(move |i| start + i * stride)).collect();
+        }
+        starts.sort_unstable();
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for start in starts {
+            let (first, end) = (start / chunk, (start + length - 1) / chunk + 1);
+            match runs.last_mut() {
+                Some(run) if run.0 + run.1 >= first => run.1 = run.1.max(end - run.0),
+                _ => runs.push((first, end - first)),
+            }
+        }
+        runs
+    }
+    /// Whether all of a chunk belongs to the extent.
+    fn covers(&self, index: usize, chunk: usize) -> bool {
+        let mut length = 1;
+        for &(size, stride) in &self.axes {
+            if stride > length {
+                return false;
+            }
+            length += stride * (size - 1);
+        }
+        self.at <= index * chunk && (index + 1) * chunk <= self.at + length
+    }
+}
+
+/// Pinned chunks; released when dropped.
+pub struct Pins<'a> {
+    home: Option<&'a dyn Home>,
+    chunks: Vec<usize>,
+}
+impl<'a> Pins<'a> {
+    /// Pins what an extent needs; nothing where there is no home or no extent.
+    pub fn new(home: Option<&'a dyn Home>, extent: Option<Extent>, purpose: Purpose) -> Result<Pins<'a>> {
+        let mut pins = Pins { home, chunks: Vec::new() };
+        if let (Some(home), Some(extent)) = (home, extent) {
+            let chunk = home.chunk();
+            for (first, count) in extent.chunks(chunk) {
+                for index in first..first + count {
+                    let whole = purpose != Purpose::Overwrite || extent.covers(index, chunk);
+                    home.acquire(index, if whole { purpose } else { Purpose::Write })?;
+                    pins.chunks.push(index);
+                }
+            }
+        }
+        Ok(pins)
+    }
+}
+impl Drop for Pins<'_> {
+    fn drop(&mut self) {
+        if let Some(home) = self.home {
+            self.chunks.iter().for_each(|index| home.release(*index));
+        }
+    }
+}

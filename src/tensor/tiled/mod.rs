@@ -1,0 +1,158 @@
+//! Products of tensors that are larger than RAM: slabs of rows, pinned chunk by chunk.
+//!
+//! A slab of C stays in place while the sum (or the columns) of B stream by; the slab of A stays, too, where its chunks
+//! hold nothing else. Chunks are pinned where they lie and the kernel works on them there: nothing is copied. How
+//! large the slabs and the pieces are is chosen for the least traffic that the memory allows (`split`).
+mod home;
+mod split;
+#[cfg(test)]
+mod tests;
+
+pub use home::{Home, Purpose};
+
+use super::Complex;
+use super::kernel::Product;
+use super::kernel::scan::{self, Magnitude};
+use crate::error::{Error, Result};
+use home::{Extent, Pins};
+use split::{Piece, Scheme};
+
+/// A tensor to read, and where its chunks are if it can leave RAM.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// The elements; those that are not in place are brought in by reading them, or faster by pinning their chunks.
+    pub elements: &'a [Complex],
+    /// Its chunks; none for plain memory.
+    pub home: Option<&'a dyn Home>,
+}
+/// A tensor to write.
+pub struct Target<'a> {
+    /// The elements.
+    pub elements: &'a mut [Complex],
+    /// As for a source.
+    pub home: Option<&'a dyn Home>,
+}
+
+/// Computes a product with at most `budget` elements pinned at one time, fewer where the memory has no room for them.
+pub fn multiply(
+    product: &Product,
+    left: Source,
+    right: Source,
+    out: &mut Target,
+    budget: usize,
+    tick: &mut dyn FnMut(f64) -> Result<()>,
+) -> Result<()> {
+    if left.home.is_none() && right.home.is_none() && out.home.is_none() {
+        return product.compute(left.elements, right.elements, out.elements, tick);
+    }
+    let mut budget = budget;
+    let mut most = 0.0f64;
+    let mut tick = |done: f64| {
+        most = most.max(done);
+        tick(most)
+    };
+    loop {
+        let chunks = [left.home, right.home, out.home].map(|home| home.map(Home::chunk));
+        let scheme = Scheme::choose(product, chunks, budget);
+        if scheme.pinned > budget {
+            // No cut of these layouts fits: chunks come and go as the kernel touches them.
+            return product.compute(left.elements, right.elements, out.elements, &mut tick);
+        }
+        match in_slabs(product, left, right, out, &scheme, &mut tick) {
+            // Other tensors take more room than thought: smaller slabs may do.
+            Err(Error::OutOfMemory) => budget /= 2,
+            outcome => return outcome,
+        }
+    }
+}
+
+fn in_slabs(
+    product: &Product,
+    left: Source,
+    right: Source,
+    out: &mut Target,
+    scheme: &Scheme,
+    tick: &mut dyn FnMut(f64) -> Result<()>,
+) -> Result<()> {
+    let whole = Piece::whole(product);
+    let work = product.terms();
+    let mut done = 0.0;
+    let keep_right = scheme.pieces == 1;
+    let _right = Pins::new(right.home, keep_right.then(|| whole.right()), Purpose::Read)?;
+    for slab in whole.split_rows(scheme.slabs) {
+        let _out = Pins::new(out.home, Some(slab.out()), Purpose::Overwrite)?;
+        let _left = Pins::new(left.home, scheme.keep_left.then(|| slab.left()), Purpose::Read)?;
+        let pieces =
+            if scheme.over_sums { slab.split_sums(scheme.pieces) } else { slab.split_columns(scheme.pieces) };
+        for (number, piece) in pieces.iter().enumerate() {
+            let _right = Pins::new(right.home, (!keep_right).then(|| piece.right()), Purpose::Read)?;
+            let _left = Pins::new(left.home, (!scheme.keep_left).then(|| piece.left()), Purpose::Read)?;
+            if let Some(next) = pieces.get(number + 1) {
+                prefetch(right.home, (!keep_right).then(|| next.right()));
+                prefetch(left.home, (!scheme.keep_left).then(|| next.left()));
+            }
+            let mut part = piece.product.clone();
+            part.accumulate = scheme.over_sums && number > 0;
+            let share = part.terms();
+            part.compute(
+                &left.elements[piece.at[0]..],
+                &right.elements[piece.at[1]..],
+                &mut out.elements[piece.at[2]..],
+                &mut |fraction| tick((done + fraction * share) / work),
+            )?;
+            done += share;
+        }
+    }
+    Ok(())
+}
+
+fn prefetch(home: Option<&dyn Home>, extent: Option<Extent>) {
+    if let (Some(home), Some(extent)) = (home, extent) {
+        for (first, count) in extent.chunks(home.chunk()) {
+            home.prefetch(first, count);
+        }
+    }
+}
+
+/// Calls `each` with all elements in order, chunk by chunk.
+fn sweep(
+    home: &dyn Home,
+    count: usize,
+    purpose: Purpose,
+    mut each: impl FnMut(core::ops::Range<usize>),
+) -> Result<()> {
+    /// Chunks asked for before they are needed.
+    const AHEAD: usize = 4;
+    let chunk = home.chunk();
+    for first in (0..count).step_by(chunk) {
+        let index = first / chunk;
+        home.acquire(index, purpose)?;
+        let next = index + 1;
+        if next * chunk < count {
+            home.prefetch(next, AHEAD.min(count.div_ceil(chunk) - next));
+        }
+        each(first..count.min(first + chunk));
+        home.release(index);
+    }
+    Ok(())
+}
+
+/// The magnitude of a tensor, wherever it is.
+pub fn magnitude(source: Source) -> Result<Magnitude> {
+    let Some(home) = source.home else { return Ok(scan::magnitude(source.elements)) };
+    let mut all = Magnitude::Zero;
+    sweep(home, source.elements.len(), Purpose::Read, |range| {
+        all = all.max(scan::magnitude(&source.elements[range]));
+    })?;
+    Ok(all)
+}
+
+/// Multiplies a tensor by 2 to the power `exponent`, wherever it is.
+pub fn scale(target: &mut Target, exponent: i32) -> Result<()> {
+    let Some(home) = target.home else {
+        scan::scale(target.elements, exponent);
+        return Ok(());
+    };
+    let count = target.elements.len();
+    sweep(home, count, Purpose::Write, |range| scan::scale(&mut target.elements[range], exponent))
+}

@@ -1,0 +1,173 @@
+//! Cutting a product into slabs and pieces, and choosing how many of them.
+use super::home::Extent;
+use crate::tensor::kernel::{Axis, Product};
+
+/// A part of a product, and where its operands and its result begin: left, right, out.
+#[derive(Clone)]
+pub struct Piece {
+    pub product: Product,
+    pub at: [usize; 3],
+}
+
+/// The three groups of axes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Rows,
+    Columns,
+    Sums,
+}
+
+impl Piece {
+    pub fn whole(product: &Product) -> Piece {
+        Piece { product: product.clone(), at: [0; 3] }
+    }
+    fn axes(&mut self, group: Group) -> &mut Vec<Axis> {
+        match group {
+            Group::Rows => &mut self.product.rows,
+            Group::Columns => &mut self.product.columns,
+            Group::Sums => &mut self.product.sums,
+        }
+    }
+    pub fn left(&self) -> Extent {
+        let product = &self.product;
+        Extent::new(self.at[0], product.rows.iter().chain(&product.sums).map(|a| (a.size, a.input)))
+    }
+    pub fn right(&self) -> Extent {
+        let (columns, sums) = (self.product.columns.iter(), self.product.sums.iter());
+        Extent::new(self.at[1], columns.map(|a| (a.size, a.input)).chain(sums.map(|a| (a.size, a.other))))
+    }
+    pub fn out(&self) -> Extent {
+        let product = &self.product;
+        Extent::new(self.at[2], product.rows.iter().chain(&product.columns).map(|a| (a.size, a.other)))
+    }
+    /// Positions of one axis, from `start`.
+    fn range(&self, group: Group, axis: usize, start: usize, size: usize) -> Piece {
+        let mut piece = self.clone();
+        let axis = &mut piece.axes(group)[axis];
+        let (input, other) = (start * axis.input, start * axis.other);
+        axis.size = size;
+        let operands = match group {
+            Group::Rows => [input, 0, other],
+            Group::Columns => [0, input, other],
+            Group::Sums => [input, other, 0],
+        };
+        (0..3).for_each(|i| piece.at[i] += operands[i]);
+        piece
+    }
+    /// About `count` parts of like size, cut along the axis with the largest stride, then the next.
+    fn split(&self, group: Group, stride: impl Fn(&Axis) -> usize + Copy, count: usize) -> Vec<Piece> {
+        let mut piece = self.clone();
+        let axes = piece.axes(group).clone();
+        let longest = (0..axes.len()).filter(|i| axes[*i].size > 1).max_by_key(|i| stride(&axes[*i]));
+        let Some(axis) = longest.filter(|_| count > 1) else { return vec![piece] };
+        let size = axes[axis].size;
+        let length = size.div_ceil(count.min(size));
+        let cut =
+            (0..size).step_by(length).map(|start| self.range(group, axis, start, length.min(size - start)));
+        // More parts than the axis has positions: cut each position's part again, along the next axis.
+        cut.flat_map(|part| part.split(group, stride, if count > size { count.div_ceil(size) } else { 1 }))
+            .collect()
+    }
+    pub fn split_rows(&self, count: usize) -> Vec<Piece> {
+        self.split(Group::Rows, |axis| axis.other, count)
+    }
+    pub fn split_sums(&self, count: usize) -> Vec<Piece> {
+        self.split(Group::Sums, |axis| axis.other, count)
+    }
+    pub fn split_columns(&self, count: usize) -> Vec<Piece> {
+        self.split(Group::Columns, |axis| axis.input, count)
+    }
+}
+
+/// How a product is cut.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scheme {
+    /// Slabs of rows.
+    pub slabs: usize,
+    /// Pieces that pass by each slab.
+    pub pieces: usize,
+    /// The pieces are parts of the sum; else of the columns.
+    pub over_sums: bool,
+    /// The slab of A stays while the pieces pass; else parts of it come with each piece.
+    pub keep_left: bool,
+    /// Elements that are brought in and sent out, about.
+    pub traffic: f64,
+    /// Elements pinned at one time, and being brought in, about.
+    pub pinned: usize,
+}
+
+impl Scheme {
+    /// The scheme with the least traffic of those that pin at most `budget` elements; the one that pins least if none
+    /// does. `chunks`: elements of a chunk of left, right and out; none for tensors in plain memory.
+    pub fn choose(product: &Product, chunks: [Option<usize>; 3], budget: usize) -> Scheme {
+        let whole = Piece::whole(product);
+        let size = |axes: &[Axis]| axes.iter().map(|axis| axis.size).product::<usize>();
+        let (rows, columns, sums) = (size(&product.rows), size(&product.columns), size(&product.sums));
+        let mut best: Option<Scheme> = None;
+        for slabs in counts(rows) {
+            let slab = whole.split_rows(slabs).swap_remove(0);
+            for over_sums in [true, false] {
+                for pieces in counts(if over_sums { sums } else { columns }) {
+                    let cut = if over_sums { slab.split_sums(pieces) } else { slab.split_columns(pieces) };
+                    for keep_left in [true, false] {
+                        if !keep_left && !over_sums {
+                            continue; // every part of the columns needs the whole slab of A
+                        }
+                        let scheme = measure(&slab, &cut[0], [slabs, pieces], over_sums, keep_left, chunks);
+                        let fits = |s: &Scheme| s.pinned <= budget;
+                        let better = match &best {
+                            None => true,
+                            Some(old) if fits(old) != fits(&scheme) => fits(&scheme),
+                            Some(old) if fits(old) => scheme.traffic < old.traffic,
+                            Some(old) => scheme.pinned < old.pinned,
+                        };
+                        if better {
+                            best = Some(scheme);
+                        }
+                    }
+                }
+            }
+        }
+        best.unwrap_or(Scheme {
+            slabs: 1,
+            pieces: 1,
+            over_sums: true,
+            keep_left: true,
+            traffic: 0.0,
+            pinned: 0,
+        })
+    }
+}
+
+/// Numbers of parts worth trying for so many positions: 1, 2, 3, 4, 6, 8, 12 and so on.
+fn counts(positions: usize) -> impl Iterator<Item = usize> {
+    let powers = (0..16).map(|i| 1usize << i);
+    let mut all: Vec<usize> =
+        powers.flat_map(|p| [p, p + p / 2]).filter(move |c| *c <= positions.max(1)).collect();
+    all.dedup();
+    all.into_iter()
+}
+
+fn measure(
+    slab: &Piece,
+    piece: &Piece,
+    [slabs, pieces]: [usize; 2],
+    over_sums: bool,
+    keep_left: bool,
+    chunks: [Option<usize>; 3],
+) -> Scheme {
+    let elements =
+        |extent: Extent, chunk: Option<usize>| chunk.map_or(0, |chunk| extent.count(chunk) * chunk);
+    let out = elements(slab.out(), chunks[2]);
+    let right = elements(piece.right(), chunks[1]);
+    let (left, left_passing) = match keep_left {
+        true => (elements(slab.left(), chunks[0]), 0),
+        false => (0, elements(piece.left(), chunks[0])),
+    };
+    // The next piece is on its way while one is worked on.
+    let moving = if pieces > 1 { 2 * (right + left_passing) } else { right + left_passing };
+    let rounds = (slabs * pieces) as f64;
+    let traffic_right = if pieces == 1 { right as f64 } else { rounds * right as f64 };
+    let traffic = slabs as f64 * (out + left) as f64 + traffic_right + rounds * left_passing as f64;
+    Scheme { slabs, pieces, over_sums, keep_left, traffic, pinned: out + left + moving }
+}
