@@ -19,7 +19,10 @@ const WORDS: usize = REGION_SLICES / 64;
 struct Region {
     /// 0 while the region is vacant: its address space was given up, its side arrays were not.
     base: usize,
+    /// Slices of address space; none while vacant.
     slices: usize,
+    /// Slices that the side arrays serve.
+    capacity: usize,
     side: usize,
     used: [u64; WORDS],
     free: usize,
@@ -60,7 +63,7 @@ const fn side_length(slices: usize) -> usize {
 
 impl Region {
     fn run(&self, slice: usize) -> Run {
-        let bitmap = (self.side + self.slices * SLOTS * size_of::<AtomicU16>()) as *mut u64;
+        let bitmap = (self.side + self.capacity * SLOTS * size_of::<AtomicU16>()) as *mut u64;
         Run { base: self.base, slots: self.side as *mut AtomicU16, bitmap }.skip(slice)
     }
     fn is_used(&self, slice: usize) -> bool {
@@ -103,14 +106,22 @@ impl Region {
         if huge_pages {
             map::advise_huge(base, slices * SLICE);
         }
-        let region =
-            Region { base, slices, side, used: [0; WORDS], free: slices, huge_pages, next: null_mut() };
+        let region = Region {
+            base,
+            slices,
+            capacity: slices,
+            side,
+            used: [0; WORDS],
+            free: slices,
+            huge_pages,
+            next: null_mut(),
+        };
         // SAFETY: a fresh record of that size.
         unsafe { record.write(region) };
         Some(record)
     }
     fn contains(&self, address: usize) -> bool {
-        self.base != 0 && address.wrapping_sub(self.base) < self.slices * SLICE
+        address.wrapping_sub(self.base) < self.slices * SLICE
     }
     /// Gives the address space of an unused region up.
     fn vacate(&mut self) -> usize {
@@ -119,16 +130,18 @@ impl Region {
         }
         // SAFETY: no slice is used, so nobody has a pointer into the region.
         unsafe { map::unmap(self.base, self.slices * SLICE) };
-        (self.base, self.free) = (0, 0);
-        self.slices * SLICE
+        let given = self.slices * SLICE;
+        (self.base, self.slices, self.free) = (0, 0, 0);
+        given
     }
-    /// Takes address space for a vacant region again.
-    fn occupy(&mut self) -> bool {
-        let Some(base) = map::map(self.slices * SLICE, map::HUGE_PAGE, 0) else { return false };
+    /// Takes address space for a vacant region again: all it can serve, else `slices`.
+    fn occupy(&mut self, slices: usize) -> bool {
+        let map = |slices: usize| Some((map::map(slices * SLICE, map::HUGE_PAGE, 0)?, slices));
+        let Some((base, slices)) = map(self.capacity).or_else(|| map(slices)) else { return false };
         if self.huge_pages {
-            map::advise_huge(base, self.slices * SLICE);
+            map::advise_huge(base, slices * SLICE);
         }
-        (self.base, self.free) = (base, self.slices);
+        (self.base, self.slices, self.free) = (base, slices, slices);
         true
     }
 }
@@ -156,8 +169,8 @@ pub fn take(slices: usize, huge_pages: bool) -> Option<Run> {
         }
     }
     if let Some(region) =
-        arena.iter().find(|r| r.base == 0 && r.slices >= slices && r.huge_pages == huge_pages)
-        && region.occupy()
+        arena.iter().find(|r| r.base == 0 && r.capacity >= slices && r.huge_pages == huge_pages)
+        && region.occupy(slices)
     {
         region.mark(0, slices, true);
         return Some(region.run(0));

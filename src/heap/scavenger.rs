@@ -6,6 +6,8 @@ use super::registry;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::time::Duration;
 
+/// Enough for munmap and madvise, and for a program with much thread-local memory.
+const STACK: usize = 128 << 10;
 const TICK: Duration = Duration::from_millis(500);
 /// Memory is kept for this many ticks at least: four seconds.
 const KEEP: u32 = 8;
@@ -36,22 +38,35 @@ fn start() {
     if RUNNING.swap(true, AcqRel) {
         return;
     }
-    // Signals are for the program's own threads.
-    // SAFETY: plain signal-mask calls on local sets.
-    let started = unsafe {
-        let (mut all, mut old) = (core::mem::zeroed(), core::mem::zeroed());
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
-        let started =
-            std::thread::Builder::new().name("unimem-scavenger".into()).stack_size(64 << 10).spawn(run);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &old, core::ptr::null_mut());
-        started
-    };
-    if started.is_err() {
+    if !start_thread() {
         RUNNING.store(false, Release);
         registry::for_each_heap(|heap| {
             heap.release_kept(None);
         });
+    }
+}
+/// Without the standard library, whose threads use malloc: that would cost 64 MiB of address space for glibc's arena.
+fn start_thread() -> bool {
+    extern "C" fn main(_: *mut libc::c_void) -> *mut libc::c_void {
+        run();
+        core::ptr::null_mut()
+    }
+    // SAFETY: plain calls on local objects; signals are blocked in the new thread, they are for the program's own.
+    unsafe {
+        let (mut all, mut old) = (core::mem::zeroed(), core::mem::zeroed());
+        let mut attributes = core::mem::zeroed();
+        let mut thread = core::mem::zeroed();
+        if libc::pthread_attr_init(&mut attributes) != 0 {
+            return false;
+        }
+        libc::pthread_attr_setdetachstate(&mut attributes, libc::PTHREAD_CREATE_DETACHED);
+        libc::pthread_attr_setstacksize(&mut attributes, STACK);
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
+        let started = libc::pthread_create(&mut thread, &attributes, main, core::ptr::null_mut()) == 0;
+        libc::pthread_sigmask(libc::SIG_SETMASK, &old, core::ptr::null_mut());
+        libc::pthread_attr_destroy(&mut attributes);
+        started
     }
 }
 fn run() {
