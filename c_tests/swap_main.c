@@ -1,17 +1,19 @@
 /* swap_main.c - one program for every mixture of legacy C files and libunimem. swap.sh builds and runs them all.
  *
- *   swap_main RCR      memory_pool from libunimem (R), advanced_memory_system from C, memory_singleton from libunimem
+ *   swap_main RCRR     memory_pool from libunimem (R), advanced_memory_system from C, memory_singleton and
+ *                      tree_tensor_network from libunimem
  *
  * Whoever answers, the program sees the same. Who does answer is read off the stand-ins' counters and unimem_owns(). */
 #include "unimem.h"
 #include "unimem/memory_pool.h"
 #include "unimem/memory_singleton.h"
+#include "unimem/tree_tensor_network.h"
 #include "legacy/legacy.h"
 #include "tap.h"
 #include <stdint.h>
 #include <string.h>
 
-static bool pool_is_c, system_is_c, singleton_is_c;
+static bool pool_is_c, system_is_c, singleton_is_c, network_is_c;
 
 static bool zeroed(const unsigned char *bytes, size_t size) {
     size_t i = 0;
@@ -103,13 +105,45 @@ static void check_tracking(advanced_memory_system_t *system) {
     CHECK("a tracked block is freed", !is_memory_block_tracked(block) && !validate_memory_block(system, block));
 }
 
+static void check_network(void) {
+    tree_tensor_network_t *network = create_tree_tensor_network(2, 8, 0.0);
+    ComplexFloat weights[6] = {{1, 0}, {2, 0}, {3, 0}, {0, 1}, {0, 2}, {0, 3}}, inputs[3] = {{1, 0}, {10, 0}, {0, 100}};
+    size_t matrix[] = {2, 3}, vector[] = {3}, dims[16], rank = 0;
+    tree_tensor_node_t *parent = add_tree_tensor_node(network, weights, matrix, 2, false);
+    tree_tensor_node_t *child = add_tree_tensor_node(network, inputs, vector, 1, false), *product = NULL;
+    CHECK("the network is the one the link chose", parent && child && unimem_owns(parent->data) == !network_is_c);
+    CHECK("its nodes can be walked", network->root == parent && network->num_nodes == 2);
+    CHECK("two nodes are joined", connect_tree_tensor_nodes(network, parent, child) &&
+                                      !connect_tree_tensor_nodes(network, parent, parent));
+    CHECK("a product of two nodes is right",
+          contract_tree_tensor_nodes(network, parent, child, &product) && product->num_dimensions == 1 &&
+              product->data[0].real == 21 && product->data[0].imag == 300 && product->data[1].real == -300 &&
+              product->data[1].imag == 21);
+    ComplexFloat *whole = NULL;
+    CHECK("so is the product of the tree", contract_full_tree_network(network, &whole, dims, &rank) && rank == 1 &&
+                                               dims[0] == 2 && whole[0].imag == 300 && whole[1].real == -300);
+    free(whole);
+    tensor_stream_t *stream = create_tensor_stream(network, parent, 4);
+    CHECK("a stream reads a node piece by piece", stream && stream_next_chunk(stream) && stream->buffer[3].imag == 1 &&
+                                                      stream_next_chunk(stream) && stream->current_offset == 6 &&
+                                                      !stream_next_chunk(stream));
+    destroy_tensor_stream(stream);
+    if (network_is_c)
+        CHECK("the C network served the calls", legacy_network_calls() >= 3);
+    destroy_tree_tensor_network(network);
+}
+
 int main(int count, char **arguments) {
-    const char *mixture = count > 1 ? arguments[1] : "RRR";
+    const char *mixture = count > 1 ? arguments[1] : "RRRR";
     pool_is_c = mixture[0] == 'C', system_is_c = mixture[1] == 'C', singleton_is_c = mixture[2] == 'C';
+    network_is_c = mixture[3] == 'C';
     CHECK("the program holds the mixture", (legacy_pool_calls != NULL) == pool_is_c &&
                                                (legacy_system_calls != NULL) == system_is_c &&
-                                               (legacy_singleton_calls != NULL) == singleton_is_c);
+                                               (legacy_singleton_calls != NULL) == singleton_is_c &&
+                                               (legacy_network_calls != NULL) == network_is_c);
     check_pool();
+
+    check_network();
 
     CHECK("there is no system yet", !get_global_memory_system() && !create_memory_system(NULL));
     memory_system_config_t config = {.total_size = 1 << 20, .alignment = 64};
