@@ -27,8 +27,10 @@ pub enum Rank {
     Arena,
     /// Mappings for the library's own records.
     Records,
+    /// Where messages go.
+    Log,
 }
-const RANKS: usize = Rank::Records as usize + 1;
+const RANKS: usize = Rank::Log as usize + 1;
 
 /// What one module does around fork.
 pub struct Hooks {
