@@ -10,5 +10,5 @@ pub mod instance;
 pub mod log;
 pub mod os;
 pub mod singleton;
-pub mod tiers;
 pub mod tensor;
+pub mod tiers;
