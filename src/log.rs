@@ -33,15 +33,15 @@ unsafe impl Send for Target {}
 static TARGET: Mutex<Target> = Mutex::new(Target { callback: None, context: core::ptr::null_mut() });
 
 fn target() -> MutexGuard<'static, Target> {
+    static HOOKS: fork::Hooks =
+        fork::Hooks { prepare: || core::mem::forget(TARGET.lock()), parent: unlock, child: unlock };
+    fn unlock() {
+        // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+        unsafe { TARGET.force_unlock() }
+    }
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| fork::register(fork::Rank::Log, &HOOKS));
     TARGET.lock()
-}
-static HOOKS: fork::Hooks =
-    fork::Hooks { prepare: || core::mem::forget(TARGET.lock()), parent: unlock, child: unlock };
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-    unsafe { TARGET.force_unlock() }
 }
 
 /// Sends messages to `callback`, from whatever thread they arise on; None: to nobody.
@@ -49,7 +49,7 @@ pub fn set_callback(callback: Option<Callback>, context: *mut c_void) {
     *target() = Target { callback, context };
 }
 
-fn to_stderr() -> Option<Level> {
+fn asked() -> Option<Level> {
     static ASKED: OnceLock<Option<Level>> = OnceLock::new();
     *ASKED.get_or_init(|| match std::env::var("UNIMEM_LOG").ok()?.as_str() {
         "" | "0" | "none" => None,
@@ -74,10 +74,12 @@ impl core::fmt::Write for Text {
     }
 }
 
-/// Past the standard library's lock, which a forked child may inherit locked.
-fn write_to_stderr(bytes: &[u8]) {
-    // SAFETY: a valid buffer. A closed or full stderr is not ours to report.
-    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+/// Writes a line in one piece, past the standard library: its lock of stderr would stay taken in a forked child.
+fn to_stderr(text: &[u8]) {
+    let part = |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr() as *mut c_void, iov_len: bytes.len() };
+    let line = [part(b"unimem: "), part(text), part(b"\n")];
+    // SAFETY: three readable parts. A closed stderr is not ours to report.
+    unsafe { libc::writev(libc::STDERR_FILENO, line.as_ptr(), line.len() as c_int) };
 }
 
 /// Sends a message. Through `log!`.
@@ -87,17 +89,14 @@ pub fn send(level: Level, message: core::fmt::Arguments) {
         let target = target();
         (target.callback, target.context)
     };
-    let stderr = to_stderr().is_some_and(|most| level <= most);
+    let stderr = asked().is_some_and(|most| level <= most);
     if callback.is_none() && !stderr {
         return;
     }
     let mut text = Text { bytes: [0; LENGTH], used: 0 };
     let _ = text.write_fmt(message); // cut when too long
     if stderr {
-        write_to_stderr(b"unimem: ");
-        text.bytes[text.used] = b'\n';
-        write_to_stderr(&text.bytes[..=text.used]);
-        text.bytes[text.used] = 0;
+        to_stderr(&text.bytes[..text.used]);
     }
     if let Some(callback) = callback {
         let message = CStr::from_bytes_until_nul(&text.bytes).unwrap_or(c"");

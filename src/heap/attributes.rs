@@ -110,6 +110,13 @@ pub fn forget(pointer: *const u8) {
 }
 /// The block was reallocated, and perhaps moved: its attributes go along, but for the layout.
 pub fn rename(from: *const u8, to: *const u8) {
+    if from == to {
+        // In place, and never without its entry: another owner may give up meanwhile.
+        if let Some(attributes) = shard(from).get_mut(&(from as usize)) {
+            attributes.layout = None;
+        }
+        return;
+    }
     let Some(attributes) = shard(from).remove(&(from as usize)) else { return };
     // A failure leaves the block without attributes: one owner, not tracked.
     let _ = with(to, |new| *new = Attributes { layout: None, ..attributes });

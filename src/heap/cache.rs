@@ -115,10 +115,10 @@ impl Magazine {
         if self.base.get().is_null() {
             let stride = SHAPES[class].stride as usize;
             let capacity = (MAGAZINE_BYTES / stride).max(LEAST_BLOCKS.min(MOST_BYTES / stride)).min(blocks);
-            let Some(entries) = records::allocate(capacity * size_of::<Entry>()).filter(|_| capacity > 0)
-            else {
+            if capacity == 0 {
                 return false;
-            };
+            }
+            let Some(entries) = records::allocate(capacity * size_of::<Entry>()) else { return false };
             let base = entries.as_ptr().cast::<Entry>();
             self.base.set(base);
             self.top.set(base);

@@ -163,28 +163,33 @@ impl Central {
 
     /// Makes `bytes` ready: populated runs that are kept until they are used or the heap is trimmed.
     pub fn make_ready(&mut self, heap: &Heap, bytes: usize) -> bool {
-        let mut left = bytes.div_ceil(SLICE);
+        // Whole pages, as far as the limit goes: it need not be a number of pages itself.
+        let mut left = match heap.limit() {
+            0 => map::round_to_page(bytes),
+            limit => map::round_to_page(bytes).min(limit / map::PAGE * map::PAGE),
+        };
         while left > 0 {
-            let slices = left.min(MAX_STRIDE / SLICE);
-            if !heap.charge(slices * SLICE) {
+            let piece = left.min(MAX_STRIDE);
+            let slices = piece.div_ceil(SLICE);
+            if !heap.charge(piece) {
                 return false;
             }
             let Some(span) = self.make_run(heap, slices) else {
-                heap.discharge(slices * SLICE);
+                heap.discharge(piece);
                 return false;
             };
             // SAFETY: fresh and ours alone; then kept under the lock.
             let base = unsafe {
                 let inner = span.as_ref().inner();
-                inner.charged = slices * SLICE;
+                inner.charged = piece;
                 let base = inner.run.base;
                 self.kept.keep_run(span, slices, scavenger::NEVER);
                 base
             };
-            if !map::populate(base, slices * SLICE) {
+            if !map::populate(base, piece) {
                 return false;
             }
-            left -= slices;
+            left -= piece;
         }
         true
     }

@@ -262,11 +262,18 @@ impl Kept {
 
     /// Whether anything is kept that ages.
     pub fn ages(&self) -> bool {
-        // The newest comes first, and what never ages came before all others.
+        // All of a list: the rest of a run that was cut comes first, whatever its age.
         let ages = |list: &List| {
-            // SAFETY: kept spans are known to nobody but their list, under the lock.
-            NonNull::new(list.head)
-                .is_some_and(|span| unsafe { span.as_ref().inner() }.kept_since != scavenger::NEVER)
+            let mut next = NonNull::new(list.head);
+            while let Some(span) = next {
+                // SAFETY: kept spans are known to nobody but their list, under the lock.
+                let inner = unsafe { span.as_ref().inner() };
+                if inner.kept_since != scavenger::NEVER {
+                    return true;
+                }
+                next = NonNull::new(inner.next);
+            }
+            false
         };
         ages(&self.ranges) || self.runs.iter().any(ages)
     }

@@ -8,7 +8,7 @@ use super::size_class::SLICE;
 use super::span::{Span, slot};
 use super::*;
 use crate::error::fail;
-use crate::os::map::{self, HUGE_PAGE, round_to_page};
+use crate::os::map::{self, HUGE_PAGE, Resized, round_to_page};
 use crate::os::numa;
 
 /// Where a block lies in its mapping, and how the mapping is aligned.
@@ -48,6 +48,8 @@ impl Heap {
         alignment: usize,
         slack: usize,
     ) -> Result<NonNull<u8>> {
+        // Counting needs the thread's cache: what cannot be counted is not handed out.
+        self.count(|_| ())?;
         let place = Place::of(self, size, alignment);
         let length = round_to_page(place.lead + size + slack);
         let mut central = self.central.lock();
@@ -70,6 +72,7 @@ impl Heap {
         let kept_alignment = alignment.max(DEFAULT_ALIGNMENT).trailing_zeros() as u8;
         span_ref.describe_large(self, first, size, length - place.lead, kept_alignment);
         span_ref.large_fresh.store(fresh, Relaxed);
+        span_ref.large_slot.store(slot::LIVE, Relaxed);
         if !page_map::insert(base, base + length, span) {
             span_ref.retire();
             // SAFETY: in no list, retired.
@@ -115,27 +118,45 @@ impl Heap {
         Some(span)
     }
 
-    pub(super) fn free_large(&'static self, span: &'static Span) -> Result<()> {
-        if !slot::is_live(span.large_slot.swap(slot::FREE, AcqRel)) {
+    pub(super) fn free_large(&'static self, span: &'static Span, pointer: *mut u8) -> Result<()> {
+        self.count(|_| ())?;
+        let mut central = self.central.lock();
+        // Under the lock, because the record may be another block's by now.
+        let is_it = |found: &Span| core::ptr::eq(found, span) && span.first() == pointer as usize;
+        if !page_map::span_of(pointer as usize).is_some_and(is_it)
+            || !slot::is_live(span.large_slot.swap(slot::FREE, AcqRel))
+        {
+            drop(central);
             self.counters.refused.fetch_add(1, Relaxed);
             return fail!(DoubleFree, "the block was freed by another thread at the same moment");
         }
         let size = span.large_size.load(Relaxed);
-        let mut central = self.central.lock();
-        let pointer = NonNull::from(span);
         // SAFETY: live until now, so linked; the lock is held.
         unsafe {
-            central.remove_large(pointer);
-            central.kept.keep_range(pointer);
+            central.remove_large(NonNull::from(span));
+            central.kept.keep_range(NonNull::from(span));
         }
         drop(central);
         self.count(|cache| cache.count_free(self, size))
     }
 
     /// Gives the block `size` bytes where it is or by moving its pages; None when it has to be copied into a new
-    /// block. OutOfMemory leaves it as it was.
-    pub(super) fn resize_large(&'static self, span: &'static Span, size: usize) -> Result<Option<*mut u8>> {
+    /// block. OutOfMemory leaves it as it was. A `pinned` block, which other threads may look up meanwhile, keeps its
+    /// mapping.
+    pub(super) fn resize_large(
+        &'static self,
+        span: &'static Span,
+        size: usize,
+        pinned: bool,
+    ) -> Result<Option<*mut u8>> {
         let first = span.first();
+        if pinned {
+            let fits = size <= span.large_capacity.load(Relaxed);
+            if fits {
+                span.large_size.store(size, Relaxed);
+            }
+            return Ok(fits.then_some(first as *mut u8));
+        }
         let alignment = 1 << span.alignment_log2.load(Relaxed);
         if self.class_for(size, alignment).is_some() {
             return Ok(None);
@@ -150,12 +171,14 @@ impl Heap {
             drop(central);
             return self.out_of_memory(size);
         }
+        // Before the range changes: what it gives up may be another heap's the moment it is free.
+        page_map::remove(base, base + old);
         let Some(now) = self.move_or_stay(base, old, new, Place::of(self, size, alignment)) else {
             // A range joined from several mappings is not moved by the system; then a copy has to do.
+            page_map::insert(base, base + old, NonNull::from(span));
             self.discharge(new.saturating_sub(old));
             return Ok(None);
         };
-        page_map::remove(base, base + old);
         page_map::insert(now, now + new, NonNull::from(span));
         if new < old {
             self.discharge(old - new);
@@ -164,9 +187,7 @@ impl Heap {
             map::advise_huge(now, new);
         }
         (inner.run.base, inner.length, inner.charged) = (now, new, new);
-        let marked = span.large_slot.load(Relaxed) & slot::MARKED;
         span.describe_large(self, now + lead, size, new - lead, alignment.trailing_zeros() as u8);
-        span.large_slot.store(slot::LIVE | marked, Relaxed);
         drop(central);
         self.dress(now + lead, new - lead, u16::MAX);
         Ok(Some((now + lead) as *mut u8))
@@ -174,19 +195,26 @@ impl Heap {
 
     /// Resizes a mapping where it is, else where `place` wants it. Gives its address, for which the page map is ready.
     fn move_or_stay(&self, base: usize, old: usize, new: usize, place: Place) -> Option<usize> {
-        // SAFETY: the whole mapping of a block, which its owner does not use while it is reallocated.
-        if new == old || page_map::make_ready(base, base + new) && unsafe { map::resize(base, old, new) } {
+        if new == old {
             return Some(base);
         }
-        let target = place.map(new)?;
-        // SAFETY: as above; the target was mapped for this and nobody has seen it.
-        unsafe {
-            if page_map::make_ready(target, target + new) && map::relocate(base, old, target, new) {
-                return Some(target);
+        if page_map::make_ready(base, base + new) {
+            // SAFETY: the whole mapping of a block, which its owner does not use while it is reallocated.
+            match unsafe { map::resize(base, old, new) } {
+                Resized::Done => return Some(base),
+                Resized::Several => return None,
+                Resized::NoRoom => {}
             }
-            map::unmap(target, new);
         }
-        None
+        let target = place.map(new)?;
+        // SAFETY: the owner's, as above; the target was mapped for this and nobody has seen it.
+        unsafe {
+            if !page_map::make_ready(target, target + new) {
+                map::unmap(target, new);
+                return None;
+            }
+            map::relocate(base, old, target, new).then_some(target)
+        }
     }
 }
 

@@ -3,14 +3,15 @@
 //! A static root holds one pointer for each 16 GiB of address space, to a leaf with one entry a slice. Blocks of
 //! 2 MiB and more enter one pointer for each whole huge page instead of thirty-two for its slices; they are looked at
 //! only when the slice's own entry is empty. Leaves are never unmapped and span records are never anything but span
-//! records, so any 47-bit number may be looked up at any time, from any thread.
+//! records, so any number may be looked up at any time, from any thread.
 use super::size_class::{Class, SLICE};
 use super::span::Span;
 use crate::os::map::{self, HUGE_PAGE};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering::*};
 
-const ADDRESS_BITS: u32 = 47;
+/// Bits of a user address that the system hands out unasked: aarch64 kernels map from the top of 48 bits down.
+const ADDRESS_BITS: u32 = if cfg!(target_arch = "x86_64") { 47 } else { 48 };
 const LEAF_BITS: u32 = 34;
 const SLICES: usize = (1 << LEAF_BITS) / SLICE;
 const HUGE_PAGES: usize = (1 << LEAF_BITS) / HUGE_PAGE;

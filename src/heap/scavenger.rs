@@ -24,12 +24,12 @@ pub fn now() -> u32 {
 }
 /// Notes that something was kept; [`start_if_wanted`] follows when no lock is held.
 pub fn wanted() {
-    WANTED.store(true, Release);
+    WANTED.store(true, SeqCst);
 }
 /// Starts the thread if something is kept and it does not run. Called without locks.
 #[inline]
 pub fn start_if_wanted() {
-    if WANTED.load(Relaxed) && !RUNNING.load(Relaxed) {
+    if WANTED.load(SeqCst) && !RUNNING.load(SeqCst) {
         start();
     }
 }
@@ -77,11 +77,12 @@ fn run() {
         let mut keeps = false;
         registry::for_each_heap(|heap| keeps |= heap.release_kept(Some(tick.saturating_sub(KEEP))));
         if keeps {
-            WANTED.store(true, Release);
+            WANTED.store(true, SeqCst);
         } else {
-            RUNNING.store(false, Release);
-            // What was kept since the look at its heap found the thread still running.
-            if !WANTED.load(Acquire) || RUNNING.swap(true, AcqRel) {
+            RUNNING.store(false, SeqCst);
+            // What was kept since the look at its heap found the thread still running. Each side stores first and
+            // then looks, in one order for all (SeqCst), so that one of them sees the other.
+            if !WANTED.load(SeqCst) || RUNNING.swap(true, AcqRel) {
                 return;
             }
         }

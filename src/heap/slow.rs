@@ -129,20 +129,20 @@ impl Heap {
         slack: usize,
     ) -> Result<NonNull<u8>> {
         let own = self.alignment.load(Relaxed);
-        let alignment = match alignment {
-            0 => own,
-            alignment if own > DEFAULT_ALIGNMENT => own.max(alignment),
-            alignment => alignment,
-        };
         if size == 0 {
             return fail!(InvalidArgument, "a block of 0 bytes");
         }
-        if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
+        if alignment != 0 && !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
             return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 1 GiB");
         }
         if size > MAX_SIZE {
             return fail!(OutOfMemory, "{size} bytes are more than any address space holds");
         }
+        let alignment = match alignment {
+            0 => own,
+            alignment if own > DEFAULT_ALIGNMENT => own.max(alignment),
+            alignment => alignment,
+        };
         let mut result = self.allocate_anywhere(size, alignment, slack);
         if result.is_err() && self.flush_own_cache() {
             result = self.allocate_anywhere(size, alignment, slack);
@@ -267,7 +267,7 @@ impl Heap {
             return Ok(()); // other owners are left
         }
         if span.is_large() {
-            self.free_large(span)?;
+            self.free_large(span, pointer)?;
         } else {
             self.with_cache(|cache| self.free_to_class(cache, span, index, value & !slot::MARKED, pointer))?;
         }
@@ -348,8 +348,11 @@ impl Heap {
             return fail!(InvalidArgument, "a block of {size} bytes");
         }
         let block = self.describe(span, pointer as usize, value);
+        // Counting needs the thread's cache: without one nothing is changed.
+        self.with_cache(|_| ())?;
+        let pinned = value & slot::MARKED != 0 && attributes::references(pointer) > 1;
         let stays = if span.is_large() {
-            self.resize_large(span, size)?
+            self.resize_large(span, size, pinned)?
         } else if size <= block.capacity && (size > block.capacity / 2 || block.capacity <= 64) {
             match SHAPES[span.class() as usize].capacity {
                 1 => span.usable.store(size as u32, Relaxed),
@@ -368,7 +371,7 @@ impl Heap {
             }
             return Ok(NonNull::new(moved).expect("a block's address"));
         }
-        if value & slot::MARKED != 0 && attributes::references(pointer) > 1 {
+        if pinned {
             return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
         }
         let moved = self.allocate(size, block.alignment)?;
@@ -441,56 +444,14 @@ impl Heap {
     /// Whether a block of `size` bytes would fit now.
     pub fn can_allocate(&self, size: usize) -> bool {
         let limit = self.limit.load(Relaxed);
-        let kept = self.central.lock().kept.bytes();
         let needed = map::round_to_page(size.saturating_add(self.prefix()));
-        size > 0 && size <= MAX_SIZE && (limit == 0 || (self.held() - kept).saturating_add(needed) <= limit)
+        let in_use = {
+            let central = self.central.lock();
+            self.held() - central.kept.bytes()
+        };
+        size > 0 && size <= MAX_SIZE && (limit == 0 || in_use.saturating_add(needed) <= limit)
     }
 
-    fn totals(&self) -> (Counts, isize, isize) {
-        let orphans = self.orphans.lock();
-        let central = self.central.lock();
-        let (mut counts, mut live) = (central.retired, self.counters.live.load(Relaxed));
-        let mut peak = self.counters.peak();
-        let published = live;
-        let mut add = |cache: &ThreadCache| {
-            counts.add(cache.counts());
-            let (delta, delta_peak) = cache.unpublished();
-            live += delta;
-            peak = peak.max(published + delta_peak);
-        };
-        central.for_each_cache(&mut add);
-        if let Some(cache) = *orphans {
-            // SAFETY: dissolved only when the heap ends, and under this lock.
-            add(unsafe { cache.as_ref() });
-        }
-        (counts, live, peak.max(live))
-    }
-    /// The heap's figures.
-    pub fn statistics(&self) -> HeapStatistics {
-        let (counts, live, peak) = self.totals();
-        let counts = self.counters.since_reset(counts);
-        let freed = counts.allocated as isize + self.counters.live_at_reset.load(Relaxed) - live;
-        HeapStatistics {
-            live: live.max(0) as usize,
-            peak: peak.max(0) as usize,
-            allocations: counts.hits + counts.misses,
-            frees: counts.frees,
-            largest: counts.largest,
-            allocated_bytes: counts.allocated,
-            freed_bytes: freed.max(0) as usize,
-            held: self.held(),
-            cache_hits: counts.hits,
-            cache_misses: counts.misses,
-        }
-    }
-    /// Begins a new history: counts at 0, the peak at what is live.
-    pub fn reset_statistics(&self) {
-        let (counts, live, _) = self.totals();
-        let mut central = self.central.lock();
-        central.retired.largest = 0;
-        central.for_each_cache(&mut ThreadCache::reset_peak);
-        self.counters.reset(live, counts);
-    }
     /// Writes a block's prefix.
     pub(super) fn dress(&self, pointer: usize, room: usize, class: u16) {
         let dress = self.dress.load(Relaxed);

@@ -119,14 +119,16 @@ impl Span {
         self.stride.store(stride, Relaxed);
         self.reciprocal.store((1u64 << RECIPROCAL_SHIFT).div_ceil(stride.max(32) as u64) as u32, Relaxed);
         self.usable.store(usable as u32, Relaxed);
-        self.alignment_log2.store(shape.alignment.trailing_zeros() as u8, Relaxed);
+        // The first block lies a prefix behind the start of the run. (Without one the distance has 64 zeroes.)
+        let alignment_log2 = shape.alignment.trailing_zeros().min(heap.prefix().trailing_zeros());
+        self.alignment_log2.store(alignment_log2 as u8, Relaxed);
         self.slots.store(slots, Relaxed);
         self.class.store(class, Relaxed);
         self.kind.store(KIND_BLOCKS, Relaxed);
         self.heap_id.store(heap.id() as u32, Relaxed);
         self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
     }
-    /// Sets the record up for one mapped block at `first`.
+    /// Sets the record up for one mapped block at `first`. Its slot is the caller's to set.
     pub fn describe_large(
         &self,
         heap: &Heap,
@@ -143,7 +145,6 @@ impl Span {
         self.alignment_log2.store(alignment_log2, Relaxed);
         self.large_size.store(size, Relaxed);
         self.large_capacity.store(capacity, Relaxed);
-        self.large_slot.store(slot::LIVE, Relaxed);
         // No slot of the side array: the fast path then sees a value that is not plainly live.
         self.slots.store(UNUSED_SLOT.get(), Relaxed);
         self.class.store(0, Relaxed);

@@ -1,5 +1,6 @@
 //! A heap's figures: what its threads have published, and what a reader makes of it all.
-use super::cache::Counts;
+use super::Heap;
+use super::cache::{Counts, ThreadCache};
 use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 /// Figures that all threads write.
@@ -105,5 +106,58 @@ impl HeapStatistics {
     /// Share of held memory that is not live, in percent.
     pub fn fragmentation(&self) -> usize {
         (self.held.saturating_sub(self.live) * 100).checked_div(self.held).unwrap_or(0)
+    }
+}
+
+impl Heap {
+    fn totals(&self) -> (Counts, isize, isize) {
+        let orphans = self.orphans.lock();
+        let central = self.central.lock();
+        let (mut counts, mut live) = (central.retired, self.counters.live.load(Relaxed));
+        let mut peak = self.counters.peak();
+        let published = live;
+        let mut add = |cache: &ThreadCache| {
+            counts.add(cache.counts());
+            let (delta, delta_peak) = cache.unpublished();
+            live += delta;
+            peak = peak.max(published + delta_peak);
+        };
+        central.for_each_cache(&mut add);
+        if let Some(cache) = *orphans {
+            // SAFETY: dissolved only when the heap ends, and under this lock.
+            add(unsafe { cache.as_ref() });
+        }
+        (counts, live, peak.max(live))
+    }
+    /// The heap's figures.
+    pub fn statistics(&self) -> HeapStatistics {
+        let (counts, live, peak) = self.totals();
+        let counts = self.counters.since_reset(counts);
+        let freed = counts.allocated as isize + self.counters.live_at_reset.load(Relaxed) - live;
+        HeapStatistics {
+            live: live.max(0) as usize,
+            peak: peak.max(0) as usize,
+            allocations: counts.hits + counts.misses,
+            frees: counts.frees,
+            largest: counts.largest,
+            allocated_bytes: counts.allocated,
+            freed_bytes: freed.max(0) as usize,
+            held: self.held(),
+            cache_hits: counts.hits,
+            cache_misses: counts.misses,
+        }
+    }
+    /// Begins a new history: counts at 0, the peak at what is live.
+    pub fn reset_statistics(&self) {
+        let (counts, live, _) = self.totals();
+        let orphans = self.orphans.lock();
+        let mut central = self.central.lock();
+        central.retired.largest = 0;
+        central.for_each_cache(&mut ThreadCache::reset_peak);
+        if let Some(cache) = *orphans {
+            // SAFETY: dissolved only when the heap ends, and under this lock.
+            unsafe { cache.as_ref() }.reset_peak();
+        }
+        self.counters.reset(live, counts);
     }
 }

@@ -260,3 +260,113 @@ fn threads_pass_blocks_around() {
     producers.into_iter().for_each(|p| p.join().unwrap());
     assert_eq!(heap.destroy(), Leaks::default());
 }
+
+#[test]
+fn a_limit_need_not_be_whole_slices() {
+    for limit in [100_000, 1_000_000, 5 << 20] {
+        let heap = Heap::create(&HeapParams { limit, ready: limit, ..HeapParams::default() }).unwrap();
+        assert!(heap.held() <= limit && heap.held() > limit - 4096);
+        let block = heap.allocate(90_000, 0).unwrap();
+        heap.free(block.as_ptr()).unwrap();
+        heap.destroy();
+    }
+}
+
+#[test]
+fn a_block_with_several_owners_stays_where_it_is() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    for size in [100, 70_000, 3 << 20] {
+        let block = heap.allocate(size, 0).unwrap();
+        attributes::retain(block.as_ptr()).unwrap();
+        let before = heap.block(block.as_ptr());
+        assert_eq!(heap.reallocate(block.as_ptr(), 40 * size), Err(Error::InvalidArgument));
+        assert_eq!((heap.block(block.as_ptr()), attributes::references(block.as_ptr())), (before, 2));
+        // Less is fine as long as nothing moves.
+        assert_eq!(heap.reallocate(block.as_ptr(), size - size / 4), Ok(block));
+        assert_eq!(heap.block(block.as_ptr()).unwrap().size, size - size / 4);
+        heap.free(block.as_ptr()).unwrap();
+        heap.free(block.as_ptr()).unwrap();
+    }
+    heap.destroy();
+}
+
+#[test]
+fn owners_may_resize_and_let_go_at_the_same_time() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    for size in [1000, 3 << 20] {
+        // The other owner follows in step, so that both calls overlap often.
+        let (shared, step) = (AtomicPtr::new(core::ptr::null_mut::<u8>()), AtomicUsize::new(0));
+        let wrong = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..20_000 {
+                    while step.load(Acquire) <= 2 * n {
+                        std::thread::yield_now();
+                    }
+                    let freed = heap.free(shared.load(Relaxed));
+                    wrong.fetch_add(freed.is_err().into(), Relaxed);
+                    step.fetch_add(1, Release);
+                }
+            });
+            for n in 0..20_000 {
+                let block = heap.allocate(size, 0).unwrap().as_ptr();
+                attributes::retain(block).unwrap();
+                shared.store(block, Relaxed);
+                step.store(2 * n + 1, Release);
+                let resized = heap.reallocate(block, size - size / 8);
+                while step.load(Acquire) <= 2 * n + 1 {
+                    std::thread::yield_now();
+                }
+                let good = resized.is_ok_and(|at| at.as_ptr() == block) && attributes::references(block) == 1;
+                wrong.fetch_add((!good || heap.free(block).is_err()).into(), Relaxed);
+            }
+        });
+        assert_eq!(wrong.load(Relaxed), 0);
+    }
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
+#[test]
+fn heaps_that_resize_at_the_same_time_keep_their_places() {
+    std::thread::scope(|scope| {
+        for n in 0..3 {
+            scope.spawn(move || {
+                let heap = Heap::create(&HeapParams::default()).unwrap();
+                for round in 0..2000 {
+                    let mut block = heap.allocate((2 << 20) + n * (64 << 10), 0).unwrap();
+                    for size in [9 << 20, 3 << 20, 20 << 20, 1200 << 10] {
+                        block = heap.reallocate(block.as_ptr(), size).unwrap();
+                        assert_eq!(heap.block(block.as_ptr()).map(|b| b.size), Some(size), "round {round}");
+                    }
+                    heap.free(block.as_ptr()).unwrap();
+                    heap.trim();
+                }
+                heap.destroy();
+            });
+        }
+    });
+}
+
+#[test]
+fn a_reset_forgets_threads_without_caches_too() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let orphans = ThreadCache::make(heap, core::ptr::null()).unwrap();
+    // SAFETY: fresh, and this thread's until it is stored.
+    unsafe { orphans.as_ref() }.count_allocation(heap, 5000, false);
+    *heap.orphans.lock() = Some(orphans);
+    heap.reset_statistics();
+    assert_eq!(heap.statistics().largest, 0);
+    heap.destroy();
+}
+
+#[test]
+fn a_prefix_bounds_the_alignment_that_is_kept() {
+    let params = HeapParams { prefix: 128, alignment: 128, ..HeapParams::default() };
+    let heap = Heap::create(&params).unwrap();
+    let block = heap.allocate(3000, 0).unwrap();
+    assert_eq!(heap.block(block.as_ptr()).unwrap().alignment, 128);
+    let moved = heap.reallocate(block.as_ptr(), 6000).unwrap();
+    assert!(!span_of_block(moved.as_ptr()).is_large(), "6000 bytes need no mapping of their own");
+    assert_eq!(heap.allocate(100, 3), Err(Error::InvalidArgument));
+    heap.destroy();
+}

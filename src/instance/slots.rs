@@ -96,11 +96,15 @@ fn free_slot(range: core::ops::Range<usize>) -> Result<usize> {
 /// The global instance, made on first use.
 pub fn global() -> Result<&'static Instance> {
     install();
+    if let Some(instance) = get(GLOBAL) {
+        return Ok(instance);
+    }
+    // Without the lock: what cannot be read is reported to the program's callback, which may use the library.
+    let config = Config::from_environment();
     let _lock = LOCK.lock();
     if let Some(instance) = get(GLOBAL) {
         return Ok(instance);
     }
-    let config = Config::from_environment();
     Ok(put(GLOBAL, Heap::create(&heap_params(&config, GLOBAL))?, config))
 }
 
@@ -129,6 +133,7 @@ pub fn adopt(heap: &'static Heap) -> Result<usize> {
 
 /// Closes the slot of a heap that its owner is about to end; what is tracked is reported.
 pub fn disown(heap: &'static Heap) {
+    install(); // also a program that never opens an instance may fork meanwhile
     let lock = LOCK.lock();
     for slot in ADOPTED {
         if get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)) {

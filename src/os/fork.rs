@@ -27,7 +27,7 @@ pub enum Rank {
     Arena,
     /// Mappings for the library's own records.
     Records,
-    /// The log's callback.
+    /// Where messages go.
     Log,
 }
 const RANKS: usize = Rank::Log as usize + 1;

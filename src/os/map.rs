@@ -107,18 +107,39 @@ pub fn populate(address: usize, length: usize) -> bool {
     !fault::strikes() && unsafe { libc::madvise(address as *mut _, length, libc::MADV_POPULATE_WRITE) } == 0
 }
 
-/// Makes a mapping longer or shorter where it is. False leaves it as it was.
+/// How [`resize`] went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Resized {
+    /// The mapping has the new length.
+    Done,
+    /// It is as it was: there is no room behind it.
+    NoRoom,
+    /// It is as it was, and consists of several mappings to the system, which moves only one at a time.
+    Several,
+}
+
+/// Makes a mapping longer or shorter where it is.
 ///
 /// # Safety
 /// `[address, address + old)` is one mapping of this module; what is cut off is not used any more.
 #[must_use]
-pub unsafe fn resize(address: usize, old: usize, new: usize) -> bool {
+pub unsafe fn resize(address: usize, old: usize, new: usize) -> Resized {
+    if fault::strikes() {
+        return Resized::NoRoom;
+    }
     // SAFETY: without MAYMOVE the range changes where it is, or the call fails.
-    !fault::strikes() && unsafe { libc::mremap(address as *mut _, old, new, 0) } != libc::MAP_FAILED
+    if unsafe { libc::mremap(address as *mut _, old, new, 0) } != libc::MAP_FAILED {
+        Resized::Done
+    } else if std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT) {
+        Resized::Several
+    } else {
+        Resized::NoRoom
+    }
 }
 
-/// Moves the pages of a mapping to `target`, without copying, and makes it `new` bytes long there. False leaves both
-/// as they were.
+/// Moves the pages of a mapping to `target`, without copying, and makes it `new` bytes long there. False leaves the
+/// first as it was, and the target is nobody's any more: a system that refuses may have unmapped it already, so that
+/// unmapping it here could hit what another thread has mapped there since. At worst that costs address space.
 ///
 /// # Safety
 /// `[address, address + old)` and `[target, target + new)` are mappings of this module, nobody uses the first
@@ -126,10 +147,14 @@ pub unsafe fn resize(address: usize, old: usize, new: usize) -> bool {
 #[must_use]
 pub unsafe fn relocate(address: usize, old: usize, target: usize, new: usize) -> bool {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    if fault::strikes() {
+        // SAFETY: the target, which the caller gives up.
+        unsafe { unmap(target, new) };
+        return false;
+    }
     // SAFETY: MREMAP_FIXED replaces just the target, which the caller gives up.
-    !fault::strikes()
-        && unsafe { libc::mremap(address as *mut _, old, new, flags, target as *mut libc::c_void) }
-            != libc::MAP_FAILED
+    let moved = unsafe { libc::mremap(address as *mut _, old, new, flags, target as *mut libc::c_void) };
+    moved != libc::MAP_FAILED
 }
 
 /// Bytes of RAM in the machine.
