@@ -193,28 +193,42 @@ impl Engine {
         }
         Ok(bytes)
     }
-    /// Takes the slot of a chunk that was read ahead and not touched yet.
+    /// Takes the slot, which is full, of a chunk that was read ahead and not touched yet.
     pub(super) fn unstage(&self, staging: &Arc<Staging>) -> Option<Slot> {
-        for region in self.regions().iter().filter(|r| Arc::ptr_eq(r.staging(), staging)) {
-            let mut left = region.lists().count(Which::Staged);
-            while left > 0
-                && let Some(index) = { region.lists().oldest(Which::Staged) }
-            {
-                left -= 1;
-                if let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) {
-                    if !transit.stored().is_kept() {
-                        transit.settle(Phase::Staged, Settle::default()); // the only copy, see `put_back`
-                        continue;
-                    }
-                    // SAFETY: as in `place`.
-                    let slot = unsafe { Slot::from_number(transit.stored().slot) };
-                    region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
-                    transit.settle(Phase::Stored, Settle::default());
-                    return Some(slot);
-                }
+        let regions = self.regions();
+        regions
+            .iter()
+            .filter(|r| Arc::ptr_eq(r.staging(), staging))
+            .find_map(|region| self.unstage_from(region))
+    }
+    /// The same for one region.
+    pub(super) fn unstage_from(&self, region: &Region) -> Option<Slot> {
+        let mut left = region.lists().count(Which::Staged);
+        while left > 0
+            && let Some(index) = { region.lists().oldest(Which::Staged) }
+        {
+            left -= 1;
+            let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) else { continue };
+            if !transit.stored().is_kept() {
+                transit.settle(Phase::Staged, Settle::default()); // the only copy, see `put_back`
+                continue;
             }
+            // SAFETY: as in `place`.
+            let slot = unsafe { Slot::from_number(transit.stored().slot) };
+            region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
+            transit.settle(Phase::Stored, Settle::default());
+            return Some(slot);
         }
         None
+    }
+    /// An empty slot; if need be the pages of a full one are given back.
+    pub(super) fn empty_slot(&self, staging: &Staging) -> Option<Slot> {
+        staging.take_empty().or_else(|| {
+            let mut slot = staging.take_full()?;
+            staging.empty(&mut slot);
+            self.purse().discharge_pages(staging.chunk());
+            Some(slot)
+        })
     }
 
     /// Claims the chunk that should leave first: of a region that is being swept the one just left behind, else the
@@ -285,7 +299,7 @@ impl Engine {
     /// Sends a chunk out if nobody uses it. For advice; failure is no error.
     pub(super) fn evict_one(&self, region: &Region, index: usize) {
         let staging = region.staging();
-        let Some(slot) = staging.take_empty() else { return };
+        let Some(slot) = self.empty_slot(staging) else { return };
         let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) else {
             return staging.put_empty(slot);
         };

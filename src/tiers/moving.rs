@@ -1,7 +1,6 @@
 //! Moves the chunks of a region to a larger one, without bringing in what is stored.
 use super::engine::Engine;
 use super::region::{Params, Region};
-use super::staging::Slot;
 use super::state::{Phase, Settle};
 use super::transit::Transit;
 use super::trouble::Trouble;
@@ -19,6 +18,10 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     let new = Arc::new(Region::reserve(engine, &params)?);
     engine.conceal(old);
     old.wait_for_transits();
+    // Chunks read ahead hold slots that nobody else can take any more.
+    while let Some(slot) = engine.unstage_from(old) {
+        engine.drop_pages(old.staging(), slot);
+    }
     let moved = new.inherit_room(old).and_then(|()| {
         move_chunks(engine, old, &new).map_err(|trouble| {
             new.return_room(old);
@@ -114,11 +117,12 @@ fn move_chunk(
 }
 fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Result<(), Trouble> {
     let staging = from.region.staging();
-    let slot: Slot = loop {
-        match staging.take_empty() {
+    let slot = loop {
+        match engine.empty_slot(staging) {
             Some(slot) => break slot,
             None => match engine.unstage(staging) {
                 Some(slot) => engine.drop_pages(staging, slot),
+                // In use by other threads, which return them.
                 None => staging.wait(),
             },
         }
