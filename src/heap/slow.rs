@@ -483,7 +483,9 @@ impl Heap {
 }
 
 fn put_back(central: &mut Central, entry: Entry) {
-    let span = span_of_block(entry.pointer);
+    // Nothing is found, and the entry dropped, where two threads freed the block at the same moment and its span has
+    // ended since.
+    let Some(span) = page_map::span_of(entry.pointer as usize) else { return };
     if let Some(index) = span.index_of(entry.pointer as usize) {
         central.put(span, index);
     }

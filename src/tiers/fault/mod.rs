@@ -110,6 +110,8 @@ impl Faults {
 }
 
 fn try_out(mechanism: Mechanism) -> Result<Faults, Errno> {
+    // A child needs descriptors of its own, also one that is forked before the first region is made.
+    super::fork::install();
     let open = |wanted: u64| {
         if Userfaultfd::offered()? & wanted != wanted {
             return Err(Errno(libc::EOPNOTSUPP));
