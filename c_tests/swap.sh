@@ -1,6 +1,7 @@
 #!/bin/sh
-# Every mixture of {memory_pool, advanced_memory_system, memory_singleton} as legacy C or libunimem, shared and static,
-# with every linker there is, with link-time optimisation of the C, and with the C in a shared library of its own.
+# Every mixture of {memory_pool, advanced_memory_system, memory_singleton, tree_tensor_network} as legacy C or
+# libunimem, shared and static, with every linker there is, with link-time optimisation of the C, and with the C in a
+# shared library of its own.
 #   swap.sh BUILD
 set -u
 B=$1
@@ -13,9 +14,10 @@ n=0 failures=0
 mixture() {
     n=$((n + 1))
     objects=$D/swap_main.o
-    case $1 in C??) objects="$objects $D/memory_pool.o" ;; esac
-    case $1 in ?C?) objects="$objects $D/advanced_memory_system.o" ;; esac
-    case $1 in ??C) objects="$objects $D/memory_singleton.o" ;; esac
+    case $1 in C???) objects="$objects $D/memory_pool.o" ;; esac
+    case $1 in ?C??) objects="$objects $D/advanced_memory_system.o" ;; esac
+    case $1 in ??C?) objects="$objects $D/memory_singleton.o" ;; esac
+    case $1 in ???C) objects="$objects $D/tree_tensor_network.o" ;; esac
     case $2 in
     so) library="-L$B -lunimem -Wl,-rpath,$PWD/$B" ;;
     a) library="$B/libunimem.a $SYSTEM_LIBS" ;;
@@ -38,7 +40,8 @@ mixture() {
 
 # compile FLAGS: makes all objects.
 compile() {
-    for source in swap_main legacy/memory_pool legacy/advanced_memory_system legacy/memory_singleton; do
+    for source in swap_main legacy/memory_pool legacy/advanced_memory_system legacy/memory_singleton \
+        legacy/tree_tensor_network; do
         # shellcheck disable=SC2086
         $TEST_CC -std=c11 -Wall -Wextra -Werror -pedantic -O2 $1 -Iinclude -Ic_tests -c "c_tests/$source.c" \
             -o "$D/$(basename $source).o" || exit 1
@@ -46,13 +49,14 @@ compile() {
     echo "typedef int empty;" | $TEST_CC -x c -c - -o "$D/empty.o" || exit 1
 }
 
-# all TOOL FLAGS KIND...: 8 mixtures of each kind.
+# all TOOL FLAGS KIND...: 16 mixtures of each kind.
 all() {
     tool=$1 flags=$2
     shift 2
     for kind in "$@"; do
         for letters in RRR RRC RCR RCC CRR CRC CCR CCC; do
-            mixture $letters "$kind" "$tool" "$flags"
+            mixture ${letters}R "$kind" "$tool" "$flags"
+            mixture ${letters}C "$kind" "$tool" "$flags"
         done
     done
 }

@@ -1,17 +1,19 @@
 /* swap_main.c - one program for every mixture of legacy C files and libunimem. swap.sh builds and runs them all.
  *
- *   swap_main RCR      memory_pool from libunimem (R), advanced_memory_system from C, memory_singleton from libunimem
+ *   swap_main RCRC     memory_pool from libunimem (R), advanced_memory_system from C, memory_singleton from libunimem,
+ *                      tree_tensor_network from C
  *
  * Whoever answers, the program sees the same. Who does answer is read off the stand-ins' counters and unimem_owns(). */
 #include "unimem.h"
 #include "unimem/memory_pool.h"
 #include "unimem/memory_singleton.h"
+#include "unimem/tree_tensor_network.h"
 #include "legacy/legacy.h"
 #include "tap.h"
 #include <stdint.h>
 #include <string.h>
 
-static bool pool_is_c, system_is_c, singleton_is_c;
+static bool pool_is_c, system_is_c, singleton_is_c, network_is_c;
 
 static bool zeroed(const unsigned char *bytes, size_t size) {
     size_t i = 0;
@@ -103,13 +105,43 @@ static void check_tracking(advanced_memory_system_t *system) {
     CHECK("a tracked block is freed", !is_memory_block_tracked(block) && !validate_memory_block(system, block));
 }
 
+static void check_network(MemoryPool *pool) {
+    tree_tensor_network_t *network = create_tree_tensor_network(2, 0, 0);
+    ComplexFloat elements[6];
+    for (size_t i = 0; i < 6; i++)
+        elements[i] = (ComplexFloat){(float)i, 1};
+    tree_tensor_node_t *first = add_tree_tensor_node(network, elements, (size_t[]){2, 3}, 2, false);
+    tree_tensor_node_t *second = add_tree_tensor_node(network, elements, (size_t[]){3, 2}, 2, false);
+    CHECK("nodes are connected", first && second && connect_tree_tensor_nodes(network, first, second));
+    tree_tensor_node_t *product = NULL;
+    CHECK("and contracted", contract_tree_tensor_nodes(network, first, second, &product) && product->num_dimensions == 2);
+    /* (0 + i)(0 + i) + (1 + i)(2 + i) + (2 + i)(4 + i) = 7 + 9 i */
+    CHECK("to the right value", product && product->data[0].real == 7 && product->data[0].imag == 9);
+    ComplexFloat *result = NULL;
+    size_t sizes[16], count;
+    CHECK("the whole tree, too", contract_full_tree_network(network, &result, sizes, &count) && count == 2 &&
+                                     sizes[0] == 2 && result[0].real == 7 && result[0].imag == 9);
+    free(result);
+    CHECK("a node is not its own parent", !connect_tree_tensor_nodes(network, first, first));
+    if (network_is_c)
+        CHECK_EQ("the C network served the calls", legacy_network_calls(), 2);
+    CHECK("pools and networks of libunimem go together",
+          set_memory_pool(network, pool) == (!pool_is_c && !network_is_c));
+    destroy_tree_tensor_network(network);
+}
+
 int main(int count, char **arguments) {
-    const char *mixture = count > 1 ? arguments[1] : "RRR";
+    const char *mixture = count > 1 ? arguments[1] : "RRRR";
     pool_is_c = mixture[0] == 'C', system_is_c = mixture[1] == 'C', singleton_is_c = mixture[2] == 'C';
+    network_is_c = mixture[3] == 'C';
     CHECK("the program holds the mixture", (legacy_pool_calls != NULL) == pool_is_c &&
                                                (legacy_system_calls != NULL) == system_is_c &&
-                                               (legacy_singleton_calls != NULL) == singleton_is_c);
+                                               (legacy_singleton_calls != NULL) == singleton_is_c &&
+                                               (legacy_network_calls != NULL) == network_is_c);
     check_pool();
+    MemoryPool *pool = create_memory_pool(&(struct PoolConfig){.enable_stats = true});
+    check_network(pool);
+    destroy_memory_pool(pool);
 
     CHECK("there is no system yet", !get_global_memory_system() && !create_memory_system(NULL));
     memory_system_config_t config = {.total_size = 1 << 20, .alignment = 64};
