@@ -30,7 +30,7 @@ fn chain(max_size: usize, count: usize, hierarchical: bool) -> (Vec<ComplexFloat
         assert!(!memory.is_null());
         let ttn = create_tree_tensor_network(0, 0, 1e-7);
         (*ttn).memory = memory.cast();
-        let mut before = null_mut();
+        let mut before: *mut tree_tensor_node_t = null_mut();
         let mut most = 0;
         for i in 0..count {
             let data = elements(i as u32 + 1);
@@ -48,7 +48,7 @@ fn chain(max_size: usize, count: usize, hierarchical: bool) -> (Vec<ComplexFloat
         let copy = core::slice::from_raw_parts(result, N * N).to_vec();
         libc::free(result.cast());
         // A pair, whose result stays in the network.
-        let mut pair = null_mut();
+        let mut pair: *mut tree_tensor_node_t = null_mut();
         let children = *(*(*ttn).root).children;
         assert!(contract_tree_tensor_nodes(ttn, (*ttn).root, children, &mut pair));
         destroy_tree_tensor_network(ttn);

@@ -117,12 +117,17 @@ impl Memory {
     }
     /// Whether a tensor of this size belongs into streaming memory.
     ///
-    /// The library's own memory knows its budget: a tensor goes to streaming memory when twice its size does not
-    /// fit. Of a caller's own table only the size is known.
+    /// In the library's own memory plain tensors leave half of the limit to chunks of those that can leave RAM, and
+    /// none of them takes more than an eighth. Of a caller's own table only the size is known.
     pub fn prefers_streaming(&self, bytes: usize) -> bool {
         const ALWAYS_PLAIN: usize = 1 << 20;
         const CALLERS_OWN: usize = 1 << 30;
-        bytes >= ALWAYS_PLAIN && self.instance.map_or(bytes >= CALLERS_OWN, |i| !i.can_allocate(2 * bytes))
+        match (self.instance, self.limit()) {
+            _ if bytes < ALWAYS_PLAIN => false,
+            (None, _) => bytes >= CALLERS_OWN,
+            (Some(_), None) => false,
+            (Some(instance), Some(limit)) => bytes > limit / 8 || !instance.can_allocate(bytes + limit / 2),
+        }
     }
     fn block(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
         let Some(start) = NonNull::new(start) else {

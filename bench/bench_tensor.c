@@ -1,0 +1,178 @@
+/* Tree tensor networks through the C interface: the cost of a node in trees of small tensors, and a network that does
+ * not fit into its budget against the same one in RAM.
+ *
+ *   bench_tensor           a minute at most, 0.5 GB of disk
+ *   bench_tensor --large   the same with 500 million parameters: a few minutes, 4 GB of RAM, 4 GB of disk
+ *
+ * How fast single contractions are beside a plain matrix product: `cargo bench --bench contraction`. */
+#define _GNU_SOURCE
+#include "unimem/tree_tensor_network.h"
+
+#include <math.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench.h"
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+static void fill(ComplexFloat *elements, size_t count, unsigned seed, float scale)
+{
+    unsigned state = seed;
+    for (size_t i = 0; i < count; i++) {
+        state = state * 1664525u + 1013904223u;
+        elements[i].real = ((float)(state >> 8) / 8388608.0f - 1.0f) * scale;
+        state = state * 1664525u + 1013904223u;
+        elements[i].imag = ((float)(state >> 8) / 8388608.0f - 1.0f) * scale;
+    }
+}
+
+/* A binary tree of tensors with bonds of size 2; each leaf has one free axis of size 1. Microseconds a node, to plan and
+ * contract, and to plan and contract when the plan is kept. */
+static void small_trees(report_t *report)
+{
+    enum { ROUNDS = 11 };
+    ComplexFloat elements[8];
+    fill(elements, 8, 1, 0.7f);
+    printf("%-34s%14s%14s\n", "trees of small nodes, us a node", "planned", "plan kept");
+    const size_t sizes[] = {64, 255, 1023};
+    for (size_t s = 0; s < 3; s++) {
+        double first[ROUNDS], again[ROUNDS];
+        for (size_t round = 0; round < ROUNDS; round++) {
+            tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+            tree_tensor_node_t **nodes = calloc(sizes[s], sizeof(*nodes));
+            for (size_t i = 0; i < sizes[s]; i++) {
+                /* Axis 0 goes to the parent, the others to the children. */
+                size_t children = 2 * i + 2 < sizes[s] ? 2 : 2 * i + 1 < sizes[s] ? 1 : 0;
+                nodes[i] = add_tree_tensor_node(ttn, elements, (size_t[]){i ? 2 : 1, children > 0 ? 2 : 1, children > 1 ? 2 : 1}, 3, false);
+                if (i) unimem_connect_axes(ttn, nodes[(i - 1) / 2], 1 + (i - 1) % 2, nodes[i], 0);
+            }
+            for (size_t turn = 0; turn < 2; turn++) {
+                ComplexFloat *result = NULL;
+                size_t count;
+                double begin = now();
+                if (!contract_full_tree_network(ttn, &result, NULL, &count)) exit(EXIT_FAILURE);
+                (turn ? again : first)[round] = (now() - begin) * 1e6 / (double)sizes[s];
+                free(result);
+            }
+            free(nodes);
+            destroy_tree_tensor_network(ttn);
+        }
+        double value = median(first, ROUNDS);
+        char mark = report_add(report, "tensor tree", sizes[s], 1, "contract_full_tree_network", value, "us/node", "20 us", value / 20, 1);
+        printf("  %-32zu%13.2f%c%14.2f\n", sizes[s], value, mark, median(again, ROUNDS));
+    }
+}
+
+typedef struct {
+    size_t matrices, bond, rows, limit;
+} chain_t;
+typedef struct {
+    double seconds, flops;
+    size_t peak;
+    unimem_residency_t residency;
+    ComplexFloat sample[4096];
+} outcome_t;
+
+/* `rows` by `bond` times matrices of `bond` by `bond`, in a child of its own so that its memory can be measured. */
+static void run_chain(const chain_t *chain, outcome_t *outcome)
+{
+    unified_pool_config_t config = {.max_size = chain->limit, .enable_growth = true, .enable_streaming = true, .chunk_size = (size_t)2 << 20};
+    unified_memory_interface_t *memory = unimem_open(&config);
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+    ttn->memory = memory;
+    tree_tensor_node_t *before = NULL, *last = NULL;
+    for (size_t i = 0; i <= chain->matrices; i++) {
+        size_t rows = i ? chain->bond : chain->rows;
+        last = add_tree_tensor_node(ttn, NULL, (size_t[]){rows, chain->bond}, 2, false);
+        if (!last) exit(3);
+        /* Written through the pointer, so that no second copy is needed. */
+        fill(last->data, rows * chain->bond, (unsigned)i + 1, 1.2f / sqrtf((float)chain->bond));
+        if (before && !connect_tree_tensor_nodes(ttn, before, last)) exit(4);
+        before = last;
+    }
+    double peak_bytes;
+    ComplexFloat *result = NULL;
+    size_t sizes[16], count;
+    unimem_contraction_cost(ttn, &outcome->flops, &peak_bytes);
+    double begin = now();
+    if (!contract_full_tree_network(ttn, &result, sizes, &count)) exit(5);
+    outcome->seconds = now() - begin;
+    unimem_residency(last->data, &outcome->residency);
+    memcpy(outcome->sample, result, sizeof outcome->sample);
+    free(result);
+    destroy_tree_tensor_network(ttn);
+    if (!unimem_close(memory)) exit(6);
+}
+
+static bool in_child(const chain_t *chain, outcome_t *outcome)
+{
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        run_chain(chain, outcome);
+        _exit(0);
+    }
+    int status = 0;
+    struct rusage usage;
+    if (wait4(child, &status, 0, &usage) != child || status != 0) {
+        printf("  the run failed (status %d)\n", status);
+        return false;
+    }
+    outcome->peak = (size_t)usage.ru_maxrss << 10;
+    return true;
+}
+
+static bool out_of_core(report_t *report, bool large)
+{
+    chain_t chain = large ? (chain_t){30, 4096, 1024, 0} : (chain_t){15, 2048, 512, 0};
+    size_t limit = large ? (size_t)512 << 20 : (size_t)64 << 20;
+    double bytes = (double)chain.matrices * (double)chain.bond * (double)chain.bond * 8;
+    printf("\n%.0f million parameters (%.2f GB) in %zu MiB, and without a limit\n", bytes / 8e6, bytes / 1e9, limit >> 20);
+    outcome_t *outcomes = mmap(NULL, 2 * sizeof *outcomes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (outcomes == MAP_FAILED) return false;
+    enum { ROUNDS = 3 };
+    double in_core[ROUNDS], limited[ROUNDS], far = 0, norm = 0;
+    size_t rounds = large ? 1 : ROUNDS;
+    for (size_t round = 0; round < rounds; round++)
+        for (size_t i = 0; i < 2; i++) {
+            chain.limit = i ? limit : 0;
+            if (!in_child(&chain, &outcomes[i])) return false;
+            (i ? limited : in_core)[round] = outcomes[i].seconds;
+        }
+    for (size_t i = 0; i < 4096; i++) {
+        ComplexFloat a = outcomes[0].sample[i], b = outcomes[1].sample[i];
+        far += pow(a.real - b.real, 2) + pow(a.imag - b.imag, 2);
+        norm += pow(a.real, 2) + pow(a.imag, 2);
+    }
+    double ratio = median_ratio(limited, in_core, rounds), error = sqrt(far / norm);
+    for (size_t i = 0; i < 2; i++) {
+        double seconds = median(i ? limited : in_core, rounds);
+        printf("  %-20s %8.2f s %8.1f GFLOP/s   peak RSS %5zu MiB\n", i ? "limited" : "in RAM", seconds, outcomes[i].flops / seconds * 1e-9, outcomes[i].peak >> 20);
+        report_add(report, "tensor chain", (size_t)bytes, unimem_threads(), i ? "limited" : "in RAM", seconds, "s", "in RAM", i ? ratio : 1, 0);
+    }
+    char speed = report_add(report, "tensor chain", (size_t)bytes, unimem_threads(), "speed", ratio, "times", "in RAM", ratio, 1 / 0.9);
+    char memory = report_add(report, "tensor chain", (size_t)bytes, unimem_threads(), "peak RSS", (double)(outcomes[1].peak >> 20), "MiB", "limit", (double)outcomes[1].peak / ((double)limit + (88 << 20)), 1);
+    printf("  %.0f%% of the speed in RAM %c   memory %c   difference %.1e%s\n", 100 / ratio, speed, memory, error, error < 1e-5 ? "" : "  TOO LARGE");
+    printf("  last matrix: %zu MiB in RAM, %zu MiB on disk\n", outcomes[1].residency.hot_bytes >> 20, outcomes[1].residency.cold_bytes >> 20);
+    munmap(outcomes, 2 * sizeof *outcomes);
+    return error < 1e-5;
+}
+
+int main(int count, char **arguments)
+{
+    bool large = count > 1 && strcmp(arguments[1], "--large") == 0;
+    report_t report = report_open("build/bench_tensor.csv", "w");
+    if (!large) small_trees(&report);
+    bool right = out_of_core(&report, large);
+    report_close(&report);
+    return right ? EXIT_SUCCESS : EXIT_FAILURE;
+}
