@@ -5,7 +5,7 @@
 #include "unimem/memory_pool.h"
 #include "unimem/memory_singleton.h"
 
-#include "support.h"
+#include "surfaces.h"
 #include "tap.h"
 
 #include <pthread.h>
@@ -29,27 +29,6 @@ static void leave_no_limit(void) {
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_AS, &limit);
 }
-
-static unified_memory_interface_t *memory;
-static MemoryPool *pool;
-static advanced_memory_system_t *memory_system;
-
-static void *of_interface(size_t size) { return memory->allocate(size, 0); }
-static void to_interface(void *block) { memory->free(block); }
-static void *of_pool(size_t size) { return pool_allocate(pool, size); }
-static void to_pool(void *block) { pool_free(pool, block); }
-static void *of_system(size_t size) { return memory_allocate(memory_system, size, 0); }
-static void to_system(void *block) { memory_free(memory_system, block); }
-
-typedef struct {
-    const char *name;
-    void *(*allocate)(size_t size);
-    void (*free)(void *block);
-} surface_t;
-
-static const surface_t surfaces[] = {{"interface", of_interface, to_interface},
-                                     {"memory pool", of_pool, to_pool},
-                                     {"advanced system", of_system, to_system}};
 
 static bool open_all(void) {
     memory = unimem_open(NULL);

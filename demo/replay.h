@@ -2,6 +2,7 @@
 #ifndef UNIMEM_DEMO_REPLAY_H
 #define UNIMEM_DEMO_REPLAY_H
 
+#include "measure.h"
 #include "surfaces.h"
 #include "trace.h"
 
@@ -43,19 +44,6 @@ static inline double processor_seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-/* One figure of /proc/self/status, in bytes; 0 where there is none. */
-static inline size_t status_bytes(const char *field) {
-    /* Not stdio: its buffer would come from the allocator under measurement. */
-    char text[4096];
-    int file = open("/proc/self/status", O_RDONLY);
-    ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
-    if (file >= 0) close(file);
-    if (length <= 0) return 0;
-    text[length] = 0;
-    const char *line = strstr(text, field);
-    return line ? strtoul(line + strlen(field), NULL, 10) * 1024 : 0;
 }
 
 static inline void forget_peak_resident(void) {

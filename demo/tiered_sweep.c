@@ -10,28 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "measure.h"
 #include "unimem.h"
 
 enum { MIB = 1 << 20, TIMES = 8, SWEEPS = 3 };
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-static size_t status_bytes(const char *field) {
-    char line[256];
-    size_t kib = 0;
-    FILE *status = fopen("/proc/self/status", "r");
-    while (status && fgets(line, sizeof line, status))
-        if (strncmp(line, field, strlen(field)) == 0) sscanf(line + strlen(field), "%zu", &kib);
-    if (status) fclose(status);
-    return kib * 1024;
-}
 
 /* Sums of four uniform numbers, of standard deviation 0.02. */
 static float weight(uint64_t index) {
@@ -66,7 +50,7 @@ static bool sweep(const char *name, size_t budget, double tolerance) {
     double seconds[SWEEPS];
     float allowed = (float)(tolerance * 1.00001);
     for (int s = 0; s < SWEEPS; s++) {
-        double start = now();
+        double start = seconds_now();
         for (size_t i = 0; i < count; i++) {
             if (i % step == 0) show(name, s, i, count);
             if (s == 0)
@@ -76,7 +60,7 @@ static bool sweep(const char *name, size_t budget, double tolerance) {
             else
                 tensor[i] *= 0.5f;
         }
-        seconds[s] = now() - start;
+        seconds[s] = seconds_now() - start;
     }
     if (isatty(STDERR_FILENO)) fprintf(stderr, "\r%60s\r", "");
     unimem_residency_t tiers = {0};

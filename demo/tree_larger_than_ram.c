@@ -13,9 +13,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "measure.h"
 #include "unimem.h"
 #include "unimem/tree_tensor_network.h"
 
@@ -29,22 +29,6 @@ typedef struct {
     uint64_t faults, evictions;
     double error;               /* largest relative error of a checked row */
 } outcome_t;
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-static size_t status_bytes(const char *field) {
-    char line[256];
-    size_t kib = 0;
-    FILE *status = fopen("/proc/self/status", "r");
-    while (status && fgets(line, sizeof line, status))
-        if (strncmp(line, field, strlen(field)) == 0) sscanf(line + strlen(field), "%zu", &kib);
-    if (status) fclose(status);
-    return kib * 1024;
-}
 
 /* Element `index` of tensor `tensor`: a hash, scaled so that products keep their size. */
 static ComplexFloat element(uint64_t tensor, uint64_t index) {
@@ -65,7 +49,7 @@ static bool show(double done, double total, void *name) {
     (void)total;
     if (!isatty(STDERR_FILENO)) return true;
     double share = ((double)done_before * each + done) / ((double)all_products * each);
-    double left = share > 0 ? (now() - began) * (1 - share) / share : 0;
+    double left = share > 0 ? (seconds_now() - began) * (1 - share) / share : 0;
     char bar[41];
     for (int i = 0; i < 40; i++) bar[i] = i < (int)(share * 40) ? '#' : '.';
     bar[40] = 0;
@@ -117,7 +101,7 @@ static bool contract(size_t weights, size_t rows, size_t budget, const char *nam
     for (size_t w = 1; w <= weights; w++)
         if (!(nodes[w] = add(network, w, BOND))) return false;
     unimem_set_progress(network, show, (void *)(uintptr_t)name);
-    each = 8.0 * (double)rows * BOND * BOND, all_products = weights, began = now();
+    each = 8.0 * (double)rows * BOND * BOND, all_products = weights, began = seconds_now();
     for (size_t w = 1; activation && w <= weights; w++) {
         done_before = w - 1;
         tree_tensor_node_t *next = NULL;
@@ -125,7 +109,7 @@ static bool contract(size_t weights, size_t rows, size_t budget, const char *nam
         activation = next;
     }
     if (!activation) return false;
-    out->seconds = now() - began, out->gflop = each * (double)weights * 1e-9;
+    out->seconds = seconds_now() - began, out->gflop = each * (double)weights * 1e-9;
     for (size_t w = 1; w <= weights; w++) {
         unimem_residency_t tiers;
         if (!unimem_residency(nodes[w]->data, &tiers)) { /* plain memory */
