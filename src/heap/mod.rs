@@ -6,7 +6,7 @@
 //! before anything is changed: the address must be the start of a live block of this very heap.
 //!
 //! Two threads that free one block at the same moment may both pass that check. The block is then in two caches; the
-//! one that is used second notices and drops it (`cache::claim`).
+//! one that is used second notices and drops it (`cache::claim`), unless both are used at one moment too.
 //!
 //! Heap records are type-stable and never unmapped; ending a heap while another thread is inside it is the one thing
 //! callers must not do.

@@ -16,6 +16,9 @@ impl Heap {
         if !alignment.is_power_of_two() || alignment > MAX_SPAN_ALIGNMENT {
             return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 64 KiB");
         }
+        if !map::pages_are_supported() {
+            return fail!(Unsupported, "this system's pages are not of 4 KiB");
+        }
         if params.ready > map::physical_memory() {
             return fail!(OutOfMemory, "{} bytes ready are more than this machine has", params.ready);
         }

@@ -3,10 +3,16 @@
 //! Every call passes [`fault`] first, so that tests can make the n-th one fail.
 use core::ptr::null_mut;
 
-/// Bytes of a page. Linux on x86-64 and on the aarch64 kernels in use maps in 4 KiB; larger pages only waste a little.
+/// Bytes of a page. Kernels with larger ones exist (aarch64); there no heap is made, see [`pages_are_supported`].
 pub const PAGE: usize = 4096;
 /// Bytes of a huge page.
 pub const HUGE_PAGE: usize = 2 << 20;
+
+/// Whether the system's pages are as long as this library takes them to be.
+pub fn pages_are_supported() -> bool {
+    // SAFETY: a plain query.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) == PAGE as libc::c_long }
+}
 
 /// Rounds `size` up to whole pages; saturates.
 pub const fn round_to_page(size: usize) -> usize {
