@@ -9,11 +9,11 @@ const N: usize = 768;
 /// A matrix takes 4.5 MiB.
 const MATRIX: usize = N * N * 8;
 
-fn elements(seed: u32) -> Vec<ComplexFloat> {
+fn elements(seed: u32, scale: f32) -> Vec<ComplexFloat> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) / (N as f32).sqrt()
+        ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) * scale / (N as f32).sqrt()
     };
     (0..N * N).map(|_| ComplexFloat::new(next(), next())).collect()
 }
@@ -22,8 +22,8 @@ fn config(max_size: usize) -> unified_pool_config_t {
     (config.enable_growth, config.enable_streaming) = (true.into(), true.into());
     config
 }
-/// A chain of matrices contracted under a budget; `hierarchical` for every second one.
-fn chain(max_size: usize, count: usize, hierarchical: bool) -> (Vec<ComplexFloat>, usize) {
+/// A chain of matrices of these scales contracted under a budget; `hierarchical` for every second one.
+fn chain(max_size: usize, scales: &[f32], hierarchical: bool) -> (Vec<ComplexFloat>, usize) {
     // SAFETY: used as the header says.
     unsafe {
         let memory: *mut unified_memory_interface_t = unimem_open(&config(max_size));
@@ -32,8 +32,8 @@ fn chain(max_size: usize, count: usize, hierarchical: bool) -> (Vec<ComplexFloat
         (*ttn).memory = memory.cast();
         let mut before: *mut tree_tensor_node_t = null_mut();
         let mut most = 0;
-        for i in 0..count {
-            let data = elements(i as u32 + 1);
+        for (i, scale) in scales.iter().enumerate() {
+            let data = elements(i as u32 + 1, *scale);
             let node =
                 add_tree_tensor_node(ttn, data.as_ptr(), [N, N].as_ptr(), 2, hierarchical && i % 2 == 1);
             assert!(!node.is_null(), "node {i}");
@@ -67,16 +67,24 @@ fn difference(a: &[ComplexFloat], b: &[ComplexFloat]) -> f64 {
 
 #[test]
 fn a_chain_under_a_small_budget() {
-    let (expected, _) = chain(0, 6, false);
+    let (expected, _) = chain(0, &[1.0; 6], false);
     // Six matrices and the intermediates in the room of five.
-    let (streamed, held) = chain(5 * MATRIX, 6, false);
+    let (streamed, held) = chain(5 * MATRIX, &[1.0; 6], false);
     assert!(held <= 5 * MATRIX, "{held} bytes held");
     assert!(difference(&streamed, &expected) < 1e-5, "{}", difference(&streamed, &expected));
 }
 #[test]
 fn hierarchical_nodes_under_a_small_budget() {
-    let (expected, _) = chain(0, 4, false);
-    let (compressed, _) = chain(5 * MATRIX, 4, true);
+    let (expected, _) = chain(0, &[1.0; 4], false);
+    let (compressed, _) = chain(5 * MATRIX, &[1.0; 4], true);
     // Elements are about 1 / sqrt(768) large and 1e-7 off at most: 3e-6 in each of two matrices.
     assert!(difference(&compressed, &expected) < 2e-5, "{}", difference(&compressed, &expected));
+}
+#[test]
+fn scales_beyond_the_range_of_floats() {
+    let (plain, _) = chain(0, &[1.0; 6], false);
+    // Powers of two change nothing else; their product is 1.
+    let (up, down) = (2f32.powi(90), 2f32.powi(-90));
+    let (scaled, _) = chain(5 * MATRIX, &[up, up, down, down, down, up], false);
+    assert!(difference(&scaled, &plain) < 1e-5, "{}", difference(&scaled, &plain));
 }

@@ -122,7 +122,11 @@ impl<'a> Pins<'a> {
         let mut pins = Pins { home, chunks: Vec::new() };
         if let (Some(home), Some(extent)) = (home, extent) {
             let chunk = home.chunk();
-            for (first, count) in extent.chunks(chunk) {
+            let runs = extent.chunks(chunk);
+            if purpose == Purpose::Read {
+                runs.iter().for_each(|(first, count)| home.prefetch(*first, *count));
+            }
+            for (first, count) in runs {
                 for index in first..first + count {
                     let whole = purpose != Purpose::Overwrite || extent.covers(index, chunk);
                     home.acquire(index, if whole { purpose } else { Purpose::Write })?;

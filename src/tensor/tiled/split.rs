@@ -118,7 +118,7 @@ impl Scheme {
                         let better = match &best {
                             None => true,
                             Some(old) if fits(old) != fits(&scheme) => fits(&scheme),
-                            Some(old) if fits(old) => scheme.traffic < old.traffic,
+                            Some(old) if fits(old) => scheme.is_better_than(old),
                             Some(old) => scheme.pinned < old.pinned,
                         };
                         if better {
@@ -136,6 +136,16 @@ impl Scheme {
             traffic: 0.0,
             pinned: 0,
         })
+    }
+}
+
+impl Scheme {
+    /// Less traffic; for about the same traffic, pieces enough that one is on its way while another is worked on.
+    fn is_better_than(&self, other: &Scheme) -> bool {
+        const ENOUGH: usize = 8;
+        let overlap = |scheme: &Scheme| scheme.pieces.min(ENOUGH);
+        self.traffic < other.traffic * 0.98
+            || self.traffic <= other.traffic * 1.02 && overlap(self) > overlap(other)
     }
 }
 

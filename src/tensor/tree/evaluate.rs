@@ -151,11 +151,9 @@ fn evaluate(
             Some(made) => Ok(made),
             None => {
                 let node = network.node(ids[tensor]);
-                Ok(Tensor {
-                    axes: labels.axes(network, ids[tensor]),
-                    data: None,
-                    scale: Scale::measure(node.source())?,
-                })
+                let source = node.source();
+                let scale = if source.home.is_some() { Scale::unknown() } else { Scale::measure(source)? };
+                Ok(Tensor { axes: labels.axes(network, ids[tensor]), data: None, scale })
             }
         };
         let (upper, lower) = (operand(step.upper)?, operand(step.lower)?);
@@ -233,28 +231,38 @@ fn multiply(
     for (place, axis) in product.rows.iter_mut().chain(&mut product.columns).enumerate() {
         axis.other = out_stride(place);
     }
-    let mut scale_of = Scale::of_product(left.scale, right.scale, &mut product);
     let work = product.terms();
-    let mut tick = |share: f64| network.progress.report(8.0 * (*done + share * work), 8.0 * plan.terms);
-    let budget = memory.pinnable();
-    let made = match target {
-        Some((_, elements)) => {
-            let mut out = Target { elements, home: None };
-            tiled::multiply(&product, left_source, right_source, &mut out, budget, &mut tick)?;
-            if scale_of.exponent != 0 {
-                scale(out.elements, scale_of.exponent);
-            }
-            None
+    let count = shape::elements(&axes.iter().map(|axis| axis.size).collect::<Vec<_>>())?;
+    let last = target.is_some();
+    let mut block = None;
+    let mut out = match target {
+        Some((_, elements)) => Target { elements, home: None },
+        None => block.insert(memory.elements(count, storage_for(memory, count))?).target(count),
+    };
+    let mut scales = [left.scale, right.scale];
+    let mut scale_of = loop {
+        (product.left_exponent, product.right_exponent) = (0, 0);
+        let made = Scale::of_product(scales[0], scales[1], &mut product);
+        let mut tick = |share: f64| network.progress.report(8.0 * (*done + share * work), 8.0 * plan.terms);
+        tiled::multiply(&product, left_source, right_source, &mut out, memory.pinnable(), &mut tick)?;
+        let unknown = scales.iter().any(Scale::is_unknown);
+        if !unknown || !Scale::looks_wrong(Source { elements: out.elements, home: out.home })? {
+            break made;
         }
-        None => {
-            let count = shape::elements(&axes.iter().map(|axis| axis.size).collect::<Vec<_>>())?;
-            let mut block = memory.elements(count, storage_for(memory, count))?;
-            let mut out = block.target(count);
-            tiled::multiply(&product, left_source, right_source, &mut out, budget, &mut tick)?;
-            scale_of.refresh(&mut out)?;
-            Some(Tensor { axes, data: Some(block), scale: scale_of })
+        for (scale, source) in scales.iter_mut().zip([left_source, right_source]) {
+            if scale.is_unknown() {
+                *scale = Scale::measure(source)?;
+            }
         }
     };
     *done += work;
-    Ok(made)
+    if last {
+        if scale_of.exponent != 0 {
+            scale(out.elements, scale_of.exponent);
+        }
+        return Ok(None);
+    }
+    scale_of.refresh(&mut out)?;
+    let Some(data) = block else { return fail!(Internal, "a product without a place") };
+    Ok(Some(Tensor { axes, data: Some(data), scale: scale_of }))
 }

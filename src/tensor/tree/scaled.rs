@@ -20,12 +20,23 @@ pub struct Scale {
 
 /// A bound that has become looser than this is measured anew.
 const LOOSE: i32 = 40;
+/// The slack of a tensor nobody has looked at.
+const UNKNOWN: i32 = 1 << 20;
 /// A product is safe from overflow, and from losing much to underflow, with its bound in this range.
 const SAFE: core::ops::RangeInclusive<i32> = -60..=120;
 /// Elements outside this range are brought near 1.
 const COMFORTABLE: core::ops::RangeInclusive<i32> = -40..=40;
 
 impl Scale {
+    /// Of a tensor that is too large to be looked at without need. A product with it is looked at instead, and made
+    /// again if it shows that the range was left.
+    pub fn unknown() -> Scale {
+        Scale { exponent: 0, bound: 0, slack: UNKNOWN }
+    }
+    /// Whether nothing is known of the elements.
+    pub fn is_unknown(&self) -> bool {
+        self.slack >= UNKNOWN
+    }
     /// Looks at the elements of a tensor.
     pub fn measure(tensor: Source) -> Result<Scale> {
         let bound = match tiled::magnitude(tensor)? {
@@ -47,6 +58,13 @@ impl Scale {
         (product.left_exponent, product.right_exponent) = (-left.bound, -right.bound);
         let exponent = left.exponent + left.bound + right.exponent + right.bound;
         Scale { exponent, bound: growth, slack }
+    }
+    /// Whether a product of operands that nobody has looked at shows that the range was left.
+    pub fn looks_wrong(elements: Source) -> Result<bool> {
+        Ok(match tiled::magnitude(elements)? {
+            Magnitude::Below(bound) => bound < *SAFE.start(),
+            Magnitude::Zero | Magnitude::NotFinite => true,
+        })
     }
     /// Looks at a product's elements again if its bound is too loose, and brings them near 1 if they are far off.
     pub fn refresh(&mut self, tensor: &mut Target) -> Result<()> {
