@@ -54,28 +54,45 @@ impl Piece {
         (0..3).for_each(|i| piece.at[i] += operands[i]);
         piece
     }
-    /// About `count` parts of like size, cut along the axis with the largest stride, then the next.
-    fn split(&self, group: Group, stride: impl Fn(&Axis) -> usize + Copy, count: usize) -> Vec<Piece> {
+    /// The axis that is cut first: the one with the largest stride.
+    fn longest(&self, group: Group) -> Option<usize> {
+        let (axes, stride): (_, fn(&Axis) -> usize) = match group {
+            Group::Rows => (&self.product.rows, |axis| axis.other),
+            Group::Columns => (&self.product.columns, |axis| axis.input),
+            Group::Sums => (&self.product.sums, |axis| axis.other),
+        };
+        (0..axes.len()).filter(|i| axes[*i].size > 1).max_by_key(|i| stride(&axes[*i]))
+    }
+    /// About `count` parts of like size, cut along the longest axis, then the next.
+    fn split(&self, group: Group, count: usize) -> Vec<Piece> {
         let mut piece = self.clone();
-        let axes = piece.axes(group).clone();
-        let longest = (0..axes.len()).filter(|i| axes[*i].size > 1).max_by_key(|i| stride(&axes[*i]));
-        let Some(axis) = longest.filter(|_| count > 1) else { return vec![piece] };
-        let size = axes[axis].size;
+        let Some(axis) = self.longest(group).filter(|_| count > 1) else { return vec![piece] };
+        let size = piece.axes(group)[axis].size;
         let length = size.div_ceil(count.min(size));
         let cut =
             (0..size).step_by(length).map(|start| self.range(group, axis, start, length.min(size - start)));
+        if count <= size {
+            return cut.collect();
+        }
         // More parts than the axis has positions: cut each position's part again, along the next axis.
-        cut.flat_map(|part| part.split(group, stride, if count > size { count.div_ceil(size) } else { 1 }))
-            .collect()
+        cut.flat_map(|part| part.split(group, count.div_ceil(size))).collect()
+    }
+    /// The first of these parts, which is as large as any.
+    fn first(&self, group: Group, count: usize) -> Piece {
+        let mut piece = self.clone();
+        let Some(axis) = self.longest(group).filter(|_| count > 1) else { return piece };
+        let size = piece.axes(group)[axis].size;
+        let part = self.range(group, axis, 0, size.div_ceil(count.min(size)));
+        if count <= size { part } else { part.first(group, count.div_ceil(size)) }
     }
     pub fn split_rows(&self, count: usize) -> Vec<Piece> {
-        self.split(Group::Rows, |axis| axis.other, count)
+        self.split(Group::Rows, count)
     }
     pub fn split_sums(&self, count: usize) -> Vec<Piece> {
-        self.split(Group::Sums, |axis| axis.other, count)
+        self.split(Group::Sums, count)
     }
     pub fn split_columns(&self, count: usize) -> Vec<Piece> {
-        self.split(Group::Columns, |axis| axis.input, count)
+        self.split(Group::Columns, count)
     }
 }
 
@@ -105,15 +122,17 @@ impl Scheme {
         let (rows, columns, sums) = (size(&product.rows), size(&product.columns), size(&product.sums));
         let mut best: Option<Scheme> = None;
         for slabs in counts(rows) {
-            let slab = whole.split_rows(slabs).swap_remove(0);
+            let slab = whole.first(Group::Rows, slabs);
             for over_sums in [true, false] {
-                for pieces in counts(if over_sums { sums } else { columns }) {
-                    let cut = if over_sums { slab.split_sums(pieces) } else { slab.split_columns(pieces) };
+                let (group, positions) =
+                    if over_sums { (Group::Sums, sums) } else { (Group::Columns, columns) };
+                for pieces in counts(positions) {
+                    let piece = slab.first(group, pieces);
                     for keep_left in [true, false] {
                         if !keep_left && !over_sums {
                             continue; // every part of the columns needs the whole slab of A
                         }
-                        let scheme = measure(&slab, &cut[0], [slabs, pieces], over_sums, keep_left, chunks);
+                        let scheme = measure(&slab, &piece, [slabs, pieces], over_sums, keep_left, chunks);
                         let fits = |s: &Scheme| s.pinned <= budget;
                         let better = match &best {
                             None => true,
@@ -151,7 +170,7 @@ impl Scheme {
 
 /// Numbers of parts worth trying for so many positions: 1, 2, 3, 4, 6, 8, 12 and so on.
 fn counts(positions: usize) -> impl Iterator<Item = usize> {
-    let powers = (0..16).map(|i| 1usize << i);
+    let powers = (0..14).map(|i| 1usize << i);
     let mut all: Vec<usize> =
         powers.flat_map(|p| [p, p + p / 2]).filter(move |c| *c <= positions.max(1)).collect();
     all.dedup();
