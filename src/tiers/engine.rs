@@ -159,6 +159,7 @@ impl Engine {
         before.saturating_sub(self.purse.held())
     }
     fn give_back(&self) {
+        let _pages = self.pages_in_hand();
         for staging in self.stagings().iter() {
             self.drop_full(staging, usize::MAX);
         }
@@ -242,6 +243,18 @@ impl Engine {
     pub(super) fn end_transit(&self) {
         self.transits.fetch_sub(1, SeqCst);
         self.note_progress();
+    }
+    /// For those who handle slots without a claim of their own: while this lives, pages that are neither in a chunk nor
+    /// in the stock may come free, so nobody who starves gives up.
+    pub(super) fn pages_in_hand(&self) -> impl Drop + '_ {
+        struct InHand<'a>(&'a Engine);
+        impl Drop for InHand<'_> {
+            fn drop(&mut self) {
+                self.0.end_transit();
+            }
+        }
+        self.begin_transit();
+        InHand(self)
     }
     /// Something has become free or has settled.
     pub(super) fn note_progress(&self) {

@@ -28,10 +28,11 @@ impl Engine {
         let staging = region.staging();
         let mut failures = 0;
         loop {
+            // Before looking: whatever becomes free from here on changes it.
+            let seen = self.progress();
             if let Some(slot) = staging.take_full() {
                 return Ok(slot);
             }
-            let seen = self.progress();
             let Some(slot) = staging.take_empty() else {
                 // All in use by other threads, which return them, or by chunks read ahead, which can wait.
                 if let Some(slot) = self.unstage(staging) {
@@ -92,6 +93,7 @@ impl Engine {
         if staging.full() >= SPARE {
             return;
         }
+        let _pages = self.pages_in_hand();
         let Some(slot) = staging.take_empty() else { return };
         // Failures are found out again, and reported, by whoever needs a slot.
         let slot = match self.fresh_pages(staging, slot) {
@@ -275,6 +277,7 @@ impl Engine {
     /// was given back.
     pub fn reclaim(&self, wanted: usize) -> usize {
         let _inside = super::gate::enter();
+        let _pages = self.pages_in_hand();
         let before = self.purse().held();
         let freed = || before.saturating_sub(self.purse().held());
         self.warm.trim(self.purse());
@@ -299,6 +302,7 @@ impl Engine {
     /// Sends a chunk out if nobody uses it. For advice; failure is no error.
     pub(super) fn evict_one(&self, region: &Region, index: usize) {
         let staging = region.staging();
+        let _pages = self.pages_in_hand();
         let Some(slot) = self.empty_slot(staging) else { return };
         let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) else {
             return staging.put_empty(slot);

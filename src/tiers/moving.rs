@@ -18,6 +18,7 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     let new = Arc::new(Region::reserve(engine, &params)?);
     engine.conceal(old);
     old.wait_for_transits();
+    let _pages = engine.pages_in_hand();
     // Chunks read ahead hold slots that nobody else can take any more.
     while let Some(slot) = engine.unstage_from(old) {
         engine.drop_pages(old.staging(), slot);

@@ -305,6 +305,11 @@ fn sizes_change_without_losing_data() {
         words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i as u64), Relaxed));
         let mut kept = (2 << 20) / 8;
         for size in [3 << 20, 20 << 20, 1 << 20, (1 << 20) + 8, 5 << 20, 50 << 20, 4096] {
+            // With chunks read ahead in as many slots as there are.
+            region.advise(Advice::Sequential).unwrap();
+            for i in (0..kept).step_by(chunk / 8).take(20) {
+                words(&region)[i].load(Relaxed);
+            }
             let before = engine.residency().faults;
             region = engine.resize(&region, size).unwrap();
             assert_eq!(engine.residency().faults, before, "{mechanism:?}: resizing brings nothing in");

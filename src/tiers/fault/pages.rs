@@ -282,7 +282,11 @@ fn move_all(fd: &Userfaultfd, to: Span, from: Span) -> Result<(), Errno> {
             Some(_) => std::thread::yield_now(),
         }
     }
-    Err(Errno(libc::EBUSY))
+    // The system holds on to a page. A copy does as well.
+    let (_, error) = fd.copy(to.start + moved, from.start + moved, to.length - moved);
+    // SAFETY: the caller's own; what it held has been moved or copied.
+    unsafe { discard(from) };
+    error.map_or(Ok(()), Err)
 }
 /// Stops all stores to `chunk`, copies it into `slot`, and drops it.
 ///
