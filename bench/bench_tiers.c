@@ -54,8 +54,14 @@ static void make_pattern(data_t data)
     }
 }
 
+#if defined(__GNUC__) && !defined(__clang__)
+#define FAST __attribute__((optimize("O3", "fast-math")))
+#else
+#define FAST
+#endif
+
 /* One pass over a piece of memory, as fast as the compiler makes it. */
-__attribute__((optimize("O3", "fast-math"))) static double pass(float *at, size_t count, work_t work)
+FAST static double pass(float *at, size_t count, work_t work)
 {
     float sums[16] = {0};
     if (work == FILL) memcpy(at, pattern, count * sizeof *at);
@@ -182,11 +188,8 @@ int main(int count, char **arguments)
 {
     size_t bytes = (count > 1 ? strtoul(arguments[1], NULL, 10) : 1024) * MIB, budget = (count > 2 ? strtoul(arguments[2], NULL, 10) : 128) * MIB;
     printf("faults: %s\n", unimem_fault_mechanism());
-    if (fork() == 0) {
-        /* Plain memory, in a child so that the peak of this process stays its own. */
-        _exit(0);
-    }
     {
+        /* Plain memory, in a child so that the peak of this process stays its own. */
         size_t plain = 256 * MIB;
         int ends[2];
         if (pipe(ends) != 0) return 1;

@@ -391,6 +391,7 @@ static void test_signals(void)
             if (unimem_chunk_acquire(alarmed, index, UNIMEM_READ)) unimem_chunk_release(alarmed, index);
             size_t at = mix(round * 7) % (1 * MIB) / 2 * 2;
             EXPECT(alarmed[at] == mix(at / 2), "word %zu", at);
+            EXPECT(plain, "no room for a plain block: %s", unimem_last_error_message());
             free(malloc(1000));
             memory->free(plain);
         }
