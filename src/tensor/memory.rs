@@ -185,7 +185,7 @@ impl Block {
         self.start.as_ptr()
     }
     /// Its length.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes
     }
     /// The block as elements, the first `count` of them.
