@@ -2,3 +2,11 @@
 # Debian's libmimalloc2.0 is compared with where it is installed, and said to be skipped where it is not.
 $(BENCHES): $(wildcard demo/*.h)
 bench: $(TRACES)
+
+# 500 million parameters in 512 MiB: a few minutes, 4 GB of disk, and 4 GB of RAM for the run it is compared with.
+.PHONY: bench-large bench-contraction
+bench-large: all $(B)/bench/bench_tensor
+	@$(B)/bench/bench_tensor --large
+# Single contractions beside one plain matrix product, and beside NumPy where there is one.
+bench-contraction:
+	@$(CARGO) bench --quiet --locked --bench contraction -- --numpy

@@ -113,13 +113,17 @@ static void run_chain(const chain_t *chain, outcome_t *outcome)
     if (!unimem_close(memory)) exit(6);
 }
 
-static bool in_child(const chain_t *chain, outcome_t *outcome)
+/* Runs this program anew for one chain: what it has done so far does not count, and no thread of it is missing. */
+static bool in_child(const chain_t *chain, outcome_t *outcome, int shared)
 {
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
-        run_chain(chain, outcome);
-        _exit(0);
+        char text[5][24];
+        const size_t numbers[5] = {chain->matrices, chain->bond, chain->rows, chain->limit, (size_t)shared};
+        for (size_t i = 0; i < 5; i++) snprintf(text[i], sizeof text[i], "%zu", numbers[i]);
+        execl("/proc/self/exe", "bench_tensor", "--chain", text[0], text[1], text[2], text[3], text[4], (char *)NULL);
+        _exit(127);
     }
     int status = 0;
     struct rusage usage;
@@ -131,21 +135,35 @@ static bool in_child(const chain_t *chain, outcome_t *outcome)
     return true;
 }
 
+/* The other side of it. */
+static int run_child(char **arguments)
+{
+    chain_t chain = {strtoul(arguments[0], NULL, 10), strtoul(arguments[1], NULL, 10), strtoul(arguments[2], NULL, 10), strtoul(arguments[3], NULL, 10)};
+    outcome_t *outcome = mmap(NULL, sizeof *outcome, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(arguments[4]), 0);
+    if (outcome == MAP_FAILED) return EXIT_FAILURE;
+    run_chain(&chain, outcome);
+    return EXIT_SUCCESS;
+}
+
 static bool out_of_core(report_t *report, bool large)
 {
     chain_t chain = large ? (chain_t){30, 4096, 1024, 0} : (chain_t){15, 2048, 512, 0};
     size_t limit = large ? (size_t)512 << 20 : (size_t)64 << 20;
     double bytes = (double)chain.matrices * (double)chain.bond * (double)chain.bond * 8;
     printf("\n%.0f million parameters (%.2f GB) in %zu MiB, and without a limit\n", bytes / 8e6, bytes / 1e9, limit >> 20);
-    outcome_t *outcomes = mmap(NULL, 2 * sizeof *outcomes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (outcomes == MAP_FAILED) return false;
+    static outcome_t outcomes[2];
+    int shared = memfd_create("outcome", 0);
+    if (shared < 0 || ftruncate(shared, sizeof(outcome_t)) != 0) return false;
     enum { ROUNDS = 3 };
     double in_core[ROUNDS], limited[ROUNDS], far = 0, norm = 0;
     size_t rounds = large ? 1 : ROUNDS;
     for (size_t round = 0; round < rounds; round++)
         for (size_t i = 0; i < 2; i++) {
             chain.limit = i ? limit : 0;
-            if (!in_child(&chain, &outcomes[i])) return false;
+            if (!in_child(&chain, &outcomes[i], shared)) return false;
+            size_t peak = outcomes[i].peak;
+            if (pread(shared, &outcomes[i], sizeof(outcome_t), 0) != (ssize_t)sizeof(outcome_t)) return false;
+            outcomes[i].peak = peak;
             (i ? limited : in_core)[round] = outcomes[i].seconds;
         }
     for (size_t i = 0; i < 4096; i++) {
@@ -163,12 +181,13 @@ static bool out_of_core(report_t *report, bool large)
     char memory = report_add(report, "tensor chain", (size_t)bytes, unimem_threads(), "peak RSS", (double)(outcomes[1].peak >> 20), "MiB", "limit", (double)outcomes[1].peak / ((double)limit + (88 << 20)), 1);
     printf("  %.0f%% of the speed in RAM %c   memory %c   difference %.1e%s\n", 100 / ratio, speed, memory, error, error < 1e-5 ? "" : "  TOO LARGE");
     printf("  last matrix: %zu MiB in RAM, %zu MiB on disk\n", outcomes[1].residency.hot_bytes >> 20, outcomes[1].residency.cold_bytes >> 20);
-    munmap(outcomes, 2 * sizeof *outcomes);
+    close(shared);
     return error < 1e-5;
 }
 
 int main(int count, char **arguments)
 {
+    if (count == 7 && strcmp(arguments[1], "--chain") == 0) return run_child(arguments + 2);
     bool large = count > 1 && strcmp(arguments[1], "--large") == 0;
     report_t report = report_open("build/bench_tensor.csv", "w");
     if (!large) small_trees(&report);

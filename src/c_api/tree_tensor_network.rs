@@ -87,11 +87,11 @@ pub unsafe extern "C" fn add_tree_tensor_node(
         let count = shape::elements(dimensions)?;
         let storage = if use_hierarchical { Storage::Hierarchical } else { storage_for(&memory, count) };
         let id = session.network().add(&memory, dimensions, storage, |out| {
-            // SAFETY: the caller's promise.
             if data.is_null() {
-                out.fill(ComplexFloat::new(0.0, 0.0))
+                out.fill(ComplexFloat::new(0.0, 0.0));
             } else {
-                out.copy_from_slice(unsafe { list(data, count) })
+                // SAFETY: the caller's promise.
+                out.copy_from_slice(unsafe { list(data, count) });
             }
             Ok(())
         })?;

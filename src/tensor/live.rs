@@ -154,11 +154,13 @@ impl Session {
         }
     }
     /// The node whose public structure this is, if it is of this network.
+    #[allow(clippy::not_unsafe_ptr_arg_deref)] // dereferenced only once it is known to be live
     pub fn find(&self, node: *const TreeTensorNode) -> Result<usize> {
         if network_of(node)? != self.record as usize {
             return fail!(InvalidArgument, "the node belongs to another network");
         }
-        self.view().find(node)
+        // SAFETY: looked up among the live nodes just now.
+        unsafe { self.view().find(node) }
     }
 }
 impl Drop for Session {

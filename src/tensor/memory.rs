@@ -110,10 +110,13 @@ impl Memory {
     pub fn limit(&self) -> Option<usize> {
         self.instance.map(|instance| instance.heap().limit()).filter(|limit| *limit != 0)
     }
-    /// Elements that one product may pin. A share of the limit: the rest is for chunks on their way, and for what
-    /// else lives there.
+    /// Elements that one product may pin: of what plain blocks leave of the limit, all but the part that chunks on
+    /// their way need.
     pub fn pinnable(&self) -> usize {
-        self.limit().map_or(usize::MAX, |limit| limit / 10 * 7 / size_of::<Complex>())
+        let (Some(instance), Some(limit)) = (self.instance, self.limit()) else { return usize::MAX };
+        // What can be allocated counts everything that can leave as room.
+        let sixteenths = (1..=16).rev().find(|part| instance.can_allocate(limit / 16 * part)).unwrap_or(0);
+        limit / 16 * sixteenths / 10 * 6 / size_of::<Complex>()
     }
     /// Whether a tensor of this size belongs into streaming memory.
     ///
@@ -182,7 +185,7 @@ impl Block {
         self.start.as_ptr()
     }
     /// Its length.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes
     }
     /// The block as elements, the first `count` of them.

@@ -106,14 +106,14 @@ impl Adapting<'_> {
         if most != 0 && self.ids[1..].iter().any(|&id| self.edge(id).is_some_and(|e| self.size(&e) > most)) {
             // Look at all singular values first: what must go comes before what may go.
             let mut needed = vec![0.0; self.network.len()];
-            self.from_the_root(|node, values| {
+            self.truncate_downwards(|node, values| {
                 needed[node] = budget::tail(values, most);
                 values.len()
             })?;
             budget.reserve(&needed);
         }
         budget.share_over(edges);
-        let truncated = self.from_the_root(|node, values| budget.keep(node, values))?;
+        let truncated = self.truncate_downwards(|node, values| budget.keep(node, values))?;
         if truncated {
             self.canonical_form()?;
         }
@@ -200,7 +200,7 @@ impl Adapting<'_> {
     }
     /// From the root to the leaves: tells `keep` the singular values of every bond, and truncates it to as many as it
     /// says. True if any bond became smaller.
-    fn from_the_root(&mut self, mut keep: impl FnMut(usize, &[f64]) -> usize) -> Result<bool> {
+    fn truncate_downwards(&mut self, mut keep: impl FnMut(usize, &[f64]) -> usize) -> Result<bool> {
         let mut truncated = false;
         // The tensors weighted with all that is above them.
         let mut centers: Vec<Option<Folded>> = Vec::with_capacity(self.network.len());

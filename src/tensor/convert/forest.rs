@@ -153,10 +153,10 @@ impl<'a> Parts<'a> {
         let mut ends = Vec::new();
         // Where each axis of the two goes.
         let mut place_of = [vec![usize::MAX; a.dimensions.len()], vec![usize::MAX; b.dimensions.len()]];
-        for (side, part) in [a, b].into_iter().enumerate() {
-            for axis in 0..part.dimensions.len() {
+        for (side, (part, places)) in [a, b].into_iter().zip(&mut place_of).enumerate() {
+            for (axis, place) in places.iter_mut().enumerate() {
                 if bonds.iter().all(|bond| [bond.0, bond.1][side] != axis) {
-                    place_of[side][axis] = dimensions.len();
+                    *place = dimensions.len();
                     dimensions.push(part.dimensions[axis]);
                     ends.push(part.ends[axis]);
                 }

@@ -109,7 +109,7 @@ fn contradictions_are_refused() {
             links: links.to_vec(),
         };
         let outcome = to_tree(&mut tree, &memory, vec![tensor(0, first), tensor(1, second)]);
-        outcome == Err(Error::InvalidArgument) && tree.len() == 0
+        outcome == Err(Error::InvalidArgument) && tree.is_empty()
     };
     assert!(!refused([4, 7], &[(7, 0)], &[(4, 0)]));
     assert!(refused([4, 7], &[(7, 0)], &[])); // one-sided

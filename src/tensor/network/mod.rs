@@ -41,6 +41,10 @@ impl Network {
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
+    /// Whether it has no nodes.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
     /// The node of this number, which the caller has from this network.
     pub fn node(&self, id: usize) -> &Node {
         &self.nodes[id]
@@ -102,8 +106,11 @@ impl Network {
         self.nodes[id].record()
     }
     /// The node whose public structure this is.
-    pub fn find(&self, record: *const TreeTensorNode) -> Result<usize> {
-        // SAFETY: the caller has looked the address up among the live nodes (`c_api`), so its number is readable.
+    ///
+    /// # Safety
+    /// The address is that of a live node, of any network.
+    pub unsafe fn find(&self, record: *const TreeTensorNode) -> Result<usize> {
+        // SAFETY: the caller's promise.
         let id = unsafe { (*record).id };
         match self.nodes.get(id) {
             Some(node) if core::ptr::eq(node.record(), record) => Ok(id),

@@ -109,14 +109,14 @@ impl Node {
     /// Makes the public list of children long enough for one more. The only step of a connection that can fail.
     pub(super) fn reserve_child(&mut self, memory: &Memory) -> Result<()> {
         const POINTER: usize = size_of::<*mut TreeTensorNode>();
-        let room = self.list.as_ref().map_or(0, |list| list.len() / POINTER);
+        let room = self.list.as_ref().map_or(0, |list| list.size() / POINTER);
         if self.children.len() < room {
             return Ok(());
         }
         let longer = memory.bytes((2 * room).max(4) * POINTER)?;
         if let Some(list) = &self.list {
             // SAFETY: the new block is the longer one.
-            unsafe { longer.as_ptr().copy_from_nonoverlapping(list.as_ptr(), list.len()) };
+            unsafe { longer.as_ptr().copy_from_nonoverlapping(list.as_ptr(), list.size()) };
         }
         // SAFETY: the record lives as long as this node.
         unsafe { (*self.record()).children = longer.as_ptr().cast() };

@@ -78,7 +78,7 @@ impl Extent {
     pub fn count(&self, chunk: usize) -> usize {
         let (length, apart) = self.solid(chunk);
         apart.iter().map(|axis| axis.0).product::<usize>()
-            * (length.div_ceil(chunk) + usize::from(self.at % chunk != 0))
+            * (length.div_ceil(chunk) + usize::from(!self.at.is_multiple_of(chunk)))
     }
     /// The chunks needed, as runs of first and count, in ascending order.
     pub fn chunks(&self, chunk: usize) -> Vec<(usize, usize)> {

@@ -16,6 +16,7 @@ use super::kernel::scan::{self, Magnitude};
 use crate::error::{Error, Result};
 use home::{Extent, Pins};
 use split::{Piece, Scheme};
+use std::time::Duration;
 
 /// A tensor to read, and where its chunks are if it can leave RAM.
 #[derive(Clone, Copy)]
@@ -51,20 +52,32 @@ pub fn multiply(
         most = most.max(done);
         tick(most)
     };
+    let chunks = [left.home, right.home, out.home].map(|home| home.map(Home::chunk));
+    let mut scheme = Scheme::choose(product, chunks, budget);
+    if scheme.pinned > budget {
+        // No cut of these layouts fits: chunks come and go as the kernel touches them.
+        return product.compute(left.elements, right.elements, out.elements, &mut tick);
+    }
+    let mut waited = 0;
     loop {
-        let chunks = [left.home, right.home, out.home].map(|home| home.map(Home::chunk));
-        let scheme = Scheme::choose(product, chunks, budget);
-        if scheme.pinned > budget {
-            // No cut of these layouts fits: chunks come and go as the kernel touches them.
-            return product.compute(left.elements, right.elements, out.elements, &mut tick);
-        }
         match in_slabs(product, left, right, out, &scheme, &mut tick) {
-            // Other tensors take more room than thought: smaller slabs may do.
-            Err(Error::OutOfMemory) => budget /= 2,
+            Err(Error::OutOfMemory) if waited < PATIENCE => {}
             outcome => return outcome,
+        }
+        // Other tensors take more room than thought: smaller slabs may do. Where there are none, the room is taken by
+        // chunks on their way to the disk.
+        budget /= 2;
+        let smaller = Scheme::choose(product, chunks, budget);
+        if smaller.pinned <= budget {
+            scheme = smaller;
+        } else {
+            waited += 1;
+            std::thread::sleep(Duration::from_millis(waited));
         }
     }
 }
+/// How often a product waits for chunks to reach the disk, each time a millisecond longer.
+const PATIENCE: u64 = 100;
 
 fn in_slabs(
     product: &Product,

@@ -66,9 +66,10 @@ impl Tensor {
     /// The elements: its own, or those of the node it is.
     fn source<'a>(&'a self, network: &'a Network, node: Option<&usize>) -> Source<'a> {
         match (&self.data, node) {
-            // SAFETY: written by the step that made it; nobody writes it any more.
             (Some(block), _) => {
-                Source { elements: unsafe { block.elements(elements(&self.axes)) }, home: block.home() }
+                // SAFETY: written by the step that made it; nobody writes it any more.
+                let elements = unsafe { block.elements(elements(&self.axes)) };
+                Source { elements, home: block.home() }
             }
             (None, Some(id)) => network.node(*id).source(),
             (None, None) => Source { elements: &[], home: None },
