@@ -92,7 +92,7 @@ test:
 	@CARGO="$(CARGO)" TEST_CC="$(CC)" TEST_CXX="$(CXX)" MAKE="$(MAKE)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/run.sh $(B)
 
 header:
-	@UNIMEM_BLESS=1 $(CARGO) test --quiet --locked --test header
+	@UNIMEM_BLESS=1 $(CARGO) checked --quiet --test header
 
 lint:
 	$(CARGO) fmt --check

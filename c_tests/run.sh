@@ -40,7 +40,7 @@ collect() {
 }
 
 cargo_test() {
-    $CARGO test --quiet --locked --no-fail-fast -- --format pretty >"$B/tests/cargo.log" 2>&1
+    $CARGO checked --quiet --no-fail-fast -- --format pretty >"$B/tests/cargo.log" 2>&1
     status=$?
     awk '/^test .* \.\.\. ok/ { n++; print "ok - " $2 }
          /^test .* \.\.\. ignored/ { n++; print "ok - " $2 " # SKIP ignored" }
