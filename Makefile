@@ -79,12 +79,6 @@ run-demo: all $(DEMOS)
 bench: all $(BENCHES)
 	@set -e; for program in $(BENCHES); do echo "== $$(basename $$program)"; $$program; done
 
-# 503 million parameters in 512 MiB, beside all of them in RAM (8 GiB): 33 Tflop, minutes, and 8 GiB of disk.
-.PHONY: bench-large
-bench-large: all $(B)/demo/tree_larger_than_ram
-	@echo "bench-large: takes 2 to 10 minutes, 9 GiB of memory and 8 GiB of disk in $${UNIMEM_SPILL_DIR:-$${TMPDIR:-/var/tmp}}"
-	@$(B)/demo/tree_larger_than_ram 30 4096 512
-
 # The last line is "N passed, N failed".
 test:
 	@sh tools/deps.sh test
