@@ -1,4 +1,4 @@
-//! The manual page from the header: what is said of a function or type there is said in the same words here.
+//! The manual pages: of the library from its header, of the command from its help, in the same words.
 
 /// A declaration of the header with the comment before it.
 #[derive(Debug)]
@@ -126,4 +126,26 @@ pub fn page(template: &str, header: &str, version: &str) -> String {
     }
     let filled = template.replace("@VERSION@", version).replace("@SYNOPSIS@\n", &synopsis);
     filled.replace("@FUNCTIONS@\n", &described).replace("@TYPES@\n", &types)
+}
+
+/// The command's page: `help` is what it says of itself, `commands` its help of each command.
+pub fn command_page(help: &str, commands: &[(String, String)], version: &str) -> String {
+    let verbatim = |text: &str| {
+        let lines = text.lines().map(|line| match code(line) {
+            line if line.starts_with(['.', '\'']) => format!("\\&{line}\n"),
+            line => line + "\n",
+        });
+        format!(".nf\n{}.fi\n", lines.collect::<String>())
+    };
+    let (title, rest) = help.split_once("\n\n").expect("a title, then the rest");
+    let mut page = format!(
+        ".\\\" Made from what `unimem help` says; `make header` makes it anew.\n.TH UNIMEM 1 \"\" \"unimem {version}\" \
+         \"User Commands\"\n.SH NAME\n{}\n.SH DESCRIPTION\n{}",
+        title.replace(": ", " \\- "),
+        verbatim(rest)
+    );
+    for (name, text) in commands {
+        page += &format!(".SH {}\n{}", name.to_uppercase(), verbatim(text));
+    }
+    page + ".SH SEE ALSO\n.BR unimem (3)\n"
 }
