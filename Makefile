@@ -49,9 +49,12 @@ $(B)/libunimem.so: $(SHARED)
 	@ln -sf libunimem.so.$(VERSION) $(B)/libunimem.so.$(SOVERSION)
 	@ln -sf libunimem.so.$(SOVERSION) $@
 
-# The command. Tests build one of their own in the same place, so it is taken from there at once.
-$(B)/unimem: $(ARCHIVE)
-	@cp $(<D)/unimem $@
+# The command. The tests build one of their own in the same place, so it is taken from there at once.
+COMMAND  := $(dir $(ARCHIVE))unimem
+$(COMMAND): $(ARCHIVE) ;
+$(B)/unimem: $(COMMAND)
+	@mkdir -p $(B)
+	@cp $< $@
 
 # Static: one object whose only global names are ours, all of them weak. So a legacy C file in the program takes the
 # place of ours here too, and other Rust libraries can be in it.
