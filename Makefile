@@ -1,7 +1,10 @@
-# unimem: `make` builds, `make demo` runs the main job, `make test` tests, `make install PREFIX=... DESTDIR=...` installs.
+# unimem: `make` builds, `make demo` runs the main job, `make test` tests, `make install PREFIX=... DESTDIR=...` installs,
+# `make deb` and `make dist` make packages.
 PREFIX     ?= /usr/local
 LIBDIR     ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
+BINDIR     ?= $(PREFIX)/bin
+DOCDIR     ?= $(PREFIX)/share/doc/unimem
 MANDIR     ?= $(PREFIX)/share/man
 DESTDIR    ?=
 CARGO      ?= cargo
@@ -18,15 +21,15 @@ ARCHIVE  := $(or $(CARGO_TARGET_DIR),target)/release/libunimem.a
 SHARED   := $(B)/libunimem.so.$(VERSION)
 # What Rust's standard library asks of the system.
 SYSTEM_LIBS := -lgcc_s -lpthread -lm -ldl -lc
-HEADERS  := $(wildcard include/unimem/*.h)
+HEADERS  := $(wildcard include/unimem/*.h include/unimem/*.hpp)
 EXAMPLE_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -Iinclude
 
-.PHONY: all demo test bench header lint install uninstall clean deps FORCE
-all: $(B)/libunimem.so $(B)/libunimem.a
+.PHONY: all demo test bench header lint clean deps FORCE
+all: $(B)/libunimem.so $(B)/libunimem.a $(B)/unimem
 
 # Cargo knows what is stale; the archive's time changes only when it did something.
 $(ARCHIVE): FORCE
-	@$(CARGO) build --quiet --release --locked --lib
+	@$(CARGO) build --quiet --release --locked --lib --bins
 FORCE:
 
 # The exported names, one a line.
@@ -45,6 +48,13 @@ $(SHARED): $(ARCHIVE) unimem.map
 $(B)/libunimem.so: $(SHARED)
 	@ln -sf libunimem.so.$(VERSION) $(B)/libunimem.so.$(SOVERSION)
 	@ln -sf libunimem.so.$(SOVERSION) $@
+
+# The command. The tests build one of their own in the same place, so it is taken from there at once.
+COMMAND  := $(dir $(ARCHIVE))unimem
+$(COMMAND): $(ARCHIVE) ;
+$(B)/unimem: $(COMMAND)
+	@mkdir -p $(B)
+	@cp $< $@
 
 # Static: one object whose only global names are ours, all of them weak. So a legacy C file in the program takes the
 # place of ours here too, and other Rust libraries can be in it.
@@ -79,12 +89,6 @@ run-demo: all $(DEMOS)
 bench: all $(BENCHES)
 	@set -e; for program in $(BENCHES); do echo "== $$(basename $$program)"; $$program; done
 
-# 503 million parameters in 512 MiB, beside all of them in RAM (8 GiB): 33 Tflop, minutes, and 8 GiB of disk.
-.PHONY: bench-large
-bench-large: all $(B)/demo/tree_larger_than_ram
-	@echo "bench-large: takes 2 to 10 minutes, 9 GiB of memory and 8 GiB of disk in $${UNIMEM_SPILL_DIR:-$${TMPDIR:-/var/tmp}}"
-	@$(B)/demo/tree_larger_than_ram 30 4096 512
-
 # The last line is "N passed, N failed".
 test:
 	@sh tools/deps.sh test
@@ -92,45 +96,17 @@ test:
 	@CARGO="$(CARGO)" TEST_CC="$(CC)" TEST_CXX="$(CXX)" MAKE="$(MAKE)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/run.sh $(B)
 
 header:
-	@UNIMEM_BLESS=1 $(CARGO) test --quiet --locked --test header
+	@UNIMEM_BLESS=1 $(CARGO) checked --quiet --test header
 
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	shellcheck tools/*.sh c_tests/*.sh .ci/run
 
-PC_FIELDS = -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(LIBDIR))|' \
-    -e 's|@INCLUDEDIR@|$(patsubst $(PREFIX)/%,$${prefix}/%,$(INCLUDEDIR))|' \
-    -e 's|@VERSION@|$(VERSION)|' -e 's|@SYSTEM_LIBS@|$(SYSTEM_LIBS)|'
-# Both are relative to the place of the CMake files, so that an installed tree can be moved.
-CMAKE_FIELDS = -e 's|@VERSION@|$(VERSION)|' -e 's|@SOVERSION@|$(SOVERSION)|' \
-    -e "s|@INCLUDES@|$$(realpath -m --relative-to=$(LIBDIR)/cmake/unimem $(INCLUDEDIR))|"
-
-install: all
-	@install -d $(DESTDIR)$(INCLUDEDIR)/unimem $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/unimem \
-	    $(DESTDIR)$(MANDIR)/man3
-	@install -m 644 include/unimem.h $(DESTDIR)$(INCLUDEDIR)/
-	@install -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/unimem/
-	@install -m 644 $(B)/libunimem.a $(DESTDIR)$(LIBDIR)/
-	@install -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/
-	@ln -sf libunimem.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libunimem.so.$(SOVERSION)
-	@ln -sf libunimem.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libunimem.so
-	@sed $(PC_FIELDS) unimem.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/unimem.pc
-	@for file in unimem-config unimem-config-version; do \
-	    sed $(CMAKE_FIELDS) cmake/$$file.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/unimem/$$file.cmake; done
-	@install -m 644 man/unimem.3 $(DESTDIR)$(MANDIR)/man3/
-	@echo "installed to $(DESTDIR)$(PREFIX)"
-
-uninstall:
-	@rm -f $(DESTDIR)$(INCLUDEDIR)/unimem.h $(addprefix $(DESTDIR)$(INCLUDEDIR)/unimem/,$(notdir $(HEADERS))) \
-	    $(DESTDIR)$(LIBDIR)/libunimem.a $(DESTDIR)$(LIBDIR)/libunimem.so* $(DESTDIR)$(LIBDIR)/pkgconfig/unimem.pc \
-	    $(DESTDIR)$(LIBDIR)/cmake/unimem/unimem-config*.cmake $(DESTDIR)$(MANDIR)/man3/unimem.3
-	@rmdir $(DESTDIR)$(INCLUDEDIR)/unimem $(DESTDIR)$(LIBDIR)/cmake/unimem
-	@echo "removed from $(DESTDIR)$(PREFIX)"
-
 clean:
 	@rm -rf $(B)
 	@$(CARGO) clean --quiet
 
+include packaging/packaging.mk
 # The traces that both replay.
 include demo/demo.mk bench/bench.mk

@@ -107,6 +107,13 @@ for compiler in "${TEST_CXX:-c++}" clang++; do
             try "$compiler $standard $file" "$compiler" -std=$standard $W -Iinclude -x c++ "$D/$file.c"
         done
     done
+    for standard in c++17 c++20; do
+        for file in unimem.hpp unimem/tree_tensor_network.hpp; do
+            echo "#include \"$file\"" >"$D/plus_plus.cpp"
+            # shellcheck disable=SC2086
+            try "$compiler $standard $file" "$compiler" -std=$standard $W -Wshadow -Wconversion -Iinclude "$D/plus_plus.cpp"
+        done
+    done
     # shellcheck disable=SC2086
     try "$compiler c++17 layouts" "$compiler" -std=c++17 $W -Iinclude -x c++ c_tests/test_layouts.c
 done

@@ -40,7 +40,7 @@ collect() {
 }
 
 cargo_test() {
-    $CARGO test --quiet --locked --no-fail-fast -- --format pretty >"$B/tests/cargo.log" 2>&1
+    $CARGO checked --quiet --no-fail-fast -- --format pretty >"$B/tests/cargo.log" 2>&1
     status=$?
     awk '/^test .* \.\.\. ok/ { n++; print "ok - " $2 }
          /^test .* \.\.\. ignored/ { n++; print "ok - " $2 " # SKIP ignored" }
@@ -77,6 +77,18 @@ for source in c_tests/test_*.c; do
     compile "$source" "$B/tests/$name" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" && collect "$name" 300 "$B/tests/$name"
 done
 
+# compile_plus_plus SOURCE PROGRAM FLAGS LIBRARY: the same for C++.
+compile_plus_plus() {
+    # shellcheck disable=SC2086
+    if $TEST_CXX -std=c++17 $WARNINGS -g -pthread $3 -Iinclude -Ic_tests "$1" -o "$2" $4 -lm -ldl >"$B/tests/log" 2>&1; then
+        return
+    fi
+    printf '%-36s DOES NOT COMPILE\n' "$1"
+    cat "$B/tests/log"
+    echo "not ok - $1: does not compile" >>"$ALL"
+    return 1
+}
+
 # skipped NAME WHY
 skipped() {
     collect "$1" 10 echo "1..0 # SKIP $2"
@@ -104,6 +116,17 @@ while read -r name divisor; do
     fi
 done <c_tests/checked.list
 
+if ! command -v "$TEST_CXX" >/dev/null; then
+    skipped "test_plus_plus" "there is no $TEST_CXX"
+elif wanted "test_plus_plus"; then
+    compile_plus_plus c_tests/test_plus_plus.cpp "$B/tests/test_plus_plus" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" &&
+        collect "test_plus_plus" 120 "$B/tests/test_plus_plus"
+    [ -z "$sanitizers" ] || { compile_plus_plus c_tests/test_plus_plus.cpp "$B/tests/test_plus_plus.sanitized" \
+        "-O1 $sanitizers" "$B/libunimem.a $SYSTEM_LIBS" &&
+        collect "test_plus_plus (sanitizers)" 120 "$B/tests/test_plus_plus.sanitized"; }
+fi
+
+collect "the unimem command" 120 sh c_tests/command.sh "$B"
 collect "swap" 600 sh c_tests/swap.sh "$B"
 collect "installed tree" 300 sh c_tests/installed.sh "$B"
 

@@ -93,7 +93,8 @@ fn flag(text: &str) -> Option<bool> {
         _ => None,
     }
 }
-fn size(text: &str) -> Option<usize> {
+/// Bytes, from a number with or without a suffix K, M, G or T.
+pub fn size(text: &str) -> Option<usize> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
         "" => 0,

@@ -85,7 +85,8 @@ impl Ranges {
     }
 }
 
-fn directory() -> std::path::PathBuf {
+/// Where spill files go: `UNIMEM_SPILL_DIR`, else `TMPDIR`, else /var/tmp.
+pub fn directory() -> std::path::PathBuf {
     ["UNIMEM_SPILL_DIR", "TMPDIR"]
         .into_iter()
         .filter_map(std::env::var_os)

@@ -1,6 +1,8 @@
-//! The headers and the Rust code say the same.
+//! The headers, the manual page and the Rust code say the same.
 //!
-//! `UNIMEM_BLESS=1 cargo test --test header` (or `make header`) rewrites `include/unimem.h`.
+//! `make header` rewrites `include/unimem.h`, `man/unimem.3` and `man/unimem.1`.
+mod manual;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -73,6 +75,49 @@ fn unimem_h_is_current() {
     assert!(kept == made, "include/unimem.h is stale: run `make header`");
     let listed = exported().into_iter().filter(|(_, header)| header == "unimem.h").map(|(name, _)| name);
     assert_eq!(declared(&kept), listed.collect(), "left: include/unimem.h, right: unimem.map");
+}
+
+#[test]
+fn manual_page_is_current() {
+    let header = bindings(&["unimem.h"], |_| ());
+    let template = fs::read_to_string(root().join("man/unimem.3.in")).unwrap();
+    let made = manual::page(&template, &header, env!("CARGO_PKG_VERSION"));
+    let path = root().join("man/unimem.3");
+    if env::var_os("UNIMEM_BLESS").is_some() {
+        fs::write(&path, &made).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&path).unwrap_or_default() == made,
+        "man/unimem.3 is stale: run `make header`"
+    );
+    let described: BTreeSet<String> =
+        exported().into_iter().filter(|(_, header)| header == "unimem.h").map(|(name, _)| name).collect();
+    let missing: Vec<_> = described.iter().filter(|name| made.matches(name.as_str()).count() < 2).collect();
+    assert!(missing.is_empty(), "not on the page: {missing:?}");
+}
+
+fn command_says(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_unimem")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn manual_page_of_the_command_is_current() {
+    let help = command_says(&["help"]);
+    let names = help.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
+    let names = names.filter(|name| !name.starts_with('-') && *name != "help");
+    let commands: Vec<_> = names.map(|name| (name.to_owned(), command_says(&["help", name]))).collect();
+    assert!(!commands.is_empty());
+    let made = manual::command_page(&help, &commands, env!("CARGO_PKG_VERSION"));
+    let path = root().join("man/unimem.1");
+    if env::var_os("UNIMEM_BLESS").is_some() {
+        fs::write(&path, &made).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&path).unwrap_or_default() == made,
+        "man/unimem.1 is stale: run `make header`"
+    );
 }
 
 /// Compiles C that includes `header` and then declares the same functions as the Rust code has them.

@@ -1,0 +1,134 @@
+#!/bin/sh
+# The unimem command: what it prints, its exit codes, and programs under it.  command.sh BUILD
+set -u
+B=$1
+: "${TEST_CC:=cc}"
+D=$(mktemp -d) || exit 1
+trap 'rm -rf "$D"' EXIT
+n=0 failures=0
+unset NO_COLOR LD_PRELOAD
+
+# try NAME COMMAND...: one test.
+try() {
+    n=$((n + 1)) name=$1
+    shift
+    if "$@" >"$D/log" 2>&1; then
+        echo "ok $n - $name"
+    else
+        failures=$((failures + 1))
+        echo "not ok $n - $name"
+        sed 's/^/# /' "$D/log"
+    fi
+}
+skip() {
+    n=$((n + 1))
+    echo "ok $n - $1 # SKIP $2"
+}
+# gives CODE COMMAND...: whether a command ends with that code; its output is in $D/out and $D/err.
+gives() {
+    code=$1
+    shift
+    "$@" >"$D/out" 2>"$D/err" </dev/null
+    got=$?
+    cat "$D/out" "$D/err"
+    [ $got = "$code" ] || { echo "exit code $got, expected $code" && false; }
+}
+# says FILE TEXT: whether the file in $D has the text.
+says() { grep -qF -- "$2" "$D/$1"; }
+silent() { [ ! -s "$D/$1" ]; }
+parses() { python3 -c 'import json, sys; json.load(open(sys.argv[1]))' "$D/$1"; }
+
+unimem=$B/unimem
+helps() { gives 0 "$unimem" --help && says out 'Usage: unimem COMMAND' && silent err; }
+helps_each() {
+    for command in $("$unimem" help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
+        [ "$command" = help ] || { gives 0 "$unimem" "$command" --help && says out "Usage: unimem $command"; } || return 1
+    done
+}
+version() { gives 0 "$unimem" --version && [ "$(cat "$D/out")" = "unimem $(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" ]; }
+refuses() {
+    for line in "" dance "info extra" run "run --max-size 1Q true" "run --trace" "check --exit-code 0 true"; do
+        # shellcheck disable=SC2086  # a list of words
+        gives 2 "$unimem" $line && silent out && says err "Try 'unimem --help'" || return 1
+    done
+}
+tells() { gives 0 "$unimem" info && says out "huge pages" && says out "faults of tiered memory" && silent err; }
+plain() { gives 0 "$unimem" info && ! grep -q "$(printf '\033')" "$D/out"; }
+tells_json() { gives 0 "$unimem" info --json && parses out; }
+figures() {
+    gives 0 "$unimem" info --json && python3 - "$D/out" <<'PYTHON'
+import json, os, sys
+told = json.load(open(sys.argv[1]))
+assert told["memory"]["page"] == os.sysconf("SC_PAGESIZE")
+assert told["memory"]["total"] == int(open("/proc/meminfo").readline().split()[1]) * 1024
+assert told["NUMA_nodes"]["count"] >= 1
+PYTHON
+}
+forced() { gives 0 env UNIMEM_FAULTS=none "$unimem" info && grep -q '^  used  *none$' "$D/out"; }
+no_directory() { gives 0 env UNIMEM_SPILL_DIR="$D/not-there" "$unimem" info && says out "no unnamed file can be made there"; }
+closed_pipe() { "$unimem" info | true; }
+
+# A stand-in for the library to preload, beside a copy of the command: the loading is tested here, the heap elsewhere.
+mkdir "$D/bin" && cp "$unimem" "$D/bin/" || exit 1
+echo 'int stand_in_is_loaded(void) { return 1; }' | $TEST_CC -shared -fPIC -x c - -o "$D/bin/libunimem-malloc.so" || exit 1
+cat >"$D/user.c" <<'C'
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+int main(int count, char **arguments) {
+    const char *size = getenv("UNIMEM_MAX_SIZE"), *trace = getenv("UNIMEM_TRACE"), *debug = getenv("UNIMEM_DEBUG");
+    printf("%s %s %s %s\n", dlsym(RTLD_DEFAULT, "stand_in_is_loaded") ? "loaded" : "not loaded", size ? size : "-",
+           trace ? trace : "-", debug ? debug : "-");
+    fflush(stdout);
+    if (count > 1 && arguments[1][0] == 'k') raise(SIGKILL);
+    return count > 1 ? atoi(arguments[1]) : 0;
+}
+C
+$TEST_CC "$D/user.c" -o "$D/user" -ldl || exit 1
+own=$D/bin/unimem
+runs() { gives 0 "$own" run "$D/user" && says out "loaded - - -" && silent err; }
+passes() { gives 0 "$own" run --max-size 64M --trace "$D/trace" -- "$D/user" && says out "loaded 64M $D/trace"; }
+codes() { gives 7 "$own" run "$D/user" 7 && gives 8 "$own" run --stats "$D/user" 8; }
+signals() { gives 137 "$own" run --stats "$D/user" k; }
+not_found() { gives 127 "$own" run "$D/nobody" && gives 127 "$own" run --stats "$D/nobody" && says err "$D/nobody"; }
+cannot_run() { gives 126 "$own" run "$D/user.c" && gives 126 "$own" run --stats "$D/user.c"; }
+stats() { gives 0 "$own" run --stats "$D/user" && says err "peak resident" && says out loaded; }
+stats_json() { gives 0 "$own" run --json "$D/user" && parses err; }
+no_library() { mv "$D/bin/libunimem-malloc.so" "$D/bin/away" && gives 125 "$own" run true && says err "libunimem-malloc.so"; }
+
+try "help" helps
+try "help of each command" helps_each
+try "version" version
+try "wrong usage" refuses
+try "info" tells
+try "info in a pipe has no colours" plain
+try "info tells what the environment forces" forced
+try "info tells of an unusable spill directory" no_directory
+try "a reader that goes away" closed_pipe
+if command -v python3 >/dev/null; then
+    try "info --json" tells_json
+    try "info's figures" figures
+    try "run --json" stats_json
+else
+    skip "json" "there is no python3"
+fi
+if command -v script >/dev/null && script --version 2>/dev/null | grep -q util-linux; then
+    on_terminal() { script -qec "$1" /dev/null </dev/null | grep -q "$(printf '\033')"; }
+    no_colour() { ! on_terminal "env NO_COLOR=1 $unimem info"; }
+    try "colours on a terminal" on_terminal "env TERM=xterm $unimem info"
+    try "NO_COLOR" no_colour
+else
+    skip "colours" "there is no script(1)"
+fi
+try "run preloads" runs
+try "run's options reach the library" passes
+try "run gives the program's exit code" codes
+try "run tells of a signal" signals
+try "run without a program to run" not_found
+try "run of what cannot be run" cannot_run
+try "run --stats" stats
+try "run without the library" no_library
+echo "1..$n"
+[ $failures = 0 ]
