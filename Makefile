@@ -56,6 +56,13 @@ $(B)/libunimem.a: $(ARCHIVE) $(B)/names
 	@rm -f $@ $(B)/whole.o
 	@$(AR) rcs $@ $(B)/unimem.o
 
+# For tests only: the same archive, with the functions that make system calls fail (src/os/injection.rs) exported too.
+$(B)/libunimem_faults.so: $(ARCHIVE) unimem.map
+	@echo "  LINK $@"
+	@sed 's/^  local:/    unimem_inject_faults; unimem_end_faults; unimem_fault_calls;\n&/' unimem.map > $(B)/faults.map
+	@$(CC) $(LDFLAGS) -shared -o $@ -Wl,--gc-sections -Wl,--whole-archive $(ARCHIVE) -Wl,--no-whole-archive \
+	    -Wl,--version-script=$(B)/faults.map -Wl,-soname,libunimem_faults.so -Wl,-z,defs -Wl,-z,nodelete $(SYSTEM_LIBS)
+
 deps:
 	@sh tools/deps.sh test
 

@@ -3,7 +3,7 @@
 //! Upper layers hang what they keep per thread into it (heap/cache.rs its caches, error.rs the last error). At thread
 //! exit the function given to [`at_exit`] runs; from then on the thread has no record, and whoever asks takes the
 //! path without one. That way destructors that run later still may allocate and free.
-use super::records;
+use super::{records, system};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
 use std::sync::OnceLock;
@@ -80,8 +80,8 @@ pub fn current() -> Option<&'static Record> {
     }
     let key = *key()?;
     let record = records::allocate(size_of::<Record>())?.cast::<Record>();
-    // SAFETY: a valid key and a pointer that is only read back by `ended`.
-    if unsafe { libc::pthread_setspecific(key, record.as_ptr().cast()) } != 0 {
+    // SAFETY: a pointer that is only read back by `ended`, which takes it for what it is.
+    if unsafe { system::set_thread_value(key, record.as_ptr().cast()) }.is_err() {
         // SAFETY: nobody has seen it. All-zero bytes are a valid record, so no destructor is owed.
         unsafe { records::release(record.cast(), size_of::<Record>()) };
         return None;
@@ -99,12 +99,7 @@ pub fn at_exit(function: fn(&'static Record)) {
 
 fn key() -> Option<&'static libc::pthread_key_t> {
     static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
-    KEY.get_or_init(|| {
-        let mut key = 0;
-        // SAFETY: a destructor that lives as long as the process.
-        (unsafe { libc::pthread_key_create(&mut key, Some(ended)) } == 0).then_some(key)
-    })
-    .as_ref()
+    KEY.get_or_init(|| system::make_thread_key(ended).ok()).as_ref()
 }
 
 unsafe extern "C" fn ended(record: *mut libc::c_void) {

@@ -7,6 +7,7 @@
 //!
 //! After `place` the slot is empty, after `take` it is full: pages change hands, their number stays the same.
 use super::userfaultfd::Userfaultfd;
+use crate::os::system;
 use crate::tiers::mapping::{self, Errno, Span, discard};
 
 /// What moves pages.
@@ -65,8 +66,7 @@ impl Pages {
         if result.is_err() {
             // SAFETY: both are the caller's, and hold nothing anybody wants.
             unsafe {
-                discard(nursery);
-                discard(slot);
+                let _ = (discard(nursery), discard(slot));
             }
         }
         result
@@ -99,7 +99,7 @@ impl Pages {
                         return Err(error);
                     }
                     // SAFETY: their contents are in the chunk.
-                    unsafe { discard(Span { start: slot.start + moved, length: slot.length - moved }) };
+                    let _ = unsafe { discard(rest(slot, moved)) };
                 }
                 Ok(())
             }
@@ -108,7 +108,7 @@ impl Pages {
                 match error {
                     None => {
                         // SAFETY: their contents are in the chunk.
-                        unsafe { discard(slot) };
+                        let _ = unsafe { discard(slot) };
                         Ok(())
                     }
                     Some(error) => {
@@ -123,9 +123,7 @@ impl Pages {
             }
             Pages::Remap => {
                 // SAFETY: replaces the chunk, which is inaccessible, in one step; the slot stays mapped and empty.
-                let result =
-                    unsafe { libc::mremap(slot.pointer(), slot.length, slot.length, REMAP, chunk.pointer()) };
-                if result == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+                unsafe { system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start) }.map(|_| ())
             }
         }
     }
@@ -153,8 +151,10 @@ impl Pages {
     /// The caller owns the chunk, and nobody wants its contents any more.
     pub unsafe fn vacate(&self, chunk: Span) {
         match self {
-            // SAFETY: by the caller's promise.
-            Pages::Move(_) | Pages::Copy(_) => unsafe { discard(chunk) },
+            Pages::Move(_) | Pages::Copy(_) => {
+                // SAFETY: by the caller's promise.
+                let _ = unsafe { discard(chunk) };
+            }
             // SAFETY: the same.
             Pages::Remap => unsafe { close(chunk) },
         }
@@ -213,29 +213,24 @@ impl Pages {
                 // SAFETY: by the caller's promise.
                 unsafe { copy_out(fd, chunk, slot) }.inspect_err(|_| {
                     // SAFETY: the slot is the caller's and holds nothing yet.
-                    unsafe { discard(slot) }
+                    let _ = unsafe { discard(slot) };
                 })
             }
             Pages::Remap => {
                 // SAFETY: only changes what may be done with the caller's chunk: from here on stores fault.
-                if unsafe { libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_NONE) } != 0 {
-                    return Err(Errno::last());
-                }
+                unsafe { system::protect(chunk.start, chunk.length, libc::PROT_NONE) }?;
                 // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
-                let moved = unsafe {
-                    libc::mremap(chunk.pointer(), chunk.length, chunk.length, REMAP, slot.pointer())
-                };
-                if moved == libc::MAP_FAILED {
-                    let error = Errno::last();
+                let moved =
+                    unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
+                const OPEN: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+                if let Err(error) = moved {
                     // SAFETY: as it was.
-                    unsafe {
-                        libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_READ | libc::PROT_WRITE)
-                    };
+                    let _ = unsafe { system::protect(chunk.start, chunk.length, OPEN) };
                     return Err(error);
                 }
                 // SAFETY: the slot's new pages, the caller's alone; and the chunk, which is empty.
                 unsafe {
-                    libc::mprotect(slot.pointer(), slot.length, libc::PROT_READ | libc::PROT_WRITE);
+                    let _ = system::protect(slot.start, slot.length, OPEN);
                     close(chunk);
                 }
                 Ok(())
@@ -252,15 +247,13 @@ const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MRE
 /// # Safety
 /// The caller owns the chunk, and nobody wants its contents any more.
 unsafe fn close(chunk: Span) {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: by the caller's promise.
-    let mapped = unsafe { libc::mmap(chunk.pointer(), chunk.length, libc::PROT_NONE, flags, -1, 0) };
-    if mapped == libc::MAP_FAILED {
+    if unsafe { system::map_over(chunk.start, chunk.length, libc::PROT_NONE) }.is_err() {
         // No room for another mapping: drop the pages and forbid access instead.
         // SAFETY: by the caller's promise.
         unsafe {
-            libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_NONE);
-            discard(chunk);
+            let _ = system::protect(chunk.start, chunk.length, libc::PROT_NONE);
+            let _ = discard(chunk);
         }
     }
 }
@@ -285,7 +278,7 @@ fn move_all(fd: &Userfaultfd, to: Span, from: Span) -> Result<(), Errno> {
     // The system holds on to a page. A copy does as well.
     let (_, error) = fd.copy(to.start + moved, from.start + moved, to.length - moved);
     // SAFETY: the caller's own; what it held has been moved or copied.
-    unsafe { discard(from) };
+    let _ = unsafe { discard(from) };
     error.map_or(Ok(()), Err)
 }
 /// Stops all stores to `chunk`, copies it into `slot`, and drops it.
@@ -304,7 +297,8 @@ unsafe fn copy_out(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errn
             slot.pointer().cast::<u8>(),
             chunk.length,
         );
-        discard(chunk);
+        discard(chunk).inspect_err(|_| {
+            let _ = fd.write_protect(chunk, false); // it stays, as it was
+        })
     }
-    Ok(())
 }
