@@ -62,7 +62,12 @@ impl Pages {
     pub fn fill_slot(&self, slot: Span, nursery: Span) -> Result<(), Errno> {
         let Pages::Move(fd) = self else { return mapping::populate(slot) };
         mapping::populate(nursery)?;
-        let result = move_all(fd, slot, nursery);
+        let mut result = move_all(fd, slot, nursery);
+        if result == Err(Errno(libc::EEXIST)) {
+            // The slot was to be emptied, and the system refused at the time.
+            // SAFETY: the caller's own, and holds nothing anybody wants.
+            result = unsafe { discard(slot) }.and_then(|()| move_all(fd, slot, nursery));
+        }
         if result.is_err() {
             // SAFETY: both are the caller's, and hold nothing anybody wants.
             unsafe {
@@ -77,6 +82,18 @@ impl Pages {
     /// # Safety
     /// The caller owns both; the chunk is absent, the slot full.
     pub unsafe fn place(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
+        // SAFETY: by the caller's promise.
+        match unsafe { self.place_once(slot, chunk) } {
+            // The chunk's pages were to be dropped, and the system refused at the time.
+            // SAFETY: the same, and nobody wants what an absent chunk holds.
+            Err(Errno(libc::EEXIST)) => unsafe {
+                discard(chunk)?;
+                self.place_once(slot, chunk)
+            },
+            result => result,
+        }
+    }
+    unsafe fn place_once(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
         match self {
             Pages::Move(fd) => {
                 let (mut moved, mut stopped) = fd.move_pages(chunk.start, slot.start, chunk.length);
@@ -143,6 +160,16 @@ impl Pages {
             // SAFETY: the copies; stores that went into them meanwhile are copied back over the slot's pages.
             let _ = unsafe { copy_out(fd, part, Span { start: slot.start + moved, length: part.length }) };
         }
+    }
+
+    /// Makes sure that a present chunk can be accessed. It always can, but where the system once refused to undo what a
+    /// `take` that failed had begun.
+    ///
+    /// # Safety
+    /// The chunk is present, and stays so meanwhile.
+    pub unsafe fn open(&self, chunk: Span) -> Result<(), Errno> {
+        // SAFETY: gives access, takes none.
+        unsafe { system::protect(chunk.start, chunk.length, libc::PROT_READ | libc::PROT_WRITE) }
     }
 
     /// Drops the pages of a chunk; it is absent afterwards.
@@ -222,17 +249,22 @@ impl Pages {
                 // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
                 let moved =
                     unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
-                const OPEN: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
                 if let Err(error) = moved {
                     // SAFETY: as it was.
-                    let _ = unsafe { system::protect(chunk.start, chunk.length, OPEN) };
+                    let _ = unsafe { self.open(chunk) };
                     return Err(error);
                 }
-                // SAFETY: the slot's new pages, the caller's alone; and the chunk, which is empty.
-                unsafe {
-                    let _ = system::protect(slot.start, slot.length, OPEN);
-                    close(chunk);
+                // SAFETY: the slot's new pages, the caller's alone.
+                if let Err(error) = unsafe { self.open(slot) } {
+                    // SAFETY: they go back where they came from.
+                    unsafe {
+                        system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start)?;
+                        let _ = self.open(chunk);
+                    }
+                    return Err(error);
                 }
+                // SAFETY: the chunk is empty.
+                unsafe { close(chunk) };
                 Ok(())
             }
         }

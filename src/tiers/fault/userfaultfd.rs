@@ -155,3 +155,9 @@ impl Userfaultfd {
         }
     }
 }
+impl Drop for Userfaultfd {
+    fn drop(&mut self) {
+        // SAFETY: ours alone, and not used any more.
+        drop(unsafe { OwnedFd::from_raw_fd(*self.descriptor.get_mut()) });
+    }
+}
