@@ -63,6 +63,14 @@ $(B)/libunimem_faults.so: $(ARCHIVE) unimem.map
 	@$(CC) $(LDFLAGS) -shared -o $@ -Wl,--gc-sections -Wl,--whole-archive $(ARCHIVE) -Wl,--no-whole-archive \
 	    -Wl,--version-script=$(B)/faults.map -Wl,-soname,libunimem_faults.so -Wl,-z,defs -Wl,-z,nodelete $(SYSTEM_LIBS)
 
+# Every system call of every scenario fails once, with every error it can have: some minutes.  SCENARIO=text
+SWEEP_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -pthread -Iinclude -Ic_tests
+.PHONY: fault-sweep
+fault-sweep: $(B)/libunimem_faults.so
+	@mkdir -p $(B)/tests
+	@$(CC) $(SWEEP_FLAGS) c_tests/fault_sweep.c -o $(B)/tests/fault_sweep -L$(B) -lunimem_faults -Wl,-rpath,'$$ORIGIN/..' -lm
+	@$(B)/tests/fault_sweep full $(SCENARIO)
+
 deps:
 	@sh tools/deps.sh test
 

@@ -350,12 +350,12 @@ static void tree(void) {
     tree_tensor_network_t *ttn = create_tree_tensor_network(4, 8, 1e-6);
     if (TRY(ttn)) {
         ttn->memory = memory;
-        tree_tensor_node_t *nodes[7] = {NULL};
+        tree_tensor_node_t *nodes[5] = {NULL};
         static ComplexFloat elements[4096];
         for (size_t i = 0; i < 4096; i++) elements[i] = (ComplexFloat){(float)(i % 7) - 3, (float)(i % 5)};
         bool all = true;
-        for (size_t i = 0; i < 7; i++) all &= TRY(nodes[i] = add_tree_tensor_node(ttn, elements, (size_t[]){8, 8, 8}, 3, i % 3 == 0));
-        for (size_t i = 1; i < 7 && all; i++) all &= TRY(connect_tree_tensor_nodes(ttn, nodes[(i - 1) / 2], nodes[i]));
+        for (size_t i = 0; i < 5; i++) all &= TRY(nodes[i] = add_tree_tensor_node(ttn, elements, (size_t[]){8, 8, 8}, 3, i % 3 == 0));
+        for (size_t i = 1; i < 5 && all; i++) all &= TRY(connect_tree_tensor_nodes(ttn, nodes[(i - 1) / 2], nodes[i]));
         if (all) {
             ComplexFloat *result = NULL;
             size_t dimensions[32], count = 32;

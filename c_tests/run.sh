@@ -77,6 +77,13 @@ for source in c_tests/test_*.c; do
     compile "$source" "$B/tests/$name" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" && collect "$name" 300 "$B/tests/$name"
 done
 
+# With the functions that make system calls fail (see Makefile).
+if wanted "fault sweep"; then
+    $MAKE --no-print-directory "$B/libunimem_faults.so" >/dev/null
+    compile c_tests/fault_sweep.c "$B/tests/fault_sweep" -O2 "-L$B -lunimem_faults -Wl,-rpath,$PWD/$B" &&
+        collect "fault sweep" 300 env UNIMEM_TEST_DIVISOR=3 "$B/tests/fault_sweep"
+fi
+
 # skipped NAME WHY
 skipped() {
     collect "$1" 10 echo "1..0 # SKIP $2"
