@@ -81,7 +81,7 @@ done
 if wanted "fault sweep"; then
     $MAKE --no-print-directory "$B/libunimem_faults.so" >/dev/null
     compile c_tests/fault_sweep.c "$B/tests/fault_sweep" -O2 "-L$B -lunimem_faults -Wl,-rpath,$PWD/$B" &&
-        collect "fault sweep" 300 env UNIMEM_TEST_DIVISOR=3 "$B/tests/fault_sweep"
+        collect "fault sweep" 300 env UNIMEM_TEST_DIVISOR=6 "$B/tests/fault_sweep"
 fi
 
 # skipped NAME WHY

@@ -56,8 +56,10 @@ pub enum Operation {
     ThreadKey,
     /// Memory for a record of the library (os/records.rs).
     Record,
+    /// Not a call of the system: a defect of the library, which panics at its C boundary.
+    Defect,
 }
-const OPERATIONS: usize = Operation::Record as usize + 1;
+const OPERATIONS: usize = Operation::Defect as usize + 1;
 
 /// Instead of an error number: a transfer is cut short.
 pub const SHORT: c_int = -1;

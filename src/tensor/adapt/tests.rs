@@ -1,6 +1,7 @@
 //! Adapted trees: the error that was promised, the ranks that were wanted, canonical form.
 use super::*;
 use crate::error::Error;
+use crate::tensor::Complex;
 use crate::tensor::network::End;
 use crate::tensor::testing::*;
 use proptest::prelude::*;

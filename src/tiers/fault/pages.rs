@@ -192,6 +192,18 @@ impl Pages {
     /// # Safety
     /// The caller owns both; the chunk is present, the slot empty.
     pub unsafe fn take(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
+        // SAFETY: by the caller's promise.
+        match unsafe { self.take_once(chunk, slot, nursery) } {
+            // The slot was to be emptied, and the system refused at the time.
+            // SAFETY: the same.
+            Err(Errno(libc::EEXIST)) => unsafe {
+                discard(slot)?;
+                self.take_once(chunk, slot, nursery)
+            },
+            result => result,
+        }
+    }
+    unsafe fn take_once(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
         match self {
             Pages::Move(fd) => {
                 let (mut moved, mut stopped) = fd.move_pages(slot.start, chunk.start, chunk.length);
@@ -290,7 +302,8 @@ unsafe fn close(chunk: Span) {
     }
 }
 
-fn is_busy(error: Option<Errno>) -> bool {
+/// Whether the system only holds on to pages for a while.
+pub fn is_busy(error: Option<Errno>) -> bool {
     matches!(error, Some(Errno(libc::EBUSY | libc::EAGAIN)))
 }
 fn rest(span: Span, done: usize) -> Span {
