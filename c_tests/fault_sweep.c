@@ -39,7 +39,7 @@ static void faults_are_over(void) {
 static void failed(const char *call) {
     unimem_error_t error = unimem_last_error();
     EXPECT(faulty, "%s failed without a fault: %s", call, unimem_last_error_message());
-    EXPECT((error == UNIMEM_ERROR_INTERNAL && fault.operation == DEFECT) || error == UNIMEM_ERROR_OUT_OF_MEMORY || error == UNIMEM_ERROR_IO || error == UNIMEM_ERROR_UNSUPPORTED ||
+    EXPECT(error == UNIMEM_ERROR_OUT_OF_MEMORY || error == UNIMEM_ERROR_IO || error == UNIMEM_ERROR_UNSUPPORTED ||
                (error == UNIMEM_ERROR_CORRUPTION && fault.error == DAMAGED_READ),
            "%s: error %d (%s)", call, (int)error, unimem_last_error_message());
     EXPECT(*unimem_last_error_message(), "%s: no message", call);
@@ -441,6 +441,49 @@ static bool survives(const scenario_t *scenario, uint32_t operation, size_t firs
            scenario->name, operation, first, (ssize_t)how_many, error);
     return false;
 }
+/* Runs a scenario with stdout and stderr in a file; how many bytes are in it then, or -1. */
+static off_t bytes_printed(const scenario_t *scenario, uint32_t operation, int error) {
+    char name[] = "/tmp/unimem-printed-XXXXXX";
+    int file = mkstemp(name);
+    if (file < 0) return -1;
+    unlink(name);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(20);
+        dup2(file, STDOUT_FILENO);
+        dup2(file, STDERR_FILENO);
+        if (scenario->mechanism) setenv("UNIMEM_FAULTS", scenario->mechanism, 1);
+        tap.misses = 1000; /* what is wrong was said elsewhere */
+        fault.operation = operation, fault.first = 1, fault.how_many = error ? SIZE_MAX : 0, fault.error = error;
+        run_scenario(scenario);
+        _exit(0);
+    }
+    int result = child_result(child);
+    off_t size = lseek(file, 0, SEEK_END);
+    close(file);
+    return result == 0 ? size : -1;
+}
+static void prints_nothing(const scenario_t *scenario) {
+    const struct { uint32_t operation; int error; } cases[] = {{0, 0}, {DEFECT, EINVAL}, {0, ENOMEM}, {13, ENOSPC}, {19, EAGAIN}};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        off_t bytes = bytes_printed(scenario, cases[c].operation, cases[c].error);
+        EXPECT(bytes == 0, "%s, operation %u fails with %d: %lld bytes printed", scenario->name, cases[c].operation,
+               cases[c].error, (long long)bytes);
+    }
+}
+/* What a panic becomes: bits of the exit status. */
+static void note_message(int level, const char *message, void *context) {
+    if (level == 0 && strstr(message, "defect")) *(int *)context = 1;
+}
+static int meet_a_panic(void *argument) {
+    int *noted = argument;
+    unimem_set_log(note_message, noted);
+    unimem_inject_faults(1u << DEFECT, 1, 1, EINVAL);
+    bool refused = unimem_open(NULL) == NULL && unimem_last_error() == UNIMEM_ERROR_INTERNAL;
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    return !(refused && *noted && memory && unimem_close(memory));
+}
 static int replay(char **arguments) {
     for (size_t s = 0; s < sizeof scenarios / sizeof scenarios[0]; s++) {
         if (strcmp(scenarios[s].name, arguments[0]) != 0) continue;
@@ -488,5 +531,12 @@ int main(int count, char **arguments) {
         }
     }
     printf("# %zu runs with a fault\n", runs);
+    unsetenv("UNIMEM_LOG");
+    int noted = 0;
+    CHECK_EQ("a panic is an internal error of its call, and told to the log", (size_t)run_in_child(meet_a_panic, &noted, 10), 0);
+    TEST("no scenario prints anything, neither with faults nor with panics at every call") {
+        for (size_t s = 0; s < sizeof scenarios / sizeof scenarios[0]; s++)
+            if (strstr(scenarios[s].name, only)) prints_nothing(&scenarios[s]);
+    }
     return tap_done();
 }
