@@ -66,6 +66,21 @@ $(B)/libunimem.a: $(ARCHIVE) $(B)/names
 	@rm -f $@ $(B)/whole.o
 	@$(AR) rcs $@ $(B)/unimem.o
 
+# For tests only: the same archive, with the functions that make system calls fail (src/os/injection.rs) exported too.
+$(B)/libunimem_faults.so: $(ARCHIVE) unimem.map
+	@echo "  LINK $@"
+	@sed 's/^  local:/    unimem_inject_faults; unimem_end_faults; unimem_fault_calls;\n&/' unimem.map > $(B)/faults.map
+	@$(CC) $(LDFLAGS) -shared -o $@ -Wl,--gc-sections -Wl,--whole-archive $(ARCHIVE) -Wl,--no-whole-archive \
+	    -Wl,--version-script=$(B)/faults.map -Wl,-soname,libunimem_faults.so -Wl,-z,defs -Wl,-z,nodelete $(SYSTEM_LIBS)
+
+# Every system call of every scenario fails once, with every error it can have: some minutes.  SCENARIO=text
+SWEEP_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -pthread -Iinclude -Ic_tests
+.PHONY: fault-sweep
+fault-sweep: $(B)/libunimem_faults.so
+	@mkdir -p $(B)/tests
+	@$(CC) $(SWEEP_FLAGS) c_tests/fault_sweep.c -o $(B)/tests/fault_sweep -L$(B) -lunimem_faults -Wl,-rpath,'$$ORIGIN/..' -lm
+	@$(B)/tests/fault_sweep full $(SCENARIO)
+
 deps:
 	@sh tools/deps.sh test
 

@@ -89,6 +89,13 @@ compile_plus_plus() {
     return 1
 }
 
+# With the functions that make system calls fail (see Makefile).
+if wanted "fault sweep"; then
+    $MAKE --no-print-directory "$B/libunimem_faults.so" >/dev/null
+    compile c_tests/fault_sweep.c "$B/tests/fault_sweep" -O2 "-L$B -lunimem_faults -Wl,-rpath,$PWD/$B" &&
+        collect "fault sweep" 300 env UNIMEM_TEST_DIVISOR=6 "$B/tests/fault_sweep"
+fi
+
 # skipped NAME WHY
 skipped() {
     collect "$1" 10 echo "1..0 # SKIP $2"

@@ -4,6 +4,7 @@
 //! operating system.
 pub mod advanced;
 pub mod c_api;
+mod defect;
 pub mod error;
 pub mod heap;
 pub mod instance;

@@ -1,6 +1,7 @@
 //! Sending chunks out: choosing one and taking its pages. What happens to them then is in store.rs.
 use super::codec;
 use super::engine::Engine;
+use super::fault::pages::is_busy;
 use super::region::Region;
 use super::staging::{Slot, Staging};
 use super::state::{Phase, Settle};
@@ -141,6 +142,7 @@ impl Engine {
         workspace: &mut codec::Workspace,
     ) -> Result<Option<Slot>, Trouble> {
         let regions = self.regions();
+        let mut failed = None;
         for _ in 0..ATTEMPTS {
             let Some(transit) =
                 self.victim(regions.iter().filter(|r| !r.is_resident() && Arc::ptr_eq(r.staging(), staging)))
@@ -151,16 +153,19 @@ impl Engine {
             // SAFETY: the claim owns the chunk, which was Hot and so is present; the slot is empty and ours.
             let taken =
                 unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };
-            if taken.is_err() {
+            if let Err(errno) = taken {
                 // Its pages are held by the system, by direct I/O for instance. It goes to the end of the queue.
                 transit.settle(Phase::Hot, Settle::default());
+                if !is_busy(Some(errno)) {
+                    failed = Some(errno);
+                }
                 continue;
             }
             region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
             return self.store(transit, slot, workspace).map(Some);
         }
         staging.put_empty(slot);
-        Ok(None)
+        failed.map_or(Ok(None), |errno| Err(Trouble::Pages(errno)))
     }
     /// Evicts a chunk of another size and gives its pages back. Gives the bytes.
     fn evict_elsewhere(

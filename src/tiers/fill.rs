@@ -1,5 +1,6 @@
 //! Bringing chunks in.
 use super::engine::Engine;
+use super::fault::Mechanism;
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
@@ -54,7 +55,7 @@ impl Region {
         loop {
             let word = chunk.state.load();
             match word.phase() {
-                Phase::Hot if !pinned => return Ok(()),
+                Phase::Hot if !pinned => return if handler { self.reopen(index) } else { Ok(()) },
                 Phase::Hot => {
                     if let Ok(before) = chunk.state.pin() {
                         if before.prefetched() {
@@ -82,6 +83,18 @@ impl Region {
                 }
             }
         }
+    }
+    /// A fault in a chunk that is in place: most often another thread has brought it in meanwhile.
+    fn reopen(&self, index: usize) -> Result<(), Trouble> {
+        let chunk = self.chunk(index);
+        if self.engine().mechanism() != Mechanism::Signal || chunk.state.pin().is_err() {
+            return Ok(()); // or on its way again: the next fault finds out
+        }
+        // SAFETY: pinned, so present until it is unpinned.
+        let opened = unsafe { self.engine().pages().open(self.span_of(index)) };
+        chunk.state.unpin();
+        self.engine().note_progress();
+        opened.map_err(Trouble::Pages)
     }
     /// Tells the crew what to read ahead now that `index` is wanted.
     fn read_ahead(&self, index: usize, explicit: bool) {

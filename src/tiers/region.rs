@@ -13,6 +13,7 @@ use super::transit::Transit;
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::PAGE;
+use crate::os::system;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::sync::Arc;
 
@@ -163,9 +164,10 @@ impl Region {
     fn make_resident(&mut self, length: usize) -> Result<()> {
         let span = self.memory.part(0, length);
         // SAFETY: our own fresh mapping.
-        if unsafe { libc::mprotect(span.pointer(), span.length, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+        let result = unsafe { system::protect(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE) };
+        if let Err(Errno(error)) = result {
             self.engine.purse().discharge_pages(length);
-            return fail!(OutOfMemory, "error {} making {length} bytes accessible", Errno::last().0);
+            return fail!(OutOfMemory, "error {error} making {length} bytes accessible");
         }
         self.resident = true;
         self.counters.hot.fetch_add(length, Relaxed);
@@ -264,7 +266,7 @@ impl Region {
     pub(super) fn forbid(&self) {
         let span = self.reserved();
         // SAFETY: the region's own memory, which cannot be used any more.
-        unsafe { libc::mprotect(span.pointer(), span.length, libc::PROT_NONE) };
+        let _ = unsafe { system::protect(span.start, span.length, libc::PROT_NONE) };
     }
     fn is_empty(&self) -> bool {
         let mut lists = self.lists();

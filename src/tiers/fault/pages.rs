@@ -7,6 +7,7 @@
 //!
 //! After `place` the slot is empty, after `take` it is full: pages change hands, their number stays the same.
 use super::userfaultfd::Userfaultfd;
+use crate::os::system;
 use crate::tiers::mapping::{self, Errno, Span, discard};
 
 /// What moves pages.
@@ -61,12 +62,16 @@ impl Pages {
     pub fn fill_slot(&self, slot: Span, nursery: Span) -> Result<(), Errno> {
         let Pages::Move(fd) = self else { return mapping::populate(slot) };
         mapping::populate(nursery)?;
-        let result = move_all(fd, slot, nursery);
+        let mut result = move_all(fd, slot, nursery);
+        if result == Err(Errno(libc::EEXIST)) {
+            // The slot was to be emptied, and the system refused at the time.
+            // SAFETY: the caller's own, and holds nothing anybody wants.
+            result = unsafe { discard(slot) }.and_then(|()| move_all(fd, slot, nursery));
+        }
         if result.is_err() {
             // SAFETY: both are the caller's, and hold nothing anybody wants.
             unsafe {
-                discard(nursery);
-                discard(slot);
+                let _ = (discard(nursery), discard(slot));
             }
         }
         result
@@ -77,6 +82,18 @@ impl Pages {
     /// # Safety
     /// The caller owns both; the chunk is absent, the slot full.
     pub unsafe fn place(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
+        // SAFETY: by the caller's promise.
+        match unsafe { self.place_once(slot, chunk) } {
+            // The chunk's pages were to be dropped, and the system refused at the time.
+            // SAFETY: the same, and nobody wants what an absent chunk holds.
+            Err(Errno(libc::EEXIST)) => unsafe {
+                discard(chunk)?;
+                self.place_once(slot, chunk)
+            },
+            result => result,
+        }
+    }
+    unsafe fn place_once(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
         match self {
             Pages::Move(fd) => {
                 let (mut moved, mut stopped) = fd.move_pages(chunk.start, slot.start, chunk.length);
@@ -99,7 +116,7 @@ impl Pages {
                         return Err(error);
                     }
                     // SAFETY: their contents are in the chunk.
-                    unsafe { discard(Span { start: slot.start + moved, length: slot.length - moved }) };
+                    let _ = unsafe { discard(rest(slot, moved)) };
                 }
                 Ok(())
             }
@@ -108,7 +125,7 @@ impl Pages {
                 match error {
                     None => {
                         // SAFETY: their contents are in the chunk.
-                        unsafe { discard(slot) };
+                        let _ = unsafe { discard(slot) };
                         Ok(())
                     }
                     Some(error) => {
@@ -123,9 +140,7 @@ impl Pages {
             }
             Pages::Remap => {
                 // SAFETY: replaces the chunk, which is inaccessible, in one step; the slot stays mapped and empty.
-                let result =
-                    unsafe { libc::mremap(slot.pointer(), slot.length, slot.length, REMAP, chunk.pointer()) };
-                if result == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+                unsafe { system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start) }.map(|_| ())
             }
         }
     }
@@ -147,14 +162,26 @@ impl Pages {
         }
     }
 
+    /// Makes sure that a present chunk can be accessed. It always can, but where the system once refused to undo what a
+    /// `take` that failed had begun.
+    ///
+    /// # Safety
+    /// The chunk is present, and stays so meanwhile.
+    pub unsafe fn open(&self, chunk: Span) -> Result<(), Errno> {
+        // SAFETY: gives access, takes none.
+        unsafe { system::protect(chunk.start, chunk.length, libc::PROT_READ | libc::PROT_WRITE) }
+    }
+
     /// Drops the pages of a chunk; it is absent afterwards.
     ///
     /// # Safety
     /// The caller owns the chunk, and nobody wants its contents any more.
     pub unsafe fn vacate(&self, chunk: Span) {
         match self {
-            // SAFETY: by the caller's promise.
-            Pages::Move(_) | Pages::Copy(_) => unsafe { discard(chunk) },
+            Pages::Move(_) | Pages::Copy(_) => {
+                // SAFETY: by the caller's promise.
+                let _ = unsafe { discard(chunk) };
+            }
             // SAFETY: the same.
             Pages::Remap => unsafe { close(chunk) },
         }
@@ -165,6 +192,18 @@ impl Pages {
     /// # Safety
     /// The caller owns both; the chunk is present, the slot empty.
     pub unsafe fn take(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
+        // SAFETY: by the caller's promise.
+        match unsafe { self.take_once(chunk, slot, nursery) } {
+            // The slot was to be emptied, and the system refused at the time.
+            // SAFETY: the same.
+            Err(Errno(libc::EEXIST)) => unsafe {
+                discard(slot)?;
+                self.take_once(chunk, slot, nursery)
+            },
+            result => result,
+        }
+    }
+    unsafe fn take_once(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
         match self {
             Pages::Move(fd) => {
                 let (mut moved, mut stopped) = fd.move_pages(slot.start, chunk.start, chunk.length);
@@ -213,31 +252,31 @@ impl Pages {
                 // SAFETY: by the caller's promise.
                 unsafe { copy_out(fd, chunk, slot) }.inspect_err(|_| {
                     // SAFETY: the slot is the caller's and holds nothing yet.
-                    unsafe { discard(slot) }
+                    let _ = unsafe { discard(slot) };
                 })
             }
             Pages::Remap => {
                 // SAFETY: only changes what may be done with the caller's chunk: from here on stores fault.
-                if unsafe { libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_NONE) } != 0 {
-                    return Err(Errno::last());
-                }
+                unsafe { system::protect(chunk.start, chunk.length, libc::PROT_NONE) }?;
                 // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
-                let moved = unsafe {
-                    libc::mremap(chunk.pointer(), chunk.length, chunk.length, REMAP, slot.pointer())
-                };
-                if moved == libc::MAP_FAILED {
-                    let error = Errno::last();
+                let moved =
+                    unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
+                if let Err(error) = moved {
                     // SAFETY: as it was.
-                    unsafe {
-                        libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_READ | libc::PROT_WRITE)
-                    };
+                    let _ = unsafe { self.open(chunk) };
                     return Err(error);
                 }
-                // SAFETY: the slot's new pages, the caller's alone; and the chunk, which is empty.
-                unsafe {
-                    libc::mprotect(slot.pointer(), slot.length, libc::PROT_READ | libc::PROT_WRITE);
-                    close(chunk);
+                // SAFETY: the slot's new pages, the caller's alone.
+                if let Err(error) = unsafe { self.open(slot) } {
+                    // SAFETY: they go back where they came from.
+                    unsafe {
+                        system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start)?;
+                        let _ = self.open(chunk);
+                    }
+                    return Err(error);
                 }
+                // SAFETY: the chunk is empty.
+                unsafe { close(chunk) };
                 Ok(())
             }
         }
@@ -252,20 +291,19 @@ const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MRE
 /// # Safety
 /// The caller owns the chunk, and nobody wants its contents any more.
 unsafe fn close(chunk: Span) {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: by the caller's promise.
-    let mapped = unsafe { libc::mmap(chunk.pointer(), chunk.length, libc::PROT_NONE, flags, -1, 0) };
-    if mapped == libc::MAP_FAILED {
+    if unsafe { system::map_over(chunk.start, chunk.length, libc::PROT_NONE) }.is_err() {
         // No room for another mapping: drop the pages and forbid access instead.
         // SAFETY: by the caller's promise.
         unsafe {
-            libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_NONE);
-            discard(chunk);
+            let _ = system::protect(chunk.start, chunk.length, libc::PROT_NONE);
+            let _ = discard(chunk);
         }
     }
 }
 
-fn is_busy(error: Option<Errno>) -> bool {
+/// Whether the system only holds on to pages for a while.
+pub fn is_busy(error: Option<Errno>) -> bool {
     matches!(error, Some(Errno(libc::EBUSY | libc::EAGAIN)))
 }
 fn rest(span: Span, done: usize) -> Span {
@@ -285,7 +323,7 @@ fn move_all(fd: &Userfaultfd, to: Span, from: Span) -> Result<(), Errno> {
     // The system holds on to a page. A copy does as well.
     let (_, error) = fd.copy(to.start + moved, from.start + moved, to.length - moved);
     // SAFETY: the caller's own; what it held has been moved or copied.
-    unsafe { discard(from) };
+    let _ = unsafe { discard(from) };
     error.map_or(Ok(()), Err)
 }
 /// Stops all stores to `chunk`, copies it into `slot`, and drops it.
@@ -304,7 +342,8 @@ unsafe fn copy_out(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errn
             slot.pointer().cast::<u8>(),
             chunk.length,
         );
-        discard(chunk);
+        discard(chunk).inspect_err(|_| {
+            let _ = fd.write_protect(chunk, false); // it stays, as it was
+        })
     }
-    Ok(())
 }
