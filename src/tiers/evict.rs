@@ -109,6 +109,10 @@ impl Engine {
             super::crew::stock(region);
         } else {
             staging.put_full(slot);
+            if self.regions().is_empty() {
+                // The last region went meanwhile, and whoever freed it did not see this slot.
+                self.drop_full(staging, usize::MAX);
+            }
         }
     }
     /// Bytes that stay in the clear however much could be kept encoded instead.

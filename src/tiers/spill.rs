@@ -7,7 +7,7 @@
 use super::mapping::Errno;
 use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
-use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -42,6 +42,8 @@ pub struct Spill {
     /// None: everything fails.
     file: Option<OwnedFd>,
     ranges: Mutex<Ranges>,
+    /// Since a fork another process reads it too: nothing in it may change.
+    shared: AtomicBool,
     /// For tests.
     pub mischief: Mischief,
 }
@@ -134,11 +136,24 @@ impl Spill {
             Err(Errno(libc::EINVAL | libc::EOPNOTSUPP)) => open_unnamed(0),
             result => result,
         }?;
-        Ok(Spill { file: Some(file), ranges: Mutex::default(), mischief: Mischief::default() })
+        Ok(Spill { file: Some(file), ..Spill::closed() })
     }
     /// One that refuses everything.
     pub fn closed() -> Spill {
-        Spill { file: None, ranges: Mutex::default(), mischief: Mischief::default() }
+        Spill {
+            file: None,
+            ranges: Mutex::default(),
+            shared: AtomicBool::new(false),
+            mischief: Mischief::default(),
+        }
+    }
+    /// Whether it refuses everything.
+    pub fn is_closed(&self) -> bool {
+        self.file.is_none()
+    }
+    /// From now on another process reads it too. Its room is given back when both have closed it.
+    pub fn share(&self) {
+        self.shared.store(true, Relaxed);
     }
     fn descriptor(&self) -> i32 {
         self.file.as_ref().map_or(-1, |file| file.as_raw_fd())
@@ -160,6 +175,9 @@ impl Spill {
     }
     /// Gives a part back, its blocks too.
     pub fn give_range(&self, start: u64, length: u64) {
+        if self.shared.load(Relaxed) {
+            return; // the other process may need what is there
+        }
         let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         // SAFETY: changes the file only. Where holes cannot be made the blocks stay until the file is closed.
         unsafe { libc::fallocate(self.descriptor(), flags, start as i64, length as i64) };
