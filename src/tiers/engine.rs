@@ -1,7 +1,7 @@
 //! The residency engine of one instance: its regions, its share of the budget, its spill files.
 //!
 //! Bringing chunks in is in fill.rs, sending them out in evict.rs; why no write is lost is told in state.rs. Order in
-//! which things are acquired: the gate, a claim, a workspace, a slot, then single locks, none of which is held while
+//! which things are acquired: the gate, a workspace, a claim, a slot, then single locks, none of which is held while
 //! another is waited for.
 use super::budget::{Budget, Purse};
 use super::fault::pages::Pages;
