@@ -90,18 +90,18 @@ impl Engine {
     }
     /// Makes a slot full ahead of need.
     pub(super) fn stock(&self, region: &Region) {
-        let staging = region.staging();
-        if staging.full() >= SPARE {
-            return;
+        if region.staging().full() < SPARE {
+            super::workspace::with(false, |workspace| self.stock_one(region, workspace));
         }
+    }
+    fn stock_one(&self, region: &Region, workspace: &mut codec::Workspace) {
+        let staging = region.staging();
         let _pages = self.pages_in_hand();
         let Some(slot) = staging.take_empty() else { return };
         // Failures are found out again, and reported, by whoever needs a slot.
         let slot = match self.fresh_pages(staging, slot) {
             Ok(Ok(slot)) => Some(slot),
-            Ok(Err(slot)) => {
-                super::workspace::with(false, |w| self.evict_into(staging, slot, w)).ok().flatten()
-            }
+            Ok(Err(slot)) => self.evict_into(staging, slot, workspace).ok().flatten(),
             Err(_) => None,
         };
         let Some(slot) = slot else { return };
@@ -110,6 +110,10 @@ impl Engine {
             super::crew::stock(region);
         } else {
             staging.put_full(slot);
+            if self.regions().is_empty() {
+                // The last region went meanwhile, and whoever freed it did not see this slot.
+                self.drop_full(staging, usize::MAX);
+            }
         }
     }
     /// Bytes that stay in the clear however much could be kept encoded instead.
@@ -282,20 +286,21 @@ impl Engine {
     /// was given back.
     pub fn reclaim(&self, wanted: usize) -> usize {
         let _inside = super::gate::enter();
+        super::workspace::with(false, |workspace| self.reclaim_with(wanted, workspace))
+    }
+    fn reclaim_with(&self, wanted: usize, workspace: &mut codec::Workspace) -> usize {
         let _pages = self.pages_in_hand();
         let before = self.purse().held();
         let freed = || before.saturating_sub(self.purse().held());
         self.warm.trim(self.purse());
-        super::workspace::with(false, |workspace| {
-            for staging in self.stagings().iter() {
-                while freed() < wanted {
-                    match self.evict_bytes(staging, wanted - freed(), workspace) {
-                        Ok(0) | Err(_) => break,
-                        Ok(_) => {}
-                    }
+        for staging in self.stagings().iter() {
+            while freed() < wanted {
+                match self.evict_bytes(staging, wanted - freed(), workspace) {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
                 }
             }
-        });
+        }
         while freed() < wanted && self.chill_oldest() {
             self.warm.trim(self.purse());
         }
@@ -306,6 +311,9 @@ impl Engine {
     }
     /// Sends a chunk out if nobody uses it. For advice; failure is no error.
     pub(super) fn evict_one(&self, region: &Region, index: usize) {
+        super::workspace::with(false, |workspace| self.evict_one_with(region, index, workspace));
+    }
+    fn evict_one_with(&self, region: &Region, index: usize, workspace: &mut codec::Workspace) {
         let staging = region.staging();
         let _pages = self.pages_in_hand();
         let Some(slot) = self.empty_slot(staging) else { return };
@@ -319,8 +327,7 @@ impl Engine {
             return staging.put_empty(slot);
         }
         region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
-        let stored = super::workspace::with(false, |workspace| self.store(transit, slot, workspace));
-        if let Ok(slot) = stored {
+        if let Ok(slot) = self.store(transit, slot, workspace) {
             self.drop_pages(staging, slot);
         }
     }

@@ -66,20 +66,23 @@ impl Region {
                     }
                 }
                 Phase::Busy => chunk.state.wait(),
-                _ => {
-                    let Some(transit) = Transit::claim(self, index, None) else { continue };
-                    if transit.from == Phase::Hot {
-                        // It came in, and was claimed, between the two looks.
-                        transit.settle(Phase::Hot, Settle::default());
-                        continue;
-                    }
-                    if self.is_resident() {
+                phase if self.is_resident() => {
+                    if let Some(transit) = Transit::claim(self, index, Some(phase)) {
                         transit.settle(Phase::Hot, Settle { pinned, prefetched: false });
                         return Ok(());
                     }
-                    // Before the work, so that others do theirs meanwhile.
-                    self.read_ahead(index, !handler);
-                    return workspace::with(handler, |w| self.engine().fill(transit, access, pinned, w));
+                }
+                phase => {
+                    let done = workspace::with(handler, |workspace| {
+                        let transit = Transit::claim(self, index, Some(phase))?;
+                        // Before the work, so that others do theirs meanwhile.
+                        self.read_ahead(index, !handler);
+                        Some(self.engine().fill(transit, access, pinned, workspace))
+                    });
+                    // None: another thread was first.
+                    if let Some(result) = done {
+                        return result;
+                    }
                 }
             }
         }
@@ -123,11 +126,13 @@ impl Region {
     }
     /// Brings a chunk into a staging slot, ready to be put in place by the first touch.
     pub(super) fn stage(&self, index: usize) {
-        let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
-        if self.is_closing() {
-            return transit.settle(Phase::Stored, Settle::default());
-        }
-        workspace::with(false, |w| self.engine().stage(transit, w));
+        workspace::with(false, |workspace| {
+            let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
+            if self.is_closing() {
+                return transit.settle(Phase::Stored, Settle::default());
+            }
+            self.engine().stage(transit, workspace);
+        });
     }
 }
 
@@ -291,6 +296,7 @@ impl Engine {
         }
         if stored.file != 0 {
             region.counters.cold.fetch_sub(pages, Relaxed);
+            region.note_stored(stored.file, transit.index, false);
         }
     }
 }

@@ -23,7 +23,7 @@ fn assert_canonical(network: &Network) {
         if axes.is_empty() {
             continue;
         }
-        let folded = Folded::new(node.data(), node.dimensions(), &axes).unwrap();
+        let folded = Folded::new(node.source(), node.dimensions(), &axes).unwrap();
         let overlap = folded.matrix().adjoint() * folded.matrix();
         let difference =
             overlap - faer::Mat::<faer::c64>::identity(folded.matrix().ncols(), folded.matrix().ncols());
