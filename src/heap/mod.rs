@@ -57,7 +57,7 @@ pub struct HeapParams {
     pub dress: Option<Dress>,
     /// Least alignment of a block, a power of two up to 64 KiB; 0 means 64.
     pub alignment: usize,
-    /// Blocks of a size class that a thread caches at most.
+    /// Blocks of a size class that a thread caches before it shows that it uses more by turns; 0: none, ever.
     pub cache_blocks: usize,
     /// Whether spans ask for huge pages.
     pub huge_pages: bool,

@@ -175,7 +175,7 @@ impl Heap {
     }
 
     /// Puts what this thread caches back into its spans. False when it caches nothing.
-    fn flush_own_cache(&'static self) -> bool {
+    pub(super) fn flush_own_cache(&'static self) -> bool {
         let Some(cache) =
             self.existing_cache().filter(|cache| cache.magazines().iter().any(|m| m.length() > 0))
         else {
@@ -213,15 +213,12 @@ impl Heap {
                 }
             }
             // One block to use now, and some to come.
-            let extra = match magazine.has_room(index, self.blocks_cached(cache)) {
-                true => magazine.capacity() / 2,
-                false => 0,
-            };
+            let extra = magazine.room_to_fill(index, self.blocks_cached(cache));
             let mut first = None;
             let mut central = self.central.lock();
-            central.take(self, class, 1 + extra, |entry| match first {
+            central.take(self, cache, class, 1 + extra, |entry| match first {
                 None => first = Some(entry),
-                Some(_) => assert!(magazine.push(entry), "a magazine has room for half its capacity"),
+                Some(_) => assert!(magazine.push(entry), "an empty magazine has room for half its capacity"),
             });
             drop(central);
             // Lowest address first, as the blocks lie.
