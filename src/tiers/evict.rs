@@ -46,6 +46,14 @@ impl Engine {
                 Ok(slot) => return Ok(slot),
                 Err(slot) => slot,
             };
+            // The last chunk of this size may be the other half of an access that spans two, which would go on for ever:
+            // rather the reserve, or chunks of other sizes.
+            if self.hot_chunks(staging) <= 1
+                && (self.purse().drop_reserve() > 0 || self.evict_elsewhere(staging, workspace)? > 0)
+            {
+                staging.put_empty(slot);
+                continue;
+            }
             match self.evict_into(staging, slot, workspace) {
                 Ok(Some(slot)) => {
                     if self.purse().wants_reserve()
@@ -73,6 +81,12 @@ impl Engine {
                 }
             }
         }
+    }
+    /// Chunks of one size that are in place.
+    fn hot_chunks(&self, staging: &Staging) -> usize {
+        let regions = self.regions();
+        let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
+        same.map(|region| region.lists().count(Which::Hot)).sum()
     }
     /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
     fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, Trouble> {
@@ -110,6 +124,10 @@ impl Engine {
             super::crew::stock(region);
         } else {
             staging.put_full(slot);
+            if self.regions().is_empty() {
+                // The last region went meanwhile, and whoever freed it did not see this slot.
+                self.drop_full(staging, usize::MAX);
+            }
         }
     }
     /// Bytes that stay in the clear however much could be kept encoded instead.

@@ -291,6 +291,7 @@ impl Engine {
         }
         if stored.file != 0 {
             region.counters.cold.fetch_sub(pages, Relaxed);
+            region.note_stored(stored.file, transit.index, false);
         }
     }
 }

@@ -7,6 +7,7 @@
 use super::mapping::Errno;
 use crate::os::lock::Mutex;
 use crate::os::system;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// One file.
@@ -14,6 +15,8 @@ pub struct Spill {
     /// None: everything fails.
     file: Option<OwnedFd>,
     ranges: Mutex<Ranges>,
+    /// Since a fork another process reads it too: nothing in it may change.
+    shared: AtomicBool,
 }
 
 /// Free room in the file. Kept sorted; used only where allocation is allowed.
@@ -99,11 +102,19 @@ impl Spill {
             Err(Errno(libc::EINVAL | libc::EOPNOTSUPP)) => open_unnamed(0),
             result => result,
         }?;
-        Ok(Spill { file: Some(file), ranges: Mutex::default() })
+        Ok(Spill { file: Some(file), ..Spill::closed() })
     }
     /// One that refuses everything.
     pub fn closed() -> Spill {
-        Spill { file: None, ranges: Mutex::default() }
+        Spill { file: None, ranges: Mutex::default(), shared: AtomicBool::new(false) }
+    }
+    /// Whether it refuses everything.
+    pub fn is_closed(&self) -> bool {
+        self.file.is_none()
+    }
+    /// From now on another process reads it too. Its room is given back when both have closed it.
+    pub fn share(&self) {
+        self.shared.store(true, Relaxed);
     }
     fn file(&self) -> Result<BorrowedFd<'_>, Errno> {
         self.file.as_ref().map(|file| file.as_fd()).ok_or(Errno(libc::EBADF))
@@ -126,6 +137,9 @@ impl Spill {
     }
     /// Gives a part back, its blocks too.
     pub fn give_range(&self, start: u64, length: u64) {
+        if self.shared.load(Relaxed) {
+            return; // the other process may need what is there
+        }
         // Where holes cannot be made the blocks stay until the file is closed.
         let _ = self.file().and_then(|file| system::punch_hole(file, start, length));
         self.ranges.lock().give(start, length);

@@ -9,6 +9,7 @@
 use super::userfaultfd::Userfaultfd;
 use crate::os::system;
 use crate::tiers::mapping::{self, Errno, Span, discard};
+use std::time::{Duration, Instant};
 
 /// What moves pages.
 pub enum Pages {
@@ -20,8 +21,25 @@ pub enum Pages {
     Remap,
 }
 
-/// How often a busy page is tried again before another way is taken. Each try yields.
-const PATIENCE: usize = 200;
+/// How long a busy page is tried again before it is copied instead. Pages under direct I/O are free a moment after it;
+/// those shared with a forked child stay busy for good. The processor is not yielded meanwhile: where many threads want
+/// it, that could cost a thousand times as much as the copy.
+const PATIENCE: Duration = Duration::from_micros(20);
+
+/// Moves pages, with patience. Gives how many bytes went, and the error that stopped it.
+fn move_patiently(fd: &Userfaultfd, to: Span, from: Span) -> (usize, Option<Errno>) {
+    let (mut moved, mut stopped) = fd.move_pages(to.start, from.start, to.length);
+    if is_busy(stopped) {
+        let start = Instant::now();
+        while is_busy(stopped) && start.elapsed() < PATIENCE {
+            core::hint::spin_loop();
+            let (more, error) = fd.move_pages(to.start + moved, from.start + moved, to.length - moved);
+            moved += more;
+            stopped = error;
+        }
+    }
+    (moved, stopped)
+}
 
 impl Pages {
     /// The userfaultfd, if there is one.
@@ -96,16 +114,7 @@ impl Pages {
     unsafe fn place_once(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
         match self {
             Pages::Move(fd) => {
-                let (mut moved, mut stopped) = fd.move_pages(chunk.start, slot.start, chunk.length);
-                let mut tries = 0;
-                while moved < chunk.length && is_busy(stopped) && tries < PATIENCE {
-                    tries += 1;
-                    std::thread::yield_now();
-                    let (more, error) =
-                        fd.move_pages(chunk.start + moved, slot.start + moved, chunk.length - moved);
-                    moved += more;
-                    stopped = error;
-                }
+                let (moved, _) = move_patiently(fd, chunk, slot);
                 if moved < chunk.length {
                     // Pages under direct I/O, or shared with a child: copies do as well.
                     let (copied, error) =
@@ -206,16 +215,7 @@ impl Pages {
     unsafe fn take_once(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
         match self {
             Pages::Move(fd) => {
-                let (mut moved, mut stopped) = fd.move_pages(slot.start, chunk.start, chunk.length);
-                let mut tries = 0;
-                while moved < chunk.length && is_busy(stopped) && tries < PATIENCE {
-                    tries += 1;
-                    std::thread::yield_now();
-                    let (more, error) =
-                        fd.move_pages(slot.start + moved, chunk.start + moved, chunk.length - moved);
-                    moved += more;
-                    stopped = error;
-                }
+                let (moved, stopped) = move_patiently(fd, slot, chunk);
                 if moved == chunk.length {
                     return Ok(());
                 }
@@ -310,15 +310,11 @@ fn rest(span: Span, done: usize) -> Span {
     Span { start: span.start + done, length: span.length - done }
 }
 fn move_all(fd: &Userfaultfd, to: Span, from: Span) -> Result<(), Errno> {
-    let mut moved = 0;
-    for _ in 0..PATIENCE {
-        let (more, error) = fd.move_pages(to.start + moved, from.start + moved, to.length - moved);
-        moved += more;
-        match error {
-            None => return Ok(()),
-            Some(error) if !is_busy(Some(error)) => return Err(error),
-            Some(_) => std::thread::yield_now(),
-        }
+    let (moved, stopped) = move_patiently(fd, to, from);
+    match stopped {
+        None => return Ok(()),
+        Some(error) if !is_busy(Some(error)) => return Err(error),
+        Some(_) => {}
     }
     // The system holds on to a page. A copy does as well.
     let (_, error) = fd.copy(to.start + moved, from.start + moved, to.length - moved);
