@@ -113,6 +113,11 @@ impl Engine {
         // Failures are found out again, and reported, by whoever needs a slot.
         let slot = match self.fresh_pages(staging, slot) {
             Ok(Ok(slot)) => Some(slot),
+            // Two stay, whatever they are: an access may span them, and would go on for ever if one of them always left.
+            Ok(Err(slot)) if self.hot_chunks(staging) <= 2 => {
+                staging.put_empty(slot);
+                None
+            }
             Ok(Err(slot)) => {
                 super::workspace::with(false, |w| self.evict_into(staging, slot, w)).ok().flatten()
             }
