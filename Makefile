@@ -74,12 +74,20 @@ $(B)/libunimem_faults.so: $(ARCHIVE) unimem.map
 	    -Wl,--version-script=$(B)/faults.map -Wl,-soname,libunimem_faults.so -Wl,-z,defs -Wl,-z,nodelete $(SYSTEM_LIBS)
 
 # Every system call of every scenario fails once, with every error it can have: some minutes.  SCENARIO=text
-SWEEP_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -pthread -Iinclude -Ic_tests
+TEST_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -pthread -Iinclude -Ic_tests
 .PHONY: fault-sweep
 fault-sweep: $(B)/libunimem_faults.so
 	@mkdir -p $(B)/tests
-	@$(CC) $(SWEEP_FLAGS) c_tests/fault_sweep.c -o $(B)/tests/fault_sweep -L$(B) -lunimem_faults -Wl,-rpath,'$$ORIGIN/..' -lm
+	@$(CC) $(TEST_FLAGS) c_tests/fault_sweep.c -o $(B)/tests/fault_sweep -L$(B) -lunimem_faults -Wl,-rpath,'$$ORIGIN/..' -lm
 	@$(B)/tests/fault_sweep full $(SCENARIO)
+
+# Random inputs for SECONDS, from another seed each time; a finding says how to replay it.
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: $(B)/libunimem.so
+	@mkdir -p $(B)/tests
+	@$(CC) $(TEST_FLAGS) c_tests/fuzz.c -o $(B)/tests/fuzz -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -lm
+	@$(B)/tests/fuzz $(SECONDS) $$(date +%s)
 
 deps:
 	@sh tools/deps.sh test

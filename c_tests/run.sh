@@ -96,6 +96,10 @@ if wanted "fault sweep"; then
         collect "fault sweep" 300 env UNIMEM_TEST_DIVISOR=6 "$B/tests/fault_sweep"
 fi
 
+if wanted fuzz && compile c_tests/fuzz.c "$B/tests/fuzz" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
+    collect "fuzz" 120 "$B/tests/fuzz" 4
+fi
+
 # skipped NAME WHY
 skipped() {
     collect "$1" 10 echo "1..0 # SKIP $2"

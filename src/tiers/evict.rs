@@ -46,6 +46,14 @@ impl Engine {
                 Ok(slot) => return Ok(slot),
                 Err(slot) => slot,
             };
+            // The last chunk of this size may be the other half of an access that spans two, which would go on for ever:
+            // rather the reserve, or chunks of other sizes.
+            if self.hot_chunks(staging) <= 1
+                && (self.purse().drop_reserve() > 0 || self.evict_elsewhere(staging, workspace)? > 0)
+            {
+                staging.put_empty(slot);
+                continue;
+            }
             match self.evict_into(staging, slot, workspace) {
                 Ok(Some(slot)) => {
                     if self.purse().wants_reserve()
@@ -74,6 +82,12 @@ impl Engine {
             }
         }
     }
+    /// Chunks of one size that are in place.
+    fn hot_chunks(&self, staging: &Staging) -> usize {
+        let regions = self.regions();
+        let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
+        same.map(|region| region.lists().count(Which::Hot)).sum()
+    }
     /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
     fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, Trouble> {
         if !self.purse().charge_pages(staging.chunk()) {
@@ -101,6 +115,11 @@ impl Engine {
         // Failures are found out again, and reported, by whoever needs a slot.
         let slot = match self.fresh_pages(staging, slot) {
             Ok(Ok(slot)) => Some(slot),
+            // Two stay, whatever they are: an access may span them, and would go on for ever if one of them always left.
+            Ok(Err(slot)) if self.hot_chunks(staging) <= 2 => {
+                staging.put_empty(slot);
+                None
+            }
             Ok(Err(slot)) => self.evict_into(staging, slot, workspace).ok().flatten(),
             Err(_) => None,
         };
