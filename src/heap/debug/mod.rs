@@ -130,11 +130,11 @@ pub(super) fn resized(pointer: *mut u8, size: usize) {
     if !has(GUARD_ON) {
         return;
     }
-    if let (Some(block), Some((_, found))) = (NonNull::new(pointer), owner(pointer)) {
-        if found.capacity - size >= GUARD {
-            // SAFETY: a live block of the caller's that is long enough.
-            unsafe { guard::write(block, size) };
-        }
+    if let (Some(block), Some((_, found))) = (NonNull::new(pointer), owner(pointer))
+        && found.capacity - size >= GUARD
+    {
+        // SAFETY: a live block of the caller's that is long enough.
+        unsafe { guard::write(block, size) };
     }
 }
 /// Fails when the live block at `pointer` was overrun, and says so in the log. Corruption.

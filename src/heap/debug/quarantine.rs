@@ -179,10 +179,10 @@ fn let_out(queue: &mut Queue, record: NonNull<Held>, damaged: &mut Vec<Written, 
     queue.bytes -= held.capacity;
     // SAFETY: the block is nobody's, and readable that far.
     let bytes = unsafe { core::slice::from_raw_parts(held.start as *const u8, held.filled) };
-    if let Some(offset) = bytes.iter().position(|&byte| byte != PATTERN) {
-        if damaged.try_reserve(1).is_ok() {
-            damaged.push(Written { start: held.start, size: held.size, offset, stack: held.stack });
-        }
+    if let Some(offset) = bytes.iter().position(|&byte| byte != PATTERN)
+        && damaged.try_reserve(1).is_ok()
+    {
+        damaged.push(Written { start: held.start, size: held.size, offset, stack: held.stack });
     }
     // SAFETY: the pages that were closed when it came.
     if length > 0 && unsafe { system::protect(page, length, libc::PROT_READ | libc::PROT_WRITE) }.is_err() {
