@@ -16,6 +16,8 @@ pub enum Rank {
     Instances,
     /// The residency engines.
     Tiers,
+    /// Blocks in quarantine, and the stacks that allocated.
+    Debug,
     /// The list of threads and the heaps.
     Heaps,
     /// Retain counts and layouts.
