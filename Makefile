@@ -25,7 +25,7 @@ HEADERS  := $(wildcard include/unimem/*.h include/unimem/*.hpp)
 EXAMPLE_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -Iinclude
 
 .PHONY: all demo test bench header lint clean deps FORCE
-all: $(B)/libunimem.so $(B)/libunimem.a $(B)/unimem
+all: $(B)/libunimem.so $(B)/libunimem.a $(B)/libunimem-malloc.so $(B)/unimem
 
 # Cargo knows what is stale; the archive's time changes only when it did something.
 $(ARCHIVE): FORCE
@@ -65,6 +65,18 @@ $(B)/libunimem.a: $(ARCHIVE) $(B)/names
 	    --keep-global-symbols=$(B)/names --weaken-symbols=$(B)/names $(B)/whole.o $(B)/unimem.o
 	@rm -f $@ $(B)/whole.o
 	@$(AR) rcs $@ $(B)/unimem.o
+
+# For LD_PRELOAD: the same archive, whose functions for whole programs get malloc's names here and nowhere else.
+MALLOC := malloc=malloc free=free calloc=calloc realloc=realloc reallocarray=reallocarray memalign=memalign \
+    aligned_alloc=memalign posix_memalign=posix_memalign valloc=valloc pvalloc=pvalloc malloc_usable_size=usable_size \
+    malloc_trim=trim
+$(B)/libunimem-malloc.so: $(ARCHIVE) unimem.map Makefile
+	@echo "  LINK $@"
+	@sed 's/^  local:/    $(foreach pair,$(MALLOC),$(firstword $(subst =, ,$(pair)));)\n&/' unimem.map > $(B)/malloc.map
+	@$(CC) $(LDFLAGS) -shared -o $@ -Wl,--gc-sections -Wl,--whole-archive $(ARCHIVE) -Wl,--no-whole-archive \
+	    $(foreach pair,$(MALLOC),-Wl,--defsym=$(subst =,=unimem_program_,$(pair))) \
+	    -Wl,--version-script=$(B)/malloc.map -Wl,-soname,libunimem-malloc.so -Wl,-z,defs -Wl,-z,now -Wl,-z,relro \
+	    -Wl,-z,nodelete $(SYSTEM_LIBS)
 
 # For tests only: the same archive, with the functions that make system calls fail (src/os/injection.rs) exported too.
 $(B)/libunimem_faults.so: $(ARCHIVE) unimem.map

@@ -139,6 +139,7 @@ fi
 
 collect "the unimem command" 120 sh c_tests/command.sh "$B"
 collect "swap" 600 sh c_tests/swap.sh "$B"
+collect "preloaded programs" 120 sh c_tests/preloaded.sh "$B"
 collect "installed tree" 300 sh c_tests/installed.sh "$B"
 
 grep '# SKIP' "$ALL" | sed 's/^ok - /skipped: /; s/ # SKIP/:/'

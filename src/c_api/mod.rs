@@ -8,6 +8,7 @@ pub mod interface;
 pub mod layouts;
 pub mod legacy_types;
 pub mod memory_pool;
+pub mod program_malloc;
 mod seam;
 pub mod singleton;
 pub mod tables;

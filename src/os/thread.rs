@@ -86,10 +86,15 @@ pub fn current() -> Option<&'static Record> {
     }
     let key = *key()?;
     let record = records::allocate(size_of::<Record>())?.cast::<Record>();
+    // The C library may allocate for the value: whoever is its malloc then finds a thread without a record.
+    // SAFETY: this thread's own variable, which holds a mark.
+    unsafe { *unimem_thread_record_address() = mark(true, (before >> 1) as u32) };
     // SAFETY: a pointer that is only read back by `ended`, which takes it for what it is.
     if unsafe { system::set_thread_value(key, record.as_ptr().cast()) }.is_err() {
         // SAFETY: nobody has seen it. All-zero bytes are a valid record, so no destructor is owed.
         unsafe { records::release(record.cast(), size_of::<Record>()) };
+        // SAFETY: this thread's own variable.
+        unsafe { *unimem_thread_record_address() = before as *mut Record };
         return None;
     }
     // SAFETY: this thread's own variable.
