@@ -103,6 +103,22 @@ pub fn populate(span: Span) -> Result<(), Errno> {
         result => result,
     }
 }
+/// Whether all pages are in RAM. Pages that are swapped out are not.
+pub fn all_present(span: Span) -> bool {
+    const MOST: usize = 512;
+    let mut seen = [0u8; MOST];
+    let mut at = span.start;
+    while at < span.start + span.length {
+        let length = (span.start + span.length - at).min(MOST * PAGE);
+        // SAFETY: writes one byte a page, for which there is room; the range is only asked about.
+        let result = unsafe { libc::mincore(at as *mut libc::c_void, length, seen.as_mut_ptr()) };
+        if result != 0 || seen[..length.div_ceil(PAGE)].iter().any(|page| page & 1 == 0) {
+            return false;
+        }
+        at += length;
+    }
+    true
+}
 /// Gives the pages back, locked ones too (a program may have called mlockall).
 ///
 /// # Safety

@@ -7,6 +7,8 @@
 //!
 //! After `place` the slot is empty, after `take` it is full: pages change hands, their number stays the same.
 use super::userfaultfd::Userfaultfd;
+use crate::log::log;
+use crate::os::map::PAGE;
 use crate::os::system;
 use crate::tiers::mapping::{self, Errno, Span, discard};
 use std::time::{Duration, Instant};
@@ -25,13 +27,22 @@ pub enum Pages {
 /// those shared with a forked child stay busy for good. The processor is not yielded meanwhile: where many threads want
 /// it, that could cost a thousand times as much as the copy.
 const PATIENCE: Duration = Duration::from_micros(20);
+/// How often a move is tried again that the system says was disturbed by something that passes (EAGAIN).
+const REPEATS: usize = 1000;
 
 /// Moves pages, with patience. Gives how many bytes went, and the error that stopped it.
 fn move_patiently(fd: &Userfaultfd, to: Span, from: Span) -> (usize, Option<Errno>) {
     let (mut moved, mut stopped) = fd.move_pages(to.start, from.start, to.length);
     if is_busy(stopped) {
         let start = Instant::now();
-        while is_busy(stopped) && start.elapsed() < PATIENCE {
+        let mut repeats = 0;
+        let again = |stopped, repeats| match stopped {
+            Some(Errno(libc::EAGAIN)) => repeats < REPEATS,
+            Some(Errno(libc::EBUSY)) => start.elapsed() < PATIENCE,
+            _ => false,
+        };
+        while again(stopped, repeats) {
+            repeats += 1;
             core::hint::spin_loop();
             let (more, error) = fd.move_pages(to.start + moved, from.start + moved, to.length - moved);
             moved += more;
@@ -124,8 +135,11 @@ impl Pages {
                         unsafe { self.put_back(slot, chunk, moved, moved + copied) };
                         return Err(error);
                     }
+                    arrive(fd, chunk, slot);
                     // SAFETY: their contents are in the chunk.
                     let _ = unsafe { discard(rest(slot, moved)) };
+                } else {
+                    arrive(fd, chunk, slot);
                 }
                 Ok(())
             }
@@ -224,8 +238,14 @@ impl Pages {
                 let result = match stopped {
                     Some(error) if !is_busy(Some(error)) => Err(error),
                     _ => self.fill_slot(slot, Span { length: slot.length, ..nursery }).and_then(|()| {
-                        // SAFETY: the rest of the caller's chunk, and of its slot, which now has pages.
-                        unsafe { copy_out(fd, chunk, slot) }
+                        // SAFETY: a huge page may have been made where a part was wanted: what is left of it serves
+                        // nobody. Then the rest of the caller's chunk, and of its slot, which now has pages and, on
+                        // failure, must not keep them.
+                        unsafe {
+                            // Where the system refuses that too, the pages are given back with the slot's next ones.
+                            let leave = |_: &Errno| _ = discard(slot);
+                            discard(nursery).and_then(|()| copy_out(fd, chunk, slot)).inspect_err(leave)
+                        }
                     }),
                 };
                 if let Err(error) = result {
@@ -302,6 +322,30 @@ unsafe fn close(chunk: Span) {
     }
 }
 
+/// Looks whether all pages have come from the slot into the chunk, and brings those that have not. A page was seen
+/// missing once after moves on a busy machine (Linux 6.18), with all moves reported as done.
+fn arrive(fd: &Userfaultfd, chunk: Span, slot: Span) {
+    if mapping::all_present(chunk) {
+        return;
+    }
+    for offset in (0..chunk.length).step_by(PAGE) {
+        if mapping::all_present(Span { start: chunk.start + offset, length: PAGE }) {
+            continue;
+        }
+        let part = |span: Span| Span { start: span.start + offset, length: PAGE };
+        let (_, error) = move_patiently(fd, part(chunk), part(slot));
+        let error = match error {
+            Some(Errno(libc::EBUSY)) => fd.copy(chunk.start + offset, slot.start + offset, PAGE).1,
+            other => other,
+        };
+        match error {
+            // It is there, but not in RAM: swapped out.
+            Some(Errno(libc::EEXIST)) => {}
+            None => log!(Warning, "a page of tiered memory was left behind by the system, and fetched"),
+            Some(Errno(error)) => log!(Error, "the system lost a page of tiered memory: error {error}"),
+        }
+    }
+}
 /// Whether the system only holds on to pages for a while.
 pub fn is_busy(error: Option<Errno>) -> bool {
     matches!(error, Some(Errno(libc::EBUSY | libc::EAGAIN)))
