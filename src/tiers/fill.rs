@@ -38,7 +38,7 @@ pub(super) fn whole_pages(length: usize) -> usize {
     length.next_multiple_of(PAGE)
 }
 
-/// Whether faults at `address` come again and again although its chunk is in place: the system has lost the page. The
+/// Whether faults at `address` come again and again although its chunk is in place: a page is missing. The
 /// program gets SIGBUS then, instead of faulting for ever.
 fn is_stuck(address: usize) -> bool {
     const TIMES: u32 = 10_000;

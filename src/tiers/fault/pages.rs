@@ -322,8 +322,9 @@ unsafe fn close(chunk: Span) {
     }
 }
 
-/// Looks whether all pages have come from the slot into the chunk, and brings those that have not. A page was seen
-/// missing once after moves on a busy machine (Linux 6.18), with all moves reported as done.
+/// Looks whether all pages have come from the slot into the chunk, and brings those that have not. A chunk in place was
+/// once seen to lack a page, on a busy machine after a fork. The cause is not known and may be in this file: this
+/// contains it, and does not cure it.
 fn arrive(fd: &Userfaultfd, chunk: Span, slot: Span) {
     if mapping::all_present(chunk) {
         return;
@@ -341,8 +342,8 @@ fn arrive(fd: &Userfaultfd, chunk: Span, slot: Span) {
         match error {
             // It is there, but not in RAM: swapped out.
             Some(Errno(libc::EEXIST)) => {}
-            None => log!(Warning, "a page of tiered memory was left behind by the system, and fetched"),
-            Some(Errno(error)) => log!(Error, "the system lost a page of tiered memory: error {error}"),
+            None => log!(Warning, "a page of tiered memory was left behind in its slot, and fetched"),
+            Some(Errno(error)) => log!(Error, "a page of tiered memory is missing: error {error}"),
         }
     }
 }
