@@ -111,6 +111,10 @@ impl Engine {
     fn stock_one(&self, region: &Region, workspace: &mut codec::Workspace) {
         let staging = region.staging();
         let _pages = self.pages_in_hand();
+        // After the line above: who frees the last region waits for those who did not see it closing.
+        if region.is_closing() {
+            return;
+        }
         let Some(slot) = staging.take_empty() else { return };
         // Failures are found out again, and reported, by whoever needs a slot.
         let slot = match self.fresh_pages(staging, slot) {
@@ -129,10 +133,6 @@ impl Engine {
             super::crew::stock(region);
         } else {
             staging.put_full(slot);
-            if self.regions().is_empty() {
-                // The last region went meanwhile, and whoever freed it did not see this slot.
-                self.drop_full(staging, usize::MAX);
-            }
         }
     }
     /// Bytes that stay in the clear however much could be kept encoded instead.
