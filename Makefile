@@ -25,7 +25,7 @@ HEADERS  := $(wildcard include/unimem/*.h include/unimem/*.hpp)
 EXAMPLE_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -Iinclude
 
 .PHONY: all demo test bench header lint clean deps FORCE
-all: $(B)/libunimem.so $(B)/libunimem.a $(B)/unimem
+all: $(B)/libunimem.so $(B)/libunimem.a $(B)/libunimem-malloc.so $(B)/unimem
 
 # Cargo knows what is stale; the archive's time changes only when it did something.
 $(ARCHIVE): FORCE
@@ -65,6 +65,41 @@ $(B)/libunimem.a: $(ARCHIVE) $(B)/names
 	    --keep-global-symbols=$(B)/names --weaken-symbols=$(B)/names $(B)/whole.o $(B)/unimem.o
 	@rm -f $@ $(B)/whole.o
 	@$(AR) rcs $@ $(B)/unimem.o
+
+# For LD_PRELOAD: the same archive, whose functions for whole programs get malloc's names here and nowhere else.
+MALLOC := malloc=malloc free=free calloc=calloc realloc=realloc reallocarray=reallocarray memalign=memalign \
+    aligned_alloc=memalign posix_memalign=posix_memalign valloc=valloc pvalloc=pvalloc malloc_usable_size=usable_size \
+    malloc_trim=trim
+$(B)/libunimem-malloc.so: $(ARCHIVE) unimem.map Makefile
+	@echo "  LINK $@"
+	@sed 's/^  local:/    $(foreach pair,$(MALLOC),$(firstword $(subst =, ,$(pair)));)\n&/' unimem.map > $(B)/malloc.map
+	@$(CC) $(LDFLAGS) -shared -o $@ -Wl,--gc-sections -Wl,--whole-archive $(ARCHIVE) -Wl,--no-whole-archive \
+	    $(foreach pair,$(MALLOC),-Wl,--defsym=$(subst =,=unimem_program_,$(pair))) \
+	    -Wl,--version-script=$(B)/malloc.map -Wl,-soname,libunimem-malloc.so -Wl,-z,defs -Wl,-z,now -Wl,-z,relro \
+	    -Wl,-z,nodelete $(SYSTEM_LIBS)
+
+# For tests only: the same archive, with the functions that make system calls fail (src/os/injection.rs) exported too.
+$(B)/libunimem_faults.so: $(ARCHIVE) unimem.map
+	@echo "  LINK $@"
+	@sed 's/^  local:/    unimem_inject_faults; unimem_end_faults; unimem_fault_calls;\n&/' unimem.map > $(B)/faults.map
+	@$(CC) $(LDFLAGS) -shared -o $@ -Wl,--gc-sections -Wl,--whole-archive $(ARCHIVE) -Wl,--no-whole-archive \
+	    -Wl,--version-script=$(B)/faults.map -Wl,-soname,libunimem_faults.so -Wl,-z,defs -Wl,-z,nodelete $(SYSTEM_LIBS)
+
+# Every system call of every scenario fails once, with every error it can have: some minutes.  SCENARIO=text
+TEST_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -pthread -Iinclude -Ic_tests
+.PHONY: fault-sweep
+fault-sweep: $(B)/libunimem_faults.so
+	@mkdir -p $(B)/tests
+	@$(CC) $(TEST_FLAGS) c_tests/fault_sweep.c -o $(B)/tests/fault_sweep -L$(B) -lunimem_faults -Wl,-rpath,'$$ORIGIN/..' -lm
+	@$(B)/tests/fault_sweep full $(SCENARIO)
+
+# Random inputs for SECONDS, from another seed each time; a finding says how to replay it.
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: $(B)/libunimem.so
+	@mkdir -p $(B)/tests
+	@$(CC) $(TEST_FLAGS) c_tests/fuzz.c -o $(B)/tests/fuzz -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -lm
+	@$(B)/tests/fuzz $(SECONDS) $$(date +%s)
 
 deps:
 	@sh tools/deps.sh test

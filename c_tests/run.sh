@@ -89,6 +89,17 @@ compile_plus_plus() {
     return 1
 }
 
+# With the functions that make system calls fail (see Makefile).
+if wanted "fault sweep"; then
+    $MAKE --no-print-directory "$B/libunimem_faults.so" >/dev/null
+    compile c_tests/fault_sweep.c "$B/tests/fault_sweep" -O2 "-L$B -lunimem_faults -Wl,-rpath,$PWD/$B" &&
+        collect "fault sweep" 300 env UNIMEM_TEST_DIVISOR=6 "$B/tests/fault_sweep"
+fi
+
+if wanted fuzz && compile c_tests/fuzz.c "$B/tests/fuzz" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
+    collect "fuzz" 120 "$B/tests/fuzz" 4
+fi
+
 # skipped NAME WHY
 skipped() {
     collect "$1" 10 echo "1..0 # SKIP $2"
@@ -128,6 +139,7 @@ fi
 
 collect "the unimem command" 120 sh c_tests/command.sh "$B"
 collect "swap" 600 sh c_tests/swap.sh "$B"
+collect "preloaded programs" 120 sh c_tests/preloaded.sh "$B"
 collect "installed tree" 300 sh c_tests/installed.sh "$B"
 
 grep '# SKIP' "$ALL" | sed 's/^ok - /skipped: /; s/ # SKIP/:/'

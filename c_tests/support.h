@@ -140,12 +140,16 @@ static inline int child_result(pid_t child) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
 }
 
-/* Runs `body` in a forked child that is ended after `seconds`; its result as from child_result. */
+/* Runs `body` in a forked child that is ended after `seconds`, by a signal that cannot be blocked; its result as from
+ * child_result. */
 static inline int run_in_child(int (*body)(void *), void *argument, unsigned seconds) {
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        alarm(seconds);
+        struct sigevent kill_it = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+        struct itimerspec when = {.it_value.tv_sec = seconds};
+        timer_t timer;
+        if (timer_create(CLOCK_MONOTONIC, &kill_it, &timer) != 0 || timer_settime(timer, 0, &when, NULL) != 0) _exit(121);
         _exit(body(argument));
     }
     return child_result(child);

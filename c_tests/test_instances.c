@@ -261,6 +261,15 @@ static void test_statistics(void) {
     CHECK("get_stats: a block freed and asked for again comes from the thread cache",
           stats.cache_hits >= 9000 && stats.cache_hits + stats.cache_misses >= 10000);
     CHECK_EQ("get_stats: one block at a time is a peak of one block", stats.peak_allocated, 1300);
+    enum { BATCH = 1000, BATCHES = 20 };
+    for (int i = 0; i < BATCHES; i++) {
+        void *batch[BATCH];
+        if (i == BATCHES / 2) unimem_reset_stats(fresh);
+        for (size_t j = 0; j < BATCH; j++) batch[j] = fresh->allocate(64, 0);
+        for (size_t j = 0; j < BATCH; j++) fresh->free(batch[j]);
+    }
+    CHECK_EQ("get_stats: a thread that uses a thousand blocks by turns comes to have them all in its cache",
+             stats_of(fresh).cache_misses, 0);
     enum { BLOCKS = 20000 };
     void **blocks = table_new(BLOCKS * sizeof *blocks);
     for (size_t i = 0; i < BLOCKS; i++) memset(blocks[i] = fresh->allocate(1000, 0), 1, 1000);

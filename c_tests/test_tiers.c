@@ -3,8 +3,7 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 
-#include "support.h"
-#include "tap.h"
+#include "tiers.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,23 +12,6 @@
 #include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/time.h>
-
-static unified_memory_interface_t *open_with(size_t max_size, size_t chunk_size)
-{
-    return unimem_open(&(unified_pool_config_t){.max_size = max_size, .enable_growth = true, .enable_streaming = true, .chunk_size = chunk_size});
-}
-
-static unimem_residency_t residency_of(const void *memory)
-{
-    unimem_residency_t figures = {0};
-    unimem_residency(memory, &figures);
-    return figures;
-}
-
-static uint64_t mix(uint64_t i)
-{
-    return random_next(&(random_t){i});
-}
 
 /* Random words written and read by several threads, each word with one owner, in chunks that all share. */
 typedef struct {
@@ -435,42 +417,6 @@ static void test_threads(void)
     }
 }
 
-static void test_fork(void)
-{
-    TEST("after fork parent and child both go on with the data") {
-        unified_memory_interface_t *memory = open_with(2 * MIB, 0);
-        size_t count = 6 * MIB / 8;
-        uint64_t *words = memory->allocate_streaming(count * 8, 64 * KIB);
-        for (size_t i = 0; i < count; i++) words[i] = mix(i);
-        for (int round = 0; round < 3; round++) {
-            unimem_chunk_prefetch(words, 0, 20);
-            pid_t child = fork();
-            if (child == 0) {
-                alarm(60);
-                for (size_t i = 0; i < count; i++)
-                    if (words[i] != mix(i) + (uint64_t)round) _exit(1);
-                for (size_t i = 0; i < count; i++) words[i] ^= 12345;
-                for (size_t i = 0; i < count; i++)
-                    if (words[i] != ((mix(i) + (uint64_t)round) ^ 12345)) _exit(2);
-                uint64_t *more = memory->allocate_streaming(4 * MIB, 64 * KIB);
-                if (!more) _exit(3);
-                for (size_t i = 0; i < 4 * MIB / 8; i++) more[i] = i;
-                memory->free(more);
-                memory->free(words);
-                _exit(unimem_held_bytes(memory) == 0 ? 0 : 4);
-            }
-            for (size_t i = 0; i < count; i++) words[i]++;
-            int status = -1;
-            waitpid(child, &status, 0);
-            EXPECT(status == 0, "round %d: the child ended with %#x", round, (unsigned)status);
-            for (size_t i = 0; i < count; i++)
-                if (!EXPECT(words[i] == mix(i) + (uint64_t)round + 1, "round %d: word %zu of the parent", round, i)) break;
-        }
-        memory->free(words);
-        EXPECT(unimem_close(memory), "something was live");
-    }
-}
-
 static sigjmp_buf back;
 static void *volatile seen_address;
 
@@ -576,61 +522,13 @@ static int run_all(void)
         test_blocks();
         test_signals();
         test_threads();
-        if (getenv("UNIMEM_TEST_ALL")) test_fork();
-        else SKIP("after fork parent and child both go on with the data", "not reliable yet on a busy machine; UNIMEM_TEST_ALL=1 runs it");
         test_chaining();
         test_full_disk();
     }
     return tap_done();
 }
 
-/* Runs this program with the mechanism, and reports its tests as ours. */
-static void run_with(const char *program, const char *mechanism)
-{
-    int ends[2];
-    if (pipe(ends) != 0) abort();
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(ends[1], 1);
-        close(ends[0]);
-        close(ends[1]);
-        setenv("UNIMEM_FAULTS", mechanism, 1);
-        execl(program, program, "inside", (char *)NULL);
-        _exit(127);
-    }
-    close(ends[1]);
-    FILE *lines = fdopen(ends[0], "r");
-    char line[512], name[600];
-    bool done = false, available = true;
-    while (fgets(line, sizeof line, lines)) {
-        line[strcspn(line, "\n")] = 0;
-        char *text = strstr(line, " - ");
-        bool held = strncmp(line, "ok ", 3) == 0;
-        done |= strncmp(line, "1..", 3) == 0;
-        if (strcmp(line, "unavailable") == 0) available = false;
-        else if (text && (held || strncmp(line, "not ok ", 7) == 0)) {
-            snprintf(name, sizeof name, "%s: %s", mechanism, text + 3);
-            tap_line(held, name, "");
-        } else if (line[0] == '#') printf("%s\n", line);
-    }
-    fclose(lines);
-    int status;
-    waitpid(child, &status, 0);
-    snprintf(name, sizeof name, "%s: all tests ran", mechanism);
-    if (!available) SKIP(name, "this system does not have it");
-    else CHECK(name, done && WIFEXITED(status));
-}
-
 int main(int count, char **arguments)
 {
-    if (count > 1 && strcmp(arguments[1], "inside") == 0) {
-        if (strcmp(unimem_fault_mechanism(), getenv("UNIMEM_FAULTS")) == 0) return run_all();
-        puts("unavailable");
-        return 0;
-    }
-    const char *mechanisms[] = {"userfaultfd", "userfaultfd-copy", "signal", "none"};
-    for (size_t i = 0; i < sizeof mechanisms / sizeof *mechanisms; i++)
-        if (count < 2 || strcmp(arguments[1], mechanisms[i]) == 0) run_with("/proc/self/exe", mechanisms[i]);
-    return tap_done();
+    return on_every_mechanism(count, arguments, run_all);
 }

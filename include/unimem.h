@@ -505,6 +505,17 @@ void *unimem_allocate_tensor(unified_memory_interface_t *memory,
 bool unimem_layout(const void *ptr, unimem_layout_t *layout);
 
 /**
+ * Writes what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that allocated
+ * them, most bytes first. The stacks are known where the environment says `UNIMEM_DEBUG=trace`; blocks whose bytes
+ * behind were overwritten are counted where it says `guard`, freed ones that were written to where it says
+ * `quarantine` (several: with commas). `UNIMEM_DEBUG_REPORT=path` writes the same when the program ends. False when
+ * the file cannot be written.
+ *
+ * @pre `path` is zero-terminated.
+ */
+bool unimem_write_leaks(const char *path);
+
+/**
  * Calls `callback`, which may be NULL, with every live block and every tracked foreign one. Gives how many there are.
  *
  * @pre `callback` may be called with `context`.

@@ -16,6 +16,7 @@ install: all
 	@install -m 644 include/unimem.h include/unimem.hpp $(DESTDIR)$(INCLUDEDIR)/
 	@install -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/unimem/
 	@install -m 644 $(B)/libunimem.a $(DESTDIR)$(LIBDIR)/
+	@install -m 755 $(B)/libunimem-malloc.so $(DESTDIR)$(LIBDIR)/
 	@install -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/
 	@ln -sf libunimem.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libunimem.so.$(SOVERSION)
 	@ln -sf libunimem.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libunimem.so
@@ -30,7 +31,8 @@ install: all
 uninstall:
 	@rm -f $(DESTDIR)$(BINDIR)/unimem $(DESTDIR)$(INCLUDEDIR)/unimem.h $(DESTDIR)$(INCLUDEDIR)/unimem.hpp \
 	    $(addprefix $(DESTDIR)$(INCLUDEDIR)/unimem/,$(notdir $(HEADERS))) \
-	    $(DESTDIR)$(LIBDIR)/libunimem.a $(DESTDIR)$(LIBDIR)/libunimem.so* $(DESTDIR)$(LIBDIR)/pkgconfig/unimem.pc \
+	    $(DESTDIR)$(LIBDIR)/libunimem.a $(DESTDIR)$(LIBDIR)/libunimem.so* $(DESTDIR)$(LIBDIR)/libunimem-malloc.so \
+	    $(DESTDIR)$(LIBDIR)/pkgconfig/unimem.pc \
 	    $(DESTDIR)$(LIBDIR)/cmake/unimem/unimem-config*.cmake \
 	    $(DESTDIR)$(MANDIR)/man1/unimem.1 $(DESTDIR)$(MANDIR)/man3/unimem.3 \
 	    $(addprefix $(DESTDIR)$(DOCDIR)/,$(notdir $(DOCUMENTS)))

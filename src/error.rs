@@ -6,7 +6,6 @@
 use crate::os::thread::{self, MESSAGE};
 use core::ffi::{CStr, c_char};
 use core::fmt::Write;
-use core::sync::atomic::Ordering::Relaxed;
 
 /// Why a call failed. The numbers are those of `unimem_error_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +80,8 @@ impl Error {
                 }
                 messages[PENDING][0] = 0;
             }
-            record.last_error.store(self as u32, Relaxed);
         }
+        thread::set_last_error(self as u32);
     }
 }
 const LAST: usize = 0;
@@ -95,16 +94,19 @@ fn copy_text(buffer: &mut [u8; MESSAGE], text: &CStr) {
 
 /// The calling thread's last error, if any call of it has failed.
 pub fn last() -> Option<Error> {
-    let code = thread::existing()?.last_error.load(Relaxed);
+    let code = thread::last_error();
     Error::ALL.into_iter().find(|e| *e as u32 == code)
 }
-/// Its message; valid until the thread's next failure.
+/// Its message; valid until the thread's next failure. The fixed text where there was no memory for another.
 pub fn last_message() -> *const c_char {
-    match thread::existing() {
-        // SAFETY: a pointer into the record, zero-terminated by construction.
-        Some(record) => unsafe { (*record.messages.get())[LAST].as_ptr().cast() },
-        None => c"".as_ptr(),
+    if let Some(record) = thread::existing() {
+        // SAFETY: the thread's own, zero-terminated by construction.
+        let message = unsafe { &(*record.messages.get())[LAST] };
+        if message[0] != 0 {
+            return message.as_ptr().cast();
+        }
     }
+    last().map_or(c"", Error::text).as_ptr()
 }
 
 /// Writes the message of a failure and gives the error. Use through `fail!`.

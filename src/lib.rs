@@ -7,6 +7,7 @@
 //! the operating system.
 pub mod advanced;
 pub mod c_api;
+mod defect;
 pub mod error;
 pub mod heap;
 pub mod instance;

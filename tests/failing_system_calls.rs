@@ -3,15 +3,15 @@
 use std::sync::Mutex;
 use unimem::error::Error;
 use unimem::heap::{self, Heap, HeapParams};
-use unimem::os::map::fault;
+use unimem::os::injection::{Operation::*, arm, disarm};
 
 static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
 fn every_failing_system_call_is_an_error_and_nothing_else() {
     let _turn = TURN.lock();
-    for n in 0..12 {
-        fault::arm(n);
+    for n in 0..40 {
+        arm(&[Map, Remap, Discard, Populate, Record], n, libc::ENOMEM);
         let heap = Heap::create(&HeapParams { ready: 1 << 20, ..HeapParams::default() });
         if let Ok(heap) = heap {
             let mut blocks = Vec::new();
@@ -36,7 +36,7 @@ fn every_failing_system_call_is_an_error_and_nothing_else() {
             assert_eq!(heap.statistics().live, 0);
             heap.destroy();
         }
-        fault::disarm();
+        disarm();
     }
 }
 

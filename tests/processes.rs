@@ -8,7 +8,7 @@ use unimem::error::Error;
 use unimem::heap::{Heap, HeapParams};
 use unimem::instance::slots;
 use unimem::log;
-use unimem::os::map::fault;
+use unimem::os::injection::{Operation::*, arm, disarm};
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -115,11 +115,11 @@ fn a_thread_short_of_memory_changes_nothing() {
             let (send, receive) = std::sync::mpsc::channel();
             let (wait, stop) = (&wait, &stop);
             scope.spawn(move || {
-                fault::arm(n % 4);
+                arm(&[Map, Remap, Discard, Populate], n % 4, libc::ENOMEM);
                 let smaller = heap.block(block as *const u8).unwrap().size - (64 << 10);
                 let resized = heap.reallocate(block as *mut u8, smaller);
                 let large = heap.allocate(2 << 20, 0);
-                fault::disarm();
+                disarm();
                 send.send((resized.map(|b| b.as_ptr() as usize), large.map(|b| b.as_ptr() as usize)))
                     .unwrap();
                 drop(wait.lock());

@@ -1,8 +1,11 @@
 //! The spill file misbehaves: what is lost (nothing), what is an error, what is a signal. A program of its own, because
-//! it installs a handler for SIGBUS.
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::*};
+//! it installs a handler for SIGBUS, and because faults are injected into the whole process.
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex};
 use unimem::error::Error;
+use unimem::os::injection::{DAMAGE, Operation, SHORT, arm, disarm, unimem_inject_faults};
+use unimem::os::map::PAGE;
+use unimem::os::system::Errno;
 use unimem::tiers::budget::Budget;
 use unimem::tiers::chunks::Advice;
 use unimem::tiers::engine::Engine;
@@ -27,12 +30,11 @@ impl Budget for Fixed {
     }
 }
 /// A region of incompressible words, most of them in the spill file.
-fn spilled(mechanism: Mechanism) -> (Arc<Engine>, Arc<Region>, Arc<Spill>) {
+fn spilled(mechanism: Mechanism) -> (Arc<Engine>, Arc<Region>) {
     let engine = Engine::with_mechanism(mechanism, Box::new(Fixed(6 * CHUNK, AtomicUsize::new(0)))).unwrap();
     let region = engine.allocate(&Params { size: CHUNKS * CHUNK, chunk: CHUNK, tolerance: None }).unwrap();
-    let spill = engine.file(1).unwrap();
     words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i), Relaxed));
-    (engine, region, spill)
+    (engine, region)
 }
 fn words(region: &Region) -> &[AtomicU64] {
     // SAFETY: the region's memory, alive as long as it is not freed.
@@ -53,19 +55,50 @@ fn serving() -> impl Iterator<Item = Mechanism> {
 /// The tests share the process's handlers and its log.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+#[repr(align(4096))]
+struct Aligned([u8; 4 * PAGE]);
+
+#[test]
+fn bytes_come_back_and_errors_are_values() {
+    let _one = ONE_AT_A_TIME.lock().unwrap();
+    let spill = Spill::open().unwrap();
+    let start = spill.take_range(8 * PAGE as u64);
+    spill.make_blocks(start, 8 * PAGE as u64).unwrap();
+    let mut buffer = Aligned([7; 4 * PAGE]);
+    for (seed, odd) in [(0, 0), (1, SHORT), (2, libc::EINTR)] {
+        // Interrupted once, short always.
+        unimem_inject_faults(
+            1 << Operation::Read as u32 | 1 << Operation::Write as u32,
+            1,
+            if odd == SHORT { usize::MAX } else { usize::from(odd != 0) },
+            odd,
+        );
+        buffer.0.iter_mut().enumerate().for_each(|(i, b)| *b = (i % 251) as u8 + seed);
+        spill.write(&buffer.0, start + PAGE as u64).unwrap();
+        buffer.0.fill(0);
+        spill.read(&mut buffer.0, start + PAGE as u64).unwrap();
+        assert!(buffer.0.iter().enumerate().all(|(i, b)| *b == (i % 251) as u8 + seed));
+    }
+    arm(&[Operation::Write, Operation::MakeBlocks], 0, libc::ENOSPC);
+    assert_eq!(spill.write(&buffer.0, start), Err(Errno(libc::ENOSPC)));
+    assert_eq!(spill.make_blocks(start, 1), Err(Errno(libc::ENOSPC)));
+    arm(&[Operation::Read], 0, libc::EIO);
+    assert_eq!(spill.read(&mut buffer.0, start), Err(Errno(libc::EIO)));
+    disarm();
+}
+
 #[test]
 fn a_full_disk_is_an_error_and_nothing_is_lost() {
     let _one = ONE_AT_A_TIME.lock().unwrap();
     for mechanism in serving() {
-        let (engine, region, spill) = spilled(mechanism);
+        let (engine, region) = spilled(mechanism);
         // Everything in place is dirty, so that eviction has to write.
         let hot = (0..CHUNKS).find(|i| region.acquire(*i, Access::Write).map(|_| region.release(*i)).is_ok());
         assert_eq!(hot, Some(0));
         for (i, word) in words(&region).iter().enumerate() {
             word.store(mix(i), Relaxed);
         }
-        spill.mischief.writes_left.store(1, SeqCst);
-        spill.mischief.write_error.store(libc::ENOSPC, SeqCst);
+        arm(&[Operation::Write], 1, libc::ENOSPC);
         let errors: Vec<_> = (0..CHUNKS)
             .filter_map(|i| match region.acquire(i, Access::Write) {
                 Ok(_) => {
@@ -79,9 +112,10 @@ fn a_full_disk_is_an_error_and_nothing_is_lost() {
             errors.len() > CHUNKS / 2 && errors.iter().all(|e| *e == Error::Io),
             "{mechanism:?}: {errors:?}"
         );
+        arm(&[Operation::Write, Operation::MakeBlocks], 0, libc::ENOSPC);
         let more = engine.allocate(&Params { size: 1 << 20, chunk: CHUNK, tolerance: None });
         assert!(matches!(more, Err(Error::Io)), "an allocation that needs room on disk");
-        spill.mischief.write_error.store(0, SeqCst);
+        disarm();
         assert!(is_whole(&region), "{mechanism:?}");
         engine.free(&region);
     }
@@ -91,12 +125,13 @@ fn a_full_disk_is_an_error_and_nothing_is_lost() {
 fn short_transfers_are_finished() {
     let _one = ONE_AT_A_TIME.lock().unwrap();
     for mechanism in serving() {
-        let (engine, region, spill) = spilled(mechanism);
-        spill.mischief.short.store(1, SeqCst);
+        let (engine, region) = spilled(mechanism);
+        arm(&[Operation::Read, Operation::Write], 0, SHORT);
         for (i, word) in words(&region).iter().enumerate() {
             word.store(mix(i), Relaxed);
         }
         assert!(is_whole(&region), "{mechanism:?}");
+        disarm();
         engine.free(&region);
     }
 }
@@ -105,12 +140,11 @@ fn short_transfers_are_finished() {
 fn what_cannot_be_read_or_is_damaged_is_an_error_of_acquire() {
     let _one = ONE_AT_A_TIME.lock().unwrap();
     for mechanism in serving() {
-        let (engine, region, spill) = spilled(mechanism);
+        let (engine, region) = spilled(mechanism);
         region.advise(Advice::DontNeed).unwrap();
-        spill.mischief.read_error.store(libc::EIO, SeqCst);
+        arm(&[Operation::Read], 0, libc::EIO);
         assert_eq!(region.acquire(3, Access::Read).unwrap_err(), Error::Io);
-        spill.mischief.read_error.store(0, SeqCst);
-        spill.mischief.damage.store(1, SeqCst);
+        arm(&[Operation::Read], 0, DAMAGE);
         assert_eq!(region.acquire(3, Access::Read).unwrap_err(), Error::Corruption);
         // Overwriting needs nothing of what was there.
         region.acquire(4, Access::Overwrite).unwrap();
@@ -119,23 +153,20 @@ fn what_cannot_be_read_or_is_damaged_is_an_error_of_acquire() {
             .enumerate()
             .for_each(|(i, w)| w.store(mix(4 * CHUNK / 8 + i), Relaxed));
         region.release(4).unwrap();
-        spill.mischief.damage.store(0, SeqCst);
+        disarm();
         assert!(is_whole(&region), "{mechanism:?}");
         engine.free(&region);
     }
 }
 
-/// What the handler repairs, and the last address it was told.
-static BROKEN: AtomicPtr<Spill> = AtomicPtr::new(core::ptr::null_mut());
+/// The last address the handler was told.
 static SEEN: AtomicUsize = AtomicUsize::new(0);
 static LOGGED: AtomicUsize = AtomicUsize::new(0);
 
 extern "C" fn repair(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the kernel's siginfo; the spill file outlives the test.
-    unsafe {
-        SEEN.store((*info).si_addr() as usize, SeqCst);
-        (*BROKEN.load(SeqCst)).mischief.damage.store(0, SeqCst);
-    }
+    // SAFETY: the kernel's siginfo.
+    SEEN.store(unsafe { (*info).si_addr() } as usize, SeqCst);
+    disarm();
 }
 unsafe extern "C" fn note(level: libc::c_int, _: *const libc::c_char, _: *mut libc::c_void) {
     if level == 0 {
@@ -155,10 +186,9 @@ fn direct_access_that_cannot_be_served_is_a_bus_error_at_its_address() {
     }
     unimem::log::set_callback(Some(note), core::ptr::null_mut());
     for mechanism in serving() {
-        let (engine, region, spill) = spilled(mechanism);
+        let (engine, region) = spilled(mechanism);
         region.advise(Advice::DontNeed).unwrap();
-        BROKEN.store(Arc::as_ptr(&spill).cast_mut(), SeqCst);
-        spill.mischief.damage.store(1, SeqCst);
+        arm(&[Operation::Read], 0, DAMAGE);
         let logged = LOGGED.load(SeqCst);
         let at = 7 * CHUNK / 8 + 5;
         // The handler repairs the file and returns: the access is tried again.

@@ -64,7 +64,7 @@ typedef struct PoolConfig {
     bool use_huge_pages;         /**< ask for huge pages more often than from 2 MiB up */
     bool cache_local_free_lists; /**< keep freed blocks per thread */
     size_t max_blocks_per_class; /**< a hint */
-    size_t thread_cache_size;    /**< blocks of a size class that a thread keeps; 0: none */
+    size_t thread_cache_size;    /**< blocks of a size class that a thread keeps until it uses more by turns; 0: none */
     bool enable_stats;           /**< false: the statistics functions answer 0 */
 } PoolConfig;
 

@@ -3,11 +3,11 @@
 //! A [`System`] has one heap for itself and one for each [`Pool`]. Blocks of pools count as the system's live bytes
 //! too, so that peak and totals are those of all together. Which system is the program's is not decided here but in
 //! the singleton.
-mod guard;
 pub mod pool;
 pub mod registry;
 
 use crate::error::{Result, fail};
+use crate::heap::guard::{self, GUARD};
 use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
 use crate::instance::slots;
 use crate::instance::tracking::{Tracked, TrackingTable};
@@ -15,7 +15,6 @@ use crate::log::log;
 use crate::os::{fork, lock::Mutex, lock::MutexGuard};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
-use guard::GUARD;
 use pool::Pool;
 use std::sync::Once;
 
@@ -201,6 +200,7 @@ impl System {
         if self.block(pointer).is_none() {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system");
         }
+        heap::debug::check(pointer)?;
         if is_damaged(pointer) {
             return fail!(Corruption, "bytes behind the block at {pointer:p} were overwritten");
         }

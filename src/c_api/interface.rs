@@ -7,8 +7,11 @@ use crate::error::{self, Error, Result, fail};
 use crate::heap::{self, attributes};
 use crate::instance::{self, Instance, config::Config, slots, tiered};
 use crate::{log, os};
-use core::ffi::{c_char, c_void};
+use core::ffi::{CStr, c_char, c_void};
 use core::ptr::null_mut;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 fn open_instance(memory: *const unified_memory_interface_t) -> Result<&'static Instance> {
     slots::open_at(slot_of(memory)?)
@@ -222,6 +225,26 @@ pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_l
             Some(value) => unsafe { store(layout, value, "layout") }.map(|()| true),
             None => fail!(NotOwned, "{ptr:p} is not a tensor of libunimem"),
         }
+    })
+}
+
+/// Writes what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that allocated
+/// them, most bytes first. The stacks are known where the environment says `UNIMEM_DEBUG=trace`; blocks whose bytes
+/// behind were overwritten are counted where it says `guard`, freed ones that were written to where it says
+/// `quarantine` (several: with commas). `UNIMEM_DEBUG_REPORT=path` writes the same when the program ends. False when
+/// the file cannot be written.
+///
+/// # Safety
+/// `path` is zero-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unimem_write_leaks(path: *const c_char) -> bool {
+    guard(false, || {
+        if path.is_null() {
+            return fail!(InvalidArgument, "the path is NULL");
+        }
+        // SAFETY: by the caller's promise.
+        let path = unsafe { CStr::from_ptr(path) };
+        heap::debug::write_report(Path::new(OsStr::from_bytes(path.to_bytes()))).map(|()| true)
     })
 }
 

@@ -8,6 +8,7 @@ pub mod interface;
 pub mod layouts;
 pub mod legacy_types;
 pub mod memory_pool;
+pub mod program_malloc;
 mod seam;
 pub mod singleton;
 pub mod tables;
@@ -17,20 +18,26 @@ pub mod tensor_types;
 pub mod tree_tensor_network;
 pub mod types;
 
+use crate::defect;
 use crate::error::{Error, Result, fail};
-use crate::log::log;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::os::injection::{Operation, strike};
 
 /// Runs `f`; a failure or a panic is reported and becomes `nothing`.
 #[inline(always)]
 pub(crate) fn guard<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(Ok(value)) => value,
-        Ok(Err(error)) => {
+    let result = defect::caught(|| {
+        if strike(Operation::Defect).is_some() {
+            panic!("a test asked for it");
+        }
+        f()
+    });
+    match result {
+        Some(Ok(value)) => value,
+        Some(Err(error)) => {
             error.report();
             nothing
         }
-        Err(_) => {
+        None => {
             panicked().report();
             nothing
         }
@@ -38,7 +45,6 @@ pub(crate) fn guard<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
 }
 #[cold]
 fn panicked() -> Error {
-    log!(Error, "a defect of libunimem was caught at its boundary");
     let failed: Result<()> = fail!(Internal, "a defect of libunimem was caught at its boundary");
     failed.unwrap_err()
 }

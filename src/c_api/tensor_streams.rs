@@ -56,7 +56,7 @@ pub unsafe extern "C" fn stream_next_chunk(stream: *mut tensor_stream_t) -> bool
         let (session, public, state) = live::stream(stream)?;
         // SAFETY: live, and its network's session makes this call the only user.
         let state = unsafe { &mut *state };
-        let read = state.next(session.view());
+        let read = state.next(session.view())?;
         // SAFETY: as above.
         unsafe { (*public).current_offset = state.offset };
         Ok(read)

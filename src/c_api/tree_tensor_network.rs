@@ -86,15 +86,9 @@ pub unsafe extern "C" fn add_tree_tensor_node(
         let dimensions = unsafe { list(dimensions, num_dimensions) };
         let count = shape::elements(dimensions)?;
         let storage = if use_hierarchical { Storage::Hierarchical } else { storage_for(&memory, count) };
-        let id = session.network().add(&memory, dimensions, storage, |out| {
-            if data.is_null() {
-                out.fill(ComplexFloat::new(0.0, 0.0));
-            } else {
-                // SAFETY: the caller's promise.
-                out.copy_from_slice(unsafe { list(data, count) });
-            }
-            Ok(())
-        })?;
+        // SAFETY: the caller's promise.
+        let elements = (!data.is_null()).then(|| unsafe { list(data, count) });
+        let id = session.network().add(&memory, dimensions, storage, elements)?;
         Ok(session.view().record(id))
     })
 }

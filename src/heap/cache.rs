@@ -4,7 +4,7 @@
 //! the block nor its span. Only the owning thread pushes and pops. Everyone else may read the counters, which are
 //! therefore atomic, though never locked. Caches are found through the thread's record, by the heap's id; the table
 //! of a record and the caches in it are made and dissolved under [`super::registry`]'s lock.
-use super::size_class::{CLASSES, DEFAULT_ALIGNMENT, MAX_QUICK, SHAPES};
+use super::size_class::{CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, SHAPES};
 use super::{Heap, span::slot};
 use crate::os::records;
 use crate::os::thread::{NEAR, Record};
@@ -14,12 +14,17 @@ use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU16, AtomicUsize, Orderin
 
 /// Net bytes a thread may have allocated or freed before it tells the heap.
 pub(super) const UNPUBLISHED: isize = 64 << 10;
-/// Bytes of blocks a magazine may hold, while it holds at least [`LEAST_BLOCKS`].
-const MAGAZINE_BYTES: usize = 32 << 10;
+/// Bytes of blocks a magazine comes to hold by misses alone, while it holds at least [`LEAST_BLOCKS`].
+const USUAL_BYTES: usize = 32 << 10;
 const LEAST_BLOCKS: usize = 8;
 /// Bytes of blocks a magazine may hold in any case; larger blocks are not cached.
 const MOST_BYTES: usize = 256 << 10;
-/// Blocks a magazine holds when nothing was configured, and at most.
+/// Bytes of blocks, and blocks, a magazine may hold when it runs empty and full by turns.
+const GROWN_BYTES: usize = 1 << 20;
+const GROWN_BLOCKS: usize = 2048;
+/// Bytes of blocks the first miss of a class asks for: a page of them.
+const FIRST_BYTES: usize = 4 << 10;
+/// Blocks a magazine comes to hold by misses alone when nothing was configured, and at most.
 pub const DEFAULT_BLOCKS: usize = 256;
 
 /// A free block and its slot.
@@ -40,6 +45,20 @@ pub struct Magazine {
     pub(super) limit: Cell<*mut Entry>,
     /// Slot of a live block of 0 bytes: what a block's slot gets, plus the bytes asked for.
     pub(super) full_slack: Cell<u32>,
+    /// What happened to it since it last grew.
+    since_growth: Cell<Since>,
+}
+
+/// What happened to a magazine since it last grew. Both in turn say that it is too small for its thread; memory that
+/// only grows, or is only freed, gains nothing from a larger one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Since {
+    Nothing = 0,
+    /// It ran empty.
+    Empty,
+    /// It ran full.
+    Full,
 }
 
 /// One thread's part of one heap.
@@ -109,22 +128,54 @@ impl Magazine {
     pub fn capacity(&self) -> usize {
         (self.limit.get() as usize - self.base.get() as usize) / size_of::<Entry>()
     }
-    /// Whether it has room, after making room for the first time if need be. False when it is full, when blocks of
-    /// the class are not cached, or when memory is short.
-    pub fn has_room(&self, class: usize, blocks: usize) -> bool {
-        if self.base.get().is_null() {
-            let stride = SHAPES[class].stride as usize;
-            let capacity = (MAGAZINE_BYTES / stride).max(LEAST_BLOCKS.min(MOST_BYTES / stride)).min(blocks);
-            if capacity == 0 {
-                return false;
-            }
-            let Some(entries) = records::allocate(capacity * size_of::<Entry>()) else { return false };
-            let base = entries.as_ptr().cast::<Entry>();
-            self.base.set(base);
-            self.top.set(base);
-            self.limit.set(base.wrapping_add(capacity));
+    /// Blocks to take from central now that it is empty, beside the one that is wanted. Grows it: at first with every
+    /// miss, so that a class that is hardly used costs hardly any memory; later only when it ran full meanwhile.
+    pub fn room_to_fill(&self, class: usize, blocks: usize) -> usize {
+        let (usual, most) = limits(class, blocks);
+        let most = if self.since_growth.get() == Since::Full { most } else { usual };
+        let capacity = self.capacity();
+        if capacity >= most || !self.grow(class, most) {
+            self.since_growth.set(Since::Empty);
         }
-        self.top.get() != self.limit.get()
+        self.capacity().min(usual) / 2
+    }
+    /// Whether a block may be pushed, after growing it if it ran empty since it last grew. False when it is full, when
+    /// blocks of the class are not cached, or when memory is short.
+    pub fn has_room(&self, class: usize, blocks: usize) -> bool {
+        if self.top.get() != self.limit.get() {
+            return true;
+        }
+        let (usual, most) = limits(class, blocks);
+        let most = match (self.capacity(), self.since_growth.get()) {
+            (0, _) => usual,
+            (_, Since::Empty) => most,
+            _ => 0,
+        };
+        let grown = self.capacity() < most && self.grow(class, most);
+        if !grown {
+            self.since_growth.set(Since::Full);
+        }
+        grown
+    }
+    /// Doubles its capacity, up to `most`. False, with nothing changed, when memory is short.
+    fn grow(&self, class: usize, most: usize) -> bool {
+        let (length, capacity) = (self.length(), self.capacity());
+        let first = (FIRST_BYTES / SHAPES[class].stride as usize * 2).clamp(2, 16);
+        let grown = (capacity * 2).max(first).min(most);
+        let Some(entries) = records::allocate(grown * size_of::<Entry>()) else { return false };
+        let base = entries.as_ptr().cast::<Entry>();
+        if let Some(old) = NonNull::new(self.base.get()) {
+            // SAFETY: `length` entries are initialised; the new array is larger, and nobody else reaches the old one.
+            unsafe {
+                core::ptr::copy_nonoverlapping(old.as_ptr(), base, length);
+                records::release(old.cast(), capacity * size_of::<Entry>());
+            }
+        }
+        self.base.set(base);
+        self.top.set(base.wrapping_add(length));
+        self.limit.set(base.wrapping_add(grown));
+        self.since_growth.set(Since::Nothing);
+        true
     }
     /// Turns the order around.
     pub fn reverse(&self) {
@@ -320,6 +371,17 @@ pub fn claim(entry: Entry, slack: usize) -> bool {
         block.store(slot::LIVE + slack as u16, Relaxed);
     }
     cached
+}
+
+/// Blocks of `class` that a magazine configured for `blocks` comes to hold by misses alone; and at most. Both are 0 when
+/// `blocks` is.
+fn limits(class: usize, blocks: usize) -> (usize, usize) {
+    let stride = SHAPES[class].stride as usize;
+    let usual = (USUAL_BYTES / stride).max(LEAST_BLOCKS.min(MOST_BYTES / stride)).min(blocks);
+    match blocks > 0 && class < FIRST_SINGLE {
+        true => (usual, (GROWN_BYTES / stride).min(GROWN_BLOCKS).max(usual)),
+        false => (usual, usual),
+    }
 }
 
 /// Where `record` holds its cache of the heap with `id`.

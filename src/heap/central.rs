@@ -8,8 +8,11 @@ use super::size_class::{CLASSES, Class, MAX_STRIDE, SHAPES, SLICE};
 use super::span::{List, Span, slot};
 use super::{Heap, arena, page_map, scavenger};
 use crate::os::{lock::Mutex, map, records};
-use core::ptr::{NonNull, null_mut};
+use core::ptr::{NonNull, null, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
+
+/// Spans with free blocks that are left to other threads, at most, before one of them is taken over.
+const MOST_LEFT_TO_OTHERS: usize = 8;
 
 /// The part of a heap that its lock guards.
 pub struct Central {
@@ -21,6 +24,8 @@ pub struct Central {
     all: *mut Span,
     /// The threads' caches of this heap.
     pub caches: *mut ThreadCache,
+    /// How many they are.
+    pub number_of_caches: usize,
     /// Counts of caches that are gone.
     pub retired: Counts,
 }
@@ -35,24 +40,79 @@ impl Central {
             kept: Kept::new(),
             all: null_mut(),
             caches: null_mut(),
+            number_of_caches: 0,
             retired: Counts { hits: 0, misses: 0, frees: 0, largest: 0, allocated: 0 },
         }
     }
 
-    /// Takes up to `count` blocks of `class` and gives each to `accept`, marked as cached. Gives how many; 0 when the
-    /// budget or the system has no memory.
-    pub fn take(&mut self, heap: &Heap, class: Class, count: usize, mut accept: impl FnMut(Entry)) -> usize {
+    /// The span of `class` with free blocks that `cache` is to take from. Its own, if there is one: slots, and small
+    /// blocks, of one cache line should be used by one thread. Other threads have one each that they may still want;
+    /// if there are more, the one looked at last is taken over.
+    fn span_for(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<Span>> {
+        let mut next = NonNull::new(self.partial[class as usize].head);
+        let mut others = self.number_of_caches.saturating_sub(1).min(MOST_LEFT_TO_OTHERS);
+        while let Some(span) = next {
+            // SAFETY: listed spans are live records; the lock is held, and the reference ends here.
+            let (user, following) = unsafe { (span.as_ref().inner().user, span.as_ref().inner().next) };
+            if others == 0 || user.is_null() || core::ptr::eq(user, cache) {
+                break;
+            }
+            others -= 1;
+            next = NonNull::new(following);
+        }
+        next
+    }
+
+    /// A span of `class` with blocks that need not be carved.
+    fn with_free_blocks(&self, class: Class) -> Option<NonNull<Span>> {
+        let mut next = NonNull::new(self.partial[class as usize].head);
+        while let Some(span) = next {
+            // SAFETY: listed spans are live records; the lock is held, and the reference ends here.
+            let (free, following) = unsafe { (span.as_ref().inner().free, span.as_ref().inner().next) };
+            if free > 0 {
+                break;
+            }
+            next = NonNull::new(following);
+        }
+        next
+    }
+
+    /// Takes up to `count` blocks of `class` for `cache` and gives each to `accept`, marked as cached. Gives how many;
+    /// 0 when the budget or the system has no memory.
+    pub fn take(
+        &mut self,
+        heap: &Heap,
+        cache: &ThreadCache,
+        class: Class,
+        count: usize,
+        mut accept: impl FnMut(Entry),
+    ) -> usize {
         let mut taken = 0;
         while taken < count {
-            let Some(span) = NonNull::new(self.partial[class as usize].head).or_else(|| {
+            let Some(mut span) = self.span_for(cache, class).or_else(|| {
                 // A new span only for the first block: a batch need not cost more memory.
-                if taken == 0 { self.make_span(heap, class) } else { None }
+                if taken > 0 {
+                    return None;
+                }
+                self.make_span(heap, class).or(NonNull::new(self.partial[class as usize].head))
             }) else {
                 break;
             };
-            // SAFETY: the lock is held; the span is in a list of this heap.
+            // SAFETY: the lock is held; the span is in a list of this heap, and the reference ends here.
+            unsafe { span.as_ref().inner() }.user = cache;
+            // SAFETY: as above.
+            let mut got = take_from(heap, self, unsafe { span.as_ref() }, class, count - taken, &mut accept);
+            if got == 0
+                && taken == 0
+                && let Some(other) = self.with_free_blocks(class)
+            {
+                // The budget does not let the first be carved; another thread's has blocks.
+                span = other;
+                // SAFETY: as above.
+                got = take_from(heap, self, unsafe { span.as_ref() }, class, count, &mut accept);
+            }
+            // SAFETY: as above.
             let span_ref = unsafe { span.as_ref() };
-            let got = take_from(heap, self, span_ref, class, count - taken, &mut accept);
             taken += got;
             // SAFETY: as above; the reference ends here.
             let exhausted = unsafe {
@@ -60,7 +120,7 @@ impl Central {
                 inner.free == 0 && inner.carved == SHAPES[class as usize].capacity
             };
             if exhausted {
-                // SAFETY: it is the head of this list.
+                // SAFETY: it is in this list.
                 unsafe {
                     self.partial[class as usize].remove(span);
                     span_ref.inner().listed = false;
@@ -127,6 +187,7 @@ impl Central {
         let inner = unsafe { span_ref.inner() };
         inner.carved = 0;
         inner.free = 0;
+        inner.user = null();
         let words = (SHAPES[class as usize].capacity as usize).div_ceil(64);
         // SAFETY: the run's side arrays have room for the capacity of every class.
         unsafe { inner.run.bitmap.write_bytes(0, words) };

@@ -83,7 +83,7 @@ impl Heap {
         // SAFETY: not linked yet.
         unsafe { central.link(span) };
         drop(central);
-        if fresh {
+        if fresh && self.placed.load(Relaxed) {
             // Advice: a page that ends up on another node still works.
             let _ = numa::bind_to_current_node(NonNull::new(base as *mut u8).expect("mapped"), length);
         }

@@ -14,7 +14,9 @@ mod arena;
 pub mod attributes;
 mod cache;
 mod central;
+pub mod debug;
 pub mod fast;
+pub mod guard;
 mod kept;
 mod large;
 pub mod page_map;
@@ -57,10 +59,12 @@ pub struct HeapParams {
     pub dress: Option<Dress>,
     /// Least alignment of a block, a power of two up to 64 KiB; 0 means 64.
     pub alignment: usize,
-    /// Blocks of a size class that a thread caches at most.
+    /// Blocks of a size class that a thread caches before it shows that it uses more by turns; 0: none, ever.
     pub cache_blocks: usize,
     /// Whether spans ask for huge pages.
     pub huge_pages: bool,
+    /// Whether mapped blocks are put on the caller's NUMA node; otherwise they are where they are first touched.
+    pub placed: bool,
     /// Most bytes held; 0: no limit.
     pub limit: usize,
     /// Bytes made ready now.
@@ -75,6 +79,7 @@ impl Default for HeapParams {
             alignment: 0,
             cache_blocks: DEFAULT_BLOCKS,
             huge_pages: false,
+            placed: true,
             limit: 0,
             ready: 0,
         }
@@ -113,6 +118,7 @@ pub struct Heap {
     alignment: AtomicUsize,
     cache_blocks: AtomicUsize,
     huge_pages: AtomicBool,
+    placed: AtomicBool,
     limit: AtomicUsize,
     dress: AtomicPtr<()>,
     companion: AtomicPtr<u8>,
@@ -135,6 +141,7 @@ impl Heap {
             alignment: AtomicUsize::new(0),
             cache_blocks: AtomicUsize::new(0),
             huge_pages: AtomicBool::new(false),
+            placed: AtomicBool::new(true),
             limit: AtomicUsize::new(0),
             dress: AtomicPtr::new(core::ptr::null_mut()),
             companion: AtomicPtr::new(core::ptr::null_mut()),

@@ -118,6 +118,7 @@ pub fn cache_of(heap: &'static Heap) -> Option<&'static ThreadCache> {
     // SAFETY: fresh; listed under the heap's lock.
     unsafe { cache.as_ref() }.next.set(central.caches);
     central.caches = cache.as_ptr();
+    central.number_of_caches += 1;
     cache::set(record, heap.id(), cache.as_ptr());
     // SAFETY: lives until this thread or the heap ends.
     Some(unsafe { &*cache.as_ptr() })
@@ -152,6 +153,7 @@ fn unlink(central: &mut Central, cache: &ThreadCache) {
         }
         *link = cache.next.get();
     }
+    central.number_of_caches -= 1;
 }
 
 /// Dissolves every thread's cache of a heap that ends; the blocks in them go with the heap.
@@ -163,6 +165,7 @@ pub fn end_caches(heap: &Heap) {
         // their tables are guarded by the registry's lock.
         unsafe {
             central.caches = cache.as_ref().next.get();
+            central.number_of_caches -= 1;
             central.retired.add(cache.as_ref().counts());
             cache.as_ref().publish(heap);
             cache::set(&*cache.as_ref().record, heap.id(), null_mut());

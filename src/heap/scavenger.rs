@@ -3,6 +3,7 @@
 //! A thread that lives only while some heap keeps something. It counts ticks, so that heaps note an age without
 //! reading a clock. Where it cannot be started, nothing is kept: heaps ask [`is_running`] first.
 use super::registry;
+use crate::os::system;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::time::Duration;
 
@@ -45,29 +46,12 @@ fn start() {
         });
     }
 }
-/// Without the standard library, whose threads use malloc: that would cost 64 MiB of address space for glibc's arena.
 fn start_thread() -> bool {
-    extern "C" fn main(_: *mut libc::c_void) -> *mut libc::c_void {
+    extern "C" fn main(_: *mut core::ffi::c_void) -> *mut core::ffi::c_void {
         run();
         core::ptr::null_mut()
     }
-    // SAFETY: plain calls on local objects; signals are blocked in the new thread, they are for the program's own.
-    unsafe {
-        let (mut all, mut old) = (core::mem::zeroed(), core::mem::zeroed());
-        let mut attributes = core::mem::zeroed();
-        let mut thread = core::mem::zeroed();
-        if libc::pthread_attr_init(&mut attributes) != 0 {
-            return false;
-        }
-        libc::pthread_attr_setdetachstate(&mut attributes, libc::PTHREAD_CREATE_DETACHED);
-        libc::pthread_attr_setstacksize(&mut attributes, STACK);
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
-        let started = libc::pthread_create(&mut thread, &attributes, main, core::ptr::null_mut()) == 0;
-        libc::pthread_sigmask(libc::SIG_SETMASK, &old, core::ptr::null_mut());
-        libc::pthread_attr_destroy(&mut attributes);
-        started
-    }
+    system::start_thread(STACK, main).is_ok()
 }
 fn run() {
     loop {

@@ -35,8 +35,11 @@ impl Heap {
         };
         heap.prefix.store(params.prefix.next_multiple_of(alignment), Relaxed);
         heap.alignment.store(alignment, Relaxed);
-        heap.cache_blocks.store(params.cache_blocks, Relaxed);
+        // Without caches no call is served by fast.rs: all come here, where debug.rs sees them.
+        let cached = if debug::modes().any() { 0 } else { params.cache_blocks };
+        heap.cache_blocks.store(cached, Relaxed);
         heap.huge_pages.store(params.huge_pages, Relaxed);
+        heap.placed.store(params.placed, Relaxed);
         heap.limit.store(params.limit, Relaxed);
         heap.dress.store(params.dress.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);
         heap.counters.live.store(0, Relaxed);
@@ -52,6 +55,7 @@ impl Heap {
 
     /// Ends the heap: every block goes, live ones too. Gives what was live. No other thread is inside the heap.
     pub fn destroy(&'static self) -> Leaks {
+        debug::heap_ends(self);
         let mut leaks = Leaks::default();
         let mut marked = false;
         self.for_each_live(&mut |block| {
@@ -146,7 +150,11 @@ impl Heap {
             alignment if own > DEFAULT_ALIGNMENT => own.max(alignment),
             alignment => alignment,
         };
+        let slack = slack.max(debug::slack());
         let mut result = self.allocate_anywhere(size, alignment, slack);
+        if result.is_err() && debug::empty_quarantine(Some(self)) {
+            result = self.allocate_anywhere(size, alignment, slack);
+        }
         if result.is_err() && self.flush_own_cache() {
             result = self.allocate_anywhere(size, alignment, slack);
         }
@@ -154,10 +162,14 @@ impl Heap {
         if result.is_err() && within_limit() {
             // Then the system is short: of memory or address space that heaps keep, or the arena reserves.
             registry::for_each_heap(|heap| _ = heap.release_kept(None));
+            debug::empty_quarantine(None);
             arena::vacate_unused();
             result = self.allocate_anywhere(size, alignment, slack);
         }
         scavenger::start_if_wanted();
+        if let Ok(block) = result {
+            debug::allocated(block, size);
+        }
         result
     }
 
@@ -175,7 +187,7 @@ impl Heap {
     }
 
     /// Puts what this thread caches back into its spans. False when it caches nothing.
-    fn flush_own_cache(&'static self) -> bool {
+    pub(super) fn flush_own_cache(&'static self) -> bool {
         let Some(cache) =
             self.existing_cache().filter(|cache| cache.magazines().iter().any(|m| m.length() > 0))
         else {
@@ -213,15 +225,12 @@ impl Heap {
                 }
             }
             // One block to use now, and some to come.
-            let extra = match magazine.has_room(index, self.blocks_cached(cache)) {
-                true => magazine.capacity() / 2,
-                false => 0,
-            };
+            let extra = magazine.room_to_fill(index, self.blocks_cached(cache));
             let mut first = None;
             let mut central = self.central.lock();
-            central.take(self, class, 1 + extra, |entry| match first {
+            central.take(self, cache, class, 1 + extra, |entry| match first {
                 None => first = Some(entry),
-                Some(_) => assert!(magazine.push(entry), "a magazine has room for half its capacity"),
+                Some(_) => assert!(magazine.push(entry), "an empty magazine has room for half its capacity"),
             });
             drop(central);
             // Lowest address first, as the blocks lie.
@@ -266,8 +275,12 @@ impl Heap {
                 return Err(error);
             }
         };
+        debug::check(pointer)?;
         if value & slot::MARKED != 0 && !attributes::give_up(pointer) {
             return Ok(()); // other owners are left
+        }
+        if debug::quarantine(self, span, index)? {
+            return Ok(());
         }
         if span.is_large() {
             self.free_large(span, pointer)?;
@@ -298,6 +311,25 @@ impl Heap {
             self.central.lock().put(span, index);
         }
         cache.count_free(self, size);
+    }
+
+    /// Counts a block freed that stays in quarantine.
+    pub(super) fn count_quarantined(&'static self, size: usize) -> Result<()> {
+        self.with_cache(|cache| cache.count_free(self, size))
+    }
+    /// Puts a block back that was in quarantine.
+    pub(super) fn take_back(&self, span: &'static Span, index: usize) {
+        let mut central = self.central.lock();
+        if !span.is_large() {
+            central.put(span, index);
+            return;
+        }
+        span.large_slot.store(slot::FREE, Relaxed);
+        // SAFETY: in quarantine until now, so linked; the lock is held.
+        unsafe {
+            central.remove_large(NonNull::from(span));
+            central.kept.keep_range(NonNull::from(span));
+        }
     }
 
     /// The live block at `pointer`: its span, index and slot value. NotOwned, DoubleFree.
@@ -354,7 +386,10 @@ impl Heap {
         // Counting needs the thread's cache: without one nothing is changed.
         self.with_cache(|_| ())?;
         let pinned = value & slot::MARKED != 0 && attributes::references(pointer) > 1;
-        let stays = if span.is_large() {
+        debug::check(pointer)?;
+        let stays = if debug::moves_blocks(&block, size, pinned) {
+            None
+        } else if span.is_large() {
             self.resize_large(span, size, pinned)?
         } else if size <= block.capacity && (size > block.capacity / 2 || block.capacity <= 64) {
             match SHAPES[span.class() as usize].capacity {
@@ -369,6 +404,7 @@ impl Heap {
         };
         if let Some(moved) = stays {
             self.with_cache(|cache| cache.resize(self, block.size, size))?;
+            debug::resized(moved, size);
             if value & slot::MARKED != 0 {
                 attributes::rename(pointer, moved);
             }
@@ -397,6 +433,7 @@ impl Heap {
     /// Gives memory back to the system: what this thread caches and what the heap keeps. Gives the bytes.
     pub fn trim(&'static self) -> usize {
         let before = self.held();
+        debug::empty_quarantine(Some(self));
         self.flush_own_cache();
         self.central.lock().kept.release(self, None);
         before.saturating_sub(self.held())
@@ -446,6 +483,7 @@ impl Heap {
     }
     /// Whether a block of `size` bytes would fit now.
     pub fn can_allocate(&self, size: usize) -> bool {
+        debug::empty_quarantine(Some(self));
         let limit = self.limit.load(Relaxed);
         let needed = map::round_to_page(size.saturating_add(self.prefix()));
         let in_use = {

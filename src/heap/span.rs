@@ -8,6 +8,7 @@
 //! while another thread reuses the record. The rest is only touched under the owning heap's lock.
 use super::Heap;
 use super::arena::Run;
+use super::cache::ThreadCache;
 use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
@@ -85,6 +86,8 @@ pub struct Inner {
     pub free: u16,
     /// Whether the span is in its class's list of spans with free blocks.
     pub listed: bool,
+    /// The cache that took blocks last; perhaps gone, so only to be compared.
+    pub user: *const ThreadCache,
     /// Scavenger tick at which the span was put aside.
     pub kept_since: u32,
     /// Number of that occasion, among all of the heap.

@@ -215,6 +215,53 @@ fn blocks_of_ended_threads_come_back() {
 }
 
 #[test]
+fn threads_take_from_spans_of_their_own() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let spans_of_a_thread = |turn: &std::sync::Barrier| {
+        let mut spans = Vec::new();
+        for _ in 0..50 {
+            turn.wait();
+            let block = heap.allocate(2000, 0).unwrap().as_ptr();
+            spans.push(core::ptr::from_ref(span_of_block(block)) as usize);
+        }
+        turn.wait(); // both have their caches until here
+        spans
+    };
+    let turn = std::sync::Barrier::new(2);
+    let (one, other) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| spans_of_a_thread(&turn));
+        let other = scope.spawn(|| spans_of_a_thread(&turn));
+        (one.join().unwrap(), other.join().unwrap())
+    });
+    assert!(one.iter().all(|span| !other.contains(span)), "two threads' blocks lie in one span");
+    heap.destroy();
+}
+
+#[test]
+fn blocks_in_other_threads_spans_are_used_before_the_limit_refuses() {
+    let limit = 2 << 20;
+    let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
+    let (freed, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        // Fills the limit, frees all but one block a page, and stays alive: its spans are still its own.
+        scope.spawn(|| {
+            let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(1000, 0).ok()).collect();
+            let sparse = blocks.iter().enumerate().filter(|(i, _)| i % 4 != 0);
+            sparse.for_each(|(_, block)| heap.free(block.as_ptr()).unwrap());
+            heap.flush_own_cache();
+            freed.wait();
+            done.wait();
+            assert!(blocks.len() > 1900);
+        });
+        freed.wait();
+        let taken = std::iter::from_fn(|| heap.allocate(1000, 0).ok()).count();
+        done.wait();
+        assert!(taken > 1400, "only {taken} of the blocks that the other thread freed could be had");
+    });
+    heap.destroy();
+}
+
+#[test]
 fn attributes_follow_the_block() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
     for size in [100, 70_000, 4 << 20] {

@@ -93,17 +93,20 @@ fn flag(text: &str) -> Option<bool> {
         _ => None,
     }
 }
-/// Bytes, from a number with or without a suffix K, M, G or T.
+/// Bytes, from a number with or without a suffix K, M, G or T. Allocates nothing.
 pub fn size(text: &str) -> Option<usize> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        _ => return None,
+    let suffix = &text[digits.len()..];
+    let (unit, rest) = match suffix.as_bytes().first().map(u8::to_ascii_uppercase) {
+        Some(b'K') => (10, &suffix[1..]),
+        Some(b'M') => (20, &suffix[1..]),
+        Some(b'G') => (30, &suffix[1..]),
+        Some(b'T') => (40, &suffix[1..]),
+        _ => (0, suffix),
     };
+    if !["", "b", "ib"].iter().any(|known| rest.eq_ignore_ascii_case(known)) {
+        return None;
+    }
     digits.trim().parse::<usize>().ok()?.checked_mul(1 << unit)
 }
 

@@ -99,7 +99,10 @@ impl Instance {
             Err(Error::OutOfMemory) if self.heap.trim() > 0 => engine.allocate(&params)?,
             result => result?,
         };
-        self.heap.count_region(size)?;
+        if let Err(error) = self.heap.count_region(size) {
+            engine.free(&region);
+            return Err(error);
+        }
         let start = region.start() as *mut u8;
         NonNull::new(start).ok_or(Error::Internal)
     }
@@ -131,6 +134,8 @@ impl Instance {
         if region.further_owners.load(Relaxed) > 0 && size > old {
             return fail!(Unsupported, "memory with several owners does not grow: it could move");
         }
+        // Counting must not fail once the region may have moved: what it needs is made now.
+        self.heap.recount_region(0, 0)?;
         let region = region.engine().resize(region, size)?;
         self.heap.recount_region(old, size)?;
         NonNull::new(region.start() as *mut u8).ok_or(Error::Internal)

@@ -2,8 +2,7 @@
 //!
 //! Each module that owns a lock registers one [`Hooks`] under its [`Rank`], which is also the order in which locks
 //! are taken everywhere in the library. `prepare` takes them in that order, parent and child release in reverse.
-use core::sync::atomic::{AtomicPtr, Ordering::*};
-use std::sync::Once;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 
 /// Order in which locks are taken, outermost first.
 #[derive(Clone, Copy)]
@@ -17,6 +16,8 @@ pub enum Rank {
     Instances,
     /// The residency engines.
     Tiers,
+    /// Blocks in quarantine, and the stacks that allocated.
+    Debug,
     /// The list of threads and the heaps.
     Heaps,
     /// Retain counts and layouts.
@@ -43,14 +44,17 @@ pub struct Hooks {
 }
 static HOOKS: [AtomicPtr<Hooks>; RANKS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; RANKS];
 
-/// Registers `hooks`; the first call installs the handlers for the life of the process.
+/// Registers `hooks`; the first call installs the handlers for the life of the process. Where the system has no memory
+/// for that, the next one tries again.
 pub fn register(rank: Rank, hooks: &'static Hooks) {
     HOOKS[rank as usize].store(core::ptr::from_ref(hooks).cast_mut(), Release);
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if !INSTALLED.swap(true, AcqRel) {
         // SAFETY: three functions without arguments that live as long as the process (the library is never unloaded).
-        unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
-    });
+        if unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) } != 0 {
+            INSTALLED.store(false, Release);
+        }
+    }
 }
 fn hooks(rank: usize) -> Option<&'static Hooks> {
     // SAFETY: only `register` stores here, and only 'static references.

@@ -1,7 +1,5 @@
-//! Mapped memory: the one place that calls mmap and its relatives.
-//!
-//! Every call passes [`fault`] first, so that tests can make the n-th one fail.
-use core::ptr::null_mut;
+//! Mapped memory of the heap and of the library's records: aligned ranges, huge pages, moving without copies.
+use super::system::{self, Errno};
 
 /// Bytes of a page. Kernels with larger ones exist (aarch64); there no heap is made, see [`pages_are_supported`].
 pub const PAGE: usize = 4096;
@@ -19,57 +17,17 @@ pub const fn round_to_page(size: usize) -> usize {
     size.saturating_add(PAGE - 1) & !(PAGE - 1)
 }
 
-/// Makes system calls fail on request.
-pub mod fault {
-    use core::sync::atomic::{AtomicIsize, Ordering::Relaxed};
-    static COUNTDOWN: AtomicIsize = AtomicIsize::new(-1);
-    /// The `n`-th call from now (0: the next) and all later ones fail, until `disarm`. For tests.
-    pub fn arm(n: usize) {
-        COUNTDOWN.store(n as isize, Relaxed);
-    }
-    /// Calls work again.
-    pub fn disarm() {
-        COUNTDOWN.store(-1, Relaxed);
-    }
-    pub(super) fn strikes() -> bool {
-        match COUNTDOWN.load(Relaxed) {
-            n if n < 0 => false,
-            0 => true,
-            n => {
-                COUNTDOWN.store(n - 1, Relaxed);
-                false
-            }
-        }
-    }
-}
-
-fn map_anywhere(length: usize) -> Option<usize> {
-    if fault::strikes() {
-        return None;
-    }
-    // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
-    let address = unsafe {
-        libc::mmap(
-            null_mut(),
-            length,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-            -1,
-            0,
-        )
-    };
-    (address != libc::MAP_FAILED).then_some(address as usize)
-}
+const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Maps `length` bytes (whole pages) of zeroed memory whose address plus `offset` is a multiple of `alignment`
 /// (a power of two, at least a page). Pages cost nothing until touched.
 pub fn map(length: usize, alignment: usize, offset: usize) -> Option<usize> {
     debug_assert!(length.is_multiple_of(PAGE) && offset.is_multiple_of(PAGE));
     if alignment <= PAGE {
-        return map_anywhere(length);
+        return system::map(length, READ_WRITE).ok();
     }
     let reserved = length.checked_add(alignment)?;
-    let start = map_anywhere(reserved)?;
+    let start = system::map(reserved, READ_WRITE).ok()?;
     let address = (start + offset).next_multiple_of(alignment) - offset;
     let (head, tail) = (address - start, start + reserved - address - length);
     // SAFETY: both ends are part of the mapping just made, and nobody has seen it yet.
@@ -80,14 +38,19 @@ pub fn map(length: usize, alignment: usize, offset: usize) -> Option<usize> {
     Some(address)
 }
 
-/// Unmaps whole pages.
+/// Unmaps whole pages. Where the system cannot (it would have to cut a mapping in two and there are too many already),
+/// their memory goes back at least, and the address space is lost.
 ///
 /// # Safety
 /// The range was mapped by this module and nothing uses it any more.
 pub unsafe fn unmap(address: usize, length: usize) {
     if length > 0 {
         // SAFETY: the caller gives up the range.
-        unsafe { libc::munmap(address as *mut _, length) };
+        unsafe {
+            if system::unmap(address, length).is_err() {
+                let _ = decommit(address, length);
+            }
+        }
     }
 }
 
@@ -98,19 +61,19 @@ pub unsafe fn unmap(address: usize, length: usize) {
 #[must_use]
 pub unsafe fn decommit(address: usize, length: usize) -> bool {
     // SAFETY: private anonymous memory whose contents the caller gives up.
-    !fault::strikes() && unsafe { libc::madvise(address as *mut _, length, libc::MADV_DONTNEED) } == 0
+    unsafe { system::advise(address, length, libc::MADV_DONTNEED) }.is_ok()
 }
 
 /// Asks for huge pages in the range; advice only.
 pub fn advise_huge(address: usize, length: usize) {
     // SAFETY: changes how pages are made, never what they hold; a range that is not ours is an error value.
-    unsafe { libc::madvise(address as *mut _, length, libc::MADV_HUGEPAGE) };
+    let _ = unsafe { system::advise(address, length, libc::MADV_HUGEPAGE) };
 }
 
 /// Makes the pages of the range present. False when memory is short.
 pub fn populate(address: usize, length: usize) -> bool {
     // SAFETY: prefaults pages, never changes what they hold.
-    !fault::strikes() && unsafe { libc::madvise(address as *mut _, length, libc::MADV_POPULATE_WRITE) } == 0
+    unsafe { system::advise(address, length, libc::MADV_POPULATE_WRITE) }.is_ok()
 }
 
 /// How [`resize`] went.
@@ -130,16 +93,11 @@ pub enum Resized {
 /// `[address, address + old)` is one mapping of this module; what is cut off is not used any more.
 #[must_use]
 pub unsafe fn resize(address: usize, old: usize, new: usize) -> Resized {
-    if fault::strikes() {
-        return Resized::NoRoom;
-    }
     // SAFETY: without MAYMOVE the range changes where it is, or the call fails.
-    if unsafe { libc::mremap(address as *mut _, old, new, 0) } != libc::MAP_FAILED {
-        Resized::Done
-    } else if std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT) {
-        Resized::Several
-    } else {
-        Resized::NoRoom
+    match unsafe { system::remap(address, old, new, 0, 0) } {
+        Ok(_) => Resized::Done,
+        Err(Errno(libc::EFAULT)) => Resized::Several,
+        Err(_) => Resized::NoRoom,
     }
 }
 
@@ -153,14 +111,8 @@ pub unsafe fn resize(address: usize, old: usize, new: usize) -> Resized {
 #[must_use]
 pub unsafe fn relocate(address: usize, old: usize, target: usize, new: usize) -> bool {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    if fault::strikes() {
-        // SAFETY: the target, which the caller gives up.
-        unsafe { unmap(target, new) };
-        return false;
-    }
     // SAFETY: MREMAP_FIXED replaces just the target, which the caller gives up.
-    let moved = unsafe { libc::mremap(address as *mut _, old, new, flags, target as *mut libc::c_void) };
-    moved != libc::MAP_FAILED
+    unsafe { system::remap(address, old, new, flags, target) }.is_ok()
 }
 
 /// Bytes of RAM in the machine.

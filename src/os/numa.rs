@@ -3,6 +3,9 @@
 //! The topology is read once, at the first question: through hwlocality where `libhwloc.so.15` is installed, else
 //! from sysfs. Threads that ask first at the same time may each read it; one answer is kept. There is no lock, so a
 //! forked child can always ask.
+#[cfg(unimem_hwloc)]
+use super::injection::{Operation, check};
+use super::system::{self, Errno};
 use crate::error::{Result, fail};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -102,6 +105,10 @@ impl Machine {
         }
         #[cfg(unimem_hwloc)]
         if let Some(topology) = &self.topology {
+            // hwlocality makes the call itself.
+            if let Err(Errno(error)) = check(Operation::Bind) {
+                return fail!(Unsupported, "cannot place {length} bytes on NUMA node {node}: error {error}");
+            }
             return hwloc::bind(topology, address, length, node);
         }
         bind_by_system_call(address, length, node)
@@ -118,13 +125,8 @@ fn bind_by_system_call(address: NonNull<u8>, length: usize, node: usize) -> Resu
         return fail!(Unsupported, "NUMA node {node} is beyond the {MASK_NODES} that a mask names");
     };
     *word |= 1 << (node % BITS);
-    let preferred: libc::c_int = 1; // MPOL_PREFERRED
-    // SAFETY: sets the policy of pages, never their contents; the mask outlives the call and holds the bits it says.
-    let failed = unsafe {
-        libc::syscall(libc::SYS_mbind, address.as_ptr(), length, preferred, mask.as_ptr(), MASK_NODES + 1, 0)
-    };
-    if failed != 0 {
-        let why = std::io::Error::last_os_error();
+    if let Err(Errno(error)) = system::prefer_node(address.as_ptr() as usize, length, &mask) {
+        let why = std::io::Error::from_raw_os_error(error);
         return fail!(Unsupported, "cannot place {length} bytes on NUMA node {node}: {why}");
     }
     Ok(())

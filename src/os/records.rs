@@ -3,6 +3,7 @@
 //! Sizes are rounded to powers of two; up to 64 KiB they come from free lists over mapped pieces and stay in those
 //! lists for ever, which keeps records type-stable: a stale pointer to one still points at a record. Larger ones are
 //! mappings of their own.
+use super::injection::{Operation, check};
 use super::{fork, lock::Mutex, map};
 use core::ptr::NonNull;
 
@@ -29,6 +30,7 @@ fn rounded_log2(size: usize) -> u32 {
 
 /// Allocates `size` zeroed bytes, aligned to 64 and, from 4 KiB up, to a page. None when memory is short.
 pub fn allocate(size: usize) -> Option<NonNull<u8>> {
+    check(Operation::Record).ok()?;
     if size > 1 << LARGEST {
         let length = map::round_to_page(size);
         let address = map::map(length, map::PAGE, 0)?;

@@ -3,7 +3,7 @@
 //! Upper layers hang what they keep per thread into it (heap/cache.rs its caches, error.rs the last error). At thread
 //! exit the function given to [`at_exit`] runs; from then on the thread has no record, and whoever asks takes the
 //! path without one. That way destructors that run later still may allocate and free.
-use super::records;
+use super::{records, system};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
 use std::sync::OnceLock;
@@ -29,8 +29,13 @@ pub struct Record {
     pub messages: core::cell::UnsafeCell<[[u8; MESSAGE]; 2]>,
 }
 
-/// Marks a thread whose record is gone for good.
-const ENDED: *mut Record = core::ptr::without_provenance_mut(1);
+/// A thread without a record has a mark in place of the pointer to it: bit 0 says that the record is gone for good, the
+/// bits above it are the code of the last error. So a thread that cannot even have a record has a last error.
+const ENDED: usize = 1;
+const LARGEST_MARK: usize = 255;
+fn mark(ended: bool, last_error: u32) -> *mut Record {
+    core::ptr::without_provenance_mut((last_error as usize) << 1 & LARGEST_MARK | usize::from(ended))
+}
 
 unsafe extern "C" {
     #[allow(dead_code)] // the assembly below finds the variable itself
@@ -63,7 +68,7 @@ fn pointer() -> *mut Record {
 #[inline(always)]
 pub fn existing() -> Option<&'static Record> {
     let record = pointer();
-    if (record as usize) <= ENDED as usize {
+    if (record as usize) <= LARGEST_MARK {
         return None;
     }
     // SAFETY: set by `current` of this thread and cleared before the record is released.
@@ -75,20 +80,47 @@ pub fn current() -> Option<&'static Record> {
     if let Some(record) = existing() {
         return Some(record);
     }
-    if pointer() == ENDED {
+    let before = pointer() as usize;
+    if before & ENDED != 0 {
         return None;
     }
     let key = *key()?;
     let record = records::allocate(size_of::<Record>())?.cast::<Record>();
-    // SAFETY: a valid key and a pointer that is only read back by `ended`.
-    if unsafe { libc::pthread_setspecific(key, record.as_ptr().cast()) } != 0 {
+    // The C library may allocate for the value: whoever is its malloc then finds a thread without a record.
+    // SAFETY: this thread's own variable, which holds a mark.
+    unsafe { *unimem_thread_record_address() = mark(true, (before >> 1) as u32) };
+    // SAFETY: a pointer that is only read back by `ended`, which takes it for what it is.
+    if unsafe { system::set_thread_value(key, record.as_ptr().cast()) }.is_err() {
         // SAFETY: nobody has seen it. All-zero bytes are a valid record, so no destructor is owed.
         unsafe { records::release(record.cast(), size_of::<Record>()) };
+        // SAFETY: this thread's own variable.
+        unsafe { *unimem_thread_record_address() = before as *mut Record };
         return None;
     }
     // SAFETY: this thread's own variable.
     unsafe { *unimem_thread_record_address() = record.as_ptr() };
-    existing()
+    let record = existing()?;
+    record.last_error.store((before >> 1) as u32, Relaxed);
+    Some(record)
+}
+
+/// The code of the calling thread's last error.
+pub fn last_error() -> u32 {
+    match existing() {
+        Some(record) => record.last_error.load(Relaxed),
+        None => (pointer() as usize >> 1) as u32,
+    }
+}
+/// Sets it, with or without a record.
+pub fn set_last_error(code: u32) {
+    match existing() {
+        Some(record) => record.last_error.store(code, Relaxed),
+        None => {
+            let ended = pointer() as usize & ENDED != 0;
+            // SAFETY: this thread's own variable, which holds a mark.
+            unsafe { *unimem_thread_record_address() = mark(ended, code) };
+        }
+    }
 }
 
 static AT_EXIT: AtomicPtr<()> = AtomicPtr::new(null_mut());
@@ -99,12 +131,7 @@ pub fn at_exit(function: fn(&'static Record)) {
 
 fn key() -> Option<&'static libc::pthread_key_t> {
     static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
-    KEY.get_or_init(|| {
-        let mut key = 0;
-        // SAFETY: a destructor that lives as long as the process.
-        (unsafe { libc::pthread_key_create(&mut key, Some(ended)) } == 0).then_some(key)
-    })
-    .as_ref()
+    KEY.get_or_init(|| system::make_thread_key(ended).ok()).as_ref()
 }
 
 unsafe extern "C" fn ended(record: *mut libc::c_void) {
@@ -115,7 +142,7 @@ unsafe extern "C" fn ended(record: *mut libc::c_void) {
     }
     // SAFETY: this thread's own variable; nothing of this thread holds the record any more.
     unsafe {
-        *unimem_thread_record_address() = ENDED;
+        *unimem_thread_record_address() = mark(true, 0);
         records::release(NonNull::new_unchecked(record.cast()), size_of::<Record>());
     }
 }

@@ -30,17 +30,17 @@ impl Stream {
         Ok(Stream { node, chunk, offset: 0, buffer })
     }
     /// Reads the next piece. False at the end.
-    pub fn next(&mut self, network: &Network) -> bool {
-        let elements = network.node(self.node).data();
-        let length = self.chunk.min(elements.len() - self.offset);
+    pub fn next(&mut self, network: &Network) -> Result<bool> {
+        let source = network.node(self.node).source();
+        let length = self.chunk.min(source.elements.len() - self.offset);
         if length == 0 {
-            return false;
+            return Ok(false);
         }
         // SAFETY: the stream's own buffer; C reads it between calls only.
         let buffer = unsafe { self.buffer.elements_mut(length) };
-        buffer.copy_from_slice(&elements[self.offset..self.offset + length]);
+        tiled::read(source, self.offset, buffer)?;
         self.offset += length;
-        true
+        Ok(true)
     }
 }
 

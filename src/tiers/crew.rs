@@ -6,9 +6,11 @@
 use super::region::Region;
 use super::{gate, registry};
 use crate::os::lock::Mutex;
+use crate::os::system;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 
 const THREADS: usize = 2;
+const STACK: usize = 256 << 10;
 const QUEUE: usize = 64;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -77,7 +79,7 @@ fn work(job: Job) {
         _ => {}
     }
 }
-fn serve() {
+extern "C" fn serve(_: *mut core::ffi::c_void) -> *mut core::ffi::c_void {
     loop {
         let calls = CALLS.load(Acquire);
         let inside = gate::enter_masked();
@@ -98,9 +100,7 @@ pub fn start() {
         return;
     }
     for _ in 0..THREADS {
-        // The new thread inherits the mask of this one, which is inside the gate: all signals blocked.
-        let spawned = std::thread::Builder::new().name("unimem".into()).stack_size(256 << 10).spawn(serve);
-        if spawned.is_err() {
+        if system::start_thread(STACK, serve).is_err() {
             RUNNING.store(false, Release);
         }
     }

@@ -1,7 +1,7 @@
 //! The residency engine of one instance: its regions, its share of the budget, its spill files.
 //!
 //! Bringing chunks in is in fill.rs, sending them out in evict.rs; why no write is lost is told in state.rs. Order in
-//! which things are acquired: the gate, a claim, a workspace, a slot, then single locks, none of which is held while
+//! which things are acquired: the gate, a workspace, a claim, a slot, then single locks, none of which is held while
 //! another is waited for.
 use super::budget::{Budget, Purse};
 use super::fault::pages::Pages;
@@ -10,6 +10,7 @@ use super::mapping::Errno;
 use super::region::{Params, Region};
 use super::spill::Spill;
 use super::staging::Staging;
+use super::table::Stored;
 use super::warm::Warm;
 use super::{crew, fork, gate, registry, workspace};
 use crate::error::{Result, fail};
@@ -17,7 +18,7 @@ use crate::log::log;
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering::*};
 use std::sync::Arc;
 
 /// A list that is replaced, never changed: readers take the current one and keep it.
@@ -31,7 +32,9 @@ pub struct Engine {
     regions: Mutex<Snapshot<Region>>,
     stagings: Mutex<Snapshot<Staging>>,
     files: Mutex<Snapshot<Spill>>,
-    /// Held while a region is made, and while the last one goes.
+    /// Number of the file that is written to; 0: none yet.
+    current: AtomicU16,
+    /// Held while a region is made or moved, and while the last one goes.
     arrangement: Mutex<()>,
     /// Order of age.
     clock: AtomicU32,
@@ -58,6 +61,8 @@ impl Engine {
         }
     }
     fn on(faults: &'static Faults, budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
+        fork::install();
+        let _inside = gate::enter();
         let purse = Purse::new(budget);
         let capacity = match purse.limit() {
             0 => map::physical_memory(),
@@ -66,7 +71,6 @@ impl Engine {
         let Some(warm) = Warm::new(capacity).filter(|_| workspace::prepare()) else {
             return fail!(OutOfMemory, "no address space for tiered memory");
         };
-        fork::install();
         let engine = Arc::new(Engine {
             faults,
             purse,
@@ -74,6 +78,7 @@ impl Engine {
             regions: Mutex::default(),
             stagings: Mutex::default(),
             files: Mutex::default(),
+            current: AtomicU16::new(0),
             arrangement: Mutex::new(()),
             clock: AtomicU32::new(0),
             transits: AtomicU32::new(0),
@@ -126,6 +131,7 @@ impl Engine {
             if self.regions().is_empty() {
                 self.give_back();
                 self.purse.close();
+                self.close_files_left();
             }
         }
         first
@@ -140,6 +146,7 @@ impl Engine {
         if region.resize(size)? {
             return Ok(region.clone());
         }
+        let _arrangement = self.arrangement.lock();
         super::moving::grow(self, region, size)
     }
     /// Frees all regions. The engine can be used again.
@@ -209,25 +216,60 @@ impl Engine {
 
     /// The current spill file and its number, opened on first use.
     pub(super) fn spill(&self) -> core::result::Result<(u16, Arc<Spill>), Errno> {
-        let files = self.files.lock().clone();
-        match files.last() {
-            Some(spill) => Ok((files.len() as u16, spill.clone())),
+        let number = self.current_file();
+        match self.file(number) {
+            Some(spill) => Ok((number, spill)),
             None => self.new_file(),
         }
     }
     /// Opens another spill file; from now on it is the current one.
     pub(super) fn new_file(&self) -> core::result::Result<(u16, Arc<Spill>), Errno> {
         let spill = Arc::new(Spill::open()?);
-        change(&self.files, |list| list.push(spill.clone()));
-        Ok((self.current_file(), spill))
+        Ok((self.use_file(&spill)?, spill))
     }
-    /// From now on nothing can be spilled.
+    /// Until another is opened nothing can be spilled.
     pub(super) fn use_no_file(&self) {
-        change(&self.files, |list| list.push(Arc::new(Spill::closed())));
+        self.current.store(0, Release);
+    }
+    /// Makes `spill` the current file. Gives its number.
+    fn use_file(&self, spill: &Arc<Spill>) -> core::result::Result<u16, Errno> {
+        let place = Cell::new(0);
+        change(&self.files, |list| {
+            // Numbers of closed files serve again.
+            let free = list.iter().position(|file| file.is_closed());
+            place.set(free.unwrap_or(list.len()));
+            match free {
+                Some(at) => list[at] = spill.clone(),
+                None => list.push(spill.clone()),
+            }
+        });
+        let number = u16::try_from(place.get() + 1).ok().filter(|number| *number != Stored::LOST);
+        let number = number.ok_or(Errno(libc::EMFILE))?;
+        self.current.store(number, Release);
+        Ok(number)
+    }
+    /// Whether chunks are stored in a file.
+    pub(super) fn stores_in(&self, file: u16) -> bool {
+        self.regions().iter().any(|region| region.stores_in(file))
+    }
+    /// Closes the files that were left at a fork and hold nothing any more. While nobody moves a region.
+    pub(super) fn close_files_left(&self) {
+        let current = usize::from(self.current_file());
+        let regions = self.regions();
+        for (at, spill) in self.files().iter().enumerate() {
+            if at + 1 != current && !spill.is_closed() && !self.stores_in(at as u16 + 1) {
+                regions.iter().for_each(|region| region.leave_home(at as u16 + 1));
+                change(&self.files, |list| list[at] = Arc::new(Spill::closed()));
+            }
+        }
     }
     /// The number of the current file. 0 if there is none.
     pub(super) fn current_file(&self) -> u16 {
-        self.files.lock().len() as u16
+        self.current.load(Acquire)
+    }
+    /// All spill files, closed ones among them.
+    pub(super) fn files(&self) -> Snapshot<Spill> {
+        self.files.lock().clone()
     }
     /// A file by its number, from 1 on.
     pub fn file(&self, number: u16) -> Option<Arc<Spill>> {

@@ -1,6 +1,7 @@
 //! Sending chunks out: choosing one and taking its pages. What happens to them then is in store.rs.
 use super::codec;
 use super::engine::Engine;
+use super::fault::pages::is_busy;
 use super::region::Region;
 use super::staging::{Slot, Staging};
 use super::state::{Phase, Settle};
@@ -45,6 +46,14 @@ impl Engine {
                 Ok(slot) => return Ok(slot),
                 Err(slot) => slot,
             };
+            // The last chunk of this size may be the other half of an access that spans two, which would go on for ever:
+            // rather the reserve, or chunks of other sizes.
+            if self.hot_chunks(staging) <= 1
+                && (self.purse().drop_reserve() > 0 || self.evict_elsewhere(staging, workspace)? > 0)
+            {
+                staging.put_empty(slot);
+                continue;
+            }
             match self.evict_into(staging, slot, workspace) {
                 Ok(Some(slot)) => {
                     if self.purse().wants_reserve()
@@ -73,6 +82,12 @@ impl Engine {
             }
         }
     }
+    /// Chunks of one size that are in place.
+    fn hot_chunks(&self, staging: &Staging) -> usize {
+        let regions = self.regions();
+        let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
+        same.map(|region| region.lists().count(Which::Hot)).sum()
+    }
     /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
     fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, Trouble> {
         if !self.purse().charge_pages(staging.chunk()) {
@@ -89,18 +104,23 @@ impl Engine {
     }
     /// Makes a slot full ahead of need.
     pub(super) fn stock(&self, region: &Region) {
-        let staging = region.staging();
-        if staging.full() >= SPARE {
-            return;
+        if region.staging().full() < SPARE {
+            super::workspace::with(false, |workspace| self.stock_one(region, workspace));
         }
+    }
+    fn stock_one(&self, region: &Region, workspace: &mut codec::Workspace) {
+        let staging = region.staging();
         let _pages = self.pages_in_hand();
         let Some(slot) = staging.take_empty() else { return };
         // Failures are found out again, and reported, by whoever needs a slot.
         let slot = match self.fresh_pages(staging, slot) {
             Ok(Ok(slot)) => Some(slot),
-            Ok(Err(slot)) => {
-                super::workspace::with(false, |w| self.evict_into(staging, slot, w)).ok().flatten()
+            // Two stay, whatever they are: an access may span them, and would go on for ever if one of them always left.
+            Ok(Err(slot)) if self.hot_chunks(staging) <= 2 => {
+                staging.put_empty(slot);
+                None
             }
+            Ok(Err(slot)) => self.evict_into(staging, slot, workspace).ok().flatten(),
             Err(_) => None,
         };
         let Some(slot) = slot else { return };
@@ -109,6 +129,10 @@ impl Engine {
             super::crew::stock(region);
         } else {
             staging.put_full(slot);
+            if self.regions().is_empty() {
+                // The last region went meanwhile, and whoever freed it did not see this slot.
+                self.drop_full(staging, usize::MAX);
+            }
         }
     }
     /// Bytes that stay in the clear however much could be kept encoded instead.
@@ -141,6 +165,7 @@ impl Engine {
         workspace: &mut codec::Workspace,
     ) -> Result<Option<Slot>, Trouble> {
         let regions = self.regions();
+        let mut failed = None;
         for _ in 0..ATTEMPTS {
             let Some(transit) =
                 self.victim(regions.iter().filter(|r| !r.is_resident() && Arc::ptr_eq(r.staging(), staging)))
@@ -151,16 +176,19 @@ impl Engine {
             // SAFETY: the claim owns the chunk, which was Hot and so is present; the slot is empty and ours.
             let taken =
                 unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };
-            if taken.is_err() {
+            if let Err(errno) = taken {
                 // Its pages are held by the system, by direct I/O for instance. It goes to the end of the queue.
                 transit.settle(Phase::Hot, Settle::default());
+                if !is_busy(Some(errno)) {
+                    failed = Some(errno);
+                }
                 continue;
             }
             region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
             return self.store(transit, slot, workspace).map(Some);
         }
         staging.put_empty(slot);
-        Ok(None)
+        failed.map_or(Ok(None), |errno| Err(Trouble::Pages(errno)))
     }
     /// Evicts a chunk of another size and gives its pages back. Gives the bytes.
     fn evict_elsewhere(
@@ -277,20 +305,21 @@ impl Engine {
     /// was given back.
     pub fn reclaim(&self, wanted: usize) -> usize {
         let _inside = super::gate::enter();
+        super::workspace::with(false, |workspace| self.reclaim_with(wanted, workspace))
+    }
+    fn reclaim_with(&self, wanted: usize, workspace: &mut codec::Workspace) -> usize {
         let _pages = self.pages_in_hand();
         let before = self.purse().held();
         let freed = || before.saturating_sub(self.purse().held());
         self.warm.trim(self.purse());
-        super::workspace::with(false, |workspace| {
-            for staging in self.stagings().iter() {
-                while freed() < wanted {
-                    match self.evict_bytes(staging, wanted - freed(), workspace) {
-                        Ok(0) | Err(_) => break,
-                        Ok(_) => {}
-                    }
+        for staging in self.stagings().iter() {
+            while freed() < wanted {
+                match self.evict_bytes(staging, wanted - freed(), workspace) {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
                 }
             }
-        });
+        }
         while freed() < wanted && self.chill_oldest() {
             self.warm.trim(self.purse());
         }
@@ -301,6 +330,9 @@ impl Engine {
     }
     /// Sends a chunk out if nobody uses it. For advice; failure is no error.
     pub(super) fn evict_one(&self, region: &Region, index: usize) {
+        super::workspace::with(false, |workspace| self.evict_one_with(region, index, workspace));
+    }
+    fn evict_one_with(&self, region: &Region, index: usize, workspace: &mut codec::Workspace) {
         let staging = region.staging();
         let _pages = self.pages_in_hand();
         let Some(slot) = self.empty_slot(staging) else { return };
@@ -314,8 +346,7 @@ impl Engine {
             return staging.put_empty(slot);
         }
         region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
-        let stored = super::workspace::with(false, |workspace| self.store(transit, slot, workspace));
-        if let Ok(slot) = stored {
+        if let Ok(slot) = self.store(transit, slot, workspace) {
             self.drop_pages(staging, slot);
         }
     }

@@ -1,5 +1,7 @@
 //! Bringing chunks in.
 use super::engine::Engine;
+use super::fault::Mechanism;
+use super::mapping::{Errno, Span, all_present};
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
@@ -8,9 +10,9 @@ use super::transit::Transit;
 use super::trouble::Trouble;
 use super::{codec, crew, workspace};
 use crate::os::map::PAGE;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
-use twox_hash::{XxHash3_64, XxHash3_128};
+use twox_hash::XxHash3_128;
 
 /// What the chunk is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +30,33 @@ pub(super) fn content_hash(bytes: &[u8]) -> [u64; 2] {
     let hash = XxHash3_128::oneshot(bytes);
     [hash as u64, (hash >> 64) as u64]
 }
-/// Hash of encoded bytes.
+/// Hash of encoded bytes. Half of the long hash, which this crate computes more than twice as fast as the short one.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
-    XxHash3_64::oneshot(bytes)
+    XxHash3_128::oneshot(bytes) as u64
 }
 pub(super) fn whole_pages(length: usize) -> usize {
     length.next_multiple_of(PAGE)
 }
 
+/// Whether faults at `address` come again and again although its chunk is in place: a page is missing. The
+/// program gets SIGBUS then, instead of faulting for ever.
+fn is_stuck(address: usize) -> bool {
+    const TIMES: u32 = 10_000;
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let page = address & !(PAGE - 1);
+    if LAST.swap(page, Relaxed) != page {
+        COUNT.store(0, Relaxed);
+    }
+    COUNT.fetch_add(1, Relaxed) >= TIMES && !all_present(Span { start: page, length: PAGE })
+}
+
 impl Region {
     /// Serves a fault of direct access to `address` in chunk `index`.
-    pub(super) fn touch(&self, index: usize, _address: usize, store: bool) -> Result<(), Trouble> {
+    pub(super) fn touch(&self, index: usize, address: usize, store: bool) -> Result<(), Trouble> {
+        if self.word(index).phase() == Phase::Hot && !self.is_resident() && is_stuck(address) {
+            return Err(Trouble::Pages(Errno(libc::EFAULT)));
+        }
         let access = if store { Access::Write } else { Access::Read };
         self.bring_in(index, access, false, true)
     }
@@ -54,7 +72,7 @@ impl Region {
         loop {
             let word = chunk.state.load();
             match word.phase() {
-                Phase::Hot if !pinned => return Ok(()),
+                Phase::Hot if !pinned => return if handler { self.reopen(index) } else { Ok(()) },
                 Phase::Hot => {
                     if let Ok(before) = chunk.state.pin() {
                         if before.prefetched() {
@@ -65,23 +83,38 @@ impl Region {
                     }
                 }
                 Phase::Busy => chunk.state.wait(),
-                _ => {
-                    let Some(transit) = Transit::claim(self, index, None) else { continue };
-                    if transit.from == Phase::Hot {
-                        // It came in, and was claimed, between the two looks.
-                        transit.settle(Phase::Hot, Settle::default());
-                        continue;
-                    }
-                    if self.is_resident() {
+                phase if self.is_resident() => {
+                    if let Some(transit) = Transit::claim(self, index, Some(phase)) {
                         transit.settle(Phase::Hot, Settle { pinned, prefetched: false });
                         return Ok(());
                     }
-                    // Before the work, so that others do theirs meanwhile.
-                    self.read_ahead(index, !handler);
-                    return workspace::with(handler, |w| self.engine().fill(transit, access, pinned, w));
+                }
+                phase => {
+                    let done = workspace::with(handler, |workspace| {
+                        let transit = Transit::claim(self, index, Some(phase))?;
+                        // Before the work, so that others do theirs meanwhile.
+                        self.read_ahead(index, !handler);
+                        Some(self.engine().fill(transit, access, pinned, workspace))
+                    });
+                    // None: another thread was first.
+                    if let Some(result) = done {
+                        return result;
+                    }
                 }
             }
         }
+    }
+    /// A fault in a chunk that is in place: most often another thread has brought it in meanwhile.
+    fn reopen(&self, index: usize) -> Result<(), Trouble> {
+        let chunk = self.chunk(index);
+        if self.engine().mechanism() != Mechanism::Signal || chunk.state.pin().is_err() {
+            return Ok(()); // or on its way again: the next fault finds out
+        }
+        // SAFETY: pinned, so present until it is unpinned.
+        let opened = unsafe { self.engine().pages().open(self.span_of(index)) };
+        chunk.state.unpin();
+        self.engine().note_progress();
+        opened.map_err(Trouble::Pages)
     }
     /// Tells the crew what to read ahead now that `index` is wanted.
     fn read_ahead(&self, index: usize, explicit: bool) {
@@ -110,11 +143,13 @@ impl Region {
     }
     /// Brings a chunk into a staging slot, ready to be put in place by the first touch.
     pub(super) fn stage(&self, index: usize) {
-        let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
-        if self.is_closing() {
-            return transit.settle(Phase::Stored, Settle::default());
-        }
-        workspace::with(false, |w| self.engine().stage(transit, w));
+        workspace::with(false, |workspace| {
+            let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
+            if self.is_closing() {
+                return transit.settle(Phase::Stored, Settle::default());
+            }
+            self.engine().stage(transit, workspace);
+        });
     }
 }
 
@@ -253,8 +288,7 @@ impl Engine {
             region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
             return Ok(());
         }
-        let (spill, offset) =
-            region.home_in(stored.file, index).ok_or(Trouble::Disk(super::mapping::Errno(libc::EBADF)))?;
+        let (spill, offset) = region.home_in(stored.file, index).ok_or(Trouble::Disk(Errno(libc::EBADF)))?;
         spill.read(&mut memory[..whole_pages(length)], offset).map_err(Trouble::Disk)?;
         region.counters.fetched.fetch_add(whole_pages(length) as u64, Relaxed);
         if checksum(&memory[..length]) != stored.checksum {
@@ -278,6 +312,7 @@ impl Engine {
         }
         if stored.file != 0 {
             region.counters.cold.fetch_sub(pages, Relaxed);
+            region.note_stored(stored.file, transit.index, false);
         }
     }
 }

@@ -1,16 +1,7 @@
 //! Ranges of address space: reserved, advised, given back.
-use crate::os::map::PAGE;
-use core::ptr::null_mut;
-
-/// The error number of a failed system call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Errno(pub i32);
-impl Errno {
-    /// Of the call that just failed in this thread.
-    pub fn last() -> Errno {
-        Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
-    }
-}
+use crate::os::map::{self, PAGE};
+use crate::os::system;
+pub use crate::os::system::Errno;
 
 /// A range of whole pages. Only says where, not whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,23 +42,13 @@ impl Mapping {
             Access::Nothing => libc::PROT_NONE,
             Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
         };
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let start = unsafe { libc::mmap(null_mut(), room, protection, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return None;
-        }
-        let start = start as usize;
+        let start = system::map(room, protection).ok()?;
         let aligned = start.next_multiple_of(alignment);
         let length = length.next_multiple_of(PAGE);
         // SAFETY: both ends belong to the mapping just made, and nobody has seen them.
         unsafe {
-            if aligned > start {
-                libc::munmap(start as *mut _, aligned - start);
-            }
-            if start + room > aligned + length {
-                libc::munmap((aligned + length) as *mut _, start + room - aligned - length);
-            }
+            map::unmap(start, aligned - start);
+            map::unmap(aligned + length, start + room - aligned - length);
         }
         Some(Mapping(Span { start: aligned, length }))
     }
@@ -84,7 +65,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: our own mapping, and its owner is gone.
-        unsafe { libc::munmap(self.0.pointer(), self.0.length) };
+        unsafe { map::unmap(self.0.start, self.0.length) };
     }
 }
 
@@ -104,16 +85,13 @@ pub enum Advice {
 /// Gives advice; a kernel that does not know it is no error.
 pub fn advise(span: Span, advice: Advice) {
     // SAFETY: none of these changes the contents of memory.
-    unsafe { libc::madvise(span.pointer(), span.length, advice as i32) };
+    let _ = unsafe { system::advise(span.start, span.length, advice as i32) };
 }
 /// Makes all pages present.
 pub fn populate(span: Span) -> Result<(), Errno> {
     // SAFETY: prefaults pages, never changes what they hold.
-    if unsafe { libc::madvise(span.pointer(), span.length, libc::MADV_POPULATE_WRITE) } == 0 {
-        return Ok(());
-    }
-    match Errno::last() {
-        Errno(libc::EINVAL) => {
+    match unsafe { system::advise(span.start, span.length, libc::MADV_POPULATE_WRITE) } {
+        Err(Errno(libc::EINVAL)) => {
             // Before Linux 5.14. Pages are made by touching them; writing back what is read changes nothing.
             for page in (span.start..span.start + span.length).step_by(PAGE) {
                 let page = page as *mut u8;
@@ -122,15 +100,35 @@ pub fn populate(span: Span) -> Result<(), Errno> {
             }
             Ok(())
         }
-        error => Err(error),
+        result => result,
     }
 }
-/// Gives the pages back.
+/// Whether all pages are in RAM. Pages that are swapped out are not.
+pub fn all_present(span: Span) -> bool {
+    const MOST: usize = 512;
+    let mut seen = [0u8; MOST];
+    let mut at = span.start;
+    while at < span.start + span.length {
+        let length = (span.start + span.length - at).min(MOST * PAGE);
+        // SAFETY: writes one byte a page, for which there is room; the range is only asked about.
+        let result = unsafe { libc::mincore(at as *mut libc::c_void, length, seen.as_mut_ptr()) };
+        if result != 0 || seen[..length.div_ceil(PAGE)].iter().any(|page| page & 1 == 0) {
+            return false;
+        }
+        at += length;
+    }
+    true
+}
+/// Gives the pages back, locked ones too (a program may have called mlockall).
 ///
 /// # Safety
 /// The range is private anonymous memory of the caller, who needs its contents no more.
-pub unsafe fn discard(span: Span) {
-    // SAFETY: by the caller's promise. It cannot fail for such a range.
-    let result = unsafe { libc::madvise(span.pointer(), span.length, libc::MADV_DONTNEED) };
-    debug_assert_eq!(result, 0);
+pub unsafe fn discard(span: Span) -> Result<(), Errno> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        system::advise(span.start, span.length, libc::MADV_DONTNEED).or_else(|_| {
+            system::unlock(span.start, span.length);
+            system::advise(span.start, span.length, libc::MADV_DONTNEED)
+        })
+    }
 }

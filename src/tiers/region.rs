@@ -13,6 +13,7 @@ use super::transit::Transit;
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::PAGE;
+use crate::os::system;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::sync::Arc;
 
@@ -22,13 +23,15 @@ pub const CHUNK_SIZES: core::ops::RangeInclusive<usize> = PAGE..=64 << 20;
 const PIECE: usize = 64 << 20;
 
 /// A part of a spill file that is a region's: chunk `first + i` has its place at `start + i * chunk`.
-#[derive(Clone, Copy)]
-pub struct Home {
+struct Home {
     /// Number of the file.
-    pub file: u16,
+    file: u16,
+    spill: Arc<Spill>,
     first: usize,
     count: usize,
     start: u64,
+    /// Chunks that are stored there.
+    stored: usize,
 }
 
 /// One region.
@@ -163,9 +166,10 @@ impl Region {
     fn make_resident(&mut self, length: usize) -> Result<()> {
         let span = self.memory.part(0, length);
         // SAFETY: our own fresh mapping.
-        if unsafe { libc::mprotect(span.pointer(), span.length, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+        let result = unsafe { system::protect(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE) };
+        if let Err(Errno(error)) = result {
             self.engine.purse().discharge_pages(length);
-            return fail!(OutOfMemory, "error {} making {length} bytes accessible", Errno::last().0);
+            return fail!(OutOfMemory, "error {error} making {length} bytes accessible");
         }
         self.resident = true;
         self.counters.hot.fetch_add(length, Relaxed);
@@ -186,7 +190,7 @@ impl Region {
             spill.give_range(start, length);
             return Err(disk(errno));
         }
-        self.homes.lock().push(Home { file, first, count, start });
+        self.homes.lock().push(Home { file, spill, first, count, start, stored: 0 });
         Ok(())
     }
     fn chunks_a_piece(&self) -> usize {
@@ -220,16 +224,31 @@ impl Region {
     }
     /// The file with this number and a chunk's offset in it.
     pub(super) fn home_in(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64)> {
-        let home = *self.homes.lock().iter().find(|h| h.file == file && h.holds(index))?;
-        Some((self.engine.file(file)?, home.start + ((index - home.first) * self.chunk) as u64))
+        let homes = self.homes.lock();
+        let home = homes.iter().find(|h| h.file == file && h.holds(index))?;
+        Some((home.spill.clone(), home.start + ((index - home.first) * self.chunk) as u64))
+    }
+    /// Notes that a chunk is stored in a file, or not any more.
+    pub(super) fn note_stored(&self, file: u16, index: usize, stored: bool) {
+        if let Some(home) = self.homes.lock().iter_mut().find(|h| h.file == file && h.holds(index)) {
+            home.stored = if stored { home.stored + 1 } else { home.stored - 1 };
+        }
+    }
+    /// Whether chunks are stored in a file.
+    pub(super) fn stores_in(&self, file: u16) -> bool {
+        self.homes.lock().iter().any(|home| home.file == file && home.stored > 0)
     }
     /// After a fork: takes a place in the file now current, if it had one before. Without making blocks.
-    pub(super) fn move_home(&self, file: u16, spill: &Spill) {
+    pub(super) fn move_home(&self, file: u16, spill: &Arc<Spill>) {
         if !self.homes.lock().is_empty() {
             self.take_place(file, spill);
             *self.made.lock() =
                 Some(vec![0; self.table.capacity().div_ceil(self.chunks_a_piece()).div_ceil(64)]);
         }
+    }
+    /// Has no room any more in a file that is being closed.
+    pub(super) fn leave_home(&self, file: u16) {
+        self.homes.lock().retain(|home| home.file != file);
     }
     /// Takes over the room of a smaller region, and takes what is missing.
     pub(super) fn inherit_room(&self, old: &Region) -> Result<()> {
@@ -264,7 +283,7 @@ impl Region {
     pub(super) fn forbid(&self) {
         let span = self.reserved();
         // SAFETY: the region's own memory, which cannot be used any more.
-        unsafe { libc::mprotect(span.pointer(), span.length, libc::PROT_NONE) };
+        let _ = unsafe { system::protect(span.start, span.length, libc::PROT_NONE) };
     }
     fn is_empty(&self) -> bool {
         let mut lists = self.lists();
@@ -283,15 +302,15 @@ impl Region {
         self.closing.load(SeqCst)
     }
     /// Takes a place on disk now if there is none in the file that is current.
-    pub(super) fn move_home_if_none(&self, file: u16, spill: &Spill) {
+    pub(super) fn move_home_if_none(&self, file: u16, spill: &Arc<Spill>) {
         if !self.homes.lock().iter().any(|home| home.file == file) {
             self.take_place(file, spill);
         }
     }
-    fn take_place(&self, file: u16, spill: &Spill) {
+    fn take_place(&self, file: u16, spill: &Arc<Spill>) {
         let count = self.table.capacity();
         let start = spill.take_range((count * self.chunk) as u64);
-        self.homes.lock().push(Home { file, first: 0, count, start });
+        self.homes.lock().push(Home { file, spill: spill.clone(), first: 0, count, start, stored: 0 });
     }
     pub(super) fn is_warm(&self, index: usize) -> bool {
         self.lists().which(&self.table, index) == Which::Warm
@@ -386,11 +405,9 @@ impl Region {
         let mut homes = self.homes.lock();
         for home in homes.iter_mut() {
             let kept = count.saturating_sub(home.first).min(home.count);
-            if kept < home.count
-                && let Some(spill) = self.engine.file(home.file)
-            {
+            if kept < home.count {
                 let start = home.start + (kept * self.chunk) as u64;
-                spill.give_range(start, ((home.count - kept) * self.chunk) as u64);
+                home.spill.give_range(start, ((home.count - kept) * self.chunk) as u64);
                 home.count = kept;
             }
         }

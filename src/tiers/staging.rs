@@ -7,6 +7,7 @@ use super::fault::pages::Pages;
 use super::mapping::{Access, Advice, Errno, Mapping, Span, advise, discard};
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map::{HUGE_PAGE, PAGE};
+use crate::os::system;
 use crate::tiers::codec::directory_size;
 
 /// Slots of a set, unless chunks are large.
@@ -117,19 +118,7 @@ impl Staging {
             let span = mapping.span();
             // SAFETY: the ranges are this set's alone; what the parent had in them is not needed (no slot is in
             // use while a process forks, see fork.rs).
-            let mapped = unsafe {
-                libc::mmap(
-                    span.pointer(),
-                    span.length,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
-                    -1,
-                    0,
-                )
-            };
-            if mapped == libc::MAP_FAILED {
-                return Err(Errno::last());
-            }
+            unsafe { system::map_over(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE)? };
         }
         self.adopt(pages)
     }
@@ -193,7 +182,7 @@ impl Staging {
     pub fn empty(&self, slot: &mut Slot) {
         let span = self.span(slot);
         // SAFETY: this set's memory, and the slot is the caller's.
-        unsafe { discard(span) };
+        let _ = unsafe { discard(span) };
     }
     /// In a child that did not inherit the slots: all are empty. Gives how many were full.
     pub fn forget_full(&self) -> usize {

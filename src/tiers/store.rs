@@ -117,6 +117,7 @@ impl Engine {
         let (spill, offset) = region.home_for_writing(transit.index).ok_or(no_home)?;
         spill.write(bytes, offset).map_err(Trouble::Disk)?;
         transit.stored().file = self.current_file();
+        region.note_stored(transit.stored().file, transit.index, true);
         region.counters.cold.fetch_add(bytes.len(), Relaxed);
         region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
         Ok(())

@@ -19,7 +19,7 @@ pub struct Stored {
     pub length: u32,
     /// Where they are in the warm arena, plus one; 0: not there.
     pub warm: u32,
-    /// The number of the spill file that holds them too, plus one; 0: none does.
+    /// The number of the spill file that holds them too; 0: none does.
     pub file: u16,
     /// The staging slot of a chunk in phase Staged.
     pub slot: u16,
@@ -30,6 +30,8 @@ pub struct Stored {
     _spare: [u8; 2],
 }
 impl Stored {
+    /// The number of a file that there never is: the bytes are lost.
+    pub const LOST: u16 = u16::MAX;
     /// Whether encoded bytes are kept anywhere.
     pub fn is_kept(&self) -> bool {
         self.warm != 0 || self.file != 0

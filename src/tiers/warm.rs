@@ -151,7 +151,7 @@ impl Warm {
             state.cached += count;
         } else {
             // SAFETY: free, and under the lock nobody can have been given it again.
-            unsafe { discard(self.span(unit, count)) };
+            let _ = unsafe { discard(self.span(unit, count)) };
             purse.discharge_encoded(count * PAGE);
         }
     }
@@ -174,7 +174,7 @@ impl Warm {
                 if idle >> (u % 64) & 1 != 0 {
                     paged.set(u, false);
                     // SAFETY: free, and nobody can be given it while the lock is held.
-                    unsafe { discard(self.span(u, 1)) };
+                    let _ = unsafe { discard(self.span(u, 1)) };
                 }
             }
             unit += 64;

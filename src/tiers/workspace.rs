@@ -1,7 +1,7 @@
 //! What a thread needs while it moves a chunk: buffers for the codecs and a stack. A few for the whole process.
 //!
-//! Faults are served on stacks of our own because the thread's signal stack may be tiny. Nobody waits for a chunk
-//! while holding a workspace, so whoever waits for a workspace gets one.
+//! Faults are served on stacks of our own because the thread's signal stack may be tiny. Workspaces come
+//! before claims: whoever holds a claim can always go on, and nobody waits for a chunk of another while holding one.
 use super::codec::Workspace;
 use super::mapping::{Access, Mapping};
 use crate::os::lock::{Condvar, Mutex};

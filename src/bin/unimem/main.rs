@@ -1,7 +1,5 @@
-//! The `unimem` command: tells about this machine's memory, runs and checks programs on the libunimem heap, and makes
-//! reports of recordings.
+//! The `unimem` command: tells about this machine's memory, and runs programs on the libunimem heap.
 mod arguments;
-mod check;
 mod info;
 mod launch;
 mod output;
@@ -23,7 +21,6 @@ fn main() -> ExitCode {
         Command::Version => output::print(&format!("unimem {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Info { json } => info::run(json),
         Command::Run(options) => run::run(&options),
-        Command::Check(options) => check::run(&options),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -10,9 +10,6 @@ pub fn run(options: &Run) -> Result<u8, Failure> {
     if let Some(size) = &options.max_size {
         program.env("UNIMEM_MAX_SIZE", size);
     }
-    if let Some(file) = &options.trace {
-        program.env("UNIMEM_TRACE", file);
-    }
     if !options.stats {
         return Err(launch::become_program(program));
     }

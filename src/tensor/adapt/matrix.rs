@@ -1,5 +1,6 @@
 //! Tensors as matrices in f64, and the factorisations of those (faer).
 use crate::error::{Result, fail};
+use crate::tensor::tiled::{self, Source, Target};
 use crate::tensor::{Complex, kernel, shape};
 use faer::{Mat, MatRef, c64};
 
@@ -13,10 +14,12 @@ pub struct Folded {
 
 impl Folded {
     /// Folds a tensor with `axes` as the columns.
-    pub fn new(elements: &[Complex], sizes: &[usize], axes: &[usize]) -> Result<Folded> {
+    pub fn new(source: Source, sizes: &[usize], axes: &[usize]) -> Result<Folded> {
         let order = order(sizes.len(), axes);
+        let mut elements = vec![Complex::new(0.0, 0.0); source.elements.len()];
+        tiled::read(source, 0, &mut elements)?;
         let mut permuted = vec![Complex::new(0.0, 0.0); elements.len()];
-        kernel::permute(elements, sizes, &order, &mut permuted);
+        kernel::permute(&elements, sizes, &order, &mut permuted);
         let columns: usize = axes.iter().map(|axis| sizes[*axis]).product();
         let wide = |z: Complex| c64::new(z.re.into(), z.im.into());
         let matrix = Mat::from_fn(elements.len() / columns, columns, |i, j| wide(permuted[i * columns + j]));
@@ -51,9 +54,9 @@ impl Folded {
         self.sizes.clone()
     }
     /// Writes the tensor.
-    pub fn unfold(&self, out: &mut [Complex]) {
+    pub fn unfold(&self, out: &mut Target) -> Result<()> {
         let columns = self.matrix.ncols();
-        let mut rows = Vec::with_capacity(out.len());
+        let mut rows = Vec::with_capacity(out.elements.len());
         for i in 0..self.matrix.nrows() {
             rows.extend(
                 (0..columns)
@@ -66,7 +69,9 @@ impl Folded {
         for (place, axis) in order.iter().enumerate() {
             back[*axis] = place;
         }
-        kernel::permute(&rows, &folded, &back, out);
+        let mut elements = vec![Complex::new(0.0, 0.0); rows.len()];
+        kernel::permute(&rows, &folded, &back, &mut elements);
+        tiled::write(out, &elements)
     }
     /// Folds the same tensor another way, without leaving f64.
     pub fn refold(&mut self, axes: &[usize]) -> Result<()> {

@@ -10,11 +10,12 @@ mod matrix;
 #[cfg(test)]
 mod tests;
 
-use super::kernel::scan::{self, Magnitude};
+use super::kernel::scan::Magnitude;
 use super::kernel::threads;
 use super::memory::{Block, Memory, Storage};
 use super::network::{Network, storage_for};
-use super::{Complex, shape};
+use super::shape;
+use super::tiled::{self, Source};
 use crate::error::{Result, fail};
 use budget::Budget;
 use matrix::{Folded, conjugate, norm, qr, right_vectors, upper_factor};
@@ -124,7 +125,7 @@ impl Adapting<'_> {
     fn spread_exponent(&mut self) -> Result<()> {
         let root = self.ids[0];
         let nodes = self.ids.len() as i32;
-        let even = match scan::magnitude(self.elements(root)) {
+        let even = match tiled::magnitude(self.source(root))? {
             Magnitude::Below(bound) if !(-60..=120).contains(&(bound + self.exponent)) => {
                 (bound + self.exponent) / nodes
             }
@@ -158,16 +159,19 @@ impl Adapting<'_> {
     fn size(&self, edge: &Edge) -> usize {
         edge.own_axes.iter().map(|axis| self.dimensions(edge.node)[*axis]).product()
     }
-    fn elements(&self, id: usize) -> &[Complex] {
+    fn source(&self, id: usize) -> Source<'_> {
         match &self.work[id] {
-            // SAFETY: written by `store`; nobody writes it while the slice lives, which borrows this object.
-            Some(work) => unsafe { work.data.elements(work.dimensions.iter().product()) },
-            None => self.network.node(id).data(),
+            Some(work) => {
+                // SAFETY: written by `store`; nobody writes it while the slice lives, which borrows this object.
+                let elements = unsafe { work.data.elements(work.dimensions.iter().product()) };
+                Source { elements, home: work.data.home() }
+            }
+            None => self.network.node(id).source(),
         }
     }
     /// A node's tensor as a matrix with `axes` as its columns.
     fn folded(&self, id: usize, axes: &[usize]) -> Result<Folded> {
-        Folded::new(self.elements(id), self.dimensions(id), axes)
+        Folded::new(self.source(id), self.dimensions(id), axes)
     }
     /// Makes a matrix a node's tensor.
     fn store(&mut self, id: usize, folded: &Folded) -> Result<()> {
@@ -177,8 +181,7 @@ impl Adapting<'_> {
         let hierarchical = unsafe { (*self.network.record(id)).use_hierarchical };
         let storage = if hierarchical { Storage::Hierarchical } else { storage_for(self.memory, count) };
         let mut data = self.memory.elements(count, storage)?;
-        // SAFETY: a new block that nobody else knows.
-        folded.unfold(unsafe { data.elements_mut(count) });
+        folded.unfold(&mut data.target(count))?;
         self.work[id] = Some(Work { dimensions, data });
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Adapted trees: the error that was promised, the ranks that were wanted, canonical form.
 use super::*;
 use crate::error::Error;
+use crate::tensor::Complex;
 use crate::tensor::network::End;
 use crate::tensor::testing::*;
 use proptest::prelude::*;
@@ -22,7 +23,7 @@ fn assert_canonical(network: &Network) {
         if axes.is_empty() {
             continue;
         }
-        let folded = Folded::new(node.data(), node.dimensions(), &axes).unwrap();
+        let folded = Folded::new(node.source(), node.dimensions(), &axes).unwrap();
         let overlap = folded.matrix().adjoint() * folded.matrix();
         let difference =
             overlap - faer::Mat::<faer::c64>::identity(folded.matrix().ncols(), folded.matrix().ncols());
@@ -80,15 +81,12 @@ fn spectrum(network: &mut Network, memory: &Memory, values: &[f32]) {
         Complex::new(angle.cos(), angle.sin()) * (1.0 / (n as f32).sqrt())
     };
     for second in [false, true] {
-        network
-            .add(memory, &[n, n], Storage::Plain, |out| {
-                for (place, z) in out.iter_mut().enumerate() {
-                    let (i, j) = (place / n, place % n);
-                    *z = if second { wave(i, j) } else { wave(i, j) * values[j] };
-                }
-                Ok(())
-            })
-            .unwrap();
+        let value = |place: usize| {
+            let (i, j) = (place / n, place % n);
+            if second { wave(i, j) } else { wave(i, j) * values[j] }
+        };
+        let elements: Vec<_> = (0..n * n).map(value).collect();
+        network.add(memory, &[n, n], Storage::Plain, Some(&elements)).unwrap();
     }
     network.connect_axes(memory, End { node: 0, axis: 1 }, End { node: 1, axis: 0 }).unwrap();
 }
@@ -131,10 +129,7 @@ fn the_budget_goes_first_where_it_must() {
         data
     };
     let add = |network: &mut Network, n: usize, data: Vec<Complex>| {
-        network.add(&memory, &[n, n], Storage::Plain, |out| {
-            out.copy_from_slice(&data);
-            Ok(())
-        })
+        network.add(&memory, &[n, n], Storage::Plain, Some(&data))
     };
     for values in [[1.0; 3], [1.0; 3], [1.0, 0.9, 0.3]] {
         add(&mut network, 3, line(&values)).unwrap();
@@ -154,12 +149,7 @@ fn norms_beyond_the_range_of_floats() {
         let mut random = Random::new(9);
         for id in 0..5 {
             let data: Vec<Complex> = random.tensor(&[3, 3]).iter().map(|z| z * scale).collect();
-            network
-                .add(&memory, &[3, 3], Storage::Plain, |out| {
-                    out.copy_from_slice(&data);
-                    Ok(())
-                })
-                .unwrap();
+            network.add(&memory, &[3, 3], Storage::Plain, Some(&data)).unwrap();
             if id > 0 {
                 network.connect(&memory, id - 1, id).unwrap();
             }

@@ -7,6 +7,7 @@ use crate::tensor::memory::{Block, Memory};
 use crate::tensor::network::{self, storage_for};
 use crate::tensor::progress::Progress;
 use crate::tensor::shape;
+use crate::tensor::tiled::{self, Source};
 
 /// A tensor, or several contracted.
 struct Part<'a> {
@@ -18,11 +19,14 @@ struct Part<'a> {
     order: Vec<usize>,
 }
 impl Part<'_> {
-    fn elements(&self) -> &[Complex] {
+    fn source(&self) -> Source<'_> {
         match &self.merged {
-            // SAFETY: written by `merge`; nobody writes it while the slice lives.
-            Some(block) => unsafe { block.elements(self.dimensions.iter().product()) },
-            None => self.given,
+            Some(block) => {
+                // SAFETY: written by `merge`; nobody writes it while the slice lives.
+                let elements = unsafe { block.elements(self.dimensions.iter().product()) };
+                Source { elements, home: block.home() }
+            }
+            None => Source { elements: self.given, home: None },
         }
     }
 }
@@ -171,9 +175,9 @@ impl<'a> Parts<'a> {
         let mut block = memory.elements(count, storage_for(memory, count))?;
         let product = Product::row_major(&a.dimensions, &b.dimensions, &bonds);
         let work = product.terms();
-        // SAFETY: a new block that nobody else knows; the product writes all of it.
-        let out = unsafe { block.elements_mut(count) };
-        product.compute(a.elements(), b.elements(), out, &mut |done| progress.report(done * work, work))?;
+        let mut out = block.target(count);
+        let mut tick = |done| progress.report(done * work, work);
+        tiled::multiply(&product, a.source(), b.source(), &mut out, memory.pinnable(), &mut tick)?;
         for (axis, end) in ends.iter().enumerate() {
             if let Some((place, other)) = *end
                 && let Some(neighbour) = &mut self.parts[place]

@@ -105,10 +105,7 @@ pub fn to_tree(network: &mut Network, memory: &Memory, mut tensors: Vec<Tensor>)
             Some(block) => network.adopt(memory, &dimensions, block, false)?,
             None => {
                 let elements = tensors[place].elements;
-                network.add(memory, &dimensions, storage_for(memory, elements.len()), |out| {
-                    out.copy_from_slice(elements);
-                    Ok(())
-                })?
+                network.add(memory, &dimensions, storage_for(memory, elements.len()), Some(elements))?
             }
         };
     }

@@ -1,5 +1,9 @@
 //! How many threads a contraction may use, and sharing work between them (rayon's global pool).
+use crate::defect;
 use crate::error::Result;
+use crate::os::injection::{Operation, check};
+use crate::os::system::Errno;
+use std::error::Error;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
@@ -18,7 +22,24 @@ pub fn threads() -> usize {
         0 => processors,
         limit => limit.min(processors),
     };
-    if limit > 1 && forked() { 1 } else { limit }
+    if limit > 1 && (forked() || !pool_is_made()) { 1 } else { limit }
+}
+
+/// Makes the pool's threads, once. False where the system had none: then everything runs on the calling thread, for
+/// good, because rayon does not try again. A pool that a Rust program around us has made is as good.
+fn pool_is_made() -> bool {
+    static MADE: OnceLock<bool> = OnceLock::new();
+    *MADE.get_or_init(|| {
+        let made = rayon::ThreadPoolBuilder::new()
+            .start_handler(|_| defect::stay_inside())
+            .spawn_handler(|thread| {
+                check(Operation::StartThread)
+                    .map_err(|Errno(error)| std::io::Error::from_raw_os_error(error))?;
+                std::thread::Builder::new().name("unimem".into()).spawn(|| thread.run()).map(|_| ())
+            })
+            .build_global();
+        made.map_or_else(|error| error.source().is_none(), |()| true)
+    })
 }
 
 /// The pool's threads do not live on in a forked child: there everything runs on the calling thread.

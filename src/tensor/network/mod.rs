@@ -12,6 +12,7 @@ pub use node::Node;
 use super::memory::{Account, Block, Memory, Storage};
 use super::progress::Progress;
 use super::records::{Metrics, TreeTensorNode};
+use super::tiled;
 use super::tree::Cache;
 use super::{Complex, shape};
 use crate::error::{Result, fail};
@@ -64,19 +65,21 @@ impl Network {
     pub fn root(&self) -> Option<usize> {
         (!self.nodes.is_empty()).then(|| self.top(0))
     }
-    /// Adds a node with the elements that `fill` writes. No dimensions mean a scalar, dimensions {1}.
+    /// Adds a node with a copy of `elements`, or zeros. No dimensions mean a scalar, dimensions {1}.
     pub fn add(
         &mut self,
         memory: &Memory,
         dimensions: &[usize],
         storage: Storage,
-        fill: impl FnOnce(&mut [Complex]) -> Result<()>,
+        elements: Option<&[Complex]>,
     ) -> Result<usize> {
         let dimensions = if dimensions.is_empty() { &[1] } else { dimensions };
         let count = shape::elements(dimensions)?;
         let mut data = memory.elements(count, storage)?;
-        // SAFETY: a new block that nobody else knows.
-        fill(unsafe { data.elements_mut(count) })?;
+        match elements {
+            Some(elements) => tiled::write(&mut data.target(count), elements)?,
+            None => tiled::clear(&mut data.target(count))?,
+        }
         self.adopt(memory, dimensions, data, storage == Storage::Hierarchical)
     }
     /// Adds a node around a block of elements.

@@ -99,12 +99,7 @@ pub fn random_tree(network: &mut Network, memory: &Memory, random: &mut Random, 
             dimensions[place] = axes[node][axis];
         }
         let data = random.tensor(&dimensions);
-        id_of[node] = network
-            .add(memory, &dimensions, Storage::Plain, |out| {
-                out.copy_from_slice(&data);
-                Ok(())
-            })
-            .unwrap();
+        id_of[node] = network.add(memory, &dimensions, Storage::Plain, Some(&data)).unwrap();
     }
     for i in random.permutation(edges.len()) {
         let (parent, child) = edges[i];

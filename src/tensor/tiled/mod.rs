@@ -14,6 +14,7 @@ use super::Complex;
 use super::kernel::Product;
 use super::kernel::scan::{self, Magnitude};
 use crate::error::{Error, Result};
+use core::ops::Range;
 use home::{Extent, Pins};
 use split::{Piece, Scheme};
 use std::time::Duration;
@@ -127,24 +128,24 @@ fn prefetch(home: Option<&dyn Home>, extent: Option<Extent>) {
     }
 }
 
-/// Calls `each` with all elements in order, chunk by chunk.
+/// Calls `each` with the elements of `all` in order, chunk by chunk.
 fn sweep(
     home: &dyn Home,
-    count: usize,
+    all: Range<usize>,
     purpose: Purpose,
-    mut each: impl FnMut(core::ops::Range<usize>),
+    mut each: impl FnMut(Range<usize>),
 ) -> Result<()> {
     /// Chunks asked for before they are needed.
     const AHEAD: usize = 4;
     let chunk = home.chunk();
-    for first in (0..count).step_by(chunk) {
-        let index = first / chunk;
+    let chunks = all.end.div_ceil(chunk);
+    for index in all.start / chunk..chunks {
         home.acquire(index, purpose)?;
         let next = index + 1;
-        if next * chunk < count {
-            home.prefetch(next, AHEAD.min(count.div_ceil(chunk) - next));
+        if next < chunks {
+            home.prefetch(next, AHEAD.min(chunks - next));
         }
-        each(first..count.min(first + chunk));
+        each(all.start.max(index * chunk)..all.end.min(next * chunk));
         home.release(index);
     }
     Ok(())
@@ -154,7 +155,7 @@ fn sweep(
 pub fn magnitude(source: Source) -> Result<Magnitude> {
     let Some(home) = source.home else { return Ok(scan::magnitude(source.elements)) };
     let mut all = Magnitude::Zero;
-    sweep(home, source.elements.len(), Purpose::Read, |range| {
+    sweep(home, 0..source.elements.len(), Purpose::Read, |range| {
         all = all.max(scan::magnitude(&source.elements[range]));
     })?;
     Ok(all)
@@ -167,5 +168,40 @@ pub fn scale(target: &mut Target, exponent: i32) -> Result<()> {
         return Ok(());
     };
     let count = target.elements.len();
-    sweep(home, count, Purpose::Write, |range| scan::scale(&mut target.elements[range], exponent))
+    sweep(home, 0..count, Purpose::Write, |range| scan::scale(&mut target.elements[range], exponent))
+}
+
+/// Copies the elements from `first` on to `out`, wherever they are.
+pub fn read(source: Source, first: usize, out: &mut [Complex]) -> Result<()> {
+    let all = first..first + out.len();
+    let mut copy = |range: Range<usize>| {
+        out[range.start - first..range.end - first].copy_from_slice(&source.elements[range])
+    };
+    match source.home {
+        Some(home) => sweep(home, all, Purpose::Read, copy),
+        None => {
+            copy(all);
+            Ok(())
+        }
+    }
+}
+/// Copies `elements` to the whole of a tensor, wherever it is.
+pub fn write(target: &mut Target, elements: &[Complex]) -> Result<()> {
+    write_each(target, |out, range| out.copy_from_slice(&elements[range]))
+}
+/// Makes all elements 0.
+pub fn clear(target: &mut Target) -> Result<()> {
+    write_each(target, |out, _| out.fill(Complex::new(0.0, 0.0)))
+}
+fn write_each(target: &mut Target, mut each: impl FnMut(&mut [Complex], Range<usize>)) -> Result<()> {
+    let all = 0..target.elements.len();
+    let mut write = |range: Range<usize>| each(&mut target.elements[range.clone()], range);
+    match target.home {
+        // Not as overwriting: the last chunk may reach beyond the tensor.
+        Some(home) => sweep(home, all, Purpose::Write, write),
+        None => {
+            write(all);
+            Ok(())
+        }
+    }
 }

@@ -15,11 +15,7 @@ fn empty() -> (Network, Memory) {
     (network, memory)
 }
 fn add(network: &mut Network, memory: &Memory, dimensions: &[usize], elements: &[Complex]) -> usize {
-    let copy = |out: &mut [Complex]| {
-        out.copy_from_slice(elements);
-        Ok(())
-    };
-    network.add(memory, dimensions, Storage::Plain, copy).unwrap()
+    network.add(memory, dimensions, Storage::Plain, Some(elements)).unwrap()
 }
 fn contracted(network: &mut Network, memory: &Memory) -> (Vec<Complex>, Vec<usize>) {
     let (mut result, dimensions) = contract(network, memory).unwrap();

@@ -49,6 +49,17 @@ enum Mode {
     Exact,
 }
 
+/// What the groups of a block are worked on in: made once a block, as clearing it takes a fifth of the time of a group.
+struct Scratch {
+    numbers: [i32; GROUP],
+    values: Group,
+}
+impl Default for Scratch {
+    fn default() -> Self {
+        Scratch { numbers: [0; GROUP], values: [[0; LANES]; ROWS] }
+    }
+}
+
 /// The largest a block of `size` bytes can become.
 pub fn bound(size: usize) -> usize {
     size / GROUP_BYTES * (HEADER + 4 + GROUP_BYTES)
@@ -89,25 +100,25 @@ fn difference_range<const BACK: usize>(numbers: &[i32; GROUP]) -> (i32, i32) {
 }
 
 #[inline(always)]
-fn encode_group(grid: Grid, source: &[u8; GROUP_BYTES], out: &mut [u8]) -> usize {
-    let mut numbers = [0i32; GROUP];
-    if !quantise(grid, source, &mut numbers) {
+fn encode_group(grid: Grid, source: &[u8; GROUP_BYTES], scratch: &mut Scratch, out: &mut [u8]) -> usize {
+    let Scratch { numbers, values } = scratch;
+    if !quantise(grid, source, numbers) {
         write(out, 0, [Mode::Exact as u8, 32, 0, 0]);
         out[HEADER..HEADER + GROUP_BYTES].copy_from_slice(source);
         return HEADER + GROUP_BYTES;
     }
     let (mut least, mut most) = (i32::MAX, i32::MIN);
-    for n in &numbers {
+    for n in numbers.iter() {
         least = least.min(*n);
         most = most.max(*n);
     }
-    let (least1, most1) = difference_range::<1>(&numbers);
-    let (least2, most2) = difference_range::<2>(&numbers);
+    let (least1, most1) = difference_range::<1>(numbers);
+    let (least2, most2) = difference_range::<2>(numbers);
     let width = bits::bits((most - least) as u32);
     let width1 = bits::bits((most1 - least1) as u32);
     let width2 = bits::bits((most2 - least2) as u32);
-    let mut values: Group = [[0; LANES]; ROWS];
     let flat = values.as_flattened_mut();
+    flat[..2].fill(0); // the first have none before them
     // Undoing differences costs time: they have to save a bit.
     let (mode, width, base, minimum) = if width <= width1.min(width2) {
         for i in 0..GROUP {
@@ -134,18 +145,19 @@ fn encode_group(grid: Grid, source: &[u8; GROUP_BYTES], out: &mut [u8]) -> usize
         write(out, size, numbers[1].to_le_bytes());
         size += 4;
     }
-    bits::pack(&values, ROWS, width, &mut out[size..]);
+    bits::pack(values, ROWS, width, &mut out[size..]);
     size + bits::packed_size(ROWS, width)
 }
 
 /// Encodes a block (a multiple of 2 KiB) into `out`, which holds [`bound`] bytes; gives the bytes used.
 pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
     let mut used = 0;
+    let mut scratch = Scratch::default();
     for group in block.as_chunks::<GROUP_BYTES>().0 {
         let out = &mut out[used..];
         used += isa.run(
             #[inline(always)]
-            || encode_group(grid, group, out),
+            || encode_group(grid, group, &mut scratch, out),
         );
     }
     used
@@ -177,7 +189,12 @@ fn sums<const BACK: usize>(values: &mut Group, minimum: i32, start: [i32; 2]) {
 }
 
 #[inline(always)]
-fn decode_group(grid: Grid, encoded: &[u8], target: &mut [u8; GROUP_BYTES]) -> Result<usize, Damaged> {
+fn decode_group(
+    grid: Grid,
+    encoded: &[u8],
+    values: &mut Group,
+    target: &mut [u8; GROUP_BYTES],
+) -> Result<usize, Damaged> {
     let header: [u8; 4] = read(encoded, 0)?;
     let width = u32::from(header[1]);
     if header[0] == Mode::Exact as u8 {
@@ -197,16 +214,15 @@ fn decode_group(grid: Grid, encoded: &[u8], target: &mut [u8; GROUP_BYTES]) -> R
     }
     let size = bits::packed_size(ROWS, width);
     let packed = encoded.get(at..at + size).ok_or(Damaged)?;
-    let mut values: Group = [[0; LANES]; ROWS];
-    bits::unpack(packed, ROWS, width, &mut values);
+    bits::unpack(packed, ROWS, width, values);
     match header[0] {
         m if m == Mode::Offset as u8 => {
             for value in values.as_flattened_mut() {
                 *value = value.wrapping_add(base as u32);
             }
         }
-        m if m == Mode::Difference as u8 => sums::<1>(&mut values, minimum, start),
-        m if m == Mode::DifferenceOfTwo as u8 => sums::<2>(&mut values, minimum, start),
+        m if m == Mode::Difference as u8 => sums::<1>(values, minimum, start),
+        m if m == Mode::DifferenceOfTwo as u8 => sums::<2>(values, minimum, start),
         _ => return Err(Damaged),
     }
     for (bytes, value) in target.as_chunks_mut::<4>().0.iter_mut().zip(values.as_flattened()) {
@@ -217,10 +233,11 @@ fn decode_group(grid: Grid, encoded: &[u8], target: &mut [u8; GROUP_BYTES]) -> R
 
 /// Decodes what [`encode`] made into a block of the same size.
 pub fn decode(isa: Isa, grid: Grid, mut encoded: &[u8], block: &mut [u8]) -> Result<(), Damaged> {
+    let mut values = Scratch::default().values;
     for group in block.as_chunks_mut::<GROUP_BYTES>().0 {
         let used = isa.run(
             #[inline(always)]
-            || decode_group(grid, encoded, group),
+            || decode_group(grid, encoded, &mut values, group),
         )?;
         encoded = &encoded[used..];
     }

@@ -97,7 +97,7 @@ fn words_of(source: &[u8; GROUP_BYTES]) -> [u32; GROUP] {
 }
 
 #[inline(always)]
-fn encode_group(source: &[u8; GROUP_BYTES], out: &mut [u8]) -> usize {
+fn encode_group(source: &[u8; GROUP_BYTES], values: &mut Group, out: &mut [u8]) -> usize {
     let words = words_of(source);
     let common = Common::of(&words);
     let (mode, rows, width, size) = common.plan();
@@ -109,7 +109,6 @@ fn encode_group(source: &[u8; GROUP_BYTES], out: &mut [u8]) -> usize {
         return size;
     }
     let mut at = HEADER;
-    let mut values: Group = [[0; LANES]; ROWS];
     if mode == DENSE {
         values.as_flattened_mut().copy_from_slice(&words);
     } else {
@@ -137,13 +136,13 @@ fn encode_group(source: &[u8; GROUP_BYTES], out: &mut [u8]) -> usize {
             at += MASK_BYTES;
         }
     }
-    for row in &mut values {
+    for row in values.iter_mut() {
         for v in row {
             let (exponent, mantissa, sign) = (*v >> MANTISSA & 0xFF, *v & MANTISSA_MASK, *v >> 31);
             *v = (common.greatest - exponent) << (MANTISSA + 1 - trailing) | mantissa >> trailing << 1 | sign;
         }
     }
-    bits::pack(&values, rows, width, &mut out[at..]);
+    bits::pack(values, rows, width, &mut out[at..]);
     size
 }
 
@@ -159,18 +158,23 @@ pub fn estimate(isa: Isa, block: &[u8]) -> usize {
 /// Encodes a block (a multiple of 2 KiB) into `out`, which holds [`bound`] bytes; gives the bytes used.
 pub fn encode(isa: Isa, block: &[u8], out: &mut [u8]) -> usize {
     let mut used = 0;
+    let mut values: Group = [[0; LANES]; ROWS]; // once a block, as in bounded.rs
     for group in block.as_chunks::<GROUP_BYTES>().0 {
         let out = &mut out[used..];
         used += isa.run(
             #[inline(always)]
-            || encode_group(group, out),
+            || encode_group(group, &mut values, out),
         );
     }
     used
 }
 
 #[inline(always)]
-fn decode_group(encoded: &[u8], target: &mut [u8; GROUP_BYTES]) -> Result<usize, Damaged> {
+fn decode_group(
+    encoded: &[u8],
+    values: &mut Group,
+    target: &mut [u8; GROUP_BYTES],
+) -> Result<usize, Damaged> {
     let [mode, width, trailing, greatest]: [u8; 4] = read(encoded, 0)?;
     let present = usize::from(u16::from_le_bytes(read(encoded, 4)?));
     if mode == EXACT {
@@ -186,10 +190,9 @@ fn decode_group(encoded: &[u8], target: &mut [u8; GROUP_BYTES]) -> Result<usize,
     let at = HEADER + masks * MASK_BYTES;
     let size = bits::packed_size(rows, width);
     let packed = encoded.get(at..at + size).ok_or(Damaged)?;
-    let mut values: Group = [[0; LANES]; ROWS];
-    bits::unpack(packed, rows, width, &mut values);
+    bits::unpack(packed, rows, width, values);
     let (below, above) = (MANTISSA - trailing, MANTISSA + 1 - trailing);
-    for row in &mut values {
+    for row in values.iter_mut() {
         for v in row {
             let exponent = greatest.wrapping_sub(*v >> above) & 0xFF;
             *v = exponent << MANTISSA | (*v >> 1 & ((1 << below) - 1)) << trailing | *v << 31;
@@ -228,10 +231,11 @@ fn decode_group(encoded: &[u8], target: &mut [u8; GROUP_BYTES]) -> Result<usize,
 
 /// Decodes what [`encode`] made into a block of the same size.
 pub fn decode(isa: Isa, mut encoded: &[u8], block: &mut [u8]) -> Result<(), Damaged> {
+    let mut values: Group = [[0; LANES]; ROWS];
     for group in block.as_chunks_mut::<GROUP_BYTES>().0 {
         let used = isa.run(
             #[inline(always)]
-            || decode_group(encoded, group),
+            || decode_group(encoded, &mut values, group),
         )?;
         encoded = &encoded[used..];
     }

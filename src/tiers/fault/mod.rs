@@ -64,44 +64,62 @@ pub struct Faults {
 
 static RUNGS: [OnceLock<Result<Faults, Errno>>; 4] = [const { OnceLock::new() }; 4];
 
+/// Whether an error may be gone the next time: the system is short of something. All others mean that a rung does not
+/// work here, now or later.
+fn is_passing(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno(libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::EBUSY | libc::EFAULT)
+    )
+}
+
 impl Faults {
     /// The given rung, tried out on first use; the error says why it does not work here.
     pub fn get(mechanism: Mechanism) -> Result<&'static Faults, Errno> {
-        RUNGS[mechanism as usize].get_or_init(|| try_out(mechanism)).as_ref().map_err(|error| *error)
+        let rung = &RUNGS[mechanism as usize];
+        if rung.get().is_none() {
+            let tried = try_out(mechanism);
+            if let Err(error) = tried
+                && is_passing(error)
+            {
+                return Err(error);
+            }
+            rung.get_or_init(|| tried);
+        }
+        rung.get().map_or(Err(Errno(libc::EAGAIN)), |tried| tried.as_ref().map_err(|error| *error))
     }
-    /// The rung this process uses: the one the environment asks for, else the best that works.
+    /// The rung this process uses: the one the environment asks for, else the best that works. While the system is short
+    /// of what it takes to find out, an error.
     pub fn chosen() -> Result<&'static Faults, Errno> {
         static CHOSEN: OnceLock<Result<&'static Faults, Errno>> = OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let asked = std::env::var("UNIMEM_FAULTS").unwrap_or_default();
-            let first = match asked.as_str() {
-                "" => Some(Mechanism::Move),
-                name => Mechanism::LADDER.into_iter().find(|m| m.name().to_bytes() == name.as_bytes()),
-            };
-            if first.is_none() {
-                log!(Warning, "UNIMEM_FAULTS={asked} is not userfaultfd, userfaultfd-copy, signal or none");
-            }
-            let first = first.unwrap_or(Mechanism::Move) as usize;
-            let mut last = Errno(libc::ENOSYS);
-            for mechanism in &Mechanism::LADDER[first..] {
-                match Faults::get(*mechanism) {
-                    Ok(faults) => {
-                        log!(Info, "tiered memory: faults are served through {:?}", mechanism.name());
-                        return Ok(faults);
-                    }
-                    Err(error) => {
-                        log!(
-                            Info,
-                            "tiered memory: {:?} does not work here: error {}",
-                            mechanism.name(),
-                            error.0
-                        );
-                        last = error;
+        if let Some(chosen) = CHOSEN.get() {
+            return *chosen;
+        }
+        let asked = std::env::var("UNIMEM_FAULTS").unwrap_or_default();
+        let first = match asked.as_str() {
+            "" => Some(Mechanism::Move),
+            name => Mechanism::LADDER.into_iter().find(|m| m.name().to_bytes() == name.as_bytes()),
+        };
+        if first.is_none() {
+            log!(Warning, "UNIMEM_FAULTS={asked} is not userfaultfd, userfaultfd-copy, signal or none");
+        }
+        let mut result = Err(Errno(libc::ENOSYS));
+        for mechanism in &Mechanism::LADDER[first.unwrap_or(Mechanism::Move) as usize..] {
+            result = Faults::get(*mechanism);
+            match result {
+                Ok(_) => {
+                    log!(Info, "tiered memory: faults are served through {:?}", mechanism.name());
+                    break;
+                }
+                Err(error) => {
+                    log!(Info, "tiered memory: {:?} does not work here: error {}", mechanism.name(), error.0);
+                    if is_passing(error) {
+                        return result;
                     }
                 }
             }
-            Err(last)
-        })
+        }
+        *CHOSEN.get_or_init(|| result)
     }
     /// All rungs that have been used so far. For fork.
     pub fn used() -> impl Iterator<Item = &'static Faults> {

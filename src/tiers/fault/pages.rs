@@ -7,7 +7,11 @@
 //!
 //! After `place` the slot is empty, after `take` it is full: pages change hands, their number stays the same.
 use super::userfaultfd::Userfaultfd;
+use crate::log::log;
+use crate::os::map::PAGE;
+use crate::os::system;
 use crate::tiers::mapping::{self, Errno, Span, discard};
+use std::time::{Duration, Instant};
 
 /// What moves pages.
 pub enum Pages {
@@ -19,8 +23,34 @@ pub enum Pages {
     Remap,
 }
 
-/// How often a busy page is tried again before another way is taken. Each try yields.
-const PATIENCE: usize = 200;
+/// How long a busy page is tried again before it is copied instead. Pages under direct I/O are free a moment after it;
+/// those shared with a forked child stay busy for good. The processor is not yielded meanwhile: where many threads want
+/// it, that could cost a thousand times as much as the copy.
+const PATIENCE: Duration = Duration::from_micros(20);
+/// How often a move is tried again that the system says was disturbed by something that passes (EAGAIN).
+const REPEATS: usize = 1000;
+
+/// Moves pages, with patience. Gives how many bytes went, and the error that stopped it.
+fn move_patiently(fd: &Userfaultfd, to: Span, from: Span) -> (usize, Option<Errno>) {
+    let (mut moved, mut stopped) = fd.move_pages(to.start, from.start, to.length);
+    if is_busy(stopped) {
+        let start = Instant::now();
+        let mut repeats = 0;
+        let again = |stopped, repeats| match stopped {
+            Some(Errno(libc::EAGAIN)) => repeats < REPEATS,
+            Some(Errno(libc::EBUSY)) => start.elapsed() < PATIENCE,
+            _ => false,
+        };
+        while again(stopped, repeats) {
+            repeats += 1;
+            core::hint::spin_loop();
+            let (more, error) = fd.move_pages(to.start + moved, from.start + moved, to.length - moved);
+            moved += more;
+            stopped = error;
+        }
+    }
+    (moved, stopped)
+}
 
 impl Pages {
     /// The userfaultfd, if there is one.
@@ -61,12 +91,16 @@ impl Pages {
     pub fn fill_slot(&self, slot: Span, nursery: Span) -> Result<(), Errno> {
         let Pages::Move(fd) = self else { return mapping::populate(slot) };
         mapping::populate(nursery)?;
-        let result = move_all(fd, slot, nursery);
+        let mut result = move_all(fd, slot, nursery);
+        if result == Err(Errno(libc::EEXIST)) {
+            // The slot was to be emptied, and the system refused at the time.
+            // SAFETY: the caller's own, and holds nothing anybody wants.
+            result = unsafe { discard(slot) }.and_then(|()| move_all(fd, slot, nursery));
+        }
         if result.is_err() {
             // SAFETY: both are the caller's, and hold nothing anybody wants.
             unsafe {
-                discard(nursery);
-                discard(slot);
+                let _ = (discard(nursery), discard(slot));
             }
         }
         result
@@ -77,18 +111,21 @@ impl Pages {
     /// # Safety
     /// The caller owns both; the chunk is absent, the slot full.
     pub unsafe fn place(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
+        // SAFETY: by the caller's promise.
+        match unsafe { self.place_once(slot, chunk) } {
+            // The chunk's pages were to be dropped, and the system refused at the time.
+            // SAFETY: the same, and nobody wants what an absent chunk holds.
+            Err(Errno(libc::EEXIST)) => unsafe {
+                discard(chunk)?;
+                self.place_once(slot, chunk)
+            },
+            result => result,
+        }
+    }
+    unsafe fn place_once(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
         match self {
             Pages::Move(fd) => {
-                let (mut moved, mut stopped) = fd.move_pages(chunk.start, slot.start, chunk.length);
-                let mut tries = 0;
-                while moved < chunk.length && is_busy(stopped) && tries < PATIENCE {
-                    tries += 1;
-                    std::thread::yield_now();
-                    let (more, error) =
-                        fd.move_pages(chunk.start + moved, slot.start + moved, chunk.length - moved);
-                    moved += more;
-                    stopped = error;
-                }
+                let (moved, _) = move_patiently(fd, chunk, slot);
                 if moved < chunk.length {
                     // Pages under direct I/O, or shared with a child: copies do as well.
                     let (copied, error) =
@@ -98,8 +135,11 @@ impl Pages {
                         unsafe { self.put_back(slot, chunk, moved, moved + copied) };
                         return Err(error);
                     }
+                    arrive(fd, chunk, slot);
                     // SAFETY: their contents are in the chunk.
-                    unsafe { discard(Span { start: slot.start + moved, length: slot.length - moved }) };
+                    let _ = unsafe { discard(rest(slot, moved)) };
+                } else {
+                    arrive(fd, chunk, slot);
                 }
                 Ok(())
             }
@@ -108,7 +148,7 @@ impl Pages {
                 match error {
                     None => {
                         // SAFETY: their contents are in the chunk.
-                        unsafe { discard(slot) };
+                        let _ = unsafe { discard(slot) };
                         Ok(())
                     }
                     Some(error) => {
@@ -123,9 +163,7 @@ impl Pages {
             }
             Pages::Remap => {
                 // SAFETY: replaces the chunk, which is inaccessible, in one step; the slot stays mapped and empty.
-                let result =
-                    unsafe { libc::mremap(slot.pointer(), slot.length, slot.length, REMAP, chunk.pointer()) };
-                if result == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+                unsafe { system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start) }.map(|_| ())
             }
         }
     }
@@ -147,14 +185,26 @@ impl Pages {
         }
     }
 
+    /// Makes sure that a present chunk can be accessed. It always can, but where the system once refused to undo what a
+    /// `take` that failed had begun.
+    ///
+    /// # Safety
+    /// The chunk is present, and stays so meanwhile.
+    pub unsafe fn open(&self, chunk: Span) -> Result<(), Errno> {
+        // SAFETY: gives access, takes none.
+        unsafe { system::protect(chunk.start, chunk.length, libc::PROT_READ | libc::PROT_WRITE) }
+    }
+
     /// Drops the pages of a chunk; it is absent afterwards.
     ///
     /// # Safety
     /// The caller owns the chunk, and nobody wants its contents any more.
     pub unsafe fn vacate(&self, chunk: Span) {
         match self {
-            // SAFETY: by the caller's promise.
-            Pages::Move(_) | Pages::Copy(_) => unsafe { discard(chunk) },
+            Pages::Move(_) | Pages::Copy(_) => {
+                // SAFETY: by the caller's promise.
+                let _ = unsafe { discard(chunk) };
+            }
             // SAFETY: the same.
             Pages::Remap => unsafe { close(chunk) },
         }
@@ -165,18 +215,21 @@ impl Pages {
     /// # Safety
     /// The caller owns both; the chunk is present, the slot empty.
     pub unsafe fn take(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
+        // SAFETY: by the caller's promise.
+        match unsafe { self.take_once(chunk, slot, nursery) } {
+            // The slot was to be emptied, and the system refused at the time.
+            // SAFETY: the same.
+            Err(Errno(libc::EEXIST)) => unsafe {
+                discard(slot)?;
+                self.take_once(chunk, slot, nursery)
+            },
+            result => result,
+        }
+    }
+    unsafe fn take_once(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
         match self {
             Pages::Move(fd) => {
-                let (mut moved, mut stopped) = fd.move_pages(slot.start, chunk.start, chunk.length);
-                let mut tries = 0;
-                while moved < chunk.length && is_busy(stopped) && tries < PATIENCE {
-                    tries += 1;
-                    std::thread::yield_now();
-                    let (more, error) =
-                        fd.move_pages(slot.start + moved, chunk.start + moved, chunk.length - moved);
-                    moved += more;
-                    stopped = error;
-                }
+                let (moved, stopped) = move_patiently(fd, slot, chunk);
                 if moved == chunk.length {
                     return Ok(());
                 }
@@ -185,8 +238,14 @@ impl Pages {
                 let result = match stopped {
                     Some(error) if !is_busy(Some(error)) => Err(error),
                     _ => self.fill_slot(slot, Span { length: slot.length, ..nursery }).and_then(|()| {
-                        // SAFETY: the rest of the caller's chunk, and of its slot, which now has pages.
-                        unsafe { copy_out(fd, chunk, slot) }
+                        // SAFETY: a huge page may have been made where a part was wanted: what is left of it serves
+                        // nobody. Then the rest of the caller's chunk, and of its slot, which now has pages and, on
+                        // failure, must not keep them.
+                        unsafe {
+                            // Where the system refuses that too, the pages are given back with the slot's next ones.
+                            let leave = |_: &Errno| _ = discard(slot);
+                            discard(nursery).and_then(|()| copy_out(fd, chunk, slot)).inspect_err(leave)
+                        }
                     }),
                 };
                 if let Err(error) = result {
@@ -213,31 +272,31 @@ impl Pages {
                 // SAFETY: by the caller's promise.
                 unsafe { copy_out(fd, chunk, slot) }.inspect_err(|_| {
                     // SAFETY: the slot is the caller's and holds nothing yet.
-                    unsafe { discard(slot) }
+                    let _ = unsafe { discard(slot) };
                 })
             }
             Pages::Remap => {
                 // SAFETY: only changes what may be done with the caller's chunk: from here on stores fault.
-                if unsafe { libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_NONE) } != 0 {
-                    return Err(Errno::last());
-                }
+                unsafe { system::protect(chunk.start, chunk.length, libc::PROT_NONE) }?;
                 // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
-                let moved = unsafe {
-                    libc::mremap(chunk.pointer(), chunk.length, chunk.length, REMAP, slot.pointer())
-                };
-                if moved == libc::MAP_FAILED {
-                    let error = Errno::last();
+                let moved =
+                    unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
+                if let Err(error) = moved {
                     // SAFETY: as it was.
-                    unsafe {
-                        libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_READ | libc::PROT_WRITE)
-                    };
+                    let _ = unsafe { self.open(chunk) };
                     return Err(error);
                 }
-                // SAFETY: the slot's new pages, the caller's alone; and the chunk, which is empty.
-                unsafe {
-                    libc::mprotect(slot.pointer(), slot.length, libc::PROT_READ | libc::PROT_WRITE);
-                    close(chunk);
+                // SAFETY: the slot's new pages, the caller's alone.
+                if let Err(error) = unsafe { self.open(slot) } {
+                    // SAFETY: they go back where they came from.
+                    unsafe {
+                        system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start)?;
+                        let _ = self.open(chunk);
+                    }
+                    return Err(error);
                 }
+                // SAFETY: the chunk is empty.
+                unsafe { close(chunk) };
                 Ok(())
             }
         }
@@ -252,40 +311,60 @@ const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MRE
 /// # Safety
 /// The caller owns the chunk, and nobody wants its contents any more.
 unsafe fn close(chunk: Span) {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: by the caller's promise.
-    let mapped = unsafe { libc::mmap(chunk.pointer(), chunk.length, libc::PROT_NONE, flags, -1, 0) };
-    if mapped == libc::MAP_FAILED {
+    if unsafe { system::map_over(chunk.start, chunk.length, libc::PROT_NONE) }.is_err() {
         // No room for another mapping: drop the pages and forbid access instead.
         // SAFETY: by the caller's promise.
         unsafe {
-            libc::mprotect(chunk.pointer(), chunk.length, libc::PROT_NONE);
-            discard(chunk);
+            let _ = system::protect(chunk.start, chunk.length, libc::PROT_NONE);
+            let _ = discard(chunk);
         }
     }
 }
 
-fn is_busy(error: Option<Errno>) -> bool {
+/// Looks whether all pages have come from the slot into the chunk, and brings those that have not. A chunk in place was
+/// once seen to lack a page, on a busy machine after a fork. The cause is not known and may be in this file: this
+/// contains it, and does not cure it.
+fn arrive(fd: &Userfaultfd, chunk: Span, slot: Span) {
+    if mapping::all_present(chunk) {
+        return;
+    }
+    for offset in (0..chunk.length).step_by(PAGE) {
+        if mapping::all_present(Span { start: chunk.start + offset, length: PAGE }) {
+            continue;
+        }
+        let part = |span: Span| Span { start: span.start + offset, length: PAGE };
+        let (_, error) = move_patiently(fd, part(chunk), part(slot));
+        let error = match error {
+            Some(Errno(libc::EBUSY)) => fd.copy(chunk.start + offset, slot.start + offset, PAGE).1,
+            other => other,
+        };
+        match error {
+            // It is there, but not in RAM: swapped out.
+            Some(Errno(libc::EEXIST)) => {}
+            None => log!(Warning, "a page of tiered memory was left behind in its slot, and fetched"),
+            Some(Errno(error)) => log!(Error, "a page of tiered memory is missing: error {error}"),
+        }
+    }
+}
+/// Whether the system only holds on to pages for a while.
+pub fn is_busy(error: Option<Errno>) -> bool {
     matches!(error, Some(Errno(libc::EBUSY | libc::EAGAIN)))
 }
 fn rest(span: Span, done: usize) -> Span {
     Span { start: span.start + done, length: span.length - done }
 }
 fn move_all(fd: &Userfaultfd, to: Span, from: Span) -> Result<(), Errno> {
-    let mut moved = 0;
-    for _ in 0..PATIENCE {
-        let (more, error) = fd.move_pages(to.start + moved, from.start + moved, to.length - moved);
-        moved += more;
-        match error {
-            None => return Ok(()),
-            Some(error) if !is_busy(Some(error)) => return Err(error),
-            Some(_) => std::thread::yield_now(),
-        }
+    let (moved, stopped) = move_patiently(fd, to, from);
+    match stopped {
+        None => return Ok(()),
+        Some(error) if !is_busy(Some(error)) => return Err(error),
+        Some(_) => {}
     }
     // The system holds on to a page. A copy does as well.
     let (_, error) = fd.copy(to.start + moved, from.start + moved, to.length - moved);
     // SAFETY: the caller's own; what it held has been moved or copied.
-    unsafe { discard(from) };
+    let _ = unsafe { discard(from) };
     error.map_or(Ok(()), Err)
 }
 /// Stops all stores to `chunk`, copies it into `slot`, and drops it.
@@ -304,7 +383,8 @@ unsafe fn copy_out(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errn
             slot.pointer().cast::<u8>(),
             chunk.length,
         );
-        discard(chunk);
+        discard(chunk).inspect_err(|_| {
+            let _ = fd.write_protect(chunk, false); // it stays, as it was
+        })
     }
-    Ok(())
 }

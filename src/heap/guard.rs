@@ -1,5 +1,5 @@
 //! Guard bytes behind blocks: a pattern that a program which writes beyond its block destroys.
-use crate::heap::Block;
+use super::Block;
 use core::ptr::NonNull;
 
 /// Bytes of a guard.
@@ -14,6 +14,15 @@ fn pattern(start: usize) -> [u8; GUARD] {
     bytes
 }
 
+/// Writes the guard behind a block's `size` bytes.
+///
+/// # Safety
+/// `block` is a block of the caller's with at least `size + GUARD` bytes.
+pub unsafe fn write(block: NonNull<u8>, size: usize) {
+    // SAFETY: by the caller's promise.
+    unsafe { block.add(size).cast::<[u8; GUARD]>().write_unaligned(pattern(block.as_ptr() as usize)) };
+}
+
 /// Zeroes a block's `size` bytes and writes the guard behind them.
 ///
 /// # Safety
@@ -22,17 +31,17 @@ pub unsafe fn prepare(block: NonNull<u8>, size: usize) {
     // SAFETY: by the caller's promise.
     unsafe {
         block.write_bytes(0, size);
-        block.add(size).cast::<[u8; GUARD]>().write_unaligned(pattern(block.as_ptr() as usize));
+        write(block, size);
     }
 }
 
 /// Whether the guard that was written behind a live block is whole.
 ///
 /// # Safety
-/// `block` is live and [`prepare`] was called for it with its size.
+/// `block` is live and [`write`] or [`prepare`] was called for it with its size.
 pub unsafe fn is_whole(block: &Block) -> bool {
     debug_assert!(block.capacity - block.size >= GUARD);
-    // SAFETY: `prepare` wrote there; the guard lies within the block's capacity.
+    // SAFETY: `write` wrote there; the guard lies within the block's capacity.
     let found = unsafe { ((block.start + block.size) as *const [u8; GUARD]).read_unaligned() };
     found == pattern(block.start)
 }

@@ -1,0 +1,141 @@
+/* A program that knows nothing of libunimem, run on its heap by preloaded.sh: malloc's promises, kept by whoever is
+ * malloc. With "ours" as argument it also asks that the blocks be libunimem's. */
+#define _GNU_SOURCE
+#include "tap.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { THREADS = 4, BLOCKS = 20000 };
+
+static pthread_key_t late_key;
+/* After the thread's own record is gone: keys are emptied in rounds. */
+static void late(void *block) {
+    static _Thread_local int round;
+    free(block);
+    if (++round < 3) pthread_setspecific(late_key, malloc(1000));
+}
+
+static void *churn(void *argument) {
+    unsigned state = (unsigned)(uintptr_t)argument;
+    static void *shared[64];
+    unsigned char **blocks = calloc(256, sizeof *blocks);
+    pthread_setspecific(late_key, malloc(100));
+    for (int i = 0; blocks && i < BLOCKS; i++) {
+        state = state * 1103515245u + 12345u;
+        size_t at = state >> 8 & 255, size = (state >> 16 & 4095) + 1;
+        if (blocks[at] && blocks[at][0] != (unsigned char)at) return NULL;
+        blocks[at] = realloc(blocks[at], size);
+        if (!blocks[at]) return NULL;
+        blocks[at][0] = (unsigned char)at;
+        free(__atomic_exchange_n(&shared[at & 63], malloc(size), __ATOMIC_ACQ_REL));
+    }
+    for (int i = 0; blocks && i < 256; i++) free(blocks[i]);
+    free(blocks);
+    return argument;
+}
+
+static size_t zeroed(size_t count, size_t size) {
+    unsigned char *block = calloc(count, size);
+    size_t wrong = !block;
+    for (size_t i = 0; block && i < count * size; i++) wrong += block[i] != 0;
+    if (block) memset(block, 0xAA, count * size);
+    free(block);
+    return wrong;
+}
+
+static void check_promises(void) {
+    void *one = malloc(0), *other = malloc(0);
+    CHECK("malloc(0) gives blocks of their own", one && other && one != other);
+    free(one), free(other);
+    size_t wrong = 0;
+    for (int round = 0; round < 3; round++)
+        for (size_t size = 1; size <= (size_t)8 << 20; size *= 2) wrong += zeroed(size, 1);
+    CHECK("calloc zeroes memory that was used before", wrong == 0);
+    volatile size_t huge = SIZE_MAX / 2;
+    errno = 0;
+    CHECK("calloc: a product that overflows is NULL, ENOMEM", !calloc(huge, 3) && errno == ENOMEM);
+    errno = 0;
+    CHECK("reallocarray: the same", !reallocarray(NULL, huge, 3) && errno == ENOMEM);
+    errno = 0;
+    CHECK("malloc: what no machine has is NULL, ENOMEM", !malloc(huge) && errno == ENOMEM);
+    wrong = 0;
+    for (size_t alignment = 8; alignment <= (size_t)1 << 22; alignment *= 2) {
+        void *block = NULL;
+        wrong += posix_memalign(&block, alignment, 100) || (uintptr_t)block % alignment;
+        free(block);
+        block = aligned_alloc(alignment, alignment * 3);
+        wrong += !block || (uintptr_t)block % alignment || malloc_usable_size(block) < alignment * 3;
+        free(block);
+    }
+    CHECK("posix_memalign, aligned_alloc: every power of two", wrong == 0);
+    void *untouched = &wrong;
+    CHECK("posix_memalign: EINVAL changes nothing",
+          posix_memalign(&untouched, 24, 8) == EINVAL && posix_memalign(&untouched, 4, 8) == EINVAL && untouched == &wrong);
+    void *paged = valloc(10), *pages = pvalloc(10);
+    CHECK("valloc, pvalloc: whole pages", paged && pages && (uintptr_t)paged % 4096 == 0 && malloc_usable_size(pages) >= 4096);
+    errno = 77;
+    free(paged), free(pages), free(NULL);
+    for (size_t size = 1; size <= (size_t)64 << 20; size *= 4) free(malloc(size));
+    CHECK("free keeps errno", errno == 77);
+    char *text = malloc(10);
+    if (text) memcpy(text, "contents", 9);
+    for (size_t size = 10; text && size < (size_t)32 << 20; size = size * 3 / 2) text = realloc(text, size);
+    text = text ? realloc(text, 9) : NULL;
+    CHECK("realloc: contents stay through growing and shrinking", text && strcmp(text, "contents") == 0);
+    CHECK("realloc: failure leaves the block", text && !realloc(text, huge) && strcmp(text, "contents") == 0);
+    free(text);
+}
+
+static void check_threads(void) {
+    pthread_t threads[THREADS];
+    size_t failed = (size_t)pthread_key_create(&late_key, late);
+    for (int round = 0; round < 20; round++) {
+        void *result;
+        for (uintptr_t t = 0; t < THREADS; t++) failed += pthread_create(&threads[t], NULL, churn, (void *)(t + 1)) != 0;
+        for (size_t t = 0; t < THREADS; t++) failed += pthread_join(threads[t], &result) != 0 || !result;
+        pid_t child = fork();
+        if (child == 0) _exit(churn((void *)9) ? 0 : 1);
+        int status = 1;
+        failed += waitpid(child, &status, 0) != child || status != 0;
+    }
+    CHECK("threads share, end and leave blocks to each other, processes fork: contents stay whole", failed == 0);
+}
+
+static void *at_start;
+__attribute__((constructor)) static void before_main(void) { at_start = malloc(50); }
+__attribute__((destructor)) static void after_main(void) { free(at_start); }
+
+int main(int count, char **arguments) {
+    if (count > 1 && strcmp(arguments[1], "capped") == 0) { /* UNIMEM_MAX_SIZE=64M */
+        errno = 0;
+        CHECK("more than the cap is NULL, ENOMEM", !malloc((size_t)100 << 20) && errno == ENOMEM);
+        CHECK("less than the cap is there", malloc((size_t)20 << 20));
+        return tap_done();
+    }
+    CHECK("a constructor's block lives", at_start && malloc_usable_size(at_start) >= 50);
+    check_promises();
+    check_threads();
+    if (count > 1 && strcmp(arguments[1], "ours") == 0) {
+        bool (*owns)(const void *);
+        void *found = dlsym(RTLD_DEFAULT, "unimem_owns"), *block = malloc(33);
+        memcpy(&owns, &found, sizeof owns);
+        CHECK("the blocks are libunimem's", found && owns(block) && owns(at_start) && malloc_usable_size(block) == 33);
+        int local = 0;
+        void *volatile wrong[] = {&local, (char *)block + 8};
+        free(wrong[0]), free(wrong[1]);
+        CHECK("free ignores what is no block", owns(block));
+        free(block);
+        void *volatile again = block;
+        free(again);
+        CHECK("and a second free", !owns(again));
+    }
+    return tap_done();
+}

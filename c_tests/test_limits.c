@@ -1,0 +1,223 @@
+/* Programs with little: no descriptors, no disk, no /proc, no userfaultfd, one processor, tiny stacks; and calls at odd
+ * times: before main, from thread destructors, from atexit. Each limit in a child of its own. */
+#define _GNU_SOURCE
+#include "unimem.h"
+#include "unimem/memory_pool.h"
+#include "unimem/tree_tensor_network.h"
+
+#include "support.h"
+#include "tap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+enum { SKIPPED = 77 };
+static unified_pool_config_t small_budget = {.max_size = 2 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 << 10};
+
+/* Plain memory, tiers four times the budget, and a tree: false, and said, where something does not work. */
+static bool everything_works(void) {
+    unified_memory_interface_t *memory = unimem_open(&small_budget);
+    if (!EXPECT(memory, "no instance: %s", unimem_last_error_message())) return false;
+    void *plain = memory->allocate(100000, 0);
+    size_t words = MIB;
+    uint64_t *tiered = memory->allocate_streaming(words * 8, 0);
+    if (EXPECT(plain && tiered, "no memory: %s", unimem_last_error_message())) {
+        for (size_t i = 0; i < words; i += 64) tiered[i] = i * 7919;
+        for (size_t i = 0; i < words; i += 64)
+            if (!EXPECT(tiered[i] == i * 7919, "word %zu is wrong", i)) break;
+    }
+    memory->free(plain);
+    memory->free(tiered);
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+    tree_tensor_node_t *a = add_tree_tensor_node(ttn, NULL, (size_t[]){64, 64}, 2, false);
+    tree_tensor_node_t *b = add_tree_tensor_node(ttn, NULL, (size_t[]){64, 64}, 2, false);
+    ComplexFloat *result = NULL;
+    size_t dimensions[8], count = 8;
+    EXPECT(a && b && connect_tree_tensor_nodes(ttn, a, b) && contract_full_tree_network(ttn, &result, dimensions, &count),
+           "the tree: %s", unimem_last_error_message());
+    free(result);
+    destroy_tree_tensor_network(ttn);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return tap.misses == 0;
+}
+/* Tiers are refused with an error, plain memory works. */
+static void tiers_are_refused(unimem_error_t expected, unimem_error_t or_this) {
+    unified_memory_interface_t *memory = unimem_open(&small_budget);
+    if (!EXPECT(memory, "no instance: %s", unimem_last_error_message())) return;
+    void *tiered = memory->allocate_streaming(8 * MIB, 0), *plain = memory->allocate(100000, 0);
+    EXPECT(!tiered && (unimem_last_error() == expected || unimem_last_error() == or_this), "%p, error %d: %s", tiered,
+           (int)unimem_last_error(), unimem_last_error_message());
+    EXPECT(plain != NULL, "no plain memory");
+    memory->free(plain);
+    EXPECT(unimem_close(memory), "something was live at close");
+}
+
+static int no_descriptors(void *unused) {
+    struct rlimit limit, none;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    none = limit;
+    none.rlim_cur = 3;
+    setrlimit(RLIMIT_NOFILE, &none);
+    tiers_are_refused(UNIMEM_ERROR_IO, UNIMEM_ERROR_UNSUPPORTED);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    everything_works();
+    return unused != NULL || tap.misses != 0;
+}
+static int no_file_size(void *unused) {
+    signal(SIGXFSZ, SIG_IGN); /* its default ends the program, as for every write beyond the limit */
+    struct rlimit limit, none;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    none = limit;
+    none.rlim_cur = 4 * MIB;
+    setrlimit(RLIMIT_FSIZE, &none);
+    tiers_are_refused(UNIMEM_ERROR_IO, UNIMEM_ERROR_IO);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    everything_works();
+    return unused != NULL || tap.misses != 0;
+}
+static int full_disk(void *unused) {
+    char directory[] = "/tmp/unimem-full-XXXXXX";
+    if (!mkdtemp(directory)) return SKIPPED;
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", directory, "tmpfs", 0, "size=4m") != 0) {
+        rmdir(directory);
+        return SKIPPED;
+    }
+    setenv("UNIMEM_SPILL_DIR", directory, 1);
+    unified_memory_interface_t *memory = unimem_open(&small_budget);
+    uint64_t *tiered = memory->allocate_streaming(3 * MIB, 0), *more;
+    EXPECT(tiered, "what fits the disk: %s", unimem_last_error_message());
+    more = memory->allocate_streaming(3 * MIB, 0);
+    EXPECT(!more && unimem_last_error() == UNIMEM_ERROR_IO, "what does not: %p, error %d", (void *)more, (int)unimem_last_error());
+    for (size_t i = 0; tiered && i < 3 * MIB / 8; i++) tiered[i] = i ^ 0x5555;
+    for (size_t i = 0; tiered && i < 3 * MIB / 8; i++)
+        if (!EXPECT(tiered[i] == (i ^ 0x5555), "word %zu", i)) break;
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    umount2(directory, MNT_DETACH);
+    rmdir(directory);
+    return unused != NULL || tap.misses != 0;
+}
+static int no_spill_directory(void *directory) {
+    setenv("UNIMEM_SPILL_DIR", directory, 1);
+    tiers_are_refused(UNIMEM_ERROR_IO, UNIMEM_ERROR_IO);
+    return tap.misses != 0;
+}
+static int no_proc(void *unused) {
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", "/proc", "tmpfs", 0, "size=4k") != 0)
+        return SKIPPED;
+    return unused != NULL || !everything_works();
+}
+static int no_userfaultfd(void *unused) {
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof rules / sizeof rules[0], .filter = rules};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return SKIPPED;
+    everything_works();
+    EXPECT(strcmp(unimem_fault_mechanism(), "signal") == 0, "the mechanism is %s", unimem_fault_mechanism());
+    return unused != NULL || tap.misses != 0;
+}
+static int one_processor(void *unused) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET((size_t)sched_getcpu(), &one);
+    if (sched_setaffinity(0, sizeof one, &one) != 0) return SKIPPED;
+    return unused != NULL || !everything_works();
+}
+static void *in_a_thread(void *unused) {
+    everything_works();
+    return unused;
+}
+static int tiny_stack(void *unused) {
+    pthread_attr_t attributes;
+    pthread_t thread;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 64 * KIB);
+    if (pthread_create(&thread, &attributes, in_a_thread, NULL) != 0) return SKIPPED;
+    pthread_join(thread, NULL);
+    return unused != NULL || tap.misses != 0;
+}
+
+/* Odd times. */
+static void *from_before_main;
+__attribute__((constructor)) static void before_main(void) { from_before_main = unimem_global()->allocate(1000, 0); }
+
+static pthread_key_t keys[3];
+static void in_destructor(void *left) {
+    uintptr_t round = (uintptr_t)left;
+    for (size_t size = 10; size < 3000000; size *= 7) {
+        void *block = unimem_global()->allocate(size, 0);
+        EXPECT(block, "destructor, round %zu: no %zu bytes", (size_t)round, size);
+        unimem_global()->free(block);
+    }
+    if (round > 1) pthread_setspecific(keys[0], (void *)(round - 1)); /* once more, after all others have run */
+}
+static void *with_destructors(void *unused) {
+    for (size_t k = 0; k < 3; k++) pthread_setspecific(keys[k], (void *)(uintptr_t)3);
+    unimem_global()->free(unimem_global()->allocate(100, 0));
+    return unused;
+}
+static int thread_destructors(void *unused) {
+    pthread_t thread;
+    for (size_t k = 0; k < 3; k++) pthread_key_create(&keys[k], in_destructor);
+    size_t live = stats_of(unimem_global()).total_allocated;
+    if (pthread_create(&thread, NULL, with_destructors, NULL) != 0) return SKIPPED;
+    pthread_join(thread, NULL);
+    EXPECT(stats_of(unimem_global()).total_allocated == live, "%zu bytes live, were %zu", stats_of(unimem_global()).total_allocated, live);
+    return unused != NULL || tap.misses != 0;
+}
+static void at_exit(void) {
+    unified_memory_interface_t *memory = unimem_open(&small_budget);
+    void *block = memory ? memory->allocate(100000, 0) : NULL;
+    if (!block) _exit(1);
+    memory->free(block);
+    if (!unimem_close(memory)) _exit(2);
+}
+static int calls_from_atexit(void *unused) {
+    atexit(at_exit);
+    exit(unused != NULL || !everything_works());
+}
+
+int main(void) {
+    static char nowhere[] = "/nonexistent/directory", proc[] = "/proc";
+    const struct {
+        const char *name;
+        int (*body)(void *);
+        void *argument;
+    } cases[] = {
+        {"without descriptors tiers are an error, and work when there are some again", no_descriptors, NULL},
+        {"RLIMIT_FSIZE: tiers that could not be spilled are an error", no_file_size, NULL},
+        {"a full disk: what fits works, what does not is an error", full_disk, NULL},
+        {"a spill directory that does not exist is an error", no_spill_directory, nowhere},
+        {"one that cannot be written is an error", no_spill_directory, proc},
+        {"without /proc everything works", no_proc, NULL},
+        {"seccomp forbids userfaultfd: signals take its place", no_userfaultfd, NULL},
+        {"on one processor everything works", one_processor, NULL},
+        {"on a stack of 64 KiB everything works", tiny_stack, NULL},
+        {"destructors of threads may allocate and free, to the last round", thread_destructors, NULL},
+        {"functions at exit may use the library", calls_from_atexit, NULL},
+    };
+    unsetenv("UNIMEM_FAULTS");
+    CHECK("a constructor that runs before main may allocate", from_before_main && unimem_owns(from_before_main));
+    unimem_global()->free(from_before_main);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int result = run_in_child(cases[i].body, cases[i].argument, 30);
+        if (result == SKIPPED)
+            SKIP(cases[i].name, "this system does not let the test set that up");
+        else
+            CHECK_EQ(cases[i].name, (size_t)result, 0);
+    }
+    return tap_done();
+}

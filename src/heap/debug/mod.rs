@@ -1,0 +1,239 @@
+//! Debugging aids: `UNIMEM_DEBUG=guard,quarantine,trace`, for every heap and so for every surface.
+//!
+//! Read once, when the first heap is made. With any of them on, heaps cache nothing (`Heap::create`), so that no call
+//! is served by fast.rs and all pass through slow.rs, which calls here; with none on, the fast paths know nothing of
+//! this, and the slow ones pay one relaxed load.
+//!
+//! - guard: [`super::guard`] behind each block, looked at when it is freed or reallocated, by `check_memory_corruption`,
+//!   and when its heap ends. The free of a damaged block is refused, as every bad free is: the block stays to be looked
+//!   at.
+//! - quarantine: see [`quarantine`](mod@quarantine).
+//! - trace: see [`trace`](mod@trace).
+//!
+//! Locks: each of the two tables has one, taken before any heap's (fork.rs: `Rank::Debug`). Nothing is logged, and no
+//! stack is walked, while one is held: both may allocate, also from the heaps that serve as malloc.
+mod quarantine;
+mod report;
+mod trace;
+
+pub use report::write as write_report;
+
+use super::guard::{self, GUARD};
+use super::span::Span;
+use super::{Block, Heap, owner};
+use crate::error::{Result, fail};
+use crate::log::log;
+use crate::os::{fork, records::Records};
+use allocator_api2::vec::Vec;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+
+const GUARD_ON: u8 = 1;
+const QUARANTINE_ON: u8 = 2;
+const TRACE_ON: u8 = 4;
+const READ: u8 = 128;
+static MODES: AtomicU8 = AtomicU8::new(0);
+/// Damaged blocks found so far.
+static DAMAGED: AtomicUsize = AtomicUsize::new(0);
+
+/// What is on.
+#[derive(Clone, Copy)]
+pub struct Modes(u8);
+impl Modes {
+    /// Whether anything is.
+    pub fn any(self) -> bool {
+        self.0 & !READ != 0
+    }
+}
+
+/// What the environment asks for; reads it when called first. Without allocating: the heap may be malloc's.
+pub fn modes() -> Modes {
+    let known = MODES.load(Relaxed);
+    if known & READ != 0 {
+        return Modes(known);
+    }
+    let mut modes = READ;
+    let mut unknown = false;
+    for word in variable(c"UNIMEM_DEBUG").unwrap_or(b"").split(|&byte| byte == b',') {
+        match word.trim_ascii() {
+            b"guard" => modes |= GUARD_ON,
+            b"quarantine" => modes |= QUARANTINE_ON,
+            b"trace" => modes |= TRACE_ON,
+            b"all" | b"1" => modes |= GUARD_ON | QUARANTINE_ON | TRACE_ON,
+            b"" | b"0" | b"none" => {}
+            _ => unknown = true,
+        }
+    }
+    if MODES.swap(modes, Relaxed) & READ == 0 {
+        if Modes(modes).any() {
+            fork::register(fork::Rank::Debug, &HOOKS);
+            report::at_exit();
+        }
+        if unknown {
+            log!(
+                Warning,
+                "UNIMEM_DEBUG knows guard, quarantine and trace; what else it says is not understood"
+            );
+        }
+    }
+    Modes(modes)
+}
+/// A variable of the environment.
+fn variable(name: &core::ffi::CStr) -> Option<&'static [u8]> {
+    // SAFETY: a zero-terminated name; the text stays unless the program changes the variable meanwhile.
+    unsafe {
+        NonNull::new(libc::getenv(name.as_ptr()))
+            .map(|text| core::ffi::CStr::from_ptr(text.as_ptr()).to_bytes())
+    }
+}
+fn has(mode: u8) -> bool {
+    MODES.load(Relaxed) & mode != 0
+}
+
+static HOOKS: fork::Hooks = fork::Hooks {
+    prepare: || {
+        quarantine::lock();
+        trace::lock();
+    },
+    parent: unlock,
+    child: unlock,
+};
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken both.
+    unsafe {
+        trace::unlock();
+        quarantine::unlock();
+    }
+}
+
+/// Bytes that a block needs beyond what was asked for.
+pub(super) fn slack() -> usize {
+    if has(GUARD_ON) { GUARD } else { 0 }
+}
+/// A block of `size` bytes, and [`slack`] more, was made.
+pub(super) fn allocated(block: NonNull<u8>, size: usize) {
+    if has(GUARD_ON) {
+        // SAFETY: a fresh block with that much slack.
+        unsafe { guard::write(block, size) };
+    }
+    if has(TRACE_ON) {
+        trace::allocated(block.as_ptr() as usize);
+    }
+}
+/// Whether a block that is reallocated moves in any case, so that stale pointers to it are found. One with several
+/// owners cannot.
+pub(super) fn moves_blocks(block: &Block, size: usize, pinned: bool) -> bool {
+    modes().any() && !(pinned && size <= block.size)
+}
+/// A block was given another size in place.
+pub(super) fn resized(pointer: *mut u8, size: usize) {
+    if !has(GUARD_ON) {
+        return;
+    }
+    if let (Some(block), Some((_, found))) = (NonNull::new(pointer), owner(pointer))
+        && found.capacity - size >= GUARD
+    {
+        // SAFETY: a live block of the caller's that is long enough.
+        unsafe { guard::write(block, size) };
+    }
+}
+/// Fails when the live block at `pointer` was overrun, and says so in the log. Corruption.
+#[inline]
+pub fn check(pointer: *const u8) -> Result<()> {
+    if !has(GUARD_ON) {
+        return Ok(());
+    }
+    match owner(pointer) {
+        Some((_, block)) if is_damaged(&block) => {
+            tell_damage(&block);
+            fail!(
+                Corruption,
+                "bytes behind the block of {} bytes at {pointer:p} were overwritten",
+                block.size
+            )
+        }
+        _ => Ok(()),
+    }
+}
+fn is_damaged(block: &Block) -> bool {
+    // SAFETY: with guards on, every live block has had one written behind it.
+    block.capacity - block.size >= GUARD && !unsafe { guard::is_whole(block) }
+}
+fn tell_damage(block: &Block) {
+    DAMAGED.fetch_add(1, Relaxed);
+    log!(
+        Error,
+        "overrun: bytes behind the block of {} bytes at {:#x} were overwritten",
+        block.size,
+        block.start
+    );
+    trace::log_stack_of(block.start);
+}
+
+/// Takes a block that is being freed into quarantine. False: not done, it is to be freed at once. DoubleFree.
+pub(super) fn quarantine(heap: &'static Heap, span: &'static Span, index: usize) -> Result<bool> {
+    if !modes().any() {
+        return Ok(false);
+    }
+    let start = span.address_of(index);
+    if !has(QUARANTINE_ON) {
+        trace::freed(start);
+        return Ok(false);
+    }
+    let (held, damaged) = quarantine::take(heap, span, index)?;
+    tell_writes(damaged);
+    if !held {
+        trace::freed(start);
+    }
+    Ok(held)
+}
+/// Ends the quarantine of the blocks of `heap`, or of all. Whether there were any.
+pub(super) fn empty_quarantine(heap: Option<&Heap>) -> bool {
+    if !has(QUARANTINE_ON) {
+        return false;
+    }
+    let (left, damaged) = quarantine::release(|held| heap.is_none_or(|heap| core::ptr::eq(held, heap)));
+    tell_writes(damaged);
+    left
+}
+fn tell_writes(damaged: Vec<quarantine::Written, Records>) {
+    for written in damaged {
+        DAMAGED.fetch_add(1, Relaxed);
+        log!(
+            Error,
+            "write after free: byte {} of the freed block of {} bytes at {:#x} was overwritten",
+            written.offset,
+            written.size,
+            written.start
+        );
+        trace::log_stack(written.stack);
+    }
+}
+
+/// A heap is about to end: what is damaged or live is reported, with the stacks that allocated it.
+pub(super) fn heap_ends(heap: &'static Heap) {
+    if !modes().any() {
+        return;
+    }
+    empty_quarantine(Some(heap));
+    let live = live_blocks(heap);
+    for block in &live {
+        if has(GUARD_ON) && is_damaged(block) {
+            tell_damage(block);
+        }
+    }
+    if has(TRACE_ON) {
+        report::log_sites(&live);
+        live.iter().for_each(|block| _ = trace::freed(block.start));
+    }
+}
+/// The live blocks of a heap. In records: the heap may be malloc's. Those for which there is no memory are left out.
+fn live_blocks(heap: &Heap) -> Vec<Block, Records> {
+    let mut live = Vec::new_in(Records);
+    heap.for_each_live(&mut |block| {
+        if live.try_reserve(1).is_ok() {
+            live.push(block);
+        }
+    });
+    live
+}

@@ -1,0 +1,196 @@
+//! Quarantine: freed blocks are filled with a pattern and held back, oldest out first, until they are more than
+//! [`MOST_BYTES`] together. A write after free is found when a block leaves; a read after free sees the pattern
+//! (0xDD). Whole pages of blocks above 1 MiB cannot be touched at all meanwhile: that is SIGSEGV, at the instruction.
+//!
+//! A block in quarantine is not live, and its slot reads as cached, so that a second free is refused as everywhere. It
+//! counts as held until it leaves.
+use super::super::central::requested_size;
+use super::super::span::{Span, slot};
+use super::super::{Heap, page_map, size_class::SHAPES};
+use super::trace;
+use crate::error::{Result, fail};
+use crate::os::lock::Mutex;
+use crate::os::map::PAGE;
+use crate::os::records::{self, Records};
+use crate::os::system;
+use allocator_api2::vec::Vec;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::Ordering::*;
+
+/// Bytes held back at most.
+const MOST_BYTES: usize = 32 << 20;
+/// What freed blocks are filled with.
+const PATTERN: u8 = 0xDD;
+
+struct Held {
+    next: *mut Held,
+    heap: &'static Heap,
+    span: &'static Span,
+    index: usize,
+    start: usize,
+    /// As asked for.
+    size: usize,
+    /// Bytes that count.
+    capacity: usize,
+    /// Bytes filled with the pattern.
+    filled: usize,
+    /// Pages without access, at the end: where they begin, and bytes.
+    closed: (usize, usize),
+    /// Of the allocation.
+    stack: u64,
+}
+struct Queue {
+    first: *mut Held,
+    last: *mut Held,
+    bytes: usize,
+}
+// SAFETY: followed under the lock only.
+unsafe impl Send for Queue {}
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { first: null_mut(), last: null_mut(), bytes: 0 });
+
+pub(super) fn lock() {
+    core::mem::forget(QUEUE.lock());
+}
+/// # Safety
+/// [`lock`] was called before.
+pub(super) unsafe fn unlock() {
+    // SAFETY: taken by `lock`, whose guard was forgotten.
+    unsafe { QUEUE.force_unlock() }
+}
+
+/// A block that was written to after it was freed.
+pub(super) struct Written {
+    pub start: usize,
+    pub size: usize,
+    /// First byte that differs.
+    pub offset: usize,
+    pub stack: u64,
+}
+
+/// Takes a live block in, and lets out what has become too much. Gives whether it was taken (not without memory for
+/// its record), and what is damaged of that which left. DoubleFree: another thread freed it at the same moment.
+pub(super) fn take(
+    heap: &'static Heap,
+    span: &'static Span,
+    index: usize,
+) -> Result<(bool, Vec<Written, Records>)> {
+    let none = || Vec::new_in(Records);
+    heap.count(|_| ())?; // so that counting below cannot fail
+    let Some(record) = records::allocate(size_of::<Held>()) else { return Ok((false, none())) };
+    let record = record.cast::<Held>();
+    let value = span.slot_to_change(index).swap(slot::CACHED, AcqRel);
+    if !slot::is_live(value) {
+        // SAFETY: made above, and nobody has seen it.
+        unsafe { records::release(record.cast(), size_of::<Held>()) };
+        heap.count_refused();
+        return fail!(DoubleFree, "the block was freed by another thread at the same moment");
+    }
+    let start = span.address_of(index);
+    let (size, capacity) = match span.is_large() {
+        true => (span.large_size.load(Relaxed), span.large_capacity.load(Relaxed)),
+        false => (
+            requested_size(span, value & !slot::MARKED),
+            SHAPES[span.class() as usize].stride as usize - heap.prefix(),
+        ),
+    };
+    let mut held = Held {
+        next: null_mut(),
+        heap,
+        span,
+        index,
+        start,
+        size,
+        capacity,
+        filled: capacity,
+        closed: (0, 0),
+        stack: trace::freed(start),
+    };
+    if span.is_large() {
+        let page = start.next_multiple_of(PAGE);
+        let length = (start + capacity).saturating_sub(page) / PAGE * PAGE;
+        // SAFETY: whole pages of a block that nobody owns any more. Where it fails, the pattern has to do.
+        if unsafe { system::protect(page, length, libc::PROT_NONE) }.is_ok() {
+            held.closed = (page, length);
+            held.filled = page - start;
+        }
+    }
+    // SAFETY: within the block, which nobody owns any more.
+    unsafe { (start as *mut u8).write_bytes(PATTERN, held.filled) };
+    heap.count_quarantined(size)?;
+
+    let mut queue = QUEUE.lock();
+    // SAFETY: a fresh record of that size; the last one in the queue is a record too.
+    unsafe {
+        record.write(held);
+        match queue.last.as_mut() {
+            Some(last) => last.next = record.as_ptr(),
+            None => queue.first = record.as_ptr(),
+        }
+    }
+    queue.last = record.as_ptr();
+    queue.bytes += capacity;
+    let mut damaged = none();
+    while queue.bytes > MOST_BYTES {
+        let Some(oldest) = NonNull::new(queue.first) else { break };
+        // SAFETY: records in the queue are live.
+        queue.first = unsafe { oldest.as_ref() }.next;
+        if queue.first.is_null() {
+            queue.last = null_mut();
+        }
+        let_out(&mut queue, oldest, &mut damaged);
+    }
+    Ok((true, damaged))
+}
+
+/// Lets out the blocks of all heaps that are `wanted`. Gives whether there were any, and what is damaged.
+pub(super) fn release(wanted: impl Fn(&Heap) -> bool) -> (bool, Vec<Written, Records>) {
+    let mut damaged = Vec::new_in(Records);
+    let mut any = false;
+    let mut queue = QUEUE.lock();
+    let mut kept: *mut Held = null_mut();
+    let mut next = queue.first;
+    queue.first = null_mut();
+    while let Some(record) = NonNull::new(next) {
+        // SAFETY: records in the queue are live, and only reached under its lock.
+        let held = unsafe { &mut *record.as_ptr() };
+        next = held.next;
+        if wanted(held.heap) {
+            any = true;
+            let_out(&mut queue, record, &mut damaged);
+            continue;
+        }
+        held.next = null_mut();
+        // SAFETY: as above.
+        match unsafe { kept.as_mut() } {
+            Some(before) => before.next = record.as_ptr(),
+            None => queue.first = record.as_ptr(),
+        }
+        kept = record.as_ptr();
+    }
+    queue.last = kept;
+    (any, damaged)
+}
+
+/// Gives a block that is off the queue back to its heap. The queue's lock is held, so the heap cannot end meanwhile.
+fn let_out(queue: &mut Queue, record: NonNull<Held>, damaged: &mut Vec<Written, Records>) {
+    // SAFETY: off the queue, so ours alone.
+    let held = unsafe { record.read() };
+    let (page, length) = held.closed;
+    queue.bytes -= held.capacity;
+    // SAFETY: the block is nobody's, and readable that far.
+    let bytes = unsafe { core::slice::from_raw_parts(held.start as *const u8, held.filled) };
+    if let Some(offset) = bytes.iter().position(|&byte| byte != PATTERN)
+        && damaged.try_reserve(1).is_ok()
+    {
+        damaged.push(Written { start: held.start, size: held.size, offset, stack: held.stack });
+    }
+    // SAFETY: the pages that were closed when it came.
+    if length > 0 && unsafe { system::protect(page, length, libc::PROT_READ | libc::PROT_WRITE) }.is_err() {
+        // The system has no room to join the mappings: the block stays out of use until its heap ends.
+    } else {
+        debug_assert!(page_map::span_of(held.start).is_some());
+        held.heap.take_back(held.span, held.index);
+    }
+    // SAFETY: made by `take`, read above.
+    unsafe { records::release(record.cast(), size_of::<Held>()) };
+}

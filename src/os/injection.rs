@@ -1,0 +1,155 @@
+//! Fault injection: makes chosen system calls fail, so that tests see what the library does then.
+//!
+//! Every call in os/system.rs, and every record allocation, asks [`strike`] first. While nothing is armed that is one
+//! relaxed load. The functions that arm it are not among the exported names, so no program that uses the library can
+//! reach them, by accident or by the environment; tests link the same archive once more with those names
+//! (`build/tests/libunimem_faults.so`), or call them from Rust. What is armed is the whole process's: tests take turns.
+use super::system::Errno;
+use core::ffi::c_int;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::*};
+
+/// A kind of call that can fail. The numbers are known to `c_tests/faults.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Operation {
+    /// mmap.
+    Map,
+    /// munmap.
+    Unmap,
+    /// mprotect.
+    Protect,
+    /// mremap.
+    Remap,
+    /// madvise that gives pages back.
+    Discard,
+    /// madvise that makes pages present.
+    Populate,
+    /// All other advice.
+    Advise,
+    /// mbind.
+    Bind,
+    /// open.
+    Open,
+    /// unlink.
+    RemoveName,
+    /// fallocate that makes blocks.
+    MakeBlocks,
+    /// fallocate that gives blocks back.
+    PunchHole,
+    /// pread.
+    Read,
+    /// pwrite.
+    Write,
+    /// userfaultfd and its first ioctl.
+    Userfaultfd,
+    /// ioctl that registers a range with it.
+    Register,
+    /// ioctl that moves pages.
+    MovePages,
+    /// ioctl that copies pages.
+    CopyPages,
+    /// ioctl that protects pages against writing, or ends that.
+    WriteProtect,
+    /// pthread_create.
+    StartThread,
+    /// pthread_key_create and pthread_setspecific.
+    ThreadKey,
+    /// Memory for a record of the library (os/records.rs).
+    Record,
+    /// Not a call of the system: a defect of the library, which panics at its C boundary.
+    Defect,
+}
+const OPERATIONS: usize = Operation::Defect as usize + 1;
+
+/// Instead of an error number: a transfer is cut short.
+pub const SHORT: c_int = -1;
+/// Instead of an error number: a read gives a wrong byte.
+pub const DAMAGE: c_int = -2;
+
+static ARMED: AtomicBool = AtomicBool::new(false);
+/// One bit for each operation that may be struck.
+static CHOSEN: AtomicU32 = AtomicU32::new(0);
+/// The first chosen call that is struck, from 1 on, and how many are.
+static FIRST: AtomicUsize = AtomicUsize::new(0);
+static HOW_MANY: AtomicUsize = AtomicUsize::new(0);
+static ERRNO: AtomicI32 = AtomicI32::new(0);
+static CHOSEN_CALLS: AtomicUsize = AtomicUsize::new(0);
+static STRUCK: AtomicUsize = AtomicUsize::new(0);
+static CALLS: [AtomicUsize; OPERATIONS] = [const { AtomicUsize::new(0) }; OPERATIONS];
+
+/// From now on the calls of the kinds in `operations` (one bit each) are counted, and `how_many` of them from the
+/// `first` on (1 is the next) fail with `errno`, or misbehave as [`SHORT`] and [`DAMAGE`] say.
+#[unsafe(no_mangle)]
+pub extern "C" fn unimem_inject_faults(operations: u32, first: usize, how_many: usize, errno: c_int) {
+    ARMED.store(false, SeqCst);
+    CHOSEN.store(operations, SeqCst);
+    FIRST.store(first, SeqCst);
+    HOW_MANY.store(how_many, SeqCst);
+    ERRNO.store(errno, SeqCst);
+    CHOSEN_CALLS.store(0, SeqCst);
+    STRUCK.store(0, SeqCst);
+    CALLS.iter().for_each(|calls| calls.store(0, SeqCst));
+    ARMED.store(true, SeqCst);
+}
+/// Every call works again. Gives how many were struck since the last arming.
+#[unsafe(no_mangle)]
+pub extern "C" fn unimem_end_faults() -> usize {
+    ARMED.store(false, SeqCst);
+    STRUCK.load(SeqCst)
+}
+/// How many calls of a kind there were since the last arming, struck ones included.
+#[unsafe(no_mangle)]
+pub extern "C" fn unimem_fault_calls(operation: u32) -> usize {
+    CALLS.get(operation as usize).map_or(0, |calls| calls.load(SeqCst))
+}
+
+/// For tests in Rust: all calls of these kinds fail with `errno` from the `n`-th on (0 is the next).
+pub fn arm(operations: &[Operation], n: usize, errno: c_int) {
+    let bits = operations.iter().fold(0, |bits, operation| bits | 1 << *operation as u32);
+    unimem_inject_faults(bits, n + 1, usize::MAX, errno);
+}
+/// Ends it.
+pub fn disarm() {
+    unimem_end_faults();
+}
+
+/// What is to happen to a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Strike {
+    /// It fails.
+    Fail(Errno),
+    /// It does less than asked.
+    Short,
+    /// It works, and what it read is wrong.
+    Damage,
+}
+/// Whether this call is to be struck.
+#[inline]
+pub fn strike(operation: Operation) -> Option<Strike> {
+    if ARMED.load(Relaxed) { count(operation) } else { None }
+}
+/// The same for calls that can only fail.
+#[inline]
+pub fn check(operation: Operation) -> Result<(), Errno> {
+    match strike(operation) {
+        Some(Strike::Fail(errno)) => Err(errno),
+        _ => Ok(()),
+    }
+}
+#[cold]
+fn count(operation: Operation) -> Option<Strike> {
+    CALLS[operation as usize].fetch_add(1, SeqCst);
+    if CHOSEN.load(SeqCst) >> operation as u32 & 1 == 0 {
+        return None;
+    }
+    let number = CHOSEN_CALLS.fetch_add(1, SeqCst) + 1;
+    if number.wrapping_sub(FIRST.load(SeqCst)) >= HOW_MANY.load(SeqCst) {
+        return None;
+    }
+    STRUCK.fetch_add(1, SeqCst);
+    Some(match ERRNO.load(SeqCst) {
+        SHORT => Strike::Short,
+        DAMAGE => Strike::Damage,
+        errno => Strike::Fail(Errno(errno)),
+    })
+}

@@ -1,0 +1,223 @@
+//! The seam: every system call that can fail is made here, and asks [`injection`](super::injection) first.
+//!
+//! Thin: a call, its error as a value, nothing decided. What to do about an error is its caller's.
+use super::injection::{Operation, Strike, check, strike};
+use core::ffi::{CStr, c_int, c_ulong, c_void};
+use core::ptr::null_mut;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// The error number of a failed system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+impl Errno {
+    /// Of the call that just failed in this thread.
+    pub fn last() -> Errno {
+        Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
+    }
+}
+fn done(result: c_int) -> Result<(), Errno> {
+    if result == 0 { Ok(()) } else { Err(Errno::last()) }
+}
+fn mapped(address: *mut c_void) -> Result<usize, Errno> {
+    if address == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(address as usize) }
+}
+
+/// Private anonymous memory without reserve, at an address of the system's choice.
+pub fn map(length: usize, protection: c_int) -> Result<usize, Errno> {
+    // SAFETY: without MAP_FIXED nothing that exists is touched.
+    unsafe { map_with(0, length, protection, 0) }
+}
+/// The same at `address`, in place of what is there.
+///
+/// # Safety
+/// The range is the caller's, who needs what it holds no more.
+pub unsafe fn map_over(address: usize, length: usize, protection: c_int) -> Result<(), Errno> {
+    // SAFETY: by the caller's promise.
+    unsafe { map_with(address, length, protection, libc::MAP_FIXED) }.map(|_| ())
+}
+unsafe fn map_with(address: usize, length: usize, protection: c_int, more: c_int) -> Result<usize, Errno> {
+    check(Operation::Map)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | more;
+    // SAFETY: by the promises of the two callers.
+    mapped(unsafe { libc::mmap(address as *mut c_void, length, protection, flags, -1, 0) })
+}
+/// munmap.
+///
+/// # Safety
+/// The range is the caller's, and nothing uses it any more.
+pub unsafe fn unmap(address: usize, length: usize) -> Result<(), Errno> {
+    check(Operation::Unmap)?;
+    // SAFETY: by the caller's promise.
+    done(unsafe { libc::munmap(address as *mut c_void, length) })
+}
+/// mprotect.
+///
+/// # Safety
+/// The range is the caller's, and no reference into it is used against the new protection.
+pub unsafe fn protect(address: usize, length: usize, protection: c_int) -> Result<(), Errno> {
+    check(Operation::Protect)?;
+    // SAFETY: by the caller's promise.
+    done(unsafe { libc::mprotect(address as *mut c_void, length, protection) })
+}
+/// mremap; `target` counts with MREMAP_FIXED only.
+///
+/// # Safety
+/// Both ranges are the caller's; what the flags make the call replace or move is not in use.
+pub unsafe fn remap(
+    address: usize,
+    old: usize,
+    new: usize,
+    flags: c_int,
+    target: usize,
+) -> Result<usize, Errno> {
+    check(Operation::Remap)?;
+    // SAFETY: by the caller's promise.
+    mapped(unsafe { libc::mremap(address as *mut c_void, old, new, flags, target as *mut c_void) })
+}
+/// madvise.
+///
+/// # Safety
+/// The range is the caller's, who needs its contents no more if the advice ends them.
+pub unsafe fn advise(address: usize, length: usize, advice: c_int) -> Result<(), Errno> {
+    check(match advice {
+        libc::MADV_DONTNEED => Operation::Discard,
+        libc::MADV_POPULATE_WRITE => Operation::Populate,
+        _ => Operation::Advise,
+    })?;
+    // SAFETY: by the caller's promise.
+    done(unsafe { libc::madvise(address as *mut c_void, length, advice) })
+}
+/// munlock. Memory that is not locked, or not there, is none of its business: nothing to report.
+pub fn unlock(address: usize, length: usize) {
+    // SAFETY: only lets the system page the range again.
+    unsafe { libc::munlock(address as *const c_void, length) };
+}
+/// mbind with one node preferred; `mask` names it.
+pub fn prefer_node(address: usize, length: usize, mask: &[usize]) -> Result<(), Errno> {
+    check(Operation::Bind)?;
+    let (preferred, bits): (c_int, usize) = (1, size_of_val(mask) * 8 + 1); // MPOL_PREFERRED
+    // SAFETY: sets the policy of pages, never their contents; the mask outlives the call and holds the bits it says.
+    done(unsafe { libc::syscall(libc::SYS_mbind, address, length, preferred, mask.as_ptr(), bits, 0) }
+        as c_int)
+}
+
+/// open, for reading and writing, mode 0600.
+pub fn open(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
+    check(Operation::Open)?;
+    // SAFETY: a zero-terminated path; makes a descriptor that is ours alone.
+    let file = unsafe { libc::open(path.as_ptr(), flags | libc::O_RDWR | libc::O_CLOEXEC, 0o600) };
+    // SAFETY: just opened.
+    if file < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(file) }) }
+}
+/// unlink.
+pub fn remove_name(path: &CStr) -> Result<(), Errno> {
+    check(Operation::RemoveName)?;
+    // SAFETY: a zero-terminated path.
+    done(unsafe { libc::unlink(path.as_ptr()) })
+}
+/// fallocate: makes blocks for a part of a file.
+pub fn make_blocks(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno> {
+    check(Operation::MakeBlocks)?;
+    // SAFETY: changes the file only.
+    done(unsafe { libc::fallocate(file.as_raw_fd(), 0, start as i64, length as i64) })
+}
+/// fallocate: gives the blocks of a part of a file back.
+pub fn punch_hole(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno> {
+    check(Operation::PunchHole)?;
+    let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: changes the file only.
+    done(unsafe { libc::fallocate(file.as_raw_fd(), flags, start as i64, length as i64) })
+}
+/// How much of a transfer is asked for.
+fn piece(strike: Option<Strike>, length: usize) -> Result<usize, Errno> {
+    match strike {
+        Some(Strike::Fail(errno)) => Err(errno),
+        Some(Strike::Short) => Ok(length.min(super::map::PAGE)),
+        _ => Ok(length),
+    }
+}
+/// pwrite: how many bytes went.
+pub fn write_at(file: BorrowedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+    let length = piece(strike(Operation::Write), bytes.len())?;
+    // SAFETY: reads `bytes` only.
+    let wrote = unsafe { libc::pwrite(file.as_raw_fd(), bytes.as_ptr().cast(), length, offset as i64) };
+    usize::try_from(wrote).map_err(|_| Errno::last())
+}
+/// pread: how many bytes came.
+pub fn read_at(file: BorrowedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let strike = strike(Operation::Read);
+    let length = piece(strike, bytes.len())?;
+    // SAFETY: writes to `bytes` only.
+    let got = unsafe { libc::pread(file.as_raw_fd(), bytes.as_mut_ptr().cast(), length, offset as i64) };
+    let got = usize::try_from(got).map_err(|_| Errno::last())?;
+    if strike == Some(Strike::Damage) && got > 0 {
+        bytes[got / 3] ^= 0x10;
+    }
+    Ok(got)
+}
+
+/// The userfaultfd call.
+pub fn userfaultfd(flags: c_int) -> Result<OwnedFd, Errno> {
+    check(Operation::Userfaultfd)?;
+    // SAFETY: makes a descriptor; touches no memory.
+    let descriptor = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::c_long::from(flags)) } as c_int;
+    // SAFETY: just opened.
+    if descriptor < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }) }
+}
+/// ioctl.
+///
+/// # Safety
+/// `T` is the structure of the request, and what that does to memory is the caller's to do.
+pub unsafe fn control<T>(
+    operation: Operation,
+    descriptor: c_int,
+    request: c_ulong,
+    argument: &mut T,
+) -> Result<(), Errno> {
+    check(operation)?;
+    // SAFETY: by the caller's promise.
+    done(unsafe { libc::ioctl(descriptor, request, core::ptr::from_mut(argument)) })
+}
+
+/// Starts a detached thread with a stack of `stack` bytes and all signals blocked: they are for the program's own.
+/// Without the standard library, whose threads use malloc: that would cost 64 MiB of address space for glibc's arena.
+pub fn start_thread(stack: usize, main: extern "C" fn(*mut c_void) -> *mut c_void) -> Result<(), Errno> {
+    check(Operation::StartThread)?;
+    // SAFETY: plain calls on local objects that each is made to fill in; what the thread runs lives for ever.
+    let error = unsafe {
+        let (mut all, mut old) = (core::mem::zeroed(), core::mem::zeroed());
+        let mut attributes = core::mem::zeroed();
+        let mut thread = core::mem::zeroed();
+        let error = libc::pthread_attr_init(&mut attributes);
+        if error != 0 {
+            return Err(Errno(error));
+        }
+        libc::pthread_attr_setdetachstate(&mut attributes, libc::PTHREAD_CREATE_DETACHED);
+        libc::pthread_attr_setstacksize(&mut attributes, stack);
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
+        let error = libc::pthread_create(&mut thread, &attributes, main, null_mut());
+        libc::pthread_sigmask(libc::SIG_SETMASK, &old, null_mut());
+        libc::pthread_attr_destroy(&mut attributes);
+        error
+    };
+    if error == 0 { Ok(()) } else { Err(Errno(error)) }
+}
+/// pthread_key_create.
+pub fn make_thread_key(destructor: unsafe extern "C" fn(*mut c_void)) -> Result<libc::pthread_key_t, Errno> {
+    check(Operation::ThreadKey)?;
+    let mut key = 0;
+    // SAFETY: fills in `key`; the destructor lives as long as the process (the library is never unloaded).
+    let error = unsafe { libc::pthread_key_create(&mut key, Some(destructor)) };
+    if error == 0 { Ok(key) } else { Err(Errno(error)) }
+}
+/// pthread_setspecific.
+///
+/// # Safety
+/// The key's destructor may have the value.
+pub unsafe fn set_thread_value(key: libc::pthread_key_t, value: *const c_void) -> Result<(), Errno> {
+    check(Operation::ThreadKey)?;
+    // SAFETY: by the caller's promise. A key that is none is an error value.
+    let error = unsafe { libc::pthread_setspecific(key, value) };
+    if error == 0 { Ok(()) } else { Err(Errno(error)) }
+}
