@@ -6,7 +6,7 @@
 //! ```
 //! use unimem::{Config, Interface};
 //!
-//! # fn main() -> Result<(), unimem::error::Error> {
+//! # fn main() -> Result<(), unimem::Error> {
 //! let memory = Interface::open(Config { max_size: 64 << 20, ..Config::default() })?;
 //! let mut tensor = memory.tensor::<f32>(&[3, 4, 5])?;
 //! tensor[[1, 2, 3]] = 1.5;
@@ -16,7 +16,8 @@
 //! # }
 //! ```
 //!
-//! Containers take an instance as their allocator (the traits of `allocator-api2`):
+//! Containers take an instance as their allocator, through the traits of `allocator-api2`: those of the standard library
+//! are not stable. `allocator-api2` has containers of its own, and `hashbrown` and others take it too.
 //!
 //! ```
 //! use allocator_api2::vec::Vec;
@@ -134,6 +135,27 @@ unsafe impl Allocator for Interface {
     unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
         if layout.size() != 0 {
             self.release(block);
+        }
+    }
+    unsafe fn grow(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> core::result::Result<NonNull<[u8]>, AllocError> {
+        if old.size() == 0 || new.align() > old.align() {
+            let grown = self.allocate(new)?;
+            // SAFETY: both are as long as the old layout says, and apart; the old one is not used any more.
+            unsafe {
+                grown.cast::<u8>().copy_from_nonoverlapping(block, old.size());
+                self.deallocate(block, old);
+            }
+            return Ok(grown);
+        }
+        // Large blocks grow without a copy; the alignment stays.
+        match self.instance().reallocate(block.as_ptr(), new.size()) {
+            Ok(Some(grown)) => Ok(NonNull::slice_from_raw_parts(grown, new.size())),
+            _ => Err(AllocError),
         }
     }
 }

@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 /// ```
 /// use unimem::{Interface, Tensor};
 ///
-/// # fn main() -> Result<(), unimem::error::Error> {
+/// # fn main() -> Result<(), unimem::Error> {
 /// let memory = Interface::global()?;
 /// let matrix = Tensor::from_slice(&memory, &[2, 3], &[1, 2, 3, 4, 5, 6])?;
 /// assert_eq!(matrix[[1, 0]], 4);

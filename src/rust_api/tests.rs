@@ -57,6 +57,40 @@ fn containers_live_in_an_instance() {
 }
 
 #[test]
+fn vectors_grow_where_they_are() {
+    let memory = Interface::open(Config::default()).unwrap();
+    let mut numbers = allocator_api2::vec::Vec::new_in(memory.clone());
+    numbers.extend(0..1u32 << 20);
+    assert_eq!(numbers.iter().zip(0..).filter(|(number, i)| *number != i).count(), 0);
+    #[repr(align(4096))]
+    #[derive(Clone, Copy)]
+    struct Page([u8; 4096]);
+    let mut pages = allocator_api2::vec::Vec::new_in(memory.clone());
+    for i in 0..100 {
+        pages.push(Page([i; 4096]));
+    }
+    assert!(pages.as_ptr().is_aligned() && pages.iter().zip(0..).all(|(page, i)| page.0[4095] == i));
+    drop((numbers, pages));
+    assert_eq!(memory.statistics().live, 0);
+}
+
+#[test]
+fn what_is_forgotten_keeps_its_instance_and_harms_nobody() {
+    let memory = small();
+    let mut numbers = memory.streaming::<u64>(1 << 17, 0).unwrap();
+    core::mem::forget(numbers.write(0).unwrap());
+    core::mem::forget(numbers.read(1).unwrap());
+    numbers.write(0).unwrap()[0] = 1;
+    drop(numbers);
+    let mut tensor = memory.tensor::<u8>(&[100]).unwrap();
+    let elements: *mut u8 = tensor.as_mut_ptr();
+    core::mem::forget(tensor);
+    assert_eq!(memory.statistics().live, 100);
+    drop(memory);
+    assert!(crate::instance::owns(elements));
+}
+
+#[test]
 fn chunks_go_out_and_come_back() {
     let memory = small();
     let mut numbers = memory.streaming::<u64>((16 << 20) / 8 + 3, 0).unwrap();

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// ```
 /// use unimem::{Config, Interface};
 ///
-/// # fn main() -> Result<(), unimem::error::Error> {
+/// # fn main() -> Result<(), unimem::Error> {
 /// let memory = Interface::open(Config { max_size: 2 << 20, chunk_size: 64 << 10, ..Config::default() })?;
 /// let mut weights = memory.streaming::<f64>(1 << 20, 0)?; // 8 MiB in 2 MiB
 /// for index in 0..weights.chunk_count() {
