@@ -115,8 +115,8 @@ static void print_counts(void) {
 }
 
 static void print_memory(void) {
-    printf("\nResident MiB above start: at the peak / after freeing everything and a trim (target: 2; of the traces' peak:\n"
-           "mimalloc's, and 1.1 of glibc's)\n%-26s", "");
+    printf("\nResident MiB above start: at the peak / after freeing everything and a trim (target: 2; of the interface's\n"
+           "peak in the traces: mimalloc's, and 1.1 of glibc's; each block of the pool has a header of 128 bytes)\n%-26s", "");
     for (size_t c = 0; c < FLOOR; c++) printf(" %13s", contenders[c].name);
     printf("\n");
     for (const line_t *line = lines; line < lines + line_count; line++) {
@@ -128,7 +128,7 @@ static void print_memory(void) {
                 continue;
             }
             printf(" %6.1f", memory->peak / (1 << 20));
-            if (c < SURFACES_MEASURED && line->trace)
+            if (c == INTERFACE && line->trace)
                 printf("%c", mark(memory->peak, fmin(line->measured[MIMALLOC] ? line->memory[MIMALLOC].peak : INFINITY,
                                                      1.1 * line->memory[GLIBC].peak)));
             else
