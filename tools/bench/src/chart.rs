@@ -58,7 +58,10 @@ fn read(path: &str) -> Result<Vec<Panel>, Box<dyn Error>> {
         let label = format!("{}{}", field("workload")?, size_text(field("size")?.parse()?));
         let (threads, contender) = (field("threads")?.parse()?, field("contender")?);
         let panel = times.entry(threads).or_insert_with(|| Panel {
-            title: format!("Time on {threads} thread{}, in mimalloc's", if threads == 1 { "" } else { "s" }),
+            title: format!(
+                "Time on {threads} thread{}, in mimalloc's (beyond 0.05 and 20: at the edge)",
+                if threads == 1 { "" } else { "s" }
+            ),
             rows: Vec::new(),
         });
         put(panel, &label, contender, field("ns")?.parse().ok());
