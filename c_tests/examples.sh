@@ -7,7 +7,7 @@ O=$B/tests/examples
 mkdir -p "$O" || exit 1
 n=0 failures=0
 
-# try NAME COMMAND...: one test; what it says is worth seeing when it fails.
+# try NAME COMMAND...: one test; what it says is worth seeing.
 try() {
     n=$((n + 1)) name=$1
     shift
@@ -16,8 +16,8 @@ try() {
     else
         failures=$((failures + 1))
         echo "not ok $n - $name"
-        sed 's/^/# /' "$O/log"
     fi
+    sed 's/^/# /' "$O/log"
 }
 
 # built COMPILER SOURCE

@@ -83,6 +83,11 @@ static double error_of(const ComplexFloat *matrix) {
     return sqrt(error / norm);
 }
 
+static void set_threads(size_t cores, size_t processes, size_t most) {
+    size_t share = cores > processes ? cores / processes : 1;
+    unimem_set_threads(share < most ? share : most);
+}
+
 int main(int count, char **arguments) {
     MPI_Init(&count, &arguments);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
@@ -101,7 +106,8 @@ int main(int count, char **arguments) {
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
     MPI_Comm_size(neighbours, &sharing);
     MPI_Comm_free(&neighbours);
-    unimem_set_threads(cores > (size_t)sharing ? cores / (size_t)sharing : 1);
+    size_t allowed = unimem_threads(); /* processors that mpirun has bound this rank to */
+    set_threads(cores, (size_t)sharing, allowed);
 
     tree_tensor_network_t *network = create_tree_tensor_network(0, 0, 0);
     size_t first = sites * (size_t)rank / (size_t)ranks, end = sites * ((size_t)rank + 1) / (size_t)ranks;
@@ -132,7 +138,7 @@ int main(int count, char **arguments) {
         MPI_Recv(other->data, elements, MPI_FLOAT, rank + step, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
         double received = MPI_Wtime();
         size_t working = (size_t)(sharing + 2 * step - 1) / (size_t)(2 * step); /* the others have sent theirs */
-        unimem_set_threads(cores > working ? cores / working : 1);
+        set_threads(cores, working, allowed);
         product = contract(network, product, other);
         seconds[RECEIVING] += received - before, seconds[COMBINING] += MPI_Wtime() - received;
     }
