@@ -28,10 +28,11 @@ built() {
 built_and_run() {
     built "$TEST_CC" "$1" && "$O/$(basename "$1" .c)"
 }
-# Four ranks, whoever runs the tests and however few processors there are.
+# Four ranks, whoever runs the tests and however few processors there are (Open MPI 4 and 5; others need nothing).
 on_four_ranks() {
     built "$MPICC" "$1" &&
         env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 \
+            PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe \
             "$MPIRUN" -n 4 "$O/$(basename "$1" .c)" 256 8
 }
 
