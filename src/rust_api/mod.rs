@@ -160,5 +160,10 @@ unsafe impl Allocator for Interface {
     }
 }
 
+/// The examples of the guide run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/rust.md")]
+struct Guide;
+
 #[cfg(test)]
 mod tests;
