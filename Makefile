@@ -109,6 +109,14 @@ soak: $(B)/libunimem.so
 	@$(CC) $(TEST_FLAGS) c_tests/soak.c -o $(B)/tests/soak -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -lm
 	@$(B)/tests/soak $(MINUTES) $$(date +%s)
 
+# Whether the headers still declare the ABI of the last release; a release describes its own.
+.PHONY: abi abi-release
+abi: $(B)/names
+	@sh tools/deps.sh test
+	@sh c_tests/abi.sh $(B)
+abi-release: $(B)/names
+	@sh c_tests/abi.sh $(B) describe
+
 deps:
 	@sh tools/deps.sh test
 

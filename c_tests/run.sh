@@ -58,6 +58,7 @@ esac
 collect "cargo test" 1500 sh "$0" "$B" cargo
 collect "headers" 120 sh c_tests/headers.sh
 collect "exported names" 60 sh c_tests/names.sh "$B"
+collect "abi" 60 sh c_tests/abi.sh "$B"
 
 # compile SOURCE PROGRAM FLAGS LIBRARY: builds a test as a user would; false, and a failure noted, if it does not.
 compile() {
