@@ -101,6 +101,10 @@ if wanted fuzz && compile c_tests/fuzz.c "$B/tests/fuzz" -O2 "-L$B -lunimem -Wl,
     collect "fuzz" 120 "$B/tests/fuzz" 4
 fi
 
+if wanted soak && compile c_tests/soak.c "$B/tests/soak" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
+    collect "soak" 200 "$B/tests/soak"
+fi
+
 # skipped NAME WHY
 skipped() {
     collect "$1" 10 echo "1..0 # SKIP $2"
