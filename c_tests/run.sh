@@ -105,6 +105,8 @@ if wanted soak && compile c_tests/soak.c "$B/tests/soak" -O2 "-L$B -lunimem -Wl,
     collect "soak" 200 "$B/tests/soak"
 fi
 
+collect "copies" 300 sh c_tests/copies.sh "$B"
+
 # skipped NAME WHY
 skipped() {
     collect "$1" 10 echo "1..0 # SKIP $2"
