@@ -22,7 +22,9 @@ pub enum Rank {
     Instances,
     /// The residency engines.
     Tiers,
-    /// Blocks in quarantine, and the stacks that allocated.
+    /// Looking up the names of a stack. Held while that allocates, from whichever heap is malloc's.
+    Symbols,
+    /// What was found, blocks in quarantine, and the stacks that allocated.
     Debug,
     /// The list of threads and the heaps.
     Heaps,
