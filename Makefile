@@ -109,6 +109,19 @@ soak: $(B)/libunimem.so
 	@$(CC) $(TEST_FLAGS) c_tests/soak.c -o $(B)/tests/soak -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -lm
 	@$(B)/tests/soak $(MINUTES) $$(date +%s)
 
+# Library and C tests under the address and the thread sanitizer: some minutes.
+.PHONY: sanitize
+sanitize:
+	@CARGO="$(CARGO)" TEST_CC="$(CC)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/sanitize.sh $(B)
+
+# Whether the headers still declare the ABI of the last release; a release describes its own.
+.PHONY: abi abi-release
+abi: $(B)/names
+	@sh tools/deps.sh test
+	@sh c_tests/abi.sh $(B)
+abi-release: $(B)/names
+	@sh c_tests/abi.sh $(B) describe
+
 deps:
 	@sh tools/deps.sh test
 

@@ -58,6 +58,7 @@ esac
 collect "cargo test" 1500 sh "$0" "$B" cargo
 collect "headers" 120 sh c_tests/headers.sh
 collect "exported names" 60 sh c_tests/names.sh "$B"
+collect "abi" 60 sh c_tests/abi.sh "$B"
 
 # compile SOURCE PROGRAM FLAGS LIBRARY: builds a test as a user would; false, and a failure noted, if it does not.
 compile() {
@@ -99,6 +100,12 @@ fi
 if wanted fuzz && compile c_tests/fuzz.c "$B/tests/fuzz" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
     collect "fuzz" 120 "$B/tests/fuzz" 4
 fi
+
+if wanted soak && compile c_tests/soak.c "$B/tests/soak" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
+    collect "soak" 200 "$B/tests/soak"
+fi
+
+collect "copies" 300 sh c_tests/copies.sh "$B"
 
 # skipped NAME WHY
 skipped() {

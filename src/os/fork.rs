@@ -12,6 +12,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Rank {
+    /// What the first product makes. No lock: it is made before any is taken.
+    Products,
     /// Memory systems and their pools. Held while a system asks the singleton.
     Systems,
     /// The global system of the singleton, and the blocks it tracks.
