@@ -28,7 +28,8 @@ static TRACES: Mutex<Traces> = Mutex::new(Traces {
     stacks: HashMap::with_hasher_in(SEED, Records),
     blocks: HashMap::with_hasher_in(SEED, Records),
 });
-static SYMBOLS: Mutex<()> = Mutex::new(());
+/// Names that were looked up, by return address.
+static SYMBOLS: Mutex<HashMap<usize, Call, FixedState>> = Mutex::new(HashMap::with_hasher(SEED));
 
 pub(super) fn lock() {
     core::mem::forget(TRACES.lock());
@@ -138,7 +139,7 @@ pub(super) fn stacks_of(starts: impl Iterator<Item = usize>) -> Vec<u64, Records
 }
 
 /// One call of a stack.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Call {
     pub address: usize,
     pub function: String,
@@ -153,8 +154,10 @@ pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
     let mut calls: std::vec::Vec<Call> =
         addresses.map(|address| Call { address, ..Call::default() }).collect();
     alone(|| {
-        let _symbols = SYMBOLS.lock();
-        calls.iter_mut().for_each(name);
+        let mut symbols = SYMBOLS.lock();
+        for call in &mut calls {
+            call.clone_from(symbols.entry(call.address).or_insert_with_key(|&address| name(address)));
+        }
     });
     // Where the library is part of the program its own calls are there too.
     let own = |call: &Call| call.function.starts_with("unimem::") || call.function.starts_with("<unimem::");
@@ -164,7 +167,8 @@ pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
     }
     calls
 }
-fn name(call: &mut Call) {
+fn name(address: usize) -> Call {
+    let mut call = Call { address, ..Call::default() };
     // A return address may be the next function's first: the call is before it.
     backtrace::resolve((call.address - 1) as *mut c_void, |symbol| {
         if call.function.is_empty() {
@@ -173,6 +177,7 @@ fn name(call: &mut Call) {
             call.line = symbol.lineno().unwrap_or(0);
         }
     });
+    call
 }
 /// Sends a stack to the log, a call a line.
 pub(super) fn log_stack(hash: u64) {
