@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 
 /// Sites named in JSON: a large program has thousands, whose names take seconds to find.
 const MOST_SITES: usize = 256;
+/// Of those, at the end of a program, without lost blocks.
+const MOST_KEPT: usize = 16;
 /// Sites named in the log.
 const SITES_LOGGED: usize = 16;
 
@@ -104,8 +106,10 @@ fn to_json(complete: bool, sites: &[Site], lost: bool) -> Value {
         value["stack"] = stack_to_json(site.stack);
         value
     };
-    value["more_sites"] = sites.len().saturating_sub(MOST_SITES).into();
-    value["sites"] = sites.iter().take(MOST_SITES).map(of_site).collect();
+    let with_lost = sites.iter().filter(|site| site.lost.blocks > 0).count();
+    let listed = if lost { (with_lost + MOST_KEPT).min(MOST_SITES) } else { MOST_SITES };
+    value["more_sites"] = sites.len().saturating_sub(listed).into();
+    value["sites"] = sites.iter().take(listed).map(of_site).collect();
     value
 }
 
