@@ -5,6 +5,7 @@ use crate::output::{Failure, OWN_FAILURE, bold, bytes, colours};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// What the reports of all processes say, each thing once: forked children inherit what their parents found.
 #[derive(Default)]
@@ -51,7 +52,11 @@ struct Place(PathBuf);
 impl Place {
     fn make() -> Result<Place, Failure> {
         use std::os::unix::fs::DirBuilderExt;
-        let place = std::env::temp_dir().join(format!("unimem-check-{}", std::process::id()));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let name = format!("unimem-check-{}-{now}", std::process::id());
+        // The program may go to another directory.
+        let place = std::path::absolute(std::env::temp_dir().join(name))
+            .map_err(|error| Failure::new(OWN_FAILURE, error))?;
         match std::fs::DirBuilder::new().mode(0o700).create(&place) {
             Ok(()) => Ok(Place(place)),
             Err(error) => Err(Failure::new(OWN_FAILURE, format!("{}: {error}", place.display()))),

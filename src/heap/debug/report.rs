@@ -10,7 +10,7 @@
 //! reachable.rs). `complete` is false while the program runs: then `UNIMEM_DEBUG_REPORT` has the problems so far, which
 //! is what remains of a program that crashes.
 use super::super::{Block, registry};
-use super::{damaged_by, findings, guards_are_on, live_blocks, reachable, trace, traces_are_on};
+use super::{damaged_by, findings, guards_are_on, live_blocks, reachable, regions, trace, traces_are_on};
 use crate::error::{Result, fail};
 use crate::log::{Level, is_wanted, log};
 use crate::os::environment::variable;
@@ -123,6 +123,7 @@ fn look_at_all() -> Vec<Block, Records> {
             live.extend(blocks);
         }
     });
+    regions::add_to(&mut live, None);
     if guards_are_on() {
         // Each is looked up anew: other threads may have freed it since.
         live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(super::tell_damage);

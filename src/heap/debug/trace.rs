@@ -1,7 +1,9 @@
 //! Call stacks: each different one is stored once, by its hash; a live block knows the hash of the one that allocated it.
 //!
-//! Walking a stack takes no lock of ours and allocates nothing. Names are looked up only where something is told to
+//! Walking a stack allocates nothing and takes no lock (that of the dynamic loader with a C library older than glibc 2.35,
+//! and never one of ours). Names are looked up only where something is told to
 //! people, and under a lock of their own: fork waits for it, so that no child inherits the symboliser's locks half taken.
+use super::regions;
 use crate::log::log;
 use crate::os::{lock::Mutex, records::Records, thread};
 use allocator_api2::vec::Vec;
@@ -126,13 +128,13 @@ pub(super) fn freed(start: usize) -> u64 {
 pub(super) fn stack_of(start: usize) -> u64 {
     TRACES.lock().blocks.get(&start).copied().unwrap_or(UNKNOWN)
 }
-/// Hashes of the stacks of many blocks at once.
+/// The hashes of the stacks that allocated blocks.
 pub(super) fn stacks_of(starts: impl Iterator<Item = usize>) -> Vec<u64, Records> {
-    let traces = TRACES.lock();
     let mut hashes = Vec::new_in(Records);
     for start in starts {
         if hashes.try_reserve(1).is_ok() {
-            hashes.push(traces.blocks.get(&start).copied().unwrap_or(UNKNOWN));
+            let stack = stack_of(start);
+            hashes.push(if stack == UNKNOWN { regions::stack_of(start).unwrap_or(UNKNOWN) } else { stack });
         }
     }
     hashes
