@@ -1,7 +1,7 @@
 //! Bringing chunks in.
 use super::engine::Engine;
 use super::fault::Mechanism;
-use super::mapping::{Errno, Span, all_present};
+use super::mapping::Errno;
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
@@ -10,7 +10,7 @@ use super::transit::Transit;
 use super::trouble::Trouble;
 use super::{codec, crew, workspace};
 use crate::os::map::PAGE;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use twox_hash::XxHash3_128;
 
@@ -38,25 +38,9 @@ pub(super) fn whole_pages(length: usize) -> usize {
     length.next_multiple_of(PAGE)
 }
 
-/// Whether faults at `address` come again and again although its chunk is in place: a page is missing. The
-/// program gets SIGBUS then, instead of faulting for ever.
-fn is_stuck(address: usize) -> bool {
-    const TIMES: u32 = 10_000;
-    static LAST: AtomicUsize = AtomicUsize::new(0);
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let page = address & !(PAGE - 1);
-    if LAST.swap(page, Relaxed) != page {
-        COUNT.store(0, Relaxed);
-    }
-    COUNT.fetch_add(1, Relaxed) >= TIMES && !all_present(Span { start: page, length: PAGE })
-}
-
 impl Region {
-    /// Serves a fault of direct access to `address` in chunk `index`.
-    pub(super) fn touch(&self, index: usize, address: usize, store: bool) -> Result<(), Trouble> {
-        if self.word(index).phase() == Phase::Hot && !self.is_resident() && is_stuck(address) {
-            return Err(Trouble::Pages(Errno(libc::EFAULT)));
-        }
+    /// Serves a fault of direct access in chunk `index`.
+    pub(super) fn touch(&self, index: usize, store: bool) -> Result<(), Trouble> {
         let access = if store { Access::Write } else { Access::Read };
         self.bring_in(index, access, false, true)
     }
