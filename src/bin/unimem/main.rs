@@ -1,5 +1,6 @@
-//! The `unimem` command: tells about this machine's memory, and runs programs on the libunimem heap.
+//! The `unimem` command: tells about this machine's memory, and runs and checks programs on the libunimem heap.
 mod arguments;
+mod check;
 mod info;
 mod launch;
 mod output;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Command::Version => output::print(&format!("unimem {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Info { json } => info::run(json),
         Command::Run(options) => run::run(&options),
+        Command::Check(options) => check::run(&options),
     };
     match done {
         Ok(code) => ExitCode::from(code),
