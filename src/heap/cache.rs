@@ -84,6 +84,8 @@ pub struct ThreadCache {
     pub record: *const Record,
     /// The heap.
     pub heap: *const Heap,
+    /// Bytes allocated when an allocation was recorded last (recorded.rs).
+    pub(super) sampled: Cell<usize>,
 }
 
 fn bump(counter: &AtomicUsize) {

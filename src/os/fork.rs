@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Rank {
+    /// The recording under way. Held while all others are asked for their figures.
+    Recording,
     /// Memory systems and their pools. Held while a system asks the singleton.
     Systems,
     /// The global system of the singleton, and the blocks it tracks.

@@ -1,6 +1,7 @@
 //! The command line: what may be said, and what it means.
 use lexopt::prelude::*;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// What to do.
 #[derive(Debug, PartialEq)]
@@ -13,6 +14,8 @@ pub enum Command {
     Info { json: bool },
     /// Run a program.
     Run(Run),
+    /// Show a recording.
+    Report(Report),
 }
 /// What help is about.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +23,7 @@ pub enum Topic {
     All,
     Info,
     Run,
+    Report,
 }
 /// Of `unimem run`.
 #[derive(Debug, Default, PartialEq)]
@@ -27,8 +31,19 @@ pub struct Run {
     pub max_size: Option<String>,
     pub stats: bool,
     pub json: bool,
+    /// File to record into.
+    pub trace: Option<PathBuf>,
     /// The program and its arguments.
     pub program: Vec<OsString>,
+}
+/// Of `unimem report`.
+#[derive(Debug, Default, PartialEq)]
+pub struct Report {
+    pub recording: PathBuf,
+    pub page: Option<PathBuf>,
+    pub chrome: Option<PathBuf>,
+    pub pprof: Option<PathBuf>,
+    pub json: bool,
 }
 
 const ALL: &str = "\
@@ -38,6 +53,7 @@ Usage: unimem COMMAND [OPTIONS]
 
   info                 tell about this machine: nodes, caches, huge pages, faults, spill files, limits
   run PROGRAM...       run a program with libunimem as its malloc
+  report RECORDING     show what was recorded of a program: a page, or for other tools
   help [COMMAND]       show this, or how to use a command
 
   -h, --help           show this
@@ -60,8 +76,21 @@ Usage: unimem run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 Runs a program with libunimem as its malloc (libunimem-malloc.so, preloaded). Its exit code is the program's.
 
   --max-size SIZE      cap on the memory of its heap: bytes, or with a suffix K, M, G, T
+  --trace FILE         record what its memory does, for unimem report; %p in the name is the number of the process,
+                       so that each process of a program gets a file of its own
   --stats              say at the end what time and memory it took, on standard error
   --json               ... as JSON
+";
+const REPORT: &str = "\
+Usage: unimem report [OPTIONS] RECORDING
+
+Shows a recording of unimem run --trace, UNIMEM_TRACE or unimem_trace_start. Without options: a page beside it.
+
+  -o, --output FILE    write one self-contained HTML page: memory over time by kind and tier, faults and evictions,
+                       contractions, sizes, allocation sites, and what was live at the end
+  --chrome FILE        write trace events for Perfetto (ui.perfetto.dev) or chrome://tracing
+  --pprof FILE         write a heap profile for pprof
+  --json               print all figures as JSON
 ";
 
 /// The text of a topic.
@@ -70,6 +99,7 @@ pub fn help(topic: Topic) -> &'static str {
         Topic::All => ALL,
         Topic::Info => INFO,
         Topic::Run => RUN,
+        Topic::Report => REPORT,
     }
 }
 
@@ -77,6 +107,7 @@ fn topic(name: &str) -> Option<Topic> {
     match name {
         "info" => Some(Topic::Info),
         "run" => Some(Topic::Run),
+        "report" => Some(Topic::Report),
         _ => None,
     }
 }
@@ -94,6 +125,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, l
     match command.as_str() {
         "info" => info(parser),
         "run" => run(parser),
+        "report" => report(parser),
         "help" => match parser.next()? {
             None => Ok(Command::Help(Topic::All)),
             Some(Value(name)) => {
@@ -129,6 +161,7 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help(Topic::Run)),
             Long("max-size") => options.max_size = Some(size(parser.value()?)?),
+            Long("trace") => options.trace = Some(parser.value()?.into()),
             Long("stats") => options.stats = true,
             Long("json") => (options.stats, options.json) = (true, true),
             Value(first) => {
@@ -139,6 +172,24 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
         }
     }
     Err("run: which program?".into())
+}
+
+fn report(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let mut options = Report::default();
+    let mut recording = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('h') | Long("help") => return Ok(Command::Help(Topic::Report)),
+            Short('o') | Long("output") => options.page = Some(parser.value()?.into()),
+            Long("chrome") => options.chrome = Some(parser.value()?.into()),
+            Long("pprof") => options.pprof = Some(parser.value()?.into()),
+            Long("json") => options.json = true,
+            Value(path) if recording.is_none() => recording = Some(path.into()),
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.recording = recording.ok_or("report: which recording?")?;
+    Ok(Command::Report(options))
 }
 
 /// A size as the library reads it from the environment.
@@ -178,7 +229,10 @@ mod tests {
             "run --stats",
             "run --max-size 12Q prog",
             "run --max-size",
-            "run --trace file prog",
+            "run --trace prog",
+            "report",
+            "report one two",
+            "report --chrome",
             "check prog",
             "help dance",
         ] {
@@ -187,7 +241,7 @@ mod tests {
     }
     #[test]
     fn every_command_has_help() {
-        for name in ["info", "run"] {
+        for name in ["info", "run", "report"] {
             let expected = Ok(Command::Help(topic(name).unwrap()));
             assert_eq!(parsed(&format!("{name} --help")), expected);
             assert_eq!(parsed(&format!("help {name}")), expected);

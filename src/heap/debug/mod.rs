@@ -17,6 +17,7 @@ mod report;
 mod trace;
 
 pub use report::write as write_report;
+pub use trace::Stack;
 
 use super::guard::{self, GUARD};
 use super::span::Span;
@@ -85,6 +86,14 @@ fn variable(name: &core::ffi::CStr) -> Option<&'static [u8]> {
         NonNull::new(libc::getenv(name.as_ptr()))
             .map(|text| core::ffi::CStr::from_ptr(text.as_ptr()).to_bytes())
     }
+}
+/// The calling stack. None while this thread walks one already.
+pub fn walk_stack() -> Option<Stack> {
+    trace::walk_alone()
+}
+/// The stack that allocated the live block at `start`, where `trace` is on.
+pub fn stack_of(start: usize) -> Option<Stack> {
+    if has(TRACE_ON) { trace::known_stack(start) } else { None }
 }
 fn has(mode: u8) -> bool {
     MODES.load(Relaxed) & mode != 0
