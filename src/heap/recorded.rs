@@ -54,19 +54,28 @@ impl Heap {
         recording::start_if_asked();
         let Some(cache) = self.existing_cache().filter(|_| recording::is_on()) else { return };
         let allocated = cache.counts().allocated;
-        let since = allocated.wrapping_sub(cache.sampled.get());
-        // Half the interval to one and a half, so that no rhythm of the program is missed for ever.
-        let interval = recording::interval();
-        let varied = interval / 2 + (allocated.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % interval.max(1);
-        if since < varied {
-            return;
+        if cache.sampled_in.replace(recording::number()) != recording::number() {
+            // What was allocated before this recording is nobody's sample.
+            cache.sampled.set(allocated.wrapping_sub(size));
         }
-        cache.sampled.set(allocated);
+        let since = allocated.wrapping_sub(cache.sampled.get());
+        let interval = recording::interval();
+        let weight = if size >= interval {
+            size // what others have allocated is for the next one
+        } else {
+            // Half the interval to one and a half, so that no rhythm of the program is missed for ever.
+            let varied = interval / 2 + (allocated.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % interval;
+            if since < varied {
+                return;
+            }
+            since
+        };
+        cache.sampled.set(cache.sampled.get().wrapping_add(weight));
         // Without memory for the mark its free would not be seen: better no sample.
         if let Some(stack) = debug::walk_stack()
             && attributes::set_sampled(block.as_ptr()).is_ok()
         {
-            recording::allocated(block.as_ptr() as usize, size, since.max(size), Memory::Plain, stack);
+            recording::allocated(block.as_ptr() as usize, size, weight, Memory::Plain, stack);
         }
     }
 }

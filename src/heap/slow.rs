@@ -510,7 +510,10 @@ impl Heap {
     }
     /// Counts a block of `size` bytes that is not in the heap but as live as if it were: tiered memory.
     pub fn count_region(&'static self, size: usize) -> Result<()> {
-        self.count(|cache| cache.count_allocation(self, size, false))?;
+        self.count(|cache| {
+            cache.count_allocation(self, size, false);
+            cache.sampled.set(cache.sampled.get().wrapping_add(size));
+        })?;
         recorded::regions_changed(0, size);
         Ok(())
     }
@@ -522,7 +525,10 @@ impl Heap {
     }
     /// Counts that it was resized.
     pub fn recount_region(&'static self, old: usize, new: usize) -> Result<()> {
-        self.count(|cache| cache.resize(self, old, new))?;
+        self.count(|cache| {
+            cache.resize(self, old, new);
+            cache.sampled.set(cache.sampled.get().wrapping_add(new));
+        })?;
         recorded::regions_changed(old, new);
         Ok(())
     }

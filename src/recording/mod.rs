@@ -26,7 +26,7 @@ mod writer;
 pub use format::{Mechanism, Memory, Movement, Tier};
 pub use writer::{start, stop};
 
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering::*};
 use queue::Queue;
 
 /// Return addresses recorded of a stack.
@@ -42,6 +42,8 @@ const UNREAD: u8 = 0;
 const OFF: u8 = 1;
 const ON: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(UNREAD);
+/// Recordings begun so far.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 static INTERVAL: AtomicUsize = AtomicUsize::new(USUAL_INTERVAL);
 static EVENTS: Queue<Event, QUEUE> = Queue::new();
 
@@ -100,6 +102,10 @@ pub fn start_if_asked() {
     if STATE.load(Relaxed) == UNREAD {
         writer::start_as_asked();
     }
+}
+/// The number of the recording, from 1 on.
+pub fn number() -> u32 {
+    NUMBER.load(Relaxed)
 }
 /// Bytes that a sampled allocation stands for, on average.
 pub fn interval() -> usize {

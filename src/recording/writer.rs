@@ -4,8 +4,8 @@
 //! the recorder's among its own.
 use super::format::{self, BLOCK_HEAD, LARGEST_BLOCK, LARGEST_RECORD, Record, Sink};
 use super::{
-    DEPTH, EVENTS, Event, Figures, INTERVAL, Live, OFF, ON, STATE, Stack, Tiered, UNREAD, USUAL_INTERVAL,
-    modules, now, sources,
+    DEPTH, EVENTS, Event, Figures, INTERVAL, Live, NUMBER, OFF, ON, STATE, Stack, Tiered, UNREAD,
+    USUAL_INTERVAL, modules, now, sources,
 };
 use crate::error::{Result, fail};
 use crate::log::log;
@@ -424,6 +424,7 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
     }
     *recording = Some(new);
     EVENTS.take_lost();
+    NUMBER.fetch_add(1, Relaxed);
     STATE.store(ON, Release);
     if !RUNNING.load(Relaxed) {
         // What starting a thread allocates is recorded already; it goes to the queue, which takes no lock.

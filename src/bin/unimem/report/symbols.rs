@@ -26,7 +26,14 @@ struct File {
 /// Looks names up, each once.
 pub struct Names {
     modules: Vec<(Module, Option<Option<File>>)>,
-    known: HashMap<u64, Vec<Frame>>,
+    known: HashMap<u64, Known>,
+}
+/// Of one address.
+#[derive(Clone)]
+struct Known {
+    frames: Vec<Frame>,
+    /// Whether it is in a function of the library's own, below what programs call.
+    inner: bool,
 }
 
 impl Names {
@@ -39,31 +46,28 @@ impl Names {
     /// The calls of a stack, innermost first, from the caller of the library on; functions that the compiler has put
     /// into others are calls of their own.
     pub fn frames(&mut self, stack: &[u64]) -> Vec<Frame> {
-        let mut frames: Vec<Frame> = stack.iter().flat_map(|address| self.at(*address).to_vec()).collect();
-        let own = frames.iter().take_while(|frame| is_inner(&frame.function)).count();
-        if own < frames.len() {
-            frames.drain(..own);
-        }
-        frames
+        let known: Vec<Known> = stack.iter().map(|address| self.at(*address).clone()).collect();
+        let own = known.iter().take_while(|known| known.inner).count() % known.len().max(1);
+        known.into_iter().skip(own).flat_map(|known| known.frames).collect()
     }
-    fn at(&mut self, address: u64) -> &[Frame] {
+    fn at(&mut self, address: u64) -> &Known {
         let modules = &mut self.modules;
         self.known.entry(address).or_insert_with(|| {
             // A return address may be the next function's first: the call is before it.
             let call = address.saturating_sub(1);
             let found = modules.iter_mut().find(|(module, _)| (module.start..module.end).contains(&call));
-            let Some((module, file)) = found else {
-                let function = format!("{address:#x}");
-                return vec![Frame { address, function, file: String::new(), line: 0 }];
+            let nameless = |function| Known {
+                frames: vec![Frame { address, function, file: String::new(), line: 0 }],
+                inner: false,
             };
+            let Some((module, file)) = found else { return nameless(format!("{address:#x}")) };
             let file = file.get_or_insert_with(|| File::open(module));
             let place = call.wrapping_sub(module.bias);
-            let frames = file.as_ref().map(|file| file.frames(address, place)).unwrap_or_default();
-            if !frames.is_empty() {
-                return frames;
+            if let Some(known) = file.as_ref().and_then(|file| file.at(address, place)) {
+                return known;
             }
             let name = module.path.rsplit('/').next().unwrap_or_default();
-            vec![Frame { address, function: format!("{name}+{place:#x}"), file: String::new(), line: 0 }]
+            nameless(format!("{name}+{place:#x}"))
         })
     }
 }
@@ -126,7 +130,7 @@ impl File {
         functions.dedup_by_key(|(first, ..)| *first);
         Some(File { debug, functions })
     }
-    fn frames(&self, address: u64, place: u64) -> Vec<Frame> {
+    fn at(&self, address: u64, place: u64) -> Option<Known> {
         let mut frames = Vec::new();
         if let Some(debug) = &self.debug
             && let Ok(mut found) = debug.find_frames(place).skip_all_loads()
@@ -144,17 +148,17 @@ impl File {
         }
         let symbol = self.functions.partition_point(|(first, ..)| *first <= place).checked_sub(1);
         let symbol = symbol.map(|at| &self.functions[at]).filter(|(_, end, _)| place < *end);
-        match (frames.last_mut(), symbol) {
-            // Line tables alone know no functions.
-            (Some(outermost), Some((.., name))) if outermost.function.is_empty() => {
-                outermost.function = readable(name);
-            }
-            (None, Some((.., name))) => {
-                frames.push(Frame { address, function: readable(name), file: String::new(), line: 0 });
+        let symbol = symbol.map(|(.., name)| readable(name));
+        match (frames.last_mut(), &symbol) {
+            // Line tables alone know no full names, or none at all.
+            (Some(outermost), Some(name)) => outermost.function = name.clone(),
+            (None, Some(name)) => {
+                frames.push(Frame { address, function: name.clone(), file: String::new(), line: 0 });
             }
             _ => {}
         }
         frames.retain(|frame| !frame.function.is_empty());
-        frames
+        let inner = frames.last().is_some_and(|outermost| is_inner(&outermost.function));
+        (!frames.is_empty()).then_some(Known { frames, inner })
     }
 }
