@@ -84,7 +84,8 @@ Runs a program with libunimem as its malloc (libunimem-malloc.so, preloaded). It
 const REPORT: &str = "\
 Usage: unimem report [OPTIONS] RECORDING
 
-Shows a recording of unimem run --trace, UNIMEM_TRACE or unimem_trace_start. Without options: a page beside it.
+Shows a recording of unimem run --trace, UNIMEM_TRACE or unimem_trace_start. Without options: writes a page beside it,
+RECORDING.html.
 
   -o, --output FILE    write one self-contained HTML page: memory over time by kind and tier, faults and evictions,
                        contractions, sizes, allocation sites, and what was live at the end

@@ -1,10 +1,17 @@
 //! `unimem report`: a recording (unimem::recording) as a page, as JSON, and for other tools.
+mod chart;
+mod chrome;
 mod json;
+mod page;
+mod pprof;
 mod story;
 mod symbols;
 
 use crate::arguments::Report;
 use crate::output::{Failure, print};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use story::Story;
 use unimem::recording::{Mechanism, Memory, Movement, Tier};
 
@@ -14,8 +21,33 @@ pub fn run(options: &Report) -> Result<u8, Failure> {
     if let Some(why) = story.incomplete() {
         eprintln!("unimem: {}: {why}", options.recording.display());
     }
+    if let Some(path) = &options.chrome {
+        write(path, |out| chrome::write(&story, out))?;
+    }
+    if let Some(path) = &options.pprof {
+        write(path, |out| pprof::write(&story, out))?;
+    }
+    let mut beside = options.recording.clone().into_os_string();
+    beside.push(".html");
+    let beside = PathBuf::from(beside);
+    let otherwise = options.chrome.is_none() && options.pprof.is_none() && !options.json;
+    if let Some(path) = options.page.as_ref().or(otherwise.then_some(&beside)) {
+        write(path, |out| out.write_all(page::page(&story).as_bytes()))?;
+        if options.page.is_none() {
+            print(&format!("{}\n", path.display()))?;
+        }
+    }
     if options.json {
-        return print(&format!("{:#}\n", json::report(&story)));
+        print(&format!("{:#}\n", json::report(&story)))?;
     }
     Ok(0)
+}
+
+/// Writes a file.
+fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Failure> {
+    let written = File::create(path).map(BufWriter::new).and_then(|mut file| {
+        content(&mut file)?;
+        file.flush()
+    });
+    written.map_err(|error| Failure::new(1, format!("{}: {error}", path.display())))
 }

@@ -93,7 +93,8 @@ pub struct Site {
     pub samples: u64,
 }
 impl Site {
-    fn new(memory: Memory, stack: Vec<u64>) -> Site {
+    /// One without samples.
+    pub fn new(memory: Memory, stack: Vec<u64>) -> Site {
         Site {
             memory,
             stack,
@@ -191,17 +192,6 @@ impl Story {
         let contracted = self.contracted.iter().map(|contracted| contracted.time + contracted.duration);
         let end = self.end.map(|end| end.time);
         samples.chain(moved).chain(contracted).chain(end).max().unwrap_or(0)
-    }
-    /// The sizes that were live at the end, or at the last time they were told.
-    pub fn last_sizes(&self) -> Option<&Sizes> {
-        self.sizes.last()
-    }
-    /// How many chunks moved in this way, the bytes, and the nanoseconds it took.
-    pub fn movements(&self, movement: Movement) -> (u64, u64, u64) {
-        self.moved
-            .iter()
-            .filter(|moved| moved.movement == movement)
-            .fold((0, 0, 0), |sum, moved| (sum.0 + 1, sum.1 + moved.bytes, sum.2 + moved.duration))
     }
     /// Why it is not whole, if it is not.
     pub fn incomplete(&self) -> Option<&'static str> {

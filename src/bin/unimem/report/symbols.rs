@@ -158,6 +158,9 @@ impl File {
             _ => {}
         }
         frames.retain(|frame| !frame.function.is_empty());
+        if frames.iter().any(|frame| frame.function.contains("unimem::")) {
+            frames.drain(..frames.len() - 1); // an exported function: what is in it is no matter
+        }
         let inner = frames.last().is_some_and(|outermost| is_inner(&outermost.function));
         (!frames.is_empty()).then_some(Known { frames, inner })
     }
