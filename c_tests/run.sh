@@ -138,6 +138,7 @@ elif wanted "test_plus_plus"; then
 fi
 
 collect "the unimem command" 120 sh c_tests/command.sh "$B"
+collect "recordings" 120 sh c_tests/recorded.sh "$B"
 collect "swap" 600 sh c_tests/swap.sh "$B"
 collect "preloaded programs" 120 sh c_tests/preloaded.sh "$B"
 collect "installed tree" 300 sh c_tests/installed.sh "$B"

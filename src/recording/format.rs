@@ -323,7 +323,7 @@ records! {
         /// Where it began.
         address: u64,
     }
-    /// Live blocks by size.
+    /// Live blocks of heaps by size.
     8 Sizes {
         /// When.
         time: u64,

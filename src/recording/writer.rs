@@ -2,7 +2,7 @@
 //!
 //! Nothing here allocates from a heap, so that a recorded program that runs on this library's malloc has no blocks of
 //! the recorder's among its own.
-use super::format::{self, BLOCK_HEAD, LARGEST_BLOCK, LARGEST_RECORD, Record, Sink};
+use super::format::{self, BLOCK_HEAD, LARGEST_BLOCK, LARGEST_RECORD, Memory, Record, Sink};
 use super::{
     DEPTH, EVENTS, Event, Figures, INTERVAL, Live, NUMBER, OFF, ON, STATE, Stack, Tiered, UNREAD,
     USUAL_INTERVAL, modules, now, sources,
@@ -240,14 +240,17 @@ impl Recording {
         }
         Ok(())
     }
-    /// Adds how many live blocks there are of each size; `each` sees them too.
+    /// Adds how many live blocks of heaps there are of each size; `each` sees all that is live.
     fn add_sizes(&mut self, time: u64, each: &mut dyn FnMut(Live)) -> core::result::Result<(), Errno> {
         let mut classes = [[0; 2]; usize::BITS as usize + 1];
         let mut count = |live: Live| {
+            each(live);
+            if matches!(live.memory, Memory::Streaming | Memory::Hierarchical) {
+                return;
+            }
             let class = live.size.checked_next_power_of_two().map_or(usize::BITS, usize::ilog2);
             classes[class as usize][0] += 1;
             classes[class as usize][1] += live.size as u64;
-            each(live);
         };
         sources().for_each(|source| (source.live)(&mut count));
         let mut list = [0; 3 * (usize::BITS as usize + 1)];

@@ -208,7 +208,7 @@ impl Chart {
         for tick in self.unit.ticks(self.top) {
             let _ = write!(
                 html,
-                "<span class=\"y\" style=\"bottom:{:.2}%\">{}</span>",
+                "<span class=\"y\" style=\"bottom:{:.2}%\"><b>{}</b></span>",
                 tick / self.top * 100.0,
                 self.unit.show(tick)
             );

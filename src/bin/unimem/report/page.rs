@@ -5,6 +5,7 @@ use super::story::{Live, Moved, Sample, Sizes, Story};
 use super::symbols::Frame;
 use super::{Movement, Tier};
 use crate::output::bytes;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -275,7 +276,7 @@ fn movements(story: &Story) -> String {
         "Faults and evictions",
         "Chunks brought in because they were touched or acquired, by where they were; below, chunks that left, by where \
          they went; then how long each took.",
-        &format!("<h2>Brought in</h2>{faults}<h2>Sent out</h2>{evictions}{table}"),
+        &format!("<h3>Brought in</h3>{faults}<h3>Sent out</h3>{evictions}{table}"),
     )
 }
 
@@ -287,7 +288,7 @@ fn contractions(story: &Story) -> String {
     let speed = |flops: u64, duration: u64| flops as f64 / duration.max(1) as f64;
     let most = story.contracted.iter().map(|c| speed(c.flops, c.duration)).fold(0.0, f64::max);
     let mut longest: Vec<_> = story.contracted.iter().collect();
-    longest.sort_by_key(|c| std::cmp::Reverse(c.duration));
+    longest.sort_by_key(|c| Reverse(c.duration));
     let mut chart = Chart::new(Unit::Gflops, story.duration(), most);
     for c in longest.iter().take(2000) {
         let speed = speed(c.flops, c.duration);
@@ -348,10 +349,7 @@ fn sizes(story: &Story) -> String {
     section(
         "sizes",
         "Sizes of live blocks",
-        &format!(
-            "At {}, the time of those told at which most was live; all heaps and all tiered memory.",
-            time(sizes.time)
-        ),
+        &format!("At {}, the time of those told at which most was live in heaps.", time(sizes.time)),
         &format!(
             "<table><tr><th class=\"number\">up to</th><th></th><th class=\"number\">bytes</th>\
              <th class=\"number\">blocks</th></tr>{rows}</table>"
@@ -381,7 +379,7 @@ fn stack(frames: &[Frame]) -> String {
 fn sites(story: &Story) -> String {
     let table = |key: fn(&super::story::Site) -> (u64, f64)| {
         let mut sites: Vec<_> = story.sites.iter().filter(|site| key(site).0 > 0).collect();
-        sites.sort_by_key(|site| std::cmp::Reverse(key(site).0));
+        sites.sort_by_key(|site| Reverse(key(site).0));
         let total: u64 = sites.iter().map(|site| key(site).0).sum();
         let mut rows = String::new();
         for site in sites.iter().take(ROWS) {
@@ -407,10 +405,10 @@ fn sites(story: &Story) -> String {
     }
     let mut body = String::new();
     if story.sites.iter().any(|site| site.live_bytes > 0) {
-        body += "<h2>Still live at the end</h2>";
+        body += "<h3>Still live at the end</h3>";
         body += &table(|site| (site.live_bytes, site.live_blocks));
     }
-    body += "<h2>Allocated in all</h2>";
+    body += "<h3>Allocated in all</h3>";
     body += &table(|site| (site.bytes, site.blocks));
     section(
         "sites",
@@ -426,9 +424,9 @@ fn live(story: &Story) -> String {
         return section("leaks", "Live at the end", "Nothing: every block was freed.", "");
     }
     // Blocks of one stack and size are one row.
-    let mut groups: BTreeMap<(std::cmp::Reverse<u64>, &[u64]), Vec<&Live>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Reverse<u64>, Reverse<&[u64]>), Vec<&Live>> = BTreeMap::new();
     for live in &story.live {
-        groups.entry((std::cmp::Reverse(live.size), &live.stack)).or_default().push(live);
+        groups.entry((Reverse(live.size), Reverse(&live.stack))).or_default().push(live);
     }
     let mut rows = String::new();
     for ((size, _), blocks) in groups.iter().take(ROWS) {

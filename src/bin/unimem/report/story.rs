@@ -2,6 +2,7 @@
 use super::symbols::{Frame, Names};
 use crate::output::Failure;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use unimem::recording::format::{self, Record};
 use unimem::recording::{Mechanism, Memory, Movement, Tier};
@@ -205,6 +206,30 @@ impl Story {
     }
 }
 
+/// Sites that differ only below what the program called are one.
+fn joined(sites: Vec<Site>) -> Vec<Site> {
+    let mut known: HashMap<(Memory, Vec<(u64, String)>), usize> = HashMap::new();
+    let mut kept: Vec<Site> = Vec::new();
+    for site in sites {
+        let calls = site.frames.iter().map(|frame| (frame.address, frame.function.clone())).collect();
+        match known.entry((site.memory, calls)) {
+            Entry::Vacant(free) => {
+                free.insert(kept.len());
+                kept.push(site);
+            }
+            Entry::Occupied(place) => {
+                let whole = &mut kept[*place.get()];
+                whole.bytes += site.bytes;
+                whole.blocks += site.blocks;
+                whole.live_bytes += site.live_bytes;
+                whole.live_blocks += site.live_blocks;
+                whole.samples += site.samples;
+            }
+        }
+    }
+    kept
+}
+
 impl Reader {
     fn take(&mut self, record: Record<'static>) {
         let story = &mut self.story;
@@ -343,6 +368,7 @@ impl Reader {
         for site in &mut story.sites {
             site.frames = names.frames(&site.stack);
         }
+        story.sites = joined(story.sites);
         story.sites.sort_by_key(|site| std::cmp::Reverse((site.live_bytes, site.bytes)));
         story.samples.sort_by_key(|sample| sample.time);
         Some(story)
