@@ -25,7 +25,7 @@ __attribute__((noinline)) void leak_blocks(unified_memory_interface_t *memory)
 __attribute__((noinline)) void sweep(float *values, size_t count, int kind)
 {
     uint32_t state = 1;
-    for (int round = 0; round < 3; round++)
+    for (int round = 0; round < 2; round++)
         for (size_t i = 0; i < count; i++) {
             state = state * 1664525 + 1013904223;
             values[i] = kind == 0 ? (float)state : kind == 1 ? (float)(i % 4096) * 0.001f : (float)(state >> 24);

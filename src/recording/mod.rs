@@ -79,7 +79,6 @@ struct Allocated {
     stack: Stack,
 }
 #[derive(Clone, Copy)]
-#[expect(clippy::large_enum_variant, reason = "they lie in the queue's cells, not in boxes")]
 enum Event {
     Moved(Moved),
     Contracted(Contracted),
