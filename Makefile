@@ -101,6 +101,14 @@ fuzz: $(B)/libunimem.so
 	@$(CC) $(TEST_FLAGS) c_tests/fuzz.c -o $(B)/tests/fuzz -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -lm
 	@$(B)/tests/fuzz $(SECONDS) $$(date +%s)
 
+# Everything at once for MINUTES: progress on stderr, what was done at the end.
+MINUTES ?= 10
+.PHONY: soak
+soak: $(B)/libunimem.so
+	@mkdir -p $(B)/tests
+	@$(CC) $(TEST_FLAGS) c_tests/soak.c -o $(B)/tests/soak -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -lm
+	@$(B)/tests/soak $(MINUTES) $$(date +%s)
+
 deps:
 	@sh tools/deps.sh test
 

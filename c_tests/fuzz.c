@@ -113,7 +113,7 @@ static void look_at_slot(slot_t *slot) {
 }
 static void calls(void) {
     /* Tighter ones: see docs/reliability.md, what is known not to hold. */
-    size_t limit = one_in(2) ? 0 : (size_t)64 << (20 + below(3));
+    size_t limit = one_in(2) ? 0 : (size_t)1 << (20 + below(8));
     memory = unimem_open(&(unified_pool_config_t){.initial_size = one_in(4) ? MIB : 0, .max_size = limit, .enable_growth = true,
                                                   .enable_streaming = true, .chunk_size = one_in(2) ? 0 : 4096 << below(5),
                                                   .use_geometric_layout = one_in(4)});

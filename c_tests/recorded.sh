@@ -265,6 +265,9 @@ cut() {
         says err "what came before is shown" && says out '"complete": false' && head -c 20 "$D/environment.trace" >"$D/short" &&
         gives 1 "$unimem" report "$D/short" && says err "before its first sample"
 }
+itself() {
+    cp "$D/environment.trace" "$D/copy" && gives 2 "$unimem" report -o "$D/copy" "$D/copy" && cmp "$D/copy" "$D/environment.trace"
+}
 unwritable() { gives 1 "$unimem" report -o "$D/no/page.html" "$D/environment.trace" && says err "$D/no/page.html"; }
 # The disk of the recording is full: the program does what it does without one, and the log says so.
 full() {
@@ -311,6 +314,7 @@ try "a file is one process's" locked
 try "what is no recording" refused
 try "damaged, or newer" damaged
 try "cut off" cut
+try "a page in the recording's place" itself
 try "a page that cannot be written" unwritable
 try "a file that cannot be made" nowhere
 try "descriptors closed by the program" closed

@@ -3,6 +3,7 @@
 #ifndef UNIMEM_TEST_SUPPORT_H
 #define UNIMEM_TEST_SUPPORT_H
 
+#include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -136,7 +137,9 @@ static inline void *table_new(size_t bytes) {
 /* Waits for a child: its exit status, or 256 + the signal that ended it. */
 static inline int child_result(pid_t child) {
     int status = 0;
-    if (child < 0 || waitpid(child, &status, 0) != child) return -1;
+    pid_t ended;
+    while ((ended = waitpid(child, &status, 0)) < 0 && errno == EINTR) continue;
+    if (child < 0 || ended != child) return -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
 }
 

@@ -243,6 +243,36 @@ static void test_budget(void)
     CHECK("nothing is live, nothing is held", unimem_close(memory));
 }
 
+/* Both chunks of an access have to be in place at once. Plain blocks leave the tiers no more than they are promised,
+ * and that is full of encoded chunks and of chunks of other sizes. */
+static void test_words_across_chunks(void)
+{
+    TEST("words across chunks of several sizes are reached while plain blocks fill the limit") {
+        enum { REGIONS = 4, BYTES = MIB };
+        unified_memory_interface_t *memory = open_with(4 * MIB, 0);
+        unsigned char *regions[REGIONS];
+        for (size_t r = 0; r < REGIONS; r++) {
+            regions[r] = memory->allocate_streaming(BYTES, (size_t)4096 << 2 * r);
+            for (size_t i = 0; i < BYTES; i += 8) memcpy(regions[r] + i, &i, 8);
+        }
+        size_t blocks = 0, wrong = 0;
+        while (memory->allocate(60 * KIB, 0)) blocks++;
+        EXPECT(blocks > 40, "%zu blocks", blocks);
+        random_t random = {7};
+        for (size_t step = 0; step < 1000; step++) {
+            size_t r = random_below(&random, REGIONS), chunk = (size_t)4096 << 2 * r;
+            size_t at = chunk * (1 + random_below(&random, BYTES / chunk - 1)), halves[2];
+            memcpy(halves, regions[r] + at - 8, 16);
+            uint64_t across;
+            memcpy(&across, regions[r] + at - 4, 8);
+            wrong += halves[0] != at - 8 || halves[1] != at || across != (halves[0] >> 32 | halves[1] << 32);
+        }
+        EXPECT(wrong == 0, "%zu of 1000 words are wrong", wrong);
+        EXPECT(unimem_held_bytes(memory) <= 4 * MIB, "%zu bytes are held", unimem_held_bytes(memory));
+        unimem_close(memory);
+    }
+}
+
 static void test_chunks(void)
 {
     size_t chunk = 64 * KIB, count = 32;
@@ -519,6 +549,7 @@ static int run_all(void)
         test_increments();
         test_tolerance();
         test_budget();
+        test_words_across_chunks();
         test_blocks();
         test_signals();
         test_threads();

@@ -33,6 +33,13 @@ pub enum Error {
 /// What a fallible function gives.
 pub type Result<T> = core::result::Result<T, Error>;
 
+impl core::fmt::Display for Error {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.text().to_string_lossy())
+    }
+}
+impl core::error::Error for Error {}
+
 impl Error {
     /// All errors, in the order of their numbers.
     pub const ALL: [Error; 9] = [

@@ -1,16 +1,38 @@
 //! libunimem: one memory system for tensor-network programs.
 //!
-//! Modules point downwards only: the C boundary, then tensor networks, then instances, then the heap, then the
-//! operating system. Recordings lie between heap and operating system.
+//! Rust programs use what this page shows: [`Interface`], [`Tensor`] and [`Tiered`]; C programs `include/unimem.h`.
+//! The modules are the library's own, hidden here, and may change with every version; their functions take plain
+//! addresses, and can free under a [`Tensor`] what it holds.
+//!
+//! Modules point downwards only: the C and Rust boundaries, then tensor networks, then instances, then the heap, then
+//! the operating system. Recordings lie between heap and operating system.
+#[doc(hidden)]
 pub mod advanced;
+#[doc(hidden)]
 pub mod c_api;
 mod defect;
+#[doc(hidden)]
 pub mod error;
+#[doc(hidden)]
 pub mod heap;
+#[doc(hidden)]
 pub mod instance;
+#[doc(hidden)]
 pub mod log;
+#[doc(hidden)]
 pub mod os;
+#[doc(hidden)]
 pub mod recording;
+pub mod rust_api;
+#[doc(hidden)]
 pub mod singleton;
+#[doc(hidden)]
 pub mod tensor;
+#[doc(hidden)]
 pub mod tiers;
+
+pub use error::{Error, Result};
+pub use heap::HeapStatistics as Statistics;
+pub use instance::config::Config;
+pub use rust_api::{Chunk, ChunkMut, Interface, Tensor, Tiered};
+pub use tiers::{chunks::Advice, residency::Residency};

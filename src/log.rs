@@ -2,8 +2,8 @@
 //!
 //! `UNIMEM_LOG` is `error`, `warning`, `info` or `debug` (or anything else, which means `warning`); unset or empty
 //! means nothing goes to stderr. Messages are made on the stack: logging never allocates.
-use crate::os::fork;
 use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::{environment, fork};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write as _;
 use std::sync::{Once, OnceLock};
@@ -51,11 +51,11 @@ pub fn set_callback(callback: Option<Callback>, context: *mut c_void) {
 
 fn asked() -> Option<Level> {
     static ASKED: OnceLock<Option<Level>> = OnceLock::new();
-    *ASKED.get_or_init(|| match std::env::var("UNIMEM_LOG").ok()?.as_str() {
-        "" | "0" | "none" => None,
-        "error" => Some(Level::Error),
-        "info" => Some(Level::Info),
-        "debug" => Some(Level::Debug),
+    *ASKED.get_or_init(|| match environment::variable(c"UNIMEM_LOG")? {
+        b"" | b"0" | b"none" => None,
+        b"error" => Some(Level::Error),
+        b"info" => Some(Level::Info),
+        b"debug" => Some(Level::Debug),
         _ => Some(Level::Warning),
     })
 }
@@ -80,6 +80,11 @@ fn to_stderr(text: &[u8]) {
     let line = [part(b"unimem: "), part(text), part(b"\n")];
     // SAFETY: three readable parts. A closed stderr is not ours to report.
     unsafe { libc::writev(libc::STDERR_FILENO, line.as_ptr(), line.len() as c_int) };
+}
+
+/// Whether anybody hears messages of this level.
+pub fn is_wanted(level: Level) -> bool {
+    target().callback.is_some() || asked().is_some_and(|most| level <= most)
 }
 
 /// Sends a message. Through `log!`.

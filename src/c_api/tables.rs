@@ -133,7 +133,7 @@ struct Tables([unified_memory_interface_t; SLOTS]);
 static TABLES: Tables = Tables(tables!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19));
 
 /// The table of a slot.
-pub(super) fn of_slot(slot: usize) -> *mut unified_memory_interface_t {
+pub(crate) fn of_slot(slot: usize) -> *mut unified_memory_interface_t {
     core::ptr::from_ref(&TABLES.0[slot]).cast_mut()
 }
 /// The slot of a table. InvalidArgument when it is none of ours.

@@ -35,13 +35,26 @@ pub unsafe fn prepare(block: NonNull<u8>, size: usize) {
     }
 }
 
+/// The first byte of the guard behind a live block that was overwritten.
+///
+/// # Safety
+/// As for [`is_whole`].
+pub unsafe fn first_damage(block: &Block) -> Option<usize> {
+    // SAFETY: by the caller's promise.
+    let found = unsafe { read(block) };
+    found.iter().zip(pattern(block.start)).position(|(&found, written)| found != written)
+}
+
 /// Whether the guard that was written behind a live block is whole.
 ///
 /// # Safety
 /// `block` is live and [`write`] or [`prepare`] was called for it with its size.
 pub unsafe fn is_whole(block: &Block) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe { first_damage(block) }.is_none()
+}
+unsafe fn read(block: &Block) -> [u8; GUARD] {
     debug_assert!(block.capacity - block.size >= GUARD);
     // SAFETY: `write` wrote there; the guard lies within the block's capacity.
-    let found = unsafe { ((block.start + block.size) as *const [u8; GUARD]).read_unaligned() };
-    found == pattern(block.start)
+    unsafe { ((block.start + block.size) as *const [u8; GUARD]).read_unaligned() }
 }

@@ -273,6 +273,7 @@ impl Heap {
             Ok(found) => found,
             Err(error) => {
                 self.counters.refused.fetch_add(1, Relaxed);
+                debug::refused(pointer, error);
                 return Err(error);
             }
         };
@@ -379,7 +380,7 @@ impl Heap {
         reason = "the pointer is looked up, and only a live block is read"
     )]
     pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
-        let (span, index, value) = self.find(pointer)?;
+        let (span, index, value) = self.find(pointer).inspect_err(|&error| debug::refused(pointer, error))?;
         if size == 0 || size > MAX_SIZE {
             return fail!(InvalidArgument, "a block of {size} bytes");
         }

@@ -1,10 +1,10 @@
-//! The environment, read without allocating: whoever asks may be malloc.
+//! The environment, read without allocating: the heap may be malloc's, and the standard library's lock of the environment
+//! may be taken in a forked child.
 use core::ffi::CStr;
 use core::ptr::NonNull;
 
-/// A variable of the environment, if it is set and not empty.
+/// A variable of the environment. Its text is good for as long as the program leaves the variable alone.
 pub fn variable(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: a zero-terminated name; the text stays unless the program changes the variable meanwhile.
-    let text = unsafe { NonNull::new(libc::getenv(name.as_ptr())).map(|text| CStr::from_ptr(text.as_ptr())) };
-    text.map(CStr::to_bytes).filter(|text| !text.is_empty())
+    // SAFETY: a zero-terminated name, and a zero-terminated text or NULL.
+    unsafe { NonNull::new(libc::getenv(name.as_ptr())).map(|text| CStr::from_ptr(text.as_ptr()).to_bytes()) }
 }

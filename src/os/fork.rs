@@ -1,7 +1,11 @@
 //! What must be locked across fork, so that a child never inherits a lock that nobody will release.
 //!
 //! Each module that owns a lock registers one [`Hooks`] under its [`Rank`], which is also the order in which locks
-//! are taken everywhere in the library. `prepare` takes them in that order, parent and child release in reverse.
+//! are taken everywhere in the library. `prepare` takes them in that order, parent and child release in reverse. All
+//! signals of the forking thread are blocked meanwhile: a handler of the program that touches tiered memory would wait
+//! for the thread it interrupted.
+use super::system;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 
 /// Order in which locks are taken, outermost first.
@@ -18,7 +22,9 @@ pub enum Rank {
     Instances,
     /// The residency engines.
     Tiers,
-    /// Blocks in quarantine, and the stacks that allocated.
+    /// Looking up the names of a stack. Held while that allocates, from whichever heap is malloc's.
+    Symbols,
+    /// What was found, blocks in quarantine, and the stacks that allocated.
     Debug,
     /// The list of threads and the heaps.
     Heaps,
@@ -62,12 +68,24 @@ fn hooks(rank: usize) -> Option<&'static Hooks> {
     // SAFETY: only `register` stores here, and only 'static references.
     unsafe { HOOKS[rank].load(Acquire).as_ref() }
 }
+std::thread_local! {
+    /// What the forking thread had blocked before.
+    static SIGNALS: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
+}
+fn unblock_signals() {
+    if let Some(signals) = SIGNALS.take() {
+        system::set_signals(&signals);
+    }
+}
 extern "C" fn prepare() {
+    SIGNALS.set(Some(system::block_signals()));
     (0..RANKS).filter_map(hooks).for_each(|h| (h.prepare)());
 }
 extern "C" fn parent() {
     (0..RANKS).rev().filter_map(hooks).for_each(|h| (h.parent)());
+    unblock_signals();
 }
 extern "C" fn child() {
     (0..RANKS).rev().filter_map(hooks).for_each(|h| (h.child)());
+    unblock_signals();
 }

@@ -6,6 +6,7 @@
 use super::injection::{Operation, check};
 use super::{fork, lock::Mutex, map};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const SMALLEST: u32 = 6; // log2: one cache line
 const LARGEST: u32 = 16;
@@ -28,6 +29,28 @@ fn rounded_log2(size: usize) -> u32 {
     size.next_power_of_two().trailing_zeros().max(SMALLEST)
 }
 
+/// Mappings of records that are known at most.
+pub const MAPPINGS: usize = 1024;
+/// Start and bytes of each; what finds no room is not known.
+static KNOWN: [(AtomicUsize, AtomicUsize); MAPPINGS] =
+    [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; MAPPINGS];
+fn know(start: usize, length: usize) {
+    let free = KNOWN.iter().find(|(known, _)| known.compare_exchange(0, start, Relaxed, Relaxed).is_ok());
+    if let Some((_, bytes)) = free {
+        bytes.store(length, Relaxed);
+    }
+}
+fn forget(start: usize) {
+    if let Some((known, bytes)) = KNOWN.iter().find(|(known, _)| known.load(Relaxed) == start) {
+        bytes.store(0, Relaxed);
+        known.store(0, Relaxed);
+    }
+}
+/// Where records are: for whoever looks for pointers of the program and must not take the library's own for those.
+pub fn mappings() -> impl Iterator<Item = core::ops::Range<usize>> {
+    KNOWN.iter().map(|(start, bytes)| start.load(Relaxed)..start.load(Relaxed) + bytes.load(Relaxed))
+}
+
 /// Allocates `size` zeroed bytes, aligned to 64 and, from 4 KiB up, to a page. None when memory is short.
 pub fn allocate(size: usize) -> Option<NonNull<u8>> {
     check(Operation::Record).ok()?;
@@ -37,6 +60,7 @@ pub fn allocate(size: usize) -> Option<NonNull<u8>> {
         if length >= map::HUGE_PAGE {
             map::advise_huge(address, length);
         }
+        know(address, length);
         return NonNull::new(address as *mut u8);
     }
     let log2 = rounded_log2(size);
@@ -52,6 +76,7 @@ pub fn allocate(size: usize) -> Option<NonNull<u8>> {
     let start = lists.fresh.next_multiple_of(if log2 < 12 { 1 << SMALLEST } else { map::PAGE });
     if start + (1 << log2) > lists.fresh_end {
         let piece = map::map(PIECE, map::PAGE, 0)?;
+        know(piece, PIECE);
         (lists.fresh, lists.fresh_end) = (piece + (1 << log2), piece + PIECE);
         return NonNull::new(piece as *mut u8);
     }
@@ -65,6 +90,7 @@ pub fn allocate(size: usize) -> Option<NonNull<u8>> {
 /// `record` came from `allocate(size)` and is not used any more.
 pub unsafe fn release(record: NonNull<u8>, size: usize) {
     if size > 1 << LARGEST {
+        forget(record.as_ptr() as usize);
         // SAFETY: a mapping of its own, given up by the caller.
         unsafe { map::unmap(record.as_ptr() as usize, map::round_to_page(size)) };
         return;

@@ -176,7 +176,6 @@ pub fn real_path<'a>(path: &CStr, buffer: &'a mut [u8; libc::PATH_MAX as usize])
 }
 /// atexit: `function` runs when the program ends by itself.
 pub fn at_exit(function: extern "C" fn()) -> Result<(), Errno> {
-    check(Operation::ThreadKey)?;
     // SAFETY: a function that lives as long as the process (the library is never unloaded).
     if unsafe { libc::atexit(function) } == 0 { Ok(()) } else { Err(Errno(libc::ENOMEM)) }
 }
@@ -250,28 +249,41 @@ pub unsafe fn control<T>(
     done(unsafe { libc::ioctl(descriptor, request, core::ptr::from_mut(argument)) })
 }
 
+/// Blocks all signals of the calling thread. Gives what it had blocked before.
+pub fn block_signals() -> libc::sigset_t {
+    // SAFETY: both sets are local, and filled in by the calls; a thread may change its own mask.
+    unsafe {
+        let (mut all, mut before) = (core::mem::zeroed(), core::mem::zeroed());
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        before
+    }
+}
+/// Blocks these signals of the calling thread and no others.
+pub fn set_signals(signals: &libc::sigset_t) {
+    // SAFETY: a set that is read; a thread may change its own mask.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, signals, null_mut()) };
+}
+
 /// Starts a detached thread with a stack of `stack` bytes and all signals blocked: they are for the program's own.
 /// Without the standard library, whose threads use malloc: that would cost 64 MiB of address space for glibc's arena.
 pub fn start_thread(stack: usize, main: extern "C" fn(*mut c_void) -> *mut c_void) -> Result<(), Errno> {
     check(Operation::StartThread)?;
+    let before = block_signals();
     // SAFETY: plain calls on local objects that each is made to fill in; what the thread runs lives for ever.
     let error = unsafe {
-        let (mut all, mut old) = (core::mem::zeroed(), core::mem::zeroed());
         let mut attributes = core::mem::zeroed();
         let mut thread = core::mem::zeroed();
-        let error = libc::pthread_attr_init(&mut attributes);
-        if error != 0 {
-            return Err(Errno(error));
+        let mut error = libc::pthread_attr_init(&mut attributes);
+        if error == 0 {
+            libc::pthread_attr_setdetachstate(&mut attributes, libc::PTHREAD_CREATE_DETACHED);
+            libc::pthread_attr_setstacksize(&mut attributes, stack);
+            error = libc::pthread_create(&mut thread, &attributes, main, null_mut());
+            libc::pthread_attr_destroy(&mut attributes);
         }
-        libc::pthread_attr_setdetachstate(&mut attributes, libc::PTHREAD_CREATE_DETACHED);
-        libc::pthread_attr_setstacksize(&mut attributes, stack);
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
-        let error = libc::pthread_create(&mut thread, &attributes, main, null_mut());
-        libc::pthread_sigmask(libc::SIG_SETMASK, &old, null_mut());
-        libc::pthread_attr_destroy(&mut attributes);
         error
     };
+    set_signals(&before);
     if error == 0 { Ok(()) } else { Err(Errno(error)) }
 }
 /// pthread_key_create.

@@ -5,7 +5,7 @@
 //! path without one. That way destructors that run later still may allocate and free.
 use super::{records, system};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
 use std::sync::OnceLock;
 
 /// Bytes of the longest error message kept.
@@ -25,6 +25,8 @@ pub struct Record {
     pub far_capacity: AtomicU32,
     /// Code of the last error.
     pub last_error: AtomicU32,
+    /// Set while a stack is walked or named (heap/debug/trace.rs).
+    pub in_trace: AtomicBool,
     /// Its message, and the one of a failure not yet reported; both end with a zero byte.
     pub messages: core::cell::UnsafeCell<[[u8; MESSAGE]; 2]>,
 }

@@ -375,10 +375,19 @@ fn open(path: &CStr) -> core::result::Result<(OwnedFd, FileState), Errno> {
 
 /// Begins a recording into the file at `path`, which is made or replaced. InvalidArgument while there is one, Io.
 pub fn start(path: &[u8]) -> Result<()> {
+    install();
     start_holding(RECORDING.lock(), path)
 }
-fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> Result<()> {
+fn install() {
     static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        fork::register(fork::Rank::Recording, &HOOKS);
+        if system::at_exit(at_exit).is_err() {
+            log!(Warning, "no memory for a handler at exit: a recording will have no end");
+        }
+    });
+}
+fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> Result<()> {
     if recording.is_some() {
         return fail!(InvalidArgument, "a recording is under way");
     }
@@ -399,12 +408,6 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
         }
         Err(Errno(error)) => return fail!(Io, "{}: error {error}", text(path)),
     };
-    INSTALL.call_once(|| {
-        fork::register(fork::Rank::Recording, &HOOKS);
-        if system::at_exit(at_exit).is_err() {
-            log!(Warning, "no memory for a handler at exit: a recording will have no end");
-        }
-    });
     let interval = variable(c"UNIMEM_TRACE_INTERVAL")
         .and_then(|text| core::str::from_utf8(text).ok()?.parse().ok())
         .filter(|interval| *interval > 0);
@@ -444,12 +447,21 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
 /// Begins the recording that the environment asks for.
 #[cold]
 pub(super) fn start_as_asked() {
-    // Whoever has the lock does it, or has begun one.
-    let Some(recording) = RECORDING.try_lock() else { return };
-    if STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed).is_err() {
+    // One does it; what beginning allocates leads here again where the library is malloc.
+    static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+    let Some(path) = variable(c"UNIMEM_TRACE").filter(|path| !path.is_empty()) else {
+        let _ = STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed);
+        return;
+    };
+    if UNDER_WAY.swap(true, AcqRel) {
         return;
     }
-    let Some(path) = variable(c"UNIMEM_TRACE") else { return };
+    install();
+    // Without waiting: the caller may hold locks that come after this one. The next allocation tries again.
+    let Some(recording) = RECORDING.try_lock() else { return UNDER_WAY.store(false, Release) };
+    if STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed).is_err() {
+        return; // the program has begun one itself
+    }
     if start_holding(recording, path).is_err() {
         log!(Error, "UNIMEM_TRACE: nothing is recorded into {}", String::from_utf8_lossy(path));
     }

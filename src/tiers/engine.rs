@@ -129,6 +129,8 @@ impl Engine {
             region.dissolve();
             let _arrangement = self.arrangement.lock();
             if self.regions().is_empty() {
+                // The crew may still have pages in hand; whoever comes next must not find them charged.
+                self.wait_for_transits();
                 self.give_back();
                 self.purse.close();
                 self.close_files_left();
@@ -298,6 +300,16 @@ impl Engine {
         self.begin_transit();
         InHand(self)
     }
+    /// Waits until nobody holds a claim or has pages in hand. While there is no region, and none can be made.
+    fn wait_for_transits(&self) {
+        loop {
+            let seen = self.progress();
+            if self.transits.load(SeqCst) == 0 {
+                return;
+            }
+            self.wait_for_progress(seen);
+        }
+    }
     /// Something has become free or has settled.
     pub(super) fn note_progress(&self) {
         *self.progress.lock() += 1;
@@ -380,7 +392,7 @@ pub fn serve_fault(address: usize, store: Option<bool>) -> Served {
     else {
         return Served::NotOurs;
     };
-    match region.touch(index, address, store != Some(false)) {
+    match region.touch(index, store != Some(false)) {
         Ok(()) => Served::Yes,
         Err(trouble) => {
             let (text, errno) = trouble.text();

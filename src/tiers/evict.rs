@@ -46,13 +46,20 @@ impl Engine {
                 Ok(slot) => return Ok(slot),
                 Err(slot) => slot,
             };
-            // The last chunk of this size may be the other half of an access that spans two, which would go on for ever:
-            // rather the reserve, or chunks of other sizes.
-            if self.hot_chunks(staging) <= 1
-                && (self.purse().drop_reserve() > 0 || self.evict_elsewhere(staging, workspace)? > 0)
-            {
-                staging.put_empty(slot);
-                continue;
+            if self.hot_chunks(staging) <= 1 {
+                // It may be the other half of an access that spans two, which would go on for ever: rather anything else.
+                let (ahead, room) = match self.unstage(staging) {
+                    Some(ahead) => (Some(ahead), Ok(true)),
+                    None => (None, self.make_room(staging, workspace)),
+                };
+                if !matches!(room, Ok(false)) {
+                    staging.put_empty(slot);
+                    room?;
+                    match ahead {
+                        Some(ahead) => return Ok(ahead),
+                        None => continue,
+                    }
+                }
             }
             match self.evict_into(staging, slot, workspace) {
                 Ok(Some(slot)) => {
@@ -69,7 +76,7 @@ impl Engine {
                     if let Some(slot) = self.unstage(staging) {
                         return Ok(slot);
                     }
-                    if self.evict_elsewhere(staging, workspace)? == 0 && !self.starve(seen) {
+                    if !self.make_room(staging, workspace)? && !self.starve(seen) {
                         return Err(Trouble::NoRoom);
                     }
                 }
@@ -81,6 +88,17 @@ impl Engine {
                 }
             }
         }
+    }
+    /// Gives back to the budget what can be had without chunks of this size: chunks of other sizes, the reserve,
+    /// encoded chunks. False if there is nothing.
+    fn make_room(&self, staging: &Arc<Staging>, workspace: &mut codec::Workspace) -> Result<bool, Trouble> {
+        let mut found = self.evict_elsewhere(staging, workspace)? > 0
+            || self.purse().drop_reserve() > 0
+            || self.warm.trim(self.purse()) > 0;
+        while !found && self.chill_oldest() {
+            found = self.warm.trim(self.purse()) > 0;
+        }
+        Ok(found)
     }
     /// Chunks of one size that are in place.
     fn hot_chunks(&self, staging: &Staging) -> usize {
@@ -111,6 +129,10 @@ impl Engine {
     fn stock_one(&self, region: &Region, workspace: &mut codec::Workspace) {
         let staging = region.staging();
         let _pages = self.pages_in_hand();
+        // After the line above: who frees the last region waits for those who did not see it closing.
+        if region.is_closing() {
+            return;
+        }
         let Some(slot) = staging.take_empty() else { return };
         // Failures are found out again, and reported, by whoever needs a slot.
         let slot = match self.fresh_pages(staging, slot) {
@@ -129,10 +151,6 @@ impl Engine {
             super::crew::stock(region);
         } else {
             staging.put_full(slot);
-            if self.regions().is_empty() {
-                // The last region went meanwhile, and whoever freed it did not see this slot.
-                self.drop_full(staging, usize::MAX);
-            }
         }
     }
     /// Bytes that stay in the clear however much could be kept encoded instead.

@@ -1,7 +1,7 @@
 //! Bringing chunks in.
 use super::engine::Engine;
 use super::fault::Mechanism;
-use super::mapping::{Errno, Span, all_present};
+use super::mapping::Errno;
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
@@ -11,7 +11,7 @@ use super::trouble::Trouble;
 use super::{codec, crew, workspace};
 use crate::os::map::PAGE;
 use crate::recording::{self, Movement, Tier};
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use twox_hash::XxHash3_128;
 
@@ -50,25 +50,9 @@ fn source_of(transit: &mut Transit) -> Tier {
     }
 }
 
-/// Whether faults at `address` come again and again although its chunk is in place: a page is missing. The
-/// program gets SIGBUS then, instead of faulting for ever.
-fn is_stuck(address: usize) -> bool {
-    const TIMES: u32 = 10_000;
-    static LAST: AtomicUsize = AtomicUsize::new(0);
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let page = address & !(PAGE - 1);
-    if LAST.swap(page, Relaxed) != page {
-        COUNT.store(0, Relaxed);
-    }
-    COUNT.fetch_add(1, Relaxed) >= TIMES && !all_present(Span { start: page, length: PAGE })
-}
-
 impl Region {
-    /// Serves a fault of direct access to `address` in chunk `index`.
-    pub(super) fn touch(&self, index: usize, address: usize, store: bool) -> Result<(), Trouble> {
-        if self.word(index).phase() == Phase::Hot && !self.is_resident() && is_stuck(address) {
-            return Err(Trouble::Pages(Errno(libc::EFAULT)));
-        }
+    /// Serves a fault of direct access in chunk `index`.
+    pub(super) fn touch(&self, index: usize, store: bool) -> Result<(), Trouble> {
         let access = if store { Access::Write } else { Access::Read };
         self.bring_in(index, access, false, true)
     }

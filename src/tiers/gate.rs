@@ -4,6 +4,7 @@
 //! fault on top of an operation whose locks it needs. The fault handlers are inside with their signals blocked from
 //! the start. `fork` closes the door and waits until nobody is inside; so no lock of this module tree is ever held
 //! across fork, and none needs fork handling of its own.
+use crate::os::system;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 
 const CLOSED: u32 = 1 << 31;
@@ -26,13 +27,7 @@ fn pass() {
 }
 /// Goes inside.
 pub fn enter() -> Inside {
-    // SAFETY: both sets are valid for the calls; a thread may change its own mask.
-    let signals = unsafe {
-        let (mut all, mut old) = (core::mem::zeroed(), core::mem::zeroed());
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
-        old
-    };
+    let signals = system::block_signals();
     pass();
     Inside { signals: Some(signals) }
 }
@@ -47,8 +42,7 @@ impl Drop for Inside {
             atomic_wait::wake_all(&DOOR);
         }
         if let Some(signals) = &self.signals {
-            // SAFETY: the mask this thread had before.
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, signals, core::ptr::null_mut()) };
+            system::set_signals(signals);
         }
     }
 }

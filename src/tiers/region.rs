@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// Smallest and largest chunk.
 pub const CHUNK_SIZES: core::ops::RangeInclusive<usize> = PAGE..=64 << 20;
 /// Blocks of a sparse region are made on disk for this many bytes at a time, or a chunk if that is larger.
-const PIECE: usize = 64 << 20;
+const PIECE: usize = 4 << 20;
 
 /// A part of a spill file that is a region's: chunk `first + i` has its place at `start + i * chunk`.
 struct Home {

@@ -195,7 +195,7 @@ fn spill() -> Section {
     }
     if let Some((free, kind)) = file_system(&directory) {
         section.size("free", free);
-        if kind == libc::TMPFS_MAGIC as i64 {
+        if kind == libc::TMPFS_MAGIC {
             section.text("note", "a tmpfs: what is spilled there stays in RAM");
         }
     }

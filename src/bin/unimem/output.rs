@@ -49,7 +49,7 @@ pub fn bytes(count: u64) -> String {
     }
     let unit = (count.ilog2() as usize / 10).min(UNITS.len());
     let value = count as f64 / (1u64 << (10 * unit)) as f64;
-    let digits = if count % (1 << (10 * unit)) == 0 || value >= 100.0 { 0 } else { 1 };
+    let digits = if count.is_multiple_of(1 << (10 * unit)) || value >= 100.0 { 0 } else { 1 };
     format!("{value:.digits$} {}", UNITS[unit - 1])
 }
 

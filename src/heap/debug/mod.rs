@@ -10,9 +10,14 @@
 //! - quarantine: see [`quarantine`](mod@quarantine).
 //! - trace: see [`trace`](mod@trace).
 //!
-//! Locks: each of the two tables has one, taken before any heap's (fork.rs: `Rank::Debug`). Nothing is logged, and no
-//! stack is walked, while one is held: both may allocate, also from the heaps that serve as malloc.
+//! A free or reallocation that is refused is told of as well, and all findings are in the report (report.rs).
+//!
+//! Locks: two while a report is written and names are looked up (fork.rs: `Rank::Symbols`), which may allocate, also from
+//! the heap that serves as malloc; then one each for what was found, the quarantine and the stacks (`Rank::Debug`), under
+//! which nothing is logged, walked or named. All are taken before any heap's, and in this order.
+mod findings;
 mod quarantine;
+mod reachable;
 mod report;
 mod trace;
 
@@ -22,20 +27,20 @@ pub use trace::Stack;
 use super::guard::{self, GUARD};
 use super::span::Span;
 use super::{Block, Heap, owner};
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::log::log;
+use crate::os::environment::variable;
 use crate::os::{fork, records::Records};
 use allocator_api2::vec::Vec;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use findings::{Finding, Kind};
 
 const GUARD_ON: u8 = 1;
 const QUARANTINE_ON: u8 = 2;
 const TRACE_ON: u8 = 4;
 const READ: u8 = 128;
 static MODES: AtomicU8 = AtomicU8::new(0);
-/// Damaged blocks found so far.
-static DAMAGED: AtomicUsize = AtomicUsize::new(0);
 
 /// What is on.
 #[derive(Clone, Copy)]
@@ -67,6 +72,7 @@ pub fn modes() -> Modes {
     }
     if MODES.swap(modes, Relaxed) & READ == 0 {
         if Modes(modes).any() {
+            fork::register(fork::Rank::Symbols, &SYMBOL_HOOKS);
             fork::register(fork::Rank::Debug, &HOOKS);
             report::at_exit();
         }
@@ -79,14 +85,6 @@ pub fn modes() -> Modes {
     }
     Modes(modes)
 }
-/// A variable of the environment.
-fn variable(name: &core::ffi::CStr) -> Option<&'static [u8]> {
-    // SAFETY: a zero-terminated name; the text stays unless the program changes the variable meanwhile.
-    unsafe {
-        NonNull::new(libc::getenv(name.as_ptr()))
-            .map(|text| core::ffi::CStr::from_ptr(text.as_ptr()).to_bytes())
-    }
-}
 /// The calling stack. None while this thread walks one already.
 pub fn walk_stack() -> Option<Stack> {
     trace::walk_alone()
@@ -98,9 +96,36 @@ pub fn stack_of(start: usize) -> Option<Stack> {
 fn has(mode: u8) -> bool {
     MODES.load(Relaxed) & mode != 0
 }
+fn guards_are_on() -> bool {
+    has(GUARD_ON)
+}
+fn traces_are_on() -> bool {
+    has(TRACE_ON)
+}
+/// The calling stack, where stacks are wanted.
+fn stack_here() -> u64 {
+    if has(TRACE_ON) { trace::here() } else { trace::UNKNOWN }
+}
+
+static SYMBOL_HOOKS: fork::Hooks = fork::Hooks {
+    prepare: || {
+        report::lock();
+        trace::lock_symbols();
+    },
+    parent: unlock_symbols,
+    child: unlock_symbols,
+};
+fn unlock_symbols() {
+    // SAFETY: runs only after `prepare` has taken both.
+    unsafe {
+        trace::unlock_symbols();
+        report::unlock();
+    }
+}
 
 static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
+        findings::lock();
         quarantine::lock();
         trace::lock();
     },
@@ -108,10 +133,11 @@ static HOOKS: fork::Hooks = fork::Hooks {
     child: unlock,
 };
 fn unlock() {
-    // SAFETY: runs only after `prepare` has taken both.
+    // SAFETY: runs only after `prepare` has taken them.
     unsafe {
         trace::unlock();
         quarantine::unlock();
+        findings::unlock();
     }
 }
 
@@ -152,31 +178,48 @@ pub fn check(pointer: *const u8) -> Result<()> {
     if !has(GUARD_ON) {
         return Ok(());
     }
-    match owner(pointer) {
-        Some((_, block)) if is_damaged(&block) => {
-            tell_damage(&block);
+    match damaged_by(pointer) {
+        Some(damage) => {
+            tell_damage(damage);
             fail!(
                 Corruption,
                 "bytes behind the block of {} bytes at {pointer:p} were overwritten",
-                block.size
+                damage.0.size
             )
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
-fn is_damaged(block: &Block) -> bool {
+/// The live block at `pointer` if bytes behind it were overwritten, and which is the first.
+fn damaged_by(pointer: *const u8) -> Option<(Block, usize)> {
+    let (_, block) = owner(pointer)?;
+    if block.capacity - block.size < GUARD {
+        return None;
+    }
     // SAFETY: with guards on, every live block has had one written behind it.
-    block.capacity - block.size >= GUARD && !unsafe { guard::is_whole(block) }
+    unsafe { guard::first_damage(&block) }.map(|byte| (block, block.size + byte))
 }
-fn tell_damage(block: &Block) {
-    DAMAGED.fetch_add(1, Relaxed);
-    log!(
-        Error,
-        "overrun: bytes behind the block of {} bytes at {:#x} were overwritten",
-        block.size,
-        block.start
-    );
-    trace::log_stack_of(block.start);
+fn tell_damage((block, offset): (Block, usize)) {
+    findings::tell(Finding {
+        kind: Kind::Overrun,
+        start: block.start,
+        size: block.size,
+        offset,
+        found: stack_here(),
+        allocated: trace::stack_of(block.start),
+        freed: trace::UNKNOWN,
+    });
+}
+/// A free or reallocation of `pointer` was refused.
+#[cold]
+pub(super) fn refused(pointer: *const u8, error: Error) {
+    if !modes().any() {
+        return;
+    }
+    let start = pointer as usize;
+    let (size, allocated, freed) = quarantine::stacks_of(start).unwrap_or_default();
+    let kind = if error == Error::DoubleFree { Kind::DoubleFree } else { Kind::BadFree };
+    findings::tell(Finding { kind, start, size, offset: 0, found: stack_here(), allocated, freed });
 }
 
 /// Takes a block that is being freed into quarantine. False: not done, it is to be freed at once. DoubleFree.
@@ -189,7 +232,7 @@ pub(super) fn quarantine(heap: &'static Heap, span: &'static Span, index: usize)
         trace::freed(start);
         return Ok(false);
     }
-    let (held, damaged) = quarantine::take(heap, span, index)?;
+    let (held, damaged) = quarantine::take(heap, span, index, stack_here())?;
     tell_writes(damaged);
     if !held {
         trace::freed(start);
@@ -207,15 +250,15 @@ pub(super) fn empty_quarantine(heap: Option<&Heap>) -> bool {
 }
 fn tell_writes(damaged: Vec<quarantine::Written, Records>) {
     for written in damaged {
-        DAMAGED.fetch_add(1, Relaxed);
-        log!(
-            Error,
-            "write after free: byte {} of the freed block of {} bytes at {:#x} was overwritten",
-            written.offset,
-            written.size,
-            written.start
-        );
-        trace::log_stack(written.stack);
+        findings::tell(Finding {
+            kind: Kind::WriteAfterFree,
+            start: written.start,
+            size: written.size,
+            offset: written.offset,
+            found: trace::UNKNOWN,
+            allocated: written.allocated,
+            freed: written.freed,
+        });
     }
 }
 
@@ -226,10 +269,8 @@ pub(super) fn heap_ends(heap: &'static Heap) {
     }
     empty_quarantine(Some(heap));
     let live = live_blocks(heap);
-    for block in &live {
-        if has(GUARD_ON) && is_damaged(block) {
-            tell_damage(block);
-        }
+    if has(GUARD_ON) {
+        live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(tell_damage);
     }
     if has(TRACE_ON) {
         report::log_sites(&live);

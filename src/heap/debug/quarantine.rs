@@ -36,8 +36,8 @@ struct Held {
     filled: usize,
     /// Pages without access, at the end: where they begin, and bytes.
     closed: (usize, usize),
-    /// Of the allocation.
-    stack: u64,
+    allocated: u64,
+    freed: u64,
 }
 struct Queue {
     first: *mut Held,
@@ -64,7 +64,8 @@ pub(super) struct Written {
     pub size: usize,
     /// First byte that differs.
     pub offset: usize,
-    pub stack: u64,
+    pub allocated: u64,
+    pub freed: u64,
 }
 
 /// Takes a live block in, and lets out what has become too much. Gives whether it was taken (not without memory for
@@ -73,6 +74,7 @@ pub(super) fn take(
     heap: &'static Heap,
     span: &'static Span,
     index: usize,
+    freed_by: u64,
 ) -> Result<(bool, Vec<Written, Records>)> {
     let none = || Vec::new_in(Records);
     heap.count(|_| ())?; // so that counting below cannot fail
@@ -103,7 +105,8 @@ pub(super) fn take(
         capacity,
         filled: capacity,
         closed: (0, 0),
-        stack: trace::freed(start),
+        allocated: trace::freed(start),
+        freed: freed_by,
     };
     if span.is_large() {
         let page = start.next_multiple_of(PAGE);
@@ -140,6 +143,20 @@ pub(super) fn take(
         let_out(&mut queue, oldest, &mut damaged);
     }
     Ok((true, damaged))
+}
+
+/// Size of the block in quarantine at `start`, and the stacks that allocated and freed it.
+pub(super) fn stacks_of(start: usize) -> Option<(usize, u64, u64)> {
+    let queue = QUEUE.lock();
+    let mut next = queue.first;
+    // SAFETY: records in the queue are live, and only reached under its lock.
+    while let Some(held) = unsafe { next.as_ref() } {
+        if held.start == start {
+            return Some((held.size, held.allocated, held.freed));
+        }
+        next = held.next;
+    }
+    None
 }
 
 /// Lets out the blocks of all heaps that are `wanted`. Gives whether there were any, and what is damaged.
@@ -182,7 +199,13 @@ fn let_out(queue: &mut Queue, record: NonNull<Held>, damaged: &mut Vec<Written, 
     if let Some(offset) = bytes.iter().position(|&byte| byte != PATTERN)
         && damaged.try_reserve(1).is_ok()
     {
-        damaged.push(Written { start: held.start, size: held.size, offset, stack: held.stack });
+        damaged.push(Written {
+            start: held.start,
+            size: held.size,
+            offset,
+            allocated: held.allocated,
+            freed: held.freed,
+        });
     }
     // SAFETY: the pages that were closed when it came.
     if length > 0 && unsafe { system::protect(page, length, libc::PROT_READ | libc::PROT_WRITE) }.is_err() {

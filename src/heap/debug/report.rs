@@ -1,72 +1,111 @@
-//! What is live, by the stacks that allocated it: to the log when a heap ends, as JSON when asked for.
+//! Reports: what is live by the stacks that allocated it, and what was found wrong. To the log when a heap or the
+//! program ends, as JSON when asked for.
 //!
-//! The JSON: `{"version": 1, "blocks", "bytes", "damaged", "sites": [{"blocks", "bytes", "stack": [{"address",
-//! "function", "file", "line"}]}]}`, sites with most bytes first, calls innermost first, addresses as hexadecimal text.
-//! `function` and `file` may be empty, `line` 0; a stack is empty where `trace` was off.
+//! The JSON: `{"version": 1, "process", "program", "complete", "blocks", "bytes", "damaged", "problems": [{"kind",
+//! "address", "size", "offset", "found", "allocated", "freed"}], "sites": [{"blocks", "bytes", "stack"}]}`. Stacks are
+//! lists of `{"address", "function", "file", "line"}`, calls innermost first; `function` and `file` may be empty, `line`
+//! 0; a stack is empty, or not there, where `trace` was off. Sites with most bytes come first. At the end of a program
+//! there are `lost_blocks` and `lost_bytes` too, of each site and together: those that nothing points to (see
+//! reachable.rs). `complete` is false while the program runs: then `UNIMEM_DEBUG_REPORT` has the problems so far, which
+//! is what remains of a program that crashes.
 use super::super::{Block, registry};
-use super::{DAMAGED, live_blocks, trace, variable};
+use super::{damaged_by, findings, guards_are_on, live_blocks, reachable, trace, traces_are_on};
 use crate::error::{Result, fail};
-use crate::log::log;
+use crate::log::{Level, is_wanted, log};
+use crate::os::environment::variable;
+use crate::os::lock::Mutex;
 use crate::os::records::Records;
 use allocator_api2::vec::Vec;
-use core::sync::atomic::Ordering::Relaxed;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
-/// Sites named in the log when a heap ends.
+/// Sites named in the log.
 const SITES_LOGGED: usize = 16;
 
+/// Blocks and their bytes.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    blocks: usize,
+    bytes: usize,
+}
+impl Sum {
+    fn add(&mut self, block: &Block) {
+        *self = Sum { blocks: self.blocks + 1, bytes: self.bytes + block.size };
+    }
+}
 /// Live blocks of one stack.
 #[derive(Default)]
 struct Site {
     stack: u64,
-    blocks: usize,
-    bytes: usize,
+    live: Sum,
+    lost: Sum,
 }
-/// Most bytes first.
-fn sites(live: &[Block]) -> std::vec::Vec<Site> {
+/// Most bytes first. `reached`: of each block, whether anything points to it.
+fn sites(live: &[Block], reached: Option<&[bool]>) -> std::vec::Vec<Site> {
     let stacks = trace::stacks_of(live.iter().map(|block| block.start));
     let mut sites = HashMap::<u64, Site>::new();
-    for (block, &stack) in live.iter().zip(&stacks) {
+    for (index, (block, &stack)) in live.iter().zip(&stacks).enumerate() {
         let site = sites.entry(stack).or_default();
-        *site = Site { stack, blocks: site.blocks + 1, bytes: site.bytes + block.size };
+        site.stack = stack;
+        site.live.add(block);
+        if reached.is_some_and(|reached| !reached[index]) {
+            site.lost.add(block);
+        }
     }
     let mut sites: std::vec::Vec<Site> = sites.into_values().collect();
-    sites.sort_by_key(|site| (core::cmp::Reverse(site.bytes), site.stack));
+    sites.sort_by_key(|site| (core::cmp::Reverse(site.live.bytes), site.stack));
     sites
 }
 
 /// Sends the stacks of blocks that leaked to the log.
 pub(super) fn log_sites(live: &[Block]) {
-    for site in sites(live).iter().take(SITES_LOGGED) {
-        log!(Warning, "leak: {} blocks, {} bytes, allocated by", site.blocks, site.bytes);
-        trace::log_stack(site.stack);
+    if is_wanted(Level::Warning) {
+        sites(live, None).iter().take(SITES_LOGGED).for_each(|site| log_site(site.stack, site.live));
     }
 }
-
-fn to_json(live: &[Block]) -> Value {
-    let sites: std::vec::Vec<Value> = sites(live)
-        .iter()
-        .map(|site| {
-            let calls: std::vec::Vec<Value> = trace::calls(site.stack)
-                .iter()
-                .map(|call| {
-                    json!({"address": format!("{:#x}", call.address), "function": call.function,
-                           "file": call.file, "line": call.line})
-                })
-                .collect();
-            json!({"blocks": site.blocks, "bytes": site.bytes, "stack": calls})
-        })
-        .collect();
-    json!({"version": 1, "blocks": live.len(), "bytes": live.iter().map(|block| block.size).sum::<usize>(),
-           "damaged": DAMAGED.load(Relaxed), "sites": sites})
+fn log_site(stack: u64, leak: Sum) {
+    log!(Warning, "leak: {} blocks, {} bytes, allocated by", leak.blocks, leak.bytes);
+    trace::log_stack(stack);
 }
 
-/// Writes what is live in all heaps to the file at `path`, as JSON. Io.
-pub fn write(path: &Path) -> Result<()> {
+pub(super) fn stack_to_json(stack: u64) -> Value {
+    let call = |call: &trace::Call| {
+        json!({"address": format!("{:#x}", call.address), "function": call.function,
+               "file": call.file, "line": call.line})
+    };
+    trace::calls(stack).iter().map(call).collect()
+}
+fn to_json(complete: bool, sites: &[Site], lost: bool) -> Value {
+    let sum = |of: fn(&Site) -> usize| sites.iter().map(of).sum::<usize>();
+    let mut value = json!({
+        "version": 1, "process": std::process::id(),
+        "program": std::fs::read_link("/proc/self/exe").map(|path| path.display().to_string()).unwrap_or_default(),
+        "complete": complete, "blocks": sum(|site| site.live.blocks), "bytes": sum(|site| site.live.bytes),
+        "damaged": findings::damaged(),
+    });
+    if lost {
+        value["lost_blocks"] = sum(|site| site.lost.blocks).into();
+        value["lost_bytes"] = sum(|site| site.lost.bytes).into();
+    }
+    value["problems"] = findings::to_json().into();
+    let of_site = |site: &Site| {
+        let mut value = json!({"blocks": site.live.blocks, "bytes": site.live.bytes});
+        if lost {
+            value["lost_blocks"] = site.lost.blocks.into();
+            value["lost_bytes"] = site.lost.bytes.into();
+        }
+        value["stack"] = stack_to_json(site.stack);
+        value
+    };
+    value["sites"] = sites.iter().map(of_site).collect();
+    value
+}
+
+/// The live blocks of all heaps, by address; those that are damaged, and freed ones, are told of.
+fn look_at_all() -> Vec<Block, Records> {
     super::empty_quarantine(None);
     let mut live: Vec<Block, Records> = Vec::new_in(Records);
     registry::for_each_heap(|heap| {
@@ -75,23 +114,82 @@ pub fn write(path: &Path) -> Result<()> {
             live.extend(blocks);
         }
     });
-    let text = format!("{:#}\n", to_json(&live));
-    match std::fs::write(path, text) {
+    if guards_are_on() {
+        // Each is looked up anew: other threads may have freed it since.
+        live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(super::tell_damage);
+    }
+    live.sort_unstable_by_key(|block| block.start);
+    live
+}
+fn write_text(path: &Path, value: &Value) -> Result<()> {
+    match std::fs::write(path, format!("{value:#}\n")) {
         Ok(()) => Ok(()),
         Err(error) => fail!(Io, "{}: {error}", path.display()),
     }
 }
 
-/// Writes the report when the program ends, where `UNIMEM_DEBUG_REPORT` names a file for it.
+/// Writes what is live in all heaps to the file at `path`, as JSON. Io.
+pub fn write(path: &Path) -> Result<()> {
+    write_text(path, &to_json(true, &sites(&look_at_all(), None), false))
+}
+
+/// One thread at a time writes the file that the environment names.
+static WRITING: Mutex<()> = Mutex::new(());
+pub(super) fn lock() {
+    core::mem::forget(WRITING.lock());
+}
+/// # Safety
+/// [`lock`] was called before.
+pub(super) unsafe fn unlock() {
+    // SAFETY: taken by `lock`, whose guard was forgotten.
+    unsafe { WRITING.force_unlock() }
+}
+/// The file that `UNIMEM_DEBUG_REPORT` names; `%p` in it is the process's number.
+fn file() -> Option<PathBuf> {
+    let name = variable(c"UNIMEM_DEBUG_REPORT").filter(|name| !name.is_empty())?;
+    let mut path = std::vec::Vec::new();
+    let mut rest = name;
+    while let Some(at) = rest.windows(2).position(|two| two == b"%p") {
+        path.extend_from_slice(&rest[..at]);
+        path.extend_from_slice(std::process::id().to_string().as_bytes());
+        rest = &rest[at + 2..];
+    }
+    path.extend_from_slice(rest);
+    Some(PathBuf::from(OsString::from_vec(path)))
+}
+/// Something was found: the file has it from now on. What cannot be written now is tried again at the end.
+pub(super) fn note_finding() {
+    if let Some(file) = file() {
+        let _writing = WRITING.lock();
+        let _ = write_text(&file, &to_json(false, &[], false));
+    }
+}
+
+/// Reports when the program ends: in the log what is lost, in the file all of it.
 pub(super) fn at_exit() {
     extern "C" fn exiting() {
-        let file = variable(c"UNIMEM_DEBUG_REPORT").filter(|file| !file.is_empty());
-        if let Some(Err(error)) = file.map(|file| write(Path::new(OsStr::from_bytes(file)))) {
-            log!(Error, "UNIMEM_DEBUG_REPORT cannot be written: {error:?}");
+        let frame = 0usize;
+        if variable(c"UNIMEM_DEBUG_REPORT").is_some() || is_wanted(Level::Warning) {
+            finish(&raw const frame as usize);
         }
     }
     // SAFETY: a function that lives as long as the process (the library is never unloaded).
     if unsafe { libc::atexit(exiting) } != 0 {
         log!(Warning, "UNIMEM_DEBUG_REPORT will not be written: no memory for a handler at exit");
+    }
+}
+#[inline(never)]
+fn finish(frame: usize) {
+    let live = look_at_all();
+    let reached = reachable::reached(&live, frame);
+    let sites = sites(&live, reached.as_deref());
+    if traces_are_on() && is_wanted(Level::Warning) {
+        let lost = sites.iter().filter(|site| site.lost.blocks > 0);
+        lost.take(SITES_LOGGED).for_each(|site| log_site(site.stack, site.lost));
+    }
+    let Some(file) = file() else { return };
+    let _writing = WRITING.lock();
+    if let Err(error) = write_text(&file, &to_json(true, &sites, reached.is_some())) {
+        log!(Error, "UNIMEM_DEBUG_REPORT cannot be written: {error:?}");
     }
 }

@@ -1,16 +1,20 @@
-//! The stacks that allocated: each different one is stored once, by its hash; a live block knows the hash of its own.
-//! Walking a stack takes no lock; names are looked up for reports only.
+//! Call stacks: each different one is stored once, by its hash; a live block knows the hash of the one that allocated it.
+//!
+//! Walking a stack takes no lock of ours and allocates nothing. Names are looked up only where something is told to
+//! people, and under a lock of their own: fork waits for it, so that no child inherits the symboliser's locks half taken.
 use crate::log::log;
-use crate::os::{lock::Mutex, records::Records};
+use crate::os::{lock::Mutex, records::Records, thread};
 use allocator_api2::vec::Vec;
-use core::cell::Cell;
+use core::ffi::c_void;
 use core::hash::BuildHasher;
+use core::ops::Range;
+use core::sync::atomic::Ordering::Relaxed;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 /// Calls remembered of a stack.
 pub(super) const DEPTH: usize = 32;
-/// The stack of a block whose allocation was not traced.
+/// A stack that is not known.
 pub(super) const UNKNOWN: u64 = 0;
 const SEED: FixedState = FixedState::with_seed(0);
 
@@ -24,6 +28,7 @@ static TRACES: Mutex<Traces> = Mutex::new(Traces {
     stacks: HashMap::with_hasher_in(SEED, Records),
     blocks: HashMap::with_hasher_in(SEED, Records),
 });
+static SYMBOLS: Mutex<()> = Mutex::new(());
 
 pub(super) fn lock() {
     core::mem::forget(TRACES.lock());
@@ -34,36 +39,71 @@ pub(super) unsafe fn unlock() {
     // SAFETY: taken by `lock`, whose guard was forgotten.
     unsafe { TRACES.force_unlock() }
 }
-
-thread_local! {
-    /// Set while a stack is walked or named: what that allocates is not traced.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
+pub(super) fn lock_symbols() {
+    core::mem::forget(SYMBOLS.lock());
 }
-/// Runs `f` unless this thread is in another one.
+/// # Safety
+/// [`lock_symbols`] was called before.
+pub(super) unsafe fn unlock_symbols() {
+    // SAFETY: taken by `lock_symbols`, whose guard was forgotten.
+    unsafe { SYMBOLS.force_unlock() }
+}
+
+/// Runs `f` unless this thread is in another one, or has no record: what walking and naming allocate is not traced.
+/// The mark is in the thread's record, not a variable of ours, which the dynamic loader might have to allocate first.
 fn alone<R>(f: impl FnOnce() -> R) -> Option<R> {
-    if BUSY.replace(true) {
+    let busy = &thread::existing()?.in_trace;
+    if busy.swap(true, Relaxed) {
         return None;
     }
     let result = f();
-    BUSY.set(false);
+    busy.store(false, Relaxed);
     Some(result)
+}
+
+unsafe extern "C" {
+    /// Where the object that this code is linked into begins, and where its code ends: the linker says.
+    static __ehdr_start: u8;
+    static etext: u8;
+}
+/// The library's own code; empty where it is part of the program.
+fn own_code() -> Range<usize> {
+    let object = &raw const __ehdr_start as usize..&raw const etext as usize;
+    // SAFETY: a plain query.
+    let program = unsafe { libc::getauxval(libc::AT_ENTRY) } as usize;
+    if object.contains(&program) { 0..0 } else { object }
 }
 
 #[inline(never)]
 fn walk() -> Stack {
     let mut stack = [0; DEPTH];
     let mut depth = 0;
+    let own = own_code();
     // SAFETY: unsynchronised is about Windows' library; here it is the unwinder, which any threads may use at once.
     unsafe {
         backtrace::trace_unsynchronized(|frame| {
-            stack[depth] = frame.ip() as usize;
-            depth += 1;
+            let address = frame.ip() as usize;
+            if depth > 0 || !own.contains(&address) {
+                stack[depth] = address;
+                depth += 1;
+            }
             depth < DEPTH
         })
     };
     stack
 }
 
+impl Traces {
+    /// Without memory for it the stack stays unknown.
+    fn enter(&mut self, stack: Stack) -> u64 {
+        let hash = SEED.hash_one(stack).max(1);
+        if self.stacks.try_reserve(1).is_err() {
+            return UNKNOWN;
+        }
+        self.stacks.entry(hash).or_insert(stack);
+        hash
+    }
+}
 /// The calling stack. None while this thread walks one already.
 pub(super) fn walk_alone() -> Option<Stack> {
     alone(walk)
@@ -74,14 +114,16 @@ pub(super) fn known_stack(start: usize) -> Option<Stack> {
     traces.stacks.get(traces.blocks.get(&start)?).copied()
 }
 
+/// The hash of the calling stack.
+pub(super) fn here() -> u64 {
+    alone(walk).map_or(UNKNOWN, |stack| TRACES.lock().enter(stack))
+}
 /// A block was made at `start` by the calling stack.
 pub(super) fn allocated(start: usize) {
     let Some(stack) = alone(walk) else { return };
-    let hash = SEED.hash_one(stack).max(1);
     let mut traces = TRACES.lock();
-    // Without memory for it the block's stack stays unknown.
-    if traces.stacks.try_reserve(1).is_ok() && traces.blocks.try_reserve(1).is_ok() {
-        traces.stacks.entry(hash).or_insert(stack);
+    let hash = traces.enter(stack);
+    if hash != UNKNOWN && traces.blocks.try_reserve(1).is_ok() {
         traces.blocks.insert(start, hash);
     }
 }
@@ -93,6 +135,17 @@ pub(super) fn freed(start: usize) -> u64 {
 pub(super) fn stack_of(start: usize) -> u64 {
     TRACES.lock().blocks.get(&start).copied().unwrap_or(UNKNOWN)
 }
+/// Hashes of the stacks of many blocks at once.
+pub(super) fn stacks_of(starts: impl Iterator<Item = usize>) -> Vec<u64, Records> {
+    let traces = TRACES.lock();
+    let mut hashes = Vec::new_in(Records);
+    for start in starts {
+        if hashes.try_reserve(1).is_ok() {
+            hashes.push(traces.blocks.get(&start).copied().unwrap_or(UNKNOWN));
+        }
+    }
+    hashes
+}
 
 /// One call of a stack.
 #[derive(Default)]
@@ -102,32 +155,34 @@ pub(super) struct Call {
     pub file: String,
     pub line: u32,
 }
-/// The calls of a stack, innermost first, from the caller of the library on. Empty when it is not known.
+/// The calls of a stack, innermost first, from the caller of the library on. Empty when it is not known; no names when
+/// naming another stack led here.
 pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
     let Some(stack) = TRACES.lock().stacks.get(&hash).copied() else { return Default::default() };
-    let mut calls = std::vec::Vec::new();
+    let addresses = stack.into_iter().take_while(|&address| address != 0);
+    let mut calls: std::vec::Vec<Call> =
+        addresses.map(|address| Call { address, ..Call::default() }).collect();
     alone(|| {
-        for &address in stack.iter().take_while(|&&address| address != 0) {
-            let mut call = Call { address, ..Call::default() };
-            // A return address may be the next function's first: the call is before it.
-            backtrace::resolve((address - 1) as *mut _, |symbol| {
-                if call.function.is_empty() {
-                    call.function = symbol.name().map(|name| format!("{name:#}")).unwrap_or_default();
-                    call.file = symbol.filename().map(|file| file.display().to_string()).unwrap_or_default();
-                    call.line = symbol.lineno().unwrap_or(0);
-                }
-            });
-            calls.push(call);
-        }
+        let _symbols = SYMBOLS.lock();
+        calls.iter_mut().for_each(name);
     });
-    let inner = |call: &Call| {
-        ["unimem::", "<unimem::", "backtrace::"].iter().any(|own| call.function.starts_with(own))
-    };
-    let own = calls.iter().take_while(|call| inner(call)).count();
-    if own < calls.len() {
-        calls.drain(..own);
+    // Where the library is part of the program its own calls are there too.
+    let own = |call: &Call| call.function.starts_with("unimem::") || call.function.starts_with("<unimem::");
+    let inner = calls.iter().rposition(own).map_or(0, |last| last + 1);
+    if inner < calls.len() {
+        calls.drain(..inner);
     }
     calls
+}
+fn name(call: &mut Call) {
+    // A return address may be the next function's first: the call is before it.
+    backtrace::resolve((call.address - 1) as *mut c_void, |symbol| {
+        if call.function.is_empty() {
+            call.function = symbol.name().map(|name| format!("{name:#}")).unwrap_or_default();
+            call.file = symbol.filename().map(|file| file.display().to_string()).unwrap_or_default();
+            call.line = symbol.lineno().unwrap_or(0);
+        }
+    });
 }
 /// Sends a stack to the log, a call a line.
 pub(super) fn log_stack(hash: u64) {
@@ -139,19 +194,4 @@ pub(super) fn log_stack(hash: u64) {
             }
         }
     }
-}
-pub(super) fn log_stack_of(start: usize) {
-    log_stack(stack_of(start));
-}
-
-/// Hashes of the stacks of many blocks at once.
-pub(super) fn stacks_of(starts: impl Iterator<Item = usize>) -> Vec<u64, Records> {
-    let traces = TRACES.lock();
-    let mut hashes = Vec::new_in(Records);
-    for start in starts {
-        if hashes.try_reserve(1).is_ok() {
-            hashes.push(traces.blocks.get(&start).copied().unwrap_or(UNKNOWN));
-        }
-    }
-    hashes
 }

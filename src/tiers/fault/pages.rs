@@ -7,8 +7,6 @@
 //!
 //! After `place` the slot is empty, after `take` it is full: pages change hands, their number stays the same.
 use super::userfaultfd::Userfaultfd;
-use crate::log::log;
-use crate::os::map::PAGE;
 use crate::os::system;
 use crate::tiers::mapping::{self, Errno, Span, discard};
 use std::time::{Duration, Instant};
@@ -135,11 +133,8 @@ impl Pages {
                         unsafe { self.put_back(slot, chunk, moved, moved + copied) };
                         return Err(error);
                     }
-                    arrive(fd, chunk, slot);
                     // SAFETY: their contents are in the chunk.
                     let _ = unsafe { discard(rest(slot, moved)) };
-                } else {
-                    arrive(fd, chunk, slot);
                 }
                 Ok(())
             }
@@ -322,31 +317,6 @@ unsafe fn close(chunk: Span) {
     }
 }
 
-/// Looks whether all pages have come from the slot into the chunk, and brings those that have not. A chunk in place was
-/// once seen to lack a page, on a busy machine after a fork. The cause is not known and may be in this file: this
-/// contains it, and does not cure it.
-fn arrive(fd: &Userfaultfd, chunk: Span, slot: Span) {
-    if mapping::all_present(chunk) {
-        return;
-    }
-    for offset in (0..chunk.length).step_by(PAGE) {
-        if mapping::all_present(Span { start: chunk.start + offset, length: PAGE }) {
-            continue;
-        }
-        let part = |span: Span| Span { start: span.start + offset, length: PAGE };
-        let (_, error) = move_patiently(fd, part(chunk), part(slot));
-        let error = match error {
-            Some(Errno(libc::EBUSY)) => fd.copy(chunk.start + offset, slot.start + offset, PAGE).1,
-            other => other,
-        };
-        match error {
-            // It is there, but not in RAM: swapped out.
-            Some(Errno(libc::EEXIST)) => {}
-            None => log!(Warning, "a page of tiered memory was left behind in its slot, and fetched"),
-            Some(Errno(error)) => log!(Error, "a page of tiered memory is missing: error {error}"),
-        }
-    }
-}
 /// Whether the system only holds on to pages for a while.
 pub fn is_busy(error: Option<Errno>) -> bool {
     matches!(error, Some(Errno(libc::EBUSY | libc::EAGAIN)))

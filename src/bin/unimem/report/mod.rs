@@ -8,7 +8,7 @@ mod story;
 mod symbols;
 
 use crate::arguments::Report;
-use crate::output::{Failure, print};
+use crate::output::{Failure, USAGE, print};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -22,17 +22,17 @@ pub fn run(options: &Report) -> Result<u8, Failure> {
         eprintln!("unimem: {}: {why}", options.recording.display());
     }
     if let Some(path) = &options.chrome {
-        write(path, |out| chrome::write(&story, out))?;
+        write(&options.recording, path, |out| chrome::write(&story, out))?;
     }
     if let Some(path) = &options.pprof {
-        write(path, |out| pprof::write(&story, out))?;
+        write(&options.recording, path, |out| pprof::write(&story, out))?;
     }
     let mut beside = options.recording.clone().into_os_string();
     beside.push(".html");
     let beside = PathBuf::from(beside);
     let otherwise = options.chrome.is_none() && options.pprof.is_none() && !options.json;
     if let Some(path) = options.page.as_ref().or(otherwise.then_some(&beside)) {
-        write(path, |out| out.write_all(page::page(&story).as_bytes()))?;
+        write(&options.recording, path, |out| out.write_all(page::page(&story).as_bytes()))?;
         if options.page.is_none() {
             print(&format!("{}\n", path.display()))?;
         }
@@ -43,8 +43,16 @@ pub fn run(options: &Report) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Writes a file.
-fn write(path: &Path, content: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Failure> {
+/// Writes a file, which is not the recording.
+fn write(
+    recording: &Path,
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    if recording.canonicalize().is_ok_and(|recording| path.canonicalize().is_ok_and(|path| path == recording))
+    {
+        return Err(Failure::new(USAGE, format!("{}: this is the recording itself", path.display())));
+    }
     let written = File::create(path).map(BufWriter::new).and_then(|mut file| {
         content(&mut file)?;
         file.flush()

@@ -1,0 +1,146 @@
+//! What was found wrong: told in the log at once, kept for the report, each once.
+use super::{report, trace};
+use crate::log::{Level, is_wanted, log};
+use crate::os::{lock::Mutex, records::Records};
+use allocator_api2::vec::Vec;
+use serde_json::{Value, json};
+
+/// Findings kept; what comes after them is told in the log only.
+const MOST: usize = 64;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Bytes behind a live block were overwritten.
+    Overrun,
+    /// A freed block was written to.
+    WriteAfterFree,
+    /// A block was freed or reallocated that had been freed.
+    DoubleFree,
+    /// What was freed or reallocated is no block.
+    BadFree,
+}
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Overrun => "overrun",
+            Kind::WriteAfterFree => "write after free",
+            Kind::DoubleFree => "double free",
+            Kind::BadFree => "bad free",
+        }
+    }
+    /// Whether memory was damaged.
+    pub fn is_damage(self) -> bool {
+        matches!(self, Kind::Overrun | Kind::WriteAfterFree)
+    }
+}
+
+/// One finding. Stacks as trace.rs numbers them.
+#[derive(Clone, Copy)]
+pub(super) struct Finding {
+    pub kind: Kind,
+    pub start: usize,
+    /// Of the block; 0 when there is none.
+    pub size: usize,
+    /// First byte that was overwritten, from the block's start.
+    pub offset: usize,
+    /// Where it was found.
+    pub found: u64,
+    pub allocated: u64,
+    pub freed: u64,
+}
+impl Finding {
+    fn is_that_of(&self, other: &Finding) -> bool {
+        (self.kind, self.start, self.size) == (other.kind, other.start, other.size)
+            && (self.allocated, self.freed) == (other.allocated, other.freed)
+            && (self.kind.is_damage() || self.found == other.found)
+    }
+    fn stacks(&self) -> [(&'static str, u64); 3] {
+        [("found", self.found), ("allocated", self.allocated), ("freed", self.freed)]
+    }
+}
+
+struct Found {
+    list: Vec<Finding, Records>,
+    damaged: usize,
+}
+static FOUND: Mutex<Found> = Mutex::new(Found { list: Vec::new_in(Records), damaged: 0 });
+
+pub(super) fn lock() {
+    core::mem::forget(FOUND.lock());
+}
+/// # Safety
+/// [`lock`] was called before.
+pub(super) unsafe fn unlock() {
+    // SAFETY: taken by `lock`, whose guard was forgotten.
+    unsafe { FOUND.force_unlock() }
+}
+
+/// Tells of a finding, unless that was done before. Takes locks and allocates: not to be called under any of ours.
+pub(super) fn tell(finding: Finding) {
+    {
+        let mut found = FOUND.lock();
+        if found.list.iter().any(|known| known.is_that_of(&finding)) {
+            return;
+        }
+        found.damaged += usize::from(finding.kind.is_damage());
+        if found.list.len() < MOST && found.list.try_reserve(1).is_ok() {
+            found.list.push(finding);
+        }
+    }
+    log_finding(&finding);
+    report::note_finding();
+}
+fn log_finding(finding: &Finding) {
+    if !is_wanted(Level::Error) {
+        return;
+    }
+    let Finding { kind, start, size, offset, .. } = *finding;
+    match kind {
+        Kind::Overrun => log!(
+            Error,
+            "overrun: bytes behind the block of {size} bytes at {start:#x} were overwritten, first byte {offset}"
+        ),
+        Kind::WriteAfterFree => log!(
+            Error,
+            "write after free: byte {offset} of the freed block of {size} bytes at {start:#x} was overwritten"
+        ),
+        Kind::DoubleFree => log!(Error, "double free: {start:#x} was freed before"),
+        Kind::BadFree => log!(Error, "bad free: {start:#x} is not the start of a block"),
+    }
+    for (role, stack) in finding.stacks() {
+        if stack != trace::UNKNOWN {
+            log!(Warning, "  {role} by");
+            trace::log_stack(stack);
+        }
+    }
+}
+
+/// Blocks and freed blocks that were damaged.
+pub(super) fn damaged() -> usize {
+    FOUND.lock().damaged
+}
+/// What is known of all findings, oldest first.
+pub(super) fn to_json() -> std::vec::Vec<Value> {
+    let found: Vec<Finding, Records> = {
+        let found = FOUND.lock();
+        let mut copy = Vec::new_in(Records);
+        if copy.try_reserve(found.list.len()).is_ok() {
+            copy.extend_from_slice(&found.list);
+        }
+        copy
+    };
+    let value = |finding: &Finding| {
+        let mut value = json!({"kind": finding.kind.name(), "address": format!("{:#x}", finding.start),
+                               "size": finding.size});
+        if finding.kind.is_damage() {
+            value["offset"] = finding.offset.into();
+        }
+        for (role, stack) in finding.stacks() {
+            if stack != trace::UNKNOWN {
+                value[role] = report::stack_to_json(stack);
+            }
+        }
+        value
+    };
+    found.iter().map(value).collect()
+}

@@ -1,0 +1,164 @@
+//! The library for Rust programs: what C has, with lifetimes and types instead of promises.
+//!
+//! [`Interface`] is an instance, and an allocator for containers; [`Tensor`] is a dense tensor in it; [`Tiered`] is
+//! memory that may be larger than RAM. Whatever lives in an instance keeps it open.
+//!
+//! ```
+//! use unimem::{Config, Interface};
+//!
+//! # fn main() -> Result<(), unimem::Error> {
+//! let memory = Interface::open(Config { max_size: 64 << 20, ..Config::default() })?;
+//! let mut tensor = memory.tensor::<f32>(&[3, 4, 5])?;
+//! tensor[[1, 2, 3]] = 1.5;
+//! assert_eq!(tensor.iter().sum::<f32>(), 1.5);
+//! assert_eq!(memory.statistics().live, 3 * 4 * 5 * 4);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Containers take an instance as their allocator, through the traits of `allocator-api2`: those of the standard library
+//! are not stable. `allocator-api2` has containers of its own, and `hashbrown` and others take it too.
+//!
+//! ```
+//! use allocator_api2::vec::Vec;
+//! use unimem::Interface;
+//!
+//! let memory = Interface::open(Default::default()).unwrap();
+//! let mut numbers = Vec::new_in(memory.clone());
+//! numbers.extend(0..1000u64);
+//! assert!(memory.statistics().live >= 8000);
+//! drop(numbers);
+//! assert_eq!(memory.statistics().live, 0);
+//! ```
+mod tensor;
+mod tiered;
+
+pub use tensor::Tensor;
+pub use tiered::{Chunk, ChunkMut, Tiered};
+
+use crate::c_api::{tables, types::unified_memory_interface_t};
+use crate::error::{Result, fail};
+use crate::heap::HeapStatistics;
+use crate::instance::{Instance, config::Config, slots};
+use allocator_api2::alloc::{AllocError, Allocator, Layout};
+use core::ptr::NonNull;
+use std::sync::Arc;
+
+/// An instance of the library, shared by its clones: closed when the last of them, and the last thing in it, is gone.
+#[derive(Clone)]
+pub struct Interface {
+    opened: Arc<Opened>,
+}
+
+struct Opened {
+    slot: usize,
+    instance: &'static Instance,
+}
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if self.slot != slots::GLOBAL {
+            // Only what was leaked on purpose can be live now; the log tells of it, as it tells C.
+            let closed = slots::close(self.slot);
+            debug_assert!(closed.is_ok(), "an instance opened here is closed here");
+        }
+    }
+}
+
+impl Interface {
+    /// Opens an instance. `Limit` when as many as can be are open already.
+    pub fn open(config: Config) -> Result<Interface> {
+        let slot = slots::open(config.checked(true)?)?;
+        Ok(Interface { opened: Arc::new(Opened { slot, instance: slots::open_at(slot)? }) })
+    }
+    /// The instance of the whole process, configured by the environment; never closed.
+    pub fn global() -> Result<Interface> {
+        Ok(Interface { opened: Arc::new(Opened { slot: slots::GLOBAL, instance: slots::global()? }) })
+    }
+    /// The table of functions that C calls, valid as long as a clone of this lives.
+    pub fn as_ptr(&self) -> *mut unified_memory_interface_t {
+        tables::of_slot(self.opened.slot)
+    }
+    /// A dense row-major tensor of zeros, on huge pages where it is large.
+    pub fn tensor<T: bytemuck::Pod>(&self, dimensions: &[usize]) -> Result<Tensor<T>> {
+        Tensor::zeros(self, dimensions)
+    }
+    /// `length` zeros that may be larger than RAM, in chunks of `chunk_size` bytes (0: the configured size). Every
+    /// byte comes back as it was written.
+    pub fn streaming<T: bytemuck::Pod>(&self, length: usize, chunk_size: usize) -> Result<Tiered<T>> {
+        Tiered::new(self, length, |bytes| self.instance().allocate_streaming(bytes, chunk_size))
+    }
+    /// `length` zeros, made of float32 numbers, that may be compressed: what is written comes back within `tolerance`.
+    pub fn hierarchical<T: bytemuck::Pod>(&self, length: usize, tolerance: f64) -> Result<Tiered<T>> {
+        Tiered::new(self, length, |bytes| self.instance().allocate_hierarchical(bytes, tolerance))
+    }
+    /// Figures of the instance.
+    pub fn statistics(&self) -> HeapStatistics {
+        self.instance().statistics()
+    }
+    /// Whether `size` bytes would fit into the budget now.
+    pub fn can_allocate(&self, size: usize) -> bool {
+        self.instance().can_allocate(size)
+    }
+    /// Hands memory that nothing lives in back to the system. Gives the bytes.
+    pub fn trim(&self) -> usize {
+        self.instance().trim()
+    }
+    fn instance(&self) -> &'static Instance {
+        self.opened.instance
+    }
+    /// Frees a block of this instance, which nobody uses any more.
+    fn release(&self, block: NonNull<u8>) {
+        let freed = self.instance().free(block.as_ptr());
+        debug_assert!(freed.is_ok(), "a block is freed where it was made");
+    }
+}
+
+/// Bytes of `length` elements.
+fn bytes_of<T>(length: usize) -> Result<usize> {
+    match length.checked_mul(size_of::<T>()) {
+        Some(bytes) => Ok(bytes),
+        None => fail!(InvalidArgument, "{length} elements of {} bytes", size_of::<T>()),
+    }
+}
+
+// SAFETY: a block stays where it is until it is freed; clones are the same instance, which lives as long as any of them.
+unsafe impl Allocator for Interface {
+    fn allocate(&self, layout: Layout) -> core::result::Result<NonNull<[u8]>, AllocError> {
+        if layout.size() == 0 {
+            let nowhere =
+                NonNull::new(core::ptr::without_provenance_mut(layout.align())).ok_or(AllocError)?;
+            return Ok(NonNull::slice_from_raw_parts(nowhere, 0));
+        }
+        let block = self.instance().allocate(layout.size(), layout.align()).map_err(|_| AllocError)?;
+        Ok(NonNull::slice_from_raw_parts(block, layout.size()))
+    }
+    unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
+        if layout.size() != 0 {
+            self.release(block);
+        }
+    }
+    unsafe fn grow(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> core::result::Result<NonNull<[u8]>, AllocError> {
+        if old.size() == 0 || new.align() > old.align() {
+            let grown = self.allocate(new)?;
+            // SAFETY: both are as long as the old layout says, and apart; the old one is not used any more.
+            unsafe {
+                grown.cast::<u8>().copy_from_nonoverlapping(block, old.size());
+                self.deallocate(block, old);
+            }
+            return Ok(grown);
+        }
+        // Large blocks grow without a copy; the alignment stays.
+        match self.instance().reallocate(block.as_ptr(), new.size()) {
+            Ok(Some(grown)) => Ok(NonNull::slice_from_raw_parts(grown, new.size())),
+            _ => Err(AllocError),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

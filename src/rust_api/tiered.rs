@@ -1,0 +1,164 @@
+//! Memory larger than RAM, chunk by chunk. Its elements have no references of their own: a chunk that goes out and comes
+//! back may have changed within the tolerance, which no reference may see; so chunks are pinned while they are looked at.
+use super::{Interface, bytes_of};
+use crate::error::{Result, fail};
+use crate::tiers::chunks::Advice;
+use crate::tiers::fill::Access;
+use crate::tiers::region::Region;
+use crate::tiers::residency::Residency;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+use std::sync::Arc;
+
+/// Streaming or hierarchical memory: chunks that are in RAM, compressed, or on disk.
+///
+/// ```
+/// use unimem::{Config, Interface};
+///
+/// # fn main() -> Result<(), unimem::Error> {
+/// let memory = Interface::open(Config { max_size: 2 << 20, chunk_size: 64 << 10, ..Config::default() })?;
+/// let mut weights = memory.streaming::<f64>(1 << 20, 0)?; // 8 MiB in 2 MiB
+/// for index in 0..weights.chunk_count() {
+///     weights.overwrite(index)?.fill(index as f64);
+/// }
+/// assert_eq!(weights.read(5)?[0], 5.0);
+/// assert!(weights.residency().evictions > 0);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Tiered<T> {
+    memory: Interface,
+    start: NonNull<u8>,
+    region: Arc<Region>,
+    length: usize,
+    elements: PhantomData<T>,
+}
+
+// SAFETY: it owns its elements; the engine moves chunks under locks of its own.
+unsafe impl<T: Send> Send for Tiered<T> {}
+// SAFETY: shared references only give shared chunks.
+unsafe impl<T: Sync> Sync for Tiered<T> {}
+
+impl<T: bytemuck::Pod> Tiered<T> {
+    pub(super) fn new(
+        memory: &Interface,
+        length: usize,
+        allocate: impl FnOnce(usize) -> Result<NonNull<u8>>,
+    ) -> Result<Tiered<T>> {
+        let start = allocate(bytes_of::<T>(length)?)?;
+        let region = crate::instance::tiered::expect_region(start.as_ptr())?;
+        let tiered = Tiered { memory: memory.clone(), start, region, length, elements: PhantomData };
+        if tiered.region.chunk_size() % size_of::<T>() != 0 {
+            return fail!(InvalidArgument, "an element of {} bytes would lie in two chunks", size_of::<T>());
+        }
+        Ok(tiered)
+    }
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+    /// Whether there are none, which cannot be: no memory is given for nothing.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+    /// Elements of a chunk; the last one may have fewer.
+    pub fn chunk_length(&self) -> usize {
+        self.region.chunk_size() / size_of::<T>()
+    }
+    /// Chunks.
+    pub fn chunk_count(&self) -> usize {
+        self.region.count()
+    }
+    /// Pins a chunk for reading.
+    pub fn read(&self, index: usize) -> Result<Chunk<'_, T>> {
+        Ok(Chunk { pin: self.pin(index, Access::Read)?, tiered: PhantomData })
+    }
+    /// Pins a chunk for reading and writing.
+    pub fn write(&mut self, index: usize) -> Result<ChunkMut<'_, T>> {
+        Ok(ChunkMut { pin: self.pin(index, Access::Write)?, tiered: PhantomData })
+    }
+    /// Pins a chunk that will be written anew: what it held is not brought in, zeros stand there.
+    pub fn overwrite(&mut self, index: usize) -> Result<ChunkMut<'_, T>> {
+        let pin = self.pin::<T>(index, Access::Overwrite)?;
+        // SAFETY: pinned for writing. What stands there is unspecified, which no reference may see.
+        unsafe { pin.start.write_bytes(0, pin.length) };
+        Ok(ChunkMut { pin, tiered: PhantomData })
+    }
+    /// Asks for `count` chunks from `index` on to be brought in meanwhile.
+    pub fn prefetch(&self, index: usize, count: usize) -> Result<()> {
+        self.region.prefetch(index, count)
+    }
+    /// Says how it will be used.
+    pub fn advise(&self, advice: Advice) -> Result<()> {
+        self.region.advise(advice)
+    }
+    /// Where its bytes are, and what moving them has cost.
+    pub fn residency(&self) -> Residency {
+        self.region.residency()
+    }
+    fn pin<E>(&self, index: usize, access: Access) -> Result<Pin<E>> {
+        let start = self.region.acquire(index, access)?;
+        let length = self.chunk_length().min(self.length - index * self.chunk_length());
+        let Some(start) = NonNull::new(start.cast()) else { return fail!(Internal, "a chunk at NULL") };
+        Ok(Pin { region: self.region.clone(), index, start, length })
+    }
+}
+
+impl<T> Drop for Tiered<T> {
+    fn drop(&mut self) {
+        self.memory.release(self.start);
+    }
+}
+impl<T> fmt::Debug for Tiered<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tiered").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+/// One acquisition of a chunk.
+struct Pin<T> {
+    region: Arc<Region>,
+    index: usize,
+    start: NonNull<T>,
+    length: usize,
+}
+impl<T> Drop for Pin<T> {
+    fn drop(&mut self) {
+        let released = self.region.release(self.index);
+        debug_assert!(released.is_ok(), "a pin is given up once");
+    }
+}
+
+/// A chunk in place, to be read.
+pub struct Chunk<'a, T> {
+    pin: Pin<T>,
+    tiered: PhantomData<&'a Tiered<T>>,
+}
+impl<T> Deref for Chunk<'_, T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: pinned: in place and unchanged as long as this lives; any bytes are a value (Pod).
+        unsafe { core::slice::from_raw_parts(self.pin.start.as_ptr(), self.pin.length) }
+    }
+}
+
+/// A chunk in place, to be read and written.
+pub struct ChunkMut<'a, T> {
+    pin: Pin<T>,
+    tiered: PhantomData<&'a mut Tiered<T>>,
+}
+impl<T> Deref for ChunkMut<'_, T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: pinned, as above.
+        unsafe { core::slice::from_raw_parts(self.pin.start.as_ptr(), self.pin.length) }
+    }
+}
+impl<T> DerefMut for ChunkMut<'_, T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: pinned for writing, and the whole memory is borrowed alone.
+        unsafe { core::slice::from_raw_parts_mut(self.pin.start.as_ptr(), self.pin.length) }
+    }
+}
