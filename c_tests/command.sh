@@ -47,7 +47,7 @@ helps_each() {
 }
 version() { gives 0 "$unimem" --version && [ "$(cat "$D/out")" = "unimem $(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" ]; }
 refuses() {
-    for line in "" dance "info extra" run "run --max-size 1Q true" "run --trace file true" check "check --exit-code 0 true"; do
+    for line in "" dance "info extra" run "run --max-size 1Q true" "run --trace true" "report" check "check --exit-code 0 true"; do
         # shellcheck disable=SC2086  # a list of words
         gives 2 "$unimem" $line && silent out && says err "Try 'unimem --help'" || return 1
     done

@@ -5,7 +5,7 @@
 //! whoever ends the heap; no thread may use a heap while another one ends it.
 use super::cache::{self, ThreadCache};
 use super::central::{Central, records_of_spans};
-use super::{Heap, arena, attributes, scavenger};
+use super::{Heap, arena, attributes, recorded, scavenger};
 use crate::log;
 use crate::os::{fork, lock::Mutex, records, thread};
 use core::ptr::{NonNull, null_mut};
@@ -56,6 +56,7 @@ pub fn take_record(id: Option<usize>) -> Option<&'static Heap> {
         attributes::register_fork_hooks();
         log::register_fork_hooks();
         fork::register(fork::Rank::Heaps, &HOOKS);
+        recorded::install();
     });
     let mut registry = REGISTRY.lock();
     let known = id.map_or(registry.spare, |id| registry.reserved[id]);

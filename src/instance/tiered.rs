@@ -4,6 +4,7 @@ use crate::error::{Error, Result, fail};
 use crate::heap::Heap;
 use crate::heap::debug::regions;
 use crate::os::map::{HUGE_PAGE, PAGE};
+use crate::recording;
 use crate::tiers::budget::Budget;
 use crate::tiers::engine::Engine;
 use crate::tiers::region::{CHUNK_SIZES, Params, Region};
@@ -105,6 +106,7 @@ impl Instance {
             return Err(error);
         }
         regions::made(self.heap, region.start(), size);
+        region.record_allocation();
         let start = region.start() as *mut u8;
         NonNull::new(start).ok_or(Error::Internal)
     }
@@ -130,6 +132,7 @@ impl Instance {
         if !region.engine().free(region) {
             return fail!(DoubleFree, "the memory at {:#x} is being freed already", region.start());
         }
+        recording::freed(region.start());
         self.heap.uncount_region(size)
     }
     pub(super) fn reallocate_region(&self, region: &Arc<Region>, size: usize) -> Result<NonNull<u8>> {
@@ -139,10 +142,13 @@ impl Instance {
         }
         // Counting must not fail once the region may have moved: what it needs is made now.
         self.heap.recount_region(0, 0)?;
-        let traced = regions::ends(region.start());
+        let before = region.start();
+        let traced = regions::ends(before);
         let resized = region.engine().resize(region, size);
-        let region = resized.inspect_err(|_| regions::stays(region.start(), traced))?;
+        let region = resized.inspect_err(|_| regions::stays(before, traced))?;
+        recording::freed(before);
         regions::made(self.heap, region.start(), size);
+        region.record_allocation();
         self.heap.recount_region(old, size)?;
         NonNull::new(region.start() as *mut u8).ok_or(Error::Internal)
     }

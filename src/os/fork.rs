@@ -14,6 +14,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 pub enum Rank {
     /// What the first product makes. No lock: it is made before any is taken.
     Products,
+    /// The recording under way. Held while all others are asked for their figures.
+    Recording,
     /// Memory systems and their pools. Held while a system asks the singleton.
     Systems,
     /// The global system of the singleton, and the blocks it tracks.

@@ -1,9 +1,11 @@
-//! The `unimem` command: tells about this machine's memory, and runs and checks programs on the libunimem heap.
+//! The `unimem` command: tells about this machine's memory, runs and checks programs on the libunimem heap, and shows
+//! what was recorded of them.
 mod arguments;
 mod check;
 mod info;
 mod launch;
 mod output;
+mod report;
 mod run;
 
 use arguments::Command;
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         Command::Info { json } => info::run(json),
         Command::Run(options) => run::run(&options),
         Command::Check(options) => check::run(&options),
+        Command::Report(options) => report::run(&options),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -23,6 +23,7 @@ mod report;
 mod trace;
 
 pub use report::write as write_report;
+pub use trace::Stack;
 
 use super::guard::{self, GUARD};
 use super::span::Span;
@@ -84,6 +85,14 @@ pub fn modes() -> Modes {
         }
     }
     Modes(modes)
+}
+/// The calling stack. None while this thread walks one already.
+pub fn walk_stack() -> Option<Stack> {
+    trace::walk_alone()
+}
+/// The stack that allocated the live block at `start`, where `trace` is on.
+pub fn stack_of(start: usize) -> Option<Stack> {
+    if has(TRACE_ON) { trace::known_stack(start) } else { None }
 }
 fn has(mode: u8) -> bool {
     MODES.load(Relaxed) & mode != 0

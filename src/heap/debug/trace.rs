@@ -21,7 +21,7 @@ pub(super) const UNKNOWN: u64 = 0;
 const SEED: FixedState = FixedState::with_seed(0);
 
 /// Return addresses, innermost first; 0 beyond the last.
-pub(super) type Stack = [usize; DEPTH];
+pub type Stack = [usize; DEPTH];
 struct Traces {
     stacks: HashMap<u64, Stack, FixedState, Records>,
     blocks: HashMap<usize, u64, FixedState, Records>,
@@ -107,7 +107,17 @@ impl Traces {
         hash
     }
 }
-/// The calling stack.
+/// The calling stack. None while this thread walks one already.
+pub(super) fn walk_alone() -> Option<Stack> {
+    alone(walk)
+}
+/// The stack that allocated the live block at `start`.
+pub(super) fn known_stack(start: usize) -> Option<Stack> {
+    let traces = TRACES.lock();
+    traces.stacks.get(traces.blocks.get(&start)?).copied()
+}
+
+/// The hash of the calling stack.
 pub(super) fn here() -> u64 {
     alone(walk).map_or(UNKNOWN, |stack| TRACES.lock().enter(stack))
 }
