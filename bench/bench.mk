@@ -7,7 +7,7 @@ bench: $(TRACES)
 ARGUMENTS ?= --all
 .PHONY: bench-alloc bench-tools
 bench-alloc: all $(B)/bench/bench_alloc $(TRACES) bench-tools
-	@echo "bench-alloc: 4 minutes for everything, and 3 GiB of RAM"
+	@echo "bench-alloc: about 6 minutes for everything, and 4 GiB of RAM"
 	@$(B)/bench/bench_alloc $(ARGUMENTS)
 	@test ! -x $(B)/bench-tools/release/chart || \
 	    { $(B)/bench-tools/release/chart $(B)/bench-alloc.csv $(B)/bench-alloc.svg && echo "$(B)/bench-alloc.svg"; }
