@@ -39,6 +39,10 @@ cat >"$D/singleton.c" <<'C'
 #include "unimem/memory_singleton.h"
 advanced_memory_system_t *f(void) { return get_global_memory_system(); }
 C
+cat >"$D/trees.c" <<'C'
+#include "unimem/tree_tensor_network.h"
+size_t f(tree_tensor_network_t *ttn) { return optimize_tree_structure(ttn) ? ttn->num_nodes : 0; }
+C
 cat >"$D/pool_then_system.c" <<'C'
 #include "unimem/memory_pool.h"
 #include "unimem/memory_singleton.h"
@@ -88,7 +92,7 @@ C
 for compiler in "${TEST_CC:-cc}" clang; do
     command -v "$compiler" >/dev/null || continue
     for standard in c11 c17; do
-        for file in unimem pool system singleton pool_then_system system_then_pool new_names; do
+        for file in unimem pool system singleton trees pool_then_system system_then_pool new_names; do
             # shellcheck disable=SC2086  # a list of words
             try "$compiler $standard $file" "$compiler" -std=$standard $W -Iinclude "$D/$file.c"
         done
@@ -102,7 +106,7 @@ done
 for compiler in "${TEST_CXX:-c++}" clang++; do
     command -v "$compiler" >/dev/null || continue
     for standard in c++11 c++17 c++20; do
-        for file in unimem pool system singleton pool_then_system system_then_pool new_names; do
+        for file in unimem pool system singleton trees pool_then_system system_then_pool new_names; do
             # shellcheck disable=SC2086
             try "$compiler $standard $file" "$compiler" -std=$standard $W -Iinclude -x c++ "$D/$file.c"
         done

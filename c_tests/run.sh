@@ -58,6 +58,7 @@ esac
 collect "cargo test" 1500 sh "$0" "$B" cargo
 collect "headers" 120 sh c_tests/headers.sh
 collect "exported names" 60 sh c_tests/names.sh "$B"
+collect "abi" 60 sh c_tests/abi.sh "$B"
 
 # compile SOURCE PROGRAM FLAGS LIBRARY: builds a test as a user would; false, and a failure noted, if it does not.
 compile() {
@@ -100,6 +101,12 @@ if wanted fuzz && compile c_tests/fuzz.c "$B/tests/fuzz" -O2 "-L$B -lunimem -Wl,
     collect "fuzz" 120 "$B/tests/fuzz" 4
 fi
 
+if wanted soak && compile c_tests/soak.c "$B/tests/soak" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
+    collect "soak" 200 "$B/tests/soak"
+fi
+
+collect "copies" 300 sh c_tests/copies.sh "$B"
+
 # skipped NAME WHY
 skipped() {
     collect "$1" 10 echo "1..0 # SKIP $2"
@@ -137,6 +144,8 @@ elif wanted "test_plus_plus"; then
         collect "test_plus_plus (sanitizers)" 120 "$B/tests/test_plus_plus.sanitized"; }
 fi
 
+collect "examples" 120 sh c_tests/examples.sh "$B"
+collect "documents" 120 sh c_tests/documents.sh "$B"
 collect "the unimem command" 120 sh c_tests/command.sh "$B"
 collect "recordings" 120 sh c_tests/recorded.sh "$B"
 collect "swap" 600 sh c_tests/swap.sh "$B"

@@ -159,7 +159,7 @@ static void test_budget(unified_pool_config_t config, size_t cap, const char *wh
 
 static unified_memory_interface_t *contended;
 static size_t contended_cap;
-static volatile bool contended_stop;
+static _Atomic bool contended_stop;
 
 static void *contend(void *argument) {
     random_t random = {(uint64_t)(uintptr_t)argument};

@@ -34,5 +34,5 @@ pub mod tiers;
 pub use error::{Error, Result};
 pub use heap::HeapStatistics as Statistics;
 pub use instance::config::Config;
-pub use rust_api::{Chunk, ChunkMut, Interface, Tensor, Tiered};
+pub use rust_api::{Chunk, ChunkMut, Interface, Tensor, Tiered, last_error_message};
 pub use tiers::{chunks::Advice, residency::Residency};

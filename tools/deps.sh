@@ -26,6 +26,7 @@ if [ "${1:-test}" = test ]; then
     want pkg-config pkg-config
     want cmake cmake
     want valgrind valgrind
+    want abidiff abigail-tools
     want dpkg-shlibdeps dpkg-dev
 fi
 if [ -z "$missing$wanted" ]; then

@@ -14,7 +14,7 @@ namespace unimem {
 /** A tensor that a contraction gave. */
 struct tensor_value {
     struct released {
-        void operator()(ComplexFloat *elements) const noexcept { std::free(elements); }
+        void operator()(ComplexFloat *block) const noexcept { std::free(block); }
     };
     std::unique_ptr<ComplexFloat[], released> elements; /**< row-major */
     std::vector<std::size_t> dimensions;

@@ -231,8 +231,8 @@ pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_l
 /// Writes what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that allocated
 /// them, most bytes first. The stacks are known where the environment says `UNIMEM_DEBUG=trace`; blocks whose bytes
 /// behind were overwritten are counted where it says `guard`, freed ones that were written to where it says
-/// `quarantine` (several: with commas). `UNIMEM_DEBUG_REPORT=path` writes the same when the program ends. False when
-/// the file cannot be written.
+/// `quarantine` (several: with commas). `UNIMEM_DEBUG_REPORT=path` writes the same when the program ends, and which
+/// blocks nothing points to any more; `%p` in that path is the process's number. False when the file cannot be written.
 ///
 /// # Safety
 /// `path` is zero-terminated.

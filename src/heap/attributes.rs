@@ -12,7 +12,6 @@ use allocator_api2::boxed::Box;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use std::sync::Once;
 
 /// Most dimensions of a layout.
 pub const MAX_DIMENSIONS: usize = 64;
@@ -69,9 +68,11 @@ static TABLE: [Mutex<Shard>; SHARDS] =
     [const { Mutex::new(HashMap::with_hasher_in(FixedState::with_seed(0), Records)) }; SHARDS];
 
 fn shard(pointer: *const u8) -> MutexGuard<'static, Shard> {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| fork::register(fork::Rank::Attributes, &HOOKS));
     TABLE[(pointer as usize >> 6 ^ pointer as usize >> 16) % SHARDS].lock()
+}
+/// Before any block is made, so that no thread takes these locks for the first time while another forks.
+pub(super) fn register_fork_hooks() {
+    fork::register(fork::Rank::Attributes, &HOOKS);
 }
 static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || TABLE.iter().for_each(|s| core::mem::forget(s.lock())),

@@ -2,6 +2,7 @@
 use super::Instance;
 use crate::error::{Error, Result, fail};
 use crate::heap::Heap;
+use crate::heap::debug::regions;
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording;
 use crate::tiers::budget::Budget;
@@ -104,6 +105,7 @@ impl Instance {
             engine.free(&region);
             return Err(error);
         }
+        regions::made(self.heap, region.start(), size);
         region.record_allocation();
         let start = region.start() as *mut u8;
         NonNull::new(start).ok_or(Error::Internal)
@@ -126,6 +128,7 @@ impl Instance {
             return Ok(());
         }
         let size = region.size();
+        regions::ends(region.start());
         if !region.engine().free(region) {
             return fail!(DoubleFree, "the memory at {:#x} is being freed already", region.start());
         }
@@ -140,8 +143,11 @@ impl Instance {
         // Counting must not fail once the region may have moved: what it needs is made now.
         self.heap.recount_region(0, 0)?;
         let before = region.start();
-        let region = region.engine().resize(region, size)?;
+        let traced = regions::ends(before);
+        let resized = region.engine().resize(region, size);
+        let region = resized.inspect_err(|_| regions::stays(before, traced))?;
         recording::freed(before);
+        regions::made(self.heap, region.start(), size);
         region.record_allocation();
         self.heap.recount_region(old, size)?;
         NonNull::new(region.start() as *mut u8).ok_or(Error::Internal)

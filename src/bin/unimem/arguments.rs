@@ -14,6 +14,8 @@ pub enum Command {
     Info { json: bool },
     /// Run a program.
     Run(Run),
+    /// Run a program and look for errors.
+    Check(Check),
     /// Show a recording.
     Report(Report),
 }
@@ -23,6 +25,7 @@ pub enum Topic {
     All,
     Info,
     Run,
+    Check,
     Report,
 }
 /// Of `unimem run`.
@@ -33,6 +36,15 @@ pub struct Run {
     pub json: bool,
     /// File to record into.
     pub trace: Option<PathBuf>,
+    /// The program and its arguments.
+    pub program: Vec<OsString>,
+}
+/// Of `unimem check`.
+#[derive(Debug, PartialEq)]
+pub struct Check {
+    pub json: bool,
+    /// Exit code when something was found.
+    pub exit_code: u8,
     /// The program and its arguments.
     pub program: Vec<OsString>,
 }
@@ -53,13 +65,14 @@ Usage: unimem COMMAND [OPTIONS]
 
   info                 tell about this machine: nodes, caches, huge pages, faults, spill files, limits
   run PROGRAM...       run a program with libunimem as its malloc
+  check PROGRAM...     run a program, look for overruns, uses after free, bad frees and leaks
   report RECORDING     show what was recorded of a program: a page, or for other tools
   help [COMMAND]       show this, or how to use a command
 
   -h, --help           show this
   -V, --version        show the version
 
-Exit codes: 0 done, 1 failed, 2 wrong usage; run gives the program's own (128 + N for signal N), 127 when it
+Exit codes: 0 done, 1 failed, 2 wrong usage; run and check give the program's own (128 + N for signal N), 127 when it
 is not found, 126 when it cannot be run, 125 when unimem itself fails. Colours: on a terminal, unless NO_COLOR is set.
 ";
 const INFO: &str = "\
@@ -81,6 +94,16 @@ Runs a program with libunimem as its malloc (libunimem-malloc.so, preloaded). It
   --stats              say at the end what time and memory it took, on standard error
   --json               ... as JSON
 ";
+const CHECK: &str = "\
+Usage: unimem check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+Runs a program, and the programs that it runs, with libunimem as malloc in debug mode. Overruns, writes after free,
+frees of what is no block, and blocks that nothing points to when a program ends are reported on standard error with the
+call stacks of their allocations. A program must not be linked statically. It is slower, by 3 to 30 times.
+
+  --exit-code N        exit code when something was found (1 to 255; 99); otherwise it is the program's
+  --json               report as JSON
+";
 const REPORT: &str = "\
 Usage: unimem report [OPTIONS] RECORDING
 
@@ -100,6 +123,7 @@ pub fn help(topic: Topic) -> &'static str {
         Topic::All => ALL,
         Topic::Info => INFO,
         Topic::Run => RUN,
+        Topic::Check => CHECK,
         Topic::Report => REPORT,
     }
 }
@@ -108,6 +132,7 @@ fn topic(name: &str) -> Option<Topic> {
     match name {
         "info" => Some(Topic::Info),
         "run" => Some(Topic::Run),
+        "check" => Some(Topic::Check),
         "report" => Some(Topic::Report),
         _ => None,
     }
@@ -126,6 +151,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, l
     match command.as_str() {
         "info" => info(parser),
         "run" => run(parser),
+        "check" => check(parser),
         "report" => report(parser),
         "help" => match parser.next()? {
             None => Ok(Command::Help(Topic::All)),
@@ -173,6 +199,28 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
         }
     }
     Err("run: which program?".into())
+}
+
+fn check(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let mut options = Check { json: false, exit_code: 99, program: Vec::new() };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('h') | Long("help") => return Ok(Command::Help(Topic::Check)),
+            Long("json") => options.json = true,
+            Long("exit-code") => {
+                options.exit_code = parser.value()?.parse()?;
+                if options.exit_code == 0 {
+                    return Err("check: an exit code of 0 could not be told from success".into());
+                }
+            }
+            Value(first) => {
+                options.program = program(first, &mut parser)?;
+                return Ok(Command::Check(options));
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    Err("check: which program?".into())
 }
 
 fn report(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
@@ -230,11 +278,13 @@ mod tests {
             "run --stats",
             "run --max-size 12Q prog",
             "run --max-size",
+            "check",
+            "check --exit-code 0 prog",
+            "check --exit-code 300 prog",
             "run --trace prog",
             "report",
             "report one two",
             "report --chrome",
-            "check prog",
             "help dance",
         ] {
             assert!(parsed(line).is_err(), "{line}");
@@ -242,7 +292,7 @@ mod tests {
     }
     #[test]
     fn every_command_has_help() {
-        for name in ["info", "run", "report"] {
+        for name in ["info", "run", "check", "report"] {
             let expected = Ok(Command::Help(topic(name).unwrap()));
             assert_eq!(parsed(&format!("{name} --help")), expected);
             assert_eq!(parsed(&format!("help {name}")), expected);

@@ -6,6 +6,7 @@
 //! into a cache-sized panel where they do not. No tensor is ever transposed as a whole (the scheme is the one of
 //! Springer and Bientinesi, "Design of a high-performance GEMM-like tensor-tensor multiplication", 2018).
 //! Sums are accumulated over blocks of at most `tiles::DEPTH` terms.
+mod first_use;
 mod fuse;
 mod gather;
 mod multiply;

@@ -1,5 +1,5 @@
 //! One matrix product on one thread, by faer.
-use super::Complex;
+use super::{Complex, first_use};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -16,6 +16,7 @@ pub struct Matrix {
 /// # Safety
 /// All three are readable over their whole extent, C also writable and by nobody else.
 pub unsafe fn multiply(size: [usize; 3], left: Matrix, right: Matrix, out: Matrix, add: bool) {
+    first_use::ready();
     let [m, n, k] = size;
     // SAFETY: forwarded from the caller.
     let (a, b, c) = unsafe {

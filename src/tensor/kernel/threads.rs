@@ -1,11 +1,12 @@
 //! How many threads a contraction may use, and sharing work between them (rayon's global pool).
+use super::first_use;
 use crate::defect;
 use crate::error::Result;
 use crate::os::injection::{Operation, check};
 use crate::os::system::Errno;
 use std::error::Error;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
 
@@ -16,8 +17,8 @@ pub fn set_threads(count: usize) {
 
 /// The number of threads of one contraction.
 pub fn threads() -> usize {
-    static PROCESSORS: OnceLock<usize> = OnceLock::new();
-    let processors = *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+    first_use::ready();
+    let processors = processors();
     let limit = match LIMIT.load(Relaxed) {
         0 => processors,
         limit => limit.min(processors),
@@ -25,10 +26,25 @@ pub fn threads() -> usize {
     if limit > 1 && (forked() || !pool_is_made()) { 1 } else { limit }
 }
 
+/// Around fork: see first_use.rs.
+pub fn finish() {
+    processors();
+    if POOL_WANTED.load(SeqCst) {
+        pool_is_made();
+    }
+}
+static POOL_WANTED: AtomicBool = AtomicBool::new(false);
+
+fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
+}
+
 /// Makes the pool's threads, once. False where the system had none: then everything runs on the calling thread, for
 /// good, because rayon does not try again. A pool that a Rust program around us has made is as good.
 fn pool_is_made() -> bool {
     static MADE: OnceLock<bool> = OnceLock::new();
+    POOL_WANTED.store(true, SeqCst);
     *MADE.get_or_init(|| {
         let made = rayon::ThreadPoolBuilder::new()
             .start_handler(|_| defect::stay_inside())
