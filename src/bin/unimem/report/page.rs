@@ -25,21 +25,21 @@ pub fn page(story: &Story) -> String {
          <title>{title} - unimem report</title>\n<style>\n{}</style></head>\n<body>\n<h1>{title}</h1>\n",
         include_str!("page.css")
     );
-    let _ = write!(
+    let _ = writeln!(
         html,
-        "<p>Process {}, recorded for {} from {} UTC on.</p>\n",
+        "<p>Process {}, recorded for {} from {} UTC on.</p>",
         story.process,
         time(story.duration()),
         date(story.began / 1_000_000_000)
     );
     if let Some(why) = story.incomplete() {
-        let _ = write!(html, "<section class=\"warning\"><p>Incomplete: {why}.</p></section>\n");
+        let _ = writeln!(html, "<section class=\"warning\"><p>Incomplete: {why}.</p></section>");
     }
     if story.lost > 0 {
-        let _ = write!(
+        let _ = writeln!(
             html,
             "<section class=\"warning\"><p>{} events came faster than they could be written and are not shown. \
-             Samples and totals are whole.</p></section>\n",
+             Samples and totals are whole.</p></section>",
             count(story.lost)
         );
     }
@@ -55,10 +55,10 @@ pub fn page(story: &Story) -> String {
     ] {
         html += &section;
     }
-    let _ = write!(
+    let _ = writeln!(
         html,
         "<footer>Made by unimem {} from {} samples and {} events. Allocation sites are estimates: on average one \
-         allocation in {} is recorded with its stack, where it comes to the heap's slow path.</footer>\n</body></html>\n",
+         allocation in {} is recorded with its stack, where it comes to the heap's slow path.</footer>\n</body></html>",
         env!("CARGO_PKG_VERSION"),
         count(story.samples.len() as u64),
         count((story.moved.len() + story.contracted.len()) as u64),
@@ -364,7 +364,7 @@ fn stack(frames: &[Frame]) -> String {
             "" => String::new(),
             file => format!(" {}:{}", escape(file), frame.line),
         };
-        (format!("{}", escape(&frame.function)), place)
+        (escape(&frame.function), place)
     };
     let Some(first) = frames.first() else { return "<code>not known</code>".to_owned() };
     let (function, place) = call(first);
@@ -424,9 +424,9 @@ fn live(story: &Story) -> String {
         return section("leaks", "Live at the end", "Nothing: every block was freed.", "");
     }
     // Blocks of one stack and size are one row.
-    let mut groups: BTreeMap<(Reverse<u64>, Reverse<&[u64]>), Vec<&Live>> = BTreeMap::new();
+    let mut groups = BTreeMap::<_, Vec<&Live>>::new();
     for live in &story.live {
-        groups.entry((Reverse(live.size), Reverse(&live.stack))).or_default().push(live);
+        groups.entry((Reverse(live.size), Reverse(&live.stack[..]))).or_default().push(live);
     }
     let mut rows = String::new();
     for ((size, _), blocks) in groups.iter().take(ROWS) {
