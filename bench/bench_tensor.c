@@ -78,9 +78,22 @@ typedef struct {
 typedef struct {
     double seconds, flops;
     size_t peak;
-    unimem_residency_t residency;
+    double disk_read, disk_written; /* bytes, while contracting */
+    double brought, ahead, compression_seconds; /* of the operands, since they were made: chunks; seconds */
     ComplexFloat sample[4096];
 } outcome_t;
+
+/* Bytes that this process has read from disk, or written, so far. */
+static double disk_bytes(const char *name)
+{
+    char line[128];
+    double bytes = NAN;
+    FILE *file = fopen("/proc/self/io", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (strncmp(line, name, strlen(name)) == 0) bytes = strtod(line + strlen(name), NULL);
+    if (file) fclose(file);
+    return bytes;
+}
 
 /* `rows` by `bond` times matrices of `bond` by `bond`, in a child of its own so that its memory can be measured. */
 static void run_chain(const chain_t *chain, outcome_t *outcome)
@@ -103,10 +116,17 @@ static void run_chain(const chain_t *chain, outcome_t *outcome)
     ComplexFloat *result = NULL;
     size_t sizes[16], count;
     unimem_contraction_cost(ttn, &outcome->flops, &peak_bytes);
-    double begin = now();
+    double read = disk_bytes("read_bytes:"), written = disk_bytes("write_bytes:"), begin = now();
     if (!contract_full_tree_network(ttn, &result, sizes, &count)) exit(5);
     outcome->seconds = now() - begin;
-    unimem_residency(last->data, &outcome->residency);
+    outcome->disk_read = disk_bytes("read_bytes:") - read, outcome->disk_written = disk_bytes("write_bytes:") - written;
+    outcome->brought = outcome->ahead = outcome->compression_seconds = 0;
+    for (tree_tensor_node_t *node = last; node; node = node->parent) {
+        unimem_residency_t tiers;
+        if (!unimem_residency(node->data, &tiers)) continue; /* plain memory */
+        outcome->brought += (double)tiers.faults, outcome->ahead += (double)tiers.prefetch_hits;
+        outcome->compression_seconds += (double)tiers.compression_ns * 1e-9;
+    }
     memcpy(outcome->sample, result, sizeof outcome->sample);
     free(result);
     destroy_tree_tensor_network(ttn);
@@ -180,7 +200,8 @@ static bool out_of_core(report_t *report, bool large)
     char speed = report_add(report, "tensor chain", (size_t)bytes, unimem_threads(), "speed", ratio, "times", "in RAM", ratio, 1 / 0.9);
     char memory = report_add(report, "tensor chain", (size_t)bytes, unimem_threads(), "peak RSS", (double)(outcomes[1].peak >> 20), "MiB", "limit", (double)outcomes[1].peak / ((double)limit + (88 << 20)), 1);
     printf("  %.0f%% of the speed in RAM %c   memory %c   difference %.1e%s\n", 100 / ratio, speed, memory, error, error < 1e-5 ? "" : "  TOO LARGE");
-    printf("  last matrix: %zu MiB in RAM, %zu MiB on disk\n", outcomes[1].residency.hot_bytes >> 20, outcomes[1].residency.cold_bytes >> 20);
+    const outcome_t *o = &outcomes[1];
+    printf("  read %.2f GB, written %.2f GB; %.0f chunks brought in, %.0f of them ahead; %.2f s coding\n", o->disk_read * 1e-9, o->disk_written * 1e-9, o->brought, o->ahead, o->compression_seconds);
     close(shared);
     return error < 1e-5;
 }

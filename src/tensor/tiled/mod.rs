@@ -36,12 +36,14 @@ pub struct Target<'a> {
 }
 
 /// Computes a product with at most `budget` elements pinned at one time, fewer where the memory has no room for them.
+/// While its last piece is worked on, the first chunks of `next` are brought in: what the next product will read.
 pub fn multiply(
     product: &Product,
     left: Source,
     right: Source,
     out: &mut Target,
     budget: usize,
+    next: Option<&dyn Home>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
     if left.home.is_none() && right.home.is_none() && out.home.is_none() {
@@ -61,7 +63,7 @@ pub fn multiply(
     }
     let mut waited = 0;
     loop {
-        match in_slabs(product, left, right, out, &scheme, &mut tick) {
+        match in_slabs(product, left, right, out, &scheme, next, &mut tick) {
             Err(Error::OutOfMemory) if waited < PATIENCE => {}
             outcome => return outcome,
         }
@@ -86,25 +88,35 @@ fn in_slabs(
     right: Source,
     out: &mut Target,
     scheme: &Scheme,
+    next_product: Option<&dyn Home>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
     let whole = Piece::whole(product);
     let work = product.terms();
     let mut done = 0.0;
     let keep_right = scheme.pieces == 1;
+    let t0 = std::time::Instant::now();
+    let (mut tp, mut tc, mut td) = (0.0, 0.0, 0.0);
     let _right = Pins::new(right.home, keep_right.then(|| whole.right()), Purpose::Read)?;
-    for slab in whole.split_rows(scheme.slabs) {
+    let slabs = whole.split_rows(scheme.slabs);
+    let mut pieces = slabs.first().map_or(Vec::new(), |slab| scheme.pieces_of(slab));
+    for (number, slab) in slabs.iter().enumerate() {
+        let of_next_slab = slabs.get(number + 1).map_or(Vec::new(), |slab| scheme.pieces_of(slab));
         let _out = Pins::new(out.home, Some(slab.out()), Purpose::Overwrite)?;
         let _left = Pins::new(left.home, scheme.keep_left.then(|| slab.left()), Purpose::Read)?;
-        let pieces =
-            if scheme.over_sums { slab.split_sums(scheme.pieces) } else { slab.split_columns(scheme.pieces) };
         for (number, piece) in pieces.iter().enumerate() {
+            let t = std::time::Instant::now();
             let _right = Pins::new(right.home, (!keep_right).then(|| piece.right()), Purpose::Read)?;
             let _left = Pins::new(left.home, (!scheme.keep_left).then(|| piece.left()), Purpose::Read)?;
-            if let Some(next) = pieces.get(number + 1) {
+            if let Some(next) = pieces.get(number + 1).or(of_next_slab.first()) {
                 prefetch(right.home, (!keep_right).then(|| next.right()));
                 prefetch(left.home, (!scheme.keep_left).then(|| next.left()));
+            } else if let Some(home) = next_product {
+                // In place of a next piece of this product.
+                home.prefetch(0, (scheme.passing / home.chunk()).min(home.count()));
             }
+            tp += t.elapsed().as_secs_f64();
+            let t = std::time::Instant::now();
             let mut part = piece.product.clone();
             part.accumulate = scheme.over_sums && number > 0;
             let share = part.terms();
@@ -116,6 +128,7 @@ fn in_slabs(
             )?;
             done += share;
         }
+        pieces = of_next_slab;
     }
     Ok(())
 }
