@@ -95,8 +95,6 @@ fn in_slabs(
     let work = product.terms();
     let mut done = 0.0;
     let keep_right = scheme.pieces == 1;
-    let t0 = std::time::Instant::now();
-    let (mut tp, mut tc, mut td) = (0.0, 0.0, 0.0);
     let _right = Pins::new(right.home, keep_right.then(|| whole.right()), Purpose::Read)?;
     let slabs = whole.split_rows(scheme.slabs);
     let mut pieces = slabs.first().map_or(Vec::new(), |slab| scheme.pieces_of(slab));
@@ -105,7 +103,6 @@ fn in_slabs(
         let _out = Pins::new(out.home, Some(slab.out()), Purpose::Overwrite)?;
         let _left = Pins::new(left.home, scheme.keep_left.then(|| slab.left()), Purpose::Read)?;
         for (number, piece) in pieces.iter().enumerate() {
-            let t = std::time::Instant::now();
             let _right = Pins::new(right.home, (!keep_right).then(|| piece.right()), Purpose::Read)?;
             let _left = Pins::new(left.home, (!scheme.keep_left).then(|| piece.left()), Purpose::Read)?;
             if let Some(next) = pieces.get(number + 1).or(of_next_slab.first()) {
@@ -115,8 +112,6 @@ fn in_slabs(
                 // In place of a next piece of this product.
                 home.prefetch(0, (scheme.passing / home.chunk()).min(home.count()));
             }
-            tp += t.elapsed().as_secs_f64();
-            let t = std::time::Instant::now();
             let mut part = piece.product.clone();
             part.accumulate = scheme.over_sums && number > 0;
             let share = part.terms();
