@@ -23,6 +23,8 @@ bench-tools:
 .PHONY: bench-large bench-contraction
 bench-large: all $(B)/bench/bench_tensor
 	@$(B)/bench/bench_tensor --large
-# Single contractions beside one plain matrix product, and beside NumPy where there is one.
+# Single contractions beside one plain matrix product, and beside NumPy, torch and TBLIS where PYTHON has them.
 bench-contraction:
-	@$(CARGO) bench --quiet --locked --bench contraction -- --numpy
+	@echo "== contraction"
+	@$(CARGO) bench --quiet --locked --bench contraction -- --rivals
+bench: bench-contraction

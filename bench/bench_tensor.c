@@ -1,13 +1,15 @@
 /* Tree tensor networks through the C interface: the cost of a node in trees of small tensors, and a network that does
  * not fit into its budget against the same one in RAM.
  *
- *   bench_tensor           a minute at most, 0.5 GB of disk
- *   bench_tensor --large   the same with 500 million parameters: a few minutes, 4 GB of RAM, 4 GB of disk
+ *   bench_tensor           a minute at most, 0.6 GB of disk
+ *   bench_tensor --large   the same with 500 million parameters: three minutes, 4.2 GB of RAM, 4.1 GB of disk
  *
- * How fast single contractions are beside a plain matrix product: `cargo bench --bench contraction`. */
+ * Files go where the library's spill files go: UNIMEM_SPILL_DIR, else TMPDIR, else /var/tmp.
+ * How fast single contractions are beside a plain matrix product: benches/contraction.rs. */
 #define _GNU_SOURCE
 #include "unimem/tree_tensor_network.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -72,17 +74,56 @@ static void small_trees(report_t *report)
     }
 }
 
+/* GB/s at which the disk is written and read past the page cache, in pieces as large as chunks. */
+static bool disk_rates(double rates[2])
+{
+    enum { PIECE = 2 << 20, PIECES = 128 };
+    const char *names[] = {getenv("UNIMEM_SPILL_DIR"), getenv("TMPDIR"), "/var/tmp"}, *directory = NULL;
+    for (size_t i = 0; i < 3 && !directory; i++) directory = names[i] && *names[i] ? names[i] : NULL;
+    void *piece = NULL;
+    int file = open(directory, O_TMPFILE | O_RDWR | O_DIRECT, 0600);
+    bool done = file >= 0 && posix_memalign(&piece, 4096, PIECE) == 0 && posix_fallocate(file, 0, (off_t)PIECE * PIECES) == 0;
+    if (done) memset(piece, 1, PIECE);
+    for (size_t reading = 0; done && reading < 2; reading++) {
+        double begin = now();
+        for (size_t i = 0; done && i < PIECES; i++) {
+            off_t place = (off_t)(i * PIECE);
+            done = (reading ? pread(file, piece, PIECE, place) : pwrite(file, piece, PIECE, place)) == PIECE;
+        }
+        rates[reading] = (double)PIECE * PIECES * 1e-9 / (now() - begin);
+    }
+    if (file >= 0) close(file);
+    free(piece);
+    return done;
+}
+
+/* `rows` by `bond` times `matrices` matrices of `bond` by `bond`. One alone: a pair contraction, whose result stays in
+ * the network's memory; more: the whole tree, whose result is the caller's. */
 typedef struct {
     size_t matrices, bond, rows, limit;
 } chain_t;
+enum { SAMPLES = 4096 };
 typedef struct {
     double seconds, flops;
     size_t peak;
-    unimem_residency_t residency;
-    ComplexFloat sample[4096];
+    double disk_read, disk_written; /* bytes, while contracting */
+    double brought, ahead; /* chunks of the operands, since they were made */
+    ComplexFloat sample[SAMPLES];
 } outcome_t;
 
-/* `rows` by `bond` times matrices of `bond` by `bond`, in a child of its own so that its memory can be measured. */
+/* Bytes that this process has read from disk, or written, so far. */
+static double disk_bytes(const char *name)
+{
+    char line[128];
+    double bytes = NAN;
+    FILE *file = fopen("/proc/self/io", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (strncmp(line, name, strlen(name)) == 0) bytes = strtod(line + strlen(name), NULL);
+    if (file) fclose(file);
+    return bytes;
+}
+
+/* In a child of its own so that its memory can be measured. */
 static void run_chain(const chain_t *chain, outcome_t *outcome)
 {
     unified_pool_config_t config = {.max_size = chain->limit, .enable_growth = true, .enable_streaming = true, .chunk_size = (size_t)2 << 20};
@@ -92,22 +133,33 @@ static void run_chain(const chain_t *chain, outcome_t *outcome)
     tree_tensor_node_t *before = NULL, *last = NULL;
     for (size_t i = 0; i <= chain->matrices; i++) {
         size_t rows = i ? chain->bond : chain->rows;
+        before = last;
         last = add_tree_tensor_node(ttn, NULL, (size_t[]){rows, chain->bond}, 2, false);
         if (!last) exit(3);
         /* Written through the pointer, so that no second copy is needed. */
         fill(last->data, rows * chain->bond, (unsigned)i + 1, 1.2f / sqrtf((float)chain->bond));
         if (before && !connect_tree_tensor_nodes(ttn, before, last)) exit(4);
-        before = last;
     }
     double peak_bytes;
-    ComplexFloat *result = NULL;
+    ComplexFloat *result = NULL, *elements;
+    tree_tensor_node_t *product = NULL;
     size_t sizes[16], count;
     unimem_contraction_cost(ttn, &outcome->flops, &peak_bytes);
-    double begin = now();
-    if (!contract_full_tree_network(ttn, &result, sizes, &count)) exit(5);
+    double read = disk_bytes("read_bytes:"), written = disk_bytes("write_bytes:"), begin = now();
+    bool done = chain->matrices == 1 ? contract_tree_tensor_nodes(ttn, before, last, &product)
+                                     : contract_full_tree_network(ttn, &result, sizes, &count);
+    if (!done) exit(5);
     outcome->seconds = now() - begin;
-    unimem_residency(last->data, &outcome->residency);
-    memcpy(outcome->sample, result, sizeof outcome->sample);
+    outcome->disk_read = disk_bytes("read_bytes:") - read, outcome->disk_written = disk_bytes("write_bytes:") - written;
+    outcome->brought = outcome->ahead = 0;
+    for (tree_tensor_node_t *node = last; node; node = node->parent) {
+        unimem_residency_t tiers;
+        if (!unimem_residency(node->data, &tiers)) continue; /* plain memory */
+        outcome->brought += (double)tiers.faults, outcome->ahead += (double)tiers.prefetch_hits;
+    }
+    elements = product ? product->data : result;
+    /* The result is `rows` by `bond`; an odd stride meets all rows and columns. */
+    for (size_t i = 0; i < SAMPLES; i++) outcome->sample[i] = elements[i * 2654435761u % (chain->rows * chain->bond)];
     free(result);
     destroy_tree_tensor_network(ttn);
     if (!unimem_close(memory)) exit(6);
@@ -145,18 +197,13 @@ static int run_child(char **arguments)
     return EXIT_SUCCESS;
 }
 
-static bool out_of_core(report_t *report, bool large)
+/* With a limit against without one; `rounds` of both. */
+static bool compare(report_t *report, const char *name, chain_t chain, size_t limit, size_t rounds)
 {
-    chain_t chain = large ? (chain_t){30, 4096, 1024, 0} : (chain_t){15, 2048, 512, 0};
-    size_t limit = large ? (size_t)512 << 20 : (size_t)64 << 20;
-    double bytes = (double)chain.matrices * (double)chain.bond * (double)chain.bond * 8;
-    printf("\n%.0f million parameters (%.2f GB) in %zu MiB, and without a limit\n", bytes / 8e6, bytes / 1e9, limit >> 20);
     static outcome_t outcomes[2];
     int shared = memfd_create("outcome", 0);
     if (shared < 0 || ftruncate(shared, sizeof(outcome_t)) != 0) return false;
-    enum { ROUNDS = 3 };
-    double in_core[ROUNDS], limited[ROUNDS], far = 0, norm = 0;
-    size_t rounds = large ? 1 : ROUNDS;
+    double in_core[MOST_ROUNDS], limited[MOST_ROUNDS], rates[2] = {0, 0}, far = 0, norm = 0;
     for (size_t round = 0; round < rounds; round++)
         for (size_t i = 0; i < 2; i++) {
             chain.limit = i ? limit : 0;
@@ -166,23 +213,50 @@ static bool out_of_core(report_t *report, bool large)
             outcomes[i].peak = peak;
             (i ? limited : in_core)[round] = outcomes[i].seconds;
         }
-    for (size_t i = 0; i < 4096; i++) {
+    close(shared);
+    for (size_t i = 0; i < SAMPLES; i++) {
         ComplexFloat a = outcomes[0].sample[i], b = outcomes[1].sample[i];
         far += pow(a.real - b.real, 2) + pow(a.imag - b.imag, 2);
         norm += pow(a.real, 2) + pow(a.imag, 2);
     }
     double ratio = median_ratio(limited, in_core, rounds), error = sqrt(far / norm);
+    double bytes = (double)chain.matrices * (double)chain.bond * (double)chain.bond * 8;
     for (size_t i = 0; i < 2; i++) {
         double seconds = median(i ? limited : in_core, rounds);
         printf("  %-20s %8.2f s %8.1f GFLOP/s   peak RSS %5zu MiB\n", i ? "limited" : "in RAM", seconds, outcomes[i].flops / seconds * 1e-9, outcomes[i].peak >> 20);
-        report_add(report, "tensor chain", (size_t)bytes, unimem_threads(), i ? "limited" : "in RAM", seconds, "s", "in RAM", i ? ratio : 1, 0);
+        report_add(report, name, (size_t)bytes, unimem_threads(), i ? "limited" : "in RAM", seconds, "s", "in RAM", i ? ratio : 1, 0);
     }
-    char speed = report_add(report, "tensor chain", (size_t)bytes, unimem_threads(), "speed", ratio, "times", "in RAM", ratio, 1 / 0.9);
-    char memory = report_add(report, "tensor chain", (size_t)bytes, unimem_threads(), "peak RSS", (double)(outcomes[1].peak >> 20), "MiB", "limit", (double)outcomes[1].peak / ((double)limit + (88 << 20)), 1);
-    printf("  %.0f%% of the speed in RAM %c   memory %c   difference %.1e%s\n", 100 / ratio, speed, memory, error, error < 1e-5 ? "" : "  TOO LARGE");
-    printf("  last matrix: %zu MiB in RAM, %zu MiB on disk\n", outcomes[1].residency.hot_bytes >> 20, outcomes[1].residency.cold_bytes >> 20);
-    close(shared);
+    char speed = report_add(report, name, (size_t)bytes, unimem_threads(), "speed", ratio, "times", "in RAM", ratio, 1 / 0.9);
+    char memory = report_add(report, name, (size_t)bytes, unimem_threads(), "peak RSS", (double)(outcomes[1].peak >> 20), "MiB", "limit", (double)outcomes[1].peak / ((double)limit + (88 << 20)), 1);
+    printf("  %.0f%% of the speed in RAM, wanted 90%% %c   memory %c   difference %.1e%s\n", 100 / ratio, speed, memory, error, error < 1e-5 ? "" : "  TOO LARGE");
+
+    /* The least traffic: every operand once, the result if it has no room, and 2 m n k / sqrt(M) elements a product. */
+    const outcome_t *o = &outcomes[1];
+    double flops = o->flops / 8, result = chain.matrices == 1 ? bytes : 0;
+    double least = fmax(bytes + (double)(chain.rows * chain.bond) * 8 + result, 8 * 2 * flops / sqrt((double)limit / 8));
+    double moved = o->disk_read + o->disk_written;
+    char traffic = report_add(report, name, (size_t)bytes, unimem_threads(), "traffic", moved * 1e-9, "GB", "least traffic", moved / least, 2);
+    printf("  read %.2f GB, written %.2f GB: %.2f of the least there is, wanted 2 %c   %.0f chunks brought in, %.0f of them ahead\n", o->disk_read * 1e-9, o->disk_written * 1e-9, moved / least, traffic, o->brought, o->ahead);
+    if (disk_rates(rates)) {
+        double reading = o->disk_read * 1e-9 / rates[1], writing = o->disk_written * 1e-9 / rates[0], multiplying = median(in_core, rounds);
+        printf("  the disk now: written at %.2f GB/s, read at %.2f: %.2f s; the products: %.2f s; so no faster than %.2f s\n", rates[0], rates[1], reading + writing, multiplying, fmax(reading + writing, multiplying));
+    }
     return error < 1e-5;
+}
+
+static bool out_of_core(report_t *report, bool large)
+{
+    chain_t chain = large ? (chain_t){30, 4096, 1024, 0} : (chain_t){15, 2048, 512, 0}, square = {1, 4096, 4096, 0};
+    size_t limit = large ? (size_t)512 << 20 : (size_t)64 << 20;
+    double bytes = (double)chain.matrices * (double)chain.bond * (double)chain.bond * 8;
+    if (large) printf("This takes about three minutes, 4.2 GB of RAM, and 4.1 GB of disk.\n");
+    printf("\n%.0f million parameters (%.2f GB) in %zu MiB, and without a limit\n", bytes / 8e6, bytes / 1e9, limit >> 20);
+    bool right = compare(report, "tensor chain", chain, limit, 3);
+    if (!large) {
+        printf("\nOne product of 4096 cubed (0.40 GB) in %zu MiB, and without a limit\n", limit >> 20);
+        right &= compare(report, "tensor product", square, limit, 1);
+    }
+    return right;
 }
 
 int main(int count, char **arguments)

@@ -1,9 +1,11 @@
 //! Pair contractions against one plain faer complex product of the same size, paired within each round.
 //!
-//!     cargo bench --bench contraction [-- --numpy] [name...]
+//!     cargo bench --bench contraction [-- --rivals] [name...]
 //!
 //! Prints GFLOP/s (8 floating-point operations a multiply-add; medians) on 1 and 2 threads and the median ratio to the
-//! plain product in the same round; with --numpy also what NumPy's tensordot reaches (one process, right after).
+//! plain product in the same round; with --rivals also what NumPy's and torch's tensordot and TBLIS (by pytblis) reach
+//! in a process of their own right after, and whether each is slower. PYTHON names the interpreter that has them. Some
+//! builds of OpenBLAS take an old kernel on new processors: OPENBLAS_CORETYPE sets another.
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use std::process::Command;
@@ -54,7 +56,7 @@ fn median(values: &mut [f64]) -> f64 {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let wanted = |name: &str| {
-        arguments.iter().all(|a| a == "--numpy") || arguments.iter().any(|a| name.contains(a.as_str()))
+        arguments.iter().all(|a| a == "--rivals") || arguments.iter().any(|a| name.contains(a.as_str()))
     };
     println!(
         "{:<26}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}  wanted",
@@ -71,7 +73,7 @@ fn main() {
         let work = 8e-9 * m as f64 * n as f64 * k as f64;
         let rounds = ((2.0 / (work / 150.0)) as usize).clamp(5, 101) / 2 * 2 + 1;
         print!("{name:<26}");
-        let mut met = true;
+        let (mut met, mut ours_reached) = (true, [0.0; 2]);
         for threads in [1, 2] {
             set_threads(threads);
             let par = if threads == 1 { Par::Seq } else { Par::rayon(threads) };
@@ -93,39 +95,59 @@ fn main() {
             }
             let ratio = median(&mut ratios);
             met &= ratio >= least;
-            print!(
-                "{:>8.1}{:>8.1}{ratio:>8.2}",
-                work / median(&mut plain_times),
-                work / median(&mut our_times)
-            );
+            let reached = work / median(&mut our_times);
+            ours_reached[threads - 1] = reached;
+            print!("{:>8.1}{reached:>8.1}{ratio:>8.2}", work / median(&mut plain_times));
         }
         println!("  {least:.2} {}", if met { "met" } else { "NOT MET" });
-        if arguments.iter().any(|a| a == "--numpy") {
-            numpy(left, right, bonds);
+        if arguments.iter().any(|a| a == "--rivals") {
+            rivals(left, right, bonds, ours_reached);
         }
     }
 }
 
-/// The same contraction by NumPy, if there is one.
-fn numpy(left: &[usize], right: &[usize], bonds: Bonds) {
+/// The same contraction by others: name, what is set before (`a` and `b` are NumPy's, `threads` the number), and the
+/// call, which may use the axes `i` and `j`.
+const RIVALS: [(&str, &str, &str); 3] = [
+    ("NumPy", "", "n.tensordot(a,b,axes=(i,j))"),
+    (
+        "torch",
+        "import torch; torch.set_num_threads(threads); a=torch.from_numpy(a); b=torch.from_numpy(b)",
+        "torch.tensordot(a,b,dims=(i,j))",
+    ),
+    ("TBLIS", "import pytblis; pytblis.set_num_threads(threads)", "pytblis.tensordot(a,b,axes=(i,j))"),
+];
+
+/// Runs those that are installed. `ours`: GFLOP/s on 1 and 2 threads.
+fn rivals(left: &[usize], right: &[usize], bonds: Bonds, ours: [f64; 2]) {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
     let (i, j): (Vec<_>, Vec<_>) = bonds.iter().copied().unzip();
-    let script = format!(
-        "import numpy as n, time\n\
-         a=(n.random.rand(*{left:?})+1j*n.random.rand(*{left:?})).astype('complex64')\n\
-         b=(n.random.rand(*{right:?})+1j*n.random.rand(*{right:?})).astype('complex64')\n\
-         t=[]\n\
-         for _ in range(11):\n s=time.perf_counter(); c=n.tensordot(a,b,axes=({i:?},{j:?})); t.append(time.perf_counter()-s)\n\
-         k=n.prod([a.shape[x] for x in {i:?}])\n\
-         print('%.1f' % (8e-9*a.size*b.size/k/sorted(t)[5]))\n"
-    );
-    for threads in ["1", "2"] {
-        let run =
-            Command::new("python3").arg("-c").arg(&script).env("OPENBLAS_NUM_THREADS", threads).output();
-        match run {
-            Ok(output) if output.status.success() => {
-                println!("    NumPy on {threads}: {}", String::from_utf8_lossy(&output.stdout).trim());
-            }
-            _ => return println!("    SKIP NumPy: there is no python3 with it"),
+    for (name, setup, call) in RIVALS {
+        for threads in [1, 2] {
+            let script = format!(
+                "import numpy as n, time\n\
+                 i,j,threads={i:?},{j:?},{threads}\n\
+                 a=(n.random.rand(*{left:?})+1j*n.random.rand(*{left:?})).astype('complex64')\n\
+                 b=(n.random.rand(*{right:?})+1j*n.random.rand(*{right:?})).astype('complex64')\n\
+                 work=8e-9*a.size*b.size/n.prod([a.shape[x] for x in i])\n\
+                 {setup}\n\
+                 t=[]\n\
+                 for _ in range(7):\n s=time.perf_counter(); c={call}; t.append(time.perf_counter()-s)\n\
+                 print(work/sorted(t)[3])\n"
+            );
+            let run = Command::new(&python)
+                .args(["-c", &script])
+                .envs(["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"].map(|v| (v, threads.to_string())))
+                .output();
+            let reached = run.ok().filter(|output| output.status.success());
+            let reached = reached.and_then(|o| String::from_utf8_lossy(&o.stdout).trim().parse::<f64>().ok());
+            let Some(reached) = reached else {
+                println!("    SKIP {name}: {python} does not have it");
+                break;
+            };
+            let ratio = ours[threads - 1] / reached;
+            let met = if ratio > 1.0 { "met" } else { "NOT MET" };
+            println!("    {name} on {threads}: {reached:.1}; ours is {ratio:.2} of it  1.00 {met}");
         }
     }
 }

@@ -292,10 +292,13 @@ impl Engine {
     }
     fn victim_in<'a>(&self, region: &'a Region) -> Option<Transit<'a>> {
         if region.sweep.lock().is_swept() {
-            // The youngest few are in use by the threads that sweep.
+            // The youngest few are in use by the threads that sweep, or have been asked for and are still to be used.
             for back in 2..8 {
                 let index = region.lists().youngest(region.table(), Which::Hot, back);
                 let Some(index) = index else { break };
+                if region.word(index).prefetched() {
+                    continue;
+                }
                 if let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
                     return Some(transit);
                 }

@@ -177,7 +177,7 @@ impl<'a> Parts<'a> {
         let work = product.terms();
         let mut out = block.target(count);
         let mut tick = |done| progress.report(done * work, work);
-        tiled::multiply(&product, a.source(), b.source(), &mut out, memory.pinnable(), &mut tick)?;
+        tiled::multiply(&product, a.source(), b.source(), &mut out, memory.pinnable(), None, &mut tick)?;
         for (axis, end) in ends.iter().enumerate() {
             if let Some((place, other)) = *end
                 && let Some(neighbour) = &mut self.parts[place]

@@ -113,8 +113,14 @@ fn order_sums(sums: Vec<Axis>, size: (usize, usize)) -> Vec<Axis> {
 fn tile_size((rows, columns): (usize, usize), threads: usize) -> (usize, usize) {
     let mut tile = (rows.min(ROWS), columns.min(COLUMNS));
     let count = |tile: (usize, usize)| rows.div_ceil(tile.0) * columns.div_ceil(tile.1);
-    let wanted = if threads > 1 { 4 * threads } else { 1 };
-    while count(tile) < wanted && (tile.0 > 128 || tile.1 > 2 * PANEL) {
+    // The last tile leaves all other threads idle. Halving wide tiles costs nothing, since what is packed of B is used
+    // by as many rows as before; narrow ones are halved only for want of work for everyone.
+    let enough = |tile: (usize, usize)| match count(tile) {
+        _ if threads == 1 => true,
+        parts if tile.1 > COLUMNS / 2 => parts >= 8 * threads,
+        parts => parts >= 4 * threads,
+    };
+    while !enough(tile) && (tile.0 > 128 || tile.1 > 2 * PANEL) {
         if tile.0 >= tile.1 && tile.0 > 128 || tile.1 <= 2 * PANEL {
             tile.0 = tile.0.div_ceil(2);
         } else {

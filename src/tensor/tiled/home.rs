@@ -25,6 +25,8 @@ pub trait Home {
     fn release(&self, index: usize);
     /// Asks for chunks that will be acquired soon.
     fn prefetch(&self, first: usize, count: usize);
+    /// Chunks there are.
+    fn count(&self) -> usize;
 }
 
 impl Home for Region {
@@ -46,6 +48,9 @@ impl Home for Region {
     fn prefetch(&self, first: usize, count: usize) {
         // A hint: what cannot be brought in now is brought in, or reported, when it is acquired.
         let _ = Region::prefetch(self, first, count);
+    }
+    fn count(&self) -> usize {
+        Region::count(self)
     }
 }
 

@@ -37,12 +37,14 @@ pub struct Target<'a> {
 }
 
 /// Computes a product with at most `budget` elements pinned at one time, fewer where the memory has no room for them.
+/// While its last piece is worked on, the first chunks of `next` are brought in: what the next product will read.
 pub fn multiply(
     product: &Product,
     left: Source,
     right: Source,
     out: &mut Target,
     budget: usize,
+    next: Option<&dyn Home>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
     recording::start_if_asked();
@@ -81,7 +83,7 @@ fn multiply_anywhere(
     }
     let mut waited = 0;
     loop {
-        match in_slabs(product, left, right, out, &scheme, &mut tick) {
+        match in_slabs(product, left, right, out, &scheme, next, &mut tick) {
             Err(Error::OutOfMemory) if waited < PATIENCE => {}
             outcome => return outcome,
         }
@@ -106,6 +108,7 @@ fn in_slabs(
     right: Source,
     out: &mut Target,
     scheme: &Scheme,
+    next_product: Option<&dyn Home>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
     let whole = Piece::whole(product);
@@ -113,17 +116,21 @@ fn in_slabs(
     let mut done = 0.0;
     let keep_right = scheme.pieces == 1;
     let _right = Pins::new(right.home, keep_right.then(|| whole.right()), Purpose::Read)?;
-    for slab in whole.split_rows(scheme.slabs) {
+    let slabs = whole.split_rows(scheme.slabs);
+    let mut pieces = slabs.first().map_or(Vec::new(), |slab| scheme.pieces_of(slab));
+    for (number, slab) in slabs.iter().enumerate() {
+        let of_next_slab = slabs.get(number + 1).map_or(Vec::new(), |slab| scheme.pieces_of(slab));
         let _out = Pins::new(out.home, Some(slab.out()), Purpose::Overwrite)?;
         let _left = Pins::new(left.home, scheme.keep_left.then(|| slab.left()), Purpose::Read)?;
-        let pieces =
-            if scheme.over_sums { slab.split_sums(scheme.pieces) } else { slab.split_columns(scheme.pieces) };
         for (number, piece) in pieces.iter().enumerate() {
             let _right = Pins::new(right.home, (!keep_right).then(|| piece.right()), Purpose::Read)?;
             let _left = Pins::new(left.home, (!scheme.keep_left).then(|| piece.left()), Purpose::Read)?;
-            if let Some(next) = pieces.get(number + 1) {
+            if let Some(next) = pieces.get(number + 1).or(of_next_slab.first()) {
                 prefetch(right.home, (!keep_right).then(|| next.right()));
                 prefetch(left.home, (!scheme.keep_left).then(|| next.left()));
+            } else if let Some(home) = next_product {
+                // In place of a next piece of this product.
+                home.prefetch(0, (scheme.passing / home.chunk()).min(home.count()));
             }
             let mut part = piece.product.clone();
             part.accumulate = scheme.over_sums && number > 0;
@@ -136,6 +143,7 @@ fn in_slabs(
             )?;
             done += share;
         }
+        pieces = of_next_slab;
     }
     Ok(())
 }

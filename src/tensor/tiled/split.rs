@@ -88,12 +88,6 @@ impl Piece {
     pub fn split_rows(&self, count: usize) -> Vec<Piece> {
         self.split(Group::Rows, count)
     }
-    pub fn split_sums(&self, count: usize) -> Vec<Piece> {
-        self.split(Group::Sums, count)
-    }
-    pub fn split_columns(&self, count: usize) -> Vec<Piece> {
-        self.split(Group::Columns, count)
-    }
 }
 
 /// How a product is cut.
@@ -111,6 +105,8 @@ pub struct Scheme {
     pub traffic: f64,
     /// Elements pinned at one time, and being brought in, about.
     pub pinned: usize,
+    /// Of these, the elements of the operands' parts that come with each piece.
+    pub passing: usize,
 }
 
 impl Scheme {
@@ -154,11 +150,16 @@ impl Scheme {
             keep_left: true,
             traffic: 0.0,
             pinned: 0,
+            passing: 0,
         })
     }
 }
 
 impl Scheme {
+    /// The pieces of one slab, in order.
+    pub fn pieces_of(&self, slab: &Piece) -> Vec<Piece> {
+        slab.split(if self.over_sums { Group::Sums } else { Group::Columns }, self.pieces)
+    }
     /// Less traffic; for about the same traffic, pieces enough that one is on its way while another is worked on.
     fn is_better_than(&self, other: &Scheme) -> bool {
         const ENOUGH: usize = 8;
@@ -194,9 +195,10 @@ fn measure(
         false => (0, elements(piece.left(), chunks[0])),
     };
     // The next piece is on its way while one is worked on.
-    let moving = if pieces > 1 { 2 * (right + left_passing) } else { right + left_passing };
+    let passing = right + left_passing;
+    let moving = if pieces > 1 { 2 * passing } else { passing };
     let rounds = (slabs * pieces) as f64;
     let traffic_right = if pieces == 1 { right as f64 } else { rounds * right as f64 };
     let traffic = slabs as f64 * (out + left) as f64 + traffic_right + rounds * left_passing as f64;
-    Scheme { slabs, pieces, over_sums, keep_left, traffic, pinned: out + left + moving }
+    Scheme { slabs, pieces, over_sums, keep_left, traffic, pinned: out + left + moving, passing }
 }

@@ -23,6 +23,7 @@ struct Counting {
     ram: Rc<RefCell<Ram>>,
     tensor: usize,
     chunk: usize,
+    count: usize,
 }
 impl Home for Counting {
     fn chunk(&self) -> usize {
@@ -54,6 +55,9 @@ impl Home for Counting {
         let entry = ram.hot.get_mut(&(self.tensor, index)).expect("released what is not in place");
         entry.1 = entry.1.checked_sub(1).expect("released what is not pinned");
     }
+    fn count(&self) -> usize {
+        self.count
+    }
     fn prefetch(&self, first: usize, count: usize) {
         for index in first..first + count {
             // Like the engine: only what fits without sending out what is pinned.
@@ -68,7 +72,7 @@ impl Home for Counting {
 fn homes(room: usize, chunk: usize, sizes: [usize; 3]) -> (Rc<RefCell<Ram>>, [Counting; 3]) {
     let stored = (0..2).flat_map(|t| (0..sizes[t].div_ceil(chunk)).map(move |i| ((t, i), ()))).collect();
     let ram = Rc::new(RefCell::new(Ram { room, clock: 0, hot: HashMap::new(), stored, traffic: 0 }));
-    let home = |tensor| Counting { ram: ram.clone(), tensor, chunk };
+    let home = |tensor| Counting { ram: ram.clone(), tensor, chunk, count: sizes[tensor].div_ceil(chunk) };
     let homes = [home(0), home(1), home(2)];
     (ram, homes)
 }
@@ -87,7 +91,7 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], room: usize,
     let mut target = Target { elements: &mut out, home: Some(&home_c) };
     let (left, right) =
         (Source { elements: &a, home: Some(&home_a) }, Source { elements: &b, home: Some(&home_b) });
-    multiply(&product, left, right, &mut target, room * 9 / 10, &mut |done| {
+    multiply(&product, left, right, &mut target, room * 9 / 10, None, &mut |done| {
         assert!(done >= last && done <= 1.0 + 1e-9);
         last = done;
         Ok(())
@@ -98,6 +102,20 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], room: usize,
     let ram = ram.borrow();
     assert!(ram.hot.values().all(|entry| entry.1 == 0), "something is still pinned");
     ram.traffic + ram.hot.values().filter(|entry| entry.2).count() * chunk
+}
+
+#[test]
+fn what_the_next_product_reads_is_on_its_way_when_a_product_ends() {
+    let mut random = Random::new(1);
+    let (a, b) = (random.tensor(&[8, 64]), random.tensor(&[64, 64]));
+    let mut out = vec![Complex::new(0.0, 0.0); 8 * 64];
+    let product = Product::row_major(&[8, 64], &[64, 64], &[(1, 0)]);
+    let (ram, [next, home_b, _]) = homes(2048, 64, [4096, b.len(), 0]);
+    let (left, right) = (Source { elements: &a, home: None }, Source { elements: &b, home: Some(&home_b) });
+    let mut target = Target { elements: &mut out, home: None };
+    multiply(&product, left, right, &mut target, 1500, Some(&next), &mut |_| Ok(())).unwrap();
+    let hot: Vec<usize> = ram.borrow().hot.keys().filter(|key| key.0 == 0).map(|key| key.1).collect();
+    assert!(hot.len() >= 4 && hot.iter().all(|chunk| *chunk < hot.len()), "brought in: {hot:?}");
 }
 
 #[test]

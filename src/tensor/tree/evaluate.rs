@@ -7,7 +7,7 @@ use crate::tensor::kernel::scan::scale;
 use crate::tensor::kernel::{Axis, Product};
 use crate::tensor::memory::{Account, Block, Memory};
 use crate::tensor::network::{Network, storage_for};
-use crate::tensor::tiled::{self, Source, Target};
+use crate::tensor::tiled::{self, Home, Source, Target};
 use crate::tensor::{Complex, shape};
 use std::rc::Rc;
 use std::time::Instant;
@@ -165,6 +165,13 @@ fn evaluate(
             result = Some(Malloced::new(count, &network.account)?);
         }
         let target = result.as_mut().map(|result| (&strides[..], result.elements()));
+        // The product after this one reads a node's tensor first if it has one: the other operand is a result.
+        let next = plan.steps.get(number + 1).and_then(|step| {
+            [step.upper, step.lower]
+                .into_iter()
+                .filter_map(|tensor| ids.get(tensor))
+                .find_map(|id| network.node(*id).source().home)
+        });
         tensors.push(multiply(
             network,
             memory,
@@ -172,6 +179,7 @@ fn evaluate(
             [&upper, &lower],
             operands,
             target,
+            next,
             &mut marks,
             &mut done,
         )?);
@@ -199,6 +207,7 @@ fn multiply(
     [left, right]: [&Tensor; 2],
     [left_source, right_source]: [Source; 2],
     target: Option<(&[usize], &mut [Complex])>,
+    next: Option<&dyn Home>,
     marks: &mut [usize],
     done: &mut f64,
 ) -> Result<Option<Tensor>> {
@@ -245,7 +254,7 @@ fn multiply(
         (product.left_exponent, product.right_exponent) = (0, 0);
         let made = Scale::of_product(scales[0], scales[1], &mut product);
         let mut tick = |share: f64| network.progress.report(8.0 * (*done + share * work), 8.0 * plan.terms);
-        tiled::multiply(&product, left_source, right_source, &mut out, memory.pinnable(), &mut tick)?;
+        tiled::multiply(&product, left_source, right_source, &mut out, memory.pinnable(), next, &mut tick)?;
         let unknown = scales.iter().any(Scale::is_unknown);
         if !unknown || !Scale::looks_wrong(Source { elements: out.elements, home: out.home })? {
             break made;

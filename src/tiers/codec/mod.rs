@@ -219,7 +219,8 @@ impl Codec {
                 );
             }
         }
-        if estimate < block.len() / 32 * 31 {
+        if estimate <= block.len() / 8 * 7 {
+            // Less is not worth it: a disk moves the bytes faster than they are packed, and RAM does not keep them.
             return (Tag::Float, float::encode(self.isa, block, &mut workspace.block.0));
         }
         (Tag::Raw, block.len())

@@ -1,0 +1,192 @@
+/* The rules of tree tensor networks one by one (docs/tensor-rules.md), each where it could be mistaken for another:
+ * which axes are bonded when several would fit, what takes part, what stays as it was, what is refused. */
+#define _GNU_SOURCE
+#include "unimem/tree_tensor_network.h"
+
+#include <math.h>
+
+#include "support.h"
+#include "tap.h"
+
+static unified_memory_interface_t *memory;
+
+static tree_tensor_network_t *network(void)
+{
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+    if (ttn) ttn->memory = memory;
+    return ttn;
+}
+
+/* A node of small whole numbers, so that sums are exact in any order. */
+static tree_tensor_node_t *counting(tree_tensor_network_t *ttn, const size_t *sizes, size_t axes, int seed)
+{
+    size_t count = 1;
+    for (size_t i = 0; i < axes; i++) count *= sizes[i];
+    tree_tensor_node_t *node = add_tree_tensor_node(ttn, NULL, sizes, axes, false);
+    for (size_t i = 0; node && i < count; i++) {
+        node->data[i].real = (float)((int)(i * 7 + (size_t)seed) % 9 - 4);
+        node->data[i].imag = (float)((int)(i * 5 + (size_t)seed) % 7 - 3);
+    }
+    return node;
+}
+#define NODE(ttn, seed, ...) counting(ttn, (size_t[]){__VA_ARGS__}, sizeof((size_t[]){__VA_ARGS__}) / sizeof(size_t), seed)
+
+static bool has_shape(const tree_tensor_node_t *node, const size_t *sizes, size_t axes)
+{
+    if (!node || node->num_dimensions != axes) return false;
+    for (size_t i = 0; i < axes; i++)
+        if (node->dimensions[i] != sizes[i]) return false;
+    return true;
+}
+#define SHAPE(node, ...) has_shape(node, (size_t[]){__VA_ARGS__}, sizeof((size_t[]){__VA_ARGS__}) / sizeof(size_t))
+
+static bool is_times(ComplexFloat got, double real, double imag) { return got.real == (float)real && got.imag == (float)imag; }
+
+static void add_product(double sum[2], ComplexFloat x, ComplexFloat y)
+{
+    sum[0] += (double)x.real * y.real - (double)x.imag * y.imag;
+    sum[1] += (double)x.real * y.imag + (double)x.imag * y.real;
+}
+
+static void which_axes(void)
+{
+    tree_tensor_network_t *ttn = network();
+    tree_tensor_node_t *result = NULL;
+    /* Every pair of axes would fit: only the rule tells which. */
+    tree_tensor_node_t *a = NODE(ttn, 1, 4, 4), *b = NODE(ttn, 2, 4, 4);
+    CHECK("joined", connect_tree_tensor_nodes(ttn, a, b) && contract_tree_tensor_nodes(ttn, a, b, &result));
+    TEST("the parent's last free axis goes with the child's first") {
+        for (size_t i = 0; i < 4; i++)
+            for (size_t j = 0; j < 4; j++) {
+                double sum[2] = {0, 0};
+                for (size_t k = 0; k < 4; k++) add_product(sum, a->data[i * 4 + k], b->data[k * 4 + j]);
+                EXPECT(is_times(result->data[i * 4 + j], sum[0], sum[1]), "element %zu, %zu", i, j);
+            }
+    }
+    /* The parent's last (6) and the child's first (5) differ; the parent's first is tried before its second, and with
+     * the child's axes in order. */
+    tree_tensor_node_t *c = NODE(ttn, 3, 2, 3, 6), *d = NODE(ttn, 4, 5, 3, 2);
+    CHECK("joined by the first pair that fits", connect_tree_tensor_nodes(ttn, c, d) && contract_tree_tensor_nodes(ttn, c, d, &result));
+    CHECK("the parent's axes count first", SHAPE(result, 3, 6, 5, 3));
+    tree_tensor_node_t *e = NODE(ttn, 5, 2, 3), *f = NODE(ttn, 6, 5, 7);
+    CHECK("nothing fits: joined all the same", connect_tree_tensor_nodes(ttn, e, f) && f->parent == e);
+    CHECK("by an outer product", contract_tree_tensor_nodes(ttn, e, f, &result) && SHAPE(result, 2, 3, 5, 7));
+    double outer[2] = {0, 0};
+    add_product(outer, e->data[5], f->data[34]);
+    CHECK("with the value of one", is_times(result->data[6 * 35 - 1], outer[0], outer[1]));
+    tree_tensor_node_t *g = NODE(ttn, 7, 5, 1), *h = NODE(ttn, 8, 1, 3);
+    CHECK("axes of size 1 are bonded like any others", connect_tree_tensor_nodes(ttn, g, h) && !unimem_connect_axes(ttn, g, 1, h, 0));
+    destroy_tree_tensor_network(ttn);
+}
+
+static void what_takes_part(void)
+{
+    tree_tensor_network_t *ttn = network();
+    tree_tensor_node_t *root = NODE(ttn, 1, 3, 4), *child = NODE(ttn, 2, 4, 2), *apart = NODE(ttn, 3, 9, 9), *pair = NULL;
+    CHECK("a tree, and a node apart", connect_tree_tensor_nodes(ttn, root, child) && ttn->root == root && apart);
+    ComplexFloat before[12], *result = NULL;
+    memcpy(before, root->data, sizeof before);
+    size_t sizes[16], count = 0, nodes = ttn->num_nodes;
+    CHECK("contracted", contract_full_tree_network(ttn, &result, sizes, &count));
+    CHECK("nodes outside the root's tree take no part", count == 2 && sizes[0] == 3 && sizes[1] == 2);
+    CHECK("the network is as it was", memcmp(before, root->data, sizeof before) == 0 && ttn->num_nodes == nodes && child->parent == root && root->num_children == 1);
+    CHECK("a pair gives the same value", contract_tree_tensor_nodes(ttn, root, child, &pair) && memcmp(pair->data, result, 6 * sizeof *result) == 0);
+    CHECK("as a node of the network, not connected", ttn->num_nodes == nodes + 1 && !pair->parent && pair->num_children == 0 && ttn->root == root);
+    free(result);
+    CHECK("optimising", optimize_tree_structure(ttn) && contract_full_tree_network(ttn, &result, sizes, &count));
+    CHECK("changes neither edges nor value", child->parent == root && memcmp(pair->data, result, 6 * sizeof *result) == 0);
+    free(result);
+    child->data[0].real = NAN;
+    CHECK("a NaN is in what it is summed into", contract_full_tree_network(ttn, &result, sizes, &count) && isnan(result[0].real));
+    CHECK("and nowhere else", !isnan(result[1].real));
+    free(result);
+    child->data[0].real = INFINITY;
+    CHECK("an infinity too", contract_full_tree_network(ttn, &result, sizes, &count) && !isfinite(result[0].real));
+    free(result);
+    destroy_tree_tensor_network(ttn);
+}
+
+/* 10,000 nodes below each other, connected from the bottom up. */
+static void depth(void)
+{
+    enum { NODES = 10000 };
+    tree_tensor_network_t *ttn = network();
+    const ComplexFloat turn[4] = {{0, 0}, {1, 0}, {1, 0}, {0, 0}}; /* exchanges two elements */
+    tree_tensor_node_t *below = NULL;
+    bool joined = true;
+    for (size_t i = 0; i < NODES; i++) {
+        tree_tensor_node_t *node = add_tree_tensor_node(ttn, turn, (size_t[]){2, 2}, 2, false);
+        joined &= node && (!below || connect_tree_tensor_nodes(ttn, node, below));
+        below = node;
+    }
+    ComplexFloat *result = NULL;
+    size_t sizes[16], count = 0;
+    CHECK("a chain of 10,000, from the bottom up", joined && ttn->root == below);
+    CHECK("has the value of an even number of exchanges", contract_full_tree_network(ttn, &result, sizes, &count) && count == 2 && result[0].real == 1 && result[1].real == 0 && result[3].real == 1);
+    free(result);
+    destroy_tree_tensor_network(ttn);
+}
+
+static void free_network(tensor_network_t *general)
+{
+    for (size_t i = 0; i < general->num_nodes; i++) {
+        free(general->nodes[i]->data);
+        free(general->nodes[i]->dimensions);
+        free(general->nodes[i]->connected_nodes);
+        free(general->nodes[i]->connected_dims);
+        free(general->nodes[i]);
+    }
+    free(general->nodes);
+    free(general);
+}
+
+static void conversion(void)
+{
+    tree_tensor_network_t *ttn = network(), *tree = NULL;
+    tree_tensor_node_t *a = NODE(ttn, 1, 3, 4, 5), *b = NODE(ttn, 2, 5, 4);
+    tensor_network_t *general = NULL;
+    CHECK("two bonds between two nodes", connect_tree_tensor_nodes(ttn, a, b) && unimem_connect_axes(ttn, a, 1, b, 1));
+    CHECK("become two connections", convert_tree_to_tensor_network(ttn, &general) && general->num_nodes == 2 && general->nodes[0]->num_connections == 2);
+    ComplexFloat *first = NULL, *second = NULL;
+    size_t sizes[16], count = 0;
+    CHECK("and two bonds again", convert_tensor_network_to_tree(general, &tree) && contract_full_tree_network(ttn, &first, sizes, &count) && contract_full_tree_network(tree, &second, sizes, &count));
+    CHECK("with the same value", count == 1 && sizes[0] == 3 && memcmp(first, second, 3 * sizeof *first) == 0);
+    free(first);
+    free(second);
+    destroy_tree_tensor_network(tree);
+
+    /* Nodes are found by id, never by position; the smallest id is the root. */
+    tensor_node_t *swap = general->nodes[0];
+    general->nodes[0] = general->nodes[1], general->nodes[1] = swap;
+    tree = NULL;
+    CHECK("positions do not matter", convert_tensor_network_to_tree(general, &tree) && tree->root && tree->root->num_dimensions == 3);
+    destroy_tree_tensor_network(tree);
+    tree = NULL;
+    size_t axis = general->nodes[0]->connected_dims[0];
+    general->nodes[0]->connected_dims[0] = 99;
+    CHECK("an axis out of range is refused", !convert_tensor_network_to_tree(general, &tree) && !tree);
+    general->nodes[0]->connected_dims[0] = general->nodes[0]->connected_dims[1];
+    CHECK("so is an axis connected twice, or to one of another size", !convert_tensor_network_to_tree(general, &tree) && !tree);
+    general->nodes[0]->connected_dims[0] = axis;
+    general->nodes[0]->num_connections = 1;
+    CHECK("and a connection that only one side has", !convert_tensor_network_to_tree(general, &tree) && !tree);
+    general->nodes[0]->num_connections = 2;
+    CHECK("as it was, it converts", convert_tensor_network_to_tree(general, &tree) && tree);
+    destroy_tree_tensor_network(tree);
+    free_network(general);
+    destroy_tree_tensor_network(ttn);
+}
+
+int main(void)
+{
+    memory = unimem_open(NULL);
+    which_axes();
+    what_takes_part();
+    depth();
+    conversion();
+    memory_stats_t stats;
+    memory->get_stats(&stats);
+    CHECK_EQ("nothing is left", stats.total_allocated, 0);
+    CHECK("the instance closes clean", unimem_close(memory));
+    return tap_done();
+}
