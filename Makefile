@@ -24,7 +24,7 @@ SYSTEM_LIBS := -lgcc_s -lpthread -lm -ldl -lc
 HEADERS  := $(wildcard include/unimem/*.h include/unimem/*.hpp)
 EXAMPLE_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -Iinclude
 
-.PHONY: all demo test bench header lint clean deps FORCE
+.PHONY: all demo examples test bench header lint clean deps FORCE
 all: $(B)/libunimem.so $(B)/libunimem.a $(B)/libunimem-malloc.so $(B)/unimem
 
 # Cargo knows what is stale; the archive's time changes only when it did something.
@@ -141,6 +141,10 @@ demo:
 .PHONY: run-demo
 run-demo: all $(DEMOS)
 	@set -e; for program in $(DEMOS); do $$program; done
+
+# What they print is worth seeing; the tests only look at whether they are right.
+examples: all
+	@TEST_CC="$(CC)" sh c_tests/examples.sh $(B)
 
 bench: all $(BENCHES)
 	@set -e; for program in $(BENCHES); do echo "== $$(basename $$program)"; $$program; done

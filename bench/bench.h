@@ -31,7 +31,7 @@ static inline double median_ratio(const double *values, const double *reference,
     return median(ratios, count);
 }
 
-/* One line of build/bench.csv for each figure, and a count of the targets. */
+/* One line of a CSV file for each figure, and a count of the targets. */
 typedef struct {
     FILE *csv;
     size_t targets, met;

@@ -1,7 +1,23 @@
 # The benchmarks replay the demo's traces. Included at the end of the Makefile, after demo/demo.mk.
-# Debian's libmimalloc2.0 is compared with where it is installed, and said to be skipped where it is not.
+# Other allocators are compared with where they are installed, and said to be skipped where they are not.
 $(BENCHES): $(wildcard demo/*.h)
 bench: $(TRACES)
+
+# Every workload on 1, 2 and 4 threads: some minutes; then the chart.  ARGUMENTS='--only pairs,LIFO --threads 1 --quick'
+ARGUMENTS ?= --all
+.PHONY: bench-alloc bench-tools
+bench-alloc: all $(B)/bench/bench_alloc $(TRACES) bench-tools
+	@echo "bench-alloc: about 6 minutes for everything, and 4 GiB of RAM"
+	@$(B)/bench/bench_alloc $(ARGUMENTS)
+	@test ! -x $(B)/bench-tools/release/chart || \
+	    { $(B)/bench-tools/release/chart $(B)/bench-alloc.csv $(B)/bench-alloc.svg && echo "$(B)/bench-alloc.svg"; }
+
+# The chart, and mimalloc's secure build as a library of its own. They need crates that nothing else here does.
+bench-tools:
+	@if $(CARGO) build --quiet --release --locked --manifest-path tools/bench/Cargo.toml --target-dir $(B)/bench-tools; then \
+	    $(CC) -shared -o $(B)/libmimalloc_secure.so -Wl,-Bsymbolic -Wl,--gc-sections -Wl,--whole-archive \
+	        $(B)/bench-tools/release/libmimalloc_secure.a -Wl,--no-whole-archive $(SYSTEM_LIBS); \
+	else echo "SKIP the chart and mimalloc's secure build: their crates cannot be had"; fi
 
 # 500 million parameters in 512 MiB: a few minutes, 4 GB of disk, and 4 GB of RAM for the run it is compared with.
 .PHONY: bench-large bench-contraction

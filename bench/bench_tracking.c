@@ -127,7 +127,7 @@ int main(int count, char **arguments) {
         fprintf(stderr, "usage: %s [-q]\n", arguments[0]);
         return EXIT_FAILURE;
     }
-    report_t report = report_open(built_path("bench.csv", path, sizeof path), "a");
+    report_t report = report_open(built_path("bench_tracking.csv", path, sizeof path), "w");
     memory = unimem_open(NULL);
     must(memory != NULL);
     printf("\nTracking: ns with 10 and with %zu blocks tracked, medians of %zu rounds\n", blocks, rounds);

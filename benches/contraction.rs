@@ -86,7 +86,9 @@ fn main() {
                 let p = seconds(&mut run_plain);
                 let o = seconds(&mut || product.compute(&a, &b, &mut ours, &mut |_| Ok(())).unwrap());
                 if round > 0 {
-                    (plain_times.push(p), our_times.push(o), ratios.push(p / o));
+                    plain_times.push(p);
+                    our_times.push(o);
+                    ratios.push(p / o);
                 }
             }
             let ratio = median(&mut ratios);

@@ -64,9 +64,10 @@ fn main() {
         return;
     }
     println!(
-        "{:8} {:9} {:9} {:>6} {:>6} {:>6} {:>6}",
+        "{:8} {:9} {:9} {:>6} {:>6} {:>6} {:>6}  targets (for AVX-512)",
         "data", "tolerance", "isa", "ratio", "enc", "dec", "copy"
     );
+    let chosen = std::env::args().skip(1).find(|a| !a.starts_with('-'));
     let mut workspace = Workspace::boxed();
     for (name, tolerances) in [
         ("normal", &[1e-3, 1e-4, 0.0][..]),
@@ -76,6 +77,9 @@ fn main() {
         ("wave", &[1e-3, 1e-4, 0.0]),
         ("random", &[1e-3, 0.0]),
     ] {
+        if chosen.as_ref().is_some_and(|chosen| chosen != name) {
+            continue;
+        }
         let source = data(name);
         for &tolerance in tolerances {
             for isa in Isa::all() {
@@ -111,18 +115,45 @@ fn main() {
                     decode.push(start.seconds());
                 }
                 let rate = |s: Vec<f64>| (CHUNK * CHUNKS) as f64 / median(s) / 1e9;
+                let isa = format!("{isa:?}");
+                let isa = isa.split('(').next().unwrap_or("");
+                let ratio = (CHUNK * CHUNKS) as f64 / total as f64;
+                let (encode, decode) = (rate(encode), rate(decode));
                 println!(
-                    "{name:8} {tolerance:<9.0e} {:9} {:6.2} {:6.1} {:6.1} {:6.1}",
-                    format!("{isa:?}").split('(').next().unwrap_or(""),
-                    (CHUNK * CHUNKS) as f64 / total as f64,
-                    rate(encode),
-                    rate(decode),
-                    rate(copy)
+                    "{name:8} {tolerance:<9.0e} {isa:9} {ratio:6.2} {encode:6.1} {decode:6.1} {:6.1}  {}",
+                    rate(copy),
+                    if isa == "Avx512" {
+                        verdict(name, tolerance, [ratio, encode, decode])
+                    } else {
+                        String::new()
+                    }
                 );
             }
         }
     }
     hashes(&data("normal"));
+}
+/// The least ratio, and GB/s of encoding and decoding, that the issue asks for, and which of them are missed. Ratios of
+/// bounded coding are what zfp's fixed accuracy reached on the same kind of data (measured once, beside a trial of
+/// this coder: 1.64, 3.19, 2.28 and 9.2).
+fn verdict(name: &str, tolerance: f64, reached: [f64; 3]) -> String {
+    let targets = match (name, tolerance) {
+        ("normal", 1e-3) => [0.0, 6.0, 10.0],
+        ("normal", 1e-4) => [1.64, 6.0, 10.0],
+        ("weights", 1e-3) => [3.19, 6.0, 10.0],
+        ("weights", 1e-4) => [2.28, 6.0, 10.0],
+        ("wave", 1e-3) => [9.2, 0.0, 0.0],
+        ("normal" | "weights", 0.0) => [1.13, 4.0, 4.0],
+        ("bf16", 0.0) => [2.6, 4.0, 4.0],
+        ("sparse", 0.0) => [9.0, 0.0, 0.0],
+        _ => return String::new(),
+    };
+    let parts =
+        ["ratio", "enc", "dec"].iter().zip(targets).zip(reached).filter(|((_, target), _)| *target > 0.0);
+    let parts = parts.map(|((part, target), reached)| {
+        format!("{part} {target}: {}", if reached >= target { "met" } else { "NOT MET" })
+    });
+    parts.collect::<Vec<_>>().join(", ")
 }
 fn hashes(source: &[u8]) {
     for (name, hash) in [

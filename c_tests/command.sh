@@ -47,7 +47,7 @@ helps_each() {
 }
 version() { gives 0 "$unimem" --version && [ "$(cat "$D/out")" = "unimem $(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" ]; }
 refuses() {
-    for line in "" dance "info extra" run "run --max-size 1Q true" "run --trace file true" "check true"; do
+    for line in "" dance "info extra" run "run --max-size 1Q true" "run --trace true" "report" check "check --exit-code 0 true"; do
         # shellcheck disable=SC2086  # a list of words
         gives 2 "$unimem" $line && silent out && says err "Try 'unimem --help'" || return 1
     done
@@ -97,6 +97,67 @@ stats() { gives 0 "$own" run --stats "$D/user" && says err "peak resident" && sa
 stats_json() { gives 0 "$own" run --json "$D/user" && parses err; }
 no_library() { mv "$D/bin/libunimem-malloc.so" "$D/bin/away" && gives 125 "$own" run true && says err "libunimem-malloc.so"; }
 
+# What check finds, in small programs. What leaks is made in a function of its own, deeper than what is called later.
+cat >"$D/wrong.c" <<'C'
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static void *kept;
+__attribute__((noinline)) char *makes_a_block(size_t size) {
+    char *volatile block = malloc(size);
+    if (block) memset(block, 1, size);
+    return block;
+}
+__attribute__((noinline)) void leaks(void) {
+    for (int i = 0; i < 3; i++) makes_a_block(1000);
+}
+__attribute__((noinline)) int acts(const char *wrong) {
+    char *volatile block = makes_a_block(24);
+    if (!block) return 1;
+    if (!strcmp(wrong, "leak")) leaks();
+    if (!strcmp(wrong, "overrun") || !strcmp(wrong, "crash")) block[24] ^= 1;
+    if (!strcmp(wrong, "left")) block[24] ^= 1, kept = block;
+    else free(block);
+    if (!strcmp(wrong, "crash")) abort();
+    if (!strcmp(wrong, "after free")) block[3] = 7;
+    if (!strcmp(wrong, "double free")) free(block);
+    if (!strcmp(wrong, "bad free")) free(block + 8);
+    if (!strcmp(wrong, "underscore")) _exit(0);
+    return !strcmp(wrong, "seven") ? 7 : 0;
+}
+int main(int count, char **arguments) {
+    if (!kept) kept = makes_a_block(100);
+    int code = acts(count > 1 ? arguments[1] : "");
+    puts("the end");
+    return code;
+}
+C
+$TEST_CC -O0 -g -fno-builtin -w "$D/wrong.c" -o "$D/wrong" || exit 1
+clean() { gives 0 "$unimem" check "$D/wrong" && says out "the end" && says err "unimem check: nothing found, 1 process"; }
+keeps_code() { gives 7 "$unimem" check "$D/wrong" seven && says err "nothing found"; }
+leak() { gives 99 "$unimem" check "$D/wrong" leak && says err "3 blocks lost (2.9 KiB)" && says err "0 problems" && says err "leaks at"; }
+overrun() { gives 99 "$unimem" check "$D/wrong" overrun && says err "overrun: byte 24 of a block of 24 bytes" && says err "makes_a_block at"; }
+left() { gives 99 "$unimem" check "$D/wrong" left && says err "overrun: byte 24 of a block of 24 bytes"; }
+after_free() { gives 99 "$unimem" check "$D/wrong" "after free" && says err "write after free: byte 3 of a block of 24 bytes" && says err "freed by"; }
+double_free() { gives 3 "$unimem" check --exit-code 3 "$D/wrong" "double free" && says err "double free: 0x" && says err "freed by"; }
+bad_free() { gives 99 "$unimem" check "$D/wrong" "bad free" && says err "bad free: 0x"; }
+crash() { gives 99 "$unimem" check "$D/wrong" crash && says err "overrun: byte 24" && says err "left no report of its end"; }
+no_report() { gives 125 "$unimem" check "$D/wrong" underscore && says err "left no report of its end"; }
+child() { gives 99 "$unimem" check sh -c "'$D/wrong' overrun; exit 5" && says err "in $D/wrong" && says err "1 problem"; }
+no_rubbish() { mkdir "$D/tmp" && gives 99 env TMPDIR="$D/tmp" "$unimem" check "$D/wrong" leak && [ -z "$(ls "$D/tmp")" ]; }
+check_json() {
+    gives 99 "$unimem" check --json "$D/wrong" "double free" && python3 - "$D/err" <<'PYTHON'
+import json, sys
+told = json.load(open(sys.argv[1]))
+assert told["exit_code"] == 0 and told["complete"] and told["leaks"] == []
+problem, = told["problems"]
+assert problem["kind"] == "double free" and problem["size"] == 24
+for role, function in ("found", "acts"), ("allocated", "makes_a_block"), ("freed", "acts"):
+    assert problem[role][0]["function"] == function and problem[role][0]["file"].endswith("wrong.c"), (role, problem)
+PYTHON
+}
+
 try "help" helps
 try "help of each command" helps_each
 try "version" version
@@ -129,5 +190,18 @@ try "run without a program to run" not_found
 try "run of what cannot be run" cannot_run
 try "run --stats" stats
 try "run without the library" no_library
+try "check of a clean program" clean
+try "check gives the program's exit code" keeps_code
+try "check finds a leak, and only that" leak
+try "check finds an overrun" overrun
+try "check finds an overrun of a block that is never freed" left
+try "check finds a write after free" after_free
+try "check finds a double free" double_free
+try "check finds a free of what is no block" bad_free
+try "check tells what it found before a crash" crash
+try "check says when there was no end to look at" no_report
+try "check of the programs that a program runs" child
+try "check leaves nothing behind" no_rubbish
+if command -v python3 >/dev/null; then try "check --json" check_json; else skip "check --json" "there is no python3"; fi
 echo "1..$n"
 [ $failures = 0 ]

@@ -374,6 +374,33 @@ static void tree(void) {
     EXPECT(unimem_close(memory), "something was live at close");
 }
 
+/* ---- recordings ---- */
+static void recording(void) {
+    char path[] = "/tmp/unimem-recording-XXXXXX";
+    int file = mkstemp(path);
+    if (file < 0) abort();
+    close(file);
+    bool begun = TRY(unimem_trace_start(path));
+    unified_memory_interface_t *memory = unimem_open(
+        &(unified_pool_config_t){.max_size = MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
+    if (TRY(memory)) {
+        void *block = memory->allocate(3000, 0);
+        if (TRY(block)) memory->free(block);
+        char *streamed = memory->allocate_streaming(4 * MIB, 0);
+        for (size_t i = 0; TRY(streamed) && i < 64; i++) {
+            char *chunk = unimem_chunk_acquire(streamed, i, UNIMEM_WRITE);
+            if (!TRY(chunk)) break;
+            chunk[0] = (char)i;
+            unimem_chunk_release(streamed, i);
+        }
+        if (streamed) memory->free(streamed);
+        EXPECT(unimem_close(memory), "something was live at close");
+    }
+    /* A recording whose file could not be written has ended before, or ends now: with an error, and nothing else. */
+    if (begun && !unimem_trace_stop()) EXPECT(faulty, "the recording was not written: %s", unimem_last_error_message());
+    unlink(path);
+}
+
 /* ---- the sweep ---- */
 typedef struct {
     const char *name;
@@ -393,6 +420,7 @@ static const scenario_t scenarios[] = {
     {"fork with tiers, userfaultfd", tiers_fork, "userfaultfd"},
     {"fork with tiers, signal", tiers_fork, "signal"},
     {"tree", tree, NULL},
+    {"recording", recording, NULL},
 };
 
 static size_t open_files(void) {

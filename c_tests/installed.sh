@@ -77,6 +77,11 @@ static() {
         ! ldd "$D/static" | grep unimem
 }
 # shellcheck disable=SC2046
+example() {
+    $TEST_CC -std=c11 "$STAGE/usr/share/doc/unimem/examples/own_interface.c" $(pkg_config --cflags --libs unimem) \
+        -Wl,-rpath,"$LIB" -o "$D/example" && "$D/example"
+}
+# shellcheck disable=SC2046
 plus_plus() {
     $TEST_CXX -x c++ "$D/user.c" -x none $(pkg_config --cflags --libs unimem) -Wl,-rpath,"$LIB" -o "$D/plus" &&
         "$D/plus" && $TEST_CXX -std=c++17 "$D/user.cpp" $(pkg_config --cflags --libs unimem) -Wl,-rpath,"$LIB" \
@@ -129,6 +134,7 @@ if command -v pkg-config >/dev/null; then
     try "pkg-config tells the version" version
     try "pkg-config, static" static
     try "pkg-config, C++" plus_plus
+    try "pkg-config, an installed example" example
 else
     skip "pkg-config" "there is no pkg-config"
 fi

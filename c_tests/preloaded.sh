@@ -17,13 +17,17 @@ skip() {
     number=$((number + 1))
     echo "ok $number - $1 # SKIP $2"
 }
+# debugged NAME PROGRAM...: the same in debug mode, with a report.
+debugged() {
+    UNIMEM_DEBUG=guard,quarantine,trace UNIMEM_DEBUG_REPORT="$place/%p.json" same "$@"
+}
 # same NAME PROGRAM...: runs it plainly and on the heap, with the same input, and compares what it writes.
 same() {
     name=$1
     shift
     "$@" >"$place/plain" 2>&1 </dev/null
     plain=$?
-    LD_PRELOAD=$library timeout 100 "$@" >"$place/ours" 2>&1 </dev/null
+    timeout 100 env LD_PRELOAD="$library" "$@" >"$place/ours" 2>&1 </dev/null
     ours=$?
     [ $plain = 0 ] && [ $ours = 0 ] && cmp "$place/plain" "$place/ours" >&2
     result $? "$name"
@@ -45,6 +49,9 @@ UNIMEM_MAX_SIZE=64M LD_PRELOAD=$library timeout 60 "$place/preloaded" capped >"$
 result $? "UNIMEM_MAX_SIZE caps the heap, and only that"
 
 same "a compiler" "$TEST_CC" -O2 -S -Iinclude -Ic_tests c_tests/test_interface.c -o -
+debugged "a compiler in debug mode" "$TEST_CC" -O1 -S c_tests/swap_main.c -Iinclude -o -
+grep -q '"complete": true' "$place"/*.json && ! grep -q '"kind"' "$place"/*.json
+result $? "whose programs all report their ends, and no problems"
 if command -v python3 >/dev/null; then
     cat >"$place/program.py" <<'P'
 import json, re, threading
@@ -59,6 +66,22 @@ threads = [threading.Thread(target=work, args=(n, out)) for n in range(1, 9)]
 print(sorted((n, o[0], o[2]) for n, o in out.items()), sorted(str(i) for i in range(100000))[-1])
 P
     same "an interpreter with threads" python3 "$place/program.py"
+    # The interpreter itself: python3 may be a script that starts it by way of many programs.
+    interpreter=$(python3 -c 'import sys; print(sys.executable)')
+    cat >"$place/small.py" <<'P'
+import json, threading
+out = {}
+def work(n):
+    out[n] = len(json.dumps({i: str(i) * (i % 9) for i in range(300 * n)}))
+threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 5)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(sorted(out.items()))
+P
+    rm -f "$place"/*.json
+    debugged "an interpreter in debug mode" "$interpreter" -S "$place/small.py"
+    grep -q '"complete": true' "$place"/*.json && ! grep -q '"kind"' "$place"/*.json
+    result $? "which reports its end, and no problems"
 else
     skip "an interpreter with threads" "there is no python3"
 fi

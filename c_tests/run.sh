@@ -144,7 +144,10 @@ elif wanted "test_plus_plus"; then
         collect "test_plus_plus (sanitizers)" 120 "$B/tests/test_plus_plus.sanitized"; }
 fi
 
+collect "examples" 120 sh c_tests/examples.sh "$B"
+collect "documents" 120 sh c_tests/documents.sh "$B"
 collect "the unimem command" 120 sh c_tests/command.sh "$B"
+collect "recordings" 120 sh c_tests/recorded.sh "$B"
 collect "swap" 600 sh c_tests/swap.sh "$B"
 collect "preloaded programs" 120 sh c_tests/preloaded.sh "$B"
 collect "installed tree" 300 sh c_tests/installed.sh "$B"

@@ -113,6 +113,22 @@ static void traced(void) {
     MUST(strstr(logged, "allocates_the_block") && strstr(logged, "1 blocks, 5000 bytes, allocated by"));
 }
 
+__attribute__((noinline)) void *allocates_the_region(size_t size) {
+    void *region = memory->allocate_streaming(size, 64 * KIB);
+    MUST(region);
+    return region;
+}
+/* Tiered memory: who allocated what leaks. */
+static void tiered(void) {
+    char *kept = allocates_the_region(3 * MIB), *freed = allocates_the_region(MIB);
+    kept[MIB] = 1;
+    MUST(unimem_write_leaks(getenv("REPORT")));
+    kept = memory->realloc(kept, 5 * MIB);
+    memory->free(freed);
+    MUST(kept && !memory->realloc(kept, SIZE_MAX / 2) && !unimem_close(memory));
+    MUST(strstr(logged, "leak: 1 blocks, 5242880 bytes, allocated by") && strstr(logged, "tiered"));
+}
+
 /* Nothing is wrong here, and nothing is to be found. */
 static void *work(void *seed) {
     unsigned state = (unsigned)(size_t)seed;
@@ -175,7 +191,7 @@ static const struct {
     const char *name;
     void (*run)(void);
 } CASES[] = {{"overrun", overrun}, {"after_free", after_free}, {"after_free_large", after_free_large},
-             {"bounded", bounded}, {"traced", traced}, {"clean", clean}};
+             {"bounded", bounded}, {"traced", traced}, {"tiered", tiered}, {"clean", clean}};
 
 static int run(const char *setting, const char *name) {
     fflush(stdout);
@@ -222,6 +238,12 @@ int main(int argc, char **argv) {
     if (written) fclose(written);
     CHECK("the report in JSON has them too", length > 0 && text[0] == '{' && strstr(text, "\"blocks\": 3") &&
                                                  strstr(text, "\"bytes\": 3000") && strstr(text, "allocates_the_block"));
+    CHECK("so are those of tiered memory", passes("guard,quarantine,trace", "tiered"));
+    written = fopen(report, "r");
+    length = written ? fread(text, 1, TEXT - 1, written) : 0;
+    if (written) fclose(written);
+    text[length] = 0;
+    CHECK("and in JSON", strstr(text, "\"bytes\": 3145728") && strstr(text, "allocates_the_region"));
     setenv("UNIMEM_DEBUG_REPORT", report, 1);
     CHECK("nothing is found where nothing is wrong: guard", passes("guard", "clean"));
     CHECK("nothing is found where nothing is wrong: quarantine", passes("quarantine", "clean"));

@@ -508,12 +508,31 @@ bool unimem_layout(const void *ptr, unimem_layout_t *layout);
  * Writes what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that allocated
  * them, most bytes first. The stacks are known where the environment says `UNIMEM_DEBUG=trace`; blocks whose bytes
  * behind were overwritten are counted where it says `guard`, freed ones that were written to where it says
- * `quarantine` (several: with commas). `UNIMEM_DEBUG_REPORT=path` writes the same when the program ends. False when
- * the file cannot be written.
+ * `quarantine` (several: with commas). `UNIMEM_DEBUG_REPORT=path` writes the same when the program ends, and which
+ * blocks nothing points to any more; `%p` in that path is the process's number. False when the file cannot be written.
  *
  * @pre `path` is zero-terminated.
  */
 bool unimem_write_leaks(const char *path);
+
+/**
+ * Begins a recording of the whole process into the file `path`, which is made or replaced: memory over time by kind
+ * and tier, faults and evictions, contractions, allocation sites, and what is live at the end. `%p` in the name
+ * becomes the number of the process. `unimem report` makes a page of it. `UNIMEM_TRACE=path` in the environment does
+ * the same from the first allocation on; `UNIMEM_TRACE_INTERVAL` is how many bytes are allocated between two
+ * allocations whose stacks are recorded (524288). It goes on until `unimem_trace_stop()` or the end of the program;
+ * a forked child does not record. False while a recording is under way, and when the file cannot be written or
+ * another process records into it.
+ *
+ * @pre `path` is zero-terminated.
+ */
+bool unimem_trace_start(const char *path);
+
+/**
+ * Ends the recording. False when there is none, also because it has ended before: the disk was full; and when the rest
+ * of it cannot be written.
+ */
+bool unimem_trace_stop(void);
 
 /**
  * Calls `callback`, which may be NULL, with every live block and every tracked foreign one. Gives how many there are.

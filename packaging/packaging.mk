@@ -7,11 +7,14 @@ PC_FIELDS = -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(patsubst $(PREFIX)/%,$${
 # Both are relative to the place of the CMake files, so that an installed tree can be moved.
 CMAKE_FIELDS = -e 's|@VERSION@|$(VERSION)|' -e 's|@SOVERSION@|$(SOVERSION)|' \
     -e "s|@INCLUDES@|$$(realpath -m --relative-to=$(LIBDIR)/cmake/unimem $(INCLUDEDIR))|"
-DOCUMENTS := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(wildcard docs/*.md)
+# Beside each other as here, so that what refers to one another finds it.
+EXAMPLES := $(wildcard examples/*.c)
+DOCUMENTS := README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE
+GUIDES   := $(wildcard docs/*.md)
 
 install: all
 	@install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(INCLUDEDIR)/unimem $(DESTDIR)$(LIBDIR)/pkgconfig \
-	    $(DESTDIR)$(LIBDIR)/cmake/unimem $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(DOCDIR)
+	    $(DESTDIR)$(LIBDIR)/cmake/unimem $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/docs
 	@install -m 755 $(B)/unimem $(DESTDIR)$(BINDIR)/
 	@install -m 644 include/unimem.h include/unimem.hpp $(DESTDIR)$(INCLUDEDIR)/
 	@install -m 644 $(HEADERS) $(DESTDIR)$(INCLUDEDIR)/unimem/
@@ -26,6 +29,8 @@ install: all
 	@install -m 644 man/unimem.1 $(DESTDIR)$(MANDIR)/man1/
 	@install -m 644 man/unimem.3 $(DESTDIR)$(MANDIR)/man3/
 	@install -m 644 $(DOCUMENTS) $(DESTDIR)$(DOCDIR)/
+	@install -m 644 $(GUIDES) $(DESTDIR)$(DOCDIR)/docs/
+	@install -m 644 $(EXAMPLES) $(DESTDIR)$(DOCDIR)/examples/
 	@echo "installed to $(DESTDIR)$(PREFIX)"
 
 uninstall:
@@ -35,8 +40,8 @@ uninstall:
 	    $(DESTDIR)$(LIBDIR)/pkgconfig/unimem.pc \
 	    $(DESTDIR)$(LIBDIR)/cmake/unimem/unimem-config*.cmake \
 	    $(DESTDIR)$(MANDIR)/man1/unimem.1 $(DESTDIR)$(MANDIR)/man3/unimem.3 \
-	    $(addprefix $(DESTDIR)$(DOCDIR)/,$(notdir $(DOCUMENTS)))
-	@rmdir $(DESTDIR)$(INCLUDEDIR)/unimem $(DESTDIR)$(LIBDIR)/cmake/unimem $(DESTDIR)$(DOCDIR)
+	    $(addprefix $(DESTDIR)$(DOCDIR)/,$(notdir $(DOCUMENTS)) $(GUIDES) $(EXAMPLES))
+	@rmdir $(DESTDIR)$(INCLUDEDIR)/unimem $(DESTDIR)$(LIBDIR)/cmake/unimem $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR)
 	@echo "removed from $(DESTDIR)$(PREFIX)"
 
 # A source archive that builds without a network: the crates are in it.

@@ -5,7 +5,7 @@
 //! addresses, and can free under a [`Tensor`] what it holds.
 //!
 //! Modules point downwards only: the C and Rust boundaries, then tensor networks, then instances, then the heap, then
-//! the operating system.
+//! the operating system. Recordings lie between heap and operating system.
 #[doc(hidden)]
 pub mod advanced;
 #[doc(hidden)]
@@ -21,6 +21,8 @@ pub mod instance;
 pub mod log;
 #[doc(hidden)]
 pub mod os;
+#[doc(hidden)]
+pub mod recording;
 pub mod rust_api;
 #[doc(hidden)]
 pub mod singleton;
@@ -32,5 +34,5 @@ pub mod tiers;
 pub use error::{Error, Result};
 pub use heap::HeapStatistics as Statistics;
 pub use instance::config::Config;
-pub use rust_api::{Chunk, ChunkMut, Interface, Tensor, Tiered};
+pub use rust_api::{Chunk, ChunkMut, Interface, Tensor, Tiered, last_error_message};
 pub use tiers::{chunks::Advice, residency::Residency};

@@ -2,11 +2,11 @@
 //!
 //! `UNIMEM_LOG` is `error`, `warning`, `info` or `debug` (or anything else, which means `warning`); unset or empty
 //! means nothing goes to stderr. Messages are made on the stack: logging never allocates.
-use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::lock::Mutex;
 use crate::os::{environment, fork};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write as _;
-use std::sync::{Once, OnceLock};
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 /// How grave a message is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,32 +32,40 @@ struct Target {
 unsafe impl Send for Target {}
 static TARGET: Mutex<Target> = Mutex::new(Target { callback: None, context: core::ptr::null_mut() });
 
-fn target() -> MutexGuard<'static, Target> {
+/// Before anything is logged from more than one thread.
+pub(crate) fn register_fork_hooks() {
     static HOOKS: fork::Hooks =
         fork::Hooks { prepare: || core::mem::forget(TARGET.lock()), parent: unlock, child: unlock };
     fn unlock() {
         // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
         unsafe { TARGET.force_unlock() }
     }
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| fork::register(fork::Rank::Log, &HOOKS));
-    TARGET.lock()
+    fork::register(fork::Rank::Log, &HOOKS);
 }
 
 /// Sends messages to `callback`, from whatever thread they arise on; None: to nobody.
 pub fn set_callback(callback: Option<Callback>, context: *mut c_void) {
-    *target() = Target { callback, context };
+    register_fork_hooks();
+    *TARGET.lock() = Target { callback, context };
 }
 
+/// The least grave level that the environment wants on stderr. Read once, without a lock that a child could inherit taken:
+/// threads that come at the same moment read the same.
 fn asked() -> Option<Level> {
-    static ASKED: OnceLock<Option<Level>> = OnceLock::new();
-    *ASKED.get_or_init(|| match environment::variable(c"UNIMEM_LOG")? {
-        b"" | b"0" | b"none" => None,
-        b"error" => Some(Level::Error),
-        b"info" => Some(Level::Info),
-        b"debug" => Some(Level::Debug),
-        _ => Some(Level::Warning),
-    })
+    const UNREAD: i32 = -2;
+    static ASKED: AtomicI32 = AtomicI32::new(UNREAD);
+    let mut asked = ASKED.load(Relaxed);
+    if asked == UNREAD {
+        asked = match environment::variable(c"UNIMEM_LOG") {
+            None | Some(b"" | b"0" | b"none") => -1,
+            Some(b"error") => Level::Error as i32,
+            Some(b"info") => Level::Info as i32,
+            Some(b"debug") => Level::Debug as i32,
+            Some(_) => Level::Warning as i32,
+        };
+        ASKED.store(asked, Relaxed);
+    }
+    [Level::Error, Level::Warning, Level::Info, Level::Debug].into_iter().find(|&level| level as i32 == asked)
 }
 
 const LENGTH: usize = 512;
@@ -84,14 +92,14 @@ fn to_stderr(text: &[u8]) {
 
 /// Whether anybody hears messages of this level.
 pub fn is_wanted(level: Level) -> bool {
-    target().callback.is_some() || asked().is_some_and(|most| level <= most)
+    TARGET.lock().callback.is_some() || asked().is_some_and(|most| level <= most)
 }
 
 /// Sends a message. Through `log!`.
 #[cold]
 pub fn send(level: Level, message: core::fmt::Arguments) {
     let (callback, context) = {
-        let target = target();
+        let target = TARGET.lock();
         (target.callback, target.context)
     };
     let stderr = asked().is_some_and(|most| level <= most);

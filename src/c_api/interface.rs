@@ -6,7 +6,7 @@ use super::{guard, memory_pool, store};
 use crate::error::{self, Error, Result, fail};
 use crate::heap::{self, attributes};
 use crate::instance::{self, Instance, config::Config, slots, tiered};
-use crate::{log, os};
+use crate::{log, os, recording};
 use core::ffi::{CStr, c_char, c_void};
 use core::ptr::null_mut;
 use std::ffi::OsStr;
@@ -231,8 +231,8 @@ pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_l
 /// Writes what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that allocated
 /// them, most bytes first. The stacks are known where the environment says `UNIMEM_DEBUG=trace`; blocks whose bytes
 /// behind were overwritten are counted where it says `guard`, freed ones that were written to where it says
-/// `quarantine` (several: with commas). `UNIMEM_DEBUG_REPORT=path` writes the same when the program ends. False when
-/// the file cannot be written.
+/// `quarantine` (several: with commas). `UNIMEM_DEBUG_REPORT=path` writes the same when the program ends, and which
+/// blocks nothing points to any more; `%p` in that path is the process's number. False when the file cannot be written.
 ///
 /// # Safety
 /// `path` is zero-terminated.
@@ -246,6 +246,34 @@ pub unsafe extern "C" fn unimem_write_leaks(path: *const c_char) -> bool {
         let path = unsafe { CStr::from_ptr(path) };
         heap::debug::write_report(Path::new(OsStr::from_bytes(path.to_bytes()))).map(|()| true)
     })
+}
+
+/// Begins a recording of the whole process into the file `path`, which is made or replaced: memory over time by kind
+/// and tier, faults and evictions, contractions, allocation sites, and what is live at the end. `%p` in the name
+/// becomes the number of the process. `unimem report` makes a page of it. `UNIMEM_TRACE=path` in the environment does
+/// the same from the first allocation on; `UNIMEM_TRACE_INTERVAL` is how many bytes are allocated between two
+/// allocations whose stacks are recorded (524288). It goes on until `unimem_trace_stop()` or the end of the program;
+/// a forked child does not record. False while a recording is under way, and when the file cannot be written or
+/// another process records into it.
+///
+/// # Safety
+/// `path` is zero-terminated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unimem_trace_start(path: *const c_char) -> bool {
+    guard(false, || {
+        if path.is_null() {
+            return fail!(InvalidArgument, "the path is NULL");
+        }
+        // SAFETY: by the caller's promise.
+        recording::start(unsafe { CStr::from_ptr(path) }.to_bytes()).map(|()| true)
+    })
+}
+
+/// Ends the recording. False when there is none, also because it has ended before: the disk was full; and when the rest
+/// of it cannot be written.
+#[unsafe(no_mangle)]
+pub extern "C" fn unimem_trace_stop() -> bool {
+    guard(false, || recording::stop().map(|()| true))
 }
 
 /// Calls `callback`, which may be NULL, with every live block and every tracked foreign one. Gives how many there are.

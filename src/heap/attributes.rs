@@ -7,11 +7,11 @@ use super::span::{Span, slot};
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::{fork, records::Records};
+use crate::recording;
 use allocator_api2::boxed::Box;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use std::sync::Once;
 
 /// Most dimensions of a layout.
 pub const MAX_DIMENSIONS: usize = 64;
@@ -25,6 +25,11 @@ pub struct Layout {
     /// Extents, then strides: `rank` of each.
     pub extents: Box<[usize], Records>,
 }
+impl Layout {
+    fn bytes(&self) -> usize {
+        self.extents[..self.rank].iter().product::<usize>() * self.element_size
+    }
+}
 
 #[derive(Default)]
 struct Attributes {
@@ -32,7 +37,29 @@ struct Attributes {
     further_owners: usize,
     /// Whether the instance was asked to track it.
     tracked: bool,
+    /// Whether its allocation was recorded (recorded.rs).
+    sampled: bool,
     layout: Option<Layout>,
+}
+impl Attributes {
+    /// The block at `start` goes, or moves: what others count of it.
+    fn leave(&mut self, start: usize) {
+        self.set_layout(None);
+        if core::mem::take(&mut self.sampled) {
+            recording::freed(start);
+        }
+    }
+    fn set_layout(&mut self, layout: Option<Layout>) {
+        let bytes = |layout: &Option<Layout>| layout.as_ref().map_or(0, Layout::bytes);
+        TENSOR_BYTES.fetch_add(bytes(&layout).wrapping_sub(bytes(&self.layout)), Relaxed);
+        self.layout = layout;
+    }
+}
+/// Bytes of all blocks with a layout.
+static TENSOR_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Live bytes of tensors in all heaps.
+pub fn tensor_bytes() -> usize {
+    TENSOR_BYTES.load(Relaxed)
 }
 /// cbindgen:ignore
 type Shard = HashMap<usize, Attributes, FixedState, Records>;
@@ -41,9 +68,11 @@ static TABLE: [Mutex<Shard>; SHARDS] =
     [const { Mutex::new(HashMap::with_hasher_in(FixedState::with_seed(0), Records)) }; SHARDS];
 
 fn shard(pointer: *const u8) -> MutexGuard<'static, Shard> {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| fork::register(fork::Rank::Attributes, &HOOKS));
     TABLE[(pointer as usize >> 6 ^ pointer as usize >> 16) % SHARDS].lock()
+}
+/// Before any block is made, so that no thread takes these locks for the first time while another forks.
+pub(super) fn register_fork_hooks() {
+    fork::register(fork::Rank::Attributes, &HOOKS);
 }
 static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || TABLE.iter().for_each(|s| core::mem::forget(s.lock())),
@@ -99,27 +128,32 @@ pub fn give_up(pointer: *const u8) -> bool {
             false
         }
         _ => {
-            shard.remove(&(pointer as usize));
+            remove(&mut shard, pointer);
             true
         }
     }
 }
 /// Drops the attributes of a block that goes with its heap.
 pub fn forget(pointer: *const u8) {
-    shard(pointer).remove(&(pointer as usize));
+    remove(&mut shard(pointer), pointer);
+}
+fn remove(shard: &mut Shard, pointer: *const u8) -> Option<Attributes> {
+    let mut removed = shard.remove(&(pointer as usize))?;
+    removed.leave(pointer as usize);
+    Some(removed)
 }
 /// The block was reallocated, and perhaps moved: its attributes go along, but for the layout.
 pub fn rename(from: *const u8, to: *const u8) {
     if from == to {
         // In place, and never without its entry: another owner may give up meanwhile.
         if let Some(attributes) = shard(from).get_mut(&(from as usize)) {
-            attributes.layout = None;
+            attributes.leave(from as usize);
         }
         return;
     }
-    let Some(attributes) = shard(from).remove(&(from as usize)) else { return };
+    let Some(attributes) = remove(&mut shard(from), from) else { return };
     // A failure leaves the block without attributes: one owner, not tracked.
-    let _ = with(to, |new| *new = Attributes { layout: None, ..attributes });
+    let _ = with(to, |new| *new = Attributes { sampled: new.sampled, ..attributes });
 }
 /// Notes whether the live block at `pointer` is tracked. Gives what was noted before.
 pub fn set_tracked(pointer: *const u8, tracked: bool) -> Result<bool> {
@@ -127,7 +161,11 @@ pub fn set_tracked(pointer: *const u8, tracked: bool) -> Result<bool> {
 }
 /// Notes the layout of the live block at `pointer`.
 pub fn set_layout(pointer: *const u8, layout: Layout) -> Result<()> {
-    with(pointer, |attributes| attributes.layout = Some(layout))
+    with(pointer, |attributes| attributes.set_layout(Some(layout)))
+}
+/// Notes that the allocation of the live block at `pointer` was recorded: its free will be too.
+pub fn set_sampled(pointer: *const u8) -> Result<()> {
+    with(pointer, |attributes| attributes.sampled = true)
 }
 /// Runs `f` on the layout of the live block at `pointer`; None when it has none.
 pub fn with_layout<R>(pointer: *const u8, f: impl FnOnce(&Layout) -> R) -> Option<R> {

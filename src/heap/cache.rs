@@ -84,6 +84,9 @@ pub struct ThreadCache {
     pub record: *const Record,
     /// The heap.
     pub heap: *const Heap,
+    /// Of all bytes allocated, those that recorded allocations stand for, in the recording of this number (recorded.rs).
+    pub(super) sampled: Cell<usize>,
+    pub(super) sampled_in: Cell<u32>,
 }
 
 fn bump(counter: &AtomicUsize) {

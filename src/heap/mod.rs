@@ -20,6 +20,7 @@ pub mod guard;
 mod kept;
 mod large;
 pub mod page_map;
+pub mod recorded;
 mod registry;
 mod scavenger;
 mod size_class;

@@ -5,7 +5,8 @@
 //! whoever ends the heap; no thread may use a heap while another one ends it.
 use super::cache::{self, ThreadCache};
 use super::central::{Central, records_of_spans};
-use super::{Heap, arena, scavenger};
+use super::{Heap, arena, attributes, recorded, scavenger};
+use crate::log;
 use crate::os::{fork, lock::Mutex, records, thread};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
@@ -52,7 +53,10 @@ pub fn take_record(id: Option<usize>) -> Option<&'static Heap> {
         thread::at_exit(end_thread);
         records::register_fork_hooks();
         arena::register_fork_hooks();
+        attributes::register_fork_hooks();
+        log::register_fork_hooks();
         fork::register(fork::Rank::Heaps, &HOOKS);
+        recorded::install();
     });
     let mut registry = REGISTRY.lock();
     let known = id.map_or(registry.spare, |id| registry.reserved[id]);

@@ -169,6 +169,7 @@ impl Heap {
         scavenger::start_if_wanted();
         if let Ok(block) = result {
             debug::allocated(block, size);
+            self.sample(block, size);
         }
         result
     }
@@ -409,7 +410,9 @@ impl Heap {
             if value & slot::MARKED != 0 {
                 attributes::rename(pointer, moved);
             }
-            return Ok(NonNull::new(moved).expect("a block's address"));
+            let moved = NonNull::new(moved).expect("a block's address");
+            self.sample(moved, size);
+            return Ok(moved);
         }
         if pinned {
             return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
@@ -508,15 +511,27 @@ impl Heap {
     }
     /// Counts a block of `size` bytes that is not in the heap but as live as if it were: tiered memory.
     pub fn count_region(&'static self, size: usize) -> Result<()> {
-        self.count(|cache| cache.count_allocation(self, size, false))
+        self.count(|cache| {
+            cache.count_allocation(self, size, false);
+            cache.sampled.set(cache.sampled.get().wrapping_add(size));
+        })?;
+        recorded::regions_changed(0, size);
+        Ok(())
     }
     /// Counts that it was freed.
     pub fn uncount_region(&'static self, size: usize) -> Result<()> {
-        self.count(|cache| cache.count_free(self, size))
+        self.count(|cache| cache.count_free(self, size))?;
+        recorded::regions_changed(size, 0);
+        Ok(())
     }
     /// Counts that it was resized.
     pub fn recount_region(&'static self, old: usize, new: usize) -> Result<()> {
-        self.count(|cache| cache.resize(self, old, new))
+        self.count(|cache| {
+            cache.resize(self, old, new);
+            cache.sampled.set(cache.sampled.get().wrapping_add(new));
+        })?;
+        recorded::regions_changed(old, new);
+        Ok(())
     }
     /// Counts through this thread's cache.
     pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {

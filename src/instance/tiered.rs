@@ -2,7 +2,9 @@
 use super::Instance;
 use crate::error::{Error, Result, fail};
 use crate::heap::Heap;
+use crate::heap::debug::regions;
 use crate::os::map::{HUGE_PAGE, PAGE};
+use crate::recording;
 use crate::tiers::budget::Budget;
 use crate::tiers::engine::Engine;
 use crate::tiers::region::{CHUNK_SIZES, Params, Region};
@@ -103,6 +105,8 @@ impl Instance {
             engine.free(&region);
             return Err(error);
         }
+        regions::made(self.heap, region.start(), size);
+        region.record_allocation();
         let start = region.start() as *mut u8;
         NonNull::new(start).ok_or(Error::Internal)
     }
@@ -124,9 +128,11 @@ impl Instance {
             return Ok(());
         }
         let size = region.size();
+        regions::ends(region.start());
         if !region.engine().free(region) {
             return fail!(DoubleFree, "the memory at {:#x} is being freed already", region.start());
         }
+        recording::freed(region.start());
         self.heap.uncount_region(size)
     }
     pub(super) fn reallocate_region(&self, region: &Arc<Region>, size: usize) -> Result<NonNull<u8>> {
@@ -136,7 +142,13 @@ impl Instance {
         }
         // Counting must not fail once the region may have moved: what it needs is made now.
         self.heap.recount_region(0, 0)?;
-        let region = region.engine().resize(region, size)?;
+        let before = region.start();
+        let traced = regions::ends(before);
+        let resized = region.engine().resize(region, size);
+        let region = resized.inspect_err(|_| regions::stays(before, traced))?;
+        recording::freed(before);
+        regions::made(self.heap, region.start(), size);
+        region.record_allocation();
         self.heap.recount_region(old, size)?;
         NonNull::new(region.start() as *mut u8).ok_or(Error::Internal)
     }

@@ -14,6 +14,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 pub enum Rank {
     /// What the first product makes. No lock: it is made before any is taken.
     Products,
+    /// The recording under way. Held while all others are asked for their figures.
+    Recording,
     /// Memory systems and their pools. Held while a system asks the singleton.
     Systems,
     /// The global system of the singleton, and the blocks it tracks.
@@ -69,6 +71,8 @@ fn hooks(rank: usize) -> Option<&'static Hooks> {
     unsafe { HOOKS[rank].load(Acquire).as_ref() }
 }
 std::thread_local! {
+    /// The ranks whose hooks `prepare` ran, a bit each: what is registered while this thread forks must not be released.
+    static TAKEN: Cell<u32> = const { Cell::new(0) };
     /// What the forking thread had blocked before.
     static SIGNALS: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
 }
@@ -77,15 +81,26 @@ fn unblock_signals() {
         system::set_signals(&signals);
     }
 }
+/// Innermost first.
+fn taken() -> impl Iterator<Item = &'static Hooks> {
+    let taken = TAKEN.get();
+    (0..RANKS).rev().filter(move |rank| taken >> rank & 1 == 1).filter_map(hooks)
+}
 extern "C" fn prepare() {
     SIGNALS.set(Some(system::block_signals()));
-    (0..RANKS).filter_map(hooks).for_each(|h| (h.prepare)());
+    TAKEN.set(0);
+    for rank in 0..RANKS {
+        if let Some(hooks) = hooks(rank) {
+            (hooks.prepare)();
+            TAKEN.set(TAKEN.get() | 1 << rank);
+        }
+    }
 }
 extern "C" fn parent() {
-    (0..RANKS).rev().filter_map(hooks).for_each(|h| (h.parent)());
+    taken().for_each(|hooks| (hooks.parent)());
     unblock_signals();
 }
 extern "C" fn child() {
-    (0..RANKS).rev().filter_map(hooks).for_each(|h| (h.child)());
+    taken().for_each(|hooks| (hooks.child)());
     unblock_signals();
 }

@@ -109,6 +109,76 @@ pub fn open(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
     // SAFETY: just opened.
     if file < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(file) }) }
 }
+/// open, for reading.
+pub fn open_to_read(path: &CStr) -> Result<OwnedFd, Errno> {
+    check(Operation::Open)?;
+    // SAFETY: a zero-terminated path; makes a descriptor that is ours alone.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    // SAFETY: just opened.
+    if file < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(file) }) }
+}
+/// The same file by the first free descriptor from `least` on. The old one is closed.
+pub fn move_descriptor(file: OwnedFd, least: c_int) -> Result<OwnedFd, Errno> {
+    check(Operation::Open)?;
+    // SAFETY: makes a descriptor that is ours alone.
+    let moved = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
+    // SAFETY: just made.
+    if moved < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(moved) }) }
+}
+/// flock, without waiting: whether nobody else has the file locked.
+pub fn lock_file(file: BorrowedFd) -> Result<(), Errno> {
+    check(Operation::Open)?;
+    // SAFETY: a descriptor that stays open during the call.
+    done(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })
+}
+/// ftruncate.
+pub fn set_length(file: BorrowedFd, length: u64) -> Result<(), Errno> {
+    check(Operation::Write)?;
+    // SAFETY: changes the file only.
+    done(unsafe { libc::ftruncate(file.as_raw_fd(), length as i64) })
+}
+/// What is known of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FileState {
+    /// Which it is: its device and its number there.
+    pub identity: (u64, u64),
+    /// Bytes.
+    pub size: u64,
+    /// When it was changed last, nanoseconds since 1970.
+    pub modified: u64,
+}
+fn state_from(fill: impl FnOnce(*mut libc::stat) -> c_int) -> Result<FileState, Errno> {
+    // SAFETY: plain numbers, for which zeros are a value.
+    let mut state: libc::stat = unsafe { core::mem::zeroed() };
+    done(fill(&mut state))?;
+    let modified = state.st_mtime.wrapping_mul(1_000_000_000).wrapping_add(state.st_mtime_nsec);
+    Ok(FileState {
+        identity: (state.st_dev, state.st_ino),
+        size: state.st_size as u64,
+        modified: modified as u64,
+    })
+}
+/// fstat.
+pub fn state_of(file: BorrowedFd) -> Result<FileState, Errno> {
+    // SAFETY: fills in the structure.
+    state_from(|state| unsafe { libc::fstat(file.as_raw_fd(), state) })
+}
+/// stat.
+pub fn file_state(path: &CStr) -> Result<FileState, Errno> {
+    // SAFETY: a zero-terminated path; fills in the structure.
+    state_from(|state| unsafe { libc::stat(path.as_ptr(), state) })
+}
+/// realpath, without allocating.
+pub fn real_path<'a>(path: &CStr, buffer: &'a mut [u8; libc::PATH_MAX as usize]) -> Option<&'a CStr> {
+    // SAFETY: a zero-terminated path, and a buffer of the length that the function wants.
+    let found = unsafe { libc::realpath(path.as_ptr(), buffer.as_mut_ptr().cast()) };
+    if found.is_null() { None } else { CStr::from_bytes_until_nul(buffer).ok() }
+}
+/// atexit: `function` runs when the program ends by itself.
+pub fn at_exit(function: extern "C" fn()) -> Result<(), Errno> {
+    // SAFETY: a function that lives as long as the process (the library is never unloaded).
+    if unsafe { libc::atexit(function) } == 0 { Ok(()) } else { Err(Errno(libc::ENOMEM)) }
+}
 /// unlink.
 pub fn remove_name(path: &CStr) -> Result<(), Errno> {
     check(Operation::RemoveName)?;

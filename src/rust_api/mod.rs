@@ -37,7 +37,7 @@ pub use tensor::Tensor;
 pub use tiered::{Chunk, ChunkMut, Tiered};
 
 use crate::c_api::{tables, types::unified_memory_interface_t};
-use crate::error::{Result, fail};
+use crate::error::{self, Result, fail};
 use crate::heap::HeapStatistics;
 use crate::instance::{Instance, config::Config, slots};
 use allocator_api2::alloc::{AllocError, Allocator, Layout};
@@ -67,12 +67,15 @@ impl Drop for Opened {
 impl Interface {
     /// Opens an instance. `Limit` when as many as can be are open already.
     pub fn open(config: Config) -> Result<Interface> {
-        let slot = slots::open(config.checked(true)?)?;
-        Ok(Interface { opened: Arc::new(Opened { slot, instance: slots::open_at(slot)? }) })
+        told(config.checked(true).and_then(slots::open))
+            .and_then(|slot| told(Interface::at(slot, slots::open_at(slot))))
     }
     /// The instance of the whole process, configured by the environment; never closed.
     pub fn global() -> Result<Interface> {
-        Ok(Interface { opened: Arc::new(Opened { slot: slots::GLOBAL, instance: slots::global()? }) })
+        told(Interface::at(slots::GLOBAL, slots::global()))
+    }
+    fn at(slot: usize, instance: Result<&'static Instance>) -> Result<Interface> {
+        Ok(Interface { opened: Arc::new(Opened { slot, instance: instance? }) })
     }
     /// The table of functions that C calls, valid as long as a clone of this lives.
     pub fn as_ptr(&self) -> *mut unified_memory_interface_t {
@@ -85,11 +88,11 @@ impl Interface {
     /// `length` zeros that may be larger than RAM, in chunks of `chunk_size` bytes (0: the configured size). Every
     /// byte comes back as it was written.
     pub fn streaming<T: bytemuck::Pod>(&self, length: usize, chunk_size: usize) -> Result<Tiered<T>> {
-        Tiered::new(self, length, |bytes| self.instance().allocate_streaming(bytes, chunk_size))
+        told(Tiered::new(self, length, |bytes| self.instance().allocate_streaming(bytes, chunk_size)))
     }
     /// `length` zeros, made of float32 numbers, that may be compressed: what is written comes back within `tolerance`.
     pub fn hierarchical<T: bytemuck::Pod>(&self, length: usize, tolerance: f64) -> Result<Tiered<T>> {
-        Tiered::new(self, length, |bytes| self.instance().allocate_hierarchical(bytes, tolerance))
+        told(Tiered::new(self, length, |bytes| self.instance().allocate_hierarchical(bytes, tolerance)))
     }
     /// Figures of the instance.
     pub fn statistics(&self) -> HeapStatistics {
@@ -111,6 +114,24 @@ impl Interface {
         let freed = self.instance().free(block.as_ptr());
         debug_assert!(freed.is_ok(), "a block is freed where it was made");
     }
+}
+
+/// What the calling thread's last failed call was about, in words, as C's `unimem_last_error_message`; empty when none has
+/// failed. The error itself says only of which kind it is.
+///
+/// ```
+/// let error = unimem::Interface::global().unwrap().tensor::<f32>(&[3, 0]).unwrap_err();
+/// assert_eq!(error, unimem::Error::InvalidArgument);
+/// assert!(unimem::last_error_message().contains("dimension"));
+/// ```
+pub fn last_error_message() -> String {
+    // SAFETY: a zero-terminated text that stays until this thread's next failure.
+    unsafe { core::ffi::CStr::from_ptr(error::last_message()) }.to_string_lossy().into_owned()
+}
+
+/// Makes a failure the thread's last error, at the boundary, as `c_api` does.
+fn told<T>(result: Result<T>) -> Result<T> {
+    result.inspect_err(|error| error.report())
 }
 
 /// Bytes of `length` elements.
@@ -159,6 +180,11 @@ unsafe impl Allocator for Interface {
         }
     }
 }
+
+/// The examples of the guide run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/rust.md")]
+struct Guide;
 
 #[cfg(test)]
 mod tests;

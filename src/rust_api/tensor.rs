@@ -1,5 +1,5 @@
 //! Dense tensors.
-use super::Interface;
+use super::{Interface, told};
 use crate::error::{Result, fail};
 use core::fmt;
 use core::marker::PhantomData;
@@ -38,7 +38,7 @@ impl<T: bytemuck::Pod> Tensor<T> {
     /// Zeros. `InvalidArgument` for no dimensions, one of 0, or more elements than can be; `OutOfMemory`.
     pub fn zeros(memory: &Interface, dimensions: &[usize]) -> Result<Tensor<T>> {
         const { assert!(align_of::<T>() <= 64, "tensors are aligned to 64") };
-        let block = memory.instance().allocate_tensor(dimensions, size_of::<T>())?;
+        let block = told(memory.instance().allocate_tensor(dimensions, size_of::<T>()))?;
         // The product has been checked: the block is as large.
         let length = dimensions.iter().product();
         // SAFETY: the block is that long, and nobody else has it.
@@ -54,7 +54,7 @@ impl<T: bytemuck::Pod> Tensor<T> {
     pub fn from_slice(memory: &Interface, dimensions: &[usize], elements: &[T]) -> Result<Tensor<T>> {
         let mut tensor = Self::zeros(memory, dimensions)?;
         if elements.len() != tensor.length {
-            return fail!(InvalidArgument, "{} elements for dimensions {dimensions:?}", elements.len());
+            return told(fail!(InvalidArgument, "{} elements for dimensions {dimensions:?}", elements.len()));
         }
         tensor.copy_from_slice(elements);
         Ok(tensor)

@@ -1,6 +1,6 @@
 //! Memory larger than RAM, chunk by chunk. Its elements have no references of their own: a chunk that goes out and comes
 //! back may have changed within the tolerance, which no reference may see; so chunks are pinned while they are looked at.
-use super::{Interface, bytes_of};
+use super::{Interface, bytes_of, told};
 use crate::error::{Result, fail};
 use crate::tiers::chunks::Advice;
 use crate::tiers::fill::Access;
@@ -88,18 +88,18 @@ impl<T: bytemuck::Pod> Tiered<T> {
     }
     /// Asks for `count` chunks from `index` on to be brought in meanwhile.
     pub fn prefetch(&self, index: usize, count: usize) -> Result<()> {
-        self.region.prefetch(index, count)
+        told(self.region.prefetch(index, count))
     }
     /// Says how it will be used.
     pub fn advise(&self, advice: Advice) -> Result<()> {
-        self.region.advise(advice)
+        told(self.region.advise(advice))
     }
     /// Where its bytes are, and what moving them has cost.
     pub fn residency(&self) -> Residency {
         self.region.residency()
     }
     fn pin<E>(&self, index: usize, access: Access) -> Result<Pin<E>> {
-        let start = self.region.acquire(index, access)?;
+        let start = told(self.region.acquire(index, access))?;
         let length = self.chunk_length().min(self.length - index * self.chunk_length());
         let Some(start) = NonNull::new(start.cast()) else { return fail!(Internal, "a chunk at NULL") };
         Ok(Pin { region: self.region.clone(), index, start, length })

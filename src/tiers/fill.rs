@@ -10,6 +10,7 @@ use super::transit::Transit;
 use super::trouble::Trouble;
 use super::{codec, crew, workspace};
 use crate::os::map::PAGE;
+use crate::recording::{self, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use twox_hash::XxHash3_128;
@@ -36,6 +37,17 @@ pub(super) fn checksum(bytes: &[u8]) -> u64 {
 }
 pub(super) fn whole_pages(length: usize) -> usize {
     length.next_multiple_of(PAGE)
+}
+
+/// Where the contents of a claimed chunk are.
+fn source_of(transit: &mut Transit) -> Tier {
+    let warm = transit.stored().warm != 0;
+    match transit.from {
+        Phase::Zero => Tier::Zero,
+        Phase::Staged => Tier::Staged,
+        _ if warm => Tier::Warm,
+        _ => Tier::Cold,
+    }
 }
 
 impl Region {
@@ -146,7 +158,9 @@ impl Engine {
         pinned: bool,
         workspace: &mut codec::Workspace,
     ) -> Result<(), Trouble> {
-        let (region, from) = (transit.region, transit.from);
+        let (region, from, index) = (transit.region, transit.from, transit.index);
+        let begun = recording::begin();
+        let tier = source_of(&mut transit);
         match self.place(&mut transit, access, pinned, workspace) {
             Ok(()) => {
                 let counters = &region.counters;
@@ -157,6 +171,7 @@ impl Engine {
                     counters.prefetch_hits.fetch_add(1, Relaxed);
                 }
                 transit.settle(Phase::Hot, Settle { pinned, prefetched: false });
+                region.record(begun, Movement::Fault, tier, index);
                 if region.staging().full() == 0 && self.purse().limit() != 0 {
                     crew::stock(region);
                 }
@@ -233,8 +248,10 @@ impl Engine {
         }
     }
     fn stage(&self, mut transit: Transit, workspace: &mut codec::Workspace) {
-        let region = transit.region;
+        let (region, index) = (transit.region, transit.index);
         let staging = region.staging();
+        let begun = recording::begin();
+        let tier = source_of(&mut transit);
         let Ok(mut slot) = self.full_slot(region, workspace) else {
             return transit.settle(Phase::Stored, Settle::default());
         };
@@ -247,6 +264,7 @@ impl Engine {
         region.counters.staged.fetch_add(region.chunk_size(), Relaxed);
         region.counters.prefetches.fetch_add(1, Relaxed);
         transit.settle(Phase::Staged, Settle::default());
+        region.record(begun, Movement::Prefetch, tier, index);
     }
     /// Decodes what is stored into a slot.
     fn load(

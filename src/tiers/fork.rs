@@ -15,7 +15,7 @@ use super::region::Region;
 use super::state::{Phase, Settle};
 use super::table::{Stored, Which};
 use super::transit::Transit;
-use super::{crew, gate};
+use super::{crew, gate, recorded};
 use crate::log::log;
 use crate::os::fork::{Hooks, Rank, register};
 use crate::os::lock::Mutex;
@@ -28,6 +28,7 @@ static HOOKS: Hooks = Hooks { prepare, parent, child };
 /// Makes fork know the tiers.
 pub fn install() {
     register(Rank::Tiers, &HOOKS);
+    recorded::install();
 }
 /// Makes fork know an engine. Inside the gate.
 pub fn add(engine: &Arc<Engine>) {
@@ -36,8 +37,8 @@ pub fn add(engine: &Arc<Engine>) {
     engines.push(Arc::downgrade(engine));
 }
 
-fn each(visit: impl Fn(&Engine)) {
-    // Nobody else is inside the gate, so the lock is free and may be held.
+/// Visits all engines. Inside the gate, or with it closed.
+pub(super) fn each(mut visit: impl FnMut(&Engine)) {
     ENGINES.lock().iter().filter_map(Weak::upgrade).for_each(|engine| visit(&engine));
 }
 fn prepare() {

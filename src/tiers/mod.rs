@@ -18,6 +18,7 @@ mod fork;
 mod gate;
 mod mapping;
 mod moving;
+mod recorded;
 pub mod region;
 pub mod registry;
 pub mod residency;

@@ -9,6 +9,7 @@ use super::state::{Phase, Settle};
 use super::table::Which;
 use super::transit::Transit;
 use super::trouble::Trouble;
+use crate::recording::{self, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +18,11 @@ use std::time::Instant;
 const WORTH_KEEPING: usize = 7;
 /// Chunks tried before giving up making room in RAM.
 const ATTEMPTS: usize = 4;
+
+/// Where a claimed chunk is stored.
+fn home_of(transit: &mut Transit) -> Tier {
+    if transit.stored().warm != 0 { Tier::Warm } else { Tier::Cold }
+}
 
 impl Engine {
     /// Stores the chunk whose pages are in `slot`, settles it, and gives the slot back. If it cannot be stored it
@@ -27,9 +33,10 @@ impl Engine {
         mut slot: Slot,
         workspace: &mut codec::Workspace,
     ) -> Result<Slot, Trouble> {
-        let region = transit.region;
+        let (region, index) = (transit.region, transit.index);
         let counters = &region.counters;
         let chunk = region.chunk_size();
+        let begun = recording::begin();
         let memory = region.staging().bytes(&mut slot);
         let stored = transit.stored();
         if stored.is_kept() {
@@ -37,7 +44,9 @@ impl Engine {
             counters.note_kept(clean);
             if clean {
                 counters.evictions.fetch_add(1, Relaxed);
+                let tier = home_of(&mut transit);
                 transit.settle(Phase::Stored, Settle::default());
+                region.record(begun, Movement::Eviction, tier, index);
                 return Ok(slot);
             }
             self.drop_stored(&mut transit);
@@ -60,12 +69,15 @@ impl Engine {
         if form == Form::Zero {
             counters.evictions.fetch_add(1, Relaxed);
             transit.settle(Phase::Zero, Settle::default());
+            region.record(begun, Movement::Eviction, Tier::Zero, index);
             return Ok(slot);
         }
         match self.keep(&mut transit, form, &mut memory[..whole_pages(length).max(length)], length) {
             Ok(()) => {
                 counters.evictions.fetch_add(1, Relaxed);
+                let tier = home_of(&mut transit);
                 transit.settle(Phase::Stored, Settle::default());
+                region.record(begun, Movement::Eviction, tier, index);
                 Ok(slot)
             }
             Err(trouble) => {
@@ -184,6 +196,8 @@ impl Engine {
         }
         // SAFETY: the claim owns the extent.
         let bytes = unsafe { self.warm.pages(stored.warm, length) };
+        let begun = recording::begin();
+        let index = transit.index;
         let written = stored.file != 0 || self.write_out(&mut transit, bytes).is_ok();
         if written {
             transit.stored().warm = 0;
@@ -191,6 +205,9 @@ impl Engine {
             region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
         }
         transit.settle(Phase::Stored, Settle::default());
+        if written {
+            region.record(begun, Movement::Spill, Tier::Cold, index);
+        }
         written
     }
 

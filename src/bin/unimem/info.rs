@@ -243,8 +243,8 @@ fn library() -> Section {
     let mut section = Section::new("libunimem");
     section.text("version", env!("CARGO_PKG_VERSION"));
     match launch::library() {
-        Some(path) => section.text("preloaded by run", path.to_string_lossy()),
-        None => section.add("preloaded by run", Value::Null, "libunimem-malloc.so is not found"),
+        Some(path) => section.text("preloaded by run and check", path.to_string_lossy()),
+        None => section.add("preloaded by run and check", Value::Null, "libunimem-malloc.so is not found"),
     }
     let mut settings: Vec<_> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))

@@ -57,6 +57,8 @@ fn cannot_start(program: &Command, error: &std::io::Error) -> Failure {
 
 /// How a program ended, and what it took.
 pub struct Ended {
+    /// Its number.
+    pub process: u32,
     /// Its exit code; 128 + N after signal N.
     pub code: u8,
     pub elapsed: Duration,
@@ -91,6 +93,7 @@ pub fn wait_for(mut program: Command) -> Result<Ended, Failure> {
         if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
     let time = |value: libc::timeval| Duration::new(value.tv_sec as u64, value.tv_usec as u32 * 1000);
     Ok(Ended {
+        process: child.id(),
         code: code as u8,
         elapsed: began.elapsed(),
         user: time(usage.ru_utime),

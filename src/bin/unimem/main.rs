@@ -1,8 +1,11 @@
-//! The `unimem` command: tells about this machine's memory, and runs programs on the libunimem heap.
+//! The `unimem` command: tells about this machine's memory, runs and checks programs on the libunimem heap, and shows
+//! what was recorded of them.
 mod arguments;
+mod check;
 mod info;
 mod launch;
 mod output;
+mod report;
 mod run;
 
 use arguments::Command;
@@ -21,6 +24,8 @@ fn main() -> ExitCode {
         Command::Version => output::print(&format!("unimem {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Info { json } => info::run(json),
         Command::Run(options) => run::run(&options),
+        Command::Check(options) => check::run(&options),
+        Command::Report(options) => report::run(&options),
     };
     match done {
         Ok(code) => ExitCode::from(code),

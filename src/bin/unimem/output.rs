@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 /// Exit code of a command line that is not understood.
 pub const USAGE: u8 = 2;
-/// Exit code of `run` when unimem itself fails; after it those of env(1).
+/// Exit code of `run` and `check` when unimem itself fails; after it those of env(1).
 pub const OWN_FAILURE: u8 = 125;
 pub const CANNOT_RUN: u8 = 126;
 pub const NOT_FOUND: u8 = 127;

@@ -1,7 +1,7 @@
 //! `unimem run`: a program on the libunimem heap.
 use crate::arguments::Run;
 use crate::launch::{self, Ended};
-use crate::output::{Failure, bold, bytes, colours};
+use crate::output::{Failure, OWN_FAILURE, bold, bytes, colours};
 use serde_json::json;
 
 /// Runs it; the exit code is the program's.
@@ -9,6 +9,11 @@ pub fn run(options: &Run) -> Result<u8, Failure> {
     let mut program = launch::preloaded(&options.program)?;
     if let Some(size) = &options.max_size {
         program.env("UNIMEM_MAX_SIZE", size);
+    }
+    if let Some(file) = &options.trace {
+        // The program may change its directory before it allocates.
+        let path = std::path::absolute(file).map_err(|error| Failure::new(OWN_FAILURE, error))?;
+        program.env("UNIMEM_TRACE", path);
     }
     if !options.stats {
         return Err(launch::become_program(program));

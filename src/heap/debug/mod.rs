@@ -13,15 +13,17 @@
 //! A free or reallocation that is refused is told of as well, and all findings are in the report (report.rs).
 //!
 //! Locks: two while a report is written and names are looked up (fork.rs: `Rank::Symbols`), which may allocate, also from
-//! the heap that serves as malloc; then one each for what was found, the quarantine and the stacks (`Rank::Debug`), under
+//! the heap that serves as malloc; then one each for what was found, the quarantine, tiered memory and the stacks (`Rank::Debug`), under
 //! which nothing is logged, walked or named. All are taken before any heap's, and in this order.
 mod findings;
 mod quarantine;
 mod reachable;
+pub mod regions;
 mod report;
 mod trace;
 
 pub use report::write as write_report;
+pub use trace::Stack;
 
 use super::guard::{self, GUARD};
 use super::span::Span;
@@ -84,6 +86,14 @@ pub fn modes() -> Modes {
     }
     Modes(modes)
 }
+/// The calling stack. None while this thread walks one already.
+pub fn walk_stack() -> Option<Stack> {
+    trace::walk_alone()
+}
+/// The stack that allocated the live block at `start`, where `trace` is on.
+pub fn stack_of(start: usize) -> Option<Stack> {
+    if has(TRACE_ON) { trace::known_stack(start) } else { None }
+}
 fn has(mode: u8) -> bool {
     MODES.load(Relaxed) & mode != 0
 }
@@ -118,6 +128,7 @@ static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
         findings::lock();
         quarantine::lock();
+        regions::lock();
         trace::lock();
     },
     parent: unlock,
@@ -127,6 +138,7 @@ fn unlock() {
     // SAFETY: runs only after `prepare` has taken them.
     unsafe {
         trace::unlock();
+        regions::unlock();
         quarantine::unlock();
         findings::unlock();
     }
@@ -259,13 +271,15 @@ pub(super) fn heap_ends(heap: &'static Heap) {
         return;
     }
     empty_quarantine(Some(heap));
-    let live = live_blocks(heap);
+    let mut live = live_blocks(heap);
+    regions::add_to(&mut live, Some(heap));
     if has(GUARD_ON) {
         live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(tell_damage);
     }
     if has(TRACE_ON) {
         report::log_sites(&live);
         live.iter().for_each(|block| _ = trace::freed(block.start));
+        regions::forget_of(heap);
     }
 }
 /// The live blocks of a heap. In records: the heap may be malloc's. Those for which there is no memory are left out.

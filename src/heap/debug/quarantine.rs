@@ -188,6 +188,13 @@ pub(super) fn release(wanted: impl Fn(&Heap) -> bool) -> (bool, Vec<Written, Rec
     (any, damaged)
 }
 
+/// The first byte that is not the pattern. A line at a time: the queue's lock is held, and fork waits for it.
+fn first_difference(bytes: &[u8]) -> Option<usize> {
+    let differs = |line: &[u8]| line.iter().fold(0, |seen, byte| seen | (byte ^ PATTERN)) != 0;
+    let line = bytes.chunks(64).position(differs)? * 64;
+    Some(line + bytes[line..].iter().position(|&byte| byte != PATTERN)?)
+}
+
 /// Gives a block that is off the queue back to its heap. The queue's lock is held, so the heap cannot end meanwhile.
 fn let_out(queue: &mut Queue, record: NonNull<Held>, damaged: &mut Vec<Written, Records>) {
     // SAFETY: off the queue, so ours alone.
@@ -196,7 +203,7 @@ fn let_out(queue: &mut Queue, record: NonNull<Held>, damaged: &mut Vec<Written, 
     queue.bytes -= held.capacity;
     // SAFETY: the block is nobody's, and readable that far.
     let bytes = unsafe { core::slice::from_raw_parts(held.start as *const u8, held.filled) };
-    if let Some(offset) = bytes.iter().position(|&byte| byte != PATTERN)
+    if let Some(offset) = first_difference(bytes)
         && damaged.try_reserve(1).is_ok()
     {
         damaged.push(Written {

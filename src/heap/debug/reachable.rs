@@ -50,7 +50,10 @@ pub(super) fn reached(live: &[Block], frame: usize) -> Option<Vec<bool, Records>
     }
     while let Some(block) = search.waiting.pop() {
         let block = live[block as usize];
-        search.look_into(block.start..block.start + block.size);
+        // Tiered memory holds numbers, and would have to be brought in.
+        if page_map::span_of(block.start).is_some() {
+            search.look_into(block.start..block.start + block.size);
+        }
     }
     Some(search.reached)
 }

@@ -2,26 +2,32 @@
 //! program ends, as JSON when asked for.
 //!
 //! The JSON: `{"version": 1, "process", "program", "complete", "blocks", "bytes", "damaged", "problems": [{"kind",
-//! "address", "size", "offset", "found", "allocated", "freed"}], "sites": [{"blocks", "bytes", "stack"}]}`. Stacks are
+//! "address", "size", "offset", "found", "allocated", "freed"}], "sites": [{"blocks", "bytes", "stack"}], "more_sites"}`. Stacks are
 //! lists of `{"address", "function", "file", "line"}`, calls innermost first; `function` and `file` may be empty, `line`
-//! 0; a stack is empty, or not there, where `trace` was off. Sites with most bytes come first. At the end of a program
+//! 0; a stack is empty, or not there, where `trace` was off. Sites with most bytes come first, and
+//! only the first are listed; `more_sites` is how many are not. At the end of a program
 //! there are `lost_blocks` and `lost_bytes` too, of each site and together: those that nothing points to (see
 //! reachable.rs). `complete` is false while the program runs: then `UNIMEM_DEBUG_REPORT` has the problems so far, which
 //! is what remains of a program that crashes.
 use super::super::{Block, registry};
-use super::{damaged_by, findings, guards_are_on, live_blocks, reachable, trace, traces_are_on};
+use super::{damaged_by, findings, guards_are_on, live_blocks, reachable, regions, trace, traces_are_on};
 use crate::error::{Result, fail};
 use crate::log::{Level, is_wanted, log};
 use crate::os::environment::variable;
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
 use allocator_api2::vec::Vec;
+use core::cmp::Reverse;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+/// Sites named in JSON: a large program has thousands, whose names take seconds to find.
+const MOST_SITES: usize = 256;
+/// Of those, at the end of a program, without lost blocks.
+const MOST_KEPT: usize = 16;
 /// Sites named in the log.
 const SITES_LOGGED: usize = 16;
 
@@ -43,7 +49,7 @@ struct Site {
     live: Sum,
     lost: Sum,
 }
-/// Most bytes first. `reached`: of each block, whether anything points to it.
+/// Most lost bytes first, then most bytes. `reached`: of each block, whether anything points to it.
 fn sites(live: &[Block], reached: Option<&[bool]>) -> std::vec::Vec<Site> {
     let stacks = trace::stacks_of(live.iter().map(|block| block.start));
     let mut sites = HashMap::<u64, Site>::new();
@@ -56,7 +62,7 @@ fn sites(live: &[Block], reached: Option<&[bool]>) -> std::vec::Vec<Site> {
         }
     }
     let mut sites: std::vec::Vec<Site> = sites.into_values().collect();
-    sites.sort_by_key(|site| (core::cmp::Reverse(site.live.bytes), site.stack));
+    sites.sort_by_key(|site| (Reverse(site.lost.bytes), Reverse(site.live.bytes), site.stack));
     sites
 }
 
@@ -100,7 +106,10 @@ fn to_json(complete: bool, sites: &[Site], lost: bool) -> Value {
         value["stack"] = stack_to_json(site.stack);
         value
     };
-    value["sites"] = sites.iter().map(of_site).collect();
+    let with_lost = sites.iter().filter(|site| site.lost.blocks > 0).count();
+    let listed = if lost { (with_lost + MOST_KEPT).min(MOST_SITES) } else { MOST_SITES };
+    value["more_sites"] = sites.len().saturating_sub(listed).into();
+    value["sites"] = sites.iter().take(listed).map(of_site).collect();
     value
 }
 
@@ -114,6 +123,7 @@ fn look_at_all() -> Vec<Block, Records> {
             live.extend(blocks);
         }
     });
+    regions::add_to(&mut live, None);
     if guards_are_on() {
         // Each is looked up anew: other threads may have freed it since.
         live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(super::tell_damage);

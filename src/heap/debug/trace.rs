@@ -1,7 +1,9 @@
 //! Call stacks: each different one is stored once, by its hash; a live block knows the hash of the one that allocated it.
 //!
-//! Walking a stack takes no lock of ours and allocates nothing. Names are looked up only where something is told to
+//! Walking a stack allocates nothing and takes no lock (that of the dynamic loader with a C library older than glibc 2.35,
+//! and never one of ours). Names are looked up only where something is told to
 //! people, and under a lock of their own: fork waits for it, so that no child inherits the symboliser's locks half taken.
+use super::regions;
 use crate::log::log;
 use crate::os::{lock::Mutex, records::Records, thread};
 use allocator_api2::vec::Vec;
@@ -19,7 +21,7 @@ pub(super) const UNKNOWN: u64 = 0;
 const SEED: FixedState = FixedState::with_seed(0);
 
 /// Return addresses, innermost first; 0 beyond the last.
-pub(super) type Stack = [usize; DEPTH];
+pub type Stack = [usize; DEPTH];
 struct Traces {
     stacks: HashMap<u64, Stack, FixedState, Records>,
     blocks: HashMap<usize, u64, FixedState, Records>,
@@ -28,7 +30,8 @@ static TRACES: Mutex<Traces> = Mutex::new(Traces {
     stacks: HashMap::with_hasher_in(SEED, Records),
     blocks: HashMap::with_hasher_in(SEED, Records),
 });
-static SYMBOLS: Mutex<()> = Mutex::new(());
+/// Names that were looked up, by return address.
+static SYMBOLS: Mutex<HashMap<usize, Call, FixedState>> = Mutex::new(HashMap::with_hasher(SEED));
 
 pub(super) fn lock() {
     core::mem::forget(TRACES.lock());
@@ -104,7 +107,17 @@ impl Traces {
         hash
     }
 }
-/// The calling stack.
+/// The calling stack. None while this thread walks one already.
+pub(super) fn walk_alone() -> Option<Stack> {
+    alone(walk)
+}
+/// The stack that allocated the live block at `start`.
+pub(super) fn known_stack(start: usize) -> Option<Stack> {
+    let traces = TRACES.lock();
+    traces.stacks.get(traces.blocks.get(&start)?).copied()
+}
+
+/// The hash of the calling stack.
 pub(super) fn here() -> u64 {
     alone(walk).map_or(UNKNOWN, |stack| TRACES.lock().enter(stack))
 }
@@ -125,20 +138,20 @@ pub(super) fn freed(start: usize) -> u64 {
 pub(super) fn stack_of(start: usize) -> u64 {
     TRACES.lock().blocks.get(&start).copied().unwrap_or(UNKNOWN)
 }
-/// Hashes of the stacks of many blocks at once.
+/// The hashes of the stacks that allocated blocks.
 pub(super) fn stacks_of(starts: impl Iterator<Item = usize>) -> Vec<u64, Records> {
-    let traces = TRACES.lock();
     let mut hashes = Vec::new_in(Records);
     for start in starts {
         if hashes.try_reserve(1).is_ok() {
-            hashes.push(traces.blocks.get(&start).copied().unwrap_or(UNKNOWN));
+            let stack = stack_of(start);
+            hashes.push(if stack == UNKNOWN { regions::stack_of(start).unwrap_or(UNKNOWN) } else { stack });
         }
     }
     hashes
 }
 
 /// One call of a stack.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Call {
     pub address: usize,
     pub function: String,
@@ -153,8 +166,10 @@ pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
     let mut calls: std::vec::Vec<Call> =
         addresses.map(|address| Call { address, ..Call::default() }).collect();
     alone(|| {
-        let _symbols = SYMBOLS.lock();
-        calls.iter_mut().for_each(name);
+        let mut symbols = SYMBOLS.lock();
+        for call in &mut calls {
+            call.clone_from(symbols.entry(call.address).or_insert_with_key(|&address| name(address)));
+        }
     });
     // Where the library is part of the program its own calls are there too.
     let own = |call: &Call| call.function.starts_with("unimem::") || call.function.starts_with("<unimem::");
@@ -164,7 +179,8 @@ pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
     }
     calls
 }
-fn name(call: &mut Call) {
+fn name(address: usize) -> Call {
+    let mut call = Call { address, ..Call::default() };
     // A return address may be the next function's first: the call is before it.
     backtrace::resolve((call.address - 1) as *mut c_void, |symbol| {
         if call.function.is_empty() {
@@ -173,6 +189,7 @@ fn name(call: &mut Call) {
             call.line = symbol.lineno().unwrap_or(0);
         }
     });
+    call
 }
 /// Sends a stack to the log, a call a line.
 pub(super) fn log_stack(hash: u64) {

@@ -11,9 +11,10 @@ mod tests;
 pub use home::{Home, Purpose};
 
 use super::Complex;
-use super::kernel::Product;
 use super::kernel::scan::{self, Magnitude};
+use super::kernel::{Axis, Product};
 use crate::error::{Error, Result};
+use crate::recording;
 use core::ops::Range;
 use home::{Extent, Pins};
 use split::{Piece, Scheme};
@@ -37,6 +38,25 @@ pub struct Target<'a> {
 
 /// Computes a product with at most `budget` elements pinned at one time, fewer where the memory has no room for them.
 pub fn multiply(
+    product: &Product,
+    left: Source,
+    right: Source,
+    out: &mut Target,
+    budget: usize,
+    tick: &mut dyn FnMut(f64) -> Result<()>,
+) -> Result<()> {
+    recording::start_if_asked();
+    let begun = recording::begin();
+    let tiered = [left.home, right.home, out.home].iter().any(Option::is_some);
+    multiply_anywhere(product, left, right, out, budget, tick)?;
+    if recording::is_on() {
+        let sizes = |axes: &'_ [Axis]| axes.iter().map(|axis| axis.size).collect::<Vec<_>>().into_iter();
+        let mut axes = [sizes(&product.rows), sizes(&product.columns), sizes(&product.sums)];
+        recording::contracted(begun, product.terms(), tiered, axes.each_mut().map(|axes| axes as _));
+    }
+    Ok(())
+}
+fn multiply_anywhere(
     product: &Product,
     left: Source,
     right: Source,

@@ -3,11 +3,11 @@
 //! The grid's step is the largest power of two not above twice the tolerance, so a value already on the grid is
 //! found again exactly: coding twice changes nothing more, and no error adds up. A group of 512 values is coded as
 //! grid numbers relative to their minimum, or to the value one or two before (two suits interleaved complex
-//! numbers), whichever takes the fewest bits. A group in which the checked error of any value exceeds the tolerance
+//! numbers), or to the line through the two before (smooth data), whichever takes the fewest bits. A group in which the checked error of any value exceeds the tolerance
 //! (it is not a number, infinite, or beyond 2^24 steps) is kept exactly as it is.
 use super::bits::{self, GROUP, Group, LANES, ROWS};
-use super::isa::Isa;
-use super::{Damaged, read, write};
+use super::isa::{self, Isa};
+use super::{AHEAD, Damaged, read, write};
 
 /// Bytes before each group's packed values: mode, width, two spare, base, least difference.
 const HEADER: usize = 12;
@@ -47,6 +47,7 @@ enum Mode {
     Difference,
     DifferenceOfTwo,
     Exact,
+    SecondDifference,
 }
 
 /// What the groups of a block are worked on in: made once a block, as clearing it takes a fifth of the time of a group.
@@ -65,11 +66,12 @@ pub fn bound(size: usize) -> usize {
     size / GROUP_BYTES * (HEADER + 4 + GROUP_BYTES)
 }
 
-/// Nearest grid numbers of one group; false if one of them would break the bound.
+/// Nearest grid numbers of one group, and the least and greatest; None if one of them would break the bound.
 #[inline(always)]
-fn quantise(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut [i32; GROUP]) -> bool {
+fn quantise(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut [i32; GROUP]) -> Option<(i32, i32)> {
     const MAGIC: f32 = (1 << 23) as f32;
     let mut bad = 0;
+    let (mut least, mut most) = (i32::MAX, i32::MIN);
     let words = source.as_chunks::<4>().0;
     for i in 0..GROUP {
         let x = f32::from_le_bytes(words[i]);
@@ -81,67 +83,118 @@ fn quantise(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut [i32; GROUP]) 
         let rounded = whole.copysign(y);
         // SAFETY: a whole number of at most 2^24.
         numbers[i] = unsafe { rounded.to_int_unchecked::<i32>() };
+        least = least.min(numbers[i]);
+        most = most.max(numbers[i]);
         // Both are within one step of each other, so the difference is exact (Sterbenz); not-a-number fails.
         bad |= u32::from((rounded * grid.step - x).abs() <= grid.bound) ^ 1;
     }
-    bad == 0
+    (bad == 0).then_some((least, most))
 }
 
-/// Least and greatest difference between each number and the one `BACK` before it.
-#[inline(always)]
-fn difference_range<const BACK: usize>(numbers: &[i32; GROUP]) -> (i32, i32) {
-    let (mut least, mut most) = (i32::MAX, i32::MIN);
-    for i in BACK..GROUP {
-        let d = numbers[i] - numbers[i - BACK];
-        least = least.min(d);
-        most = most.max(d);
+/// What a number is coded relative to.
+trait Prediction {
+    const MODE: Mode;
+    /// Numbers at the front that have none.
+    const FIRST: usize;
+    fn residual(numbers: &[i32; GROUP], i: usize) -> i32;
+}
+struct Previous;
+struct SecondLast;
+struct Line;
+impl Prediction for Previous {
+    const MODE: Mode = Mode::Difference;
+    const FIRST: usize = 1;
+    #[inline(always)]
+    fn residual(numbers: &[i32; GROUP], i: usize) -> i32 {
+        numbers[i] - numbers[i - 1]
     }
-    (least, most)
+}
+impl Prediction for SecondLast {
+    const MODE: Mode = Mode::DifferenceOfTwo;
+    const FIRST: usize = 2;
+    #[inline(always)]
+    fn residual(numbers: &[i32; GROUP], i: usize) -> i32 {
+        numbers[i] - numbers[i - 2]
+    }
+}
+impl Prediction for Line {
+    const MODE: Mode = Mode::SecondDifference;
+    const FIRST: usize = 2;
+    #[inline(always)]
+    fn residual(numbers: &[i32; GROUP], i: usize) -> i32 {
+        numbers[i] - 2 * numbers[i - 1] + numbers[i - 2]
+    }
+}
+
+/// How a group is packed.
+#[derive(Clone, Copy)]
+struct Plan {
+    mode: Mode,
+    width: u32,
+    least: i32,
+}
+/// Numbers looked at to see whether a prediction can pay.
+const SAMPLE: usize = 64;
+
+#[inline(always)]
+fn range_of<P: Prediction>(numbers: &[i32; GROUP], end: usize) -> (i32, u32) {
+    let (mut least, mut most) = (i32::MAX, i32::MIN);
+    for i in P::FIRST..end {
+        let residual = P::residual(numbers, i);
+        least = least.min(residual);
+        most = most.max(residual);
+    }
+    (least, bits::bits((most - least) as u32))
+}
+/// The better of `plan` and a prediction. Undoing predictions costs time: they have to save a bit.
+#[inline(always)]
+fn improve<P: Prediction>(plan: Plan, numbers: &[i32; GROUP]) -> Plan {
+    if range_of::<P>(numbers, SAMPLE).1 >= plan.width {
+        return plan;
+    }
+    let (least, width) = range_of::<P>(numbers, GROUP);
+    if width < plan.width { Plan { mode: P::MODE, width, least } } else { plan }
+}
+#[inline(always)]
+fn predict<P: Prediction>(numbers: &[i32; GROUP], least: i32, values: &mut Group) {
+    let flat = values.as_flattened_mut();
+    flat[..P::FIRST].fill(0);
+    for i in P::FIRST..GROUP {
+        flat[i] = (P::residual(numbers, i) - least) as u32;
+    }
 }
 
 #[inline(always)]
 fn encode_group(grid: Grid, source: &[u8; GROUP_BYTES], scratch: &mut Scratch, out: &mut [u8]) -> usize {
     let Scratch { numbers, values } = scratch;
-    if !quantise(grid, source, numbers) {
+    let Some((least, most)) = quantise(grid, source, numbers) else {
         write(out, 0, [Mode::Exact as u8, 32, 0, 0]);
         out[HEADER..HEADER + GROUP_BYTES].copy_from_slice(source);
         return HEADER + GROUP_BYTES;
-    }
-    let (mut least, mut most) = (i32::MAX, i32::MIN);
-    for n in numbers.iter() {
-        least = least.min(*n);
-        most = most.max(*n);
-    }
-    let (least1, most1) = difference_range::<1>(numbers);
-    let (least2, most2) = difference_range::<2>(numbers);
-    let width = bits::bits((most - least) as u32);
-    let width1 = bits::bits((most1 - least1) as u32);
-    let width2 = bits::bits((most2 - least2) as u32);
-    let flat = values.as_flattened_mut();
-    flat[..2].fill(0); // the first have none before them
-    // Undoing differences costs time: they have to save a bit.
-    let (mode, width, base, minimum) = if width <= width1.min(width2) {
-        for i in 0..GROUP {
-            flat[i] = (numbers[i] - least) as u32;
-        }
-        (Mode::Offset, width, least, 0)
-    } else if width1 <= width2 {
-        for i in 1..GROUP {
-            flat[i] = (numbers[i] - numbers[i - 1] - least1) as u32;
-        }
-        (Mode::Difference, width1, numbers[0], least1)
-    } else {
-        for i in 2..GROUP {
-            flat[i] = (numbers[i] - numbers[i - 2] - least2) as u32;
-        }
-        (Mode::DifferenceOfTwo, width2, numbers[0], least2)
     };
+    let offset = Plan { mode: Mode::Offset, width: bits::bits((most - least) as u32), least };
+    let mut plan = improve::<SecondLast>(improve::<Previous>(offset, numbers), numbers);
+    if plan.mode == Mode::Difference {
+        plan = improve::<Line>(plan, numbers);
+    }
+    let Plan { mode, width, least } = plan;
+    let (base, minimum) = if mode == Mode::Offset { (least, 0) } else { (numbers[0], least) };
+    match mode {
+        Mode::Difference => predict::<Previous>(numbers, least, values),
+        Mode::DifferenceOfTwo => predict::<SecondLast>(numbers, least, values),
+        Mode::SecondDifference => predict::<Line>(numbers, least, values),
+        Mode::Offset | Mode::Exact => {
+            for (value, number) in values.as_flattened_mut().iter_mut().zip(numbers.iter()) {
+                *value = (number - least) as u32;
+            }
+        }
+    }
     write(out, 0, [mode as u8, width as u8, 0, 0]);
     write(out, 4, base.to_le_bytes());
     write(out, 8, minimum.to_le_bytes());
     let mut size = HEADER;
-    if mode == Mode::DifferenceOfTwo {
-        // It has two starting values.
+    if matches!(mode, Mode::DifferenceOfTwo | Mode::SecondDifference) {
+        // They have two starting values.
         write(out, size, numbers[1].to_le_bytes());
         size += 4;
     }
@@ -153,7 +206,11 @@ fn encode_group(grid: Grid, source: &[u8; GROUP_BYTES], scratch: &mut Scratch, o
 pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
     let mut used = 0;
     let mut scratch = Scratch::default();
-    for group in block.as_chunks::<GROUP_BYTES>().0 {
+    let groups = block.as_chunks::<GROUP_BYTES>().0;
+    for (index, group) in groups.iter().enumerate() {
+        if let Some(soon) = groups.get(index + AHEAD) {
+            isa::prefetch(soon);
+        }
         let out = &mut out[used..];
         used += isa.run(
             #[inline(always)]
@@ -163,27 +220,26 @@ pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
     used
 }
 
-/// Adds to each lane the one `REACH` lanes before it.
+/// Numbers summed at a time: one register, as moving them between registers costs more than it saves.
+const EIGHT: usize = 8;
+/// Adds to each number the one `REACH` before it.
 #[inline(always)]
-fn add_shifted<const REACH: usize>(v: [u32; LANES]) -> [u32; LANES] {
+fn add_shifted<const REACH: usize>(v: [u32; EIGHT]) -> [u32; EIGHT] {
     core::array::from_fn(|l| if l < REACH { v[l] } else { v[l].wrapping_add(v[l - REACH]) })
 }
-/// Running sums over the numbers `BACK` (1 or 2) apart, sixteen at a time.
+/// Running sums over the numbers `BACK` (1 or 2) apart, from `start` on.
 #[inline(always)]
 fn sums<const BACK: usize>(values: &mut Group, minimum: i32, start: [i32; 2]) {
-    let mut carry: [u32; LANES] = core::array::from_fn(|l| start[l % BACK] as u32);
-    // The first numbers have none before them.
-    values[0][..BACK].fill(0u32.wrapping_sub(minimum as u32));
-    for value in values.iter_mut() {
-        let mut v: [u32; LANES] = core::array::from_fn(|l| value[l].wrapping_add(minimum as u32));
+    let mut carry: [u32; EIGHT] = core::array::from_fn(|l| start[l % BACK] as u32);
+    for value in values.as_flattened_mut().as_chunks_mut::<EIGHT>().0 {
+        let mut v: [u32; EIGHT] = core::array::from_fn(|l| value[l].wrapping_add(minimum as u32));
         if BACK == 1 {
             v = add_shifted::<1>(v);
         }
         v = add_shifted::<2>(v);
         v = add_shifted::<4>(v);
-        v = add_shifted::<8>(v);
         v = core::array::from_fn(|l| v[l].wrapping_add(carry[l]));
-        carry = core::array::from_fn(|l| v[LANES - BACK + l % BACK]);
+        carry = core::array::from_fn(|l| v[EIGHT - BACK + l % BACK]);
         *value = v;
     }
 }
@@ -208,21 +264,35 @@ fn decode_group(
     let minimum = i32::from_le_bytes(read(encoded, 8)?);
     let mut start = [base, base];
     let mut at = HEADER;
-    if header[0] == Mode::DifferenceOfTwo as u8 {
+    if header[0] == Mode::DifferenceOfTwo as u8 || header[0] == Mode::SecondDifference as u8 {
         start[1] = i32::from_le_bytes(read(encoded, at)?);
         at += 4;
     }
     let size = bits::packed_size(ROWS, width);
     let packed = encoded.get(at..at + size).ok_or(Damaged)?;
     bits::unpack(packed, ROWS, width, values);
+    // The first numbers have none before them: zero, once the minimum is added.
+    let none = 0u32.wrapping_sub(minimum as u32);
     match header[0] {
         m if m == Mode::Offset as u8 => {
             for value in values.as_flattened_mut() {
                 *value = value.wrapping_add(base as u32);
             }
         }
-        m if m == Mode::Difference as u8 => sums::<1>(values, minimum, start),
-        m if m == Mode::DifferenceOfTwo as u8 => sums::<2>(values, minimum, start),
+        m if m == Mode::Difference as u8 => {
+            values[0][0] = none;
+            sums::<1>(values, minimum, start);
+        }
+        m if m == Mode::DifferenceOfTwo as u8 => {
+            values[0][..2].fill(none);
+            sums::<2>(values, minimum, start);
+        }
+        m if m == Mode::SecondDifference as u8 => {
+            values[0][0] = none;
+            values[0][1] = none.wrapping_add(start[1].wrapping_sub(base) as u32);
+            sums::<1>(values, minimum, [0; 2]);
+            sums::<1>(values, 0, start);
+        }
         _ => return Err(Damaged),
     }
     for (bytes, value) in target.as_chunks_mut::<4>().0.iter_mut().zip(values.as_flattened()) {

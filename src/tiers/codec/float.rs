@@ -4,8 +4,8 @@
 //! end of their mantissas (many, where the data were born as bf16), and the zeros among them go into a mask. What is
 //! left is packed. Every bit pattern comes back, whatever it means; a group that gains nothing is kept as it is.
 use super::bits::{self, GROUP, Group, LANES, ROWS};
-use super::isa::Isa;
-use super::{Damaged, read, write};
+use super::isa::{self, Isa};
+use super::{AHEAD, Damaged, read, write};
 
 /// Bytes before each group's packed values: mode, width, trailing zeros, greatest exponent, values present.
 const HEADER: usize = 6;
@@ -151,7 +151,16 @@ pub fn estimate(isa: Isa, block: &[u8]) -> usize {
     let groups = block.as_chunks::<GROUP_BYTES>().0;
     isa.run(
         #[inline(always)]
-        || groups.iter().map(|g| Common::of(&words_of(g)).plan().3).sum(),
+        || {
+            let mut size = 0;
+            for (index, group) in groups.iter().enumerate() {
+                if let Some(soon) = groups.get(index + AHEAD) {
+                    isa::prefetch(soon);
+                }
+                size += Common::of(&words_of(group)).plan().3;
+            }
+            size
+        },
     )
 }
 

@@ -1,0 +1,133 @@
+#!/bin/sh
+# Every snippet of the documents does what it says: blocks of C compile and run, blocks of sh run, as a reader would run
+# them, with an installed tree.  documents.sh BUILD
+#
+# A block of C is a program if it has a main; else statements, put into a function that has `memory`, an interface with
+# a cap of 64 MiB, and must leave nothing behind in it. Programs are kept as program.c for the sh blocks behind them in
+# the same document, which run in a directory with the examples. A comment <!-- not run: WHY --> in the line before a
+# block leaves it out, and shows as skipped. Blocks of any other language but text are an error: nobody would run them.
+set -u
+: "${TEST_CC:=cc}" "${MAKE:=make}"
+D=$(mktemp -d) || exit 1
+trap 'rm -rf "$D"' EXIT
+n=0 failures=0
+
+# try NAME COMMAND...: one test.
+try() {
+    n=$((n + 1)) name=$1
+    shift
+    if (cd "$D/scratch" && "$@") >"$D/log" 2>&1; then
+        echo "ok $n - $name"
+    else
+        failures=$((failures + 1))
+        echo "not ok $n - $name"
+        sed 's/^/# /' "$D/log"
+    fi
+}
+skip() {
+    n=$((n + 1))
+    echo "ok $n - $1 # SKIP $2"
+}
+
+mkdir "$D/scratch" "$D/blocks"
+if ! "$MAKE" --no-print-directory install B="$1" PREFIX="$D/tree" >"$D/log" 2>&1; then
+    echo "not ok 1 - install"
+    sed 's/^/# /' "$D/log"
+    echo "1..1"
+    exit 1
+fi
+cp examples/*.c "$D/scratch"
+PATH=$D/tree/bin:$PATH PKG_CONFIG_PATH=$D/tree/lib/pkgconfig LD_LIBRARY_PATH=$D/tree/lib UNIMEM_SPILL_DIR=$D/scratch
+export PATH PKG_CONFIG_PATH LD_LIBRARY_PATH UNIMEM_SPILL_DIR
+
+# Statements become a program.
+wrap() {
+    cat <<'C'
+#define _GNU_SOURCE
+#include <assert.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unimem.h>
+#include <unimem/memory_pool.h>
+#include <unimem/memory_singleton.h>
+#include <unimem/tree_tensor_network.h>
+static void statements(unified_memory_interface_t *memory) {
+    (void)memory;
+C
+    cat "$1"
+    cat <<'C'
+}
+int main(void) {
+    unified_pool_config_t config = {.max_size = 64u << 20, .enable_growth = true, .enable_streaming = true};
+    unified_memory_interface_t *memory = unimem_open(&config);
+    if (!memory) return 1;
+    statements(memory);
+    return !unimem_close(memory);
+}
+C
+}
+compile() {
+    $TEST_CC -std=c11 -Wall -Wextra -Werror -pedantic -g -pthread -I"$D/tree/include" "$1" -o "$D/scratch/a.out" \
+        -L"$D/tree/lib" -lunimem -lm
+}
+c_block() {
+    if grep -q '^int main(' "$1"; then cp "$1" "$D/scratch/program.c"; else wrap "$1" >"$D/scratch/statements.c"; fi
+    if grep -q '^int main(' "$1"; then compile program.c; else compile statements.c; fi && timeout 60 ./a.out
+}
+sh_block() { timeout 60 sh -eu "$1"; }
+
+# The blocks of a document, each a file: line, language and the reason not to run it in its name and first lines.
+blocks() {
+    awk -v out="$D/blocks/" '
+        /^ *```/ && !inside {
+            inside = 1; language = $0; sub(/^ *```/, "", language); number++
+            file = sprintf("%s%03d", out, number)
+            print NR, (language == "" ? "text" : language), file, why
+            printf "" > file
+            next
+        }
+        /^ *```/ { inside = 0; close(file); why = ""; next }
+        inside { print > file; next }
+        /^<!-- not run: .* -->$/ { why = $0; sub(/^<!-- not run: /, "", why); sub(/ -->$/, "", why); next }
+        NF { why = "" }' "$1"
+}
+
+for document in README.md docs/*.md; do
+    rm -f "$D"/blocks/* "$D/scratch/program.c"
+    blocks "$document" >"$D/list"
+    while read -r line language file why; do
+        name="$document:$line ($language)"
+        if [ "$language" = text ]; then
+            continue
+        elif [ -n "$why" ]; then
+            skip "$name" "$why"
+        else
+            case $language in
+            c) try "$name" c_block "$file" ;;
+            sh)
+                if grep -q pkg-config "$file" && ! command -v pkg-config >/dev/null; then
+                    skip "$name" "there is no pkg-config"
+                elif grep -q mpicc "$file" && ! command -v mpicc >/dev/null; then
+                    skip "$name" "there is no MPI"
+                else
+                    try "$name" sh_block "$file"
+                fi
+                ;;
+            # Tested by Cargo, if the library's documentation takes the document in.
+            rust) try "$name" grep -q "include_str!(\"../../$document\")" "$PWD/src/rust_api/mod.rs" ;;
+            *) try "$name" sh -c "echo 'no test runs blocks of $language'; exit 1" ;;
+            esac
+        fi
+    done <"$D/list"
+    # Links to files of this tree lead somewhere.
+    broken=$(grep -o '](\([^)#:]*\)[)#]' "$document" | sed 's/^](//; s/[)#]$//' | sort -u |
+        while read -r target; do [ -e "$(dirname "$document")/$target" ] || echo "$target"; done)
+    try "$document: links" test -z "$broken"
+    [ -z "$broken" ] || printf '%s\n' "$broken" | sed 's/^/# no such file: /'
+done
+echo "1..$n"
+[ $failures = 0 ]

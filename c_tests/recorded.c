@@ -1,0 +1,97 @@
+/* A program to be recorded: sweeps over tiered memory under a tight budget, contractions, and a leak whose figures are
+ * known. Used by c_tests/recorded.sh; prints what the recording has to agree with.
+ *
+ *   recorded [start FILE | loop | wait]   start: begins the recording itself, and ends it before the leak is freed */
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "unimem.h"
+#include "unimem/tree_tensor_network.h"
+
+enum { MIB = 1 << 20, LEAKED = 3000, LEAKED_SIZE = 2000 };
+
+static void *leaked[LEAKED];
+
+__attribute__((noinline)) void leak_blocks(unified_memory_interface_t *memory)
+{
+    for (int i = 0; i < LEAKED; i++) leaked[i] = memory->allocate(LEAKED_SIZE, 0);
+}
+
+__attribute__((noinline)) void sweep(float *values, size_t count, int kind)
+{
+    uint32_t state = 1;
+    for (int round = 0; round < 2; round++)
+        for (size_t i = 0; i < count; i++) {
+            state = state * 1664525 + 1013904223;
+            values[i] = kind == 0 ? (float)state : kind == 1 ? (float)(i % 4096) * 0.001f : (float)(state >> 24);
+        }
+}
+
+static size_t contract(unified_memory_interface_t *memory)
+{
+    tree_tensor_network_t *network = create_tree_tensor_network(4, 64, 1e-6);
+    if (!network) return 0;
+    network->memory = memory;
+    size_t dimensions[2] = {256, 256};
+    ComplexFloat *data = calloc(256 * 256, sizeof *data);
+    for (int i = 0; i < 256 * 256; i++) data[i] = (ComplexFloat){1, 0.5f};
+    tree_tensor_node_t *first = add_tree_tensor_node(network, data, dimensions, 2, false);
+    tree_tensor_node_t *second = add_tree_tensor_node(network, data, dimensions, 2, false);
+    size_t contractions = 0;
+    tree_tensor_node_t *result = NULL;
+    for (int i = 0; first && second && i < 5; i++) contractions += contract_tree_tensor_nodes(network, first, second, &result);
+    free(data);
+    destroy_tree_tensor_network(network);
+    return contractions;
+}
+
+int main(int count, char **arguments)
+{
+    const char *mode = count > 1 ? arguments[1] : "";
+    if (strcmp(mode, "start") == 0) {
+        if (!unimem_trace_start(arguments[2]) || unimem_trace_start(arguments[2])) return 3;
+    }
+    unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){
+        .max_size = 24 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = MIB});
+    if (!memory) return 1;
+    float *noise = memory->allocate_streaming(40 * MIB, 0), *steps = memory->allocate_streaming(40 * MIB, 0);
+    float *weights = memory->allocate_hierarchical(40 * MIB, 1e-3);
+    if (!noise || !steps || !weights) return 1;
+    sweep(noise, 10 * MIB, 0);
+    sweep(steps, 10 * MIB, 2);
+    sweep(weights, 10 * MIB, 1);
+    uint64_t faults = 0, evictions = 0;
+    float *regions[] = {noise, steps, weights};
+    for (int i = 0; i < 3; i++) {
+        unimem_residency_t residency;
+        if (!unimem_residency(regions[i], &residency)) return 1;
+        faults += residency.faults;
+        evictions += residency.evictions;
+    }
+    size_t contractions = contract(memory);
+    if (strcmp(mode, "fork") == 0) {
+        pid_t child = fork();
+        if (child == 0) {
+            sweep(noise, 10 * MIB, 0); /* of which nothing is recorded */
+            exit(unimem_trace_stop());
+        }
+        int status;
+        if (waitpid(child, &status, 0) != child || status != 0) return 4;
+    }
+    for (int i = 0; i < 3; i++) memory->free(regions[i]);
+    leak_blocks(memory);
+    printf("{\"faults\": %llu, \"evictions\": %llu, \"contractions\": %zu, \"leaked_blocks\": %d, \"leaked_bytes\": %d}\n",
+           (unsigned long long)faults, (unsigned long long)evictions, contractions, LEAKED, LEAKED * LEAKED_SIZE);
+    fflush(stdout);
+    if (strcmp(mode, "start") == 0 && (!unimem_trace_stop() || unimem_trace_stop())) return 3;
+    if (strcmp(mode, "killed") == 0) {
+        usleep(200000); /* the recording's thread writes every few milliseconds */
+        abort();
+    }
+    return 0;
+}

@@ -1,0 +1,61 @@
+//! `unimem report`: a recording (unimem::recording) as a page, as JSON, and for other tools.
+mod chart;
+mod chrome;
+mod json;
+mod page;
+mod pprof;
+mod story;
+mod symbols;
+
+use crate::arguments::Report;
+use crate::output::{Failure, USAGE, print};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use story::Story;
+use unimem::recording::{Mechanism, Memory, Movement, Tier};
+
+/// Reads a recording and writes what was asked for.
+pub fn run(options: &Report) -> Result<u8, Failure> {
+    let story = Story::read(&options.recording)?;
+    if let Some(why) = story.incomplete() {
+        eprintln!("unimem: {}: {why}", options.recording.display());
+    }
+    if let Some(path) = &options.chrome {
+        write(&options.recording, path, |out| chrome::write(&story, out))?;
+    }
+    if let Some(path) = &options.pprof {
+        write(&options.recording, path, |out| pprof::write(&story, out))?;
+    }
+    let mut beside = options.recording.clone().into_os_string();
+    beside.push(".html");
+    let beside = PathBuf::from(beside);
+    let otherwise = options.chrome.is_none() && options.pprof.is_none() && !options.json;
+    if let Some(path) = options.page.as_ref().or(otherwise.then_some(&beside)) {
+        write(&options.recording, path, |out| out.write_all(page::page(&story).as_bytes()))?;
+        if options.page.is_none() {
+            print(&format!("{}\n", path.display()))?;
+        }
+    }
+    if options.json {
+        print(&format!("{:#}\n", json::report(&story)))?;
+    }
+    Ok(0)
+}
+
+/// Writes a file, which is not the recording.
+fn write(
+    recording: &Path,
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    if recording.canonicalize().is_ok_and(|recording| path.canonicalize().is_ok_and(|path| path == recording))
+    {
+        return Err(Failure::new(USAGE, format!("{}: this is the recording itself", path.display())));
+    }
+    let written = File::create(path).map(BufWriter::new).and_then(|mut file| {
+        content(&mut file)?;
+        file.flush()
+    });
+    written.map_err(|error| Failure::new(1, format!("{}: {error}", path.display())))
+}

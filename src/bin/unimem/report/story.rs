@@ -1,0 +1,376 @@
+//! What a recording tells, put together: the samples, the events, who allocated what.
+use super::symbols::{Frame, Names};
+use crate::output::Failure;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::Path;
+use unimem::recording::format::{self, Record};
+use unimem::recording::{Mechanism, Memory, Movement, Tier};
+
+/// Bytes of tiered memory of one kind.
+#[derive(Clone, Copy, Default)]
+pub struct Tiered {
+    pub size: u64,
+    pub hot: u64,
+    pub warm: u64,
+    pub cold: u64,
+}
+impl Tiered {
+    fn of(list: &[u64]) -> Option<Tiered> {
+        let [size, hot, warm, cold] = *list else { return None };
+        Some(Tiered { size, hot, warm, cold })
+    }
+}
+/// Figures at one moment; times are nanoseconds since the recording began, sizes bytes.
+pub struct Sample {
+    pub time: u64,
+    pub resident: u64,
+    /// Live in heaps, tensors included.
+    pub live: u64,
+    pub tensors: u64,
+    pub held: u64,
+    pub allocations: u64,
+    pub frees: u64,
+    pub streaming: Tiered,
+    pub hierarchical: Tiered,
+    pub faults: u64,
+    pub evictions: u64,
+    pub prefetches: u64,
+}
+impl Sample {
+    /// Live plain blocks, tensors not included.
+    pub fn plain(&self) -> u64 {
+        self.live.saturating_sub(self.tensors)
+    }
+}
+/// A chunk that came or went.
+pub struct Moved {
+    pub time: u64,
+    pub duration: u64,
+    pub thread: u64,
+    pub movement: Movement,
+    pub memory: Memory,
+    pub tier: Tier,
+    pub mechanism: Mechanism,
+    pub bytes: u64,
+    pub address: u64,
+}
+/// A contraction.
+pub struct Contracted {
+    pub time: u64,
+    pub duration: u64,
+    pub thread: u64,
+    pub flops: u64,
+    pub tiered: bool,
+    pub rows: Vec<u64>,
+    pub columns: Vec<u64>,
+    pub sums: Vec<u64>,
+}
+/// Live blocks of sizes up to a power of two.
+pub struct SizeClass {
+    /// Its logarithm.
+    pub log2: u64,
+    pub blocks: u64,
+    pub bytes: u64,
+}
+/// Sizes of live blocks at one moment.
+pub struct Sizes {
+    pub time: u64,
+    pub classes: Vec<SizeClass>,
+}
+/// A stack that allocates, as far as it was sampled: estimates.
+pub struct Site {
+    pub memory: Memory,
+    /// Return addresses, innermost first.
+    pub stack: Vec<u64>,
+    pub frames: Vec<Frame>,
+    /// Allocated in all.
+    pub bytes: u64,
+    pub blocks: f64,
+    /// Of these, live at the end.
+    pub live_bytes: u64,
+    pub live_blocks: f64,
+    /// Samples behind these estimates.
+    pub samples: u64,
+}
+impl Site {
+    /// One without samples.
+    pub fn new(memory: Memory, stack: Vec<u64>) -> Site {
+        Site {
+            memory,
+            stack,
+            frames: Vec::new(),
+            bytes: 0,
+            blocks: 0.0,
+            live_bytes: 0,
+            live_blocks: 0.0,
+            samples: 0,
+        }
+    }
+}
+/// A block that was live at the end.
+pub struct Live {
+    pub address: u64,
+    pub size: u64,
+    pub memory: Memory,
+    pub stack: Vec<u64>,
+    pub frames: Vec<Frame>,
+}
+/// A file that code was loaded from.
+#[derive(Clone, PartialEq)]
+pub struct Module {
+    pub bias: u64,
+    pub start: u64,
+    pub end: u64,
+    pub size: u64,
+    pub modified: u64,
+    pub path: String,
+}
+/// How it ended, if it did.
+#[derive(Clone, Copy)]
+pub struct End {
+    pub time: u64,
+    pub blocks: u64,
+    pub bytes: u64,
+}
+
+/// A whole recording.
+#[derive(Default)]
+pub struct Story {
+    pub command: Vec<String>,
+    pub process: u64,
+    /// Nanoseconds since 1970.
+    pub began: u64,
+    pub interval: u64,
+    pub samples: Vec<Sample>,
+    pub moved: Vec<Moved>,
+    pub contracted: Vec<Contracted>,
+    pub sizes: Vec<Sizes>,
+    /// Most bytes live at the end first, then most bytes allocated.
+    pub sites: Vec<Site>,
+    pub live: Vec<Live>,
+    pub modules: Vec<Module>,
+    pub lost: u64,
+    pub end: Option<End>,
+    /// Whether the file is cut off within a block.
+    pub cut: bool,
+}
+
+/// A sampled allocation that was not freed yet.
+struct Outstanding {
+    site: usize,
+    weight: u64,
+    blocks: f64,
+}
+#[derive(Default)]
+struct Reader {
+    story: Story,
+    sites: HashMap<(Memory, Vec<u64>), usize>,
+    outstanding: HashMap<u64, Outstanding>,
+    /// What is not as it should be in records that are whole.
+    odd: bool,
+}
+
+impl Story {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Story, Failure> {
+        let failed =
+            |problem: &dyn std::fmt::Display| Failure::new(1, format!("{}: {problem}", path.display()));
+        let file = std::fs::read(path).map_err(|error| failed(&error))?;
+        let mut reader = Reader::default();
+        let cut = format::read(&file, |record| reader.take(record)).map_err(|damage| failed(&damage))?;
+        let mut story = reader.finish().ok_or_else(|| failed(&"the recording contradicts itself"))?;
+        story.cut = cut;
+        if story.samples.is_empty() {
+            return Err(failed(&"the recording ends before its first sample"));
+        }
+        Ok(story)
+    }
+    /// Nanoseconds from its begin to the last that is known.
+    pub fn duration(&self) -> u64 {
+        let samples = self.samples.iter().map(|sample| sample.time);
+        let moved = self.moved.iter().map(|moved| moved.time + moved.duration);
+        let contracted = self.contracted.iter().map(|contracted| contracted.time + contracted.duration);
+        let end = self.end.map(|end| end.time);
+        samples.chain(moved).chain(contracted).chain(end).max().unwrap_or(0)
+    }
+    /// Why it is not whole, if it is not.
+    pub fn incomplete(&self) -> Option<&'static str> {
+        match (self.end, self.cut) {
+            (Some(_), false) => None,
+            (_, true) => Some("the recording is cut off: what came before is shown"),
+            (None, false) => Some(
+                "the recording has no end: the program was killed, or the disk was full; what came before is shown",
+            ),
+        }
+    }
+}
+
+/// Sites that differ only below what the program called are one.
+fn joined(sites: Vec<Site>) -> Vec<Site> {
+    let mut known: HashMap<(Memory, Vec<(u64, String)>), usize> = HashMap::new();
+    let mut kept: Vec<Site> = Vec::new();
+    for site in sites {
+        let calls = site.frames.iter().map(|frame| (frame.address, frame.function.clone())).collect();
+        match known.entry((site.memory, calls)) {
+            Entry::Vacant(free) => {
+                free.insert(kept.len());
+                kept.push(site);
+            }
+            Entry::Occupied(place) => {
+                let whole = &mut kept[*place.get()];
+                whole.bytes += site.bytes;
+                whole.blocks += site.blocks;
+                whole.live_bytes += site.live_bytes;
+                whole.live_blocks += site.live_blocks;
+                whole.samples += site.samples;
+            }
+        }
+    }
+    kept
+}
+
+impl Reader {
+    fn take(&mut self, record: Record<'static>) {
+        let story = &mut self.story;
+        match record {
+            Record::Program { began, process, interval, command } => {
+                (story.began, story.process, story.interval) = (began, process, interval);
+                let words =
+                    command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+                story.command = words.collect();
+                while story.command.last().is_some_and(String::is_empty) {
+                    story.command.pop();
+                }
+            }
+            Record::Module { bias, start, end, size, modified, path } => {
+                let path = String::from_utf8_lossy(&path).into_owned();
+                let module = Module { bias, start, end, size, modified, path };
+                if !story.modules.contains(&module) {
+                    story.modules.push(module);
+                }
+            }
+            Record::Sample {
+                time,
+                resident,
+                live,
+                tensors,
+                held,
+                allocations,
+                frees,
+                streaming,
+                hierarchical,
+                faults,
+                evictions,
+                prefetches,
+            } => {
+                let (Some(streaming), Some(hierarchical)) =
+                    (Tiered::of(&streaming), Tiered::of(&hierarchical))
+                else {
+                    self.odd = true;
+                    return;
+                };
+                story.samples.push(Sample {
+                    time,
+                    resident,
+                    live,
+                    tensors,
+                    held,
+                    allocations,
+                    frees,
+                    streaming,
+                    hierarchical,
+                    faults,
+                    evictions,
+                    prefetches,
+                });
+            }
+            Record::Moved { time, duration, thread, movement, memory, tier, mechanism, bytes, address } => {
+                let moved =
+                    Moved { time, duration, thread, movement, memory, tier, mechanism, bytes, address };
+                story.moved.push(moved);
+            }
+            Record::Contracted { time, duration, thread, flops, tiered, rows, columns, sums } => {
+                story.contracted.push(Contracted {
+                    time,
+                    duration,
+                    thread,
+                    flops,
+                    tiered: tiered != 0,
+                    rows: rows.into_owned(),
+                    columns: columns.into_owned(),
+                    sums: sums.into_owned(),
+                });
+            }
+            Record::Allocated { address, size, weight, memory, stack, .. } => {
+                self.allocated(address, size, weight, memory, stack.into_owned());
+            }
+            Record::Freed { address, .. } => self.freed(address),
+            Record::Sizes { time, classes } => {
+                self.odd |= !classes.len().is_multiple_of(3);
+                let classes = classes.chunks_exact(3);
+                let class = |c: &[u64]| SizeClass { log2: c[0], blocks: c[1], bytes: c[2] };
+                self.odd |= classes.clone().any(|class| class[0] > 64);
+                story.sizes.push(Sizes { time, classes: classes.map(class).collect() });
+            }
+            Record::Live { address, size, memory, stack } => {
+                story.live.push(Live {
+                    address,
+                    size,
+                    memory,
+                    stack: stack.into_owned(),
+                    frames: Vec::new(),
+                });
+            }
+            Record::Lost { events, .. } => story.lost += events,
+            Record::End { time, blocks, bytes } => story.end = Some(End { time, blocks, bytes }),
+        }
+    }
+    fn allocated(&mut self, address: u64, size: u64, weight: u64, memory: Memory, stack: Vec<u64>) {
+        let sites = &mut self.story.sites;
+        let site = *self.sites.entry((memory, stack)).or_insert_with_key(|(memory, stack)| {
+            sites.push(Site::new(*memory, stack.clone()));
+            sites.len() - 1
+        });
+        // One sample stands for as many blocks of its size as make up its weight.
+        let blocks = weight as f64 / size.max(1) as f64;
+        let found = &mut sites[site];
+        found.bytes += weight;
+        found.blocks += blocks;
+        found.live_bytes += weight;
+        found.live_blocks += blocks;
+        found.samples += 1;
+        // One that is here still was freed, and the event lost.
+        self.freed(address);
+        self.outstanding.insert(address, Outstanding { site, weight, blocks });
+    }
+    fn freed(&mut self, address: u64) {
+        if let Some(gone) = self.outstanding.remove(&address) {
+            let site = &mut self.story.sites[gone.site];
+            site.live_bytes = site.live_bytes.saturating_sub(gone.weight);
+            site.live_blocks = (site.live_blocks - gone.blocks).max(0.0);
+        }
+    }
+    fn finish(self) -> Option<Story> {
+        let Reader { mut story, outstanding, odd, .. } = self;
+        if odd {
+            return None;
+        }
+        let mut names = Names::new(&story.modules);
+        for live in &mut story.live {
+            if live.stack.is_empty()
+                && let Some(known) = outstanding.get(&live.address)
+            {
+                live.stack = story.sites[known.site].stack.clone();
+            }
+            live.frames = names.frames(&live.stack);
+        }
+        for site in &mut story.sites {
+            site.frames = names.frames(&site.stack);
+        }
+        story.sites = joined(story.sites);
+        story.sites.sort_by_key(|site| std::cmp::Reverse((site.live_bytes, site.bytes)));
+        story.samples.sort_by_key(|sample| sample.time);
+        Some(story)
+    }
+}

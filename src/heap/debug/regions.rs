@@ -1,0 +1,70 @@
+//! Tiered memory as debug mode sees it: which regions of a heap's instance are live, so that leaks of them are reported
+//! with the stacks that allocated them. Nothing is written behind them and they are not held back when freed.
+use super::super::{Block, Heap};
+use super::trace;
+use crate::os::map::PAGE;
+use crate::os::{lock::Mutex, records::Records};
+use allocator_api2::vec::Vec;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+/// A live region.
+#[derive(Clone, Copy)]
+pub struct Region {
+    size: usize,
+    heap: &'static Heap,
+    stack: u64,
+}
+static REGIONS: Mutex<HashMap<usize, Region, FixedState, Records>> =
+    Mutex::new(HashMap::with_hasher_in(FixedState::with_seed(0), Records));
+
+pub(super) fn lock() {
+    core::mem::forget(REGIONS.lock());
+}
+/// # Safety
+/// [`lock`] was called before.
+pub(super) unsafe fn unlock() {
+    // SAFETY: taken by `lock`, whose guard was forgotten.
+    unsafe { REGIONS.force_unlock() }
+}
+
+/// A region was made, by the calling stack. Without memory for it it stays unknown.
+pub fn made(heap: &'static Heap, start: usize, size: usize) {
+    if super::traces_are_on() {
+        enter(start, Region { size, heap, stack: trace::here() });
+    }
+}
+/// The region at `start` is about to end, or to be resized.
+pub fn ends(start: usize) -> Option<Region> {
+    if super::traces_are_on() { REGIONS.lock().remove(&start) } else { None }
+}
+/// What [`ends`] was said of did not end.
+pub fn stays(start: usize, region: Option<Region>) {
+    if let Some(region) = region {
+        enter(start, region);
+    }
+}
+fn enter(start: usize, region: Region) {
+    let mut regions = REGIONS.lock();
+    if regions.try_reserve(1).is_ok() {
+        regions.insert(start, region);
+    }
+}
+
+/// The stack that allocated the region at `start`.
+pub(super) fn stack_of(start: usize) -> Option<u64> {
+    REGIONS.lock().get(&start).map(|region| region.stack)
+}
+/// Adds the regions of `heap`, or all, to the list, as blocks. Not under a lock of a heap.
+pub(super) fn add_to(live: &mut Vec<Block, Records>, heap: Option<&Heap>) {
+    for (&start, region) in REGIONS.lock().iter() {
+        let wanted = heap.is_none_or(|heap| core::ptr::eq(region.heap, heap));
+        if wanted && live.try_reserve(1).is_ok() {
+            live.push(Block { start, size: region.size, capacity: region.size, alignment: PAGE });
+        }
+    }
+}
+/// Forgets the regions of a heap that has ended.
+pub(super) fn forget_of(heap: &Heap) {
+    REGIONS.lock().retain(|_, region| !core::ptr::eq(region.heap, heap));
+}

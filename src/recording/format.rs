@@ -1,0 +1,511 @@
+//! The file of a recording.
+//!
+//! ```text
+//! file    "unimemtr", version: 4 bytes, 4 bytes of 0, then blocks
+//! block   length of the records: 4 bytes, the lower half of their XXH3 hash: 4 bytes, records
+//! record  its kind: 1 byte, then its fields in the order in which they are declared below
+//! field   a number as LEB128 (7 bits a byte, lowest first, the top bit set in all but the last byte);
+//!         a list as their number and that many numbers; a text as its length and that many bytes
+//! ```
+//! Numbers of the file and of blocks are little-endian. Times are nanoseconds since the recording began, sizes bytes.
+//! A recording that ends as it should ends with the record `End`; where the program was killed, or the disk was full,
+//! that is missing and the last block may be cut off.
+use core::fmt;
+use std::borrow::Cow;
+use twox_hash::XxHash3_64;
+
+/// What a file begins with.
+pub const MAGIC: &[u8; 8] = b"unimemtr";
+/// Of the format.
+pub const VERSION: u32 = 1;
+/// Bytes of the file's head.
+pub const HEAD: usize = 16;
+/// Bytes before a block's records.
+pub const BLOCK_HEAD: usize = 8;
+/// Bytes of a block's records at most.
+pub const LARGEST_BLOCK: usize = 64 << 10;
+/// Bytes of a record at most.
+pub const LARGEST_RECORD: usize = 8 << 10;
+
+/// A list of numbers.
+pub type List<'a> = Cow<'a, [u64]>;
+/// Bytes that are mostly UTF-8.
+pub type Text<'a> = Cow<'a, [u8]>;
+
+/// Where encoded bytes go; what does not fit is cut off, which [`LARGEST_RECORD`] prevents.
+pub trait Sink {
+    /// Adds bytes.
+    fn put(&mut self, bytes: &[u8]);
+}
+/// Bytes to decode.
+pub struct Cursor<'a>(pub &'a [u8]);
+impl Cursor<'_> {
+    fn bytes(&mut self, count: usize) -> Option<&[u8]> {
+        let (bytes, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+}
+
+trait Field: Sized {
+    fn put(&self, sink: &mut dyn Sink);
+    fn take(cursor: &mut Cursor) -> Option<Self>;
+}
+impl Field for u64 {
+    fn put(&self, sink: &mut dyn Sink) {
+        let (mut bytes, mut length, mut rest) = ([0; 10], 0, *self);
+        loop {
+            bytes[length] = (rest & 0x7F) as u8 | if rest > 0x7F { 0x80 } else { 0 };
+            (length, rest) = (length + 1, rest >> 7);
+            if rest == 0 {
+                return sink.put(&bytes[..length]);
+            }
+        }
+    }
+    fn take(cursor: &mut Cursor) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = cursor.bytes(1)?[0];
+            if shift == 63 && byte > 1 {
+                return None;
+            }
+            value |= u64::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+impl Field for List<'_> {
+    fn put(&self, sink: &mut dyn Sink) {
+        (self.len() as u64).put(sink);
+        self.iter().for_each(|number| number.put(sink));
+    }
+    fn take(cursor: &mut Cursor) -> Option<Self> {
+        let count = u64::take(cursor)?;
+        if count > cursor.0.len() as u64 {
+            return None;
+        }
+        (0..count).map(|_| u64::take(cursor)).collect::<Option<Vec<u64>>>().map(Cow::Owned)
+    }
+}
+impl Field for Text<'_> {
+    fn put(&self, sink: &mut dyn Sink) {
+        (self.len() as u64).put(sink);
+        sink.put(self);
+    }
+    fn take(cursor: &mut Cursor) -> Option<Self> {
+        let length = usize::try_from(u64::take(cursor)?).ok()?;
+        cursor.bytes(length).map(|bytes| Cow::Owned(bytes.to_vec()))
+    }
+}
+
+/// Declares an enumeration that is a number in the file, and a word for people.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $number:literal $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$variant_doc])* $variant = $number,)* }
+        impl $name {
+            /// All there are.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+            /// As people call it.
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+        }
+        impl Field for $name {
+            fn put(&self, sink: &mut dyn Sink) {
+                (*self as u64).put(sink);
+            }
+            fn take(cursor: &mut Cursor) -> Option<$name> {
+                match u64::take(cursor)? { $($number => Some($name::$variant),)* _ => None }
+            }
+        }
+    };
+}
+words! {
+    /// What happened to a chunk.
+    Movement {
+        /// Brought in because it was touched or acquired.
+        Fault = 1 "fault",
+        /// Left its place.
+        Eviction = 2 "eviction",
+        /// Brought in ahead of need.
+        Prefetch = 3 "prefetch",
+        /// Went from RAM, where it was encoded, to the disk.
+        Spill = 4 "spill",
+    }
+}
+words! {
+    /// A kind of memory.
+    Memory {
+        /// Plain blocks.
+        Plain = 1 "plain",
+        /// Tensors.
+        Geometric = 2 "geometric",
+        /// Tiered, with a tolerance.
+        Hierarchical = 3 "hierarchical",
+        /// Tiered, lossless.
+        Streaming = 4 "streaming",
+    }
+}
+words! {
+    /// Where a chunk came from, or went.
+    Tier {
+        /// Nothing is stored: all zero.
+        Zero = 1 "zero",
+        /// Read ahead.
+        Staged = 2 "staged",
+        /// Encoded in RAM.
+        Warm = 3 "warm",
+        /// In the spill file.
+        Cold = 4 "cold",
+    }
+}
+words! {
+    /// How pages move.
+    Mechanism {
+        /// userfaultfd, pages moved.
+        Move = 1 "userfaultfd",
+        /// userfaultfd, pages copied.
+        Copy = 2 "userfaultfd-copy",
+        /// SIGSEGV and mremap.
+        Signal = 3 "signal",
+        /// None.
+        None = 4 "none",
+    }
+}
+
+/// Declares the records: kind, name, fields.
+macro_rules! records {
+    ($($(#[$doc:meta])* $kind:literal $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
+        /// A record.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Record<'a> {
+            $($(#[$doc])* $name { $($(#[$field_doc])* $field: $type,)* },)*
+        }
+        impl Record<'_> {
+            /// Encodes it.
+            pub fn put(&self, sink: &mut dyn Sink) {
+                match self {
+                    $(Record::$name { $($field),* } => {
+                        sink.put(&[$kind]);
+                        $(Field::put($field, sink);)*
+                    })*
+                }
+            }
+            /// Decodes the next one. None where the bytes are none.
+            pub fn take(cursor: &mut Cursor) -> Option<Record<'static>> {
+                match cursor.bytes(1)?[0] {
+                    $($kind => Some(Record::$name { $($field: Field::take(cursor)?),* }),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+records! {
+    /// What is recorded. The first record.
+    1 Program {
+        /// Nanoseconds since 1970 when the recording began.
+        began: u64,
+        /// Its number.
+        process: u64,
+        /// Bytes allocated per sampled allocation, on average.
+        interval: u64,
+        /// Arguments, separated by zero bytes.
+        command: Text<'a>,
+    }
+    /// A file that code was loaded from.
+    2 Module {
+        /// What is added to the file's addresses.
+        bias: u64,
+        /// First address.
+        start: u64,
+        /// One past the last.
+        end: u64,
+        /// Bytes of the file, to know it again.
+        size: u64,
+        /// When it was changed last, in nanoseconds since 1970.
+        modified: u64,
+        /// Where it is.
+        path: Text<'a>,
+    }
+    /// Figures of the whole process at one moment.
+    3 Sample {
+        /// When.
+        time: u64,
+        /// Resident memory, whoever's.
+        resident: u64,
+        /// Live bytes of all heaps, without tiered memory.
+        live: u64,
+        /// Of these, tensors.
+        tensors: u64,
+        /// RAM that heaps hold, chunks in place included.
+        held: u64,
+        /// Allocations so far, and frees.
+        allocations: u64,
+        /// See `allocations`.
+        frees: u64,
+        /// Streaming memory: allocated, hot, warm, cold.
+        streaming: List<'a>,
+        /// Hierarchical memory: the same.
+        hierarchical: List<'a>,
+        /// Chunks brought in because they were touched or acquired, so far.
+        faults: u64,
+        /// Chunks that left, so far.
+        evictions: u64,
+        /// Chunks brought in ahead of need, so far.
+        prefetches: u64,
+    }
+    /// A chunk came or went.
+    4 Moved {
+        /// When it began.
+        time: u64,
+        /// How long it took.
+        duration: u64,
+        /// Of the thread that did it.
+        thread: u64,
+        /// What happened.
+        movement: Movement,
+        /// Of what kind the memory is.
+        memory: Memory,
+        /// From where, or where to.
+        tier: Tier,
+        /// How its pages moved.
+        mechanism: Mechanism,
+        /// Bytes of the chunk.
+        bytes: u64,
+        /// Where it begins.
+        address: u64,
+    }
+    /// Two tensors were contracted.
+    5 Contracted {
+        /// When it began.
+        time: u64,
+        /// How long it took.
+        duration: u64,
+        /// Of the thread that asked for it.
+        thread: u64,
+        /// Floating-point operations: 8 a multiply-add.
+        flops: u64,
+        /// Whether any of the three is in tiered memory.
+        tiered: u64,
+        /// Sizes of the axes of the result that come from the left tensor.
+        rows: List<'a>,
+        /// Sizes of those from the right one.
+        columns: List<'a>,
+        /// Sizes of the axes summed over.
+        sums: List<'a>,
+    }
+    /// A block was allocated that stands for others.
+    6 Allocated {
+        /// When.
+        time: u64,
+        /// Where it begins.
+        address: u64,
+        /// Bytes asked for.
+        size: u64,
+        /// Bytes it stands for.
+        weight: u64,
+        /// Its kind; tensors are plain here.
+        memory: Memory,
+        /// Return addresses, innermost first.
+        stack: List<'a>,
+    }
+    /// A block that had been recorded as allocated was freed, or moved.
+    7 Freed {
+        /// When.
+        time: u64,
+        /// Where it began.
+        address: u64,
+    }
+    /// Live blocks of heaps by size.
+    8 Sizes {
+        /// When.
+        time: u64,
+        /// For each size that occurs: its logarithm to base 2, rounded up, then blocks, then bytes.
+        classes: List<'a>,
+    }
+    /// A block that is live at the end: the largest are told.
+    9 Live {
+        /// Where it begins.
+        address: u64,
+        /// Bytes asked for.
+        size: u64,
+        /// Its kind.
+        memory: Memory,
+        /// The stack that allocated it, where `UNIMEM_DEBUG=trace` knows it.
+        stack: List<'a>,
+    }
+    /// Events that found no room on their way to the file.
+    10 Lost {
+        /// When it was noticed.
+        time: u64,
+        /// How many.
+        events: u64,
+    }
+    /// The end. The last record.
+    11 End {
+        /// When.
+        time: u64,
+        /// Live blocks, tiered ones included.
+        blocks: u64,
+        /// Their bytes.
+        bytes: u64,
+    }
+}
+
+/// The file's head.
+pub fn head() -> [u8; HEAD] {
+    let mut head = [0; HEAD];
+    head[..8].copy_from_slice(MAGIC);
+    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    head
+}
+/// What stands before the records of a block.
+pub fn block_head(records: &[u8]) -> [u8; BLOCK_HEAD] {
+    let mut head = [0; BLOCK_HEAD];
+    head[..4].copy_from_slice(&(records.len() as u32).to_le_bytes());
+    head[4..].copy_from_slice(&checksum(records).to_le_bytes());
+    head
+}
+fn checksum(records: &[u8]) -> u32 {
+    XxHash3_64::oneshot(records) as u32
+}
+
+/// Why a file is no recording.
+#[derive(Debug, PartialEq)]
+pub enum Damage {
+    /// It has no bytes.
+    Empty,
+    /// It begins with something else.
+    NotARecording,
+    /// It is of a version unknown here.
+    Version(u32),
+    /// The block at this byte is not what was written.
+    At(usize),
+}
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Damage::Empty => write!(f, "the file is empty"),
+            Damage::NotARecording => write!(f, "this is not a recording of unimem"),
+            Damage::Version(version) => {
+                write!(f, "a recording of version {version}; this command reads version {VERSION}")
+            }
+            Damage::At(byte) => {
+                write!(f, "the recording is damaged: the block at byte {byte} is not what was written")
+            }
+        }
+    }
+}
+
+/// Calls `each` with every record of a file. Gives whether the file goes on after its last whole block.
+pub fn read(file: &[u8], mut each: impl FnMut(Record<'static>)) -> Result<bool, Damage> {
+    if file.is_empty() {
+        return Err(Damage::Empty);
+    }
+    if file.len() < HEAD || &file[..8] != MAGIC {
+        return Err(Damage::NotARecording);
+    }
+    let number = |at: usize| file[at..at + 4].iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+    if number(8) != VERSION {
+        return Err(Damage::Version(number(8)));
+    }
+    let mut at = HEAD;
+    while file.len() - at >= BLOCK_HEAD {
+        let length = number(at) as usize;
+        if length > LARGEST_BLOCK {
+            return Err(Damage::At(at));
+        }
+        let Some(records) = file.get(at + BLOCK_HEAD..at + BLOCK_HEAD + length) else { return Ok(true) };
+        if checksum(records) != number(at + 4) {
+            return Err(Damage::At(at));
+        }
+        let mut cursor = Cursor(records);
+        while !cursor.0.is_empty() {
+            each(Record::take(&mut cursor).ok_or(Damage::At(at))?);
+        }
+        at += BLOCK_HEAD + length;
+    }
+    Ok(at < file.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Sink for Vec<u8> {
+        fn put(&mut self, bytes: &[u8]) {
+            self.extend_from_slice(bytes);
+        }
+    }
+    fn samples() -> Vec<Record<'static>> {
+        vec![
+            Record::Program { began: u64::MAX, process: 1, interval: 127, command: Cow::Borrowed(b"a\0b") },
+            Record::Sizes { time: 128, classes: Cow::Borrowed(&[6, 0, 1 << 63]) },
+            Record::Moved {
+                time: 1,
+                duration: 2,
+                thread: 3,
+                movement: Movement::Spill,
+                memory: Memory::Streaming,
+                tier: Tier::Cold,
+                mechanism: Mechanism::Copy,
+                bytes: 4,
+                address: 5,
+            },
+            Record::End { time: 300, blocks: 0, bytes: 0 },
+        ]
+    }
+    fn file(records: &[Record]) -> Vec<u8> {
+        let mut file = head().to_vec();
+        for record in records {
+            let mut bytes = Vec::new();
+            record.put(&mut bytes);
+            file.extend(block_head(&bytes));
+            file.extend(bytes);
+        }
+        file
+    }
+    fn read_all(file: &[u8]) -> Result<(Vec<Record<'static>>, bool), Damage> {
+        let mut records = Vec::new();
+        let cut = read(file, |record| records.push(record))?;
+        Ok((records, cut))
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        assert_eq!(read_all(&file(&samples())), Ok((samples(), false)));
+    }
+    #[test]
+    fn a_cut_file_gives_what_came_before_the_cut() {
+        let whole = file(&samples());
+        for length in HEAD..whole.len() {
+            let (records, _) = read_all(&whole[..length]).unwrap();
+            assert_eq!(records, samples()[..records.len()]);
+            assert!(records.len() < samples().len());
+        }
+    }
+    #[test]
+    fn every_changed_bit_is_found() {
+        let whole = file(&samples());
+        for bit in 0..8 * whole.len() {
+            let mut changed = whole.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            // A longer block reads as one that is cut off; four bytes of the head mean nothing yet.
+            match read_all(&changed) {
+                Err(_) => {}
+                Ok((records, cut)) => {
+                    assert!(cut && records.len() < samples().len() || (96..128).contains(&bit), "{bit}")
+                }
+            }
+        }
+        assert_eq!(read_all(b""), Err(Damage::Empty));
+        assert_eq!(read_all(b"#!/bin/sh\necho hello\n"), Err(Damage::NotARecording));
+    }
+}

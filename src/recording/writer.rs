@@ -1,0 +1,531 @@
+//! The recording under way: its file, and the thread that fills it.
+//!
+//! Nothing here allocates from a heap, so that a recorded program that runs on this library's malloc has no blocks of
+//! the recorder's among its own.
+use super::format::{self, BLOCK_HEAD, LARGEST_BLOCK, LARGEST_RECORD, Memory, Record, Sink};
+use super::{
+    DEPTH, EVENTS, Event, Figures, INTERVAL, Live, NUMBER, OFF, ON, STATE, Stack, Tiered, UNREAD,
+    USUAL_INTERVAL, modules, now, sources,
+};
+use crate::error::{Result, fail};
+use crate::log::log;
+use crate::os::environment::variable;
+use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::records::Records;
+use crate::os::system::{self, Errno, FileState};
+use crate::os::{fork, map::PAGE};
+use allocator_api2::vec::Vec;
+use core::ffi::{CStr, c_void};
+use core::fmt::Write as _;
+use core::sync::atomic::{AtomicBool, Ordering::*};
+use std::borrow::Cow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Once;
+use std::time::Duration;
+
+/// Enough for a path, and for a program with much thread-local memory.
+const STACK: usize = 256 << 10;
+const TICK: Duration = Duration::from_millis(5);
+const SLOWEST: u64 = 1_000_000_000;
+/// Samples at one pace.
+const PACE: u32 = 1000;
+/// Live blocks that are told at the end: the largest.
+const TOLD: usize = 256;
+/// The file's descriptor is out of the way of programs that count on theirs.
+const LEAST_DESCRIPTOR: i32 = 500;
+
+static RECORDING: Mutex<Option<Recording>> = Mutex::new(None);
+/// Whether the thread lives. Changed under the lock.
+static RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// Records that are not in the file yet.
+struct Buffer {
+    bytes: Vec<u8, Records>,
+}
+impl Sink for Buffer {
+    fn put(&mut self, bytes: &[u8]) {
+        // The room of a block, made once, is not exceeded: see `Recording::add`.
+        if self.bytes.len() + bytes.len() <= self.bytes.capacity() {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+}
+
+struct Recording {
+    file: OwnedFd,
+    state: FileState,
+    /// Bytes in the file.
+    length: u64,
+    buffer: Buffer,
+    /// When it began, and when the next sample is due, by the system's clock.
+    began: u64,
+    due: u64,
+    /// Nanoseconds from sample to sample, and samples left at this pace.
+    pace: u64,
+    left: u32,
+    /// Live bytes when sizes were told last.
+    told: usize,
+    /// Nothing has been taken from the queue yet.
+    new: bool,
+}
+
+impl Recording {
+    /// Writes what is in the buffer.
+    fn flush(&mut self) -> core::result::Result<(), Errno> {
+        if self.buffer.bytes.len() == BLOCK_HEAD {
+            return Ok(());
+        }
+        // Programs close descriptors that they do not know, and then get the number for a file of theirs.
+        if system::state_of(self.file.as_fd())?.identity != self.state.identity {
+            return Err(Errno(libc::EBADF));
+        }
+        let head = format::block_head(&self.buffer.bytes[BLOCK_HEAD..]);
+        self.buffer.bytes[..BLOCK_HEAD].copy_from_slice(&head);
+        let mut rest = &self.buffer.bytes[..];
+        while !rest.is_empty() {
+            let wrote = match system::write_at(self.file.as_fd(), rest, self.length) {
+                Ok(0) => return Err(Errno(libc::ENOSPC)),
+                Err(Errno(libc::EINTR)) => 0,
+                wrote => wrote?,
+            };
+            self.length += wrote as u64;
+            rest = &rest[wrote..];
+        }
+        self.buffer.bytes.truncate(BLOCK_HEAD);
+        Ok(())
+    }
+    /// Adds a record.
+    fn add(&mut self, record: &Record) -> core::result::Result<(), Errno> {
+        if self.buffer.bytes.len() + LARGEST_RECORD > BLOCK_HEAD + LARGEST_BLOCK {
+            self.flush()?;
+        }
+        record.put(&mut self.buffer);
+        Ok(())
+    }
+    /// A time since the recording began.
+    fn since(&self, time: u64) -> u64 {
+        time.saturating_sub(self.began)
+    }
+
+    fn begin(&mut self) -> core::result::Result<(), Errno> {
+        let mut wall = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: fills in the structure.
+        unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut wall) };
+        let mut command = [0; 4096];
+        let length = read_file(c"/proc/self/cmdline", &mut command);
+        self.add(&Record::Program {
+            began: wall.tv_sec as u64 * 1_000_000_000 + wall.tv_nsec as u64,
+            process: std::process::id().into(),
+            interval: super::interval() as u64,
+            command: Cow::Borrowed(&command[..length]),
+        })?;
+        Ok(())
+    }
+    fn add_modules(&mut self) -> core::result::Result<(), Errno> {
+        let mut result = Ok(());
+        modules::for_each(|module| {
+            let added = self.add(&Record::Module {
+                bias: module.bias as u64,
+                start: module.range.0 as u64,
+                end: module.range.1 as u64,
+                size: module.file.map_or(0, |file| file.size),
+                modified: module.file.map_or(0, |file| file.modified),
+                path: Cow::Borrowed(module.path),
+            });
+            if added.is_err() {
+                result = added;
+            }
+        });
+        result
+    }
+    /// What is to be done again and again.
+    fn tick(&mut self) -> core::result::Result<(), Errno> {
+        if core::mem::replace(&mut self.new, false) {
+            self.add_modules()?;
+        }
+        self.drain()?;
+        let time = now();
+        if time >= self.due {
+            self.sample(time)?;
+            self.due = time + self.pace;
+            self.left -= 1;
+            if self.left == 0 {
+                (self.left, self.pace) = (PACE, (2 * self.pace).min(SLOWEST));
+            }
+        }
+        self.flush()
+    }
+    /// Takes what is in the queue.
+    fn drain(&mut self) -> core::result::Result<(), Errno> {
+        // SAFETY: under the lock of the recording, so nobody else takes.
+        while let Some(event) = unsafe { EVENTS.pop() } {
+            self.add_event(&event)?;
+        }
+        match EVENTS.take_lost() {
+            0 => Ok(()),
+            events => {
+                let time = self.since(now());
+                self.add(&Record::Lost { time, events })
+            }
+        }
+    }
+    fn add_event(&mut self, event: &Event) -> core::result::Result<(), Errno> {
+        match event {
+            // Begun before the recording was: of one before it.
+            Event::Moved(e) if e.began < self.began => Ok(()),
+            Event::Contracted(e) if e.began < self.began => Ok(()),
+            Event::Moved(e) => self.add(&Record::Moved {
+                time: self.since(e.began),
+                duration: e.duration,
+                thread: e.thread,
+                movement: e.movement,
+                memory: e.memory,
+                tier: e.tier,
+                mechanism: e.mechanism,
+                bytes: e.bytes as u64,
+                address: e.address as u64,
+            }),
+            Event::Contracted(e) => {
+                let [rows, columns, sums] = e.axes.map(|sizes| sizes.map(|size| size as u64));
+                self.add(&Record::Contracted {
+                    time: self.since(e.began),
+                    duration: e.duration,
+                    thread: e.thread,
+                    flops: (8.0 * e.terms) as u64,
+                    tiered: e.tiered.into(),
+                    rows: Cow::Borrowed(until_zero(&rows)),
+                    columns: Cow::Borrowed(until_zero(&columns)),
+                    sums: Cow::Borrowed(until_zero(&sums)),
+                })
+            }
+            Event::Allocated(e) => {
+                let stack = numbers(&e.stack);
+                self.add(&Record::Allocated {
+                    time: self.since(e.time),
+                    address: e.address as u64,
+                    size: e.size as u64,
+                    weight: e.weight as u64,
+                    memory: e.memory,
+                    stack: Cow::Borrowed(until_zero(&stack)),
+                })
+            }
+            Event::Freed { time, address } => {
+                self.add(&Record::Freed { time: self.since(*time), address: *address as u64 })
+            }
+        }
+    }
+    fn sample(&mut self, time: u64) -> core::result::Result<(), Errno> {
+        let mut figures = Figures::default();
+        sources().for_each(|source| (source.figures)(&mut figures));
+        let tiered = |t: Tiered| [t.size, t.hot, t.warm, t.cold].map(|bytes| bytes as u64);
+        let (streaming, hierarchical) = (tiered(figures.streaming), tiered(figures.hierarchical));
+        let live = figures.live;
+        self.add(&Record::Sample {
+            time: self.since(time),
+            resident: resident(),
+            live: live as u64,
+            tensors: figures.tensors as u64,
+            held: figures.held as u64,
+            allocations: figures.allocations as u64,
+            frees: figures.frees as u64,
+            streaming: Cow::Borrowed(&streaming),
+            hierarchical: Cow::Borrowed(&hierarchical),
+            faults: figures.faults,
+            evictions: figures.evictions,
+            prefetches: figures.prefetches,
+        })?;
+        if live > 2 * self.told.max(PAGE) {
+            self.told = live;
+            self.add_sizes(time, &mut |_| ())?;
+        }
+        Ok(())
+    }
+    /// Adds how many live blocks of heaps there are of each size; `each` sees all that is live.
+    fn add_sizes(&mut self, time: u64, each: &mut dyn FnMut(Live)) -> core::result::Result<(), Errno> {
+        let mut classes = [[0; 2]; usize::BITS as usize + 1];
+        let mut count = |live: Live| {
+            each(live);
+            if matches!(live.memory, Memory::Streaming | Memory::Hierarchical) {
+                return;
+            }
+            let class = live.size.checked_next_power_of_two().map_or(usize::BITS, usize::ilog2);
+            classes[class as usize][0] += 1;
+            classes[class as usize][1] += live.size as u64;
+        };
+        sources().for_each(|source| (source.live)(&mut count));
+        let mut list = [0; 3 * (usize::BITS as usize + 1)];
+        let mut used = 0;
+        for (class, [blocks, bytes]) in classes.into_iter().enumerate().filter(|(_, [blocks, _])| *blocks > 0)
+        {
+            list[used..used + 3].copy_from_slice(&[class as u64, blocks, bytes]);
+            used += 3;
+        }
+        self.add(&Record::Sizes { time: self.since(time), classes: Cow::Borrowed(&list[..used]) })
+    }
+    /// Says what is live, and ends.
+    fn end(&mut self) -> core::result::Result<(), Errno> {
+        self.drain()?;
+        let time = now();
+        self.sample(time)?;
+        let (mut blocks, mut bytes) = (0, 0);
+        let mut largest = Largest::new();
+        self.add_sizes(time, &mut |live| {
+            (blocks, bytes) = (blocks + 1, bytes + live.size as u64);
+            largest.offer(live);
+        })?;
+        for live in largest.blocks[..largest.count].iter().flatten() {
+            let stack = sources().find_map(|source| (source.stack)(live.address)).unwrap_or([0; DEPTH]);
+            let stack = numbers(&stack);
+            self.add(&Record::Live {
+                address: live.address as u64,
+                size: live.size as u64,
+                memory: live.memory,
+                stack: Cow::Borrowed(until_zero(&stack)),
+            })?;
+        }
+        // Once more: the program has loaded others since.
+        self.add_modules()?;
+        self.add(&Record::End { time: self.since(now()), blocks, bytes })?;
+        self.flush()
+    }
+}
+
+fn numbers(stack: &Stack) -> [u64; DEPTH] {
+    stack.map(|address| address as u64)
+}
+fn until_zero(list: &[u64]) -> &[u64] {
+    &list[..list.iter().position(|number| *number == 0).unwrap_or(list.len())]
+}
+
+/// The largest live blocks, largest first.
+struct Largest {
+    blocks: [Option<Live>; TOLD],
+    count: usize,
+}
+impl Largest {
+    fn new() -> Largest {
+        Largest { blocks: [None; TOLD], count: 0 }
+    }
+    fn offer(&mut self, live: Live) {
+        let size = |place: Option<Live>| place.map_or(0, |live| live.size);
+        if self.count == TOLD && size(self.blocks[TOLD - 1]) >= live.size {
+            return;
+        }
+        let at = self.blocks[..self.count].partition_point(|kept| size(*kept) >= live.size);
+        self.count = (self.count + 1).min(TOLD);
+        self.blocks[at..self.count].rotate_right(1);
+        self.blocks[at] = Some(live);
+    }
+}
+
+/// The beginning of a file. Gives how much there is; nothing where it cannot be read.
+fn read_file(path: &CStr, buffer: &mut [u8]) -> usize {
+    system::open_to_read(path).and_then(|file| system::read_at(file.as_fd(), buffer, 0)).unwrap_or(0)
+}
+/// Resident memory of the process.
+fn resident() -> u64 {
+    let mut text = [0; 128];
+    let length = read_file(c"/proc/self/statm", &mut text);
+    let text = core::str::from_utf8(&text[..length]).unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * PAGE as u64
+}
+
+/// `path` with a zero at its end, and the number of this process for `%p`. None: too long.
+fn expanded<'a>(path: &[u8], buffer: &'a mut [u8; libc::PATH_MAX as usize]) -> Option<&'a CStr> {
+    struct Path<'a>(&'a mut [u8], usize);
+    impl core::fmt::Write for Path<'_> {
+        fn write_str(&mut self, text: &str) -> core::fmt::Result {
+            self.add(text.as_bytes()).ok_or(core::fmt::Error)
+        }
+    }
+    impl Path<'_> {
+        fn add(&mut self, bytes: &[u8]) -> Option<()> {
+            self.0.get_mut(self.1..self.1 + bytes.len())?.copy_from_slice(bytes);
+            self.1 += bytes.len();
+            Some(())
+        }
+    }
+    let mut out = Path(&mut buffer[..], 0);
+    let mut rest = path;
+    while let Some(at) = rest.windows(2).position(|pair| pair == b"%p") {
+        out.add(&rest[..at])?;
+        write!(out, "{}", std::process::id()).ok()?;
+        rest = &rest[at + 2..];
+    }
+    out.add(rest)?;
+    out.add(&[0])?;
+    CStr::from_bytes_until_nul(buffer).ok()
+}
+
+/// Opens the file, for this process alone.
+fn open(path: &CStr) -> core::result::Result<(OwnedFd, FileState), Errno> {
+    let file = system::open(path, libc::O_CREAT)?;
+    system::lock_file(file.as_fd())?;
+    let file = system::move_descriptor(file, LEAST_DESCRIPTOR)?;
+    system::set_length(file.as_fd(), 0)?;
+    let head = format::head();
+    match system::write_at(file.as_fd(), &head, 0)? {
+        wrote if wrote == head.len() => {}
+        _ => return Err(Errno(libc::ENOSPC)),
+    }
+    let state = system::state_of(file.as_fd())?;
+    Ok((file, state))
+}
+
+/// Begins a recording into the file at `path`, which is made or replaced. InvalidArgument while there is one, Io.
+pub fn start(path: &[u8]) -> Result<()> {
+    install();
+    start_holding(RECORDING.lock(), path)
+}
+fn install() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        fork::register(fork::Rank::Recording, &HOOKS);
+        if system::at_exit(at_exit).is_err() {
+            log!(Warning, "no memory for a handler at exit: a recording will have no end");
+        }
+    });
+}
+fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> Result<()> {
+    if recording.is_some() {
+        return fail!(InvalidArgument, "a recording is under way");
+    }
+    let text = String::from_utf8_lossy;
+    let mut buffer = [0; libc::PATH_MAX as usize];
+    let Some(name) = expanded(path, &mut buffer) else {
+        return fail!(InvalidArgument, "the name of the recording is too long");
+    };
+    let mut bytes = Vec::new_in(Records);
+    if bytes.try_reserve_exact(BLOCK_HEAD + LARGEST_BLOCK).is_err() {
+        return fail!(OutOfMemory, "no memory for a recording");
+    }
+    bytes.resize(BLOCK_HEAD, 0);
+    let (file, state) = match open(name) {
+        Ok(opened) => opened,
+        Err(Errno(libc::EWOULDBLOCK)) => {
+            return fail!(Io, "{}: another process records into it", text(path));
+        }
+        Err(Errno(error)) => return fail!(Io, "{}: error {error}", text(path)),
+    };
+    let interval = variable(c"UNIMEM_TRACE_INTERVAL")
+        .and_then(|text| core::str::from_utf8(text).ok()?.parse().ok())
+        .filter(|interval| *interval > 0);
+    INTERVAL.store(interval.unwrap_or(USUAL_INTERVAL), Relaxed);
+    let began = now();
+    let mut new = Recording {
+        file,
+        state,
+        length: format::HEAD as u64,
+        buffer: Buffer { bytes },
+        began,
+        due: began,
+        pace: TICK.as_nanos() as u64,
+        left: PACE,
+        told: 0,
+        new: true,
+    };
+    if new.begin().is_err() {
+        return fail!(Io, "{}: cannot be written", text(path));
+    }
+    *recording = Some(new);
+    EVENTS.take_lost();
+    NUMBER.fetch_add(1, Relaxed);
+    STATE.store(ON, Release);
+    if !RUNNING.load(Relaxed) {
+        // What starting a thread allocates is recorded already; it goes to the queue, which takes no lock.
+        if let Err(Errno(error)) = system::start_thread(STACK, run) {
+            STATE.store(OFF, Release);
+            *recording = None;
+            return fail!(OutOfMemory, "no thread for a recording: error {error}");
+        }
+        RUNNING.store(true, Relaxed);
+    }
+    Ok(())
+}
+
+/// Begins the recording that the environment asks for.
+#[cold]
+pub(super) fn start_as_asked() {
+    // One does it; what beginning allocates leads here again where the library is malloc.
+    static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+    let Some(path) = variable(c"UNIMEM_TRACE").filter(|path| !path.is_empty()) else {
+        let _ = STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed);
+        return;
+    };
+    if UNDER_WAY.swap(true, AcqRel) {
+        return;
+    }
+    install();
+    // Without waiting: the caller may hold locks that come after this one. The next allocation tries again.
+    let Some(recording) = RECORDING.try_lock() else { return UNDER_WAY.store(false, Release) };
+    if STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed).is_err() {
+        return; // the program has begun one itself
+    }
+    if start_holding(recording, path).is_err() {
+        log!(Error, "UNIMEM_TRACE: nothing is recorded into {}", String::from_utf8_lossy(path));
+    }
+}
+
+/// Ends the recording. InvalidArgument when there is none, Io when its file is not whole.
+pub fn stop() -> Result<()> {
+    let mut recording = RECORDING.lock();
+    let Some(mut ended) = recording.take() else {
+        return fail!(InvalidArgument, "nothing is recorded");
+    };
+    STATE.store(OFF, Release);
+    match ended.end() {
+        Ok(()) => Ok(()),
+        Err(Errno(error)) => fail!(Io, "the recording could not be written to its end: error {error}"),
+    }
+}
+extern "C" fn at_exit() {
+    if super::is_on() && stop().is_err() {
+        log!(Error, "the recording could not be written to its end");
+    }
+}
+
+extern "C" fn run(_: *mut c_void) -> *mut c_void {
+    loop {
+        let mut recording = RECORDING.lock();
+        let Some(under_way) = &mut *recording else {
+            RUNNING.store(false, Relaxed);
+            return core::ptr::null_mut();
+        };
+        let failed = under_way.tick().err();
+        if failed.is_some() {
+            *recording = None;
+            STATE.store(OFF, Release);
+        }
+        drop(recording);
+        if let Some(Errno(error)) = failed {
+            // Without the lock: the program's callback may use the library.
+            log!(Error, "the recording ends here: its file cannot be written, error {error}");
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+static HOOKS: fork::Hooks = fork::Hooks {
+    prepare: || core::mem::forget(RECORDING.lock()),
+    parent: unlock,
+    child: || {
+        if STATE.load(Relaxed) == ON {
+            STATE.store(OFF, Relaxed);
+        }
+        RUNNING.store(false, Relaxed);
+        // SAFETY: the only thread of the child, which has the lock since `prepare`.
+        unsafe {
+            EVENTS.reset();
+            *RECORDING.data_ptr() = None;
+        }
+        unlock();
+    },
+};
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    unsafe { RECORDING.force_unlock() }
+}
+
+const _: () = assert!(DEPTH * 10 + 64 < LARGEST_RECORD && 3 * 65 * 10 + 64 < LARGEST_RECORD);
+const _: () = assert!(libc::PATH_MAX as usize + 128 < LARGEST_RECORD);

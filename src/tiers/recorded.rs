@@ -1,0 +1,65 @@
+//! What recordings (crate::recording) learn from the tiers: figures, live regions, and chunks that come and go.
+use super::fault::Mechanism;
+use super::region::Region;
+use super::{fork, gate};
+use crate::heap::debug;
+use crate::recording::{self, Begun, Figures, Layer, Live, Memory, Movement, Source, Tier};
+
+static SOURCE: Source = Source { figures, live, stack: |_| None };
+
+/// Makes recordings know the tiers.
+pub fn install() {
+    recording::register(Layer::Tiers, &SOURCE);
+}
+fn each_region(mut each: impl FnMut(&Region)) {
+    let _inside = gate::enter();
+    fork::each(|engine| engine.regions().iter().for_each(|region| each(region)));
+}
+fn figures(figures: &mut Figures) {
+    each_region(|region| {
+        let residency = region.residency();
+        let kind = match region.memory_kind() {
+            Memory::Hierarchical => &mut figures.hierarchical,
+            _ => &mut figures.streaming,
+        };
+        kind.size += region.size();
+        kind.hot += residency.hot_bytes;
+        kind.warm += residency.warm_bytes;
+        kind.cold += residency.cold_bytes;
+        figures.faults += residency.faults;
+        figures.evictions += residency.evictions;
+        figures.prefetches += residency.prefetches;
+    });
+}
+fn live(each: &mut dyn FnMut(Live)) {
+    each_region(|region| {
+        each(Live { address: region.start(), size: region.size(), memory: region.memory_kind() });
+    });
+}
+
+impl Region {
+    /// As recordings call it.
+    fn memory_kind(&self) -> Memory {
+        if self.tolerance().is_some() { Memory::Hierarchical } else { Memory::Streaming }
+    }
+    /// Chunk `index` came or went.
+    pub(super) fn record(&self, begun: Begun, movement: Movement, tier: Tier, index: usize) {
+        let mechanism = match self.engine().mechanism() {
+            Mechanism::Move => recording::Mechanism::Move,
+            Mechanism::Copy => recording::Mechanism::Copy,
+            Mechanism::Signal => recording::Mechanism::Signal,
+            Mechanism::None => recording::Mechanism::None,
+        };
+        let what = (movement, self.memory_kind(), tier, mechanism);
+        recording::moved(begun, what, self.chunk_size(), self.span_of(index).start);
+    }
+    /// The region was allocated, or has another size now.
+    pub fn record_allocation(&self) {
+        recording::start_if_asked();
+        if recording::is_on()
+            && let Some(stack) = debug::walk_stack()
+        {
+            recording::allocated(self.start(), self.size(), self.size(), self.memory_kind(), stack);
+        }
+    }
+}
