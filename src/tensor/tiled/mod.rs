@@ -50,7 +50,7 @@ pub fn multiply(
     recording::start_if_asked();
     let begun = recording::begin();
     let tiered = [left.home, right.home, out.home].iter().any(Option::is_some);
-    multiply_anywhere(product, left, right, out, budget, tick)?;
+    multiply_anywhere(product, left, right, out, budget, next, tick)?;
     if recording::is_on() {
         let sizes = |axes: &'_ [Axis]| axes.iter().map(|axis| axis.size).collect::<Vec<_>>().into_iter();
         let mut axes = [sizes(&product.rows), sizes(&product.columns), sizes(&product.sums)];
@@ -64,6 +64,7 @@ fn multiply_anywhere(
     right: Source,
     out: &mut Target,
     budget: usize,
+    next: Option<&dyn Home>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
     if left.home.is_none() && right.home.is_none() && out.home.is_none() {

@@ -159,8 +159,8 @@ fn improve<P: Prediction>(plan: Plan, numbers: &[i32; GROUP]) -> Plan {
 fn predict<P: Prediction>(numbers: &[i32; GROUP], least: i32, values: &mut Group) {
     let flat = values.as_flattened_mut();
     flat[..P::FIRST].fill(0);
-    for i in P::FIRST..GROUP {
-        flat[i] = (P::residual(numbers, i) - least) as u32;
+    for (i, value) in flat.iter_mut().enumerate().skip(P::FIRST) {
+        *value = (P::residual(numbers, i) - least) as u32;
     }
 }
 
