@@ -28,3 +28,9 @@ bench-contraction:
 	@echo "== contraction"
 	@$(CARGO) bench --quiet --locked --bench contraction -- --rivals
 bench: bench-contraction
+# The coders of chunks: ratio, speed beside a plain copy, on every instruction set here.
+.PHONY: bench-codec
+bench-codec:
+	@echo "== codecs of tiered memory"
+	@$(CARGO) bench --quiet --locked --bench tiers_codec
+bench: bench-codec
