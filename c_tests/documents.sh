@@ -97,7 +97,7 @@ blocks() {
 }
 
 for document in README.md docs/*.md; do
-    rm -f "$D"/blocks/* "$D/scratch/program.c"
+    rm -f "$D"/blocks/* "$D/scratch/program.c" "$D/scratch/program"
     blocks "$document" >"$D/list"
     while read -r line language file why; do
         name="$document:$line ($language)"
