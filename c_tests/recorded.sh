@@ -272,7 +272,8 @@ unwritable() { gives 1 "$unimem" report -o "$D/no/page.html" "$D/environment.tra
 # The disk of the recording is full: the program does what it does without one, and the log says so.
 full() {
     mount -t tmpfs -o size=16k tmpfs "$D/small" || return 1
-    UNIMEM_LOG=error UNIMEM_TRACE=$D/small/trace gives 0 "$D/recorded" && says err "recording ends here" && says out leaked_bytes
+    UNIMEM_LOG=error UNIMEM_TRACE=$D/small/trace gives 0 "$D/recorded" && says out leaked_bytes &&
+        { says err "recording ends here" || says err "could not be written to its end"; } # noticed by the last write
     held=$?
     umount "$D/small"
     return $held

@@ -97,6 +97,7 @@ impl System {
     /// A system whose blocks are aligned to `alignment` (rounded up to a power of two; 0: 64) where a request does
     /// not say, with guards from the beginning if `monitoring`.
     pub fn new(alignment: usize, monitoring: bool) -> Result<System> {
+        slots::install();
         Ok(System {
             alignment: rounded_alignment(alignment, LEAST_ALIGNMENT)?,
             heap: Heap::create(&HeapParams::default())?,

@@ -9,8 +9,7 @@ use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, RESERVED};
 use crate::os::{fork, lock::Mutex};
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
-use std::sync::Once;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
 
 /// Slots in all.
 pub const SLOTS: usize = 160;
@@ -32,12 +31,16 @@ pub fn heap_id(slot: usize) -> usize {
     if slot < RESERVED { slot } else { HEAP_IDS[slot - RESERVED].load(Relaxed) }
 }
 
-fn install() {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| {
+/// Makes fork know this file's locks. Whoever makes a pool or a system calls it too, as its end takes the lock: at the
+/// first use it would be too late for a fork under way. No `Once`, which a child could inherit half done; doing it
+/// twice does nothing.
+pub fn install() {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if !INSTALLED.load(Acquire) {
         fork::register(fork::Rank::Instances, &HOOKS);
         fork::register(fork::Rank::Tracking, &TRACKING_HOOKS);
-    });
+        INSTALLED.store(true, Release);
+    }
 }
 static HOOKS: fork::Hooks =
     fork::Hooks { prepare: || core::mem::forget(LOCK.lock()), parent: unlock, child: unlock };
@@ -133,7 +136,6 @@ pub fn adopt(heap: &'static Heap) -> Result<usize> {
 
 /// Closes the slot of a heap that its owner is about to end; what is tracked is reported.
 pub fn disown(heap: &'static Heap) {
-    install(); // also a program that never opens an instance may fork meanwhile
     let lock = LOCK.lock();
     for slot in ADOPTED {
         if get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)) {
