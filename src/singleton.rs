@@ -9,7 +9,6 @@ use crate::log::log;
 use crate::os::{fork, lock::Mutex};
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
-use std::sync::Once;
 
 /// Leaks named one by one in the log.
 const LEAKS_LOGGED: usize = 16;
@@ -20,8 +19,7 @@ static REFERENCES: Mutex<usize> = Mutex::new(0);
 static TRACKED: TrackingTable = TrackingTable::new();
 
 fn install() {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| fork::register(fork::Rank::Singleton, &HOOKS));
+    fork::register(fork::Rank::Singleton, &HOOKS);
 }
 static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {

@@ -16,7 +16,6 @@ use crate::os::{fork, lock::Mutex, lock::MutexGuard};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use pool::Pool;
-use std::sync::Once;
 
 /// Least alignment of a block.
 const LEAST_ALIGNMENT: usize = 64;
@@ -32,8 +31,7 @@ static GUARDED: TrackingTable = TrackingTable::new();
 
 /// Takes the lock under which systems and pools come and go.
 pub fn structure() -> Structure {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| fork::register(fork::Rank::Systems, &HOOKS));
+    fork::register(fork::Rank::Systems, &HOOKS);
     STRUCTURE.lock()
 }
 static HOOKS: fork::Hooks = fork::Hooks {

@@ -10,7 +10,6 @@ use crate::log;
 use crate::os::{fork, lock::Mutex, records, thread};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
-use std::sync::Once;
 
 /// Ids that callers choose themselves; all other heaps get the next free one.
 pub const RESERVED: usize = 96;
@@ -48,16 +47,13 @@ impl Registry {
 /// A heap record for service: the one with the reserved `id`, which no heap in use has, or any other. None when memory
 /// is short.
 pub fn take_record(id: Option<usize>) -> Option<&'static Heap> {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| {
-        thread::at_exit(end_thread);
-        records::register_fork_hooks();
-        arena::register_fork_hooks();
-        attributes::register_fork_hooks();
-        log::register_fork_hooks();
-        fork::register(fork::Rank::Heaps, &HOOKS);
-        recorded::install();
-    });
+    thread::at_exit(end_thread);
+    records::register_fork_hooks();
+    arena::register_fork_hooks();
+    attributes::register_fork_hooks();
+    log::register_fork_hooks();
+    fork::register(fork::Rank::Heaps, &HOOKS);
+    recorded::install();
     let mut registry = REGISTRY.lock();
     let known = id.map_or(registry.spare, |id| registry.reserved[id]);
     // SAFETY: heap records live for ever.

@@ -9,7 +9,7 @@ use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, RESERVED};
 use crate::os::{fork, lock::Mutex};
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 
 /// Slots in all.
 pub const SLOTS: usize = 160;
@@ -32,15 +32,10 @@ pub fn heap_id(slot: usize) -> usize {
 }
 
 /// Makes fork know this file's locks. Whoever makes a pool or a system calls it too, as its end takes the lock: at the
-/// first use it would be too late for a fork under way. No `Once`, which a child could inherit half done; doing it
-/// twice does nothing.
+/// first use it would be too late for a fork under way.
 pub fn install() {
-    static INSTALLED: AtomicBool = AtomicBool::new(false);
-    if !INSTALLED.load(Acquire) {
-        fork::register(fork::Rank::Instances, &HOOKS);
-        fork::register(fork::Rank::Tracking, &TRACKING_HOOKS);
-        INSTALLED.store(true, Release);
-    }
+    fork::register(fork::Rank::Instances, &HOOKS);
+    fork::register(fork::Rank::Tracking, &TRACKING_HOOKS);
 }
 static HOOKS: fork::Hooks =
     fork::Hooks { prepare: || core::mem::forget(LOCK.lock()), parent: unlock, child: unlock };

@@ -55,10 +55,15 @@ pub struct Hooks {
 static HOOKS: [AtomicPtr<Hooks>; RANKS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; RANKS];
 
 /// Registers `hooks`; the first call installs the handlers for the life of the process. Where the system has no memory
-/// for that, the next one tries again.
+/// for that, the next one tries again. Once that is done it costs two loads: to be called wherever it could be the first
+/// time, and never through a `Once`, which a child could inherit half done.
 pub fn register(rank: Rank, hooks: &'static Hooks) {
-    HOOKS[rank as usize].store(core::ptr::from_ref(hooks).cast_mut(), Release);
     static INSTALLED: AtomicBool = AtomicBool::new(false);
+    let hooks = core::ptr::from_ref(hooks).cast_mut();
+    if HOOKS[rank as usize].load(Acquire) == hooks && INSTALLED.load(Acquire) {
+        return;
+    }
+    HOOKS[rank as usize].store(hooks, Release);
     if !INSTALLED.swap(true, AcqRel) {
         // SAFETY: three functions without arguments that live as long as the process (the library is never unloaded).
         if unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) } != 0 {
