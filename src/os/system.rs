@@ -103,17 +103,16 @@ pub fn prefer_node(address: usize, length: usize, mask: &[usize]) -> Result<(), 
 
 /// open, for reading and writing, mode 0600.
 pub fn open(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
-    check(Operation::Open)?;
-    // SAFETY: a zero-terminated path; makes a descriptor that is ours alone.
-    let file = unsafe { libc::open(path.as_ptr(), flags | libc::O_RDWR | libc::O_CLOEXEC, 0o600) };
-    // SAFETY: just opened.
-    if file < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(file) }) }
+    open_as(path, flags | libc::O_RDWR)
 }
 /// open, for reading.
 pub fn open_to_read(path: &CStr) -> Result<OwnedFd, Errno> {
+    open_as(path, libc::O_RDONLY)
+}
+fn open_as(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
     check(Operation::Open)?;
     // SAFETY: a zero-terminated path; makes a descriptor that is ours alone.
-    let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    let file = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, 0o600) };
     // SAFETY: just opened.
     if file < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(file) }) }
 }

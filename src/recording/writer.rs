@@ -9,14 +9,13 @@ use super::{
 };
 use crate::error::{Result, fail};
 use crate::log::log;
-use crate::os::environment::variable;
+use crate::os::environment::{variable, with_process_number};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::records::Records;
 use crate::os::system::{self, Errno, FileState};
 use crate::os::{fork, map::PAGE};
 use allocator_api2::vec::Vec;
 use core::ffi::{CStr, c_void};
-use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
@@ -331,33 +330,6 @@ fn resident() -> u64 {
     pages.unwrap_or(0) * PAGE as u64
 }
 
-/// `path` with a zero at its end, and the number of this process for `%p`. None: too long.
-fn expanded<'a>(path: &[u8], buffer: &'a mut [u8; libc::PATH_MAX as usize]) -> Option<&'a CStr> {
-    struct Path<'a>(&'a mut [u8], usize);
-    impl core::fmt::Write for Path<'_> {
-        fn write_str(&mut self, text: &str) -> core::fmt::Result {
-            self.add(text.as_bytes()).ok_or(core::fmt::Error)
-        }
-    }
-    impl Path<'_> {
-        fn add(&mut self, bytes: &[u8]) -> Option<()> {
-            self.0.get_mut(self.1..self.1 + bytes.len())?.copy_from_slice(bytes);
-            self.1 += bytes.len();
-            Some(())
-        }
-    }
-    let mut out = Path(&mut buffer[..], 0);
-    let mut rest = path;
-    while let Some(at) = rest.windows(2).position(|pair| pair == b"%p") {
-        out.add(&rest[..at])?;
-        write!(out, "{}", std::process::id()).ok()?;
-        rest = &rest[at + 2..];
-    }
-    out.add(rest)?;
-    out.add(&[0])?;
-    CStr::from_bytes_until_nul(buffer).ok()
-}
-
 /// Opens the file, for this process alone.
 fn open(path: &CStr) -> core::result::Result<(OwnedFd, FileState), Errno> {
     let file = system::open(path, libc::O_CREAT)?;
@@ -393,7 +365,7 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
     }
     let text = String::from_utf8_lossy;
     let mut buffer = [0; libc::PATH_MAX as usize];
-    let Some(name) = expanded(path, &mut buffer) else {
+    let Some(name) = with_process_number(path, &mut buffer) else {
         return fail!(InvalidArgument, "the name of the recording is too long");
     };
     let mut bytes = Vec::new_in(Records);

@@ -130,7 +130,7 @@ impl Engine {
             let _arrangement = self.arrangement.lock();
             if self.regions().is_empty() {
                 // The crew may still have pages in hand; whoever comes next must not find them charged.
-                self.wait_for_transits();
+                self.wait_for_none(&self.transits);
                 self.give_back();
                 self.purse.close();
                 self.close_files_left();
@@ -300,11 +300,11 @@ impl Engine {
         self.begin_transit();
         InHand(self)
     }
-    /// Waits until nobody holds a claim or has pages in hand. While there is no region, and none can be made.
-    fn wait_for_transits(&self) {
+    /// Waits until a count of claims and of pages in hand is zero. While nobody can begin another.
+    pub(super) fn wait_for_none(&self, transits: &AtomicU32) {
         loop {
             let seen = self.progress();
-            if self.transits.load(SeqCst) == 0 {
+            if transits.load(SeqCst) == 0 {
                 return;
             }
             self.wait_for_progress(seen);

@@ -48,17 +48,15 @@ impl Engine {
             };
             if self.hot_chunks(staging) <= 1 {
                 // It may be the other half of an access that spans two, which would go on for ever: rather anything else.
-                let (ahead, room) = match self.unstage(staging) {
-                    Some(ahead) => (Some(ahead), Ok(true)),
-                    None => (None, self.make_room(staging, workspace)),
-                };
-                if !matches!(room, Ok(false)) {
+                if let Some(ahead) = self.unstage(staging) {
+                    staging.put_empty(slot);
+                    return Ok(ahead);
+                }
+                let room = self.make_room(staging, workspace);
+                if room != Ok(false) {
                     staging.put_empty(slot);
                     room?;
-                    match ahead {
-                        Some(ahead) => return Ok(ahead),
-                        None => continue,
-                    }
+                    continue;
                 }
             }
             match self.evict_into(staging, slot, workspace) {

@@ -10,7 +10,7 @@ use super::transit::Transit;
 use super::trouble::Trouble;
 use super::{codec, crew, workspace};
 use crate::os::map::PAGE;
-use crate::recording::{self, Movement, Tier};
+use crate::recording::{self, Movement};
 use core::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use twox_hash::XxHash3_128;
@@ -37,17 +37,6 @@ pub(super) fn checksum(bytes: &[u8]) -> u64 {
 }
 pub(super) fn whole_pages(length: usize) -> usize {
     length.next_multiple_of(PAGE)
-}
-
-/// Where the contents of a claimed chunk are.
-fn source_of(transit: &mut Transit) -> Tier {
-    let warm = transit.stored().warm != 0;
-    match transit.from {
-        Phase::Zero => Tier::Zero,
-        Phase::Staged => Tier::Staged,
-        _ if warm => Tier::Warm,
-        _ => Tier::Cold,
-    }
 }
 
 impl Region {
@@ -160,7 +149,7 @@ impl Engine {
     ) -> Result<(), Trouble> {
         let (region, from, index) = (transit.region, transit.from, transit.index);
         let begun = recording::begin();
-        let tier = source_of(&mut transit);
+        let tier = transit.tier();
         match self.place(&mut transit, access, pinned, workspace) {
             Ok(()) => {
                 let counters = &region.counters;
@@ -251,7 +240,7 @@ impl Engine {
         let (region, index) = (transit.region, transit.index);
         let staging = region.staging();
         let begun = recording::begin();
-        let tier = source_of(&mut transit);
+        let tier = transit.tier();
         let Ok(mut slot) = self.full_slot(region, workspace) else {
             return transit.settle(Phase::Stored, Settle::default());
         };

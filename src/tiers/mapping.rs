@@ -103,21 +103,11 @@ pub fn populate(span: Span) -> Result<(), Errno> {
         result => result,
     }
 }
-/// Whether all pages are in RAM. Pages that are swapped out are not.
-pub fn all_present(span: Span) -> bool {
-    const MOST: usize = 512;
-    let mut seen = [0u8; MOST];
-    let mut at = span.start;
-    while at < span.start + span.length {
-        let length = (span.start + span.length - at).min(MOST * PAGE);
-        // SAFETY: writes one byte a page, for which there is room; the range is only asked about.
-        let result = unsafe { libc::mincore(at as *mut libc::c_void, length, seen.as_mut_ptr()) };
-        if result != 0 || seen[..length.div_ceil(PAGE)].iter().any(|page| page & 1 == 0) {
-            return false;
-        }
-        at += length;
-    }
-    true
+/// Whether the page at `address` is in RAM. One that is swapped out is not.
+pub fn is_present(address: usize) -> bool {
+    let mut seen = 0u8;
+    // SAFETY: writes one byte, for which there is room; the page is only asked about.
+    unsafe { libc::mincore(address as *mut libc::c_void, PAGE, &mut seen) == 0 && seen & 1 != 0 }
 }
 /// Gives the pages back, locked ones too (a program may have called mlockall).
 ///

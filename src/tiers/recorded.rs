@@ -1,6 +1,8 @@
 //! What recordings (crate::recording) learn from the tiers: figures, live regions, and chunks that come and go.
 use super::fault::Mechanism;
 use super::region::Region;
+use super::state::Phase;
+use super::transit::Transit;
 use super::{fork, gate};
 use crate::heap::debug;
 use crate::recording::{self, Begun, Figures, Layer, Live, Memory, Movement, Source, Tier};
@@ -37,6 +39,20 @@ fn live(each: &mut dyn FnMut(Live)) {
     });
 }
 
+impl Transit<'_> {
+    /// Where the chunk is stored.
+    pub(super) fn home(&mut self) -> Tier {
+        if self.stored().warm != 0 { Tier::Warm } else { Tier::Cold }
+    }
+    /// Where the contents of a chunk that is not in place are.
+    pub(super) fn tier(&mut self) -> Tier {
+        match self.from {
+            Phase::Zero => Tier::Zero,
+            Phase::Staged => Tier::Staged,
+            _ => self.home(),
+        }
+    }
+}
 impl Region {
     /// As recordings call it.
     fn memory_kind(&self) -> Memory {

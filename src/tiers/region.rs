@@ -271,13 +271,7 @@ impl Region {
     }
     /// Waits until nobody holds a claim. Nobody may know the region any more.
     pub(super) fn wait_for_transits(&self) {
-        loop {
-            let seen = self.engine.progress();
-            if self.transits.load(SeqCst) == 0 {
-                return;
-            }
-            self.engine.wait_for_progress(seen);
-        }
+        self.engine.wait_for_none(&self.transits);
     }
     /// In a child that cannot serve faults: makes every touch an error.
     pub(super) fn forbid(&self) {

@@ -19,11 +19,6 @@ const WORTH_KEEPING: usize = 7;
 /// Chunks tried before giving up making room in RAM.
 const ATTEMPTS: usize = 4;
 
-/// Where a claimed chunk is stored.
-fn home_of(transit: &mut Transit) -> Tier {
-    if transit.stored().warm != 0 { Tier::Warm } else { Tier::Cold }
-}
-
 impl Engine {
     /// Stores the chunk whose pages are in `slot`, settles it, and gives the slot back. If it cannot be stored it
     /// goes back in place.
@@ -44,7 +39,7 @@ impl Engine {
             counters.note_kept(clean);
             if clean {
                 counters.evictions.fetch_add(1, Relaxed);
-                let tier = home_of(&mut transit);
+                let tier = transit.home();
                 transit.settle(Phase::Stored, Settle::default());
                 region.record(begun, Movement::Eviction, tier, index);
                 return Ok(slot);
@@ -75,7 +70,7 @@ impl Engine {
         match self.keep(&mut transit, form, &mut memory[..whole_pages(length).max(length)], length) {
             Ok(()) => {
                 counters.evictions.fetch_add(1, Relaxed);
-                let tier = home_of(&mut transit);
+                let tier = transit.home();
                 transit.settle(Phase::Stored, Settle::default());
                 region.record(begun, Movement::Eviction, tier, index);
                 Ok(slot)

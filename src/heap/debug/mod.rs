@@ -23,7 +23,6 @@ mod report;
 mod trace;
 
 pub use report::write as write_report;
-pub use trace::Stack;
 
 use super::guard::{self, GUARD};
 use super::span::Span;
@@ -32,6 +31,7 @@ use crate::error::{Error, Result, fail};
 use crate::log::log;
 use crate::os::environment::variable;
 use crate::os::{fork, records::Records};
+use crate::recording::Stack;
 use allocator_api2::vec::Vec;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};

@@ -13,15 +13,17 @@ use super::super::{Block, registry};
 use super::{damaged_by, findings, guards_are_on, live_blocks, reachable, regions, trace, traces_are_on};
 use crate::error::{Result, fail};
 use crate::log::{Level, is_wanted, log};
-use crate::os::environment::variable;
+use crate::os::environment::{variable, with_process_number};
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
+use crate::os::system;
 use allocator_api2::vec::Vec;
 use core::cmp::Reverse;
+use core::ffi::CStr;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Sites named in JSON: a large program has thousands, whose names take seconds to find.
@@ -157,15 +159,10 @@ pub(super) unsafe fn unlock() {
 /// The file that `UNIMEM_DEBUG_REPORT` names; `%p` in it is the process's number.
 fn file() -> Option<PathBuf> {
     let name = variable(c"UNIMEM_DEBUG_REPORT").filter(|name| !name.is_empty())?;
-    let mut path = std::vec::Vec::new();
-    let mut rest = name;
-    while let Some(at) = rest.windows(2).position(|two| two == b"%p") {
-        path.extend_from_slice(&rest[..at]);
-        path.extend_from_slice(std::process::id().to_string().as_bytes());
-        rest = &rest[at + 2..];
-    }
-    path.extend_from_slice(rest);
-    Some(PathBuf::from(OsString::from_vec(path)))
+    let mut buffer = [0; libc::PATH_MAX as usize];
+    // What is too long stays as it is: writing there is an error, and is told.
+    let path = with_process_number(name, &mut buffer).map_or(name, CStr::to_bytes);
+    Some(PathBuf::from(OsStr::from_bytes(path)))
 }
 /// Something was found: the file has it from now on. What cannot be written now is tried again at the end.
 pub(super) fn note_finding() {
@@ -183,8 +180,7 @@ pub(super) fn at_exit() {
             finish(&raw const frame as usize);
         }
     }
-    // SAFETY: a function that lives as long as the process (the library is never unloaded).
-    if unsafe { libc::atexit(exiting) } != 0 {
+    if system::at_exit(exiting).is_err() {
         log!(Warning, "UNIMEM_DEBUG_REPORT will not be written: no memory for a handler at exit");
     }
 }

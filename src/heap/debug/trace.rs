@@ -1,11 +1,12 @@
 //! Call stacks: each different one is stored once, by its hash; a live block knows the hash of the one that allocated it.
 //!
-//! Walking a stack allocates nothing and takes no lock (that of the dynamic loader with a C library older than glibc 2.35,
-//! and never one of ours). Names are looked up only where something is told to
-//! people, and under a lock of their own: fork waits for it, so that no child inherits the symboliser's locks half taken.
+//! Walking a stack allocates nothing and takes no lock (that of the dynamic loader with a C library older than glibc
+//! 2.35, and never one of ours). Names are looked up only where something is told to people, and under a lock of their
+//! own: fork waits for it, so that no child inherits the symboliser's locks half taken.
 use super::regions;
 use crate::log::log;
 use crate::os::{lock::Mutex, records::Records, thread};
+use crate::recording::{DEPTH, Stack};
 use allocator_api2::vec::Vec;
 use core::ffi::c_void;
 use core::hash::BuildHasher;
@@ -14,14 +15,10 @@ use core::sync::atomic::Ordering::Relaxed;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-/// Calls remembered of a stack.
-pub(super) const DEPTH: usize = 32;
 /// A stack that is not known.
 pub(super) const UNKNOWN: u64 = 0;
 const SEED: FixedState = FixedState::with_seed(0);
 
-/// Return addresses, innermost first; 0 beyond the last.
-pub type Stack = [usize; DEPTH];
 struct Traces {
     stacks: HashMap<u64, Stack, FixedState, Records>,
     blocks: HashMap<usize, u64, FixedState, Records>,

@@ -2,7 +2,7 @@
 use crate::os::injection::{Operation, Strike, strike};
 use crate::os::map::PAGE;
 use crate::os::system;
-use crate::tiers::mapping::{self, Errno, Span};
+use crate::tiers::mapping::{Errno, Span, is_present};
 use core::sync::atomic::{AtomicI32, Ordering::*};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
@@ -142,13 +142,12 @@ impl Userfaultfd {
     /// Moves pages. Gives how many bytes went, and the error that stopped it.
     ///
     /// Linux 6.18 miscounts: where a move is disturbed and the system itself tries again, it moves pages (up to 512)
-    /// without counting them, and then stops with EEXIST at the first of them (a loop of moves beside a loop of
-    /// forks meets it within a second). So EEXIST
-    /// is believed only where the page is in both places; otherwise what has gone uncounted comes back and goes
-    /// again. A page is in one of the two places at any moment, so nothing that is stored meanwhile is lost.
+    /// without counting them, and then stops with EEXIST at the first of them (a loop of moves beside a loop of forks
+    /// meets it within a second). So EEXIST is believed only where the page is in both places; otherwise what has gone
+    /// uncounted comes back and goes again. A page is in one of the two places at any moment, so nothing that is stored
+    /// meanwhile is lost.
     pub fn move_pages(&self, to: usize, from: usize, length: usize) -> (usize, Option<Errno>) {
         const EXISTS: Option<Errno> = Some(Errno(libc::EEXIST));
-        let is_present = |start| mapping::all_present(Span { start, length: PAGE });
         let mut done = 0;
         let mut rounds = 0;
         loop {
@@ -192,7 +191,7 @@ impl Drop for Userfaultfd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tiers::mapping::{Access, Advice, Mapping, advise};
+    use crate::tiers::mapping::{Access, Advice, Mapping, advise, populate};
 
     const COUNT: usize = 64;
 
@@ -225,8 +224,8 @@ mod tests {
         let Ok(fd) = Userfaultfd::open(FEATURE_MOVE | FEATURE_SIGBUS | FEATURE_WRITE_PROTECT) else { return };
         let mapping = Mapping::reserve(8 * PAGE, PAGE, Access::ReadWrite).unwrap();
         advise(mapping.span(), Advice::SmallPages);
-        mapping::populate(mapping.part(0, 4 * PAGE)).unwrap();
-        mapping::populate(mapping.part(6 * PAGE, PAGE)).unwrap();
+        populate(mapping.part(0, 4 * PAGE)).unwrap();
+        populate(mapping.part(6 * PAGE, PAGE)).unwrap();
         fd.register(mapping.span(), true).unwrap();
         let start = mapping.span().start;
         assert_eq!(fd.move_pages(start + 4 * PAGE, start, 4 * PAGE), (2 * PAGE, Some(Errno(libc::EEXIST))));
