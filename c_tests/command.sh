@@ -3,38 +3,10 @@
 set -u
 B=$1
 : "${TEST_CC:=cc}"
-D=$(mktemp -d) || exit 1
-trap 'rm -rf "$D"' EXIT
-n=0 failures=0
+# shellcheck source=c_tests/try.sh
+. c_tests/try.sh
 unset NO_COLOR LD_PRELOAD
 
-# try NAME COMMAND...: one test.
-try() {
-    n=$((n + 1)) name=$1
-    shift
-    if "$@" >"$D/log" 2>&1; then
-        echo "ok $n - $name"
-    else
-        failures=$((failures + 1))
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$D/log"
-    fi
-}
-skip() {
-    n=$((n + 1))
-    echo "ok $n - $1 # SKIP $2"
-}
-# gives CODE COMMAND...: whether a command ends with that code; its output is in $D/out and $D/err.
-gives() {
-    code=$1
-    shift
-    "$@" >"$D/out" 2>"$D/err" </dev/null
-    got=$?
-    cat "$D/out" "$D/err"
-    [ $got = "$code" ] || { echo "exit code $got, expected $code" && false; }
-}
-# says FILE TEXT: whether the file in $D has the text.
-says() { grep -qF -- "$2" "$D/$1"; }
 silent() { [ ! -s "$D/$1" ]; }
 parses() { python3 -c 'import json, sys; json.load(open(sys.argv[1]))' "$D/$1"; }
 
@@ -203,5 +175,4 @@ try "check says when there was no end to look at" no_report
 try "check of the programs that a program runs" child
 try "check leaves nothing behind" no_rubbish
 if command -v python3 >/dev/null; then try "check --json" check_json; else skip "check --json" "there is no python3"; fi
-echo "1..$n"
-[ $failures = 0 ]
+finish

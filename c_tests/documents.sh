@@ -8,26 +8,8 @@
 # block leaves it out, and shows as skipped. Blocks of any other language but text are an error: nobody would run them.
 set -u
 : "${TEST_CC:=cc}" "${MAKE:=make}"
-D=$(mktemp -d) || exit 1
-trap 'rm -rf "$D"' EXIT
-n=0 failures=0
-
-# try NAME COMMAND...: one test.
-try() {
-    n=$((n + 1)) name=$1
-    shift
-    if (cd "$D/scratch" && "$@") >"$D/log" 2>&1; then
-        echo "ok $n - $name"
-    else
-        failures=$((failures + 1))
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$D/log"
-    fi
-}
-skip() {
-    n=$((n + 1))
-    echo "ok $n - $1 # SKIP $2"
-}
+# shellcheck source=c_tests/try.sh
+. c_tests/try.sh
 
 mkdir "$D/scratch" "$D/blocks"
 if ! "$MAKE" --no-print-directory install B="$1" PREFIX="$D/tree" >"$D/log" 2>&1; then
@@ -40,6 +22,9 @@ cp examples/*.c "$D/scratch"
 PATH=$D/tree/bin:$PATH PKG_CONFIG_PATH=$D/tree/lib/pkgconfig LD_LIBRARY_PATH=$D/tree/lib UNIMEM_SPILL_DIR=$D/scratch
 export PATH PKG_CONFIG_PATH LD_LIBRARY_PATH UNIMEM_SPILL_DIR
 
+in_scratch() {
+    (cd "$D/scratch" && "$@")
+}
 # Statements become a program.
 wrap() {
     cat <<'C'
@@ -107,14 +92,14 @@ for document in README.md docs/*.md; do
             skip "$name" "$why"
         else
             case $language in
-            c) try "$name" c_block "$file" ;;
+            c) try "$name" in_scratch c_block "$file" ;;
             sh)
                 if grep -q pkg-config "$file" && ! command -v pkg-config >/dev/null; then
                     skip "$name" "there is no pkg-config"
                 elif grep -q mpicc "$file" && ! command -v mpicc >/dev/null; then
                     skip "$name" "there is no MPI"
                 else
-                    try "$name" sh_block "$file"
+                    try "$name" in_scratch sh_block "$file"
                 fi
                 ;;
             # Tested by Cargo, if the library's documentation takes the document in.
@@ -129,5 +114,4 @@ for document in README.md docs/*.md; do
     try "$document: links" test -z "$broken"
     [ -z "$broken" ] || printf '%s\n' "$broken" | sed 's/^/# no such file: /'
 done
-echo "1..$n"
-[ $failures = 0 ]
+finish

@@ -5,21 +5,13 @@ B=$1
 : "${TEST_CC:=cc}" "${MPICC:=mpicc}" "${MPIRUN:=mpirun}"
 O=$B/tests/examples
 mkdir -p "$O" || exit 1
-n=0 failures=0
+# shellcheck source=c_tests/try.sh
+. c_tests/try.sh
 
-# try NAME COMMAND...: one test; what it says is worth seeing.
-try() {
-    n=$((n + 1)) name=$1
-    shift
-    if "$@" >"$O/log" 2>&1; then
-        echo "ok $n - $name"
-    else
-        failures=$((failures + 1))
-        echo "not ok $n - $name"
-    fi
-    sed 's/^/# /' "$O/log"
+# What a good example says is worth seeing too.
+shown() {
+    try "$@" && sed 's/^/# /' "$D/log"
 }
-
 # built COMPILER SOURCE
 built() {
     $1 -std=c11 -Wall -Wextra -Werror -pedantic -O2 -g -Iinclude "$2" -o "$O/$(basename "$2" .c)" \
@@ -41,14 +33,12 @@ for source in examples/*.c; do
     case $name in
     mpi_*)
         if ! command -v "$MPICC" >/dev/null || ! command -v "$MPIRUN" >/dev/null; then
-            n=$((n + 1))
-            echo "ok $n - $name # SKIP there is no MPI (Debian: openmpi-bin, libopenmpi-dev)"
+            skip "$name" "there is no MPI (Debian: openmpi-bin, libopenmpi-dev)"
         else
-            try "$name on 4 ranks" on_four_ranks "$source"
+            shown "$name on 4 ranks" on_four_ranks "$source"
         fi
         ;;
-    *) try "$name" built_and_run "$source" ;;
+    *) shown "$name" built_and_run "$source" ;;
     esac
 done
-echo "1..$n"
-[ $failures = 0 ]
+finish

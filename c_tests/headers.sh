@@ -2,22 +2,8 @@
 # Each header alone, and in both orders, with every compiler and language that programs use them from.  headers.sh
 set -u
 W="-Wall -Wextra -Werror -pedantic -fsyntax-only"
-D=$(mktemp -d) || exit 1
-trap 'rm -rf "$D"' EXIT
-n=0 failures=0
-
-# try NAME COMMAND...: one test.
-try() {
-    n=$((n + 1)) name=$1
-    shift
-    if "$@" >"$D/log" 2>&1; then
-        echo "ok $n - $name"
-    else
-        failures=$((failures + 1))
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$D/log"
-    fi
-}
+# shellcheck source=c_tests/try.sh
+. c_tests/try.sh
 
 # Each file uses the names that the first of its headers gives.
 cat >"$D/unimem.c" <<'C'
@@ -122,5 +108,4 @@ for compiler in "${TEST_CXX:-c++}" clang++; do
     try "$compiler c++17 layouts" "$compiler" -std=c++17 $W -Iinclude -x c++ c_tests/test_layouts.c
 done
 command -v clang >/dev/null || { n=$((n + 1)) && echo "ok $n - clang # SKIP there is no clang"; }
-echo "1..$n"
-[ $failures = 0 ]
+finish

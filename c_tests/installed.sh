@@ -4,28 +4,10 @@
 set -u
 B=$1
 : "${TEST_CC:=cc}" "${TEST_CXX:=c++}" "${MAKE:=make}"
-D=$(mktemp -d) || exit 1
-trap 'rm -rf "$D"' EXIT
-n=0 failures=0
+# shellcheck source=c_tests/try.sh
+. c_tests/try.sh
 STAGE=$D/stage
 LIB=$STAGE/usr/lib
-
-# try NAME COMMAND...: one test.
-try() {
-    n=$((n + 1)) name=$1
-    shift
-    if "$@" >"$D/log" 2>&1; then
-        echo "ok $n - $name"
-    else
-        failures=$((failures + 1))
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$D/log"
-    fi
-}
-skip() {
-    n=$((n + 1))
-    echo "ok $n - $1 # SKIP $2"
-}
 
 cat >"$D/user.c" <<'C'
 #include <stdio.h>
@@ -169,5 +151,4 @@ else
 fi
 try "uninstall" "$MAKE" --no-print-directory uninstall B="$B" DESTDIR="$STAGE" PREFIX=/usr
 try "uninstall leaves nothing" nothing_left
-echo "1..$n"
-[ $failures = 0 ]
+finish

@@ -8,37 +8,9 @@ if ! command -v python3 >/dev/null; then
     echo "1..0 # SKIP there is no python3"
     exit 0
 fi
-D=$(mktemp -d) || exit 1
-trap 'rm -rf "$D"' EXIT
-n=0 failures=0
+# shellcheck source=c_tests/try.sh
+. c_tests/try.sh
 unset NO_COLOR LD_PRELOAD UNIMEM_TRACE UNIMEM_TRACE_INTERVAL UNIMEM_DEBUG
-
-# try NAME COMMAND...: one test.
-try() {
-    n=$((n + 1)) name=$1
-    shift
-    if "$@" >"$D/log" 2>&1; then
-        echo "ok $n - $name"
-    else
-        failures=$((failures + 1))
-        echo "not ok $n - $name"
-        sed 's/^/# /' "$D/log"
-    fi
-}
-skip() {
-    n=$((n + 1))
-    echo "ok $n - $1 # SKIP $2"
-}
-# gives CODE COMMAND...: whether a command ends with that code; its output is in $D/out and $D/err.
-gives() {
-    code=$1
-    shift
-    "$@" >"$D/out" 2>"$D/err" </dev/null
-    got=$?
-    head -c 2000 "$D/out" "$D/err"
-    [ $got = "$code" ] || { echo "exit code $got, expected $code" && false; }
-}
-says() { grep -qF -- "$2" "$D/$1"; }
 
 unimem=$B/unimem
 # shellcheck disable=SC2086  # a list of words
@@ -325,5 +297,4 @@ if mkdir "$D/small" && mount -t tmpfs -o size=16k tmpfs "$D/small" 2>/dev/null; 
 else
     skip "a full disk" "not permitted to mount one"
 fi
-echo "1..$n"
-[ $failures = 0 ]
+finish
