@@ -9,22 +9,13 @@
 #define _GNU_SOURCE
 #include "unimem/tree_tensor_network.h"
 
-#include <fcntl.h>
 #include <math.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "bench.h"
-
-static double now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
+#include "disk.h"
 
 static void fill(ComplexFloat *elements, size_t count, unsigned seed, float scale)
 {
@@ -60,9 +51,9 @@ static void small_trees(report_t *report)
             for (size_t turn = 0; turn < 2; turn++) {
                 ComplexFloat *result = NULL;
                 size_t count;
-                double begin = now();
+                double begin = seconds_now();
                 if (!contract_full_tree_network(ttn, &result, NULL, &count)) exit(EXIT_FAILURE);
-                (turn ? again : first)[round] = (now() - begin) * 1e6 / (double)sizes[s];
+                (turn ? again : first)[round] = (seconds_now() - begin) * 1e6 / (double)sizes[s];
                 free(result);
             }
             free(nodes);
@@ -72,29 +63,6 @@ static void small_trees(report_t *report)
         char mark = report_add(report, "tensor tree", sizes[s], 1, "contract_full_tree_network", value, "us/node", "20 us", value / 20, 1);
         printf("  %-32zu%13.2f%c%14.2f\n", sizes[s], value, mark, median(again, ROUNDS));
     }
-}
-
-/* GB/s at which the disk is written and read past the page cache, in pieces as large as chunks. */
-static bool disk_rates(double rates[2])
-{
-    enum { PIECE = 2 << 20, PIECES = 128 };
-    const char *names[] = {getenv("UNIMEM_SPILL_DIR"), getenv("TMPDIR"), "/var/tmp"}, *directory = NULL;
-    for (size_t i = 0; i < 3 && !directory; i++) directory = names[i] && *names[i] ? names[i] : NULL;
-    void *piece = NULL;
-    int file = open(directory, O_TMPFILE | O_RDWR | O_DIRECT, 0600);
-    bool done = file >= 0 && posix_memalign(&piece, 4096, PIECE) == 0 && posix_fallocate(file, 0, (off_t)PIECE * PIECES) == 0;
-    if (done) memset(piece, 1, PIECE);
-    for (size_t reading = 0; done && reading < 2; reading++) {
-        double begin = now();
-        for (size_t i = 0; done && i < PIECES; i++) {
-            off_t place = (off_t)(i * PIECE);
-            done = (reading ? pread(file, piece, PIECE, place) : pwrite(file, piece, PIECE, place)) == PIECE;
-        }
-        rates[reading] = (double)PIECE * PIECES * 1e-9 / (now() - begin);
-    }
-    if (file >= 0) close(file);
-    free(piece);
-    return done;
 }
 
 /* `rows` by `bond` times `matrices` matrices of `bond` by `bond`. One alone: a pair contraction, whose result stays in
@@ -145,11 +113,11 @@ static void run_chain(const chain_t *chain, outcome_t *outcome)
     tree_tensor_node_t *product = NULL;
     size_t sizes[16], count;
     unimem_contraction_cost(ttn, &outcome->flops, &peak_bytes);
-    double read = disk_bytes("read_bytes:"), written = disk_bytes("write_bytes:"), begin = now();
+    double read = disk_bytes("read_bytes:"), written = disk_bytes("write_bytes:"), begin = seconds_now();
     bool done = chain->matrices == 1 ? contract_tree_tensor_nodes(ttn, before, last, &product)
                                      : contract_full_tree_network(ttn, &result, sizes, &count);
     if (!done) exit(5);
-    outcome->seconds = now() - begin;
+    outcome->seconds = seconds_now() - begin;
     outcome->disk_read = disk_bytes("read_bytes:") - read, outcome->disk_written = disk_bytes("write_bytes:") - written;
     outcome->brought = outcome->ahead = 0;
     for (tree_tensor_node_t *node = last; node; node = node->parent) {
@@ -237,7 +205,7 @@ static bool compare(report_t *report, const char *name, chain_t chain, size_t li
     double moved = o->disk_read + o->disk_written;
     char traffic = report_add(report, name, (size_t)bytes, unimem_threads(), "traffic", moved * 1e-9, "GB", "least traffic", moved / least, 2);
     printf("  read %.2f GB, written %.2f GB: %.2f of the least there is, wanted 2 %c   %.0f chunks brought in, %.0f of them ahead\n", o->disk_read * 1e-9, o->disk_written * 1e-9, moved / least, traffic, o->brought, o->ahead);
-    if (disk_rates(rates)) {
+    if (disk_rates((size_t)256 << 20, 1, rates)) {
         double reading = o->disk_read * 1e-9 / rates[1], writing = o->disk_written * 1e-9 / rates[0], multiplying = median(in_core, rounds);
         printf("  the disk now: written at %.2f GB/s, read at %.2f: %.2f s; the products: %.2f s; so no faster than %.2f s\n", rates[0], rates[1], reading + writing, multiplying, fmax(reading + writing, multiplying));
     }

@@ -8,28 +8,15 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 
-#include <fcntl.h>
 #include <math.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "bench.h"
+#include "disk.h"
 
 #define MIB ((size_t)1 << 20)
 enum { CHUNK_MIB = 2, TIMES = 3 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 typedef enum { FILL, READ, SCALE } work_t;
 static const char *const work_names[] = {"fill", "read", "scale"};
@@ -103,7 +90,7 @@ static double sweep(char *base, size_t bytes, work_t work, int acquire, size_t t
 {
     pthread_t ids[8];
     job_t jobs[8];
-    double start = now();
+    double start = seconds_now();
     for (size_t t = 0; t < threads; t++) {
         /* Chunks are dealt out in turn to threads that acquire them; plain pointers sweep a half each. */
         jobs[t] = (job_t){base, bytes, t, threads, work, acquire};
@@ -111,7 +98,7 @@ static double sweep(char *base, size_t bytes, work_t work, int acquire, size_t t
         pthread_create(&ids[t], NULL, run, &jobs[t]);
     }
     for (size_t t = 0; t < threads; t++) pthread_join(ids[t], NULL);
-    return (double)bytes / (now() - start) / 1e9;
+    return (double)bytes / (seconds_now() - start) / 1e9;
 }
 
 static double best(char *base, size_t bytes, work_t work, int acquire, size_t threads, int times)
@@ -124,47 +111,8 @@ static double best(char *base, size_t bytes, work_t work, int acquire, size_t th
     return most;
 }
 
-static long peak_kib(void)
-{
-    long peak = 0;
-    char line[256];
-    FILE *file = fopen("/proc/self/status", "r");
-    while (file && fgets(line, sizeof line, file)) sscanf(line, "VmHWM: %ld", &peak);
-    if (file) fclose(file);
-    return peak;
-}
-
-/* The disk itself: direct transfers of one chunk each, by two threads. */
-typedef struct {
-    int file, write;
-    size_t bytes, first;
-} disk_t;
-
-static void *disk_run(void *argument)
-{
-    disk_t *disk = argument;
-    size_t chunk = CHUNK_MIB * MIB;
-    char *buffer = mmap(NULL, chunk, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    for (size_t at = disk->first * chunk; at < disk->bytes; at += 2 * chunk) {
-        ssize_t done = disk->write ? pwrite(disk->file, buffer, chunk, (off_t)at) : pread(disk->file, buffer, chunk, (off_t)at);
-        if (done < 0) perror("disk");
-    }
-    munmap(buffer, chunk);
-    return NULL;
-}
-
-static double disk_rate(int file, size_t bytes, int write)
-{
-    pthread_t ids[2];
-    disk_t jobs[2] = {{file, write, bytes, 0}, {file, write, bytes, 1}};
-    double start = now();
-    for (int t = 0; t < 2; t++) pthread_create(&ids[t], NULL, disk_run, &jobs[t]);
-    for (int t = 0; t < 2; t++) pthread_join(ids[t], NULL);
-    return (double)bytes / (now() - start) / 1e9;
-}
-
 static double plain_rates[3][2];
-static double disk_write, disk_read;
+static double disk[2]; /* written, read */
 static size_t targets, met;
 
 /* What of its bound a sweep by two threads has to reach; 0: not asked for. Data that fit compressed are measured
@@ -180,7 +128,7 @@ static double target_of(data_t data, work_t work, int acquire)
 static double bound_of(data_t data, work_t work, size_t threads)
 {
     if (data != BITS) return plain_rates[work][threads - 1];
-    return work == FILL ? disk_write : work == READ ? disk_read : 1 / (1 / disk_read + 1 / disk_write);
+    return work == FILL ? disk[0] : work == READ ? disk[1] : 1 / (1 / disk[0] + 1 / disk[1]);
 }
 
 static const char *verdict(double reached, double target)
@@ -210,7 +158,7 @@ static void measure(data_t data, double tolerance, size_t bytes, size_t budget)
             }
     unimem_residency_t r;
     unimem_residency(base, &r);
-    printf("%-12s %-6g ratio %.2f, hot %zu, warm %zu, cold %zu MiB, %zu evictions, %zu faults, %zu of %zu prefetches used; held %zu MiB, peak %ld MiB of %zu\n", data_names[data], tolerance, r.compression_ratio, r.hot_bytes / MIB, r.warm_bytes / MIB, r.cold_bytes / MIB, r.evictions, r.faults, r.prefetch_hits, r.prefetches, unimem_held_bytes(memory) / MIB, peak_kib() / 1024, budget / MIB);
+    printf("%-12s %-6g ratio %.2f, hot %zu, warm %zu, cold %zu MiB, %zu evictions, %zu faults, %zu of %zu prefetches used; held %zu MiB, peak %zu MiB of %zu\n", data_names[data], tolerance, r.compression_ratio, r.hot_bytes / MIB, r.warm_bytes / MIB, r.cold_bytes / MIB, r.evictions, r.faults, r.prefetch_hits, r.prefetches, unimem_held_bytes(memory) / MIB, status_bytes("VmHWM:") / MIB, budget / MIB);
     memory->free(base);
     unimem_close(memory);
 }
@@ -233,12 +181,8 @@ static void measure_fitting(void)
             double rate = sweep(tiered, BYTES, work, 0, 1);
             shares[i] = rate / sweep(plain, BYTES, work, 0, 1);
         }
-        for (int i = 1; i < ROUNDS; i++)
-            for (int j = i; j > 0 && shares[j] < shares[j - 1]; j--) {
-                double swap = shares[j];
-                shares[j] = shares[j - 1], shares[j - 1] = swap;
-            }
-        printf("fits         pointers 1 thread  %-6s %4.0f%% of plain %s\n", work_names[work], 100 * shares[ROUNDS / 2], verdict(shares[ROUNDS / 2], 0.97));
+        double share = median(shares, ROUNDS);
+        printf("fits         pointers 1 thread  %-6s %4.0f%% of plain %s\n", work_names[work], 100 * share, verdict(share, 0.97));
     }
     unimem_close(memory);
 }
@@ -251,7 +195,7 @@ static int inside(size_t bytes, size_t budget)
     measure(WEIGHTS, 1e-3, bytes, budget);
     measure(BITS, 0, bytes, budget);
     measure_fitting();
-    printf("peak of the process: %ld MiB, budget %zu MiB; %zu of %zu targets met\n", peak_kib() / 1024, budget / MIB, met, targets);
+    printf("peak of the process: %zu MiB, budget %zu MiB; %zu of %zu targets met\n", status_bytes("VmHWM:") / MIB, budget / MIB, met, targets);
     return 0;
 }
 
@@ -277,16 +221,11 @@ int main(int count, char **arguments)
         wait(NULL);
     }
     for (work_t work = FILL; work <= SCALE; work++) printf("plain memory %-6s %.1f GB/s, 2 threads %.1f\n", work_names[work], plain_rates[work][0], plain_rates[work][1]);
-    const char *directory = getenv("UNIMEM_SPILL_DIR");
-    int file = open(directory ? directory : "/var/tmp", O_TMPFILE | O_RDWR | O_DIRECT, 0600);
-    if (file < 0) {
+    if (!disk_rates(bytes, 2, disk)) {
         perror("the disk");
         return 1;
     }
-    disk_write = disk_rate(file, bytes, 1);
-    disk_read = disk_rate(file, bytes, 0);
-    printf("disk, direct, 2 threads: write %.2f, read %.2f GB/s\n", disk_write, disk_read);
-    close(file);
+    printf("disk, direct, 2 threads: write %.2f, read %.2f GB/s\n", disk[0], disk[1]);
     for (size_t i = 0; i < sizeof mechanisms / sizeof *mechanisms; i++) {
         fflush(stdout);
         pid_t child = fork();

@@ -6,40 +6,19 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "../demo/measure.h"
+#include "bench.h"
 
 #define MIB ((size_t)1 << 20)
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static const char *verdict(bool is_met)
 {
     return is_met ? "met" : "NOT MET";
-}
-
-static size_t peak_bytes(void)
-{
-    size_t peak = 0;
-    char line[256];
-    FILE *file = fopen("/proc/self/status", "r");
-    while (file && fgets(line, sizeof line, file)) sscanf(line, "VmHWM: %zu", &peak);
-    if (file) fclose(file);
-    return peak << 10;
 }
 
 static unified_memory_interface_t *open_with(size_t max_size)
@@ -108,7 +87,7 @@ static void sweep(size_t bytes, size_t max_size, bool grouped)
             fflush(stdout);
             _exit(0);
         }
-        size_t before = peak_bytes();
+        size_t before = status_bytes("VmHWM:");
         unified_memory_interface_t *memory = open_with(max_size);
         uint64_t *data = memory->allocate_streaming(bytes, MIB);
         if (!data) {
@@ -116,7 +95,7 @@ static void sweep(size_t bytes, size_t max_size, bool grouped)
             _exit(1);
         }
         size_t wrong = 0, words = MIB / 8;
-        double start = now();
+        double start = seconds_now();
         for (int pass = 0; pass < 3; pass++)
             for (size_t chunk = 0; chunk < bytes / MIB; chunk++) {
                 uint64_t *at = unimem_chunk_acquire(data, chunk, pass == 0 ? UNIMEM_OVERWRITE : pass == 1 ? UNIMEM_READ : UNIMEM_WRITE);
@@ -129,9 +108,9 @@ static void sweep(size_t bytes, size_t max_size, bool grouped)
                 }
                 unimem_chunk_release(data, chunk);
             }
-        double seconds = now() - start;
-        size_t peak = peak_bytes();
-        /* The program's own pages count in VmHWM, though not in the budget: what it had before is taken off no more. */
+        double seconds = seconds_now() - start;
+        size_t peak = status_bytes("VmHWM:");
+        /* The program's own pages count too, though they are not in the budget. */
         printf("%zu MiB through %zu MiB%s: peak %zu MiB (%zu before), target %zu: %s; %.2f GB/s, %zu wrong words", bytes / MIB, max_size / MIB, grouped ? ", in a memory group" : "", peak / MIB, before / MIB, max_size / MIB + 24, verdict(peak <= max_size + 24 * MIB), 3 * (double)bytes / seconds / 1e9, wrong);
         if (grouped) {
             long hits = limit_hits(group);
@@ -153,17 +132,11 @@ static void sweep(size_t bytes, size_t max_size, bool grouped)
     }
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* A chunk sent out, encoding taken off; the median of many. Two figures: with its pages given back to the system, which
  * advice has to do, and how much of that giving back alone is, measured on plain memory. */
 static void eviction_cost(void)
 {
-    enum { TIMES = 200, CHUNK = 2 << 20 };
+    enum { TIMES = MOST_ROUNDS, CHUNK = 2 << 20 };
     unified_memory_interface_t *memory = open_with(256 * MIB);
     double costs[TIMES], returns[TIMES];
     for (size_t i = 0; i < TIMES; i++) {
@@ -172,9 +145,9 @@ static void eviction_cost(void)
         for (size_t word = 0; word < CHUNK / 8; word++) data[word] = word & 1023;
         unimem_residency_t before, after;
         unimem_residency(data, &before);
-        double start = now();
+        double start = seconds_now();
         unimem_advise(data, UNIMEM_DONT_NEED);
-        double seconds = now() - start;
+        double seconds = seconds_now() - start;
         unimem_residency(data, &after);
         if (after.evictions != before.evictions + 1) exit(1);
         costs[i] = seconds * 1e6 - (double)(after.compression_ns - before.compression_ns) * 1e-3;
@@ -182,13 +155,12 @@ static void eviction_cost(void)
         void *plain = memory->allocate(CHUNK, CHUNK);
         memset(plain, 1, CHUNK);
         memory->free(plain);
-        start = now();
+        start = seconds_now();
         unimem_trim(memory);
-        returns[i] = (now() - start) * 1e6;
+        returns[i] = (seconds_now() - start) * 1e6;
     }
-    qsort(costs, TIMES, sizeof *costs, by_value);
-    qsort(returns, TIMES, sizeof *returns, by_value);
-    printf("eviction of 2 MiB beside encoding: %.1f us, with checksum, a copy of the encoded bytes, and giving pages back (%.1f us on plain memory); target 2: %s\n", costs[TIMES / 2], returns[TIMES / 2], verdict(costs[TIMES / 2] <= 2));
+    double cost = median(costs, TIMES);
+    printf("eviction of 2 MiB beside encoding: %.1f us, with checksum, a copy of the encoded bytes, and giving pages back (%.1f us on plain memory); target 2: %s\n", cost, median(returns, TIMES), verdict(cost <= 2));
     unimem_close(memory);
 }
 
@@ -213,10 +185,10 @@ static void increments(void)
     counters = memory->allocate_streaming(CHUNKS * 65536, 65536);
     if (!counters) exit(1);
     pthread_t threads[OWNERS];
-    double start = now();
+    double start = seconds_now();
     for (size_t t = 0; t < OWNERS; t++) pthread_create(&threads[t], NULL, increment, (void *)(t + 1));
     for (size_t t = 0; t < OWNERS; t++) pthread_join(threads[t], NULL);
-    double seconds = now() - start;
+    double seconds = seconds_now() - start;
     unimem_residency_t figures;
     unimem_residency(counters, &figures);
     uint64_t sum = 0;
