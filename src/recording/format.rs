@@ -404,8 +404,9 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Calls `each` with every record of a file. Gives whether the file goes on after its last whole block.
-pub fn read(file: &[u8], mut each: impl FnMut(Record<'static>)) -> Result<bool, Damage> {
+/// Calls `each` with every record of a file, and how many of the file's bytes were read before. Gives whether the file
+/// goes on after its last whole block.
+pub fn read(file: &[u8], mut each: impl FnMut(Record<'static>, usize)) -> Result<bool, Damage> {
     if file.is_empty() {
         return Err(Damage::Empty);
     }
@@ -428,7 +429,7 @@ pub fn read(file: &[u8], mut each: impl FnMut(Record<'static>)) -> Result<bool, 
         }
         let mut cursor = Cursor(records);
         while !cursor.0.is_empty() {
-            each(Record::take(&mut cursor).ok_or(Damage::At(at))?);
+            each(Record::take(&mut cursor).ok_or(Damage::At(at))?, at);
         }
         at += BLOCK_HEAD + length;
     }
@@ -474,7 +475,7 @@ mod tests {
     }
     fn read_all(file: &[u8]) -> Result<(Vec<Record<'static>>, bool), Damage> {
         let mut records = Vec::new();
-        let cut = read(file, |record| records.push(record))?;
+        let cut = read(file, |record, _| records.push(record))?;
         Ok((records, cut))
     }
 

@@ -1,6 +1,7 @@
 //! What is shown: exit codes, colours, sizes.
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 /// Exit code of a command line that is not understood.
 pub const USAGE: u8 = 2;
@@ -41,6 +42,53 @@ pub fn bold(text: &str, colours: bool) -> String {
     if colours { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
 }
 
+/// How far long work has come, in one line on standard error where that is a terminal. Work that is over soon says
+/// nothing; at the end the line is gone.
+pub struct Progress<W: Write = std::io::Stderr> {
+    what: &'static str,
+    /// None: nobody looks.
+    out: Option<W>,
+    begun: Instant,
+    /// When the line is due, since it began.
+    due: Duration,
+    shown: bool,
+}
+/// Work that takes no longer says nothing.
+const SOON: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(100);
+impl Progress {
+    /// Of work called `what`, which begins now.
+    pub fn of(what: &'static str) -> Progress {
+        let out = std::io::stderr();
+        Progress::to(out.is_terminal().then_some(out), what)
+    }
+}
+impl<W: Write> Progress<W> {
+    fn to(out: Option<W>, what: &'static str) -> Progress<W> {
+        Progress { what, out, begun: Instant::now(), due: SOON, shown: false }
+    }
+    /// `done` of `all` is done.
+    pub fn at(&mut self, done: usize, all: usize) {
+        if self.out.is_some() {
+            self.show(self.begun.elapsed(), done, all);
+        }
+    }
+    fn show(&mut self, elapsed: Duration, done: usize, all: usize) {
+        let Some(out) = self.out.as_mut().filter(|_| elapsed >= self.due) else { return };
+        self.due = elapsed + AGAIN;
+        self.shown = true;
+        // A terminal that has gone away is no failure of the work.
+        let _ = write!(out, "\r{}: {} %", self.what, 100 * done / all.max(1)).and_then(|()| out.flush());
+    }
+}
+impl<W: Write> Drop for Progress<W> {
+    fn drop(&mut self) {
+        if let Some(out) = self.out.as_mut().filter(|_| self.shown) {
+            let _ = write!(out, "\r\x1b[K").and_then(|()| out.flush());
+        }
+    }
+}
+
 /// A number of bytes for reading.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -57,6 +105,22 @@ pub fn bytes(count: u64) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn progress_is_shown_of_long_work_now_and_then() {
+        let shown = |steps: &[(u64, usize)]| {
+            let mut bytes = Vec::new();
+            let mut progress = Progress::to(Some(&mut bytes), "reading");
+            steps.iter().for_each(|&(ms, done)| progress.show(Duration::from_millis(ms), done, 200));
+            drop(progress);
+            String::from_utf8(bytes).unwrap()
+        };
+        assert_eq!(shown(&[(0, 0), (499, 150)]), "", "over soon");
+        assert_eq!(
+            shown(&[(500, 20), (550, 30), (599, 31), (600, 40), (900, 199)]),
+            "\rreading: 10 %\rreading: 20 %\rreading: 99 %\r\x1b[K"
+        );
+        Progress::<Vec<u8>>::to(None, "reading").at(1, 0);
+    }
     #[test]
     fn sizes_are_short() {
         let cases = [

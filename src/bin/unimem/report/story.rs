@@ -1,6 +1,6 @@
 //! What a recording tells, put together: the samples, the events, who allocated what.
 use super::symbols::{Frame, Names};
-use crate::output::Failure;
+use crate::output::{Failure, Progress};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
@@ -178,7 +178,13 @@ impl Story {
             |problem: &dyn std::fmt::Display| Failure::new(1, format!("{}: {problem}", path.display()));
         let file = std::fs::read(path).map_err(|error| failed(&error))?;
         let mut reader = Reader::default();
-        let cut = format::read(&file, |record| reader.take(record)).map_err(|damage| failed(&damage))?;
+        let mut progress = Progress::of("reading");
+        let read = format::read(&file, |record, at| {
+            progress.at(at, file.len());
+            reader.take(record);
+        });
+        drop(progress);
+        let cut = read.map_err(|damage| failed(&damage))?;
         let mut story = reader.finish().ok_or_else(|| failed(&"the recording contradicts itself"))?;
         story.cut = cut;
         if story.samples.is_empty() {
@@ -357,7 +363,10 @@ impl Reader {
             return None;
         }
         let mut names = Names::new(&story.modules);
-        for live in &mut story.live {
+        let mut progress = Progress::of("looking up names");
+        let stacks = story.live.len() + story.sites.len();
+        for (done, live) in story.live.iter_mut().enumerate() {
+            progress.at(done, stacks);
             if live.stack.is_empty()
                 && let Some(known) = outstanding.get(&live.address)
             {
@@ -365,7 +374,8 @@ impl Reader {
             }
             live.frames = names.frames(&live.stack);
         }
-        for site in &mut story.sites {
+        for (done, site) in story.sites.iter_mut().enumerate() {
+            progress.at(story.live.len() + done, stacks);
             site.frames = names.frames(&site.stack);
         }
         story.sites = joined(story.sites);
