@@ -76,7 +76,7 @@ unsafe impl Sync for Span {}
 pub struct Inner {
     /// The run; of a mapped block only its start counts.
     pub run: Run,
-    /// Bytes mapped; only of a mapped block.
+    /// Bytes mapped, or of a class's run.
     pub length: usize,
     /// Bytes at the start of the run that count as held.
     pub charged: usize,
@@ -160,6 +160,10 @@ impl Span {
         self.extent.store(0, Relaxed);
         self.heap.store(null_mut(), Relaxed);
         self.kind.store(KIND_BLOCKS, Relaxed);
+    }
+    /// Gives the span of a single class's block another one of them.
+    pub fn change_class(&self, class: Class) {
+        self.class.store(class, Relaxed);
     }
     /// Notes, in a span of a single class, that its block is asked for with `size` bytes at the usual alignment.
     #[inline(always)]
