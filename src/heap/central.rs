@@ -404,7 +404,7 @@ const fn skew(class: usize) -> usize {
 /// Size asked for, of a live block whose slot holds `value`.
 #[inline(always)]
 pub fn requested_size(span: &Span, value: u16) -> usize {
-    span.usable.load(Relaxed) as usize + slot::LIVE as usize - (value & !slot::MARKED) as usize
+    (span.of_nothing.load(Relaxed) - (value & !slot::MARKED) as u32) as usize
 }
 
 /// Takes blocks from one span: free ones, then uncarved ones as far as the budget goes.

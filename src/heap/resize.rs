@@ -30,7 +30,7 @@ impl Heap {
             self.resize_large(span, size, pinned)?
         } else if size <= block.capacity && (size > block.capacity / 2 || block.capacity <= 64) {
             match SHAPES[span.class() as usize].capacity {
-                1 => span.usable.store(size as u32, Relaxed),
+                1 => span.set_only_size(size),
                 _ => span
                     .slot(index)
                     .store((slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED), Relaxed),
@@ -88,7 +88,7 @@ impl Heap {
             return false;
         }
         drop(central);
-        span.usable.store(size as u32, Relaxed);
+        span.set_only_size(size);
         self.dress(span.first(), SHAPES[class as usize].stride as usize - self.prefix(), class as u16);
         true
     }

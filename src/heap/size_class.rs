@@ -105,8 +105,9 @@ pub static SHAPES: [Shape; CLASSES] = {
 };
 
 const GRANULE: usize = 16;
-/// Largest room whose class a table tells.
+/// Largest room whose class a table tells; and the largest in a class with many blocks a span.
 pub const MAX_QUICK: usize = (64 << 10) + 256;
+pub const MAX_QUICK_SHARED: usize = MAX_SHARED;
 static BY_GRANULE: [Class; MAX_QUICK / GRANULE + 1] = {
     let mut table = [0; MAX_QUICK / GRANULE + 1];
     let (mut granules, mut class) = (0, 0);
