@@ -84,7 +84,11 @@ impl Workspace {
 pub struct Codec {
     isa: Isa,
     grid: Option<Grid>,
+    /// Losslessly packed is what saves at least one byte in so many.
+    least_saving: usize,
 }
+/// The usual least saving: below it, reading the packed bytes costs more than the space is worth.
+const LEAST_SAVING: usize = 32;
 
 /// Bytes of staging memory a chunk needs beyond its own.
 pub fn directory_size(chunk: usize) -> usize {
@@ -112,11 +116,15 @@ struct Advice {
 impl Codec {
     /// Every byte comes back.
     pub fn lossless() -> Codec {
-        Codec { isa: Isa::best(), grid: None }
+        Codec { isa: Isa::best(), grid: None, least_saving: LEAST_SAVING }
     }
     /// float32 that come back within `tolerance`; lossless where the tolerance is zero or too small to compute with.
     pub fn bounded(tolerance: f64) -> Codec {
-        Codec { isa: Isa::best(), grid: Grid::new(tolerance) }
+        Codec { grid: Grid::new(tolerance), ..Codec::lossless() }
+    }
+    /// The same coder, storing as they are blocks of which less than one byte in `many` could be saved losslessly.
+    pub fn saving_one_in(self, many: usize) -> Codec {
+        Codec { least_saving: many, ..self }
     }
     /// The same coder on another instruction set. For tests and measurements.
     pub fn with_isa(self, isa: Isa) -> Codec {
@@ -219,8 +227,7 @@ impl Codec {
                 );
             }
         }
-        if estimate <= block.len() / 8 * 7 {
-            // Less is not worth it: a disk moves the bytes faster than they are packed, and RAM does not keep them.
+        if estimate <= block.len() - block.len() / self.least_saving {
             return (Tag::Float, float::encode(self.isa, block, &mut workspace.block.0));
         }
         (Tag::Raw, block.len())
