@@ -9,6 +9,7 @@ pub mod bounded;
 pub mod bytes;
 pub mod float;
 pub mod isa;
+pub mod lanes;
 
 use bounded::Grid;
 use isa::Isa;
@@ -197,7 +198,7 @@ impl Codec {
             if probe {
                 // Packed bits that still repeat: periodic or constant data. Rare, so only some blocks are tried.
                 let sample = &workspace.block.0[..size];
-                advice.repack = size >= 2048 && bytes::probe(&mut workspace.bytes, sample).1 < 128;
+                advice.repack = size >= 2048 && bytes::probe(&mut workspace.bytes, &[1], sample).1 < 128;
             }
             if advice.repack {
                 let packed = bytes::encode(&mut workspace.bytes, 1, &workspace.block.0[..size]);
@@ -208,7 +209,7 @@ impl Codec {
             return (Tag::Bounded, size);
         }
         if probe {
-            let (element, size) = bytes::probe(&mut workspace.bytes, block);
+            let (element, size) = bytes::probe(&mut workspace.bytes, &[1, 4, 8], block);
             *advice = Advice { element, size, repack: false };
         }
         let estimate = float::estimate(self.isa, block);

@@ -25,7 +25,7 @@ fn floats(kind: u8, seed: u64, words: usize) -> Vec<u8> {
     ];
     let word = |i: usize| -> u32 {
         let unit = next() as f32 / u32::MAX as f32 - 0.5;
-        match kind % 10 {
+        match kind % 11 {
             0 => next(),
             1 => unit.to_bits(),
             2 => (unit * 0.02).to_bits() & 0xFFFF_0000,
@@ -53,6 +53,8 @@ fn floats(kind: u8, seed: u64, words: usize) -> Vec<u8> {
             }
             7 => special[next() as usize % special.len()],
             8 => (i as u32 / 7) % 50,
+            9 if i % 2 == 0 => (i as f32 * 0.01).sin().to_bits(),
+            9 => (3.0 + (i as f32 * 0.013).cos()).to_bits(),
             _ => (unit * 1e7).to_bits(),
         }
     };
@@ -200,6 +202,10 @@ fn ratios_of_other_kinds_of_data() {
     assert!(ratio(Codec::lossless(), 3) > 7.5, "one in sixteen present");
     assert!(ratio(Codec::lossless(), 8) > 8.0, "small integers that repeat");
     assert!(ratio(Codec::bounded(1e-3), 1) > 3.3, "uniform, tolerance 1e-3");
+    assert!(
+        ratio(Codec::bounded(1e-3), 9) > 6.0,
+        "two smooth parts in turn, as in complex numbers, tolerance 1e-3"
+    );
     assert_eq!(ratio(Codec::lossless(), 0), 1.0, "incompressible");
     let zeros = vec![0; 1 << 20];
     assert_eq!(cycle(&Codec::lossless(), &zeros, &mut Workspace::boxed()).0, Form::Zero);
