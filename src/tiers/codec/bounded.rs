@@ -235,10 +235,11 @@ pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
 type Row = [u32; LANES];
 #[inline(always)]
 fn add(a: &Row, b: &Row) -> Row {
-    core::array::from_fn(
-        #[inline(always)]
-        |l| a[l].wrapping_add(b[l]),
-    )
+    let mut sum = *a;
+    for l in 0..LANES {
+        sum[l] = sum[l].wrapping_add(b[l]);
+    }
+    sum
 }
 /// For each lane the sum of all lanes before it, from `start` on.
 #[inline(always)]

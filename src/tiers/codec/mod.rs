@@ -228,8 +228,12 @@ impl Codec {
                 );
             }
         }
-        if estimate <= block.len() - block.len() / self.least_saving {
-            return (Tag::Float, float::encode(self.isa, block, &mut workspace.block.0));
+        let most = block.len() - block.len() / self.least_saving;
+        if estimate <= most {
+            let size = float::encode(self.isa, block, &mut workspace.block.0);
+            if size <= most {
+                return (Tag::Float, size);
+            }
         }
         (Tag::Raw, block.len())
     }
