@@ -4,9 +4,9 @@
 //! does not count as held. When every block of a span is back, its run is kept for the next span (kept.rs).
 use super::cache::{Counts, Entry, ThreadCache};
 use super::kept::Kept;
-use super::size_class::{CLASSES, Class, MAX_STRIDE, SHAPES, SLICE, slices_to_grow};
+use super::size_class::{CLASSES, Class, FIRST_SINGLE, MAX_STRIDE, SHAPES, SLICE, slices_to_grow};
 use super::span::{List, Span, slot};
-use super::{Heap, arena, page_map, scavenger};
+use super::{Heap, arena, freed, page_map, scavenger};
 use crate::os::{lock::Mutex, map, records};
 use core::ptr::{NonNull, null, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
@@ -229,6 +229,9 @@ impl Central {
             let span_ref = span.as_ref();
             let (base, length) = (span_ref.inner().run.base, span_ref.inner().length);
             page_map::remove(base, base + length);
+            if span_ref.class() as usize >= FIRST_SINGLE {
+                freed::note(span_ref.first());
+            }
             span_ref.retire();
             span_ref.inner().listed = false;
             self.kept.keep_run(span, length / SLICE, scavenger::now());

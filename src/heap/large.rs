@@ -137,6 +137,7 @@ impl Heap {
             central.kept.keep_range(NonNull::from(span));
         }
         drop(central);
+        freed::note(pointer as usize);
         self.count(|cache| cache.count_free(self, size))
     }
 

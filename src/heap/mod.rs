@@ -16,6 +16,7 @@ mod cache;
 mod central;
 pub mod debug;
 pub mod fast;
+pub mod freed;
 pub mod guard;
 mod kept;
 mod large;

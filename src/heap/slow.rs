@@ -273,6 +273,9 @@ impl Heap {
     pub(super) fn find(&self, pointer: *const u8) -> Result<(&'static Span, usize, u16)> {
         let address = pointer as usize;
         let Some(span) = page_map::span_of(address) else {
+            if freed::lately(address) {
+                return fail!(DoubleFree, "{pointer:p} is not live: freed before");
+            }
             return fail!(NotOwned, "{pointer:p} is not memory of libunimem");
         };
         if span.heap().is_none_or(|heap| !core::ptr::eq(heap, self)) {
