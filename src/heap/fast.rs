@@ -7,8 +7,7 @@
 //! load waiting for the one before; a free waits for the page map's root and leaf, the span and the slot.
 use super::cache::{self, Entry, UNPUBLISHED};
 use super::size_class::{FIRST_SINGLE, quick_class_of};
-use super::span::slot;
-use super::{page_map, span_of_block};
+use super::{page_map, slot, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
@@ -39,13 +38,13 @@ pub fn allocate(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>>
     if top == magazine.base.get() {
         return None;
     }
-    // SAFETY: entries below the top are initialised; slots stay mapped for ever.
-    let (entry, block) = unsafe { (*top.sub(1), &*(*top.sub(1)).slot) };
-    if block.load(Relaxed) != slot::CACHED {
+    // SAFETY: entries below the top are initialised.
+    let entry = unsafe { *top.sub(1) };
+    let live = (magazine.full_slack.get() as usize).wrapping_sub(size) as u16;
+    if !slot::claim(entry.slot(), magazine.tag.get(), live) {
         return None;
     }
     magazine.top.set(top.wrapping_sub(1));
-    block.store((magazine.full_slack.get() as usize).wrapping_sub(size) as u16, Relaxed);
     cache.count_hit(size, delta);
     // SAFETY: no block is at address 0.
     Some(unsafe { NonNull::new_unchecked(entry.pointer) })
@@ -65,11 +64,12 @@ pub fn allocate_single(id: usize, size: usize, alignment: usize) -> Option<NonNu
         return None;
     }
     let magazine = cache.magazine(class);
-    let entry = magazine.pop()?;
-    span_of_block(entry.pointer).note_request(size);
-    if !cache::claim(entry, 0) {
+    let entry = magazine.top()?;
+    if !slot::claim(entry.slot(), magazine.tag.get(), slot::LIVE) {
         return None;
     }
+    magazine.pop();
+    span_of_block(entry.pointer).note_request(size);
     cache.count_hit(size, delta);
     NonNull::new(entry.pointer)
 }
@@ -90,10 +90,11 @@ pub fn free(id: usize, pointer: *mut u8) -> bool {
     if delta < -UNPUBLISHED {
         return false;
     }
-    if !cache.magazine(class).push(Entry { pointer, slot: block }) {
+    let magazine = cache.magazine(class);
+    if !magazine.push(Entry::new(pointer, block, value)) {
         return false;
     }
-    block.store(slot::CACHED, Relaxed);
+    block.store(magazine.tag.get(), Relaxed);
     cache.count_quick_free(delta);
     true
 }
