@@ -7,6 +7,7 @@
 
 #include "support.h"
 #include "tap.h"
+#include "trees.h"
 
 _Static_assert(sizeof(tree_tensor_node_t) == 80 && offsetof(tree_tensor_node_t, use_hierarchical) == 73, "node");
 _Static_assert(sizeof(tree_tensor_network_t) == 88 && offsetof(tree_tensor_network_t, metrics) == 48, "network");
@@ -16,21 +17,9 @@ _Static_assert(sizeof(tensor_network_t) == 136 && offsetof(tensor_network_t, las
 
 static random_t numbers = {7};
 
-static float real_number(void) { return (float)random_below(&numbers, 2001) / 1000.0f - 1.0f; }
-
-static ComplexFloat *random_elements(size_t count)
-{
-    ComplexFloat *elements = malloc(count * sizeof *elements);
-    for (size_t i = 0; i < count; i++) {
-        elements[i].real = real_number();
-        elements[i].imag = real_number();
-    }
-    return elements;
-}
-
 static tree_tensor_node_t *random_matrix(tree_tensor_network_t *ttn, size_t rows, size_t columns, bool hierarchical)
 {
-    ComplexFloat *elements = random_elements(rows * columns);
+    ComplexFloat *elements = random_elements(&numbers, rows * columns);
     tree_tensor_node_t *node = add_tree_tensor_node(ttn, elements, (size_t[]){rows, columns}, 2, hierarchical);
     free(elements);
     return node;
@@ -341,16 +330,7 @@ static void conversion(unified_memory_interface_t *memory)
     network->nodes[1]->connected_nodes[0] = 77;
     again = NULL;
     CHECK("an unknown id is refused", !convert_tensor_network_to_tree(network, &again) && !again);
-    /* What the program's own destroy_tensor_network does. */
-    for (size_t i = 0; i < network->num_nodes; i++) {
-        free(network->nodes[i]->data);
-        free(network->nodes[i]->dimensions);
-        free(network->nodes[i]->connected_nodes);
-        free(network->nodes[i]->connected_dims);
-        free(network->nodes[i]);
-    }
-    free(network->nodes);
-    free(network);
+    free_network(network);
     CHECK("NULL is refused", !convert_tensor_network_to_tree(NULL, &again) && !convert_tree_to_tensor_network(ttn, NULL));
     destroy_tree_tensor_network(ttn);
 }

@@ -7,6 +7,7 @@
 
 #include "support.h"
 #include "tap.h"
+#include "trees.h"
 
 static unified_memory_interface_t *memory;
 
@@ -125,19 +126,6 @@ static void depth(void)
     CHECK("has the value of an even number of exchanges", contract_full_tree_network(ttn, &result, sizes, &count) && count == 2 && result[0].real == 1 && result[1].real == 0 && result[3].real == 1);
     free(result);
     destroy_tree_tensor_network(ttn);
-}
-
-static void free_network(tensor_network_t *general)
-{
-    for (size_t i = 0; i < general->num_nodes; i++) {
-        free(general->nodes[i]->data);
-        free(general->nodes[i]->dimensions);
-        free(general->nodes[i]->connected_nodes);
-        free(general->nodes[i]->connected_dims);
-        free(general->nodes[i]);
-    }
-    free(general->nodes);
-    free(general);
 }
 
 static void conversion(void)

@@ -218,7 +218,11 @@ mod model {
             let live = is_live(model.slot.value());
             let in_span = *model.marked_free.lock().unwrap();
             assert!(live != in_span, "live {live}, in its span {in_span}");
-            assert_eq!(1 + given - frees, isize::from(live), "given out {given} times more, freed {frees} times");
+            assert_eq!(
+                1 + given - frees,
+                isize::from(live),
+                "given out {given} times more, freed {frees} times"
+            );
         });
     }
 

@@ -1,0 +1,310 @@
+/* Values of tree tensor networks against the plain sum over all indices: random trees on every kind of memory, by
+ * every way of contracting, before and after what must not change them. */
+#define _GNU_SOURCE
+#include "tap.h"
+#include "trees.h"
+
+/* A program's own table: counts what is held. */
+static struct { size_t live, peak; } held;
+
+static void *own_allocate(size_t size, size_t alignment) {
+    size_t *block = aligned_alloc(64, (64 + size + 63) / 64 * 64);
+    if (!block || alignment > 64) return NULL;
+    *block = size;
+    held.live += size;
+    if (held.live > held.peak) held.peak = held.live;
+    return block + 8;
+}
+static void own_free(void *start) {
+    size_t *block = (size_t *)start - 8;
+    held.live -= *block;
+    free(block);
+}
+static unified_memory_interface_t own_table = {.allocate = own_allocate, .free = own_free};
+
+/* Another: every tensor, however small, in tiers whose chunks are smaller than it. */
+static unified_memory_interface_t *tiers;
+static void *tiers_allocate(size_t size, size_t alignment) { return alignment > 64 ? NULL : tiers->allocate_streaming(size, 4 * KIB); }
+static void tiers_free(void *block) { tiers->free(block); }
+static unified_memory_interface_t tiers_table = {.allocate = tiers_allocate, .free = tiers_free};
+
+typedef struct {
+    const char *name;
+    unified_memory_interface_t *memory;
+    bool hierarchical;
+    double error; /* at most, relative */
+} way_t;
+
+static tree_tensor_network_t *network_on(unified_memory_interface_t *memory) {
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 1e-7);
+    if (ttn) ttn->memory = memory;
+    return ttn;
+}
+
+/* Whether the whole tree has this value and these sizes. */
+static bool has_value(tree_tensor_network_t *ttn, const double *value, const size_t *sizes, size_t axes, double most, const char *what, uint64_t seed) {
+    size_t got[MOST_LABELS], count = 0;
+    ComplexFloat *result = NULL;
+    bool done = contract_full_tree_network(ttn, &result, got, &count);
+    bool right = EXPECT(done, "%s, seed %zu: %s", what, (size_t)seed, unimem_last_error_message()) &&
+                 EXPECT(count == axes && memcmp(got, sizes, axes * sizeof *sizes) == 0, "%s, seed %zu: other sizes", what, (size_t)seed);
+    if (right) {
+        double error = distance(result, value, volume_of(sizes, axes));
+        right = EXPECT(error <= most, "%s, seed %zu: error %g", what, (size_t)seed, error);
+    }
+    free(result);
+    return right;
+}
+
+/* What was foretold is what was held, intermediates and result together. */
+static void expect_foretold_peak(tree_tensor_network_t *ttn, uint64_t seed) {
+    double flops = 0, peak = 0;
+    tensor_network_metrics_t before, after;
+    ComplexFloat *result = NULL;
+    size_t count;
+    bool done = unimem_contraction_cost(ttn, &flops, &peak) && reset_tree_tensor_network_metrics(ttn) &&
+                get_tree_tensor_network_metrics(ttn, &before) && contract_full_tree_network(ttn, &result, NULL, &count) &&
+                get_tree_tensor_network_metrics(ttn, &after);
+    free(result);
+    EXPECT(done && after.peak_memory_usage - before.peak_memory_usage == (size_t)peak, "seed %zu: %zu bytes more, foretold %zu",
+           (size_t)seed, after.peak_memory_usage - before.peak_memory_usage, (size_t)peak);
+}
+
+static void every_way(const way_t *way) {
+    char name[100];
+    for (size_t threads = 1; threads <= 2; threads++) {
+        unimem_set_threads(threads);
+        snprintf(name, sizeof name, "random trees, %s, %zu thread%s", way->name, threads, threads > 1 ? "s" : "");
+        TEST(name) {
+            for (uint64_t seed = 0; seed < scaled(200); seed++) {
+                random_t random = {seed};
+                plain_tree_t tree;
+                make_plain_tree(&tree, &random);
+                size_t sizes[MOST_LABELS], axes;
+                double *value = value_of(&tree, sizes, &axes);
+                tree_tensor_network_t *ttn = network_on(way->memory);
+                tree_tensor_node_t *nodes[MOST_NODES];
+                if (EXPECT(build_tree(&tree, ttn, way->hierarchical, nodes), "seed %zu: %s", (size_t)seed, unimem_last_error_message())) {
+                    has_value(ttn, value, sizes, axes, way->error, "contracted", seed);
+                    if (!way->hierarchical) expect_foretold_peak(ttn, seed);
+                    EXPECT(optimize_tree_structure(ttn), "seed %zu: not optimised", (size_t)seed);
+                    has_value(ttn, value, sizes, axes, way->error, "optimised", seed);
+                }
+                destroy_tree_tensor_network(ttn);
+                free(value);
+                free_plain_tree(&tree);
+            }
+        }
+    }
+    unimem_set_threads(0);
+    size_t left = way->memory == &own_table ? held.live : stats_of(way->memory == &tiers_table ? tiers : way->memory).total_allocated;
+    CHECK_EQ("all bytes went back", left, 0);
+}
+
+/* Pair by pair, child into parent: the axes come in another order, so only what has no order is compared. */
+static void pairs(void) {
+    TEST("a leaf into its parent is what a tree of these two is") {
+        for (uint64_t seed = 0; seed < scaled(300); seed++) {
+            random_t random = {seed};
+            plain_tree_t tree;
+            make_plain_tree(&tree, &random);
+            /* The first two nodes as a tree of their own. */
+            for (size_t v = 2; v < tree.nodes; v++) free(tree.node[v].elements);
+            tree.nodes = tree.nodes > 2 ? 2 : tree.nodes;
+            if (tree.nodes == 2) {
+                for (size_t v = 0; v < 2; v++) memset(tree.node[v].bonded, 0, sizeof tree.node[v].bonded);
+                for (size_t b = 0; b < tree.node[1].bonds; b++)
+                    tree.node[0].bonded[tree.node[1].parents[b]] = tree.node[1].bonded[tree.node[1].own[b]] = true;
+                size_t sizes[MOST_LABELS], axes;
+                double *value = value_of(&tree, sizes, &axes);
+                tree_tensor_network_t *ttn = network_on(&own_table), *third = network_on(&tiers_table);
+                tree_tensor_node_t *nodes[MOST_NODES], *result = NULL;
+                EXPECT(build_tree(&tree, ttn, false, nodes), "seed %zu: not built", (size_t)seed);
+                /* Without a bond the pair would be joined by the rule over all axes, which found none either. */
+                EXPECT(contract_tree_tensor_nodes(third, nodes[0], nodes[1], &result), "seed %zu: %s", (size_t)seed, unimem_last_error_message());
+                if (result) {
+                    EXPECT(result->num_dimensions == axes && memcmp(result->dimensions, sizes, axes * sizeof *sizes) == 0, "seed %zu: other sizes", (size_t)seed);
+                    EXPECT(distance(result->data, value, volume_of(sizes, axes)) <= 1e-5, "seed %zu: error %g", (size_t)seed, distance(result->data, value, volume_of(sizes, axes)));
+                }
+                destroy_tree_tensor_network(ttn);
+                destroy_tree_tensor_network(third);
+                free(value);
+            }
+            free_plain_tree(&tree);
+        }
+    }
+    CHECK("all bytes went back", held.live == 0 && stats_of(tiers).total_allocated == 0);
+}
+
+/* To a general network and back; adapted within several errors. */
+static void what_keeps_the_value(void) {
+    size_t before = stats_of(unimem_global()).total_allocated, dropped = 0;
+    const double targets[] = {0, 0.01, 0.1, 0.5};
+    TEST("conversion there and back, then adapting within a target") {
+        for (uint64_t seed = 0; seed < scaled(200); seed++) {
+            random_t random = {seed};
+            plain_tree_t tree;
+            make_plain_tree(&tree, &random);
+            size_t sizes[MOST_LABELS], axes;
+            double *value = value_of(&tree, sizes, &axes), target = targets[seed % 4];
+            tree_tensor_network_t *ttn = network_on(&own_table), *again = NULL;
+            tree_tensor_node_t *nodes[MOST_NODES];
+            tensor_network_t *general = NULL;
+            EXPECT(build_tree(&tree, ttn, false, nodes), "seed %zu: not built", (size_t)seed);
+            /* A child that is joined by no bond is none of the root's in a general network. */
+            bool bonded = true;
+            for (size_t v = 1; v < tree.nodes; v++) bonded &= tree.node[v].bonds > 0;
+            if (bonded && EXPECT(convert_tree_to_tensor_network(ttn, &general) && convert_tensor_network_to_tree(general, &again), "seed %zu: %s", (size_t)seed, unimem_last_error_message()))
+                has_value(again, value, sizes, axes, 1e-5, "converted", seed);
+            destroy_tree_tensor_network(again);
+            if (general) free_network(general);
+            EXPECT(adapt_bond_dimensions(ttn, target), "seed %zu: %s", (size_t)seed, unimem_last_error_message());
+            has_value(ttn, value, sizes, axes, target + 1e-5, "adapted", seed);
+            for (size_t v = 1; v < tree.nodes; v++)
+                for (size_t b = 0; b < tree.node[v].bonds && b < 1; b++)
+                    dropped += nodes[v]->dimensions[tree.node[v].own[b]] < tree.node[v].sizes[tree.node[v].own[b]];
+            destroy_tree_tensor_network(ttn);
+            free(value);
+            free_plain_tree(&tree);
+        }
+    }
+    CHECK("bonds did become smaller", dropped > 0);
+    CHECK("all bytes went back", held.live == 0 && stats_of(unimem_global()).total_allocated == before);
+}
+
+/* 10,000 children of one node, or 10,000 nodes in a chain: everything there is, on a thread with a small stack. */
+enum { MANY = 10000 };
+static void *everything(void *wide) {
+    const ComplexFloat turn[4] = {{0, 0}, {1, 0}, {1, 0}, {0, 0}}, one[2] = {{1, 0}, {1, 0}};
+    tree_tensor_network_t *ttn = network_on(&own_table), *again = NULL;
+    tree_tensor_node_t *root = add_tree_tensor_node(ttn, turn, (size_t[]){2, 2}, 2, false), *above = root;
+    bool joined = true;
+    for (size_t i = 1; i < MANY; i++) {
+        tree_tensor_node_t *node = wide ? add_tree_tensor_node(ttn, one, NULL, 0, false) : add_tree_tensor_node(ttn, turn, (size_t[]){2, 2}, 2, false);
+        joined &= connect_tree_tensor_nodes(ttn, above, node);
+        if (!wide) above = node;
+    }
+    CHECK("joined", joined && ttn->num_nodes == MANY && root->num_children == (wide ? MANY - 1 : 1));
+    tensor_network_t *general = NULL;
+    ComplexFloat *result = NULL;
+    size_t sizes[16], count = 0;
+    CHECK("optimised", optimize_tree_structure(ttn));
+    if (!wide) {
+        CHECK("converted there and back", convert_tree_to_tensor_network(ttn, &general) && convert_tensor_network_to_tree(general, &again) && again->num_nodes == MANY);
+        CHECK("contracted", contract_full_tree_network(again, &result, sizes, &count) && count == 2 && result[0].real == 1 && result[1].real == 0);
+        free(result);
+        CHECK("adapted", adapt_bond_dimensions(ttn, 1e-3) && contract_full_tree_network(ttn, &result, sizes, &count) && fabsf(result[0].real - 1) < 1e-2f);
+        free(result);
+        destroy_tree_tensor_network(again);
+        if (general) free_network(general);
+    } else {
+        size_t *asked = malloc((MANY + 2) * sizeof *asked);
+        CHECK("contracted, with an axis for every scalar", contract_full_tree_network(ttn, &result, asked, &count) && count == MANY + 1 && asked[0] == 2 && result[1].real == 1);
+        free(asked);
+        free(result);
+        CHECK("adapted", adapt_bond_dimensions(ttn, 1e-3));
+    }
+    destroy_tree_tensor_network(ttn);
+    return NULL;
+}
+static void many(void) {
+    for (size_t wide = 0; wide < 2; wide++) {
+        pthread_t thread;
+        pthread_attr_t attributes;
+        pthread_attr_init(&attributes);
+        pthread_attr_setstacksize(&attributes, 256 * KIB);
+        CHECK(wide ? "10,000 nodes wide" : "10,000 nodes deep", pthread_create(&thread, &attributes, everything, wide ? &own_table : NULL) == 0 && pthread_join(thread, NULL) == 0);
+        pthread_attr_destroy(&attributes);
+    }
+    CHECK_EQ("all bytes went back", held.live, 0);
+}
+
+/* Bonds over several axes in other orders on both sides, 33 MB of tensors: without a limit, and in 8 MiB. */
+static tree_tensor_network_t *large(unified_memory_interface_t *memory, bool hierarchical, tree_tensor_node_t **nodes) {
+    const size_t shapes[3][4] = {{96, 64, 40, 1}, {40, 50, 64, 30}, {30, 70, 50, 1}};
+    const size_t axes[3] = {3, 4, 3};
+    random_t random = {5};
+    tree_tensor_network_t *ttn = network_on(memory);
+    for (size_t v = 0; v < 3; v++) {
+        ComplexFloat *elements = random_elements(&random, volume_of(shapes[v], axes[v]));
+        nodes[v] = add_tree_tensor_node(ttn, elements, shapes[v], axes[v], hierarchical);
+        free(elements);
+        if (!nodes[v]) return ttn;
+    }
+    bool joined = unimem_connect_axes(ttn, nodes[0], 1, nodes[1], 2) && unimem_connect_axes(ttn, nodes[0], 2, nodes[1], 0) &&
+                  unimem_connect_axes(ttn, nodes[1], 1, nodes[2], 2) && unimem_connect_axes(ttn, nodes[1], 3, nodes[2], 0);
+    CHECK("joined", joined);
+    return ttn;
+}
+static void larger_than_the_budget(unified_memory_interface_t *plain) {
+    enum { ROWS = 96, COLUMNS = 70, SAMPLES = 6 };
+    unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 8 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
+    const struct { const char *name; unified_memory_interface_t *memory; bool hierarchical; size_t threads; double error; } runs[] = {
+        {"in RAM, one thread", plain, false, 1, 1e-5}, {"in RAM, two threads", plain, false, 2, 1e-5},
+        {"in 8 MiB, one thread", small, false, 1, 1e-5}, {"in 8 MiB, two threads", small, false, 2, 1e-5},
+        {"hierarchical in RAM", plain, true, 2, 1e-5}, {"hierarchical in 8 MiB", small, true, 2, 1e-5},
+    };
+    double expected[2 * SAMPLES];
+    memset(expected, 0, sizeof expected);
+    for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
+        unimem_set_threads(runs[r].threads);
+        tree_tensor_node_t *nodes[3];
+        tree_tensor_network_t *ttn = large(runs[r].memory, runs[r].hierarchical, nodes);
+        if (r == 0)
+            for (size_t s = 0; s < SAMPLES; s++) {
+                size_t i = s * 37 % ROWS, j = s * 29 % COLUMNS;
+                for (size_t b = 0; b < 64; b++)
+                    for (size_t c = 0; c < 40; c++)
+                        for (size_t d = 0; d < 50; d++)
+                            for (size_t e = 0; e < 30; e++) {
+                                ComplexFloat x = nodes[0]->data[(i * 64 + b) * 40 + c], y = nodes[1]->data[((c * 50 + d) * 64 + b) * 30 + e], z = nodes[2]->data[(e * 70 + j) * 50 + d];
+                                double real = (double)x.real * y.real - (double)x.imag * y.imag, imag = (double)x.real * y.imag + (double)x.imag * y.real;
+                                expected[2 * s] += real * z.real - imag * z.imag, expected[2 * s + 1] += real * z.imag + imag * z.real;
+                            }
+            }
+        ComplexFloat *result = NULL, sample[SAMPLES];
+        size_t sizes[16], count = 0;
+        bool done = contract_full_tree_network(ttn, &result, sizes, &count) && count == 2 && sizes[0] == ROWS && sizes[1] == COLUMNS;
+        for (size_t s = 0; done && s < SAMPLES; s++) sample[s] = result[s * 37 % ROWS * COLUMNS + s * 29 % COLUMNS];
+        CHECK(runs[r].name, done && distance(sample, expected, SAMPLES) <= runs[r].error);
+        if (runs[r].memory == small) CHECK("within the limit", unimem_held_bytes(small) <= 8 * MIB);
+        free(result);
+        destroy_tree_tensor_network(ttn);
+        CHECK_EQ("all bytes went back", stats_of(runs[r].memory).total_allocated, 0);
+    }
+    unimem_set_threads(0);
+    CHECK("closed", unimem_close(small));
+}
+
+/* The fastest order of this tree makes a tensor of 1000 x 600; a slower one, none larger than 10 x 600 x 10. */
+static void order_under_a_limit(unified_memory_interface_t *plain) {
+    unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
+    double flops[2], peak[2];
+    for (size_t limited = 0; limited < 2; limited++) {
+        tree_tensor_network_t *ttn = network_on(limited ? small : plain);
+        tree_tensor_node_t *a = add_tree_tensor_node(ttn, NULL, (size_t[]){10}, 1, false), *b = add_tree_tensor_node(ttn, NULL, (size_t[]){10, 1000, 600}, 3, false),
+                           *c = add_tree_tensor_node(ttn, NULL, (size_t[]){1000, 10}, 2, false);
+        CHECK("joined", unimem_connect_axes(ttn, b, 0, a, 0) && unimem_connect_axes(ttn, b, 1, c, 0));
+        CHECK("planned", unimem_contraction_cost(ttn, &flops[limited], &peak[limited]));
+        destroy_tree_tensor_network(ttn);
+    }
+    CHECK("without a limit the fastest order is taken", flops[0] < flops[1] && peak[0] > 4 * MIB);
+    CHECK("under a limit, one that keeps it", peak[1] <= 4 * MIB);
+    CHECK("closed", unimem_close(small));
+}
+
+int main(void) {
+    unified_memory_interface_t *plain = unimem_open(NULL);
+    unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
+    tiers = unimem_open(&(unified_pool_config_t){.enable_growth = true, .enable_streaming = true});
+    const way_t ways[] = {{"in RAM", plain, false, 1e-5}, {"in a table of the program's own", &own_table, false, 1e-5}, {"under a small limit", small, false, 1e-5},
+                          {"all of it in streaming memory", &tiers_table, false, 1e-5}, {"half of it hierarchical", plain, true, 1e-5}};
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) every_way(&ways[w]);
+    pairs();
+    what_keeps_the_value();
+    many();
+    larger_than_the_budget(plain);
+    order_under_a_limit(plain);
+    CHECK("the instances close clean", unimem_close(plain) && unimem_close(small) && unimem_close(tiers));
+    return tap_done();
+}
