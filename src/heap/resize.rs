@@ -32,7 +32,7 @@ impl Heap {
             if SHAPES[span.class() as usize].capacity == 1 {
                 span.set_only_size(size);
             } else {
-                let resized = slot::LIVE + (block.capacity - size) as u16 | value & slot::MARKED;
+                let resized = (slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED);
                 if !slot::surrender(span.slot(index), value, resized) {
                     return self.reallocate(pointer, size); // it changed meanwhile: freed by another thread, or marked
                 }
