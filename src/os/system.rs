@@ -302,6 +302,11 @@ pub fn make_thread_key(destructor: unsafe extern "C" fn(*mut c_void)) -> Result<
     let error = unsafe { libc::pthread_key_create(&mut key, Some(destructor)) };
     if error == 0 { Ok(key) } else { Err(Errno(error)) }
 }
+/// pthread_key_delete, of a key that no thread has a value for.
+pub fn drop_thread_key(key: libc::pthread_key_t) {
+    // SAFETY: a key that is none is an error value, and then there is nothing to drop.
+    unsafe { libc::pthread_key_delete(key) };
+}
 /// pthread_setspecific.
 ///
 /// # Safety
