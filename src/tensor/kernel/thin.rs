@@ -3,7 +3,7 @@
 //! Such a product reads B once and does little with it, so nothing is gathered, and only memory's speed counts: what
 //! a leaf with one small axis makes of its neighbour.
 use super::fuse::{self, Side};
-use super::{Axis, Complex, threads, volume};
+use super::{Axis, Complex, volume};
 
 /// Terms of the longest sum that is added up this way: longer ones are worth faer's kernel, and are blocked there.
 const LONGEST: usize = 64;
