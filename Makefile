@@ -114,6 +114,12 @@ soak: $(B)/libunimem.so
 sanitize:
 	@CARGO="$(CARGO)" TEST_CC="$(CC)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/sanitize.sh $(B)
 
+# The public project's own tests on each mixture of its C and this library.  TREE=directory of its sources
+.PHONY: legacy-project
+legacy-project: all
+	@test -n "$(TREE)" || { echo "say where its sources are: make legacy-project TREE=..." >&2; exit 2; }
+	@TEST_CC="$(CC)" sh c_tests/legacy_project.sh $(B) $(TREE)
+
 # Whether the headers still declare the ABI of the last release; a release describes its own.
 .PHONY: abi abi-release
 abi: $(B)/names

@@ -1,6 +1,10 @@
 # The benchmarks replay the demo's traces. Included at the end of the Makefile, after demo/demo.mk.
 # Other allocators are compared with where they are installed, and said to be skipped where they are not.
 $(BENCHES): $(wildcard demo/*.h)
+.PHONY: bench-deps
+bench-deps:
+	@sh tools/deps.sh bench
+bench bench-alloc bench-contraction: bench-deps
 bench: $(TRACES)
 
 # Every workload on 1, 2 and 4 threads: some minutes; then the chart.  ARGUMENTS='--only pairs,LIFO --threads 1 --quick'

@@ -4,7 +4,7 @@
 //!
 //! Prints GFLOP/s (8 floating-point operations a multiply-add; medians) on 1 and 2 threads and the median ratio to the
 //! plain product in the same round; with --rivals also what NumPy's and torch's tensordot and TBLIS (by pytblis) reach
-//! in a process of their own right after, and whether each is slower. PYTHON names the interpreter that has them. Some
+//! in a process of their own right after, and whether each is slower. PYTHON names an interpreter that has them. Some
 //! builds of OpenBLAS take an old kernel on new processors: OPENBLAS_CORETYPE sets another.
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -59,6 +59,8 @@ fn main() {
     let wanted = |name: &str| {
         arguments.iter().all(|a| a == "--rivals") || arguments.iter().any(|a| name.contains(a.as_str()))
     };
+    let with_rivals = arguments.iter().any(|a| a == "--rivals");
+    let rivals = if with_rivals { installed_rivals() } else { Vec::new() };
     println!(
         "{:<26}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}  wanted",
         "GFLOP/s", "plain 1", "ours 1", "ratio", "plain 2", "ours 2", "ratio"
@@ -101,29 +103,62 @@ fn main() {
             print!("{:>8.1}{reached:>8.1}{ratio:>8.2}", work / median(&mut plain_times));
         }
         println!("  {least:.2} {}", if met { "met" } else { "NOT MET" });
-        if arguments.iter().any(|a| a == "--rivals") {
-            rivals(left, right, bonds, ours_reached);
-        }
+        compare(&rivals, left, right, bonds, ours_reached);
     }
 }
 
-/// The same contraction by others: name, what is set before (`a` and `b` are NumPy's, `threads` the number), and the
-/// call, which may use the axes `i` and `j`.
-const RIVALS: [(&str, &str, &str); 3] = [
-    ("NumPy", "", "n.tensordot(a,b,axes=(i,j))"),
-    (
-        "torch",
-        "import torch; torch.set_num_threads(threads); a=torch.from_numpy(a); b=torch.from_numpy(b)",
-        "torch.tensordot(a,b,dims=(i,j))",
-    ),
-    ("TBLIS", "import pytblis; pytblis.set_num_threads(threads)", "pytblis.tensordot(a,b,axes=(i,j))"),
+/// Somebody else's contraction, in Python.
+struct Rival {
+    name: &'static str,
+    module: &'static str,
+    /// Run once; `a` and `b` are NumPy's, `threads` the number.
+    setup: &'static str,
+    /// Over the axes `i` and `j`.
+    call: &'static str,
+}
+const RIVALS: [Rival; 3] = [
+    Rival { name: "NumPy", module: "numpy", setup: "", call: "n.tensordot(a,b,axes=(i,j))" },
+    Rival {
+        name: "torch",
+        module: "numpy, torch",
+        setup: "import torch; torch.set_num_threads(threads); a=torch.from_numpy(a); b=torch.from_numpy(b)",
+        call: "torch.tensordot(a,b,dims=(i,j))",
+    },
+    Rival {
+        name: "TBLIS",
+        module: "numpy, pytblis",
+        setup: "import pytblis; pytblis.set_num_threads(threads)",
+        call: "pytblis.tensordot(a,b,axes=(i,j))",
+    },
 ];
 
-/// Runs those that are installed. `ours`: GFLOP/s on 1 and 2 threads.
-fn rivals(left: &[usize], right: &[usize], bonds: Bonds, ours: [f64; 2]) {
-    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".into());
+/// A Python that can import `module`: PYTHON, else the first one, else the system's.
+fn python_with(module: &str) -> Option<String> {
+    let candidates =
+        [std::env::var("PYTHON").unwrap_or_else(|_| "python3".into()), "/usr/bin/python3".into()];
+    let imports = |python: &String| {
+        let run = Command::new(python).args(["-c", &format!("import {module}")]).output();
+        run.is_ok_and(|output| output.status.success())
+    };
+    candidates.into_iter().find(imports)
+}
+
+/// Those that are installed, with their Python; says which are not.
+fn installed_rivals() -> Vec<(String, Rival)> {
+    let mut installed = Vec::new();
+    for rival in RIVALS {
+        match python_with(rival.module) {
+            Some(python) => installed.push((python, rival)),
+            None => println!("SKIP {}: no Python here has it", rival.name),
+        }
+    }
+    installed
+}
+
+/// Runs them on one case. `ours`: GFLOP/s on 1 and 2 threads.
+fn compare(rivals: &[(String, Rival)], left: &[usize], right: &[usize], bonds: Bonds, ours: [f64; 2]) {
     let (i, j): (Vec<_>, Vec<_>) = bonds.iter().copied().unzip();
-    for (name, setup, call) in RIVALS {
+    for (python, Rival { name, setup, call, .. }) in rivals {
         for threads in [1, 2] {
             let script = format!(
                 "import numpy as n, time\n\
@@ -136,15 +171,15 @@ fn rivals(left: &[usize], right: &[usize], bonds: Bonds, ours: [f64; 2]) {
                  for _ in range(7):\n s=time.perf_counter(); c={call}; t.append(time.perf_counter()-s)\n\
                  print(work/sorted(t)[3])\n"
             );
-            let run = Command::new(&python)
+            let run = Command::new(python)
                 .args(["-c", &script])
                 .envs(["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"].map(|v| (v, threads.to_string())))
                 .output();
             let reached = run.ok().filter(|output| output.status.success());
             let reached = reached.and_then(|o| String::from_utf8_lossy(&o.stdout).trim().parse::<f64>().ok());
             let Some(reached) = reached else {
-                println!("    SKIP {name}: {python} does not have it");
-                break;
+                println!("    {name} on {threads}: FAILED");
+                continue;
             };
             let ratio = ours[threads - 1] / reached;
             let met = if ratio > 1.0 { "met" } else { "NOT MET" };

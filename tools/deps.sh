@@ -2,6 +2,7 @@
 # Says which programs are missing for a target of the Makefile and installs them (Debian, Ubuntu).
 #   deps.sh demo   what building and running needs
 #   deps.sh test   and what widens the tests; without those they say SKIP
+#   deps.sh bench  and what the benchmarks compare with
 # Does nothing, quickly and without network, when nothing is missing.
 set -eu
 
@@ -18,9 +19,11 @@ fi
 need "${CC:-cc}" gcc
 need ld binutils
 need objcopy binutils
+want_library() {
+    [ -n "$(find /usr/lib /lib /usr/local/lib -name "$1" 2>/dev/null | head -n 1)" ] || wanted="$wanted $2"
+}
 # The NUMA topology comes through it; without it the library asks sysfs.
-[ -n "$(find /usr/lib /lib /usr/local/lib -name 'libhwloc.so.15' 2>/dev/null | head -n 1)" ] ||
-    wanted="$wanted libhwloc15"
+want_library libhwloc.so.15 libhwloc15
 if [ "${1:-test}" = test ]; then
     want "${CXX:-c++}" g++
     want pkg-config pkg-config
@@ -28,6 +31,16 @@ if [ "${1:-test}" = test ]; then
     want valgrind valgrind
     want abidiff abigail-tools
     want dpkg-shlibdeps dpkg-dev
+fi
+if [ "${1:-test}" = bench ]; then
+    want_library libmimalloc.so.2 libmimalloc2.0
+    want_library libjemalloc.so.2 libjemalloc2
+    want_library libtcmalloc_minimal.so.4 libtcmalloc-minimal4
+    # Debian's NumPy multiplies with whatever BLAS there is; the reference one would be no rival.
+    want_library libopenblas.so.0 libopenblas0-pthread
+    want python3 python3
+    "${PYTHON:-python3}" -c 'import numpy' 2>/dev/null || /usr/bin/python3 -c 'import numpy' 2>/dev/null ||
+        wanted="$wanted python3-numpy"
 fi
 if [ -z "$missing$wanted" ]; then
     exit 0

@@ -165,8 +165,9 @@ pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *m
         None => allocate_slow(pool, size),
     }
 }
+// A C function, as none of these unwinds: then the fast path ends in a jump and needs no frame.
 #[cold]
-fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
+extern "C" fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
     // SAFETY: by the promise of `pool_allocate`'s caller.
     if let Some(block) = fast::allocate_single(unsafe { heap_id(pool) }, size, 0) {
         return block.as_ptr().cast();
@@ -190,7 +191,7 @@ pub unsafe extern "C" fn pool_free(pool: *mut MemoryPool, ptr: *mut c_void) {
     }
 }
 #[cold]
-fn free_slow(pool: *mut MemoryPool, ptr: *mut c_void) {
+extern "C" fn free_slow(pool: *mut MemoryPool, ptr: *mut c_void) {
     guard((), || {
         // SAFETY: by the promise of `pool_free`'s caller.
         let heap = unsafe { heap_of(pool) }?;

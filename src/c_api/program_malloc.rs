@@ -78,8 +78,12 @@ pub extern "C" fn unimem_program_malloc(size: usize) -> *mut c_void {
         None => malloc_slow(size),
     }
 }
+// A C function, as none of these unwinds: then the fast path ends in a jump and needs no frame.
 #[cold]
-fn malloc_slow(size: usize) -> *mut c_void {
+extern "C" fn malloc_slow(size: usize) -> *mut c_void {
+    if let Some(block) = fast::allocate_single(ID.load(Relaxed), size, ALIGNMENT) {
+        return block.as_ptr().cast();
+    }
     or_no_memory(|| aligned(ALIGNMENT, size))
 }
 
@@ -94,7 +98,7 @@ pub unsafe extern "C" fn unimem_program_free(ptr: *mut c_void) {
     }
 }
 #[cold]
-fn free_slow(ptr: *mut c_void) {
+extern "C" fn free_slow(ptr: *mut c_void) {
     if ptr.is_null() {
         return;
     }

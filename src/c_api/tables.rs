@@ -11,7 +11,8 @@ use core::ptr::null_mut;
 /// Bytes of a `ComplexFloat`.
 const COMPLEX_FLOAT: usize = 8;
 
-// A hit in the thread's cache is served in the slot's own function; everything else goes to one body for all slots.
+// A hit in the thread's cache is served in the slot's own function; everything else goes to one body for all slots: a C
+// function, which does not unwind, so that the fast path ends in a jump and needs no frame.
 unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) -> *mut c_void {
     match fast::allocate(slots::heap_id(SLOT), size, alignment) {
         Some(block) => block.as_ptr().cast(),
@@ -19,7 +20,7 @@ unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) 
     }
 }
 #[cold]
-fn allocate_at(size: usize, alignment: usize, slot: usize) -> *mut c_void {
+extern "C" fn allocate_at(size: usize, alignment: usize, slot: usize) -> *mut c_void {
     if let Some(block) = fast::allocate_single(slots::heap_id(slot), size, alignment) {
         return block.as_ptr().cast();
     }
@@ -31,7 +32,7 @@ unsafe extern "C" fn free<const SLOT: usize>(ptr: *mut c_void) {
     }
 }
 #[cold]
-fn free_at(ptr: *mut c_void, slot: usize) {
+extern "C" fn free_at(ptr: *mut c_void, slot: usize) {
     guard((), || slots::open_at(slot)?.free(ptr.cast()))
 }
 unsafe extern "C" fn realloc<const SLOT: usize>(ptr: *mut c_void, size: usize) -> *mut c_void {

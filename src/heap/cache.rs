@@ -4,7 +4,7 @@
 //! the block nor its span. Only the owning thread pushes and pops. Everyone else may read the counters, which are
 //! therefore atomic, though never locked. Caches are found through the thread's record, by the heap's id; the table
 //! of a record and the caches in it are made and dissolved under [`super::registry`]'s lock.
-use super::size_class::{CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, SHAPES};
+use super::size_class::{CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, MAX_QUICK_SHARED, SHAPES};
 use super::{Heap, span::slot};
 use crate::os::records;
 use crate::os::thread::{NEAR, Record};
@@ -12,6 +12,8 @@ use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU16, AtomicUsize, Ordering::Relaxed};
 
+/// Turns sizes into whole cache lines, but for the last bits.
+const BESIDE: usize = DEFAULT_ALIGNMENT - 1;
 /// Net bytes a thread may have allocated or freed before it tells the heap.
 pub(super) const UNPUBLISHED: isize = 64 << 10;
 /// Bytes of blocks a magazine comes to hold by misses alone, while it holds at least [`LEAST_BLOCKS`].
@@ -43,8 +45,8 @@ pub struct Magazine {
     pub(super) top: Cell<*mut Entry>,
     pub(super) base: Cell<*mut Entry>,
     pub(super) limit: Cell<*mut Entry>,
-    /// Slot of a live block of 0 bytes: what a block's slot gets, plus the bytes asked for.
-    pub(super) full_slack: Cell<u32>,
+    /// What the slot of a live block of 0 bytes would hold; of another, that less its size.
+    pub(super) of_nothing: Cell<u32>,
     /// What happened to it since it last grew.
     since_growth: Cell<Since>,
 }
@@ -64,26 +66,34 @@ enum Since {
 /// One thread's part of one heap.
 #[repr(C, align(64))]
 pub struct ThreadCache {
+    /// Largest size that [`super::fast::allocate`] serves: none above the largest asked for so far, so that this is
+    /// one comparison with the other limits.
+    pub(super) quick_size: AtomicUsize,
+    /// Of the heap, and 63: what turns a size into room for its blocks, but for the last six bits.
+    pub(super) beside: usize,
+    /// Bytes allocated, and freed, in all. Their difference is what this thread has made of the heap's live bytes.
+    allocated: AtomicUsize,
+    freed: AtomicUsize,
+    /// Of that difference: the highest since the last publication, and what was published then.
+    peak: AtomicIsize,
+    published: AtomicIsize,
+    /// And the least and the most that may come about without publishing: [`UNPUBLISHED`] from `published`.
+    least: AtomicUsize,
+    most: AtomicUsize,
+    hits: AtomicUsize,
+    frees: AtomicUsize,
+    misses: AtomicUsize,
+    largest: AtomicUsize,
     /// Largest room that fast.rs may serve; 0 where the heap's alignment is unusual.
     pub(super) quick_limit: usize,
-    /// Of the heap.
-    pub(super) prefix: usize,
-    /// Net bytes allocated since the last publication.
-    pub(super) delta: AtomicIsize,
-    /// Highest `delta` since then.
-    delta_peak: AtomicIsize,
-    pub(super) largest: AtomicUsize,
-    hits: AtomicUsize,
-    misses: AtomicUsize,
-    frees: AtomicUsize,
-    allocated: AtomicUsize,
-    magazines: [Magazine; CLASSES],
     /// The heap's list of caches, under its lock.
     pub next: Cell<*mut ThreadCache>,
     /// The thread's record; null for the cache that threads without a record share.
     pub record: *const Record,
     /// The heap.
     pub heap: *const Heap,
+    /// From here on two to a cache line.
+    magazines: [Magazine; CLASSES],
     /// Of all bytes allocated, those that recorded allocations stand for, in the recording of this number (recorded.rs).
     pub(super) sampled: Cell<usize>,
     pub(super) sampled_in: Cell<u32>,
@@ -96,6 +106,16 @@ fn add(counter: &AtomicUsize, amount: usize) {
     // A plain add: only the owning thread writes.
     counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
 }
+/// What a counter of the calling thread's own cache holds, which no other thread writes: a plain load, which the compiler
+/// may make part of another instruction.
+#[inline(always)]
+fn own(counter: &AtomicUsize) -> usize {
+    // SAFETY: no other thread writes, so there is no race.
+    unsafe { counter.as_ptr().read() }
+}
+
+const _: () =
+    assert!(core::mem::offset_of!(ThreadCache, magazines).is_multiple_of(64) && size_of::<Magazine>() == 32);
 
 impl Magazine {
     /// Takes the block freed last.
@@ -112,16 +132,29 @@ impl Magazine {
     /// Puts a block in; false when there is no room.
     #[inline(always)]
     pub fn push(&self, entry: Entry) -> bool {
-        let top = self.top.get();
-        if top == self.limit.get() {
+        if self.is_full() {
             return false;
         }
-        // SAFETY: below the limit.
-        unsafe {
-            top.write(entry);
-            self.top.set(top.add(1));
-        }
+        // SAFETY: it is not full.
+        unsafe { self.push_unchecked(entry) };
         true
+    }
+    /// Whether there is no room.
+    #[inline(always)]
+    pub fn is_full(&self) -> bool {
+        self.top.get() == self.limit.get()
+    }
+    /// Puts a block in.
+    ///
+    /// # Safety
+    /// It is not full.
+    #[inline(always)]
+    pub unsafe fn push_unchecked(&self, entry: Entry) {
+        // SAFETY: below the limit, by the caller's promise.
+        unsafe {
+            self.top.get().write(entry);
+            self.top.set(self.top.get().add(1));
+        }
     }
     /// Free blocks in it.
     pub fn length(&self) -> usize {
@@ -215,11 +248,12 @@ impl ThreadCache {
             let made = &mut *cache.as_ptr();
             made.record = record;
             made.heap = heap;
-            made.prefix = heap.prefix();
+            made.set_published(0);
+            made.beside = heap.prefix() + BESIDE;
             made.quick_limit = if usual && !record.is_null() { MAX_QUICK } else { 0 };
             for (magazine, shape) in made.magazines.iter().zip(&SHAPES) {
                 magazine
-                    .full_slack
+                    .of_nothing
                     .set((shape.stride as usize).wrapping_sub(heap.prefix()) as u32 + slot::LIVE as u32);
             }
         }
@@ -252,57 +286,76 @@ impl ThreadCache {
     pub fn magazines(&self) -> &[Magazine] {
         &self.magazines
     }
-    /// Counts a hit of `size` bytes. The caller has made sure that nothing is to be published.
+    /// Whether prefix and size make up the room: the heap has no prefix.
     #[inline(always)]
-    pub(super) fn count_hit(&self, size: usize, delta: isize) {
-        bump(&self.hits);
-        add(&self.allocated, size);
-        if size > self.largest.load(Relaxed) {
-            self.largest.store(size, Relaxed);
-        }
-        self.delta.store(delta, Relaxed);
-        if delta > self.delta_peak.load(Relaxed) {
-            self.delta_peak.store(delta, Relaxed);
-        }
+    pub(super) fn is_plain(&self) -> bool {
+        self.beside == BESIDE
     }
-    /// Counts a free. The caller has made sure that nothing is to be published.
+    /// Counts a hit of `size` bytes, at most `quick_size`. False, with nothing changed, when more would have to be
+    /// published than this does.
     #[inline(always)]
-    pub(super) fn count_quick_free(&self, delta: isize) {
+    pub(super) fn count_hit(&self, size: usize) -> bool {
+        let live = own(&self.allocated).wrapping_add(size).wrapping_sub(own(&self.freed)) as isize;
+        if live > self.peak.load(Relaxed) {
+            if live > own(&self.most) as isize {
+                return false;
+            }
+            self.peak.store(live, Relaxed);
+        }
+        add(&self.allocated, size);
+        bump(&self.hits);
+        true
+    }
+    /// Counts a free of `size` bytes. False, with nothing changed, when it is to be published.
+    #[inline(always)]
+    pub(super) fn count_quick_free(&self, size: usize) -> bool {
+        let freed = own(&self.freed).wrapping_add(size);
+        if (own(&self.allocated).wrapping_sub(freed) as isize) < own(&self.least) as isize {
+            return false;
+        }
+        self.freed.store(freed, Relaxed);
         bump(&self.frees);
-        self.delta.store(delta, Relaxed);
+        true
     }
     /// Counts an allocation of `size` bytes.
     pub fn count_allocation(&self, heap: &Heap, size: usize, hit: bool) {
         bump(if hit { &self.hits } else { &self.misses });
-        add(&self.allocated, size);
-        if size > self.largest.load(Relaxed) {
-            self.largest.store(size, Relaxed);
-        }
-        self.grow(heap, size as isize);
+        self.change(heap, size, 0);
+        self.note_largest(size);
     }
     /// Counts a free of a block of `size` bytes.
     pub fn count_free(&self, heap: &Heap, size: usize) {
         bump(&self.frees);
-        self.grow(heap, -(size as isize));
+        self.change(heap, 0, size);
     }
     /// Counts that a block of `old` bytes now has `new`.
     pub fn resize(&self, heap: &Heap, old: usize, new: usize) {
-        add(&self.allocated, new);
-        if new > self.largest.load(Relaxed) {
-            self.largest.store(new, Relaxed);
-        }
-        self.grow(heap, new as isize - old as isize);
+        self.change(heap, new, old);
+        self.note_largest(new);
     }
     /// Counts that live bytes which are not the heap's changed by `bytes`.
     pub fn grow_foreign(&self, heap: &Heap, bytes: isize) {
-        add(&self.allocated, bytes.max(0) as usize);
-        self.grow(heap, bytes);
+        self.change(heap, bytes.max(0) as usize, bytes.min(0).unsigned_abs());
     }
-    fn grow(&self, heap: &Heap, bytes: isize) {
-        let delta = self.delta.load(Relaxed) + bytes;
-        self.delta.store(delta, Relaxed);
-        if delta > self.delta_peak.load(Relaxed) {
-            self.delta_peak.store(delta, Relaxed);
+    /// Largest size asked for since creation or reset.
+    pub(super) fn largest(&self) -> usize {
+        self.largest.load(Relaxed)
+    }
+    fn note_largest(&self, size: usize) {
+        if size > self.largest.load(Relaxed) {
+            self.largest.store(size, Relaxed);
+            if self.quick_limit > 0 {
+                let most = MAX_QUICK_SHARED - (self.beside - BESIDE);
+                self.quick_size.store(size.min(most), Relaxed);
+            }
+        }
+    }
+    fn change(&self, heap: &Heap, allocated: usize, freed: usize) {
+        add(&self.allocated, allocated);
+        add(&self.freed, freed);
+        let (delta, peak) = self.unpublished();
+        if delta > peak {
+            self.peak.store(self.published.load(Relaxed) + delta, Relaxed);
         }
         if delta.unsigned_abs() > UNPUBLISHED as usize {
             self.publish(heap);
@@ -311,20 +364,29 @@ impl ThreadCache {
     /// Adds what is unpublished to the heap's live bytes and raises its peak.
     #[cold]
     pub fn publish(&self, heap: &Heap) {
-        let delta = self.delta.load(Relaxed);
+        let (delta, peak) = self.unpublished();
         let before = heap.counters.live.fetch_add(delta, Relaxed);
-        heap.counters.raise_peak(before + self.delta_peak.load(Relaxed));
-        self.delta.store(0, Relaxed);
-        self.delta_peak.store(0, Relaxed);
+        heap.counters.raise_peak(before + peak);
+        self.set_published(self.published.load(Relaxed) + delta);
+    }
+    fn set_published(&self, published: isize) {
+        self.published.store(published, Relaxed);
+        self.least.store((published - UNPUBLISHED) as usize, Relaxed);
+        self.most.store((published + UNPUBLISHED) as usize, Relaxed);
+        self.peak.store(published, Relaxed);
     }
     /// Unpublished net bytes and their peak.
     pub fn unpublished(&self) -> (isize, isize) {
-        (self.delta.load(Relaxed), self.delta_peak.load(Relaxed))
+        let live = self.allocated.load(Relaxed).wrapping_sub(self.freed.load(Relaxed)) as isize;
+        let published = self.published.load(Relaxed);
+        (live - published, self.peak.load(Relaxed) - published)
     }
     /// Forgets the peak so far.
     pub fn reset_peak(&self) {
-        self.delta_peak.store(self.delta.load(Relaxed), Relaxed);
+        let (delta, _) = self.unpublished();
+        self.peak.store(self.published.load(Relaxed) + delta, Relaxed);
         self.largest.store(0, Relaxed);
+        self.quick_size.store(0, Relaxed);
     }
     /// Counts so far.
     pub fn counts(&self) -> Counts {
@@ -388,7 +450,6 @@ fn limits(class: usize, blocks: usize) -> (usize, usize) {
 }
 
 /// Where `record` holds its cache of the heap with `id`.
-#[inline(always)]
 fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
     if let Some(near) = record.near.get(id) {
         return Some(near);
@@ -403,8 +464,12 @@ fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
 /// This thread's cache of the heap with `id`, if it has one.
 #[inline(always)]
 pub fn existing(record: &Record, id: usize) -> Option<&'static ThreadCache> {
+    let cache = match record.near.get(id) {
+        Some(near) => near.load(Relaxed),
+        None => entry(record, id)?.load(Relaxed),
+    };
     // SAFETY: entries are null or a cache that lives until its heap or this thread ends.
-    unsafe { entry(record, id)?.load(Relaxed).cast::<ThreadCache>().as_ref() }
+    unsafe { cache.cast::<ThreadCache>().as_ref() }
 }
 
 /// Ids that `record` may hold caches for.

@@ -4,7 +4,7 @@
 //! does not count as held. When every block of a span is back, its run is kept for the next span (kept.rs).
 use super::cache::{Counts, Entry, ThreadCache};
 use super::kept::Kept;
-use super::size_class::{CLASSES, Class, MAX_STRIDE, SHAPES, SLICE};
+use super::size_class::{CLASSES, Class, MAX_STRIDE, SHAPES, SLICE, slices_to_grow};
 use super::span::{List, Span, slot};
 use super::{Heap, arena, page_map, scavenger};
 use crate::os::{lock::Mutex, map, records};
@@ -13,6 +13,9 @@ use core::sync::atomic::Ordering::Relaxed;
 
 /// Spans with free blocks that are left to other threads, at most, before one of them is taken over.
 const MOST_LEFT_TO_OTHERS: usize = 8;
+
+/// A block that may grow has touched memory of an earlier one for this many times its size, at most.
+const MOST_DIRTY_TO_GROW: usize = 8;
 
 /// The part of a heap that its lock guards.
 pub struct Central {
@@ -94,7 +97,11 @@ impl Central {
                 if taken > 0 {
                     return None;
                 }
-                self.make_span(heap, class).or(NonNull::new(self.partial[class as usize].head))
+                let slices = SHAPES[class as usize].slices as usize;
+                let made = self.make_span(heap, class, slices);
+                // SAFETY: just made, in no list; the lock is held.
+                made.inspect(|&span| unsafe { self.list(span, class as usize) })
+                    .or(NonNull::new(self.partial[class as usize].head))
             }) else {
                 break;
             };
@@ -154,37 +161,88 @@ impl Central {
                 if listed {
                     self.partial[class].remove(pointer);
                 }
-                self.keep(pointer, class);
+                self.keep(pointer);
             } else if !listed {
-                self.partial[class].push(pointer);
-                span.inner().listed = true;
+                self.list(pointer, class);
             }
         }
         true
     }
 
-    /// Puts a span without live or cached blocks aside.
-    unsafe fn keep(&mut self, span: NonNull<Span>, class: usize) {
-        // SAFETY: the caller holds the lock and the span is in no class's list.
+    /// Enters a span into the list of those that have blocks of `class`.
+    unsafe fn list(&mut self, span: NonNull<Span>, class: usize) {
+        // SAFETY: the caller holds the lock and the span is in no list of its class.
         unsafe {
-            self.unlink(span);
-            let (span_ref, slices) = (span.as_ref(), SHAPES[class].slices as usize);
-            let base = span_ref.inner().run.base;
-            page_map::remove(base, base + slices * SLICE);
-            span_ref.retire();
-            span_ref.inner().listed = false;
-            self.kept.keep_run(span, slices, scavenger::now());
+            self.partial[class].push(span);
+            span.as_ref().inner().listed = true;
         }
     }
 
-    /// A span for `class`, listed: from a kept run if there is one, else from the arena.
-    fn make_span(&mut self, heap: &Heap, class: Class) -> Option<NonNull<Span>> {
-        let slices = SHAPES[class as usize].slices as usize;
+    /// Takes a block of a single class, marked as cached, whose span has address space to grow into. None where there
+    /// is none to be had, or no budget.
+    pub fn take_to_grow(&mut self, heap: &Heap, class: Class) -> Option<Entry> {
+        let span = self.make_span(heap, class, slices_to_grow(class))?;
+        // SAFETY: just made, in no list and known to nobody else.
+        let inner = unsafe { span.as_ref().inner() };
+        let needed = map::round_to_page(SHAPES[class as usize].stride as usize);
+        if inner.charged > needed * MOST_DIRTY_TO_GROW {
+            let extra = inner.charged - needed;
+            // SAFETY: no block lies there.
+            if unsafe { map::decommit(inner.run.base + needed, extra) } {
+                inner.charged = needed;
+                heap.discharge(extra);
+            }
+        }
+        let mut taken = None;
+        // SAFETY: just made; records are never unmapped.
+        take_from(heap, self, unsafe { span.as_ref() }, class, 1, &mut |entry| taken = Some(entry));
+        if taken.is_none() {
+            // SAFETY: the lock is held, and the span has no blocks.
+            unsafe { self.keep(span) };
+        }
+        taken
+    }
+
+    /// Gives the block of a single class another one, if the address space of its span and the budget allow it.
+    ///
+    /// # Safety
+    /// The lock is held, the span is this heap's and its block live.
+    pub unsafe fn change_class(&mut self, heap: &Heap, span: &'static Span, class: Class) -> bool {
+        let stride = SHAPES[class as usize].stride as usize;
+        // SAFETY: by the caller's promise.
+        let inner = unsafe { span.inner() };
+        let extra = map::round_to_page(stride).saturating_sub(inner.charged);
+        if stride > inner.length || extra > 0 && !self.kept.charge(heap, extra) {
+            return false;
+        }
+        inner.charged += extra;
+        span.change_class(class);
+        // The same entries once more, but for the class: leaves are there.
+        page_map::insert(inner.run.base, inner.run.base + inner.length, NonNull::from(span))
+    }
+
+    /// Puts a span without live or cached blocks aside.
+    unsafe fn keep(&mut self, span: NonNull<Span>) {
+        // SAFETY: the caller holds the lock and the span is in no class's list.
+        unsafe {
+            self.unlink(span);
+            let span_ref = span.as_ref();
+            let (base, length) = (span_ref.inner().run.base, span_ref.inner().length);
+            page_map::remove(base, base + length);
+            span_ref.retire();
+            span_ref.inner().listed = false;
+            self.kept.keep_run(span, length / SLICE, scavenger::now());
+        }
+    }
+
+    /// A span of `slices` for `class`, in no list of it: from a kept run if there is one, else from the arena.
+    fn make_span(&mut self, heap: &Heap, class: Class, slices: usize) -> Option<NonNull<Span>> {
         let span = self.kept.reuse_run(slices).or_else(|| self.make_run(heap, slices))?;
         // SAFETY: the span is in no list and known to nobody else.
         let span_ref = unsafe { span.as_ref() };
         // SAFETY: as above.
         let inner = unsafe { span_ref.inner() };
+        inner.length = slices * SLICE;
         inner.carved = 0;
         inner.free = 0;
         inner.user = null();
@@ -204,8 +262,7 @@ impl Central {
         // SAFETY: in no list until here; the lock is held.
         unsafe {
             self.link(span);
-            self.partial[class as usize].push(span);
-            span_ref.inner().listed = true;
+            span_ref.inner().listed = false;
         }
         Some(span)
     }
@@ -292,10 +349,9 @@ impl Central {
                     self.remove_large(span);
                     self.release_large(heap, span);
                 } else {
-                    let class = span.as_ref().class() as usize;
                     let carved = span.as_ref().inner().carved as usize;
                     (0..carved).for_each(|i| span.as_ref().slot(i).store(slot::FREE, Relaxed));
-                    self.keep(span, class);
+                    self.keep(span);
                 }
             }
         }
@@ -348,7 +404,7 @@ const fn skew(class: usize) -> usize {
 /// Size asked for, of a live block whose slot holds `value`.
 #[inline(always)]
 pub fn requested_size(span: &Span, value: u16) -> usize {
-    span.usable.load(Relaxed) as usize + slot::LIVE as usize - (value & !slot::MARKED) as usize
+    (span.of_nothing.load(Relaxed) - (value & !slot::MARKED) as u32) as usize
 }
 
 /// Takes blocks from one span: free ones, then uncarved ones as far as the budget goes.

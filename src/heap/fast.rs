@@ -5,72 +5,77 @@
 //!
 //! What an allocation costs at least: the thread's record, its cache, the magazine's top, the entry and the slot, each
 //! load waiting for the one before; a free waits for the page map's root and leaf, the span and the slot.
-use super::cache::{self, Entry, UNPUBLISHED};
+use super::cache::{self, Entry, Magazine, ThreadCache};
 use super::size_class::{FIRST_SINGLE, quick_class_of};
 use super::span::slot;
 use super::{page_map, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+/// What malloc promises.
+const MALLOC_ALIGNMENT: usize = 16;
 
 /// Allocates from the calling thread's cache of the heap with `id`.
 #[inline(always)]
 pub fn allocate(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>> {
     let cache = cache::existing(thread::existing()?, id)?;
-    // A cache line, or what malloc promises. A size of 0, or one so large that the sum wraps, gives room 0 or a
-    // size above the room, and is left to the slow path.
-    let room = if alignment & !64 == 0 {
-        size.wrapping_add(cache.prefix + 63) & !63
-    } else if alignment == 16 && cache.prefix == 0 {
-        size
-    } else {
-        return None;
-    };
-    if room > cache.quick_limit || size.wrapping_sub(1) >= room {
+    // A size of 0 wraps, and is left to the slow path.
+    if size.wrapping_sub(1) >= cache.quick_size.load(Relaxed) {
         return None;
     }
-    let class = quick_class_of(room);
-    let delta = cache.delta.load(Relaxed) + size as isize;
-    if class >= FIRST_SINGLE || delta > UNPUBLISHED {
-        return None;
-    }
-    let magazine = cache.magazine(class);
+    let room = room_for(cache, size, alignment)?;
+    let magazine = cache.magazine(quick_class_of(room));
+    let (entry, block) = take(cache, magazine, size)?;
+    block.store((magazine.of_nothing.get() as usize).wrapping_sub(size) as u16, Relaxed);
+    // SAFETY: no block is at address 0.
+    Some(unsafe { NonNull::new_unchecked(entry.pointer) })
+}
+
+/// Takes a block out of a magazine, counted as a hit of `size` bytes, and its slot, which the caller sets.
+#[inline(always)]
+fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<(Entry, &'static AtomicU16)> {
     let top = magazine.top.get();
     if top == magazine.base.get() {
         return None;
     }
     // SAFETY: entries below the top are initialised; slots stay mapped for ever.
     let (entry, block) = unsafe { (*top.sub(1), &*(*top.sub(1)).slot) };
-    if block.load(Relaxed) != slot::CACHED {
+    if block.load(Relaxed) != slot::CACHED || !cache.count_hit(size) {
         return None;
     }
     magazine.top.set(top.wrapping_sub(1));
-    block.store((magazine.full_slack.get() as usize).wrapping_sub(size) as u16, Relaxed);
-    cache.count_hit(size, delta);
-    // SAFETY: no block is at address 0.
-    Some(unsafe { NonNull::new_unchecked(entry.pointer) })
+    Some((entry, block))
 }
 
-/// The same for the classes whose blocks have a span each, at the usual alignment. What [`allocate`] leaves over is
-/// tried here next: one call more, still without a lock.
+/// Bytes of a block with its prefix: whole cache lines, or granules of malloc's where there is no prefix. None: the
+/// alignment is neither's.
+#[inline(always)]
+fn room_for(cache: &ThreadCache, size: usize, alignment: usize) -> Option<usize> {
+    if alignment & !64 == 0 {
+        Some(size.wrapping_add(cache.beside) & !63)
+    } else if alignment == MALLOC_ALIGNMENT && cache.is_plain() {
+        Some(size)
+    } else {
+        None
+    }
+}
+
+/// The same for the classes whose blocks have a span each. What [`allocate`] leaves over is tried here next: one call
+/// more, still without a lock.
 pub fn allocate_single(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>> {
     let cache = cache::existing(thread::existing()?, id)?;
-    let room = size.wrapping_add(cache.prefix + 63) & !63;
-    if alignment & !64 != 0 || room > cache.quick_limit || size.wrapping_sub(1) >= room {
+    let room = room_for(cache, size, alignment)?;
+    if room > cache.quick_limit || size.wrapping_sub(1) >= room || size > cache.largest() {
         return None;
     }
     let class = quick_class_of(room);
-    let delta = cache.delta.load(Relaxed) + size as isize;
-    if class < FIRST_SINGLE || delta > UNPUBLISHED {
+    if class < FIRST_SINGLE {
         return None;
     }
-    let magazine = cache.magazine(class);
-    let entry = magazine.pop()?;
+    let (entry, block) = take(cache, cache.magazine(class), size)?;
     span_of_block(entry.pointer).note_request(size);
-    if !cache::claim(entry, 0) {
-        return None;
-    }
-    cache.count_hit(size, delta);
+    block.store(slot::LIVE, Relaxed);
     NonNull::new(entry.pointer)
 }
 
@@ -79,21 +84,22 @@ pub fn allocate_single(id: usize, size: usize, alignment: usize) -> Option<NonNu
 pub fn free(id: usize, pointer: *mut u8) -> bool {
     let Some(cache) = thread::existing().and_then(|record| cache::existing(record, id)) else { return false };
     let Some((span, class)) = page_map::blocks_of(pointer as usize) else { return false };
+    if span.heap_id() != id {
+        return false;
+    }
     let Some(index) = span.index_of(pointer as usize) else { return false };
     let block = span.slot(index);
     let value = block.load(Relaxed);
-    if !slot::is_plainly_live(value) || span.heap_id() != id {
+    if !slot::is_plainly_live(value) {
         return false;
     }
-    let size = span.usable.load(Relaxed) as usize + slot::LIVE as usize - value as usize;
-    let delta = cache.delta.load(Relaxed) - size as isize;
-    if delta < -UNPUBLISHED {
+    let size = span.of_nothing.load(Relaxed).wrapping_sub(value as u32) as usize;
+    let magazine = cache.magazine(class);
+    if magazine.is_full() || !cache.count_quick_free(size) {
         return false;
     }
-    if !cache.magazine(class).push(Entry { pointer, slot: block }) {
-        return false;
-    }
+    // SAFETY: it is not full, and this thread's.
+    unsafe { magazine.push_unchecked(Entry { pointer, slot: block }) };
     block.store(slot::CACHED, Relaxed);
-    cache.count_quick_free(delta);
     true
 }

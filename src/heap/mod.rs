@@ -19,9 +19,11 @@ pub mod fast;
 pub mod guard;
 mod kept;
 mod large;
+mod life;
 pub mod page_map;
 pub mod recorded;
 mod registry;
+mod resize;
 mod scavenger;
 mod size_class;
 mod slow;
@@ -39,6 +41,7 @@ use cache::ThreadCache;
 use central::Central;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
+use slow::Beyond;
 use statistics::Counters;
 
 /// Largest alignment a block may ask for.
@@ -174,7 +177,7 @@ impl Heap {
     pub fn allocate(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         match fast::allocate(self.id, size, alignment) {
             Some(block) => Ok(block),
-            None => self.allocate_slow(size, alignment, 0),
+            None => self.allocate_slow(size, alignment, Beyond::default()),
         }
     }
 
@@ -185,7 +188,7 @@ impl Heap {
         alignment: usize,
         slack: usize,
     ) -> Result<NonNull<u8>> {
-        self.allocate_slow(size, alignment, slack)
+        self.allocate_slow(size, alignment, Beyond { slack, growth: false })
     }
 
     /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.

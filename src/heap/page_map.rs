@@ -27,14 +27,17 @@ static ROOT: [AtomicPtr<Leaf>; 1 << (ADDRESS_BITS - LEAF_BITS)] =
 
 /// The leaf made first, whose 16 GiB hold all of most programs, and its place in the root: a look-up there is a load
 /// shorter.
-static HOME: AtomicPtr<Leaf> = AtomicPtr::new(null_mut());
-static HOME_INDEX: AtomicUsize = AtomicUsize::new(usize::MAX);
+struct Home {
+    index: AtomicUsize,
+    leaf: AtomicPtr<Leaf>,
+}
+static HOME: Home = Home { index: AtomicUsize::new(usize::MAX), leaf: AtomicPtr::new(null_mut()) };
 
 #[inline(always)]
 fn leaf(address: usize) -> Option<&'static Leaf> {
-    if address >> LEAF_BITS == HOME_INDEX.load(Acquire) {
+    if address >> LEAF_BITS == HOME.index.load(Acquire) {
         // SAFETY: stored before its index, and mapped for ever.
-        return Some(unsafe { &*HOME.load(Relaxed) });
+        return Some(unsafe { &*HOME.leaf.load(Relaxed) });
     }
     leaf_from_root(address)
 }
@@ -83,9 +86,9 @@ pub fn make_ready(start: usize, end: usize) -> bool {
         let Some(fresh) = map::map(length, map::PAGE, 0) else { return false };
         // Zero bytes are null pointers, so the fresh mapping is an empty leaf.
         if root.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire).is_ok() {
-            let home = HOME.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire);
+            let home = HOME.leaf.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire);
             if home.is_ok() {
-                HOME_INDEX.store(
+                HOME.index.store(
                     (core::ptr::from_ref(root) as usize - ROOT.as_ptr() as usize) / size_of_val(root),
                     Release,
                 );

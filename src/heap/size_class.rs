@@ -3,7 +3,7 @@
 //! Three groups share one index space. *Shared* classes put many blocks into a span, four strides per doubling from
 //! 32 bytes to 28 KiB. *Aligned* classes are powers of two, for requests that ask for more than a cache line, so that
 //! a block's alignment can be told from its class when it is reallocated. *Single* classes, up to 1 MiB, have one
-//! block a span. Anything larger is mapped by itself (heap/large.rs).
+//! block a span, which may change its class in place. Anything larger is mapped by itself (heap/large.rs).
 
 /// Alignment of a block when none is asked for: a cache line.
 pub const DEFAULT_ALIGNMENT: usize = 64;
@@ -40,6 +40,13 @@ const SINGLE: usize = count(32 << 10, MAX_STRIDE);
 pub const FIRST_SINGLE: usize = SHARED + ALIGNED;
 /// How many classes there are.
 pub const CLASSES: usize = FIRST_SINGLE + SINGLE;
+
+/// Slices of a span whose block is expected to grow: eight times what it needs, up to the largest stride. It is address
+/// space only; memory counts, and is touched, as far as the block's class reaches.
+pub const fn slices_to_grow(class: Class) -> usize {
+    let slices = SHAPES[class as usize].slices as usize * 8;
+    if slices < MAX_STRIDE / SLICE { slices } else { MAX_STRIDE / SLICE }
+}
 
 /// What all blocks of a class have in common.
 #[derive(Clone, Copy)]
@@ -98,8 +105,9 @@ pub static SHAPES: [Shape; CLASSES] = {
 };
 
 const GRANULE: usize = 16;
-/// Largest room whose class a table tells.
+/// Largest room whose class a table tells; and the largest in a class with many blocks a span.
 pub const MAX_QUICK: usize = (64 << 10) + 256;
+pub const MAX_QUICK_SHARED: usize = MAX_SHARED;
 static BY_GRANULE: [Class; MAX_QUICK / GRANULE + 1] = {
     let mut table = [0; MAX_QUICK / GRANULE + 1];
     let (mut granules, mut class) = (0, 0);

@@ -1,5 +1,5 @@
-//! The heap's slow paths and the rest of its functions: everything but a hit in a thread's cache.
-use super::cache::{self, Counts, Entry, ThreadCache};
+//! The heap's slow paths: allocation and free by everything but a hit in a thread's cache, and looking blocks up.
+use super::cache::{self, Entry, ThreadCache};
 use super::central::requested_size;
 use super::size_class::{
     CLASSES, Class, FIRST_SINGLE, MAX_SPAN_ALIGNMENT, MAX_STRIDE, SHAPES, aligned_class_of, class_of,
@@ -7,96 +7,19 @@ use super::size_class::{
 use super::span::{Span, slot};
 use super::*;
 use crate::error::fail;
-use crate::os::map;
+
+/// What a block is to have beside the bytes asked for.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Beyond {
+    /// Bytes of capacity.
+    pub slack: usize,
+    /// Address space to grow into, where its class can have it.
+    pub growth: bool,
+}
 
 impl Heap {
-    /// Makes a heap. InvalidArgument or OutOfMemory.
-    pub fn create(params: &HeapParams) -> Result<&'static Heap> {
-        let alignment = params.alignment.max(DEFAULT_ALIGNMENT);
-        if !alignment.is_power_of_two() || alignment > MAX_SPAN_ALIGNMENT {
-            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 64 KiB");
-        }
-        if !map::pages_are_supported() {
-            return fail!(Unsupported, "this system's pages are not of 4 KiB");
-        }
-        if params.ready > map::physical_memory() {
-            return fail!(OutOfMemory, "{} bytes ready are more than this machine has", params.ready);
-        }
-        if params.limit != 0 && params.ready > params.limit {
-            return fail!(
-                InvalidArgument,
-                "{} bytes ready exceed the limit of {}",
-                params.ready,
-                params.limit
-            );
-        }
-        let Some(heap) = registry::take_record(params.id) else {
-            return fail!(OutOfMemory, "no memory for a heap");
-        };
-        heap.prefix.store(params.prefix.next_multiple_of(alignment), Relaxed);
-        heap.alignment.store(alignment, Relaxed);
-        // Without caches no call is served by fast.rs: all come here, where debug.rs sees them.
-        let cached = if debug::modes().any() { 0 } else { params.cache_blocks };
-        heap.cache_blocks.store(cached, Relaxed);
-        heap.huge_pages.store(params.huge_pages, Relaxed);
-        heap.placed.store(params.placed, Relaxed);
-        heap.limit.store(params.limit, Relaxed);
-        heap.dress.store(params.dress.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);
-        heap.counters.live.store(0, Relaxed);
-        heap.counters.count_held_in(None);
-        heap.counters.held().store(0, Relaxed);
-        heap.counters.reset(0, Counts::default());
-        if !heap.central.lock().make_ready(heap, params.ready) {
-            heap.destroy();
-            return fail!(OutOfMemory, "{} bytes could not be made ready", params.ready);
-        }
-        Ok(heap)
-    }
-
-    /// Ends the heap: every block goes, live ones too. Gives what was live. No other thread is inside the heap.
-    pub fn destroy(&'static self) -> Leaks {
-        debug::heap_ends(self);
-        let mut leaks = Leaks::default();
-        let mut marked = false;
-        self.for_each_live(&mut |block| {
-            leaks.blocks += 1;
-            leaks.bytes += block.size;
-            marked |= attributes::is_marked(block.start as *mut u8);
-        });
-        if marked {
-            self.for_each_live(&mut |block| attributes::forget(block.start as *mut u8));
-        }
-        registry::end_caches(self);
-        if let Some(orphans) = self.orphans.lock().take() {
-            // SAFETY: its blocks go with the heap and nobody else reaches it.
-            unsafe { ThreadCache::release(orphans) };
-        }
-        let mut central = self.central.lock();
-        central.release_all(self);
-        *central = Central::new();
-        drop(central);
-        self.counters.count_held_in(None);
-        registry::give_record(self);
-        leaks
-    }
-
-    /// A record of `size` bytes that belongs to whoever wraps the heap. It is made once and stays with the heap's own
-    /// record, also for the heaps that use that after this one. None when memory is short.
-    pub fn companion(&self, size: usize) -> Option<NonNull<u8>> {
-        let known = NonNull::new(self.companion.load(Relaxed));
-        known.or_else(|| {
-            let made = crate::os::records::allocate(size)?;
-            self.companion.store(made.as_ptr(), Relaxed);
-            Some(made)
-        })
-    }
-    /// Counts bytes held in `counter`, which lives as long as the heap.
-    pub fn count_held_in(&self, counter: &'static AtomicUsize) {
-        self.counters.count_held_in(Some(counter));
-    }
-
     /// Runs `f` with this thread's cache, or with the one shared by threads that have none.
-    fn with_cache<R>(&'static self, f: impl FnOnce(&ThreadCache) -> R) -> Result<R> {
+    pub(super) fn with_cache<R>(&'static self, f: impl FnOnce(&ThreadCache) -> R) -> Result<R> {
         if let Some(cache) = registry::cache_of(self) {
             return Ok(f(cache));
         }
@@ -133,7 +56,7 @@ impl Heap {
         &'static self,
         size: usize,
         alignment: usize,
-        slack: usize,
+        beyond: Beyond,
     ) -> Result<NonNull<u8>> {
         let own = self.alignment.load(Relaxed);
         if size == 0 {
@@ -150,13 +73,13 @@ impl Heap {
             alignment if own > DEFAULT_ALIGNMENT => own.max(alignment),
             alignment => alignment,
         };
-        let slack = slack.max(debug::slack());
-        let mut result = self.allocate_anywhere(size, alignment, slack);
+        let beyond = Beyond { slack: beyond.slack.max(debug::slack()), ..beyond };
+        let mut result = self.allocate_anywhere(size, alignment, beyond);
         if result.is_err() && debug::empty_quarantine(Some(self)) {
-            result = self.allocate_anywhere(size, alignment, slack);
+            result = self.allocate_anywhere(size, alignment, beyond);
         }
         if result.is_err() && self.flush_own_cache() {
-            result = self.allocate_anywhere(size, alignment, slack);
+            result = self.allocate_anywhere(size, alignment, beyond);
         }
         let within_limit = || self.limit() == 0 || self.held().saturating_add(size) <= self.limit();
         if result.is_err() && within_limit() {
@@ -164,7 +87,7 @@ impl Heap {
             registry::for_each_heap(|heap| _ = heap.release_kept(None));
             debug::empty_quarantine(None);
             arena::vacate_unused();
-            result = self.allocate_anywhere(size, alignment, slack);
+            result = self.allocate_anywhere(size, alignment, beyond);
         }
         scavenger::start_if_wanted();
         if let Ok(block) = result {
@@ -174,16 +97,21 @@ impl Heap {
         result
     }
 
-    fn allocate_anywhere(&'static self, size: usize, alignment: usize, slack: usize) -> Result<NonNull<u8>> {
-        match self.class_for(size + slack, alignment) {
-            Some(class) => self.allocate_from_class(class, size).inspect(|block| {
+    fn allocate_anywhere(
+        &'static self,
+        size: usize,
+        alignment: usize,
+        beyond: Beyond,
+    ) -> Result<NonNull<u8>> {
+        match self.class_for(size + beyond.slack, alignment) {
+            Some(class) => self.allocate_from_class(class, size, beyond.growth).inspect(|block| {
                 if class as usize >= FIRST_SINGLE && alignment > DEFAULT_ALIGNMENT {
                     span_of_block(block.as_ptr())
                         .alignment_log2
                         .store(alignment.trailing_zeros() as u8, Relaxed);
                 }
             }),
-            None => self.allocate_large(size, alignment, slack),
+            None => self.allocate_large(size, alignment, beyond.slack),
         }
     }
 
@@ -215,9 +143,16 @@ impl Heap {
         Some(class_of(bytes.next_multiple_of(granule)))
     }
 
-    fn allocate_from_class(&'static self, class: Class, size: usize) -> Result<NonNull<u8>> {
+    fn allocate_from_class(&'static self, class: Class, size: usize, growth: bool) -> Result<NonNull<u8>> {
         let index = class as usize;
         let entry = self.with_cache(|cache| {
+            if growth
+                && let Some(entry) = self.central.lock().take_to_grow(self, class)
+                && self.claim(index, entry, size)
+            {
+                cache.count_allocation(self, size, false);
+                return Some(entry);
+            }
             let magazine = cache.magazine(index);
             while let Some(entry) = magazine.pop() {
                 if self.claim(index, entry, size) {
@@ -335,7 +270,7 @@ impl Heap {
     }
 
     /// The live block at `pointer`: its span, index and slot value. NotOwned, DoubleFree.
-    fn find(&self, pointer: *const u8) -> Result<(&'static Span, usize, u16)> {
+    pub(super) fn find(&self, pointer: *const u8) -> Result<(&'static Span, usize, u16)> {
         let address = pointer as usize;
         let Some(span) = page_map::span_of(address) else {
             return fail!(NotOwned, "{pointer:p} is not memory of libunimem");
@@ -363,7 +298,7 @@ impl Heap {
         slot::is_live(value).then(|| self.describe(span, pointer as usize, value))
     }
 
-    fn describe(&self, span: &Span, start: usize, value: u16) -> Block {
+    pub(super) fn describe(&self, span: &Span, start: usize, value: u16) -> Block {
         let (size, capacity) = if span.is_large() {
             (span.large_size.load(Relaxed), span.large_capacity.load(Relaxed))
         } else {
@@ -371,60 +306,6 @@ impl Heap {
             (requested_size(span, value), shape.stride as usize - self.prefix())
         };
         Block { start, size, capacity, alignment: 1 << span.alignment_log2.load(Relaxed) }
-    }
-
-    /// Changes the size of the block at `pointer`; contents up to the smaller size and the alignment stay. The error
-    /// leaves the block as it was.
-    #[expect(
-        clippy::not_unsafe_ptr_arg_deref,
-        reason = "the pointer is looked up, and only a live block is read"
-    )]
-    pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
-        let (span, index, value) = self.find(pointer).inspect_err(|&error| debug::refused(pointer, error))?;
-        if size == 0 || size > MAX_SIZE {
-            return fail!(InvalidArgument, "a block of {size} bytes");
-        }
-        let block = self.describe(span, pointer as usize, value);
-        // Counting needs the thread's cache: without one nothing is changed.
-        self.with_cache(|_| ())?;
-        let pinned = value & slot::MARKED != 0 && attributes::references(pointer) > 1;
-        debug::check(pointer)?;
-        let stays = if debug::moves_blocks(&block, size, pinned) {
-            None
-        } else if span.is_large() {
-            self.resize_large(span, size, pinned)?
-        } else if size <= block.capacity && (size > block.capacity / 2 || block.capacity <= 64) {
-            match SHAPES[span.class() as usize].capacity {
-                1 => span.usable.store(size as u32, Relaxed),
-                _ => span
-                    .slot(index)
-                    .store((slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED), Relaxed),
-            }
-            Some(pointer)
-        } else {
-            None
-        };
-        if let Some(moved) = stays {
-            self.with_cache(|cache| cache.resize(self, block.size, size))?;
-            debug::resized(moved, size);
-            if value & slot::MARKED != 0 {
-                attributes::rename(pointer, moved);
-            }
-            let moved = NonNull::new(moved).expect("a block's address");
-            self.sample(moved, size);
-            return Ok(moved);
-        }
-        if pinned {
-            return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
-        }
-        let moved = self.allocate(size, block.alignment)?;
-        // SAFETY: both blocks are live and at least that long; the new one overlaps nothing.
-        unsafe { core::ptr::copy_nonoverlapping(pointer, moved.as_ptr(), size.min(block.size)) };
-        if value & slot::MARKED != 0 {
-            attributes::rename(pointer, moved.as_ptr());
-        }
-        self.free(pointer)?;
-        Ok(moved)
     }
 
     /// Puts the blocks of all magazines of `cache` back into their spans.
@@ -456,47 +337,6 @@ impl Heap {
         central.for_each_live(&mut |span, start, value| each(self.describe(span, start, value)));
     }
 
-    /// Bytes that count against the limit.
-    pub fn held(&self) -> usize {
-        self.counters.held().load(Relaxed)
-    }
-    /// The limit; 0: none.
-    pub fn limit(&self) -> usize {
-        self.limit.load(Relaxed)
-    }
-    /// Frees refused since creation or reset.
-    pub fn refused(&self) -> usize {
-        self.counters.refused.load(Relaxed)
-    }
-    /// Counts a free that the caller itself had to refuse.
-    pub fn count_refused(&self) {
-        self.counters.refused.fetch_add(1, Relaxed);
-    }
-    /// Charges bytes against the limit. False, with nothing charged, when they do not fit.
-    pub fn charge(&self, bytes: usize) -> bool {
-        let limit = match self.limit.load(Relaxed) {
-            0 => usize::MAX,
-            limit => limit,
-        };
-        let fits = |held: usize| held.checked_add(bytes).filter(|&sum| sum <= limit);
-        self.counters.held().fetch_update(Relaxed, Relaxed, fits).is_ok()
-    }
-    /// Takes bytes off again.
-    pub fn discharge(&self, bytes: usize) {
-        self.counters.held().fetch_sub(bytes, Relaxed);
-    }
-    /// Whether a block of `size` bytes would fit now.
-    pub fn can_allocate(&self, size: usize) -> bool {
-        debug::empty_quarantine(Some(self));
-        let limit = self.limit.load(Relaxed);
-        let needed = map::round_to_page(size.saturating_add(self.prefix()));
-        let in_use = {
-            let central = self.central.lock();
-            self.held() - central.kept.bytes()
-        };
-        size > 0 && size <= MAX_SIZE && (limit == 0 || in_use.saturating_add(needed) <= limit)
-    }
-
     /// Writes a block's prefix.
     pub(super) fn dress(&self, pointer: usize, room: usize, class: u16) {
         let dress = self.dress.load(Relaxed);
@@ -504,34 +344,6 @@ impl Heap {
             // SAFETY: stored from a function of this type when the heap was made.
             unsafe { core::mem::transmute::<*mut (), Dress>(dress)(pointer as *mut u8, room, class) };
         }
-    }
-    /// Counts live bytes that are not the heap's own: tracked foreign blocks.
-    pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
-        self.count(|cache| cache.grow_foreign(self, bytes))
-    }
-    /// Counts a block of `size` bytes that is not in the heap but as live as if it were: tiered memory.
-    pub fn count_region(&'static self, size: usize) -> Result<()> {
-        self.count(|cache| {
-            cache.count_allocation(self, size, false);
-            cache.sampled.set(cache.sampled.get().wrapping_add(size));
-        })?;
-        recorded::regions_changed(0, size);
-        Ok(())
-    }
-    /// Counts that it was freed.
-    pub fn uncount_region(&'static self, size: usize) -> Result<()> {
-        self.count(|cache| cache.count_free(self, size))?;
-        recorded::regions_changed(size, 0);
-        Ok(())
-    }
-    /// Counts that it was resized.
-    pub fn recount_region(&'static self, old: usize, new: usize) -> Result<()> {
-        self.count(|cache| {
-            cache.resize(self, old, new);
-            cache.sampled.set(cache.sampled.get().wrapping_add(new));
-        })?;
-        recorded::regions_changed(old, new);
-        Ok(())
     }
     /// Counts through this thread's cache.
     pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {

@@ -12,7 +12,9 @@ use super::cache::ThreadCache;
 use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*,
+};
 
 /// Slot values. Live ones are `LIVE + slack`, or'ed with [`slot::MARKED`] where heap/attributes.rs knows more.
 pub mod slot {
@@ -40,17 +42,22 @@ pub const KIND_BLOCKS: u8 = 0;
 /// `kind` of a span that is one mapped block.
 pub const KIND_LARGE: u8 = 1;
 
-const RECIPROCAL_SHIFT: u32 = 35;
+/// See [`Span`]. Of 1, where the only offset is 0, any number will do.
+const fn reciprocal_of(stride: u32) -> u64 {
+    if stride == 1 { u64::MAX } else { u64::MAX / stride as u64 + 1 }
+}
 
 /// A run of slices, or one mapped block. Records are type-stable: once a span, for ever a span.
 #[repr(C, align(64))]
 pub struct Span {
     first: AtomicUsize,
     extent: AtomicU32,
-    reciprocal: AtomicU32,
     stride: AtomicU32,
-    /// Room of a block. In a span of a single class: the size its block was last asked for with.
-    pub usable: AtomicU32,
+    /// 2^64 / stride, rounded up: a product with it has the quotient above 2^64 and the remainder, so to speak, below.
+    reciprocal: AtomicU64,
+    /// What the slot of a live block of 0 bytes would hold: it, less the slot, is the size of a live block. In a span of
+    /// a single class, whose block's slot is always `LIVE`, it changes with the block's size.
+    pub of_nothing: AtomicU32,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
     class: AtomicU8,
@@ -76,7 +83,7 @@ unsafe impl Sync for Span {}
 pub struct Inner {
     /// The run; of a mapped block only its start counts.
     pub run: Run,
-    /// Bytes mapped; only of a mapped block.
+    /// Bytes mapped, or of a class's run.
     pub length: usize,
     /// Bytes at the start of the run that count as held.
     pub charged: usize,
@@ -120,8 +127,8 @@ impl Span {
         self.first.store(first, Relaxed);
         self.extent.store(extent, Relaxed);
         self.stride.store(stride, Relaxed);
-        self.reciprocal.store((1u64 << RECIPROCAL_SHIFT).div_ceil(stride.max(32) as u64) as u32, Relaxed);
-        self.usable.store(usable as u32, Relaxed);
+        self.reciprocal.store(reciprocal_of(stride), Relaxed);
+        self.of_nothing.store(usable as u32 + slot::LIVE as u32, Relaxed);
         // The first block lies a prefix behind the start of the run. (Without one the distance has 64 zeroes.)
         let alignment_log2 = shape.alignment.trailing_zeros().min(heap.prefix().trailing_zeros());
         self.alignment_log2.store(alignment_log2 as u8, Relaxed);
@@ -143,8 +150,8 @@ impl Span {
         self.first.store(first, Relaxed);
         self.extent.store(1, Relaxed);
         self.stride.store(1, Relaxed);
-        self.reciprocal.store(0, Relaxed);
-        self.usable.store(0, Relaxed);
+        self.reciprocal.store(reciprocal_of(1), Relaxed);
+        self.of_nothing.store(0, Relaxed);
         self.alignment_log2.store(alignment_log2, Relaxed);
         self.large_size.store(size, Relaxed);
         self.large_capacity.store(capacity, Relaxed);
@@ -161,10 +168,19 @@ impl Span {
         self.heap.store(null_mut(), Relaxed);
         self.kind.store(KIND_BLOCKS, Relaxed);
     }
+    /// Gives the span of a single class's block another one of them.
+    pub fn change_class(&self, class: Class) {
+        self.class.store(class, Relaxed);
+    }
+    /// Notes the size of the block of a single class.
+    #[inline(always)]
+    pub fn set_only_size(&self, size: usize) {
+        self.of_nothing.store(size as u32 + slot::LIVE as u32, Relaxed);
+    }
     /// Notes, in a span of a single class, that its block is asked for with `size` bytes at the usual alignment.
     #[inline(always)]
     pub fn note_request(&self, size: usize) {
-        self.usable.store(size as u32, Relaxed);
+        self.set_only_size(size);
         self.alignment_log2.store(DEFAULT_ALIGNMENT.trailing_zeros() as u8, Relaxed);
     }
     /// Number of the heap that owns the span.
@@ -201,8 +217,9 @@ impl Span {
         if offset >= self.extent.load(Relaxed) as usize {
             return None;
         }
-        let index = ((offset as u64 * self.reciprocal.load(Relaxed) as u64) >> RECIPROCAL_SHIFT) as usize;
-        (index * self.stride.load(Relaxed) as usize == offset).then_some(index)
+        let reciprocal = self.reciprocal.load(Relaxed);
+        let product = offset as u128 * reciprocal as u128;
+        ((product as u64) < reciprocal).then_some((product >> 64) as usize)
     }
     /// Slot of block `index`, which [`Span::index_of`] gave.
     #[inline(always)]
@@ -298,5 +315,22 @@ impl List {
     /// The span put in first.
     pub fn last(&self) -> Option<NonNull<Span>> {
         NonNull::new(self.tail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn a_product_tells_starts_of_blocks() {
+        for shape in SHAPES.iter().filter(|shape| shape.capacity > 1) {
+            let reciprocal = reciprocal_of(shape.stride);
+            for offset in 0..shape.stride * shape.capacity as u32 {
+                let product = offset as u128 * reciprocal as u128;
+                let start = offset % shape.stride == 0;
+                assert_eq!((product as u64) < reciprocal, start, "{offset} of {}", shape.stride);
+                assert!(!start || (product >> 64) as u32 == offset / shape.stride);
+            }
+        }
     }
 }

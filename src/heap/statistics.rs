@@ -1,6 +1,8 @@
-//! A heap's figures: what its threads have published, and what a reader makes of it all.
-use super::Heap;
+//! A heap's figures: what its threads have published, what a reader makes of it all, and what counts against its limit.
 use super::cache::{Counts, ThreadCache};
+use super::{Heap, MAX_SIZE, debug, recorded};
+use crate::error::Result;
+use crate::os::map;
 use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 /// Figures that all threads write.
@@ -159,5 +161,75 @@ impl Heap {
             unsafe { cache.as_ref() }.reset_peak();
         }
         self.counters.reset(live, counts);
+    }
+
+    /// Bytes that count against the limit.
+    pub fn held(&self) -> usize {
+        self.counters.held().load(Relaxed)
+    }
+    /// The limit; 0: none.
+    pub fn limit(&self) -> usize {
+        self.limit.load(Relaxed)
+    }
+    /// Frees refused since creation or reset.
+    pub fn refused(&self) -> usize {
+        self.counters.refused.load(Relaxed)
+    }
+    /// Counts a free that the caller itself had to refuse.
+    pub fn count_refused(&self) {
+        self.counters.refused.fetch_add(1, Relaxed);
+    }
+    /// Charges bytes against the limit. False, with nothing charged, when they do not fit.
+    pub fn charge(&self, bytes: usize) -> bool {
+        let limit = match self.limit.load(Relaxed) {
+            0 => usize::MAX,
+            limit => limit,
+        };
+        let fits = |held: usize| held.checked_add(bytes).filter(|&sum| sum <= limit);
+        self.counters.held().fetch_update(Relaxed, Relaxed, fits).is_ok()
+    }
+    /// Takes bytes off again.
+    pub fn discharge(&self, bytes: usize) {
+        self.counters.held().fetch_sub(bytes, Relaxed);
+    }
+    /// Whether a block of `size` bytes would fit now.
+    pub fn can_allocate(&self, size: usize) -> bool {
+        debug::empty_quarantine(Some(self));
+        let limit = self.limit.load(Relaxed);
+        let needed = map::round_to_page(size.saturating_add(self.prefix()));
+        let in_use = {
+            let central = self.central.lock();
+            self.held() - central.kept.bytes()
+        };
+        size > 0 && size <= MAX_SIZE && (limit == 0 || in_use.saturating_add(needed) <= limit)
+    }
+
+    /// Counts live bytes that are not the heap's own: tracked foreign blocks.
+    pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
+        self.count(|cache| cache.grow_foreign(self, bytes))
+    }
+    /// Counts a block of `size` bytes that is not in the heap but as live as if it were: tiered memory.
+    pub fn count_region(&'static self, size: usize) -> Result<()> {
+        self.count(|cache| {
+            cache.count_allocation(self, size, false);
+            cache.sampled.set(cache.sampled.get().wrapping_add(size));
+        })?;
+        recorded::regions_changed(0, size);
+        Ok(())
+    }
+    /// Counts that it was freed.
+    pub fn uncount_region(&'static self, size: usize) -> Result<()> {
+        self.count(|cache| cache.count_free(self, size))?;
+        recorded::regions_changed(size, 0);
+        Ok(())
+    }
+    /// Counts that it was resized.
+    pub fn recount_region(&'static self, old: usize, new: usize) -> Result<()> {
+        self.count(|cache| {
+            cache.resize(self, old, new);
+            cache.sampled.set(cache.sampled.get().wrapping_add(new));
+        })?;
+        recorded::regions_changed(old, new);
+        Ok(())
     }
 }

@@ -417,3 +417,62 @@ fn a_prefix_bounds_the_alignment_that_is_kept() {
     assert_eq!(heap.allocate(100, 3), Err(Error::InvalidArgument));
     heap.destroy();
 }
+
+#[test]
+fn a_growing_block_stays_where_it_is() {
+    for prefix in [0, 128] {
+        let heap = Heap::create(&HeapParams { prefix, ..HeapParams::default() }).unwrap();
+        let first = heap.allocate(20_000, 0).unwrap();
+        let block = heap.reallocate(first.as_ptr(), 30_000).unwrap();
+        // A neighbour, which a block without room of its own would run into.
+        let other = heap.allocate(30_000, 0).unwrap();
+        for size in (40_000..400_000).step_by(10_000) {
+            let room = heap.block(block.as_ptr()).unwrap().capacity;
+            // SAFETY: a live block with that room.
+            unsafe { block.write_bytes(7, room) };
+            assert_eq!(heap.reallocate(block.as_ptr(), size), Ok(block));
+            assert_eq!(owner(block.as_ptr()).unwrap().1, heap.block(block.as_ptr()).unwrap());
+            assert_eq!(heap.block(block.as_ptr()).unwrap().size, size);
+            assert!(heap.statistics().live == size + 30_000 && heap.held() < size * 5 / 4 + (200 << 10));
+        }
+        // Smaller again: it moves, and its memory is kept for the next one.
+        let small = heap.reallocate(block.as_ptr(), 20_000).unwrap();
+        assert!(small != block && heap.block(block.as_ptr()).is_none());
+        let next = heap.reallocate(small.as_ptr(), 33_000).unwrap();
+        assert_eq!(heap.reallocate(next.as_ptr(), 200_000), Ok(next));
+        heap.free(next.as_ptr()).unwrap();
+        heap.free(other.as_ptr()).unwrap();
+        assert_eq!(heap.statistics().live, 0);
+        heap.trim();
+        assert_eq!(heap.held(), 0);
+        assert_eq!(heap.destroy(), Leaks::default());
+    }
+}
+
+#[test]
+fn a_growing_block_gives_back_what_a_larger_one_touched() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let small = heap.allocate(20_000, 0).unwrap();
+    let large = heap.allocate(20_000, 0).unwrap();
+    let large = heap.reallocate(large.as_ptr(), 1_000_000).unwrap();
+    heap.free(large.as_ptr()).unwrap();
+    let before = heap.held();
+    let small = heap.reallocate(small.as_ptr(), 35_000).unwrap();
+    assert!(heap.held() < before - 480_000, "{} of {before} held", heap.held());
+    heap.free(small.as_ptr()).unwrap();
+    heap.destroy();
+}
+
+#[test]
+fn growth_ends_at_the_limit_and_leaves_the_block() {
+    let limit = 300_000;
+    let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
+    let first = heap.allocate(20_000, 0).unwrap();
+    let block = heap.reallocate(first.as_ptr(), 30_000).unwrap();
+    assert_eq!(heap.reallocate(block.as_ptr(), 150_000), Ok(block));
+    assert_eq!(heap.reallocate(block.as_ptr(), 400_000), Err(Error::OutOfMemory));
+    assert_eq!(heap.block(block.as_ptr()).unwrap().size, 150_000);
+    assert!(heap.held() <= limit);
+    heap.free(block.as_ptr()).unwrap();
+    assert_eq!(heap.destroy(), Leaks::default());
+}

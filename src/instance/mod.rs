@@ -8,6 +8,7 @@ pub mod tracking;
 use crate::error::{Result, fail};
 use crate::heap::{self, Heap, HeapStatistics, attributes};
 use crate::log::log;
+use crate::tiers::region::Policy;
 use config::Config;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
@@ -100,14 +101,14 @@ impl Instance {
             return fail!(InvalidArgument, "a tolerance of {tolerance}");
         }
         let tolerance = if tolerance < 0.0 { self.config.compression_tolerance } else { tolerance };
-        self.allocate_region(size, 0, Some(tolerance))
+        self.allocate_region(size, 0, Policy::Hierarchical { tolerance })
     }
     /// Memory that may outgrow RAM, in chunks of `chunk_size` bytes (0: the configured size), zeroed.
     pub fn allocate_streaming(&self, total_size: usize, chunk_size: usize) -> Result<NonNull<u8>> {
         if !self.config.enable_streaming {
             return fail!(Unsupported, "streaming is not enabled for this instance");
         }
-        self.allocate_region(total_size, chunk_size, None)
+        self.allocate_region(total_size, chunk_size, Policy::Streaming)
     }
 
     /// Tracks any pointer; tracking again replaces the size.

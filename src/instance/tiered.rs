@@ -7,7 +7,7 @@ use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording;
 use crate::tiers::budget::Budget;
 use crate::tiers::engine::Engine;
-use crate::tiers::region::{CHUNK_SIZES, Params, Region};
+use crate::tiers::region::{CHUNK_SIZES, Params, Policy, Region};
 use crate::tiers::registry;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
@@ -81,13 +81,8 @@ pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
 }
 
 impl Instance {
-    /// A region of `size` bytes. `chunk`: asked for, or 0; `tolerance` as for [`Params`].
-    pub(super) fn allocate_region(
-        &self,
-        size: usize,
-        chunk: usize,
-        tolerance: Option<f64>,
-    ) -> Result<NonNull<u8>> {
+    /// A region of `size` bytes. `chunk`: asked for, or 0.
+    pub(super) fn allocate_region(&self, size: usize, chunk: usize, policy: Policy) -> Result<NonNull<u8>> {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
         }
@@ -96,7 +91,7 @@ impl Instance {
             asked => asked.clamp(*CHUNK_SIZES.start(), *CHUNK_SIZES.end()).next_multiple_of(PAGE),
         };
         let engine = self.tiered.made(self.heap)?;
-        let params = Params { size, chunk, tolerance };
+        let params = Params { size, chunk, policy };
         let region = match engine.allocate(&params) {
             Err(Error::OutOfMemory) if self.heap.trim() > 0 => engine.allocate(&params)?,
             result => result?,

@@ -15,6 +15,8 @@ use std::sync::Arc;
 const CLEAR_SHARE: usize = 8;
 /// Full slots the crew keeps in stock.
 const SPARE: usize = 2;
+/// Bytes of pages that stay in stock when chunks are sent out on advice.
+const MOST_KEPT: usize = 4 << 20;
 /// Victims tried before an eviction that fails is an error.
 const ATTEMPTS: usize = 4;
 
@@ -61,10 +63,7 @@ impl Engine {
             }
             match self.evict_into(staging, slot, workspace) {
                 Ok(Some(slot)) => {
-                    if self.purse().wants_reserve()
-                        && self.purse().pages() > self.clear_floor(staging.chunk())
-                    {
-                        // Room for encoded chunks comes first.
+                    if self.reserve_comes_first(staging) {
                         self.drop_pages(staging, slot);
                         continue;
                     }
@@ -144,12 +143,16 @@ impl Engine {
             Err(_) => None,
         };
         let Some(slot) = slot else { return };
-        if self.purse().wants_reserve() && self.purse().pages() > self.clear_floor(staging.chunk()) {
+        if self.reserve_comes_first(staging) {
             self.drop_pages(staging, slot);
             super::crew::stock(region);
         } else {
             staging.put_full(slot);
         }
+    }
+    /// Whether room for encoded chunks is wanted before more pages for chunks in the clear.
+    fn reserve_comes_first(&self, staging: &Staging) -> bool {
+        self.purse().wants_reserve() && self.purse().pages() > self.clear_floor(staging.chunk())
     }
     /// Bytes that stay in the clear however much could be kept encoded instead.
     fn clear_floor(&self, chunk: usize) -> usize {
@@ -366,7 +369,12 @@ impl Engine {
         }
         region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
         if let Ok(slot) = self.store(transit, slot, workspace) {
-            self.drop_pages(staging, slot);
+            // The next chunk that comes in finds its pages there, and a sender of many waits less for the system.
+            if (staging.full() + 1) * staging.chunk() <= MOST_KEPT && !self.reserve_comes_first(staging) {
+                staging.put_full(slot);
+            } else {
+                self.drop_pages(staging, slot);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use super::table::Stored;
 use super::transit::Transit;
 use super::trouble::Trouble;
 use super::{codec, crew, workspace};
-use crate::os::map::PAGE;
+use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording::{self, Movement};
 use core::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -154,6 +154,13 @@ impl Engine {
             Ok(()) => {
                 let counters = &region.counters;
                 counters.faults.fetch_add(1, Relaxed);
+                if from == Phase::Zero
+                    && counters.evictions.load(Relaxed) == 0
+                    && region.chunk_size().is_multiple_of(HUGE_PAGE)
+                {
+                    // It may be that everything fits.
+                    self.pages().join(region.span_of(index));
+                }
                 counters.hot.fetch_add(region.chunk_size(), Relaxed);
                 if from == Phase::Staged {
                     counters.staged.fetch_sub(region.chunk_size(), Relaxed);

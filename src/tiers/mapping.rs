@@ -75,6 +75,8 @@ impl Drop for Mapping {
 pub enum Advice {
     /// Back with huge pages.
     HugePages = libc::MADV_HUGEPAGE,
+    /// Make huge pages of the small ones now (Linux 6.1).
+    OnePage = libc::MADV_COLLAPSE,
     /// Never back with huge pages.
     SmallPages = libc::MADV_NOHUGEPAGE,
     /// A forked child does not get the range.

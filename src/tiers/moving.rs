@@ -14,7 +14,7 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     if old.is_resident() {
         return fail!(Unsupported, "memory without fault handling does not grow");
     }
-    let params = Params { size, chunk: old.chunk_size(), tolerance: old.tolerance() };
+    let params = Params { size, chunk: old.chunk_size(), policy: old.policy() };
     let new = Arc::new(Region::reserve(engine, &params)?);
     engine.conceal(old);
     old.wait_for_transits();

@@ -1,6 +1,6 @@
 //! What recordings (crate::recording) learn from the tiers: figures, live regions, and chunks that come and go.
 use super::fault::Mechanism;
-use super::region::Region;
+use super::region::{Policy, Region};
 use super::state::Phase;
 use super::transit::Transit;
 use super::{fork, gate};
@@ -56,7 +56,10 @@ impl Transit<'_> {
 impl Region {
     /// As recordings call it.
     fn memory_kind(&self) -> Memory {
-        if self.tolerance().is_some() { Memory::Hierarchical } else { Memory::Streaming }
+        match self.policy() {
+            Policy::Hierarchical { .. } => Memory::Hierarchical,
+            Policy::Streaming => Memory::Streaming,
+        }
     }
     /// Chunk `index` came or went.
     pub(super) fn record(&self, begun: Begun, movement: Movement, tier: Tier, index: usize) {

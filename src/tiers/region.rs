@@ -41,7 +41,7 @@ pub struct Region {
     size: AtomicUsize,
     chunk: usize,
     codec: Codec,
-    tolerance: Option<f64>,
+    policy: Policy,
     table: Table,
     lists: Mutex<Lists>,
     staging: Arc<Staging>,
@@ -64,6 +64,29 @@ pub struct Region {
     pub sweep: Mutex<Sweep>,
 }
 
+/// What a region is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Policy {
+    /// Speed out of core: every byte comes back, and what saves little is stored as it is.
+    Streaming,
+    /// Space: float32 elements that may differ by `tolerance` (absolute) once they have left; with 0 every byte comes
+    /// back. Small gains are taken too.
+    Hierarchical {
+        /// Greatest error.
+        tolerance: f64,
+    },
+}
+impl Policy {
+    /// The coder of its chunks.
+    pub fn codec(self) -> Codec {
+        match self {
+            // A processor packs an eighth away in the time in which a disk moves it; then the processor is worth more.
+            Policy::Streaming => Codec::lossless().saving_one_in(8),
+            Policy::Hierarchical { tolerance } => Codec::bounded(tolerance),
+        }
+    }
+}
+
 /// What a region is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct Params {
@@ -71,14 +94,14 @@ pub struct Params {
     pub size: usize,
     /// Bytes of a chunk; a multiple of 4 KiB.
     pub chunk: usize,
-    /// Greatest absolute error of float32 elements; None: every byte comes back.
-    pub tolerance: Option<f64>,
+    /// What it is for.
+    pub policy: Policy,
 }
 
 impl Region {
     /// Reserves a region. The engine makes it known.
     pub(super) fn reserve(engine: &Arc<Engine>, params: &Params) -> Result<Region> {
-        let Params { size, chunk, tolerance } = *params;
+        let Params { size, chunk, policy } = *params;
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
         }
@@ -88,8 +111,10 @@ impl Region {
                 "chunks of {chunk} bytes; they are multiples of 4 KiB up to 64 MiB"
             );
         }
-        if tolerance.is_some_and(|t| !t.is_finite() || t < 0.0) {
-            return fail!(InvalidArgument, "a tolerance of {tolerance:?}");
+        if let Policy::Hierarchical { tolerance } = policy
+            && (!tolerance.is_finite() || tolerance < 0.0)
+        {
+            return fail!(InvalidArgument, "a tolerance of {tolerance}");
         }
         let Some(length) = size.checked_next_multiple_of(chunk).filter(|l| l / chunk < u32::MAX as usize / 2)
         else {
@@ -127,17 +152,13 @@ impl Region {
         if let Err(errno) = pages.adopt_region(memory.span()) {
             return Err(super::trouble::Trouble::Pages(errno).error());
         }
-        let codec = match tolerance {
-            Some(t) => Codec::bounded(t),
-            None => Codec::lossless(),
-        };
         let mut region = Region {
             engine: engine.clone(),
             memory,
             size: AtomicUsize::new(size),
             chunk,
-            codec,
-            tolerance,
+            codec: policy.codec(),
+            policy,
             table,
             lists: Mutex::default(),
             staging,
@@ -321,9 +342,9 @@ impl Region {
     pub fn chunk_size(&self) -> usize {
         self.chunk
     }
-    /// Greatest error of its float32 elements; None: it is lossless.
-    pub fn tolerance(&self) -> Option<f64> {
-        self.tolerance
+    /// What it is for.
+    pub fn policy(&self) -> Policy {
+        self.policy
     }
     /// Number of chunks.
     pub fn count(&self) -> usize {

@@ -14,7 +14,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Encoded bytes stay in RAM if they are at most this many eighths of the chunk.
+/// Encoded bytes stay in RAM if they are at most this many eighths of the chunk: those in the clear that they would
+/// displace cost nothing to use.
 const WORTH_KEEPING: usize = 7;
 /// Chunks tried before giving up making room in RAM.
 const ATTEMPTS: usize = 4;

@@ -4,7 +4,7 @@ use super::chunks::Advice;
 use super::engine::Engine;
 use super::fault::{Faults, Mechanism};
 use super::fill::Access;
-use super::region::{Params, Region};
+use super::region::{Params, Policy, Region};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ fn serving() -> impl Iterator<Item = Mechanism> {
     Mechanism::LADDER.into_iter().filter(|m| *m != Mechanism::None && Faults::get(*m).is_ok())
 }
 fn streaming(engine: &Arc<Engine>, size: usize, chunk: usize) -> Arc<Region> {
-    engine.allocate(&Params { size, chunk, tolerance: None }).unwrap()
+    engine.allocate(&Params { size, chunk, policy: Policy::Streaming }).unwrap()
 }
 /// The words of a region, as the program sees them.
 fn words(region: &Region) -> &[AtomicU64] {
@@ -135,7 +135,9 @@ fn the_tolerance_holds_over_a_thousand_cycles() {
         let budget = Fixed::new(1 << 20);
         let engine = budget.engine(mechanism);
         let tolerance = 1e-3;
-        let region = engine.allocate(&Params { size: 3 * chunk, chunk, tolerance: Some(tolerance) }).unwrap();
+        let region = engine
+            .allocate(&Params { size: 3 * chunk, chunk, policy: Policy::Hierarchical { tolerance } })
+            .unwrap();
         // SAFETY: as in `words`.
         let floats =
             unsafe { core::slice::from_raw_parts_mut(region.start() as *mut f32, region.size() / 4) };
@@ -203,15 +205,19 @@ fn chunks_of_64_mib_work_and_a_budget_below_two_is_refused() {
     assert!((0..words.len()).step_by(512).all(|i| words[i].load(Relaxed) == i as u64));
     engine.free(&region);
     let small = Fixed::new(1 << 20).engine(mechanism);
-    assert!(small.allocate(&Params { size: 10 << 20, chunk: 2 << 20, tolerance: None }).is_err());
+    assert!(small.allocate(&Params { size: 10 << 20, chunk: 2 << 20, policy: Policy::Streaming }).is_err());
     for chunk in [0, 1, 4095, 5000, 128 << 20] {
         assert!(
-            engine.allocate(&Params { size: 10 << 20, chunk, tolerance: None }).is_err(),
+            engine.allocate(&Params { size: 10 << 20, chunk, policy: Policy::Streaming }).is_err(),
             "chunk {chunk}"
         );
     }
     for tolerance in [f64::NAN, f64::INFINITY, -1.0] {
-        assert!(engine.allocate(&Params { size: 4096, chunk: 4096, tolerance: Some(tolerance) }).is_err());
+        assert!(
+            engine
+                .allocate(&Params { size: 4096, chunk: 4096, policy: Policy::Hierarchical { tolerance } })
+                .is_err()
+        );
     }
 }
 

@@ -7,6 +7,7 @@
 //! (it is not a number, infinite, or beyond 2^24 steps) is kept exactly as it is.
 use super::bits::{self, GROUP, Group, LANES, ROWS};
 use super::isa::{self, Isa};
+use super::lanes;
 use super::{AHEAD, Damaged, read, write};
 
 /// Bytes before each group's packed values: mode, width, two spare, base, least difference.
@@ -53,11 +54,14 @@ enum Mode {
 /// What the groups of a block are worked on in: made once a block, as clearing it takes a fifth of the time of a group.
 struct Scratch {
     numbers: [i32; GROUP],
-    values: Group,
+    /// Residuals, or the bits of values, in their order.
+    ordered: [u32; GROUP],
+    /// What is packed.
+    lanes: Group,
 }
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch { numbers: [0; GROUP], values: [[0; LANES]; ROWS] }
+        Scratch { numbers: [0; GROUP], ordered: [0; GROUP], lanes: [[0; LANES]; ROWS] }
     }
 }
 
@@ -156,17 +160,24 @@ fn improve<P: Prediction>(plan: Plan, numbers: &[i32; GROUP]) -> Plan {
     if width < plan.width { Plan { mode: P::MODE, width, least } } else { plan }
 }
 #[inline(always)]
-fn predict<P: Prediction>(numbers: &[i32; GROUP], least: i32, values: &mut Group) {
-    let flat = values.as_flattened_mut();
-    flat[..P::FIRST].fill(0);
-    for (i, value) in flat.iter_mut().enumerate().skip(P::FIRST) {
-        *value = (P::residual(numbers, i) - least) as u32;
+fn predict<P: Prediction>(isa: Isa, scratch: &mut Scratch, least: i32) {
+    let Scratch { numbers, ordered, lanes } = scratch;
+    for (i, residual) in ordered.iter_mut().enumerate().skip(P::FIRST) {
+        *residual = (P::residual(numbers, i) - least) as u32;
     }
+    ordered[..P::FIRST].fill(0);
+    lanes::deal(isa, ordered, lanes);
 }
 
 #[inline(always)]
-fn encode_group(grid: Grid, source: &[u8; GROUP_BYTES], scratch: &mut Scratch, out: &mut [u8]) -> usize {
-    let Scratch { numbers, values } = scratch;
+fn encode_group(
+    isa: Isa,
+    grid: Grid,
+    source: &[u8; GROUP_BYTES],
+    scratch: &mut Scratch,
+    out: &mut [u8],
+) -> usize {
+    let numbers = &mut scratch.numbers;
     let Some((least, most)) = quantise(grid, source, numbers) else {
         write(out, 0, [Mode::Exact as u8, 32, 0, 0]);
         out[HEADER..HEADER + GROUP_BYTES].copy_from_slice(source);
@@ -178,13 +189,13 @@ fn encode_group(grid: Grid, source: &[u8; GROUP_BYTES], scratch: &mut Scratch, o
         plan = improve::<Line>(plan, numbers);
     }
     let Plan { mode, width, least } = plan;
-    let (base, minimum) = if mode == Mode::Offset { (least, 0) } else { (numbers[0], least) };
+    let (base, minimum) = if mode == Mode::Offset { (least, 0) } else { (scratch.numbers[0], least) };
     match mode {
-        Mode::Difference => predict::<Previous>(numbers, least, values),
-        Mode::DifferenceOfTwo => predict::<SecondLast>(numbers, least, values),
-        Mode::SecondDifference => predict::<Line>(numbers, least, values),
+        Mode::Difference => predict::<Previous>(isa, scratch, least),
+        Mode::DifferenceOfTwo => predict::<SecondLast>(isa, scratch, least),
+        Mode::SecondDifference => predict::<Line>(isa, scratch, least),
         Mode::Offset | Mode::Exact => {
-            for (value, number) in values.as_flattened_mut().iter_mut().zip(numbers.iter()) {
+            for (value, number) in scratch.lanes.as_flattened_mut().iter_mut().zip(&scratch.numbers) {
                 *value = (number - least) as u32;
             }
         }
@@ -195,10 +206,10 @@ fn encode_group(grid: Grid, source: &[u8; GROUP_BYTES], scratch: &mut Scratch, o
     let mut size = HEADER;
     if matches!(mode, Mode::DifferenceOfTwo | Mode::SecondDifference) {
         // They have two starting values.
-        write(out, size, numbers[1].to_le_bytes());
+        write(out, size, scratch.numbers[1].to_le_bytes());
         size += 4;
     }
-    bits::pack(values, ROWS, width, &mut out[size..]);
+    bits::pack(&scratch.lanes, ROWS, width, &mut out[size..]);
     size + bits::packed_size(ROWS, width)
 }
 
@@ -214,41 +225,69 @@ pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
         let out = &mut out[used..];
         used += isa.run(
             #[inline(always)]
-            || encode_group(grid, group, &mut scratch, out),
+            || encode_group(isa, grid, group, &mut scratch, out),
         );
     }
     used
 }
 
-/// Numbers summed at a time: one register, as moving them between registers costs more than it saves.
-const EIGHT: usize = 8;
-/// Adds to each number the one `REACH` before it.
+/// One number a lane.
+type Row = [u32; LANES];
 #[inline(always)]
-fn add_shifted<const REACH: usize>(v: [u32; EIGHT]) -> [u32; EIGHT] {
-    core::array::from_fn(|l| if l < REACH { v[l] } else { v[l].wrapping_add(v[l - REACH]) })
+fn add(a: &Row, b: &Row) -> Row {
+    let mut sum = *a;
+    for l in 0..LANES {
+        sum[l] = sum[l].wrapping_add(b[l]);
+    }
+    sum
 }
-/// Running sums over the numbers `BACK` (1 or 2) apart, from `start` on.
+/// For each lane the sum of all lanes before it, from `start` on.
 #[inline(always)]
-fn sums<const BACK: usize>(values: &mut Group, minimum: i32, start: [i32; 2]) {
-    let mut carry: [u32; EIGHT] = core::array::from_fn(|l| start[l % BACK] as u32);
-    for value in values.as_flattened_mut().as_chunks_mut::<EIGHT>().0 {
-        let mut v: [u32; EIGHT] = core::array::from_fn(|l| value[l].wrapping_add(minimum as u32));
-        if BACK == 1 {
-            v = add_shifted::<1>(v);
+fn sums_before(totals: &Row, start: u32) -> Row {
+    let mut before = [start; LANES];
+    for l in 1..LANES {
+        before[l] = before[l - 1].wrapping_add(totals[l - 1]);
+    }
+    before
+}
+/// Running sums down the rows, or, with `BACK` 2, down every other; `more` is added to each number first.
+#[inline(always)]
+fn sums<const BACK: usize>(lanes: &mut Group, more: &Row) {
+    let mut sums = [[0; LANES]; BACK];
+    for rows in lanes.as_chunks_mut::<BACK>().0 {
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            *sum = add(sum, &add(row, more));
+            *row = *sum;
         }
-        v = add_shifted::<2>(v);
-        v = add_shifted::<4>(v);
-        v = core::array::from_fn(|l| v[l].wrapping_add(carry[l]));
-        carry = core::array::from_fn(|l| v[EIGHT - BACK + l % BACK]);
-        *value = v;
+    }
+}
+/// What the last `BACK` rows, which are sums of their lanes, add to the lanes after them, from `start` on.
+#[inline(always)]
+fn before<const BACK: usize>(lanes: &Group, start: [u32; BACK]) -> [Row; BACK] {
+    core::array::from_fn(
+        #[inline(always)]
+        |i| sums_before(&lanes[ROWS - BACK + i], start[i]),
+    )
+}
+/// From grid numbers, less the `offsets` of their rows, to the bits of values.
+#[inline(always)]
+fn values<const BACK: usize>(grid: Grid, lanes: &mut Group, offsets: &[Row; BACK]) {
+    for rows in lanes.as_chunks_mut::<BACK>().0 {
+        for (row, offset) in rows.iter_mut().zip(offsets) {
+            *row = add(row, offset);
+            for number in row {
+                *number = (*number as i32 as f32 * grid.step).to_bits();
+            }
+        }
     }
 }
 
 #[inline(always)]
 fn decode_group(
+    isa: Isa,
     grid: Grid,
     encoded: &[u8],
-    values: &mut Group,
+    lanes: &mut Group,
     target: &mut [u8; GROUP_BYTES],
 ) -> Result<usize, Damaged> {
     let header: [u8; 4] = read(encoded, 0)?;
@@ -260,54 +299,61 @@ fn decode_group(
     if width > 32 {
         return Err(Damaged);
     }
-    let base = i32::from_le_bytes(read(encoded, 4)?);
-    let minimum = i32::from_le_bytes(read(encoded, 8)?);
-    let mut start = [base, base];
+    let base = u32::from_le_bytes(read(encoded, 4)?);
+    let minimum = u32::from_le_bytes(read(encoded, 8)?);
+    let mut second = base;
     let mut at = HEADER;
     if header[0] == Mode::DifferenceOfTwo as u8 || header[0] == Mode::SecondDifference as u8 {
-        start[1] = i32::from_le_bytes(read(encoded, at)?);
+        second = u32::from_le_bytes(read(encoded, at)?);
         at += 4;
     }
     let size = bits::packed_size(ROWS, width);
     let packed = encoded.get(at..at + size).ok_or(Damaged)?;
-    bits::unpack(packed, ROWS, width, values);
+    bits::unpack(packed, ROWS, width, lanes);
+    let target: &mut [[u8; 4]; GROUP] = target.as_chunks_mut().0.first_chunk_mut().ok_or(Damaged)?;
     // The first numbers have none before them: zero, once the minimum is added.
-    let none = 0u32.wrapping_sub(minimum as u32);
+    let none = 0u32.wrapping_sub(minimum);
+    let minimum = [minimum; LANES];
     match header[0] {
         m if m == Mode::Offset as u8 => {
-            for value in values.as_flattened_mut() {
-                *value = value.wrapping_add(base as u32);
+            for (bytes, number) in target.iter_mut().zip(lanes.as_flattened()) {
+                *bytes = (number.wrapping_add(base) as i32 as f32 * grid.step).to_le_bytes();
             }
+            return Ok(at + size);
         }
         m if m == Mode::Difference as u8 => {
-            values[0][0] = none;
-            sums::<1>(values, minimum, start);
+            lanes[0][0] = none;
+            sums::<1>(lanes, &minimum);
+            values(grid, lanes, &before(lanes, [base]));
         }
         m if m == Mode::DifferenceOfTwo as u8 => {
-            values[0][..2].fill(none);
-            sums::<2>(values, minimum, start);
+            (lanes[0][0], lanes[1][0]) = (none, none);
+            sums::<2>(lanes, &minimum);
+            values(grid, lanes, &before(lanes, [base, second]));
         }
         m if m == Mode::SecondDifference as u8 => {
-            values[0][0] = none;
-            values[0][1] = none.wrapping_add(start[1].wrapping_sub(base) as u32);
-            sums::<1>(values, minimum, [0; 2]);
-            sums::<1>(values, 0, start);
+            lanes[0][0] = none;
+            lanes[1][0] = none.wrapping_add(second).wrapping_sub(base);
+            sums::<1>(lanes, &minimum);
+            // A lane begins with the slope with which the one before it ends.
+            let [slope] = before(lanes, [0]);
+            sums::<1>(lanes, &slope);
+            values(grid, lanes, &before(lanes, [base]));
         }
         _ => return Err(Damaged),
     }
-    for (bytes, value) in target.as_chunks_mut::<4>().0.iter_mut().zip(values.as_flattened()) {
-        *bytes = (*value as i32 as f32 * grid.step).to_le_bytes();
-    }
+    lanes::gather(isa, lanes, target);
     Ok(at + size)
 }
 
 /// Decodes what [`encode`] made into a block of the same size.
 pub fn decode(isa: Isa, grid: Grid, mut encoded: &[u8], block: &mut [u8]) -> Result<(), Damaged> {
-    let mut values = Scratch::default().values;
+    let mut lanes: Group = [[0; LANES]; ROWS];
+    let isa = isa.narrow();
     for group in block.as_chunks_mut::<GROUP_BYTES>().0 {
         let used = isa.run(
             #[inline(always)]
-            || decode_group(grid, encoded, &mut values, group),
+            || decode_group(isa, grid, encoded, &mut lanes, group),
         )?;
         encoded = &encoded[used..];
     }

@@ -54,17 +54,14 @@ fn compressed_size(workspace: &mut Workspace, element: usize, sample: &[u8]) -> 
     compress_into_with_table(sample, packed, table).unwrap_or(usize::MAX)
 }
 
-/// The element size to shuffle by (1: none) that makes a sample of the block smallest, and that size in 1/256 of the
-/// sample's. 4 KiB from its middle are tried.
-pub fn probe(workspace: &mut Workspace, block: &[u8]) -> (usize, usize) {
+/// Which of the `elements` to shuffle by (1: not at all) makes a sample of the block smallest, and that size in 1/256 of
+/// the sample's. 4 KiB from its middle are tried.
+pub fn probe(workspace: &mut Workspace, elements: &[usize], block: &[u8]) -> (usize, usize) {
     let length = PROBE.min(block.len());
     let start = ((block.len() - length) / 2) & !7;
     let sample = &block[start..][..length];
-    let (size, element) = [1, 4, 8]
-        .map(|e| (compressed_size(workspace, e, sample), e))
-        .into_iter()
-        .min()
-        .unwrap_or((length, 1));
+    let sizes = elements.iter().map(|e| (compressed_size(workspace, *e, sample), *e));
+    let (size, element) = sizes.min().unwrap_or((length, 1));
     (element, size.saturating_mul(256) / length.max(1))
 }
 

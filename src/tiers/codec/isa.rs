@@ -33,6 +33,24 @@ impl Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| Isa::all().pop().unwrap_or(Isa::Baseline))
     }
+    /// The same without AVX-512: for loops over rows of lanes, of which the compiler otherwise makes gathers down the lanes.
+    pub fn narrow(self) -> Isa {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(token) => Isa::Avx2(*token),
+            isa => isa,
+        }
+    }
+    /// The instructions of AVX2, if they are among these.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub fn avx2(self) -> Option<pulp::core_arch::x86::Avx2> {
+        match self {
+            Isa::Baseline => None,
+            Isa::Avx2(token) => Some(token.avx2),
+            Isa::Avx512(token) => Some(token.avx2),
+        }
+    }
     /// Runs `kernel` compiled for this instruction set.
     #[inline(always)]
     pub fn run<R>(self, kernel: impl FnOnce() -> R) -> R {

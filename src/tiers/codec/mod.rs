@@ -9,6 +9,7 @@ pub mod bounded;
 pub mod bytes;
 pub mod float;
 pub mod isa;
+pub mod lanes;
 
 use bounded::Grid;
 use isa::Isa;
@@ -84,7 +85,11 @@ impl Workspace {
 pub struct Codec {
     isa: Isa,
     grid: Option<Grid>,
+    /// Losslessly packed is what saves at least one byte in so many.
+    least_saving: usize,
 }
+/// The usual least saving: below it, reading the packed bytes costs more than the space is worth.
+const LEAST_SAVING: usize = 32;
 
 /// Bytes of staging memory a chunk needs beyond its own.
 pub fn directory_size(chunk: usize) -> usize {
@@ -112,11 +117,15 @@ struct Advice {
 impl Codec {
     /// Every byte comes back.
     pub fn lossless() -> Codec {
-        Codec { isa: Isa::best(), grid: None }
+        Codec { isa: Isa::best(), grid: None, least_saving: LEAST_SAVING }
     }
     /// float32 that come back within `tolerance`; lossless where the tolerance is zero or too small to compute with.
     pub fn bounded(tolerance: f64) -> Codec {
-        Codec { isa: Isa::best(), grid: Grid::new(tolerance) }
+        Codec { grid: Grid::new(tolerance), ..Codec::lossless() }
+    }
+    /// The same coder, storing as they are blocks of which less than one byte in `many` could be saved losslessly.
+    pub fn saving_one_in(self, many: usize) -> Codec {
+        Codec { least_saving: many, ..self }
     }
     /// The same coder on another instruction set. For tests and measurements.
     pub fn with_isa(self, isa: Isa) -> Codec {
@@ -189,7 +198,7 @@ impl Codec {
             if probe {
                 // Packed bits that still repeat: periodic or constant data. Rare, so only some blocks are tried.
                 let sample = &workspace.block.0[..size];
-                advice.repack = size >= 2048 && bytes::probe(&mut workspace.bytes, sample).1 < 128;
+                advice.repack = size >= 2048 && bytes::probe(&mut workspace.bytes, &[1], sample).1 < 128;
             }
             if advice.repack {
                 let packed = bytes::encode(&mut workspace.bytes, 1, &workspace.block.0[..size]);
@@ -200,7 +209,7 @@ impl Codec {
             return (Tag::Bounded, size);
         }
         if probe {
-            let (element, size) = bytes::probe(&mut workspace.bytes, block);
+            let (element, size) = bytes::probe(&mut workspace.bytes, &[1, 4, 8], block);
             *advice = Advice { element, size, repack: false };
         }
         let estimate = float::estimate(self.isa, block);
@@ -219,9 +228,12 @@ impl Codec {
                 );
             }
         }
-        if estimate <= block.len() / 8 * 7 {
-            // Less is not worth it: a disk moves the bytes faster than they are packed, and RAM does not keep them.
-            return (Tag::Float, float::encode(self.isa, block, &mut workspace.block.0));
+        let most = block.len() - block.len() / self.least_saving;
+        if estimate <= most {
+            let size = float::encode(self.isa, block, &mut workspace.block.0);
+            if size <= most {
+                return (Tag::Float, size);
+            }
         }
         (Tag::Raw, block.len())
     }

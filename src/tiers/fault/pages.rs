@@ -162,6 +162,13 @@ impl Pages {
             }
         }
     }
+    /// Makes a huge page of a present chunk's small ones, where copies have made it (Linux 6.1). Costs another copy, so it
+    /// is for chunks that will stay. Where the system refuses, they work as well, only slower.
+    pub fn join(&self, chunk: Span) {
+        if matches!(self, Pages::Copy(_)) {
+            mapping::advise(chunk, mapping::Advice::OnePage);
+        }
+    }
     /// After a `place` that failed half-way: bytes up to `moved` have gone from the slot, up to `present` are in the
     /// chunk. Brings them back.
     unsafe fn put_back(&self, slot: Span, chunk: Span, moved: usize, present: usize) {

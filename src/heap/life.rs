@@ -1,0 +1,94 @@
+//! A heap's beginning and end, and what others hang on it.
+use super::cache::{Counts, ThreadCache};
+use super::central::Central;
+use super::size_class::MAX_SPAN_ALIGNMENT;
+use super::*;
+use crate::error::fail;
+use crate::os::map;
+
+impl Heap {
+    /// Makes a heap. InvalidArgument or OutOfMemory.
+    pub fn create(params: &HeapParams) -> Result<&'static Heap> {
+        let alignment = params.alignment.max(DEFAULT_ALIGNMENT);
+        if !alignment.is_power_of_two() || alignment > MAX_SPAN_ALIGNMENT {
+            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 64 KiB");
+        }
+        if !map::pages_are_supported() {
+            return fail!(Unsupported, "this system's pages are not of 4 KiB");
+        }
+        if params.ready > map::physical_memory() {
+            return fail!(OutOfMemory, "{} bytes ready are more than this machine has", params.ready);
+        }
+        if params.limit != 0 && params.ready > params.limit {
+            return fail!(
+                InvalidArgument,
+                "{} bytes ready exceed the limit of {}",
+                params.ready,
+                params.limit
+            );
+        }
+        let Some(heap) = registry::take_record(params.id) else {
+            return fail!(OutOfMemory, "no memory for a heap");
+        };
+        heap.prefix.store(params.prefix.next_multiple_of(alignment), Relaxed);
+        heap.alignment.store(alignment, Relaxed);
+        // Without caches no call is served by fast.rs: all come here, where debug.rs sees them.
+        let cached = if debug::modes().any() { 0 } else { params.cache_blocks };
+        heap.cache_blocks.store(cached, Relaxed);
+        heap.huge_pages.store(params.huge_pages, Relaxed);
+        heap.placed.store(params.placed, Relaxed);
+        heap.limit.store(params.limit, Relaxed);
+        heap.dress.store(params.dress.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);
+        heap.counters.live.store(0, Relaxed);
+        heap.counters.count_held_in(None);
+        heap.counters.held().store(0, Relaxed);
+        heap.counters.reset(0, Counts::default());
+        if !heap.central.lock().make_ready(heap, params.ready) {
+            heap.destroy();
+            return fail!(OutOfMemory, "{} bytes could not be made ready", params.ready);
+        }
+        Ok(heap)
+    }
+
+    /// Ends the heap: every block goes, live ones too. Gives what was live. No other thread is inside the heap.
+    pub fn destroy(&'static self) -> Leaks {
+        debug::heap_ends(self);
+        let mut leaks = Leaks::default();
+        let mut marked = false;
+        self.for_each_live(&mut |block| {
+            leaks.blocks += 1;
+            leaks.bytes += block.size;
+            marked |= attributes::is_marked(block.start as *mut u8);
+        });
+        if marked {
+            self.for_each_live(&mut |block| attributes::forget(block.start as *mut u8));
+        }
+        registry::end_caches(self);
+        if let Some(orphans) = self.orphans.lock().take() {
+            // SAFETY: its blocks go with the heap and nobody else reaches it.
+            unsafe { ThreadCache::release(orphans) };
+        }
+        let mut central = self.central.lock();
+        central.release_all(self);
+        *central = Central::new();
+        drop(central);
+        self.counters.count_held_in(None);
+        registry::give_record(self);
+        leaks
+    }
+
+    /// A record of `size` bytes that belongs to whoever wraps the heap. It is made once and stays with the heap's own
+    /// record, also for the heaps that use that after this one. None when memory is short.
+    pub fn companion(&self, size: usize) -> Option<NonNull<u8>> {
+        let known = NonNull::new(self.companion.load(Relaxed));
+        known.or_else(|| {
+            let made = crate::os::records::allocate(size)?;
+            self.companion.store(made.as_ptr(), Relaxed);
+            Some(made)
+        })
+    }
+    /// Counts bytes held in `counter`, which lives as long as the heap.
+    pub fn count_held_in(&self, counter: &'static AtomicUsize) {
+        self.counters.count_held_in(Some(counter));
+    }
+}

@@ -1,0 +1,95 @@
+//! Reallocation: in place where it can be, else a new block and a copy.
+//!
+//! A block that has a span of its own grows by taking a larger class, as far as the span's address space goes. One that
+//! comes to have such a span by growing gets address space for eight times its size, since it is likely to grow on.
+use super::size_class::{Class, FIRST_SINGLE, SHAPES};
+use super::span::{Span, slot};
+use super::*;
+use crate::error::fail;
+
+impl Heap {
+    /// Changes the size of the block at `pointer`; contents up to the smaller size and the alignment stay. The error
+    /// leaves the block as it was.
+    #[expect(
+        clippy::not_unsafe_ptr_arg_deref,
+        reason = "the pointer is looked up, and only a live block is read"
+    )]
+    pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
+        let (span, index, value) = self.find(pointer).inspect_err(|&error| debug::refused(pointer, error))?;
+        if size == 0 || size > MAX_SIZE {
+            return fail!(InvalidArgument, "a block of {size} bytes");
+        }
+        let block = self.describe(span, pointer as usize, value);
+        // Counting needs the thread's cache: without one nothing is changed.
+        self.with_cache(|_| ())?;
+        let pinned = value & slot::MARKED != 0 && attributes::references(pointer) > 1;
+        debug::check(pointer)?;
+        let stays = if debug::moves_blocks(&block, size, pinned) {
+            None
+        } else if span.is_large() {
+            self.resize_large(span, size, pinned)?
+        } else if size <= block.capacity && (size > block.capacity / 2 || block.capacity <= 64) {
+            match SHAPES[span.class() as usize].capacity {
+                1 => span.set_only_size(size),
+                _ => span
+                    .slot(index)
+                    .store((slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED), Relaxed),
+            }
+            Some(pointer)
+        } else if size > block.capacity && self.grow_in_span(span, size, block.alignment) {
+            Some(pointer)
+        } else {
+            None
+        };
+        if let Some(moved) = stays {
+            self.with_cache(|cache| cache.resize(self, block.size, size))?;
+            debug::resized(moved, size);
+            if value & slot::MARKED != 0 {
+                attributes::rename(pointer, moved);
+            }
+            let moved = NonNull::new(moved).expect("a block's address");
+            self.sample(moved, size);
+            return Ok(moved);
+        }
+        if pinned {
+            return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
+        }
+        let moved = if size > block.capacity && self.single_class_for(size, block.alignment).is_some() {
+            // Huge pages would make memory of the address space.
+            let growth = !self.huge_pages();
+            self.allocate_slow(size, block.alignment, Beyond { slack: 0, growth })?
+        } else {
+            self.allocate(size, block.alignment)?
+        };
+        // SAFETY: both blocks are live and at least that long; the new one overlaps nothing.
+        unsafe { core::ptr::copy_nonoverlapping(pointer, moved.as_ptr(), size.min(block.size)) };
+        if value & slot::MARKED != 0 {
+            attributes::rename(pointer, moved.as_ptr());
+        }
+        self.free(pointer)?;
+        Ok(moved)
+    }
+
+    /// The class for `size` bytes if its blocks have a span each.
+    fn single_class_for(&self, size: usize, alignment: usize) -> Option<Class> {
+        self.class_for(size, alignment).filter(|&class| class as usize >= FIRST_SINGLE)
+    }
+
+    /// Grows the only block of `span` where it is, if it can.
+    fn grow_in_span(&'static self, span: &'static Span, size: usize, alignment: usize) -> bool {
+        let alone = !span.is_large() && span.class() as usize >= FIRST_SINGLE;
+        let Some(class) = self.single_class_for(size, alignment).filter(|_| alone) else { return false };
+        let mut central = self.central.lock();
+        // Under the lock once more: the span lasts as long as its block is not back in it.
+        let first = span.first() as *const u8;
+        let same = page_map::span_of(first as usize).is_some_and(|found| core::ptr::eq(found, span));
+        // SAFETY: the lock is held, the span this heap's and its block live.
+        if !same || self.block(first).is_none() || !unsafe { central.change_class(self, span, class) } {
+            return false;
+        }
+        drop(central);
+        span.set_only_size(size);
+        self.dress(span.first(), SHAPES[class as usize].stride as usize - self.prefix(), class as u16);
+        true
+    }
+}
