@@ -76,7 +76,7 @@ impl Piece {
             Group::Sums => [(left, axis.input), (right, axis.other)],
         };
         let per_chunk = |(chunk, stride): (Option<usize>, usize)| {
-            chunk.filter(|chunk| stride > 0 && chunk % stride == 0).map(|chunk| chunk / stride)
+            chunk.filter(|chunk| stride > 0 && chunk.is_multiple_of(stride)).map(|chunk| chunk / stride)
         };
         let unit =
             tensors.into_iter().filter_map(per_chunk).filter(|unit| *unit <= length).max().unwrap_or(1);
