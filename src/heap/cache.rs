@@ -22,7 +22,7 @@ const LEAST_BLOCKS: usize = 8;
 /// Bytes of blocks a magazine may hold in any case; larger blocks are not cached.
 const MOST_BYTES: usize = 256 << 10;
 /// Bytes of blocks, and blocks, a magazine may hold when it runs empty and full by turns.
-const GROWN_BYTES: usize = 1 << 20;
+const GROWN_BYTES: usize = 2 << 20;
 const GROWN_BLOCKS: usize = 2048;
 /// Bytes of blocks the first miss of a class asks for: a page of them.
 const FIRST_BYTES: usize = 4 << 10;
