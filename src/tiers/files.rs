@@ -97,15 +97,14 @@ impl Files {
     pub fn close(&self, unused: impl Fn(u16) -> bool) {
         loop {
             let old = self.set();
-            let mut all = (*old.all).clone();
-            for (number, spill) in (1..).zip(&mut all) {
-                if number != old.current && !spill.is_closed() && unused(number) {
-                    *spill = Arc::new(Spill::closed());
-                }
-            }
-            if self.replace(&old, Set { all: Arc::new(all), ..old.clone() }) {
+            let mut others = (1..).zip(old.all.iter()).filter(|(number, _)| *number != old.current);
+            let Some((number, _)) = others.find(|(number, spill)| !spill.is_closed() && unused(*number))
+            else {
                 return;
-            }
+            };
+            let mut all = (*old.all).clone();
+            all[usize::from(number) - 1] = Arc::new(Spill::closed());
+            self.replace(&old, Set { all: Arc::new(all), current: old.current });
         }
     }
     /// All, closed ones among them.

@@ -12,7 +12,7 @@
 //! | Busy | with the one thread that claimed it | that thread, by settling |
 //!
 //! *Claiming* is one compare-and-swap of the whole word to Busy. It fails if anything changed since the word was
-//! read, a pin above all, so a pinned chunk never leaves. The claimer owns the chunk's record and staging slot until
+//! read, a pin above all, so a pinned chunk never leaves; and before it, if the chunk's region is leaving (claims.rs). The claimer owns the chunk's record and staging slot until
 //! it *settles* the new phase, which releases everything it wrote; whoever reads the phase acquires that.
 //!
 //! Why no write is lost: a chunk leaves Hot only by moving its pages out of the region ("take"), an operation that
