@@ -12,8 +12,9 @@
 //! | Busy | with the one thread that claimed it | that thread, by settling |
 //!
 //! *Claiming* is one compare-and-swap of the whole word to Busy. It fails if anything changed since the word was
-//! read, a pin above all, so a pinned chunk never leaves; and before it, if the chunk's region is leaving (claims.rs). The claimer owns the chunk's record and staging slot until
-//! it *settles* the new phase, which releases everything it wrote; whoever reads the phase acquires that.
+//! read, a pin above all, so a pinned chunk never leaves; it is not tried where the region is leaving (claims.rs). The
+//! claimer owns the chunk's record and staging slot until it *settles* the new phase, which releases everything it
+//! wrote; whoever reads the phase acquires that.
 //!
 //! Why no write is lost: a chunk leaves Hot only by moving its pages out of the region ("take"), an operation that
 //! the system makes atomic for every page: a store either lands before and moves along, or faults. What faults finds
