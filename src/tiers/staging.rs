@@ -126,6 +126,10 @@ impl Staging {
     pub fn chunk(&self) -> usize {
         self.chunk
     }
+    /// How many slots there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
     fn part(&self, mapping: &Mapping, index: usize) -> Span {
         mapping.part(index * self.stride, self.chunk)
     }

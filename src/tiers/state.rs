@@ -12,8 +12,9 @@
 //! | Busy | with the one thread that claimed it | that thread, by settling |
 //!
 //! *Claiming* is one compare-and-swap of the whole word to Busy. It fails if anything changed since the word was
-//! read, a pin above all, so a pinned chunk never leaves. The claimer owns the chunk's record and staging slot until
-//! it *settles* the new phase, which releases everything it wrote; whoever reads the phase acquires that.
+//! read, a pin above all, so a pinned chunk never leaves; it is not tried where the region is leaving (claims.rs). The
+//! claimer owns the chunk's record and staging slot until it *settles* the new phase, which releases everything it
+//! wrote; whoever reads the phase acquires that.
 //!
 //! Why no write is lost: a chunk leaves Hot only by moving its pages out of the region ("take"), an operation that
 //! the system makes atomic for every page: a store either lands before and moves along, or faults. What faults finds
@@ -43,6 +44,9 @@ const WAITED: u32 = 1 << 3;
 const REFERENCED: u32 = 1 << 4;
 const PREFETCHED: u32 = 1 << 5;
 const PIN: u32 = 1 << 8;
+
+/// How often a chunk can be acquired at once: half of what the word can count, so that the engine's own pins fit.
+pub const MOST_ACQUIRED: u32 = u32::MAX / PIN / 2;
 
 /// A state word as it was when read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +190,8 @@ impl<A: AtomicWord> State<A> {
 }
 
 #[cfg(test)]
+pub use model::explore;
+#[cfg(test)]
 mod model {
     //! All interleavings of threads that write through faults and threads that evict, with the memory they fight over.
     use super::*;
@@ -208,6 +214,22 @@ mod model {
             loom::thread::yield_now();
         }
         fn wake(&self) {}
+    }
+
+    /// All interleavings with up to two preemptions; every known protocol error needs fewer.
+    pub fn explore(run: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(2);
+        builder.max_branches = 20_000;
+        builder.check(run);
+    }
+
+    impl State<AtomicU32> {
+        /// A chunk in place.
+        pub fn hot(word: AtomicU32) -> Self {
+            word.store(Phase::Hot as u32, Ordering::Release);
+            State(word)
+        }
     }
 
     const ABSENT: u32 = u32::MAX;
@@ -281,14 +303,6 @@ mod model {
                 self.state.settle(Phase::Stored, Settle::default());
             }
         }
-    }
-
-    /// All interleavings with up to two preemptions; every known protocol error needs fewer.
-    fn explore(run: impl Fn() + Sync + Send + 'static) {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(2);
-        builder.max_branches = 20_000;
-        builder.check(run);
     }
 
     #[test]
