@@ -52,6 +52,8 @@ pub struct Region {
     resident: bool,
     /// Being freed: nothing is brought in any more.
     closing: AtomicBool,
+    /// See `forbid`.
+    forbidden: AtomicBool,
     /// Claims held.
     transits: AtomicU32,
     /// Owners beyond the first.
@@ -166,6 +168,7 @@ impl Region {
             made: Mutex::new(None),
             resident: false,
             closing: AtomicBool::new(false),
+            forbidden: AtomicBool::new(false),
             transits: AtomicU32::new(0),
             further_owners: AtomicUsize::new(0),
             tracked: AtomicBool::new(false),
@@ -294,11 +297,29 @@ impl Region {
     pub(super) fn wait_for_transits(&self) {
         self.engine.wait_for_none(&self.transits);
     }
-    /// In a child that cannot serve faults: makes every touch an error.
+    /// In a child where its faults are not served: from now on every touch of a chunk that is not in place is SIGSEGV.
+    /// Those in place are memory as any other, and stay where they are.
     pub(super) fn forbid(&self) {
+        self.forbidden.store(true, Relaxed);
         let span = self.reserved();
-        // SAFETY: the region's own memory, which cannot be used any more.
-        let _ = unsafe { system::protect(span.start, span.length, libc::PROT_NONE) };
+        // SAFETY: the region's own memory; nobody else runs.
+        unsafe {
+            let closed = system::protect(span.start, span.length, libc::PROT_NONE);
+            if closed.is_err() && system::map_over(span.start, span.length, libc::PROT_NONE).is_ok() {
+                return; // what was in place is lost, but not taken for zeros
+            }
+        }
+        let mut lists = self.lists();
+        for _ in 0..lists.count(Which::Hot) {
+            let Some(index) = lists.oldest(Which::Hot) else { return };
+            lists.rotate(&self.table, index);
+            // SAFETY: in place in this process too. Where the system refuses, touching it is SIGSEGV as well.
+            let _ = unsafe { self.engine.pages().open(self.span_of(index)) };
+        }
+    }
+    /// Whether its faults are not served in this process. Its children cannot either: what is absent stays so.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.forbidden.load(Relaxed)
     }
     fn is_empty(&self) -> bool {
         let mut lists = self.lists();
