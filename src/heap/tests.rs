@@ -463,6 +463,19 @@ fn a_growing_block_gives_back_what_a_larger_one_touched() {
     heap.destroy();
 }
 
+/// What a free finds that was raced: between its look at the block and the lock, the record of it and the address have
+/// become another heap's.
+#[test]
+fn a_large_block_is_freed_by_its_own_heap_only() {
+    let heaps: [&Heap; 2] = core::array::from_fn(|_| Heap::create(&HeapParams::default()).unwrap());
+    let block = heaps[0].allocate(3 << 20, 0).unwrap().as_ptr();
+    let span = span_of_block(block);
+    assert_eq!(heaps[1].free_large(span, block), Err(Error::DoubleFree));
+    assert_eq!((heaps[0].statistics().live, heaps[1].statistics().frees), (3 << 20, 0));
+    assert_eq!(heaps[0].free_large(span, block), Ok(()));
+    heaps.iter().for_each(|heap| assert_eq!(heap.destroy(), Leaks::default()));
+}
+
 #[test]
 fn growth_ends_at_the_limit_and_leaves_the_block() {
     let limit = 300_000;
