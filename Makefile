@@ -132,7 +132,7 @@ deps:
 	@sh tools/deps.sh test
 
 # The examples are built as a user would: header, library, nothing else.
-$(B)/demo/%: demo/%.c $(wildcard demo/*.h) $(B)/libunimem.so include/unimem.h $(HEADERS)
+$(B)/demo/%: demo/%.c $(wildcard demo/*.h) bench/disk.h $(B)/libunimem.so include/unimem.h $(HEADERS)
 	@mkdir -p $(@D)
 	@$(CC) $(EXAMPLE_FLAGS) $< -o $@ -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -pthread -lm -ldl
 $(B)/bench/%: bench/%.c $(wildcard bench/*.h) $(B)/libunimem.so include/unimem.h $(HEADERS)

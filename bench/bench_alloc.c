@@ -217,13 +217,16 @@ static bool chosen(const workload_t *workload, size_t with) {
 static void time_line(line_t *line, const workload_t *workload) {
     static sample_t samples[CONTENDERS][MOST_ROUNDS];
     size_t count = operations_for_time(workload, line->threads), times = rounds;
+    /* The one thread is the program's first, warm from the rounds before. Several are new in every round: they get to a
+     * steady state first, since starting is a workload of its own. */
+    size_t warm = line->threads == 1 ? count / 10 + 1 : count;
     if (workload->trace) times = (rounds + 2) / 3;
     if (workload->size >= 64 << 20) times = (rounds + 4) / 5;
     for (size_t round = 0; round < times; round++)
         for (size_t i = 0; i < CONTENDERS; i++) {
             size_t c = (round + i) % CONTENDERS;
             if (line->measured[c])
-                samples[c][round] = measure(&contenders[c], workload, line->threads, count, count / 10 + 1);
+                samples[c][round] = measure(&contenders[c], workload, line->threads, count, warm);
         }
     line_settle(line, samples, times);
 }

@@ -293,6 +293,7 @@ int main(int number, char **arguments) {
             if (result == UNAVAILABLE) SKIP(name, "this system does not have it");
             else CHECK_EQ(name, (size_t)result, 0);
         }
+        CHECK("budgets refused what had no room", counters[full] > 0);
         print_counts();
         return tap_done();
     }

@@ -120,6 +120,11 @@ static item_t *make_item(worker_t *worker) {
         free(item);
         return NULL;
     }
+    if (tight && !tiered && one_in(worker, 100)) { /* more than there is, whatever goes to make room */
+        void *none = tables[item->surface]->allocate(budgets[item->surface] + 1, 0);
+        if (!none) may_be_full(item->surface, "allocation of more than the budget");
+        EXPECT(!none, "%zu bytes were given within a budget of %zu", budgets[item->surface] + 1, budgets[item->surface]);
+    }
     item->start = take(item, one_in(worker, 4) ? (size_t)1 << below(worker, 13) : 0);
     if (!item->start) {
         may_be_full(item->surface, "allocation");

@@ -168,6 +168,20 @@ static void test_free(void) {
     CHECK("free: a double free changes no total", same_totals(before, stats_of(memory)));
     CHECK("free: refused frees left every byte as it was",
           pattern_holds(live, 0, 300, 1) && pattern_holds(large, 0, 3 * MIB, 2));
+    TEST("free: a large or tiered block freed before is refused with double free too") {
+        unified_memory_interface_t *own = unimem_open(&(unified_pool_config_t){.enable_growth = true, .enable_streaming = true});
+        void *blocks[] = {own->allocate(300000, 0), own->allocate(3 * MIB, 0), own->allocate(20 * MIB, 4096),
+                          own->allocate_streaming(MIB, 0), own->allocate_hierarchical(MIB, 1e-3)};
+        for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) {
+            EXPECT(blocks[i], "block %zu could not be made", i);
+            own->free(blocks[i]);
+            unimem_trim(own);
+            set_other_error(UNIMEM_ERROR_DOUBLE_FREE);
+            own->free(opaque(blocks[i]));
+            EXPECT(unimem_last_error() == UNIMEM_ERROR_DOUBLE_FREE, "block %zu: error %d", i, (int)unimem_last_error());
+        }
+        EXPECT(unimem_close(own), "something leaked");
+    }
     TEST("free: a double free never makes one block out to two callers") {
         void *blocks[64];
         for (size_t i = 0; i < 64; i++) blocks[i] = memory->allocate(200, 0);

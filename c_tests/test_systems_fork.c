@@ -52,12 +52,64 @@ static int live_in_the_child(void *argument)
     return 0;
 }
 
+/* What first calls make: the heap's and the thread's own things, tiered memory, a recording, a system. */
+static int first_use(void)
+{
+    unified_memory_interface_t *memory = unimem_global();
+    void *block = memory ? memory->allocate(1000, 0) : NULL;
+    unsigned char *tiered = memory ? memory->allocate_streaming(256 * KIB, 0) : NULL;
+    if (!block || !tiered) {
+        printf("# a first call: %s\n", unimem_last_error_message());
+        fflush(stdout);
+        return 10;
+    }
+    tiered[100 * KIB] = 1;
+    memory->free(tiered);
+    memory->free(block);
+    return one_life();
+}
+static void *first_use_in_a_thread(void *result)
+{
+    *(int *)result = first_use();
+    return NULL;
+}
+static int first_use_in_the_child(void *argument)
+{
+    (void)argument;
+    return first_use();
+}
+
+/* In a process that has never called the library: two threads begin, and at some moment of that another forks. */
+static int fork_in_first_calls(void *nanoseconds)
+{
+    pthread_t threads[2];
+    int results[2] = {0};
+    for (size_t i = 0; i < 2; i++) pthread_create(&threads[i], NULL, first_use_in_a_thread, &results[i]);
+    struct timespec start, now;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    do clock_gettime(CLOCK_MONOTONIC, &now);
+    while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec < *(long *)nanoseconds);
+    int result = run_in_child(first_use_in_the_child, NULL, 10);
+    for (size_t i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    return result ? result : results[0] ? results[0] : results[1];
+}
+
 int main(void)
 {
+    if (!getenv("UNIMEM_TEST_ALL"))
+        SKIP("forks in the microseconds of the very first calls of other threads: parent and child go on",
+             "known not to hold, see docs/reliability.md; UNIMEM_TEST_ALL=1 runs it");
+    else TEST("forks in the microseconds of the very first calls of other threads: parent and child go on")
+    {
+        for (size_t i = 0; i < scaled(150); i++) {
+            long nanoseconds = (long)(i % 100) * 5000;
+            int result = run_in_child(fork_in_first_calls, &nanoseconds, 30);
+            EXPECT(result == 0, "a fork after %ld ns ended with %d%s", nanoseconds, result,
+                   result == (256 + SIGKILL) % 256 ? ": it hung" : "");
+        }
+    }
     TEST("forks while threads make and end systems and pools: the child does the same, the parent goes on")
     {
-        /* Once before: a fork in the microseconds of another thread's very first call is a case of its own. */
-        EXPECT(one_life() == 0, "the first life");
         pthread_t threads[3];
         for (size_t i = 0; i < 3; i++) pthread_create(&threads[i], NULL, live_on, NULL);
         for (size_t i = 0; i < scaled(100); i++) {

@@ -143,6 +143,18 @@ static void test_tolerance(void)
     unimem_advise(bytes, UNIMEM_DONT_NEED);
     CHECK("tolerance 0 gives back every byte", pattern_holds(bytes, 0, 300000, 5) && residency_of(bytes).evictions > 0);
     memory->free(bytes);
+    TEST("bytes after the last whole float are no floats: they come back") {
+        for (size_t over = 1; over < 4; over++) {
+            size_t size = 300000 + over;
+            bytes = memory->allocate_hierarchical(size, 1e-3);
+            memset(bytes, 0, size);
+            memcpy(bytes + 300000, "abc", over);
+            unimem_advise(bytes, UNIMEM_DONT_NEED);
+            EXPECT(memcmp(bytes + 300000, "abc", over) == 0, "%zu bytes beyond the floats were lost", over);
+            EXPECT(residency_of(bytes).evictions > 0, "nothing was evicted");
+            memory->free(bytes);
+        }
+    }
     unimem_close(memory);
 }
 
@@ -526,7 +538,6 @@ static void test_full_disk(void)
         pid_t child = fork();
         if (child == 0) {
             alarm(60);
-            signal(SIGXFSZ, SIG_IGN);
             setrlimit(RLIMIT_FSIZE, &(struct rlimit){1 * MIB, 1 * MIB});
             unified_memory_interface_t *memory = open_with(1 * MIB, 0);
             char *bytes = memory->allocate_streaming(8 * MIB, 64 * KIB);

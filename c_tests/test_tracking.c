@@ -22,6 +22,9 @@ static void test_tracking(void) {
           memory->track_allocation(local, sizeof local) && stats_of(memory).total_allocated == 2564);
     CHECK("track_allocation: NULL is refused",
           !memory->track_allocation(NULL, 10) && stats_of(memory).total_allocated == 2564);
+    CHECK("track_allocation: more than there can be is refused",
+          !memory->track_allocation(local, SIZE_MAX) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT &&
+              stats_of(memory).total_allocated == 2564);
     CHECK("untrack_allocation: true for a tracked block, no longer counted",
           memory->untrack_allocation(foreign) && stats_of(memory).total_allocated == 64);
     CHECK("untrack_allocation: false for one that is not tracked",

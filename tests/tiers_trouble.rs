@@ -11,7 +11,7 @@ use unimem::tiers::chunks::Advice;
 use unimem::tiers::engine::Engine;
 use unimem::tiers::fault::{Faults, Mechanism};
 use unimem::tiers::fill::Access;
-use unimem::tiers::region::{Params, Region};
+use unimem::tiers::region::{Params, Policy, Region};
 use unimem::tiers::spill::Spill;
 
 const CHUNK: usize = 64 << 10;
@@ -32,7 +32,8 @@ impl Budget for Fixed {
 /// A region of incompressible words, most of them in the spill file.
 fn spilled(mechanism: Mechanism) -> (Arc<Engine>, Arc<Region>) {
     let engine = Engine::with_mechanism(mechanism, Box::new(Fixed(6 * CHUNK, AtomicUsize::new(0)))).unwrap();
-    let region = engine.allocate(&Params { size: CHUNKS * CHUNK, chunk: CHUNK, tolerance: None }).unwrap();
+    let region =
+        engine.allocate(&Params { size: CHUNKS * CHUNK, chunk: CHUNK, policy: Policy::Streaming }).unwrap();
     words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i), Relaxed));
     (engine, region)
 }
@@ -113,7 +114,7 @@ fn a_full_disk_is_an_error_and_nothing_is_lost() {
             "{mechanism:?}: {errors:?}"
         );
         arm(&[Operation::Write, Operation::MakeBlocks], 0, libc::ENOSPC);
-        let more = engine.allocate(&Params { size: 1 << 20, chunk: CHUNK, tolerance: None });
+        let more = engine.allocate(&Params { size: 1 << 20, chunk: CHUNK, policy: Policy::Streaming });
         assert!(matches!(more, Err(Error::Io)), "an allocation that needs room on disk");
         disarm();
         assert!(is_whole(&region), "{mechanism:?}");

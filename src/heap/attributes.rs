@@ -2,8 +2,8 @@
 //!
 //! A block with attributes has [`slot::MARKED`] set in its slot, which sends its free down the slow path; all other
 //! blocks never come here. The table is sharded by address and lives in the library's own records.
-use super::page_map;
-use super::span::{Span, slot};
+use super::span::Span;
+use super::{page_map, slot};
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::{fork, records::Records};
@@ -103,9 +103,11 @@ fn with<R>(pointer: *const u8, f: impl FnOnce(&mut Attributes) -> R) -> Result<R
     if shard.try_reserve(1).is_err() {
         return fail!(OutOfMemory, "no memory for the attributes of {pointer:p}");
     }
-    let result = f(shard.entry(pointer as usize).or_default());
-    span.slot_to_change(index).fetch_or(slot::MARKED, Relaxed);
-    Ok(result)
+    let marked = |value| slot::is_live(value).then_some(value | slot::MARKED);
+    if span.slot_to_change(index).fetch_update(Relaxed, Relaxed, marked).is_err() {
+        return fail!(NotOwned, "{pointer:p} was freed at the same moment");
+    }
+    Ok(f(shard.entry(pointer as usize).or_default()))
 }
 
 /// One more owner of the live block at `pointer`.

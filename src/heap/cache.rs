@@ -5,13 +5,13 @@
 //! therefore atomic, though never locked. Caches are found through the thread's record, by the heap's id; the table
 //! of a record and the caches in it are made and dissolved under [`super::registry`]'s lock.
 use super::size_class::{CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, MAX_QUICK_SHARED, SHAPES};
-use super::{Heap, span::slot};
+use super::{Heap, page_map, slot};
 use crate::os::records;
 use crate::os::thread::{NEAR, Record};
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU16, AtomicUsize, compiler_fence};
+use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU16, AtomicU32, AtomicUsize, compiler_fence};
 
 /// Turns sizes into whole cache lines, but for the last bits.
 const BESIDE: usize = DEFAULT_ALIGNMENT - 1;
@@ -23,20 +23,34 @@ const LEAST_BLOCKS: usize = 8;
 /// Bytes of blocks a magazine may hold in any case; larger blocks are not cached.
 const MOST_BYTES: usize = 256 << 10;
 /// Bytes of blocks, and blocks, a magazine may hold when it runs empty and full by turns.
-const GROWN_BYTES: usize = 1 << 20;
+const GROWN_BYTES: usize = 2 << 20;
 const GROWN_BLOCKS: usize = 2048;
 /// Bytes of blocks the first miss of a class asks for: a page of them.
 const FIRST_BYTES: usize = 4 << 10;
 /// Blocks a magazine comes to hold by misses alone when nothing was configured, and at most.
 pub const DEFAULT_BLOCKS: usize = 256;
 
-/// A free block and its slot.
+/// A free block.
 #[derive(Clone, Copy)]
 pub struct Entry {
-    /// Where the block begins.
+    /// Where it begins.
     pub pointer: *mut u8,
-    /// Its slot.
-    pub slot: *const AtomicU16,
+    slot: *const AtomicU16,
+    /// What the slot was when the block was freed; 0 where the block comes from its span.
+    value: u16,
+}
+impl Entry {
+    /// A block that was live with `value` in its slot; 0: one that comes from its span.
+    #[inline(always)]
+    pub fn new(pointer: *mut u8, slot: &'static AtomicU16, value: u16) -> Entry {
+        Entry { pointer, slot, value }
+    }
+    /// The block's slot.
+    #[inline(always)]
+    pub fn slot(self) -> &'static AtomicU16 {
+        // SAFETY: made from such a reference.
+        unsafe { &*self.slot }
+    }
 }
 
 /// A stack of free blocks of one size class.
@@ -48,6 +62,8 @@ pub struct Magazine {
     pub(super) limit: Cell<*mut Entry>,
     /// What the slot of a live block of 0 bytes would hold; of another, that less its size.
     pub(super) of_nothing: Cell<u32>,
+    /// What the slots of its blocks hold.
+    pub(super) tag: Cell<u16>,
     /// What happened to it since it last grew.
     since_growth: Cell<Since>,
 }
@@ -119,16 +135,19 @@ const _: () =
     assert!(core::mem::offset_of!(ThreadCache, magazines).is_multiple_of(64) && size_of::<Magazine>() == 32);
 
 impl Magazine {
-    /// Takes the block freed last.
-    pub fn pop(&self) -> Option<Entry> {
+    /// The block freed last.
+    pub fn top(&self) -> Option<Entry> {
         if self.top.get() == self.base.get() {
             return None;
         }
         // SAFETY: entries below the top are initialised, and there is one.
-        unsafe {
-            self.top.set(self.top.get().sub(1));
-            Some(*self.top.get())
-        }
+        Some(unsafe { *self.top.get().sub(1) })
+    }
+    /// Takes it.
+    pub fn pop(&self) -> Option<Entry> {
+        let entry = self.top()?;
+        self.top.set(self.top.get().wrapping_sub(1));
+        Some(entry)
     }
     /// Puts a block in; false when there is no room.
     #[inline(always)]
@@ -261,10 +280,13 @@ impl ThreadCache {
             made.set_published(0);
             made.beside = heap.prefix() + BESIDE;
             made.quick_limit = if usual && !record.is_null() { MAX_QUICK } else { 0 };
-            for (magazine, shape) in made.magazines.iter().zip(&SHAPES) {
+            static MADE: AtomicU32 = AtomicU32::new(0);
+            let number = MADE.fetch_add(1, Relaxed) as usize * CLASSES;
+            for (class, (magazine, shape)) in made.magazines.iter().zip(&SHAPES).enumerate() {
+                magazine.tag.set(slot::tag(number + class));
                 magazine
                     .of_nothing
-                    .set((shape.stride as usize).wrapping_sub(heap.prefix()) as u32 + slot::LIVE as u32);
+                    .set(shape.stride.wrapping_sub(heap.prefix() as u32).wrapping_add(slot::LIVE as u32));
             }
         }
         Some(cache)
@@ -337,6 +359,21 @@ impl ThreadCache {
     pub fn count_free(&self, heap: &Heap, size: usize) {
         bump(&self.frees);
         self.change(heap, 0, size);
+    }
+    /// Drops an entry of `class` whose block is another's: two threads freed it at the same moment, and the free that
+    /// made this entry is refused after all.
+    #[cold]
+    pub fn refuse(&self, heap: &Heap, class: usize, entry: Entry) {
+        let size = match (entry.value, class < FIRST_SINGLE) {
+            // It came from its span: the free that was one too many told nobody its size.
+            (0, _) => 0,
+            (value, true) => self.magazine(class).of_nothing.get() as usize - value as usize,
+            (value, false) => page_map::span_of(entry.pointer as usize)
+                .map_or(0, |span| super::central::requested_size(span, value)),
+        };
+        self.frees.store(self.frees.load(Relaxed).wrapping_sub(1), Relaxed);
+        self.change(heap, 0, size.wrapping_neg());
+        heap.count_refused();
     }
     /// Counts that a block of `old` bytes now has `new`.
     pub fn resize(&self, heap: &Heap, old: usize, new: usize) {
@@ -429,23 +466,10 @@ impl Counts {
     pub fn add(&mut self, other: Counts) {
         self.hits += other.hits;
         self.misses += other.misses;
-        self.frees += other.frees;
+        self.frees = self.frees.wrapping_add(other.frees);
         self.largest = self.largest.max(other.largest);
         self.allocated = self.allocated.wrapping_add(other.allocated);
     }
-}
-
-/// Marks the block of `entry` live with `slack` unused bytes. False when it is not a cached block any more: two
-/// threads that freed it at the same moment both put it into their caches, and the other one was first.
-#[inline(always)]
-pub fn claim(entry: Entry, slack: usize) -> bool {
-    // SAFETY: slots stay mapped for ever.
-    let block = unsafe { &*entry.slot };
-    let cached = block.load(Relaxed) == slot::CACHED;
-    if cached {
-        block.store(slot::LIVE + slack as u16, Relaxed);
-    }
-    cached
 }
 
 /// Blocks of `class` that a magazine configured for `blocks` comes to hold by misses alone; and at most. Both are 0 when

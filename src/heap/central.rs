@@ -4,9 +4,10 @@
 //! does not count as held. When every block of a span is back, its run is kept for the next span (kept.rs).
 use super::cache::{Counts, Entry, ThreadCache};
 use super::kept::Kept;
-use super::size_class::{CLASSES, Class, MAX_STRIDE, SHAPES, SLICE, slices_to_grow};
-use super::span::{List, Span, slot};
-use super::{Heap, arena, page_map, scavenger};
+use super::size_class::{CLASSES, Class, FIRST_SINGLE, MAX_STRIDE, SHAPES, SLICE, slices_to_grow};
+use super::slot::{self, Slot};
+use super::span::{List, Span};
+use super::{Heap, arena, freed, page_map, scavenger};
 use crate::os::{lock::Mutex, map, records};
 use core::ptr::{NonNull, null, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
@@ -90,6 +91,7 @@ impl Central {
         count: usize,
         mut accept: impl FnMut(Entry),
     ) -> usize {
+        let tag = cache.magazine(class as usize).tag.get();
         let mut taken = 0;
         while taken < count {
             let Some(mut span) = self.span_for(cache, class).or_else(|| {
@@ -108,7 +110,7 @@ impl Central {
             // SAFETY: the lock is held; the span is in a list of this heap, and the reference ends here.
             unsafe { span.as_ref().inner() }.user = cache;
             // SAFETY: as above.
-            let mut got = take_from(heap, self, unsafe { span.as_ref() }, class, count - taken, &mut accept);
+            let mut got = self.take_from(heap, unsafe { span.as_ref() }, tag, count - taken, &mut accept);
             if got == 0
                 && taken == 0
                 && let Some(other) = self.with_free_blocks(class)
@@ -116,7 +118,7 @@ impl Central {
                 // The budget does not let the first be carved; another thread's has blocks.
                 span = other;
                 // SAFETY: as above.
-                got = take_from(heap, self, unsafe { span.as_ref() }, class, count, &mut accept);
+                got = self.take_from(heap, unsafe { span.as_ref() }, tag, count, &mut accept);
             }
             // SAFETY: as above.
             let span_ref = unsafe { span.as_ref() };
@@ -139,25 +141,85 @@ impl Central {
         taken
     }
 
-    /// Puts a block back into its span. False, with nothing changed, when its slot says that it is there already.
-    pub fn put(&mut self, span: &'static Span, index: usize) -> bool {
-        let block = span.slot(index);
-        if block.load(Relaxed) != slot::CACHED {
+    /// Takes blocks from one span: free ones, then uncarved ones as far as the budget goes.
+    fn take_from(
+        &mut self,
+        heap: &Heap,
+        span: &Span,
+        tag: u16,
+        count: usize,
+        accept: &mut impl FnMut(Entry),
+    ) -> usize {
+        // SAFETY: the lock is held by whoever has `self`; no other reference to the inner part is alive.
+        let inner = unsafe { span.inner() };
+        let mut hand_out =
+            |index: usize| accept(Entry::new(span.address_of(index) as *mut u8, span.slot(index), 0));
+        let mut taken = 0;
+        let mut word = 0;
+        while taken < count && inner.free > 0 {
+            // SAFETY: some bit is set below the carved count, so `word` stays within the bitmap.
+            let bits = unsafe { &mut *inner.run.bitmap.add(word) };
+            if *bits == 0 {
+                word += 1;
+                continue;
+            }
+            let index = word * 64 + bits.trailing_zeros() as usize;
+            *bits &= *bits - 1;
+            inner.free -= 1;
+            if slot::take(span.slot(index), tag) {
+                hand_out(index);
+                taken += 1;
+            } else {
+                self.free_too_many(); // a thread was late with a free, and has the block
+            }
+        }
+        let class = span.class();
+        let shape = &SHAPES[class as usize];
+        let stride = shape.stride as usize;
+        let end_of = |blocks: usize| map::round_to_page(blocks * stride);
+        let mut wanted = (count - taken).min((shape.capacity - inner.carved) as usize);
+        while wanted > 0 {
+            let extra = end_of(inner.carved as usize + wanted).saturating_sub(inner.charged);
+            if extra == 0 || self.kept.charge(heap, extra) {
+                inner.charged += extra;
+                break;
+            }
+            // One block may still fit where a batch does not.
+            wanted = if wanted > 1 && taken == 0 { 1 } else { 0 };
+        }
+        for index in inner.carved as usize..inner.carved as usize + wanted {
+            heap.dress(span.address_of(index), stride - heap.prefix(), class as u16);
+            span.slot(index).set(tag);
+            hand_out(index);
+        }
+        inner.carved += wanted as u16;
+        taken + wanted
+    }
+
+    /// Puts a block back into its span. False, with nothing changed, when its slot does not hold `tag`.
+    pub fn put(&mut self, span: &'static Span, index: usize, tag: u16) -> bool {
+        if !slot::put(span.slot(index), tag) {
             return false;
         }
-        block.store(slot::FREE, Relaxed);
         let class = span.class() as usize;
         // SAFETY: the lock is held and the span is this heap's.
-        let (free, carved, listed) = unsafe {
+        let (all, listed) = unsafe {
             let inner = span.inner();
-            *inner.run.bitmap.add(index / 64) |= 1 << (index % 64);
-            inner.free += 1;
-            (inner.free, inner.carved, inner.listed)
+            let word = &mut *inner.run.bitmap.add(index / 64);
+            let bit = 1 << (index % 64);
+            if *word & bit == 0 {
+                inner.free += 1;
+            } else {
+                self.free_too_many(); // a thread was late with a free, and its block came here a second time
+            }
+            *word |= bit;
+            (inner.free == inner.carved, inner.listed)
         };
+        let unused = all && self.is_unused(span);
         let pointer = NonNull::from(span);
         // SAFETY: the lock is held; `listed` says whether the span is in its class's list.
         unsafe {
-            if free == carved {
+            if unused {
                 if listed {
                     self.partial[class].remove(pointer);
                 }
@@ -167,6 +229,25 @@ impl Central {
             }
         }
         true
+    }
+
+    /// Whether no block of a span whose blocks are all marked free is a thread's all the same: one that was late with
+    /// a free. What is, is marked so.
+    fn is_unused(&mut self, span: &Span) -> bool {
+        // SAFETY: the lock is held and the span is this heap's.
+        let inner = unsafe { span.inner() };
+        for index in (0..inner.carved as usize).filter(|&index| span.slot(index).value() != slot::FREE) {
+            // SAFETY: the bitmap has a bit for every block.
+            unsafe { *inner.run.bitmap.add(index / 64) &= !(1 << (index % 64)) };
+            inner.free -= 1;
+            self.free_too_many();
+        }
+        inner.free == inner.carved
+    }
+    /// One free more was counted than there was, and nobody knows by whom.
+    #[cold]
+    fn free_too_many(&mut self) {
+        self.retired.frees = self.retired.frees.wrapping_sub(1);
     }
 
     /// Enters a span into the list of those that have blocks of `class`.
@@ -180,7 +261,7 @@ impl Central {
 
     /// Takes a block of a single class, marked as cached, whose span has address space to grow into. None where there
     /// is none to be had, or no budget.
-    pub fn take_to_grow(&mut self, heap: &Heap, class: Class) -> Option<Entry> {
+    pub fn take_to_grow(&mut self, heap: &Heap, class: Class, tag: u16) -> Option<Entry> {
         let span = self.make_span(heap, class, slices_to_grow(class))?;
         // SAFETY: just made, in no list and known to nobody else.
         let inner = unsafe { span.as_ref().inner() };
@@ -195,7 +276,7 @@ impl Central {
         }
         let mut taken = None;
         // SAFETY: just made; records are never unmapped.
-        take_from(heap, self, unsafe { span.as_ref() }, class, 1, &mut |entry| taken = Some(entry));
+        self.take_from(heap, unsafe { span.as_ref() }, tag, 1, &mut |entry| taken = Some(entry));
         if taken.is_none() {
             // SAFETY: the lock is held, and the span has no blocks.
             unsafe { self.keep(span) };
@@ -229,6 +310,9 @@ impl Central {
             let span_ref = span.as_ref();
             let (base, length) = (span_ref.inner().run.base, span_ref.inner().length);
             page_map::remove(base, base + length);
+            if span_ref.class() as usize >= FIRST_SINGLE {
+                freed::note(span_ref.first());
+            }
             span_ref.retire();
             span_ref.inner().listed = false;
             self.kept.keep_run(span, length / SLICE, scavenger::now());
@@ -405,58 +489,6 @@ const fn skew(class: usize) -> usize {
 #[inline(always)]
 pub fn requested_size(span: &Span, value: u16) -> usize {
     (span.of_nothing.load(Relaxed) - (value & !slot::MARKED) as u32) as usize
-}
-
-/// Takes blocks from one span: free ones, then uncarved ones as far as the budget goes.
-fn take_from(
-    heap: &Heap,
-    central: &mut Central,
-    span: &Span,
-    class: Class,
-    count: usize,
-    accept: &mut impl FnMut(Entry),
-) -> usize {
-    // SAFETY: the lock is held by whoever has `central`; no other reference to the inner part is alive.
-    let inner = unsafe { span.inner() };
-    let mut hand_out = |index: usize| {
-        let block = span.slot(index);
-        block.store(slot::CACHED, Relaxed);
-        accept(Entry { pointer: span.address_of(index) as *mut u8, slot: block });
-    };
-    let mut taken = 0;
-    let mut word = 0;
-    while taken < count && inner.free > 0 {
-        // SAFETY: some bit is set below the carved count, so `word` stays within the bitmap.
-        let bits = unsafe { &mut *inner.run.bitmap.add(word) };
-        if *bits == 0 {
-            word += 1;
-            continue;
-        }
-        let bit = bits.trailing_zeros() as usize;
-        *bits &= *bits - 1;
-        inner.free -= 1;
-        hand_out(word * 64 + bit);
-        taken += 1;
-    }
-    let shape = &SHAPES[class as usize];
-    let stride = shape.stride as usize;
-    let end_of = |blocks: usize| map::round_to_page(blocks * stride);
-    let mut wanted = (count - taken).min((shape.capacity - inner.carved) as usize);
-    while wanted > 0 {
-        let extra = end_of(inner.carved as usize + wanted).saturating_sub(inner.charged);
-        if extra == 0 || central.kept.charge(heap, extra) {
-            inner.charged += extra;
-            break;
-        }
-        // One block may still fit where a batch does not.
-        wanted = if wanted > 1 && taken == 0 { 1 } else { 0 };
-    }
-    for index in inner.carved as usize..inner.carved as usize + wanted {
-        heap.dress(span.address_of(index), stride - heap.prefix(), class as u16);
-        hand_out(index);
-    }
-    inner.carved += wanted as u16;
-    taken + wanted
 }
 
 /// Span records: type-stable, so they have a free list of their own.

@@ -7,11 +7,10 @@
 //! load waiting for the one before; a free waits for the page map's root and leaf, the span and the slot.
 use super::cache::{self, Entry, Magazine, ThreadCache};
 use super::size_class::{FIRST_SINGLE, quick_class_of};
-use super::span::slot;
-use super::{page_map, span_of_block};
+use super::{page_map, slot, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 /// What malloc promises.
 const MALLOC_ALIGNMENT: usize = 16;
@@ -26,26 +25,27 @@ pub fn allocate(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>>
     }
     let room = room_for(cache, size, alignment)?;
     let magazine = cache.magazine(quick_class_of(room));
-    let (entry, block) = take(cache, magazine, size)?;
-    block.store((magazine.of_nothing.get() as usize).wrapping_sub(size) as u16, Relaxed);
+    let entry = take(cache, magazine, size)?;
+    entry.slot().store((magazine.of_nothing.get() as usize).wrapping_sub(size) as u16, Relaxed);
     // SAFETY: no block is at address 0.
     Some(unsafe { NonNull::new_unchecked(entry.pointer) })
 }
 
-/// Takes a block out of a magazine, counted as a hit of `size` bytes, and its slot, which the caller sets.
+/// Takes a block out of a magazine, counted as a hit of `size` bytes. The caller makes it live: [`slot::claim`] in two
+/// parts.
 #[inline(always)]
-fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<(Entry, &'static AtomicU16)> {
+fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Entry> {
     let top = magazine.top.get();
     if top == magazine.base.get() {
         return None;
     }
-    // SAFETY: entries below the top are initialised; slots stay mapped for ever.
-    let (entry, block) = unsafe { (*top.sub(1), &*(*top.sub(1)).slot) };
-    if block.load(Relaxed) != slot::CACHED || !cache.count_hit(size) {
+    // SAFETY: entries below the top are initialised.
+    let entry = unsafe { *top.sub(1) };
+    if entry.slot().load(Relaxed) != magazine.tag.get() || !cache.count_hit(size) {
         return None;
     }
     magazine.top.set(top.wrapping_sub(1));
-    Some((entry, block))
+    Some(entry)
 }
 
 /// Bytes of a block with its prefix: whole cache lines, or granules of malloc's where there is no prefix. None: the
@@ -73,9 +73,9 @@ pub fn allocate_single(id: usize, size: usize, alignment: usize) -> Option<NonNu
     if class < FIRST_SINGLE {
         return None;
     }
-    let (entry, block) = take(cache, cache.magazine(class), size)?;
+    let entry = take(cache, cache.magazine(class), size)?;
     span_of_block(entry.pointer).note_request(size);
-    block.store(slot::LIVE, Relaxed);
+    entry.slot().store(slot::LIVE, Relaxed);
     NonNull::new(entry.pointer)
 }
 
@@ -99,7 +99,7 @@ pub fn free(id: usize, pointer: *mut u8) -> bool {
         return false;
     }
     // SAFETY: it is not full, and this thread's.
-    unsafe { magazine.push_unchecked(Entry { pointer, slot: block }) };
-    block.store(slot::CACHED, Relaxed);
+    unsafe { magazine.push_unchecked(Entry::new(pointer, block, value)) };
+    block.store(magazine.tag.get(), Relaxed);
     true
 }

@@ -5,7 +5,8 @@
 use super::central::{Central, records_of_spans};
 use super::kept::Want;
 use super::size_class::SLICE;
-use super::span::{Span, slot};
+use super::slot;
+use super::span::Span;
 use super::*;
 use crate::error::fail;
 use crate::os::map::{self, HUGE_PAGE, Resized, round_to_page};
@@ -141,6 +142,7 @@ impl Heap {
             central.kept.keep_range(NonNull::from(span));
         }
         drop(central);
+        freed::note(pointer as usize);
         self.count(|cache| cache.count_free(self, size))
     }
 

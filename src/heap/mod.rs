@@ -5,8 +5,7 @@
 //! is known of a block lies apart from it and is found from its address alone (page_map.rs), so a free is checked
 //! before anything is changed: the address must be the start of a live block of this very heap.
 //!
-//! Two threads that free one block at the same moment may both pass that check. The block is then in two caches; the
-//! one that is used second notices and drops it (`cache::claim`), unless both are used at one moment too.
+//! Two threads that free one block at the same moment may both pass that check; slot.rs says what becomes of it.
 //!
 //! Heap records are type-stable and never unmapped; ending a heap while another thread is inside it is the one thing
 //! callers must not do.
@@ -16,6 +15,7 @@ mod cache;
 mod central;
 pub mod debug;
 pub mod fast;
+pub mod freed;
 pub mod guard;
 mod kept;
 mod large;
@@ -26,6 +26,7 @@ mod registry;
 mod resize;
 mod scavenger;
 mod size_class;
+mod slot;
 mod slow;
 mod span;
 mod statistics;

@@ -3,7 +3,7 @@
 //! A block that has a span of its own grows by taking a larger class, as far as the span's address space goes. One that
 //! comes to have such a span by growing gets address space for eight times its size, since it is likely to grow on.
 use super::size_class::{Class, FIRST_SINGLE, SHAPES};
-use super::span::{Span, slot};
+use super::span::Span;
 use super::*;
 use crate::error::fail;
 
@@ -29,11 +29,13 @@ impl Heap {
         } else if span.is_large() {
             self.resize_large(span, size, pinned)?
         } else if size <= block.capacity && (size > block.capacity / 2 || block.capacity <= 64) {
-            match SHAPES[span.class() as usize].capacity {
-                1 => span.set_only_size(size),
-                _ => span
-                    .slot(index)
-                    .store((slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED), Relaxed),
+            if SHAPES[span.class() as usize].capacity == 1 {
+                span.set_only_size(size);
+            } else {
+                let resized = (slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED);
+                if !slot::surrender(span.slot(index), value, resized) {
+                    return self.reallocate(pointer, size); // it changed meanwhile: freed by another thread, or marked
+                }
             }
             Some(pointer)
         } else if size > block.capacity && self.grow_in_span(span, size, block.alignment) {
@@ -66,7 +68,10 @@ impl Heap {
         if value & slot::MARKED != 0 {
             attributes::rename(pointer, moved.as_ptr());
         }
-        self.free(pointer)?;
+        if let Err(error) = self.free(pointer) {
+            self.free(moved.as_ptr())?; // another thread was first
+            return Err(error);
+        }
         Ok(moved)
     }
 

@@ -1,10 +1,10 @@
 //! The heap's slow paths: allocation and free by everything but a hit in a thread's cache, and looking blocks up.
-use super::cache::{self, Entry, ThreadCache};
+use super::cache::{Entry, ThreadCache};
 use super::central::requested_size;
 use super::size_class::{
-    CLASSES, Class, FIRST_SINGLE, MAX_SPAN_ALIGNMENT, MAX_STRIDE, SHAPES, aligned_class_of, class_of,
+    Class, FIRST_SINGLE, MAX_SPAN_ALIGNMENT, MAX_STRIDE, SHAPES, aligned_class_of, class_of,
 };
-use super::span::{Span, slot};
+use super::span::Span;
 use super::*;
 use crate::error::fail;
 
@@ -147,15 +147,16 @@ impl Heap {
         let index = class as usize;
         let entry = self.with_cache(|cache| {
             if growth
-                && let Some(entry) = self.central.lock().take_to_grow(self, class)
-                && self.claim(index, entry, size)
+                && let Some(entry) =
+                    self.central.lock().take_to_grow(self, class, cache.magazine(index).tag.get())
+                && self.claim(cache, index, entry, size)
             {
                 cache.count_allocation(self, size, false);
                 return Some(entry);
             }
             let magazine = cache.magazine(index);
             while let Some(entry) = magazine.pop() {
-                if self.claim(index, entry, size) {
+                if self.claim(cache, index, entry, size) {
                     cache.count_allocation(self, size, true);
                     return Some(entry);
                 }
@@ -171,7 +172,7 @@ impl Heap {
             drop(central);
             // Lowest address first, as the blocks lie.
             magazine.reverse();
-            let entry = first.filter(|&entry| self.claim(index, entry, size))?;
+            let entry = first.filter(|&entry| self.claim(cache, index, entry, size))?;
             cache.count_allocation(self, size, false);
             Some(entry)
         })?;
@@ -181,12 +182,18 @@ impl Heap {
         }
     }
 
-    fn claim(&self, class: usize, entry: Entry, size: usize) -> bool {
-        if class < FIRST_SINGLE {
-            return cache::claim(entry, SHAPES[class].stride as usize - self.prefix() - size);
+    fn claim(&self, cache: &ThreadCache, class: usize, entry: Entry, size: usize) -> bool {
+        let magazine = cache.magazine(class);
+        let single = class >= FIRST_SINGLE;
+        let live = if single { slot::LIVE as usize } else { magazine.of_nothing.get() as usize - size };
+        if !slot::claim(entry.slot(), magazine.tag.get(), live as u16) {
+            cache.refuse(self, class, entry);
+            return false;
         }
-        span_of_block(entry.pointer).note_request(size);
-        cache::claim(entry, 0)
+        if single {
+            span_of_block(entry.pointer).note_request(size);
+        }
+        true
     }
 
     /// The error for an allocation of `size` bytes that found no memory.
@@ -221,8 +228,8 @@ impl Heap {
         }
         if span.is_large() {
             self.free_large(span, pointer)?;
-        } else {
-            self.with_cache(|cache| self.free_to_class(cache, span, index, value & !slot::MARKED, pointer))?;
+        } else if !self.with_cache(|cache| self.free_to_class(cache, span, index, value, pointer))? {
+            return self.free_slow(pointer); // it changed meanwhile: freed by another thread, or marked
         }
         scavenger::start_if_wanted();
         Ok(())
@@ -235,19 +242,36 @@ impl Heap {
         index: usize,
         value: u16,
         pointer: *mut u8,
-    ) {
+    ) -> bool {
         let class = span.class() as usize;
         let magazine = cache.magazine(class);
+        let (block, tag) = (span.slot(index), magazine.tag.get());
         let size = requested_size(span, value);
-        span.slot(index).store(slot::CACHED, Relaxed);
+        if !slot::surrender(block, value, tag) {
+            return false;
+        }
         if !magazine.has_room(class, self.blocks_cached(cache)) && magazine.capacity() > 0 {
             let mut central = self.central.lock();
-            magazine.drain_oldest(magazine.capacity().div_ceil(2), |entry| put_back(&mut central, entry));
-        }
-        if !magazine.push(Entry { pointer, slot: span.slot(index) }) {
-            self.central.lock().put(span, index);
+            let oldest = magazine.capacity().div_ceil(2);
+            magazine.drain_oldest(oldest, |entry| self.put_back(&mut central, cache, class, entry));
         }
         cache.count_free(self, size);
+        let entry = Entry::new(pointer, block, value & !slot::MARKED);
+        if !magazine.push(entry) {
+            self.put_back(&mut self.central.lock(), cache, class, entry);
+        }
+        true
+    }
+
+    /// Puts a block back into its span, or drops its entry where it is another's.
+    fn put_back(&self, central: &mut Central, cache: &ThreadCache, class: usize, entry: Entry) {
+        let place = page_map::span_of(entry.pointer as usize)
+            .and_then(|span| Some((span, span.index_of(entry.pointer as usize)?)))
+            // Not the block that another span has made of its memory since.
+            .filter(|&(span, index)| !span.is_large() && core::ptr::eq(span.slot(index), entry.slot()));
+        if !place.is_some_and(|(span, index)| central.put(span, index, cache.magazine(class).tag.get())) {
+            cache.refuse(self, class, entry);
+        }
     }
 
     /// Counts a block freed that stays in quarantine.
@@ -258,7 +282,7 @@ impl Heap {
     pub(super) fn take_back(&self, span: &'static Span, index: usize) {
         let mut central = self.central.lock();
         if !span.is_large() {
-            central.put(span, index);
+            central.put(span, index, slot::ASIDE);
             return;
         }
         span.large_slot.store(slot::FREE, Relaxed);
@@ -273,6 +297,9 @@ impl Heap {
     pub(super) fn find(&self, pointer: *const u8) -> Result<(&'static Span, usize, u16)> {
         let address = pointer as usize;
         let Some(span) = page_map::span_of(address) else {
+            if freed::lately(address) {
+                return fail!(DoubleFree, "{pointer:p} is not live: freed before");
+            }
             return fail!(NotOwned, "{pointer:p} is not memory of libunimem");
         };
         if span.heap().is_none_or(|heap| !core::ptr::eq(heap, self)) {
@@ -310,8 +337,8 @@ impl Heap {
 
     /// Puts the blocks of all magazines of `cache` back into their spans.
     pub(super) fn flush(&self, central: &mut Central, cache: &ThreadCache) {
-        for magazine in &cache.magazines()[..CLASSES] {
-            magazine.drain_oldest(usize::MAX, |entry| put_back(central, entry));
+        for (class, magazine) in cache.magazines().iter().enumerate() {
+            magazine.drain_oldest(usize::MAX, |entry| self.put_back(central, cache, class, entry));
         }
     }
 
@@ -348,14 +375,5 @@ impl Heap {
     /// Counts through this thread's cache.
     pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {
         self.with_cache(f)
-    }
-}
-
-fn put_back(central: &mut Central, entry: Entry) {
-    // Nothing is found, and the entry dropped, where two threads freed the block at the same moment and its span has
-    // ended since.
-    let Some(span) = page_map::span_of(entry.pointer as usize) else { return };
-    if let Some(index) = span.index_of(entry.pointer as usize) {
-        central.put(span, index);
     }
 }

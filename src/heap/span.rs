@@ -1,6 +1,6 @@
 //! Span records: what the heap knows about a run of slices, kept apart from the memory itself.
 //!
-//! Each block of a span has a 16-bit *slot* in a side array. The slot says whether the block is free in the span,
+//! Each block of a span has a 16-bit *slot* (slot.rs) in a side array. It says whether the block is free in the span,
 //! cached by a thread, or live, and for a live block how much shorter the request was than the room; so one load
 //! tells a good free from a bad one and gives the exact size back.
 //!
@@ -10,32 +10,12 @@ use super::Heap;
 use super::arena::Run;
 use super::cache::ThreadCache;
 use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
+use super::slot;
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*,
 };
-
-/// Slot values. Live ones are `LIVE + slack`, or'ed with [`slot::MARKED`] where heap/attributes.rs knows more.
-pub mod slot {
-    /// In the span, for anyone.
-    pub const FREE: u16 = 0;
-    /// In a thread's cache.
-    pub const CACHED: u16 = 1;
-    /// Live, and as long as its room.
-    pub const LIVE: u16 = 2;
-    /// The block has attributes: further owners, a layout.
-    pub const MARKED: u16 = 0x8000;
-    /// Whether `value` is that of a live block without attributes.
-    #[inline(always)]
-    pub fn is_plainly_live(value: u16) -> bool {
-        value.wrapping_sub(LIVE) < MARKED - LIVE
-    }
-    /// Whether `value` is that of a live block.
-    pub fn is_live(value: u16) -> bool {
-        value & !MARKED >= LIVE
-    }
-}
 
 /// `kind` of a span that is a class's.
 pub const KIND_BLOCKS: u8 = 0;
@@ -223,8 +203,8 @@ impl Span {
     }
     /// Slot of block `index`, which [`Span::index_of`] gave.
     #[inline(always)]
-    pub fn slot(&self, index: usize) -> &AtomicU16 {
-        // SAFETY: the side array lives as long as the arena and covers every index below the capacity.
+    pub fn slot(&self, index: usize) -> &'static AtomicU16 {
+        // SAFETY: the side array stays mapped for ever and covers every index below the capacity.
         unsafe { &*self.slots.load(Relaxed).add(index) }
     }
     /// What the slot of block `index` holds.

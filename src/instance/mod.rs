@@ -116,6 +116,9 @@ impl Instance {
         if pointer.is_null() {
             return fail!(InvalidArgument, "NULL cannot be tracked");
         }
+        if size > isize::MAX as usize {
+            return fail!(InvalidArgument, "{size} bytes are more than can be anywhere");
+        }
         if self.heap.block(pointer).is_some() {
             return attributes::set_tracked(pointer, true).map(|_| ());
         }

@@ -1,8 +1,8 @@
 //! Streaming and hierarchical memory of an instance: blocks that are regions of its residency engine.
 use super::Instance;
 use crate::error::{Error, Result, fail};
-use crate::heap::Heap;
 use crate::heap::debug::regions;
+use crate::heap::{Heap, freed};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording;
 use crate::tiers::budget::Budget;
@@ -128,6 +128,7 @@ impl Instance {
             return fail!(DoubleFree, "the memory at {:#x} is being freed already", region.start());
         }
         recording::freed(region.start());
+        freed::note(region.start());
         self.heap.uncount_region(size)
     }
     pub(super) fn reallocate_region(&self, region: &Arc<Region>, size: usize) -> Result<NonNull<u8>> {

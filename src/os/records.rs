@@ -56,8 +56,9 @@ pub fn allocate(size: usize) -> Option<NonNull<u8>> {
     check(Operation::Record).ok()?;
     if size > 1 << LARGEST {
         let length = map::round_to_page(size);
-        let address = map::map(length, map::PAGE, 0)?;
-        if length >= map::HUGE_PAGE {
+        let huge = length >= map::HUGE_PAGE;
+        let address = map::map(length, if huge { map::HUGE_PAGE } else { map::PAGE }, 0)?;
+        if huge {
             map::advise_huge(address, length);
         }
         know(address, length);

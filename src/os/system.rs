@@ -184,9 +184,17 @@ pub fn remove_name(path: &CStr) -> Result<(), Errno> {
     // SAFETY: a zero-terminated path.
     done(unsafe { libc::unlink(path.as_ptr()) })
 }
+/// EFBIG for a file that would come to end beyond the process's limit: the system would end the program (SIGXFSZ).
+fn within_limit(end: u64) -> Result<(), Errno> {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: fills in the structure; where it fails there is no limit to know of.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+    if limit.rlim_cur < end { Err(Errno(libc::EFBIG)) } else { Ok(()) }
+}
 /// fallocate: makes blocks for a part of a file.
 pub fn make_blocks(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno> {
     check(Operation::MakeBlocks)?;
+    within_limit(start + length)?;
     // SAFETY: changes the file only.
     done(unsafe { libc::fallocate(file.as_raw_fd(), 0, start as i64, length as i64) })
 }
@@ -208,6 +216,7 @@ fn piece(strike: Option<Strike>, length: usize) -> Result<usize, Errno> {
 /// pwrite: how many bytes went.
 pub fn write_at(file: BorrowedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
     let length = piece(strike(Operation::Write), bytes.len())?;
+    within_limit(offset + length as u64)?;
     // SAFETY: reads `bytes` only.
     let wrote = unsafe { libc::pwrite(file.as_raw_fd(), bytes.as_ptr().cast(), length, offset as i64) };
     usize::try_from(wrote).map_err(|_| Errno::last())
@@ -292,6 +301,11 @@ pub fn make_thread_key(destructor: unsafe extern "C" fn(*mut c_void)) -> Result<
     // SAFETY: fills in `key`; the destructor lives as long as the process (the library is never unloaded).
     let error = unsafe { libc::pthread_key_create(&mut key, Some(destructor)) };
     if error == 0 { Ok(key) } else { Err(Errno(error)) }
+}
+/// pthread_key_delete, of a key that no thread has a value for.
+pub fn drop_thread_key(key: libc::pthread_key_t) {
+    // SAFETY: a key that is none is an error value, and then there is nothing to drop.
+    unsafe { libc::pthread_key_delete(key) };
 }
 /// pthread_setspecific.
 ///

@@ -5,8 +5,7 @@
 //! path without one. That way destructors that run later still may allocate and free.
 use super::{records, system};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
-use std::sync::OnceLock;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 
 /// Bytes of the longest error message kept.
 pub const MESSAGE: usize = 256;
@@ -86,7 +85,7 @@ pub fn current() -> Option<&'static Record> {
     if before & ENDED != 0 {
         return None;
     }
-    let key = *key()?;
+    let key = key()?;
     let record = records::allocate(size_of::<Record>())?.cast::<Record>();
     // The C library may allocate for the value: whoever is its malloc then finds a thread without a record.
     // SAFETY: this thread's own variable, which holds a mark.
@@ -131,9 +130,22 @@ pub fn at_exit(function: fn(&'static Record)) {
     AT_EXIT.store(function as *mut (), Release);
 }
 
-fn key() -> Option<&'static libc::pthread_key_t> {
-    static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
-    KEY.get_or_init(|| system::make_thread_key(ended).ok()).as_ref()
+/// The key whose destructor is `ended`. Not through a `Once`, which a forked child could inherit half done: threads that
+/// need it first at the same moment make one each, and all but one go.
+fn key() -> Option<libc::pthread_key_t> {
+    /// The key, plus one.
+    static KEY: AtomicU64 = AtomicU64::new(0);
+    if let Some(known) = KEY.load(Acquire).checked_sub(1) {
+        return Some(known as libc::pthread_key_t);
+    }
+    let made = system::make_thread_key(ended).ok()?;
+    match KEY.compare_exchange(0, u64::from(made) + 1, AcqRel, Acquire) {
+        Ok(_) => Some(made),
+        Err(first) => {
+            system::drop_thread_key(made);
+            Some((first - 1) as libc::pthread_key_t)
+        }
+    }
 }
 
 unsafe extern "C" fn ended(record: *mut libc::c_void) {

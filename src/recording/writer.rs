@@ -19,7 +19,6 @@ use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Once;
 use std::time::Duration;
 
 /// Enough for a path, and for a program with much thread-local memory.
@@ -351,13 +350,16 @@ pub fn start(path: &[u8]) -> Result<()> {
     start_holding(RECORDING.lock(), path)
 }
 fn install() {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| {
-        fork::register(fork::Rank::Recording, &HOOKS);
-        if system::at_exit(at_exit).is_err() {
-            log!(Warning, "no memory for a handler at exit: a recording will have no end");
-        }
-    });
+    fork::register(fork::Rank::Recording, &HOOKS);
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    // Under the lock that fork takes, so that no child inherits this half done.
+    let recording = RECORDING.lock();
+    let failed = !INSTALLED.load(Relaxed) && system::at_exit(at_exit).is_err();
+    INSTALLED.store(!failed, Relaxed);
+    drop(recording);
+    if failed {
+        log!(Warning, "no memory for a handler at exit: a recording will have no end");
+    }
 }
 fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> Result<()> {
     if recording.is_some() {

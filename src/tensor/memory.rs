@@ -116,7 +116,7 @@ impl Memory {
         let (Some(instance), Some(limit)) = (self.instance, self.limit()) else { return usize::MAX };
         // What can be allocated counts everything that can leave as room.
         let sixteenths = (1..=16).rev().find(|part| instance.can_allocate(limit / 16 * part)).unwrap_or(0);
-        limit / 16 * sixteenths / 10 * 8 / size_of::<Complex>()
+        limit / 16 * sixteenths / 8 * 7 / size_of::<Complex>()
     }
     /// Whether a tensor of this size belongs into streaming memory.
     ///

@@ -399,6 +399,12 @@ impl Region {
     pub(super) fn codec(&self) -> &Codec {
         &self.codec
     }
+    /// The coder of a chunk that leaves: lossless where its last bytes are no whole float32.
+    pub(super) fn encoder(&self, index: usize) -> Codec {
+        let size = self.size();
+        let cut = !size.is_multiple_of(size_of::<f32>()) && index == size / self.chunk;
+        if cut { Policy::Hierarchical { tolerance: 0.0 }.codec() } else { self.codec }
+    }
     pub(super) fn span_of(&self, index: usize) -> Span {
         self.memory.part(index * self.chunk, self.chunk)
     }

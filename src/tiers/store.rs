@@ -48,7 +48,7 @@ impl Engine {
             self.drop_stored(&mut transit);
         }
         let start = Instant::now();
-        let (form, length) = region.codec().encode_in_place(memory, chunk, workspace);
+        let (form, length) = region.encoder(index).encode_in_place(memory, chunk, workspace);
         let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
             // Saves no page: raw is simpler and faster. Decoding what was just encoded gives the values the
             // program may see anyway.

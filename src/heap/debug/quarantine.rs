@@ -2,11 +2,11 @@
 //! [`MOST_BYTES`] together. A write after free is found when a block leaves; a read after free sees the pattern
 //! (0xDD). Whole pages of blocks above 1 MiB cannot be touched at all meanwhile: that is SIGSEGV, at the instruction.
 //!
-//! A block in quarantine is not live, and its slot reads as cached, so that a second free is refused as everywhere. It
+//! A block in quarantine is not live, as its slot says, so that a second free is refused as everywhere. It
 //! counts as held until it leaves.
 use super::super::central::requested_size;
-use super::super::span::{Span, slot};
-use super::super::{Heap, page_map, size_class::SHAPES};
+use super::super::span::Span;
+use super::super::{Heap, page_map, size_class::SHAPES, slot};
 use super::trace;
 use crate::error::{Result, fail};
 use crate::os::lock::Mutex;
@@ -80,13 +80,13 @@ pub(super) fn take(
     heap.count(|_| ())?; // so that counting below cannot fail
     let Some(record) = records::allocate(size_of::<Held>()) else { return Ok((false, none())) };
     let record = record.cast::<Held>();
-    let value = span.slot_to_change(index).swap(slot::CACHED, AcqRel);
-    if !slot::is_live(value) {
+    let aside = |value| slot::is_live(value).then_some(slot::ASIDE);
+    let Ok(value) = span.slot_to_change(index).fetch_update(AcqRel, Relaxed, aside) else {
         // SAFETY: made above, and nobody has seen it.
         unsafe { records::release(record.cast(), size_of::<Held>()) };
         heap.count_refused();
         return fail!(DoubleFree, "the block was freed by another thread at the same moment");
-    }
+    };
     let start = span.address_of(index);
     let (size, capacity) = match span.is_large() {
         true => (span.large_size.load(Relaxed), span.large_capacity.load(Relaxed)),

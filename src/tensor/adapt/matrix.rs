@@ -143,10 +143,6 @@ pub fn conjugate(matrix: MatRef<'_, c64>) -> Mat<c64> {
 pub fn norm(matrix: MatRef<'_, c64>) -> f64 {
     matrix.norm_l2()
 }
-/// A number as a matrix.
-pub fn number(value: f64) -> Mat<c64> {
-    Mat::from_fn(1, 1, |_, _| c64::new(value, 0.0))
-}
 /// Divides a matrix by a power of two near its norm; gives the exponent.
 pub fn normalise(matrix: &mut Mat<c64>) -> i32 {
     let norm = norm(matrix.as_ref());

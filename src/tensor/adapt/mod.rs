@@ -27,7 +27,8 @@ struct Work {
     data: Block,
 }
 
-/// The edge between a node and its parent: its axes at both ends, in the same order.
+/// The edge between a node and its parent: its axes at both ends, in the same order; none for an outer product, whose
+/// matrix of weights is a number.
 struct Edge {
     node: usize,
     parent: usize,
@@ -103,8 +104,8 @@ impl Adapting<'_> {
             return fail!(InvalidArgument, "the network has elements that are not finite");
         }
         let mut budget = Budget::new((target * whole).powi(2), most);
-        let edges = self.ids[1..].iter().filter(|id| self.edge(**id).is_some()).count();
-        if most != 0 && self.ids[1..].iter().any(|&id| self.edge(id).is_some_and(|e| self.size(&e) > most)) {
+        let bonds = self.ids[1..].iter().filter(|id| self.bond(**id).is_some()).count();
+        if most != 0 && self.ids[1..].iter().any(|&id| self.bond(id).is_some_and(|e| self.size(&e) > most)) {
             // Look at all singular values first: what must go comes before what may go.
             let mut needed = vec![0.0; self.network.len()];
             self.truncate_downwards(|node, values| {
@@ -113,7 +114,7 @@ impl Adapting<'_> {
             })?;
             budget.reserve(&needed);
         }
-        budget.share_over(edges);
+        budget.share_over(bonds);
         let truncated = self.truncate_downwards(|node, values| budget.keep(node, values))?;
         if truncated {
             self.canonical_form()?;
@@ -146,12 +147,15 @@ impl Adapting<'_> {
         self.steps.0 += 1;
         self.network.progress.report(self.steps.0.min(self.steps.1) as f64, self.steps.1 as f64)
     }
-    /// The edge above a node, if there is a bond.
+    /// The edge above a node.
     fn edge(&self, id: usize) -> Option<Edge> {
         let parent = self.network.node(id).parent()?;
-        let (own_axes, parent_axes): (Vec<_>, Vec<_>) =
-            self.network.node(id).bonds_to(parent).into_iter().unzip();
-        (!own_axes.is_empty()).then_some(Edge { node: id, parent, own_axes, parent_axes })
+        let (own_axes, parent_axes) = self.network.node(id).bonds_to(parent).into_iter().unzip();
+        Some(Edge { node: id, parent, own_axes, parent_axes })
+    }
+    /// The same, if it is no outer product.
+    fn bond(&self, id: usize) -> Option<Edge> {
+        self.edge(id).filter(|edge| !edge.own_axes.is_empty())
     }
     fn dimensions(&self, id: usize) -> &[usize] {
         self.work[id].as_ref().map_or(self.network.node(id).dimensions(), |work| &work.dimensions)
@@ -215,7 +219,7 @@ impl Adapting<'_> {
             let Some(mut center) = centers[id].take() else { continue };
             let children: Vec<usize> = self.network.node(id).children().to_vec();
             for &child in &children {
-                let Some(edge) = self.edge(child) else { continue };
+                let Some(edge) = self.bond(child) else { continue };
                 center.refold(&edge.parent_axes)?;
                 let (values, vectors) = right_vectors(center.matrix())?;
                 let kept = keep(child, &values).clamp(1, values.len());
@@ -233,16 +237,10 @@ impl Adapting<'_> {
                 self.store(child, &below)?;
             }
             for &child in &children {
-                let (axes, weight) = match self.edge(child) {
-                    Some(edge) => {
-                        center.refold(&edge.parent_axes)?;
-                        (edge.own_axes, upper_factor(center.matrix()))
-                    }
-                    // An outer product: the weight is a number.
-                    None => (Vec::new(), matrix::number(norm(center.matrix()))),
-                };
-                let mut below = self.folded(child, &axes)?;
-                below.multiply(weight.transpose());
+                let Some(edge) = self.edge(child) else { continue };
+                center.refold(&edge.parent_axes)?;
+                let mut below = self.folded(child, &edge.own_axes)?;
+                below.multiply(upper_factor(center.matrix()).transpose());
                 centers[child] = Some(below);
             }
         }

@@ -20,9 +20,6 @@ fn assert_canonical(network: &Network) {
         let node = network.node(id);
         let Some(parent) = node.parent() else { continue };
         let axes: Vec<usize> = node.bonds_to(parent).iter().map(|bond| bond.0).collect();
-        if axes.is_empty() {
-            continue;
-        }
         let folded = Folded::new(node.source(), node.dimensions(), &axes).unwrap();
         let overlap = folded.matrix().adjoint() * folded.matrix();
         let difference =
@@ -104,6 +101,25 @@ fn known_singular_values() {
         adapt(&mut network, &memory, tail / norm * 1.0001, 0).unwrap();
         assert_eq!(network.node(1).dimensions(), [kept, 6]);
         assert!((error(&value(&network), &before) - tail / norm).abs() < 1e-5);
+    }
+}
+#[test]
+fn outer_products_weigh_what_is_below_them() {
+    // A vector, and beside it two nodes with these singular values between them; the norm of either may be anything.
+    for scale in [0.01f32, 1.0, 100.0] {
+        for vector in [0.01f32, 1.0, 100.0] {
+            let (mut network, memory) = empty();
+            spectrum(&mut network, &memory, &[4.0, 2.0, 1.0].map(|v| v * scale));
+            let data = [Complex::new(vector, 0.0); 5];
+            let root = network.add(&memory, &[5], Storage::Plain, Some(&data)).unwrap();
+            network.connect(&memory, root, 0).unwrap();
+            let (_, before) = direct_sum(&network);
+            let error_of = |values: f64| (values / 21.0f64).sqrt();
+            adapt(&mut network, &memory, error_of(1.0) * 1.001, 0).unwrap();
+            assert_eq!(network.node(1).dimensions(), [2, 3]);
+            assert!((error(&value(&network), &before) - error_of(1.0)).abs() < 1e-5);
+            assert_canonical(&network);
+        }
     }
 }
 #[test]

@@ -26,6 +26,21 @@ fn every_shape_of_matrix_product() {
     }
 }
 #[test]
+fn vectors_with_short_sums() {
+    check(&[70, 4, 90], &[4], &[(1, 0)], 1);
+    check(&[3], &[5000, 3, 17], &[(0, 1)], 2);
+    check(&[2, 3], &[40, 3, 50, 2, 60], &[(0, 3), (1, 1)], 3);
+    check(&[1], &[5000], &[], 4);
+    // Added to what is there; NaN goes where it is summed into and nowhere else.
+    let (zero, one) = (Complex::new(0.0, 0.0), Complex::new(1.0, -2.0));
+    let mut product = Product::row_major(&[2, 30], &[2], &[(0, 0)]);
+    product.accumulate = true;
+    let (mut left, mut out) = (vec![one; 60], vec![one; 30]);
+    left[7].re = f32::NAN;
+    product.compute(&left, &[one, zero], &mut out, &mut |_| Ok(())).unwrap();
+    assert!(out.iter().enumerate().all(|(i, z)| if i == 7 { z.re.is_nan() } else { *z == one + one * one }));
+}
+#[test]
 fn axes_that_do_not_fuse() {
     check(&[5, 33, 7, 9, 3], &[3, 11, 33, 13, 9], &[(1, 2), (3, 4), (4, 0)], 5);
     check(&[9, 8, 31, 6], &[31, 9, 40], &[(0, 1), (2, 0)], 6);

@@ -2,6 +2,7 @@
 use super::fuse::{self, Side, common_stride};
 use super::gather::Panel;
 use super::multiply::{Matrix, multiply};
+use super::thin::{self, Thin};
 use super::{Axis, Complex, Product, threads, volume};
 use crate::error::Result;
 
@@ -70,6 +71,13 @@ pub unsafe fn run(
     let depth = volume(&sums);
     let work = size.0 as f64 * size.1 as f64 * depth as f64;
     let threads = if work < WORTH_SHARING { 1 } else { threads() };
+    if size.0 == 1 && exponents == (0, 0) && thin::is_thin(&columns, &sums) {
+        let thin = Thin { columns: &columns, sums: &sums, left, right, out, accumulate: product.accumulate };
+        let parts = thin.parts();
+        // SAFETY: forwarded; every part is taken once.
+        let work = |(): &mut (), part: usize| unsafe { thin.part(part) };
+        return threads::share(threads, parts, || (), work, &mut |done| tick(done as f64 / parts as f64));
+    }
     let tile = tile_size(size, threads);
     let plan = Plan {
         rows,

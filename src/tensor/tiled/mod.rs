@@ -49,26 +49,10 @@ pub fn multiply(
 ) -> Result<()> {
     recording::start_if_asked();
     let begun = recording::begin();
-    let tiered = [left.home, right.home, out.home].iter().any(Option::is_some);
-    multiply_anywhere(product, left, right, out, budget, next, tick)?;
-    if recording::is_on() {
-        let sizes = |axes: &'_ [Axis]| axes.iter().map(|axis| axis.size).collect::<Vec<_>>().into_iter();
-        let mut axes = [sizes(&product.rows), sizes(&product.columns), sizes(&product.sums)];
-        recording::contracted(begun, product.terms(), tiered, axes.each_mut().map(|axes| axes as _));
-    }
-    Ok(())
-}
-fn multiply_anywhere(
-    product: &Product,
-    left: Source,
-    right: Source,
-    out: &mut Target,
-    budget: usize,
-    next: Option<&dyn Home>,
-    tick: &mut dyn FnMut(f64) -> Result<()>,
-) -> Result<()> {
     if left.home.is_none() && right.home.is_none() && out.home.is_none() {
-        return product.compute(left.elements, right.elements, out.elements, tick);
+        product.compute(left.elements, right.elements, out.elements, tick)?;
+        record(product, begun, false);
+        return Ok(());
     }
     let mut budget = budget;
     let mut most = 0.0f64;
@@ -78,30 +62,41 @@ fn multiply_anywhere(
     };
     let chunks = [left.home, right.home, out.home].map(|home| home.map(Home::chunk));
     let mut scheme = Scheme::choose(product, chunks, budget);
+    let mut waited = 0;
     if scheme.pinned > budget {
         // No cut of these layouts fits: chunks come and go as the kernel touches them.
-        return product.compute(left.elements, right.elements, out.elements, &mut tick);
-    }
-    let mut waited = 0;
-    loop {
-        match in_slabs(product, left, right, out, &scheme, next, &mut tick) {
-            Err(Error::OutOfMemory) if waited < PATIENCE => {}
-            outcome => return outcome,
+        product.compute(left.elements, right.elements, out.elements, &mut tick)?;
+    } else {
+        while let Err(error) = in_slabs(product, left, right, out, &scheme, next, &mut tick) {
+            if error != Error::OutOfMemory || waited == PATIENCE {
+                return Err(error);
+            }
+            // Other tensors take more room than thought: smaller slabs may do. Where there are none, the room is taken
+            // by chunks on their way to the disk.
+            budget /= 2;
+            let smaller = Scheme::choose(product, chunks, budget);
+            if smaller.pinned <= budget {
+                scheme = smaller;
+            } else {
+                waited += 1;
+                std::thread::sleep(Duration::from_millis(waited));
+            }
         }
-        // Other tensors take more room than thought: smaller slabs may do. Where there are none, the room is taken by
-        // chunks on their way to the disk.
-        budget /= 2;
-        let smaller = Scheme::choose(product, chunks, budget);
-        if smaller.pinned <= budget {
-            scheme = smaller;
-        } else {
-            waited += 1;
-            std::thread::sleep(Duration::from_millis(waited));
-        }
     }
+    record(product, begun, true);
+    Ok(())
 }
 /// How often a product waits for chunks to reach the disk, each time a millisecond longer.
 const PATIENCE: u64 = 100;
+
+/// Tells the recording, if there is one, of a product that is done.
+fn record(product: &Product, begun: recording::Begun, tiered: bool) {
+    if recording::is_on() {
+        let sizes = |axes: &'_ [Axis]| axes.iter().map(|axis| axis.size).collect::<Vec<_>>().into_iter();
+        let mut axes = [sizes(&product.rows), sizes(&product.columns), sizes(&product.sums)];
+        recording::contracted(begun, product.terms(), tiered, axes.each_mut().map(|axes| axes as _));
+    }
+}
 
 fn in_slabs(
     product: &Product,
@@ -112,7 +107,8 @@ fn in_slabs(
     next_product: Option<&dyn Home>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
-    let whole = Piece::whole(product);
+    let chunks = [left.home, right.home, out.home].map(|home| home.map(Home::chunk));
+    let whole = Piece::whole(product, chunks);
     let work = product.terms();
     let mut done = 0.0;
     let keep_right = scheme.pieces == 1;

@@ -7,6 +7,8 @@ use crate::tensor::kernel::{Axis, Product};
 pub struct Piece {
     pub product: Product,
     pub at: [usize; 3],
+    /// Elements of a chunk of left, right and out; none for tensors in plain memory.
+    chunks: [Option<usize>; 3],
 }
 
 /// The three groups of axes.
@@ -18,8 +20,8 @@ enum Group {
 }
 
 impl Piece {
-    pub fn whole(product: &Product) -> Piece {
-        Piece { product: product.clone(), at: [0; 3] }
+    pub fn whole(product: &Product, chunks: [Option<usize>; 3]) -> Piece {
+        Piece { product: product.clone(), at: [0; 3], chunks }
     }
     fn axes(&mut self, group: Group) -> &mut Vec<Axis> {
         match group {
@@ -63,12 +65,29 @@ impl Piece {
         };
         (0..axes.len()).filter(|i| axes[*i].size > 1).max_by_key(|i| stride(&axes[*i]))
     }
+    /// Positions of a part when an axis is cut into about `count`. Where chunks hold whole positions, parts end with a
+    /// chunk, since one that two parts share is brought in for both.
+    fn length(&self, group: Group, axis: &Axis, count: usize) -> usize {
+        let length = axis.size.div_ceil(count.min(axis.size));
+        let [left, right, out] = self.chunks;
+        let tensors = match group {
+            Group::Rows => [(left, axis.input), (out, axis.other)],
+            Group::Columns => [(right, axis.input), (out, axis.other)],
+            Group::Sums => [(left, axis.input), (right, axis.other)],
+        };
+        let per_chunk = |(chunk, stride): (Option<usize>, usize)| {
+            chunk.filter(|chunk| stride > 0 && chunk.is_multiple_of(stride)).map(|chunk| chunk / stride)
+        };
+        let unit =
+            tensors.into_iter().filter_map(per_chunk).filter(|unit| *unit <= length).max().unwrap_or(1);
+        length.next_multiple_of(unit).min(axis.size)
+    }
     /// About `count` parts of like size, cut along the longest axis, then the next.
     fn split(&self, group: Group, count: usize) -> Vec<Piece> {
         let mut piece = self.clone();
         let Some(axis) = self.longest(group).filter(|_| count > 1) else { return vec![piece] };
         let size = piece.axes(group)[axis].size;
-        let length = size.div_ceil(count.min(size));
+        let length = self.length(group, &piece.axes(group)[axis], count);
         let cut =
             (0..size).step_by(length).map(|start| self.range(group, axis, start, length.min(size - start)));
         if count <= size {
@@ -77,13 +96,18 @@ impl Piece {
         // More parts than the axis has positions: cut each position's part again, along the next axis.
         cut.flat_map(|part| part.split(group, count.div_ceil(size))).collect()
     }
-    /// The first of these parts, which is as large as any.
-    fn first(&self, group: Group, count: usize) -> Piece {
+    /// The first of these parts, which is as large as any, and how many there are.
+    fn first(&self, group: Group, count: usize) -> (Piece, usize) {
         let mut piece = self.clone();
-        let Some(axis) = self.longest(group).filter(|_| count > 1) else { return piece };
+        let Some(axis) = self.longest(group).filter(|_| count > 1) else { return (piece, 1) };
         let size = piece.axes(group)[axis].size;
-        let part = self.range(group, axis, 0, size.div_ceil(count.min(size)));
-        if count <= size { part } else { part.first(group, count.div_ceil(size)) }
+        let length = self.length(group, &piece.axes(group)[axis], count);
+        let part = self.range(group, axis, 0, length);
+        if count <= size {
+            return (part, size.div_ceil(length));
+        }
+        let (part, further) = part.first(group, count.div_ceil(size));
+        (part, size * further)
     }
     pub fn split_rows(&self, count: usize) -> Vec<Piece> {
         self.split(Group::Rows, count)
@@ -113,23 +137,28 @@ impl Scheme {
     /// The scheme with the least traffic of those that pin at most `budget` elements; the one that pins least if none
     /// does. `chunks`: elements of a chunk of left, right and out; none for tensors in plain memory.
     pub fn choose(product: &Product, chunks: [Option<usize>; 3], budget: usize) -> Scheme {
-        let whole = Piece::whole(product);
+        let whole = Piece::whole(product, chunks);
         let size = |axes: &[Axis]| axes.iter().map(|axis| axis.size).product::<usize>();
         let (rows, columns, sums) = (size(&product.rows), size(&product.columns), size(&product.sums));
+        let fits = |scheme: &Scheme| scheme.pinned <= budget;
         let mut best: Option<Scheme> = None;
         for slabs in counts(rows) {
-            let slab = whole.first(Group::Rows, slabs);
+            // Each slab meets all of B, unless B stays, and then every number of slabs costs the same.
+            let least = slabs as f64 * elements(whole.right(), chunks[1]) as f64;
+            if best.as_ref().is_some_and(|best| fits(best) && least > best.traffic * SAME) {
+                break;
+            }
+            let (slab, slabs) = whole.first(Group::Rows, slabs);
             for over_sums in [true, false] {
                 let (group, positions) =
                     if over_sums { (Group::Sums, sums) } else { (Group::Columns, columns) };
                 for pieces in counts(positions) {
-                    let piece = slab.first(group, pieces);
+                    let (piece, pieces) = slab.first(group, pieces);
                     for keep_left in [true, false] {
                         if !keep_left && !over_sums {
                             continue; // every part of the columns needs the whole slab of A
                         }
-                        let scheme = measure(&slab, &piece, [slabs, pieces], over_sums, keep_left, chunks);
-                        let fits = |s: &Scheme| s.pinned <= budget;
+                        let scheme = measure(&slab, &piece, [slabs, pieces], over_sums, keep_left);
                         let better = match &best {
                             None => true,
                             Some(old) if fits(old) != fits(&scheme) => fits(&scheme),
@@ -164,18 +193,24 @@ impl Scheme {
     fn is_better_than(&self, other: &Scheme) -> bool {
         const ENOUGH: usize = 8;
         let overlap = |scheme: &Scheme| scheme.pieces.min(ENOUGH);
-        self.traffic < other.traffic * 0.98
-            || self.traffic <= other.traffic * 1.02 && overlap(self) > overlap(other)
+        self.traffic < other.traffic / SAME
+            || self.traffic <= other.traffic * SAME && overlap(self) > overlap(other)
     }
 }
 
-/// Numbers of parts worth trying for so many positions: 1, 2, 3, 4, 6, 8, 12 and so on.
+/// Traffics within this ratio count as the same.
+const SAME: f64 = 1.02;
+
+/// Numbers of parts worth trying for so many positions: 1 to 8, then 10, 12, 14, 16, 20 and so on.
 fn counts(positions: usize) -> impl Iterator<Item = usize> {
-    let powers = (0..14).map(|i| 1usize << i);
-    let mut all: Vec<usize> =
-        powers.flat_map(|p| [p, p + p / 2]).filter(move |c| *c <= positions.max(1)).collect();
-    all.dedup();
-    all.into_iter()
+    let powers = (0..12).map(|i| 1usize << i);
+    let all = (1..4).chain(powers.flat_map(|p| [4 * p, 5 * p, 6 * p, 7 * p]));
+    all.take_while(move |count| *count <= positions.max(1))
+}
+
+/// Elements of the chunks that an extent needs; 0 for plain memory.
+fn elements(extent: Extent, chunk: Option<usize>) -> usize {
+    chunk.map_or(0, |chunk| extent.count(chunk) * chunk)
 }
 
 fn measure(
@@ -184,10 +219,8 @@ fn measure(
     [slabs, pieces]: [usize; 2],
     over_sums: bool,
     keep_left: bool,
-    chunks: [Option<usize>; 3],
 ) -> Scheme {
-    let elements =
-        |extent: Extent, chunk: Option<usize>| chunk.map_or(0, |chunk| extent.count(chunk) * chunk);
+    let chunks = slab.chunks;
     let out = elements(slab.out(), chunks[2]);
     let right = elements(piece.right(), chunks[1]);
     let (left, left_passing) = match keep_left {

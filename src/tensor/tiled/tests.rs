@@ -130,6 +130,15 @@ fn traffic_is_near_the_least_there_is() {
     }
 }
 #[test]
+fn traffic_of_wide_matrices_whose_chunks_hold_many_rows() {
+    // 64 chunks a matrix and room for 32: 13 of C and of A stay, 2 of B pass, so B is read 5 times, A and C move once.
+    let (n, chunk) = (512, 8 * 512);
+    for (right, bonds) in [([n, n], [(1, 0)]), ([n, n], [(1, 1)])] {
+        let traffic = check(&[n, n], &right, &bonds, 32 * chunk, chunk);
+        assert!(traffic <= 7 * n * n, "{bonds:?}: {:.2} matrices", traffic as f64 / (n * n) as f64);
+    }
+}
+#[test]
 fn layouts_that_stream_both() {
     for bonds in [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)]] {
         check(&[120, 120], &[120, 120], &bonds, 12_000, 100);

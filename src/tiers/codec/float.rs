@@ -43,9 +43,10 @@ struct Common {
 }
 impl Common {
     #[inline(always)]
-    fn of(words: &[u32; GROUP]) -> Common {
+    fn of(source: &[u8; GROUP_BYTES]) -> Common {
         let (mut union, mut least, mut greatest, mut zeros, mut positive) = (0, u32::MAX, 0, 0u32, 0u32);
-        for &w in words {
+        for &bytes in source.as_chunks::<4>().0 {
+            let w = u32::from_le_bytes(bytes);
             union |= w;
             // A zero neither lowers the least exponent nor raises the greatest.
             let zero = w << 1 == 0;
@@ -90,16 +91,17 @@ impl Common {
     }
 }
 
+/// From a float's bits to what is packed of them: exponent below the greatest, mantissa, sign.
 #[inline(always)]
-fn words_of(source: &[u8; GROUP_BYTES]) -> [u32; GROUP] {
-    let bytes = source.as_chunks::<4>().0;
-    core::array::from_fn(|i| u32::from_le_bytes(bytes[i]))
+fn folded(common: &Common, trailing: u32, w: u32) -> u32 {
+    let (exponent, mantissa, sign) = (w >> MANTISSA & 0xFF, w & MANTISSA_MASK, w >> 31);
+    (common.greatest - exponent) << (MANTISSA + 1 - trailing) | mantissa >> trailing << 1 | sign
 }
 
 #[inline(always)]
 fn encode_group(source: &[u8; GROUP_BYTES], values: &mut Group, out: &mut [u8]) -> usize {
-    let words = words_of(source);
-    let common = Common::of(&words);
+    let words = source.as_chunks::<4>().0;
+    let common = Common::of(source);
     let (mode, rows, width, size) = common.plan();
     let trailing = common.trailing();
     write(out, 0, [mode, width as u8, trailing as u8, common.greatest as u8]);
@@ -110,13 +112,16 @@ fn encode_group(source: &[u8; GROUP_BYTES], values: &mut Group, out: &mut [u8]) 
     }
     let mut at = HEADER;
     if mode == DENSE {
-        values.as_flattened_mut().copy_from_slice(&words);
+        for (value, bytes) in values.as_flattened_mut().iter_mut().zip(words) {
+            *value = folded(&common, trailing, u32::from_le_bytes(*bytes));
+        }
     } else {
         let mut next = 0;
         let mut negative = [0u8; MASK_BYTES];
         for (byte, eight) in words.as_chunks::<8>().0.iter().enumerate() {
             let mut mask = 0;
-            for (bit, &w) in eight.iter().enumerate() {
+            for (bit, &bytes) in eight.iter().enumerate() {
+                let w = u32::from_le_bytes(bytes);
                 let present = w << 1 != 0;
                 mask |= u8::from(present) << bit;
                 negative[byte] |= u8::from(w == 1 << 31) << bit;
@@ -135,11 +140,8 @@ fn encode_group(source: &[u8; GROUP_BYTES], values: &mut Group, out: &mut [u8]) 
             write(out, at, negative);
             at += MASK_BYTES;
         }
-    }
-    for row in values.iter_mut() {
-        for v in row {
-            let (exponent, mantissa, sign) = (*v >> MANTISSA & 0xFF, *v & MANTISSA_MASK, *v >> 31);
-            *v = (common.greatest - exponent) << (MANTISSA + 1 - trailing) | mantissa >> trailing << 1 | sign;
+        for value in values.as_flattened_mut() {
+            *value = folded(&common, trailing, *value);
         }
     }
     bits::pack(values, rows, width, &mut out[at..]);
@@ -157,7 +159,7 @@ pub fn estimate(isa: Isa, block: &[u8]) -> usize {
             let (mut size, mut seen) = (0, 0);
             for (four, sample) in groups.chunks(4).zip(SAMPLES.into_iter().cycle()) {
                 let group = &four[sample.min(four.len() - 1)];
-                size += Common::of(&words_of(group)).plan().3;
+                size += Common::of(group).plan().3;
                 seen += GROUP_BYTES;
             }
             size * block.len() / seen.max(1)
@@ -206,20 +208,21 @@ fn decode_group(
     let packed = encoded.get(at..at + size).ok_or(Damaged)?;
     bits::unpack(packed, rows, width, values);
     let (below, above) = (MANTISSA - trailing, MANTISSA + 1 - trailing);
-    for row in values.iter_mut() {
-        for v in row {
-            let exponent = greatest.wrapping_sub(*v >> above) & 0xFF;
-            *v = exponent << MANTISSA | (*v >> 1 & ((1 << below) - 1)) << trailing | *v << 31;
-        }
-    }
-    let flat = values.as_flattened();
+    let unfolded = |v: u32| {
+        let exponent = greatest.wrapping_sub(v >> above) & 0xFF;
+        exponent << MANTISSA | (v >> 1 & ((1 << below) - 1)) << trailing | v << 31
+    };
     let words = target.as_chunks_mut::<4>().0;
     if mode == DENSE {
-        for (bytes, value) in words.iter_mut().zip(flat) {
-            *bytes = value.to_le_bytes();
+        for (bytes, value) in words.iter_mut().zip(values.as_flattened()) {
+            *bytes = unfolded(*value).to_le_bytes();
         }
         return Ok(at + size);
     }
+    for value in values.as_flattened_mut() {
+        *value = unfolded(*value);
+    }
+    let flat = values.as_flattened();
     let mask: [u8; MASK_BYTES] = read(encoded, HEADER)?;
     let negative: [u8; MASK_BYTES] =
         if mode == SPARSE_SIGNED { read(encoded, HEADER + MASK_BYTES)? } else { [0; _] };

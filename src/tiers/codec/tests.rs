@@ -53,7 +53,7 @@ fn floats(kind: u8, seed: u64, words: usize) -> Vec<u8> {
             }
             7 => special[next() as usize % special.len()],
             8 => (i as u32 / 7) % 50,
-            9 if i % 2 == 0 => (i as f32 * 0.01).sin().to_bits(),
+            9 if i.is_multiple_of(2) => (i as f32 * 0.01).sin().to_bits(),
             9 => (3.0 + (i as f32 * 0.013).cos()).to_bits(),
             _ => (unit * 1e7).to_bits(),
         }

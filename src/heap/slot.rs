@@ -1,0 +1,260 @@
+//! The 16-bit slot of a block: what state the block is in, and who may change it.
+//!
+//! # Protocol
+//! The slot is the truth; magazines' entries and spans' bitmaps only say where to look for a block.
+//!
+//! | value | the block is | who may change it |
+//! | --- | --- | --- |
+//! | [`FREE`] | in its span, for anyone | whoever holds the heap's lock |
+//! | [`ASIDE`] | in quarantine | the quarantine |
+//! | a *tag* | in the magazine with that tag | the magazine's thread |
+//! | [`LIVE`] + bytes of its room not asked for, perhaps or'ed with [`MARKED`] | live | its owner, which is any thread |
+//!
+//! A free on the fast path is a load and a plain store, so two threads that free one block at the same moment may both
+//! find it live and both keep an entry for it. No free without a locked instruction or a fence can exclude that
+//! (Attiya and others, *Laws of Order*, 2011), and either costs as much as all the rest. What holds all the same, because
+//! the store that comes last decides whose tag the slot has:
+//!
+//! - One entry at most is good. Whoever comes to the other one finds a foreign value and drops it, and with it what
+//!   its free had counted ([`claim`], [`put`]).
+//! - A late store may turn any state into the tag of the thread that was late. So a span hands out what its slots say,
+//!   not its bitmap ([`take`]), and counts as unused only when all of them say so.
+//!
+//! If the thread that was late allocates at once, its free has freed what another was just given: to both that looks as a
+//! free of a block already given out again does, which nobody can tell from a good one.
+//!
+//! Live blocks leave the slow paths by compare-and-swap ([`surrender`]), so two frees there never both succeed: in
+//! debug mode, which has no fast path, the check is exact. The model at the end of this file tries all interleavings.
+use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+/// In the span, for anyone.
+pub const FREE: u16 = 0;
+/// Held back by debug mode.
+pub const ASIDE: u16 = 1;
+const FIRST_TAG: u16 = 2;
+/// A prime: magazines of one class with numbers closer than that never share a tag.
+const TAGS: usize = 4093;
+/// Live, and as long as its room. No room of blocks that share a span is longer than `MARKED - LIVE`.
+pub const LIVE: u16 = 4096;
+/// The block has attributes (attributes.rs): further owners, a layout.
+pub const MARKED: u16 = 0x8000;
+
+/// Tag of the magazine with `number`.
+pub fn tag(number: usize) -> u16 {
+    FIRST_TAG + (number % TAGS) as u16
+}
+/// Whether `value` is that of a live block without attributes.
+#[inline(always)]
+pub fn is_plainly_live(value: u16) -> bool {
+    value.wrapping_sub(LIVE) < MARKED - LIVE
+}
+/// Whether `value` is that of a live block.
+pub fn is_live(value: u16) -> bool {
+    value & !MARKED >= LIVE
+}
+
+/// A slot. Implemented by the real one and by the model checker's. The order of other memory is not its business: a
+/// block passes from thread to thread through the program's own synchronisation or the heap's lock.
+pub trait Slot {
+    /// Reads.
+    fn value(&self) -> u16;
+    /// Stores.
+    fn set(&self, value: u16);
+    /// Replaces `current` by `new`; false if it was something else.
+    fn replace(&self, current: u16, new: u16) -> bool;
+}
+impl Slot for AtomicU16 {
+    #[inline(always)]
+    fn value(&self) -> u16 {
+        self.load(Relaxed)
+    }
+    #[inline(always)]
+    fn set(&self, value: u16) {
+        self.store(value, Relaxed);
+    }
+    fn replace(&self, current: u16, new: u16) -> bool {
+        self.compare_exchange(current, new, Relaxed, Relaxed).is_ok()
+    }
+}
+
+/// The thread of the magazine with `tag` makes a block in it live. False: its entry is to be dropped.
+#[inline(always)]
+pub fn claim(slot: &impl Slot, tag: u16, live: u16) -> bool {
+    let ours = slot.value() == tag;
+    if ours {
+        slot.set(live);
+    }
+    ours
+}
+/// A block found live, by a slow path, goes into the magazine with `tag`, or where else that value says. False: it
+/// changed meanwhile.
+pub fn surrender(slot: &impl Slot, live: u16, tag: u16) -> bool {
+    slot.replace(live, tag)
+}
+/// A block of the magazine with `tag` goes back to its span. False: the entry is to be dropped.
+pub fn put(slot: &impl Slot, tag: u16) -> bool {
+    let ours = slot.value() == tag;
+    if ours {
+        slot.set(FREE);
+    }
+    ours
+}
+/// A block that is in the span goes into the magazine with `tag`. False: it is not in the span.
+pub fn take(slot: &impl Slot, tag: u16) -> bool {
+    let there = slot.value() == FREE;
+    if there {
+        slot.set(tag);
+    }
+    there
+}
+
+#[cfg(test)]
+mod model {
+    //! One block, freed by two threads at the same moment, which both go on to use their magazines; all interleavings.
+    use super::*;
+    use core::sync::atomic::Ordering::{AcqRel, Acquire};
+    use loom::sync::atomic::AtomicU16;
+    use loom::sync::{Arc, Mutex};
+
+    /// Loads and stores of one place have one order, whatever theirs: that is all the protocol rests on. Loom keeps it for
+    /// read-modify-writes only.
+    impl Slot for AtomicU16 {
+        fn value(&self) -> u16 {
+            self.fetch_or(0, AcqRel)
+        }
+        fn set(&self, value: u16) {
+            self.swap(value, AcqRel);
+        }
+        fn replace(&self, current: u16, new: u16) -> bool {
+            self.compare_exchange(current, new, AcqRel, Acquire).is_ok()
+        }
+    }
+
+    /// The block and its span.
+    struct Model {
+        slot: AtomicU16,
+        /// Whether the span's bitmap has the block.
+        marked_free: Mutex<bool>,
+    }
+    /// A thread with its magazine, and what it has counted.
+    struct Thread {
+        model: Arc<Model>,
+        tag: u16,
+        entries: usize,
+        /// Frees accepted and not refused later.
+        frees: isize,
+        /// Times that it was given the block.
+        given: isize,
+    }
+    impl Thread {
+        fn new(model: &Arc<Model>, number: usize) -> Thread {
+            Thread { model: model.clone(), tag: tag(number), entries: 0, frees: 0, given: 0 }
+        }
+        /// fast.rs
+        fn free(&mut self) {
+            if is_plainly_live(self.model.slot.value()) {
+                self.entries += 1;
+                self.model.slot.set(self.tag);
+                self.frees += 1;
+            }
+        }
+        fn free_slow(&mut self) {
+            let value = self.model.slot.value();
+            if is_plainly_live(value) && surrender(&self.model.slot, value, self.tag) {
+                self.entries += 1;
+                self.frees += 1;
+            }
+        }
+        fn allocate(&mut self) {
+            while self.entries > 0 {
+                self.entries -= 1;
+                if claim(&self.model.slot, self.tag, LIVE) {
+                    self.given += 1;
+                    return;
+                }
+                self.frees -= 1;
+            }
+        }
+        fn put_back(&mut self) {
+            while self.entries > 0 {
+                self.entries -= 1;
+                let mut marked_free = self.model.marked_free.lock().unwrap();
+                match put(&self.model.slot, self.tag) {
+                    true if *marked_free => self.frees -= 1,
+                    true => *marked_free = true,
+                    false => self.frees -= 1,
+                }
+            }
+        }
+        fn take_from_span(&mut self) {
+            let mut marked_free = self.model.marked_free.lock().unwrap();
+            if core::mem::take(&mut *marked_free) {
+                match take(&self.model.slot, self.tag) {
+                    true => self.entries += 1,
+                    false => self.frees -= 1,
+                }
+            }
+        }
+    }
+
+    /// Lets two threads do what they do to a block that was allocated once, and looks at what they have come to.
+    fn explore(one: fn(&mut Thread), other: fn(&mut Thread)) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(move || {
+            let model = Arc::new(Model { slot: AtomicU16::new(LIVE), marked_free: Mutex::new(false) });
+            let (mut first, mut second) = (Thread::new(&model, 0), Thread::new(&model, 1));
+            let beside = loom::thread::spawn(move || {
+                one(&mut first);
+                first
+            });
+            other(&mut second);
+            let mut first = beside.join().unwrap();
+            first.put_back();
+            second.put_back();
+            first.take_from_span();
+            first.put_back();
+            let (frees, given) = (first.frees + second.frees, first.given + second.given);
+            let live = is_live(model.slot.value());
+            let in_span = *model.marked_free.lock().unwrap();
+            assert!(live != in_span, "live {live}, in its span {in_span}");
+            assert_eq!(
+                1 + given - frees,
+                isize::from(live),
+                "given out {given} times more, freed {frees} times"
+            );
+        });
+    }
+
+    #[test]
+    fn frees_at_the_same_moment_count_once_and_give_one_block() {
+        explore(Thread::free, Thread::free);
+    }
+    #[test]
+    fn both_threads_may_allocate_at_once() {
+        let free_and_allocate = |thread: &mut Thread| {
+            thread.free();
+            thread.allocate();
+        };
+        explore(free_and_allocate, free_and_allocate);
+    }
+    #[test]
+    fn the_span_may_take_it_back_and_hand_it_out() {
+        explore(
+            |late| {
+                late.free();
+                late.allocate();
+            },
+            |other| {
+                other.free();
+                other.put_back();
+                other.take_from_span();
+                other.allocate();
+            },
+        );
+    }
+    #[test]
+    fn of_two_slow_frees_one_succeeds() {
+        explore(Thread::free_slow, Thread::free_slow);
+    }
+}

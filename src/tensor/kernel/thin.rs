@@ -1,0 +1,79 @@
+//! Products with one row and a short sum: C is a few multiples of lines of B, added up where they lie.
+//!
+//! Such a product reads B once and does little with it, so nothing is gathered, and only memory's speed counts: what
+//! a leaf with one small axis makes of its neighbour.
+use super::fuse::{self, Side};
+use super::{Axis, Complex, volume};
+
+/// Terms of the longest sum that is added up this way: longer ones are worth faer's kernel, and are blocked there.
+const LONGEST: usize = 64;
+/// Lines shorter than this on average are left to the gathered product.
+const SHORTEST: usize = 16;
+/// Elements of a line at one time: what is added up stays in the first-level cache.
+const PIECE: usize = 2048;
+/// Pieces that a thread takes at one time.
+const SHARE: usize = 8;
+
+/// A product of this kind: fused columns and sums, the lines' axis last among the columns.
+pub struct Thin<'a> {
+    pub columns: &'a [Axis],
+    pub sums: &'a [Axis],
+    pub left: *const Complex,
+    pub right: *const Complex,
+    pub out: *mut Complex,
+    pub accumulate: bool,
+}
+// SAFETY: the operands are only read, and every piece of `out` is written by one thread.
+unsafe impl Sync for Thin<'_> {}
+
+/// Whether a product of one row has this form.
+pub fn is_thin(columns: &[Axis], sums: &[Axis]) -> bool {
+    volume(sums) <= LONGEST
+        && columns.last().is_some_and(|line| line.input == 1 && line.other == 1 && line.size >= SHORTEST)
+}
+
+impl Thin<'_> {
+    /// Parts that threads can share.
+    pub fn parts(&self) -> usize {
+        self.pieces().div_ceil(SHARE)
+    }
+    fn pieces(&self) -> usize {
+        let line = self.columns.last().map_or(1, |line| line.size);
+        volume(self.columns) / line * line.div_ceil(PIECE)
+    }
+    /// Computes one part.
+    ///
+    /// # Safety
+    /// `left` and `right` are readable and `out` writable wherever the axes reach, and nobody else uses this part of `out`.
+    pub unsafe fn part(&self, part: usize) {
+        let Some((line, outer)) = self.columns.split_last() else { return };
+        let depth = volume(self.sums);
+        let (mut factors, mut lines, mut inputs, mut outputs) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        fuse::offsets(self.sums, Side::Input, 0, depth, &mut factors);
+        fuse::offsets(self.sums, Side::Other, 0, depth, &mut lines);
+        // SAFETY: elements of A by the rule above.
+        let factors: Vec<Complex> = factors.iter().map(|at| unsafe { self.left.add(*at).read() }).collect();
+        let per_line = line.size.div_ceil(PIECE);
+        for piece in part * SHARE..self.pieces().min((part + 1) * SHARE) {
+            let start = piece % per_line * PIECE;
+            let count = PIECE.min(line.size - start);
+            fuse::offsets(outer, Side::Input, piece / per_line, 1, &mut inputs);
+            fuse::offsets(outer, Side::Other, piece / per_line, 1, &mut outputs);
+            // SAFETY: `count` neighbours in C from here on, by the rule above; any bits are a number.
+            let out = unsafe { core::slice::from_raw_parts_mut(self.out.add(outputs[0] + start), count) };
+            if !self.accumulate {
+                out.fill(Complex::new(0.0, 0.0));
+            }
+            for (factor, at) in factors.iter().zip(&lines) {
+                // SAFETY: as many neighbours in B.
+                let line =
+                    unsafe { core::slice::from_raw_parts(self.right.add(at + inputs[0] + start), count) };
+                for (z, b) in out.iter_mut().zip(line) {
+                    z.re += factor.re * b.re - factor.im * b.im;
+                    z.im += factor.re * b.im + factor.im * b.re;
+                }
+            }
+        }
+    }
+}
