@@ -86,9 +86,11 @@ pub fn allocate(size: usize) -> Option<NonNull<u8>> {
 }
 
 #[cfg(test)]
+type Look = Box<dyn FnMut(NonNull<u8>)>;
+#[cfg(test)]
 std::thread_local! {
     /// Looks at each record that this thread is about to give back.
-    pub static ON_RELEASE: core::cell::RefCell<Option<Box<dyn FnMut(NonNull<u8>)>>> = const { core::cell::RefCell::new(None) };
+    pub static ON_RELEASE: core::cell::RefCell<Option<Look>> = const { core::cell::RefCell::new(None) };
 }
 /// Gives back what [`allocate`] gave for the same `size`.
 ///
