@@ -370,13 +370,17 @@ pub enum Served {
 
 /// Serves a fault at `address`. From signal handlers, with all signals blocked.
 pub fn serve_fault(address: usize, store: Option<bool>) -> Served {
-    let _inside = gate::enter_masked();
+    let inside = gate::enter_masked();
     let Some((region, index)) = registry::find(address).and_then(|r| r.index_of(address).map(|i| (r, i)))
     else {
         return Served::NotOurs;
     };
-    match region.touch(index, store != Some(false)) {
+    let touched = region.touch(index, store != Some(false));
+    drop(region);
+    drop(inside);
+    match touched {
         Ok(()) => Served::Yes,
+        // Outside, because the program's callback may go inside, which waits where a fork has closed the gate meanwhile.
         Err(trouble) => {
             let (text, errno) = trouble.text();
             log!(Error, "tiered memory at {address:#x} cannot be brought in: {text} {errno}");

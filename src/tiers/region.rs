@@ -53,6 +53,8 @@ pub struct Region {
     resident: bool,
     /// Claims held, and whether it is being freed or moved: nobody else claims a chunk any more.
     claims: Claims,
+    /// See `forbid`.
+    forbidden: AtomicBool,
     /// Owners beyond the first.
     pub further_owners: AtomicUsize,
     /// Whether the program tracks it.
@@ -165,6 +167,7 @@ impl Region {
             made: Mutex::new(None),
             resident: false,
             claims: Claims::default(),
+            forbidden: AtomicBool::new(false),
             further_owners: AtomicUsize::new(0),
             tracked: AtomicBool::new(false),
             counters: Counters::default(),
@@ -309,11 +312,29 @@ impl Region {
     pub(super) fn stay(&self) {
         self.claims.stay();
     }
-    /// In a child that cannot serve faults: makes every touch an error.
+    /// In a child where its faults are not served: from now on every touch of a chunk that is not in place is SIGSEGV.
+    /// Those in place are memory as any other, and stay where they are.
     pub(super) fn forbid(&self) {
+        self.forbidden.store(true, Relaxed);
         let span = self.reserved();
-        // SAFETY: the region's own memory, which cannot be used any more.
-        let _ = unsafe { system::protect(span.start, span.length, libc::PROT_NONE) };
+        // SAFETY: the region's own memory; nobody else runs.
+        unsafe {
+            let closed = system::protect(span.start, span.length, libc::PROT_NONE);
+            if closed.is_err() && system::map_over(span.start, span.length, libc::PROT_NONE).is_ok() {
+                return; // what was in place is lost, but not taken for zeros
+            }
+        }
+        let mut lists = self.lists();
+        for _ in 0..lists.count(Which::Hot) {
+            let Some(index) = lists.oldest(Which::Hot) else { return };
+            lists.rotate(&self.table, index);
+            // SAFETY: in place in this process too. Where the system refuses, touching it is SIGSEGV as well.
+            let _ = unsafe { self.engine.pages().open(self.span_of(index)) };
+        }
+    }
+    /// Whether its faults are not served in this process. Its children cannot either: what is absent stays so.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.forbidden.load(Relaxed)
     }
     /// False if it is leaving.
     pub(super) fn begin_transit(&self) -> bool {
