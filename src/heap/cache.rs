@@ -30,26 +30,32 @@ const FIRST_BYTES: usize = 4 << 10;
 /// Blocks a magazine comes to hold by misses alone when nothing was configured, and at most.
 pub const DEFAULT_BLOCKS: usize = 256;
 
-/// A free block.
+/// A free block, in two words: a cache line holds four.
 #[derive(Clone, Copy)]
 pub struct Entry {
     /// Where it begins.
     pub pointer: *mut u8,
-    slot: *const AtomicU16,
-    /// What the slot was when the block was freed; 0 where the block comes from its span.
-    value: u16,
+    /// Its slot, and above the bits of an address what the slot was when the block was freed.
+    slot_and_value: *const AtomicU16,
 }
+/// Bits of an address in user space, on all processors that this runs on.
+const ADDRESS_BITS: u32 = 48;
 impl Entry {
     /// A block that was live with `value` in its slot; 0: one that comes from its span.
     #[inline(always)]
     pub fn new(pointer: *mut u8, slot: &'static AtomicU16, value: u16) -> Entry {
-        Entry { pointer, slot, value }
+        let slot_and_value =
+            core::ptr::from_ref(slot).map_addr(|address| address | (value as usize) << ADDRESS_BITS);
+        Entry { pointer, slot_and_value }
     }
     /// The block's slot.
     #[inline(always)]
     pub fn slot(self) -> &'static AtomicU16 {
         // SAFETY: made from such a reference.
-        unsafe { &*self.slot }
+        unsafe { &*self.slot_and_value.map_addr(|address| address & ((1 << ADDRESS_BITS) - 1)) }
+    }
+    fn value(self) -> u16 {
+        (self.slot_and_value.addr() >> ADDRESS_BITS) as u16
     }
 }
 
@@ -364,7 +370,7 @@ impl ThreadCache {
     /// made this entry is refused after all.
     #[cold]
     pub fn refuse(&self, heap: &Heap, class: usize, entry: Entry) {
-        let size = match (entry.value, class < FIRST_SINGLE) {
+        let size = match (entry.value(), class < FIRST_SINGLE) {
             // It came from its span: the free that was one too many told nobody its size.
             (0, _) => 0,
             (value, true) => self.magazine(class).of_nothing.get() as usize - value as usize,
