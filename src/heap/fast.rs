@@ -5,7 +5,8 @@
 //!
 //! What an allocation costs at least: the thread's record, its cache, the magazine's top, the entry and the slot, each
 //! load waiting for the one before; a free waits for the page map's root and leaf, the span and the slot.
-use super::cache::{self, Entry, Magazine, ThreadCache};
+use super::cache::{self, ThreadCache};
+use super::magazine::{Entry, Magazine};
 use super::size_class::{FIRST_SINGLE, quick_class_of};
 use super::{page_map, slot, span_of_block};
 use crate::os::thread;

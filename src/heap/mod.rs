@@ -20,6 +20,7 @@ pub mod guard;
 mod kept;
 mod large;
 mod life;
+mod magazine;
 pub mod page_map;
 pub mod recorded;
 mod registry;
@@ -31,7 +32,7 @@ mod slow;
 mod span;
 mod statistics;
 
-pub use cache::DEFAULT_BLOCKS;
+pub use magazine::DEFAULT_BLOCKS;
 pub use registry::{RESERVED, heap_of_companion};
 pub use size_class::{DEFAULT_ALIGNMENT, SHAPES};
 pub use statistics::HeapStatistics;

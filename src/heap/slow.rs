@@ -1,6 +1,7 @@
 //! The heap's slow paths: allocation and free by everything but a hit in a thread's cache, and looking blocks up.
-use super::cache::{Entry, ThreadCache};
+use super::cache::ThreadCache;
 use super::central::requested_size;
+use super::magazine::Entry;
 use super::size_class::{
     Class, FIRST_SINGLE, MAX_SPAN_ALIGNMENT, MAX_STRIDE, SHAPES, aligned_class_of, class_of,
 };

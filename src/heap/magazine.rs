@@ -1,0 +1,223 @@
+//! Magazines: stacks of free blocks of one size class, in a thread's cache.
+//!
+//! Only the cache's thread pushes and pops. A magazine grows where it is used: a class that is hardly touched costs
+//! hardly any memory, one that runs empty and full by turns holds a whole batch.
+use super::size_class::{FIRST_SINGLE, SHAPES};
+use crate::os::records;
+use core::cell::Cell;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicU16, Ordering::SeqCst, compiler_fence};
+
+/// Bytes of blocks a magazine comes to hold by misses alone, while it holds at least [`LEAST_BLOCKS`].
+const USUAL_BYTES: usize = 32 << 10;
+const LEAST_BLOCKS: usize = 8;
+/// Bytes of blocks a magazine may hold in any case; larger blocks are not cached.
+const MOST_BYTES: usize = 256 << 10;
+/// Bytes of blocks, and blocks, a magazine may hold when it runs empty and full by turns.
+const GROWN_BYTES: usize = 2 << 20;
+const GROWN_BLOCKS: usize = 2048;
+/// Bytes of blocks the first miss of a class asks for: a page of them.
+const FIRST_BYTES: usize = 4 << 10;
+/// Blocks a magazine comes to hold by misses alone when nothing was configured, and at most.
+pub const DEFAULT_BLOCKS: usize = 256;
+
+/// A free block, in two words: a cache line holds four.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// Where it begins.
+    pub pointer: *mut u8,
+    /// Its slot, and above the bits of an address what the slot was when the block was freed.
+    slot_and_value: *const AtomicU16,
+}
+/// Bits of an address in user space, on all processors that this runs on.
+const ADDRESS_BITS: u32 = 48;
+impl Entry {
+    /// A block that was live with `value` in its slot; 0: one that comes from its span.
+    #[inline(always)]
+    pub fn new(pointer: *mut u8, slot: &'static AtomicU16, value: u16) -> Entry {
+        let slot_and_value =
+            core::ptr::from_ref(slot).map_addr(|address| address | (value as usize) << ADDRESS_BITS);
+        Entry { pointer, slot_and_value }
+    }
+    /// The block's slot.
+    #[inline(always)]
+    pub fn slot(self) -> &'static AtomicU16 {
+        // SAFETY: made from such a reference.
+        unsafe { &*self.slot_and_value.map_addr(|address| address & ((1 << ADDRESS_BITS) - 1)) }
+    }
+    /// See `new`.
+    pub fn value(self) -> u16 {
+        (self.slot_and_value.addr() >> ADDRESS_BITS) as u16
+    }
+}
+
+/// A stack of free blocks of one size class.
+#[repr(C)]
+pub struct Magazine {
+    /// One past the entry pushed last.
+    pub(super) top: Cell<*mut Entry>,
+    pub(super) base: Cell<*mut Entry>,
+    pub(super) limit: Cell<*mut Entry>,
+    /// What the slot of a live block of 0 bytes would hold; of another, that less its size.
+    pub(super) of_nothing: Cell<u32>,
+    /// What the slots of its blocks hold.
+    pub(super) tag: Cell<u16>,
+    /// What happened to it since it last grew.
+    since_growth: Cell<Since>,
+}
+
+/// What happened to a magazine since it last grew. Both in turn say that it is too small for its thread; memory that
+/// only grows, or is only freed, gains nothing from a larger one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Since {
+    Nothing = 0,
+    /// It ran empty.
+    Empty,
+    /// It ran full.
+    Full,
+}
+
+impl Magazine {
+    /// The block freed last.
+    pub fn top(&self) -> Option<Entry> {
+        if self.top.get() == self.base.get() {
+            return None;
+        }
+        // SAFETY: entries below the top are initialised, and there is one.
+        Some(unsafe { *self.top.get().sub(1) })
+    }
+    /// Takes it.
+    pub fn pop(&self) -> Option<Entry> {
+        let entry = self.top()?;
+        self.top.set(self.top.get().wrapping_sub(1));
+        Some(entry)
+    }
+    /// Puts a block in; false when there is no room.
+    #[inline(always)]
+    pub fn push(&self, entry: Entry) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        // SAFETY: it is not full.
+        unsafe { self.push_unchecked(entry) };
+        true
+    }
+    /// Whether there is no room.
+    #[inline(always)]
+    pub fn is_full(&self) -> bool {
+        self.top.get() == self.limit.get()
+    }
+    /// Puts a block in.
+    ///
+    /// # Safety
+    /// It is not full.
+    #[inline(always)]
+    pub unsafe fn push_unchecked(&self, entry: Entry) {
+        // SAFETY: below the limit, by the caller's promise.
+        unsafe {
+            self.top.get().write(entry);
+            self.top.set(self.top.get().add(1));
+        }
+    }
+    /// Free blocks in it.
+    pub fn length(&self) -> usize {
+        (self.top.get() as usize - self.base.get() as usize) / size_of::<Entry>()
+    }
+    /// Blocks it may hold.
+    pub fn capacity(&self) -> usize {
+        (self.limit.get() as usize - self.base.get() as usize) / size_of::<Entry>()
+    }
+    /// Blocks to take from central now that it is empty, beside the one that is wanted. Grows it: at first with every
+    /// miss, so that a class that is hardly used costs hardly any memory; later only when it ran full meanwhile.
+    pub fn room_to_fill(&self, class: usize, blocks: usize) -> usize {
+        let (usual, most) = limits(class, blocks);
+        let most = if self.since_growth.get() == Since::Full { most } else { usual };
+        let capacity = self.capacity();
+        if capacity >= most || !self.grow(class, most) {
+            self.since_growth.set(Since::Empty);
+        }
+        self.capacity().min(usual) / 2
+    }
+    /// Whether a block may be pushed, after growing it if it ran empty since it last grew. False when it is full, when
+    /// blocks of the class are not cached, or when memory is short.
+    pub fn has_room(&self, class: usize, blocks: usize) -> bool {
+        if self.top.get() != self.limit.get() {
+            return true;
+        }
+        let (usual, most) = limits(class, blocks);
+        let most = match (self.capacity(), self.since_growth.get()) {
+            (0, _) => usual,
+            (_, Since::Empty) => most,
+            _ => 0,
+        };
+        let grown = self.capacity() < most && self.grow(class, most);
+        if !grown {
+            self.since_growth.set(Since::Full);
+        }
+        grown
+    }
+    /// Doubles its capacity, up to `most`. False, with nothing changed, when memory is short.
+    fn grow(&self, class: usize, most: usize) -> bool {
+        let (length, capacity) = (self.length(), self.capacity());
+        let first = (FIRST_BYTES / SHAPES[class].stride as usize * 2).clamp(2, 16);
+        let grown = (capacity * 2).max(first).min(most);
+        let Some(entries) = records::allocate(grown * size_of::<Entry>()) else { return false };
+        let base = entries.as_ptr().cast::<Entry>();
+        let old = self.base.get();
+        if !old.is_null() {
+            // SAFETY: `length` entries are initialised; the new array is larger.
+            unsafe { core::ptr::copy_nonoverlapping(old, base, length) };
+        }
+        // Another thread may fork between any two of these. The child gives an array back when the heap ends, by base and
+        // limit: without a base none, else the two belong together and nobody else has the array. At worst it leaks one.
+        let fence = || compiler_fence(SeqCst);
+        self.base.set(null_mut());
+        fence();
+        self.top.set(base.wrapping_add(length));
+        self.limit.set(base.wrapping_add(grown));
+        fence();
+        self.base.set(base);
+        fence();
+        if let Some(old) = NonNull::new(old) {
+            // SAFETY: nobody reaches it any more.
+            unsafe { records::release(old.cast(), capacity * size_of::<Entry>()) };
+        }
+        self.since_growth.set(Since::Nothing);
+        true
+    }
+    /// Turns the order around.
+    pub fn reverse(&self) {
+        if self.length() > 1 {
+            // SAFETY: entries between base and top are initialised, and only this thread reaches them.
+            unsafe { core::slice::from_raw_parts_mut(self.base.get(), self.length()) }.reverse();
+        }
+    }
+    /// Takes out the `count` oldest blocks, and gives them to `each`.
+    pub fn drain_oldest(&self, count: usize, mut each: impl FnMut(Entry)) {
+        let length = self.length();
+        let count = count.min(length);
+        // SAFETY: entries below the top are initialised; the rest moves down to the bottom.
+        unsafe {
+            let entries = self.base.get();
+            for i in 0..count {
+                each(*entries.add(i));
+            }
+            if count < length {
+                core::ptr::copy(entries.add(count), entries, length - count);
+            }
+        }
+        self.top.set(self.base.get().wrapping_add(length - count));
+    }
+}
+
+/// Blocks of `class` that a magazine configured for `blocks` comes to hold by misses alone; and at most. Both are 0 when
+/// `blocks` is.
+fn limits(class: usize, blocks: usize) -> (usize, usize) {
+    let stride = SHAPES[class].stride as usize;
+    let usual = (USUAL_BYTES / stride).max(LEAST_BLOCKS.min(MOST_BYTES / stride)).min(blocks);
+    match blocks > 0 && class < FIRST_SINGLE {
+        true => (usual, (GROWN_BYTES / stride).min(GROWN_BLOCKS).max(usual)),
+        false => (usual, usual),
+    }
+}
