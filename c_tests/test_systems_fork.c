@@ -96,13 +96,10 @@ static int fork_in_first_calls(void *nanoseconds)
 
 int main(void)
 {
-    if (!getenv("UNIMEM_TEST_ALL"))
-        SKIP("forks in the microseconds of the very first calls of other threads: parent and child go on",
-             "known not to hold, see docs/reliability.md; UNIMEM_TEST_ALL=1 runs it");
-    else TEST("forks in the microseconds of the very first calls of other threads: parent and child go on")
+    TEST("forks in the microseconds of the very first calls of other threads: parent and child go on")
     {
-        for (size_t i = 0; i < scaled(150); i++) {
-            long nanoseconds = (long)(i % 100) * 5000;
+        for (size_t i = 0; i < scaled(600); i++) {
+            long nanoseconds = (long)(i % 120) * 5000;
             int result = run_in_child(fork_in_first_calls, &nanoseconds, 30);
             EXPECT(result == 0, "a fork after %ld ns ended with %d%s", nanoseconds, result,
                    result == (256 + SIGKILL) % 256 ? ": it hung" : "");

@@ -15,21 +15,17 @@ use super::region::Region;
 use super::state::{Phase, Settle};
 use super::table::{Stored, Which};
 use super::transit::Transit;
-use super::{crew, gate, recorded};
+use super::{crew, gate};
 use crate::log::log;
-use crate::os::fork::{Hooks, Rank, register};
+use crate::os::fork::Hooks;
 use crate::os::lock::Mutex;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 static ENGINES: Mutex<Vec<Weak<Engine>>> = Mutex::new(Vec::new());
-static HOOKS: Hooks = Hooks { prepare, parent, child };
+/// See load.rs.
+pub static HOOKS: Hooks = Hooks { prepare, parent, child };
 
-/// Makes fork know the tiers.
-pub fn install() {
-    register(Rank::Tiers, &HOOKS);
-    recorded::install();
-}
 /// Makes fork know an engine. Inside the gate.
 pub fn add(engine: &Arc<Engine>) {
     let mut engines = ENGINES.lock();

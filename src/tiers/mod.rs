@@ -15,7 +15,7 @@ mod evict;
 pub mod fault;
 pub mod fill;
 mod fork;
-mod gate;
+pub(crate) mod gate;
 mod mapping;
 mod moving;
 mod recorded;
@@ -32,6 +32,8 @@ mod transit;
 mod trouble;
 mod warm;
 mod workspace;
+
+pub(crate) use fork::HOOKS;
 
 #[cfg(test)]
 mod tests;
