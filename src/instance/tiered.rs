@@ -55,7 +55,7 @@ impl Tiered {
             self.engine.set(engine)
         };
         drop(superfluous);
-        self.engine.get().map_or(Err(Error::Internal), Ok)
+        self.engine.get().ok_or(Error::Internal)
     }
     /// The region that starts at `pointer`, if it is this instance's.
     pub fn region(&self, pointer: *const u8) -> Option<Arc<Region>> {
