@@ -2,7 +2,10 @@
 //!
 //! Rust's default panic hook prints. Ours replaces it for threads that are inside the library; panics of a Rust program
 //! around it go to the hook that was there before.
+use crate::load;
 use crate::log::log;
+use crate::os::fork::Hooks;
+use crate::os::lock::Mutex;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -15,10 +18,8 @@ thread_local! {
 /// Runs `f`. None if it panicked; the log knows why.
 #[inline(always)]
 pub fn caught<R>(f: impl FnOnce() -> R) -> Option<R> {
-    static INSTALLED: AtomicBool = AtomicBool::new(false);
-    // Not a Once: installing allocates, and the library may be the program's malloc.
-    if !INSTALLED.load(Relaxed) && !INSTALLED.swap(true, AcqRel) {
-        install();
+    if !READY.load(Relaxed) {
+        get_ready();
     }
     INSIDE.set(INSIDE.get() + 1);
     let result = catch_unwind(AssertUnwindSafe(f));
@@ -29,7 +30,30 @@ pub fn caught<R>(f: impl FnOnce() -> R) -> Option<R> {
 pub fn stay_inside() {
     INSIDE.set(1);
 }
+
+/// Whether the first call's preparations are done.
+static READY: AtomicBool = AtomicBool::new(false);
+static INSTALLING: Mutex<()> = Mutex::new(());
+/// See load.rs.
+pub static HOOKS: Hooks =
+    Hooks { prepare: || core::mem::forget(INSTALLING.lock()), parent: unlock, child: unlock };
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    unsafe { INSTALLING.force_unlock() }
+}
 #[cold]
+fn get_ready() {
+    let forks = load::ready();
+    // Without waiting: installing allocates, and the library may be the program's malloc. A call that finds it under way
+    // leaves it to the next.
+    let Some(_installing) = INSTALLING.try_lock() else { return };
+    static HOOK_IN_PLACE: AtomicBool = AtomicBool::new(false);
+    if !HOOK_IN_PLACE.load(Relaxed) {
+        install();
+        HOOK_IN_PLACE.store(true, Relaxed);
+    }
+    READY.store(forks, Relaxed);
+}
 fn install() {
     let before = take_hook();
     set_hook(Box::new(move |panic| {

@@ -17,6 +17,7 @@ pub mod error;
 pub mod heap;
 #[doc(hidden)]
 pub mod instance;
+mod load;
 #[doc(hidden)]
 pub mod log;
 #[doc(hidden)]

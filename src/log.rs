@@ -32,20 +32,16 @@ struct Target {
 unsafe impl Send for Target {}
 static TARGET: Mutex<Target> = Mutex::new(Target { callback: None, context: core::ptr::null_mut() });
 
-/// Before anything is logged from more than one thread.
-pub(crate) fn register_fork_hooks() {
-    static HOOKS: fork::Hooks =
-        fork::Hooks { prepare: || core::mem::forget(TARGET.lock()), parent: unlock, child: unlock };
-    fn unlock() {
-        // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-        unsafe { TARGET.force_unlock() }
-    }
-    fork::register(fork::Rank::Log, &HOOKS);
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks =
+    fork::Hooks { prepare: || core::mem::forget(TARGET.lock()), parent: unlock, child: unlock };
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    unsafe { TARGET.force_unlock() }
 }
 
 /// Sends messages to `callback`, from whatever thread they arise on; None: to nobody.
 pub fn set_callback(callback: Option<Callback>, context: *mut c_void) {
-    register_fork_hooks();
     *TARGET.lock() = Target { callback, context };
 }
 

@@ -18,10 +18,8 @@ static SYSTEM: AtomicUsize = AtomicUsize::new(0);
 static REFERENCES: Mutex<usize> = Mutex::new(0);
 static TRACKED: TrackingTable = TrackingTable::new();
 
-fn install() {
-    fork::register(fork::Rank::Singleton, &HOOKS);
-}
-static HOOKS: fork::Hooks = fork::Hooks {
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
         core::mem::forget(REFERENCES.lock());
         TRACKED.lock_all();
@@ -44,7 +42,6 @@ pub fn global() -> Option<NonZeroUsize> {
 
 /// Makes `system` the program's if there is none, and counts one more reference.
 pub fn register(system: NonZeroUsize) {
-    install();
     let mut references = REFERENCES.lock();
     if SYSTEM.load(Relaxed) == 0 {
         SYSTEM.store(system.get(), Release);
@@ -96,7 +93,6 @@ fn give_up_tracked() -> Result<()> {
 
 /// Tracks an address, once.
 pub fn track(address: NonZeroUsize) -> Result<()> {
-    install();
     match TRACKED.track(address.get(), 0) {
         Tracked::New | Tracked::Again(_) => Ok(()),
         Tracked::NoMemory => fail!(OutOfMemory, "no memory to track {address:#x}"),

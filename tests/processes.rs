@@ -58,7 +58,6 @@ fn a_child_can_log() {
 fn a_child_can_end_pools_where_no_instance_was_opened() {
     let _turn = TURN.lock();
     static HEAP: OnceLock<&'static Heap> = OnceLock::new();
-    slots::install(); // as making a pool does
     HEAP.set(Heap::create(&HeapParams::default()).unwrap()).ok().unwrap();
     // The part of a pool's end that looks for an instance of its own.
     forks_beside(|| slots::disown(HEAP.get().unwrap()));

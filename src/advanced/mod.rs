@@ -31,10 +31,10 @@ static GUARDED: TrackingTable = TrackingTable::new();
 
 /// Takes the lock under which systems and pools come and go.
 pub fn structure() -> Structure {
-    fork::register(fork::Rank::Systems, &HOOKS);
     STRUCTURE.lock()
 }
-static HOOKS: fork::Hooks = fork::Hooks {
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
         core::mem::forget(STRUCTURE.lock());
         pool::lock_limits();
@@ -95,7 +95,6 @@ impl System {
     /// A system whose blocks are aligned to `alignment` (rounded up to a power of two; 0: 64) where a request does
     /// not say, with guards from the beginning if `monitoring`.
     pub fn new(alignment: usize, monitoring: bool) -> Result<System> {
-        slots::install();
         Ok(System {
             alignment: rounded_alignment(alignment, LEAST_ALIGNMENT)?,
             heap: Heap::create(&HeapParams::default())?,

@@ -113,7 +113,6 @@ pub unsafe extern "C" fn create_memory_pool(config: *const PoolConfig) -> *mut M
     })
 }
 fn make(config: &PoolConfig) -> Result<*mut MemoryPool> {
-    slots::install();
     let heap = Heap::create(&HeapParams {
         prefix: size_of::<Block>(),
         dress: Some(write_header),

@@ -213,12 +213,10 @@ pub fn vacate_unused() -> usize {
     ARENA.lock().iter().map(Region::vacate).sum()
 }
 
-pub(super) fn register_fork_hooks() {
-    static HOOKS: fork::Hooks =
-        fork::Hooks { prepare: || core::mem::forget(ARENA.lock()), parent: unlock, child: unlock };
-    fn unlock() {
-        // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-        unsafe { ARENA.force_unlock() }
-    }
-    fork::register(fork::Rank::Arena, &HOOKS);
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks =
+    fork::Hooks { prepare: || core::mem::forget(ARENA.lock()), parent: unlock, child: unlock };
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    unsafe { ARENA.force_unlock() }
 }

@@ -70,11 +70,8 @@ static TABLE: [Mutex<Shard>; SHARDS] =
 fn shard(pointer: *const u8) -> MutexGuard<'static, Shard> {
     TABLE[(pointer as usize >> 6 ^ pointer as usize >> 16) % SHARDS].lock()
 }
-/// Before any block is made, so that no thread takes these locks for the first time while another forks.
-pub(super) fn register_fork_hooks() {
-    fork::register(fork::Rank::Attributes, &HOOKS);
-}
-static HOOKS: fork::Hooks = fork::Hooks {
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || TABLE.iter().for_each(|s| core::mem::forget(s.lock())),
     parent: unlock,
     child: unlock,

@@ -32,6 +32,9 @@ mod slow;
 mod span;
 mod statistics;
 
+pub(crate) use arena::HOOKS as ARENA_HOOKS;
+pub(crate) use registry::HOOKS as REGISTRY_HOOKS;
+
 pub use magazine::DEFAULT_BLOCKS;
 pub use registry::{RESERVED, heap_of_companion};
 pub use size_class::{DEFAULT_ALIGNMENT, SHAPES};

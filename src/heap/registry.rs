@@ -5,8 +5,7 @@
 //! whoever ends the heap; no thread may use a heap while another one ends it.
 use super::cache::{self, ThreadCache};
 use super::central::{Central, records_of_spans};
-use super::{Heap, arena, attributes, recorded, scavenger};
-use crate::log;
+use super::{Heap, recorded, scavenger};
 use crate::os::{fork, lock::Mutex, records, thread};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
@@ -48,11 +47,6 @@ impl Registry {
 /// is short.
 pub fn take_record(id: Option<usize>) -> Option<&'static Heap> {
     thread::at_exit(end_thread);
-    records::register_fork_hooks();
-    arena::register_fork_hooks();
-    attributes::register_fork_hooks();
-    log::register_fork_hooks();
-    fork::register(fork::Rank::Heaps, &HOOKS);
     recorded::install();
     let mut registry = REGISTRY.lock();
     let known = id.map_or(registry.spare, |id| registry.reserved[id]);
@@ -174,7 +168,8 @@ pub fn end_caches(heap: &Heap) {
     }
 }
 
-static HOOKS: fork::Hooks = fork::Hooks {
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
         let registry = REGISTRY.lock();
         registry.heaps().for_each(|heap| {

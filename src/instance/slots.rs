@@ -34,13 +34,8 @@ pub fn heap_id(slot: usize) -> usize {
     if slot < RESERVED { slot } else { HEAP_IDS[slot - RESERVED].load(Relaxed) }
 }
 
-/// Makes fork know this file's locks. Whoever makes a pool or a system calls it too, as its end takes the lock: at the
-/// first use it would be too late for a fork under way.
-pub fn install() {
-    fork::register(fork::Rank::Instances, &HOOKS);
-    fork::register(fork::Rank::Tracking, &TRACKING_HOOKS);
-}
-static HOOKS: fork::Hooks = fork::Hooks {
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || core::mem::forget(LOCK.lock()),
     parent: unlock,
     child: || {
@@ -53,7 +48,8 @@ fn unlock() {
     // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
     unsafe { LOCK.force_unlock() }
 }
-static TRACKING_HOOKS: fork::Hooks = fork::Hooks {
+/// See load.rs.
+pub(crate) static TRACKING_HOOKS: fork::Hooks = fork::Hooks {
     prepare: || all().for_each(|instance| instance.foreign.lock_all()),
     parent: unlock_tracking,
     child: unlock_tracking,
@@ -103,7 +99,6 @@ fn free_slot(range: core::ops::Range<usize>) -> Result<usize> {
 
 /// The global instance, made on first use.
 pub fn global() -> Result<&'static Instance> {
-    install();
     if let Some(instance) = get(GLOBAL) {
         return Ok(instance);
     }
@@ -118,7 +113,6 @@ pub fn global() -> Result<&'static Instance> {
 
 /// Opens an instance. Gives its slot.
 pub fn open(config: Config) -> Result<usize> {
-    install();
     let _lock = LOCK.lock();
     let slot = free_slot(OPENED)?;
     put(slot, Heap::create(&heap_params(&config, slot))?, config);
@@ -127,7 +121,6 @@ pub fn open(config: Config) -> Result<usize> {
 
 /// The slot through which the heap of a pool or system is an instance too; the same one each time.
 pub fn adopt(heap: &'static Heap) -> Result<usize> {
-    install();
     let _lock = LOCK.lock();
     if let Some(slot) =
         ADOPTED.into_iter().find(|&slot| get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)))

@@ -7,6 +7,7 @@ use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording;
 use crate::tiers::budget::Budget;
 use crate::tiers::engine::Engine;
+use crate::tiers::gate;
 use crate::tiers::region::{CHUNK_SIZES, Params, Policy, Region};
 use crate::tiers::registry;
 use core::ptr::NonNull;
@@ -48,7 +49,13 @@ impl Tiered {
             return Ok(engine);
         }
         let engine = Engine::new(Box::new(HeapBudget(heap)))?;
-        Ok(self.engine.get_or_init(|| engine))
+        // A child finds it there or not, but never half there.
+        let superfluous = {
+            let _inside = gate::enter();
+            self.engine.set(engine)
+        };
+        drop(superfluous);
+        self.engine.get().ok_or(Error::Internal)
     }
     /// The region that starts at `pointer`, if it is this instance's.
     pub fn region(&self, pointer: *const u8) -> Option<Arc<Region>> {

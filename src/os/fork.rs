@@ -1,51 +1,18 @@
-//! What must be locked across fork, so that a child never inherits a lock that nobody will release.
+//! What is locked across fork, so that a child never inherits a lock that nobody will release.
 //!
-//! Each module that owns a lock registers one [`Hooks`] under its [`Rank`], which is also the order in which locks
-//! are taken everywhere in the library. `prepare` takes them in that order, parent and child release in reverse. All
-//! signals of the forking thread are blocked meanwhile: a handler of the program that touches tiered memory would wait
-//! for the thread it interrupted. Messages would call the program with all that held: what hooks have to tell is kept
-//! until the end ([`Rank::Reports`]).
+//! Each module that owns a lock has one [`Hooks`]; load.rs lists them all, in the order in which locks are taken everywhere
+//! in the library. Before a fork they are taken in that order, and released in reverse in parent and child. All signals of
+//! the forking thread are blocked meanwhile: a handler of the program that touches tiered memory would wait for the thread
+//! it interrupted. Messages would call the program with all that held: what hooks have to tell is kept for
+//! [`Order::report`].
+//!
+//! The handlers are installed when the library is loaded, before any thread can hold a lock: they are in place, all of
+//! them, whenever a fork begins. So they run for modules that were never used too, and have to be harmless then: they take
+//! and release locks, and allocate nothing.
 use super::system;
 use core::cell::Cell;
+use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
-
-/// Order in which locks are taken, outermost first.
-#[derive(Clone, Copy)]
-#[repr(usize)]
-pub enum Rank {
-    /// What the others' hooks have to tell the program. No lock: when all are released, and the signals are the
-    /// program's again.
-    Reports,
-    /// What the first product makes. No lock: it is made before any is taken.
-    Products,
-    /// The recording under way. Held while all others are asked for their figures.
-    Recording,
-    /// Memory systems and their pools. Held while a system asks the singleton.
-    Systems,
-    /// The global system of the singleton, and the blocks it tracks.
-    Singleton,
-    /// The table of open instances.
-    Instances,
-    /// The residency engines.
-    Tiers,
-    /// Looking up the names of a stack. Held while that allocates, from whichever heap is malloc's.
-    Symbols,
-    /// What was found, blocks in quarantine, and the stacks that allocated.
-    Debug,
-    /// The list of threads and the heaps.
-    Heaps,
-    /// Retain counts and layouts.
-    Attributes,
-    /// Tracked blocks.
-    Tracking,
-    /// Free slices of the arena.
-    Arena,
-    /// Mappings for the library's own records.
-    Records,
-    /// Where messages go.
-    Log,
-}
-const RANKS: usize = Rank::Log as usize + 1;
 
 /// What one module does around fork.
 pub struct Hooks {
@@ -56,66 +23,71 @@ pub struct Hooks {
     /// Releases them in the child and drops what only the parent has, threads above all.
     pub child: fn(),
 }
-static HOOKS: [AtomicPtr<Hooks>; RANKS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; RANKS];
+/// All there is to do.
+pub struct Order {
+    /// Outermost lock first.
+    pub hooks: &'static [&'static Hooks],
+    /// Tells the program what the hooks had to tell, in parent and child: all locks are released then, and the signals
+    /// are the program's again.
+    pub report: fn(),
+}
+static ORDER: AtomicPtr<Order> = AtomicPtr::new(null_mut());
 
-/// Registers `hooks`; the first call installs the handlers for the life of the process. Where the system has no memory
-/// for that, the next one tries again. Once that is done it costs two loads: to be called wherever it could be the first
-/// time, and never through a `Once`, which a child could inherit half done.
-pub fn register(rank: Rank, hooks: &'static Hooks) {
-    static INSTALLED: AtomicBool = AtomicBool::new(false);
-    let hooks = core::ptr::from_ref(hooks).cast_mut();
-    if HOOKS[rank as usize].load(Acquire) == hooks && INSTALLED.load(Acquire) {
-        return;
-    }
-    HOOKS[rank as usize].store(hooks, Release);
-    if !INSTALLED.swap(true, AcqRel) {
-        // SAFETY: three functions without arguments that live as long as the process (the library is never unloaded).
-        if unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) } != 0 {
-            INSTALLED.store(false, Release);
-        }
-    }
-}
-fn hooks(rank: usize) -> Option<&'static Hooks> {
-    // SAFETY: only `register` stores here, and only 'static references.
-    unsafe { HOOKS[rank].load(Acquire).as_ref() }
-}
 std::thread_local! {
-    /// The ranks whose hooks `prepare` ran, a bit each: what is registered while this thread forks must not be released.
-    static TAKEN: Cell<u32> = const { Cell::new(0) };
+    /// This thread forks, and has taken all locks.
+    static FORKING: Cell<bool> = const { Cell::new(false) };
+    /// This thread installs the handlers.
+    static INSTALLING: Cell<bool> = const { Cell::new(false) };
     /// What the forking thread had blocked before.
     static SIGNALS: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
 }
-fn unblock_signals() {
-    if let Some(signals) = SIGNALS.take() {
-        system::set_signals(&signals);
+
+/// Installs the handlers for the life of the process, always with the same `order`. False when the system has no memory
+/// for that (or this very thread is about to, and the C library allocates meanwhile): then the next call tries again.
+///
+/// Never through a lock or a `Once`, which a child could inherit half done: threads that come first at the same moment,
+/// before the library's constructor has run, each install them, and all but one of a thread's do nothing.
+pub fn install(order: &'static Order) -> bool {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if INSTALLED.load(Acquire) {
+        return true;
     }
-}
-/// Innermost first.
-fn finish(run: fn(&Hooks)) {
-    let taken = TAKEN.get();
-    for rank in (0..RANKS).rev() {
-        if rank == Rank::Reports as usize {
-            unblock_signals();
-        }
-        if taken >> rank & 1 == 1 {
-            hooks(rank).into_iter().for_each(run);
-        }
+    if INSTALLING.replace(true) {
+        return false;
     }
+    ORDER.store(core::ptr::from_ref(order).cast_mut(), Release);
+    // SAFETY: three functions without arguments that live as long as the process (the library is never unloaded).
+    let installed = unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) } == 0;
+    INSTALLING.set(false);
+    if installed {
+        INSTALLED.store(true, Release);
+    }
+    installed
 }
-const _: () = assert!(Rank::Reports as usize == 0);
+fn order() -> Option<&'static Order> {
+    // SAFETY: only `install` stores here, and only 'static references.
+    unsafe { ORDER.load(Acquire).as_ref() }
+}
 extern "C" fn prepare() {
-    SIGNALS.set(Some(system::block_signals()));
-    TAKEN.set(0);
-    for rank in 0..RANKS {
-        if let Some(hooks) = hooks(rank) {
-            (hooks.prepare)();
-            TAKEN.set(TAKEN.get() | 1 << rank);
+    let Some(order) = order() else { return };
+    if !FORKING.replace(true) {
+        SIGNALS.set(Some(system::block_signals()));
+        order.hooks.iter().for_each(|hooks| (hooks.prepare)());
+    }
+}
+fn release(one: fn(&Hooks)) {
+    let Some(order) = order() else { return };
+    if FORKING.replace(false) {
+        order.hooks.iter().rev().for_each(|hooks| one(hooks));
+        if let Some(signals) = SIGNALS.take() {
+            system::set_signals(&signals);
         }
+        (order.report)();
     }
 }
 extern "C" fn parent() {
-    finish(|hooks| (hooks.parent)());
+    release(|hooks| (hooks.parent)());
 }
 extern "C" fn child() {
-    finish(|hooks| (hooks.child)());
+    release(|hooks| (hooks.child)());
 }

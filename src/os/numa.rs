@@ -1,10 +1,11 @@
 //! NUMA: how many nodes the machine has, which one the caller runs on, and placing memory there.
 //!
 //! The topology is read once, at the first question: through hwlocality where `libhwloc.so.15` is installed, else
-//! from sysfs. Threads that ask first at the same time may each read it; one answer is kept. There is no lock, so a
-//! forked child can always ask.
+//! from sysfs. Under a lock that fork takes, so a forked child can always ask.
+use super::fork::Hooks;
 #[cfg(unimem_hwloc)]
 use super::injection::{Operation, check};
+use super::lock::Mutex;
 use super::system::{self, Errno};
 use crate::error::{Result, fail};
 use core::ptr::{NonNull, null_mut};
@@ -39,19 +40,26 @@ struct Machine {
     topology: Option<hwlocality::Topology>,
 }
 
+/// Held while the system is asked: libhwloc has locks of its own, which a child must not inherit taken.
+static DISCOVERING: Mutex<()> = Mutex::new(());
+/// See load.rs.
+pub(crate) static HOOKS: Hooks =
+    Hooks { prepare: || core::mem::forget(DISCOVERING.lock()), parent: unlock, child: unlock };
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    unsafe { DISCOVERING.force_unlock() }
+}
+
 fn machine() -> &'static Machine {
     static MACHINE: AtomicPtr<Machine> = AtomicPtr::new(null_mut());
     let mut known = MACHINE.load(Ordering::Acquire);
     if known.is_null() {
-        let found = Box::into_raw(Box::new(Machine::discover()));
-        known = match MACHINE.compare_exchange(null_mut(), found, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => found,
-            Err(other) => {
-                // SAFETY: `found` came from a box above and was not published.
-                drop(unsafe { Box::from_raw(found) });
-                other
-            }
-        };
+        let _discovering = DISCOVERING.lock();
+        known = MACHINE.load(Ordering::Relaxed);
+        if known.is_null() {
+            known = Box::into_raw(Box::new(Machine::discover()));
+            MACHINE.store(known, Ordering::Release);
+        }
     }
     // SAFETY: what is published stays, and is never changed.
     unsafe { &*known }

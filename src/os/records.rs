@@ -132,14 +132,12 @@ unsafe impl allocator_api2::alloc::Allocator for Records {
     }
 }
 
-pub(crate) fn register_fork_hooks() {
-    static HOOKS: fork::Hooks =
-        fork::Hooks { prepare: || core::mem::forget(LISTS.lock()), parent: unlock, child: unlock };
-    fn unlock() {
-        // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-        unsafe { LISTS.force_unlock() }
-    }
-    fork::register(fork::Rank::Records, &HOOKS);
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks =
+    fork::Hooks { prepare: || core::mem::forget(LISTS.lock()), parent: unlock, child: unlock };
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    unsafe { LISTS.force_unlock() }
 }
 
 #[cfg(test)]

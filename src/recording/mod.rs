@@ -23,6 +23,8 @@ mod modules;
 mod queue;
 mod writer;
 
+pub(crate) use writer::HOOKS;
+
 pub use format::{Mechanism, Memory, Movement, Tier};
 pub use writer::{start, stop};
 

@@ -350,7 +350,6 @@ pub fn start(path: &[u8]) -> Result<()> {
     start_holding(RECORDING.lock(), path)
 }
 fn install() {
-    fork::register(fork::Rank::Recording, &HOOKS);
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     // Under the lock that fork takes, so that no child inherits this half done.
     let recording = RECORDING.lock();
@@ -480,7 +479,8 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
     }
 }
 
-static HOOKS: fork::Hooks = fork::Hooks {
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || core::mem::forget(RECORDING.lock()),
     parent: unlock,
     child: || {
@@ -490,7 +490,10 @@ static HOOKS: fork::Hooks = fork::Hooks {
         RUNNING.store(false, Relaxed);
         // SAFETY: the only thread of the child, which has the lock since `prepare`.
         unsafe {
-            EVENTS.reset();
+            // Only where something was recorded: it writes to every page of the queue.
+            if NUMBER.load(Relaxed) > 0 {
+                EVENTS.reset();
+            }
             *RECORDING.data_ptr() = None;
         }
         unlock();

@@ -12,7 +12,7 @@ use super::region::{Params, Region};
 use super::spill::Spill;
 use super::staging::Staging;
 use super::warm::Warm;
-use super::{crew, fork, gate, registry, workspace};
+use super::{crew, fork, gate, recorded, registry, workspace};
 use crate::error::{Result, fail};
 use crate::log::log;
 use crate::os::lock::{Condvar, Mutex};
@@ -59,7 +59,7 @@ impl Engine {
         }
     }
     fn on(faults: &'static Faults, budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
-        fork::install();
+        recorded::install();
         let _inside = gate::enter();
         let purse = Purse::new(budget);
         let capacity = match purse.limit() {

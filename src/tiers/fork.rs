@@ -19,16 +19,16 @@ use super::region::Region;
 use super::state::{Phase, Settle};
 use super::table::{Stored, Which};
 use super::transit::Transit;
-use super::{crew, gate, recorded};
+use super::{crew, gate};
 use crate::log::log;
-use crate::os::fork::{Hooks, Rank, register};
+use crate::os::fork::Hooks;
 use crate::os::lock::Mutex;
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 static ENGINES: Mutex<Vec<Weak<Engine>>> = Mutex::new(Vec::new());
-static HOOKS: Hooks = Hooks { prepare, parent, child };
-static REPORTS: Hooks = Hooks { prepare: || (), parent: report, child: report };
+/// See load.rs.
+pub static HOOKS: Hooks = Hooks { prepare, parent, child };
 
 /// What may go wrong while a process forks.
 struct Failure {
@@ -52,7 +52,8 @@ static FORBIDDEN: Failure =
 static NO_STAGING: Failure = Failure::that("a forked child has no staging memory");
 static FAILURES: [&Failure; 4] = [&NO_FILE, &NO_USERFAULTFD, &FORBIDDEN, &NO_STAGING];
 
-fn report() {
+/// Tells what went wrong in the last fork.
+pub fn report() {
     for failure in FAILURES {
         match failure.first.swap(0, Relaxed) {
             0 => {}
@@ -61,12 +62,6 @@ fn report() {
     }
 }
 
-/// Makes fork know the tiers.
-pub fn install() {
-    register(Rank::Tiers, &HOOKS);
-    register(Rank::Reports, &REPORTS);
-    recorded::install();
-}
 /// Makes fork know an engine. Inside the gate.
 pub fn add(engine: &Arc<Engine>) {
     let mut engines = ENGINES.lock();

@@ -17,7 +17,7 @@ pub mod fault;
 mod files;
 pub mod fill;
 mod fork;
-mod gate;
+pub(crate) mod gate;
 mod mapping;
 mod moving;
 mod points;
@@ -35,6 +35,8 @@ mod transit;
 mod trouble;
 mod warm;
 mod workspace;
+
+pub(crate) use fork::{HOOKS, report};
 
 #[cfg(test)]
 mod tests;

@@ -12,8 +12,8 @@
 //!
 //! A free or reallocation that is refused is told of as well, and all findings are in the report (report.rs).
 //!
-//! Locks: two while a report is written and names are looked up (fork.rs: `Rank::Symbols`), which may allocate, also from
-//! the heap that serves as malloc; then one each for what was found, the quarantine, tiered memory and the stacks (`Rank::Debug`), under
+//! Locks: two while a report is written and names are looked up ([`SYMBOL_HOOKS`]), which may allocate, also from
+//! the heap that serves as malloc; then one each for what was found, the quarantine, tiered memory and the stacks ([`HOOKS`]), under
 //! which nothing is logged, walked or named. All are taken before any heap's, and in this order.
 mod findings;
 mod quarantine;
@@ -73,8 +73,6 @@ pub fn modes() -> Modes {
     }
     if MODES.swap(modes, Relaxed) & READ == 0 {
         if Modes(modes).any() {
-            fork::register(fork::Rank::Symbols, &SYMBOL_HOOKS);
-            fork::register(fork::Rank::Debug, &HOOKS);
             report::at_exit();
         }
         if unknown {
@@ -108,7 +106,8 @@ fn stack_here() -> u64 {
     if has(TRACE_ON) { trace::here() } else { trace::UNKNOWN }
 }
 
-static SYMBOL_HOOKS: fork::Hooks = fork::Hooks {
+/// See load.rs.
+pub(crate) static SYMBOL_HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
         report::lock();
         trace::lock_symbols();
@@ -124,7 +123,8 @@ fn unlock_symbols() {
     }
 }
 
-static HOOKS: fork::Hooks = fork::Hooks {
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
         findings::lock();
         quarantine::lock();

@@ -1,34 +1,44 @@
 //! What is made once for the process, by the first product: the pool's threads, and what the crate that multiplies finds
 //! out about the processor.
 //!
-//! A child that is forked while another thread makes it would wait for that thread for ever. So fork makes it too, once a
-//! product has begun: either it waits until all is made, or there is nothing left to make.
-use super::threads;
-use crate::os::fork::{Hooks, Rank, register};
+//! A child that is forked while another thread makes it would wait for that thread for ever. So it is made under a lock
+//! that fork takes.
+use crate::os::fork::Hooks;
+use crate::os::lock::{Mutex, MutexGuard};
 use crate::tensor::Complex;
+use core::sync::atomic::{AtomicBool, Ordering::*};
 use faer::{Accum, Mat, Par, linalg::matmul::matmul};
-use std::sync::OnceLock;
 
-static MADE: OnceLock<()> = OnceLock::new();
-static HOOKS: Hooks = Hooks { prepare: finish, parent: || (), child: || () };
+static MAKING: Mutex<()> = Mutex::new(());
+/// See load.rs.
+pub static HOOKS: Hooks =
+    Hooks { prepare: || core::mem::forget(MAKING.lock()), parent: unlock, child: unlock };
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    unsafe { MAKING.force_unlock() }
+}
+/// The lock under which things are made once.
+pub fn making() -> MutexGuard<'static, ()> {
+    MAKING.lock()
+}
 
-/// Before anything that uses the pool or multiplies.
+static MADE: AtomicBool = AtomicBool::new(false);
+/// Before anything that multiplies.
 pub fn ready() {
-    if MADE.get().is_none() {
-        register(Rank::Products, &HOOKS);
+    if !MADE.load(Acquire) {
         make();
     }
 }
-fn finish() {
-    make();
-    threads::finish();
-}
+#[cold]
 fn make() {
-    MADE.get_or_init(|| {
-        // Large enough not to be multiplied by the code for small matrices, which asks for nothing.
-        const SIZE: usize = 32;
-        let zeros = Mat::<Complex>::zeros(SIZE, SIZE);
-        let mut product = zeros.clone();
-        matmul(&mut product, Accum::Replace, &zeros, &zeros, Complex::new(1.0, 0.0), Par::Seq);
-    });
+    let _making = making();
+    if MADE.load(Relaxed) {
+        return;
+    }
+    // Large enough not to be multiplied by the code for small matrices, which asks for nothing.
+    const SIZE: usize = 32;
+    let zeros = Mat::<Complex>::zeros(SIZE, SIZE);
+    let mut product = zeros.clone();
+    matmul(&mut product, Accum::Replace, &zeros, &zeros, Complex::new(1.0, 0.0), Par::Seq);
+    MADE.store(true, Release);
 }

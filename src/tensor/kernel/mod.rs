@@ -17,6 +17,8 @@ mod thin;
 mod threads;
 mod tiles;
 
+pub use first_use::HOOKS as FIRST_USE_HOOKS;
+
 use super::Complex;
 use crate::error::Result;
 pub use threads::{set_threads, threads};

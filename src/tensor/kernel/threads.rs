@@ -5,8 +5,7 @@ use crate::error::Result;
 use crate::os::injection::{Operation, check};
 use crate::os::system::Errno;
 use std::error::Error;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering::*};
 
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
 
@@ -26,36 +25,46 @@ pub fn threads() -> usize {
     if limit > 1 && (forked() || !pool_is_made()) { 1 } else { limit }
 }
 
-/// Around fork: see first_use.rs.
-pub fn finish() {
-    processors();
-    if POOL_WANTED.load(SeqCst) {
-        pool_is_made();
-    }
-}
-static POOL_WANTED: AtomicBool = AtomicBool::new(false);
-
+/// Asked for once; threads that come first at the same moment find the same.
 fn processors() -> usize {
-    static PROCESSORS: OnceLock<usize> = OnceLock::new();
-    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
+    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
+    match PROCESSORS.load(Relaxed) {
+        0 => {
+            let found = std::thread::available_parallelism().map_or(1, |n| n.get());
+            PROCESSORS.store(found, Relaxed);
+            found
+        }
+        known => known,
+    }
 }
 
 /// Makes the pool's threads, once. False where the system had none: then everything runs on the calling thread, for
 /// good, because rayon does not try again. A pool that a Rust program around us has made is as good.
 fn pool_is_made() -> bool {
-    static MADE: OnceLock<bool> = OnceLock::new();
-    POOL_WANTED.store(true, SeqCst);
-    *MADE.get_or_init(|| {
-        let made = rayon::ThreadPoolBuilder::new()
-            .start_handler(|_| defect::stay_inside())
-            .spawn_handler(|thread| {
-                check(Operation::StartThread)
-                    .map_err(|Errno(error)| std::io::Error::from_raw_os_error(error))?;
-                std::thread::Builder::new().name("unimem".into()).spawn(|| thread.run()).map(|_| ())
-            })
-            .build_global();
-        made.map_or_else(|error| error.source().is_none(), |()| true)
-    })
+    const UNKNOWN: u8 = 0;
+    const MADE: u8 = 1;
+    const NONE: u8 = 2;
+    static POOL: AtomicU8 = AtomicU8::new(UNKNOWN);
+    let mut pool = POOL.load(Acquire);
+    if pool == UNKNOWN {
+        let _making = first_use::making();
+        pool = POOL.load(Relaxed);
+        if pool == UNKNOWN {
+            pool = if make_pool() { MADE } else { NONE };
+            POOL.store(pool, Release);
+        }
+    }
+    pool == MADE
+}
+fn make_pool() -> bool {
+    let made = rayon::ThreadPoolBuilder::new()
+        .start_handler(|_| defect::stay_inside())
+        .spawn_handler(|thread| {
+            check(Operation::StartThread).map_err(|Errno(error)| std::io::Error::from_raw_os_error(error))?;
+            std::thread::Builder::new().name("unimem".into()).spawn(|| thread.run()).map(|_| ())
+        })
+        .build_global();
+    made.map_or_else(|error| error.source().is_none(), |()| true)
 }
 
 /// The pool's threads do not live on in a forked child: there everything runs on the calling thread.

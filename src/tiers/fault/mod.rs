@@ -13,8 +13,10 @@ pub mod handler;
 pub mod pages;
 pub mod userfaultfd;
 
+use super::gate;
 use super::mapping::{Access, Errno, Mapping};
 use crate::log::log;
+use crate::os::environment;
 use crate::os::map::PAGE;
 use pages::Pages;
 use std::sync::OnceLock;
@@ -74,10 +76,12 @@ fn is_passing(error: Errno) -> bool {
 }
 
 impl Faults {
-    /// The given rung, tried out on first use; the error says why it does not work here.
+    /// The given rung, tried out on first use; the error says why it does not work here. Outside the gate.
     pub fn get(mechanism: Mechanism) -> Result<&'static Faults, Errno> {
         let rung = &RUNGS[mechanism as usize];
         if rung.get().is_none() {
+            // A child inherits it whole, and with a descriptor of its own, or not at all.
+            let _inside = gate::enter();
             let tried = try_out(mechanism);
             if let Err(error) = tried
                 && is_passing(error)
@@ -89,18 +93,19 @@ impl Faults {
         rung.get().map_or(Err(Errno(libc::EAGAIN)), |tried| tried.as_ref().map_err(|error| *error))
     }
     /// The rung this process uses: the one the environment asks for, else the best that works. While the system is short
-    /// of what it takes to find out, an error.
+    /// of what it takes to find out, an error. Outside the gate.
     pub fn chosen() -> Result<&'static Faults, Errno> {
         static CHOSEN: OnceLock<Result<&'static Faults, Errno>> = OnceLock::new();
         if let Some(chosen) = CHOSEN.get() {
             return *chosen;
         }
-        let asked = std::env::var("UNIMEM_FAULTS").unwrap_or_default();
-        let first = match asked.as_str() {
-            "" => Some(Mechanism::Move),
-            name => Mechanism::LADDER.into_iter().find(|m| m.name().to_bytes() == name.as_bytes()),
+        let asked = environment::variable(c"UNIMEM_FAULTS").unwrap_or_default();
+        let first = match asked {
+            b"" => Some(Mechanism::Move),
+            name => Mechanism::LADDER.into_iter().find(|m| m.name().to_bytes() == name),
         };
         if first.is_none() {
+            let asked = String::from_utf8_lossy(asked);
             log!(Warning, "UNIMEM_FAULTS={asked} is not userfaultfd, userfaultfd-copy, signal or none");
         }
         let mut result = Err(Errno(libc::ENOSYS));
@@ -119,6 +124,7 @@ impl Faults {
                 }
             }
         }
+        let _inside = gate::enter();
         *CHOSEN.get_or_init(|| result)
     }
     /// All rungs that have been used so far. For fork.
@@ -128,8 +134,6 @@ impl Faults {
 }
 
 fn try_out(mechanism: Mechanism) -> Result<Faults, Errno> {
-    // A child needs descriptors of its own, also one that is forked before the first region is made.
-    super::fork::install();
     let open = |wanted: u64| {
         if Userfaultfd::offered()? & wanted != wanted {
             return Err(Errno(libc::EOPNOTSUPP));

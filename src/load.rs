@@ -1,0 +1,64 @@
+//! What happens when the library is loaded: fork learns of all locks.
+//!
+//! Not at the first use of each module: a fork that another thread had begun just before would leave the child with that
+//! module's lock taken.
+use crate::instance::slots;
+use crate::os::fork::{self, Order};
+use crate::os::{numa, records};
+use crate::tensor::{kernel, live};
+use crate::{advanced, defect, heap, log, recording, singleton, tiers};
+
+/// The order in which locks are taken everywhere in the library, outermost first.
+static ORDER: Order = Order {
+    hooks: &[
+        // The hook for panics, installed by the first call.
+        &defect::HOOKS,
+        // What the first product makes, the pool's threads among it.
+        &kernel::FIRST_USE_HOOKS,
+        // The table of networks, nodes and streams.
+        &live::HOOKS,
+        // The recording under way. Held while all others are asked for their figures.
+        &recording::HOOKS,
+        // Memory systems and their pools. Held while a system asks the singleton.
+        &advanced::HOOKS,
+        // The global system of the singleton, and the blocks it tracks.
+        &singleton::HOOKS,
+        // The table of open instances.
+        &slots::HOOKS,
+        // The residency engines.
+        &tiers::HOOKS,
+        // Finding out about NUMA nodes. Held while that allocates and opens libhwloc.
+        &numa::HOOKS,
+        // Looking up the names of a stack. Held while that allocates, from whichever heap is malloc's.
+        &heap::debug::SYMBOL_HOOKS,
+        // What was found, blocks in quarantine, and the stacks that allocated.
+        &heap::debug::HOOKS,
+        // The list of threads and the heaps.
+        &heap::REGISTRY_HOOKS,
+        // Retain counts and layouts.
+        &heap::attributes::HOOKS,
+        // Tracked blocks.
+        &slots::TRACKING_HOOKS,
+        // Free slices of the arena.
+        &heap::ARENA_HOOKS,
+        // Mappings for the library's own records.
+        &records::HOOKS,
+        // Where messages go.
+        &log::HOOKS,
+    ],
+    report: tiers::report,
+};
+
+/// Run by the dynamic loader or the C library's start-up code: in the shared library, in the archive and in Rust programs.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = at_load;
+extern "C" fn at_load() {
+    // Without memory for it, the first call tries again.
+    ready();
+}
+
+/// For calls that come before the constructor, from another library's. False: to be called again.
+pub fn ready() -> bool {
+    fork::install(&ORDER)
+}
