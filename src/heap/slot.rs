@@ -112,29 +112,74 @@ pub fn take(slot: &impl Slot, tag: u16) -> bool {
 mod model {
     //! One block, freed by two threads at the same moment, which both go on to use their magazines; all interleavings.
     use super::*;
-    use core::sync::atomic::Ordering::{AcqRel, Acquire};
+    use core::cell::Cell;
+    use core::sync::atomic::AtomicBool;
+    use core::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
     use loom::sync::atomic::AtomicU16;
     use loom::sync::{Arc, Mutex};
-
-    /// Loads and stores of one place have one order, whatever theirs: that is all the protocol rests on. Loom keeps it for
-    /// read-modify-writes only.
-    impl Slot for AtomicU16 {
-        fn value(&self) -> u16 {
-            self.fetch_or(0, AcqRel)
-        }
-        fn set(&self, value: u16) {
-            self.swap(value, AcqRel);
-        }
-        fn replace(&self, current: u16, new: u16) -> bool {
-            self.compare_exchange(current, new, AcqRel, Acquire).is_ok()
-        }
-    }
 
     /// The block and its span.
     struct Model {
         slot: AtomicU16,
         /// Whether the span's bitmap has the block.
         marked_free: Mutex<bool>,
+        /// Whether the block was released since it was last given out: freed, or found in its span. No atomic of the
+        /// checker's: between two of those only one thread runs, so it changes together with the slot.
+        released: AtomicBool,
+    }
+    /// The slot as one operation sees it, which keeps `released`.
+    ///
+    /// Loads and stores of one place have one order, whatever theirs: that is all the protocol rests on. Loom keeps it for
+    /// read-modify-writes only.
+    struct Watched<'a> {
+        model: &'a Model,
+        looked: Cell<bool>,
+        /// Of an operation that gives the block out: `released`, as it was when the operation looked.
+        gives: Option<Cell<Option<bool>>>,
+    }
+    impl Watched<'_> {
+        fn give_out(&self) {
+            if let Some(gives) = self.gives.as_ref().filter(|gives| gives.get().is_none()) {
+                gives.set(Some(self.model.released.swap(false, SeqCst)));
+            }
+        }
+    }
+    impl Slot for Watched<'_> {
+        fn value(&self) -> u16 {
+            let value = self.model.slot.fetch_or(0, AcqRel);
+            self.looked.set(true);
+            self.give_out();
+            value
+        }
+        fn set(&self, value: u16) {
+            self.model.slot.swap(value, AcqRel);
+            self.give_out();
+            if self.gives.is_none() && self.looked.get() {
+                self.model.released.store(true, SeqCst);
+            }
+        }
+        fn replace(&self, current: u16, new: u16) -> bool {
+            let replaced = self.model.slot.compare_exchange(current, new, AcqRel, Acquire).is_ok();
+            self.model.released.fetch_or(replaced, SeqCst);
+            replaced
+        }
+    }
+    impl Model {
+        fn slot(&self) -> Watched<'_> {
+            Watched { model: self, looked: Cell::new(false), gives: None }
+        }
+        /// Of several that are given the block, each is given one that was released since.
+        fn claim(&self, tag: u16) -> bool {
+            let slot = Watched { gives: Some(Cell::new(None)), ..self.slot() };
+            let claimed = claim(&slot, tag, LIVE);
+            let released = slot.gives.and_then(Cell::into_inner).unwrap_or(false);
+            if claimed {
+                assert!(released, "given out twice with no free between");
+            } else {
+                self.released.fetch_or(released, SeqCst);
+            }
+            claimed
+        }
     }
     /// A thread with its magazine, and what it has counted.
     struct Thread {
@@ -152,15 +197,17 @@ mod model {
         }
         /// fast.rs
         fn free(&mut self) {
-            if is_plainly_live(self.model.slot.value()) {
+            let slot = self.model.slot();
+            if is_plainly_live(slot.value()) {
                 self.entries += 1;
-                self.model.slot.set(self.tag);
+                slot.set(self.tag);
                 self.frees += 1;
             }
         }
         fn free_slow(&mut self) {
-            let value = self.model.slot.value();
-            if is_plainly_live(value) && surrender(&self.model.slot, value, self.tag) {
+            let slot = self.model.slot();
+            let value = slot.value();
+            if is_plainly_live(value) && surrender(&slot, value, self.tag) {
                 self.entries += 1;
                 self.frees += 1;
             }
@@ -168,7 +215,7 @@ mod model {
         fn allocate(&mut self) {
             while self.entries > 0 {
                 self.entries -= 1;
-                if claim(&self.model.slot, self.tag, LIVE) {
+                if self.model.claim(self.tag) {
                     self.given += 1;
                     return;
                 }
@@ -179,7 +226,7 @@ mod model {
             while self.entries > 0 {
                 self.entries -= 1;
                 let mut marked_free = self.model.marked_free.lock().unwrap();
-                match put(&self.model.slot, self.tag) {
+                match put(&self.model.slot(), self.tag) {
                     true if *marked_free => self.frees -= 1,
                     true => *marked_free = true,
                     false => self.frees -= 1,
@@ -189,7 +236,7 @@ mod model {
         fn take_from_span(&mut self) {
             let mut marked_free = self.model.marked_free.lock().unwrap();
             if core::mem::take(&mut *marked_free) {
-                match take(&self.model.slot, self.tag) {
+                match take(&self.model.slot(), self.tag) {
                     true => self.entries += 1,
                     false => self.frees -= 1,
                 }
@@ -202,7 +249,11 @@ mod model {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(move || {
-            let model = Arc::new(Model { slot: AtomicU16::new(LIVE), marked_free: Mutex::new(false) });
+            let model = Arc::new(Model {
+                slot: AtomicU16::new(LIVE),
+                marked_free: Mutex::new(false),
+                released: AtomicBool::new(false),
+            });
             let (mut first, mut second) = (Thread::new(&model, 0), Thread::new(&model, 1));
             let beside = loom::thread::spawn(move || {
                 one(&mut first);
@@ -215,7 +266,7 @@ mod model {
             first.take_from_span();
             first.put_back();
             let (frees, given) = (first.frees + second.frees, first.given + second.given);
-            let live = is_live(model.slot.value());
+            let live = is_live(model.slot().value());
             let in_span = *model.marked_free.lock().unwrap();
             assert!(live != in_span, "live {live}, in its span {in_span}");
             assert_eq!(

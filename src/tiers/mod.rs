@@ -31,6 +31,7 @@ mod table;
 mod transit;
 mod trouble;
 mod warm;
+mod word;
 mod workspace;
 
 #[cfg(test)]
