@@ -117,7 +117,7 @@ mod model {
         }
     }
     fn closing_meanwhile(threads: usize, passes: usize, closings: u32) {
-        explore(move || {
+        explore(3, move || {
             let model = Arc::new(Model {
                 door: Door(ModelledWord::new(0)),
                 work: [UnsafeCell::new(0), UnsafeCell::new(0)],

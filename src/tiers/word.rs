@@ -81,10 +81,10 @@ pub(super) mod modelled {
             self.woken.notify_all();
         }
     }
-    /// All interleavings with up to two preemptions; every known error of these protocols needs fewer.
-    pub fn explore(run: impl Fn() + Sync + Send + 'static) {
+    /// All interleavings with so many preemptions at most.
+    pub fn explore(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(2);
+        builder.preemption_bound = Some(preemptions);
         builder.max_branches = 20_000;
         builder.check(run);
     }
