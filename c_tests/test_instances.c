@@ -294,8 +294,38 @@ static void test_statistics(void) {
     CHECK("an instance with nothing live closes clean", unimem_close(fresh));
 }
 
+static unimem_error_t second_close;
+
+static void *close_too(void *instance) {
+    second_close = unimem_close(instance) ? UNIMEM_OK : unimem_last_error();
+    return NULL;
+}
+
+static void close_in_another_thread(int level, const char *text, void *instance) {
+    (void)level, (void)text;
+    pthread_t thread;
+    unimem_set_log(NULL, NULL);
+    if (pthread_create(&thread, NULL, close_too, instance) == 0) pthread_join(thread, NULL);
+}
+
+static void test_closing_twice(void) {
+    TEST("two threads that close one instance: the second is refused, also while the first tells of leaks") {
+        unified_memory_interface_t *twice = unimem_open(NULL);
+        void *leak = twice->allocate(100, 0);
+        unimem_set_log(close_in_another_thread, twice);
+        second_close = UNIMEM_OK;
+        EXPECT(!unimem_close(twice), "closed clean with a block live");
+        unimem_set_log(NULL, NULL);
+        EXPECT(second_close == UNIMEM_ERROR_INVALID_ARGUMENT, "the second thread got %d", (int)second_close);
+        EXPECT(!unimem_owns(leak), "the block is still owned");
+        unified_memory_interface_t *next = unimem_open(NULL);
+        EXPECT(next && unimem_close(next), "the next instance does not close clean");
+    }
+}
+
 int main(void) {
     test_open_and_close();
+    test_closing_twice();
     test_number();
     test_budget((unified_pool_config_t){.max_size = 16 * MIB, .enable_growth = true}, 16 * MIB, "max_size");
     test_budget((unified_pool_config_t){.max_size = 64 * MIB, .enable_growth = true}, 64 * MIB, "max_size");

@@ -347,7 +347,7 @@ size_t unimem_chunk_count(const void *ptr);
  * does the work, so several threads that acquire chunks decode in parallel. With `UNIMEM_OVERWRITE` the contents are
  * unspecified until written. NULL if the budget has no room because all that is in place is pinned
  * (`UNIMEM_ERROR_OUT_OF_MEMORY`), or the spill file fails (`UNIMEM_ERROR_IO`), or its bytes are not what was written
- * (`UNIMEM_ERROR_CORRUPTION`).
+ * (`UNIMEM_ERROR_CORRUPTION`), or the chunk is acquired 8388607 times already (`UNIMEM_ERROR_LIMIT`).
  */
 void *unimem_chunk_acquire(void *ptr,
                            size_t index,
@@ -406,7 +406,7 @@ unified_memory_interface_t *unimem_open(const unified_pool_config_t *config);
 /**
  * Closes an instance: frees all that is live. False when anything was, tracked foreign blocks included; each is then
  * reported to the log. Also false, with `UNIMEM_ERROR_INVALID_ARGUMENT`, for the global instance and the interfaces
- * of pools and systems, which end otherwise. No other thread may be inside the instance.
+ * of pools and systems, which end otherwise, and while another thread closes it. No other thread may be inside the instance.
  *
  * @pre Nobody uses the instance or its blocks afterwards.
  */

@@ -6,7 +6,7 @@ use unimem::error::Error;
 use unimem::os::injection::{DAMAGE, Operation, SHORT, arm, disarm, unimem_inject_faults};
 use unimem::os::map::PAGE;
 use unimem::os::system::Errno;
-use unimem::tiers::budget::Budget;
+use unimem::tiers::budget::{Budget, Unlimited};
 use unimem::tiers::chunks::Advice;
 use unimem::tiers::engine::Engine;
 use unimem::tiers::fault::{Faults, Mechanism};
@@ -119,6 +119,42 @@ fn a_full_disk_is_an_error_and_nothing_is_lost() {
         disarm();
         assert!(is_whole(&region), "{mechanism:?}");
         engine.free(&region);
+    }
+}
+
+#[test]
+fn growing_that_the_system_refuses_half_way_loses_nothing() {
+    let _one = ONE_AT_A_TIME.lock().unwrap();
+    let moving = [
+        Operation::Protect,
+        Operation::Remap,
+        Operation::Populate,
+        Operation::MovePages,
+        Operation::CopyPages,
+        Operation::WriteProtect,
+    ];
+    let moving = moving.into_iter().fold(0, |bits, operation| bits | 1 << operation as u32);
+    for mechanism in serving() {
+        let mut refused = 0;
+        for call in 1..=20 {
+            let engine = Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap();
+            let params = Params { size: 6 * CHUNK, chunk: CHUNK, policy: Policy::Streaming };
+            let region = engine.allocate(&params).unwrap();
+            words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i), Relaxed));
+            unimem_inject_faults(moving, call, 1, libc::ENOMEM);
+            let grown = engine.resize(&region, CHUNKS * CHUNK);
+            disarm();
+            refused += usize::from(grown.is_err());
+            let live = grown.unwrap_or(region);
+            let kept = &words(&live)[..6 * CHUNK / 8];
+            assert!(
+                kept.iter().enumerate().all(|(i, w)| w.load(Relaxed) == mix(i)),
+                "{mechanism:?} call {call}"
+            );
+            engine.clear();
+            assert_eq!(engine.held(), 0, "{mechanism:?} call {call}");
+        }
+        assert!(refused > 0, "{mechanism:?}");
     }
 }
 

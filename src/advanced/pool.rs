@@ -115,7 +115,7 @@ impl Pool {
         let HeapStatistics { live, allocations, frees, .. } = self.heap.statistics();
         let exceeds = |limit: usize, value: usize| limit != 0 && value > limit;
         if exceeds(self.bytes.load(Relaxed), live.saturating_add(size))
-            || exceeds(self.blocks.load(Relaxed), allocations - frees + 1)
+            || exceeds(self.blocks.load(Relaxed), allocations.saturating_sub(frees) + 1)
         {
             return fail!(Limit, "{size} bytes are beyond the pool's limits: it may not grow");
         }

@@ -48,6 +48,20 @@ fn metrics_count_pools_and_history() {
 }
 
 #[test]
+fn a_limit_of_blocks_bears_more_frees_than_allocations() {
+    let system = system();
+    let pool = joined(system, pool::Limits { blocks: 2, ..pool::Limits::default() });
+    let blocks = [pool.allocate(100).unwrap(), pool.allocate(100).unwrap()];
+    assert_eq!(pool.allocate(100), Err(Error::Limit));
+    // As if the frees had been counted twice.
+    pool.heap().reset_statistics();
+    blocks.iter().for_each(|block| pool.free(block.as_ptr()).unwrap());
+    assert!(pool.allocate(100).is_ok());
+    pool.end();
+    system.end();
+}
+
+#[test]
 fn blocks_with_several_owners_are_counted_once() {
     let system = system();
     let pool = joined(system, pool::Limits::default());

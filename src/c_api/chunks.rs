@@ -52,7 +52,7 @@ pub extern "C" fn unimem_chunk_count(ptr: *const c_void) -> usize {
 /// does the work, so several threads that acquire chunks decode in parallel. With `UNIMEM_OVERWRITE` the contents are
 /// unspecified until written. NULL if the budget has no room because all that is in place is pinned
 /// (`UNIMEM_ERROR_OUT_OF_MEMORY`), or the spill file fails (`UNIMEM_ERROR_IO`), or its bytes are not what was written
-/// (`UNIMEM_ERROR_CORRUPTION`).
+/// (`UNIMEM_ERROR_CORRUPTION`), or the chunk is acquired 8388607 times already (`UNIMEM_ERROR_LIMIT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_acquire(
     ptr: *mut c_void,

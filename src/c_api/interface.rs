@@ -54,7 +54,7 @@ pub unsafe extern "C" fn unimem_open(
 
 /// Closes an instance: frees all that is live. False when anything was, tracked foreign blocks included; each is then
 /// reported to the log. Also false, with `UNIMEM_ERROR_INVALID_ARGUMENT`, for the global instance and the interfaces
-/// of pools and systems, which end otherwise. No other thread may be inside the instance.
+/// of pools and systems, which end otherwise, and while another thread closes it. No other thread may be inside the instance.
 ///
 /// # Safety
 /// Nobody uses the instance or its blocks afterwards.

@@ -10,7 +10,8 @@ use crate::os::records;
 use crate::os::thread::{NEAR, Record};
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU16, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU16, AtomicU32, AtomicUsize, compiler_fence};
 
 /// Turns sizes into whole cache lines, but for the last bits.
 const BESIDE: usize = DEFAULT_ALIGNMENT - 1;
@@ -219,16 +220,25 @@ impl Magazine {
         let grown = (capacity * 2).max(first).min(most);
         let Some(entries) = records::allocate(grown * size_of::<Entry>()) else { return false };
         let base = entries.as_ptr().cast::<Entry>();
-        if let Some(old) = NonNull::new(self.base.get()) {
-            // SAFETY: `length` entries are initialised; the new array is larger, and nobody else reaches the old one.
-            unsafe {
-                core::ptr::copy_nonoverlapping(old.as_ptr(), base, length);
-                records::release(old.cast(), capacity * size_of::<Entry>());
-            }
+        let old = self.base.get();
+        if !old.is_null() {
+            // SAFETY: `length` entries are initialised; the new array is larger.
+            unsafe { core::ptr::copy_nonoverlapping(old, base, length) };
         }
-        self.base.set(base);
+        // Another thread may fork between any two of these. The child gives an array back when the heap ends, by base and
+        // limit: without a base none, else the two belong together and nobody else has the array. At worst it leaks one.
+        let fence = || compiler_fence(SeqCst);
+        self.base.set(null_mut());
+        fence();
         self.top.set(base.wrapping_add(length));
         self.limit.set(base.wrapping_add(grown));
+        fence();
+        self.base.set(base);
+        fence();
+        if let Some(old) = NonNull::new(old) {
+            // SAFETY: nobody reaches it any more.
+            unsafe { records::release(old.cast(), capacity * size_of::<Entry>()) };
+        }
         self.since_growth.set(Since::Nothing);
         true
     }

@@ -123,7 +123,11 @@ impl Heap {
         self.count(|_| ())?;
         let mut central = self.central.lock();
         // Under the lock, because the record may be another block's by now.
-        let is_it = |found: &Span| core::ptr::eq(found, span) && span.first() == pointer as usize;
+        let is_it = |found: &Span| {
+            core::ptr::eq(found, span)
+                && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
+                && span.first() == pointer as usize
+        };
         if !page_map::span_of(pointer as usize).is_some_and(is_it)
             || !slot::is_live(span.large_slot.swap(slot::FREE, AcqRel))
         {

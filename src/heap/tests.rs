@@ -1,6 +1,7 @@
 //! The heap against a simple model, with shrinking; and the cases that a model does not reach.
 use super::*;
 use crate::error::Error;
+use crate::os::records;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -461,6 +462,43 @@ fn a_growing_block_gives_back_what_a_larger_one_touched() {
     assert!(heap.held() < before - 480_000, "{} of {before} held", heap.held());
     heap.free(small.as_ptr()).unwrap();
     heap.destroy();
+}
+
+/// A thread that forks at this moment leaves the child no way to it: it could be handed out again there.
+#[test]
+fn a_growing_magazine_gives_its_old_array_back_when_it_has_the_new_one() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let cache = ThreadCache::make(heap, core::ptr::null()).unwrap();
+    let given_back = std::rc::Rc::new(core::cell::Cell::new(0));
+    let count = given_back.clone();
+    let look = move |record: NonNull<u8>| {
+        // SAFETY: released below, when nobody looks any more.
+        let magazine = unsafe { cache.as_ref() }.magazine(3);
+        assert_ne!(magazine.base.get().cast(), record.as_ptr());
+        assert_eq!((magazine.length(), magazine.capacity()), (0, magazine.capacity().next_power_of_two()));
+        count.set(count.get() + 1);
+    };
+    records::ON_RELEASE.set(Some(Box::new(look)));
+    // SAFETY: as above.
+    (0..5).for_each(|_| _ = unsafe { cache.as_ref() }.magazine(3).room_to_fill(3, 256));
+    records::ON_RELEASE.set(None);
+    assert!(given_back.get() >= 2, "it grew {} times", given_back.get());
+    // SAFETY: empty, and never listed.
+    unsafe { ThreadCache::release(cache) };
+    heap.destroy();
+}
+
+/// What a free finds that was raced: between its look at the block and the lock, the record of it and the address have
+/// become another heap's.
+#[test]
+fn a_large_block_is_freed_by_its_own_heap_only() {
+    let heaps: [&Heap; 2] = core::array::from_fn(|_| Heap::create(&HeapParams::default()).unwrap());
+    let block = heaps[0].allocate(3 << 20, 0).unwrap().as_ptr();
+    let span = span_of_block(block);
+    assert_eq!(heaps[1].free_large(span, block), Err(Error::DoubleFree));
+    assert_eq!((heaps[0].statistics().live, heaps[1].statistics().frees), (3 << 20, 0));
+    assert_eq!(heaps[0].free_large(span, block), Ok(()));
+    heaps.iter().for_each(|heap| assert_eq!(heap.destroy(), Leaks::default()));
 }
 
 #[test]

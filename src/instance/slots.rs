@@ -2,14 +2,15 @@
 //!
 //! A slot is used by an instance from opening to closing, then by the next. Calls go to the slot's instance without a
 //! lock; opening and closing take the one of this file. Using an instance while another thread closes it is the
-//! caller's mistake.
+//! caller's mistake; only closing it twice is an error of its own, because two owners who both clean up come to that easily,
+//! and so does a program's callback that is told of the leaks.
 use super::config::Config;
 use super::{Instance, Leak};
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, RESERVED};
 use crate::os::{fork, lock::Mutex};
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
 
 /// Slots in all.
 pub const SLOTS: usize = 160;
@@ -19,6 +20,8 @@ pub const GLOBAL: usize = 0;
 const OPENED: core::ops::Range<usize> = 1..RESERVED;
 const ADOPTED: core::ops::Range<usize> = RESERVED..SLOTS;
 
+/// Those whose instance is being closed.
+static CLOSING: [AtomicBool; SLOTS] = [const { AtomicBool::new(false) }; SLOTS];
 static INSTANCES: [AtomicPtr<Instance>; SLOTS] = [const { AtomicPtr::new(null_mut()) }; SLOTS];
 /// Ids of the heaps in the slots of pools and systems.
 static HEAP_IDS: [AtomicUsize; SLOTS - RESERVED] = [const { AtomicUsize::new(NO_HEAP) }; SLOTS - RESERVED];
@@ -37,8 +40,15 @@ pub fn install() {
     fork::register(fork::Rank::Instances, &HOOKS);
     fork::register(fork::Rank::Tracking, &TRACKING_HOOKS);
 }
-static HOOKS: fork::Hooks =
-    fork::Hooks { prepare: || core::mem::forget(LOCK.lock()), parent: unlock, child: unlock };
+static HOOKS: fork::Hooks = fork::Hooks {
+    prepare: || core::mem::forget(LOCK.lock()),
+    parent: unlock,
+    child: || {
+        // Those that the parent's other threads were closing stay open here.
+        CLOSING.iter().for_each(|closing| closing.store(false, Relaxed));
+        unlock();
+    },
+};
 fn unlock() {
     // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
     unsafe { LOCK.force_unlock() }
@@ -152,10 +162,17 @@ pub fn close(slot: usize) -> Result<usize> {
             "the global instance, and those of pools and systems, are not closed by hand"
         );
     }
-    let instance = open_at(slot)?;
-    let leaks = instance.report_leaks();
+    if CLOSING[slot].swap(true, AcqRel) {
+        return fail!(InvalidArgument, "the instance is being closed already");
+    }
+    let leaks = close_claimed(slot);
+    CLOSING[slot].store(false, Release);
+    leaks
+}
+fn close_claimed(slot: usize) -> Result<usize> {
+    let leaks = open_at(slot)?.report_leaks();
     let _lock = LOCK.lock();
-    // SAFETY: put there by `put`; nobody else uses the instance while it is closed, by contract.
+    // SAFETY: put there by `put`, and open: nobody else closes it. Nobody uses it meanwhile, by contract.
     let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
     instance.foreign.clear();
     instance.tiered.clear();

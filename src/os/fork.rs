@@ -3,7 +3,8 @@
 //! Each module that owns a lock registers one [`Hooks`] under its [`Rank`], which is also the order in which locks
 //! are taken everywhere in the library. `prepare` takes them in that order, parent and child release in reverse. All
 //! signals of the forking thread are blocked meanwhile: a handler of the program that touches tiered memory would wait
-//! for the thread it interrupted.
+//! for the thread it interrupted. Messages would call the program with all that held: what hooks have to tell is kept
+//! until the end ([`Rank::Reports`]).
 use super::system;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
@@ -12,6 +13,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Rank {
+    /// What the others' hooks have to tell the program. No lock: when all are released, and the signals are the
+    /// program's again.
+    Reports,
     /// What the first product makes. No lock: it is made before any is taken.
     Products,
     /// The recording under way. Held while all others are asked for their figures.
@@ -87,10 +91,18 @@ fn unblock_signals() {
     }
 }
 /// Innermost first.
-fn taken() -> impl Iterator<Item = &'static Hooks> {
+fn finish(run: fn(&Hooks)) {
     let taken = TAKEN.get();
-    (0..RANKS).rev().filter(move |rank| taken >> rank & 1 == 1).filter_map(hooks)
+    for rank in (0..RANKS).rev() {
+        if rank == Rank::Reports as usize {
+            unblock_signals();
+        }
+        if taken >> rank & 1 == 1 {
+            hooks(rank).into_iter().for_each(run);
+        }
+    }
 }
+const _: () = assert!(Rank::Reports as usize == 0);
 extern "C" fn prepare() {
     SIGNALS.set(Some(system::block_signals()));
     TAKEN.set(0);
@@ -102,10 +114,8 @@ extern "C" fn prepare() {
     }
 }
 extern "C" fn parent() {
-    taken().for_each(|hooks| (hooks.parent)());
-    unblock_signals();
+    finish(|hooks| (hooks.parent)());
 }
 extern "C" fn child() {
-    taken().for_each(|hooks| (hooks.child)());
-    unblock_signals();
+    finish(|hooks| (hooks.child)());
 }

@@ -85,11 +85,20 @@ pub fn allocate(size: usize) -> Option<NonNull<u8>> {
     NonNull::new(start as *mut u8)
 }
 
+#[cfg(test)]
+type Look = Box<dyn FnMut(NonNull<u8>)>;
+#[cfg(test)]
+std::thread_local! {
+    /// Looks at each record that this thread is about to give back.
+    pub static ON_RELEASE: core::cell::RefCell<Option<Look>> = const { core::cell::RefCell::new(None) };
+}
 /// Gives back what [`allocate`] gave for the same `size`.
 ///
 /// # Safety
 /// `record` came from `allocate(size)` and is not used any more.
 pub unsafe fn release(record: NonNull<u8>, size: usize) {
+    #[cfg(test)]
+    let _ = ON_RELEASE.try_with(|look| look.borrow_mut().iter_mut().for_each(|look| look(record)));
     if size > 1 << LARGEST {
         forget(record.as_ptr() as usize);
         // SAFETY: a mapping of its own, given up by the caller.

@@ -37,6 +37,12 @@ pub struct Purse {
     held: AtomicUsize,
     guaranteed: AtomicUsize,
 }
+/// What is held whether it is used or not.
+#[derive(Clone, Copy, Default)]
+pub struct Promise {
+    guarantee: usize,
+    reserve: usize,
+}
 #[derive(Default)]
 struct Account {
     /// In use, the reserve included.
@@ -165,14 +171,24 @@ impl Purse {
         account.give(&*self.budget, bytes);
         self.held.store(account.held, Relaxed);
     }
+    /// What is promised now.
+    pub fn promise(&self) -> Promise {
+        let account = self.account.lock();
+        Promise { guarantee: account.guarantee, reserve: account.reserve_target }
+    }
+    /// Promises no more than before. Gives back what was held for it without being used.
+    pub fn promise_only(&self, before: Promise) {
+        let mut account = self.account.lock();
+        account.guarantee = before.guarantee;
+        self.guaranteed.store(before.guarantee, Relaxed);
+        account.reserve_target = before.reserve;
+        let excess = account.reserve.saturating_sub(before.reserve);
+        account.reserve -= excess;
+        self.give(&mut account, excess);
+    }
     /// Gives everything back that is held without being used. Once nothing is left.
     pub fn close(&self) {
-        let mut account = self.account.lock();
-        account.guarantee = 0;
-        self.guaranteed.store(0, Relaxed);
-        account.reserve_target = 0;
-        let reserve = core::mem::take(&mut account.reserve);
-        self.give(&mut account, reserve);
+        self.promise_only(Promise::default());
     }
 }
 

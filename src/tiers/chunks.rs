@@ -1,5 +1,6 @@
 //! Chunks in the program's own hands: acquire, release, prefetch, advise.
 use super::fill::Access;
+use super::points::{self, Point};
 use super::region::Region;
 use super::state::{Phase, Settle};
 use super::sweep::Order;
@@ -71,6 +72,7 @@ impl Region {
         if self.word(index).phase() != Phase::Stored {
             return;
         }
+        points::pass(Point::BringingAhead);
         // As if read; the mark tells a later acquisition that it was worth it. What cannot be brought in now will
         // be reported to whoever needs it.
         if self.bring_in(index, Access::Read, false, false).is_ok() {

@@ -6,11 +6,11 @@
 use super::budget::{Budget, Purse};
 use super::fault::pages::Pages;
 use super::fault::{Faults, Mechanism, handler};
+use super::files::{Files, Numbered};
 use super::mapping::Errno;
 use super::region::{Params, Region};
 use super::spill::Spill;
 use super::staging::Staging;
-use super::table::Stored;
 use super::warm::Warm;
 use super::{crew, fork, gate, registry, workspace};
 use crate::error::{Result, fail};
@@ -18,7 +18,7 @@ use crate::log::log;
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicU32, Ordering::*};
 use std::sync::Arc;
 
 /// A list that is replaced, never changed: readers take the current one and keep it.
@@ -31,9 +31,7 @@ pub struct Engine {
     pub(super) warm: Warm,
     regions: Mutex<Snapshot<Region>>,
     stagings: Mutex<Snapshot<Staging>>,
-    files: Mutex<Snapshot<Spill>>,
-    /// Number of the file that is written to; 0: none yet.
-    current: AtomicU16,
+    files: Files,
     /// Held while a region is made or moved, and while the last one goes.
     arrangement: Mutex<()>,
     /// Order of age.
@@ -77,8 +75,7 @@ impl Engine {
             warm,
             regions: Mutex::default(),
             stagings: Mutex::default(),
-            files: Mutex::default(),
-            current: AtomicU16::new(0),
+            files: Files::default(),
             arrangement: Mutex::new(()),
             clock: AtomicU32::new(0),
             transits: AtomicU32::new(0),
@@ -94,8 +91,12 @@ impl Engine {
     pub fn allocate(self: &Arc<Self>, params: &Params) -> Result<Arc<Region>> {
         let _inside = gate::enter();
         let _arrangement = self.arrangement.lock();
-        let region = Arc::new(Region::reserve(self, params)?);
-        region.take_room()?;
+        let region = Arc::new(self.arrange(|| {
+            let mut region = Region::reserve(self, params)?;
+            region.settle_in()?;
+            region.take_room()?;
+            Ok(region)
+        })?);
         if let Some(signal) = self.faults.mechanism.signal() {
             handler::install(signal);
         }
@@ -130,7 +131,7 @@ impl Engine {
             let _arrangement = self.arrangement.lock();
             if self.regions().is_empty() {
                 // The crew may still have pages in hand; whoever comes next must not find them charged.
-                self.wait_for_none(&self.transits);
+                self.wait_until(|| self.transits.load(SeqCst) == 0);
                 self.give_back();
                 self.purse.close();
                 self.close_files_left();
@@ -149,7 +150,12 @@ impl Engine {
             return Ok(region.clone());
         }
         let _arrangement = self.arrangement.lock();
-        super::moving::grow(self, region, size)
+        self.arrange(|| super::moving::grow(self, region, size))
+    }
+    /// Makes a region. If that fails the budget guarantees what it did before. While `arrangement` is held.
+    fn arrange<R>(&self, make: impl FnOnce() -> Result<R>) -> Result<R> {
+        let before = self.purse.promise();
+        make().inspect_err(|_| self.purse.promise_only(before))
     }
     /// Frees all regions. The engine can be used again.
     pub fn clear(&self) -> usize {
@@ -217,38 +223,16 @@ impl Engine {
     }
 
     /// The current spill file and its number, opened on first use.
-    pub(super) fn spill(&self) -> core::result::Result<(u16, Arc<Spill>), Errno> {
-        let number = self.current_file();
-        match self.file(number) {
-            Some(spill) => Ok((number, spill)),
-            None => self.new_file(),
-        }
+    pub(super) fn spill(&self) -> core::result::Result<Numbered, Errno> {
+        self.files.current()
     }
-    /// Opens another spill file; from now on it is the current one.
-    pub(super) fn new_file(&self) -> core::result::Result<(u16, Arc<Spill>), Errno> {
-        let spill = Arc::new(Spill::open()?);
-        Ok((self.use_file(&spill)?, spill))
+    /// Opens another spill file; from now on it is the current one. While nobody spills.
+    pub(super) fn new_file(&self) -> core::result::Result<Numbered, Errno> {
+        self.files.open_instead_of(self.current_file())
     }
     /// Until another is opened nothing can be spilled.
     pub(super) fn use_no_file(&self) {
-        self.current.store(0, Release);
-    }
-    /// Makes `spill` the current file. Gives its number.
-    fn use_file(&self, spill: &Arc<Spill>) -> core::result::Result<u16, Errno> {
-        let place = Cell::new(0);
-        change(&self.files, |list| {
-            // Numbers of closed files serve again.
-            let free = list.iter().position(|file| file.is_closed());
-            place.set(free.unwrap_or(list.len()));
-            match free {
-                Some(at) => list[at] = spill.clone(),
-                None => list.push(spill.clone()),
-            }
-        });
-        let number = u16::try_from(place.get() + 1).ok().filter(|number| *number != Stored::LOST);
-        let number = number.ok_or(Errno(libc::EMFILE))?;
-        self.current.store(number, Release);
-        Ok(number)
+        self.files.use_none();
     }
     /// Whether chunks are stored in a file.
     pub(super) fn stores_in(&self, file: u16) -> bool {
@@ -256,26 +240,26 @@ impl Engine {
     }
     /// Closes the files that were left at a fork and hold nothing any more. While nobody moves a region.
     pub(super) fn close_files_left(&self) {
-        let current = usize::from(self.current_file());
         let regions = self.regions();
-        for (at, spill) in self.files().iter().enumerate() {
-            if at + 1 != current && !spill.is_closed() && !self.stores_in(at as u16 + 1) {
-                regions.iter().for_each(|region| region.leave_home(at as u16 + 1));
-                change(&self.files, |list| list[at] = Arc::new(Spill::closed()));
+        self.files.close(|number| {
+            let unused = !regions.iter().any(|region| region.stores_in(number));
+            if unused {
+                regions.iter().for_each(|region| region.leave_home(number));
             }
-        }
+            unused
+        });
     }
     /// The number of the current file. 0 if there is none.
     pub(super) fn current_file(&self) -> u16 {
-        self.current.load(Acquire)
+        self.files.current_number()
     }
     /// All spill files, closed ones among them.
     pub(super) fn files(&self) -> Snapshot<Spill> {
-        self.files.lock().clone()
+        self.files.all()
     }
     /// A file by its number, from 1 on.
     pub fn file(&self, number: u16) -> Option<Arc<Spill>> {
-        self.files.lock().get(usize::from(number).checked_sub(1)?).cloned()
+        self.files.get(number)
     }
 
     pub(super) fn tick(&self) -> u32 {
@@ -287,6 +271,11 @@ impl Engine {
     pub(super) fn end_transit(&self) {
         self.transits.fetch_sub(1, SeqCst);
         self.note_progress();
+    }
+    /// Ends a claim that has changed nothing: those who starve have one hope less, and no new one.
+    pub(super) fn end_transit_unchanged(&self) {
+        self.transits.fetch_sub(1, SeqCst);
+        self.wake();
     }
     /// For those who handle slots without a claim of their own: while this lives, pages that are neither in a chunk nor
     /// in the stock may come free, so nobody who starves gives up.
@@ -300,14 +289,11 @@ impl Engine {
         self.begin_transit();
         InHand(self)
     }
-    /// Waits until a count of claims and of pages in hand is zero. While nobody can begin another.
-    pub(super) fn wait_for_none(&self, transits: &AtomicU32) {
-        loop {
-            let seen = self.progress();
-            if transits.load(SeqCst) == 0 {
-                return;
-            }
-            self.wait_for_progress(seen);
+    /// Waits until `done`, which is looked at whenever a claim has ended or pages have come free.
+    pub(super) fn wait_until(&self, done: impl Fn() -> bool) {
+        let mut progress = self.progress.lock();
+        while !done() {
+            progress = self.moved.wait(progress);
         }
     }
     /// Something has become free or has settled.
@@ -315,19 +301,19 @@ impl Engine {
         *self.progress.lock() += 1;
         self.moved.notify_all();
     }
-    /// A number that changes with everything that settles.
+    /// Makes those who wait look again.
+    fn wake(&self) {
+        // Who has looked, and does not sleep yet, holds the lock.
+        drop(self.progress.lock());
+        self.moved.notify_all();
+    }
+    /// A number that changes with everything that settles elsewhere than it was.
     pub(super) fn progress(&self) -> u32 {
         *self.progress.lock()
     }
-    /// Waits until something has settled since `seen`.
-    pub(super) fn wait_for_progress(&self, seen: u32) {
-        let mut progress = self.progress.lock();
-        while *progress == seen {
-            progress = self.moved.wait(progress);
-        }
-    }
     /// A holder of a claim found nothing that could leave. Waits until something settles that was claimed when it
-    /// looked (`seen`); false if there is nothing to hope for, because all other claims wait here too.
+    /// looked (`seen`); false if there is nothing to hope for, because all other claims wait here too. What the caller
+    /// itself has tried meanwhile in vain must not count as progress: see `Transit::settle_unchanged`.
     pub(super) fn starve(&self, seen: u32) -> bool {
         let starved = self.starved.fetch_add(1, SeqCst) + 1;
         let mut progress = self.progress.lock();
@@ -343,12 +329,9 @@ impl Engine {
         self.starved.fetch_sub(1, SeqCst);
         if !hope {
             // The others have one hope less.
-            self.note_progress_of_failure();
+            self.wake();
         }
         hope
-    }
-    fn note_progress_of_failure(&self) {
-        self.moved.notify_all();
     }
 }
 impl Drop for Engine {
@@ -387,13 +370,17 @@ pub enum Served {
 
 /// Serves a fault at `address`. From signal handlers, with all signals blocked.
 pub fn serve_fault(address: usize, store: Option<bool>) -> Served {
-    let _inside = gate::enter_masked();
+    let inside = gate::enter_masked();
     let Some((region, index)) = registry::find(address).and_then(|r| r.index_of(address).map(|i| (r, i)))
     else {
         return Served::NotOurs;
     };
-    match region.touch(index, store != Some(false)) {
+    let touched = region.touch(index, store != Some(false));
+    drop(region);
+    drop(inside);
+    match touched {
         Ok(()) => Served::Yes,
+        // Outside, because the program's callback may go inside, which waits where a fork has closed the gate meanwhile.
         Err(trouble) => {
             let (text, errno) = trouble.text();
             log!(Error, "tiered memory at {address:#x} cannot be brought in: {text} {errno}");

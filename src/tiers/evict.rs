@@ -2,6 +2,7 @@
 use super::codec;
 use super::engine::Engine;
 use super::fault::pages::is_busy;
+use super::points::{self, Point};
 use super::region::Region;
 use super::staging::{Slot, Staging};
 use super::state::{Phase, Settle};
@@ -30,6 +31,10 @@ impl Engine {
     ) -> Result<Slot, Trouble> {
         let staging = region.staging();
         let mut failures = 0;
+        let mut failed = |trouble| {
+            failures += 1;
+            if failures < ATTEMPTS { Ok(()) } else { Err(trouble) }
+        };
         loop {
             // Before looking: whatever becomes free from here on changes it.
             let seen = self.progress();
@@ -41,7 +46,12 @@ impl Engine {
                 if let Some(slot) = self.unstage(staging) {
                     return Ok(slot);
                 }
-                staging.wait();
+                // Or by chunks that have no other place: then one of those has to be wanted first.
+                if self.staged_chunks(staging) < staging.count() {
+                    staging.wait();
+                } else if !self.starve(seen) {
+                    return Err(Trouble::NoRoom);
+                }
                 continue;
             };
             let slot = match self.fresh_pages(staging, slot)? {
@@ -54,10 +64,9 @@ impl Engine {
                     staging.put_empty(slot);
                     return Ok(ahead);
                 }
-                let room = self.make_room(staging, workspace);
-                if room != Ok(false) {
+                // Where that fails it is found out again below.
+                if self.make_room(staging, workspace) == Ok(true) {
                     staging.put_empty(slot);
-                    room?;
                     continue;
                 }
             }
@@ -73,35 +82,40 @@ impl Engine {
                     if let Some(slot) = self.unstage(staging) {
                         return Ok(slot);
                     }
-                    if !self.make_room(staging, workspace)? && !self.starve(seen) {
-                        return Err(Trouble::NoRoom);
+                    match self.make_room(staging, workspace) {
+                        Ok(true) => {}
+                        Ok(false) if self.starve(seen) => {}
+                        Ok(false) => return Err(Trouble::NoRoom),
+                        Err(trouble) => failed(trouble)?,
                     }
                 }
-                Err(trouble) => {
-                    failures += 1;
-                    if failures == ATTEMPTS {
-                        return Err(trouble);
-                    }
-                }
+                Err(trouble) => failed(trouble)?,
             }
         }
     }
     /// Gives back to the budget what can be had without chunks of this size: chunks of other sizes, the reserve,
-    /// encoded chunks. False if there is nothing.
+    /// encoded chunks. False if there is nothing; an error if there is, and it cannot be stored.
     fn make_room(&self, staging: &Arc<Staging>, workspace: &mut codec::Workspace) -> Result<bool, Trouble> {
         let mut found = self.evict_elsewhere(staging, workspace)? > 0
             || self.purse().drop_reserve() > 0
             || self.warm.trim(self.purse()) > 0;
-        while !found && self.chill_oldest() {
+        while !found && self.chill_oldest()? {
             found = self.warm.trim(self.purse()) > 0;
         }
         Ok(found)
     }
     /// Chunks of one size that are in place.
     fn hot_chunks(&self, staging: &Staging) -> usize {
+        self.chunks_in(Which::Hot, staging)
+    }
+    /// Chunks of one size that are in slots.
+    pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
+        self.chunks_in(Which::Staged, staging)
+    }
+    fn chunks_in(&self, list: Which, staging: &Staging) -> usize {
         let regions = self.regions();
         let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
-        same.map(|region| region.lists().count(Which::Hot)).sum()
+        same.map(|region| region.lists().count(list)).sum()
     }
     /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
     fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, Trouble> {
@@ -125,11 +139,8 @@ impl Engine {
     }
     fn stock_one(&self, region: &Region, workspace: &mut codec::Workspace) {
         let staging = region.staging();
-        let _pages = self.pages_in_hand();
-        // After the line above: who frees the last region waits for those who did not see it closing.
-        if region.is_closing() {
-            return;
-        }
+        // Who frees the region waits until this is dropped.
+        let Some(_pages) = region.pages_in_hand() else { return };
         let Some(slot) = staging.take_empty() else { return };
         // Failures are found out again, and reported, by whoever needs a slot.
         let slot = match self.fresh_pages(staging, slot) {
@@ -184,6 +195,7 @@ impl Engine {
         workspace: &mut codec::Workspace,
     ) -> Result<Option<Slot>, Trouble> {
         let regions = self.regions();
+        points::pass(Point::RegionsListed);
         let mut failed = None;
         for _ in 0..ATTEMPTS {
             let Some(transit) =
@@ -248,18 +260,22 @@ impl Engine {
         regions
             .iter()
             .filter(|r| Arc::ptr_eq(r.staging(), staging))
-            .find_map(|region| self.unstage_from(region))
+            .find_map(|region| self.unstage_from(region, Transit::claim))
     }
-    /// The same for one region.
-    pub(super) fn unstage_from(&self, region: &Region) -> Option<Slot> {
+    /// The same for one region, whose chunks are to be claimed with `claim`.
+    pub(super) fn unstage_from<'a>(
+        &self,
+        region: &'a Region,
+        claim: impl Fn(&'a Region, usize, Option<Phase>) -> Option<Transit<'a>>,
+    ) -> Option<Slot> {
         let mut left = region.lists().count(Which::Staged);
         while left > 0
             && let Some(index) = { region.lists().oldest(Which::Staged) }
         {
             left -= 1;
-            let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) else { continue };
+            let Some(mut transit) = claim(region, index, Some(Phase::Staged)) else { continue };
             if !transit.stored().is_kept() {
-                transit.settle(Phase::Staged, Settle::default()); // the only copy, see `put_back`
+                transit.settle_unchanged(); // the only copy, see `put_back`
                 continue;
             }
             // SAFETY: as in `place`.
@@ -342,7 +358,7 @@ impl Engine {
                 }
             }
         }
-        while freed() < wanted && self.chill_oldest() {
+        while freed() < wanted && self.chill_oldest() == Ok(true) {
             self.warm.trim(self.purse());
         }
         if freed() < wanted {

@@ -4,7 +4,7 @@ use super::fault::Mechanism;
 use super::mapping::Errno;
 use super::region::Region;
 use super::staging::Slot;
-use super::state::{Phase, Settle};
+use super::state::{MOST_ACQUIRED, Phase, Settle};
 use super::table::Stored;
 use super::transit::Transit;
 use super::trouble::Trouble;
@@ -58,6 +58,7 @@ impl Region {
             let word = chunk.state.load();
             match word.phase() {
                 Phase::Hot if !pinned => return if handler { self.reopen(index) } else { Ok(()) },
+                Phase::Hot if word.pins() >= MOST_ACQUIRED => return Err(Trouble::Acquired),
                 Phase::Hot => {
                     if let Ok(before) = chunk.state.pin() {
                         if before.prefetched() {
@@ -68,6 +69,7 @@ impl Region {
                     }
                 }
                 Phase::Busy => chunk.state.wait(),
+                _ if self.is_leaving() => return Err(Trouble::Leaving),
                 phase if self.is_resident() => {
                     if let Some(transit) = Transit::claim(self, index, Some(phase)) {
                         transit.settle(Phase::Hot, Settle { pinned, prefetched: false });
@@ -130,9 +132,6 @@ impl Region {
     pub(super) fn stage(&self, index: usize) {
         workspace::with(false, |workspace| {
             let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
-            if self.is_closing() {
-                return transit.settle(Phase::Stored, Settle::default());
-            }
             self.engine().stage(transit, workspace);
         });
     }

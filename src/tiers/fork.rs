@@ -1,13 +1,17 @@
 //! What fork does to tiered memory: parent and child both go on with the data as they were.
 //!
 //! Before the fork the gate is closed, so nothing is on its way. Chunks in place and encoded chunks in RAM are the
-//! child's by the system's copy-on-write. Staging slots are not inherited where the mechanism moves pages (shared
-//! pages cannot be moved), the child gets new ones. A spill file that holds chunks is shared, so from then on nobody
+//! child's by the system's copy-on-write. The pages of staging slots are not inherited where the mechanism moves
+//! pages (shared ones cannot be moved), the child's slots are empty. A spill file that holds chunks is shared, so from then on nobody
 //! changes anything in it, holes for what is freed included: both open another one for what they spill afterwards,
 //! without blocks made in advance, and close the shared one when they have brought in or freed all that is theirs in
 //! it (looked at when they fork again, and when their last region goes). The child registers its memory with a
-//! userfaultfd of its own. Where the child cannot be given what it needs, its chunks that are not in place stay
-//! inaccessible: touching them is SIGBUS or SIGSEGV, acquiring them an error, never wrong bytes.
+//! userfaultfd of its own, and closes the parent's first, with which it could only do harm there. Where the child cannot
+//! be given what it needs, its chunks that are not in place stay inaccessible: touching them is SIGBUS or SIGSEGV,
+//! acquiring them an error, never wrong bytes.
+//!
+//! What went wrong is told when fork has released all locks: the program's callback may allocate and free, which waits at
+//! the gate.
 use super::engine::Engine;
 use super::fault::Faults;
 use super::mapping::Errno;
@@ -19,15 +23,48 @@ use super::{crew, gate, recorded};
 use crate::log::log;
 use crate::os::fork::{Hooks, Rank, register};
 use crate::os::lock::Mutex;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 static ENGINES: Mutex<Vec<Weak<Engine>>> = Mutex::new(Vec::new());
 static HOOKS: Hooks = Hooks { prepare, parent, child };
+static REPORTS: Hooks = Hooks { prepare: || (), parent: report, child: report };
+
+/// What may go wrong while a process forks.
+struct Failure {
+    /// The first error number of this fork; 0: none.
+    first: AtomicI32,
+    means: &'static str,
+}
+impl Failure {
+    const fn that(means: &'static str) -> Failure {
+        Failure { first: AtomicI32::new(0), means }
+    }
+    fn note(&self, Errno(error): Errno) {
+        let _ = self.first.compare_exchange(0, error, Relaxed, Relaxed);
+    }
+}
+static NO_FILE: Failure =
+    Failure::that("no spill file after fork, the one before must not be written any more");
+static NO_USERFAULTFD: Failure = Failure::that("a forked child has no userfaultfd");
+static FORBIDDEN: Failure =
+    Failure::that("a forked child has no access to what is not in place of its tiered memory");
+static NO_STAGING: Failure = Failure::that("a forked child has no staging memory");
+static FAILURES: [&Failure; 4] = [&NO_FILE, &NO_USERFAULTFD, &FORBIDDEN, &NO_STAGING];
+
+fn report() {
+    for failure in FAILURES {
+        match failure.first.swap(0, Relaxed) {
+            0 => {}
+            error => log!(Error, "{}: error {error}", failure.means),
+        }
+    }
+}
 
 /// Makes fork know the tiers.
 pub fn install() {
     register(Rank::Tiers, &HOOKS);
+    register(Rank::Reports, &REPORTS);
     recorded::install();
 }
 /// Makes fork know an engine. Inside the gate.
@@ -56,13 +93,10 @@ fn parent() {
 }
 fn child() {
     crew::forget();
-    for faults in Faults::used() {
-        if let Some(Err(Errno(error))) = faults.pages.userfaultfd().map(|fd| fd.reopen()) {
-            log!(
-                Error,
-                "a forked child has no userfaultfd (error {error}): its tiered memory is inaccessible"
-            );
-        }
+    // What another thread of the parent was about to tell is told there.
+    FAILURES.iter().for_each(|failure| failure.first.store(0, Relaxed));
+    for userfaultfd in Faults::used().filter_map(|faults| faults.pages.userfaultfd()) {
+        userfaultfd.reopen().unwrap_or_else(|error| NO_USERFAULTFD.note(error));
     }
     each(|engine| {
         engine.leave_file();
@@ -90,8 +124,8 @@ impl Engine {
         match self.new_file() {
             Ok((file, spill)) => self.regions().iter().for_each(|region| region.move_home(file, &spill)),
             // The shared one must not be written; it is tried again when something has to be spilled.
-            Err(Errno(error)) => {
-                log!(Error, "no spill file after fork: error {error}");
+            Err(error) => {
+                NO_FILE.note(error);
                 self.use_no_file();
             }
         }
@@ -111,13 +145,9 @@ impl Engine {
     /// In a child: registers its memory anew.
     fn renew(&self) {
         let pages = self.pages();
-        for region in self.regions().iter().filter(|region| !region.is_resident()) {
-            if let Err(Errno(error)) = pages.adopt_region(region.reserved()) {
-                log!(
-                    Error,
-                    "a forked child cannot use tiered memory at {:#x}: error {error}",
-                    region.start()
-                );
+        for region in self.regions().iter().filter(|r| !r.is_resident() && !r.is_forbidden()) {
+            if let Err(error) = pages.adopt_region(region.reserved()) {
+                FORBIDDEN.note(error);
                 region.forbid();
             }
         }
@@ -128,9 +158,7 @@ impl Engine {
                 .iter()
                 .filter(|r| Arc::ptr_eq(r.staging(), staging))
                 .for_each(|r| self.lose_staged(r));
-            if let Err(Errno(error)) = staging.renew(pages) {
-                log!(Error, "a forked child has no staging memory: error {error}");
-            }
+            staging.renew(pages).unwrap_or_else(|error| NO_STAGING.note(error));
         }
     }
 }

@@ -79,8 +79,8 @@ pub enum Advice {
     OnePage = libc::MADV_COLLAPSE,
     /// Never back with huge pages.
     SmallPages = libc::MADV_NOHUGEPAGE,
-    /// A forked child does not get the range.
-    NotInherited = libc::MADV_DONTFORK,
+    /// A forked child gets the range without the pages.
+    NotInherited = libc::MADV_WIPEONFORK,
     /// Not into core dumps.
     NotDumped = libc::MADV_DONTDUMP,
 }

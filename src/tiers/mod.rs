@@ -8,16 +8,19 @@
 //! What a chunk goes through is told in state.rs; how pages move, in fault/pages.rs.
 pub mod budget;
 pub mod chunks;
+mod claims;
 pub mod codec;
 mod crew;
 pub mod engine;
 mod evict;
 pub mod fault;
+mod files;
 pub mod fill;
 mod fork;
 mod gate;
 mod mapping;
 mod moving;
+mod points;
 mod recorded;
 pub mod region;
 pub mod registry;

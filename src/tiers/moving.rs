@@ -1,11 +1,17 @@
 //! Moves the chunks of a region to a larger one, without bringing in what is stored.
+//!
+//! Neither region is in any list meanwhile, and the old one is leaving (claims.rs): evictions and jobs that know it from
+//! before do not touch it, so room on disk and chunks go over as one.
 use super::engine::Engine;
+use super::points::{self, Point};
 use super::region::{Params, Region};
+use super::staging::Slot;
 use super::state::{Phase, Settle};
+use super::table::{Stored, Which};
 use super::transit::Transit;
 use super::trouble::Trouble;
 use crate::error::{Result, fail};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
 /// Makes a region of `size` bytes, more than `old` has address space for, and moves everything there. `old` is gone
@@ -17,20 +23,19 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     let params = Params { size, chunk: old.chunk_size(), policy: old.policy() };
     let new = Arc::new(Region::reserve(engine, &params)?);
     engine.conceal(old);
-    old.wait_for_transits();
+    old.leave();
     let _pages = engine.pages_in_hand();
     // Chunks read ahead hold slots that nobody else can take any more.
-    while let Some(slot) = engine.unstage_from(old) {
+    while let Some(slot) = engine.unstage_from(old, Transit::claim_leaving) {
         engine.drop_pages(old.staging(), slot);
     }
     let moved = new.inherit_room(old).and_then(|()| {
-        move_chunks(engine, old, &new).map_err(|trouble| {
-            new.return_room(old);
-            trouble.error()
-        })
+        points::pass(Point::RoomInherited);
+        move_chunks(engine, old, &new).map_err(Trouble::error)
     });
     if let Err(error) = moved {
         new.dissolve();
+        old.stay();
         engine.publish(old);
         return Err(error);
     }
@@ -39,17 +44,27 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     old.dissolve();
     Ok(new)
 }
-/// Moves all chunks; on failure all are back.
+/// Moves all chunks; on failure they and the room on disk are back.
 fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Result<(), Trouble> {
     for index in 0..old.count() {
         if let Err(trouble) = move_chunk(engine, old, new, index) {
+            new.return_room(old);
             for index in 0..index {
-                move_chunk(engine, new, old, index)?;
+                if move_chunk(engine, new, old, index).is_err() {
+                    lose(old, index);
+                }
             }
             return Err(trouble);
         }
     }
     Ok(())
+}
+/// Where the system has let a chunk go but not come back: using it is an error from now on, not zeroes.
+fn lose(old: &Region, index: usize) {
+    if let Some(mut transit) = claim(old, index) {
+        transit.stored().file = Stored::LOST;
+        transit.settle(Phase::Stored, Settle::default());
+    }
 }
 fn claim(region: &Region, index: usize) -> Option<Transit<'_>> {
     loop {
@@ -59,7 +74,7 @@ fn claim(region: &Region, index: usize) -> Option<Transit<'_>> {
             // Somebody holds it acquired: it cannot go.
             Phase::Hot if word.pins() > 0 => return None,
             _ => {
-                if let Some(transit) = Transit::claim(region, index, None) {
+                if let Some(transit) = Transit::claim_leaving(region, index, None) {
                     return Some(transit);
                 }
             }
@@ -77,67 +92,82 @@ fn move_chunk(
     }
     let mut from = claim(old, index).ok_or(Trouble::NoRoom)?;
     let Some(mut to) = claim(new, index) else {
-        let phase = from.from;
-        from.settle(phase, Settle::default());
+        from.settle_unchanged();
         return Err(Trouble::NoRoom);
     };
-    let phase = from.from;
-    let moved = match phase {
-        Phase::Hot => move_pages(engine, &from, &to),
-        // A file's chunk has its place by region: it moves with the next eviction.
-        Phase::Stored | Phase::Staged => Ok(()),
-        Phase::Zero | Phase::Busy => Ok(()),
+    let before = from.from;
+    // Where stored chunks lie on disk is known by region and index, and the room has been inherited.
+    let slot = match before {
+        Phase::Hot => match move_pages(engine, &from, &to) {
+            Ok(slot) => slot,
+            Err(trouble) => {
+                from.settle_unchanged();
+                to.settle_unchanged();
+                return Err(trouble);
+            }
+        },
+        _ => None,
     };
-    if let Err(trouble) = moved {
-        from.settle(phase, Settle::default());
-        to.settle(Phase::Zero, Settle::default());
-        return Err(trouble);
-    }
     *to.stored() = core::mem::take(from.stored());
     let (a, b) = (&old.counters, &new.counters);
     let stored = *to.stored();
     let pages = super::fill::whole_pages(stored.length as usize);
-    let shift = |a: &core::sync::atomic::AtomicUsize, b: &core::sync::atomic::AtomicUsize, bytes| {
+    let shift = |a: &AtomicUsize, b: &AtomicUsize, bytes| {
         a.fetch_sub(bytes, Relaxed);
         b.fetch_add(bytes, Relaxed);
     };
-    match phase {
-        Phase::Hot => shift(&a.hot, &b.hot, old.chunk_size()),
-        Phase::Staged => shift(&a.staged, &b.staged, old.chunk_size()),
-        _ => {}
-    }
     if stored.warm != 0 {
         shift(&a.warm, &b.warm, pages);
     }
     if stored.file != 0 {
         shift(&a.cold, &b.cold, pages);
     }
-    to.settle(phase, Settle::default());
+    let after = if slot.is_some() { Phase::Staged } else { before };
+    match (before, after) {
+        (Phase::Hot, Phase::Hot) => shift(&a.hot, &b.hot, old.chunk_size()),
+        (Phase::Hot, Phase::Staged) => shift(&a.hot, &b.staged, old.chunk_size()),
+        (Phase::Staged, _) => shift(&a.staged, &b.staged, old.chunk_size()),
+        _ => {}
+    }
+    if let Some(slot) = slot {
+        // What is stored may be older than what the slot holds.
+        engine.drop_stored(&mut to);
+        to.stored().slot = slot.into_number();
+    }
+    to.settle(after, Settle::default());
     from.settle(Phase::Zero, Settle::default());
     Ok(())
 }
-fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Result<(), Trouble> {
+/// Moves a chunk's pages. Gives the slot they have stayed in, if they could be taken and not be placed again.
+fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Result<Option<Slot>, Trouble> {
     let staging = from.region.staging();
     let slot = loop {
         match engine.empty_slot(staging) {
             Some(slot) => break slot,
             None => match engine.unstage(staging) {
                 Some(slot) => engine.drop_pages(staging, slot),
-                // In use by other threads, which return them.
-                None => staging.wait(),
+                None => {
+                    let ours = |region: &Region| region.lists().count(Which::Staged);
+                    let staged = engine.staged_chunks(staging) + ours(from.region) + ours(to.region);
+                    if staged >= staging.count() {
+                        return Err(Trouble::NoRoom);
+                    }
+                    // In use by other threads, which return them.
+                    staging.wait();
+                }
             },
         }
     };
     let (span, nursery) = (staging.span(&slot), staging.nursery(&slot));
-    // SAFETY: both chunks are claimed, one present and one absent; the slot is empty, then full, then empty again.
-    let moved = unsafe {
-        engine.pages().take(from.span(), span, nursery).and_then(|()| {
-            engine.pages().place(span, to.span()).or_else(|error| {
-                engine.pages().place(span, from.span())?;
-                Err(error)
-            })
-        })
-    };
+    // SAFETY: the claim owns the chunk, which is present; the slot is empty and ours.
+    if let Err(errno) = unsafe { engine.pages().take(from.span(), span, nursery) } {
+        staging.put_empty(slot);
+        return Err(Trouble::Pages(errno));
+    }
+    // SAFETY: the claim owns the chunk, which is absent; the slot is full and ours.
+    if unsafe { engine.pages().place(span, to.span()) }.is_err() {
+        return Ok(Some(slot));
+    }
     staging.put_empty(slot);
-    moved.map_err(Trouble::Pages)
+    Ok(None)
 }

@@ -1,4 +1,5 @@
 //! A region: one piece of address space, cut into chunks that come and go.
+use super::claims::Claims;
 use super::codec::Codec;
 use super::engine::Engine;
 use super::fault::Mechanism;
@@ -14,7 +15,7 @@ use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::PAGE;
 use crate::os::system;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::sync::Arc;
 
 /// Smallest and largest chunk.
@@ -50,10 +51,10 @@ pub struct Region {
     made: Mutex<Option<Vec<u64>>>,
     /// All in place for good, because nothing serves faults and the data fit.
     resident: bool,
-    /// Being freed: nothing is brought in any more.
-    closing: AtomicBool,
-    /// Claims held.
-    transits: AtomicU32,
+    /// Claims held, and whether it is being freed or moved: nobody else claims a chunk any more.
+    claims: Claims,
+    /// See `forbid`.
+    forbidden: AtomicBool,
     /// Owners beyond the first.
     pub further_owners: AtomicUsize,
     /// Whether the program tracks it.
@@ -152,7 +153,7 @@ impl Region {
         if let Err(errno) = pages.adopt_region(memory.span()) {
             return Err(super::trouble::Trouble::Pages(errno).error());
         }
-        let mut region = Region {
+        Ok(Region {
             engine: engine.clone(),
             memory,
             size: AtomicUsize::new(size),
@@ -165,17 +166,13 @@ impl Region {
             homes: Mutex::default(),
             made: Mutex::new(None),
             resident: false,
-            closing: AtomicBool::new(false),
-            transits: AtomicU32::new(0),
+            claims: Claims::default(),
+            forbidden: AtomicBool::new(false),
             further_owners: AtomicUsize::new(0),
             tracked: AtomicBool::new(false),
             counters: Counters::default(),
             sweep: Mutex::default(),
-        };
-        if engine.mechanism() == Mechanism::None && engine.purse().charge_pages(length) {
-            region.make_resident(length)?;
-        }
-        Ok(region)
+        })
     }
     /// Takes the room on disk that a budget may make necessary.
     pub(super) fn take_room(&self) -> Result<()> {
@@ -184,7 +181,13 @@ impl Region {
         }
         self.take_home(0, self.count())
     }
-    fn make_resident(&mut self, length: usize) -> Result<()> {
+    /// Where nothing serves faults and the data fit, has all of it in place for good. While it is fresh: one that has
+    /// stored chunks stays one whose chunks are acquired.
+    pub(super) fn settle_in(&mut self) -> Result<()> {
+        let length = self.count() * self.chunk;
+        if self.engine.mechanism() != Mechanism::None || !self.engine.purse().charge_pages(length) {
+            return Ok(());
+        }
         let span = self.memory.part(0, length);
         // SAFETY: our own fresh mapping.
         let result = unsafe { system::protect(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE) };
@@ -226,10 +229,11 @@ impl Region {
             return Ok(());
         }
         let first = piece * self.chunks_a_piece();
-        let (spill, start) = match self.home_for_writing(first.max(self.first_of_home(index))) {
-            Some(home) => home,
-            None => return Ok(()), // found out when it is spilled
-        };
+        let (spill, start) =
+            match self.home_in(self.engine.current_file(), first.max(self.first_of_home(index))) {
+                Some(home) => home,
+                None => return Ok(()), // found out when it is spilled
+            };
         let count = self.chunks_a_piece().min(self.count() - first);
         spill.make_blocks(start, (count * self.chunk) as u64)?;
         bits[piece / 64] |= 1 << (piece % 64);
@@ -238,10 +242,18 @@ impl Region {
     fn first_of_home(&self, index: usize) -> usize {
         self.homes.lock().iter().rev().find(|h| h.holds(index)).map_or(0, |h| h.first)
     }
-    /// The file and offset where a chunk is to be written now.
-    pub(super) fn home_for_writing(&self, index: usize) -> Option<(Arc<Spill>, u64)> {
-        let current = self.engine.current_file();
-        self.home_in(current, index)
+    /// The file where a chunk is to be written now, its number, and the offset. Where no room was taken in advance,
+    /// because there is no budget, it is taken now.
+    pub(super) fn place_for_writing(
+        &self,
+        index: usize,
+    ) -> core::result::Result<(u16, Arc<Spill>, u64), Errno> {
+        let (file, spill) = self.engine.spill()?;
+        if self.home_in(file, index).is_none() {
+            self.take_place(file, &spill);
+        }
+        let (spill, offset) = self.home_in(file, index).ok_or(Errno(libc::ENOSPC))?;
+        Ok((file, spill, offset))
     }
     /// The file with this number and a chunk's offset in it.
     pub(super) fn home_in(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64)> {
@@ -290,42 +302,82 @@ impl Region {
         self.shorten_homes(old.count());
         *old.homes.lock() = core::mem::take(&mut *self.homes.lock());
     }
-    /// Waits until nobody holds a claim. Nobody may know the region any more.
-    pub(super) fn wait_for_transits(&self) {
-        self.engine.wait_for_none(&self.transits);
+    /// From now on its chunks are the caller's alone, who claims them with `claim_leaving`; waits for what others have
+    /// begun.
+    pub(super) fn leave(&self) {
+        self.claims.leave();
+        self.engine.wait_until(|| self.claims.is_zero());
     }
-    /// In a child that cannot serve faults: makes every touch an error.
+    /// The reverse.
+    pub(super) fn stay(&self) {
+        self.claims.stay();
+    }
+    /// In a child where its faults are not served: from now on every touch of a chunk that is not in place is SIGSEGV.
+    /// Those in place are memory as any other, and stay where they are.
     pub(super) fn forbid(&self) {
+        self.forbidden.store(true, Relaxed);
         let span = self.reserved();
-        // SAFETY: the region's own memory, which cannot be used any more.
-        let _ = unsafe { system::protect(span.start, span.length, libc::PROT_NONE) };
-    }
-    fn is_empty(&self) -> bool {
+        // SAFETY: the region's own memory; nobody else runs.
+        unsafe {
+            let closed = system::protect(span.start, span.length, libc::PROT_NONE);
+            if closed.is_err() && system::map_over(span.start, span.length, libc::PROT_NONE).is_ok() {
+                return; // what was in place is lost, but not taken for zeros
+            }
+        }
         let mut lists = self.lists();
-        [Which::Hot, Which::Warm, Which::Staged].into_iter().all(|which| lists.count(which) == 0)
+        for _ in 0..lists.count(Which::Hot) {
+            let Some(index) = lists.oldest(Which::Hot) else { return };
+            lists.rotate(&self.table, index);
+            // SAFETY: in place in this process too. Where the system refuses, touching it is SIGSEGV as well.
+            let _ = unsafe { self.engine.pages().open(self.span_of(index)) };
+        }
     }
-    pub(super) fn begin_transit(&self) {
-        self.transits.fetch_add(1, SeqCst);
+    /// Whether its faults are not served in this process. Its children cannot either: what is absent stays so.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.forbidden.load(Relaxed)
+    }
+    /// False if it is leaving.
+    pub(super) fn begin_transit(&self) -> bool {
+        let begun = self.claims.begin();
+        if begun {
+            self.engine.begin_transit();
+        }
+        begun
+    }
+    pub(super) fn begin_transit_leaving(&self) {
+        self.claims.begin_leaving();
         self.engine.begin_transit();
     }
     pub(super) fn end_transit(&self) {
-        self.transits.fetch_sub(1, SeqCst);
+        self.claims.end();
         self.engine.end_transit();
     }
-    /// Whether it is being freed.
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing.load(SeqCst)
+    pub(super) fn end_transit_unchanged(&self) {
+        self.claims.end();
+        self.engine.end_transit_unchanged();
     }
-    /// Takes a place on disk now if there is none in the file that is current.
-    pub(super) fn move_home_if_none(&self, file: u16, spill: &Arc<Spill>) {
-        if !self.homes.lock().iter().any(|home| home.file == file) {
-            self.take_place(file, spill);
+    /// As [`Engine::pages_in_hand`]; who has the region leave waits for it too. None if it is leaving.
+    pub(super) fn pages_in_hand(&self) -> Option<impl Drop + '_> {
+        struct InHand<'a>(&'a Region);
+        impl Drop for InHand<'_> {
+            fn drop(&mut self) {
+                self.0.end_transit();
+            }
         }
+        self.begin_transit().then(|| InHand(self))
+    }
+    /// Whether it is being freed or moved.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.claims.is_leaving()
     }
     fn take_place(&self, file: u16, spill: &Arc<Spill>) {
         let count = self.table.capacity();
         let start = spill.take_range((count * self.chunk) as u64);
         self.homes.lock().push(Home { file, spill: spill.clone(), first: 0, count, start, stored: 0 });
+    }
+    #[cfg(test)]
+    pub(super) fn is_listed(&self, index: usize) -> Which {
+        self.lists().which(&self.table, index)
     }
     pub(super) fn is_warm(&self, index: usize) -> bool {
         self.lists().which(&self.table, index) == Which::Warm
@@ -446,7 +498,7 @@ impl Region {
                     chunk.state.unpin();
                 }
                 _ => {
-                    if let Some(transit) = Transit::claim(self, index, None) {
+                    if let Some(transit) = Transit::claim_leaving(self, index, None) {
                         self.engine.drop_contents(transit);
                         return;
                     }
@@ -460,19 +512,12 @@ impl Region {
             self.engine.purse().discharge_pages(self.counters.hot.swap(0, Relaxed));
             return;
         }
-        self.closing.store(true, SeqCst);
-        loop {
-            let seen = self.engine.progress();
-            for which in [Which::Hot, Which::Warm, Which::Staged] {
-                while let Some(index) = { self.lists().oldest(which) } {
-                    self.forget(index);
-                }
+        // Chunks that others hold are in lists again, or in none for good, when they have settled.
+        self.leave();
+        for which in [Which::Hot, Which::Warm, Which::Staged] {
+            while let Some(index) = { self.lists().oldest(which) } {
+                self.forget(index);
             }
-            // The crew may still be at work on chunks that are in no list.
-            if self.transits.load(SeqCst) == 0 && self.is_empty() {
-                break;
-            }
-            self.engine.wait_for_progress(seen);
         }
         self.shorten_homes(0);
     }

@@ -17,6 +17,9 @@ pub struct Spill {
     ranges: Mutex<Ranges>,
     /// Since a fork another process reads it too: nothing in it may change.
     shared: AtomicBool,
+    /// Refuses new blocks and writes, as a full disk does.
+    #[cfg(test)]
+    full: AtomicBool,
 }
 
 /// Free room in the file. Kept sorted; used only where allocation is allowed.
@@ -107,7 +110,13 @@ impl Spill {
     }
     /// One that refuses everything.
     pub fn closed() -> Spill {
-        Spill { file: None, ranges: Mutex::default(), shared: AtomicBool::new(false) }
+        Spill {
+            file: None,
+            ranges: Mutex::default(),
+            shared: AtomicBool::new(false),
+            #[cfg(test)]
+            full: AtomicBool::new(false),
+        }
     }
     /// Whether it refuses everything.
     pub fn is_closed(&self) -> bool {
@@ -116,6 +125,19 @@ impl Spill {
     /// From now on another process reads it too. Its room is given back when both have closed it.
     pub fn share(&self) {
         self.shared.store(true, Relaxed);
+    }
+    /// Has new blocks and writes refused, as on a full disk, or not any more.
+    #[cfg(test)]
+    pub fn refuse(&self, refuse: bool) {
+        self.full.store(refuse, Relaxed);
+    }
+    /// The file, for what may find the disk full.
+    fn file_to_fill(&self) -> Result<BorrowedFd<'_>, Errno> {
+        #[cfg(test)]
+        if self.full.load(Relaxed) {
+            return Err(Errno(libc::ENOSPC));
+        }
+        self.file()
     }
     fn file(&self) -> Result<BorrowedFd<'_>, Errno> {
         self.file.as_ref().map(|file| file.as_fd()).ok_or(Errno(libc::EBADF))
@@ -147,7 +169,7 @@ impl Spill {
     }
     /// Makes blocks for a part of the file, so that writing there cannot find the disk full.
     pub fn make_blocks(&self, start: u64, length: u64) -> Result<(), Errno> {
-        let file = self.file()?;
+        let file = self.file_to_fill()?;
         loop {
             match system::make_blocks(file, start, length) {
                 Err(Errno(libc::EINTR)) => {}
@@ -159,7 +181,7 @@ impl Spill {
     }
     /// Writes all of `bytes` (whole pages) at `offset`.
     pub fn write(&self, bytes: &[u8], offset: u64) -> Result<(), Errno> {
-        let file = self.file()?;
+        let file = self.file_to_fill()?;
         let mut done = 0;
         while done < bytes.len() {
             match system::write_at(file, &bytes[done..], offset + done as u64) {

@@ -7,7 +7,6 @@ use super::fault::pages::Pages;
 use super::mapping::{Access, Advice, Errno, Mapping, Span, advise, discard};
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map::{HUGE_PAGE, PAGE};
-use crate::os::system;
 use crate::tiers::codec::directory_size;
 
 /// Slots of a set, unless chunks are large.
@@ -112,19 +111,23 @@ impl Staging {
         }
         Ok(())
     }
-    /// In a forked child: makes the set anew where the parent's was not inherited. All slots are empty then.
+    /// In a forked child: prepares the set anew where the parent's pages were not inherited. All slots are empty then. The
+    /// range itself is inherited: a handler of the program that runs before ours must not find a hole there to map into.
     pub fn renew(&self, pages: &Pages) -> Result<(), Errno> {
         for mapping in [&self.slots, &self.nursery] {
-            let span = mapping.span();
             // SAFETY: the ranges are this set's alone; what the parent had in them is not needed (no slot is in
-            // use while a process forks, see fork.rs).
-            unsafe { system::map_over(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE)? };
+            // use while a process forks, see fork.rs). There is something only if the advice was refused.
+            unsafe { discard(mapping.span())? };
         }
         self.adopt(pages)
     }
     /// Bytes of a chunk.
     pub fn chunk(&self) -> usize {
         self.chunk
+    }
+    /// How many slots there are.
+    pub fn count(&self) -> usize {
+        self.count
     }
     fn part(&self, mapping: &Mapping, index: usize) -> Span {
         mapping.part(index * self.stride, self.chunk)

@@ -12,8 +12,9 @@
 //! | Busy | with the one thread that claimed it | that thread, by settling |
 //!
 //! *Claiming* is one compare-and-swap of the whole word to Busy. It fails if anything changed since the word was
-//! read, a pin above all, so a pinned chunk never leaves. The claimer owns the chunk's record and staging slot until
-//! it *settles* the new phase, which releases everything it wrote; whoever reads the phase acquires that.
+//! read, a pin above all, so a pinned chunk never leaves; it is not tried where the region is leaving (claims.rs). The
+//! claimer owns the chunk's record and staging slot until it *settles* the new phase, which releases everything it
+//! wrote; whoever reads the phase acquires that.
 //!
 //! Why no write is lost: a chunk leaves Hot only by moving its pages out of the region ("take"), an operation that
 //! the system makes atomic for every page: a store either lands before and moves along, or faults. What faults finds
@@ -44,6 +45,9 @@ const WAITED: u32 = 1 << 3;
 const REFERENCED: u32 = 1 << 4;
 const PREFETCHED: u32 = 1 << 5;
 const PIN: u32 = 1 << 8;
+
+/// How often a chunk can be acquired at once: half of what the word can count, so that the engine's own pins fit.
+pub const MOST_ACQUIRED: u32 = u32::MAX / PIN / 2;
 
 /// A state word as it was when read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +166,13 @@ mod model {
     use super::*;
     use loom::sync::Arc;
     use loom::sync::atomic::{AtomicU32, Ordering};
+
+    impl State<ModelledWord> {
+        /// A chunk in place.
+        pub fn hot() -> Self {
+            State(ModelledWord::new(Phase::Hot as u32))
+        }
+    }
 
     /// Every known error of the protocol needs fewer.
     const PREEMPTIONS: usize = 2;

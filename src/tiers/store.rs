@@ -2,7 +2,7 @@
 use super::codec::{self, Form};
 use super::engine::Engine;
 use super::fill::{checksum, content_hash, whole_pages};
-use super::mapping::Errno;
+use super::points::{self, Point};
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
@@ -105,8 +105,8 @@ impl Engine {
                     region.counters.warm.fetch_add(pages, Relaxed);
                     return Ok(());
                 }
-                // The oldest make room, on disk.
-                if !self.chill_oldest() {
+                // The oldest make room, on disk. Where that fails, so will this chunk, and say why.
+                if self.chill_oldest() != Ok(true) {
                     break;
                 }
             }
@@ -116,16 +116,11 @@ impl Engine {
     /// Writes a chunk's encoded bytes to its place on disk.
     fn write_out(&self, transit: &mut Transit, bytes: &[u8]) -> Result<(), Trouble> {
         let region = transit.region;
-        if self.current_file() == 0 || region.home_for_writing(transit.index).is_none() {
-            // Without a budget no room was taken in advance; it is wanted now because the instance asks.
-            let (file, spill) = self.spill().map_err(Trouble::Disk)?;
-            region.move_home_if_none(file, &spill);
-        }
-        let no_home = Trouble::Disk(Errno(libc::ENOSPC));
-        let (spill, offset) = region.home_for_writing(transit.index).ok_or(no_home)?;
+        let (file, spill, offset) = region.place_for_writing(transit.index).map_err(Trouble::Disk)?;
         spill.write(bytes, offset).map_err(Trouble::Disk)?;
-        transit.stored().file = self.current_file();
-        region.note_stored(transit.stored().file, transit.index, true);
+        points::pass(Point::Written);
+        transit.stored().file = file;
+        region.note_stored(file, transit.index, true);
         region.counters.cold.fetch_add(bytes.len(), Relaxed);
         region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
         Ok(())
@@ -163,8 +158,8 @@ impl Engine {
             }
         }
     }
-    /// Writes the chunk that has been encoded in RAM the longest to disk. False if there is none, or no room.
-    pub(super) fn chill_oldest(&self) -> bool {
+    /// Writes the chunk that has been encoded in RAM the longest to disk. False if none can be had.
+    pub(super) fn chill_oldest(&self) -> Result<bool, Trouble> {
         let regions = self.regions();
         let now = self.tick();
         let oldest = |r: &&Arc<Region>| {
@@ -172,39 +167,42 @@ impl Engine {
         };
         for _ in 0..ATTEMPTS {
             let Some(region) = regions.iter().max_by_key(oldest).filter(|r| oldest(r) > 0) else {
-                return false;
+                return Ok(false);
             };
             let Some(index) = region.lists().oldest(Which::Warm) else { continue };
+            points::pass(Point::OldestChosen);
             if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
-                return self.chill(transit);
+                return self.chill(transit).map(|()| true);
             }
-            region.lists().remove(region.table(), index); // claimed by somebody who lists it anew
+            // Claimed by somebody else, who may have listed it anew meanwhile, here or elsewhere.
+            region.lists().rotate(region.table(), index);
         }
-        false
+        Ok(false)
     }
-    fn chill(&self, mut transit: Transit) -> bool {
+    fn chill(&self, mut transit: Transit) -> Result<(), Trouble> {
         let region = transit.region;
         let stored = *transit.stored();
         let length = stored.length as usize;
         if stored.warm == 0 {
-            transit.settle(Phase::Stored, Settle::default());
-            return true;
+            transit.settle_unchanged();
+            return Ok(());
         }
         // SAFETY: the claim owns the extent.
         let bytes = unsafe { self.warm.pages(stored.warm, length) };
         let begun = recording::begin();
         let index = transit.index;
-        let written = stored.file != 0 || self.write_out(&mut transit, bytes).is_ok();
-        if written {
-            transit.stored().warm = 0;
-            self.warm.free(self.purse(), stored.warm, length);
-            region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
+        if stored.file == 0
+            && let Err(trouble) = self.write_out(&mut transit, bytes)
+        {
+            transit.settle_unchanged();
+            return Err(trouble);
         }
+        transit.stored().warm = 0;
+        self.warm.free(self.purse(), stored.warm, length);
+        region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
         transit.settle(Phase::Stored, Settle::default());
-        if written {
-            region.record(begun, Movement::Spill, Tier::Cold, index);
-        }
-        written
+        region.record(begun, Movement::Spill, Tier::Cold, index);
+        Ok(())
     }
 
     /// Drops a claimed chunk's contents for good.

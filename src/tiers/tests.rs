@@ -8,6 +8,9 @@ use super::region::{Params, Policy, Region};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::Arc;
 
+mod failures;
+mod interleavings;
+
 /// A budget of fixed size that remembers the most that was ever charged.
 #[derive(Clone)]
 struct Fixed {

@@ -17,16 +17,31 @@ pub struct Transit<'a> {
 }
 
 impl<'a> Transit<'a> {
-    /// Tries to claim a chunk in phase `from`, or in any phase if None. None if it is busy or pinned.
+    /// Tries to claim a chunk in phase `from`, or in any phase if None. None if it is busy or pinned, or the region is
+    /// leaving.
     pub fn claim(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
+        Transit::claim_after(region, index, from, || region.begin_transit())
+    }
+    /// The same by who has the region leave, or who drops chunks that the program has given up.
+    pub fn claim_leaving(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
+        Transit::claim_after(region, index, from, || {
+            region.begin_transit_leaving();
+            true
+        })
+    }
+    fn claim_after(
+        region: &'a Region,
+        index: usize,
+        from: Option<Phase>,
+        begin: impl FnOnce() -> bool,
+    ) -> Option<Transit<'a>> {
         let chunk = region.chunk(index);
         let word = chunk.state.load();
-        if from.is_some_and(|phase| phase != word.phase()) || !word.is_claimable() {
+        if from.is_some_and(|phase| phase != word.phase()) || !word.is_claimable() || !begin() {
             return None;
         }
-        region.begin_transit();
         if !chunk.state.claim(word) {
-            region.end_transit();
+            region.end_transit_unchanged();
             return None;
         }
         Some(Transit { region, index, from: word.phase(), chunk, settled: false })
@@ -42,6 +57,15 @@ impl<'a> Transit<'a> {
     }
     /// Ends the claim with the chunk in `phase`, in the list that belongs to it.
     pub fn settle(mut self, phase: Phase, how: Settle) {
+        self.put(phase, how);
+        self.region.end_transit();
+    }
+    /// Ends the claim with the chunk where it was and as it was, which is no progress for those who starve.
+    pub fn settle_unchanged(mut self) {
+        self.put(self.from, Settle::default());
+        self.region.end_transit_unchanged();
+    }
+    fn put(&mut self, phase: Phase, how: Settle) {
         let warm = self.stored().warm != 0;
         {
             let mut lists = self.region.lists();
@@ -58,7 +82,6 @@ impl<'a> Transit<'a> {
         }
         self.settled = true;
         self.chunk.state.settle(phase, how);
-        self.region.end_transit();
     }
 }
 impl Drop for Transit<'_> {

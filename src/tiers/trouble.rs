@@ -1,5 +1,6 @@
 //! Why a chunk could not be moved. Small and copied, because it travels through fault handlers.
 use super::mapping::Errno;
+use super::state::MOST_ACQUIRED;
 use crate::error::{Error, pending};
 
 /// The reason.
@@ -13,6 +14,10 @@ pub enum Trouble {
     Damaged,
     /// Pages cannot be moved: the system is out of memory or mappings.
     Pages(Errno),
+    /// The chunk is acquired as often as can be counted.
+    Acquired,
+    /// The memory is being freed or moved.
+    Leaving,
 }
 impl Trouble {
     /// As an error of the library, with a message for this thread.
@@ -32,6 +37,13 @@ impl Trouble {
                 Error::OutOfMemory,
                 format_args!("moving pages: {}", std::io::Error::from_raw_os_error(errno.0)),
             ),
+            Trouble::Acquired => {
+                pending(Error::Limit, format_args!("the chunk is acquired {MOST_ACQUIRED} times already"))
+            }
+            Trouble::Leaving => pending(
+                Error::NotOwned,
+                format_args!("another thread is freeing or reallocating this memory"),
+            ),
         }
     }
     /// For the log; needs no memory.
@@ -41,6 +53,8 @@ impl Trouble {
             Trouble::Disk(errno) => ("the spill file failed with error", errno.0),
             Trouble::Damaged => ("the stored bytes do not match their checksum", 0),
             Trouble::Pages(errno) => ("moving pages failed with error", errno.0),
+            Trouble::Acquired => ("the chunk is acquired too often", 0),
+            Trouble::Leaving => ("another thread is freeing or reallocating it", 0),
         }
     }
 }

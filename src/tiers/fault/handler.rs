@@ -95,9 +95,12 @@ fn was_store(context: *const libc::c_void) -> Option<bool> {
 extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: errno of this thread; the code between must not change what the program sees.
     let errno = unsafe { *libc::__errno_location() };
-    // SAFETY: the kernel passes a valid siginfo_t. Positive codes are faults; others were sent by somebody.
+    // SAFETY: the kernel passes a valid siginfo_t.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
-    let served = if code > 0 { engine::serve_fault(address, was_store(context)) } else { Served::NotOurs };
+    let served = match is_fault(signal, code) {
+        true => engine::serve_fault(address, was_store(context)),
+        false => Served::NotOurs,
+    };
     match served {
         Served::Yes => {}
         Served::NotOurs => pass_on(signal, info, context),
@@ -108,22 +111,23 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
     unsafe { *libc::__errno_location() = errno };
 }
 
+/// Whether an instruction caused the signal, and will again when it is run again. Otherwise somebody sent it, or it tells
+/// of memory found broken that nobody waits for.
+fn is_fault(signal: libc::c_int, code: libc::c_int) -> bool {
+    code > 0 && (signal, code) != (libc::SIGBUS, libc::BUS_MCEERR_AO)
+}
+
 /// To whoever handled the signal before.
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let list = before(signal);
     let count = list.iter().take_while(|place| place.get().is_some()).count();
     let wanted = count.checked_sub(1 + level_of(context));
-    let Some(old) = wanted.and_then(|at| list[at].get()) else { return reset(signal) };
+    let Some(old) = wanted.and_then(|at| list[at].get()) else { return end_by(signal, info) };
     match old.sa_sigaction {
-        // Ignoring a fault would only repeat it for ever: the kernel kills then, and so does returning to the
-        // default here.
-        libc::SIG_DFL | libc::SIG_IGN => {
-            // SAFETY: valid, see `on_fault`. Signals that were sent, not caused, may be ignored.
-            if old.sa_sigaction == libc::SIG_IGN && unsafe { (*info).si_code } <= 0 {
-                return;
-            }
-            reset(signal);
-        }
+        // SAFETY: valid, see `on_fault`.
+        libc::SIG_IGN if !is_fault(signal, unsafe { (*info).si_code }) => {}
+        // Ignoring a fault would only repeat it for ever: the kernel kills then, and so do we.
+        libc::SIG_DFL | libc::SIG_IGN => end_by(signal, info),
         handler => {
             // SAFETY: the program's own handler, called as the kernel would: with its mask, and its arguments.
             unsafe {
@@ -150,7 +154,17 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     }
 }
 
-/// Back to the default: the instruction is run again, faults again, and the program ends with a true core dump.
+/// Ends the program as without a handler. A fault happens again when its instruction is run again, and leaves a true core
+/// dump. What does not happen again is sent again, to this thread, where it is pending until the handler returns.
+fn end_by(signal: libc::c_int, info: *const libc::siginfo_t) {
+    reset(signal);
+    // SAFETY: valid, see `on_fault`.
+    if !is_fault(signal, unsafe { (*info).si_code }) && !queue(signal, info) {
+        // SAFETY: a plain call. It has no limit as queues have.
+        unsafe { libc::raise(signal) };
+    }
+}
+/// Back to the default.
 fn reset(signal: libc::c_int) {
     // SAFETY: zero bytes and SIG_DFL are a valid action.
     unsafe {
@@ -174,11 +188,15 @@ fn raise_bus_error(address: usize) {
     const { assert!(size_of::<Info>() == size_of::<libc::siginfo_t>()) };
     let info =
         Info { signal: libc::SIGBUS, errno: 0, code: libc::BUS_ADRERR, _padding: 0, address, _rest: [0; 13] };
-    // SAFETY: the layout of a fault's siginfo_t; a thread may queue such a signal to itself.
+    if !queue(libc::SIGBUS, (&raw const info).cast()) {
+        reset(libc::SIGSEGV);
+    }
+}
+/// Sends a signal to this thread. False where the system refuses.
+fn queue(signal: libc::c_int, info: *const libc::siginfo_t) -> bool {
+    // SAFETY: as large and laid out as a siginfo_t; a thread may queue a signal of any code to itself.
     unsafe {
         let (process, thread) = (libc::getpid(), libc::syscall(libc::SYS_gettid));
-        if libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, libc::SIGBUS, &info) != 0 {
-            reset(libc::SIGSEGV);
-        }
+        libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signal, info) == 0
     }
 }

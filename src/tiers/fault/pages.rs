@@ -203,12 +203,12 @@ impl Pages {
     /// The caller owns the chunk, and nobody wants its contents any more.
     pub unsafe fn vacate(&self, chunk: Span) {
         match self {
-            Pages::Move(_) | Pages::Copy(_) => {
+            Pages::Move(fd) | Pages::Copy(fd) if fd.is_open() => {
                 // SAFETY: by the caller's promise.
                 let _ = unsafe { discard(chunk) };
             }
-            // SAFETY: the same.
-            Pages::Remap => unsafe { close(chunk) },
+            // SAFETY: the same. Where no touch of what is absent would be a fault, it must be inaccessible.
+            _ => unsafe { close(chunk) },
         }
     }
 

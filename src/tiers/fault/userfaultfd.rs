@@ -64,8 +64,13 @@ impl From<Span> for Range {
     }
 }
 
-/// One userfaultfd. The descriptor can be replaced, because a forked child needs one of its own.
+/// Instead of a descriptor: every request fails with EBADF.
+const NONE: libc::c_int = -1;
+
+/// One userfaultfd. The descriptor can be replaced, because a forked child needs one of its own: the parent's acts on the
+/// parent's memory, whoever uses it.
 pub struct Userfaultfd {
+    /// Or [`NONE`].
     descriptor: AtomicI32,
     features: u64,
 }
@@ -91,13 +96,17 @@ impl Userfaultfd {
         let (descriptor, _) = open_descriptor(features)?;
         Ok(Userfaultfd { descriptor: AtomicI32::new(descriptor.into_raw_fd()), features })
     }
-    /// In a forked child: replaces the parent's descriptor by one for this process.
+    /// In a forked child: replaces the parent's descriptor by one for this process. On failure there is none. The
+    /// parent's goes first: its number is then free, also where the program has used up all others.
     pub fn reopen(&self) -> Result<(), Errno> {
+        close(self.descriptor.swap(NONE, Relaxed));
         let (descriptor, _) = open_descriptor(self.features)?;
-        let old = self.descriptor.swap(descriptor.into_raw_fd(), Relaxed);
-        // SAFETY: the child's copy of the parent's descriptor, not used any more.
-        drop(unsafe { OwnedFd::from_raw_fd(old) });
+        self.descriptor.store(descriptor.into_raw_fd(), Relaxed);
         Ok(())
+    }
+    /// Whether there is one: none could be opened in this child otherwise.
+    pub fn is_open(&self) -> bool {
+        self.descriptor.load(Relaxed) != NONE
     }
     fn control<T>(&self, operation: Operation, number: u32, argument: &mut T) -> Result<(), Errno> {
         let request = request(READ_WRITE, number, size_of::<T>());
@@ -181,10 +190,15 @@ impl Userfaultfd {
         }
     }
 }
+fn close(descriptor: libc::c_int) {
+    if descriptor != NONE {
+        // SAFETY: that of a `Userfaultfd`, which does not use it any more.
+        drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    }
+}
 impl Drop for Userfaultfd {
     fn drop(&mut self) {
-        // SAFETY: ours alone, and not used any more.
-        drop(unsafe { OwnedFd::from_raw_fd(*self.descriptor.get_mut()) });
+        close(*self.descriptor.get_mut());
     }
 }
 

@@ -1,0 +1,129 @@
+//! How many chunks of a region are claimed, and whether the region is leaving: being freed, or moved to a larger one.
+//!
+//! # Protocol
+//! Both are in one word. A claim of a chunk begins with adding one (`begin`), which fails once the region is leaving, and
+//! ends with taking it away. Who frees or moves a region first marks it (`leave`), then waits until the count is zero:
+//! a claim that began before the mark is waited for, one that begins after it fails. So from then on the chunks are
+//! his alone, even where other threads still hold a list of regions, or a job of the crew, from before. His own claims
+//! begin with `begin_leaving`. The model test at the end tries all interleavings.
+use super::word::AtomicWord;
+use core::sync::atomic::AtomicU32;
+
+const LEAVING: u32 = 1 << 31;
+
+/// The word.
+#[derive(Default)]
+pub struct Claims<A = AtomicU32>(A);
+
+impl<A: AtomicWord> Claims<A> {
+    fn change(&self, edit: impl Fn(u32) -> Option<u32>) -> bool {
+        loop {
+            let word = self.0.load();
+            let Some(new) = edit(word) else { return false };
+            if self.0.replace(word, new) {
+                return true;
+            }
+        }
+    }
+    /// Begins a claim. False if the region is leaving.
+    pub fn begin(&self) -> bool {
+        self.change(|word| (word & LEAVING == 0).then_some(word + 1))
+    }
+    /// Begins a claim of who has the region leave, or of who shrinks it.
+    pub fn begin_leaving(&self) {
+        self.change(|word| Some(word + 1));
+    }
+    /// Ends a claim.
+    pub fn end(&self) {
+        self.change(|word| Some(word - 1));
+    }
+    /// From now on nobody else begins one.
+    pub fn leave(&self) {
+        self.change(|word| Some(word | LEAVING));
+    }
+    /// The reverse.
+    pub fn stay(&self) {
+        self.change(|word| Some(word & !LEAVING));
+    }
+    /// Whether the region is leaving.
+    pub fn is_leaving(&self) -> bool {
+        self.0.load() & LEAVING != 0
+    }
+    /// Whether there is none.
+    pub fn is_zero(&self) -> bool {
+        self.0.load() & !LEAVING == 0
+    }
+}
+
+#[cfg(test)]
+mod model {
+    use super::*;
+    use crate::tiers::state::{Phase, Settle, State};
+    use crate::tiers::word::modelled::{ModelledWord, explore};
+    use loom::sync::Arc;
+
+    /// A region of one chunk, which is in place, and the room on disk that goes along when the region is moved.
+    struct Model {
+        claims: Claims<ModelledWord>,
+        state: State<ModelledWord>,
+        /// Where the chunk would be written, and where it was. The checker complains if two threads use them at once.
+        home: loom::cell::UnsafeCell<u32>,
+    }
+    impl Model {
+        /// By a thread that knows the region from an older list.
+        fn evict(&self) {
+            let word = self.state.load();
+            if word.phase() != Phase::Hot || !self.claims.begin() {
+                return;
+            }
+            if self.state.claim(word) {
+                self.home.with_mut(|home| {
+                    // SAFETY: a claim, and the region is not leaving; the checker verifies it.
+                    unsafe { *home += 1 }
+                });
+                self.state.settle(Phase::Stored, Settle::default());
+            }
+            self.claims.end();
+        }
+        /// Takes the room, then the chunk.
+        fn leave(&self) {
+            self.claims.leave();
+            while !self.claims.is_zero() {
+                loom::thread::yield_now();
+            }
+            let taken = self.home.with_mut(|home| {
+                // SAFETY: nobody else has a claim, nor begins one; the checker verifies it.
+                unsafe { core::mem::replace(&mut *home, 0) }
+            });
+            let word = self.state.load();
+            self.claims.begin_leaving();
+            assert!(self.state.claim(word), "his alone");
+            assert_eq!(
+                taken == 1,
+                word.phase() == Phase::Stored,
+                "the chunk lies elsewhere than its region's room"
+            );
+            self.state.settle(Phase::Zero, Settle::default());
+            self.claims.end();
+        }
+    }
+
+    #[test]
+    fn who_knows_a_region_from_an_older_list_does_not_touch_it_once_it_leaves() {
+        explore(2, || {
+            let model = Arc::new(Model {
+                claims: Claims(ModelledWord::new(0)),
+                state: State::hot(),
+                home: loom::cell::UnsafeCell::new(0),
+            });
+            let (a, b) = (model.clone(), model.clone());
+            let first = loom::thread::spawn(move || a.evict());
+            let second = loom::thread::spawn(move || b.evict());
+            model.leave();
+            first.join().unwrap();
+            second.join().unwrap();
+            assert!(model.claims.is_leaving() && model.claims.is_zero());
+            assert_eq!(model.state.load().phase(), Phase::Zero);
+        });
+    }
+}

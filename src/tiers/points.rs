@@ -1,0 +1,46 @@
+//! Points at which a test can let others go first, so that one interleaving of threads happens every time. In the
+//! library itself they are nothing.
+
+/// Where a thread passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// There is no spill file, and one is about to be opened.
+    OpeningFile,
+    /// A chunk's bytes are in the file, and nobody knows yet.
+    Written,
+    /// Chosen from which regions chunks may leave.
+    RegionsListed,
+    /// A growing region's room on disk is the new one's, its chunks are not yet.
+    RoomInherited,
+    /// An encoded chunk is about to be claimed to be written out.
+    OldestChosen,
+    /// A chunk is about to be brought in by the crew.
+    BringingAhead,
+}
+
+#[cfg(not(test))]
+#[inline(always)]
+pub fn pass(_: Point) {}
+
+#[cfg(test)]
+type Action = Box<dyn FnOnce()>;
+#[cfg(test)]
+thread_local! {
+    static ACTIONS: core::cell::RefCell<Vec<(Point, Action)>> = const { core::cell::RefCell::new(Vec::new()) };
+}
+/// Does what this thread was told to do here.
+#[cfg(test)]
+pub fn pass(point: Point) {
+    let action = ACTIONS.with_borrow_mut(|actions| {
+        let at = actions.iter().position(|(other, _)| *other == point)?;
+        Some(actions.remove(at).1)
+    });
+    if let Some(action) = action {
+        action();
+    }
+}
+/// Has this thread call `action` when it next passes `point`.
+#[cfg(test)]
+pub fn at(point: Point, action: impl FnOnce() + 'static) {
+    ACTIONS.with_borrow_mut(|actions| actions.push((point, Box::new(action))));
+}

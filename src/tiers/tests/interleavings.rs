@@ -1,0 +1,133 @@
+//! Interleavings of threads that once lost something, each made to happen.
+use super::*;
+use crate::tiers::points::{Point, at};
+use crate::tiers::table::Which;
+use std::sync::mpsc::channel;
+
+fn fill(region: &Region, seed: u64) {
+    words(region).iter().enumerate().for_each(|(i, word)| word.store(mix(seed + i as u64), Relaxed));
+}
+fn holds(region: &Region, seed: u64, chunks: usize) {
+    for index in 0..chunks {
+        let chunk = region.chunk_size() / 8;
+        region.acquire(index, Access::Read).unwrap_or_else(|error| panic!("chunk {index}: {error:?}"));
+        for i in index * chunk..(index + 1) * chunk {
+            assert_eq!(words(region)[i].load(Relaxed), mix(seed + i as u64), "chunk {index}");
+        }
+        region.release(index).unwrap();
+    }
+}
+fn unlimited(mechanism: Mechanism) -> Arc<Engine> {
+    Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap()
+}
+const CHUNK: usize = 16 << 10;
+
+#[test]
+fn two_threads_open_the_spill_file_at_once() {
+    for mechanism in serving() {
+        let engine = unlimited(mechanism);
+        let regions = [1000, 2_000_000].map(|seed| {
+            let region = streaming(&engine, 4 * CHUNK, CHUNK);
+            fill(&region, seed);
+            region
+        });
+        let (opened, opens) = channel();
+        let [first, second] = regions.clone();
+        at(Point::OpeningFile, move || {
+            // The other opens one too, writes a chunk there, and waits before it says so.
+            let (wrote, writes) = channel();
+            let other = std::thread::spawn(move || {
+                at(Point::Written, move || {
+                    wrote.send(()).unwrap();
+                    opens.recv().unwrap();
+                });
+                second.advise(Advice::DontNeed).unwrap();
+            });
+            writes.recv().unwrap();
+            at(Point::Written, move || {
+                opened.send(()).unwrap();
+                other.join().unwrap();
+            });
+        });
+        first.advise(Advice::DontNeed).unwrap();
+        assert_eq!(engine.residency().cold_bytes, 8 * CHUNK);
+        holds(&regions[0], 1000, 4);
+        holds(&regions[1], 2_000_000, 4);
+        engine.clear();
+        assert_eq!(engine.held(), 0);
+    }
+}
+
+#[test]
+fn a_region_grows_while_an_eviction_holds_the_list_that_had_it() {
+    for mechanism in serving() {
+        let engine = unlimited(mechanism);
+        let region = streaming(&engine, 8 * CHUNK, CHUNK);
+        fill(&region, 4);
+        // Everything has been out once, so there is room on disk for the new region to inherit.
+        region.advise(Advice::DontNeed).unwrap();
+        fill(&region, 5);
+        let (grown, grows) = channel();
+        let (evicted, evictions) = channel();
+        {
+            let engine = engine.clone();
+            at(Point::RegionsListed, move || {
+                let (inherited, inherits) = channel();
+                std::thread::spawn(move || {
+                    at(Point::RoomInherited, move || {
+                        inherited.send(()).unwrap();
+                        evictions.recv().unwrap();
+                    });
+                    grown.send(engine.resize(&region, 64 * CHUNK)).unwrap();
+                });
+                inherits.recv().unwrap();
+            });
+        }
+        engine.reclaim(20 * CHUNK);
+        evicted.send(()).unwrap();
+        let region = grows.recv().unwrap().unwrap();
+        assert_eq!(region.count(), 64);
+        holds(&region, 5, 8);
+        engine.clear();
+        assert_eq!(engine.held(), 0);
+    }
+}
+
+#[test]
+fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
+    for mechanism in serving() {
+        let engine = unlimited(mechanism);
+        let region = streaming(&engine, 2 * CHUNK, CHUNK);
+        words(&region).iter().enumerate().for_each(|(i, word)| word.store(i as u64 / 100, Relaxed));
+        region.advise(Advice::DontNeed).unwrap();
+        assert!(engine.residency().warm_bytes > 0);
+        let index = region.lists().oldest(Which::Warm).unwrap();
+        {
+            let region = region.clone();
+            at(Point::OldestChosen, move || {
+                region.acquire(index, Access::Read).unwrap();
+            });
+        }
+        engine.reclaim(usize::MAX);
+        assert_eq!(region.is_listed(index), Which::Hot);
+        region.release(index).unwrap();
+        engine.free(&region);
+        assert_eq!((engine.residency().warm_bytes, engine.held()), (0, 0));
+    }
+}
+
+#[test]
+fn memory_is_freed_while_the_crew_is_about_to_bring_some_in() {
+    for mechanism in serving() {
+        let engine = unlimited(mechanism);
+        let region = streaming(&engine, 2 * CHUNK, CHUNK);
+        fill(&region, 9);
+        region.advise(Advice::DontNeed).unwrap();
+        {
+            let (engine, region) = (engine.clone(), region.clone());
+            at(Point::BringingAhead, move || assert!(engine.free(&region)));
+        }
+        region.bring_ahead(0);
+        assert_eq!((region.residency().hot_bytes, engine.held()), (0, 0), "{mechanism:?}");
+    }
+}
