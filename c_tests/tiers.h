@@ -61,6 +61,18 @@ static inline void run_with(const char *program, const char *mechanism)
     else CHECK(name, done && WIFEXITED(status));
 }
 
+/* Whether this is built with the thread sanitizer: gcc's name for it, and clang's. */
+#if defined __SANITIZE_THREAD__
+#define THREAD_SANITIZED 1
+#elif defined __has_feature
+#if __has_feature(thread_sanitizer)
+#define THREAD_SANITIZED 1
+#endif
+#endif
+#ifndef THREAD_SANITIZED
+#define THREAD_SANITIZED 0
+#endif
+
 /* The main function: `run` on every mechanism, or on the one that is the first argument. `run` ends with tap_done(). */
 static inline int on_every_mechanism(int count, char **arguments, int (*run)(void))
 {

@@ -17,7 +17,7 @@
 //! descriptors that it did not know.
 //!
 //! Below the heap: layers that have figures register a [`Source`]. Lock: one, taken before any other of the library
-//! (fork.rs: `Rank::Recording`), since taking samples takes those.
+//! (its place in load.rs), since taking samples takes those.
 pub mod format;
 mod modules;
 mod queue;

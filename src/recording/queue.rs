@@ -5,26 +5,89 @@
 //! fill it next; one more while it is full. A ticket is taken by advancing `tail`; its holder fills the cell and then
 //! advances the turn, which hands it to the reader. The reader empties the cell and advances the turn to the next lap,
 //! which hands it to the next ticket. So a cell belongs to one side at any time, and all zeroes are an empty queue.
+//! The model at the end of this file tries all interleavings.
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicUsize, Ordering, Ordering::*};
 
-struct Cell<T> {
-    turn: AtomicUsize,
-    value: UnsafeCell<MaybeUninit<T>>,
+/// An atomic number. Implemented by the real one and by the model checker's.
+pub trait Number {
+    /// As atomics do.
+    fn load(&self, order: Ordering) -> usize;
+    /// As atomics do.
+    fn store(&self, value: usize, order: Ordering);
+    /// As atomics do.
+    fn swap(&self, value: usize, order: Ordering) -> usize;
+    /// Makes `current` one more, in no order with other memory; else gives what it is.
+    fn advance(&self, current: usize) -> Result<usize, usize>;
+    /// Counts one more, in no order with other memory.
+    fn count(&self);
+}
+macro_rules! number {
+    ($atomic:ty) => {
+        impl Number for $atomic {
+            fn load(&self, order: Ordering) -> usize {
+                self.load(order)
+            }
+            fn store(&self, value: usize, order: Ordering) {
+                self.store(value, order);
+            }
+            fn swap(&self, value: usize, order: Ordering) -> usize {
+                self.swap(value, order)
+            }
+            fn advance(&self, current: usize) -> Result<usize, usize> {
+                self.compare_exchange_weak(current, current.wrapping_add(1), Relaxed, Relaxed)
+            }
+            fn count(&self) {
+                self.fetch_add(1, Relaxed);
+            }
+        }
+    };
+}
+number!(AtomicUsize);
+
+/// Where a value lies. Implemented by the real one and by the model checker's, which finds two that touch it at once.
+pub trait Place<T> {
+    /// Moves a value in.
+    ///
+    /// # Safety
+    /// Nobody else touches it.
+    unsafe fn write(&self, value: T);
+    /// Copies the value out.
+    ///
+    /// # Safety
+    /// There is one, and nobody else touches it.
+    unsafe fn read(&self) -> T;
+}
+impl<T: Copy> Place<T> for UnsafeCell<MaybeUninit<T>> {
+    unsafe fn write(&self, value: T) {
+        // SAFETY: the caller's promise.
+        unsafe { (*self.get()).write(value) };
+    }
+    unsafe fn read(&self) -> T {
+        // SAFETY: the caller's promise.
+        unsafe { (*self.get()).assume_init_read() }
+    }
+}
+
+struct Cell<A, P> {
+    turn: A,
+    value: P,
 }
 
 /// A queue of at most `N` events, a power of two.
-pub struct Queue<T, const N: usize> {
-    cells: [Cell<T>; N],
+pub struct Queue<T, const N: usize, A = AtomicUsize, P = UnsafeCell<MaybeUninit<T>>> {
+    cells: [Cell<A, P>; N],
     /// Tickets given out.
-    tail: AtomicUsize,
+    tail: A,
     /// Cells emptied.
-    head: AtomicUsize,
-    lost: AtomicU64,
+    head: A,
+    lost: A,
+    values: PhantomData<T>,
 }
 // SAFETY: a value is moved in by one thread and copied out by another, by turns as told above.
-unsafe impl<T: Copy + Send, const N: usize> Sync for Queue<T, N> {}
+unsafe impl<T: Copy + Send, const N: usize, A: Number + Sync, P: Place<T>> Sync for Queue<T, N, A, P> {}
 
 impl<T: Copy + Send, const N: usize> Queue<T, N> {
     /// An empty one.
@@ -35,9 +98,12 @@ impl<T: Copy + Send, const N: usize> Queue<T, N> {
                 N],
             tail: AtomicUsize::new(0),
             head: AtomicUsize::new(0),
-            lost: AtomicU64::new(0),
+            lost: AtomicUsize::new(0),
+            values: PhantomData,
         }
     }
+}
+impl<T: Copy + Send, const N: usize, A: Number, P: Place<T>> Queue<T, N, A, P> {
     /// Adds a value; where the queue is full it is lost, and counted.
     pub fn push(&self, value: T) {
         let mut ticket = self.tail.load(Relaxed);
@@ -46,10 +112,10 @@ impl<T: Copy + Send, const N: usize> Queue<T, N> {
             let lap = ticket & !(N - 1);
             match cell.turn.load(Acquire).wrapping_sub(lap) as isize {
                 0 => {
-                    match self.tail.compare_exchange_weak(ticket, ticket.wrapping_add(1), Relaxed, Relaxed) {
+                    match self.tail.advance(ticket) {
                         Ok(_) => {
                             // SAFETY: it is this ticket's turn, which nobody else has.
-                            unsafe { (*cell.value.get()).write(value) };
+                            unsafe { cell.value.write(value) };
                             cell.turn.store(lap + 1, Release);
                             return;
                         }
@@ -57,7 +123,7 @@ impl<T: Copy + Send, const N: usize> Queue<T, N> {
                     }
                 }
                 behind if behind < 0 => {
-                    self.lost.fetch_add(1, Relaxed);
+                    self.lost.count();
                     return;
                 }
                 _ => ticket = self.tail.load(Relaxed),
@@ -76,14 +142,14 @@ impl<T: Copy + Send, const N: usize> Queue<T, N> {
             return None;
         }
         // SAFETY: full, and it is the reader's turn, of which there is one.
-        let value = unsafe { (*cell.value.get()).assume_init_read() };
+        let value = unsafe { cell.value.read() };
         cell.turn.store(lap.wrapping_add(N), Release);
         self.head.store(ticket.wrapping_add(1), Relaxed);
         Some(value)
     }
     /// Values lost since the last call.
     pub fn take_lost(&self) -> u64 {
-        self.lost.swap(0, Relaxed)
+        self.lost.swap(0, Relaxed) as u64
     }
     /// Empties it, cells that were being filled included.
     ///
@@ -135,5 +201,84 @@ mod tests {
         });
         take();
         assert_eq!(seen + QUEUE.take_lost(), 3 * EACH);
+    }
+}
+
+#[cfg(test)]
+mod model {
+    //! All interleavings of two threads that add and one that takes, in a queue so short that it fills and laps.
+    use super::*;
+    use loom::sync::Arc;
+
+    number!(loom::sync::atomic::AtomicUsize);
+
+    /// The checker complains if two threads touch it and nothing orders them.
+    struct Watched<T>(loom::cell::UnsafeCell<MaybeUninit<T>>);
+    impl<T: Copy> Place<T> for Watched<T> {
+        unsafe fn write(&self, value: T) {
+            self.0.with_mut(|place| {
+                // SAFETY: the caller's promise; the checker verifies it.
+                unsafe { (*place).write(value) };
+            });
+        }
+        unsafe fn read(&self) -> T {
+            self.0.with(|place| {
+                // SAFETY: the caller's promise; the checker verifies it.
+                unsafe { (*place).assume_init_read() }
+            })
+        }
+    }
+    type Modelled = Queue<usize, 2, loom::sync::atomic::AtomicUsize, Watched<usize>>;
+
+    fn empty() -> Modelled {
+        let zero = || loom::sync::atomic::AtomicUsize::new(0);
+        let cell =
+            || Cell { turn: zero(), value: Watched(loom::cell::UnsafeCell::new(MaybeUninit::uninit())) };
+        Queue { cells: [cell(), cell()], tail: zero(), head: zero(), lost: zero(), values: PhantomData }
+    }
+
+    /// `before` values are in it when two threads add as many each as `adds` says, and this one tries to take `takes`.
+    fn explore(before: usize, adds: [usize; 2], takes: usize) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.max_branches = 20_000;
+        builder.check(move || {
+            let queue = Arc::new(empty());
+            (0..before).for_each(|number| queue.push(number));
+            let writers = [(100, adds[0]), (200, adds[1])].map(|(first, count)| {
+                let queue = queue.clone();
+                loom::thread::spawn(move || (first..first + count).for_each(|number| queue.push(number)))
+            });
+            // SAFETY: only this thread takes.
+            let mut taken: Vec<usize> = (0..takes).filter_map(|_| unsafe { queue.pop() }).collect();
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
+            // SAFETY: only this thread takes.
+            taken.extend(core::iter::from_fn(|| unsafe { queue.pop() }));
+            let (all, lost) = (before + adds[0] + adds[1], queue.take_lost() as usize);
+            assert_eq!(taken.len() + lost, all, "taken {taken:?}, lost {lost}");
+            assert!(lost <= all.saturating_sub(2), "lost {lost} of {all}, two of which fit");
+            for first in [0, 100, 200] {
+                let of_one: Vec<_> = taken.iter().filter(|&number| number / 100 * 100 == first).collect();
+                assert!(of_one.is_sorted_by(|one, next| one < next), "out of order or repeated: {taken:?}");
+            }
+            // It is whole afterwards: as many fit as before.
+            (0..3).for_each(|number| queue.push(number));
+            // SAFETY: only this thread takes.
+            assert_eq!(core::iter::from_fn(|| unsafe { queue.pop() }).collect::<Vec<_>>(), [0, 1]);
+            assert_eq!(queue.take_lost(), 1);
+        });
+    }
+
+    #[test]
+    fn two_that_add_at_once_have_a_cell_each() {
+        explore(0, [1, 1], 1);
+    }
+    #[test]
+    fn what_is_added_while_it_is_full_is_lost_and_counted() {
+        explore(1, [1, 1], 2);
+    }
+    #[test]
+    fn a_cell_is_filled_again_only_when_it_is_empty() {
+        explore(2, [2, 1], 2);
     }
 }

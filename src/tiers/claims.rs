@@ -6,7 +6,7 @@
 //! a claim that began before the mark is waited for, one that begins after it fails. So from then on the chunks are
 //! his alone, even where other threads still hold a list of regions, or a job of the crew, from before. His own claims
 //! begin with `begin_leaving`. The model test at the end tries all interleavings.
-use super::state::AtomicWord;
+use super::word::AtomicWord;
 use core::sync::atomic::AtomicU32;
 
 const LEAVING: u32 = 1 << 31;
@@ -58,14 +58,14 @@ impl<A: AtomicWord> Claims<A> {
 #[cfg(test)]
 mod model {
     use super::*;
-    use crate::tiers::state::{Phase, Settle, State, explore};
+    use crate::tiers::state::{Phase, Settle, State};
+    use crate::tiers::word::modelled::{ModelledWord, explore};
     use loom::sync::Arc;
-    use loom::sync::atomic::AtomicU32;
 
     /// A region of one chunk, which is in place, and the room on disk that goes along when the region is moved.
     struct Model {
-        claims: Claims<AtomicU32>,
-        state: State<AtomicU32>,
+        claims: Claims<ModelledWord>,
+        state: State<ModelledWord>,
         /// Where the chunk would be written, and where it was. The checker complains if two threads use them at once.
         home: loom::cell::UnsafeCell<u32>,
     }
@@ -110,10 +110,10 @@ mod model {
 
     #[test]
     fn who_knows_a_region_from_an_older_list_does_not_touch_it_once_it_leaves() {
-        explore(|| {
+        explore(2, || {
             let model = Arc::new(Model {
-                claims: Claims(AtomicU32::new(0)),
-                state: State::hot(AtomicU32::new(0)),
+                claims: Claims(ModelledWord::new(0)),
+                state: State::hot(),
                 home: loom::cell::UnsafeCell::new(0),
             });
             let (a, b) = (model.clone(), model.clone());

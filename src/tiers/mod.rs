@@ -34,6 +34,7 @@ mod table;
 mod transit;
 mod trouble;
 mod warm;
+mod word;
 mod workspace;
 
 pub(crate) use fork::{HOOKS, report};

@@ -21,7 +21,8 @@
 //! Busy and waits until the chunk is settled. The bytes are encoded after the move, from memory that nobody else can
 //! reach. No reader ever sees a half-filled chunk, because pages come into the region ("place") only when all of
 //! them hold their final bytes. The model test at the end of this file tries all interleavings.
-use core::sync::atomic::{AtomicU32, Ordering};
+use super::word::AtomicWord;
+use core::sync::atomic::AtomicU32;
 
 /// Phase of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,37 +88,6 @@ pub struct Settle {
     pub pinned: bool,
     /// Brought in ahead of need.
     pub prefetched: bool,
-}
-
-/// An atomic word one can wait on. Implemented by the real one and by the model checker's.
-pub trait AtomicWord {
-    /// Reads.
-    fn load(&self) -> u32;
-    /// Replaces `current` by `new`; false if it was something else.
-    fn replace(&self, current: u32, new: u32) -> bool;
-    /// Stores `new`, gives the old.
-    fn exchange(&self, new: u32) -> u32;
-    /// Sleeps while the word is `value` (or wakes for no reason).
-    fn wait(&self, value: u32);
-    /// Wakes all sleepers.
-    fn wake(&self);
-}
-impl AtomicWord for AtomicU32 {
-    fn load(&self) -> u32 {
-        self.load(Ordering::Acquire)
-    }
-    fn replace(&self, current: u32, new: u32) -> bool {
-        self.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-    fn exchange(&self, new: u32) -> u32 {
-        self.swap(new, Ordering::AcqRel)
-    }
-    fn wait(&self, value: u32) {
-        atomic_wait::wait(self, value);
-    }
-    fn wake(&self) {
-        atomic_wait::wake_all(self);
-    }
 }
 
 /// The state of one chunk. All-zero bytes are a chunk in phase Zero.
@@ -190,52 +160,26 @@ impl<A: AtomicWord> State<A> {
 }
 
 #[cfg(test)]
-pub use model::explore;
-#[cfg(test)]
 mod model {
     //! All interleavings of threads that write through faults and threads that evict, with the memory they fight over.
+    use super::super::word::modelled::{ModelledWord, explore};
     use super::*;
     use loom::sync::Arc;
-    use loom::sync::atomic::AtomicU32;
+    use loom::sync::atomic::{AtomicU32, Ordering};
 
-    impl AtomicWord for AtomicU32 {
-        fn load(&self) -> u32 {
-            self.load(Ordering::Acquire)
-        }
-        fn replace(&self, current: u32, new: u32) -> bool {
-            self.compare_exchange(current, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        }
-        fn exchange(&self, new: u32) -> u32 {
-            self.swap(new, Ordering::AcqRel)
-        }
-        fn wait(&self, value: u32) {
-            // Spurious wake-ups are allowed: the protocol has to live with them.
-            let _ = value;
-            loom::thread::yield_now();
-        }
-        fn wake(&self) {}
-    }
-
-    /// All interleavings with up to two preemptions; every known protocol error needs fewer.
-    pub fn explore(run: impl Fn() + Sync + Send + 'static) {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(2);
-        builder.max_branches = 20_000;
-        builder.check(run);
-    }
-
-    impl State<AtomicU32> {
+    impl State<ModelledWord> {
         /// A chunk in place.
-        pub fn hot(word: AtomicU32) -> Self {
-            word.store(Phase::Hot as u32, Ordering::Release);
-            State(word)
+        pub fn hot() -> Self {
+            State(ModelledWord::new(Phase::Hot as u32))
         }
     }
 
+    /// Every known error of the protocol needs fewer.
+    const PREEMPTIONS: usize = 2;
     const ABSENT: u32 = u32::MAX;
     /// A chunk of one page that holds a counter. `page` is what the processor sees: a number, or no page.
     struct Model {
-        state: State<AtomicU32>,
+        state: State<ModelledWord>,
         page: AtomicU32,
         /// What the claimer may touch: the encoded bytes. The checker complains if two threads ever do at once.
         stored: loom::cell::UnsafeCell<u32>,
@@ -243,7 +187,7 @@ mod model {
     impl Model {
         fn new() -> Arc<Model> {
             Arc::new(Model {
-                state: State(AtomicU32::new(Phase::Zero as u32)),
+                state: State(ModelledWord::new(Phase::Zero as u32)),
                 page: AtomicU32::new(ABSENT),
                 stored: loom::cell::UnsafeCell::new(0),
             })
@@ -307,7 +251,7 @@ mod model {
 
     #[test]
     fn no_increment_is_lost_between_two_writers_and_an_evictor() {
-        explore(|| {
+        explore(PREEMPTIONS, || {
             let model = Model::new();
             let (a, b) = (model.clone(), model.clone());
             let writer = loom::thread::spawn(move || a.increment());
@@ -321,7 +265,7 @@ mod model {
     }
     #[test]
     fn a_pinned_chunk_stays() {
-        explore(|| {
+        explore(PREEMPTIONS, || {
             let model = Model::new();
             let (a, b) = (model.clone(), model.clone());
             let first = loom::thread::spawn(move || a.evict());
