@@ -370,7 +370,7 @@ static void test_blocks(void)
     CHECK("and nothing is counted any more", stats.total_allocated == 0 && stats.num_frees == 1);
     refused = unimem_refused_frees(memory);
     memory->free(words);
-    CHECK("a second free is refused", unimem_refused_frees(memory) == refused + 1);
+    CHECK("a second free is refused", unimem_refused_frees(memory) == refused + 1 && unimem_last_error() == UNIMEM_ERROR_DOUBLE_FREE);
     CHECK("live memory at close is a leak", memory->allocate_streaming(100, 0) && unimem_report_leaks(memory, NULL, NULL) == 1 && !unimem_close(memory));
     unimem_close(other);
     TEST("free while chunks are on their way") {
