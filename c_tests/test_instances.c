@@ -6,6 +6,7 @@
 #include "tap.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum { MOST_INSTANCES = 1 << 16 };
 
@@ -323,9 +324,26 @@ static void test_closing_twice(void) {
     }
 }
 
+/* A slot that one thread has just left is another's at once. */
+static atomic_size_t not_closed;
+static void *open_and_close(void *argument) {
+    for (int i = 0; i < 500; i++) {
+        unified_memory_interface_t *mine = unimem_open(argument);
+        if (!mine || !unimem_close(mine)) not_closed++;
+    }
+    return NULL;
+}
+static void test_slots_change_hands(void) {
+    pthread_t threads[32];
+    for (size_t i = 0; i < 32; i++) pthread_create(&threads[i], NULL, open_and_close, NULL);
+    for (size_t i = 0; i < 32; i++) pthread_join(threads[i], NULL);
+    CHECK_EQ("threads that open and close at once do not disturb each other", not_closed, 0);
+}
+
 int main(void) {
     test_open_and_close();
     test_closing_twice();
+    test_slots_change_hands();
     test_number();
     test_budget((unified_pool_config_t){.max_size = 16 * MIB, .enable_growth = true}, 16 * MIB, "max_size");
     test_budget((unified_pool_config_t){.max_size = 64 * MIB, .enable_growth = true}, 64 * MIB, "max_size");

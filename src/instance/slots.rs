@@ -158,15 +158,17 @@ pub fn close(slot: usize) -> Result<usize> {
     if CLOSING[slot].swap(true, AcqRel) {
         return fail!(InvalidArgument, "the instance is being closed already");
     }
-    let leaks = close_claimed(slot);
-    CLOSING[slot].store(false, Release);
-    leaks
-}
-fn close_claimed(slot: usize) -> Result<usize> {
-    let leaks = open_at(slot)?.report_leaks();
+    let leaks = open_at(slot).map(Instance::report_leaks);
     let _lock = LOCK.lock();
+    let instance = match leaks {
+        Ok(_) => INSTANCES[slot].swap(null_mut(), AcqRel),
+        Err(_) => null_mut(),
+    };
+    // When it is out of the slot, and before the lock goes: the next one there may be closed as soon as it is open.
+    CLOSING[slot].store(false, Release);
+    let leaks = leaks?;
     // SAFETY: put there by `put`, and open: nobody else closes it. Nobody uses it meanwhile, by contract.
-    let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
+    let instance = unsafe { Box::from_raw(instance) };
     instance.foreign.clear();
     instance.tiered.clear();
     instance.heap.destroy();
