@@ -77,14 +77,19 @@ impl Slot for AtomicU16 {
     }
 }
 
+/// For whoever alone may change a block in the state `from`. False, with nothing changed, if it is in another.
+#[inline(always)]
+fn change(slot: &impl Slot, from: u16, to: u16) -> bool {
+    let is_it = slot.value() == from;
+    if is_it {
+        slot.set(to);
+    }
+    is_it
+}
 /// The thread of the magazine with `tag` makes a block in it live. False: its entry is to be dropped.
 #[inline(always)]
 pub fn claim(slot: &impl Slot, tag: u16, live: u16) -> bool {
-    let ours = slot.value() == tag;
-    if ours {
-        slot.set(live);
-    }
-    ours
+    change(slot, tag, live)
 }
 /// A block found live, by a slow path, goes into the magazine with `tag`, or where else that value says. False: it
 /// changed meanwhile.
@@ -93,19 +98,11 @@ pub fn surrender(slot: &impl Slot, live: u16, tag: u16) -> bool {
 }
 /// A block of the magazine with `tag` goes back to its span. False: the entry is to be dropped.
 pub fn put(slot: &impl Slot, tag: u16) -> bool {
-    let ours = slot.value() == tag;
-    if ours {
-        slot.set(FREE);
-    }
-    ours
+    change(slot, tag, FREE)
 }
 /// A block that is in the span goes into the magazine with `tag`. False: it is not in the span.
 pub fn take(slot: &impl Slot, tag: u16) -> bool {
-    let there = slot.value() == FREE;
-    if there {
-        slot.set(tag);
-    }
-    there
+    change(slot, FREE, tag)
 }
 
 #[cfg(test)]
