@@ -4,7 +4,7 @@
 //! around it go to the hook that was there before.
 use crate::load;
 use crate::log::log;
-use crate::os::fork::Hooks;
+use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, Ordering::*};
@@ -35,12 +35,7 @@ pub fn stay_inside() {
 static READY: AtomicBool = AtomicBool::new(false);
 static INSTALLING: Mutex<()> = Mutex::new(());
 /// See load.rs.
-pub static HOOKS: Hooks =
-    Hooks { prepare: || core::mem::forget(INSTALLING.lock()), parent: unlock, child: unlock };
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-    unsafe { INSTALLING.force_unlock() }
-}
+pub static HOOKS: &dyn AtFork = &INSTALLING;
 #[cold]
 fn get_ready() {
     let forks = load::ready();

@@ -12,11 +12,11 @@ use crate::{advanced, defect, heap, log, recording, singleton, tiers};
 static ORDER: Order = Order {
     hooks: &[
         // The hook for panics, installed by the first call.
-        &defect::HOOKS,
+        defect::HOOKS,
         // What the first product makes, the pool's threads among it.
-        &kernel::FIRST_USE_HOOKS,
+        kernel::FIRST_USE_HOOKS,
         // The table of networks, nodes and streams.
-        &live::HOOKS,
+        live::HOOKS,
         // The recording under way. Held while all others are asked for their figures.
         &recording::HOOKS,
         // Memory systems and their pools. Held while a system asks the singleton.
@@ -28,7 +28,7 @@ static ORDER: Order = Order {
         // The residency engines.
         &tiers::HOOKS,
         // Finding out about NUMA nodes. Held while that allocates and opens libhwloc.
-        &numa::HOOKS,
+        numa::HOOKS,
         // Looking up the names of a stack. Held while that allocates, from whichever heap is malloc's.
         &heap::debug::SYMBOL_HOOKS,
         // What was found, blocks in quarantine, and the stacks that allocated.
@@ -40,11 +40,11 @@ static ORDER: Order = Order {
         // Tracked blocks.
         &slots::TRACKING_HOOKS,
         // Free slices of the arena.
-        &heap::ARENA_HOOKS,
+        heap::ARENA_HOOKS,
         // Mappings for the library's own records.
-        &records::HOOKS,
+        records::HOOKS,
         // Where messages go.
-        &log::HOOKS,
+        log::HOOKS,
     ],
     report: tiers::report,
 };

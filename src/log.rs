@@ -33,12 +33,7 @@ unsafe impl Send for Target {}
 static TARGET: Mutex<Target> = Mutex::new(Target { callback: None, context: core::ptr::null_mut() });
 
 /// See load.rs.
-pub(crate) static HOOKS: fork::Hooks =
-    fork::Hooks { prepare: || core::mem::forget(TARGET.lock()), parent: unlock, child: unlock };
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-    unsafe { TARGET.force_unlock() }
-}
+pub(crate) static HOOKS: &dyn fork::AtFork = &TARGET;
 
 /// Sends messages to `callback`, from whatever thread they arise on; None: to nobody.
 pub fn set_callback(callback: Option<Callback>, context: *mut c_void) {

@@ -214,9 +214,4 @@ pub fn vacate_unused() -> usize {
 }
 
 /// See load.rs.
-pub(crate) static HOOKS: fork::Hooks =
-    fork::Hooks { prepare: || core::mem::forget(ARENA.lock()), parent: unlock, child: unlock };
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-    unsafe { ARENA.force_unlock() }
-}
+pub(crate) static HOOKS: &dyn fork::AtFork = &ARENA;

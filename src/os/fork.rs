@@ -1,6 +1,6 @@
 //! What is locked across fork, so that a child never inherits a lock that nobody will release.
 //!
-//! Each module that owns a lock has one [`Hooks`]; load.rs lists them all, in the order in which locks are taken everywhere
+//! Each module that owns locks has one [`AtFork`]; load.rs lists them all, in the order in which locks are taken everywhere
 //! in the library. Before a fork they are taken in that order, and released in reverse in parent and child. All signals of
 //! the forking thread are blocked meanwhile: a handler of the program that touches tiered memory would wait for the thread
 //! it interrupted. Messages would call the program with all that held: what hooks have to tell is kept for
@@ -9,24 +9,78 @@
 //! The handlers are installed when the library is loaded, before any thread can hold a lock: they are in place, all of
 //! them, whenever a fork begins. So they run for modules that were never used too, and have to be harmless then: they take
 //! and release locks, and allocate nothing.
+use super::lock::Mutex;
 use super::system;
 use core::cell::Cell;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 
-/// What one module does around fork.
-pub struct Hooks {
-    /// Takes the module's locks.
-    pub prepare: fn(),
+/// What happens to one module's locks around fork. A lock that needs nothing else is one itself.
+pub trait AtFork: Sync {
+    /// Takes them.
+    fn prepare(&self);
     /// Releases them in the parent.
-    pub parent: fn(),
+    ///
+    /// # Safety
+    /// This thread has called `prepare`, and has not released them since.
+    unsafe fn parent(&self);
     /// Releases them in the child and drops what only the parent has, threads above all.
+    ///
+    /// # Safety
+    /// As for `parent`; the thread is the child's only one.
+    unsafe fn child(&self);
+}
+impl<T: Send> AtFork for Mutex<T> {
+    fn prepare(&self) {
+        core::mem::forget(self.lock());
+    }
+    unsafe fn parent(&self) {
+        // SAFETY: held, by the caller's promise, and its guard forgotten.
+        unsafe { self.force_unlock() }
+    }
+    unsafe fn child(&self) {
+        // SAFETY: as in the parent.
+        unsafe { self.force_unlock() }
+    }
+}
+/// Several, outermost first.
+impl<const N: usize> AtFork for [&dyn AtFork; N] {
+    fn prepare(&self) {
+        self.iter().for_each(|hooks| hooks.prepare());
+    }
+    unsafe fn parent(&self) {
+        // SAFETY: the caller's promise holds for each.
+        self.iter().rev().for_each(|hooks| unsafe { hooks.parent() });
+    }
+    unsafe fn child(&self) {
+        // SAFETY: the caller's promise holds for each.
+        self.iter().rev().for_each(|hooks| unsafe { hooks.child() });
+    }
+}
+/// For those that need more. The functions are called as [`AtFork`] says.
+pub struct Hooks {
+    /// See [`AtFork::prepare`].
+    pub prepare: fn(),
+    /// See [`AtFork::parent`].
+    pub parent: fn(),
+    /// See [`AtFork::child`].
     pub child: fn(),
+}
+impl AtFork for Hooks {
+    fn prepare(&self) {
+        (self.prepare)();
+    }
+    unsafe fn parent(&self) {
+        (self.parent)();
+    }
+    unsafe fn child(&self) {
+        (self.child)();
+    }
 }
 /// All there is to do.
 pub struct Order {
     /// Outermost lock first.
-    pub hooks: &'static [&'static Hooks],
+    pub hooks: &'static [&'static dyn AtFork],
     /// Tells the program what the hooks had to tell, in parent and child: all locks are released then, and the signals
     /// are the program's again.
     pub report: fn(),
@@ -72,13 +126,13 @@ extern "C" fn prepare() {
     let Some(order) = order() else { return };
     if !FORKING.replace(true) {
         SIGNALS.set(Some(system::block_signals()));
-        order.hooks.iter().for_each(|hooks| (hooks.prepare)());
+        order.hooks.iter().for_each(|hooks| hooks.prepare());
     }
 }
-fn release(one: fn(&Hooks)) {
+fn release(one: fn(&dyn AtFork)) {
     let Some(order) = order() else { return };
     if FORKING.replace(false) {
-        order.hooks.iter().rev().for_each(|hooks| one(hooks));
+        order.hooks.iter().rev().for_each(|hooks| one(*hooks));
         if let Some(signals) = SIGNALS.take() {
             system::set_signals(&signals);
         }
@@ -86,8 +140,10 @@ fn release(one: fn(&Hooks)) {
     }
 }
 extern "C" fn parent() {
-    release(|hooks| (hooks.parent)());
+    // SAFETY: only where `prepare` has run in this thread.
+    release(|hooks| unsafe { hooks.parent() });
 }
 extern "C" fn child() {
-    release(|hooks| (hooks.child)());
+    // SAFETY: only where `prepare` has run in this thread, the only one of a child.
+    release(|hooks| unsafe { hooks.child() });
 }

@@ -2,7 +2,7 @@
 //!
 //! The topology is read once, at the first question: through hwlocality where `libhwloc.so.15` is installed, else
 //! from sysfs. Under a lock that fork takes, so a forked child can always ask.
-use super::fork::Hooks;
+use super::fork::AtFork;
 #[cfg(unimem_hwloc)]
 use super::injection::{Operation, check};
 use super::lock::Mutex;
@@ -43,12 +43,7 @@ struct Machine {
 /// Held while the system is asked: libhwloc has locks of its own, which a child must not inherit taken.
 static DISCOVERING: Mutex<()> = Mutex::new(());
 /// See load.rs.
-pub(crate) static HOOKS: Hooks =
-    Hooks { prepare: || core::mem::forget(DISCOVERING.lock()), parent: unlock, child: unlock };
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-    unsafe { DISCOVERING.force_unlock() }
-}
+pub(crate) static HOOKS: &dyn AtFork = &DISCOVERING;
 
 fn machine() -> &'static Machine {
     static MACHINE: AtomicPtr<Machine> = AtomicPtr::new(null_mut());

@@ -133,12 +133,7 @@ unsafe impl allocator_api2::alloc::Allocator for Records {
 }
 
 /// See load.rs.
-pub(crate) static HOOKS: fork::Hooks =
-    fork::Hooks { prepare: || core::mem::forget(LISTS.lock()), parent: unlock, child: unlock };
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-    unsafe { LISTS.force_unlock() }
-}
+pub(crate) static HOOKS: &dyn fork::AtFork = &LISTS;
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use super::records::{Metrics, TensorStream, TreeTensorNetwork, TreeTensorNode};
 use super::stream::Stream;
 use crate::error::{Result, fail};
 use crate::instance::Instance;
-use crate::os::fork::Hooks;
+use crate::os::fork::AtFork;
 use crate::os::lock::{Mutex, MutexGuard};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
@@ -41,11 +41,7 @@ enum Kind {
 static LIVE: Mutex<Option<HashMap<usize, Kind, FixedState>>> = Mutex::new(None);
 
 /// See load.rs.
-pub static HOOKS: Hooks = Hooks { prepare: || core::mem::forget(LIVE.lock()), parent: unlock, child: unlock };
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-    unsafe { LIVE.force_unlock() }
-}
+pub static HOOKS: &dyn AtFork = &LIVE;
 
 fn live() -> MutexGuard<'static, Option<HashMap<usize, Kind, FixedState>>> {
     LIVE.lock()

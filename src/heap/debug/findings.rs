@@ -1,6 +1,7 @@
 //! What was found wrong: told in the log at once, kept for the report, each once.
 use super::{report, trace};
 use crate::log::{Level, is_wanted, log};
+use crate::os::fork::AtFork;
 use crate::os::{lock::Mutex, records::Records};
 use allocator_api2::vec::Vec;
 use serde_json::{Value, json};
@@ -65,15 +66,8 @@ struct Found {
 }
 static FOUND: Mutex<Found> = Mutex::new(Found { list: Vec::new_in(Records), damaged: 0 });
 
-pub(super) fn lock() {
-    core::mem::forget(FOUND.lock());
-}
-/// # Safety
-/// [`lock`] was called before.
-pub(super) unsafe fn unlock() {
-    // SAFETY: taken by `lock`, whose guard was forgotten.
-    unsafe { FOUND.force_unlock() }
-}
+/// See load.rs.
+pub(super) static HOOKS: &dyn AtFork = &FOUND;
 
 /// Tells of a finding, unless that was done before. Takes locks and allocates: not to be called under any of ours.
 pub(super) fn tell(finding: Finding) {

@@ -30,7 +30,8 @@ use super::{Block, Heap, owner};
 use crate::error::{Error, Result, fail};
 use crate::log::log;
 use crate::os::environment::variable;
-use crate::os::{fork, records::Records};
+use crate::os::fork::AtFork;
+use crate::os::records::Records;
 use crate::recording::Stack;
 use allocator_api2::vec::Vec;
 use core::ptr::NonNull;
@@ -107,42 +108,10 @@ fn stack_here() -> u64 {
 }
 
 /// See load.rs.
-pub(crate) static SYMBOL_HOOKS: fork::Hooks = fork::Hooks {
-    prepare: || {
-        report::lock();
-        trace::lock_symbols();
-    },
-    parent: unlock_symbols,
-    child: unlock_symbols,
-};
-fn unlock_symbols() {
-    // SAFETY: runs only after `prepare` has taken both.
-    unsafe {
-        trace::unlock_symbols();
-        report::unlock();
-    }
-}
-
+pub(crate) static SYMBOL_HOOKS: [&dyn AtFork; 2] = [report::HOOKS, trace::SYMBOL_HOOKS];
 /// See load.rs.
-pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
-    prepare: || {
-        findings::lock();
-        quarantine::lock();
-        regions::lock();
-        trace::lock();
-    },
-    parent: unlock,
-    child: unlock,
-};
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken them.
-    unsafe {
-        trace::unlock();
-        regions::unlock();
-        quarantine::unlock();
-        findings::unlock();
-    }
-}
+pub(crate) static HOOKS: [&dyn AtFork; 4] =
+    [findings::HOOKS, quarantine::HOOKS, regions::HOOKS, trace::HOOKS];
 
 /// Bytes that a block needs beyond what was asked for.
 pub(super) fn slack() -> usize {

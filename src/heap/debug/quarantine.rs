@@ -9,6 +9,7 @@ use super::super::span::Span;
 use super::super::{Heap, page_map, size_class::SHAPES, slot};
 use super::trace;
 use crate::error::{Result, fail};
+use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
 use crate::os::records::{self, Records};
@@ -48,15 +49,8 @@ struct Queue {
 unsafe impl Send for Queue {}
 static QUEUE: Mutex<Queue> = Mutex::new(Queue { first: null_mut(), last: null_mut(), bytes: 0 });
 
-pub(super) fn lock() {
-    core::mem::forget(QUEUE.lock());
-}
-/// # Safety
-/// [`lock`] was called before.
-pub(super) unsafe fn unlock() {
-    // SAFETY: taken by `lock`, whose guard was forgotten.
-    unsafe { QUEUE.force_unlock() }
-}
+/// See load.rs.
+pub(super) static HOOKS: &dyn AtFork = &QUEUE;
 
 /// A block that was written to after it was freed.
 pub(super) struct Written {

@@ -2,6 +2,7 @@
 //! with the stacks that allocated them. Nothing is written behind them and they are not held back when freed.
 use super::super::{Block, Heap};
 use super::trace;
+use crate::os::fork::AtFork;
 use crate::os::map::PAGE;
 use crate::os::{lock::Mutex, records::Records};
 use allocator_api2::vec::Vec;
@@ -18,15 +19,8 @@ pub struct Region {
 static REGIONS: Mutex<HashMap<usize, Region, FixedState, Records>> =
     Mutex::new(HashMap::with_hasher_in(FixedState::with_seed(0), Records));
 
-pub(super) fn lock() {
-    core::mem::forget(REGIONS.lock());
-}
-/// # Safety
-/// [`lock`] was called before.
-pub(super) unsafe fn unlock() {
-    // SAFETY: taken by `lock`, whose guard was forgotten.
-    unsafe { REGIONS.force_unlock() }
-}
+/// See load.rs.
+pub(super) static HOOKS: &dyn AtFork = &REGIONS;
 
 /// A region was made, by the calling stack. Without memory for it it stays unknown.
 pub fn made(heap: &'static Heap, start: usize, size: usize) {

@@ -14,6 +14,7 @@ use super::{damaged_by, findings, guards_are_on, live_blocks, reachable, regions
 use crate::error::{Result, fail};
 use crate::log::{Level, is_wanted, log};
 use crate::os::environment::{variable, with_process_number};
+use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
 use crate::os::system;
@@ -147,15 +148,8 @@ pub fn write(path: &Path) -> Result<()> {
 
 /// One thread at a time writes the file that the environment names.
 static WRITING: Mutex<()> = Mutex::new(());
-pub(super) fn lock() {
-    core::mem::forget(WRITING.lock());
-}
-/// # Safety
-/// [`lock`] was called before.
-pub(super) unsafe fn unlock() {
-    // SAFETY: taken by `lock`, whose guard was forgotten.
-    unsafe { WRITING.force_unlock() }
-}
+/// See load.rs.
+pub(super) static HOOKS: &dyn AtFork = &WRITING;
 /// The file that `UNIMEM_DEBUG_REPORT` names; `%p` in it is the process's number.
 fn file() -> Option<PathBuf> {
     let name = variable(c"UNIMEM_DEBUG_REPORT").filter(|name| !name.is_empty())?;

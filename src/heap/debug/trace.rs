@@ -5,6 +5,7 @@
 //! own: fork waits for it, so that no child inherits the symboliser's locks half taken.
 use super::regions;
 use crate::log::log;
+use crate::os::fork::AtFork;
 use crate::os::{lock::Mutex, records::Records, thread};
 use crate::recording::{DEPTH, Stack};
 use allocator_api2::vec::Vec;
@@ -30,24 +31,10 @@ static TRACES: Mutex<Traces> = Mutex::new(Traces {
 /// Names that were looked up, by return address.
 static SYMBOLS: Mutex<HashMap<usize, Call, FixedState>> = Mutex::new(HashMap::with_hasher(SEED));
 
-pub(super) fn lock() {
-    core::mem::forget(TRACES.lock());
-}
-/// # Safety
-/// [`lock`] was called before.
-pub(super) unsafe fn unlock() {
-    // SAFETY: taken by `lock`, whose guard was forgotten.
-    unsafe { TRACES.force_unlock() }
-}
-pub(super) fn lock_symbols() {
-    core::mem::forget(SYMBOLS.lock());
-}
-/// # Safety
-/// [`lock_symbols`] was called before.
-pub(super) unsafe fn unlock_symbols() {
-    // SAFETY: taken by `lock_symbols`, whose guard was forgotten.
-    unsafe { SYMBOLS.force_unlock() }
-}
+/// See load.rs.
+pub(super) static HOOKS: &dyn AtFork = &TRACES;
+/// See load.rs.
+pub(super) static SYMBOL_HOOKS: &dyn AtFork = &SYMBOLS;
 
 /// Runs `f` unless this thread is in another one, or has no record: what walking and naming allocate is not traced.
 /// The mark is in the thread's record, not a variable of ours, which the dynamic loader might have to allocate first.

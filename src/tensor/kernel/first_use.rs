@@ -3,7 +3,7 @@
 //!
 //! A child that is forked while another thread makes it would wait for that thread for ever. So it is made under a lock
 //! that fork takes.
-use crate::os::fork::Hooks;
+use crate::os::fork::AtFork;
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::tensor::Complex;
 use core::sync::atomic::{AtomicBool, Ordering::*};
@@ -11,12 +11,7 @@ use faer::{Accum, Mat, Par, linalg::matmul::matmul};
 
 static MAKING: Mutex<()> = Mutex::new(());
 /// See load.rs.
-pub static HOOKS: Hooks =
-    Hooks { prepare: || core::mem::forget(MAKING.lock()), parent: unlock, child: unlock };
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
-    unsafe { MAKING.force_unlock() }
-}
+pub static HOOKS: &dyn AtFork = &MAKING;
 /// The lock under which things are made once.
 pub fn making() -> MutexGuard<'static, ()> {
     MAKING.lock()
