@@ -169,15 +169,21 @@ impl System {
         if has_several_owners(pointer) {
             return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
         }
-        let block = self.allocate_guarded(self.heap, size, old.alignment)?;
-        // SAFETY: two live blocks, at least that long both.
-        unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
-        self.free(pointer)?;
-        Ok(block)
+        self.heap.count_as_resize(old.size, || {
+            let block = self.allocate_guarded(self.heap, size, old.alignment)?;
+            // SAFETY: two live blocks, at least that long both.
+            unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
+            self.free(pointer)?;
+            Ok(block)
+        })
     }
 
-    /// The live block that begins at `pointer`, of the system or a pool of it, and the pool.
+    /// The live block that begins at `pointer`, of the system or a pool of it, and the pool. Tiered memory made through the
+    /// system's interface is a block of its own.
     pub fn block(&self, pointer: *const u8) -> Option<(Block, Option<&'static Pool>)> {
+        if tiered::made_through(self.heap, pointer).is_some() {
+            return tiered::as_block(pointer).map(|block| (block, None));
+        }
         let (heap, block) = heap::owner(pointer)?;
         self.pool_of(heap).map(|pool| (block, pool))
     }
