@@ -145,6 +145,7 @@ impl Engine {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
         }
+        region.clear_leftovers(size)?;
         let _inside = gate::enter();
         if region.resize(size)? {
             return Ok(region.clone());

@@ -3,6 +3,7 @@ use super::claims::Claims;
 use super::codec::Codec;
 use super::engine::Engine;
 use super::fault::Mechanism;
+use super::fill::Access;
 use super::mapping::{Advice, Errno, Mapping, Span, advise};
 use super::residency::Counters;
 use super::spill::Spill;
@@ -40,6 +41,8 @@ pub struct Region {
     engine: Arc<Engine>,
     memory: Mapping,
     size: AtomicUsize,
+    /// Bytes from the size to here may hold what was written before it shrank.
+    leftovers: AtomicUsize,
     chunk: usize,
     codec: Codec,
     policy: Policy,
@@ -157,6 +160,7 @@ impl Region {
             engine: engine.clone(),
             memory,
             size: AtomicUsize::new(size),
+            leftovers: AtomicUsize::new(0),
             chunk,
             codec: policy.codec(),
             policy,
@@ -447,8 +451,8 @@ impl Region {
         self.chunk(index).state.load()
     }
 
-    /// Changes the size in place if the reserved address space allows; false if it does not. Bytes that come back
-    /// after shrinking and growing are zero from the next chunk boundary on.
+    /// Changes the size in place if the reserved address space allows; false if it does not. Bytes of the last chunk that
+    /// come back after shrinking are zero where [`Region::clear_leftovers`] was called.
     pub(super) fn resize(&self, size: usize) -> Result<bool> {
         let (old, new) = (self.count(), size.div_ceil(self.chunk));
         if self.resident || new > self.table.capacity() {
@@ -457,7 +461,7 @@ impl Region {
         if new > old && self.engine.purse().limit() != 0 {
             self.take_home(old, new - old)?;
         }
-        self.size.store(size, Relaxed);
+        self.set_size(size);
         for index in new..old {
             self.forget(index);
         }
@@ -469,9 +473,25 @@ impl Region {
     fn shrink_resident(&self, size: usize) -> bool {
         let fits = self.resident && size > 0;
         if fits {
-            self.size.store(size, Relaxed);
+            self.set_size(size);
         }
         fits
+    }
+    fn set_size(&self, size: usize) {
+        let left = self.leftovers.load(Relaxed).max(self.size.swap(size, Relaxed));
+        self.leftovers.store(left.min(self.count() * self.chunk), Relaxed);
+    }
+    /// Zeroes the bytes that growing to `size` will bring back of the last chunk. The program does not use it meanwhile.
+    pub(super) fn clear_leftovers(&self, size: usize) -> Result<()> {
+        let (old, end) = (self.size(), self.leftovers.load(Relaxed).min(size));
+        let last = self.count() - 1;
+        if end <= old || self.word(last).phase() == Phase::Zero && !self.resident {
+            return Ok(());
+        }
+        self.acquire(last, Access::Write)?;
+        // SAFETY: the rest of a chunk that is in place while it is acquired.
+        unsafe { core::slice::from_raw_parts_mut((self.start() + old) as *mut u8, end - old) }.fill(0);
+        self.release(last)
     }
     /// Gives back the room on disk of all chunks from `count` on.
     fn shorten_homes(&self, count: usize) {
