@@ -4,6 +4,7 @@
 #include "unimem.h"
 #include "unimem/memory_pool.h"
 #include "unimem/advanced_memory_system.h"
+#include "unimem/memory_singleton.h"
 
 #include "tiers.h"
 
@@ -103,6 +104,51 @@ static void test_system(void)
     destroy_memory_system(system);
 }
 
+static void test_tracking(void)
+{
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    TEST("tracking in tiered memory adds nothing and ends with it") {
+        for (size_t i = 0; i < 2; i++) {
+            char *tiered = kinds[i](memory);
+            if (!EXPECT(tiered, "kind %zu: %s", i, unimem_last_error_message())) continue;
+            for (size_t at = 0; at < 3 * MIB; at += MIB)
+                EXPECT(memory->track_allocation(tiered + at, 100) && track_memory_block(tiered + at) &&
+                           stats_of(memory).total_allocated == 3 * MIB, "%zu are counted", stats_of(memory).total_allocated);
+            EXPECT(memory->realloc(tiered, 2 * MIB) == tiered, "it moved");
+            EXPECT(memory->untrack_allocation(tiered + MIB) && !memory->untrack_allocation(tiered + 2 * MIB), "after shrinking");
+            EXPECT(is_memory_block_tracked(tiered) && is_memory_block_tracked(tiered + MIB) && !is_memory_block_tracked(tiered + 2 * MIB),
+                   "the program's system after shrinking");
+            memory->free(tiered);
+            EXPECT(!memory->untrack_allocation(tiered) && !is_memory_block_tracked(tiered) && !is_memory_block_tracked(tiered + MIB),
+                   "it is still tracked");
+            EXPECT(stats_of(memory).total_allocated == 0, "%zu are counted", stats_of(memory).total_allocated);
+        }
+    }
+    if (strcmp(unimem_fault_mechanism(), "none") != 0) TEST("and goes along when it moves") {
+        char *tiered = streaming(memory);
+        memory->track_allocation(tiered, 1);
+        track_memory_block(tiered + MIB);
+        char *moved = memory->realloc(tiered, 64 * MIB);
+        EXPECT(moved && moved != tiered, "it did not move");
+        EXPECT(memory->untrack_allocation(moved) && is_memory_block_tracked(moved + MIB) && !is_memory_block_tracked(tiered + MIB), "not tracked there");
+        memory->free(moved);
+        EXPECT(!is_memory_block_tracked(moved + MIB), "still tracked");
+    }
+    TEST("what is tracked when the last reference of the program's system goes is freed") {
+        advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
+        char *tiered = streaming(memory);
+        track_memory_block(tiered);
+        track_memory_block(tiered + 4096);
+        destroy_memory_system(system);
+        EXPECT(!unimem_owns(tiered) && !is_memory_block_tracked(tiered + 4096) && stats_of(memory).total_allocated == 0, "it is still there");
+    }
+    TEST("tiered memory that goes with its instance is tracked no more") {
+        char *tiered = streaming(memory);
+        track_memory_block(tiered);
+        EXPECT(!unimem_close(memory) && !is_memory_block_tracked(tiered), "it is still tracked");
+    }
+}
+
 /* Shrinks and grows, by sizes in the middle of pages and chunks, and all that comes back is zero. */
 static void test_what_comes_back(void)
 {
@@ -141,6 +187,7 @@ static int run_all(void)
 {
     test_pool();
     test_system();
+    test_tracking();
     test_what_comes_back();
     return tap_done();
 }

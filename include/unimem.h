@@ -173,7 +173,9 @@ typedef struct {
    */
   void *(*allocate_streaming)(size_t total_size, size_t chunk_size);
   /**
-   * Tracks any pointer, ours or not; tracking again replaces the size. Foreign ones count as live bytes.
+   * Tracks any pointer, ours or not; tracking again replaces the size. Foreign ones count as live bytes, until they are
+   * untracked. One into a live block of this instance, at its start or inside, adds nothing to what the block counts;
+   * its tracking goes along when the block is reallocated and ends when it is freed.
    */
   bool (*track_allocation)(void *ptr, size_t size);
   /**

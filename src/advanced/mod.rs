@@ -7,9 +7,9 @@ pub mod pool;
 pub mod registry;
 
 use crate::error::{Result, fail};
-use crate::heap::guard::{self, GUARD};
+use crate::heap::guard::{self, GUARD, GUARDED};
+use crate::heap::tracking_table::Tracked;
 use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
-use crate::instance::tracking::{Tracked, TrackingTable};
 use crate::instance::{slots, tiered};
 use crate::log::log;
 use crate::os::{fork, lock::Mutex, lock::MutexGuard};
@@ -26,8 +26,6 @@ const TOO_FRAGMENTED: f64 = 0.2;
 static STRUCTURE: Mutex<()> = Mutex::new(());
 /// Proof that the structure's lock is held.
 pub type Structure = MutexGuard<'static, ()>;
-/// Blocks with a guard, of all systems, and the size it lies behind.
-static GUARDED: TrackingTable = TrackingTable::new();
 
 /// Takes the lock under which systems and pools come and go.
 pub fn structure() -> Structure {
@@ -38,7 +36,6 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
         core::mem::forget(STRUCTURE.lock());
         pool::lock_limits();
-        GUARDED.lock_all();
     },
     parent: unlock,
     child: unlock,
@@ -46,7 +43,6 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
 fn unlock() {
     // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards.
     unsafe {
-        GUARDED.unlock_all();
         pool::unlock_limits();
         STRUCTURE.force_unlock();
     }
@@ -111,7 +107,6 @@ impl System {
     /// Frees everything that is the system's own. Its pools have ended before. Reports what was live.
     pub fn end(&self) {
         slots::disown(self.heap);
-        forget_guards(self.heap);
         report(self.heap.destroy(), "a memory system");
     }
 
@@ -131,6 +126,7 @@ impl System {
             heap.free(block.as_ptr())?;
             return fail!(OutOfMemory, "no memory to remember the guard of {size} bytes");
         }
+        attributes::mark(block.as_ptr())?;
         Ok(block)
     }
 
@@ -161,9 +157,6 @@ impl System {
             return self.reallocate_guarded(&old, size).map(Some);
         }
         let block = self.heap.reallocate(pointer, size)?;
-        if GUARDED.count() > 0 {
-            GUARDED.untrack(old.start);
-        }
         if size > old.size {
             // SAFETY: the block has `size` bytes, and those beyond the old size belong to nobody yet.
             unsafe { block.add(old.size).write_bytes(0, size - old.size) };
@@ -302,15 +295,6 @@ fn end_guard(heap: &Heap, pointer: *mut u8) {
     let damaged = is_damaged(pointer);
     if GUARDED.untrack(pointer as usize).is_some() && damaged {
         log!(Error, "bytes behind the block at {pointer:p} were overwritten");
-    }
-}
-/// All blocks of `heap` are about to go.
-fn forget_guards(heap: &Heap) {
-    if GUARDED.count() > 0 {
-        // The table's locks come before the heap's, which is held while it calls back.
-        let mut blocks = Vec::new();
-        heap.for_each_live(&mut |block| blocks.push(block.start));
-        blocks.into_iter().for_each(|block| _ = GUARDED.untrack(block));
     }
 }
 fn has_several_owners(pointer: *const u8) -> bool {

@@ -31,6 +31,8 @@ mod slot;
 mod slow;
 mod span;
 mod statistics;
+pub mod tracked;
+pub mod tracking_table;
 
 pub(crate) use arena::HOOKS as ARENA_HOOKS;
 pub(crate) use registry::HOOKS as REGISTRY_HOOKS;

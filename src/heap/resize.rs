@@ -47,7 +47,7 @@ impl Heap {
             self.with_cache(|cache| cache.resize(self, block.size, size))?;
             debug::resized(moved, size);
             if value & slot::MARKED != 0 {
-                attributes::rename(pointer, moved);
+                attributes::rename(pointer, moved, size);
             }
             let moved = NonNull::new(moved).expect("a block's address");
             self.sample(moved, size);
@@ -72,7 +72,7 @@ impl Heap {
         // SAFETY: both blocks are live and at least that long; the new one overlaps nothing.
         unsafe { core::ptr::copy_nonoverlapping(pointer, moved.as_ptr(), size.min(block.size)) };
         if marked {
-            attributes::rename(pointer, moved.as_ptr());
+            attributes::rename(pointer, moved.as_ptr(), size);
         }
         if let Err(error) = self.free(pointer) {
             self.free(moved.as_ptr())?; // another thread was first

@@ -111,6 +111,12 @@ pub fn global() -> Result<&'static Instance> {
     Ok(put(GLOBAL, Heap::create(&heap_params(&config, GLOBAL))?, config))
 }
 
+/// Whether `f` is true of any open instance. None opens or closes meanwhile.
+pub fn for_any(f: impl Fn(&'static Instance) -> bool) -> bool {
+    let _lock = LOCK.lock();
+    all().any(f)
+}
+
 /// Opens an instance. Gives its slot.
 pub fn open(config: Config) -> Result<usize> {
     let _lock = LOCK.lock();

@@ -2,7 +2,7 @@
 use super::{Instance, slots};
 use crate::error::{Error, Result, fail};
 use crate::heap::debug::regions;
-use crate::heap::{Block, Heap, freed};
+use crate::heap::{Block, Heap, freed, tracked};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording;
 use crate::tiers::budget::Budget;
@@ -57,14 +57,19 @@ impl Tiered {
         drop(superfluous);
         self.engine.get().ok_or(Error::Internal)
     }
+    /// Whether a region is this instance's.
+    pub fn has(&self, region: &Region) -> bool {
+        self.engine.get().is_some_and(|engine| Arc::ptr_eq(engine, region.engine()))
+    }
     /// The region that starts at `pointer`, if it is this instance's.
     pub fn region(&self, pointer: *const u8) -> Option<Arc<Region>> {
-        let engine = self.engine.get()?;
-        region_at(pointer).filter(|region| Arc::ptr_eq(region.engine(), engine))
+        self.engine.get()?;
+        region_at(pointer).filter(|region| self.has(region))
     }
     /// Frees all regions.
     pub fn clear(&self) {
         if let Some(engine) = self.engine.get() {
+            engine.list().iter().for_each(|region| tracked::ended(region.start()));
             engine.clear();
         }
     }
@@ -82,6 +87,12 @@ pub(super) fn region_of(pointer: *const u8) -> Option<Arc<Region>> {
 pub fn start_of(pointer: *const u8) -> Option<usize> {
     region_of(pointer).map(|region| region.start())
 }
+/// Frees the live region that starts at `pointer`, whosever it is. False where there is none.
+pub fn free_anywhere(pointer: *const u8) -> bool {
+    region_at(pointer).is_some_and(|region| {
+        slots::for_any(|instance| instance.tiered.has(&region) && instance.free_region(&region).is_ok())
+    })
+}
 /// The live region that starts at `pointer`, as a block.
 pub fn as_block(pointer: *const u8) -> Option<Block> {
     let region = region_at(pointer)?;
@@ -93,7 +104,7 @@ pub fn as_block(pointer: *const u8) -> Option<Block> {
 pub fn made_through(heap: &'static Heap, pointer: *const u8) -> Option<&'static Instance> {
     let region = region_at(pointer)?;
     let instance = slots::adopted(heap)?;
-    instance.tiered.engine().is_some_and(|engine| Arc::ptr_eq(engine, region.engine())).then_some(instance)
+    instance.tiered.has(&region).then_some(instance)
 }
 /// The region that starts at `pointer`, or the error for anything else.
 pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
@@ -146,6 +157,7 @@ impl Instance {
             return Ok(());
         }
         let size = region.size();
+        tracked::ended(region.start());
         regions::ends(region.start());
         if !region.engine().free(region) {
             return fail!(DoubleFree, "the memory at {:#x} is being freed already", region.start());
@@ -165,6 +177,7 @@ impl Instance {
         let traced = regions::ends(before);
         let resized = region.engine().resize(region, size);
         let region = resized.inspect_err(|_| regions::stays(before, traced))?;
+        tracked::moved(before, region.start(), size);
         recording::freed(before);
         regions::made(self.heap, region.start(), size);
         region.record_allocation();

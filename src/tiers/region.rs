@@ -60,8 +60,6 @@ pub struct Region {
     forbidden: AtomicBool,
     /// Owners beyond the first.
     pub further_owners: AtomicUsize,
-    /// Whether the program tracks it.
-    pub tracked: AtomicBool,
     /// Figures.
     pub counters: Counters,
     /// How it is swept.
@@ -173,7 +171,6 @@ impl Region {
             claims: Claims::default(),
             forbidden: AtomicBool::new(false),
             further_owners: AtomicUsize::new(0),
-            tracked: AtomicBool::new(false),
             counters: Counters::default(),
             sweep: Mutex::default(),
         })
