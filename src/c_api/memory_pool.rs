@@ -99,8 +99,8 @@ fn write_header(block: *mut u8, room: usize, class: u16) {
     unsafe { block.cast::<Block>().sub(1).write(header) }
 }
 
-/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 64 KiB, is
-/// NULL.
+/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 1 GiB, is NULL.
+/// With an alignment above 64 KiB each block is a mapping of its own, of 64 KiB and its size at least.
 ///
 /// # Safety
 /// `config` is NULL or points at a configuration.
