@@ -4,6 +4,7 @@
 //! the block nor its span. Only the owning thread pushes and pops. Everyone else may read the counters, which are
 //! therefore atomic, though never locked. Caches are found through the thread's record, by the heap's id; the table
 //! of a record and the caches in it are made and dissolved under [`super::registry`]'s lock.
+use super::central::Central;
 use super::magazine::{Entry, Magazine};
 use super::size_class::{CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, MAX_QUICK_SHARED, SHAPES};
 use super::{Heap, page_map, slot};
@@ -291,6 +292,12 @@ impl Counts {
         self.largest = self.largest.max(other.largest);
         self.allocated = self.allocated.wrapping_add(other.allocated);
     }
+}
+
+/// What a cache that ends has counted becomes the heap's.
+pub fn retire(cache: &ThreadCache, heap: &Heap, central: &mut Central) {
+    cache.publish(heap);
+    central.retired.add(cache.counts());
 }
 
 /// Where `record` holds its cache of the heap with `id`.

@@ -45,6 +45,10 @@ impl Entry {
         // SAFETY: made from such a reference.
         unsafe { &*self.slot_and_value.map_addr(|address| address & ((1 << ADDRESS_BITS) - 1)) }
     }
+    /// Whether its slot is this one. Also of entries that a fork has cut in half.
+    pub fn has_slot(self, slot: &AtomicU16) -> bool {
+        self.slot_and_value.addr() & ((1 << ADDRESS_BITS) - 1) == core::ptr::from_ref(slot).addr()
+    }
     /// See `new`.
     pub fn value(self) -> u16 {
         (self.slot_and_value.addr() >> ADDRESS_BITS) as u16
@@ -195,6 +199,9 @@ impl Magazine {
     }
     /// Takes out the `count` oldest blocks, and gives them to `each`.
     pub fn drain_oldest(&self, count: usize, mut each: impl FnMut(Entry)) {
+        if self.base.get().is_null() {
+            return; // it has none, or a fork came while it grew
+        }
         let length = self.length();
         let count = count.min(length);
         // SAFETY: entries below the top are initialised; the rest moves down to the bottom.
