@@ -26,6 +26,7 @@ pub mod page_map;
 pub mod recorded;
 mod registry;
 mod resize;
+mod room;
 mod scavenger;
 mod size_class;
 mod slot;

@@ -1,8 +1,7 @@
 //! A heap's figures: what its threads have published, what a reader makes of it all, and what counts against its limit.
 use super::cache::{Counts, ThreadCache};
-use super::{Heap, MAX_SIZE, debug, recorded};
+use super::{Heap, recorded};
 use crate::error::Result;
-use crate::os::map;
 use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 /// Figures that all threads write.
@@ -196,18 +195,6 @@ impl Heap {
     pub fn discharge(&self, bytes: usize) {
         self.counters.held().fetch_sub(bytes, Relaxed);
     }
-    /// Whether a block of `size` bytes would fit now.
-    pub fn can_allocate(&self, size: usize) -> bool {
-        debug::empty_quarantine(Some(self));
-        let limit = self.limit.load(Relaxed);
-        let needed = map::round_to_page(size.saturating_add(self.prefix()));
-        let in_use = {
-            let central = self.central.lock();
-            self.held() - central.kept.bytes()
-        };
-        size > 0 && size <= MAX_SIZE && (limit == 0 || in_use.saturating_add(needed) <= limit)
-    }
-
     /// Runs `replace`, which allocates a block in place of one of `old` bytes and frees that: together they count as a
     /// reallocation, as if the block had been resized where it was.
     pub fn count_as_resize<R>(&'static self, old: usize, replace: impl FnOnce() -> Result<R>) -> Result<R> {

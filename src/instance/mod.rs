@@ -55,11 +55,15 @@ impl Instance {
     /// Plain memory: `size` bytes at `alignment`, a power of two up to 1 GiB; 0 means 64.
     #[inline(always)]
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        let alignment = match self.config.use_geometric_layout && size >= HUGE_TENSOR {
+        let alignment = self.alignment_for(size, alignment);
+        self.with_room(size, || self.heap.allocate(size, alignment))
+    }
+    #[inline(always)]
+    fn alignment_for(&self, size: usize, alignment: usize) -> usize {
+        match self.config.use_geometric_layout && size >= HUGE_TENSOR {
             true => alignment.max(HUGE_TENSOR),
             false => alignment,
-        };
-        self.with_room(size, || self.heap.allocate(size, alignment))
+        }
     }
     /// Gives up one owner of a block; the last one frees it. NULL is fine.
     #[inline(always)]
@@ -156,11 +160,10 @@ impl Instance {
     pub fn statistics(&self) -> HeapStatistics {
         self.heap.statistics()
     }
-    /// Whether `size` bytes would fit now.
+    /// Whether [`Instance::allocate`] would find room for `size` bytes now, as far as the budget goes.
     pub fn can_allocate(&self, size: usize) -> bool {
         let movable = self.tiered.engine().map_or(0, |engine| engine.movable());
-        self.heap.can_allocate(size.saturating_sub(movable).max(size.min(1)))
-            && (self.heap.limit() == 0 || size <= self.heap.limit())
+        self.heap.can_allocate(size, self.alignment_for(size, 0), movable)
     }
     /// Hands back memory that nothing lives in. Gives the bytes.
     pub fn trim(&self) -> usize {
