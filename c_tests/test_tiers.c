@@ -320,6 +320,22 @@ static void test_chunks(void)
     }
     CHECK("prefetch takes chunks that exist", unimem_chunk_prefetch(base, 0, 4) && !unimem_chunk_prefetch(base, count, 1) && !unimem_chunk_prefetch(base, 1, count) && !unimem_chunk_prefetch(base, SIZE_MAX, 2));
     CHECK("advice is taken", unimem_advise(base, UNIMEM_SEQUENTIAL) && unimem_advise(base, UNIMEM_RANDOM) && unimem_advise(base, UNIMEM_WILL_NEED) && unimem_advise(base, UNIMEM_DONT_NEED));
+    TEST("what is not needed is out, and nothing asked for before brings it in again") {
+        char *other = memory->allocate_streaming(count * chunk, chunk);
+        for (size_t i = 0; i < 2; i++) {
+            memset(unimem_chunk_acquire(other, i, UNIMEM_OVERWRITE), 1, chunk);
+            unimem_chunk_release(other, i);
+        }
+        for (int round = 0; round < 100; round++) {
+            EXPECT(unimem_advise(other, UNIMEM_DONT_NEED) && residency_of(other).hot_bytes == 0, "round %d", round);
+            unimem_chunk_prefetch(base, 0, 4);
+            unimem_advise(base, UNIMEM_DONT_NEED);
+            /* Jobs are done in the order they came: when this one is, so are those before it. */
+            while (residency_of(other).hot_bytes < 2 * chunk) unimem_chunk_prefetch(other, 0, 2);
+            if (!EXPECT(residency_of(base).hot_bytes == 0, "round %d: %zu bytes in place", round, residency_of(base).hot_bytes)) break;
+        }
+        memory->free(other);
+    }
     CHECK("codes that do not exist are refused", !unimem_advise(base, (unimem_advice_t)77) && !unimem_chunk_acquire(base, 0, (unimem_access_t)9) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
     char *plain = memory->allocate(100, 0);
     int local = 0;
