@@ -139,11 +139,14 @@ impl Engine {
         }
         first
     }
-    /// Changes a region's size, moving it if it has to grow beyond its address space. The old one is untouched on
-    /// failure, and gone if the new one is another.
+    /// Changes a region's size, moving it if it has to grow beyond its address space. What is new is zeros. The old one
+    /// is untouched on failure, and gone if the new one is another.
     pub fn resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
+        }
+        if size > region.size() {
+            region.clear_tail()?;
         }
         let _inside = gate::enter();
         if region.resize(size)? {

@@ -200,7 +200,10 @@ impl Engine {
                     region.staging().bytes(&mut slot)[..region.chunk_size()].fill(0);
                     Ok(())
                 }
-                (_, Access::Overwrite) => Ok(()),
+                (_, Access::Overwrite) => {
+                    region.clear_tail_in(transit.index, region.staging().bytes(&mut slot));
+                    Ok(())
+                }
                 _ => self.load(transit, &mut slot, workspace),
             };
             if let Err(trouble) = loaded {

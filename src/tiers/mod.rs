@@ -31,6 +31,7 @@ mod state;
 mod store;
 mod sweep;
 mod table;
+mod tail;
 mod transit;
 mod trouble;
 mod warm;
