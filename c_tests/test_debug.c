@@ -154,6 +154,15 @@ static void tiered_overrun(void) {
         memory->free(region);
         MUST(live() == 0);
     }
+    const memory_system_config_t config = {.alignment = 64, .enable_monitoring = false};
+    advanced_memory_system_t *system = create_memory_system(&config);
+    unsigned char *block = unimem_system_interface(system)->allocate_hierarchical(5000, 0);
+    MUST(block && check_memory_corruption(system, block));
+    block[5000] = 1;
+    MUST(!check_memory_corruption(system, block));
+    block[5000] = 0;
+    MUST(check_memory_corruption(system, block));
+
     unsigned char *left = memory->allocate_streaming(70000, chunk);
     left[70000] = 1;
     logged_length = 0;

@@ -113,7 +113,7 @@ typedef struct {
    */
   size_t peak_allocated;
   /**
-   * Allocations that succeeded.
+   * Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
    */
   size_t num_allocations;
   /**

@@ -9,8 +9,8 @@ pub mod registry;
 use crate::error::{Result, fail};
 use crate::heap::guard::{self, GUARD};
 use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
-use crate::instance::slots;
 use crate::instance::tracking::{Tracked, TrackingTable};
+use crate::instance::{slots, tiered};
 use crate::log::log;
 use crate::os::{fork, lock::Mutex, lock::MutexGuard};
 use core::ptr::NonNull;
@@ -134,19 +134,25 @@ impl System {
         Ok(block)
     }
 
-    /// Frees a block of the system's own.
+    /// Frees a block of the system's own, or tiered memory made through its interface.
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
+        if let Some(instance) = tiered::made_through(self.heap, pointer) {
+            return instance.free(pointer);
+        }
         end_guard(self.heap, pointer);
         self.heap.free(pointer)
     }
 
-    /// Changes the size of a block of the system's own; NULL allocates, 0 frees. What is new is zeroed.
+    /// Changes the size of what [`System::free`] frees; NULL allocates, 0 frees. What is new is zeroed.
     pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {
         if pointer.is_null() {
             return self.allocate(size, 0).map(Some);
         }
         if size == 0 {
             return self.free(pointer).map(|()| None);
+        }
+        if let Some(instance) = tiered::made_through(self.heap, pointer) {
+            return instance.reallocate(pointer, size);
         }
         let Some(old) = self.heap.block(pointer) else {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system's own");
@@ -169,15 +175,21 @@ impl System {
         if has_several_owners(pointer) {
             return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
         }
-        let block = self.allocate_guarded(self.heap, size, old.alignment)?;
-        // SAFETY: two live blocks, at least that long both.
-        unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
-        self.free(pointer)?;
-        Ok(block)
+        self.heap.count_as_resize(old.size, || {
+            let block = self.allocate_guarded(self.heap, size, old.alignment)?;
+            // SAFETY: two live blocks, at least that long both.
+            unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
+            self.free(pointer)?;
+            Ok(block)
+        })
     }
 
-    /// The live block that begins at `pointer`, of the system or a pool of it, and the pool.
+    /// The live block that begins at `pointer`, of the system or a pool of it, and the pool. Tiered memory made through the
+    /// system's interface is a block of its own.
     pub fn block(&self, pointer: *const u8) -> Option<(Block, Option<&'static Pool>)> {
+        if tiered::made_through(self.heap, pointer).is_some() {
+            return tiered::as_block(pointer).map(|block| (block, None));
+        }
         let (heap, block) = heap::owner(pointer)?;
         self.pool_of(heap).map(|pool| (block, pool))
     }
@@ -191,10 +203,16 @@ impl System {
     }
     /// Whether `pointer` lies in a live block of the system or a pool of it.
     pub fn is_inside_block(&self, pointer: *const u8) -> bool {
-        heap::owner_of_interior(pointer).is_some_and(|(heap, _)| self.pool_of(heap).is_some())
+        match tiered::start_of(pointer) {
+            Some(start) => tiered::made_through(self.heap, start as *const u8).is_some(),
+            None => heap::owner_of_interior(pointer).is_some_and(|(heap, _)| self.pool_of(heap).is_some()),
+        }
     }
     /// Fails unless a live block begins at `pointer` whose guard, if it has one, is whole. NotOwned, Corruption.
     pub fn check(&self, pointer: *const u8) -> Result<()> {
+        if tiered::made_through(self.heap, pointer).is_some() {
+            return tiered::expect_region(pointer).and_then(|region| tiered::check(&region));
+        }
         if self.block(pointer).is_none() {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system");
         }

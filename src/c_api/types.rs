@@ -37,7 +37,7 @@ pub struct memory_stats_t {
     pub total_allocated: usize,
     /// Highest `total_allocated` since creation or reset: exact with one thread, with several within 64 KiB a thread.
     pub peak_allocated: usize,
-    /// Allocations that succeeded.
+    /// Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
     pub num_allocations: usize,
     /// Blocks freed.
     pub num_frees: usize,

@@ -185,6 +185,22 @@ impl ThreadCache {
         self.change(heap, new, old);
         self.note_largest(new);
     }
+    /// A block of `old` bytes is about to be replaced by another: its bytes are off first, so that the peak never has both.
+    /// Gives what [`ThreadCache::end_replacement`] wants to know.
+    pub fn begin_replacement(&self, heap: &Heap, old: usize) -> usize {
+        self.change(heap, 0, old);
+        self.hits.load(Relaxed)
+    }
+    /// The other one was allocated and the block freed, each counted as what it is, or, if not `replaced`, nothing was
+    /// done: what counts is that a block was resized, or nothing.
+    pub fn end_replacement(&self, heap: &Heap, old: usize, hits: usize, replaced: bool) {
+        self.change(heap, 0, old.wrapping_neg());
+        if replaced {
+            let served_by = if self.hits.load(Relaxed) == hits { &self.misses } else { &self.hits };
+            add(served_by, 1_usize.wrapping_neg());
+            add(&self.frees, 1_usize.wrapping_neg());
+        }
+    }
     /// Counts that live bytes which are not the heap's changed by `bytes`.
     pub fn grow_foreign(&self, heap: &Heap, bytes: isize) {
         self.change(heap, bytes.max(0) as usize, bytes.min(0).unsigned_abs());

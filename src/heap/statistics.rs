@@ -69,7 +69,11 @@ impl Counters {
     }
     /// `counts` since the last reset.
     pub fn since_reset(&self, counts: Counts) -> Counts {
-        let since = |count: usize, i: usize| count.wrapping_sub(self.baseline[i].load(Relaxed));
+        // A reset that came between the steps of another thread's reallocation has counted one too many.
+        let since = |count: usize, i: usize| match count.wrapping_sub(self.baseline[i].load(Relaxed)) {
+            negative if negative > isize::MAX as usize => 0,
+            since => since,
+        };
         Counts {
             hits: since(counts.hits, 0),
             misses: since(counts.misses, 1),
@@ -87,7 +91,7 @@ pub struct HeapStatistics {
     pub live: usize,
     /// Highest `live` since creation or reset: exact with one thread, with several within 64 KiB a thread.
     pub peak: usize,
-    /// Allocations that succeeded.
+    /// Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
     pub allocations: usize,
     /// Blocks freed.
     pub frees: usize,
@@ -204,6 +208,15 @@ impl Heap {
         size > 0 && size <= MAX_SIZE && (limit == 0 || in_use.saturating_add(needed) <= limit)
     }
 
+    /// Runs `replace`, which allocates a block in place of one of `old` bytes and frees that: together they count as a
+    /// reallocation, as if the block had been resized where it was.
+    pub fn count_as_resize<R>(&'static self, old: usize, replace: impl FnOnce() -> Result<R>) -> Result<R> {
+        let hits = self.with_cache(|cache| cache.begin_replacement(self, old))?;
+        let result = replace();
+        // The cache is there by now.
+        self.with_cache(|cache| cache.end_replacement(self, old, hits, result.is_ok()))?;
+        result
+    }
     /// Counts live bytes that are not the heap's own: tracked foreign blocks.
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
         self.count(|cache| cache.grow_foreign(self, bytes))

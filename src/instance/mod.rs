@@ -208,5 +208,5 @@ impl Instance {
 
 /// Whether `pointer` lies in a live block of libunimem, start or inside.
 pub fn owns(pointer: *const u8) -> bool {
-    heap::owner_of_interior(pointer).is_some() || tiered::owns(pointer)
+    heap::owner_of_interior(pointer).is_some() || tiered::start_of(pointer).is_some()
 }

@@ -122,9 +122,7 @@ pub fn open(config: Config) -> Result<usize> {
 /// The slot through which the heap of a pool or system is an instance too; the same one each time.
 pub fn adopt(heap: &'static Heap) -> Result<usize> {
     let _lock = LOCK.lock();
-    if let Some(slot) =
-        ADOPTED.into_iter().find(|&slot| get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)))
-    {
+    if let Some(slot) = slot_of(heap) {
         return Ok(slot);
     }
     let slot = free_slot(ADOPTED)?;
@@ -132,12 +130,18 @@ pub fn adopt(heap: &'static Heap) -> Result<usize> {
     Ok(slot)
 }
 
+/// The slot of a pool's or system's heap. Without the lock: no other heap has the heap's id while it lives.
+fn slot_of(heap: &Heap) -> Option<usize> {
+    ADOPTED.into_iter().find(|&slot| heap_id(slot) == heap.id())
+}
+/// The instance that the heap of a pool or system is too, once [`adopt`] was called for it.
+pub fn adopted(heap: &Heap) -> Option<&'static Instance> {
+    slot_of(heap).and_then(get)
+}
+
 /// Closes the slot of a heap that its owner is about to end; what is tracked is reported.
 pub fn disown(heap: &'static Heap) {
-    let find = || ADOPTED.into_iter().find(|&slot| get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)));
-    let lock = LOCK.lock();
-    let Some(slot) = find() else { return };
-    drop(lock);
+    let Some(slot) = slot_of(heap) else { return };
     // It stays there: nobody else ends this heap.
     get(slot).inspect(|instance| instance.tiered.tell_overruns());
     let _lock = LOCK.lock();

@@ -1,8 +1,8 @@
 //! Streaming and hierarchical memory of an instance: blocks that are regions of its residency engine.
-use super::Instance;
+use super::{Instance, slots};
 use crate::error::{Error, Result, fail};
 use crate::heap::debug::{self, regions};
-use crate::heap::{Heap, freed};
+use crate::heap::{Block, Heap, freed};
 use crate::log::log;
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording;
@@ -81,10 +81,26 @@ impl Tiered {
 pub fn region_at(pointer: *const u8) -> Option<Arc<Region>> {
     registry::lookup(pointer as usize).filter(|region| region.start() == pointer as usize)
 }
-/// Whether `pointer` lies in a live region.
-pub fn owns(pointer: *const u8) -> bool {
-    registry::lookup(pointer as usize)
-        .is_some_and(|region| (pointer as usize) < region.start() + region.size())
+/// The live region that `pointer` lies in, start or inside.
+pub(super) fn region_of(pointer: *const u8) -> Option<Arc<Region>> {
+    registry::lookup(pointer as usize).filter(|region| (pointer as usize) < region.start() + region.size())
+}
+/// Where the live region begins that `pointer` lies in.
+pub fn start_of(pointer: *const u8) -> Option<usize> {
+    region_of(pointer).map(|region| region.start())
+}
+/// The live region that starts at `pointer`, as a block.
+pub fn as_block(pointer: *const u8) -> Option<Block> {
+    let region = region_at(pointer)?;
+    let size = region.size();
+    Some(Block { start: region.start(), size, capacity: size, alignment: PAGE })
+}
+/// The instance whose interface made the live tiered memory that starts at `pointer`, if that is the interface of the pool
+/// or system with this heap: their own functions take such memory as they take blocks.
+pub fn made_through(heap: &'static Heap, pointer: *const u8) -> Option<&'static Instance> {
+    let region = region_at(pointer)?;
+    let instance = slots::adopted(heap)?;
+    instance.tiered.engine().is_some_and(|engine| Arc::ptr_eq(engine, region.engine())).then_some(instance)
 }
 /// The region that starts at `pointer`, or the error for anything else.
 pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {

@@ -447,8 +447,8 @@ impl Region {
         self.chunk(index).state.load()
     }
 
-    /// Changes the size in place if the reserved address space allows; false if it does not. Bytes that come back
-    /// after shrinking and growing are zero from the next chunk boundary on.
+    /// Changes the size in place if the reserved address space allows; false if it does not. What it grows by is zero from
+    /// the next chunk boundary on (tail.rs clears what is before).
     pub(super) fn resize(&self, size: usize) -> Result<bool> {
         let (old, new) = (self.count(), size.div_ceil(self.chunk));
         if self.resident || new > self.table.capacity() {
