@@ -187,7 +187,7 @@ impl Engine {
     ) -> Result<(), Trouble> {
         let region = transit.region;
         if transit.from == Phase::Zero {
-            region.make_blocks(transit.index).map_err(Trouble::Disk)?;
+            region.room().make_blocks(transit.index, region.count()).map_err(Trouble::Disk)?;
         }
         let staged = transit.from == Phase::Staged;
         let mut slot = if staged {
@@ -288,7 +288,8 @@ impl Engine {
             region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
             return Ok(());
         }
-        let (spill, offset) = region.home_in(stored.file, index).ok_or(Trouble::Disk(Errno(libc::EBADF)))?;
+        let (spill, offset) =
+            region.room().place(stored.file, index).ok_or(Trouble::Disk(Errno(libc::EBADF)))?;
         spill.read(&mut memory[..whole_pages(length)], offset).map_err(Trouble::Disk)?;
         region.counters.fetched.fetch_add(whole_pages(length) as u64, Relaxed);
         let hash = content_hash(&memory[..length]);
@@ -316,7 +317,7 @@ impl Engine {
         }
         if stored.file != 0 {
             region.counters.cold.fetch_sub(pages, Relaxed);
-            region.note_stored(stored.file, transit.index, false);
+            region.room().note_stored(stored.file, transit.index, false);
         }
     }
 }

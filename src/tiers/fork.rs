@@ -118,7 +118,7 @@ impl Engine {
         }
         self.files().iter().for_each(|spill| spill.share());
         match self.new_file() {
-            Ok((file, spill)) => self.regions().iter().for_each(|region| region.move_home(file, &spill)),
+            Ok((file, spill)) => self.regions().iter().for_each(|region| region.room().move_to(file, &spill)),
             // The shared one must not be written; it is tried again when something has to be spilled.
             Err(error) => {
                 NO_FILE.note(error);

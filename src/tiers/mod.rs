@@ -25,6 +25,7 @@ mod recorded;
 pub mod region;
 pub mod registry;
 pub mod residency;
+mod room;
 pub mod spill;
 mod staging;
 mod state;
