@@ -203,6 +203,9 @@ impl System {
     }
     /// Fails unless a live block begins at `pointer` whose guard, if it has one, is whole. NotOwned, Corruption.
     pub fn check(&self, pointer: *const u8) -> Result<()> {
+        if tiered::made_through(self.heap, pointer).is_some() {
+            return tiered::expect_region(pointer).and_then(|region| tiered::check(&region));
+        }
         if self.block(pointer).is_none() {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system");
         }

@@ -147,14 +147,14 @@ pub fn adopted(heap: &Heap) -> Option<&'static Instance> {
 
 /// Closes the slot of a heap that its owner is about to end; what is tracked is reported.
 pub fn disown(heap: &'static Heap) {
-    let lock = LOCK.lock();
-    if let Some(slot) = slot_of(heap) {
-        // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
-        let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
-        instance.tiered.clear();
-        HEAP_IDS[slot - RESERVED].store(NO_HEAP, Relaxed);
-    }
-    drop(lock);
+    let Some(slot) = slot_of(heap) else { return };
+    // It stays there: nobody else ends this heap.
+    get(slot).inspect(|instance| instance.tiered.tell_overruns());
+    let _lock = LOCK.lock();
+    // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
+    let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
+    instance.tiered.clear();
+    HEAP_IDS[slot - RESERVED].store(NO_HEAP, Relaxed);
 }
 
 /// Closes an instance and frees all that is its. Gives the leaks, which are reported to the log.
@@ -168,7 +168,10 @@ pub fn close(slot: usize) -> Result<usize> {
     if CLOSING[slot].swap(true, AcqRel) {
         return fail!(InvalidArgument, "the instance is being closed already");
     }
-    let leaks = open_at(slot).map(Instance::report_leaks);
+    let leaks = open_at(slot).map(|instance| {
+        instance.tiered.tell_overruns();
+        instance.report_leaks()
+    });
     let _lock = LOCK.lock();
     let instance = match leaks {
         Ok(_) => INSTANCES[slot].swap(null_mut(), AcqRel),

@@ -1,8 +1,9 @@
 //! Streaming and hierarchical memory of an instance: blocks that are regions of its residency engine.
 use super::{Instance, slots};
 use crate::error::{Error, Result, fail};
-use crate::heap::debug::regions;
+use crate::heap::debug::{self, regions};
 use crate::heap::{Block, Heap, freed, tracked};
+use crate::log::log;
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording;
 use crate::tiers::budget::Budget;
@@ -66,6 +67,12 @@ impl Tiered {
         self.engine.get()?;
         region_at(pointer).filter(|region| self.has(region))
     }
+    /// In debug mode, tells which regions were overrun: before they are freed, and under no lock.
+    pub fn tell_overruns(&self) {
+        if let Some(engine) = self.engine.get().filter(|_| debug::guards_are_on()) {
+            engine.list().iter().for_each(|region| _ = check(region));
+        }
+    }
     /// Frees all regions.
     pub fn clear(&self) {
         if let Some(engine) = self.engine.get() {
@@ -114,6 +121,19 @@ pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
     }
 }
 
+/// Fails, in debug mode, when a region was overrun, and tells it. Corruption.
+pub fn check(region: &Region) -> Result<()> {
+    if !debug::guards_are_on() {
+        return Ok(());
+    }
+    // A chunk that cannot be brought in cannot be looked at.
+    if let Ok(Some(offset)) = region.first_overrun() {
+        debug::tell_overrun(region.start(), region.size(), offset);
+        return fail!(Corruption, "bytes behind the tiered memory at {:#x} were overwritten", region.start());
+    }
+    Ok(())
+}
+
 impl Instance {
     /// A region of `size` bytes. `chunk`: asked for, or 0.
     pub(super) fn allocate_region(&self, size: usize, chunk: usize, policy: Policy) -> Result<NonNull<u8>> {
@@ -156,6 +176,7 @@ impl Instance {
         if !last {
             return Ok(());
         }
+        check(region)?;
         let size = region.size();
         tracked::ended(region.start());
         regions::ends(region.start());
@@ -171,12 +192,17 @@ impl Instance {
         if region.further_owners.load(Relaxed) > 0 && size > old {
             return fail!(Unsupported, "memory with several owners does not grow: it could move");
         }
+        check(region)?;
         // Counting must not fail once the region may have moved: what it needs is made now.
         self.heap.recount_region(0, 0)?;
         let before = region.start();
         let traced = regions::ends(before);
         let resized = region.engine().resize(region, size);
         let region = resized.inspect_err(|_| regions::stays(before, traced))?;
+        if size < old && debug::guards_are_on() {
+            // What the program may not use any more is no overrun.
+            region.clear_tail().unwrap_or_else(|error| log!(Warning, "{error:?} behind memory that shrinks"));
+        }
         tracked::moved(before, region.start(), size);
         recording::freed(before);
         regions::made(self.heap, region.start(), size);
