@@ -149,6 +149,33 @@ static void test_tracking(void)
     }
 }
 
+/* Chunks fill the budget: what unimem_can_allocate says is what allocate then does, and before it the chunks leave. */
+static void test_can_allocate(void)
+{
+    TEST("unimem_can_allocate counts on chunks that can leave, and on no others") {
+        for (uint64_t round = 0; round < 6; round++) {
+            const size_t cap = 8 * MIB, bytes = 12 * MIB;
+            unified_memory_interface_t *memory = open_with(cap, 64 * KIB);
+            uint64_t *words = memory->allocate_streaming(bytes, 64 * KIB);
+            void *plain = round < 2 ? NULL : memory->allocate(MIB, 0);
+            for (size_t i = 0; i < bytes / 8; i += 8) words[i] = round % 2 ? mix(i) : i;
+            size_t held = unimem_held_bytes(memory), most = 1, beyond = cap + 1;
+            EXPECT(held + MIB > cap, "only %zu are held", held);
+            while (beyond - most > 1) *(unimem_can_allocate(memory, (most + beyond) / 2) ? &most : &beyond) = (most + beyond) / 2;
+            EXPECT(most > cap / 2, "the most is %zu", most);
+            size_t size = (size_t[]){most, beyond, 1000}[round % 3];
+            void *block = memory->allocate(size, 0);
+            EXPECT((block != NULL) == (size <= most), "%zu of at most %zu: %p", size, most, block);
+            for (size_t i = 0; i < bytes / 8; i += 512)
+                if (!EXPECT(words[i] == (round % 2 ? mix(i) : i), "word %zu is lost", i)) break;
+            memory->free(block);
+            memory->free(plain);
+            memory->free(words);
+            EXPECT(unimem_close(memory), "something is left");
+        }
+    }
+}
+
 /* Shrinks and grows, by sizes in the middle of pages and chunks, and all that comes back is zero. */
 static void test_what_comes_back(void)
 {
@@ -188,6 +215,7 @@ static int run_all(void)
     test_pool();
     test_system();
     test_tracking();
+    if (strcmp(unimem_fault_mechanism(), "none") != 0) test_can_allocate();
     test_what_comes_back();
     return tap_done();
 }
