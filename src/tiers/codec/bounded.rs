@@ -337,23 +337,34 @@ fn sums<const BACK: usize>(lanes: &mut Group, more: &Row) {
         }
     }
 }
-/// What the last `BACK` rows, which are sums of their lanes, add to the lanes after them, from `start` on.
+/// Running sums of running sums down the rows. Gives the last of the inner ones.
 #[inline(always)]
-fn before<const BACK: usize>(lanes: &Group, start: [u32; BACK]) -> [Row; BACK] {
-    core::array::from_fn(
-        #[inline(always)]
-        |i| sums_before(&lanes[ROWS - BACK + i], start[i]),
-    )
+fn sums_of_sums(lanes: &mut Group, more: &Row) -> Row {
+    let (mut inner, mut outer) = ([0; LANES], [0; LANES]);
+    for row in lanes {
+        inner = add(&inner, &add(row, more));
+        outer = add(&outer, &inner);
+        *row = outer;
+    }
+    inner
 }
-/// From grid numbers, less the `offsets` of their rows, to the bits of values.
+/// What is to be added to numbers that are sums within their lanes: `first` to those in even and odd rows, and `slope`
+/// more for every two rows further down.
+struct Offsets {
+    first: [Row; 2],
+    slope: Row,
+}
+/// From grid numbers, less their offsets, to the bits of values.
 #[inline(always)]
-fn values<const BACK: usize>(grid: Grid, lanes: &mut Group, offsets: &[Row; BACK]) {
-    for rows in lanes.as_chunks_mut::<BACK>().0 {
-        for (row, offset) in rows.iter_mut().zip(offsets) {
+fn values(grid: Grid, lanes: &mut Group, offsets: Offsets) {
+    let Offsets { first: mut offsets, slope } = offsets;
+    for rows in lanes.as_chunks_mut::<2>().0 {
+        for (row, offset) in rows.iter_mut().zip(&mut offsets) {
             *row = add(row, offset);
             for number in row {
                 *number = (*number as i32 as f32 * grid.step).to_bits();
             }
+            *offset = add(offset, &slope);
         }
     }
 }
@@ -390,7 +401,7 @@ fn decode_group(
     // The first numbers have none before them: zero, once the minimum is added.
     let none = 0u32.wrapping_sub(minimum);
     let minimum = [minimum; LANES];
-    match header[0] {
+    let offsets = match header[0] {
         m if m == Mode::Offset as u8 => {
             for (bytes, number) in target.iter_mut().zip(lanes.as_flattened()) {
                 *bytes = (number.wrapping_add(base) as i32 as f32 * grid.step).to_le_bytes();
@@ -400,24 +411,28 @@ fn decode_group(
         m if m == Mode::Difference as u8 => {
             lanes[0][0] = none;
             sums::<1>(lanes, &minimum);
-            values(grid, lanes, &before(lanes, [base]));
+            Offsets { first: [sums_before(&lanes[ROWS - 1], base); 2], slope: [0; LANES] }
         }
         m if m == Mode::DifferenceOfTwo as u8 => {
             (lanes[0][0], lanes[1][0]) = (none, none);
             sums::<2>(lanes, &minimum);
-            values(grid, lanes, &before(lanes, [base, second]));
+            let [even, odd] = [ROWS - 2, ROWS - 1].map(|row| lanes[row]);
+            Offsets { first: [sums_before(&even, base), sums_before(&odd, second)], slope: [0; LANES] }
         }
         m if m == Mode::SecondDifference as u8 => {
             lanes[0][0] = none;
             lanes[1][0] = none.wrapping_add(second).wrapping_sub(base);
-            sums::<1>(lanes, &minimum);
-            // A lane begins with the slope with which the one before it ends.
-            let [slope] = before(lanes, [0]);
-            sums::<1>(lanes, &slope);
-            values(grid, lanes, &before(lanes, [base]));
+            let bends = sums_of_sums(lanes, &minimum);
+            // A lane begins with the slope with which the one before it ends, and where that has led to.
+            let slope = sums_before(&bends, 0);
+            let rise = |l: usize| lanes[ROWS - 1][l].wrapping_add(slope[l].wrapping_mul(ROWS as u32));
+            let start = sums_before(&core::array::from_fn(rise), base);
+            let first = add(&start, &slope);
+            Offsets { first: [first, add(&first, &slope)], slope: add(&slope, &slope) }
         }
         _ => return Err(Damaged),
-    }
+    };
+    values(grid, lanes, offsets);
     lanes::gather(isa, lanes, target);
     Ok(at + size)
 }
