@@ -52,12 +52,24 @@ pub unsafe fn pack_right(arch: Arch, block: &Block, packed: &mut Packed) {
     arch.dispatch(Right(block, packed));
 }
 
-/// C = A B, or C += A B, for blocks that were packed for the same `arch` with the same terms.
+/// A block of A, packed or as it lies.
+#[derive(Clone, Copy)]
+pub enum Left<'a> {
+    Packed(&'a Packed),
+    /// The terms of a row are neighbours; no exponent.
+    AsItLies(&'a Block<'a>),
+}
+
+/// C = A B, or C += A B. Blocks are packed for the same `arch`, and have the same terms.
 ///
 /// # Safety
-/// All elements of the target may be read and written, are distinct, and nobody else uses them.
-pub unsafe fn multiply(arch: Arch, left: &Packed, right: &Packed, target: &Target) {
-    assert_eq!(left.depth(), right.depth());
+/// All elements of the target may be read and written, are distinct, and nobody else uses them. A block as it lies follows
+/// the rule of [`Packed::evenly`].
+pub unsafe fn multiply(arch: Arch, left: Left, right: &Packed, target: &Target) {
+    match left {
+        Left::Packed(packed) => assert_eq!(packed.depth(), right.depth()),
+        Left::AsItLies(block) => assert_eq!(block.terms.len(), right.depth()),
+    }
     arch.dispatch(Multiply { left, right, target });
 }
 
@@ -65,9 +77,13 @@ pub unsafe fn multiply(arch: Arch, left: &Packed, right: &Packed, target: &Targe
 const fn most_rows<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 12 } else { 5 }
 }
+/// The same for rows as they lie, each with an address of its own.
+const fn most_lying<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 8 } else { 5 }
+}
 
 struct Multiply<'a> {
-    left: &'a Packed,
+    left: Left<'a>,
     right: &'a Packed,
     target: &'a Target<'a>,
 }
@@ -75,25 +91,58 @@ impl WithSimd for Multiply<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let depth = self.left.depth();
-        for (rows, left) in self.left.panels() {
-            for (columns, right) in self.right.panels() {
-                macro_rules! of_rows {
-                    ($($count:literal)*) => {
-                        match rows.len() {
-                            $($count if $count <= most_rows::<S>() => {
-                                prefetch(self.target, rows.clone(), columns.clone());
-                                // SAFETY: the panels are as wide as said and hold `depth` terms.
-                                let sums = unsafe { tile::<S, $count>(simd, depth, left.cast(), right.cast()) };
-                                // SAFETY: these rows and columns are the target's, whose rule is the caller's promise.
-                                unsafe { write(simd, sums, self.target, rows.clone(), columns) };
-                            })*
-                            _ => unreachable!(),
-                        }
-                    };
+        // Each size of a tile is code of its own, in registers.
+        macro_rules! tiles {
+            ($rows:expr, $most:expr, $step:expr, $row:expr, [$($count:literal)*]) => {
+                match $rows.len() {
+                    $($count if $count <= $most => {
+                        let lines: [*const f32; $count] = core::array::from_fn($row);
+                        // SAFETY: rows of the left block, as many as said; the target is the caller's promise.
+                        unsafe { band::<S, $count>(simd, lines, $step, &self, $rows) };
+                    })*
+                    _ => unreachable!(),
                 }
-                of_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
+            };
+        }
+        match self.left {
+            Left::Packed(packed) => {
+                for (rows, start) in packed.panels() {
+                    let start = start.cast::<f32>();
+                    let row = |i: usize| start.wrapping_add(2 * i);
+                    tiles!(rows, most_rows::<S>(), 2 * rows.len(), row, [1 2 3 4 5 6 7 8 9 10 11 12]);
+                }
             }
+            Left::AsItLies(block) => {
+                for first in (0..block.lines.len()).step_by(most_lying::<S>()) {
+                    let rows = first..block.lines.len().min(first + most_lying::<S>());
+                    let row = |i: usize| {
+                        block.source.wrapping_add(block.lines[first + i] + block.terms[0]).cast::<f32>()
+                    };
+                    tiles!(rows, most_lying::<S>(), 2, row, [1 2 3 4 5 6 7 8]);
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of A times all of B. A's elements are `step` floats apart.
+///
+/// # Safety
+/// Each of `lines` is a row of the left block; the target follows the rule of [`multiply`].
+#[inline(always)]
+unsafe fn band<S: Simd, const ROWS: usize>(
+    simd: S,
+    lines: [*const f32; ROWS],
+    step: usize,
+    product: &Multiply,
+    rows: Range<usize>,
+) {
+    for (columns, right) in product.right.panels() {
+        prefetch(product.target, rows.clone(), columns.clone());
+        // SAFETY: forwarded; a panel of B has its depth.
+        unsafe {
+            let sums = tile::<S, ROWS>(simd, product.right.depth(), lines, step, right.cast());
+            write(simd, sums, product.target, rows.clone(), columns);
         }
     }
 }
@@ -101,15 +150,16 @@ impl WithSimd for Multiply<'_> {
 /// Real and imaginary parts of a row of a tile.
 type Row<S> = [<S as Simd>::f32s; 2];
 
-/// A tile of C: the product of a panel of A and one of B.
+/// A tile of C: the product of some rows of A and a panel of B.
 ///
 /// # Safety
-/// `left` points to real and imaginary parts of `depth` times `ROWS` elements, `right` to as many vectors of real and imaginary parts.
+/// Each of `lines` points to real and imaginary parts, of `depth` terms, one `step` apart; `right` to as many pairs of vectors.
 #[inline(always)]
 unsafe fn tile<S: Simd, const ROWS: usize>(
     simd: S,
     depth: usize,
-    left: *const f32,
+    lines: [*const f32; ROWS],
+    step: usize,
     right: *const Row<S>,
 ) -> [Row<S>; ROWS] {
     let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
@@ -118,9 +168,8 @@ unsafe fn tile<S: Simd, const ROWS: usize>(
         let [b_re, b_im] = unsafe { right.add(term).read() };
         for (row, [re, im]) in sums.iter_mut().enumerate() {
             // SAFETY: the rule above. Two loads, each to all lanes: one of both parts would have to be taken apart.
-            let [a_re, a_im] = unsafe {
-                [0, 1].map(|part| simd.splat_f32s(left.add(2 * (term * ROWS + row) + part).read()))
-            };
+            let [a_re, a_im] =
+                unsafe { [0, 1].map(|part| simd.splat_f32s(lines[row].add(term * step + part).read())) };
             *re = simd.mul_add_e_f32s(a_re, b_re, *re);
             *im = simd.mul_add_e_f32s(a_re, b_im, *im);
             *re = simd.negate_mul_add_e_f32s(a_im, b_im, *re);

@@ -142,7 +142,8 @@ unsafe fn part<S: Simd>(deal: Option<S>, block: &Block, panel: &Panel, first: us
 fn near(offsets: &[usize]) -> usize {
     offsets.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 8).count()
 }
-fn are_neighbours(offsets: &[usize]) -> bool {
+/// Whether each offset is one more than the one before.
+pub fn are_neighbours(offsets: &[usize]) -> bool {
     offsets.windows(2).all(|pair| pair[0] + 1 == pair[1])
 }
 

@@ -1,7 +1,7 @@
 //! The loops of a contraction: tiles of C, blocks of the sum, and the choice between direct and gathered operands.
 use super::fuse::{self, Side};
-use super::multiply::{self, Target};
-use super::pack::{Block, Packed};
+use super::multiply::{self, Left, Target};
+use super::pack::{Block, Packed, are_neighbours};
 use super::thin::{self, Thin};
 use super::{Axis, Complex, Product, threads, volume};
 use crate::error::Result;
@@ -10,8 +10,10 @@ use pulp::Arch;
 
 /// Most terms of a sum that are multiplied at one time: a panel of A with as many stays in the first-level cache.
 pub const DEPTH: usize = 384;
-/// Columns of B that are packed at one time: with `DEPTH` terms they stay in the second-level cache.
-const BLOCK: usize = 192;
+/// Most elements of B that are packed at one time: they stay in the second-level cache.
+const BLOCK: usize = 192 * DEPTH;
+/// Rows of A that meet no more columns than this are not worth packing.
+const REUSED: usize = 64;
 /// Most rows and columns of a tile of C.
 const SIDE: usize = 1024;
 /// Rows and columns of a tile are a multiple of this, of panels of both kinds.
@@ -195,18 +197,21 @@ impl Plan<'_> {
             let count = depth.min(terms.end - first);
             fuse::offsets(&self.sums, Side::Input, first, count, &mut w.left_sums);
             fuse::offsets(&self.sums, Side::Other, first, count, &mut w.right_sums);
-            if w.left_holds != Some((row, first)) {
-                let block = Block {
-                    source: self.left,
-                    lines: &w.rows,
-                    terms: &w.left_sums,
-                    exponent: self.exponents.0,
-                };
-                // SAFETY: all sums of offsets are inside the operands by the rule of `run`.
-                unsafe { multiply::pack_left(self.arch, &block, &mut w.left) };
-                w.left_holds = Some((row, first));
-            }
-            for (columns, out_columns) in w.columns.chunks(BLOCK).zip(w.out_columns.chunks(BLOCK)) {
+            let block =
+                Block { source: self.left, lines: &w.rows, terms: &w.left_sums, exponent: self.exponents.0 };
+            let left = if n <= REUSED && block.exponent == 0 && are_neighbours(block.terms) {
+                Left::AsItLies(&block)
+            } else {
+                if w.left_holds != Some((row, first)) {
+                    // SAFETY: all sums of offsets are inside the operands by the rule of `run`.
+                    unsafe { multiply::pack_left(self.arch, &block, &mut w.left) };
+                    w.left_holds = Some((row, first));
+                }
+                Left::Packed(&w.left)
+            };
+            // The fewer terms, the longer the lines of C that are written.
+            let width = BLOCK / count / PANEL * PANEL;
+            for (columns, out_columns) in w.columns.chunks(width).zip(w.out_columns.chunks(width)) {
                 let block = Block {
                     source: self.right,
                     lines: columns,
@@ -218,7 +223,7 @@ impl Plan<'_> {
                 // SAFETY: as above; the target is this tile, which no other thread touches.
                 unsafe {
                     multiply::pack_right(self.arch, &block, &mut w.right);
-                    multiply::multiply(self.arch, &w.left, &w.right, &target);
+                    multiply::multiply(self.arch, left, &w.right, &target);
                 }
             }
         }
