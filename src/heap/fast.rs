@@ -42,7 +42,7 @@ fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Entry> 
     }
     // SAFETY: entries below the top are initialised.
     let entry = unsafe { *top.sub(1) };
-    if entry.slot().load(Relaxed) != magazine.tag.get() || !cache.count_hit(size) {
+    if entry.slot().load(Relaxed) != magazine.tag.get() || !cache.tally.hit(size) {
         return None;
     }
     magazine.top.set(top.wrapping_sub(1));
@@ -96,7 +96,7 @@ pub fn free(id: usize, pointer: *mut u8) -> bool {
     }
     let size = span.of_nothing.load(Relaxed).wrapping_sub(value as u32) as usize;
     let magazine = cache.magazine(class);
-    if magazine.is_full() || !cache.count_quick_free(size) {
+    if magazine.is_full() || !cache.tally.quick_free(size) {
         return false;
     }
     // SAFETY: it is not full, and this thread's.

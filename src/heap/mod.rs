@@ -31,6 +31,7 @@ mod slot;
 mod slow;
 mod span;
 mod statistics;
+mod tally;
 
 pub(crate) use arena::HOOKS as ARENA_HOOKS;
 pub(crate) use registry::HOOKS as REGISTRY_HOOKS;

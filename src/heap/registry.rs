@@ -127,7 +127,7 @@ fn end_thread(record: &'static thread::Record) {
         let heap = unsafe { &*cache.heap };
         let mut central = heap.central.lock();
         heap.flush(&mut central, cache);
-        cache.publish(heap);
+        cache.tally.publish(heap);
         central.retired.add(cache.counts());
         unlink(&mut central, cache);
         cache::set(record, id, null_mut());
@@ -161,7 +161,7 @@ pub fn end_caches(heap: &Heap) {
             central.caches = cache.as_ref().next.get();
             central.number_of_caches -= 1;
             central.retired.add(cache.as_ref().counts());
-            cache.as_ref().publish(heap);
+            cache.as_ref().tally.publish(heap);
             cache::set(&*cache.as_ref().record, heap.id(), null_mut());
             ThreadCache::release(cache);
         }

@@ -1,0 +1,180 @@
+//! What one thread has allocated and freed of one heap.
+//!
+//! A hit writes one word: bytes in its lower 44 bits, and above them how often. Both are since the last *publication*,
+//! when the words begin at 0 again: they go to [`Earlier`], and what they make of the heap's live bytes to the heap.
+//! That is due when live bytes have moved by more than [`UNPUBLISHED`], and before a word is full.
+//!
+//! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words, and
+//! counts in `publications`, before and after, that it does.
+use super::Heap;
+use super::statistics::Counts;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, fence};
+
+/// Net bytes a thread may have allocated or freed before it tells the heap.
+pub(super) const UNPUBLISHED: isize = 64 << 10;
+
+const COUNT_BITS: u32 = 20;
+const ONCE: usize = 1 << (usize::BITS - COUNT_BITS);
+const BYTES: usize = ONCE - 1;
+/// [`UNPUBLISHED`] as [`difference`] has it.
+const MOST: isize = UNPUBLISHED << COUNT_BITS;
+
+/// Bytes that `allocated` has more than `freed`, times 2^20: the counts are shifted out.
+#[inline(always)]
+fn difference(allocated: usize, freed: usize) -> isize {
+    (allocated.wrapping_sub(freed) << COUNT_BITS) as isize
+}
+/// What a word of the calling thread's own holds, which no other thread writes: a plain load, which the compiler may make
+/// part of another instruction.
+#[inline(always)]
+fn own(word: &AtomicUsize) -> usize {
+    // SAFETY: no other thread writes, so there is no race.
+    unsafe { word.as_ptr().read() }
+}
+fn add(counter: &AtomicUsize, amount: usize) {
+    counter.store(own(counter).wrapping_add(amount), Relaxed);
+}
+
+/// See the module's comment. Zero bytes are an empty one.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct Tally {
+    /// Hits and their bytes.
+    allocated: AtomicUsize,
+    /// Quick frees and their bytes.
+    freed: AtomicUsize,
+    /// The highest [`difference`] since the last publication. A reset of the heap's statistics stores here too.
+    peak: AtomicIsize,
+    publications: AtomicU32,
+    earlier: Earlier,
+}
+/// What the two words no longer hold, or never held.
+#[derive(Default)]
+struct Earlier {
+    hits: AtomicUsize,
+    misses: AtomicUsize,
+    frees: AtomicUsize,
+    allocated: AtomicUsize,
+}
+
+impl Tally {
+    /// Counts a hit of `size` bytes, few enough for the fast path. False, with nothing changed, when it is to be
+    /// published.
+    #[inline(always)]
+    pub fn hit(&self, size: usize) -> bool {
+        let (allocated, full) = own(&self.allocated).overflowing_add(size + ONCE);
+        if full {
+            return false;
+        }
+        let live = difference(allocated, own(&self.freed));
+        if live > self.peak.load(Relaxed) {
+            if live > MOST {
+                return false;
+            }
+            self.peak.store(live, Relaxed);
+        }
+        self.allocated.store(allocated, Relaxed);
+        true
+    }
+    /// Counts a free of `size` bytes. False, with nothing changed, when it is to be published.
+    #[inline(always)]
+    pub fn quick_free(&self, size: usize) -> bool {
+        let (freed, full) = own(&self.freed).overflowing_add(size.wrapping_add(ONCE));
+        if full || difference(own(&self.allocated), freed) < -MOST {
+            return false;
+        }
+        self.freed.store(freed, Relaxed);
+        true
+    }
+    /// Counts an allocation of `size` bytes, or a miss.
+    pub fn allocation(&self, heap: &Heap, size: usize, hit: bool) {
+        add(if hit { &self.earlier.hits } else { &self.earlier.misses }, 1);
+        self.change(heap, size, 0);
+    }
+    /// Counts a free of `size` bytes.
+    pub fn free(&self, heap: &Heap, size: usize) {
+        add(&self.earlier.frees, 1);
+        self.change(heap, 0, size);
+    }
+    /// Takes a free of `size` bytes back.
+    pub fn refuse(&self, heap: &Heap, size: usize) {
+        add(&self.earlier.frees, 1usize.wrapping_neg());
+        self.change(heap, 0, size.wrapping_neg());
+    }
+    /// Counts bytes allocated and bytes freed.
+    pub fn change(&self, heap: &Heap, allocated: usize, freed: usize) {
+        let change = allocated.wrapping_sub(freed) as isize;
+        let (mut live, mut peak) = self.unpublished();
+        live = live.wrapping_add(change);
+        peak = peak.max(live);
+        add(&self.earlier.allocated, allocated);
+        let half_full = (own(&self.allocated) | own(&self.freed)) > usize::MAX / 2;
+        if half_full || live.unsigned_abs() > UNPUBLISHED as usize {
+            return self.publish_as(heap, live, peak);
+        }
+        // Bytes that a word holds are not among the earlier ones.
+        if change >= 0 {
+            add(&self.earlier.allocated, change.wrapping_neg() as usize);
+            add(&self.allocated, change as usize);
+        } else {
+            add(&self.freed, change.unsigned_abs());
+        }
+        self.peak.store(peak << COUNT_BITS, Relaxed);
+    }
+    /// Adds what is unpublished to the heap's live bytes and raises its peak.
+    pub fn publish(&self, heap: &Heap) {
+        let (live, peak) = self.unpublished();
+        self.publish_as(heap, live, peak);
+    }
+    #[cold]
+    fn publish_as(&self, heap: &Heap, live: isize, peak: isize) {
+        let (allocated, freed) = (own(&self.allocated), own(&self.freed));
+        let publications = self.publications.load(Relaxed);
+        self.publications.store(publications.wrapping_add(1), Relaxed);
+        fence(Release);
+        let before = heap.counters.live.fetch_add(live, Relaxed);
+        heap.counters.raise_peak(before + peak);
+        add(&self.earlier.hits, allocated / ONCE);
+        add(&self.earlier.frees, freed / ONCE);
+        add(&self.earlier.allocated, allocated & BYTES);
+        self.allocated.store(0, Relaxed);
+        self.freed.store(0, Relaxed);
+        self.peak.store(0, Relaxed);
+        self.publications.store(publications.wrapping_add(2), Release);
+    }
+    /// Unpublished net bytes and their peak.
+    pub fn unpublished(&self) -> (isize, isize) {
+        let live = difference(self.allocated.load(Relaxed), self.freed.load(Relaxed));
+        (live >> COUNT_BITS, self.peak.load(Relaxed) >> COUNT_BITS)
+    }
+    /// Forgets the peak so far.
+    pub fn reset_peak(&self) {
+        self.peak.store(difference(self.allocated.load(Relaxed), self.freed.load(Relaxed)), Relaxed);
+    }
+    /// Counts so far.
+    pub fn counts(&self) -> Counts {
+        // A thread that another one's fork left behind in a publication is in it for ever; it makes no others.
+        const TRIES: usize = 1000;
+        let read = || {
+            let (allocated, freed) = (self.allocated.load(Relaxed), self.freed.load(Relaxed));
+            Counts {
+                hits: self.earlier.hits.load(Relaxed).wrapping_add(allocated / ONCE),
+                misses: self.earlier.misses.load(Relaxed),
+                frees: self.earlier.frees.load(Relaxed).wrapping_add(freed / ONCE),
+                allocated: self.earlier.allocated.load(Relaxed).wrapping_add(allocated & BYTES),
+                largest: 0,
+            }
+        };
+        for _ in 0..TRIES {
+            let before = self.publications.load(Acquire);
+            let counts = read();
+            fence(Acquire);
+            if before % 2 == 0 && self.publications.load(Relaxed) == before {
+                return counts;
+            }
+            core::hint::spin_loop();
+        }
+        read()
+    }
+}
