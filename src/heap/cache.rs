@@ -5,7 +5,9 @@
 //! therefore atomic, though never locked. Caches are found through the thread's record, by the heap's id; the table
 //! of a record and the caches in it are made and dissolved under [`super::registry`]'s lock.
 use super::magazine::{Entry, Magazine};
-use super::size_class::{CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, MAX_QUICK_SHARED, SHAPES};
+use super::size_class::{
+    CLASS_SCALE, CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, MAX_QUICK_SHARED, SHAPES,
+};
 use super::statistics::Counts;
 use super::tally::Tally;
 use super::{Heap, page_map, slot};
@@ -43,8 +45,9 @@ pub struct ThreadCache {
     pub(super) sampled_in: Cell<u32>,
 }
 
-const _: () =
-    assert!(core::mem::offset_of!(ThreadCache, magazines).is_multiple_of(64) && size_of::<Magazine>() == 32);
+const _: () = assert!(
+    core::mem::offset_of!(ThreadCache, magazines).is_multiple_of(64) && size_of::<Magazine>() == CLASS_SCALE
+);
 
 impl ThreadCache {
     /// A cache of `heap` for the thread of `record`. None when memory is short.
@@ -91,6 +94,13 @@ impl ThreadCache {
         debug_assert!(class < CLASSES);
         // SAFETY: classes come from the tables of size_class.rs, by way of a span's record.
         unsafe { self.magazines.get_unchecked(class) }
+    }
+    /// The magazine of a class that is given scaled.
+    #[inline(always)]
+    pub fn magazine_at(&self, scaled_class: usize) -> &Magazine {
+        debug_assert!(scaled_class < CLASSES * CLASS_SCALE);
+        // SAFETY: as in `magazine`; the scale is the size of a magazine.
+        unsafe { &*self.magazines.as_ptr().byte_add(scaled_class) }
     }
     /// All magazines, in the order of their classes.
     pub fn magazines(&self) -> &[Magazine] {

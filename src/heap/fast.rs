@@ -7,7 +7,7 @@
 //! load waiting for the one before; a free waits for the page map's root and leaf, the span and the slot.
 use super::cache::{self, ThreadCache};
 use super::magazine::{Entry, Magazine};
-use super::size_class::{FIRST_SINGLE, quick_class_of};
+use super::size_class::{FIRST_SINGLE, quick_class_of, quick_scaled_class_of};
 use super::{page_map, slot, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
@@ -25,7 +25,7 @@ pub fn allocate(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>>
         return None;
     }
     let room = room_for(cache, size, alignment)?;
-    let magazine = cache.magazine(quick_class_of(room));
+    let magazine = cache.magazine_at(quick_scaled_class_of(room));
     let entry = take(cache, magazine, size)?;
     entry.slot().store((magazine.of_nothing.get() as usize).wrapping_sub(size) as u16, Relaxed);
     // SAFETY: no block is at address 0.
@@ -84,8 +84,8 @@ pub fn allocate_single(id: usize, size: usize, alignment: usize) -> Option<NonNu
 #[inline(always)]
 pub fn free(id: usize, pointer: *mut u8) -> bool {
     let Some(cache) = thread::existing().and_then(|record| cache::existing(record, id)) else { return false };
-    let Some((span, class)) = page_map::blocks_of(pointer as usize) else { return false };
-    if span.heap_id() != id {
+    let Some((span, scaled_class)) = page_map::blocks_of(pointer as usize) else { return false };
+    if !span.is_of(id) {
         return false;
     }
     let Some(index) = span.index_of(pointer as usize) else { return false };
@@ -95,12 +95,12 @@ pub fn free(id: usize, pointer: *mut u8) -> bool {
         return false;
     }
     let size = span.of_nothing.load(Relaxed).wrapping_sub(value as u32) as usize;
-    let magazine = cache.magazine(class);
-    if magazine.is_full() || !cache.tally.quick_free(size) {
+    let magazine = cache.magazine_at(scaled_class);
+    let Some(place) = magazine.place() else { return false };
+    if !cache.tally.quick_free(size) {
         return false;
     }
-    // SAFETY: it is not full, and this thread's.
-    unsafe { magazine.push_unchecked(Entry::new(pointer, block, value)) };
+    magazine.fill(place, Entry::new(pointer, block, value));
     block.store(magazine.tag.get(), Relaxed);
     true
 }

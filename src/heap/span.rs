@@ -31,8 +31,7 @@ const fn reciprocal_of(stride: u32) -> u64 {
 #[repr(C, align(64))]
 pub struct Span {
     first: AtomicUsize,
-    extent: AtomicU32,
-    stride: AtomicU32,
+    extent: AtomicUsize,
     /// 2^64 / stride, rounded up: a product with it has the quotient above 2^64 and the remainder, so to speak, below.
     reciprocal: AtomicU64,
     /// What the slot of a live block of 0 bytes would hold: it, less the slot, is the size of a live block. In a span of
@@ -40,6 +39,7 @@ pub struct Span {
     pub of_nothing: AtomicU32,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
+    stride: AtomicU32,
     class: AtomicU8,
     kind: AtomicU8,
     /// log2 of the alignment that a block keeps when it is reallocated.
@@ -102,7 +102,7 @@ impl Span {
         let shape = &SHAPES[class as usize];
         let (stride, extent) = match shape.capacity {
             1 => (1, 1), // only the block's own address divides evenly
-            n => (shape.stride, shape.stride * n as u32),
+            n => (shape.stride, shape.stride as usize * n as usize),
         };
         self.first.store(first, Relaxed);
         self.extent.store(extent, Relaxed);
@@ -163,10 +163,10 @@ impl Span {
         self.set_only_size(size);
         self.alignment_log2.store(DEFAULT_ALIGNMENT.trailing_zeros() as u8, Relaxed);
     }
-    /// Number of the heap that owns the span.
+    /// Whether the heap with number `id` owns the span.
     #[inline(always)]
-    pub fn heap_id(&self) -> usize {
-        self.heap_id.load(Relaxed) as usize
+    pub fn is_of(&self, id: usize) -> bool {
+        self.heap_id.load(Relaxed) == id as u32
     }
     /// The heap that owns the span.
     pub fn heap(&self) -> Option<&'static Heap> {
@@ -194,7 +194,7 @@ impl Span {
     #[inline(always)]
     pub fn index_of(&self, address: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.first.load(Relaxed));
-        if offset >= self.extent.load(Relaxed) as usize {
+        if offset >= self.extent.load(Relaxed) {
             return None;
         }
         let reciprocal = self.reciprocal.load(Relaxed);
