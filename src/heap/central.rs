@@ -490,7 +490,7 @@ const fn skew(class: usize) -> usize {
 /// Size asked for, of a live block whose slot holds `value`.
 #[inline(always)]
 pub fn requested_size(span: &Span, value: u16) -> usize {
-    (span.of_nothing.load(Relaxed) - (value & !slot::MARKED) as u32) as usize
+    span.once_sized(value & !slot::MARKED) as u32 as usize
 }
 
 /// Span records: type-stable, so they have a free list of their own.

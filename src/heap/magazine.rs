@@ -40,7 +40,7 @@ impl Entry {
     }
     /// The block's slot.
     #[inline(always)]
-    pub fn slot(self) -> &'static AtomicU16 {
+    pub fn slot(&self) -> &'static AtomicU16 {
         // SAFETY: made from such a reference.
         unsafe { &*core::ptr::with_exposed_provenance(self.slot_and_value >> VALUE_BITS) }
     }

@@ -10,7 +10,7 @@ use super::Heap;
 use super::arena::Run;
 use super::cache::ThreadCache;
 use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
-use super::slot;
+use super::{slot, tally};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{
@@ -35,8 +35,9 @@ pub struct Span {
     /// 2^64 / stride, rounded up: a product with it has the quotient above 2^64 and the remainder, so to speak, below.
     reciprocal: AtomicU64,
     /// What the slot of a live block of 0 bytes would hold: it, less the slot, is the size of a live block. In a span of
-    /// a single class, whose block's slot is always `LIVE`, it changes with the block's size.
-    pub of_nothing: AtomicU32,
+    /// a single class, whose block's slot is always `LIVE`, it changes with the block's size. Above its lower 32 bits is
+    /// what counts a block once in a tally, so that a free need not add that.
+    of_nothing: AtomicUsize,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
     stride: AtomicU32,
@@ -108,7 +109,7 @@ impl Span {
         self.extent.store(extent, Relaxed);
         self.stride.store(stride, Relaxed);
         self.reciprocal.store(reciprocal_of(stride), Relaxed);
-        self.of_nothing.store(usable as u32 + slot::LIVE as u32, Relaxed);
+        self.set_of_nothing(usable);
         // The first block lies a prefix behind the start of the run. (Without one the distance has 64 zeroes.)
         let alignment_log2 = shape.alignment.trailing_zeros().min(heap.prefix().trailing_zeros());
         self.alignment_log2.store(alignment_log2 as u8, Relaxed);
@@ -152,10 +153,18 @@ impl Span {
     pub fn change_class(&self, class: Class) {
         self.class.store(class, Relaxed);
     }
+    fn set_of_nothing(&self, room: usize) {
+        self.of_nothing.store(tally::once(room) + slot::LIVE as usize, Relaxed);
+    }
+    /// Size of a block that is live with `value` in its slot, as a tally counts it.
+    #[inline(always)]
+    pub fn once_sized(&self, value: u16) -> usize {
+        self.of_nothing.load(Relaxed).wrapping_sub(value as usize)
+    }
     /// Notes the size of the block of a single class.
     #[inline(always)]
     pub fn set_only_size(&self, size: usize) {
-        self.of_nothing.store(size as u32 + slot::LIVE as u32, Relaxed);
+        self.set_of_nothing(size);
     }
     /// Notes, in a span of a single class, that its block is asked for with `size` bytes at the usual alignment.
     #[inline(always)]

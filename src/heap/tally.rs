@@ -1,8 +1,8 @@
 //! What one thread has allocated and freed of one heap.
 //!
-//! A hit writes one word: bytes in its lower 44 bits, and above them how often. Both are since the last *publication*,
+//! A hit writes one word: bytes in its lower 50 bits, and above them how often. Both are since the last *publication*,
 //! when the words begin at 0 again: they go to [`Earlier`], and what they make of the heap's live bytes to the heap.
-//! That is due when live bytes have moved by more than [`UNPUBLISHED`], and before a word is full.
+//! That is due when live bytes have moved by more than [`UNPUBLISHED`], and when a word's sign would change.
 //!
 //! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words, and
 //! counts in `publications`, before and after, that it does.
@@ -14,16 +14,24 @@ use core::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, fence};
 /// Net bytes a thread may have allocated or freed before it tells the heap.
 pub(super) const UNPUBLISHED: isize = 64 << 10;
 
-const COUNT_BITS: u32 = 20;
+const COUNT_BITS: u32 = 14;
 const ONCE: usize = 1 << (usize::BITS - COUNT_BITS);
 const BYTES: usize = ONCE - 1;
 /// [`UNPUBLISHED`] as [`difference`] has it.
 const MOST: isize = UNPUBLISHED << COUNT_BITS;
 
-/// Bytes that `allocated` has more than `freed`, times 2^20: the counts are shifted out.
+/// What counts a block of `size` bytes in a word.
+#[inline(always)]
+pub(super) fn once(size: usize) -> usize {
+    size + ONCE
+}
+/// Bytes that `allocated` has more than `freed`, times 2^14: the counts are shifted out.
 #[inline(always)]
 fn difference(allocated: usize, freed: usize) -> isize {
     (allocated.wrapping_sub(freed) << COUNT_BITS) as isize
+}
+fn is_full(word: usize) -> bool {
+    (word as isize) < 0
 }
 /// What a word of the calling thread's own holds, which no other thread writes: a plain load, which the compiler may make
 /// part of another instruction.
@@ -63,13 +71,11 @@ impl Tally {
     /// published.
     #[inline(always)]
     pub fn hit(&self, size: usize) -> bool {
-        let (allocated, full) = own(&self.allocated).overflowing_add(size + ONCE);
-        if full {
-            return false;
-        }
+        let allocated = own(&self.allocated).wrapping_add(once(size));
         let live = difference(allocated, own(&self.freed));
-        if live > self.peak.load(Relaxed) {
-            if live > MOST {
+        // One branch for both: a new peak, and a full word.
+        if (self.peak.load(Relaxed).wrapping_sub(live)) | (allocated as isize) < 0 {
+            if live > MOST || is_full(allocated) {
                 return false;
             }
             self.peak.store(live, Relaxed);
@@ -77,11 +83,11 @@ impl Tally {
         self.allocated.store(allocated, Relaxed);
         true
     }
-    /// Counts a free of `size` bytes. False, with nothing changed, when it is to be published.
+    /// Counts a free, of so many bytes [`once`]. False, with nothing changed, when it is to be published.
     #[inline(always)]
-    pub fn quick_free(&self, size: usize) -> bool {
-        let (freed, full) = own(&self.freed).overflowing_add(size.wrapping_add(ONCE));
-        if full || difference(own(&self.allocated), freed) < -MOST {
+    pub fn quick_free(&self, once: usize) -> bool {
+        let freed = own(&self.freed).wrapping_add(once);
+        if difference(own(&self.allocated), freed).wrapping_add(MOST) | (freed as isize) < 0 {
             return false;
         }
         self.freed.store(freed, Relaxed);
@@ -109,8 +115,8 @@ impl Tally {
         live = live.wrapping_add(change);
         peak = peak.max(live);
         add(&self.earlier.allocated, allocated);
-        let half_full = (own(&self.allocated) | own(&self.freed)) > usize::MAX / 2;
-        if half_full || live.unsigned_abs() > UNPUBLISHED as usize {
+        let full = is_full(own(&self.allocated) + ONCE) || is_full(own(&self.freed) + ONCE);
+        if full || live.unsigned_abs() > UNPUBLISHED as usize {
             return self.publish_as(heap, live, peak);
         }
         // Bytes that a word holds are not among the earlier ones.
@@ -176,5 +182,98 @@ impl Tally {
             core::hint::spin_loop();
         }
         read()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::HeapParams;
+    use super::*;
+
+    /// What goes the fast way where it may, as fast.rs and slow.rs do.
+    fn allocate(tally: &Tally, heap: &Heap, size: usize) {
+        if !tally.hit(size) {
+            tally.allocation(heap, size, true);
+        }
+    }
+    fn free(tally: &Tally, heap: &Heap, size: usize) {
+        if !tally.quick_free(once(size)) {
+            tally.free(heap, size);
+        }
+    }
+
+    #[test]
+    fn counts_are_exact_over_many_publications() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        let mut bytes = 0;
+        for i in 0..100_000 {
+            allocate(&tally, heap, 1 + i % 3000);
+            allocate(&tally, heap, 7);
+            free(&tally, heap, 1 + i % 3000);
+            bytes += 8 + i % 3000;
+        }
+        let (counts, (live, peak)) = (tally.counts(), tally.unpublished());
+        assert_eq!((counts.hits, counts.misses, counts.frees), (200_000, 0, 100_000));
+        assert_eq!(counts.allocated, bytes);
+        assert_eq!(heap.counters.live.load(Relaxed) + live, 700_000);
+        assert!(live.abs() <= UNPUBLISHED && (live..=UNPUBLISHED).contains(&peak));
+        heap.destroy();
+    }
+
+    #[test]
+    fn frees_alone_and_changes_of_any_size_are_counted() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        tally.allocation(heap, 1 << 46, false);
+        assert_eq!(tally.unpublished(), (0, 0));
+        (0..1 << 18).for_each(|_| free(&tally, heap, 3));
+        tally.change(heap, 1 << 45, (1 << 45) + 1000);
+        tally.refuse(heap, 3);
+        let counts = tally.counts();
+        assert_eq!((counts.hits, counts.misses, counts.frees), (0, 1, (1 << 18) - 1));
+        assert_eq!(counts.allocated, (1 << 46) + (1 << 45));
+        tally.publish(heap);
+        assert_eq!(heap.counters.live.load(Relaxed), (1 << 46) - 3 * ((1 << 18) - 1) - 1000);
+        assert_eq!(heap.counters.peak(), 1 << 46);
+        heap.destroy();
+    }
+
+    #[test]
+    fn the_peak_is_exact_between_publications() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        [5000, 6000].iter().for_each(|&size| allocate(&tally, heap, size));
+        free(&tally, heap, 6000);
+        allocate(&tally, heap, 5999);
+        assert_eq!(tally.unpublished(), (10_999, 11_000));
+        tally.reset_peak();
+        assert_eq!(tally.unpublished(), (10_999, 10_999));
+        heap.destroy();
+    }
+
+    /// A reader that looks in the middle of a publication gets counts of before or after it.
+    #[test]
+    fn counts_only_grow_for_who_looks_on() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for _ in 0..150_000 {
+                    (0..2).for_each(|_| allocate(&tally, heap, 40_000));
+                    (0..2).for_each(|_| free(&tally, heap, 40_000));
+                }
+            });
+            let mut last = tally.counts();
+            while !writer.is_finished() {
+                let next = tally.counts();
+                assert!(
+                    next.hits >= last.hits && next.allocated >= last.allocated && next.frees >= last.frees
+                );
+                last = next;
+            }
+        });
+        assert_eq!(tally.counts().hits, 300_000);
+        heap.destroy();
     }
 }
