@@ -44,11 +44,15 @@ fn load(packed: &[u8], word: usize) -> [u32; LANES] {
 }
 
 #[inline(always)]
-fn pack_width<const WIDTH: usize>(values: &Group, rows: usize, out: &mut [u8]) {
+fn pack_width<const WIDTH: usize>((values, least): (&Group, u32), rows: usize, out: &mut [u8]) {
     let mut word = 0;
     let mut lanes = [0u32; LANES];
     for (row, value) in values.iter().enumerate().take(rows) {
         let shift = row * WIDTH % 32;
+        let value: [u32; LANES] = core::array::from_fn(
+            #[inline(always)]
+            |l| value[l].wrapping_sub(least),
+        );
         for l in 0..LANES {
             lanes[l] |= value[l] << shift;
         }
@@ -97,11 +101,11 @@ macro_rules! by_width {
     };
 }
 
-/// Packs the first `rows` rows of `values`, all of which fit `width` bits, into the front of `out`.
+/// Packs the first `rows` rows of `values` less `least`, all of which fit `width` bits, into the front of `out`.
 #[inline(always)]
-pub fn pack(values: &Group, rows: usize, width: u32, out: &mut [u8]) {
+pub fn pack(values: &Group, least: u32, rows: usize, width: u32, out: &mut [u8]) {
     let out = &mut out[..packed_size(rows, width)];
-    by_width!(width, pack_width, (), values, rows, out)
+    by_width!(width, pack_width, (), (values, least), rows, out)
 }
 
 /// The reverse of [`pack`]. `packed` holds at least `packed_size(rows, width)` bytes; `width` is at most 32.
@@ -117,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
     proptest! {
         #[test]
-        fn unpacking_gives_back_what_was_packed(seed: u64, rows in 0..=ROWS, width in 0u32..=32) {
+        fn unpacking_gives_back_what_was_packed(seed: u64, least: u32, rows in 0..=ROWS, width in 0u32..=32) {
             let mut state = seed;
             let mut values: Group = [[0; LANES]; ROWS];
             for value in values.as_flattened_mut() {
@@ -125,7 +129,8 @@ mod tests {
                 *value = if width == 0 { 0 } else { (state >> 32) as u32 >> (32 - width) };
             }
             let mut out = vec![0xAA; GROUP * 4 + 8];
-            pack(&values, rows, width, &mut out);
+            let raised = values.map(|row| row.map(|value| value.wrapping_add(least)));
+            pack(&raised, least, rows, width, &mut out);
             let size = packed_size(rows, width);
             prop_assert!(out[size..].iter().all(|b| *b == 0xAA), "wrote behind the packed bytes");
             let mut back: Group = [[1; LANES]; ROWS];

@@ -53,15 +53,14 @@ enum Mode {
 
 /// What the groups of a block are worked on in: made once a block, as clearing it takes a fifth of the time of a group.
 struct Scratch {
-    numbers: [i32; GROUP],
-    /// Residuals, or the bits of values, in their order.
-    ordered: [u32; GROUP],
-    /// What is packed.
+    /// Grid numbers in their order.
+    numbers: Group,
+    /// The same dealt out to lanes, then what they are coded as.
     lanes: Group,
 }
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch { numbers: [0; GROUP], ordered: [0; GROUP], lanes: [[0; LANES]; ROWS] }
+        Scratch { numbers: [[0; LANES]; ROWS], lanes: [[0; LANES]; ROWS] }
     }
 }
 
@@ -70,15 +69,43 @@ pub fn bound(size: usize) -> usize {
     size / GROUP_BYTES * (HEADER + 4 + GROUP_BYTES)
 }
 
-/// Nearest grid numbers of one group, and the least and greatest; None if one of them would break the bound.
+/// Least and greatest grid number of one group.
+type Range = (i32, i32);
+
+/// Nearest grid numbers of one group; None if one of them would break the bound.
 #[inline(always)]
-fn quantise(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut [i32; GROUP]) -> Option<(i32, i32)> {
+fn quantise(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut Group) -> Option<Range> {
+    quantise_small(grid, source, numbers).or_else(|| quantise_large(grid, source, numbers))
+}
+/// For numbers below 2^22: adding 1.5 * 2^23 rounds to a whole number, which is then the lowest bits of the float.
+#[inline(always)]
+fn quantise_small(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut Group) -> Option<Range> {
+    const MAGIC: f32 = 1.5 * (1 << 23) as f32;
+    const LIMIT: i32 = 1 << 22;
+    let (mut least, mut most, mut error) = (i32::MAX, i32::MIN, 0);
+    for (number, bytes) in numbers.as_flattened_mut().iter_mut().zip(source.as_chunks().0) {
+        let x = f32::from_le_bytes(*bytes);
+        let raised = x * grid.inverse + MAGIC;
+        // Whatever is larger, or not a number, has another exponent or sign and so gives no small number here.
+        let whole = raised.to_bits().wrapping_sub(MAGIC.to_bits());
+        *number = whole;
+        least = least.min(whole as i32);
+        most = most.max(whole as i32);
+        // Sizes of floats are in the order of their bits; not-a-number is above all.
+        error = error.max(((raised - MAGIC) * grid.step - x).abs().to_bits());
+    }
+    let held = least >= -LIMIT && most < LIMIT && f32::from_bits(error) <= grid.bound;
+    held.then_some((least, most))
+}
+/// For all that the grid can hold.
+#[cold]
+#[inline(always)]
+fn quantise_large(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut Group) -> Option<Range> {
     const MAGIC: f32 = (1 << 23) as f32;
     let mut bad = 0;
     let (mut least, mut most) = (i32::MAX, i32::MIN);
-    let words = source.as_chunks::<4>().0;
-    for i in 0..GROUP {
-        let x = f32::from_le_bytes(words[i]);
+    for (number, bytes) in numbers.as_flattened_mut().iter_mut().zip(source.as_chunks().0) {
+        let x = f32::from_le_bytes(*bytes);
         let y = x * grid.inverse;
         let y = if y.abs() < MOST { y } else { 0.0 }; // also not-a-number
         // Adding and taking away 2^23 rounds to a whole number; beyond it a float is one already.
@@ -86,9 +113,10 @@ fn quantise(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut [i32; GROUP]) 
         let whole = if size < MAGIC { (size + MAGIC) - MAGIC } else { size };
         let rounded = whole.copysign(y);
         // SAFETY: a whole number of at most 2^24.
-        numbers[i] = unsafe { rounded.to_int_unchecked::<i32>() };
-        least = least.min(numbers[i]);
-        most = most.max(numbers[i]);
+        let whole = unsafe { rounded.to_int_unchecked::<i32>() };
+        *number = whole as u32;
+        least = least.min(whole);
+        most = most.max(whole);
         // Both are within one step of each other, so the difference is exact (Sterbenz); not-a-number fails.
         bad |= u32::from((rounded * grid.step - x).abs() <= grid.bound) ^ 1;
     }
@@ -98,35 +126,47 @@ fn quantise(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut [i32; GROUP]) 
 /// What a number is coded relative to.
 trait Prediction {
     const MODE: Mode;
-    /// Numbers at the front that have none.
-    const FIRST: usize;
-    fn residual(numbers: &[i32; GROUP], i: usize) -> i32;
+    /// What is left of a number, given the one before it and the one before that.
+    fn residual(number: i32, last: i32, second_last: i32) -> i32;
+    /// Numbers to stand before the first two of a group, such that these have residuals that others have too.
+    fn before(first: [i32; 4]) -> [i32; 2];
 }
 struct Previous;
 struct SecondLast;
 struct Line;
 impl Prediction for Previous {
     const MODE: Mode = Mode::Difference;
-    const FIRST: usize = 1;
     #[inline(always)]
-    fn residual(numbers: &[i32; GROUP], i: usize) -> i32 {
-        numbers[i] - numbers[i - 1]
+    fn residual(number: i32, last: i32, _: i32) -> i32 {
+        number - last
+    }
+    #[inline(always)]
+    fn before([a, b, ..]: [i32; 4]) -> [i32; 2] {
+        [0, a - Previous::residual(b, a, 0)]
     }
 }
 impl Prediction for SecondLast {
     const MODE: Mode = Mode::DifferenceOfTwo;
-    const FIRST: usize = 2;
     #[inline(always)]
-    fn residual(numbers: &[i32; GROUP], i: usize) -> i32 {
-        numbers[i] - numbers[i - 2]
+    fn residual(number: i32, _: i32, second_last: i32) -> i32 {
+        number - second_last
+    }
+    #[inline(always)]
+    fn before([a, b, c, d]: [i32; 4]) -> [i32; 2] {
+        [a - (c - a), b - (d - b)]
     }
 }
 impl Prediction for Line {
     const MODE: Mode = Mode::SecondDifference;
-    const FIRST: usize = 2;
     #[inline(always)]
-    fn residual(numbers: &[i32; GROUP], i: usize) -> i32 {
-        numbers[i] - 2 * numbers[i - 1] + numbers[i - 2]
+    fn residual(number: i32, last: i32, second_last: i32) -> i32 {
+        number - 2 * last + second_last
+    }
+    #[inline(always)]
+    fn before([a, b, c, _]: [i32; 4]) -> [i32; 2] {
+        let bend = Line::residual(c, b, a);
+        let last = bend - b + 2 * a;
+        [bend - a + 2 * last, last]
     }
 }
 
@@ -137,36 +177,69 @@ struct Plan {
     width: u32,
     least: i32,
 }
-/// Numbers looked at to see whether a prediction can pay.
-const SAMPLE: usize = 64;
+impl Plan {
+    fn new(mode: Mode, (least, most): Range) -> Plan {
+        Plan { mode, width: bits::bits((most - least) as u32), least }
+    }
+}
+/// Numbers looked at, at each of so many places, to see which prediction can pay.
+const SAMPLE: usize = 16;
+const SAMPLES: usize = 4;
 
+/// Bits a prediction takes for the sampled numbers.
 #[inline(always)]
-fn range_of<P: Prediction>(numbers: &[i32; GROUP], end: usize) -> (i32, u32) {
+fn sampled_width<P: Prediction>(numbers: &Group) -> u32 {
+    let numbers = numbers.as_flattened();
     let (mut least, mut most) = (i32::MAX, i32::MIN);
-    for i in P::FIRST..end {
-        let residual = P::residual(numbers, i);
-        least = least.min(residual);
-        most = most.max(residual);
+    for run in numbers.chunks_exact(GROUP / SAMPLES) {
+        for i in 2..2 + SAMPLE {
+            let residual = P::residual(run[i] as i32, run[i - 1] as i32, run[i - 2] as i32);
+            least = least.min(residual);
+            most = most.max(residual);
+        }
     }
-    (least, bits::bits((most - least) as u32))
+    bits::bits((most - least) as u32)
 }
-/// The better of `plan` and a prediction. Undoing predictions costs time: they have to save a bit.
+/// The last number of each lane moves to the lane after it, before whose first it stands.
 #[inline(always)]
-fn improve<P: Prediction>(plan: Plan, numbers: &[i32; GROUP]) -> Plan {
-    if range_of::<P>(numbers, SAMPLE).1 >= plan.width {
-        return plan;
-    }
-    let (least, width) = range_of::<P>(numbers, GROUP);
-    if width < plan.width { Plan { mode: P::MODE, width, least } } else { plan }
+fn shifted(row: &Row, first: i32) -> Row {
+    core::array::from_fn(
+        #[inline(always)]
+        |l| if l == 0 { first as u32 } else { row[l - 1] },
+    )
 }
+/// Replaces numbers by what a prediction leaves of them. The first, which have nothing before them, are of no account.
 #[inline(always)]
-fn predict<P: Prediction>(isa: Isa, scratch: &mut Scratch, least: i32) {
-    let Scratch { numbers, ordered, lanes } = scratch;
-    for (i, residual) in ordered.iter_mut().enumerate().skip(P::FIRST) {
-        *residual = (P::residual(numbers, i) - least) as u32;
+fn predict<P: Prediction>(lanes: &mut Group) -> Plan {
+    let first = core::array::from_fn(|row| lanes[row][0] as i32);
+    let [second_last, last] = P::before(first);
+    let mut second_last = shifted(&lanes[ROWS - 2], second_last);
+    let mut last = shifted(&lanes[ROWS - 1], last);
+    for row in lanes.iter_mut() {
+        let numbers = *row;
+        for l in 0..LANES {
+            row[l] = P::residual(numbers[l] as i32, last[l] as i32, second_last[l] as i32) as u32;
+        }
+        (second_last, last) = (last, numbers);
     }
-    ordered[..P::FIRST].fill(0);
-    lanes::deal(isa, ordered, lanes);
+    let (mut least, mut most) = (i32::MAX, i32::MIN);
+    for residual in lanes.as_flattened() {
+        least = least.min(*residual as i32);
+        most = most.max(*residual as i32);
+    }
+    Plan::new(P::MODE, (least, most))
+}
+/// The prediction that takes the fewest bits. Undoing predictions costs time: they have to save a bit.
+#[inline(always)]
+fn choose(numbers: &Group, width: u32) -> Mode {
+    let better = |best: (u32, Mode), width, mode| if width < best.0 { (width, mode) } else { best };
+    let mut best = (width, Mode::Offset);
+    best = better(best, sampled_width::<Previous>(numbers), Mode::Difference);
+    best = better(best, sampled_width::<SecondLast>(numbers), Mode::DifferenceOfTwo);
+    if best.1 == Mode::Difference {
+        best = better(best, sampled_width::<Line>(numbers), Mode::SecondDifference);
+    }
+    best.1
 }
 
 #[inline(always)]
@@ -177,39 +250,41 @@ fn encode_group(
     scratch: &mut Scratch,
     out: &mut [u8],
 ) -> usize {
-    let numbers = &mut scratch.numbers;
-    let Some((least, most)) = quantise(grid, source, numbers) else {
+    let Scratch { numbers, lanes } = scratch;
+    let Some(range) = quantise(grid, source, numbers) else {
         write(out, 0, [Mode::Exact as u8, 32, 0, 0]);
         out[HEADER..HEADER + GROUP_BYTES].copy_from_slice(source);
         return HEADER + GROUP_BYTES;
     };
-    let offset = Plan { mode: Mode::Offset, width: bits::bits((most - least) as u32), least };
-    let mut plan = improve::<SecondLast>(improve::<Previous>(offset, numbers), numbers);
-    if plan.mode == Mode::Difference {
-        plan = improve::<Line>(plan, numbers);
-    }
-    let Plan { mode, width, least } = plan;
-    let (base, minimum) = if mode == Mode::Offset { (least, 0) } else { (scratch.numbers[0], least) };
-    match mode {
-        Mode::Difference => predict::<Previous>(isa, scratch, least),
-        Mode::DifferenceOfTwo => predict::<SecondLast>(isa, scratch, least),
-        Mode::SecondDifference => predict::<Line>(isa, scratch, least),
-        Mode::Offset | Mode::Exact => {
-            for (value, number) in scratch.lanes.as_flattened_mut().iter_mut().zip(&scratch.numbers) {
-                *value = (number - least) as u32;
-            }
+    let mut plan = Plan::new(Mode::Offset, range);
+    let choice = choose(numbers, plan.width);
+    if choice != Mode::Offset {
+        lanes::deal(isa, numbers, lanes);
+        let better = match choice {
+            Mode::Difference => predict::<Previous>(lanes),
+            Mode::DifferenceOfTwo => predict::<SecondLast>(lanes),
+            _ => predict::<Line>(lanes),
+        };
+        // The numbers sampled may have been the smooth ones.
+        if better.width < plan.width {
+            plan = better;
         }
     }
+    let Plan { mode, width, least } = plan;
+    let (packed, base, minimum) = match mode {
+        Mode::Offset => (&*numbers, least as u32, 0),
+        _ => (&*lanes, numbers[0][0], least),
+    };
     write(out, 0, [mode as u8, width as u8, 0, 0]);
     write(out, 4, base.to_le_bytes());
     write(out, 8, minimum.to_le_bytes());
     let mut size = HEADER;
     if matches!(mode, Mode::DifferenceOfTwo | Mode::SecondDifference) {
         // They have two starting values.
-        write(out, size, scratch.numbers[1].to_le_bytes());
+        write(out, size, numbers[0][1].to_le_bytes());
         size += 4;
     }
-    bits::pack(&scratch.lanes, ROWS, width, &mut out[size..]);
+    bits::pack(packed, least as u32, ROWS, width, &mut out[size..]);
     size + bits::packed_size(ROWS, width)
 }
 
@@ -217,6 +292,7 @@ fn encode_group(
 pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
     let mut used = 0;
     let mut scratch = Scratch::default();
+    let isa = isa.narrow();
     let groups = block.as_chunks::<GROUP_BYTES>().0;
     for (index, group) in groups.iter().enumerate() {
         if let Some(soon) = groups.get(index + AHEAD) {
@@ -261,23 +337,34 @@ fn sums<const BACK: usize>(lanes: &mut Group, more: &Row) {
         }
     }
 }
-/// What the last `BACK` rows, which are sums of their lanes, add to the lanes after them, from `start` on.
+/// Running sums of running sums down the rows. Gives the last of the inner ones.
 #[inline(always)]
-fn before<const BACK: usize>(lanes: &Group, start: [u32; BACK]) -> [Row; BACK] {
-    core::array::from_fn(
-        #[inline(always)]
-        |i| sums_before(&lanes[ROWS - BACK + i], start[i]),
-    )
+fn sums_of_sums(lanes: &mut Group, more: &Row) -> Row {
+    let (mut inner, mut outer) = ([0; LANES], [0; LANES]);
+    for row in lanes {
+        inner = add(&inner, &add(row, more));
+        outer = add(&outer, &inner);
+        *row = outer;
+    }
+    inner
 }
-/// From grid numbers, less the `offsets` of their rows, to the bits of values.
+/// What is to be added to numbers that are sums within their lanes: `first` to those in even and odd rows, and `slope`
+/// more for every two rows further down.
+struct Offsets {
+    first: [Row; 2],
+    slope: Row,
+}
+/// From grid numbers, less their offsets, to the bits of values.
 #[inline(always)]
-fn values<const BACK: usize>(grid: Grid, lanes: &mut Group, offsets: &[Row; BACK]) {
-    for rows in lanes.as_chunks_mut::<BACK>().0 {
-        for (row, offset) in rows.iter_mut().zip(offsets) {
+fn values(grid: Grid, lanes: &mut Group, offsets: Offsets) {
+    let Offsets { first: mut offsets, slope } = offsets;
+    for rows in lanes.as_chunks_mut::<2>().0 {
+        for (row, offset) in rows.iter_mut().zip(&mut offsets) {
             *row = add(row, offset);
             for number in row {
                 *number = (*number as i32 as f32 * grid.step).to_bits();
             }
+            *offset = add(offset, &slope);
         }
     }
 }
@@ -314,7 +401,7 @@ fn decode_group(
     // The first numbers have none before them: zero, once the minimum is added.
     let none = 0u32.wrapping_sub(minimum);
     let minimum = [minimum; LANES];
-    match header[0] {
+    let offsets = match header[0] {
         m if m == Mode::Offset as u8 => {
             for (bytes, number) in target.iter_mut().zip(lanes.as_flattened()) {
                 *bytes = (number.wrapping_add(base) as i32 as f32 * grid.step).to_le_bytes();
@@ -324,24 +411,28 @@ fn decode_group(
         m if m == Mode::Difference as u8 => {
             lanes[0][0] = none;
             sums::<1>(lanes, &minimum);
-            values(grid, lanes, &before(lanes, [base]));
+            Offsets { first: [sums_before(&lanes[ROWS - 1], base); 2], slope: [0; LANES] }
         }
         m if m == Mode::DifferenceOfTwo as u8 => {
             (lanes[0][0], lanes[1][0]) = (none, none);
             sums::<2>(lanes, &minimum);
-            values(grid, lanes, &before(lanes, [base, second]));
+            let [even, odd] = [ROWS - 2, ROWS - 1].map(|row| lanes[row]);
+            Offsets { first: [sums_before(&even, base), sums_before(&odd, second)], slope: [0; LANES] }
         }
         m if m == Mode::SecondDifference as u8 => {
             lanes[0][0] = none;
             lanes[1][0] = none.wrapping_add(second).wrapping_sub(base);
-            sums::<1>(lanes, &minimum);
-            // A lane begins with the slope with which the one before it ends.
-            let [slope] = before(lanes, [0]);
-            sums::<1>(lanes, &slope);
-            values(grid, lanes, &before(lanes, [base]));
+            let bends = sums_of_sums(lanes, &minimum);
+            // A lane begins with the slope with which the one before it ends, and where that has led to.
+            let slope = sums_before(&bends, 0);
+            let rise = |l: usize| lanes[ROWS - 1][l].wrapping_add(slope[l].wrapping_mul(ROWS as u32));
+            let start = sums_before(&core::array::from_fn(rise), base);
+            let first = add(&start, &slope);
+            Offsets { first: [first, add(&first, &slope)], slope: add(&slope, &slope) }
         }
         _ => return Err(Damaged),
-    }
+    };
+    values(grid, lanes, offsets);
     lanes::gather(isa, lanes, target);
     Ok(at + size)
 }

@@ -144,7 +144,7 @@ fn encode_group(source: &[u8; GROUP_BYTES], values: &mut Group, out: &mut [u8]) 
             *value = folded(&common, trailing, *value);
         }
     }
-    bits::pack(values, rows, width, &mut out[at..]);
+    bits::pack(values, 0, rows, width, &mut out[at..]);
     size
 }
 

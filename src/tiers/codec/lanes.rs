@@ -15,7 +15,8 @@ const SIDE: usize = 8;
 
 /// Deals values in their order out to the lanes.
 #[inline(always)]
-pub fn deal(isa: Isa, values: &[u32; GROUP], lanes: &mut Group) {
+pub fn deal(isa: Isa, values: &Group, lanes: &mut Group) {
+    let values = values.as_flattened();
     #[cfg(target_arch = "x86_64")]
     if let Some(avx2) = isa.avx2() {
         for lane in (0..LANES).step_by(SIDE) {
@@ -99,13 +100,15 @@ mod tests {
     use super::*;
     #[test]
     fn every_value_finds_its_place_and_back() {
-        let values: [u32; GROUP] = core::array::from_fn(|i| (i as u32).wrapping_mul(0x0101_0101));
+        let value = |i: usize| (i as u32).wrapping_mul(0x0101_0101);
+        let values: Group =
+            core::array::from_fn(|row| core::array::from_fn(|lane| value(row * LANES + lane)));
         for isa in Isa::all() {
             let (mut lanes, mut back): (Group, _) = ([[0; LANES]; ROWS], [[0; 4]; GROUP]);
             deal(isa, &values, &mut lanes);
-            assert!((0..GROUP).all(|i| lanes[i % ROWS][i / ROWS] == values[i]), "{isa:?}");
+            assert!((0..GROUP).all(|i| lanes[i % ROWS][i / ROWS] == value(i)), "{isa:?}");
             gather(isa, &lanes, &mut back);
-            assert_eq!(back.map(u32::from_le_bytes), values, "{isa:?}");
+            assert_eq!(back.map(u32::from_le_bytes), values.as_flattened(), "{isa:?}");
         }
     }
 }

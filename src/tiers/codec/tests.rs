@@ -25,7 +25,7 @@ fn floats(kind: u8, seed: u64, words: usize) -> Vec<u8> {
     ];
     let word = |i: usize| -> u32 {
         let unit = next() as f32 / u32::MAX as f32 - 0.5;
-        match kind % 11 {
+        match kind % 12 {
             0 => next(),
             1 => unit.to_bits(),
             2 => (unit * 0.02).to_bits() & 0xFFFF_0000,
@@ -55,6 +55,9 @@ fn floats(kind: u8, seed: u64, words: usize) -> Vec<u8> {
             8 => (i as u32 / 7) % 50,
             9 if i.is_multiple_of(2) => (i as f32 * 0.01).sin().to_bits(),
             9 => (3.0 + (i as f32 * 0.013).cos()).to_bits(),
+            // Smooth but for jumps, which a look at a few values does not show.
+            10 if next() % 256 == 0 => (unit * 100.0).to_bits(),
+            10 => (i as f32 * 0.01).sin().to_bits(),
             _ => (unit * 1e7).to_bits(),
         }
     };
