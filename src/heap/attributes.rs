@@ -164,7 +164,7 @@ pub fn rename(from: *const u8, to: *const u8, size: usize) {
         }
         return;
     }
-    // Apart: both places may be in one shard.
+    // In a statement of its own: the lock goes before the other shard's, which may be the same one, is taken.
     let removed = remove(&mut shard(from), from);
     if let Some(attributes) = removed {
         // A failure leaves the block without attributes: one owner.

@@ -2,12 +2,13 @@
 //!
 //! A span gives blocks from its bitmap first and is then carved further: memory past `carved` was never touched and
 //! does not count as held. When every block of a span is back, its run is kept for the next span (kept.rs).
-use super::cache::{Counts, ThreadCache};
+use super::cache::ThreadCache;
 use super::kept::Kept;
 use super::magazine::Entry;
 use super::size_class::{CLASSES, Class, FIRST_SINGLE, MAX_STRIDE, SHAPES, SLICE, slices_to_grow};
 use super::slot::{self, Slot};
 use super::span::{List, Span};
+use super::statistics::Counts;
 use super::{Heap, arena, freed, page_map, scavenger};
 use crate::os::{lock::Mutex, map, records};
 use core::ptr::{NonNull, null, null_mut};
@@ -495,7 +496,7 @@ const fn skew(class: usize) -> usize {
 /// Size asked for, of a live block whose slot holds `value`.
 #[inline(always)]
 pub fn requested_size(span: &Span, value: u16) -> usize {
-    (span.of_nothing.load(Relaxed) - (value & !slot::MARKED) as u32) as usize
+    span.once_sized(value & !slot::MARKED) as u32 as usize
 }
 
 /// Span records: type-stable, so they have a free list of their own.

@@ -156,7 +156,7 @@ impl Heap {
         }
         drop(central);
         freed::note(pointer as usize);
-        self.count(|cache| cache.count_free(self, size))
+        self.count(|cache| cache.tally.free(self, size))
     }
 
     /// Gives the block `size` bytes where it is or by moving its pages; None when it has to be copied into a new

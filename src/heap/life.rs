@@ -1,7 +1,8 @@
 //! A heap's beginning and end, and what others hang on it.
-use super::cache::{Counts, ThreadCache};
+use super::cache::ThreadCache;
 use super::central::Central;
 use super::size_class::MAX_SPAN_ALIGNMENT;
+use super::statistics::Counts;
 use super::*;
 use crate::error::fail;
 use crate::os::map;

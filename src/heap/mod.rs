@@ -33,6 +33,7 @@ mod slot;
 mod slow;
 mod span;
 mod statistics;
+mod tally;
 pub mod tracked;
 pub mod tracking_table;
 

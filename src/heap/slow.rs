@@ -260,7 +260,7 @@ impl Heap {
             let oldest = magazine.capacity().div_ceil(2);
             magazine.drain_oldest(oldest, |entry| self.put_back(&mut central, cache, class, entry));
         }
-        cache.count_free(self, size);
+        cache.tally.free(self, size);
         let entry = Entry::new(pointer, block, value & !slot::MARKED);
         if !magazine.push(entry) {
             self.put_back(&mut self.central.lock(), cache, class, entry);
@@ -281,7 +281,7 @@ impl Heap {
 
     /// Counts a block freed that stays in quarantine.
     pub(super) fn count_quarantined(&'static self, size: usize) -> Result<()> {
-        self.with_cache(|cache| cache.count_free(self, size))
+        self.with_cache(|cache| cache.tally.free(self, size))
     }
     /// Puts a block back that was in quarantine.
     pub(super) fn take_back(&self, span: &'static Span, index: usize) {

@@ -1,5 +1,5 @@
 //! A heap's figures: what its threads have published, what a reader makes of it all, and what counts against its limit.
-use super::cache::{Counts, ThreadCache};
+use super::cache::ThreadCache;
 use super::{Heap, recorded};
 use crate::error::Result;
 use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::Relaxed};
@@ -83,6 +83,31 @@ impl Counters {
     }
 }
 
+/// Counts of a thread's cache, or of several together.
+#[derive(Clone, Copy, Default)]
+pub struct Counts {
+    /// Allocations served from a magazine.
+    pub hits: usize,
+    /// All other allocations.
+    pub misses: usize,
+    /// Blocks freed.
+    pub frees: usize,
+    /// Largest request.
+    pub largest: usize,
+    /// Bytes allocated, freed ones included.
+    pub allocated: usize,
+}
+impl Counts {
+    /// Adds another's.
+    pub fn add(&mut self, other: Counts) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.frees = self.frees.wrapping_add(other.frees);
+        self.largest = self.largest.max(other.largest);
+        self.allocated = self.allocated.wrapping_add(other.allocated);
+    }
+}
+
 /// Figures of a heap. Exact while no thread is inside the heap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeapStatistics {
@@ -123,7 +148,7 @@ impl Heap {
         let published = live;
         let mut add = |cache: &ThreadCache| {
             counts.add(cache.counts());
-            let (delta, delta_peak) = cache.unpublished();
+            let (delta, delta_peak) = cache.tally.unpublished();
             live += delta;
             peak = peak.max(published + delta_peak);
         };
@@ -158,10 +183,10 @@ impl Heap {
         let orphans = self.orphans.lock();
         let mut central = self.central.lock();
         central.retired.largest = 0;
-        central.for_each_cache(&mut ThreadCache::reset_peak);
+        central.for_each_cache(&mut ThreadCache::reset);
         if let Some(cache) = *orphans {
             // SAFETY: dissolved only when the heap ends, and under this lock.
-            unsafe { cache.as_ref() }.reset_peak();
+            unsafe { cache.as_ref() }.reset();
         }
         self.counters.reset(live, counts);
     }
@@ -198,15 +223,15 @@ impl Heap {
     /// Runs `replace`, which allocates a block in place of one of `old` bytes and frees that: together they count as a
     /// reallocation, as if the block had been resized where it was.
     pub fn count_as_resize<R>(&'static self, old: usize, replace: impl FnOnce() -> Result<R>) -> Result<R> {
-        let hits = self.with_cache(|cache| cache.begin_replacement(self, old))?;
+        let hits = self.with_cache(|cache| cache.tally.begin_replacement(self, old))?;
         let result = replace();
         // The cache is there by now.
-        self.with_cache(|cache| cache.end_replacement(self, old, hits, result.is_ok()))?;
+        self.with_cache(|cache| cache.tally.end_replacement(self, old, hits, result.is_ok()))?;
         result
     }
     /// Counts live bytes that are not the heap's own: tracked foreign blocks.
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
-        self.count(|cache| cache.grow_foreign(self, bytes))
+        self.count(|cache| cache.tally.change(self, bytes.max(0) as usize, bytes.min(0).unsigned_abs()))
     }
     /// Counts a block of `size` bytes that is not in the heap but as live as if it were: tiered memory.
     pub fn count_region(&'static self, size: usize) -> Result<()> {
@@ -219,7 +244,7 @@ impl Heap {
     }
     /// Counts that it was freed.
     pub fn uncount_region(&'static self, size: usize) -> Result<()> {
-        self.count(|cache| cache.count_free(self, size))?;
+        self.count(|cache| cache.tally.free(self, size))?;
         recorded::regions_changed(size, 0);
         Ok(())
     }
