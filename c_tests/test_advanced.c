@@ -330,6 +330,20 @@ static void test_block_questions(advanced_memory_system_t *system) {
             memory_free(system, grown);
         }
     }
+    TEST("check_memory_corruption: a block without a guard, where one with a guard was, is good") {
+        unified_memory_interface_t *memory = unimem_system_interface(system);
+        for (size_t size = 1; size < 3 * MIB; size = size * 3 + 1) {
+            unsigned char *guarded = memory_allocate(system, size, 64);
+            memory->free(guarded);
+            unsigned char *plain = memory->allocate(size, 64);
+
+            block_info_t info = {0};
+            get_block_info(system, plain, &info);
+            if (info.padding >= 16) memset(plain + size, 0xEE, 16); /* the heap's, until the block grows: nobody minds */
+            EXPECT(check_memory_corruption(system, plain), "%zu bytes: told as damaged", size);
+            memory->free(plain);
+        }
+    }
     CHECK("stop_memory_monitoring: true; false for NULL",
           stop_memory_monitoring(system) && !stop_memory_monitoring(NULL));
     CHECK_EQ("nothing is left live", live_bytes(system), 0);

@@ -129,6 +129,46 @@ static void tiered(void) {
     MUST(strstr(logged, "leak: 1 blocks, 5242880 bytes, allocated by") && strstr(logged, "tiered"));
 }
 
+/* One byte too far in tiered memory, in place, encoded and on disk; what it may do is no overrun. */
+static void tiered_overrun(void) {
+    size_t chunk = 64 * KIB, sizes[] = {1, 5000, 64 * KIB + 1, 3 * MIB - 1};
+    for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
+        size_t size = sizes[i / 2], last = (size - 1) / chunk;
+        unsigned char *region = i % 2 ? memory->allocate_streaming(size, chunk) : memory->allocate_hierarchical(size, 1e-3);
+        MUST(region);
+        region[size] = 1;
+        if (i > 3) unimem_advise(region, UNIMEM_DONT_NEED);
+        memory->free(region);
+        MUST(unimem_last_error() == UNIMEM_ERROR_CORRUPTION && live() == size && !memory->realloc(region, 2 * size));
+        MUST(strstr(logged, "overrun: bytes behind the block of"));
+        region[size] = 0;
+        if (i % 2) {
+            unimem_advise(region, UNIMEM_DONT_NEED);
+            MUST(unimem_chunk_acquire(region, last, UNIMEM_OVERWRITE));
+            memset(region + last * chunk, 3, size - last * chunk);
+            MUST(unimem_chunk_release(region, last));
+        }
+        memset(region, 7, size);
+        region = memory->realloc(region, (size + 1) / 2);
+        MUST(region && (region = memory->realloc(region, 3 * size)) != NULL);
+        memory->free(region);
+        MUST(live() == 0);
+    }
+    const memory_system_config_t config = {.alignment = 64, .enable_monitoring = false};
+    advanced_memory_system_t *system = create_memory_system(&config);
+    unsigned char *block = unimem_system_interface(system)->allocate_hierarchical(5000, 0);
+    MUST(block && check_memory_corruption(system, block));
+    block[5000] = 1;
+    MUST(!check_memory_corruption(system, block));
+    block[5000] = 0;
+    MUST(check_memory_corruption(system, block));
+
+    unsigned char *left = memory->allocate_streaming(70000, chunk);
+    left[70000] = 1;
+    logged_length = 0;
+    MUST(!unimem_close(memory) && strstr(logged, "overrun: bytes behind the block of 70000 bytes"));
+}
+
 /* Nothing is wrong here, and nothing is to be found. */
 static void *work(void *seed) {
     unsigned state = (unsigned)(size_t)seed;
@@ -191,7 +231,7 @@ static const struct {
     const char *name;
     void (*run)(void);
 } CASES[] = {{"overrun", overrun}, {"after_free", after_free}, {"after_free_large", after_free_large},
-             {"bounded", bounded}, {"traced", traced}, {"tiered", tiered}, {"clean", clean}};
+             {"bounded", bounded}, {"traced", traced}, {"tiered", tiered}, {"tiered_overrun", tiered_overrun}, {"clean", clean}};
 
 static int run(const char *setting, const char *name) {
     fflush(stdout);
@@ -226,6 +266,7 @@ int main(int argc, char **argv) {
     setenv("REPORT", report, 1);
     CHECK("an overrun by one byte is found at free, by check_memory_corruption and at close", passes("guard", "overrun"));
     CHECK("with everything on too", passes("guard,quarantine,trace", "overrun"));
+    CHECK("an overrun of tiered memory is found in its last chunk", passes("guard", "tiered_overrun"));
     CHECK("a write after free is found, a read sees the pattern", passes("quarantine", "after_free"));
     CHECK("with everything on too", passes("guard,quarantine,trace", "after_free"));
     int status = run("quarantine", "after_free_large");

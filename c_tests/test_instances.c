@@ -340,6 +340,47 @@ static void test_slots_change_hands(void) {
     CHECK_EQ("threads that open and close at once do not disturb each other", not_closed, 0);
 }
 
+/* Blocks of all sizes come and go below a cap, and before each allocation unimem_can_allocate says whether it works. */
+static void test_can_allocate(void) {
+    enum { BLOCKS = 400 };
+    TEST("unimem_can_allocate: true exactly where allocate then gives a block") {
+        for (uint64_t seed = 1; seed <= 6; seed++) {
+            size_t cap = (size_t[]){3 * MIB + 12345, 8 * MIB, 20 * MIB, MIB, MIB, MIB + 777}[seed - 1], refused = 0;
+            unified_pool_config_t config = {.max_size = cap, .enable_growth = true, .use_geometric_layout = seed % 2};
+            unified_memory_interface_t *memory = unimem_open(&config);
+            random_t random = {seed};
+            void *blocks[BLOCKS] = {0};
+            for (size_t step = 0; step < scaled(20000); step++) {
+                size_t at = random_below(&random, BLOCKS), size = random_size(&random, 3, seed < 4 ? 22 : 17);
+                if (blocks[at] && random_below(&random, 8) == 0) {
+                    void *moved = memory->realloc(blocks[at], size);
+                    blocks[at] = moved ? moved : blocks[at];
+                    continue;
+                }
+                if (blocks[at]) {
+                    memory->free(blocks[at]);
+                    blocks[at] = NULL;
+                    if (random_below(&random, 3) == 0) continue;
+                }
+                bool can = unimem_can_allocate(memory, size);
+                blocks[at] = memory->allocate(size, 0);
+                refused += blocks[at] == NULL;
+                EXPECT(can == (blocks[at] != NULL), "seed %d, step %zu: can_allocate(%zu) is %d, %zu of %zu are held", (int)seed,
+                       step, size, can, unimem_held_bytes(memory), cap);
+                if (step % 1000 == 999) unimem_trim(memory);
+            }
+            EXPECT(refused > 100, "only %zu were refused", refused);
+            for (size_t at = 0; at < BLOCKS; at++) memory->free(blocks[at]);
+            EXPECT(unimem_close(memory), "something is left");
+        }
+    }
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    CHECK("unimem_can_allocate: without a cap all but 0 and what no block can be",
+          unimem_can_allocate(memory, 1) && unimem_can_allocate(memory, (size_t)1 << 46) && !unimem_can_allocate(memory, 0) &&
+              !unimem_can_allocate(memory, ((size_t)1 << 46) + 1) && !unimem_can_allocate(memory, SIZE_MAX));
+    unimem_close(memory);
+}
+
 int main(void) {
     test_open_and_close();
     test_closing_twice();
@@ -352,6 +393,7 @@ int main(void) {
     test_budget((unified_pool_config_t){.initial_size = 16 * MIB, .max_size = 256 * MIB, .enable_growth = false},
                 16 * MIB, "initial_size below max_size");
     test_budget_with_threads();
+    test_can_allocate();
     test_config();
     test_statistics();
     return tap_done();

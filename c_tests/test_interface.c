@@ -1,6 +1,8 @@
 /* allocate, free and realloc of the interface, and the questions about one block: good input and bad. */
 #define _GNU_SOURCE
 #include "unimem.h"
+#include "unimem/memory_pool.h"
+#include "unimem/advanced_memory_system.h"
 
 #include "support.h"
 #include "tap.h"
@@ -331,6 +333,62 @@ static void test_questions(void) {
     free(foreign);
 }
 
+/* What realloc counts is the same whether the block moves or not: nothing was allocated or freed, and the peak never has
+ * both sizes. */
+static void test_what_realloc_counts(const char *name, unified_memory_interface_t *table,
+                                     void *(*resize)(void *block, size_t size)) {
+    static const size_t sizes[] = {10,      17,      60,      1000,    1001,    100,     5000,    40000, 50,
+                                   40000,   300000,  290000,  900000,  100,     3000000, 9000000, 9000001,
+                                   2500000, 1500000, 1000000, 5000000, 64,      2};
+    TEST(name) {
+        for (size_t alignment = 0; alignment <= 256 * KIB; alignment = alignment ? alignment * 16 : 64) {
+            size_t size = sizes[0], most = size + 5000, largest = 0;
+            char *other = table->allocate(5000, 0), *block = table->allocate(size, alignment);
+            unimem_reset_stats(table);
+            for (size_t i = 1; block && i < sizeof sizes / sizeof *sizes; i++, size = sizes[i - 1]) {
+                char *moved = resize(block, sizes[i]);
+                if (!EXPECT(moved, "%zu to %zu: %s", size, sizes[i], unimem_last_error_message())) break;
+                block = moved;
+                if (sizes[i] + 5000 > most) most = sizes[i] + 5000;
+                memory_stats_t stats = stats_of(table);
+                EXPECT(stats.num_allocations == 0 && stats.num_frees == 0 && stats.cache_hits + stats.cache_misses == 0,
+                       "%zu to %zu, aligned to %zu: %zu allocations and %zu frees", size, sizes[i], alignment,
+                       stats.num_allocations, stats.num_frees);
+                EXPECT(stats.total_allocated == sizes[i] + 5000, "%zu to %zu: %zu are live", size, sizes[i],
+                       stats.total_allocated);
+                EXPECT(stats.peak_allocated == most, "%zu to %zu: the peak is %zu, expected %zu", size, sizes[i],
+                       stats.peak_allocated, most);
+                if (sizes[i] > largest) largest = sizes[i];
+                EXPECT(stats.largest_allocation == largest, "%zu to %zu: the largest is %zu, expected %zu", size,
+                       sizes[i], stats.largest_allocation, largest);
+            }
+            table->free(block);
+            table->free(other);
+            EXPECT(stats_of(table).num_frees == 2 && stats_of(table).total_allocated == 0, "%zu frees, %zu bytes",
+                   stats_of(table).num_frees, stats_of(table).total_allocated);
+        }
+    }
+}
+
+static unified_memory_interface_t *resized;
+static advanced_memory_system_t *resized_in;
+static void *with_table(void *block, size_t size) { return resized->realloc(block, size); }
+static void *with_system(void *block, size_t size) { return memory_reallocate(resized_in, block, size); }
+
+static void test_what_reallocs_count(void) {
+    MemoryPool *pool = create_memory_pool(&(PoolConfig){0});
+    resized_in = create_memory_system(&(memory_system_config_t){0});
+    unified_memory_interface_t *of_system = unimem_system_interface(resized_in);
+    test_what_realloc_counts("realloc of an instance counts as neither an allocation nor a free", resized = memory, with_table);
+    test_what_realloc_counts("nor of a pool", resized = unimem_pool_interface(pool), with_table);
+    test_what_realloc_counts("nor of a memory system", resized = of_system, with_table);
+    test_what_realloc_counts("nor memory_reallocate", of_system, with_system);
+    start_memory_monitoring(resized_in);
+    test_what_realloc_counts("nor of blocks with guards", of_system, with_system);
+    destroy_memory_system(resized_in);
+    destroy_memory_pool(pool);
+}
+
 int main(void) {
     unified_pool_config_t config = {.enable_growth = true};
     memory = unimem_open(&config);
@@ -338,6 +396,7 @@ int main(void) {
     test_allocate();
     test_free();
     test_realloc();
+    test_what_reallocs_count();
     test_questions();
     CHECK_EQ("nothing is left live", live_bytes(), 0);
     CHECK("the instance closes clean", unimem_close(memory));

@@ -239,7 +239,7 @@ static void test_blocks(void) {
     }
     destroy_memory_pool(pool);
     TEST("config.alignment above 64 is honoured, header and all") {
-        for (size_t alignment = 128; alignment <= 65536; alignment *= 2) {
+        for (size_t alignment = 128; alignment <= GIB; alignment *= 2) {
             config.alignment = alignment;
             pool = create_memory_pool(&config);
             if (!EXPECT(pool != NULL, "alignment %zu: no pool", alignment)) continue;

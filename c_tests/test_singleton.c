@@ -101,6 +101,57 @@ static void test_last_reference(void) {
     CHECK("those that are foreign are not", true);
 }
 
+/* Blocks that are freed or moved by other calls than the safe ones. */
+static void test_what_ends_tracking(void) {
+    static const size_t sizes[] = {24, 900, 30000, 500000, 5000000};
+    unified_memory_interface_t *instance = unimem_open(NULL);
+    advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
+    log_t log = {0};
+    unimem_set_log(note, &log);
+    TEST("a block that is freed is tracked no more, whatever frees it") {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            unsigned char *block = safe_memory_allocate(system, sizes[i], 64);
+            track_memory_block(block + 5);
+            EXPECT(is_memory_block_tracked(block) && is_memory_block_tracked(block + 5), "%zu bytes: not tracked", sizes[i]);
+            memory_free(system, block);
+            EXPECT(!is_memory_block_tracked(block) && !is_memory_block_tracked(block + 5) &&
+                       !untrack_memory_block(opaque(block)), "%zu bytes: still tracked", sizes[i]);
+            block = safe_memory_allocate(system, sizes[i], 64);
+            unimem_system_interface(system)->free(block);
+            EXPECT(!is_memory_block_tracked(block), "%zu bytes, freed through the interface: still tracked", sizes[i]);
+            block = instance->allocate(sizes[i], 0);
+            track_memory_block(block);
+            instance->free(block);
+            EXPECT(!is_memory_block_tracked(block), "%zu bytes of an instance: still tracked", sizes[i]);
+            block = memory_allocate(system, sizes[i], 64);
+            EXPECT(!is_memory_block_tracked(block), "%zu bytes: a new block is tracked", sizes[i]);
+            memory_free(system, block);
+        }
+    }
+    TEST("a block that moves stays tracked") {
+        unsigned char *block = safe_memory_allocate(system, 100, 64);
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            unsigned char *moved = memory_reallocate(system, block, sizes[i]);
+            EXPECT(is_memory_block_tracked(moved) && (moved == block || !is_memory_block_tracked(block)), "to %zu", sizes[i]);
+            block = moved;
+        }
+        safe_memory_free(system, block);
+        EXPECT(!is_memory_block_tracked(block) && get_allocation_size(system, block) == 0, "it was not freed");
+    }
+    TEST("blocks that go with their instance are tracked no more") {
+        unsigned char *block = instance->allocate(100, 0), *large = instance->allocate(5000000, 0);
+        track_memory_block(block);
+        track_memory_block(large);
+        unimem_set_log(NULL, NULL);
+        unimem_close(instance);
+        unimem_set_log(note, &log);
+        EXPECT(!is_memory_block_tracked(block) && !is_memory_block_tracked(large), "still tracked");
+    }
+    destroy_memory_system(system);
+    unimem_set_log(NULL, NULL);
+    CHECK_EQ("nothing is reported as a leak at the end", log.warnings, 0);
+}
+
 static void test_safe_calls(void) {
     CHECK("safe_memory_allocate: NULL for no system", safe_memory_allocate(NULL, 100, 64) == NULL);
     advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
@@ -206,6 +257,7 @@ int main(void) {
     test_registration();
     test_tracking();
     test_last_reference();
+    test_what_ends_tracking();
     test_safe_calls();
     test_threads();
     return tap_done();

@@ -137,6 +137,148 @@ static void fork_in_many_first_calls(int (*call)(void), size_t processes, long l
     }
 }
 
+/* Threads of whose caches a child has the memory, though not the threads. */
+enum { CACHED_SIZES = 6, KEPT = 64, CAP = 16 << 20 };
+static const size_t cached_sizes[CACHED_SIZES] = {24, 200, 700, 3000, 9000, 20000};
+typedef struct {
+    unified_memory_interface_t *memory;
+    pthread_barrier_t *barrier; /* NULL: goes on until told to stop */
+    size_t seed;
+    unsigned char *_Atomic kept[KEPT]; /* live blocks, filled with their sizes' tags */
+} caching_t;
+
+static void *cache_blocks(void *argument)
+{
+    caching_t *work = argument;
+    unified_memory_interface_t *memory = work->memory;
+    random_t random = {work->seed};
+    void *blocks[200] = {0};
+    for (size_t i = 0; i < KEPT; i++) {
+        unsigned char *block = memory->allocate(cached_sizes[i % CACHED_SIZES], 0);
+        pattern_fill(block, 0, cached_sizes[i % CACHED_SIZES], i);
+        work->kept[i] = block;
+    }
+    do {
+        for (size_t step = 0; step < 20000; step++) {
+            size_t at = random_below(&random, 200);
+            memory->free(blocks[at]);
+            blocks[at] = step % 2000 < 1000 ? memory->allocate(cached_sizes[random_below(&random, CACHED_SIZES)], 0) : NULL;
+        }
+    } while (!work->barrier && !stop);
+    for (size_t i = 0; i < 200; i++) memory->free(blocks[i]);
+    if (work->barrier) {
+        pthread_barrier_wait(work->barrier);
+        pthread_barrier_wait(work->barrier); /* when the child has ended */
+    }
+    for (size_t i = 0; i < KEPT; i++) memory->free(work->kept[i]);
+    return NULL;
+}
+
+/* What a child does whose parent's threads cache memory that counts against its budget; 0 if it gets that. */
+static int trim_what_threads_cached(void *argument)
+{
+    unified_memory_interface_t *memory = argument;
+    memory_stats_t before = stats_of(memory);
+    size_t held = unimem_held_bytes(memory), trimmed = unimem_trim(memory);
+    if (!same_totals(before, stats_of(memory))) return 1;
+    if (trimmed < 2 * MIB || unimem_held_bytes(memory) + trimmed != held) return 2;
+    return unimem_close(memory) ? 3 : 0; /* the kept blocks are live */
+}
+static int allocate_what_threads_cached(void *argument)
+{
+    unified_memory_interface_t *memory = argument;
+    size_t bytes = CAP - unimem_held_bytes(memory) + 2 * MIB;
+    return unimem_can_allocate(memory, bytes) && memory->allocate(bytes, 0) ? 0 : 1;
+}
+static int fill_what_threads_cached(void *argument)
+{
+    unified_memory_interface_t *memory = argument;
+    size_t bytes = 0, more = CAP - unimem_held_bytes(memory) + 2 * MIB;
+    while (bytes < more && memory->allocate(1000, 0)) bytes += 1000;
+    return bytes < more;
+}
+static int reuse_what_threads_cached(void *argument)
+{
+    unified_memory_interface_t *memory = argument;
+    size_t held = unimem_held_bytes(memory);
+    for (size_t i = 0; i < 20 * CACHED_SIZES; i++)
+        if (!memory->allocate(cached_sizes[i % CACHED_SIZES], 0)) return 1;
+    return unimem_held_bytes(memory) > held ? 2 : 0;
+}
+
+static void test_caches_of_threads_that_are_not_there(void)
+{
+    enum { THREADS = 4 };
+    static caching_t work[THREADS];
+    pthread_t threads[THREADS];
+    pthread_barrier_t barrier;
+    pthread_barrier_init(&barrier, NULL, THREADS + 1);
+    unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = CAP, .enable_growth = true});
+    for (size_t i = 0; i < THREADS; i++) {
+        work[i] = (caching_t){.memory = memory, .barrier = &barrier, .seed = i};
+        pthread_create(&threads[i], NULL, cache_blocks, &work[i]);
+    }
+    pthread_barrier_wait(&barrier);
+    printf("# %zu bytes are live, %zu held\n", stats_of(memory).total_allocated, unimem_held_bytes(memory));
+    unimem_trim(memory);
+    CHECK_EQ("what threads cached that a child does not have is trimmed there",
+             (size_t)run_in_child(trim_what_threads_cached, memory, 20), 0);
+    CHECK_EQ("it makes room for one large block", (size_t)run_in_child(allocate_what_threads_cached, memory, 20), 0);
+    CHECK_EQ("and for many small ones", (size_t)run_in_child(fill_what_threads_cached, memory, 20), 0);
+    CHECK_EQ("its blocks are used before new memory is", (size_t)run_in_child(reuse_what_threads_cached, memory, 20), 0);
+    pthread_barrier_wait(&barrier);
+    for (size_t i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    CHECK("the parent's caches were not touched", unimem_close(memory));
+    pthread_barrier_destroy(&barrier);
+}
+
+/* In the middle of whatever the threads were doing: no block is given out that is live, or twice. */
+static int allocate_in_the_middle(void *argument)
+{
+    enum { BLOCKS = 4000 };
+    caching_t *work = argument;
+    unified_memory_interface_t *memory = work->memory;
+    static unsigned char *blocks[BLOCKS];
+    unimem_trim(memory);
+    for (size_t i = 0; i < BLOCKS; i++) {
+        size_t size = cached_sizes[i % (CACHED_SIZES - 1)];
+        blocks[i] = memory->allocate(size, 0);
+        if (!blocks[i]) return 1;
+        pattern_fill(blocks[i], 0, size, i + 1000);
+    }
+    for (size_t thread = 0; thread < 3; thread++)
+        for (size_t i = 0; i < KEPT; i++) {
+            unsigned char *kept = work[thread].kept[i];
+            if (kept && !pattern_holds(kept, 0, cached_sizes[i % CACHED_SIZES], i)) return 2;
+        }
+    for (size_t i = 0; i < BLOCKS; i++) {
+        if (!pattern_holds(blocks[i], 0, cached_sizes[i % (CACHED_SIZES - 1)], i + 1000)) return 3;
+        memory->free(blocks[i]);
+        if (unimem_owns(blocks[i])) return 4;
+    }
+    unimem_close(memory);
+    return 0;
+}
+static void test_forks_in_the_middle(void)
+{
+    static caching_t work[3];
+    pthread_t threads[3];
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    stop = false;
+    for (size_t i = 0; i < 3; i++) {
+        work[i] = (caching_t){.memory = memory, .seed = i};
+        pthread_create(&threads[i], NULL, cache_blocks, &work[i]);
+    }
+    TEST("forks while threads allocate and free: the child takes their caches over, no block is given out twice")
+    for (size_t i = 0; i < scaled(100); i++) {
+        int result = run_in_child(allocate_in_the_middle, work, 10);
+        EXPECT(result == 0, "fork %zu: the child ended with %d", i, result);
+    }
+    stop = true;
+    for (size_t i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+    CHECK("and the parent's blocks are all there", unimem_close(memory));
+}
+
 int main(void)
 {
     TEST("forks in the microseconds of the very first calls of other threads: parent and child go on")
@@ -154,6 +296,8 @@ int main(void)
         stop = true;
         for (size_t i = 0; i < 3; i++) pthread_join(threads[i], NULL);
     }
+    test_caches_of_threads_that_are_not_there();
+    test_forks_in_the_middle();
     CHECK("no system is left", get_global_memory_system() == NULL);
     return tap_done();
 }

@@ -320,6 +320,47 @@ static void test_chunks(void)
     }
     CHECK("prefetch takes chunks that exist", unimem_chunk_prefetch(base, 0, 4) && !unimem_chunk_prefetch(base, count, 1) && !unimem_chunk_prefetch(base, 1, count) && !unimem_chunk_prefetch(base, SIZE_MAX, 2));
     CHECK("advice is taken", unimem_advise(base, UNIMEM_SEQUENTIAL) && unimem_advise(base, UNIMEM_RANDOM) && unimem_advise(base, UNIMEM_WILL_NEED) && unimem_advise(base, UNIMEM_DONT_NEED));
+    TEST("what memory grows by is zeros, whatever was there before it shrank, or lay behind an overwritten end") {
+        for (int round = 0; round < 4; round++) {
+            size_t size = 3 * chunk + 1000, kept = 2 * chunk + 100;
+            char *grown = memory->allocate_streaming(size, chunk);
+            for (size_t i = 0; i < 4; i++) {
+                memset(unimem_chunk_acquire(grown, i, UNIMEM_OVERWRITE), 7, i < 3 ? chunk : 1000);
+                unimem_chunk_release(grown, i);
+            }
+            if (round % 2) {
+                grown = memory->realloc(grown, kept);
+                unimem_advise(grown, UNIMEM_DONT_NEED);
+                size = kept;
+            }
+            char *larger = memory->realloc(grown, round < 2 ? 4 * chunk : 30 * chunk);
+            if (!larger && strcmp(unimem_fault_mechanism(), "none") == 0) larger = grown; /* which does not grow beyond its room */
+            else for (size_t i = 0; i < 4; i++) {
+                char *at = unimem_chunk_acquire(larger, i, UNIMEM_READ);
+                size_t own = i * chunk >= size ? 0 : size - i * chunk < chunk ? size - i * chunk : chunk, wrong = 0;
+                for (size_t k = 0; at && k < chunk; k++) wrong += at[k] != (k < own ? 7 : 0);
+                EXPECT(at && wrong == 0, "round %d, chunk %zu: %zu bytes are wrong", round, i, wrong);
+                unimem_chunk_release(larger, i);
+            }
+            memory->free(larger);
+        }
+    }
+    TEST("what is not needed is out, and nothing asked for before brings it in again") {
+        char *other = memory->allocate_streaming(count * chunk, chunk);
+        for (size_t i = 0; i < 2; i++) {
+            memset(unimem_chunk_acquire(other, i, UNIMEM_OVERWRITE), 1, chunk);
+            unimem_chunk_release(other, i);
+        }
+        for (int round = 0; round < 100; round++) {
+            EXPECT(unimem_advise(other, UNIMEM_DONT_NEED) && residency_of(other).hot_bytes == 0, "round %d", round);
+            unimem_chunk_prefetch(base, 0, 4);
+            unimem_advise(base, UNIMEM_DONT_NEED);
+            /* Jobs are done in the order they came: when this one is, so are those before it. */
+            while (residency_of(other).hot_bytes < 2 * chunk) unimem_chunk_prefetch(other, 0, 2);
+            if (!EXPECT(residency_of(base).hot_bytes == 0, "round %d: %zu bytes in place", round, residency_of(base).hot_bytes)) break;
+        }
+        memory->free(other);
+    }
     CHECK("codes that do not exist are refused", !unimem_advise(base, (unimem_advice_t)77) && !unimem_chunk_acquire(base, 0, (unimem_access_t)9) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
     char *plain = memory->allocate(100, 0);
     int local = 0;

@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 typedef struct {
     const char *name;
@@ -61,6 +62,22 @@ static int be_sent(void *argument)
     return unimem_close(memory) ? 0 : 5;
 }
 
+/* Memory that the machine found broken under a chunk in place: as the system tells of it. */
+static int be_told_of_broken_memory(void *unused)
+{
+    (void)unused;
+    signal(SIGBUS, hear);
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    size_t count = 4 * MIB / 8;
+    uint64_t *words = memory->allocate_streaming(count * 8, 64 * KIB);
+    if (!words || !works(words, count)) return 1;
+    siginfo_t info = {.si_signo = SIGBUS, .si_code = BUS_MCEERR_AR, .si_addr = &words[count - 1]};
+    if (syscall(SYS_rt_tgsigqueueinfo, getpid(), syscall(SYS_gettid), SIGBUS, &info) != 0) return 2;
+    if (heard != 1) return 3;
+    memory->free(words);
+    return unimem_close(memory) ? 0 : 4;
+}
+
 static int run_all(void)
 {
     way_t ways[] = {
@@ -84,6 +101,8 @@ static int run_all(void)
             }
         }
     }
+    int result = run_in_child(be_told_of_broken_memory, NULL, 60);
+    CHECK("memory found broken is told to the program's handler", result == 0);
     return tap_done();
 }
 

@@ -59,6 +59,74 @@ static void test_tracking(void) {
     free(foreign);
 }
 
+/* Places in an own block, start and inside: counted with the block, whatever they are tracked with, and gone with it. */
+static void test_tracking_in_own_blocks(void) {
+    static const size_t sizes[] = {40, 700, 20000, 200000, 3000000};
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    if (!CHECK("an instance whose own blocks are tracked", memory != NULL)) return;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const size_t size = sizes[i];
+        char name[80];
+        snprintf(name, sizeof name, "an own block of %zu bytes: tracking adds nothing and ends with it", size);
+        TEST(name) {
+            char *block = memory->allocate(size, 0);
+            char *places[] = {block, block + 1, block + 32, block + size - 1};
+            for (size_t p = 0; p < 4; p++) {
+                EXPECT(memory->track_allocation(places[p], 8) && memory->track_allocation(places[p], 24), "place %zu", p);
+                EXPECT(stats_of(memory).total_allocated == size && stats_of(memory).peak_allocated == size,
+                       "place %zu: %zu are counted", p, stats_of(memory).total_allocated);
+            }
+            EXPECT(unimem_report_leaks(memory, NULL, NULL) == 1, "%zu leaks", unimem_report_leaks(memory, NULL, NULL));
+            EXPECT(memory->untrack_allocation(places[2]) && !memory->untrack_allocation(places[2]) &&
+                       memory->track_allocation(places[2], 1), "untracked twice");
+            unimem_retain(block);
+            memory->free(block);
+            EXPECT(memory->untrack_allocation(block) && memory->track_allocation(block, size),
+                   "tracking ended before the last owner was gone");
+            memory->free(block);
+            EXPECT(!unimem_owns(block) && stats_of(memory).total_allocated == 0, "%zu are live",
+                   stats_of(memory).total_allocated);
+            for (size_t p = 0; p < 4; p++)
+                EXPECT(!memory->untrack_allocation(opaque(places[p])), "place %zu is still tracked", p);
+            EXPECT(stats_of(memory).total_allocated == 0 && unimem_report_leaks(memory, NULL, NULL) == 0,
+                   "%zu bytes, %zu leaks", stats_of(memory).total_allocated, unimem_report_leaks(memory, NULL, NULL));
+            unimem_reset_stats(memory);
+        }
+    }
+    TEST("realloc: tracked places go along, those beyond the new size end") {
+        char *block = memory->allocate(1000, 0);
+        for (size_t at = 0; at < 1000; at += 100) memory->track_allocation(block + at, 1);
+        for (size_t i = 0, size = 1000; i < 6; i++) {
+            size_t next = (size_t[]){990, 50000, 900000, 9000000, 30000000, 450}[i];
+            char *moved = memory->realloc(block, next);
+            if (!EXPECT(moved, "%zu to %zu: %s", size, next, unimem_last_error_message())) break;
+            for (size_t at = 0; moved != block && at < 1000; at += 100)
+                EXPECT(!memory->untrack_allocation(opaque(block + at)), "%zu to %zu: %zu is tracked at the old place", size,
+                       next, at);
+            EXPECT(stats_of(memory).total_allocated == next, "%zu to %zu: %zu are live", size, next,
+                   stats_of(memory).total_allocated);
+            block = moved;
+            size = next;
+        }
+        for (size_t at = 0; at < 1000; at += 100)
+            EXPECT(memory->untrack_allocation(block + at) == (at < 450), "%zu is %stracked", at, at < 450 ? "not " : "");
+        memory->free(block);
+    }
+    TEST("a foreign block, and another instance's, stay tracked until they are untracked") {
+        unified_memory_interface_t *other = unimem_open(NULL);
+        char *block = other->allocate(500, 0);
+        EXPECT(memory->track_allocation(block, 500) && stats_of(memory).total_allocated == 500, "%zu are counted",
+               stats_of(memory).total_allocated);
+        EXPECT(other->track_allocation(block, 500) && stats_of(other).total_allocated == 500, "%zu are counted",
+               stats_of(other).total_allocated);
+        other->free(block);
+        EXPECT(!other->untrack_allocation(opaque(block)), "the other one still tracks it");
+        EXPECT(memory->untrack_allocation(opaque(block)) && stats_of(memory).total_allocated == 0, "it was not tracked");
+        EXPECT(unimem_close(other), "something is left");
+    }
+    CHECK("nothing tracked is left to report", unimem_close(memory));
+}
+
 typedef struct {
     size_t blocks, bytes, foreign, foreign_bytes, references;
     void *found;
@@ -269,6 +337,7 @@ static void test_silence(void) {
 
 int main(void) {
     test_tracking();
+    test_tracking_in_own_blocks();
     test_leaks();
     test_errors();
     test_silence();

@@ -113,7 +113,7 @@ typedef struct {
    */
   size_t peak_allocated;
   /**
-   * Allocations that succeeded.
+   * Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
    */
   size_t num_allocations;
   /**
@@ -173,7 +173,9 @@ typedef struct {
    */
   void *(*allocate_streaming)(size_t total_size, size_t chunk_size);
   /**
-   * Tracks any pointer, ours or not; tracking again replaces the size. Foreign ones count as live bytes.
+   * Tracks any pointer, ours or not; tracking again replaces the size. Foreign ones count as live bytes, until they are
+   * untracked. One into a live block of this instance, at its start or inside, adds nothing to what the block counts;
+   * its tracking goes along when the block is reallocated and ends when it is freed.
    */
   bool (*track_allocation)(void *ptr, size_t size);
   /**
@@ -461,7 +463,11 @@ bool unimem_retain(void *ptr);
 size_t unimem_reference_count(const void *ptr);
 
 /**
- * Whether `size` bytes would fit into the instance's budget now. Always true for a size that is not 0 when it has no cap.
+ * Whether `allocate(size, 0)` of the calling thread would find room in the instance's budget now: in what is free, in what
+ * that thread caches and the instance keeps, which may go back into the common stock for it, and in what chunks of tiered
+ * memory hold, which would leave. Without a cap true for every size from 1 to 2^46, the largest there is. What it cannot
+ * know: whether the system has the memory, or the disk room for those chunks; it takes acquired ones for movable; and what
+ * other threads do meanwhile.
  */
 bool unimem_can_allocate(unified_memory_interface_t *memory,
                          size_t size);

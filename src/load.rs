@@ -21,8 +21,8 @@ static ORDER: Order = Order {
         &recording::HOOKS,
         // Memory systems and their pools. Held while a system asks the singleton.
         &advanced::HOOKS,
-        // The global system of the singleton, and the blocks it tracks.
-        &singleton::HOOKS,
+        // The global system of the singleton.
+        singleton::HOOKS,
         // The table of open instances.
         &slots::HOOKS,
         // The residency engines.
@@ -37,7 +37,9 @@ static ORDER: Order = Order {
         &heap::REGISTRY_HOOKS,
         // Retain counts and layouts.
         &heap::attributes::HOOKS,
-        // Tracked blocks.
+        // Tracked places of live memory, and blocks with a guard.
+        &heap::tracked::HOOKS,
+        // Tracked foreign blocks.
         &slots::TRACKING_HOOKS,
         // Free slices of the arena.
         heap::ARENA_HOOKS,

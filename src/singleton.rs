@@ -4,9 +4,10 @@
 //! called from any thread; the locks are held across fork.
 use crate::error::{Result, fail};
 use crate::heap;
-use crate::instance::tracking::{Tracked, TrackingTable};
+use crate::heap::tracked::SINGLETON as TRACKED;
+use crate::instance::{self, Memory, tiered};
 use crate::log::log;
-use crate::os::{fork, lock::Mutex};
+use crate::os::{fork::AtFork, lock::Mutex};
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 
@@ -16,24 +17,9 @@ const LEAKS_LOGGED: usize = 16;
 /// Address of the program's system; 0: none. Written under the lock of [`REFERENCES`].
 static SYSTEM: AtomicUsize = AtomicUsize::new(0);
 static REFERENCES: Mutex<usize> = Mutex::new(0);
-static TRACKED: TrackingTable = TrackingTable::new();
 
 /// See load.rs.
-pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
-    prepare: || {
-        core::mem::forget(REFERENCES.lock());
-        TRACKED.lock_all();
-    },
-    parent: unlock,
-    child: unlock,
-};
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards.
-    unsafe {
-        TRACKED.unlock_all();
-        REFERENCES.force_unlock();
-    }
-}
+pub(crate) static HOOKS: &dyn AtFork = &REFERENCES;
 
 /// The program's system.
 pub fn global() -> Option<NonZeroUsize> {
@@ -70,18 +56,19 @@ fn give_up_tracked() -> Result<()> {
     if addresses.try_reserve_exact(TRACKED.count()).is_err() {
         return fail!(OutOfMemory, "no memory to report {} tracked blocks", TRACKED.count());
     }
-    TRACKED.for_each(|address, _| addresses.push(address));
+    TRACKED.for_each(|address| addresses.push(address));
     let (mut leaks, mut freed) = (0, 0);
     for address in addresses {
-        if TRACKED.untrack(address).is_none() {
-            continue; // its owner was faster
+        if !TRACKED.untrack(address) {
+            continue; // its owner was faster, or the block is freed that it lies in
         }
         leaks += 1;
         let pointer = address as *mut u8;
-        let ours = heap::owner(pointer).is_some_and(|(heap, _)| heap.free(pointer).is_ok());
+        let ours = heap::owner(pointer).is_some_and(|(heap, _)| heap.free(pointer).is_ok())
+            || tiered::free_anywhere(pointer);
         freed += usize::from(ours);
         if leaks <= LEAKS_LOGGED {
-            let fate = if ours { "freed" } else { "not libunimem's, left alone" };
+            let fate = if ours { "freed" } else { "no block of libunimem, left alone" };
             log!(Warning, "leak: tracked block at {address:#x}, {fate}");
         }
     }
@@ -91,20 +78,22 @@ fn give_up_tracked() -> Result<()> {
     Ok(())
 }
 
-/// Tracks an address, once.
+/// Tracks an address, once. In memory of libunimem it is tracked as long as that lives.
 pub fn track(address: NonZeroUsize) -> Result<()> {
-    match TRACKED.track(address.get(), 0) {
-        Tracked::New | Tracked::Again(_) => Ok(()),
-        Tracked::NoMemory => fail!(OutOfMemory, "no memory to track {address:#x}"),
+    let address = address.get();
+    match instance::memory_at(address as *const u8) {
+        Some(Memory::Block { start, .. }) => TRACKED.track_in_block(address, start),
+        Some(Memory::Tiered(region)) => TRACKED.track(address, region.start()),
+        None => TRACKED.track(address, address),
     }
 }
 /// Tracks an address no more; false when it was not tracked.
 pub fn untrack(address: NonZeroUsize) -> bool {
-    TRACKED.untrack(address.get()).is_some()
+    TRACKED.untrack(address.get())
 }
 /// Whether an address is tracked.
 pub fn is_tracked(address: NonZeroUsize) -> bool {
-    TRACKED.get(address.get()).is_some()
+    TRACKED.is_tracked(address.get())
 }
 
 #[cfg(test)]

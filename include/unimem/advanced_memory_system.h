@@ -159,7 +159,10 @@ void destroy_memory_system(advanced_memory_system_t *system);
  * @return the block; NULL for a NULL system, size 0, too large an alignment, or without memory
  */
 void *memory_allocate(advanced_memory_system_t *system, size_t size, size_t alignment);
-/** Frees a block of memory_allocate(); NULL does nothing, and anything else is ignored. */
+/**
+ * Frees a block of memory_allocate(), or memory that the system's unimem_system_interface() gave; NULL does nothing, and
+ * anything else is ignored.
+ */
 void memory_free(advanced_memory_system_t *system, void *ptr);
 /**
  * Changes a block's size, keeping its contents up to the smaller size and its alignment. What is new is zeroed.

@@ -93,7 +93,10 @@ MemoryPool *create_memory_pool(const struct PoolConfig *config);
  */
 void *pool_allocate(MemoryPool *pool, size_t size);
 
-/** Frees a block of this pool; NULL does nothing, any other pointer is refused and nothing changes. */
+/**
+ * Frees a block of this pool, or tiered memory made through its unimem_pool_interface(); NULL does nothing, any other
+ * pointer is refused and nothing changes.
+ */
 void pool_free(MemoryPool *pool, void *ptr);
 
 /** Frees the pool and all blocks it ever handed out, live ones too. NULL does nothing. */

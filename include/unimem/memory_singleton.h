@@ -22,7 +22,10 @@ void register_memory_system(advanced_memory_system_t *system);
  */
 void unregister_memory_system(advanced_memory_system_t *system);
 
-/** Tracks any address, once; false for NULL or without memory. No limit on their number. */
+/**
+ * Tracks any address, once; false for NULL or without memory. No limit on their number. One in a live block of libunimem
+ * goes along when the block is reallocated, and is tracked no more when it is freed, by whatever function.
+ */
 bool track_memory_block(void *ptr);
 /** Tracks an address no more; false where it was not tracked. */
 bool untrack_memory_block(void *ptr);

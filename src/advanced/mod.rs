@@ -7,10 +7,10 @@ pub mod pool;
 pub mod registry;
 
 use crate::error::{Result, fail};
-use crate::heap::guard::{self, GUARD};
+use crate::heap::guard::{self, GUARD, GUARDED};
+use crate::heap::tracking_table::Tracked;
 use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
-use crate::instance::slots;
-use crate::instance::tracking::{Tracked, TrackingTable};
+use crate::instance::{slots, tiered};
 use crate::log::log;
 use crate::os::{fork, lock::Mutex, lock::MutexGuard};
 use core::ptr::NonNull;
@@ -26,8 +26,6 @@ const TOO_FRAGMENTED: f64 = 0.2;
 static STRUCTURE: Mutex<()> = Mutex::new(());
 /// Proof that the structure's lock is held.
 pub type Structure = MutexGuard<'static, ()>;
-/// Blocks with a guard, of all systems, and the size it lies behind.
-static GUARDED: TrackingTable = TrackingTable::new();
 
 /// Takes the lock under which systems and pools come and go.
 pub fn structure() -> Structure {
@@ -38,7 +36,6 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
         core::mem::forget(STRUCTURE.lock());
         pool::lock_limits();
-        GUARDED.lock_all();
     },
     parent: unlock,
     child: unlock,
@@ -46,7 +43,6 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
 fn unlock() {
     // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards.
     unsafe {
-        GUARDED.unlock_all();
         pool::unlock_limits();
         STRUCTURE.force_unlock();
     }
@@ -111,7 +107,6 @@ impl System {
     /// Frees everything that is the system's own. Its pools have ended before. Reports what was live.
     pub fn end(&self) {
         slots::disown(self.heap);
-        forget_guards(self.heap);
         report(self.heap.destroy(), "a memory system");
     }
 
@@ -131,22 +126,29 @@ impl System {
             heap.free(block.as_ptr())?;
             return fail!(OutOfMemory, "no memory to remember the guard of {size} bytes");
         }
+        attributes::mark(block.as_ptr())?;
         Ok(block)
     }
 
-    /// Frees a block of the system's own.
+    /// Frees a block of the system's own, or tiered memory made through its interface.
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
+        if let Some(instance) = tiered::made_through(self.heap, pointer) {
+            return instance.free(pointer);
+        }
         end_guard(self.heap, pointer);
         self.heap.free(pointer)
     }
 
-    /// Changes the size of a block of the system's own; NULL allocates, 0 frees. What is new is zeroed.
+    /// Changes the size of what [`System::free`] frees; NULL allocates, 0 frees. What is new is zeroed.
     pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {
         if pointer.is_null() {
             return self.allocate(size, 0).map(Some);
         }
         if size == 0 {
             return self.free(pointer).map(|()| None);
+        }
+        if let Some(instance) = tiered::made_through(self.heap, pointer) {
+            return instance.reallocate(pointer, size);
         }
         let Some(old) = self.heap.block(pointer) else {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system's own");
@@ -155,9 +157,6 @@ impl System {
             return self.reallocate_guarded(&old, size).map(Some);
         }
         let block = self.heap.reallocate(pointer, size)?;
-        if GUARDED.count() > 0 {
-            GUARDED.untrack(old.start);
-        }
         if size > old.size {
             // SAFETY: the block has `size` bytes, and those beyond the old size belong to nobody yet.
             unsafe { block.add(old.size).write_bytes(0, size - old.size) };
@@ -169,15 +168,21 @@ impl System {
         if has_several_owners(pointer) {
             return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
         }
-        let block = self.allocate_guarded(self.heap, size, old.alignment)?;
-        // SAFETY: two live blocks, at least that long both.
-        unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
-        self.free(pointer)?;
-        Ok(block)
+        self.heap.count_as_resize(old.size, || {
+            let block = self.allocate_guarded(self.heap, size, old.alignment)?;
+            // SAFETY: two live blocks, at least that long both.
+            unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
+            self.free(pointer)?;
+            Ok(block)
+        })
     }
 
-    /// The live block that begins at `pointer`, of the system or a pool of it, and the pool.
+    /// The live block that begins at `pointer`, of the system or a pool of it, and the pool. Tiered memory made through the
+    /// system's interface is a block of its own.
     pub fn block(&self, pointer: *const u8) -> Option<(Block, Option<&'static Pool>)> {
+        if tiered::made_through(self.heap, pointer).is_some() {
+            return tiered::as_block(pointer).map(|block| (block, None));
+        }
         let (heap, block) = heap::owner(pointer)?;
         self.pool_of(heap).map(|pool| (block, pool))
     }
@@ -191,10 +196,16 @@ impl System {
     }
     /// Whether `pointer` lies in a live block of the system or a pool of it.
     pub fn is_inside_block(&self, pointer: *const u8) -> bool {
-        heap::owner_of_interior(pointer).is_some_and(|(heap, _)| self.pool_of(heap).is_some())
+        match tiered::start_of(pointer) {
+            Some(start) => tiered::made_through(self.heap, start as *const u8).is_some(),
+            None => heap::owner_of_interior(pointer).is_some_and(|(heap, _)| self.pool_of(heap).is_some()),
+        }
     }
     /// Fails unless a live block begins at `pointer` whose guard, if it has one, is whole. NotOwned, Corruption.
     pub fn check(&self, pointer: *const u8) -> Result<()> {
+        if tiered::made_through(self.heap, pointer).is_some() {
+            return tiered::expect_region(pointer).and_then(|region| tiered::check(&region));
+        }
         if self.block(pointer).is_none() {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system");
         }
@@ -287,15 +298,6 @@ fn end_guard(heap: &Heap, pointer: *mut u8) {
     let damaged = is_damaged(pointer);
     if GUARDED.untrack(pointer as usize).is_some() && damaged {
         log!(Error, "bytes behind the block at {pointer:p} were overwritten");
-    }
-}
-/// All blocks of `heap` are about to go.
-fn forget_guards(heap: &Heap) {
-    if GUARDED.count() > 0 {
-        // The table's locks come before the heap's, which is held while it calls back.
-        let mut blocks = Vec::new();
-        heap.for_each_live(&mut |block| blocks.push(block.start));
-        blocks.into_iter().for_each(|block| _ = GUARDED.untrack(block));
     }
 }
 fn has_several_owners(pointer: *const u8) -> bool {

@@ -1,5 +1,5 @@
 //! Pools of a memory system: a heap each, with limits where the program wants them.
-use super::{System, end_guard, forget_guards, has_several_owners, report, structure};
+use super::{System, end_guard, has_several_owners, report, structure};
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, HeapStatistics};
 use crate::os::lock::{Mutex, MutexGuard};
@@ -72,7 +72,6 @@ impl Pool {
         let lock = structure();
         self.system.pools.lock().retain(|pool| !core::ptr::eq(*pool, self));
         drop(lock);
-        forget_guards(self.heap);
         let leaks = self.heap.destroy();
         // Fails only without memory for this thread's counters; the system's figures then stay too high.
         let _ = self.system.heap.count_foreign(-(leaks.bytes as isize));

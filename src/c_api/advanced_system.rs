@@ -129,7 +129,8 @@ pub extern "C" fn memory_allocate(
     guard(null_mut(), || Ok(system_at(system)?.allocate(size, alignment)?.as_ptr().cast()))
 }
 
-/// Frees a block of `memory_allocate`; NULL does nothing, and anything else is ignored.
+/// Frees a block of `memory_allocate`, or memory that the system's `unimem_system_interface` gave; NULL does nothing, and
+/// anything else is ignored.
 ///
 /// # Safety
 /// Nobody uses the block afterwards.

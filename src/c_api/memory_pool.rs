@@ -3,7 +3,7 @@ use super::guard;
 use super::legacy_types::{Block, Flag, MemoryPool, PoolConfig, SizeClass};
 use crate::error::{Result, fail};
 use crate::heap::{DEFAULT_BLOCKS, Heap, HeapParams, HeapStatistics, SHAPES, fast, heap_of_companion};
-use crate::instance::slots;
+use crate::instance::{slots, tiered};
 use crate::log::log;
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
@@ -99,8 +99,8 @@ fn write_header(block: *mut u8, room: usize, class: u16) {
     unsafe { block.cast::<Block>().sub(1).write(header) }
 }
 
-/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 64 KiB, is
-/// NULL.
+/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 1 GiB, is NULL.
+/// With an alignment above 64 KiB each block is a mapping of its own, of 64 KiB and its size at least.
 ///
 /// # Safety
 /// `config` is NULL or points at a configuration.
@@ -178,7 +178,8 @@ extern "C" fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
     })
 }
 
-/// Frees a block of this pool, whichever thread allocated it. Anything else is refused and changes nothing.
+/// Frees a block of this pool, whichever thread allocated it, or tiered memory made through its `unimem_pool_interface`.
+/// Anything else is refused and changes nothing.
 ///
 /// # Safety
 /// `pool` is NULL or came from `create_memory_pool`; nobody uses the block afterwards.
@@ -194,6 +195,9 @@ extern "C" fn free_slow(pool: *mut MemoryPool, ptr: *mut c_void) {
     guard((), || {
         // SAFETY: by the promise of `pool_free`'s caller.
         let heap = unsafe { heap_of(pool) }?;
+        if let Some(instance) = tiered::made_through(heap, ptr.cast()) {
+            return instance.free(ptr.cast());
+        }
         heap.free(ptr.cast()).inspect_err(|error| log!(Warning, "pool_free of {ptr:p} refused: {error:?}"))
     })
 }

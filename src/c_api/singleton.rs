@@ -37,7 +37,8 @@ pub extern "C" fn unregister_memory_system(system: *mut AdvancedMemorySystem) {
     guard((), || singleton::unregister(address(system)?))
 }
 
-/// Tracks any address, once; false for NULL or without memory.
+/// Tracks any address, once; false for NULL or without memory. One in a live block of libunimem goes along when the block
+/// is reallocated, and is tracked no more when it is freed, by whatever function.
 #[unsafe(no_mangle)]
 pub extern "C" fn track_memory_block(ptr: *mut c_void) -> bool {
     guard(false, || singleton::track(address(ptr)?).map(|()| true))

@@ -37,7 +37,7 @@ pub struct memory_stats_t {
     pub total_allocated: usize,
     /// Highest `total_allocated` since creation or reset: exact with one thread, with several within 64 KiB a thread.
     pub peak_allocated: usize,
-    /// Allocations that succeeded.
+    /// Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
     pub num_allocations: usize,
     /// Blocks freed.
     pub num_frees: usize,
@@ -74,7 +74,9 @@ pub struct unified_memory_interface_t {
     pub allocate_hierarchical: Option<unsafe extern "C" fn(size: usize, tolerance: f64) -> *mut c_void>,
     /// Zeroed memory that may be larger than RAM, in chunks of `chunk_size` bytes (0: the configured size).
     pub allocate_streaming: Option<unsafe extern "C" fn(total_size: usize, chunk_size: usize) -> *mut c_void>,
-    /// Tracks any pointer, ours or not; tracking again replaces the size. Foreign ones count as live bytes.
+    /// Tracks any pointer, ours or not; tracking again replaces the size. Foreign ones count as live bytes, until they are
+    /// untracked. One into a live block of this instance, at its start or inside, adds nothing to what the block counts;
+    /// its tracking goes along when the block is reallocated and ends when it is freed.
     pub track_allocation: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> bool>,
     /// Forgets a tracked pointer; false when it is not tracked.
     pub untrack_allocation: Option<unsafe extern "C" fn(ptr: *mut c_void) -> bool>,

@@ -1,9 +1,10 @@
-//! What a few blocks carry beyond their size: further owners, and the layout of a tensor.
+//! What a few blocks carry beyond their size: further owners, the layout of a tensor, and whether they are tracked.
 //!
 //! A block with attributes has [`slot::MARKED`] set in its slot, which sends its free down the slow path; all other
-//! blocks never come here. The table is sharded by address and lives in the library's own records.
+//! blocks never come here. The table is sharded by address and lives in the library's own records. What is tracked is in
+//! tracked.rs, so a marked block need not be in the table.
 use super::span::Span;
-use super::{page_map, slot};
+use super::{page_map, slot, tracked};
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::{fork, records::Records};
@@ -35,8 +36,6 @@ impl Layout {
 struct Attributes {
     /// Owners beyond the first.
     further_owners: usize,
-    /// Whether the instance was asked to track it.
-    tracked: bool,
     /// Whether its allocation was recorded (recorded.rs).
     sampled: bool,
     layout: Option<Layout>,
@@ -100,11 +99,22 @@ fn with<R>(pointer: *const u8, f: impl FnOnce(&mut Attributes) -> R) -> Result<R
     if shard.try_reserve(1).is_err() {
         return fail!(OutOfMemory, "no memory for the attributes of {pointer:p}");
     }
-    let marked = |value| slot::is_live(value).then_some(value | slot::MARKED);
-    if span.slot_to_change(index).fetch_update(Relaxed, Relaxed, marked).is_err() {
-        return fail!(NotOwned, "{pointer:p} was freed at the same moment");
-    }
+    mark_slot(span, index)?;
     Ok(f(shard.entry(pointer as usize).or_default()))
+}
+fn mark_slot(span: &Span, index: usize) -> Result<()> {
+    let marked = |value| slot::is_live(value).then_some(value | slot::MARKED);
+    match span.slot_to_change(index).fetch_update(Relaxed, Relaxed, marked) {
+        Ok(_) => Ok(()),
+        Err(_) => fail!(NotOwned, "the block was freed at the same moment"),
+    }
+}
+/// Sends the free of the live block at `pointer` the way that ends its tracking. NotOwned.
+pub fn mark(pointer: *const u8) -> Result<()> {
+    match live_slot(pointer) {
+        Some((span, index)) => mark_slot(span, index),
+        None => fail!(NotOwned, "{pointer:p} is not a live block"),
+    }
 }
 
 /// One more owner of the live block at `pointer`.
@@ -128,6 +138,8 @@ pub fn give_up(pointer: *const u8) -> bool {
         }
         _ => {
             remove(&mut shard, pointer);
+            drop(shard);
+            tracked::ended(pointer as usize);
             true
         }
     }
@@ -135,14 +147,16 @@ pub fn give_up(pointer: *const u8) -> bool {
 /// Drops the attributes of a block that goes with its heap.
 pub fn forget(pointer: *const u8) {
     remove(&mut shard(pointer), pointer);
+    tracked::ended(pointer as usize);
 }
 fn remove(shard: &mut Shard, pointer: *const u8) -> Option<Attributes> {
     let mut removed = shard.remove(&(pointer as usize))?;
     removed.leave(pointer as usize);
     Some(removed)
 }
-/// The block was reallocated, and perhaps moved: its attributes go along, but for the layout.
-pub fn rename(from: *const u8, to: *const u8) {
+/// The block was reallocated to `size` bytes, and perhaps moved: its attributes go along, but for the layout.
+pub fn rename(from: *const u8, to: *const u8, size: usize) {
+    let is_tracked_elsewhere = tracked::moved(from as usize, to as usize, size);
     if from == to {
         // In place, and never without its entry: another owner may give up meanwhile.
         if let Some(attributes) = shard(from).get_mut(&(from as usize)) {
@@ -150,13 +164,13 @@ pub fn rename(from: *const u8, to: *const u8) {
         }
         return;
     }
-    let Some(attributes) = remove(&mut shard(from), from) else { return };
-    // A failure leaves the block without attributes: one owner, not tracked.
-    let _ = with(to, |new| *new = Attributes { sampled: new.sampled, ..attributes });
-}
-/// Notes whether the live block at `pointer` is tracked. Gives what was noted before.
-pub fn set_tracked(pointer: *const u8, tracked: bool) -> Result<bool> {
-    with(pointer, |attributes| core::mem::replace(&mut attributes.tracked, tracked))
+    if let Some(attributes) = remove(&mut shard(from), from) {
+        // A failure leaves the block without attributes: one owner.
+        let _ = with(to, |new| *new = Attributes { sampled: new.sampled, ..attributes });
+    }
+    if is_tracked_elsewhere {
+        mark(to).expect("the block is live");
+    }
 }
 /// Notes the layout of the live block at `pointer`.
 pub fn set_layout(pointer: *const u8, layout: Layout) -> Result<()> {

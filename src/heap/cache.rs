@@ -4,19 +4,22 @@
 //! the block nor its span. Only the owning thread pushes and pops. Everyone else may read the counters, which are
 //! therefore atomic, though never locked. Caches are found through the thread's record, by the heap's id; the table
 //! of a record and the caches in it are made and dissolved under [`super::registry`]'s lock.
+use super::central::Central;
 use super::magazine::{Entry, Magazine};
-use super::size_class::{CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, MAX_QUICK_SHARED, SHAPES};
+use super::size_class::{
+    CLASS_SCALE, CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, MAX_QUICK_SHARED, SHAPES,
+};
+use super::statistics::Counts;
+use super::tally::Tally;
 use super::{Heap, page_map, slot};
 use crate::os::records;
 use crate::os::thread::{NEAR, Record};
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 /// Turns sizes into whole cache lines, but for the last bits.
 const BESIDE: usize = DEFAULT_ALIGNMENT - 1;
-/// Net bytes a thread may have allocated or freed before it tells the heap.
-pub(super) const UNPUBLISHED: isize = 64 << 10;
 
 /// One thread's part of one heap.
 #[repr(C, align(64))]
@@ -26,18 +29,7 @@ pub struct ThreadCache {
     pub(super) quick_size: AtomicUsize,
     /// Of the heap, and 63: what turns a size into room for its blocks, but for the last six bits.
     pub(super) beside: usize,
-    /// Bytes allocated, and freed, in all. Their difference is what this thread has made of the heap's live bytes.
-    allocated: AtomicUsize,
-    freed: AtomicUsize,
-    /// Of that difference: the highest since the last publication, and what was published then.
-    peak: AtomicIsize,
-    published: AtomicIsize,
-    /// And the least and the most that may come about without publishing: [`UNPUBLISHED`] from `published`.
-    least: AtomicUsize,
-    most: AtomicUsize,
-    hits: AtomicUsize,
-    frees: AtomicUsize,
-    misses: AtomicUsize,
+    pub(super) tally: Tally,
     largest: AtomicUsize,
     /// Largest room that fast.rs may serve; 0 where the heap's alignment is unusual.
     pub(super) quick_limit: usize,
@@ -47,30 +39,16 @@ pub struct ThreadCache {
     pub record: *const Record,
     /// The heap.
     pub heap: *const Heap,
-    /// From here on two to a cache line.
-    magazines: [Magazine; CLASSES],
     /// Of all bytes allocated, those that recorded allocations stand for, in the recording of this number (recorded.rs).
     pub(super) sampled: Cell<usize>,
+    /// Two to a cache line.
+    magazines: [Magazine; CLASSES],
     pub(super) sampled_in: Cell<u32>,
 }
 
-fn bump(counter: &AtomicUsize) {
-    add(counter, 1);
-}
-fn add(counter: &AtomicUsize, amount: usize) {
-    // A plain add: only the owning thread writes.
-    counter.store(counter.load(Relaxed).wrapping_add(amount), Relaxed);
-}
-/// What a counter of the calling thread's own cache holds, which no other thread writes: a plain load, which the compiler
-/// may make part of another instruction.
-#[inline(always)]
-fn own(counter: &AtomicUsize) -> usize {
-    // SAFETY: no other thread writes, so there is no race.
-    unsafe { counter.as_ptr().read() }
-}
-
-const _: () =
-    assert!(core::mem::offset_of!(ThreadCache, magazines).is_multiple_of(64) && size_of::<Magazine>() == 32);
+const _: () = assert!(
+    core::mem::offset_of!(ThreadCache, magazines).is_multiple_of(64) && size_of::<Magazine>() == CLASS_SCALE
+);
 
 impl ThreadCache {
     /// A cache of `heap` for the thread of `record`. None when memory is short.
@@ -82,7 +60,6 @@ impl ThreadCache {
             let made = &mut *cache.as_ptr();
             made.record = record;
             made.heap = heap;
-            made.set_published(0);
             made.beside = heap.prefix() + BESIDE;
             made.quick_limit = if usual && !record.is_null() { MAX_QUICK } else { 0 };
             static MADE: AtomicU32 = AtomicU32::new(0);
@@ -119,6 +96,13 @@ impl ThreadCache {
         // SAFETY: classes come from the tables of size_class.rs, by way of a span's record.
         unsafe { self.magazines.get_unchecked(class) }
     }
+    /// The magazine of a class that is given scaled.
+    #[inline(always)]
+    pub fn magazine_at(&self, scaled_class: usize) -> &Magazine {
+        debug_assert!(scaled_class < CLASSES * CLASS_SCALE);
+        // SAFETY: as in `magazine`; the scale is the size of a magazine.
+        unsafe { &*self.magazines.as_ptr().byte_add(scaled_class) }
+    }
     /// All magazines, in the order of their classes.
     pub fn magazines(&self) -> &[Magazine] {
         &self.magazines
@@ -128,42 +112,10 @@ impl ThreadCache {
     pub(super) fn is_plain(&self) -> bool {
         self.beside == BESIDE
     }
-    /// Counts a hit of `size` bytes, at most `quick_size`. False, with nothing changed, when more would have to be
-    /// published than this does.
-    #[inline(always)]
-    pub(super) fn count_hit(&self, size: usize) -> bool {
-        let live = own(&self.allocated).wrapping_add(size).wrapping_sub(own(&self.freed)) as isize;
-        if live > self.peak.load(Relaxed) {
-            if live > own(&self.most) as isize {
-                return false;
-            }
-            self.peak.store(live, Relaxed);
-        }
-        add(&self.allocated, size);
-        bump(&self.hits);
-        true
-    }
-    /// Counts a free of `size` bytes. False, with nothing changed, when it is to be published.
-    #[inline(always)]
-    pub(super) fn count_quick_free(&self, size: usize) -> bool {
-        let freed = own(&self.freed).wrapping_add(size);
-        if (own(&self.allocated).wrapping_sub(freed) as isize) < own(&self.least) as isize {
-            return false;
-        }
-        self.freed.store(freed, Relaxed);
-        bump(&self.frees);
-        true
-    }
     /// Counts an allocation of `size` bytes.
     pub fn count_allocation(&self, heap: &Heap, size: usize, hit: bool) {
-        bump(if hit { &self.hits } else { &self.misses });
-        self.change(heap, size, 0);
+        self.tally.allocation(heap, size, hit);
         self.note_largest(size);
-    }
-    /// Counts a free of a block of `size` bytes.
-    pub fn count_free(&self, heap: &Heap, size: usize) {
-        bump(&self.frees);
-        self.change(heap, 0, size);
     }
     /// Drops an entry of `class` whose block is another's: two threads freed it at the same moment, and the free that
     /// made this entry is refused after all.
@@ -176,18 +128,13 @@ impl ThreadCache {
             (value, false) => page_map::span_of(entry.pointer as usize)
                 .map_or(0, |span| super::central::requested_size(span, value)),
         };
-        self.frees.store(self.frees.load(Relaxed).wrapping_sub(1), Relaxed);
-        self.change(heap, 0, size.wrapping_neg());
+        self.tally.refuse(heap, size);
         heap.count_refused();
     }
     /// Counts that a block of `old` bytes now has `new`.
     pub fn resize(&self, heap: &Heap, old: usize, new: usize) {
-        self.change(heap, new, old);
+        self.tally.change(heap, new, old);
         self.note_largest(new);
-    }
-    /// Counts that live bytes which are not the heap's changed by `bytes`.
-    pub fn grow_foreign(&self, heap: &Heap, bytes: isize) {
-        self.change(heap, bytes.max(0) as usize, bytes.min(0).unsigned_abs());
     }
     /// Largest size asked for since creation or reset.
     pub(super) fn largest(&self) -> usize {
@@ -202,79 +149,22 @@ impl ThreadCache {
             }
         }
     }
-    fn change(&self, heap: &Heap, allocated: usize, freed: usize) {
-        add(&self.allocated, allocated);
-        add(&self.freed, freed);
-        let (delta, peak) = self.unpublished();
-        if delta > peak {
-            self.peak.store(self.published.load(Relaxed) + delta, Relaxed);
-        }
-        if delta.unsigned_abs() > UNPUBLISHED as usize {
-            self.publish(heap);
-        }
-    }
-    /// Adds what is unpublished to the heap's live bytes and raises its peak.
-    #[cold]
-    pub fn publish(&self, heap: &Heap) {
-        let (delta, peak) = self.unpublished();
-        let before = heap.counters.live.fetch_add(delta, Relaxed);
-        heap.counters.raise_peak(before + peak);
-        self.set_published(self.published.load(Relaxed) + delta);
-    }
-    fn set_published(&self, published: isize) {
-        self.published.store(published, Relaxed);
-        self.least.store((published - UNPUBLISHED) as usize, Relaxed);
-        self.most.store((published + UNPUBLISHED) as usize, Relaxed);
-        self.peak.store(published, Relaxed);
-    }
-    /// Unpublished net bytes and their peak.
-    pub fn unpublished(&self) -> (isize, isize) {
-        let live = self.allocated.load(Relaxed).wrapping_sub(self.freed.load(Relaxed)) as isize;
-        let published = self.published.load(Relaxed);
-        (live - published, self.peak.load(Relaxed) - published)
-    }
-    /// Forgets the peak so far.
-    pub fn reset_peak(&self) {
-        let (delta, _) = self.unpublished();
-        self.peak.store(self.published.load(Relaxed) + delta, Relaxed);
+    /// Forgets peak and largest size so far.
+    pub fn reset(&self) {
+        self.tally.reset_peak();
         self.largest.store(0, Relaxed);
         self.quick_size.store(0, Relaxed);
     }
     /// Counts so far.
     pub fn counts(&self) -> Counts {
-        Counts {
-            hits: self.hits.load(Relaxed),
-            misses: self.misses.load(Relaxed),
-            frees: self.frees.load(Relaxed),
-            largest: self.largest.load(Relaxed),
-            allocated: self.allocated.load(Relaxed),
-        }
+        Counts { largest: self.largest.load(Relaxed), ..self.tally.counts() }
     }
 }
 
-/// Counts of a cache, or of several together.
-#[derive(Clone, Copy, Default)]
-pub struct Counts {
-    /// Allocations served from a magazine.
-    pub hits: usize,
-    /// All other allocations.
-    pub misses: usize,
-    /// Blocks freed.
-    pub frees: usize,
-    /// Largest request.
-    pub largest: usize,
-    /// Bytes allocated, freed ones included.
-    pub allocated: usize,
-}
-impl Counts {
-    /// Adds another's.
-    pub fn add(&mut self, other: Counts) {
-        self.hits += other.hits;
-        self.misses += other.misses;
-        self.frees = self.frees.wrapping_add(other.frees);
-        self.largest = self.largest.max(other.largest);
-        self.allocated = self.allocated.wrapping_add(other.allocated);
-    }
+/// What a cache that ends has counted becomes the heap's.
+pub fn retire(cache: &ThreadCache, heap: &Heap, central: &mut Central) {
+    cache.tally.publish(heap);
+    central.retired.add(cache.counts());
 }
 
 /// Where `record` holds its cache of the heap with `id`.

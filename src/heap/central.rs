@@ -2,12 +2,13 @@
 //!
 //! A span gives blocks from its bitmap first and is then carved further: memory past `carved` was never touched and
 //! does not count as held. When every block of a span is back, its run is kept for the next span (kept.rs).
-use super::cache::{Counts, ThreadCache};
+use super::cache::ThreadCache;
 use super::kept::Kept;
 use super::magazine::Entry;
 use super::size_class::{CLASSES, Class, FIRST_SINGLE, MAX_STRIDE, SHAPES, SLICE, slices_to_grow};
 use super::slot::{self, Slot};
 use super::span::{List, Span};
+use super::statistics::Counts;
 use super::{Heap, arena, freed, page_map, scavenger};
 use crate::os::{lock::Mutex, map, records};
 use core::ptr::{NonNull, null, null_mut};
@@ -29,6 +30,8 @@ pub struct Central {
     all: *mut Span,
     /// The threads' caches of this heap.
     pub caches: *mut ThreadCache,
+    /// In a forked child: those of threads that it does not have (abandoned.rs).
+    pub abandoned: *mut ThreadCache,
     /// How many they are.
     pub number_of_caches: usize,
     /// Counts of caches that are gone.
@@ -45,6 +48,7 @@ impl Central {
             kept: Kept::new(),
             all: null_mut(),
             caches: null_mut(),
+            abandoned: null_mut(),
             number_of_caches: 0,
             retired: Counts { hits: 0, misses: 0, frees: 0, largest: 0, allocated: 0 },
         }
@@ -53,7 +57,7 @@ impl Central {
     /// The span of `class` with free blocks that `cache` is to take from. Its own, if there is one: slots, and small
     /// blocks, of one cache line should be used by one thread. Other threads have one each that they may still want;
     /// if there are more, the one looked at last is taken over.
-    fn span_for(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<Span>> {
+    pub fn span_for(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<Span>> {
         let mut next = NonNull::new(self.partial[class as usize].head);
         let mut others = self.number_of_caches.saturating_sub(1).min(MOST_LEFT_TO_OTHERS);
         while let Some(span) = next {
@@ -69,7 +73,7 @@ impl Central {
     }
 
     /// A span of `class` with blocks that need not be carved.
-    fn with_free_blocks(&self, class: Class) -> Option<NonNull<Span>> {
+    pub fn with_free_blocks(&self, class: Class) -> Option<NonNull<Span>> {
         let mut next = NonNull::new(self.partial[class as usize].head);
         while let Some(span) = next {
             // SAFETY: listed spans are live records; the lock is held, and the reference ends here.
@@ -92,6 +96,7 @@ impl Central {
         count: usize,
         mut accept: impl FnMut(Entry),
     ) -> usize {
+        heap.take_over_abandoned(self);
         let tag = cache.magazine(class as usize).tag.get();
         let mut taken = 0;
         while taken < count {
@@ -415,13 +420,15 @@ impl Central {
         }
     }
 
-    /// Calls `each` with every thread's cache.
+    /// Calls `each` with every thread's cache, abandoned ones among them.
     pub fn for_each_cache(&self, each: &mut dyn FnMut(&ThreadCache)) {
-        let mut cache = self.caches;
-        // SAFETY: listed caches are live under the lock.
-        while let Some(current) = unsafe { cache.as_ref() } {
-            each(current);
-            cache = current.next.get();
+        for list in [self.caches, self.abandoned] {
+            let mut cache = list;
+            // SAFETY: listed caches are live under the lock.
+            while let Some(current) = unsafe { cache.as_ref() } {
+                each(current);
+                cache = current.next.get();
+            }
         }
     }
 
@@ -489,7 +496,7 @@ const fn skew(class: usize) -> usize {
 /// Size asked for, of a live block whose slot holds `value`.
 #[inline(always)]
 pub fn requested_size(span: &Span, value: u16) -> usize {
-    (span.of_nothing.load(Relaxed) - (value & !slot::MARKED) as u32) as usize
+    span.once_sized(value & !slot::MARKED) as u32 as usize
 }
 
 /// Span records: type-stable, so they have a free list of their own.

@@ -7,11 +7,11 @@
 //! load waiting for the one before; a free waits for the page map's root and leaf, the span and the slot.
 use super::cache::{self, ThreadCache};
 use super::magazine::{Entry, Magazine};
-use super::size_class::{FIRST_SINGLE, quick_class_of};
+use super::size_class::{FIRST_SINGLE, quick_class_of, quick_scaled_class_of};
 use super::{page_map, slot, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 /// What malloc promises.
 const MALLOC_ALIGNMENT: usize = 16;
@@ -25,28 +25,34 @@ pub fn allocate(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>>
         return None;
     }
     let room = room_for(cache, size, alignment)?;
-    let magazine = cache.magazine(quick_class_of(room));
-    let entry = take(cache, magazine, size)?;
-    entry.slot().store((magazine.of_nothing.get() as usize).wrapping_sub(size) as u16, Relaxed);
-    // SAFETY: no block is at address 0.
-    Some(unsafe { NonNull::new_unchecked(entry.pointer) })
+    let magazine = cache.magazine_at(quick_scaled_class_of(room));
+    let (entry, slot) = take(cache, magazine, size)?;
+    slot.store((magazine.of_nothing.get() as usize).wrapping_sub(size) as u16, Relaxed);
+    // SAFETY: taken just now, and no block is at address 0.
+    Some(unsafe { NonNull::new_unchecked(entry.as_ref().pointer) })
 }
 
-/// Takes a block out of a magazine, counted as a hit of `size` bytes. The caller makes it live: [`slot::claim`] in two
-/// parts.
+/// Takes a block out of a magazine, counted as a hit of `size` bytes: its entry, which nobody has written to yet, and its
+/// slot. The caller makes it live: [`slot::claim`] in two parts.
 #[inline(always)]
-fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Entry> {
+fn take(
+    cache: &ThreadCache,
+    magazine: &Magazine,
+    size: usize,
+) -> Option<(NonNull<Entry>, &'static AtomicU16)> {
     let top = magazine.top.get();
     if top == magazine.base.get() {
         return None;
     }
     // SAFETY: entries below the top are initialised.
-    let entry = unsafe { *top.sub(1) };
-    if entry.slot().load(Relaxed) != magazine.tag.get() || !cache.count_hit(size) {
+    let entry = unsafe { NonNull::new_unchecked(top.sub(1)) };
+    // SAFETY: as above. Its pointer is for later, when there are registers again.
+    let slot = unsafe { entry.as_ref() }.slot();
+    if slot.load(Relaxed) != magazine.tag.get() || !cache.tally.hit(size) {
         return None;
     }
-    magazine.top.set(top.wrapping_sub(1));
-    Some(entry)
+    magazine.top.set(entry.as_ptr());
+    Some((entry, slot))
 }
 
 /// Bytes of a block with its prefix: whole cache lines, or granules of malloc's where there is no prefix. None: the
@@ -74,18 +80,20 @@ pub fn allocate_single(id: usize, size: usize, alignment: usize) -> Option<NonNu
     if class < FIRST_SINGLE {
         return None;
     }
-    let entry = take(cache, cache.magazine(class), size)?;
-    span_of_block(entry.pointer).note_request(size);
-    entry.slot().store(slot::LIVE, Relaxed);
-    NonNull::new(entry.pointer)
+    let (entry, slot) = take(cache, cache.magazine(class), size)?;
+    // SAFETY: taken just now.
+    let pointer = unsafe { entry.as_ref() }.pointer;
+    span_of_block(pointer).note_request(size);
+    slot.store(slot::LIVE, Relaxed);
+    NonNull::new(pointer)
 }
 
 /// Frees into the calling thread's cache of the heap with `id`. False: not done, for whatever reason.
 #[inline(always)]
 pub fn free(id: usize, pointer: *mut u8) -> bool {
     let Some(cache) = thread::existing().and_then(|record| cache::existing(record, id)) else { return false };
-    let Some((span, class)) = page_map::blocks_of(pointer as usize) else { return false };
-    if span.heap_id() != id {
+    let Some((span, scaled_class)) = page_map::blocks_of(pointer as usize) else { return false };
+    if !span.is_of(id) {
         return false;
     }
     let Some(index) = span.index_of(pointer as usize) else { return false };
@@ -94,13 +102,13 @@ pub fn free(id: usize, pointer: *mut u8) -> bool {
     if !slot::is_plainly_live(value) {
         return false;
     }
-    let size = span.of_nothing.load(Relaxed).wrapping_sub(value as u32) as usize;
-    let magazine = cache.magazine(class);
-    if magazine.is_full() || !cache.count_quick_free(size) {
+    let once = span.once_sized(value);
+    let magazine = cache.magazine_at(scaled_class);
+    let Some(place) = magazine.place() else { return false };
+    if !cache.tally.quick_free(once) {
         return false;
     }
-    // SAFETY: it is not full, and this thread's.
-    unsafe { magazine.push_unchecked(Entry::new(pointer, block, value)) };
+    magazine.fill(place, Entry::new(pointer, block, value));
     block.store(magazine.tag.get(), Relaxed);
     true
 }

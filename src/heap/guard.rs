@@ -1,9 +1,14 @@
 //! Guard bytes behind blocks: a pattern that a program which writes beyond its block destroys.
 use super::Block;
+use super::tracking_table::TrackingTable;
 use core::ptr::NonNull;
 
 /// Bytes of a guard.
 pub const GUARD: usize = 16;
+
+/// Blocks of memory systems that have a guard, which not all have, and the size it lies behind. They are marked
+/// (attributes.rs), so that they leave it when they are freed or reallocated, by whatever call.
+pub static GUARDED: TrackingTable = TrackingTable::new();
 
 /// Differs from byte to byte and from block to block, so that no fill pattern of a program passes for it.
 fn pattern(start: usize) -> [u8; GUARD] {

@@ -105,10 +105,20 @@ impl Kept {
         }
     }
 
+    /// The kept run of which [`Kept::reuse_run`] makes one of `slices`, and its length.
+    fn run_for(&self, slices: usize) -> Option<(NonNull<Span>, usize)> {
+        let length = (slices..=MOST_SLICES).find(|&n| !self.runs[n].head.is_null())?;
+        Some((NonNull::new(self.runs[length].head)?, length))
+    }
+    /// Bytes that count as held already of what [`Kept::reuse_run`] would give; None: it has none.
+    pub fn held_of_run(&self, slices: usize) -> Option<usize> {
+        let (span, _) = self.run_for(slices)?;
+        // SAFETY: the lock is held; kept spans are known to nobody else.
+        Some(unsafe { span.as_ref().inner() }.charged.min(slices * SLICE))
+    }
     /// A kept run of `slices`, cut from a longer one if need be.
     pub fn reuse_run(&mut self, slices: usize) -> Option<NonNull<Span>> {
-        let length = (slices..=MOST_SLICES).find(|&n| !self.runs[n].head.is_null())?;
-        let span = NonNull::new(self.runs[length].head)?;
+        let (span, length) = self.run_for(slices)?;
         let rest = if length > slices { Some(records_of_spans::take()?) } else { None };
         // SAFETY: the lock is held; kept spans are known to nobody else, `rest` is fresh.
         unsafe {
@@ -166,8 +176,8 @@ impl Kept {
         }
     }
 
-    /// A kept range for `want`: the shortest that serves, cut at both ends, whole slices long or with all there is.
-    pub fn reuse_range(&mut self, want: Want) -> Option<NonNull<Span>> {
+    /// The kept range for `want`: the shortest that serves.
+    pub fn range_for(&self, want: Want) -> Option<NonNull<Span>> {
         let mut best: Option<(NonNull<Span>, usize)> = None;
         let mut next = NonNull::new(self.ranges.head);
         while let Some(span) = next {
@@ -181,8 +191,12 @@ impl Kept {
             }
             next = NonNull::new(inner.next);
         }
-        let (span, _) = best?;
-        // SAFETY: as above; the references end with the block.
+        best.map(|(span, _)| span)
+    }
+    /// Takes it out, cut at both ends, whole slices long or with all there is.
+    pub fn reuse_range(&mut self, want: Want) -> Option<NonNull<Span>> {
+        let span = self.range_for(want)?;
+        // SAFETY: kept spans are known to nobody but their list, under the lock; the references end with the block.
         let (base, end, start) = unsafe {
             let inner = span.as_ref().inner();
             (inner.run.base, inner.run.base + inner.length, want.start_from(inner.run.base))

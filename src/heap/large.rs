@@ -93,6 +93,19 @@ impl Heap {
         Ok(NonNull::new(first as *mut u8).expect("mappings are not at address 0"))
     }
 
+    /// Bytes of the budget that a block would need; 0 where a kept range serves.
+    pub(super) fn needed_for_large(
+        &self,
+        central: &Central,
+        size: usize,
+        alignment: usize,
+        slack: usize,
+    ) -> usize {
+        let place = Place::of(self, size, alignment);
+        let length = round_to_page(place.lead + size + slack);
+        if central.kept.range_for(place.want(length)).is_some() { 0 } else { length }
+    }
+
     fn make_large(&self, central: &mut Central, length: usize, place: Place) -> Option<NonNull<Span>> {
         if !central.kept.charge(self, length) {
             return None;
@@ -143,7 +156,7 @@ impl Heap {
         }
         drop(central);
         freed::note(pointer as usize);
-        self.count(|cache| cache.count_free(self, size))
+        self.count(|cache| cache.tally.free(self, size))
     }
 
     /// Gives the block `size` bytes where it is or by moving its pages; None when it has to be copied into a new

@@ -1,7 +1,8 @@
 //! A heap's beginning and end, and what others hang on it.
-use super::cache::{Counts, ThreadCache};
+use super::cache::ThreadCache;
 use super::central::Central;
 use super::size_class::MAX_SPAN_ALIGNMENT;
+use super::statistics::Counts;
 use super::*;
 use crate::error::fail;
 use crate::os::map;
@@ -10,8 +11,8 @@ impl Heap {
     /// Makes a heap. InvalidArgument or OutOfMemory.
     pub fn create(params: &HeapParams) -> Result<&'static Heap> {
         let alignment = params.alignment.max(DEFAULT_ALIGNMENT);
-        if !alignment.is_power_of_two() || alignment > MAX_SPAN_ALIGNMENT {
-            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 64 KiB");
+        if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
+            return fail!(InvalidArgument, "alignment {alignment} is not a power of two up to 1 GiB");
         }
         if !map::pages_are_supported() {
             return fail!(Unsupported, "this system's pages are not of 4 KiB");
@@ -30,7 +31,9 @@ impl Heap {
         let Some(heap) = registry::take_record(params.id) else {
             return fail!(OutOfMemory, "no memory for a heap");
         };
-        heap.prefix.store(params.prefix.next_multiple_of(alignment), Relaxed);
+        // Blocks that are aligned to more are mappings, where the prefix has a slice of its own.
+        let prefix = params.prefix.next_multiple_of(alignment.min(MAX_SPAN_ALIGNMENT));
+        heap.prefix.store(prefix, Relaxed);
         heap.alignment.store(alignment, Relaxed);
         // Without caches no call is served by fast.rs: all come here, where debug.rs sees them.
         let cached = if debug::modes().any() { 0 } else { params.cache_blocks };

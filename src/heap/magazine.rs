@@ -24,30 +24,33 @@ pub const DEFAULT_BLOCKS: usize = 256;
 /// A free block, in two words: a cache line holds four.
 #[derive(Clone, Copy)]
 pub struct Entry {
-    /// Where it begins.
+    /// Where it begins. Alone in its word: whoever frees the block next need not wait for what its slot was.
     pub pointer: *mut u8,
-    /// Its slot, and above the bits of an address what the slot was when the block was freed.
-    slot_and_value: *const AtomicU16,
+    /// Its slot, and below the bits of an address what the slot was when the block was freed.
+    slot_and_value: usize,
 }
-/// Bits of an address in user space, on all processors that this runs on.
-const ADDRESS_BITS: u32 = 48;
+const VALUE_BITS: u32 = u16::BITS;
 impl Entry {
     /// A block that was live with `value` in its slot; 0: one that comes from its span.
     #[inline(always)]
     pub fn new(pointer: *mut u8, slot: &'static AtomicU16, value: u16) -> Entry {
-        let slot_and_value =
-            core::ptr::from_ref(slot).map_addr(|address| address | (value as usize) << ADDRESS_BITS);
-        Entry { pointer, slot_and_value }
+        // Addresses in user space have 48 bits, on all processors that this runs on.
+        let slot = core::ptr::from_ref(slot).expose_provenance();
+        Entry { pointer, slot_and_value: slot << VALUE_BITS | value as usize }
     }
     /// The block's slot.
     #[inline(always)]
-    pub fn slot(self) -> &'static AtomicU16 {
+    pub fn slot(&self) -> &'static AtomicU16 {
         // SAFETY: made from such a reference.
-        unsafe { &*self.slot_and_value.map_addr(|address| address & ((1 << ADDRESS_BITS) - 1)) }
+        unsafe { &*core::ptr::with_exposed_provenance(self.slot_and_value >> VALUE_BITS) }
+    }
+    /// Whether its slot is this one. Also of entries that a fork has cut in half.
+    pub fn has_slot(self, slot: &AtomicU16) -> bool {
+        self.slot_and_value >> VALUE_BITS == core::ptr::from_ref(slot).addr()
     }
     /// See `new`.
     pub fn value(self) -> u16 {
-        (self.slot_and_value.addr() >> ADDRESS_BITS) as u16
+        self.slot_and_value as u16
     }
 }
 
@@ -96,28 +99,24 @@ impl Magazine {
     /// Puts a block in; false when there is no room.
     #[inline(always)]
     pub fn push(&self, entry: Entry) -> bool {
-        if self.is_full() {
-            return false;
-        }
-        // SAFETY: it is not full.
-        unsafe { self.push_unchecked(entry) };
+        let Some(place) = self.place() else { return false };
+        self.fill(place, entry);
         true
     }
-    /// Whether there is no room.
+    /// Where the next block goes; None when there is no room.
     #[inline(always)]
-    pub fn is_full(&self) -> bool {
-        self.top.get() == self.limit.get()
+    pub fn place(&self) -> Option<NonNull<Entry>> {
+        let top = self.top.get();
+        // SAFETY: only without an array is the top null, and then the limit is too.
+        (top != self.limit.get()).then(|| unsafe { NonNull::new_unchecked(top) })
     }
-    /// Puts a block in.
-    ///
-    /// # Safety
-    /// It is not full.
+    /// Puts a block into the place that [`Magazine::place`] gave just now.
     #[inline(always)]
-    pub unsafe fn push_unchecked(&self, entry: Entry) {
-        // SAFETY: below the limit, by the caller's promise.
+    pub fn fill(&self, place: NonNull<Entry>, entry: Entry) {
+        // SAFETY: below the limit.
         unsafe {
-            self.top.get().write(entry);
-            self.top.set(self.top.get().add(1));
+            place.write(entry);
+            self.top.set(place.as_ptr().add(1));
         }
     }
     /// Free blocks in it.
@@ -195,6 +194,9 @@ impl Magazine {
     }
     /// Takes out the `count` oldest blocks, and gives them to `each`.
     pub fn drain_oldest(&self, count: usize, mut each: impl FnMut(Entry)) {
+        if self.base.get().is_null() {
+            return; // it has none, or a fork came while it grew
+        }
         let length = self.length();
         let count = count.min(length);
         // SAFETY: entries below the top are initialised; the rest moves down to the bottom.

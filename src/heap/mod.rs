@@ -9,6 +9,7 @@
 //!
 //! Heap records are type-stable and never unmapped; ending a heap while another thread is inside it is the one thing
 //! callers must not do.
+mod abandoned;
 mod arena;
 pub mod attributes;
 mod cache;
@@ -25,12 +26,16 @@ pub mod page_map;
 pub mod recorded;
 mod registry;
 mod resize;
+mod room;
 mod scavenger;
 mod size_class;
 mod slot;
 mod slow;
 mod span;
 mod statistics;
+mod tally;
+pub mod tracked;
+pub mod tracking_table;
 
 pub(crate) use arena::HOOKS as ARENA_HOOKS;
 pub(crate) use registry::HOOKS as REGISTRY_HOOKS;
@@ -66,7 +71,7 @@ pub struct HeapParams {
     pub prefix: usize,
     /// Writes the prefix, once for each block made.
     pub dress: Option<Dress>,
-    /// Least alignment of a block, a power of two up to 64 KiB; 0 means 64.
+    /// Least alignment of a block, a power of two up to [`MAX_ALIGNMENT`]; 0 means 64. Above 64 KiB each block is a mapping.
     pub alignment: usize,
     /// Blocks of a size class that a thread caches before it shows that it uses more by turns; 0: none, ever.
     pub cache_blocks: usize,

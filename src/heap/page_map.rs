@@ -4,11 +4,11 @@
 //! 2 MiB and more enter one pointer for each whole huge page instead of thirty-two for its slices; they are looked at
 //! only when the slice's own entry is empty. Leaves are never unmapped and span records are never anything but span
 //! records, so any number may be looked up at any time, from any thread.
-use super::size_class::{Class, SLICE};
+use super::size_class::{CLASS_SCALE, Class, SLICE};
 use super::span::Span;
 use crate::os::map::{self, HUGE_PAGE};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
 
 /// Bits of a user address that the system hands out unasked: aarch64 kernels map from the top of 48 bits down.
 const ADDRESS_BITS: u32 = if cfg!(target_arch = "x86_64") { 47 } else { 48 };
@@ -18,28 +18,26 @@ const HUGE_PAGES: usize = (1 << LEAF_BITS) / HUGE_PAGE;
 
 struct Leaf {
     slices: [AtomicPtr<Span>; SLICES],
-    /// Class of each span, a second time: a free then need not wait for the span's record to find its magazine.
-    classes: [AtomicU8; SLICES],
+    /// Class of each span, scaled: a free then need not wait for the span's record to find its magazine.
+    scaled_classes: [AtomicU32; SLICES],
     huge_pages: [AtomicPtr<Span>; HUGE_PAGES],
 }
 static ROOT: [AtomicPtr<Leaf>; 1 << (ADDRESS_BITS - LEAF_BITS)] =
     [const { AtomicPtr::new(null_mut()) }; 1 << (ADDRESS_BITS - LEAF_BITS)];
 
-/// The leaf made first, whose 16 GiB hold all of most programs, and its place in the root: a look-up there is a load
-/// shorter.
-struct Home {
-    index: AtomicUsize,
-    leaf: AtomicPtr<Leaf>,
-}
-static HOME: Home = Home { index: AtomicUsize::new(usize::MAX), leaf: AtomicPtr::new(null_mut()) };
+/// The leaf of the 16 GiB that are used first, which hold all of most programs: a look-up there needs no pointer to it.
+static HOME: Leaf = Leaf {
+    slices: [const { AtomicPtr::new(null_mut()) }; SLICES],
+    scaled_classes: [const { AtomicU32::new(0) }; SLICES],
+    huge_pages: [const { AtomicPtr::new(null_mut()) }; HUGE_PAGES],
+};
+/// Its place in the root.
+static HOME_INDEX: AtomicUsize = AtomicUsize::new(NOWHERE);
+const NOWHERE: usize = usize::MAX;
 
 #[inline(always)]
 fn leaf(address: usize) -> Option<&'static Leaf> {
-    if address >> LEAF_BITS == HOME.index.load(Acquire) {
-        // SAFETY: stored before its index, and mapped for ever.
-        return Some(unsafe { &*HOME.leaf.load(Relaxed) });
-    }
-    leaf_from_root(address)
+    if address >> LEAF_BITS == HOME_INDEX.load(Relaxed) { Some(&HOME) } else { leaf_from_root(address) }
 }
 fn leaf_from_root(address: usize) -> Option<&'static Leaf> {
     let leaf = ROOT.get(address >> LEAF_BITS)?.load(Acquire);
@@ -58,14 +56,14 @@ pub fn span_of(address: usize) -> Option<&'static Span> {
         found => found,
     }
 }
-/// The span that `address` lies in and its class; None too where a mapped block of 2 MiB or more lies.
+/// The span that `address` lies in and its class, scaled; None too where a mapped block of 2 MiB or more lies.
 #[inline(always)]
 pub fn blocks_of(address: usize) -> Option<(&'static Span, usize)> {
     let leaf = leaf(address)?;
     let slice = address % (1 << LEAF_BITS) / SLICE;
     // SAFETY: as in `span_of`.
     let span = unsafe { leaf.slices[slice].load(Acquire).as_ref() }?;
-    Some((span, leaf.classes[slice].load(Relaxed) as usize))
+    Some((span, leaf.scaled_classes[slice].load(Relaxed) as usize))
 }
 #[cold]
 fn huge_span_of(leaf: &'static Leaf, address: usize) -> Option<&'static Span> {
@@ -78,22 +76,20 @@ pub fn make_ready(start: usize, end: usize) -> bool {
     if end > 1 << ADDRESS_BITS {
         return false;
     }
-    for root in &ROOT[start >> LEAF_BITS..=(end - 1) >> LEAF_BITS] {
+    for index in start >> LEAF_BITS..=(end - 1) >> LEAF_BITS {
+        let root = &ROOT[index];
         if !root.load(Acquire).is_null() {
+            continue;
+        }
+        let home = HOME_INDEX.compare_exchange(NOWHERE, index, Relaxed, Relaxed);
+        if home.is_ok() || home == Err(index) {
+            root.store(core::ptr::from_ref(&HOME).cast_mut(), Release);
             continue;
         }
         let length = map::round_to_page(size_of::<Leaf>());
         let Some(fresh) = map::map(length, map::PAGE, 0) else { return false };
         // Zero bytes are null pointers, so the fresh mapping is an empty leaf.
-        if root.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire).is_ok() {
-            let home = HOME.leaf.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire);
-            if home.is_ok() {
-                HOME.index.store(
-                    (core::ptr::from_ref(root) as usize - ROOT.as_ptr() as usize) / size_of_val(root),
-                    Release,
-                );
-            }
-        } else {
+        if root.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire).is_err() {
             // SAFETY: another thread was first; nobody has seen this mapping.
             unsafe { map::unmap(fresh, length) };
         }
@@ -110,7 +106,7 @@ fn set(start: usize, end: usize, span: *mut Span, class: Class) {
             leaf.huge_pages[within / HUGE_PAGE].store(span, Release);
             address += HUGE_PAGE;
         } else {
-            leaf.classes[within / SLICE].store(class, Relaxed);
+            leaf.scaled_classes[within / SLICE].store((class as usize * CLASS_SCALE) as u32, Relaxed);
             leaf.slices[within / SLICE].store(span, Release);
             address += SLICE;
         }

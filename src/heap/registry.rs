@@ -110,9 +110,7 @@ pub fn cache_of(heap: &'static Heap) -> Option<&'static ThreadCache> {
     let cache = ThreadCache::make(heap, record)?;
     let mut central = heap.central.lock();
     // SAFETY: fresh; listed under the heap's lock.
-    unsafe { cache.as_ref() }.next.set(central.caches);
-    central.caches = cache.as_ptr();
-    central.number_of_caches += 1;
+    link(&mut central, unsafe { cache.as_ref() });
     cache::set(record, heap.id(), cache.as_ptr());
     // SAFETY: lives until this thread or the heap ends.
     Some(unsafe { &*cache.as_ptr() })
@@ -127,8 +125,7 @@ fn end_thread(record: &'static thread::Record) {
         let heap = unsafe { &*cache.heap };
         let mut central = heap.central.lock();
         heap.flush(&mut central, cache);
-        cache.publish(heap);
-        central.retired.add(cache.counts());
+        cache::retire(cache, heap, &mut central);
         unlink(&mut central, cache);
         cache::set(record, id, null_mut());
         // SAFETY: empty, unlisted, and no longer in the thread's table.
@@ -138,7 +135,14 @@ fn end_thread(record: &'static thread::Record) {
     drop(registry);
 }
 
-fn unlink(central: &mut Central, cache: &ThreadCache) {
+/// Enters a cache into its heap's list.
+pub fn link(central: &mut Central, cache: &ThreadCache) {
+    cache.next.set(central.caches);
+    central.caches = core::ptr::from_ref(cache).cast_mut();
+    central.number_of_caches += 1;
+}
+/// Takes it out.
+pub fn unlink(central: &mut Central, cache: &ThreadCache) {
     let mut link: *mut *mut ThreadCache = &mut central.caches;
     // SAFETY: listed caches are live under the heap's lock.
     unsafe {
@@ -154,14 +158,14 @@ fn unlink(central: &mut Central, cache: &ThreadCache) {
 pub fn end_caches(heap: &Heap) {
     let _registry = REGISTRY.lock();
     let mut central = heap.central.lock();
+    heap.take_over_abandoned(&mut central);
     while let Some(cache) = NonNull::new(central.caches) {
         // SAFETY: listed caches are live; their threads are outside the heap while it ends, by its contract, and
         // their tables are guarded by the registry's lock.
         unsafe {
             central.caches = cache.as_ref().next.get();
             central.number_of_caches -= 1;
-            central.retired.add(cache.as_ref().counts());
-            cache.as_ref().publish(heap);
+            cache::retire(cache.as_ref(), heap, &mut central);
             cache::set(&*cache.as_ref().record, heap.id(), null_mut());
             ThreadCache::release(cache);
         }
@@ -182,6 +186,11 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     parent: unlock,
     child: || {
         scavenger::forget_thread();
+        // SAFETY: `prepare` has taken the locks of the registry and of all heaps; the child has no other thread.
+        unsafe {
+            let registry = &*REGISTRY.data_ptr();
+            registry.heaps().for_each(|heap| heap.abandon_caches(&mut *heap.central.data_ptr()));
+        }
         unlock();
     },
 };

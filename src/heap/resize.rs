@@ -47,7 +47,7 @@ impl Heap {
             self.with_cache(|cache| cache.resize(self, block.size, size))?;
             debug::resized(moved, size);
             if value & slot::MARKED != 0 {
-                attributes::rename(pointer, moved);
+                attributes::rename(pointer, moved, size);
             }
             let moved = NonNull::new(moved).expect("a block's address");
             self.sample(moved, size);
@@ -56,6 +56,12 @@ impl Heap {
         if pinned {
             return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
         }
+        self.count_as_resize(block.size, || self.replace(&block, size, value & slot::MARKED != 0))
+    }
+
+    /// Moves a block into a new one of `size` bytes.
+    fn replace(&'static self, block: &Block, size: usize, marked: bool) -> Result<NonNull<u8>> {
+        let pointer = block.start as *mut u8;
         let moved = if size > block.capacity && self.single_class_for(size, block.alignment).is_some() {
             // Huge pages would make memory of the address space.
             let growth = !self.huge_pages();
@@ -65,8 +71,8 @@ impl Heap {
         };
         // SAFETY: both blocks are live and at least that long; the new one overlaps nothing.
         unsafe { core::ptr::copy_nonoverlapping(pointer, moved.as_ptr(), size.min(block.size)) };
-        if value & slot::MARKED != 0 {
-            attributes::rename(pointer, moved.as_ptr());
+        if marked {
+            attributes::rename(pointer, moved.as_ptr(), size);
         }
         if let Err(error) = self.free(pointer) {
             self.free(moved.as_ptr())?; // another thread was first

@@ -36,7 +36,7 @@ const FIRST_TAG: u16 = 2;
 const TAGS: usize = 4093;
 /// Live, and as long as its room. No room of blocks that share a span is longer than `MARKED - LIVE`.
 pub const LIVE: u16 = 4096;
-/// The block has attributes (attributes.rs): further owners, a layout.
+/// The block has attributes (attributes.rs), is tracked (tracked.rs), or has a guard (guard.rs).
 pub const MARKED: u16 = 0x8000;
 
 /// Tag of the magazine with `number`.

@@ -59,7 +59,6 @@ impl Heap {
         alignment: usize,
         beyond: Beyond,
     ) -> Result<NonNull<u8>> {
-        let own = self.alignment.load(Relaxed);
         if size == 0 {
             return fail!(InvalidArgument, "a block of 0 bytes");
         }
@@ -69,17 +68,13 @@ impl Heap {
         if size > MAX_SIZE {
             return fail!(OutOfMemory, "{size} bytes are more than any address space holds");
         }
-        let alignment = match alignment {
-            0 => own,
-            alignment if own > DEFAULT_ALIGNMENT => own.max(alignment),
-            alignment => alignment,
-        };
+        let alignment = self.alignment_for(alignment);
         let beyond = Beyond { slack: beyond.slack.max(debug::slack()), ..beyond };
         let mut result = self.allocate_anywhere(size, alignment, beyond);
         if result.is_err() && debug::empty_quarantine(Some(self)) {
             result = self.allocate_anywhere(size, alignment, beyond);
         }
-        if result.is_err() && self.flush_own_cache() {
+        if result.is_err() && self.flush_caches() {
             result = self.allocate_anywhere(size, alignment, beyond);
         }
         let within_limit = || self.limit() == 0 || self.held().saturating_add(size) <= self.limit();
@@ -116,15 +111,24 @@ impl Heap {
         }
     }
 
-    /// Puts what this thread caches back into its spans. False when it caches nothing.
-    pub(super) fn flush_own_cache(&'static self) -> bool {
-        let Some(cache) =
-            self.existing_cache().filter(|cache| cache.magazines().iter().any(|m| m.length() > 0))
-        else {
-            return false;
-        };
-        self.flush(&mut self.central.lock(), cache);
-        true
+    /// Puts what this thread caches back into its spans, and what was cached by threads that a child does not have. False
+    /// when there is nothing.
+    pub(super) fn flush_caches(&'static self) -> bool {
+        let cache = self.existing_cache().filter(|cache| cache.magazines().iter().any(|m| m.length() > 0));
+        let mut central = self.central.lock();
+        if let Some(cache) = cache {
+            self.flush(&mut central, cache);
+        }
+        self.take_over_abandoned(&mut central) || cache.is_some()
+    }
+
+    /// The alignment of a block for which `alignment` is asked; 0: none is.
+    pub(super) fn alignment_for(&self, alignment: usize) -> usize {
+        match (alignment, self.alignment.load(Relaxed)) {
+            (0, own) => own,
+            (alignment, own) if own > DEFAULT_ALIGNMENT => own.max(alignment),
+            (alignment, _) => alignment,
+        }
     }
 
     /// Class of the spans that serve `room` bytes at `alignment`; None: a mapping of its own.
@@ -256,7 +260,7 @@ impl Heap {
             let oldest = magazine.capacity().div_ceil(2);
             magazine.drain_oldest(oldest, |entry| self.put_back(&mut central, cache, class, entry));
         }
-        cache.count_free(self, size);
+        cache.tally.free(self, size);
         let entry = Entry::new(pointer, block, value & !slot::MARKED);
         if !magazine.push(entry) {
             self.put_back(&mut self.central.lock(), cache, class, entry);
@@ -269,7 +273,7 @@ impl Heap {
         let place = page_map::span_of(entry.pointer as usize)
             .and_then(|span| Some((span, span.index_of(entry.pointer as usize)?)))
             // Not the block that another span has made of its memory since.
-            .filter(|&(span, index)| !span.is_large() && core::ptr::eq(span.slot(index), entry.slot()));
+            .filter(|&(span, index)| !span.is_large() && entry.has_slot(span.slot(index)));
         if !place.is_some_and(|(span, index)| central.put(span, index, cache.magazine(class).tag.get())) {
             cache.refuse(self, class, entry);
         }
@@ -277,7 +281,7 @@ impl Heap {
 
     /// Counts a block freed that stays in quarantine.
     pub(super) fn count_quarantined(&'static self, size: usize) -> Result<()> {
-        self.with_cache(|cache| cache.count_free(self, size))
+        self.with_cache(|cache| cache.tally.free(self, size))
     }
     /// Puts a block back that was in quarantine.
     pub(super) fn take_back(&self, span: &'static Span, index: usize) {
@@ -347,7 +351,7 @@ impl Heap {
     pub fn trim(&'static self) -> usize {
         let before = self.held();
         debug::empty_quarantine(Some(self));
-        self.flush_own_cache();
+        self.flush_caches();
         self.central.lock().kept.release(self, None);
         before.saturating_sub(self.held())
     }

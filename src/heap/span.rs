@@ -10,7 +10,7 @@ use super::Heap;
 use super::arena::Run;
 use super::cache::ThreadCache;
 use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
-use super::slot;
+use super::{slot, tally};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{
@@ -31,15 +31,16 @@ const fn reciprocal_of(stride: u32) -> u64 {
 #[repr(C, align(64))]
 pub struct Span {
     first: AtomicUsize,
-    extent: AtomicU32,
-    stride: AtomicU32,
+    extent: AtomicUsize,
     /// 2^64 / stride, rounded up: a product with it has the quotient above 2^64 and the remainder, so to speak, below.
     reciprocal: AtomicU64,
     /// What the slot of a live block of 0 bytes would hold: it, less the slot, is the size of a live block. In a span of
-    /// a single class, whose block's slot is always `LIVE`, it changes with the block's size.
-    pub of_nothing: AtomicU32,
+    /// a single class, whose block's slot is always `LIVE`, it changes with the block's size. Above its lower 32 bits is
+    /// what counts a block once in a tally, so that a free need not add that.
+    of_nothing: AtomicUsize,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
+    stride: AtomicU32,
     class: AtomicU8,
     kind: AtomicU8,
     /// log2 of the alignment that a block keeps when it is reallocated.
@@ -102,13 +103,13 @@ impl Span {
         let shape = &SHAPES[class as usize];
         let (stride, extent) = match shape.capacity {
             1 => (1, 1), // only the block's own address divides evenly
-            n => (shape.stride, shape.stride * n as u32),
+            n => (shape.stride, shape.stride as usize * n as usize),
         };
         self.first.store(first, Relaxed);
         self.extent.store(extent, Relaxed);
         self.stride.store(stride, Relaxed);
         self.reciprocal.store(reciprocal_of(stride), Relaxed);
-        self.of_nothing.store(usable as u32 + slot::LIVE as u32, Relaxed);
+        self.set_of_nothing(usable);
         // The first block lies a prefix behind the start of the run. (Without one the distance has 64 zeroes.)
         let alignment_log2 = shape.alignment.trailing_zeros().min(heap.prefix().trailing_zeros());
         self.alignment_log2.store(alignment_log2 as u8, Relaxed);
@@ -152,10 +153,18 @@ impl Span {
     pub fn change_class(&self, class: Class) {
         self.class.store(class, Relaxed);
     }
+    fn set_of_nothing(&self, room: usize) {
+        self.of_nothing.store(tally::once(room) + slot::LIVE as usize, Relaxed);
+    }
+    /// Size of a block that is live with `value` in its slot, as a tally counts it.
+    #[inline(always)]
+    pub fn once_sized(&self, value: u16) -> usize {
+        self.of_nothing.load(Relaxed).wrapping_sub(value as usize)
+    }
     /// Notes the size of the block of a single class.
     #[inline(always)]
     pub fn set_only_size(&self, size: usize) {
-        self.of_nothing.store(size as u32 + slot::LIVE as u32, Relaxed);
+        self.set_of_nothing(size);
     }
     /// Notes, in a span of a single class, that its block is asked for with `size` bytes at the usual alignment.
     #[inline(always)]
@@ -163,10 +172,10 @@ impl Span {
         self.set_only_size(size);
         self.alignment_log2.store(DEFAULT_ALIGNMENT.trailing_zeros() as u8, Relaxed);
     }
-    /// Number of the heap that owns the span.
+    /// Whether the heap with number `id` owns the span.
     #[inline(always)]
-    pub fn heap_id(&self) -> usize {
-        self.heap_id.load(Relaxed) as usize
+    pub fn is_of(&self, id: usize) -> bool {
+        self.heap_id.load(Relaxed) == id as u32
     }
     /// The heap that owns the span.
     pub fn heap(&self) -> Option<&'static Heap> {
@@ -194,7 +203,7 @@ impl Span {
     #[inline(always)]
     pub fn index_of(&self, address: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.first.load(Relaxed));
-        if offset >= self.extent.load(Relaxed) as usize {
+        if offset >= self.extent.load(Relaxed) {
             return None;
         }
         let reciprocal = self.reciprocal.load(Relaxed);

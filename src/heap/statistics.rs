@@ -1,8 +1,7 @@
 //! A heap's figures: what its threads have published, what a reader makes of it all, and what counts against its limit.
-use super::cache::{Counts, ThreadCache};
-use super::{Heap, MAX_SIZE, debug, recorded};
+use super::cache::ThreadCache;
+use super::{Heap, recorded};
 use crate::error::Result;
-use crate::os::map;
 use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 /// Figures that all threads write.
@@ -69,7 +68,11 @@ impl Counters {
     }
     /// `counts` since the last reset.
     pub fn since_reset(&self, counts: Counts) -> Counts {
-        let since = |count: usize, i: usize| count.wrapping_sub(self.baseline[i].load(Relaxed));
+        // A reset that came between the steps of another thread's reallocation has counted one too many.
+        let since = |count: usize, i: usize| match count.wrapping_sub(self.baseline[i].load(Relaxed)) {
+            negative if negative > isize::MAX as usize => 0,
+            since => since,
+        };
         Counts {
             hits: since(counts.hits, 0),
             misses: since(counts.misses, 1),
@@ -80,6 +83,31 @@ impl Counters {
     }
 }
 
+/// Counts of a thread's cache, or of several together.
+#[derive(Clone, Copy, Default)]
+pub struct Counts {
+    /// Allocations served from a magazine.
+    pub hits: usize,
+    /// All other allocations.
+    pub misses: usize,
+    /// Blocks freed.
+    pub frees: usize,
+    /// Largest request.
+    pub largest: usize,
+    /// Bytes allocated, freed ones included.
+    pub allocated: usize,
+}
+impl Counts {
+    /// Adds another's.
+    pub fn add(&mut self, other: Counts) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.frees = self.frees.wrapping_add(other.frees);
+        self.largest = self.largest.max(other.largest);
+        self.allocated = self.allocated.wrapping_add(other.allocated);
+    }
+}
+
 /// Figures of a heap. Exact while no thread is inside the heap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeapStatistics {
@@ -87,7 +115,7 @@ pub struct HeapStatistics {
     pub live: usize,
     /// Highest `live` since creation or reset: exact with one thread, with several within 64 KiB a thread.
     pub peak: usize,
-    /// Allocations that succeeded.
+    /// Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
     pub allocations: usize,
     /// Blocks freed.
     pub frees: usize,
@@ -120,7 +148,7 @@ impl Heap {
         let published = live;
         let mut add = |cache: &ThreadCache| {
             counts.add(cache.counts());
-            let (delta, delta_peak) = cache.unpublished();
+            let (delta, delta_peak) = cache.tally.unpublished();
             live += delta;
             peak = peak.max(published + delta_peak);
         };
@@ -155,10 +183,10 @@ impl Heap {
         let orphans = self.orphans.lock();
         let mut central = self.central.lock();
         central.retired.largest = 0;
-        central.for_each_cache(&mut ThreadCache::reset_peak);
+        central.for_each_cache(&mut ThreadCache::reset);
         if let Some(cache) = *orphans {
             // SAFETY: dissolved only when the heap ends, and under this lock.
-            unsafe { cache.as_ref() }.reset_peak();
+            unsafe { cache.as_ref() }.reset();
         }
         self.counters.reset(live, counts);
     }
@@ -192,21 +220,18 @@ impl Heap {
     pub fn discharge(&self, bytes: usize) {
         self.counters.held().fetch_sub(bytes, Relaxed);
     }
-    /// Whether a block of `size` bytes would fit now.
-    pub fn can_allocate(&self, size: usize) -> bool {
-        debug::empty_quarantine(Some(self));
-        let limit = self.limit.load(Relaxed);
-        let needed = map::round_to_page(size.saturating_add(self.prefix()));
-        let in_use = {
-            let central = self.central.lock();
-            self.held() - central.kept.bytes()
-        };
-        size > 0 && size <= MAX_SIZE && (limit == 0 || in_use.saturating_add(needed) <= limit)
+    /// Runs `replace`, which allocates a block in place of one of `old` bytes and frees that: together they count as a
+    /// reallocation, as if the block had been resized where it was.
+    pub fn count_as_resize<R>(&'static self, old: usize, replace: impl FnOnce() -> Result<R>) -> Result<R> {
+        let hits = self.with_cache(|cache| cache.tally.begin_replacement(self, old))?;
+        let result = replace();
+        // The cache is there by now.
+        self.with_cache(|cache| cache.tally.end_replacement(self, old, hits, result.is_ok()))?;
+        result
     }
-
     /// Counts live bytes that are not the heap's own: tracked foreign blocks.
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
-        self.count(|cache| cache.grow_foreign(self, bytes))
+        self.count(|cache| cache.tally.change(self, bytes.max(0) as usize, bytes.min(0).unsigned_abs()))
     }
     /// Counts a block of `size` bytes that is not in the heap but as live as if it were: tiered memory.
     pub fn count_region(&'static self, size: usize) -> Result<()> {
@@ -219,7 +244,7 @@ impl Heap {
     }
     /// Counts that it was freed.
     pub fn uncount_region(&'static self, size: usize) -> Result<()> {
-        self.count(|cache| cache.count_free(self, size))?;
+        self.count(|cache| cache.tally.free(self, size))?;
         recorded::regions_changed(size, 0);
         Ok(())
     }

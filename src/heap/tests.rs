@@ -249,7 +249,7 @@ fn blocks_in_other_threads_spans_are_used_before_the_limit_refuses() {
             let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(1000, 0).ok()).collect();
             let sparse = blocks.iter().enumerate().filter(|(i, _)| i % 4 != 0);
             sparse.for_each(|(_, block)| heap.free(block.as_ptr()).unwrap());
-            heap.flush_own_cache();
+            heap.flush_caches();
             freed.wait();
             done.wait();
             assert!(blocks.len() > 1900);

@@ -3,17 +3,17 @@ pub mod config;
 pub mod slots;
 pub mod tensor_layout;
 pub mod tiered;
-pub mod tracking;
 
 use crate::error::{Result, fail};
-use crate::heap::{self, Heap, HeapStatistics, attributes};
+use crate::heap::tracking_table::{Tracked, TrackingTable};
+use crate::heap::{self, Heap, HeapStatistics, attributes, tracked};
 use crate::log::log;
-use crate::tiers::region::Policy;
+use crate::tiers::region::{Policy, Region};
 use config::Config;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 use tiered::Tiered;
-use tracking::{Tracked, TrackingTable};
 
 /// Tensors of at least this many bytes start on a huge page.
 const HUGE_TENSOR: usize = crate::os::map::HUGE_PAGE;
@@ -24,7 +24,7 @@ const LEAKS_LOGGED: usize = 16;
 pub struct Instance {
     heap: &'static Heap,
     config: Config,
-    /// Tracked blocks that are not the heap's. The heap's own are noted with the block.
+    /// Tracked addresses that are not in its own memory. Those that are end with it: heap/tracked.rs.
     foreign: TrackingTable,
     /// Streaming and hierarchical memory.
     tiered: Tiered,
@@ -55,11 +55,15 @@ impl Instance {
     /// Plain memory: `size` bytes at `alignment`, a power of two up to 1 GiB; 0 means 64.
     #[inline(always)]
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        let alignment = match self.config.use_geometric_layout && size >= HUGE_TENSOR {
+        let alignment = self.alignment_for(size, alignment);
+        self.with_room(size, || self.heap.allocate(size, alignment))
+    }
+    #[inline(always)]
+    fn alignment_for(&self, size: usize, alignment: usize) -> usize {
+        match self.config.use_geometric_layout && size >= HUGE_TENSOR {
             true => alignment.max(HUGE_TENSOR),
             false => alignment,
-        };
-        self.with_room(size, || self.heap.allocate(size, alignment))
+        }
     }
     /// Gives up one owner of a block; the last one frees it. NULL is fine.
     #[inline(always)]
@@ -111,7 +115,8 @@ impl Instance {
         self.allocate_region(total_size, chunk_size, Policy::Streaming)
     }
 
-    /// Tracks any pointer; tracking again replaces the size.
+    /// Tracks any pointer; tracking again replaces the size. Into memory of this instance, which is counted as it is, whatever
+    /// the size: then it is tracked as long as that memory lives.
     pub fn track(&self, pointer: *mut u8, size: usize) -> Result<()> {
         if pointer.is_null() {
             return fail!(InvalidArgument, "NULL cannot be tracked");
@@ -119,12 +124,14 @@ impl Instance {
         if size > isize::MAX as usize {
             return fail!(InvalidArgument, "{size} bytes are more than can be anywhere");
         }
-        if self.heap.block(pointer).is_some() {
-            return attributes::set_tracked(pointer, true).map(|_| ());
-        }
-        if let Some(region) = self.tiered.region(pointer) {
-            region.tracked.store(true, Relaxed);
-            return Ok(());
+        match memory_at(pointer) {
+            Some(Memory::Block { heap, start }) if core::ptr::eq(heap, self.heap) => {
+                return tracked::INSTANCES.track_in_block(pointer as usize, start);
+            }
+            Some(Memory::Tiered(region)) if self.tiered.has(&region) => {
+                return tracked::INSTANCES.track(pointer as usize, region.start());
+            }
+            _ => {}
         }
         let old = match self.foreign.track(pointer as usize, size) {
             Tracked::New => 0,
@@ -135,10 +142,12 @@ impl Instance {
     }
     /// Forgets a tracked pointer. InvalidArgument when it is not tracked.
     pub fn untrack(&self, pointer: *mut u8) -> Result<()> {
-        if self.heap.block(pointer).is_some() && attributes::set_tracked(pointer, false)? {
-            return Ok(());
-        }
-        if self.tiered.region(pointer).is_some_and(|region| region.tracked.swap(false, Relaxed)) {
+        let own = match memory_at(pointer) {
+            Some(Memory::Block { heap, .. }) => core::ptr::eq(heap, self.heap),
+            Some(Memory::Tiered(region)) => self.tiered.has(&region),
+            None => false,
+        };
+        if own && tracked::INSTANCES.untrack(pointer as usize) {
             return Ok(());
         }
         match self.foreign.untrack(pointer as usize) {
@@ -151,11 +160,10 @@ impl Instance {
     pub fn statistics(&self) -> HeapStatistics {
         self.heap.statistics()
     }
-    /// Whether `size` bytes would fit now.
+    /// Whether [`Instance::allocate`] would find room for `size` bytes now, as far as the budget goes.
     pub fn can_allocate(&self, size: usize) -> bool {
         let movable = self.tiered.engine().map_or(0, |engine| engine.movable());
-        self.heap.can_allocate(size.saturating_sub(movable).max(size.min(1)))
-            && (self.heap.limit() == 0 || size <= self.heap.limit())
+        self.heap.can_allocate(size, self.alignment_for(size, 0), movable)
     }
     /// Hands back memory that nothing lives in. Gives the bytes.
     pub fn trim(&self) -> usize {
@@ -206,7 +214,26 @@ impl Instance {
     }
 }
 
+/// Live memory of libunimem.
+pub enum Memory {
+    /// A block.
+    Block {
+        /// Whose.
+        heap: &'static Heap,
+        /// Where it begins.
+        start: usize,
+    },
+    /// Streaming or hierarchical memory.
+    Tiered(Arc<Region>),
+}
 /// Whether `pointer` lies in a live block of libunimem, start or inside.
 pub fn owns(pointer: *const u8) -> bool {
-    heap::owner_of_interior(pointer).is_some() || tiered::owns(pointer)
+    memory_at(pointer).is_some()
+}
+/// The live memory of libunimem that `pointer` lies in, start or inside.
+pub fn memory_at(pointer: *const u8) -> Option<Memory> {
+    match heap::owner_of_interior(pointer) {
+        Some((heap, block)) => Some(Memory::Block { heap, start: block.start }),
+        None => tiered::region_of(pointer).map(Memory::Tiered),
+    }
 }

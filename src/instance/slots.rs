@@ -111,6 +111,12 @@ pub fn global() -> Result<&'static Instance> {
     Ok(put(GLOBAL, Heap::create(&heap_params(&config, GLOBAL))?, config))
 }
 
+/// Whether `f` is true of any open instance. None opens or closes meanwhile.
+pub fn for_any(f: impl Fn(&'static Instance) -> bool) -> bool {
+    let _lock = LOCK.lock();
+    all().any(f)
+}
+
 /// Opens an instance. Gives its slot.
 pub fn open(config: Config) -> Result<usize> {
     let _lock = LOCK.lock();
@@ -122,9 +128,7 @@ pub fn open(config: Config) -> Result<usize> {
 /// The slot through which the heap of a pool or system is an instance too; the same one each time.
 pub fn adopt(heap: &'static Heap) -> Result<usize> {
     let _lock = LOCK.lock();
-    if let Some(slot) =
-        ADOPTED.into_iter().find(|&slot| get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)))
-    {
+    if let Some(slot) = slot_of(heap) {
         return Ok(slot);
     }
     let slot = free_slot(ADOPTED)?;
@@ -132,19 +136,25 @@ pub fn adopt(heap: &'static Heap) -> Result<usize> {
     Ok(slot)
 }
 
+/// The slot of a pool's or system's heap. Without the lock: no other heap has the heap's id while it lives.
+fn slot_of(heap: &Heap) -> Option<usize> {
+    ADOPTED.into_iter().find(|&slot| heap_id(slot) == heap.id())
+}
+/// The instance that the heap of a pool or system is too, once [`adopt`] was called for it.
+pub fn adopted(heap: &Heap) -> Option<&'static Instance> {
+    slot_of(heap).and_then(get)
+}
+
 /// Closes the slot of a heap that its owner is about to end; what is tracked is reported.
 pub fn disown(heap: &'static Heap) {
-    let lock = LOCK.lock();
-    for slot in ADOPTED {
-        if get(slot).is_some_and(|i| core::ptr::eq(i.heap, heap)) {
-            // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
-            let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
-            instance.tiered.clear();
-            HEAP_IDS[slot - RESERVED].store(NO_HEAP, Relaxed);
-            break;
-        }
-    }
-    drop(lock);
+    let Some(slot) = slot_of(heap) else { return };
+    // It stays there: nobody else ends this heap.
+    get(slot).inspect(|instance| instance.tiered.tell_overruns());
+    let _lock = LOCK.lock();
+    // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
+    let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
+    instance.tiered.clear();
+    HEAP_IDS[slot - RESERVED].store(NO_HEAP, Relaxed);
 }
 
 /// Closes an instance and frees all that is its. Gives the leaks, which are reported to the log.
@@ -158,7 +168,10 @@ pub fn close(slot: usize) -> Result<usize> {
     if CLOSING[slot].swap(true, AcqRel) {
         return fail!(InvalidArgument, "the instance is being closed already");
     }
-    let leaks = open_at(slot).map(Instance::report_leaks);
+    let leaks = open_at(slot).map(|instance| {
+        instance.tiered.tell_overruns();
+        instance.report_leaks()
+    });
     let _lock = LOCK.lock();
     let instance = match leaks {
         Ok(_) => INSTANCES[slot].swap(null_mut(), AcqRel),

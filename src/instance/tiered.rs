@@ -1,8 +1,9 @@
 //! Streaming and hierarchical memory of an instance: blocks that are regions of its residency engine.
-use super::Instance;
+use super::{Instance, slots};
 use crate::error::{Error, Result, fail};
-use crate::heap::debug::regions;
-use crate::heap::{Heap, freed};
+use crate::heap::debug::{self, regions};
+use crate::heap::{Block, Heap, freed, tracked};
+use crate::log::log;
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording;
 use crate::tiers::budget::Budget;
@@ -57,14 +58,25 @@ impl Tiered {
         drop(superfluous);
         self.engine.get().ok_or(Error::Internal)
     }
+    /// Whether a region is this instance's.
+    pub fn has(&self, region: &Region) -> bool {
+        self.engine.get().is_some_and(|engine| Arc::ptr_eq(engine, region.engine()))
+    }
     /// The region that starts at `pointer`, if it is this instance's.
     pub fn region(&self, pointer: *const u8) -> Option<Arc<Region>> {
-        let engine = self.engine.get()?;
-        region_at(pointer).filter(|region| Arc::ptr_eq(region.engine(), engine))
+        self.engine.get()?;
+        region_at(pointer).filter(|region| self.has(region))
+    }
+    /// In debug mode, tells which regions were overrun: before they are freed, and under no lock.
+    pub fn tell_overruns(&self) {
+        if let Some(engine) = self.engine.get().filter(|_| debug::guards_are_on()) {
+            engine.list().iter().for_each(|region| _ = check(region));
+        }
     }
     /// Frees all regions.
     pub fn clear(&self) {
         if let Some(engine) = self.engine.get() {
+            engine.list().iter().for_each(|region| tracked::ended(region.start()));
             engine.clear();
         }
     }
@@ -74,10 +86,32 @@ impl Tiered {
 pub fn region_at(pointer: *const u8) -> Option<Arc<Region>> {
     registry::lookup(pointer as usize).filter(|region| region.start() == pointer as usize)
 }
-/// Whether `pointer` lies in a live region.
-pub fn owns(pointer: *const u8) -> bool {
-    registry::lookup(pointer as usize)
-        .is_some_and(|region| (pointer as usize) < region.start() + region.size())
+/// The live region that `pointer` lies in, start or inside.
+pub(super) fn region_of(pointer: *const u8) -> Option<Arc<Region>> {
+    registry::lookup(pointer as usize).filter(|region| (pointer as usize) < region.start() + region.size())
+}
+/// Where the live region begins that `pointer` lies in.
+pub fn start_of(pointer: *const u8) -> Option<usize> {
+    region_of(pointer).map(|region| region.start())
+}
+/// Frees the live region that starts at `pointer`, whosever it is. False where there is none.
+pub fn free_anywhere(pointer: *const u8) -> bool {
+    region_at(pointer).is_some_and(|region| {
+        slots::for_any(|instance| instance.tiered.has(&region) && instance.free_region(&region).is_ok())
+    })
+}
+/// The live region that starts at `pointer`, as a block.
+pub fn as_block(pointer: *const u8) -> Option<Block> {
+    let region = region_at(pointer)?;
+    let size = region.size();
+    Some(Block { start: region.start(), size, capacity: size, alignment: PAGE })
+}
+/// The instance whose interface made the live tiered memory that starts at `pointer`, if that is the interface of the pool
+/// or system with this heap: their own functions take such memory as they take blocks.
+pub fn made_through(heap: &'static Heap, pointer: *const u8) -> Option<&'static Instance> {
+    let region = region_at(pointer)?;
+    let instance = slots::adopted(heap)?;
+    instance.tiered.has(&region).then_some(instance)
 }
 /// The region that starts at `pointer`, or the error for anything else.
 pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
@@ -85,6 +119,19 @@ pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
         Some(region) => Ok(region),
         None => fail!(NotOwned, "{pointer:p} is no live streaming or hierarchical memory"),
     }
+}
+
+/// Fails, in debug mode, when a region was overrun, and tells it. Corruption.
+pub fn check(region: &Region) -> Result<()> {
+    if !debug::guards_are_on() {
+        return Ok(());
+    }
+    // A chunk that cannot be brought in cannot be looked at.
+    if let Ok(Some(offset)) = region.first_overrun() {
+        debug::tell_overrun(region.start(), region.size(), offset);
+        return fail!(Corruption, "bytes behind the tiered memory at {:#x} were overwritten", region.start());
+    }
+    Ok(())
 }
 
 impl Instance {
@@ -129,7 +176,9 @@ impl Instance {
         if !last {
             return Ok(());
         }
+        check(region)?;
         let size = region.size();
+        tracked::ended(region.start());
         regions::ends(region.start());
         if !region.engine().free(region) {
             return fail!(DoubleFree, "the memory at {:#x} is being freed already", region.start());
@@ -143,12 +192,18 @@ impl Instance {
         if region.further_owners.load(Relaxed) > 0 && size > old {
             return fail!(Unsupported, "memory with several owners does not grow: it could move");
         }
+        check(region)?;
         // Counting must not fail once the region may have moved: what it needs is made now.
         self.heap.recount_region(0, 0)?;
         let before = region.start();
         let traced = regions::ends(before);
         let resized = region.engine().resize(region, size);
         let region = resized.inspect_err(|_| regions::stays(before, traced))?;
+        if size < old && debug::guards_are_on() {
+            // What the program may not use any more is no overrun.
+            region.clear_tail().unwrap_or_else(|error| log!(Warning, "{error:?} behind memory that shrinks"));
+        }
+        tracked::moved(before, region.start(), size);
         recording::freed(before);
         regions::made(self.heap, region.start(), size);
         region.record_allocation();

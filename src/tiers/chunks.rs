@@ -4,6 +4,7 @@ use super::points::{self, Point};
 use super::region::Region;
 use super::state::{Phase, Settle};
 use super::sweep::Order;
+use super::transit::Transit;
 use super::{crew, gate};
 use crate::error::{Result, fail};
 
@@ -81,8 +82,15 @@ impl Region {
         }
     }
     fn mark_prefetched(&self, index: usize) {
-        if let Some(transit) = super::transit::Transit::claim(self, index, Some(Phase::Hot)) {
+        if let Some(transit) = Transit::claim(self, index, Some(Phase::Hot)) {
             transit.settle(Phase::Hot, Settle { pinned: false, prefetched: true });
+        }
+    }
+    /// Gives back what was read ahead and not touched.
+    fn unstage_all(&self) {
+        let _pages = self.engine().pages_in_hand();
+        while let Some(slot) = self.engine().unstage_from(self, Transit::claim) {
+            self.engine().drop_pages(self.staging(), slot);
         }
     }
     /// Takes advice.
@@ -98,6 +106,8 @@ impl Region {
                 return self.prefetch(0, self.count().min(fitting));
             }
             Advice::DontNeed if !self.is_resident() => {
+                crew::withdraw(self);
+                self.unstage_all();
                 let mut left = self.lists().count(super::table::Which::Hot);
                 while left > 0
                     && let Some(index) = { self.lists().oldest(super::table::Which::Hot) }

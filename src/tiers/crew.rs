@@ -7,7 +7,7 @@ use super::region::Region;
 use super::{gate, registry};
 use crate::os::lock::Mutex;
 use crate::os::system;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 
 const THREADS: usize = 2;
 const STACK: usize = 256 << 10;
@@ -22,15 +22,40 @@ enum Job {
     /// Make an empty slot of the region's full.
     Stock { start: usize },
 }
+impl Job {
+    /// Where the region starts.
+    fn start(self) -> usize {
+        let (Job::ReadAhead { start, .. } | Job::BringIn { start, .. } | Job::Stock { start }) = self;
+        start
+    }
+}
 struct Queue {
     jobs: [Option<Job>; QUEUE],
     first: usize,
     count: usize,
+    /// The jobs that threads are at.
+    begun: [Option<Job>; THREADS],
 }
-static JOBS: Mutex<Queue> = Mutex::new(Queue { jobs: [None; QUEUE], first: 0, count: 0 });
+impl Queue {
+    fn push(&mut self, job: Job) {
+        self.jobs[(self.first + self.count) % QUEUE] = Some(job);
+        self.count += 1;
+    }
+    fn pop(&mut self) -> Option<Job> {
+        self.count = self.count.checked_sub(1)?;
+        let first = self.first;
+        self.first = (first + 1) % QUEUE;
+        self.jobs[first].take()
+    }
+}
+static JOBS: Mutex<Queue> =
+    Mutex::new(Queue { jobs: [None; QUEUE], first: 0, count: 0, begun: [None; THREADS] });
 /// Changes with every job; what idle threads wait on.
 static CALLS: AtomicU32 = AtomicU32::new(0);
-static RUNNING: AtomicBool = AtomicBool::new(false);
+/// Changes when a job is done; what `withdraw` waits on.
+static DONE: AtomicU32 = AtomicU32::new(0);
+/// How many threads there are.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 fn push(job: Job) -> bool {
     let mut queue = JOBS.lock();
@@ -38,22 +63,47 @@ fn push(job: Job) -> bool {
     if count == QUEUE || (0..count).any(|i| queue.jobs[(first + i) % QUEUE] == Some(job)) {
         return false;
     }
-    queue.jobs[(first + count) % QUEUE] = Some(job);
-    queue.count += 1;
+    queue.push(job);
     drop(queue);
     CALLS.fetch_add(1, Release);
     atomic_wait::wake_one(&CALLS);
     true
 }
-fn pop() -> Option<Job> {
+/// The next job, which `end` ends.
+fn begin() -> Option<Job> {
     let mut queue = JOBS.lock();
-    if queue.count == 0 {
-        return None;
+    let job = queue.pop()?;
+    if let Some(place) = queue.begun.iter_mut().find(|place| place.is_none()) {
+        *place = Some(job);
     }
-    let first = queue.first;
-    queue.first = (first + 1) % QUEUE;
-    queue.count -= 1;
-    queue.jobs[first].take()
+    Some(job)
+}
+fn end(job: Job) {
+    let mut queue = JOBS.lock();
+    if let Some(place) = queue.begun.iter_mut().find(|place| **place == Some(job)) {
+        *place = None;
+    }
+    drop(queue);
+    DONE.fetch_add(1, Release);
+    atomic_wait::wake_all(&DONE);
+}
+/// Takes back what was asked for a region, and waits for what has been begun.
+pub fn withdraw(region: &Region) {
+    let start = region.start();
+    loop {
+        let done = DONE.load(Acquire);
+        let mut queue = JOBS.lock();
+        for _ in 0..queue.count {
+            if let Some(job) = queue.pop().filter(|job| job.start() != start) {
+                queue.push(job);
+            }
+        }
+        if !queue.begun.iter().flatten().any(|job| job.start() == start) {
+            return;
+        }
+        drop(queue);
+        atomic_wait::wait(&DONE, done);
+    }
 }
 
 /// Asks for a stored chunk to be decoded into a slot.
@@ -70,8 +120,7 @@ pub fn stock(region: &Region) {
 }
 
 fn work(job: Job) {
-    let (Job::ReadAhead { start, .. } | Job::BringIn { start, .. } | Job::Stock { start }) = job;
-    let Some(region) = registry::find(start) else { return };
+    let Some(region) = registry::find(job.start()) else { return };
     match job {
         Job::ReadAhead { index, .. } if index < region.count() => region.stage(index),
         Job::BringIn { index, .. } if index < region.count() => region.bring_ahead(index),
@@ -83,9 +132,10 @@ extern "C" fn serve(_: *mut core::ffi::c_void) -> *mut core::ffi::c_void {
     loop {
         let calls = CALLS.load(Acquire);
         let inside = gate::enter_masked();
-        let job = pop();
+        let job = begin();
         if let Some(job) = job {
             work(job);
+            end(job);
         }
         drop(inside);
         if job.is_none() {
@@ -94,19 +144,18 @@ extern "C" fn serve(_: *mut core::ffi::c_void) -> *mut core::ffi::c_void {
     }
 }
 
-/// Starts the threads if they do not run. Without them nothing is done ahead.
+/// Starts the threads that do not run. Without them nothing is done ahead.
 pub fn start() {
-    if RUNNING.swap(true, AcqRel) {
-        return;
-    }
-    for _ in 0..THREADS {
+    let one_more = |count| (count < THREADS).then_some(count + 1);
+    while RUNNING.load(Relaxed) < THREADS && RUNNING.fetch_update(AcqRel, Relaxed, one_more).is_ok() {
         if system::start_thread(STACK, serve).is_err() {
-            RUNNING.store(false, Release);
+            RUNNING.fetch_sub(1, AcqRel);
+            return;
         }
     }
 }
-/// In a forked child: the threads are the parent's, and the queue too.
+/// In a forked child: the threads are the parent's, and the queue too. No job is begun while a process forks (gate.rs).
 pub fn forget() {
-    RUNNING.store(false, Release);
-    while pop().is_some() {}
+    RUNNING.store(0, Release);
+    while JOBS.lock().pop().is_some() {}
 }

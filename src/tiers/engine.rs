@@ -139,11 +139,14 @@ impl Engine {
         }
         first
     }
-    /// Changes a region's size, moving it if it has to grow beyond its address space. The old one is untouched on
-    /// failure, and gone if the new one is another.
+    /// Changes a region's size, moving it if it has to grow beyond its address space. What is new is zeros. The old one
+    /// is untouched on failure, and gone if the new one is another.
     pub fn resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
+        }
+        if size > region.size() {
+            region.clear_tail()?;
         }
         let _inside = gate::enter();
         if region.resize(size)? {
@@ -236,15 +239,15 @@ impl Engine {
     }
     /// Whether chunks are stored in a file.
     pub(super) fn stores_in(&self, file: u16) -> bool {
-        self.regions().iter().any(|region| region.stores_in(file))
+        self.regions().iter().any(|region| region.room().stores_in(file))
     }
     /// Closes the files that were left at a fork and hold nothing any more. While nobody moves a region.
     pub(super) fn close_files_left(&self) {
         let regions = self.regions();
         self.files.close(|number| {
-            let unused = !regions.iter().any(|region| region.stores_in(number));
+            let unused = !regions.iter().any(|region| region.room().stores_in(number));
             if unused {
-                regions.iter().for_each(|region| region.leave_home(number));
+                regions.iter().for_each(|region| region.room().leave(number));
             }
             unused
         });

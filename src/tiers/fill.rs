@@ -187,7 +187,7 @@ impl Engine {
     ) -> Result<(), Trouble> {
         let region = transit.region;
         if transit.from == Phase::Zero {
-            region.make_blocks(transit.index).map_err(Trouble::Disk)?;
+            region.room().make_blocks(transit.index, region.count()).map_err(Trouble::Disk)?;
         }
         let staged = transit.from == Phase::Staged;
         let mut slot = if staged {
@@ -200,7 +200,10 @@ impl Engine {
                     region.staging().bytes(&mut slot)[..region.chunk_size()].fill(0);
                     Ok(())
                 }
-                (_, Access::Overwrite) => Ok(()),
+                (_, Access::Overwrite) => {
+                    region.clear_tail_in(transit.index, region.staging().bytes(&mut slot));
+                    Ok(())
+                }
                 _ => self.load(transit, &mut slot, workspace),
             };
             if let Err(trouble) = loaded {
@@ -285,7 +288,8 @@ impl Engine {
             region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
             return Ok(());
         }
-        let (spill, offset) = region.home_in(stored.file, index).ok_or(Trouble::Disk(Errno(libc::EBADF)))?;
+        let (spill, offset) =
+            region.room().place(stored.file, index).ok_or(Trouble::Disk(Errno(libc::EBADF)))?;
         spill.read(&mut memory[..whole_pages(length)], offset).map_err(Trouble::Disk)?;
         region.counters.fetched.fetch_add(whole_pages(length) as u64, Relaxed);
         let hash = content_hash(&memory[..length]);
@@ -313,7 +317,7 @@ impl Engine {
         }
         if stored.file != 0 {
             region.counters.cold.fetch_sub(pages, Relaxed);
-            region.note_stored(stored.file, transit.index, false);
+            region.room().note_stored(stored.file, transit.index, false);
         }
     }
 }

@@ -16,6 +16,7 @@ use super::engine::Engine;
 use super::fault::Faults;
 use super::mapping::Errno;
 use super::region::Region;
+use super::staging::Slot;
 use super::state::{Phase, Settle};
 use super::table::{Stored, Which};
 use super::transit::Transit;
@@ -117,7 +118,7 @@ impl Engine {
         }
         self.files().iter().for_each(|spill| spill.share());
         match self.new_file() {
-            Ok((file, spill)) => self.regions().iter().for_each(|region| region.move_home(file, &spill)),
+            Ok((file, spill)) => self.regions().iter().for_each(|region| region.room().move_to(file, &spill)),
             // The shared one must not be written; it is tried again when something has to be spilled.
             Err(error) => {
                 NO_FILE.note(error);
@@ -131,6 +132,8 @@ impl Engine {
         while let Some(index) = { region.lists().oldest(Which::Staged) } {
             // Nobody else is there.
             let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) else { return };
+            // SAFETY: as in `place`: the claim owns the slot.
+            region.staging().put_empty(unsafe { Slot::from_number(transit.stored().slot) });
             transit.stored().file = Stored::LOST;
             region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
             self.purse().discharge_pages(region.chunk_size());

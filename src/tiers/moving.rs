@@ -29,10 +29,11 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     while let Some(slot) = engine.unstage_from(old, Transit::claim_leaving) {
         engine.drop_pages(old.staging(), slot);
     }
-    let moved = new.inherit_room(old).and_then(|()| {
-        points::pass(Point::RoomInherited);
-        move_chunks(engine, old, &new).map_err(Trouble::error)
-    });
+    let moved =
+        new.room().inherit(old.room(), old.count(), new.count().saturating_sub(old.count())).and_then(|()| {
+            points::pass(Point::RoomInherited);
+            move_chunks(engine, old, &new).map_err(Trouble::error)
+        });
     if let Err(error) = moved {
         new.dissolve();
         old.stay();
@@ -48,7 +49,7 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
 fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Result<(), Trouble> {
     for index in 0..old.count() {
         if let Err(trouble) = move_chunk(engine, old, new, index) {
-            new.return_room(old);
+            new.room().return_to(old.room(), old.count());
             for index in 0..index {
                 if move_chunk(engine, new, old, index).is_err() {
                     lose(old, index);

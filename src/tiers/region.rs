@@ -5,7 +5,7 @@ use super::engine::Engine;
 use super::fault::Mechanism;
 use super::mapping::{Advice, Errno, Mapping, Span, advise};
 use super::residency::Counters;
-use super::spill::Spill;
+use super::room::Room;
 use super::staging::{self, Staging};
 use super::state::{Phase, Word};
 use super::sweep::Sweep;
@@ -20,21 +20,6 @@ use std::sync::Arc;
 
 /// Smallest and largest chunk.
 pub const CHUNK_SIZES: core::ops::RangeInclusive<usize> = PAGE..=64 << 20;
-/// Blocks of a sparse region are made on disk for this many bytes at a time, or a chunk if that is larger.
-const PIECE: usize = 4 << 20;
-
-/// A part of a spill file that is a region's: chunk `first + i` has its place at `start + i * chunk`.
-struct Home {
-    /// Number of the file.
-    file: u16,
-    spill: Arc<Spill>,
-    first: usize,
-    count: usize,
-    start: u64,
-    /// Chunks that are stored there.
-    stored: usize,
-}
-
 /// One region.
 pub struct Region {
     engine: Arc<Engine>,
@@ -46,9 +31,7 @@ pub struct Region {
     table: Table,
     lists: Mutex<Lists>,
     staging: Arc<Staging>,
-    homes: Mutex<Vec<Home>>,
-    /// Blocks on disk are made for all of it, or, if it is sparse, for the pieces noted here (one bit each).
-    made: Mutex<Option<Vec<u64>>>,
+    room: Room,
     /// All in place for good, because nothing serves faults and the data fit.
     resident: bool,
     /// Claims held, and whether it is being freed or moved: nobody else claims a chunk any more.
@@ -57,8 +40,6 @@ pub struct Region {
     forbidden: AtomicBool,
     /// Owners beyond the first.
     pub further_owners: AtomicUsize,
-    /// Whether the program tracks it.
-    pub tracked: AtomicBool,
     /// Figures.
     pub counters: Counters,
     /// How it is swept.
@@ -153,6 +134,7 @@ impl Region {
         if let Err(errno) = pages.adopt_region(memory.span()) {
             return Err(super::trouble::Trouble::Pages(errno).error());
         }
+        let room = Room::new(engine, chunk, capacity);
         Ok(Region {
             engine: engine.clone(),
             memory,
@@ -163,13 +145,11 @@ impl Region {
             table,
             lists: Mutex::default(),
             staging,
-            homes: Mutex::default(),
-            made: Mutex::new(None),
+            room,
             resident: false,
             claims: Claims::default(),
             forbidden: AtomicBool::new(false),
             further_owners: AtomicUsize::new(0),
-            tracked: AtomicBool::new(false),
             counters: Counters::default(),
             sweep: Mutex::default(),
         })
@@ -179,7 +159,7 @@ impl Region {
         if self.resident || self.engine.purse().limit() == 0 {
             return Ok(());
         }
-        self.take_home(0, self.count())
+        self.room.take(0, self.count())
     }
     /// Where nothing serves faults and the data fit, has all of it in place for good. While it is fresh: one that has
     /// stored chunks stays one whose chunks are acquired.
@@ -199,108 +179,9 @@ impl Region {
         self.counters.hot.fetch_add(length, Relaxed);
         Ok(())
     }
-    /// A place on disk for `count` chunks from `first` on.
-    fn take_home(&self, first: usize, count: usize) -> Result<()> {
-        let disk = |errno| super::trouble::Trouble::Disk(errno).error();
-        let (file, spill) = self.engine.spill().map_err(disk)?;
-        let length = (count * self.chunk) as u64;
-        let start = spill.take_range(length);
-        // What the disk could never hold must be sparse; anything else has its blocks made now.
-        if length > spill.capacity() || self.made.lock().is_some() {
-            let pieces = self.table.capacity().div_ceil(self.chunks_a_piece());
-            let mut made = self.made.lock();
-            made.get_or_insert_default().resize(pieces.div_ceil(64), 0);
-        } else if let Err(errno) = spill.make_blocks(start, length) {
-            spill.give_range(start, length);
-            return Err(disk(errno));
-        }
-        self.homes.lock().push(Home { file, spill, first, count, start, stored: 0 });
-        Ok(())
-    }
-    fn chunks_a_piece(&self) -> usize {
-        (PIECE / self.chunk).max(1)
-    }
-    /// Makes sure that a chunk about to be used for the first time can be spilled.
-    pub(super) fn make_blocks(&self, index: usize) -> core::result::Result<(), Errno> {
-        let mut made = self.made.lock();
-        let Some(bits) = made.as_mut() else { return Ok(()) };
-        let piece = index / self.chunks_a_piece();
-        if bits[piece / 64] >> (piece % 64) & 1 != 0 {
-            return Ok(());
-        }
-        let first = piece * self.chunks_a_piece();
-        let (spill, start) =
-            match self.home_in(self.engine.current_file(), first.max(self.first_of_home(index))) {
-                Some(home) => home,
-                None => return Ok(()), // found out when it is spilled
-            };
-        let count = self.chunks_a_piece().min(self.count() - first);
-        spill.make_blocks(start, (count * self.chunk) as u64)?;
-        bits[piece / 64] |= 1 << (piece % 64);
-        Ok(())
-    }
-    fn first_of_home(&self, index: usize) -> usize {
-        self.homes.lock().iter().rev().find(|h| h.holds(index)).map_or(0, |h| h.first)
-    }
-    /// The file where a chunk is to be written now, its number, and the offset. Where no room was taken in advance,
-    /// because there is no budget, it is taken now.
-    pub(super) fn place_for_writing(
-        &self,
-        index: usize,
-    ) -> core::result::Result<(u16, Arc<Spill>, u64), Errno> {
-        let (file, spill) = self.engine.spill()?;
-        if self.home_in(file, index).is_none() {
-            self.take_place(file, &spill);
-        }
-        let (spill, offset) = self.home_in(file, index).ok_or(Errno(libc::ENOSPC))?;
-        Ok((file, spill, offset))
-    }
-    /// The file with this number and a chunk's offset in it.
-    pub(super) fn home_in(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64)> {
-        let homes = self.homes.lock();
-        let home = homes.iter().find(|h| h.file == file && h.holds(index))?;
-        Some((home.spill.clone(), home.start + ((index - home.first) * self.chunk) as u64))
-    }
-    /// Notes that a chunk is stored in a file, or not any more.
-    pub(super) fn note_stored(&self, file: u16, index: usize, stored: bool) {
-        if let Some(home) = self.homes.lock().iter_mut().find(|h| h.file == file && h.holds(index)) {
-            home.stored = if stored { home.stored + 1 } else { home.stored - 1 };
-        }
-    }
-    /// Whether chunks are stored in a file.
-    pub(super) fn stores_in(&self, file: u16) -> bool {
-        self.homes.lock().iter().any(|home| home.file == file && home.stored > 0)
-    }
-    /// After a fork: takes a place in the file now current, if it had one before. Without making blocks.
-    pub(super) fn move_home(&self, file: u16, spill: &Arc<Spill>) {
-        if !self.homes.lock().is_empty() {
-            self.take_place(file, spill);
-            *self.made.lock() =
-                Some(vec![0; self.table.capacity().div_ceil(self.chunks_a_piece()).div_ceil(64)]);
-        }
-    }
-    /// Has no room any more in a file that is being closed.
-    pub(super) fn leave_home(&self, file: u16) {
-        self.homes.lock().retain(|home| home.file != file);
-    }
-    /// Takes over the room of a smaller region, and takes what is missing.
-    pub(super) fn inherit_room(&self, old: &Region) -> Result<()> {
-        *self.made.lock() = old.made.lock().as_ref().map(|bits| {
-            let mut bits = bits.clone();
-            bits.resize(self.table.capacity().div_ceil(self.chunks_a_piece()).div_ceil(64), 0);
-            bits
-        });
-        if !old.homes.lock().is_empty() && self.count() > old.count() {
-            self.take_home(old.count(), self.count() - old.count())?;
-        }
-        let inherited = core::mem::take(&mut *old.homes.lock());
-        self.homes.lock().extend(inherited);
-        Ok(())
-    }
-    /// Gives the room back to the region it came from.
-    pub(super) fn return_room(&self, old: &Region) {
-        self.shorten_homes(old.count());
-        *old.homes.lock() = core::mem::take(&mut *self.homes.lock());
+    /// Its room on disk.
+    pub(super) fn room(&self) -> &Room {
+        &self.room
     }
     /// From now on its chunks are the caller's alone, who claims them with `claim_leaving`; waits for what others have
     /// begun.
@@ -369,11 +250,6 @@ impl Region {
     /// Whether it is being freed or moved.
     pub(super) fn is_leaving(&self) -> bool {
         self.claims.is_leaving()
-    }
-    fn take_place(&self, file: u16, spill: &Arc<Spill>) {
-        let count = self.table.capacity();
-        let start = spill.take_range((count * self.chunk) as u64);
-        self.homes.lock().push(Home { file, spill: spill.clone(), first: 0, count, start, stored: 0 });
     }
     #[cfg(test)]
     pub(super) fn is_listed(&self, index: usize) -> Which {
@@ -447,22 +323,22 @@ impl Region {
         self.chunk(index).state.load()
     }
 
-    /// Changes the size in place if the reserved address space allows; false if it does not. Bytes that come back
-    /// after shrinking and growing are zero from the next chunk boundary on.
+    /// Changes the size in place if the reserved address space allows; false if it does not. What it grows by is zero from
+    /// the next chunk boundary on (tail.rs clears what is before).
     pub(super) fn resize(&self, size: usize) -> Result<bool> {
         let (old, new) = (self.count(), size.div_ceil(self.chunk));
         if self.resident || new > self.table.capacity() {
             return Ok(new <= old && self.shrink_resident(size));
         }
         if new > old && self.engine.purse().limit() != 0 {
-            self.take_home(old, new - old)?;
+            self.room.take(old, new - old)?;
         }
         self.size.store(size, Relaxed);
         for index in new..old {
             self.forget(index);
         }
         if new < old {
-            self.shorten_homes(new);
+            self.room.shorten(new);
         }
         Ok(true)
     }
@@ -472,19 +348,6 @@ impl Region {
             self.size.store(size, Relaxed);
         }
         fits
-    }
-    /// Gives back the room on disk of all chunks from `count` on.
-    fn shorten_homes(&self, count: usize) {
-        let mut homes = self.homes.lock();
-        for home in homes.iter_mut() {
-            let kept = count.saturating_sub(home.first).min(home.count);
-            if kept < home.count {
-                let start = home.start + (kept * self.chunk) as u64;
-                home.spill.give_range(start, ((home.count - kept) * self.chunk) as u64);
-                home.count = kept;
-            }
-        }
-        homes.retain(|home| home.count > 0);
     }
     /// Drops a chunk's contents, wherever they are. Waits for whoever is moving it; a pin does not hold it.
     fn forget(&self, index: usize) {
@@ -519,11 +382,6 @@ impl Region {
                 self.forget(index);
             }
         }
-        self.shorten_homes(0);
-    }
-}
-impl Home {
-    fn holds(&self, index: usize) -> bool {
-        index.wrapping_sub(self.first) < self.count
+        self.room.shorten(0);
     }
 }

@@ -116,11 +116,11 @@ impl Engine {
     /// Writes a chunk's encoded bytes to its place on disk.
     fn write_out(&self, transit: &mut Transit, bytes: &[u8]) -> Result<(), Trouble> {
         let region = transit.region;
-        let (file, spill, offset) = region.place_for_writing(transit.index).map_err(Trouble::Disk)?;
+        let (file, spill, offset) = region.room().place_for_writing(transit.index).map_err(Trouble::Disk)?;
         spill.write(bytes, offset).map_err(Trouble::Disk)?;
         points::pass(Point::Written);
         transit.stored().file = file;
-        region.note_stored(file, transit.index, true);
+        region.room().note_stored(file, transit.index, true);
         region.counters.cold.fetch_add(bytes.len(), Relaxed);
         region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
         Ok(())

@@ -96,7 +96,8 @@ pub fn stack_of(start: usize) -> Option<Stack> {
 fn has(mode: u8) -> bool {
     MODES.load(Relaxed) & mode != 0
 }
-fn guards_are_on() -> bool {
+/// Whether overruns are looked for.
+pub fn guards_are_on() -> bool {
     has(GUARD_ON)
 }
 fn traces_are_on() -> bool {
@@ -172,13 +173,17 @@ fn damaged_by(pointer: *const u8) -> Option<(Block, usize)> {
     unsafe { guard::first_damage(&block) }.map(|byte| (block, block.size + byte))
 }
 fn tell_damage((block, offset): (Block, usize)) {
+    tell_overrun(block.start, block.size, offset);
+}
+/// What `size` bytes at `start` were overrun at `offset`.
+pub fn tell_overrun(start: usize, size: usize, offset: usize) {
     findings::tell(Finding {
         kind: Kind::Overrun,
-        start: block.start,
-        size: block.size,
+        start,
+        size,
         offset,
         found: stack_here(),
-        allocated: trace::stack_of(block.start),
+        allocated: trace::stack_of(start),
         freed: trace::UNKNOWN,
     });
 }

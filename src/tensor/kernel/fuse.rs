@@ -50,10 +50,3 @@ pub fn offsets(axes: &[Axis], side: Side, start: usize, count: usize, out: &mut 
         block += 1;
     }
 }
-
-/// The common difference of an arithmetic sequence of offsets, if it is one. One offset alone: 0.
-pub fn common_stride(offsets: &[usize]) -> Option<usize> {
-    let Some(second) = offsets.get(1) else { return Some(0) };
-    let stride = second.checked_sub(offsets[0])?;
-    offsets.windows(2).all(|pair| pair[0] + stride == pair[1]).then_some(stride)
-}

@@ -8,8 +8,9 @@
 //! Sums are accumulated over blocks of at most `tiles::DEPTH` terms.
 mod first_use;
 mod fuse;
-mod gather;
 mod multiply;
+mod pack;
+mod permute;
 pub mod scan;
 #[cfg(test)]
 mod tests;
@@ -114,7 +115,7 @@ pub fn permute(source: &[Complex], dimensions: &[usize], order: &[usize], out: &
         stride *= dimensions[axis];
     }
     assert!(stride <= source.len() && stride <= out.len());
-    gather::copy(fuse::fuse(axes, |a| a.other), source, out);
+    permute::copy(fuse::fuse(axes, |a| a.other), source, out);
 }
 
 /// The number of positions of a group of axes as a power of two, rounded up.

@@ -1,42 +1,235 @@
-//! One matrix product on one thread, by faer.
-use super::{Complex, first_use};
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
+//! Products of blocks on one thread, with the vectors that this processor has.
+//!
+//! The scheme is that of BLIS (Van Zee and van de Geijn, "BLIS: a framework for rapidly instantiating BLAS functionality",
+//! 2015): a panel of A stays in the first-level cache while panels of B pass by from the second, and a small tile of C is
+//! summed up in registers. Packed B has real and imaginary parts in vectors of their own, so that every step is a
+//! multiply-add and none a shuffle: they are dealt out while packing, and put together when C is written.
+use super::Complex;
+use super::pack::{Block, Packed};
+use core::ops::Range;
+use pulp::{Arch, Simd, WithSimd};
 
-/// A matrix in memory: where it starts, and the strides of its rows and columns in elements.
-#[derive(Clone, Copy)]
-pub struct Matrix {
-    pub start: *const Complex,
-    pub row_stride: usize,
-    pub column_stride: usize,
+/// Where a product goes: element (x, y) is `out[rows[x] + columns[y]]`.
+pub struct Target<'a> {
+    pub out: *mut Complex,
+    pub rows: &'a [usize],
+    pub columns: &'a [usize],
+    /// Add to what is there; else overwrite it.
+    pub add: bool,
 }
 
-/// C = A B, or C += A B, for A of m by k and B of k by n.
+/// Packs a block of A, whose lines are rows.
 ///
 /// # Safety
-/// All three are readable over their whole extent, C also writable and by nobody else.
-pub unsafe fn multiply(size: [usize; 3], left: Matrix, right: Matrix, out: Matrix, add: bool) {
-    first_use::ready();
-    let [m, n, k] = size;
-    // SAFETY: forwarded from the caller.
-    let (a, b, c) = unsafe {
-        (
-            MatRef::from_raw_parts(left.start, m, k, left.row_stride as isize, left.column_stride as isize),
-            MatRef::from_raw_parts(
-                right.start,
-                k,
-                n,
-                right.row_stride as isize,
-                right.column_stride as isize,
-            ),
-            MatMut::from_raw_parts_mut(
-                out.start.cast_mut(),
-                m,
-                n,
-                out.row_stride as isize,
-                out.column_stride as isize,
-            ),
-        )
-    };
-    matmul(c, if add { Accum::Add } else { Accum::Replace }, a, b, Complex::new(1.0, 0.0), Par::Seq);
+/// The rule of [`Packed::evenly`].
+pub unsafe fn pack_left(arch: Arch, block: &Block, packed: &mut Packed) {
+    struct Left<'a>(&'a Block<'a>, &'a mut Packed);
+    impl WithSimd for Left<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) {
+            // SAFETY: forwarded.
+            unsafe { self.1.evenly(self.0, most_rows::<S>()) }
+        }
+    }
+    arch.dispatch(Left(block, packed));
+}
+
+/// Packs a block of B, whose lines are columns.
+///
+/// # Safety
+/// The rule of [`Packed::evenly`].
+pub unsafe fn pack_right(arch: Arch, block: &Block, packed: &mut Packed) {
+    struct Right<'a>(&'a Block<'a>, &'a mut Packed);
+    impl WithSimd for Right<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            // SAFETY: forwarded.
+            unsafe { self.1.dealt(simd, self.0) }
+        }
+    }
+    arch.dispatch(Right(block, packed));
+}
+
+/// A block of A, packed or as it lies.
+#[derive(Clone, Copy)]
+pub enum Left<'a> {
+    Packed(&'a Packed),
+    /// The terms of a row are neighbours; no exponent.
+    AsItLies(&'a Block<'a>),
+}
+
+/// C = A B, or C += A B. Blocks are packed for the same `arch`, and have the same terms.
+///
+/// # Safety
+/// All elements of the target may be read and written, are distinct, and nobody else uses them. A block as it lies follows
+/// the rule of [`Packed::evenly`].
+pub unsafe fn multiply(arch: Arch, left: Left, right: &Packed, target: &Target) {
+    match left {
+        Left::Packed(packed) => assert_eq!(packed.depth(), right.depth()),
+        Left::AsItLies(block) => assert_eq!(block.terms.len(), right.depth()),
+    }
+    arch.dispatch(Multiply { left, right, target });
+}
+
+/// Most rows of a panel of A: two sums for each fit into the registers, with what is multiplied.
+const fn most_rows<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 12 } else { 5 }
+}
+/// The same for rows as they lie, each with an address of its own.
+const fn most_lying<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 8 } else { 5 }
+}
+
+struct Multiply<'a> {
+    left: Left<'a>,
+    right: &'a Packed,
+    target: &'a Target<'a>,
+}
+impl WithSimd for Multiply<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Each size of a tile is code of its own, in registers.
+        macro_rules! tiles {
+            ($rows:expr, $most:expr, $step:expr, $row:expr, [$($count:literal)*]) => {
+                match $rows.len() {
+                    $($count if $count <= $most => {
+                        let lines: [*const f32; $count] = core::array::from_fn($row);
+                        // SAFETY: rows of the left block, as many as said; the target is the caller's promise.
+                        unsafe { band::<S, $count>(simd, lines, $step, &self, $rows) };
+                    })*
+                    _ => unreachable!(),
+                }
+            };
+        }
+        match self.left {
+            Left::Packed(packed) => {
+                for (rows, start) in packed.panels() {
+                    let start = start.cast::<f32>();
+                    let row = |i: usize| start.wrapping_add(2 * i);
+                    tiles!(rows, most_rows::<S>(), 2 * rows.len(), row, [1 2 3 4 5 6 7 8 9 10 11 12]);
+                }
+            }
+            Left::AsItLies(block) => {
+                for first in (0..block.lines.len()).step_by(most_lying::<S>()) {
+                    let rows = first..block.lines.len().min(first + most_lying::<S>());
+                    let row = |i: usize| {
+                        block.source.wrapping_add(block.lines[first + i] + block.terms[0]).cast::<f32>()
+                    };
+                    tiles!(rows, most_lying::<S>(), 2, row, [1 2 3 4 5 6 7 8]);
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of A times all of B. A's elements are `step` floats apart.
+///
+/// # Safety
+/// Each of `lines` is a row of the left block; the target follows the rule of [`multiply`].
+#[inline(always)]
+unsafe fn band<S: Simd, const ROWS: usize>(
+    simd: S,
+    lines: [*const f32; ROWS],
+    step: usize,
+    product: &Multiply,
+    rows: Range<usize>,
+) {
+    for (columns, right) in product.right.panels() {
+        prefetch(product.target, rows.clone(), columns.clone());
+        // SAFETY: forwarded; a panel of B has its depth.
+        unsafe {
+            let sums = tile::<S, ROWS>(simd, product.right.depth(), lines, step, right.cast());
+            write(simd, sums, product.target, rows.clone(), columns);
+        }
+    }
+}
+
+/// Real and imaginary parts of a row of a tile.
+type Row<S> = [<S as Simd>::f32s; 2];
+
+/// A tile of C: the product of some rows of A and a panel of B.
+///
+/// # Safety
+/// Each of `lines` points to real and imaginary parts, of `depth` terms, one `step` apart; `right` to as many pairs of vectors.
+#[inline(always)]
+unsafe fn tile<S: Simd, const ROWS: usize>(
+    simd: S,
+    depth: usize,
+    lines: [*const f32; ROWS],
+    step: usize,
+    right: *const Row<S>,
+) -> [Row<S>; ROWS] {
+    let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
+    for term in 0..depth {
+        // SAFETY: the rule above.
+        let [b_re, b_im] = unsafe { right.add(term).read() };
+        for (row, [re, im]) in sums.iter_mut().enumerate() {
+            // SAFETY: the rule above. Two loads, each to all lanes: one of both parts would have to be taken apart.
+            let [a_re, a_im] =
+                unsafe { [0, 1].map(|part| simd.splat_f32s(lines[row].add(term * step + part).read())) };
+            *re = simd.mul_add_e_f32s(a_re, b_re, *re);
+            *im = simd.mul_add_e_f32s(a_re, b_im, *im);
+            *re = simd.negate_mul_add_e_f32s(a_im, b_im, *re);
+            *im = simd.mul_add_e_f32s(a_im, b_re, *im);
+        }
+    }
+    sums
+}
+
+/// Asks for a tile of C, which is written when it has been summed up.
+#[inline(always)]
+fn prefetch(target: &Target, rows: Range<usize>, columns: Range<usize>) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(first), Some(last)) =
+        (target.columns.get(columns.start), target.columns.get(columns.end - 1))
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for row in &target.rows[rows] {
+            for column in [first, last] {
+                // SAFETY: every x86-64 has the instruction, and it reads nothing the program could see.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(target.out.wrapping_add(row + column).cast()) };
+            }
+        }
+    }
+}
+
+/// Writes a tile of C, or adds it.
+///
+/// # Safety
+/// The rule of [`multiply`].
+#[inline(always)]
+unsafe fn write<S: Simd, const ROWS: usize>(
+    simd: S,
+    sums: [Row<S>; ROWS],
+    target: &Target,
+    rows: Range<usize>,
+    columns: Range<usize>,
+) {
+    let columns = &target.columns[columns];
+    let whole = columns.len() == S::F32_LANES && columns.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+    for (sum, row) in sums.into_iter().zip(&target.rows[rows]) {
+        let sum = simd.interleave_shfl_f32s(sum);
+        // SAFETY: elements of the target, a vector of them where they are neighbours.
+        unsafe {
+            let start = target.out.add(*row);
+            if whole {
+                let place = start.add(columns[0]).cast::<Row<S>>();
+                let [mut first, mut second] = sum;
+                if target.add {
+                    let [a, b] = place.read_unaligned();
+                    (first, second) = (simd.add_f32s(a, first), simd.add_f32s(b, second));
+                }
+                place.write_unaligned([first, second]);
+            } else {
+                for (i, column) in columns.iter().enumerate() {
+                    let value = (&raw const sum).cast::<Complex>().add(i).read();
+                    let place = start.add(*column);
+                    place.write(if target.add { place.read() + value } else { value });
+                }
+            }
+        }
+    }
 }

@@ -1,21 +1,23 @@
 //! The loops of a contraction: tiles of C, blocks of the sum, and the choice between direct and gathered operands.
-use super::fuse::{self, Side, common_stride};
-use super::gather::Panel;
-use super::multiply::{Matrix, multiply};
+use super::fuse::{self, Side};
+use super::multiply::{self, Left, Target};
+use super::pack::{Block, Packed, are_neighbours};
 use super::thin::{self, Thin};
 use super::{Axis, Complex, Product, threads, volume};
 use crate::error::Result;
+use core::ops::Range;
+use pulp::Arch;
 
-/// Terms of a sum per matrix product.
-pub const DEPTH: usize = 512;
-/// Rows and columns of a tile of C. Tiles of this size with blocks of this depth reach what faer reaches on a
-/// whole product, and bound what it packs.
-const ROWS: usize = 1024;
-const COLUMNS: usize = 960;
-/// Columns per tile are a multiple of this, faer's panel for complex elements.
+/// Most terms of a sum that are multiplied at one time: a panel of A with as many stays in the first-level cache.
+pub const DEPTH: usize = 384;
+/// Most elements of B that are packed at one time: they stay in the second-level cache.
+const BLOCK: usize = 192 * DEPTH;
+/// Rows of A that meet no more columns than this are not worth packing.
+const REUSED: usize = 64;
+/// Most rows and columns of a tile of C.
+const SIDE: usize = 1024;
+/// Rows and columns of a tile are a multiple of this, of panels of both kinds.
 const PANEL: usize = 48;
-/// A block that meets fewer rows or columns than this is not worth gathering.
-const REUSED: usize = 32;
 /// Multiply-adds from which a second thread pays for being woken.
 const WORTH_SHARING: f64 = 1e6;
 
@@ -33,6 +35,7 @@ struct Plan<'a> {
     tile: (usize, usize),
     size: (usize, usize),
     terms: core::marker::PhantomData<&'a Complex>,
+    arch: Arch,
 }
 // SAFETY: the operands are only read, and every tile of `out` is written by one thread.
 unsafe impl Sync for Plan<'_> {}
@@ -92,6 +95,7 @@ pub unsafe fn run(
         tile,
         size,
         terms: core::marker::PhantomData,
+        arch: Arch::new(),
     };
     let tiles = size.0.div_ceil(tile.0) * size.1.div_ceil(tile.1);
     if threads > 1 && tiles < threads && depth >= 8 * DEPTH {
@@ -117,31 +121,25 @@ fn order_sums(sums: Vec<Axis>, size: (usize, usize)) -> Vec<Axis> {
     }
 }
 
-/// Tiles as large as allowed, but enough of them, and equal enough, for all threads.
+/// Tiles as large as allowed, but enough of them, and equal enough, for all threads: the last leaves all others idle.
 fn tile_size((rows, columns): (usize, usize), threads: usize) -> (usize, usize) {
-    let mut tile = (rows.min(ROWS), columns.min(COLUMNS));
-    let count = |tile: (usize, usize)| rows.div_ceil(tile.0) * columns.div_ceil(tile.1);
-    // The last tile leaves all other threads idle. Halving wide tiles costs nothing, since what is packed of B is used
-    // by as many rows as before; narrow ones are halved only for want of work for everyone.
-    let enough = |tile: (usize, usize)| match count(tile) {
-        _ if threads == 1 => true,
-        parts if tile.1 > COLUMNS / 2 => parts >= 8 * threads,
-        parts => parts >= 4 * threads,
+    let mut tile = (rows.min(SIDE), columns.min(SIDE));
+    let enough = |tile: (usize, usize)| {
+        threads == 1 || rows.div_ceil(tile.0) * columns.div_ceil(tile.1) >= 4 * threads
     };
-    while !enough(tile) && (tile.0 > 128 || tile.1 > 2 * PANEL) {
-        if tile.0 >= tile.1 && tile.0 > 128 || tile.1 <= 2 * PANEL {
+    while !enough(tile) && (tile.0 > 2 * PANEL || tile.1 > 2 * PANEL) {
+        if tile.0 >= tile.1 {
             tile.0 = tile.0.div_ceil(2);
         } else {
-            tile.1 = tile.1.div_ceil(2).next_multiple_of(PANEL);
+            tile.1 = tile.1.div_ceil(2);
         }
     }
     // Even out the last tile.
-    tile.0 = rows.div_ceil(rows.div_ceil(tile.0));
-    tile.1 = columns.div_ceil(columns.div_ceil(tile.1)).next_multiple_of(PANEL.min(columns)).min(columns);
-    tile
+    let even = |all: usize, most: usize| all.div_ceil(all.div_ceil(most)).next_multiple_of(PANEL).min(all);
+    (even(rows, tile.0), even(columns, tile.1))
 }
 
-/// What one thread keeps between tiles: lists of offsets, and panels with what they hold.
+/// What one thread keeps between tiles: lists of offsets, and packed blocks.
 struct Worker {
     rows: Vec<usize>,
     columns: Vec<usize>,
@@ -149,11 +147,10 @@ struct Worker {
     out_columns: Vec<usize>,
     left_sums: Vec<usize>,
     right_sums: Vec<usize>,
-    left: Panel,
-    right: Panel,
+    left: Packed,
+    right: Packed,
     /// First row and first term of what `left` holds now: tiles of one row reuse it.
     left_holds: Option<(usize, usize)>,
-    scattered: Vec<Complex>,
 }
 impl Worker {
     fn new() -> Worker {
@@ -164,106 +161,72 @@ impl Worker {
             out_columns: Vec::new(),
             left_sums: Vec::new(),
             right_sums: Vec::new(),
-            left: Panel::new(),
-            right: Panel::new(),
+            left: Packed::new(),
+            right: Packed::new(),
             left_holds: None,
-            scattered: Vec::new(),
         }
     }
 }
 
 impl Plan<'_> {
     /// Computes one tile over a range of the sum, into C or into `own`, a dense matrix of the tile's size.
-    fn tile(
-        &self,
-        worker: &mut Worker,
-        part: usize,
-        terms: core::ops::Range<usize>,
-        own: Option<&mut [Complex]>,
-    ) {
+    fn tile(&self, worker: &mut Worker, part: usize, terms: Range<usize>, own: Option<&mut [Complex]>) {
         let across = self.size.1.div_ceil(self.tile.1);
         let (row, column) = (part / across * self.tile.0, part % across * self.tile.1);
         let (m, n) = (self.tile.0.min(self.size.0 - row), self.tile.1.min(self.size.1 - column));
-        fuse::offsets(&self.rows, Side::Input, row, m, &mut worker.rows);
-        fuse::offsets(&self.rows, Side::Other, row, m, &mut worker.out_rows);
-        fuse::offsets(&self.columns, Side::Input, column, n, &mut worker.columns);
-        fuse::offsets(&self.columns, Side::Other, column, n, &mut worker.out_columns);
-        let regular = common_stride(&worker.out_rows).zip(common_stride(&worker.out_columns));
-        // A tile that is written elsewhere first is added to C at the end.
-        let add = self.accumulate && own.is_none() && regular.is_some();
-        let (target, scatter) = match (own, regular) {
-            (Some(own), _) => (Matrix { start: own.as_mut_ptr(), row_stride: n, column_stride: 1 }, false),
-            (None, Some((row_stride, column_stride))) => {
-                // SAFETY: the first element of the tile, inside C.
-                let start = unsafe { self.out.add(worker.out_rows[0] + worker.out_columns[0]) };
-                (Matrix { start, row_stride, column_stride }, false)
+        let w = worker;
+        fuse::offsets(&self.rows, Side::Input, row, m, &mut w.rows);
+        fuse::offsets(&self.columns, Side::Input, column, n, &mut w.columns);
+        let (out, accumulate) = match own {
+            Some(own) => {
+                w.out_rows.clear();
+                w.out_rows.extend((0..m).map(|row| row * n));
+                w.out_columns.clear();
+                w.out_columns.extend(0..n);
+                (own.as_mut_ptr(), false)
             }
-            (None, None) => {
-                worker.scattered.resize(m * n, Complex::new(0.0, 0.0));
-                (Matrix { start: worker.scattered.as_mut_ptr(), row_stride: n, column_stride: 1 }, true)
+            None => {
+                fuse::offsets(&self.rows, Side::Other, row, m, &mut w.out_rows);
+                fuse::offsets(&self.columns, Side::Other, column, n, &mut w.out_columns);
+                (self.out, self.accumulate)
             }
         };
-        for first in terms.clone().step_by(DEPTH) {
-            let k = DEPTH.min(terms.end - first);
-            fuse::offsets(&self.sums, Side::Input, first, k, &mut worker.left_sums);
-            fuse::offsets(&self.sums, Side::Other, first, k, &mut worker.right_sums);
-            // SAFETY: all sums of offsets are inside the operands by the rule of `run`.
-            let (left, right) = unsafe { (self.left_block(worker, row, first), self.right_block(worker)) };
-            // SAFETY: both blocks are readable; the target is this tile, which no other thread touches.
-            unsafe { multiply([m, n, k], left, right, target, first != terms.start || add) };
-        }
-        if scatter {
-            for (line, base) in worker.scattered.chunks(n).zip(&worker.out_rows) {
-                for (z, offset) in line.iter().zip(&worker.out_columns) {
-                    // SAFETY: an element of this tile of C.
-                    unsafe { self.put(base + offset, *z) };
+        // As many terms in each block, nearly.
+        let depth = terms.len().div_ceil(terms.len().div_ceil(DEPTH));
+        for first in terms.clone().step_by(depth) {
+            let count = depth.min(terms.end - first);
+            fuse::offsets(&self.sums, Side::Input, first, count, &mut w.left_sums);
+            fuse::offsets(&self.sums, Side::Other, first, count, &mut w.right_sums);
+            let block =
+                Block { source: self.left, lines: &w.rows, terms: &w.left_sums, exponent: self.exponents.0 };
+            let left = if n <= REUSED && block.exponent == 0 && are_neighbours(block.terms) {
+                Left::AsItLies(&block)
+            } else {
+                if w.left_holds != Some((row, first)) {
+                    // SAFETY: all sums of offsets are inside the operands by the rule of `run`.
+                    unsafe { multiply::pack_left(self.arch, &block, &mut w.left) };
+                    w.left_holds = Some((row, first));
+                }
+                Left::Packed(&w.left)
+            };
+            // The fewer terms, the longer the lines of C that are written.
+            let width = BLOCK / count / PANEL * PANEL;
+            for (columns, out_columns) in w.columns.chunks(width).zip(w.out_columns.chunks(width)) {
+                let block = Block {
+                    source: self.right,
+                    lines: columns,
+                    terms: &w.right_sums,
+                    exponent: self.exponents.1,
+                };
+                let add = accumulate || first != terms.start;
+                let target = Target { out, rows: &w.out_rows, columns: out_columns, add };
+                // SAFETY: as above; the target is this tile, which no other thread touches.
+                unsafe {
+                    multiply::pack_right(self.arch, &block, &mut w.right);
+                    multiply::multiply(self.arch, left, &w.right, &target);
                 }
             }
         }
-    }
-    /// Writes an element of C, or adds to it.
-    ///
-    /// # Safety
-    /// `place` is one of C's elements, which nobody else uses now.
-    unsafe fn put(&self, place: usize, value: Complex) {
-        // SAFETY: the rule above.
-        unsafe {
-            let element = self.out.add(place);
-            element.write(if self.accumulate { element.read() + value } else { value });
-        }
-    }
-    /// The block of A: as it lies where the sum is fastest (or the block is hardly used), else gathered that way.
-    ///
-    /// # Safety
-    /// The rule of `run`.
-    unsafe fn left_block(&self, worker: &mut Worker, row: usize, first: usize) -> Matrix {
-        if self.exponents.0 == 0
-            && let Some(matrix) = direct(self.left, &worker.rows, &worker.left_sums)
-            && (matrix.column_stride == 1 || worker.columns.len() < REUSED)
-        {
-            return matrix;
-        }
-        if worker.left_holds != Some((row, first)) {
-            // SAFETY: forwarded.
-            unsafe { worker.left.fill(self.left, &worker.rows, &worker.left_sums, self.exponents.0) };
-            worker.left_holds = Some((row, first));
-        }
-        Matrix { start: worker.left.as_ptr(), row_stride: worker.left.pitch(), column_stride: 1 }
-    }
-    /// The block of B: as it lies where its columns are fastest (or it is hardly used), else gathered that way.
-    ///
-    /// # Safety
-    /// The rule of `run`.
-    unsafe fn right_block(&self, worker: &mut Worker) -> Matrix {
-        if self.exponents.1 == 0
-            && let Some(matrix) = direct(self.right, &worker.right_sums, &worker.columns)
-            && (matrix.column_stride == 1 || worker.rows.len() < REUSED)
-        {
-            return matrix;
-        }
-        // SAFETY: forwarded.
-        unsafe { worker.right.fill(self.right, &worker.right_sums, &worker.columns, self.exponents.1) };
-        Matrix { start: worker.right.as_ptr(), row_stride: worker.right.pitch(), column_stride: 1 }
     }
     /// A small C with a long sum: each thread sums its share of the terms into a C of its own.
     fn share_sum(&self, threads: usize) {
@@ -291,15 +254,10 @@ impl Plan<'_> {
         for (i, place) in rows.iter().flat_map(|r| columns.iter().map(move |c| r + c)).enumerate() {
             let sum = partial.iter().fold(zero, |sum, own| sum + own[i]);
             // SAFETY: an element of C by the rule of `run`; all threads are done.
-            unsafe { self.put(place, sum) };
+            unsafe {
+                let element = self.out.add(place);
+                element.write(if self.accumulate { element.read() + sum } else { sum });
+            }
         }
     }
-}
-
-/// A block as it lies, if its strides are regular and one of them is 1 (or it is a single line).
-fn direct(start: *const Complex, lines: &[usize], places: &[usize]) -> Option<Matrix> {
-    let (row_stride, column_stride) = (common_stride(lines)?, common_stride(places)?);
-    let near = row_stride == 1 || column_stride == 1 || lines.len() == 1 || places.len() == 1;
-    // SAFETY: the first element of the block, inside the operand by the rule of `run`.
-    near.then(|| Matrix { start: unsafe { start.add(lines[0] + places[0]) }, row_stride, column_stride })
 }

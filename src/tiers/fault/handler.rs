@@ -97,7 +97,7 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
     let errno = unsafe { *libc::__errno_location() };
     // SAFETY: the kernel passes a valid siginfo_t.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
-    let served = match is_fault(signal, code) {
+    let served = match is_fault(signal, code) && !is_broken(signal, code) {
         true => engine::serve_fault(address, was_store(context)),
         false => Served::NotOurs,
     };
@@ -115,6 +115,11 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
 /// of memory found broken that nobody waits for.
 fn is_fault(signal: libc::c_int, code: libc::c_int) -> bool {
     code > 0 && (signal, code) != (libc::SIGBUS, libc::BUS_MCEERR_AO)
+}
+
+/// Whether the instruction touched memory that the machine found broken: bringing its chunk in does not help.
+fn is_broken(signal: libc::c_int, code: libc::c_int) -> bool {
+    (signal, code) == (libc::SIGBUS, libc::BUS_MCEERR_AR)
 }
 
 /// To whoever handled the signal before.

@@ -1,4 +1,4 @@
-//! Tables of tracked blocks: any pointer, without a limit, at a cost that does not depend on how many there are.
+//! Tables of addresses with a number each: without a limit, at a cost that does not depend on how many there are.
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
 use core::hash::{BuildHasher, Hasher};

@@ -1,0 +1,298 @@
+//! What one thread has allocated and freed of one heap.
+//!
+//! A hit writes one word: bytes in its lower 50 bits, and above them how often. Both are since the last *publication*,
+//! when the words begin at 0 again: they go to [`Earlier`], and what they make of the heap's live bytes to the heap.
+//! That is due when live bytes have moved by more than [`UNPUBLISHED`], and when a word's sign would change.
+//!
+//! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words, and
+//! counts in `publications`, before and after, that it does.
+use super::Heap;
+use super::statistics::Counts;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, fence};
+
+/// Net bytes a thread may have allocated or freed before it tells the heap.
+pub(super) const UNPUBLISHED: isize = 64 << 10;
+
+const COUNT_BITS: u32 = 14;
+const ONCE: usize = 1 << (usize::BITS - COUNT_BITS);
+const BYTES: usize = ONCE - 1;
+/// [`UNPUBLISHED`] as [`difference`] has it.
+const MOST: isize = UNPUBLISHED << COUNT_BITS;
+
+/// What counts a block of `size` bytes in a word.
+#[inline(always)]
+pub(super) fn once(size: usize) -> usize {
+    size + ONCE
+}
+/// Bytes that `allocated` has more than `freed`, times 2^14: the counts are shifted out.
+#[inline(always)]
+fn difference(allocated: usize, freed: usize) -> isize {
+    (allocated.wrapping_sub(freed) << COUNT_BITS) as isize
+}
+fn is_full(word: usize) -> bool {
+    (word as isize) < 0
+}
+/// What a word of the calling thread's own holds, which no other thread writes: a plain load, which the compiler may make
+/// part of another instruction.
+#[inline(always)]
+fn own(word: &AtomicUsize) -> usize {
+    // SAFETY: no other thread writes, so there is no race.
+    unsafe { word.as_ptr().read() }
+}
+fn add(counter: &AtomicUsize, amount: usize) {
+    counter.store(own(counter).wrapping_add(amount), Relaxed);
+}
+
+/// See the module's comment. Zero bytes are an empty one.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct Tally {
+    /// Hits and their bytes.
+    allocated: AtomicUsize,
+    /// Quick frees and their bytes.
+    freed: AtomicUsize,
+    /// The highest [`difference`] since the last publication. A reset of the heap's statistics stores here too.
+    peak: AtomicIsize,
+    publications: AtomicU32,
+    earlier: Earlier,
+}
+/// What the two words no longer hold, or never held.
+#[derive(Default)]
+struct Earlier {
+    hits: AtomicUsize,
+    misses: AtomicUsize,
+    frees: AtomicUsize,
+    allocated: AtomicUsize,
+}
+
+impl Tally {
+    /// Counts a hit of `size` bytes, few enough for the fast path. False, with nothing changed, when it is to be
+    /// published.
+    #[inline(always)]
+    pub fn hit(&self, size: usize) -> bool {
+        let allocated = own(&self.allocated).wrapping_add(once(size));
+        let live = difference(allocated, own(&self.freed));
+        // One branch for both: a new peak, and a full word.
+        if (self.peak.load(Relaxed).wrapping_sub(live)) | (allocated as isize) < 0 {
+            if live > MOST || is_full(allocated) {
+                return false;
+            }
+            self.peak.store(live, Relaxed);
+        }
+        self.allocated.store(allocated, Relaxed);
+        true
+    }
+    /// Counts a free, of so many bytes [`once`]. False, with nothing changed, when it is to be published.
+    #[inline(always)]
+    pub fn quick_free(&self, once: usize) -> bool {
+        let freed = own(&self.freed).wrapping_add(once);
+        if difference(own(&self.allocated), freed).wrapping_add(MOST) | (freed as isize) < 0 {
+            return false;
+        }
+        self.freed.store(freed, Relaxed);
+        true
+    }
+    /// Counts an allocation of `size` bytes, or a miss.
+    pub fn allocation(&self, heap: &Heap, size: usize, hit: bool) {
+        add(if hit { &self.earlier.hits } else { &self.earlier.misses }, 1);
+        self.change(heap, size, 0);
+    }
+    /// Counts a free of `size` bytes.
+    pub fn free(&self, heap: &Heap, size: usize) {
+        add(&self.earlier.frees, 1);
+        self.change(heap, 0, size);
+    }
+    /// Takes a free of `size` bytes back.
+    pub fn refuse(&self, heap: &Heap, size: usize) {
+        add(&self.earlier.frees, 1usize.wrapping_neg());
+        self.change(heap, 0, size.wrapping_neg());
+    }
+    /// A block of `old` bytes is about to be replaced by another: its bytes are off first, so that the peak never has both.
+    /// Gives what [`Tally::end_replacement`] wants to know.
+    pub fn begin_replacement(&self, heap: &Heap, old: usize) -> usize {
+        self.change(heap, 0, old);
+        self.hits()
+    }
+    /// The other one was allocated and the block freed, each counted as what it is, or, if not `replaced`, nothing was
+    /// done: what counts is that a block was resized, or nothing.
+    pub fn end_replacement(&self, heap: &Heap, old: usize, hits: usize, replaced: bool) {
+        self.change(heap, 0, old.wrapping_neg());
+        if replaced {
+            let served_by = if self.hits() == hits { &self.earlier.misses } else { &self.earlier.hits };
+            add(served_by, 1_usize.wrapping_neg());
+            add(&self.earlier.frees, 1_usize.wrapping_neg());
+        }
+    }
+    fn hits(&self) -> usize {
+        own(&self.earlier.hits).wrapping_add(own(&self.allocated) / ONCE)
+    }
+    /// Counts bytes allocated and bytes freed.
+    pub fn change(&self, heap: &Heap, allocated: usize, freed: usize) {
+        let change = allocated.wrapping_sub(freed) as isize;
+        let (mut live, mut peak) = self.unpublished();
+        live = live.wrapping_add(change);
+        peak = peak.max(live);
+        add(&self.earlier.allocated, allocated);
+        let full = is_full(own(&self.allocated) + ONCE) || is_full(own(&self.freed) + ONCE);
+        if full || live.unsigned_abs() > UNPUBLISHED as usize {
+            return self.publish_as(heap, live, peak);
+        }
+        // Bytes that a word holds are not among the earlier ones.
+        if change >= 0 {
+            add(&self.earlier.allocated, change.wrapping_neg() as usize);
+            add(&self.allocated, change as usize);
+        } else {
+            add(&self.freed, change.unsigned_abs());
+        }
+        self.peak.store(peak << COUNT_BITS, Relaxed);
+    }
+    /// Adds what is unpublished to the heap's live bytes and raises its peak.
+    pub fn publish(&self, heap: &Heap) {
+        let (live, peak) = self.unpublished();
+        self.publish_as(heap, live, peak);
+    }
+    #[cold]
+    fn publish_as(&self, heap: &Heap, live: isize, peak: isize) {
+        let (allocated, freed) = (own(&self.allocated), own(&self.freed));
+        let publications = self.publications.load(Relaxed);
+        self.publications.store(publications.wrapping_add(1), Relaxed);
+        fence(Release);
+        let before = heap.counters.live.fetch_add(live, Relaxed);
+        heap.counters.raise_peak(before + peak);
+        add(&self.earlier.hits, allocated / ONCE);
+        add(&self.earlier.frees, freed / ONCE);
+        add(&self.earlier.allocated, allocated & BYTES);
+        self.allocated.store(0, Relaxed);
+        self.freed.store(0, Relaxed);
+        self.peak.store(0, Relaxed);
+        self.publications.store(publications.wrapping_add(2), Release);
+    }
+    /// Unpublished net bytes and their peak.
+    pub fn unpublished(&self) -> (isize, isize) {
+        let live = difference(self.allocated.load(Relaxed), self.freed.load(Relaxed));
+        (live >> COUNT_BITS, self.peak.load(Relaxed) >> COUNT_BITS)
+    }
+    /// Forgets the peak so far.
+    pub fn reset_peak(&self) {
+        self.peak.store(difference(self.allocated.load(Relaxed), self.freed.load(Relaxed)), Relaxed);
+    }
+    /// Counts so far.
+    pub fn counts(&self) -> Counts {
+        // A thread that another one's fork left behind in a publication is in it for ever; it makes no others.
+        const TRIES: usize = 1000;
+        let read = || {
+            let (allocated, freed) = (self.allocated.load(Relaxed), self.freed.load(Relaxed));
+            Counts {
+                hits: self.earlier.hits.load(Relaxed).wrapping_add(allocated / ONCE),
+                misses: self.earlier.misses.load(Relaxed),
+                frees: self.earlier.frees.load(Relaxed).wrapping_add(freed / ONCE),
+                allocated: self.earlier.allocated.load(Relaxed).wrapping_add(allocated & BYTES),
+                largest: 0,
+            }
+        };
+        for _ in 0..TRIES {
+            let before = self.publications.load(Acquire);
+            let counts = read();
+            fence(Acquire);
+            if before % 2 == 0 && self.publications.load(Relaxed) == before {
+                return counts;
+            }
+            core::hint::spin_loop();
+        }
+        read()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::HeapParams;
+    use super::*;
+
+    /// What goes the fast way where it may, as fast.rs and slow.rs do.
+    fn allocate(tally: &Tally, heap: &Heap, size: usize) {
+        if !tally.hit(size) {
+            tally.allocation(heap, size, true);
+        }
+    }
+    fn free(tally: &Tally, heap: &Heap, size: usize) {
+        if !tally.quick_free(once(size)) {
+            tally.free(heap, size);
+        }
+    }
+
+    #[test]
+    fn counts_are_exact_over_many_publications() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        let mut bytes = 0;
+        for i in 0..100_000 {
+            allocate(&tally, heap, 1 + i % 3000);
+            allocate(&tally, heap, 7);
+            free(&tally, heap, 1 + i % 3000);
+            bytes += 8 + i % 3000;
+        }
+        let (counts, (live, peak)) = (tally.counts(), tally.unpublished());
+        assert_eq!((counts.hits, counts.misses, counts.frees), (200_000, 0, 100_000));
+        assert_eq!(counts.allocated, bytes);
+        assert_eq!(heap.counters.live.load(Relaxed) + live, 700_000);
+        assert!(live.abs() <= UNPUBLISHED && (live..=UNPUBLISHED).contains(&peak));
+        heap.destroy();
+    }
+
+    #[test]
+    fn frees_alone_and_changes_of_any_size_are_counted() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        tally.allocation(heap, 1 << 46, false);
+        assert_eq!(tally.unpublished(), (0, 0));
+        (0..1 << 18).for_each(|_| free(&tally, heap, 3));
+        tally.change(heap, 1 << 45, (1 << 45) + 1000);
+        tally.refuse(heap, 3);
+        let counts = tally.counts();
+        assert_eq!((counts.hits, counts.misses, counts.frees), (0, 1, (1 << 18) - 1));
+        assert_eq!(counts.allocated, (1 << 46) + (1 << 45));
+        tally.publish(heap);
+        assert_eq!(heap.counters.live.load(Relaxed), (1 << 46) - 3 * ((1 << 18) - 1) - 1000);
+        assert_eq!(heap.counters.peak(), 1 << 46);
+        heap.destroy();
+    }
+
+    #[test]
+    fn the_peak_is_exact_between_publications() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        [5000, 6000].iter().for_each(|&size| allocate(&tally, heap, size));
+        free(&tally, heap, 6000);
+        allocate(&tally, heap, 5999);
+        assert_eq!(tally.unpublished(), (10_999, 11_000));
+        tally.reset_peak();
+        assert_eq!(tally.unpublished(), (10_999, 10_999));
+        heap.destroy();
+    }
+
+    /// A reader that looks in the middle of a publication gets counts of before or after it.
+    #[test]
+    fn counts_only_grow_for_who_looks_on() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for _ in 0..150_000 {
+                    (0..2).for_each(|_| allocate(&tally, heap, 40_000));
+                    (0..2).for_each(|_| free(&tally, heap, 40_000));
+                }
+            });
+            let mut last = tally.counts();
+            while !writer.is_finished() {
+                let next = tally.counts();
+                assert!(
+                    next.hits >= last.hits && next.allocated >= last.allocated && next.frees >= last.frees
+                );
+                last = next;
+            }
+        });
+        assert_eq!(tally.counts().hits, 300_000);
+        heap.destroy();
+    }
+}

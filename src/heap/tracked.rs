@@ -1,0 +1,197 @@
+//! Tracked places of live memory of libunimem, blocks and tiered memory alike: at its start or inside.
+//!
+//! Tracking ends when the memory is freed, and goes along when it is reallocated. A block with tracked places is marked
+//! (attributes.rs), so that all others are freed without a look here; tiered memory is looked up with every free. The
+//! singleton's tracker has foreign addresses too, which only the program forgets.
+use super::attributes;
+use super::guard::GUARDED;
+use super::tracking_table::{Tracked, TrackingTable};
+use crate::error::{Result, fail};
+use crate::os::{fork, lock::Mutex, records::Records};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashSet};
+
+/// Those for which instances were asked, each for its own memory.
+pub static INSTANCES: Tracker = Tracker::new();
+/// Those of the program's memory system.
+pub static SINGLETON: Tracker = Tracker::new();
+
+/// cbindgen:ignore
+type Places = HashSet<usize, FixedState, Records>;
+
+/// What one of those who track has tracked. All functions may be called from any thread.
+pub struct Tracker {
+    /// Addresses, each with its distance from the start of the memory it lies in.
+    places: TrackingTable,
+    /// Of memory with tracked places behind its start: those, by the start.
+    inside: Mutex<HashMap<usize, Places, FixedState, Records>>,
+    /// How many there are of these: most programs have none.
+    inside_count: AtomicUsize,
+}
+
+impl Tracker {
+    const fn new() -> Tracker {
+        Tracker {
+            places: TrackingTable::new(),
+            inside: Mutex::new(HashMap::with_hasher_in(FixedState::with_seed(0), Records)),
+            inside_count: AtomicUsize::new(0),
+        }
+    }
+    /// Tracks an address in tiered memory that begins at `start`; or a foreign one, which is a start of its own.
+    pub fn track(&self, address: usize, start: usize) -> Result<()> {
+        let offset = address - start;
+        let tracked = self.places.track(address, offset) != Tracked::NoMemory;
+        if tracked && (offset == 0 || self.note_inside(address, start)) {
+            return Ok(());
+        }
+        self.places.untrack(address);
+        fail!(OutOfMemory, "no memory to track {address:#x}")
+    }
+    /// Tracks an address in the live block that begins at `start`. OutOfMemory, NotOwned.
+    pub fn track_in_block(&self, address: usize, start: usize) -> Result<()> {
+        self.track(address, start)?;
+        attributes::mark(start as *const u8).inspect_err(|_| _ = self.untrack(address))
+    }
+    /// Tracks an address no more; false when it was not tracked.
+    pub fn untrack(&self, address: usize) -> bool {
+        let offset = self.places.untrack(address);
+        if let Some(offset @ 1..) = offset {
+            let mut inside = self.inside.lock();
+            let start = address - offset;
+            let last =
+                inside.get_mut(&start).is_some_and(|places| places.remove(&address) && places.is_empty());
+            if last {
+                inside.remove(&start);
+            }
+            self.inside_count.store(inside.len(), Relaxed);
+        }
+        offset.is_some()
+    }
+    /// Whether an address is tracked.
+    pub fn is_tracked(&self, address: usize) -> bool {
+        self.places.get(address).is_some()
+    }
+    /// How many are tracked.
+    pub fn count(&self) -> usize {
+        self.places.count()
+    }
+    /// Calls `each` with every tracked address. The tracker must not be used from within.
+    pub fn for_each(&self, mut each: impl FnMut(usize)) {
+        self.places.for_each(|address, _| each(address));
+    }
+
+    /// False when memory is short.
+    fn note_inside(&self, address: usize, start: usize) -> bool {
+        let mut inside = self.inside.lock();
+        if inside.try_reserve(1).is_err() {
+            return false;
+        }
+        let none = || HashSet::with_hasher_in(FixedState::with_seed(0), Records);
+        let places = inside.entry(start).or_insert_with(none);
+        let noted = places.try_reserve(1).is_ok();
+        if noted {
+            places.insert(address);
+        } else if places.is_empty() {
+            inside.remove(&start);
+        }
+        self.inside_count.store(inside.len(), Relaxed);
+        noted
+    }
+    fn take_inside(&self, start: usize) -> Option<Places> {
+        if self.inside_count.load(Relaxed) == 0 {
+            return None;
+        }
+        let mut inside = self.inside.lock();
+        let places = inside.remove(&start);
+        self.inside_count.store(inside.len(), Relaxed);
+        places
+    }
+    fn end(&self, start: usize) {
+        if self.places.count() == 0 {
+            return;
+        }
+        self.places.untrack(start);
+        for address in self.take_inside(start).into_iter().flatten() {
+            self.places.untrack(address);
+        }
+    }
+    /// Gives whether anything is tracked there then.
+    fn go_along(&self, from: usize, to: usize, size: usize) -> bool {
+        if self.places.count() == 0 {
+            return false;
+        }
+        // Without memory for a place it is tracked no more.
+        let mut any = from != to && self.places.untrack(from).is_some() && self.track(to, to).is_ok();
+        for address in self.take_inside(from).into_iter().flatten() {
+            self.places.untrack(address);
+            let offset = address - from;
+            any |= offset < size && self.track(to + offset, to).is_ok();
+        }
+        any
+    }
+}
+
+/// The memory that begins at `start` is about to be freed.
+pub fn ended(start: usize) {
+    end_guard(start);
+    INSTANCES.end(start);
+    SINGLETON.end(start);
+}
+/// The memory at `from` was reallocated: it is at `to`, perhaps the same place, and has `size` bytes. Gives whether any of
+/// it is tracked at a new place.
+pub fn moved(from: usize, to: usize, size: usize) -> bool {
+    end_guard(from);
+    INSTANCES.go_along(from, to, size) | SINGLETON.go_along(from, to, size)
+}
+
+fn end_guard(start: usize) {
+    if GUARDED.count() > 0 {
+        GUARDED.untrack(start);
+    }
+}
+
+/// See load.rs.
+pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
+    prepare: || {
+        for tracker in [&INSTANCES, &SINGLETON] {
+            core::mem::forget(tracker.inside.lock());
+            tracker.places.lock_all();
+        }
+        GUARDED.lock_all();
+    },
+    parent: unlock,
+    child: unlock,
+};
+fn unlock() {
+    // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards.
+    unsafe {
+        GUARDED.unlock_all();
+        for tracker in [&INSTANCES, &SINGLETON] {
+            tracker.places.unlock_all();
+            tracker.inside.force_unlock();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn places_end_and_move_with_their_memory() {
+        let tracker = Tracker::new();
+        for (address, start) in [(0x1000, 0x1000), (0x1008, 0x1000), (0x1100, 0x1000), (0x2008, 0x2000)] {
+            tracker.track(address, start).unwrap();
+            tracker.track(address, start).unwrap();
+        }
+        assert_eq!(tracker.count(), 4);
+        assert!(tracker.untrack(0x1100) && !tracker.untrack(0x1100));
+        tracker.track(0x1100, 0x1000).unwrap();
+        assert!(tracker.go_along(0x1000, 0x8000, 0x100), "what is beyond the new size is left behind");
+        assert!(tracker.is_tracked(0x8000) && tracker.is_tracked(0x8008) && tracker.count() == 3);
+        tracker.end(0x8000);
+        assert_eq!(tracker.count(), 1);
+        assert!(!tracker.go_along(0x2000, 0x2000, 8));
+        assert_eq!((tracker.count(), tracker.inside.lock().len()), (0, 0));
+    }
+}

@@ -1,0 +1,169 @@
+//! The room of a region in spill files: where its chunks are written, taken before they have to be.
+use super::engine::Engine;
+use super::mapping::Errno;
+use super::spill::Spill;
+use super::trouble::Trouble;
+use crate::error::Result;
+use crate::os::lock::Mutex;
+use std::sync::Arc;
+
+/// Blocks of a sparse region are made on disk for this many bytes at a time, or a chunk if that is larger.
+const PIECE: usize = 4 << 20;
+
+/// A part of a spill file that is a region's: chunk `first + i` has its place at `start + i * chunk`.
+struct Home {
+    /// Number of the file.
+    file: u16,
+    spill: Arc<Spill>,
+    first: usize,
+    count: usize,
+    start: u64,
+    /// Chunks that are stored there.
+    stored: usize,
+}
+impl Home {
+    fn holds(&self, index: usize) -> bool {
+        index.wrapping_sub(self.first) < self.count
+    }
+}
+
+/// The room of one region.
+pub struct Room {
+    engine: Arc<Engine>,
+    /// Bytes of a chunk.
+    chunk: usize,
+    /// Chunks the region has address space for.
+    capacity: usize,
+    homes: Mutex<Vec<Home>>,
+    /// Blocks on disk are made for all of it, or, if it is sparse, for the pieces noted here (one bit each).
+    made: Mutex<Option<Vec<u64>>>,
+}
+
+impl Room {
+    /// No room yet.
+    pub fn new(engine: &Arc<Engine>, chunk: usize, capacity: usize) -> Room {
+        let (homes, made) = (Mutex::default(), Mutex::new(None));
+        Room { engine: engine.clone(), chunk, capacity, homes, made }
+    }
+    fn chunks_a_piece(&self) -> usize {
+        (PIECE / self.chunk).max(1)
+    }
+    /// Words of a bit for each piece.
+    fn words(&self) -> usize {
+        self.capacity.div_ceil(self.chunks_a_piece()).div_ceil(64)
+    }
+    /// Takes room for `count` chunks from `first` on.
+    pub fn take(&self, first: usize, count: usize) -> Result<()> {
+        let disk = |errno| Trouble::Disk(errno).error();
+        let (file, spill) = self.engine.spill().map_err(disk)?;
+        let length = (count * self.chunk) as u64;
+        let start = spill.take_range(length);
+        let mut made = self.made.lock();
+        // What the disk could never hold must be sparse; anything else has its blocks made now.
+        if length > spill.capacity() || made.is_some() {
+            made.get_or_insert_default().resize(self.words(), 0);
+        } else if let Err(errno) = spill.make_blocks(start, length) {
+            spill.give_range(start, length);
+            return Err(disk(errno));
+        }
+        drop(made);
+        self.homes.lock().push(Home { file, spill, first, count, start, stored: 0 });
+        Ok(())
+    }
+    /// Takes room for all chunks there may ever be, without making blocks.
+    fn take_sparse(&self, file: u16, spill: &Arc<Spill>) {
+        let (first, count) = (0, self.capacity);
+        let start = spill.take_range((count * self.chunk) as u64);
+        self.homes.lock().push(Home { file, spill: spill.clone(), first, count, start, stored: 0 });
+    }
+    /// Makes sure that chunk `index` of `count`, about to be used for the first time, can be spilled.
+    pub fn make_blocks(&self, index: usize, count: usize) -> core::result::Result<(), Errno> {
+        let mut made = self.made.lock();
+        let Some(bits) = made.as_mut() else { return Ok(()) };
+        let piece = index / self.chunks_a_piece();
+        if bits[piece / 64] >> (piece % 64) & 1 != 0 {
+            return Ok(());
+        }
+        let first = piece * self.chunks_a_piece();
+        let begin = first.max(self.first_of_home(index));
+        let Some((spill, start)) = self.place(self.engine.current_file(), begin) else {
+            return Ok(()); // found out when it is spilled
+        };
+        let count = self.chunks_a_piece().min(count - first);
+        spill.make_blocks(start, (count * self.chunk) as u64)?;
+        bits[piece / 64] |= 1 << (piece % 64);
+        Ok(())
+    }
+    fn first_of_home(&self, index: usize) -> usize {
+        self.homes.lock().iter().rev().find(|home| home.holds(index)).map_or(0, |home| home.first)
+    }
+    /// The file where a chunk is to be written now, its number, and the offset. Where no room was taken in advance,
+    /// because there is no budget, it is taken now.
+    pub fn place_for_writing(&self, index: usize) -> core::result::Result<(u16, Arc<Spill>, u64), Errno> {
+        let (file, spill) = self.engine.spill()?;
+        if self.place(file, index).is_none() {
+            self.take_sparse(file, &spill);
+        }
+        let (spill, offset) = self.place(file, index).ok_or(Errno(libc::ENOSPC))?;
+        Ok((file, spill, offset))
+    }
+    /// The file with this number and a chunk's offset in it.
+    pub fn place(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64)> {
+        let homes = self.homes.lock();
+        let home = homes.iter().find(|home| home.file == file && home.holds(index))?;
+        Some((home.spill.clone(), home.start + ((index - home.first) * self.chunk) as u64))
+    }
+    /// Notes that a chunk is stored in a file, or not any more.
+    pub fn note_stored(&self, file: u16, index: usize, stored: bool) {
+        if let Some(home) = self.homes.lock().iter_mut().find(|home| home.file == file && home.holds(index)) {
+            home.stored = if stored { home.stored + 1 } else { home.stored - 1 };
+        }
+    }
+    /// Whether chunks are stored in a file.
+    pub fn stores_in(&self, file: u16) -> bool {
+        self.homes.lock().iter().any(|home| home.file == file && home.stored > 0)
+    }
+    /// After a fork: takes room in the file now current, if there was some before. Without making blocks.
+    pub fn move_to(&self, file: u16, spill: &Arc<Spill>) {
+        if !self.homes.lock().is_empty() {
+            self.take_sparse(file, spill);
+            *self.made.lock() = Some(vec![0; self.words()]);
+        }
+    }
+    /// Has no room any more in a file that is being closed.
+    pub fn leave(&self, file: u16) {
+        self.homes.lock().retain(|home| home.file != file);
+    }
+    /// Takes over the room of a smaller region, and takes what is missing, `more` chunks from `first` on.
+    pub fn inherit(&self, old: &Room, first: usize, more: usize) -> Result<()> {
+        *self.made.lock() = old.made.lock().as_ref().map(|bits| {
+            let mut bits = bits.clone();
+            bits.resize(self.words(), 0);
+            bits
+        });
+        if !old.homes.lock().is_empty() && more > 0 {
+            self.take(first, more)?;
+        }
+        let inherited = core::mem::take(&mut *old.homes.lock());
+        self.homes.lock().extend(inherited);
+        Ok(())
+    }
+    /// Gives the room of the first `count` chunks back to where it came from.
+    pub fn return_to(&self, old: &Room, count: usize) {
+        self.shorten(count);
+        *old.homes.lock() = core::mem::take(&mut *self.homes.lock());
+    }
+    /// Gives back the room of all chunks from `count` on.
+    pub fn shorten(&self, count: usize) {
+        let mut homes = self.homes.lock();
+        for home in homes.iter_mut() {
+            let kept = count.saturating_sub(home.first).min(home.count);
+            if kept < home.count {
+                let start = home.start + (kept * self.chunk) as u64;
+                home.spill.give_range(start, ((home.count - kept) * self.chunk) as u64);
+                home.count = kept;
+            }
+        }
+        homes.retain(|home| home.count > 0);
+    }
+}
