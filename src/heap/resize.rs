@@ -10,10 +10,6 @@ use crate::error::fail;
 impl Heap {
     /// Changes the size of the block at `pointer`; contents up to the smaller size and the alignment stay. The error
     /// leaves the block as it was.
-    #[expect(
-        clippy::not_unsafe_ptr_arg_deref,
-        reason = "the pointer is looked up, and only a live block is read"
-    )]
     pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
         let (span, index, value) = self.find(pointer).inspect_err(|&error| debug::refused(pointer, error))?;
         if size == 0 || size > MAX_SIZE {
