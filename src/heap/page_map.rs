@@ -1,9 +1,9 @@
 //! The registry of who owns an address: two loads from an address to the span that covers it.
 //!
-//! A static root holds one pointer for each 16 GiB of address space, to a leaf with one entry a slice. Blocks of
-//! 2 MiB and more enter one pointer for each whole huge page instead of thirty-two for its slices; they are looked at
-//! only when the slice's own entry is empty. Leaves are never unmapped and span records are never anything but span
-//! records, so any number may be looked up at any time, from any thread.
+//! A static root holds one pointer for each 16 GiB of address space, to a leaf with one entry a slice; the leaf needed
+//! first is static too. Blocks of 2 MiB and more enter one pointer for each whole huge page instead of thirty-two for its
+//! slices; they are looked at only when the slice's own entry is empty. Leaves are never unmapped and span records are
+//! never anything but span records, so any number may be looked up at any time, from any thread.
 use super::size_class::{CLASS_SCALE, Class, SLICE};
 use super::span::Span;
 use crate::os::map::{self, HUGE_PAGE};
@@ -76,8 +76,8 @@ pub fn make_ready(start: usize, end: usize) -> bool {
     if end > 1 << ADDRESS_BITS {
         return false;
     }
-    for index in start >> LEAF_BITS..=(end - 1) >> LEAF_BITS {
-        let root = &ROOT[index];
+    let first = start >> LEAF_BITS;
+    for (index, root) in (first..).zip(&ROOT[first..=(end - 1) >> LEAF_BITS]) {
         if !root.load(Acquire).is_null() {
             continue;
         }
