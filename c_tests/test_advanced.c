@@ -153,6 +153,8 @@ static void test_free_and_reallocate(advanced_memory_system_t *system) {
     TEST("memory_reallocate: sizes at random, contents and zeroed tail") {
         random_t random = {8};
         size_t size = 2000;
+        memory_metrics_t before, after;
+        get_memory_metrics(system, &before);
         for (size_t i = 0; i < 400; i++) {
             pattern_fill(block, 0, size, i);
             size_t next = random_size(&random, 0, i % 40 ? 14 : 23), common = next < size ? next : size;
@@ -163,6 +165,8 @@ static void test_free_and_reallocate(advanced_memory_system_t *system) {
             EXPECT(all_zero(block + common, next - common), "from %zu to %zu: the new part is not zeroed", size, next);
             size = next;
         }
+        get_memory_metrics(system, &after);
+        EXPECT(after.allocation_count == before.allocation_count + 400, "moved or not, each is an allocation and a free: %zu", after.allocation_count - before.allocation_count);
         EXPECT(memory_reallocate(system, block, SIZE_MAX - 10) == NULL && get_allocation_size(system, block) >= size,
                "a failure must leave the old block");
     }

@@ -139,7 +139,8 @@ impl System {
         self.heap.free(pointer)
     }
 
-    /// Changes the size of what [`System::free`] frees; NULL allocates, 0 frees. What is new is zeroed.
+    /// Changes the size of what [`System::free`] frees; NULL allocates, 0 frees. What is new is zeroed. Of a block it counts,
+    /// as callers know it, as an allocation and a free, whether it moves or not.
     pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {
         if pointer.is_null() {
             return self.allocate(size, 0).map(Some);
@@ -153,14 +154,17 @@ impl System {
         let Some(old) = self.heap.block(pointer) else {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system's own");
         };
-        if self.monitoring.load(Relaxed) {
-            return self.reallocate_guarded(&old, size).map(Some);
-        }
-        let block = self.heap.reallocate(pointer, size)?;
-        if size > old.size {
-            // SAFETY: the block has `size` bytes, and those beyond the old size belong to nobody yet.
-            unsafe { block.add(old.size).write_bytes(0, size - old.size) };
-        }
+        let block = if self.monitoring.load(Relaxed) {
+            self.reallocate_guarded(&old, size)?
+        } else {
+            let block = self.heap.reallocate(pointer, size)?;
+            if size > old.size {
+                // SAFETY: the block has `size` bytes, and those beyond the old size belong to nobody yet.
+                unsafe { block.add(old.size).write_bytes(0, size - old.size) };
+            }
+            block
+        };
+        self.heap.count_exchange();
         Ok(Some(block))
     }
     fn reallocate_guarded(&self, old: &Block, size: usize) -> Result<NonNull<u8>> {

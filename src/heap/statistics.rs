@@ -229,6 +229,12 @@ impl Heap {
         self.with_cache(|cache| cache.tally.end_replacement(self, old, hits, result.is_ok()))?;
         result
     }
+    /// Counts an allocation and a free of no bytes: what was resized was exchanged for another, to those who ask.
+    pub fn count_exchange(&'static self) {
+        if let Some(cache) = self.existing_cache() {
+            cache.tally.exchange();
+        }
+    }
     /// Counts live bytes that are not the heap's own: tracked foreign blocks.
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
         self.count(|cache| cache.tally.change(self, bytes.max(0) as usize, bytes.min(0).unsigned_abs()))

@@ -142,6 +142,11 @@ impl Tally {
             add(&self.earlier.frees, 1_usize.wrapping_neg());
         }
     }
+    /// Counts an allocation and a free.
+    pub fn exchange(&self) {
+        add(&self.misses, 1);
+        add(&self.earlier.frees, 1);
+    }
     fn hits(&self) -> usize {
         own(&self.earlier.hits).wrapping_add(own(&self.allocated) / ONCE)
     }
