@@ -1,12 +1,11 @@
 //! What one thread has allocated and freed of one heap.
 //!
 //! A hit writes one word: bytes in its lower 50 bits, and above them how often. Both are since the last *publication*,
-//! when the words begin at 0 again: they go to the earlier ones, and what they make of the heap's live bytes to the heap.
+//! when the words begin at 0 again: they go to [`Earlier`], and what they make of the heap's live bytes to the heap.
 //! That is due when live bytes have moved by more than [`UNPUBLISHED`], and when a word's sign would change.
 //!
-//! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words: it writes
-//! down first what they come to, and while `publications` is odd, that counts instead. So whoever looks on finds it done or
-//! not begun, and so does a child that another thread has forked in the middle of it.
+//! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words, and
+//! counts in `publications`, before and after, that it does.
 use super::Heap;
 use super::statistics::Counts;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -56,32 +55,15 @@ pub(super) struct Tally {
     /// The highest [`difference`] since the last publication. A reset of the heap's statistics stores here too.
     peak: AtomicIsize,
     publications: AtomicU32,
-    misses: AtomicUsize,
-    /// What the two words no longer hold, or never held.
-    earlier: Totals,
-    /// In a publication: what there is in all.
-    all: Totals,
+    earlier: Earlier,
 }
+/// What the two words no longer hold, or never held.
 #[derive(Default)]
-struct Totals {
+struct Earlier {
     hits: AtomicUsize,
+    misses: AtomicUsize,
     frees: AtomicUsize,
     allocated: AtomicUsize,
-}
-impl Totals {
-    /// With what is in two words: hits, frees, bytes allocated.
-    fn with(&self, allocated: usize, freed: usize) -> [usize; 3] {
-        [
-            self.hits.load(Relaxed).wrapping_add(allocated / ONCE),
-            self.frees.load(Relaxed).wrapping_add(freed / ONCE),
-            self.allocated.load(Relaxed).wrapping_add(allocated & BYTES),
-        ]
-    }
-    fn set(&self, [hits, frees, allocated]: [usize; 3]) {
-        self.hits.store(hits, Relaxed);
-        self.frees.store(frees, Relaxed);
-        self.allocated.store(allocated, Relaxed);
-    }
 }
 
 impl Tally {
@@ -113,7 +95,7 @@ impl Tally {
     }
     /// Counts an allocation of `size` bytes, or a miss.
     pub fn allocation(&self, heap: &Heap, size: usize, hit: bool) {
-        add(if hit { &self.earlier.hits } else { &self.misses }, 1);
+        add(if hit { &self.earlier.hits } else { &self.earlier.misses }, 1);
         self.change(heap, size, 0);
     }
     /// Counts a free of `size` bytes.
@@ -137,7 +119,7 @@ impl Tally {
     pub fn end_replacement(&self, heap: &Heap, old: usize, hits: usize, replaced: bool) {
         self.change(heap, 0, old.wrapping_neg());
         if replaced {
-            let served_by = if self.hits() == hits { &self.misses } else { &self.earlier.hits };
+            let served_by = if self.hits() == hits { &self.earlier.misses } else { &self.earlier.hits };
             add(served_by, 1_usize.wrapping_neg());
             add(&self.earlier.frees, 1_usize.wrapping_neg());
         }
@@ -172,14 +154,15 @@ impl Tally {
     }
     #[cold]
     fn publish_as(&self, heap: &Heap, live: isize, peak: isize) {
+        let (allocated, freed) = (own(&self.allocated), own(&self.freed));
+        let publications = self.publications.load(Relaxed);
+        self.publications.store(publications.wrapping_add(1), Relaxed);
+        fence(Release);
         let before = heap.counters.live.fetch_add(live, Relaxed);
         heap.counters.raise_peak(before + peak);
-        let all = self.earlier.with(own(&self.allocated), own(&self.freed));
-        self.all.set(all);
-        let publications = self.publications.load(Relaxed);
-        self.publications.store(publications.wrapping_add(1), Release);
-        fence(Release);
-        self.earlier.set(all);
+        add(&self.earlier.hits, allocated / ONCE);
+        add(&self.earlier.frees, freed / ONCE);
+        add(&self.earlier.allocated, allocated & BYTES);
         self.allocated.store(0, Relaxed);
         self.freed.store(0, Relaxed);
         self.peak.store(0, Relaxed);
@@ -187,9 +170,6 @@ impl Tally {
     }
     /// Unpublished net bytes and their peak.
     pub fn unpublished(&self) -> (isize, isize) {
-        if self.publications.load(Acquire) % 2 == 1 {
-            return (0, 0);
-        }
         let live = difference(self.allocated.load(Relaxed), self.freed.load(Relaxed));
         (live >> COUNT_BITS, self.peak.load(Relaxed) >> COUNT_BITS)
     }
@@ -199,20 +179,28 @@ impl Tally {
     }
     /// Counts so far.
     pub fn counts(&self) -> Counts {
-        // So many publications in a row while this looks: not seen yet.
+        // A thread that another one's fork left behind in a publication is in it for ever; it makes no others.
         const TRIES: usize = 1000;
         let read = || {
-            let before = self.publications.load(Acquire);
-            let all = match before % 2 {
-                0 => self.earlier.with(self.allocated.load(Relaxed), self.freed.load(Relaxed)),
-                _ => self.all.with(0, 0),
-            };
-            fence(Acquire);
-            (all, self.publications.load(Relaxed) == before)
+            let (allocated, freed) = (self.allocated.load(Relaxed), self.freed.load(Relaxed));
+            Counts {
+                hits: self.earlier.hits.load(Relaxed).wrapping_add(allocated / ONCE),
+                misses: self.earlier.misses.load(Relaxed),
+                frees: self.earlier.frees.load(Relaxed).wrapping_add(freed / ONCE),
+                allocated: self.earlier.allocated.load(Relaxed).wrapping_add(allocated & BYTES),
+                largest: 0,
+            }
         };
-        let whole = (0..TRIES).map(|_| read()).find(|(_, whole)| *whole);
-        let [hits, frees, allocated] = whole.unwrap_or_else(read).0;
-        Counts { hits, misses: self.misses.load(Relaxed), frees, largest: 0, allocated }
+        for _ in 0..TRIES {
+            let before = self.publications.load(Acquire);
+            let counts = read();
+            fence(Acquire);
+            if before % 2 == 0 && self.publications.load(Relaxed) == before {
+                return counts;
+            }
+            core::hint::spin_loop();
+        }
+        read()
     }
 }
 
