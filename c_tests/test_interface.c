@@ -333,6 +333,20 @@ static void test_questions(void) {
     free(foreign);
 }
 
+static void test_realloc_of_tensors(void) {
+    TEST("realloc: tensors become plain blocks, wherever they move") {
+        for (size_t i = 0; i < 200; i++) {
+            unimem_layout_t layout;
+            unsigned char *tensor = memory->allocate_geometric((size_t[]){10, 10 + i}, 2);
+            pattern_fill(tensor, 0, 80 * (10 + i), i);
+            unsigned char *moved = memory->realloc(tensor, 20000 + i * 64);
+            EXPECT(moved && moved != tensor && pattern_holds(moved, 0, 80 * (10 + i), i), "tensor %zu lost contents", i);
+            EXPECT(!unimem_layout(moved, &layout), "tensor %zu still has a layout", i);
+            memory->free(moved);
+        }
+    }
+}
+
 /* What realloc counts is the same whether the block moves or not: nothing was allocated or freed, and the peak never has
  * both sizes. */
 static void test_what_realloc_counts(const char *name, unified_memory_interface_t *table,
@@ -396,6 +410,7 @@ int main(void) {
     test_allocate();
     test_free();
     test_realloc();
+    test_realloc_of_tensors();
     test_what_reallocs_count();
     test_questions();
     CHECK_EQ("nothing is left live", live_bytes(), 0);

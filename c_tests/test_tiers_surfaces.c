@@ -12,6 +12,33 @@ static void *streaming(unified_memory_interface_t *memory) { return memory->allo
 static void *hierarchical(unified_memory_interface_t *memory) { return memory->allocate_hierarchical(3 * MIB, 1e-3); }
 static void *(*const kinds[])(unified_memory_interface_t *) = {streaming, hierarchical};
 
+static void note_leaks(int level, const char *message, void *context)
+{
+    (void)level;
+    *(size_t *)context += strncmp(message, "leak: ", 6) == 0;
+}
+
+static void test_leaks(void)
+{
+    size_t messages = 0;
+    char foreign[100];
+    MemoryPool *pool = create_memory_pool(&(PoolConfig){0});
+    advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
+    unified_memory_interface_t *tables[] = {unimem_pool_interface(pool), unimem_system_interface(system)};
+    unimem_set_log(note_leaks, &messages);
+    for (size_t i = 0; i < 2; i++) {
+        const char *names[] = {"destroy_memory_pool", "destroy_memory_system"};
+        char name[100];
+        snprintf(name, sizeof name, "%s: reports tiered memory and what was tracked", names[i]);
+        CHECK("tiered memory is live, and a foreign block tracked", streaming(tables[i]) && tables[i]->track_allocation(foreign, sizeof foreign));
+        messages = 0;
+        if (i) destroy_memory_system(system);
+        else destroy_memory_pool(pool);
+        CHECK_EQ(name, messages, 3); /* one each, and how many they are */
+    }
+    unimem_set_log(NULL, NULL);
+}
+
 static void test_pool(void)
 {
     MemoryPool *pool = create_memory_pool(&(PoolConfig){.enable_stats = true});
@@ -213,6 +240,7 @@ static void test_what_comes_back(void)
 static int run_all(void)
 {
     test_pool();
+    test_leaks();
     test_system();
     test_tracking();
     if (strcmp(unimem_fault_mechanism(), "none") != 0) test_can_allocate();

@@ -164,7 +164,9 @@ pub fn rename(from: *const u8, to: *const u8, size: usize) {
         }
         return;
     }
-    if let Some(attributes) = remove(&mut shard(from), from) {
+    // In a statement of its own: the lock goes before the other shard's, which may be the same one, is taken.
+    let removed = remove(&mut shard(from), from);
+    if let Some(attributes) = removed {
         // A failure leaves the block without attributes: one owner.
         let _ = with(to, |new| *new = Attributes { sampled: new.sampled, ..attributes });
     }

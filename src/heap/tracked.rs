@@ -112,9 +112,8 @@ impl Tracker {
             return;
         }
         self.places.untrack(start);
-        for address in self.take_inside(start).into_iter().flatten() {
-            self.places.untrack(address);
-        }
+        let Some(inside) = self.take_inside(start) else { return };
+        inside.into_iter().for_each(|address| _ = self.places.untrack(address));
     }
     /// Gives whether anything is tracked there then.
     fn go_along(&self, from: usize, to: usize, size: usize) -> bool {
@@ -123,7 +122,8 @@ impl Tracker {
         }
         // Without memory for a place it is tracked no more.
         let mut any = from != to && self.places.untrack(from).is_some() && self.track(to, to).is_ok();
-        for address in self.take_inside(from).into_iter().flatten() {
+        let Some(inside) = self.take_inside(from) else { return any };
+        for address in inside {
             self.places.untrack(address);
             let offset = address - from;
             any |= offset < size && self.track(to + offset, to).is_ok();

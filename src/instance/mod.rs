@@ -170,47 +170,49 @@ impl Instance {
         self.tiered.engine().map_or(0, |engine| engine.trim()) + self.heap.trim()
     }
     /// Calls `each` with every live block and every tracked foreign one. Gives how many.
-    pub fn for_each_leak(&self, mut each: impl FnMut(Leak)) -> usize {
+    pub fn for_each_leak(&self, each: impl FnMut(Leak)) -> usize {
         // The callback may use the instance, so no lock is held while it runs.
-        let mut leaks = Vec::new();
+        let mut leaks = self.leaks_beside_blocks();
         self.heap.for_each_live(&mut |block| {
-            leaks.push(Leak { address: block.start, size: block.size, foreign: false, references: 1 })
+            let references = attributes::references(block.start as *const u8).max(1);
+            leaks.push(Leak { address: block.start, size: block.size, foreign: false, references })
         });
+        leaks.iter().copied().for_each(each);
+        leaks.len()
+    }
+    /// Live tiered memory and tracked foreign blocks.
+    fn leaks_beside_blocks(&self) -> Vec<Leak> {
+        let mut leaks = Vec::new();
         for region in self.tiered.engine().iter().flat_map(|engine| engine.list()) {
             let references = 1 + region.further_owners.load(Relaxed);
             leaks.push(Leak { address: region.start(), size: region.size(), foreign: false, references });
         }
         self.foreign
             .for_each(|address, size| leaks.push(Leak { address, size, foreign: true, references: 1 }));
-        for leak in &mut leaks {
-            if !leak.foreign {
-                leak.references = attributes::references(leak.address as *const u8).max(leak.references);
-            }
-            each(*leak);
-        }
-        leaks.len()
+        leaks
     }
     /// Reports every leak to the log. Gives how many there are.
     fn report_leaks(&self) -> usize {
-        let (mut count, mut bytes) = (0, 0);
-        let total = self.for_each_leak(|leak| {
-            count += 1;
-            bytes += leak.size;
-            if count <= LEAKS_LOGGED {
-                let kind = if leak.foreign { "tracked block" } else { "block" };
-                log!(
-                    Warning,
-                    "leak: {kind} at {:#x}, {} bytes, {} owner(s)",
-                    leak.address,
-                    leak.size,
-                    leak.references
-                );
-            }
-        });
-        if total > 0 {
-            log!(Warning, "leak: {total} blocks, {bytes} bytes in all");
-        }
-        total
+        let mut leaks = Vec::new();
+        self.for_each_leak(|leak| leaks.push(leak));
+        report(&leaks);
+        leaks.len()
+    }
+    /// The same, for a pool or system that reports its blocks itself.
+    fn report_leaks_beside_blocks(&self) {
+        report(&self.leaks_beside_blocks());
+    }
+}
+
+fn report(leaks: &[Leak]) {
+    for leak in &leaks[..leaks.len().min(LEAKS_LOGGED)] {
+        let kind = if leak.foreign { "tracked block" } else { "block" };
+        let Leak { address, size, references, .. } = leak;
+        log!(Warning, "leak: {kind} at {address:#x}, {size} bytes, {references} owner(s)");
+    }
+    if !leaks.is_empty() {
+        let bytes = leaks.iter().map(|leak| leak.size).sum::<usize>();
+        log!(Warning, "leak: {} blocks, {bytes} bytes in all", leaks.len());
     }
 }
 

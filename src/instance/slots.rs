@@ -149,7 +149,10 @@ pub fn adopted(heap: &Heap) -> Option<&'static Instance> {
 pub fn disown(heap: &'static Heap) {
     let Some(slot) = slot_of(heap) else { return };
     // It stays there: nobody else ends this heap.
-    get(slot).inspect(|instance| instance.tiered.tell_overruns());
+    if let Some(instance) = get(slot) {
+        instance.tiered.tell_overruns();
+        instance.report_leaks_beside_blocks();
+    }
     let _lock = LOCK.lock();
     // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
     let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };

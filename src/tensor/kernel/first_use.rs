@@ -1,5 +1,5 @@
-//! What is made once for the process, by the first product: the pool's threads, and what the crate that multiplies finds
-//! out about the processor.
+//! What is made once for the process, by the first product: the pool's threads, and what the crate of the decompositions
+//! finds out about the processor.
 //!
 //! A child that is forked while another thread makes it would wait for that thread for ever. So it is made under a lock
 //! that fork takes.

@@ -2,9 +2,9 @@
 //!
 //! The axes of a product fall into three groups: rows (in A and C), columns (in B and C) and sums (in A and B).
 //! Neighbouring axes that lie behind each other in both tensors are fused. C is then computed tile by tile; for
-//! each tile blocks of A and B go to faer's matrix product directly where their strides allow, and are gathered
-//! into a cache-sized panel where they do not; products of a vector and a short sum are added up in place (`thin`). No tensor is ever transposed as a whole (the scheme is the one of
-//! Springer and Bientinesi, "Design of a high-performance GEMM-like tensor-tensor multiplication", 2018).
+//! each tile blocks of A and B are packed straight from where they lie (`pack`) and multiplied in registers (`multiply`);
+//! products of a vector and a short sum are added up in place (`thin`). No tensor is ever transposed as a whole (the scheme
+//! is the one of Springer and Bientinesi, "Design of a high-performance GEMM-like tensor-tensor multiplication", 2018).
 //! Sums are accumulated over blocks of at most `tiles::DEPTH` terms.
 mod first_use;
 mod fuse;

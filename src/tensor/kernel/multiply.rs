@@ -115,6 +115,11 @@ impl WithSimd for Multiply<'_> {
             Left::AsItLies(block) => {
                 for first in (0..block.lines.len()).step_by(most_lying::<S>()) {
                     let rows = first..block.lines.len().min(first + most_lying::<S>());
+                    let next = rows.end..block.lines.len().min(rows.end + most_lying::<S>());
+                    for line in &block.lines[next] {
+                        let start = block.source.wrapping_add(line + block.terms[0]);
+                        (0..block.terms.len()).step_by(8).for_each(|term| ask_for(start.wrapping_add(term)));
+                    }
                     let row = |i: usize| {
                         block.source.wrapping_add(block.lines[first + i] + block.terms[0]).cast::<f32>()
                     };
@@ -179,19 +184,26 @@ unsafe fn tile<S: Simd, const ROWS: usize>(
     sums
 }
 
+/// Asks for a cache line that will be needed soon.
+#[inline(always)]
+fn ask_for(place: *const Complex) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction, and it reads nothing the program could see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
 /// Asks for a tile of C, which is written when it has been summed up.
 #[inline(always)]
 fn prefetch(target: &Target, rows: Range<usize>, columns: Range<usize>) {
-    #[cfg(target_arch = "x86_64")]
-    if let (Some(first), Some(last)) =
-        (target.columns.get(columns.start), target.columns.get(columns.end - 1))
-    {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for row in &target.rows[rows] {
-            for column in [first, last] {
-                // SAFETY: every x86-64 has the instruction, and it reads nothing the program could see.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(target.out.wrapping_add(row + column).cast()) };
-            }
+    let columns = &target.columns[columns];
+    for row in &target.rows[rows] {
+        for column in [columns.first(), columns.last()].into_iter().flatten() {
+            ask_for(target.out.wrapping_add(row + column));
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The kernel against a direct sum over all indices in f64.
+use super::multiply::{Left, Target};
+use super::pack::{Block, Packed};
 use super::scan::{Magnitude, magnitude, powers};
 use super::*;
 use crate::tensor::shape;
 use crate::tensor::testing::{Random, direct_product, error};
 use proptest::prelude::*;
+use pulp::Arch;
 
 fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], seed: u64) {
     let mut random = Random::new(seed);
@@ -167,5 +170,64 @@ proptest! {
         left.truncate(6);
         bonds.retain(|bond| bond.0 < 6);
         check(&left, &right, &bonds, seed);
+    }
+}
+/// All instruction sets that this processor has.
+fn all() -> Vec<Arch> {
+    #[allow(unused_mut)] // one element on other architectures
+    let mut all = vec![Arch::new()];
+    #[cfg(target_arch = "x86_64")]
+    {
+        all.push(Arch::Scalar);
+        all.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        all.extend(pulp::x86::V4::try_new().map(Arch::V4));
+    }
+    all
+}
+#[test]
+fn every_size_of_a_panel_on_every_instruction_set() {
+    let mut random = Random::new(21);
+    let space = random.tensor(&[4000]);
+    let by = |count: usize, stride: usize| (0..count).map(|i| i * stride).collect::<Vec<_>>();
+    // Strides of rows and terms in A, of columns and terms in B: neighbours are the ones, the others, or neither.
+    let layouts = [([40, 1], [1, 40]), ([1, 40], [40, 1]), ([2, 90], [90, 2])];
+    let sizes = (1..=13).map(|m| (m, 17, 9)).chain((1..=35).map(|n| (5, n, 20)));
+    for ((m, n, k), arch) in sizes.flat_map(|size| all().into_iter().map(move |arch| (size, arch))) {
+        for (exponent, (a, b)) in layouts.into_iter().enumerate() {
+            let [rows, left_terms, columns, right_terms] =
+                [by(m, a[0]), by(k, a[1]), by(n, b[0]), by(k, b[1])];
+            let source = space.as_ptr();
+            let left = Block { source, lines: &rows, terms: &left_terms, exponent: exponent as i32 };
+            let right = Block { source, lines: &columns, terms: &right_terms, exponent: 0 };
+            // Columns of C are neighbours, or not.
+            let (out_rows, out_columns) = (by(m, 80), by(n, 1 + exponent % 2));
+            let mut out = vec![Complex::new(f32::NAN, f32::NAN); m * 80];
+            let mut target =
+                |add| Target { out: out.as_mut_ptr(), rows: &out_rows, columns: &out_columns, add };
+            let (replace, add) = (target(false), target(true));
+            let (mut packed_left, mut packed_right) = (Packed::new(), Packed::new());
+            let lies = a[1] == 1;
+            // SAFETY: all offsets are inside `space`, those of the target inside `out`, and distinct.
+            unsafe {
+                multiply::pack_left(arch, &left, &mut packed_left);
+                multiply::pack_right(arch, &right, &mut packed_right);
+                multiply::multiply(arch, Left::Packed(&packed_left), &packed_right, &replace);
+                if lies {
+                    multiply::multiply(arch, Left::AsItLies(&left), &packed_right, &add);
+                }
+            }
+            let times = 2f32.powi(exponent as i32) * if lies { 2.0 } else { 1.0 };
+            for (row, out_row) in rows.iter().zip(&out_rows) {
+                for (column, out_column) in columns.iter().zip(&out_columns) {
+                    let terms = left_terms.iter().zip(&right_terms);
+                    let sum: Complex = terms.map(|(i, j)| space[row + i] * space[column + j] * times).sum();
+                    let difference = out[out_row + out_column] - sum;
+                    assert!(
+                        difference.re.abs() + difference.im.abs() < 1e-4,
+                        "{arch:?}: {m} {n} {k}, {a:?} {b:?}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -5,9 +5,9 @@
 use super::fuse::{self, Side};
 use super::{Axis, Complex, volume};
 
-/// Terms of the longest sum that is added up this way: longer ones are worth faer's kernel, and are blocked there.
+/// Terms of the longest sum that is added up this way: longer ones are worth packing, and are blocked there.
 const LONGEST: usize = 64;
-/// Lines shorter than this on average are left to the gathered product.
+/// Lines shorter than this on average are left to the packed product.
 const SHORTEST: usize = 16;
 /// Elements of a line at one time: what is added up stays in the first-level cache.
 const PIECE: usize = 2048;

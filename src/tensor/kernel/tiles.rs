@@ -1,4 +1,4 @@
-//! The loops of a contraction: tiles of C, blocks of the sum, and the choice between direct and gathered operands.
+//! The loops of a contraction: tiles of C, blocks of the sum, and what is packed when.
 use super::fuse::{self, Side};
 use super::multiply::{self, Left, Target};
 use super::pack::{Block, Packed, are_neighbours};
@@ -16,8 +16,10 @@ const BLOCK: usize = 192 * DEPTH;
 const REUSED: usize = 64;
 /// Most rows and columns of a tile of C.
 const SIDE: usize = 1024;
-/// Rows and columns of a tile are a multiple of this, of panels of both kinds.
-const PANEL: usize = 48;
+/// Rows and columns of a tile are a multiple of this: no panel of B is filled up with zeros but the last.
+const PANEL: usize = 16;
+/// Tiles of no more rows and columns are not made smaller for the sake of threads.
+const SMALLEST: usize = 96;
 /// Multiply-adds from which a second thread pays for being woken.
 const WORTH_SHARING: f64 = 1e6;
 
@@ -125,9 +127,9 @@ fn order_sums(sums: Vec<Axis>, size: (usize, usize)) -> Vec<Axis> {
 fn tile_size((rows, columns): (usize, usize), threads: usize) -> (usize, usize) {
     let mut tile = (rows.min(SIDE), columns.min(SIDE));
     let enough = |tile: (usize, usize)| {
-        threads == 1 || rows.div_ceil(tile.0) * columns.div_ceil(tile.1) >= 4 * threads
+        threads == 1 || rows.div_ceil(tile.0) * columns.div_ceil(tile.1) >= 2 * threads
     };
-    while !enough(tile) && (tile.0 > 2 * PANEL || tile.1 > 2 * PANEL) {
+    while !enough(tile) && (tile.0 > SMALLEST || tile.1 > SMALLEST) {
         if tile.0 >= tile.1 {
             tile.0 = tile.0.div_ceil(2);
         } else {

@@ -9,6 +9,7 @@ use super::bits::{self, GROUP, Group, LANES, ROWS};
 use super::isa::{self, Isa};
 use super::lanes;
 use super::{AHEAD, Damaged, read, write};
+use std::hint::black_box;
 
 /// Bytes before each group's packed values: mode, width, two spare, base, least difference.
 const HEADER: usize = 12;
@@ -425,14 +426,18 @@ fn decode_group(
             let bends = sums_of_sums(lanes, &minimum);
             // A lane begins with the slope with which the one before it ends, and where that has led to.
             let slope = sums_before(&bends, 0);
-            let rise = |l: usize| lanes[ROWS - 1][l].wrapping_add(slope[l].wrapping_mul(ROWS as u32));
-            let start = sums_before(&core::array::from_fn(rise), base);
+            let mut rise = slope;
+            for _ in 0..ROWS.ilog2() {
+                rise = add(&rise, &rise);
+            }
+            let start = sums_before(&add(&rise, &lanes[ROWS - 1]), base);
             let first = add(&start, &slope);
             Offsets { first: [first, add(&first, &slope)], slope: add(&slope, &slope) }
         }
         _ => return Err(Damaged),
     };
-    values(grid, lanes, offsets);
+    // Through memory, as the compiler else carries these rows about in pieces, which takes twice the time.
+    values(grid, lanes, black_box(offsets));
     lanes::gather(isa, lanes, target);
     Ok(at + size)
 }
@@ -441,7 +446,12 @@ fn decode_group(
 pub fn decode(isa: Isa, grid: Grid, mut encoded: &[u8], block: &mut [u8]) -> Result<(), Damaged> {
     let mut lanes: Group = [[0; LANES]; ROWS];
     let isa = isa.narrow();
-    for group in block.as_chunks_mut::<GROUP_BYTES>().0 {
+    let groups = block.as_chunks_mut::<GROUP_BYTES>().0;
+    for index in 0..groups.len() {
+        if let Some(soon) = groups.get(index + AHEAD) {
+            isa::prefetch(soon);
+        }
+        let group = &mut groups[index];
         let used = isa.run(
             #[inline(always)]
             || decode_group(isa, grid, encoded, &mut lanes, group),

@@ -64,7 +64,7 @@ impl Isa {
     }
 }
 
-/// Asks for bytes that will be read soon. The processor's own looking ahead ends at pages and while it computes.
+/// Asks for bytes that will be read or written soon. The processor's own looking ahead ends at pages and while it computes.
 #[inline(always)]
 pub fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]

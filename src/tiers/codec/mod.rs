@@ -16,7 +16,7 @@ use isa::Isa;
 
 /// Bytes coded at a time.
 pub const BLOCK: usize = 64 << 10;
-/// Groups of 512 values between the one being read and the one asked for from memory.
+/// Groups of 512 values between the one being worked on and the one asked for from memory.
 const AHEAD: usize = 2;
 /// Room for the tag and for what the coders' headers add to a block.
 const BLOCK_ROOM: usize = BLOCK + BLOCK / 16;
