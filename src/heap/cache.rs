@@ -21,6 +21,11 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
 /// Turns sizes into whole cache lines, but for the last bits.
 const BESIDE: usize = DEFAULT_ALIGNMENT - 1;
 
+/// Two to a cache line.
+#[repr(C, align(64))]
+struct Magazines([Magazine; CLASSES]);
+const _: () = assert!(size_of::<Magazine>() == CLASS_SCALE);
+
 /// One thread's part of one heap.
 #[repr(C, align(64))]
 pub struct ThreadCache {
@@ -41,14 +46,9 @@ pub struct ThreadCache {
     pub heap: *const Heap,
     /// Of all bytes allocated, those that recorded allocations stand for, in the recording of this number (recorded.rs).
     pub(super) sampled: Cell<usize>,
-    /// Two to a cache line.
-    magazines: [Magazine; CLASSES],
+    magazines: Magazines,
     pub(super) sampled_in: Cell<u32>,
 }
-
-const _: () = assert!(
-    core::mem::offset_of!(ThreadCache, magazines).is_multiple_of(64) && size_of::<Magazine>() == CLASS_SCALE
-);
 
 impl ThreadCache {
     /// A cache of `heap` for the thread of `record`. None when memory is short.
@@ -64,7 +64,7 @@ impl ThreadCache {
             made.quick_limit = if usual && !record.is_null() { MAX_QUICK } else { 0 };
             static MADE: AtomicU32 = AtomicU32::new(0);
             let number = MADE.fetch_add(1, Relaxed) as usize * CLASSES;
-            for (class, (magazine, shape)) in made.magazines.iter().zip(&SHAPES).enumerate() {
+            for (class, (magazine, shape)) in made.magazines.0.iter().zip(&SHAPES).enumerate() {
                 magazine.tag.set(slot::tag(number + class));
                 magazine
                     .of_nothing
@@ -81,7 +81,7 @@ impl ThreadCache {
     pub unsafe fn release(cache: NonNull<ThreadCache>) {
         // SAFETY: exclusive by the caller's promise.
         unsafe {
-            for magazine in &cache.as_ref().magazines {
+            for magazine in &cache.as_ref().magazines.0 {
                 if let Some(entries) = NonNull::new(magazine.base.get()) {
                     records::release(entries.cast(), magazine.capacity() * size_of::<Entry>());
                 }
@@ -94,18 +94,18 @@ impl ThreadCache {
     pub fn magazine(&self, class: usize) -> &Magazine {
         debug_assert!(class < CLASSES);
         // SAFETY: classes come from the tables of size_class.rs, by way of a span's record.
-        unsafe { self.magazines.get_unchecked(class) }
+        unsafe { self.magazines.0.get_unchecked(class) }
     }
     /// The magazine of a class that is given scaled.
     #[inline(always)]
     pub fn magazine_at(&self, scaled_class: usize) -> &Magazine {
         debug_assert!(scaled_class < CLASSES * CLASS_SCALE);
         // SAFETY: as in `magazine`; the scale is the size of a magazine.
-        unsafe { &*self.magazines.as_ptr().byte_add(scaled_class) }
+        unsafe { &*self.magazines.0.as_ptr().byte_add(scaled_class) }
     }
     /// All magazines, in the order of their classes.
     pub fn magazines(&self) -> &[Magazine] {
-        &self.magazines
+        &self.magazines.0
     }
     /// Whether prefix and size make up the room: the heap has no prefix.
     #[inline(always)]

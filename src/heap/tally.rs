@@ -1,11 +1,12 @@
 //! What one thread has allocated and freed of one heap.
 //!
 //! A hit writes one word: bytes in its lower 50 bits, and above them how often. Both are since the last *publication*,
-//! when the words begin at 0 again: they go to [`Earlier`], and what they make of the heap's live bytes to the heap.
+//! when the words begin at 0 again: they go to the earlier ones, and what they make of the heap's live bytes to the heap.
 //! That is due when live bytes have moved by more than [`UNPUBLISHED`], and when a word's sign would change.
 //!
-//! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words, and
-//! counts in `publications`, before and after, that it does.
+//! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words: it writes
+//! down first what they come to, and while `publications` is odd, that counts instead. So whoever looks on finds it done or
+//! not begun, and so does a child that another thread has forked in the middle of it.
 use super::Heap;
 use super::statistics::Counts;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -55,15 +56,32 @@ pub(super) struct Tally {
     /// The highest [`difference`] since the last publication. A reset of the heap's statistics stores here too.
     peak: AtomicIsize,
     publications: AtomicU32,
-    earlier: Earlier,
-}
-/// What the two words no longer hold, or never held.
-#[derive(Default)]
-struct Earlier {
-    hits: AtomicUsize,
     misses: AtomicUsize,
+    /// What the two words no longer hold, or never held.
+    earlier: Totals,
+    /// In a publication: what there is in all.
+    all: Totals,
+}
+#[derive(Default)]
+struct Totals {
+    hits: AtomicUsize,
     frees: AtomicUsize,
     allocated: AtomicUsize,
+}
+impl Totals {
+    /// With what is in two words: hits, frees, bytes allocated.
+    fn with(&self, allocated: usize, freed: usize) -> [usize; 3] {
+        [
+            self.hits.load(Relaxed).wrapping_add(allocated / ONCE),
+            self.frees.load(Relaxed).wrapping_add(freed / ONCE),
+            self.allocated.load(Relaxed).wrapping_add(allocated & BYTES),
+        ]
+    }
+    fn set(&self, [hits, frees, allocated]: [usize; 3]) {
+        self.hits.store(hits, Relaxed);
+        self.frees.store(frees, Relaxed);
+        self.allocated.store(allocated, Relaxed);
+    }
 }
 
 impl Tally {
@@ -95,7 +113,7 @@ impl Tally {
     }
     /// Counts an allocation of `size` bytes, or a miss.
     pub fn allocation(&self, heap: &Heap, size: usize, hit: bool) {
-        add(if hit { &self.earlier.hits } else { &self.earlier.misses }, 1);
+        add(if hit { &self.earlier.hits } else { &self.misses }, 1);
         self.change(heap, size, 0);
     }
     /// Counts a free of `size` bytes.
@@ -119,7 +137,7 @@ impl Tally {
     pub fn end_replacement(&self, heap: &Heap, old: usize, hits: usize, replaced: bool) {
         self.change(heap, 0, old.wrapping_neg());
         if replaced {
-            let served_by = if self.hits() == hits { &self.earlier.misses } else { &self.earlier.hits };
+            let served_by = if self.hits() == hits { &self.misses } else { &self.earlier.hits };
             add(served_by, 1_usize.wrapping_neg());
             add(&self.earlier.frees, 1_usize.wrapping_neg());
         }
@@ -149,27 +167,36 @@ impl Tally {
     }
     /// Adds what is unpublished to the heap's live bytes and raises its peak.
     pub fn publish(&self, heap: &Heap) {
+        let publications = self.publications.load(Relaxed);
+        if publications % 2 == 1 {
+            return self.end_publication(publications); // of a thread that this child does not have
+        }
         let (live, peak) = self.unpublished();
         self.publish_as(heap, live, peak);
     }
     #[cold]
     fn publish_as(&self, heap: &Heap, live: isize, peak: isize) {
-        let (allocated, freed) = (own(&self.allocated), own(&self.freed));
-        let publications = self.publications.load(Relaxed);
-        self.publications.store(publications.wrapping_add(1), Relaxed);
-        fence(Release);
         let before = heap.counters.live.fetch_add(live, Relaxed);
         heap.counters.raise_peak(before + peak);
-        add(&self.earlier.hits, allocated / ONCE);
-        add(&self.earlier.frees, freed / ONCE);
-        add(&self.earlier.allocated, allocated & BYTES);
+        let all = self.earlier.with(own(&self.allocated), own(&self.freed));
+        self.all.set(all);
+        let publications = self.publications.load(Relaxed);
+        self.publications.store(publications.wrapping_add(1), Release);
+        fence(Release);
+        self.end_publication(publications.wrapping_add(1));
+    }
+    fn end_publication(&self, publications: u32) {
+        self.earlier.set(self.all.with(0, 0));
         self.allocated.store(0, Relaxed);
         self.freed.store(0, Relaxed);
         self.peak.store(0, Relaxed);
-        self.publications.store(publications.wrapping_add(2), Release);
+        self.publications.store(publications.wrapping_add(1), Release);
     }
     /// Unpublished net bytes and their peak.
     pub fn unpublished(&self) -> (isize, isize) {
+        if self.publications.load(Acquire) % 2 == 1 {
+            return (0, 0);
+        }
         let live = difference(self.allocated.load(Relaxed), self.freed.load(Relaxed));
         (live >> COUNT_BITS, self.peak.load(Relaxed) >> COUNT_BITS)
     }
@@ -179,28 +206,20 @@ impl Tally {
     }
     /// Counts so far.
     pub fn counts(&self) -> Counts {
-        // A thread that another one's fork left behind in a publication is in it for ever; it makes no others.
+        // So many publications in a row while this looks: not seen yet.
         const TRIES: usize = 1000;
         let read = || {
-            let (allocated, freed) = (self.allocated.load(Relaxed), self.freed.load(Relaxed));
-            Counts {
-                hits: self.earlier.hits.load(Relaxed).wrapping_add(allocated / ONCE),
-                misses: self.earlier.misses.load(Relaxed),
-                frees: self.earlier.frees.load(Relaxed).wrapping_add(freed / ONCE),
-                allocated: self.earlier.allocated.load(Relaxed).wrapping_add(allocated & BYTES),
-                largest: 0,
-            }
-        };
-        for _ in 0..TRIES {
             let before = self.publications.load(Acquire);
-            let counts = read();
+            let all = match before % 2 {
+                0 => self.earlier.with(self.allocated.load(Relaxed), self.freed.load(Relaxed)),
+                _ => self.all.with(0, 0),
+            };
             fence(Acquire);
-            if before % 2 == 0 && self.publications.load(Relaxed) == before {
-                return counts;
-            }
-            core::hint::spin_loop();
-        }
-        read()
+            (all, self.publications.load(Relaxed) == before)
+        };
+        let whole = (0..TRIES).map(|_| read()).find(|(_, whole)| *whole);
+        let [hits, frees, allocated] = whole.unwrap_or_else(read).0;
+        Counts { hits, misses: self.misses.load(Relaxed), frees, largest: 0, allocated }
     }
 }
 
@@ -268,6 +287,36 @@ mod tests {
         assert_eq!(tally.unpublished(), (10_999, 11_000));
         tally.reset_peak();
         assert_eq!(tally.unpublished(), (10_999, 10_999));
+        heap.destroy();
+    }
+
+    /// What a child finds of a thread that its parent had in a publication, after any of the stores.
+    #[test]
+    fn a_publication_cut_short_is_whole() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        for stores in 0..5 {
+            let tally = Tally::default();
+            (0..10).for_each(|_| allocate(&tally, heap, 100));
+            free(&tally, heap, 100);
+            let all = tally.earlier.with(own(&tally.allocated), own(&tally.freed));
+            tally.all.set(all);
+            tally.publications.store(1, Relaxed);
+            [&tally.earlier.hits, &tally.earlier.frees, &tally.earlier.allocated]
+                .iter()
+                .zip(all)
+                .take(stores)
+                .for_each(|(word, value)| word.store(value, Relaxed));
+            if stores > 3 {
+                tally.allocated.store(0, Relaxed);
+            }
+            for _ in 0..2 {
+                let counts = tally.counts();
+                assert_eq!((counts.hits, counts.frees, counts.allocated), (10, 1, 1000), "{stores}");
+                assert_eq!(tally.unpublished(), (0, 0));
+                tally.publish(heap);
+            }
+        }
+        assert_eq!(heap.counters.live.load(Relaxed), 0);
         heap.destroy();
     }
 
