@@ -172,6 +172,10 @@ impl Tally {
     }
     /// Adds what is unpublished to the heap's live bytes and raises its peak.
     pub fn publish(&self, heap: &Heap) {
+        let publications = self.publications.load(Relaxed);
+        if publications % 2 == 1 {
+            return self.end_publication(publications); // of a thread that this child does not have
+        }
         let (live, peak) = self.unpublished();
         self.publish_as(heap, live, peak);
     }
@@ -184,11 +188,14 @@ impl Tally {
         let publications = self.publications.load(Relaxed);
         self.publications.store(publications.wrapping_add(1), Release);
         fence(Release);
-        self.earlier.set(all);
+        self.end_publication(publications.wrapping_add(1));
+    }
+    fn end_publication(&self, publications: u32) {
+        self.earlier.set(self.all.with(0, 0));
         self.allocated.store(0, Relaxed);
         self.freed.store(0, Relaxed);
         self.peak.store(0, Relaxed);
-        self.publications.store(publications.wrapping_add(2), Release);
+        self.publications.store(publications.wrapping_add(1), Release);
     }
     /// Unpublished net bytes and their peak.
     pub fn unpublished(&self) -> (isize, isize) {
@@ -285,6 +292,36 @@ mod tests {
         assert_eq!(tally.unpublished(), (10_999, 11_000));
         tally.reset_peak();
         assert_eq!(tally.unpublished(), (10_999, 10_999));
+        heap.destroy();
+    }
+
+    /// What a child finds of a thread that its parent had in a publication, after any of the stores.
+    #[test]
+    fn a_publication_cut_short_is_whole() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        for stores in 0..5 {
+            let tally = Tally::default();
+            (0..10).for_each(|_| allocate(&tally, heap, 100));
+            free(&tally, heap, 100);
+            let all = tally.earlier.with(own(&tally.allocated), own(&tally.freed));
+            tally.all.set(all);
+            tally.publications.store(1, Relaxed);
+            [&tally.earlier.hits, &tally.earlier.frees, &tally.earlier.allocated]
+                .iter()
+                .zip(all)
+                .take(stores)
+                .for_each(|(word, value)| word.store(value, Relaxed));
+            if stores > 3 {
+                tally.allocated.store(0, Relaxed);
+            }
+            for _ in 0..2 {
+                let counts = tally.counts();
+                assert_eq!((counts.hits, counts.frees, counts.allocated), (10, 1, 1000), "{stores}");
+                assert_eq!(tally.unpublished(), (0, 0));
+                tally.publish(heap);
+            }
+        }
+        assert_eq!(heap.counters.live.load(Relaxed), 0);
         heap.destroy();
     }
 
