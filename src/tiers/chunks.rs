@@ -60,6 +60,7 @@ impl Region {
         }
         let _inside = gate::enter();
         crew::start();
+        self.sweep.lock().note_asked();
         for index in first..first + count {
             if matches!(self.word(index).phase(), Phase::Stored | Phase::Zero) && !crew::bring_in(self, index)
             {

@@ -106,7 +106,9 @@ impl Region {
     /// Tells the crew what to read ahead now that `index` is wanted.
     fn read_ahead(&self, index: usize, explicit: bool) {
         let window = self.window();
-        let ahead = self.sweep.lock().note(index, self.count(), window);
+        let mut sweep = self.sweep.lock();
+        let ahead = sweep.note(index, self.count(), window).filter(|_| !(explicit && sweep.is_asked()));
+        drop(sweep);
         let Some(ahead) = ahead else { return };
         for index in ahead.indices() {
             // Who acquires chunks decodes in his own thread; only the disk is worth being ahead of.

@@ -31,7 +31,12 @@ pub struct Sweep {
     order: Order,
     tracks: [Track; 4],
     clock: u32,
+    /// When the program last asked for chunks ahead.
+    asked: Option<u32>,
 }
+
+/// Chunks that a program wants after it has asked for some ahead before it is taken to have left that to us again.
+const ASKS: u32 = 64;
 
 /// Chunks to read ahead: `count` from `first` on, upwards or downwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +111,14 @@ impl Sweep {
         track.ahead = target;
         Some(Ahead { first, count: many, down: false })
     }
+    /// Notes that the program asks for chunks ahead itself.
+    pub fn note_asked(&mut self) {
+        self.asked = Some(self.clock);
+    }
+    /// Whether it does: what it acquires then tells nothing of what it will want that it does not say better.
+    pub fn is_asked(&self) -> bool {
+        self.asked.is_some_and(|asked| self.clock.wrapping_sub(asked) < ASKS)
+    }
     /// Whether the region is being swept: then the chunk just left is the best to evict, not the oldest.
     pub fn is_swept(&self) -> bool {
         self.order == Order::Sequential
@@ -151,6 +164,17 @@ mod tests {
         }
         all.sort();
         assert_eq!(all, (3..12).chain(503..512).collect::<Vec<_>>());
+    }
+    #[test]
+    fn who_asks_for_chunks_ahead_is_left_alone_until_he_stops() {
+        let mut sweep = Sweep::default();
+        assert!(!sweep.is_asked());
+        sweep.note_asked();
+        for i in 0..ASKS as usize {
+            assert!(sweep.is_asked());
+            sweep.note(i, 1000, 4);
+        }
+        assert!(!sweep.is_asked());
     }
     #[test]
     fn random_access_is_left_alone() {
