@@ -58,7 +58,7 @@ impl Engine {
                 Ok(slot) => return Ok(slot),
                 Err(slot) => slot,
             };
-            if self.hot_chunks(staging) <= 1 {
+            if self.chunks_to_spare(staging) <= 1 {
                 // It may be the other half of an access that spans two, which would go on for ever: rather anything else.
                 if let Some(ahead) = self.unstage(staging) {
                     staging.put_empty(slot);
@@ -104,18 +104,27 @@ impl Engine {
         }
         Ok(found)
     }
-    /// Chunks of one size that are in place.
-    fn hot_chunks(&self, staging: &Staging) -> usize {
-        self.chunks_in(Which::Hot, staging)
+    /// Chunks of one size that are in place and not acquired; of regions with many in place, all.
+    fn chunks_to_spare(&self, staging: &Staging) -> usize {
+        const FEW: usize = 16;
+        let free_of = |region: &Region| {
+            let count = region.lists().count(Which::Hot);
+            if count > FEW {
+                return count;
+            }
+            let chunks =
+                (0..count).filter_map(|back| region.lists().youngest(region.table(), Which::Hot, back));
+            chunks.filter(|index| region.word(*index).pins() == 0).count()
+        };
+        let regions = self.regions();
+        let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
+        same.map(|region| free_of(region)).sum()
     }
     /// Chunks of one size that are in slots.
     pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
-        self.chunks_in(Which::Staged, staging)
-    }
-    fn chunks_in(&self, list: Which, staging: &Staging) -> usize {
         let regions = self.regions();
         let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
-        same.map(|region| region.lists().count(list)).sum()
+        same.map(|region| region.lists().count(Which::Staged)).sum()
     }
     /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
     fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, Trouble> {
@@ -146,7 +155,7 @@ impl Engine {
         let slot = match self.fresh_pages(staging, slot) {
             Ok(Ok(slot)) => Some(slot),
             // Two stay, whatever they are: an access may span them, and would go on for ever if one of them always left.
-            Ok(Err(slot)) if self.hot_chunks(staging) <= 2 => {
+            Ok(Err(slot)) if self.chunks_to_spare(staging) <= 2 => {
                 staging.put_empty(slot);
                 None
             }
