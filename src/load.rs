@@ -36,7 +36,7 @@ static ORDER: Order = Order {
         // The list of threads and the heaps.
         &heap::REGISTRY_HOOKS,
         // Retain counts and layouts.
-        &heap::attributes::HOOKS,
+        heap::attributes::HOOKS,
         // Tracked places of live memory, and blocks with a guard.
         &heap::tracked::HOOKS,
         // Tracked foreign blocks.

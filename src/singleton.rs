@@ -5,7 +5,7 @@
 use crate::error::{Result, fail};
 use crate::heap;
 use crate::heap::tracked::SINGLETON as TRACKED;
-use crate::instance::{self, Memory, tiered};
+use crate::instance::{self, tiered};
 use crate::log::log;
 use crate::os::{fork::AtFork, lock::Mutex};
 use core::num::NonZeroUsize;
@@ -82,8 +82,7 @@ fn give_up_tracked() -> Result<()> {
 pub fn track(address: NonZeroUsize) -> Result<()> {
     let address = address.get();
     match instance::memory_at(address as *const u8) {
-        Some(Memory::Block { start, .. }) => TRACKED.track_in_block(address, start),
-        Some(Memory::Tiered(region)) => TRACKED.track(address, region.start()),
+        Some(memory) => memory.track(&TRACKED, address),
         None => TRACKED.track(address, address),
     }
 }

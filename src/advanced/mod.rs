@@ -10,9 +10,9 @@ use crate::error::{Result, fail};
 use crate::heap::guard::{self, GUARD, GUARDED};
 use crate::heap::tracking_table::Tracked;
 use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
-use crate::instance::{slots, tiered};
+use crate::instance::{Memory, memory_at, slots, tiered};
 use crate::log::log;
-use crate::os::{fork, lock::Mutex, lock::MutexGuard};
+use crate::os::{fork::AtFork, lock::Mutex, lock::MutexGuard};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use pool::Pool;
@@ -32,21 +32,7 @@ pub fn structure() -> Structure {
     STRUCTURE.lock()
 }
 /// See load.rs.
-pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
-    prepare: || {
-        core::mem::forget(STRUCTURE.lock());
-        pool::lock_limits();
-    },
-    parent: unlock,
-    child: unlock,
-};
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards.
-    unsafe {
-        pool::unlock_limits();
-        STRUCTURE.force_unlock();
-    }
-}
+pub(crate) static HOOKS: [&dyn AtFork; 2] = [&STRUCTURE, &pool::LIMITS];
 
 /// A memory system.
 pub struct System {
@@ -132,8 +118,8 @@ impl System {
 
     /// Frees a block of the system's own, or tiered memory made through its interface.
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
-        if let Some(instance) = tiered::made_through(self.heap, pointer) {
-            return instance.free(pointer);
+        if let Some((instance, region)) = tiered::made_through(self.heap, pointer) {
+            return instance.free_region(&region);
         }
         end_guard(self.heap, pointer);
         self.heap.free(pointer)
@@ -148,8 +134,8 @@ impl System {
         if size == 0 {
             return self.free(pointer).map(|()| None);
         }
-        if let Some(instance) = tiered::made_through(self.heap, pointer) {
-            return instance.reallocate(pointer, size);
+        if let Some((instance, region)) = tiered::made_through(self.heap, pointer) {
+            return instance.reallocate_region(&region, size).map(Some);
         }
         let Some(old) = self.heap.block(pointer) else {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system's own");
@@ -184,8 +170,8 @@ impl System {
     /// The live block that begins at `pointer`, of the system or a pool of it, and the pool. Tiered memory made through the
     /// system's interface is a block of its own.
     pub fn block(&self, pointer: *const u8) -> Option<(Block, Option<&'static Pool>)> {
-        if tiered::made_through(self.heap, pointer).is_some() {
-            return tiered::as_block(pointer).map(|block| (block, None));
+        if let Some((_, region)) = tiered::made_through(self.heap, pointer) {
+            return Some((tiered::as_block(&region), None));
         }
         let (heap, block) = heap::owner(pointer)?;
         self.pool_of(heap).map(|pool| (block, pool))
@@ -200,15 +186,16 @@ impl System {
     }
     /// Whether `pointer` lies in a live block of the system or a pool of it.
     pub fn is_inside_block(&self, pointer: *const u8) -> bool {
-        match tiered::start_of(pointer) {
-            Some(start) => tiered::made_through(self.heap, start as *const u8).is_some(),
-            None => heap::owner_of_interior(pointer).is_some_and(|(heap, _)| self.pool_of(heap).is_some()),
+        match memory_at(pointer) {
+            Some(Memory::Block { heap, .. }) => self.pool_of(heap).is_some(),
+            Some(Memory::Tiered(region)) => tiered::maker(self.heap, &region).is_some(),
+            None => false,
         }
     }
     /// Fails unless a live block begins at `pointer` whose guard, if it has one, is whole. NotOwned, Corruption.
     pub fn check(&self, pointer: *const u8) -> Result<()> {
-        if tiered::made_through(self.heap, pointer).is_some() {
-            return tiered::expect_region(pointer).and_then(|region| tiered::check(&region));
+        if let Some((_, region)) = tiered::made_through(self.heap, pointer) {
+            return tiered::check(&region);
         }
         if self.block(pointer).is_none() {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system");

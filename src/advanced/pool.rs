@@ -30,17 +30,7 @@ pub struct Pool {
 
 /// Held by an allocation of a limited pool, from the look at what is live to the end. By the pool's address: a lock
 /// in each pool would have to be found by fork.
-static LIMITS: [Mutex<()>; 32] = [const { Mutex::new(()) }; 32];
-
-pub(super) fn lock_limits() {
-    LIMITS.iter().for_each(|lock| core::mem::forget(lock.lock()));
-}
-/// # Safety
-/// [`lock_limits`] was called before.
-pub(super) unsafe fn unlock_limits() {
-    // SAFETY: taken by `lock_limits`, whose guards were forgotten.
-    LIMITS.iter().for_each(|lock| unsafe { lock.force_unlock() });
-}
+pub(super) static LIMITS: [Mutex<()>; 32] = [const { Mutex::new(()) }; 32];
 
 impl Pool {
     /// A pool of `system`, not yet among its pools.

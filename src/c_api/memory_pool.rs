@@ -195,8 +195,8 @@ extern "C" fn free_slow(pool: *mut MemoryPool, ptr: *mut c_void) {
     guard((), || {
         // SAFETY: by the promise of `pool_free`'s caller.
         let heap = unsafe { heap_of(pool) }?;
-        if let Some(instance) = tiered::made_through(heap, ptr.cast()) {
-            return instance.free(ptr.cast());
+        if let Some((instance, region)) = tiered::made_through(heap, ptr.cast()) {
+            return instance.free_region(&region);
         }
         heap.free(ptr.cast()).inspect_err(|error| log!(Warning, "pool_free of {ptr:p} refused: {error:?}"))
     })

@@ -7,7 +7,7 @@ use super::span::Span;
 use super::{page_map, slot, tracked};
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
-use crate::os::{fork, records::Records};
+use crate::os::{fork::AtFork, records::Records};
 use crate::recording;
 use allocator_api2::boxed::Box;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -70,15 +70,7 @@ fn shard(pointer: *const u8) -> MutexGuard<'static, Shard> {
     TABLE[(pointer as usize >> 6 ^ pointer as usize >> 16) % SHARDS].lock()
 }
 /// See load.rs.
-pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
-    prepare: || TABLE.iter().for_each(|s| core::mem::forget(s.lock())),
-    parent: unlock,
-    child: unlock,
-};
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the locks and forgotten their guards.
-    TABLE.iter().for_each(|shard| unsafe { shard.force_unlock() });
-}
+pub(crate) static HOOKS: &dyn AtFork = &TABLE;
 
 fn live_slot(pointer: *const u8) -> Option<(&'static Span, usize)> {
     let span = page_map::span_of(pointer as usize)?;

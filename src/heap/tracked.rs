@@ -7,7 +7,7 @@ use super::attributes;
 use super::guard::GUARDED;
 use super::tracking_table::{Tracked, TrackingTable};
 use crate::error::{Result, fail};
-use crate::os::{fork, lock::Mutex, records::Records};
+use crate::os::{fork::AtFork, lock::Mutex, records::Records};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
@@ -152,24 +152,24 @@ fn end_guard(start: usize) {
 }
 
 /// See load.rs.
-pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
-    prepare: || {
-        for tracker in [&INSTANCES, &SINGLETON] {
-            core::mem::forget(tracker.inside.lock());
-            tracker.places.lock_all();
+pub(crate) static HOOKS: [&dyn AtFork; 3] = [&INSTANCES, &SINGLETON, &GUARDED];
+impl AtFork for Tracker {
+    fn prepare(&self) {
+        self.inside.prepare();
+        self.places.prepare();
+    }
+    unsafe fn parent(&self) {
+        // SAFETY: forwarded.
+        unsafe {
+            self.places.parent();
+            self.inside.parent();
         }
-        GUARDED.lock_all();
-    },
-    parent: unlock,
-    child: unlock,
-};
-fn unlock() {
-    // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards.
-    unsafe {
-        GUARDED.unlock_all();
-        for tracker in [&INSTANCES, &SINGLETON] {
-            tracker.places.unlock_all();
-            tracker.inside.force_unlock();
+    }
+    unsafe fn child(&self) {
+        // SAFETY: forwarded.
+        unsafe {
+            self.places.child();
+            self.inside.child();
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Tables of addresses with a number each: without a limit, at a cost that does not depend on how many there are.
+use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
 use core::hash::{BuildHasher, Hasher};
@@ -124,17 +125,18 @@ impl TrackingTable {
         }
         self.count.swap(0, Relaxed)
     }
-    /// Takes all locks, for fork.
-    pub fn lock_all(&self) {
-        self.shards.iter().for_each(|shard| core::mem::forget(shard.lock()));
+}
+impl AtFork for TrackingTable {
+    fn prepare(&self) {
+        self.shards.prepare();
     }
-    /// Releases them.
-    ///
-    /// # Safety
-    /// [`TrackingTable::lock_all`] was called before.
-    pub unsafe fn unlock_all(&self) {
-        // SAFETY: taken by `lock_all`, whose guards were forgotten.
-        self.shards.iter().for_each(|shard| unsafe { shard.force_unlock() });
+    unsafe fn parent(&self) {
+        // SAFETY: forwarded.
+        unsafe { self.shards.parent() }
+    }
+    unsafe fn child(&self) {
+        // SAFETY: forwarded.
+        unsafe { self.shards.child() }
     }
 }
 

@@ -124,14 +124,8 @@ impl Instance {
         if size > isize::MAX as usize {
             return fail!(InvalidArgument, "{size} bytes are more than can be anywhere");
         }
-        match memory_at(pointer) {
-            Some(Memory::Block { heap, start }) if core::ptr::eq(heap, self.heap) => {
-                return tracked::INSTANCES.track_in_block(pointer as usize, start);
-            }
-            Some(Memory::Tiered(region)) if self.tiered.has(&region) => {
-                return tracked::INSTANCES.track(pointer as usize, region.start());
-            }
-            _ => {}
+        if let Some(memory) = self.own_memory_at(pointer) {
+            return memory.track(&tracked::INSTANCES, pointer as usize);
         }
         let old = match self.foreign.track(pointer as usize, size) {
             Tracked::New => 0,
@@ -142,12 +136,7 @@ impl Instance {
     }
     /// Forgets a tracked pointer. InvalidArgument when it is not tracked.
     pub fn untrack(&self, pointer: *mut u8) -> Result<()> {
-        let own = match memory_at(pointer) {
-            Some(Memory::Block { heap, .. }) => core::ptr::eq(heap, self.heap),
-            Some(Memory::Tiered(region)) => self.tiered.has(&region),
-            None => false,
-        };
-        if own && tracked::INSTANCES.untrack(pointer as usize) {
+        if self.own_memory_at(pointer).is_some() && tracked::INSTANCES.untrack(pointer as usize) {
             return Ok(());
         }
         match self.foreign.untrack(pointer as usize) {
@@ -156,6 +145,13 @@ impl Instance {
         }
     }
 
+    /// The live memory of this instance that `pointer` lies in, start or inside.
+    fn own_memory_at(&self, pointer: *const u8) -> Option<Memory> {
+        memory_at(pointer).filter(|memory| match memory {
+            Memory::Block { heap, .. } => core::ptr::eq(*heap, self.heap),
+            Memory::Tiered(region) => self.tiered.has(region),
+        })
+    }
     /// Figures of the instance, tracked foreign blocks included in live bytes.
     pub fn statistics(&self) -> HeapStatistics {
         self.heap.statistics()
@@ -227,6 +223,15 @@ pub enum Memory {
     },
     /// Streaming or hierarchical memory.
     Tiered(Arc<Region>),
+}
+impl Memory {
+    /// Tracks an address in it, as long as it lives.
+    pub fn track(&self, tracker: &tracked::Tracker, address: usize) -> Result<()> {
+        match self {
+            Memory::Block { start, .. } => tracker.track_in_block(address, *start),
+            Memory::Tiered(region) => tracker.track(address, region.start()),
+        }
+    }
 }
 /// Whether `pointer` lies in a live block of libunimem, start or inside.
 pub fn owns(pointer: *const u8) -> bool {

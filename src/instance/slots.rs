@@ -8,7 +8,7 @@ use super::config::Config;
 use super::{Instance, Leak};
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, RESERVED};
-use crate::os::{fork, lock::Mutex};
+use crate::os::{fork, fork::AtFork, lock::Mutex};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
 
@@ -50,13 +50,13 @@ fn unlock() {
 }
 /// See load.rs.
 pub(crate) static TRACKING_HOOKS: fork::Hooks = fork::Hooks {
-    prepare: || all().for_each(|instance| instance.foreign.lock_all()),
+    prepare: || all().for_each(|instance| instance.foreign.prepare()),
     parent: unlock_tracking,
     child: unlock_tracking,
 };
 fn unlock_tracking() {
     // SAFETY: `prepare` locked the same instances: none opens or closes while the slots' lock is held.
-    all().for_each(|instance| unsafe { instance.foreign.unlock_all() });
+    all().for_each(|instance| unsafe { instance.foreign.parent() });
 }
 fn all() -> impl Iterator<Item = &'static Instance> {
     (0..SLOTS).filter_map(get)

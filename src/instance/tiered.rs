@@ -90,28 +90,26 @@ pub fn region_at(pointer: *const u8) -> Option<Arc<Region>> {
 pub(super) fn region_of(pointer: *const u8) -> Option<Arc<Region>> {
     registry::lookup(pointer as usize).filter(|region| (pointer as usize) < region.start() + region.size())
 }
-/// Where the live region begins that `pointer` lies in.
-pub fn start_of(pointer: *const u8) -> Option<usize> {
-    region_of(pointer).map(|region| region.start())
-}
 /// Frees the live region that starts at `pointer`, whosever it is. False where there is none.
 pub fn free_anywhere(pointer: *const u8) -> bool {
     region_at(pointer).is_some_and(|region| {
         slots::for_any(|instance| instance.tiered.has(&region) && instance.free_region(&region).is_ok())
     })
 }
-/// The live region that starts at `pointer`, as a block.
-pub fn as_block(pointer: *const u8) -> Option<Block> {
-    let region = region_at(pointer)?;
+/// A region as a block.
+pub fn as_block(region: &Region) -> Block {
     let size = region.size();
-    Some(Block { start: region.start(), size, capacity: size, alignment: PAGE })
+    Block { start: region.start(), size, capacity: size, alignment: PAGE }
 }
-/// The instance whose interface made the live tiered memory that starts at `pointer`, if that is the interface of the pool
-/// or system with this heap: their own functions take such memory as they take blocks.
-pub fn made_through(heap: &'static Heap, pointer: *const u8) -> Option<&'static Instance> {
+/// The instance that made a region, if its interface is that of the pool or system with this heap.
+pub fn maker(heap: &'static Heap, region: &Region) -> Option<&'static Instance> {
+    slots::adopted(heap).filter(|instance| instance.tiered.has(region))
+}
+/// The live region that starts at `pointer` and its instance, if that has the interface of the pool or system with this
+/// heap: their own functions take such memory as they take blocks.
+pub fn made_through(heap: &'static Heap, pointer: *const u8) -> Option<(&'static Instance, Arc<Region>)> {
     let region = region_at(pointer)?;
-    let instance = slots::adopted(heap)?;
-    instance.tiered.has(&region).then_some(instance)
+    Some((maker(heap, &region)?, region))
 }
 /// The region that starts at `pointer`, or the error for anything else.
 pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
@@ -171,7 +169,7 @@ impl Instance {
         chunk.min(whole).min(share)
     }
     /// Gives up one owner of a region.
-    pub(super) fn free_region(&self, region: &Arc<Region>) -> Result<()> {
+    pub fn free_region(&self, region: &Arc<Region>) -> Result<()> {
         let last = region.further_owners.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_err();
         if !last {
             return Ok(());
@@ -187,7 +185,8 @@ impl Instance {
         freed::note(region.start());
         self.heap.uncount_region(size)
     }
-    pub(super) fn reallocate_region(&self, region: &Arc<Region>, size: usize) -> Result<NonNull<u8>> {
+    /// Changes the size of a region; the old one is untouched on failure.
+    pub fn reallocate_region(&self, region: &Arc<Region>, size: usize) -> Result<NonNull<u8>> {
         let old = region.size();
         if region.further_owners.load(Relaxed) > 0 && size > old {
             return fail!(Unsupported, "memory with several owners does not grow: it could move");

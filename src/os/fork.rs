@@ -43,8 +43,21 @@ impl<T: Send> AtFork for Mutex<T> {
         unsafe { self.force_unlock() }
     }
 }
+impl<T: AtFork + ?Sized> AtFork for &T {
+    fn prepare(&self) {
+        (**self).prepare();
+    }
+    unsafe fn parent(&self) {
+        // SAFETY: forwarded.
+        unsafe { (**self).parent() }
+    }
+    unsafe fn child(&self) {
+        // SAFETY: forwarded.
+        unsafe { (**self).child() }
+    }
+}
 /// Several, outermost first.
-impl<const N: usize> AtFork for [&dyn AtFork; N] {
+impl<T: AtFork, const N: usize> AtFork for [T; N] {
     fn prepare(&self) {
         self.iter().for_each(|hooks| hooks.prepare());
     }

@@ -87,13 +87,6 @@ impl Region {
             transit.settle(Phase::Hot, Settle { pinned: false, prefetched: true });
         }
     }
-    /// Gives back what was read ahead and not touched.
-    fn unstage_all(&self) {
-        let _pages = self.engine().pages_in_hand();
-        while let Some(slot) = self.engine().unstage_from(self, Transit::claim) {
-            self.engine().drop_pages(self.staging(), slot);
-        }
-    }
     /// Takes advice.
     pub fn advise(&self, advice: Advice) -> Result<()> {
         let inside = gate::enter();
@@ -108,7 +101,9 @@ impl Region {
             }
             Advice::DontNeed if !self.is_resident() => {
                 crew::withdraw(self);
-                self.unstage_all();
+                let pages = self.engine().pages_in_hand();
+                self.engine().drop_staged(self, Transit::claim);
+                drop(pages);
                 let mut left = self.lists().count(super::table::Which::Hot);
                 while left > 0
                     && let Some(index) = { self.lists().oldest(super::table::Which::Hot) }

@@ -116,15 +116,16 @@ impl Engine {
                 (0..count).filter_map(|back| region.lists().youngest(region.table(), Which::Hot, back));
             chunks.filter(|index| region.word(*index).pins() == 0).count()
         };
-        let regions = self.regions();
-        let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
-        same.map(|region| free_of(region)).sum()
+        self.sum_over(staging, free_of)
     }
     /// Chunks of one size that are in slots.
     pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
+        self.sum_over(staging, |region| region.lists().count(Which::Staged))
+    }
+    fn sum_over(&self, staging: &Staging, of: impl Fn(&Region) -> usize) -> usize {
         let regions = self.regions();
         let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
-        same.map(|region| region.lists().count(Which::Staged)).sum()
+        same.map(|region| of(region)).sum()
     }
     /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
     fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, Trouble> {
@@ -294,6 +295,16 @@ impl Engine {
             return Some(slot);
         }
         None
+    }
+    /// Gives back the slots of all such chunks of a region, and their pages.
+    pub(super) fn drop_staged<'a>(
+        &self,
+        region: &'a Region,
+        claim: impl Fn(&'a Region, usize, Option<Phase>) -> Option<Transit<'a>>,
+    ) {
+        while let Some(slot) = self.unstage_from(region, &claim) {
+            self.drop_pages(region.staging(), slot);
+        }
     }
     /// An empty slot; if need be the pages of a full one are given back.
     pub(super) fn empty_slot(&self, staging: &Staging) -> Option<Slot> {

@@ -26,9 +26,7 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     old.leave();
     let _pages = engine.pages_in_hand();
     // Chunks read ahead hold slots that nobody else can take any more.
-    while let Some(slot) = engine.unstage_from(old, Transit::claim_leaving) {
-        engine.drop_pages(old.staging(), slot);
-    }
+    engine.drop_staged(old, Transit::claim_leaving);
     let moved =
         new.room().inherit(old.room(), old.count(), new.count().saturating_sub(old.count())).and_then(|()| {
             points::pass(Point::RoomInherited);

@@ -5,7 +5,7 @@
 //! summed up in registers. Packed B has real and imaginary parts in vectors of their own, so that every step is a
 //! multiply-add and none a shuffle: they are dealt out while packing, and put together when C is written.
 use super::Complex;
-use super::pack::{Block, Packed};
+use super::pack::{Block, Packed, are_neighbours};
 use core::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 
@@ -221,7 +221,7 @@ unsafe fn write<S: Simd, const ROWS: usize>(
     columns: Range<usize>,
 ) {
     let columns = &target.columns[columns];
-    let whole = columns.len() == S::F32_LANES && columns.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+    let whole = columns.len() == S::F32_LANES && are_neighbours(columns);
     for (sum, row) in sums.into_iter().zip(&target.rows[rows]) {
         let sum = simd.interleave_shfl_f32s(sum);
         // SAFETY: elements of the target, a vector of them where they are neighbours.

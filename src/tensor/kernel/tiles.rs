@@ -24,7 +24,7 @@ const SMALLEST: usize = 96;
 const WORTH_SHARING: f64 = 1e6;
 
 /// A product in its final form: fused axes, with C's smallest stride among the columns.
-struct Plan<'a> {
+struct Plan {
     rows: Vec<Axis>,
     columns: Vec<Axis>,
     sums: Vec<Axis>,
@@ -36,11 +36,10 @@ struct Plan<'a> {
     depth: usize,
     tile: (usize, usize),
     size: (usize, usize),
-    terms: core::marker::PhantomData<&'a Complex>,
     arch: Arch,
 }
 // SAFETY: the operands are only read, and every tile of `out` is written by one thread.
-unsafe impl Sync for Plan<'_> {}
+unsafe impl Sync for Plan {}
 
 /// Computes C.
 ///
@@ -96,7 +95,6 @@ pub unsafe fn run(
         depth,
         tile,
         size,
-        terms: core::marker::PhantomData,
         arch: Arch::new(),
     };
     let tiles = size.0.div_ceil(tile.0) * size.1.div_ceil(tile.1);
@@ -170,7 +168,7 @@ impl Worker {
     }
 }
 
-impl Plan<'_> {
+impl Plan {
     /// Computes one tile over a range of the sum, into C or into `own`, a dense matrix of the tile's size.
     fn tile(&self, worker: &mut Worker, part: usize, terms: Range<usize>, own: Option<&mut [Complex]>) {
         let across = self.size.1.div_ceil(self.tile.1);
