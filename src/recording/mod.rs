@@ -19,6 +19,7 @@
 //! Below the heap: layers that have figures register a [`Source`]. Lock: one, taken before any other of the library
 //! (its place in load.rs), since taking samples takes those.
 pub mod format;
+mod largest;
 mod modules;
 mod queue;
 mod writer;

@@ -3,6 +3,7 @@
 //! Nothing here allocates from a heap, so that a recorded program that runs on this library's malloc has no blocks of
 //! the recorder's among its own.
 use super::format::{self, BLOCK_HEAD, LARGEST_BLOCK, LARGEST_RECORD, Memory, Record, Sink};
+use super::largest::Largest;
 use super::{
     DEPTH, EVENTS, Event, Figures, INTERVAL, Live, NUMBER, OFF, ON, STATE, Stack, Tiered, UNREAD,
     USUAL_INTERVAL, modules, now, sources,
@@ -27,8 +28,6 @@ const TICK: Duration = Duration::from_millis(5);
 const SLOWEST: u64 = 1_000_000_000;
 /// Samples at one pace.
 const PACE: u32 = 1000;
-/// Live blocks that are told at the end: the largest.
-const TOLD: usize = 256;
 /// The file's descriptor is out of the way of programs that count on theirs.
 const LEAST_DESCRIPTOR: i32 = 500;
 
@@ -271,7 +270,7 @@ impl Recording {
             (blocks, bytes) = (blocks + 1, bytes + live.size as u64);
             largest.offer(live);
         })?;
-        for live in largest.blocks[..largest.count].iter().flatten() {
+        for live in largest.blocks() {
             let stack = sources().find_map(|source| (source.stack)(live.address)).unwrap_or([0; DEPTH]);
             let stack = numbers(&stack);
             self.add(&Record::Live {
@@ -293,27 +292,6 @@ fn numbers(stack: &Stack) -> [u64; DEPTH] {
 }
 fn until_zero(list: &[u64]) -> &[u64] {
     &list[..list.iter().position(|number| *number == 0).unwrap_or(list.len())]
-}
-
-/// The largest live blocks, largest first.
-struct Largest {
-    blocks: [Option<Live>; TOLD],
-    count: usize,
-}
-impl Largest {
-    fn new() -> Largest {
-        Largest { blocks: [None; TOLD], count: 0 }
-    }
-    fn offer(&mut self, live: Live) {
-        let size = |place: Option<Live>| place.map_or(0, |live| live.size);
-        if self.count == TOLD && size(self.blocks[TOLD - 1]) >= live.size {
-            return;
-        }
-        let at = self.blocks[..self.count].partition_point(|kept| size(*kept) >= live.size);
-        self.count = (self.count + 1).min(TOLD);
-        self.blocks[at..self.count].rotate_right(1);
-        self.blocks[at] = Some(live);
-    }
 }
 
 /// The beginning of a file. Gives how much there is; nothing where it cannot be read.
