@@ -11,7 +11,7 @@ use super::span::{List, Span};
 use super::statistics::Counts;
 use super::{Heap, arena, freed, page_map, scavenger};
 use crate::os::{lock::Mutex, map, records};
-use core::ptr::{NonNull, null, null_mut};
+use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
 
 /// Spans with free blocks that are left to other threads, at most, before one of them is taken over.
@@ -106,7 +106,7 @@ impl Central {
                     return None;
                 }
                 let slices = SHAPES[class as usize].slices as usize;
-                let made = self.make_span(heap, class, slices);
+                let made = self.make_span(heap, cache, class, slices);
                 // SAFETY: just made, in no list; the lock is held.
                 made.inspect(|&span| unsafe { self.list(span, class as usize) })
                     .or(NonNull::new(self.partial[class as usize].head))
@@ -267,8 +267,9 @@ impl Central {
 
     /// Takes a block of a single class, marked as cached, whose span has address space to grow into. None where there
     /// is none to be had, or no budget.
-    pub fn take_to_grow(&mut self, heap: &Heap, class: Class, tag: u16) -> Option<Entry> {
-        let span = self.make_span(heap, class, slices_to_grow(class))?;
+    pub fn take_to_grow(&mut self, heap: &Heap, cache: &ThreadCache, class: Class) -> Option<Entry> {
+        let span = self.make_span(heap, cache, class, slices_to_grow(class))?;
+        let tag = cache.magazine(class as usize).tag.get();
         // SAFETY: just made, in no list and known to nobody else.
         let inner = unsafe { span.as_ref().inner() };
         let needed = map::round_to_page(SHAPES[class as usize].stride as usize);
@@ -325,9 +326,15 @@ impl Central {
         }
     }
 
-    /// A span of `slices` for `class`, in no list of it: from a kept run if there is one, else from the arena.
-    fn make_span(&mut self, heap: &Heap, class: Class, slices: usize) -> Option<NonNull<Span>> {
-        let span = self.kept.reuse_run(slices).or_else(|| self.make_run(heap, slices))?;
+    /// A span of `slices` for blocks of `class` that `cache` takes, in no list of the class: from a kept run if there is one, else from the arena.
+    fn make_span(
+        &mut self,
+        heap: &Heap,
+        cache: &ThreadCache,
+        class: Class,
+        slices: usize,
+    ) -> Option<NonNull<Span>> {
+        let span = self.kept.reuse_run(slices, cache).or_else(|| self.make_run(heap, slices))?;
         // SAFETY: the span is in no list and known to nobody else.
         let span_ref = unsafe { span.as_ref() };
         // SAFETY: as above.
@@ -335,7 +342,7 @@ impl Central {
         inner.length = slices * SLICE;
         inner.carved = 0;
         inner.free = 0;
-        inner.user = null();
+        inner.user = cache;
         let words = (SHAPES[class as usize].capacity as usize).div_ceil(64);
         // SAFETY: the run's side arrays have room for the capacity of every class.
         unsafe { inner.run.bitmap.write_bytes(0, words) };

@@ -48,7 +48,7 @@ impl Central {
                 let inner = unsafe { span.as_ref().inner() };
                 end_of(inner.carved as usize + 1).saturating_sub(inner.charged)
             }
-            None => match self.kept.held_of_run(shape.slices as usize) {
+            None => match self.kept.held_of_run(shape.slices as usize, cache) {
                 Some(held) if held >= end_of(1) => 0,
                 _ => end_of(1),
             },

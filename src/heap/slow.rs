@@ -152,8 +152,7 @@ impl Heap {
         let index = class as usize;
         let entry = self.with_cache(|cache| {
             if growth
-                && let Some(entry) =
-                    self.central.lock().take_to_grow(self, class, cache.magazine(index).tag.get())
+                && let Some(entry) = self.central.lock().take_to_grow(self, cache, class)
                 && self.claim(cache, index, entry, size)
             {
                 cache.count_allocation(self, size, false);
