@@ -7,10 +7,9 @@
 //! Ranges are kept like the free pages of a page heap: cut where a smaller block is wanted, joined with a neighbour
 //! when one comes back. All of it runs under the heap's lock.
 use super::cache::ThreadCache;
-use super::central::records_of_spans;
 use super::size_class::{MAX_STRIDE, SLICE};
 use super::span::{List, Span};
-use super::{Heap, arena, scavenger};
+use super::{Heap, arena, records_of_spans, scavenger};
 use crate::os::map;
 use core::ptr::NonNull;
 
@@ -70,14 +69,16 @@ impl Kept {
             occasions: 0,
         }
     }
-    /// Bytes that count as held.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
 
     fn occasion(&mut self) -> u64 {
         self.occasions += 1;
         self.occasions
+    }
+
+    /// Whether [`Kept::charge`] would charge `bytes` now, if `movable` of the bytes held would go.
+    pub fn fits(&self, heap: &Heap, bytes: usize, movable: usize) -> bool {
+        let in_use = heap.held().saturating_sub(self.bytes + movable);
+        heap.limit() == 0 || bytes == 0 || in_use.saturating_add(bytes) <= heap.limit()
     }
 
     /// Charges `bytes` for memory about to be used, and gives kept memory back where that is needed: to stay below the

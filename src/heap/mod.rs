@@ -24,9 +24,11 @@ mod life;
 mod magazine;
 pub mod page_map;
 pub mod recorded;
+mod records_of_spans;
 mod registry;
 mod resize;
 mod room;
+mod runs;
 mod scavenger;
 mod size_class;
 mod slot;
@@ -63,7 +65,7 @@ pub const MAX_SIZE: usize = 1 << 46;
 pub type Dress = fn(*mut u8, usize, u16);
 
 /// How a heap is made.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct HeapParams {
     /// The heap's number, below [`RESERVED`], which no other heap has meanwhile; None: any above.
     pub id: Option<usize>,

@@ -240,7 +240,7 @@ impl Span {
     /// # Safety
     /// The caller holds the lock of the heap that owns the span, or nobody else knows the span, and keeps no other
     /// reference to its inner part.
-    #[allow(clippy::mut_from_ref)]
+    #[allow(clippy::mut_from_ref)] // the lock makes it exclusive, not the borrow
     pub unsafe fn inner(&self) -> &mut Inner {
         // SAFETY: exclusive by the caller's promise.
         unsafe { &mut *self.inner.get() }

@@ -29,6 +29,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn params_with_limit() -> impl Strategy<Value = HeapParams> {
+    let limit = prop_oneof![50_000usize..1_000_000, 1_000_000usize..20_000_000];
+    let (prefix, cache_blocks) = (prop_oneof![Just(0), Just(128)], prop_oneof![Just(0), Just(64)]);
+    (limit, prefix, cache_blocks, any::<bool>()).prop_map(|(limit, prefix, cache_blocks, ready)| HeapParams {
+        limit,
+        prefix,
+        cache_blocks,
+        ready: if ready { limit / 2 } else { 0 },
+        ..HeapParams::default()
+    })
+}
+
 struct Model {
     heap: &'static Heap,
     /// Address: size, alignment, fill byte.
@@ -141,5 +153,30 @@ proptest! {
         alignment in prop_oneof![Just(0usize), Just(128), Just(1024)],
     ) {
         against_model(HeapParams { prefix: 128, alignment, cache_blocks: 0, ..HeapParams::default() }, &steps);
+    }
+    #[test]
+    fn what_can_be_allocated_is_what_is_allocated(
+        steps in prop::collection::vec(step(), 1..150),
+        params in params_with_limit(),
+    ) {
+        let heap = Heap::create(&params).unwrap();
+        let mut live = Vec::new();
+        for step in steps {
+            match step {
+                Step::Allocate { size, alignment } => {
+                    let expected = heap.can_allocate(size, alignment, 0);
+                    let got = heap.allocate(size, alignment);
+                    assert_eq!(got.is_ok(), expected, "{size} bytes at {alignment}, {} held", heap.held());
+                    live.extend(got);
+                }
+                Step::Free(n) | Step::FreeAgain(n) if !live.is_empty() => {
+                    heap.free(live.swap_remove(n % live.len()).as_ptr()).unwrap();
+                }
+                Step::Trim => _ = heap.trim(),
+                _ => {}
+            }
+            assert!(heap.held() <= params.limit);
+        }
+        heap.destroy();
     }
 }
