@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"
+#include "unimem/advanced_memory_system.h" /* after memory_pool.h, whose names come first */
 #include "unimem/memory_singleton.h"
 
 #include "support.h"
@@ -184,6 +185,30 @@ static void test_first_use(void) {
     CHECK("the instance of a fresh process closes clean", unimem_close(memory));
 }
 
+/* Zeroed memory is not touched where it reads as zero already, and is zero where it does not. */
+static void test_zeroed(void) {
+    enum { BLOCKS = 256 };
+    advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
+    unsigned char *blocks[BLOCKS];
+    if (!CHECK("a system to get zeroed memory from", system != NULL)) return;
+    TEST("256 zeroed blocks of 1 MiB, written to at one place: in memory for what was touched only; used again: zero") {
+        for (size_t round = 0; round < 3; round++) {
+            size_t before = resident_bytes(), wrong = 0;
+            for (size_t i = 0; i < BLOCKS; i++) {
+                blocks[i] = memory_allocate(system, MIB, 64);
+                if (!EXPECT(blocks[i] != NULL, "block %zu is NULL", i)) continue;
+                wrong += blocks[i][i * 4096] != 0 || blocks[i][MIB - 1 - i] != 0;
+                blocks[i][i * 4096] = 1, blocks[i][MIB - 1 - i] = 2;
+            }
+            EXPECT(wrong == 0, "round %zu: %zu blocks are not zero", round, wrong);
+            size_t grown = resident_bytes() - before;
+            if (round == 0) EXPECT(grown < 32 * MIB, "%zu MiB resident", grown / MIB);
+            for (size_t i = 0; i < BLOCKS; i++) memory_free(system, blocks[i]);
+        }
+    }
+    destroy_memory_system(system);
+}
+
 static void test_great_sizes(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     if (!CHECK("an instance for great sizes", memory != NULL)) return;
@@ -223,6 +248,7 @@ static void test_great_sizes(void) {
 
 int main(void) {
     test_first_use();
+    test_zeroed();
     test_great_sizes();
     test_live_blocks();
     test_idle();

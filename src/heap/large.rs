@@ -6,7 +6,7 @@ use super::central::Central;
 use super::kept::Want;
 use super::size_class::SLICE;
 use super::slot;
-use super::span::Span;
+use super::span::{ALL, Span};
 use super::*;
 use crate::error::fail;
 use crate::os::map::{self, HUGE_PAGE, Resized, round_to_page};
@@ -71,7 +71,7 @@ impl Heap {
         let first = base + place.lead;
         let kept_alignment = alignment.max(DEFAULT_ALIGNMENT).trailing_zeros() as u8;
         span_ref.describe_large(self, first, size, length - place.lead, kept_alignment);
-        span_ref.large_fresh.store(fresh, Relaxed);
+        span_ref.set_written(if fresh { 0 } else { ALL });
         span_ref.large_slot.store(slot::LIVE, Relaxed);
         if !page_map::insert(base, base + length, span) {
             span_ref.retire();

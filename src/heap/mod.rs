@@ -200,7 +200,7 @@ impl Heap {
         alignment: usize,
         slack: usize,
     ) -> Result<NonNull<u8>> {
-        self.allocate_slow(size, alignment, Beyond { slack, growth: false })
+        self.allocate_slow(size, alignment, Beyond { slack, ..Beyond::default() })
     }
 
     /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.

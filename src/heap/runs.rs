@@ -5,7 +5,7 @@ use super::cache::ThreadCache;
 use super::central::Central;
 use super::size_class::{Class, FIRST_SINGLE, MAX_STRIDE, SHAPES, SLICE};
 use super::slot;
-use super::span::Span;
+use super::span::{ALL, Span};
 use super::{Heap, freed, page_map, records_of_spans, scavenger};
 use crate::os::map;
 use core::ptr::{NonNull, null_mut};
@@ -46,7 +46,10 @@ impl Central {
         inner.carved = 0;
         inner.free = 0;
         inner.user = cache;
-        let words = (SHAPES[class as usize].capacity as usize).div_ceil(64);
+        let capacity = SHAPES[class as usize].capacity as usize;
+        // Beyond what is charged nothing was touched.
+        span_ref.set_written(if capacity == 1 { inner.charged.saturating_sub(heap.prefix()) } else { ALL });
+        let words = capacity.div_ceil(64);
         // SAFETY: the run's side arrays have room for the capacity of every class.
         unsafe { inner.run.bitmap.write_bytes(0, words) };
         let (base, slots) = (inner.run.base, inner.run.slots);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 enum Step {
     Allocate { size: usize, alignment: usize },
+    AllocateZeroed(usize),
     Free(usize),
     Reallocate(usize, usize),
     FreeInside(usize, usize),
@@ -21,6 +22,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (size(), 0u32..17).prop_map(|(size, log2)| Step::Allocate { size, alignment: if log2 == 0 { 0 } else { 1 << (log2 - 1) } }),
         1 => (1usize..5000, 17u32..22).prop_map(|(size, log2)| Step::Allocate { size, alignment: 1 << log2 }),
+        2 => size().prop_map(Step::AllocateZeroed),
         5 => any::<usize>().prop_map(Step::Free),
         2 => (any::<usize>(), size()).prop_map(|(i, size)| Step::Reallocate(i, size)),
         1 => (any::<usize>(), 1usize..64).prop_map(|(i, offset)| Step::FreeInside(i, offset)),
@@ -80,6 +82,11 @@ impl Model {
             Step::Allocate { size, alignment } => {
                 let block = heap.allocate(size, alignment).unwrap().as_ptr() as usize;
                 self.enter(block, size, if alignment == 0 { DEFAULT_ALIGNMENT } else { alignment });
+            }
+            Step::AllocateZeroed(size) => {
+                let block = heap.allocate_zeroed(size, 0).unwrap().as_ptr() as usize;
+                self.check_contents(block, size, 0);
+                self.enter(block, size, DEFAULT_ALIGNMENT);
             }
             Step::Free(n) => {
                 let Some(at) = self.nth(n) else { return };
