@@ -10,10 +10,10 @@ use core::ffi::{c_char, c_void};
 use core::ptr::null_mut;
 
 /// A `unimem_access_t` as C passes it: any number may come.
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types)] // C's own names
 pub type unimem_access_code_t = u32;
 /// A `unimem_advice_t` as C passes it: any number may come.
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types)] // C's own names
 pub type unimem_advice_code_t = u32;
 
 fn access_of(code: unimem_access_code_t) -> Result<Access> {

@@ -94,7 +94,7 @@ pub extern "C" fn unimem_error_string(error: unimem_error_code_t) -> *const c_ch
 }
 
 /// A `unimem_error_t` as C passes it: any number may come.
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types)] // C's own names
 pub type unimem_error_code_t = u32;
 
 fn to_c(error: Error) -> unimem_error_t {
