@@ -10,7 +10,7 @@ use super::transit::Transit;
 use super::trouble::Trouble;
 use super::{codec, crew, workspace};
 use crate::os::map::{HUGE_PAGE, PAGE};
-use crate::recording::{self, Movement};
+use crate::recording::{self, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use twox_hash::XxHash3_128;
@@ -169,7 +169,10 @@ impl Engine {
                 }
                 transit.settle(Phase::Hot, Settle { pinned, prefetched: false });
                 region.record(begun, Movement::Fault, tier, index);
-                if region.staging().full() == 0 && self.purse().limit() != 0 {
+                // Who acquires chunks that are encoded in RAM makes room in his own thread: what the crew has in its
+                // caches would have to come over. The disk is worth being ahead of.
+                let ahead = !(pinned && tier == Tier::Warm);
+                if ahead && region.staging().full() == 0 && self.purse().limit() != 0 {
                     crew::stock(region);
                 }
                 Ok(())
