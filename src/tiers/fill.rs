@@ -107,6 +107,7 @@ impl Region {
     fn read_ahead(&self, index: usize, explicit: bool) {
         let window = self.window();
         let mut sweep = self.sweep.lock();
+        sweep.note_use(index, explicit);
         let ahead = sweep.note(index, self.count(), window).filter(|_| !(explicit && sweep.is_asked()));
         drop(sweep);
         let Some(ahead) = ahead else { return };
