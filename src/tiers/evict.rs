@@ -7,6 +7,7 @@ use super::points::{self, Point};
 use super::region::Region;
 use super::staging::{Slot, Staging};
 use super::state::{Phase, Settle};
+use super::sweep::YOUNGEST;
 use super::table::Which;
 use super::transit::Transit;
 use super::trouble::Trouble;
@@ -331,15 +332,22 @@ impl Engine {
         self.victim_in(oldest).or_else(|| regions.clone().find_map(|region| self.victim_in(region)))
     }
     fn victim_in<'a>(&self, region: &'a Region) -> Option<Transit<'a>> {
-        if region.sweep.lock().is_swept() {
-            // The youngest few are in use by the threads that sweep, or have been asked for and are still to be used.
-            for back in 2..8 {
+        let spared = {
+            let sweep = region.sweep.lock();
+            sweep.is_swept().then(|| sweep.spared())
+        };
+        if let Some(spared) = spared {
+            // Of the youngest few, some have been asked for and are still to be used.
+            for back in spared..8 {
                 let index = region.lists().youngest(region.table(), Which::Hot, back);
                 let Some(index) = index else { break };
                 if region.word(index).prefetched() {
                     continue;
                 }
                 if let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
+                    if back < YOUNGEST {
+                        region.sweep.lock().note_left(index);
+                    }
                     return Some(transit);
                 }
             }

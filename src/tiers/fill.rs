@@ -11,7 +11,7 @@ use super::transit::Transit;
 use super::trouble::Trouble;
 use super::{codec, crew, workspace};
 use crate::os::map::{HUGE_PAGE, PAGE};
-use crate::recording::{self, Movement};
+use crate::recording::{self, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use twox_hash::XxHash3_128;
@@ -135,6 +135,7 @@ impl Region {
     fn read_ahead(&self, index: usize, explicit: bool) {
         let window = self.window();
         let mut sweep = self.sweep.lock();
+        sweep.note_use(index, explicit);
         let ahead = sweep.note(index, self.count(), window).filter(|_| !(explicit && sweep.is_asked()));
         drop(sweep);
         let Some(ahead) = ahead else { return };
@@ -197,7 +198,10 @@ impl Engine {
                 }
                 transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
                 region.record(begun, Movement::Fault, tier, index);
-                if region.staging().full() == 0 && self.purse().limit() != 0 {
+                // Who acquires chunks that are encoded in RAM makes room in his own thread: what the crew has in its
+                // caches would have to come over. The disk is worth being ahead of.
+                let ahead = !(pinned && tier == Tier::Warm);
+                if ahead && region.staging().full() == 0 && self.purse().limit() != 0 {
                     crew::stock(region);
                 }
                 Ok(())
