@@ -80,6 +80,12 @@ impl Account {
         self.used += bytes;
         true
     }
+    /// Fills the reserve; gives what is over.
+    fn set_aside(&mut self, bytes: usize) -> usize {
+        let kept = bytes.min(self.reserve_target.saturating_sub(self.reserve));
+        self.reserve += kept;
+        bytes - kept
+    }
     fn give(&mut self, budget: &dyn Budget, bytes: usize) {
         self.used -= bytes;
         let needed = self.used.max(self.guaranteed() + self.encoded);
@@ -147,9 +153,8 @@ impl Purse {
     pub fn discharge_pages(&self, bytes: usize) {
         let mut account = self.account.lock();
         account.pages -= bytes;
-        let kept = bytes.min(account.reserve_target.saturating_sub(account.reserve));
-        account.reserve += kept;
-        self.give(&mut account, bytes - kept);
+        let excess = account.set_aside(bytes);
+        self.give(&mut account, excess);
     }
     /// Charges encoded bytes, out of the reserve first.
     pub fn charge_encoded(&self, bytes: usize) -> bool {
@@ -167,9 +172,8 @@ impl Purse {
     pub fn discharge_encoded(&self, bytes: usize) {
         let mut account = self.account.lock();
         account.encoded -= bytes;
-        let kept = bytes.min(account.reserve_target.saturating_sub(account.reserve));
-        account.reserve += kept;
-        self.give(&mut account, bytes - kept);
+        let excess = account.set_aside(bytes);
+        self.give(&mut account, excess);
     }
     /// Whether the reserve is below its target.
     pub fn wants_reserve(&self) -> bool {

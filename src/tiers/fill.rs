@@ -200,7 +200,7 @@ impl Engine {
                 region.record(begun, Movement::Fault, tier, index);
                 // Who acquires chunks that are encoded in RAM makes room in his own thread: what the crew has in its
                 // caches would have to come over. The disk is worth being ahead of.
-                let ahead = !(pinned && tier == Tier::Warm);
+                let ahead = !(acquire && tier == Tier::Warm);
                 if ahead && region.staging().full() == 0 && self.purse().limit() != 0 {
                     crew::stock(region);
                 }
