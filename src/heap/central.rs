@@ -140,13 +140,11 @@ impl Central {
                 _ => None,
             };
             let Some(span) = span else { break };
-            // SAFETY: listed spans are live records; the lock is held, and the reference ends here.
-            let had_free = unsafe { span.as_ref().inner() }.free > 0;
-            // SAFETY: as above.
-            let span_ref = unsafe { span.as_ref() };
+            // SAFETY: listed spans are live records; the lock is held, and references to inner parts end at once.
+            let (span_ref, had_free) = unsafe { (span.as_ref(), span.as_ref().inner().free > 0) };
             let got = self.take_from(heap, span_ref, tag, count - taken, &mut accept);
             taken += got;
-            // SAFETY: as above; the reference ends here.
+            // SAFETY: as above.
             let exhausted = unsafe {
                 let inner = span_ref.inner();
                 inner.free == 0 && inner.carved == SHAPES[class as usize].capacity
