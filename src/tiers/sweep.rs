@@ -33,10 +33,18 @@ pub struct Sweep {
     clock: u32,
     /// When the program last asked for chunks ahead.
     asked: Option<u32>,
+    /// The chunks that left last though they were of the youngest, and when the youngest last turned out to be in use.
+    left: [Option<usize>; 4],
+    in_use: Option<u32>,
 }
 
 /// Chunks that a program wants after it has asked for some ahead before it is taken to have left that to us again.
 const ASKS: u32 = 64;
+
+/// The youngest chunks, which may still be in use though nobody has acquired them.
+pub const YOUNGEST: usize = 2;
+/// Chunks that a program wants for which they are spared once they have turned out to be in use.
+const SPARING: u32 = 64;
 
 /// Chunks to read ahead: `count` from `first` on, upwards or downwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +126,25 @@ impl Sweep {
     /// Whether it does: what it acquires then tells nothing of what it will want that it does not say better.
     pub fn is_asked(&self) -> bool {
         self.asked.is_some_and(|asked| self.clock.wrapping_sub(asked) < ASKS)
+    }
+    /// Notes how `index` is wanted. Pointers use chunks unseen; and who wants back what has just left was not done with it.
+    pub fn note_use(&mut self, index: usize, acquired: bool) {
+        if !acquired || self.left.contains(&Some(index)) {
+            self.in_use = Some(self.clock);
+        }
+    }
+    /// Notes that one of the youngest chunks leaves.
+    pub fn note_left(&mut self, index: usize) {
+        self.left.rotate_right(1);
+        self.left[0] = Some(index);
+    }
+    /// How many of the youngest chunks are not to leave. None where they are acquired and released: then the one just
+    /// released is the best to leave, as what comes in its place finds it in the processor's cache.
+    pub fn spared(&self) -> usize {
+        match self.in_use {
+            Some(noted) if self.clock.wrapping_sub(noted) < SPARING => YOUNGEST,
+            _ => 0,
+        }
     }
     /// Whether the region is being swept: then the chunk just left is the best to evict, not the oldest.
     pub fn is_swept(&self) -> bool {

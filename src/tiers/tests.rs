@@ -174,6 +174,34 @@ fn the_tolerance_holds_over_a_thousand_cycles() {
 }
 
 #[test]
+fn a_chunk_acquired_again_and_again_beside_a_sweep_stays() {
+    const CHUNK: usize = 64 << 10;
+    for mechanism in serving() {
+        let engine = Fixed::new(64 * CHUNK).engine(mechanism);
+        let region = streaming(&engine, 256 * CHUNK, CHUNK);
+        let visit = |index, access| {
+            region.acquire(index, access).unwrap();
+            words(&region)[index * CHUNK / 8].store(index as u64, Relaxed);
+            region.release(index).unwrap();
+        };
+        (0..256).for_each(|index| visit(index, Access::Write));
+        let before = engine.residency().faults;
+        let (mut swept, mut kept) = (0, 190);
+        while swept < 180 {
+            if swept % 30 == 0 {
+                kept += 10; // another one, that belongs to no sweep
+            }
+            visit(kept, Access::Read);
+            visit(swept, Access::Read);
+            swept += 1;
+        }
+        let faults = engine.residency().faults - before;
+        assert!(faults <= 180 + 2 * 6, "{mechanism:?}: {faults} chunks came in");
+        engine.free(&region);
+    }
+}
+
+#[test]
 fn a_tebibyte_costs_what_is_touched() {
     for mechanism in serving() {
         let budget = Fixed::new(64 << 20);

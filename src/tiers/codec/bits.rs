@@ -115,6 +115,38 @@ pub fn unpack(packed: &[u8], rows: usize, width: u32, values: &mut Group) {
     by_width!(width, unpack_width, *values = [[0; LANES]; ROWS], packed, rows, values)
 }
 
+/// Unpacks a full group, passing row after row, in their order, through `through`.
+#[inline(always)]
+pub fn unpack_through(
+    packed: &[u8],
+    width: u32,
+    values: &mut Group,
+    mut through: impl FnMut([u32; LANES]) -> [u32; LANES],
+) {
+    let packed = &packed[..packed_size(ROWS, width)];
+    let mask = if width == 32 { u32::MAX } else { (1 << width) - 1 };
+    for (row, value) in values.iter_mut().enumerate() {
+        let mut numbers = [0; LANES];
+        if width > 0 {
+            let (word, shift) = (row * width as usize / 32, (row * width as usize % 32) as u32);
+            let low = load(packed, word);
+            for l in 0..LANES {
+                numbers[l] = low[l] >> shift;
+            }
+            if shift + width > 32 {
+                let high = load(packed, word + 1);
+                for l in 0..LANES {
+                    numbers[l] |= high[l] << (32 - shift);
+                }
+            }
+            for number in &mut numbers {
+                *number &= mask;
+            }
+        }
+        *value = through(numbers);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

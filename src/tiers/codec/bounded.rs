@@ -9,7 +9,6 @@ use super::bits::{self, GROUP, Group, LANES, ROWS};
 use super::isa::{self, Isa};
 use super::lanes;
 use super::{AHEAD, Damaged, read, write};
-use std::hint::black_box;
 
 /// Bytes before each group's packed values: mode, width, two spare, base, least difference.
 const HEADER: usize = 12;
@@ -318,56 +317,70 @@ fn add(a: &Row, b: &Row) -> Row {
     }
     sum
 }
-/// For each lane the sum of all lanes before it, from `start` on.
-#[inline(always)]
-fn sums_before(totals: &Row, start: u32) -> Row {
-    let mut before = [start; LANES];
-    for l in 1..LANES {
-        before[l] = before[l - 1].wrapping_add(totals[l - 1]);
-    }
-    before
-}
-/// Running sums down the rows, or, with `BACK` 2, down every other; `more` is added to each number first.
-#[inline(always)]
-fn sums<const BACK: usize>(lanes: &mut Group, more: &Row) {
-    let mut sums = [[0; LANES]; BACK];
-    for rows in lanes.as_chunks_mut::<BACK>().0 {
-        for (sum, row) in sums.iter_mut().zip(rows) {
-            *sum = add(sum, &add(row, more));
-            *row = *sum;
-        }
-    }
-}
-/// Running sums of running sums down the rows. Gives the last of the inner ones.
-#[inline(always)]
-fn sums_of_sums(lanes: &mut Group, more: &Row) -> Row {
-    let (mut inner, mut outer) = ([0; LANES], [0; LANES]);
-    for row in lanes {
-        inner = add(&inner, &add(row, more));
-        outer = add(&outer, &inner);
-        *row = outer;
-    }
-    inner
-}
 /// What is to be added to numbers that are sums within their lanes: `first` to those in even and odd rows, and `slope`
 /// more for every two rows further down.
 struct Offsets {
     first: [Row; 2],
     slope: Row,
 }
-/// From grid numbers, less their offsets, to the bits of values.
+/// Sums down the rows of a packed group: each number is what its prediction left of it, and the numbers `BACK` rows up.
 #[inline(always)]
-fn values(grid: Grid, lanes: &mut Group, offsets: Offsets) {
-    let Offsets { first: mut offsets, slope } = offsets;
-    for rows in lanes.as_chunks_mut::<2>().0 {
-        for (row, offset) in rows.iter_mut().zip(&mut offsets) {
-            *row = add(row, offset);
-            for number in row {
-                *number = (*number as i32 as f32 * grid.step).to_bits();
+fn sums<const BACK: usize>(packed: &[u8], width: u32, least: &Row, lanes: &mut Group) {
+    let mut sums = [[0; LANES]; BACK];
+    bits::unpack_through(
+        packed,
+        width,
+        lanes,
+        #[inline(always)]
+        |row| {
+            let sum = add(&sums[0], &add(&row, least));
+            sums.rotate_left(1);
+            sums[BACK - 1] = sum;
+            sum
+        },
+    );
+}
+/// Sums of sums. Gives the last of the inner ones.
+#[inline(always)]
+fn sums_of_sums(packed: &[u8], width: u32, least: &Row, lanes: &mut Group) -> Row {
+    let (mut inner, mut outer) = ([0; LANES], [0; LANES]);
+    bits::unpack_through(
+        packed,
+        width,
+        lanes,
+        #[inline(always)]
+        |row| {
+            inner = add(&inner, &add(&row, least));
+            outer = add(&outer, &inner);
+            outer
+        },
+    );
+    inner
+}
+/// Values in their order of grid numbers, less their offsets, in lanes.
+#[inline(always)]
+fn values(isa: Isa, grid: Grid, lanes: &Group, offsets: &Offsets, target: &mut [[u8; 4]; GROUP]) {
+    lanes::gather(
+        isa,
+        lanes,
+        target,
+        #[inline(always)]
+        |lane| {
+            let [even, odd] = &offsets.first;
+            let mut offset = [lanes::part(even, lane), lanes::part(odd, lane)];
+            let slope = lanes::part(&offsets.slope, lane);
+            #[inline(always)]
+            move |row, mut numbers: lanes::Part| {
+                let offset = &mut offset[row % 2];
+                for l in 0..numbers.len() {
+                    let number = numbers[l].wrapping_add(offset[l]);
+                    numbers[l] = (number as i32 as f32 * grid.step).to_bits();
+                    offset[l] = offset[l].wrapping_add(slope[l]);
+                }
+                numbers
             }
-            *offset = add(offset, &slope);
-        }
-    }
+        },
+    );
 }
 
 #[inline(always)]
@@ -397,48 +410,46 @@ fn decode_group(
     }
     let size = bits::packed_size(ROWS, width);
     let packed = encoded.get(at..at + size).ok_or(Damaged)?;
-    bits::unpack(packed, ROWS, width, lanes);
     let target: &mut [[u8; 4]; GROUP] = target.as_chunks_mut().0.first_chunk_mut().ok_or(Damaged)?;
-    // The first numbers have none before them: zero, once the minimum is added.
-    let none = 0u32.wrapping_sub(minimum);
-    let minimum = [minimum; LANES];
+    let least = [minimum; LANES];
+    // The first lane begins such that its first numbers are those known.
     let offsets = match header[0] {
         m if m == Mode::Offset as u8 => {
+            bits::unpack(packed, ROWS, width, lanes);
             for (bytes, number) in target.iter_mut().zip(lanes.as_flattened()) {
                 *bytes = (number.wrapping_add(base) as i32 as f32 * grid.step).to_le_bytes();
             }
             return Ok(at + size);
         }
         m if m == Mode::Difference as u8 => {
-            lanes[0][0] = none;
-            sums::<1>(lanes, &minimum);
-            Offsets { first: [sums_before(&lanes[ROWS - 1], base); 2], slope: [0; LANES] }
+            sums::<1>(packed, width, &least, lanes);
+            let start = base.wrapping_sub(lanes[0][0]);
+            Offsets { first: [lanes::sums_before(isa, &lanes[ROWS - 1], start); 2], slope: [0; LANES] }
         }
         m if m == Mode::DifferenceOfTwo as u8 => {
-            (lanes[0][0], lanes[1][0]) = (none, none);
-            sums::<2>(lanes, &minimum);
-            let [even, odd] = [ROWS - 2, ROWS - 1].map(|row| lanes[row]);
-            Offsets { first: [sums_before(&even, base), sums_before(&odd, second)], slope: [0; LANES] }
+            sums::<2>(packed, width, &least, lanes);
+            let (even, odd) = (base.wrapping_sub(lanes[0][0]), second.wrapping_sub(lanes[1][0]));
+            let first = [
+                lanes::sums_before(isa, &lanes[ROWS - 2], even),
+                lanes::sums_before(isa, &lanes[ROWS - 1], odd),
+            ];
+            Offsets { first, slope: [0; LANES] }
         }
         m if m == Mode::SecondDifference as u8 => {
-            lanes[0][0] = none;
-            lanes[1][0] = none.wrapping_add(second).wrapping_sub(base);
-            let bends = sums_of_sums(lanes, &minimum);
+            let bends = sums_of_sums(packed, width, &least, lanes);
             // A lane begins with the slope with which the one before it ends, and where that has led to.
-            let slope = sums_before(&bends, 0);
-            let mut rise = slope;
-            for _ in 0..ROWS.ilog2() {
-                rise = add(&rise, &rise);
-            }
-            let start = sums_before(&add(&rise, &lanes[ROWS - 1]), base);
+            let known = second.wrapping_sub(base);
+            let slope =
+                lanes::sums_before(isa, &bends, known.wrapping_sub(lanes[1][0]).wrapping_add(lanes[0][0]));
+            let rise = slope.map(|slope| slope.wrapping_mul(ROWS as u32));
+            let start = base.wrapping_sub(lanes[0][0]).wrapping_sub(slope[0]);
+            let start = lanes::sums_before(isa, &add(&rise, &lanes[ROWS - 1]), start);
             let first = add(&start, &slope);
             Offsets { first: [first, add(&first, &slope)], slope: add(&slope, &slope) }
         }
         _ => return Err(Damaged),
     };
-    // Through memory, as the compiler else carries these rows about in pieces, which takes twice the time.
-    values(grid, lanes, black_box(offsets));
-    lanes::gather(isa, lanes, target);
+    values(isa, grid, lanes, &offsets, target);
     Ok(at + size)
 }
 

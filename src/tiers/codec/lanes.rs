@@ -10,7 +10,6 @@ use super::bits::{GROUP, Group, LANES, ROWS};
 use super::isa::Isa;
 
 /// Rows and columns of a tile that is turned in registers.
-#[cfg(target_arch = "x86_64")]
 const SIDE: usize = 8;
 
 /// Deals values in their order out to the lanes.
@@ -37,15 +36,27 @@ pub fn deal(isa: Isa, values: &Group, lanes: &mut Group) {
         }
     }
 }
-/// Gathers the values of the lanes in their order, as bytes.
+/// Numbers of neighbouring lanes in one row.
+pub type Part = [u32; SIDE];
+
+/// Gathers the values of the lanes in their order, as bytes. For the part of the lanes that begins with `lane`,
+/// `through(lane)` makes what all rows pass through in their order, with their indices.
 #[inline(always)]
-pub fn gather(isa: Isa, lanes: &Group, values: &mut [[u8; 4]; GROUP]) {
+pub fn gather<F: FnMut(usize, Part) -> Part>(
+    isa: Isa,
+    lanes: &Group,
+    values: &mut [[u8; 4]; GROUP],
+    through: impl Fn(usize) -> F,
+) {
     #[cfg(target_arch = "x86_64")]
     if let Some(avx2) = isa.avx2() {
         for lane in (0..LANES).step_by(SIDE) {
+            let mut through = through(lane);
             for row in (0..ROWS).step_by(SIDE) {
-                let from = |r: usize| load(&lanes[row + r][lane..]);
-                let tile = [from(0), from(1), from(2), from(3), from(4), from(5), from(6), from(7)];
+                let mut tile = [pulp::cast([0u32; SIDE]); SIDE];
+                for (r, part_of_tile) in tile.iter_mut().enumerate() {
+                    *part_of_tile = pulp::cast(through(r, part(&lanes[row + r], lane)));
+                }
                 for (l, run) in turn(avx2, tile).into_iter().enumerate() {
                     store(run, &mut values[(lane + l) * ROWS + row..]);
                 }
@@ -54,11 +65,40 @@ pub fn gather(isa: Isa, lanes: &Group, values: &mut [[u8; 4]; GROUP]) {
         return;
     }
     let _ = isa;
-    for (lane, run) in values.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-        for (row, value) in run.iter_mut().enumerate() {
-            *value = lanes[row][lane].to_le_bytes();
+    for lane in (0..LANES).step_by(SIDE) {
+        let mut through = through(lane);
+        for (row, numbers) in lanes.iter().enumerate() {
+            for (l, number) in through(row, part(numbers, lane)).into_iter().enumerate() {
+                values[(lane + l) * ROWS + row] = number.to_le_bytes();
+            }
         }
     }
+}
+/// The numbers of a row that begin with `lane`.
+#[inline(always)]
+pub fn part(row: &[u32; LANES], lane: usize) -> Part {
+    *row[lane..].first_chunk().expect("lanes are whole parts")
+}
+
+/// For each lane the sum of all lanes before it, from `start` on.
+#[inline(always)]
+pub fn sums_before(isa: Isa, totals: &[u32; LANES], start: u32) -> [u32; LANES] {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(avx2) = isa.avx2() {
+        let [low, high]: [__m256i; 2] = pulp::cast(*totals);
+        let (low_sums, high_sums) = (sums(avx2, low), sums(avx2, high));
+        let all_low = avx2._mm256_permutevar8x32_epi32(low_sums, pulp::cast([SIDE as u32 - 1; SIDE]));
+        let start: __m256i = pulp::cast([start; SIDE]);
+        let low = avx2._mm256_add_epi32(start, avx2._mm256_sub_epi32(low_sums, low));
+        let high = avx2._mm256_add_epi32(start, avx2._mm256_sub_epi32(high_sums, high));
+        return pulp::cast([low, avx2._mm256_add_epi32(all_low, high)]);
+    }
+    let _ = isa;
+    let mut before = [start; LANES];
+    for l in 1..LANES {
+        before[l] = before[l - 1].wrapping_add(totals[l - 1]);
+    }
+    before
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -75,6 +115,16 @@ fn load(from: &[u32]) -> __m256i {
 fn store<T: pulp::bytemuck::Pod>(row: __m256i, to: &mut [T]) {
     let row: [T; SIDE] = pulp::cast(row);
     to[..SIDE].copy_from_slice(&row);
+}
+/// Running sums.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn sums(avx2: Avx2, numbers: __m256i) -> __m256i {
+    // Of pairs, of fours, then the lower four for the upper.
+    let pairs = avx2._mm256_add_epi32(numbers, avx2._mm256_slli_si256::<4>(numbers));
+    let fours = avx2._mm256_add_epi32(pairs, avx2._mm256_slli_si256::<8>(pairs));
+    let lower = avx2._mm256_permute2x128_si256::<0x08>(fours, fours);
+    avx2._mm256_add_epi32(fours, avx2._mm256_shuffle_epi32::<0xFF>(lower))
 }
 /// Rows become columns.
 #[cfg(target_arch = "x86_64")]
@@ -99,6 +149,17 @@ fn turn(avx2: Avx2, rows: [__m256i; SIDE]) -> [__m256i; SIDE] {
 mod tests {
     use super::*;
     #[test]
+    fn sums_are_those_of_the_lanes_before() {
+        let totals: [u32; LANES] = core::array::from_fn(|l| 0x9E37_79B9_u32.wrapping_mul(l as u32 + 1));
+        for isa in Isa::all() {
+            let before = sums_before(isa, &totals, 77);
+            for l in 0..LANES {
+                let sum = totals[..l].iter().fold(77, |sum: u32, total| sum.wrapping_add(*total));
+                assert_eq!(before[l], sum, "{isa:?}, lane {l}");
+            }
+        }
+    }
+    #[test]
     fn every_value_finds_its_place_and_back() {
         let value = |i: usize| (i as u32).wrapping_mul(0x0101_0101);
         let values: Group =
@@ -107,7 +168,7 @@ mod tests {
             let (mut lanes, mut back): (Group, _) = ([[0; LANES]; ROWS], [[0; 4]; GROUP]);
             deal(isa, &values, &mut lanes);
             assert!((0..GROUP).all(|i| lanes[i % ROWS][i / ROWS] == value(i)), "{isa:?}");
-            gather(isa, &lanes, &mut back);
+            gather(isa, &lanes, &mut back, |_| |_, numbers| numbers);
             assert_eq!(back.map(u32::from_le_bytes), values.as_flattened(), "{isa:?}");
         }
     }

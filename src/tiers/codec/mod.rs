@@ -264,16 +264,18 @@ impl Codec {
         Ok(())
     }
 
-    /// Decodes `encoded` (of form [`Form::Blocks`]) into `chunk`.
+    /// Decodes `encoded` (of form [`Form::Blocks`]) into `chunk`. From the last block to the first, so that what a reader
+    /// begins with is in the cache.
     pub fn decode(&self, encoded: &[u8], chunk: &mut [u8], workspace: &mut Workspace) -> Result<(), Damaged> {
         let directory = Directory::of(encoded, chunk.len())?;
-        let mut at = 0;
-        for (index, block) in chunk.chunks_mut(BLOCK).enumerate() {
+        let mut end = directory.start;
+        for (index, block) in chunk.chunks_mut(BLOCK).enumerate().rev() {
             let (tag, size) = directory.entry(encoded, index);
-            self.decode_block(tag, encoded.get(at..at + size).ok_or(Damaged)?, block, &mut workspace.coders)?;
-            at += size;
+            let begin = end.checked_sub(size).ok_or(Damaged)?;
+            self.decode_block(tag, &encoded[begin..end], block, &mut workspace.coders)?;
+            end = begin;
         }
-        if at == directory.start { Ok(()) } else { Err(Damaged) }
+        if end == 0 { Ok(()) } else { Err(Damaged) }
     }
 
     /// Decodes the `encoded` bytes (of form [`Form::Blocks`]) at the front of `memory` in place, into its first
