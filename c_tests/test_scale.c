@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"
+#include "unimem/advanced_memory_system.h" /* after memory_pool.h, whose names come first */
 #include "unimem/memory_singleton.h"
 
 #include "support.h"
@@ -135,6 +136,79 @@ static void test_idle(void) {
     CHECK("the instance closes clean", unimem_close(memory));
 }
 
+/* Replaces blocks of 16 B to 4 MiB at random, touches them, and exits with full caches. */
+static void *use_every_size(void *argument) {
+    unified_memory_interface_t *memory = argument;
+    enum { LIVE = 200, COUNT = 10000 };
+    void *blocks[LIVE] = {NULL};
+    random_t random = {(uint64_t)(uintptr_t)&blocks};
+    for (size_t i = 0; i < COUNT; i++) {
+        void **block = &blocks[random_below(&random, LIVE)];
+        size_t size = random_size(&random, 5, 22);
+        memory->free(*block);
+        *block = memory->allocate(size, 0);
+        if (!EXPECT(*block != NULL, "%zu bytes: NULL", size)) continue;
+        for (size_t at = 0; at < size; at += 4096) ((char *)*block)[at] = 1;
+    }
+    for (size_t i = 0; i < LIVE; i++) memory->free(blocks[i]);
+    return NULL;
+}
+
+/* Before any other test: what the library loads or makes once for the process counts too. */
+static void test_first_use(void) {
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    if (!CHECK("an instance in a fresh process", memory != NULL)) return;
+    size_t idle = resident_bytes();
+    TEST("two threads use blocks of every size for the first time: freed and trimmed, within 1.5 MiB of before") {
+        pthread_t threads[2];
+        for (size_t i = 0; i < 2; i++) pthread_create(&threads[i], NULL, use_every_size, memory);
+        for (size_t i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+        unimem_trim(memory);
+        size_t after = resident_bytes();
+        printf("# idle %zu KiB, after %zu KiB\n", idle / KIB, after / KIB);
+        EXPECT(after <= idle + 3 * MIB / 2, "resident memory grew from %zu to %zu KiB", idle / KIB, after / KIB);
+    }
+    TEST("4 GiB of address space in small blocks, never touched: freed and trimmed, within 4 MiB of before") {
+        enum { BLOCKS = 4096 };
+        void **blocks = table_new(BLOCKS * sizeof *blocks);
+        for (size_t i = 0; i < BLOCKS; i++) blocks[i] = memory->allocate(MIB, 0);
+        for (size_t i = 0; i < BLOCKS; i++) {
+            EXPECT(blocks[i] != NULL, "block %zu is NULL", i);
+            memory->free(blocks[i]);
+        }
+        munmap(blocks, BLOCKS * sizeof *blocks);
+        unimem_trim(memory);
+        size_t after = resident_bytes();
+        printf("# idle %zu KiB, after %zu KiB\n", idle / KIB, after / KIB);
+        EXPECT(after <= idle + 4 * MIB, "resident memory grew from %zu to %zu KiB", idle / KIB, after / KIB);
+    }
+    CHECK("the instance of a fresh process closes clean", unimem_close(memory));
+}
+
+/* Zeroed memory is not touched where it reads as zero already, and is zero where it does not. */
+static void test_zeroed(void) {
+    enum { BLOCKS = 256 };
+    advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
+    unsigned char *blocks[BLOCKS];
+    if (!CHECK("a system to get zeroed memory from", system != NULL)) return;
+    TEST("256 zeroed blocks of 1 MiB, written to at one place: in memory for what was touched only; used again: zero") {
+        for (size_t round = 0; round < 3; round++) {
+            size_t before = resident_bytes(), wrong = 0;
+            for (size_t i = 0; i < BLOCKS; i++) {
+                blocks[i] = memory_allocate(system, MIB, 64);
+                if (!EXPECT(blocks[i] != NULL, "block %zu is NULL", i)) continue;
+                wrong += blocks[i][i * 4096] != 0 || blocks[i][MIB - 1 - i] != 0;
+                blocks[i][i * 4096] = 1, blocks[i][MIB - 1 - i] = 2;
+            }
+            EXPECT(wrong == 0, "round %zu: %zu blocks are not zero", round, wrong);
+            size_t grown = resident_bytes() - before;
+            if (round == 0) EXPECT(grown < 32 * MIB, "%zu MiB resident", grown / MIB);
+            for (size_t i = 0; i < BLOCKS; i++) memory_free(system, blocks[i]);
+        }
+    }
+    destroy_memory_system(system);
+}
+
 static void test_great_sizes(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     if (!CHECK("an instance for great sizes", memory != NULL)) return;
@@ -173,6 +247,8 @@ static void test_great_sizes(void) {
 }
 
 int main(void) {
+    test_first_use();
+    test_zeroed();
     test_great_sizes();
     test_live_blocks();
     test_idle();

@@ -286,6 +286,52 @@ static void test_words_across_chunks(void)
     }
 }
 
+/* Read and written by one instruction each, which only together can go on. */
+typedef uint64_t unaligned_t __attribute__((aligned(1)));
+
+/* Eight bytes across each boundary of two chunks that are not acquired: both have to be in place at once. */
+static size_t wrong_across_boundaries(char *base, size_t first, size_t count, size_t chunk)
+{
+    size_t wrong = 0;
+    for (size_t i = first; i + 1 < count; i++) {
+        volatile unaligned_t *across = (unaligned_t *)(base + (i + 1) * chunk - 4);
+        uint64_t value = *across;
+        wrong += value != 0x0101010101010101;
+        *across = value;
+    }
+    return wrong;
+}
+
+static void test_access_beside_acquired(unified_memory_interface_t *memory, char *base, size_t chunk, size_t count)
+{
+    TEST("beside all chunks that could be acquired, and all plain blocks that fit, plain access goes on, across two chunks too; in a child as well") {
+        memset(base, 1, count * chunk - 100);
+        for (size_t plain = 0; plain <= 2; plain++) {
+            size_t acquired = 0, blocks = 0;
+            void *block[64];
+            if (plain == 1) while (blocks < 64 && (block[blocks] = memory->allocate(chunk / 2, 0))) blocks++;
+            while (acquired < count && unimem_chunk_acquire(base, acquired, UNIMEM_WRITE)) acquired++;
+            if (plain == 2) while (blocks < 64 && (block[blocks] = memory->allocate(chunk / 2, 0))) blocks++;
+            EXPECT(acquired < 8 && unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "%zu acquired: %s", acquired, unimem_last_error_message());
+            EXPECT(plain == 1 || acquired >= 4, "only %zu of a budget of 8", acquired);
+            alarm(60);
+            size_t wrong = wrong_across_boundaries(base, acquired, count - 1, chunk);
+            EXPECT(wrong == 0, "%zu wrong of %zu, %zu acquired beside %zu plain blocks", wrong, count, acquired, blocks);
+            pid_t child = fork();
+            if (child == 0) {
+                alarm(60);
+                _exit(wrong_across_boundaries(base, acquired, count - 1, chunk) != 0);
+            }
+            int status = -1;
+            EXPECT(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x", status);
+            alarm(0);
+            EXPECT(unimem_held_bytes(memory) <= 8 * chunk, "%zu bytes are held", unimem_held_bytes(memory));
+            for (size_t i = 0; i < acquired; i++) EXPECT(unimem_chunk_release(base, i), "release of chunk %zu", i);
+            while (blocks > 0) memory->free(block[--blocks]);
+        }
+    }
+}
+
 static void test_chunks(void)
 {
     size_t chunk = 64 * KIB, count = 32;
@@ -318,6 +364,7 @@ static void test_chunks(void)
         for (size_t i = 1; i < pinned; i++) EXPECT(unimem_chunk_release(base, i), "release of chunk %zu", i);
         EXPECT(!unimem_chunk_release(base, 1), "a release too many");
     }
+    if (strcmp(unimem_fault_mechanism(), "none") != 0) test_access_beside_acquired(memory, base, chunk, count);
     CHECK("prefetch takes chunks that exist", unimem_chunk_prefetch(base, 0, 4) && !unimem_chunk_prefetch(base, count, 1) && !unimem_chunk_prefetch(base, 1, count) && !unimem_chunk_prefetch(base, SIZE_MAX, 2));
     CHECK("advice is taken", unimem_advise(base, UNIMEM_SEQUENTIAL) && unimem_advise(base, UNIMEM_RANDOM) && unimem_advise(base, UNIMEM_WILL_NEED) && unimem_advise(base, UNIMEM_DONT_NEED));
     TEST("what memory grows by is zeros, whatever was there before it shrank, or lay behind an overwritten end") {

@@ -169,12 +169,17 @@ int main(int count, char **arguments) {
                o->seconds, o->peak_rss / MIB, o->hot / MIB, o->warm / MIB, o->cold / MIB,
                (unsigned long long)o->evictions, o->error);
     }
-    /* What passes by the budget comes from disk at every product: no faster than the disk reads it. */
+    /* What passes by the budget comes from disk at every product: no faster than the disk reads it, read by two at once as
+     * the library does, nor than the products take in RAM. */
     double rates[2] = {0, 0}, from_disk = (double)(bytes > budget ? bytes - budget : 0) * 1e-9;
-    if (disk_rates((size_t)128 << 20, 1, rates) && rates[1] > 0)
-        printf("the disk now reads %.2f GB/s: %.2f GB of weights take it %.2f s, the products %.2f s%s\n", rates[1], from_disk,
-               from_disk / rates[1], in_core.seconds,
-               from_disk / rates[1] > in_core.seconds ? "; more rows make the products the longer part" : "");
+    bool measured = disk_rates((size_t)256 << 20, 2, rates) && rates[1] > 0;
+    double reading = measured ? from_disk / rates[1] : 0, floor = reading > in_core.seconds ? reading : in_core.seconds;
+    if (measured) {
+        printf("%-10s %9.1f %9.2f   bound by the %s: %.2f GB of weights at the %.2f GB/s that it reads now take %.2f s\n", "no faster",
+               tiered.gflop / floor, floor, reading > in_core.seconds ? "disk" : "products", from_disk, rates[1], reading);
+        printf("tiered at %.0f %% of that speed%s\n", 100 * floor / tiered.seconds,
+               reading > in_core.seconds ? "; more rows make the products the longer part" : "");
+    }
     bool right = in_core.ok && tiered.ok && in_core.error <= 1e-5 && tiered.error <= 1e-5;
     bool within = tiered.peak_rss - tiered.idle_rss <= budget + 88 * (size_t)MIB;
     printf("tiered at %.0f %% of the speed in RAM; results %s; memory %s\n",

@@ -345,11 +345,14 @@ size_t unimem_chunk_count(const void *ptr);
 
 /**
  * Brings chunk `index` in, pins it, and gives its address, which is `ptr` plus `index` chunks: until it is released,
- * as often as it was acquired, no access to it faults, and system calls may be given its memory. The calling thread
- * does the work, so several threads that acquire chunks decode in parallel. With `UNIMEM_OVERWRITE` the contents are
- * unspecified until written. NULL if the budget has no room because all that is in place is pinned
- * (`UNIMEM_ERROR_OUT_OF_MEMORY`), or the spill file fails (`UNIMEM_ERROR_IO`), or its bytes are not what was written
- * (`UNIMEM_ERROR_CORRUPTION`), or the chunk is acquired 8388607 times already (`UNIMEM_ERROR_LIMIT`).
+ * as often as it was acquired, by whatever thread, no access to it faults, and system calls may be given its memory; in a
+ * forked child too it stays acquired as often as it was. The calling thread does the work, so several threads that acquire
+ * chunks decode in parallel. With `UNIMEM_OVERWRITE` the contents are unspecified until written.
+ *
+ * NULL if beside the chunks that are acquired the budget has no room for this one and two more, which plain access may
+ * need at once (`UNIMEM_ERROR_OUT_OF_MEMORY`; where all chunks fit, all can be acquired), or the spill file fails
+ * (`UNIMEM_ERROR_IO`), or its bytes are not what was written (`UNIMEM_ERROR_CORRUPTION`), or the chunk is acquired 65535
+ * times already (`UNIMEM_ERROR_LIMIT`).
  */
 void *unimem_chunk_acquire(void *ptr,
                            size_t index,
@@ -466,8 +469,7 @@ size_t unimem_reference_count(const void *ptr);
  * Whether `allocate(size, 0)` of the calling thread would find room in the instance's budget now: in what is free, in what
  * that thread caches and the instance keeps, which may go back into the common stock for it, and in what chunks of tiered
  * memory hold, which would leave. Without a cap true for every size from 1 to 2^46, the largest there is. What it cannot
- * know: whether the system has the memory, or the disk room for those chunks; it takes acquired ones for movable; and what
- * other threads do meanwhile.
+ * know: whether the system has the memory, or the disk room for those chunks, and what other threads do meanwhile.
  */
 bool unimem_can_allocate(unified_memory_interface_t *memory,
                          size_t size);

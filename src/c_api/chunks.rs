@@ -10,10 +10,10 @@ use core::ffi::{c_char, c_void};
 use core::ptr::null_mut;
 
 /// A `unimem_access_t` as C passes it: any number may come.
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types)] // C's own names
 pub type unimem_access_code_t = u32;
 /// A `unimem_advice_t` as C passes it: any number may come.
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types)] // C's own names
 pub type unimem_advice_code_t = u32;
 
 fn access_of(code: unimem_access_code_t) -> Result<Access> {
@@ -48,11 +48,14 @@ pub extern "C" fn unimem_chunk_count(ptr: *const c_void) -> usize {
 }
 
 /// Brings chunk `index` in, pins it, and gives its address, which is `ptr` plus `index` chunks: until it is released,
-/// as often as it was acquired, no access to it faults, and system calls may be given its memory. The calling thread
-/// does the work, so several threads that acquire chunks decode in parallel. With `UNIMEM_OVERWRITE` the contents are
-/// unspecified until written. NULL if the budget has no room because all that is in place is pinned
-/// (`UNIMEM_ERROR_OUT_OF_MEMORY`), or the spill file fails (`UNIMEM_ERROR_IO`), or its bytes are not what was written
-/// (`UNIMEM_ERROR_CORRUPTION`), or the chunk is acquired 8388607 times already (`UNIMEM_ERROR_LIMIT`).
+/// as often as it was acquired, by whatever thread, no access to it faults, and system calls may be given its memory; in a
+/// forked child too it stays acquired as often as it was. The calling thread does the work, so several threads that acquire
+/// chunks decode in parallel. With `UNIMEM_OVERWRITE` the contents are unspecified until written.
+///
+/// NULL if beside the chunks that are acquired the budget has no room for this one and two more, which plain access may
+/// need at once (`UNIMEM_ERROR_OUT_OF_MEMORY`; where all chunks fit, all can be acquired), or the spill file fails
+/// (`UNIMEM_ERROR_IO`), or its bytes are not what was written (`UNIMEM_ERROR_CORRUPTION`), or the chunk is acquired 65535
+/// times already (`UNIMEM_ERROR_LIMIT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_acquire(
     ptr: *mut c_void,

@@ -94,7 +94,7 @@ pub extern "C" fn unimem_error_string(error: unimem_error_code_t) -> *const c_ch
 }
 
 /// A `unimem_error_t` as C passes it: any number may come.
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types)] // C's own names
 pub type unimem_error_code_t = u32;
 
 fn to_c(error: Error) -> unimem_error_t {
@@ -155,8 +155,7 @@ pub extern "C" fn unimem_reference_count(ptr: *const c_void) -> usize {
 /// Whether `allocate(size, 0)` of the calling thread would find room in the instance's budget now: in what is free, in what
 /// that thread caches and the instance keeps, which may go back into the common stock for it, and in what chunks of tiered
 /// memory hold, which would leave. Without a cap true for every size from 1 to 2^46, the largest there is. What it cannot
-/// know: whether the system has the memory, or the disk room for those chunks; it takes acquired ones for movable; and what
-/// other threads do meanwhile.
+/// know: whether the system has the memory, or the disk room for those chunks, and what other threads do meanwhile.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_can_allocate(memory: *mut unified_memory_interface_t, size: usize) -> bool {
     guard(false, || Ok(open_instance(memory)?.can_allocate(size)))

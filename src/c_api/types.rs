@@ -1,5 +1,5 @@
 //! The types of `unimem.h`, named as C sees them.
-#![allow(non_camel_case_types)]
+#![allow(non_camel_case_types)] // C's own names
 use super::legacy_types::Flag;
 use core::ffi::{c_char, c_int, c_void};
 

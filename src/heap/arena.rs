@@ -3,7 +3,9 @@
 //! Regions of 32 MiB are reserved as needed and handed out in runs of 64 KiB slices. A free slice is always clean
 //! (never touched, or given back to the system), so a run reads as zero. Beside each region lie the side arrays of
 //! its slices: 2048 slots and one bitmap each, touched only as far as blocks exist. They stay mapped for ever, so that a
-//! wild pointer can be looked up without a lock; the regions' own address space is given up when the system is short.
+//! wild pointer can be looked up without a lock, but what nobody uses of them goes back to the system: slots with their
+//! slices, bitmaps, sixteen to a page, with the last slice of their region. The regions' own address space is given up
+//! when the system is short.
 use super::size_class::SLICE;
 use crate::os::{fork, lock::Mutex, map, records};
 use core::ptr::{NonNull, null_mut};
@@ -185,7 +187,8 @@ pub fn take(slices: usize, huge_pages: bool) -> Option<Run> {
     Some(region.run(0))
 }
 
-/// Gives a run back. Its first `touched` bytes are handed to the system, with the slots beside them.
+/// Gives a run back. Its first `touched` bytes are handed to the system, with the slots beside them, and with the last run
+/// of a region its bitmaps.
 ///
 /// # Safety
 /// The run came from [`take`] with the same count and nothing uses it any more.
@@ -206,6 +209,12 @@ pub unsafe fn give(base: usize, slices: usize, touched: usize) {
         }
     }
     region.mark(slice, slices, false);
+    if region.free == region.slices {
+        let bitmap = region.run(0).bitmap as usize;
+        // SAFETY: part of the side arrays' mapping; no run is in use, and what the bitmaps hold then does not matter,
+        // nor whether the system takes them.
+        let _ = unsafe { map::decommit(bitmap, region.capacity * BITMAP_WORDS * size_of::<u64>()) };
+    }
 }
 
 /// Gives the address space of unused regions up. Gives the bytes.

@@ -8,6 +8,7 @@
 use super::cache::{self, ThreadCache};
 use super::magazine::{Entry, Magazine};
 use super::size_class::{FIRST_SINGLE, quick_class_of, quick_scaled_class_of};
+use super::span::ALL;
 use super::{page_map, slot, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
@@ -83,7 +84,9 @@ pub fn allocate_single(id: usize, size: usize, alignment: usize) -> Option<NonNu
     let (entry, slot) = take(cache, cache.magazine(class), size)?;
     // SAFETY: taken just now.
     let pointer = unsafe { entry.as_ref() }.pointer;
-    span_of_block(pointer).note_request(size);
+    let span = span_of_block(pointer);
+    span.note_request(size);
+    span.set_written(ALL);
     slot.store(slot::LIVE, Relaxed);
     NonNull::new(pointer)
 }

@@ -6,16 +6,18 @@
 //!
 //! Ranges are kept like the free pages of a page heap: cut where a smaller block is wanted, joined with a neighbour
 //! when one comes back. All of it runs under the heap's lock.
-use super::central::records_of_spans;
+use super::cache::ThreadCache;
 use super::size_class::{MAX_STRIDE, SLICE};
 use super::span::{List, Span};
-use super::{Heap, arena, scavenger};
+use super::{Heap, arena, records_of_spans, scavenger};
 use crate::os::map;
 use core::ptr::NonNull;
 
 const MOST_SLICES: usize = MAX_STRIDE / SLICE;
 /// Kept memory may exceed the most ever in use by this much, so that small heaps are left alone.
 const LEEWAY: usize = 1 << 20;
+/// Latest runs of a length that are looked at for one that the thread had before.
+const MOST_OF_OTHERS: usize = 8;
 /// A heap keeps at most this share of the machine's memory (one part in ...).
 const SHARE: usize = 8;
 
@@ -67,14 +69,16 @@ impl Kept {
             occasions: 0,
         }
     }
-    /// Bytes that count as held.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
 
     fn occasion(&mut self) -> u64 {
         self.occasions += 1;
         self.occasions
+    }
+
+    /// Whether [`Kept::charge`] would charge `bytes` now, if `movable` of the bytes held would go.
+    pub fn fits(&self, heap: &Heap, bytes: usize, movable: usize) -> bool {
+        let in_use = heap.held().saturating_sub(self.bytes + movable);
+        heap.limit() == 0 || bytes == 0 || in_use.saturating_add(bytes) <= heap.limit()
     }
 
     /// Charges `bytes` for memory about to be used, and gives kept memory back where that is needed: to stay below the
@@ -105,20 +109,31 @@ impl Kept {
         }
     }
 
-    /// The kept run of which [`Kept::reuse_run`] makes one of `slices`, and its length.
-    fn run_for(&self, slices: usize) -> Option<(NonNull<Span>, usize)> {
+    /// The kept run of which [`Kept::reuse_run`] makes one of `slices`, and its length: the shortest, of those one that
+    /// `user` had before, whose processor has it cached, if it is among the latest.
+    fn run_for(&self, slices: usize, user: *const ThreadCache) -> Option<(NonNull<Span>, usize)> {
         let length = (slices..=MOST_SLICES).find(|&n| !self.runs[n].head.is_null())?;
+        let mut next = NonNull::new(self.runs[length].head);
+        for _ in 0..MOST_OF_OTHERS {
+            let Some(span) = next else { break };
+            // SAFETY: the lock is held; kept spans are known to nobody but their list.
+            let inner = unsafe { span.as_ref().inner() };
+            if core::ptr::eq(inner.user, user) {
+                return Some((span, length));
+            }
+            next = NonNull::new(inner.next);
+        }
         Some((NonNull::new(self.runs[length].head)?, length))
     }
     /// Bytes that count as held already of what [`Kept::reuse_run`] would give; None: it has none.
-    pub fn held_of_run(&self, slices: usize) -> Option<usize> {
-        let (span, _) = self.run_for(slices)?;
+    pub fn held_of_run(&self, slices: usize, user: *const ThreadCache) -> Option<usize> {
+        let (span, _) = self.run_for(slices, user)?;
         // SAFETY: the lock is held; kept spans are known to nobody else.
         Some(unsafe { span.as_ref().inner() }.charged.min(slices * SLICE))
     }
-    /// A kept run of `slices`, cut from a longer one if need be.
-    pub fn reuse_run(&mut self, slices: usize) -> Option<NonNull<Span>> {
-        let (span, length) = self.run_for(slices)?;
+    /// A kept run of `slices` for `user`, cut from a longer one if need be.
+    pub fn reuse_run(&mut self, slices: usize, user: *const ThreadCache) -> Option<NonNull<Span>> {
+        let (span, length) = self.run_for(slices, user)?;
         let rest = if length > slices { Some(records_of_spans::take()?) } else { None };
         // SAFETY: the lock is held; kept spans are known to nobody else, `rest` is fresh.
         unsafe {
@@ -127,6 +142,7 @@ impl Kept {
             if let Some(rest) = rest {
                 let rest_inner = rest.as_ref().inner();
                 rest_inner.run = inner.run.skip(slices);
+                rest_inner.user = inner.user;
                 rest_inner.charged = inner.charged.saturating_sub(slices * SLICE);
                 rest_inner.kept_since = inner.kept_since;
                 rest_inner.kept_order = inner.kept_order;

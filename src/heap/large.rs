@@ -2,11 +2,11 @@
 //!
 //! From 2 MiB up they start on a huge page and ask for huge pages. A freed mapping is kept for the next blocks
 //! (kept.rs); a growing one is extended, or moved by its page tables, without a copy.
-use super::central::{Central, records_of_spans};
+use super::central::Central;
 use super::kept::Want;
 use super::size_class::SLICE;
 use super::slot;
-use super::span::Span;
+use super::span::{ALL, Span};
 use super::*;
 use crate::error::fail;
 use crate::os::map::{self, HUGE_PAGE, Resized, round_to_page};
@@ -51,8 +51,7 @@ impl Heap {
     ) -> Result<NonNull<u8>> {
         // Counting needs the thread's cache: what cannot be counted is not handed out.
         self.count(|_| ())?;
-        let place = Place::of(self, size, alignment);
-        let length = round_to_page(place.lead + size + slack);
+        let (place, length) = self.mapping_for(size, alignment, slack);
         let mut central = self.central.lock();
         let kept = central.kept.reuse_range(place.want(length));
         let fresh = kept.is_none();
@@ -72,7 +71,7 @@ impl Heap {
         let first = base + place.lead;
         let kept_alignment = alignment.max(DEFAULT_ALIGNMENT).trailing_zeros() as u8;
         span_ref.describe_large(self, first, size, length - place.lead, kept_alignment);
-        span_ref.large_fresh.store(fresh, Relaxed);
+        span_ref.set_written(if fresh { 0 } else { ALL });
         span_ref.large_slot.store(slot::LIVE, Relaxed);
         if !page_map::insert(base, base + length, span) {
             span_ref.retire();
@@ -93,17 +92,23 @@ impl Heap {
         Ok(NonNull::new(first as *mut u8).expect("mappings are not at address 0"))
     }
 
-    /// Bytes of the budget that a block would need; 0 where a kept range serves.
-    pub(super) fn needed_for_large(
+    /// Whether [`Heap::allocate_large`] would find room, if `movable` of the bytes that count as held would go.
+    pub(super) fn has_room_for_large(
         &self,
         central: &Central,
         size: usize,
         alignment: usize,
         slack: usize,
-    ) -> usize {
+        movable: usize,
+    ) -> bool {
+        let (place, length) = self.mapping_for(size, alignment, slack);
+        central.kept.range_for(place.want(length)).is_some() || central.kept.fits(self, length, movable)
+    }
+
+    /// Where a block lies in its mapping, and how long that is.
+    fn mapping_for(&self, size: usize, alignment: usize, slack: usize) -> (Place, usize) {
         let place = Place::of(self, size, alignment);
-        let length = round_to_page(place.lead + size + slack);
-        if central.kept.range_for(place.want(length)).is_some() { 0 } else { length }
+        (place, round_to_page(place.lead + size + slack))
     }
 
     fn make_large(&self, central: &mut Central, length: usize, place: Place) -> Option<NonNull<Span>> {

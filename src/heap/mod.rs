@@ -24,9 +24,11 @@ mod life;
 mod magazine;
 pub mod page_map;
 pub mod recorded;
+mod records_of_spans;
 mod registry;
 mod resize;
 mod room;
+mod runs;
 mod scavenger;
 mod size_class;
 mod slot;
@@ -63,7 +65,7 @@ pub const MAX_SIZE: usize = 1 << 46;
 pub type Dress = fn(*mut u8, usize, u16);
 
 /// How a heap is made.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct HeapParams {
     /// The heap's number, below [`RESERVED`], which no other heap has meanwhile; None: any above.
     pub id: Option<usize>,
@@ -198,7 +200,7 @@ impl Heap {
         alignment: usize,
         slack: usize,
     ) -> Result<NonNull<u8>> {
-        self.allocate_slow(size, alignment, Beyond { slack, growth: false })
+        self.allocate_slow(size, alignment, Beyond { slack, ..Beyond::default() })
     }
 
     /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.

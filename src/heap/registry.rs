@@ -4,8 +4,8 @@
 //! A cache is entered into its thread's table by that thread and taken out either by it or, when the heap ends, by
 //! whoever ends the heap; no thread may use a heap while another one ends it.
 use super::cache::{self, ThreadCache};
-use super::central::{Central, records_of_spans};
-use super::{Heap, recorded, scavenger};
+use super::central::Central;
+use super::{Heap, recorded, records_of_spans, scavenger};
 use crate::os::{fork, lock::Mutex, records, thread};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::Relaxed;

@@ -61,7 +61,7 @@ impl Heap {
         let moved = if size > block.capacity && self.single_class_for(size, block.alignment).is_some() {
             // Huge pages would make memory of the address space.
             let growth = !self.huge_pages();
-            self.allocate_slow(size, block.alignment, Beyond { slack: 0, growth })?
+            self.allocate_slow(size, block.alignment, Beyond { growth, ..Beyond::default() })?
         } else {
             self.allocate(size, block.alignment)?
         };

@@ -1,9 +1,6 @@
-//! Whether a block would fit: what an allocation would ask of the budget, found out without allocating. Follows slow.rs,
-//! central.rs and large.rs, step by step.
-use super::cache::ThreadCache;
-use super::size_class::{Class, SHAPES};
+//! Whether a block would fit, found out without allocating: where the block would come from is asked of the same functions
+//! as when it is allocated.
 use super::*;
-use crate::os::map::round_to_page;
 
 impl Heap {
     /// Whether this thread can allocate `size` bytes at `alignment` now, if `movable` of the bytes that count as held would
@@ -22,36 +19,15 @@ impl Heap {
         let (alignment, slack) = (self.alignment_for(alignment), debug::slack());
         let fits = self.with_cache(|cache| {
             let central = self.central.lock();
-            let needed = match self.class_for(size + slack, alignment) {
-                Some(class) => central.needed_for_block(cache, class),
-                None => self.needed_for_large(&central, size, alignment, slack),
-            };
-            let in_use = self.held().saturating_sub(central.kept.bytes() + movable);
-            needed == 0 || in_use.saturating_add(needed) <= self.limit()
+            match self.class_for(size + slack, alignment) {
+                Some(class) => {
+                    let cached = cache.magazine(class as usize).length() > 0;
+                    cached || central.next_block(self, cache, class, movable).is_some()
+                }
+                None => self.has_room_for_large(&central, size, alignment, slack, movable),
+            }
         });
         // Without memory for a cache there is none for blocks.
         fits.unwrap_or(false)
-    }
-}
-
-impl Central {
-    /// Bytes of the budget that a block of `class` would need; 0 where one is free, or has its pages.
-    fn needed_for_block(&self, cache: &ThreadCache, class: Class) -> usize {
-        let shape = &SHAPES[class as usize];
-        let end_of = |blocks: usize| round_to_page(blocks * shape.stride as usize);
-        if cache.magazine(class as usize).length() > 0 || self.with_free_blocks(class).is_some() {
-            return 0;
-        }
-        match self.span_for(cache, class) {
-            Some(span) => {
-                // SAFETY: listed spans are live records; the lock is held, and the reference ends here.
-                let inner = unsafe { span.as_ref().inner() };
-                end_of(inner.carved as usize + 1).saturating_sub(inner.charged)
-            }
-            None => match self.kept.held_of_run(shape.slices as usize) {
-                Some(held) if held >= end_of(1) => 0,
-                _ => end_of(1),
-            },
-        }
     }
 }

@@ -5,7 +5,7 @@ use super::magazine::Entry;
 use super::size_class::{
     Class, FIRST_SINGLE, MAX_SPAN_ALIGNMENT, MAX_STRIDE, SHAPES, aligned_class_of, class_of,
 };
-use super::span::Span;
+use super::span::{ALL, Span};
 use super::*;
 use crate::error::fail;
 
@@ -16,6 +16,8 @@ pub(super) struct Beyond {
     pub slack: usize,
     /// Address space to grow into, where its class can have it.
     pub growth: bool,
+    /// That its span still knows what of it was written to.
+    pub zeroed: bool,
 }
 
 impl Heap {
@@ -41,13 +43,15 @@ impl Heap {
         if cache.record.is_null() { 0 } else { self.cache_blocks.load(Relaxed) }
     }
 
-    /// Allocates a block of zeroes.
+    /// Allocates a block of zeroes. What was never written to is not touched.
     pub fn allocate_zeroed(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        let block = self.allocate(size, alignment)?;
-        if !span_of_block(block.as_ptr()).is_fresh() {
-            // SAFETY: a fresh block of that size.
-            unsafe { block.write_bytes(0, size) };
-        }
+        let block = match fast::allocate(self.id, size, alignment) {
+            Some(block) => block,
+            None => self.allocate_slow(size, alignment, Beyond { zeroed: true, ..Beyond::default() })?,
+        };
+        let written = span_of_block(block.as_ptr()).take_written();
+        // SAFETY: a fresh block of that size.
+        unsafe { block.write_bytes(0, size.min(written)) };
         Ok(block)
     }
 
@@ -100,7 +104,7 @@ impl Heap {
         beyond: Beyond,
     ) -> Result<NonNull<u8>> {
         match self.class_for(size + beyond.slack, alignment) {
-            Some(class) => self.allocate_from_class(class, size, beyond.growth).inspect(|block| {
+            Some(class) => self.allocate_from_class(class, size, beyond).inspect(|block| {
                 if class as usize >= FIRST_SINGLE && alignment > DEFAULT_ALIGNMENT {
                     span_of_block(block.as_ptr())
                         .alignment_log2
@@ -148,20 +152,19 @@ impl Heap {
         Some(class_of(bytes.next_multiple_of(granule)))
     }
 
-    fn allocate_from_class(&'static self, class: Class, size: usize, growth: bool) -> Result<NonNull<u8>> {
+    fn allocate_from_class(&'static self, class: Class, size: usize, beyond: Beyond) -> Result<NonNull<u8>> {
         let index = class as usize;
         let entry = self.with_cache(|cache| {
-            if growth
-                && let Some(entry) =
-                    self.central.lock().take_to_grow(self, class, cache.magazine(index).tag.get())
-                && self.claim(cache, index, entry, size)
+            if beyond.growth
+                && let Some(entry) = self.central.lock().take_to_grow(self, cache, class)
+                && self.claim(cache, index, entry, size, beyond.zeroed)
             {
                 cache.count_allocation(self, size, false);
                 return Some(entry);
             }
             let magazine = cache.magazine(index);
             while let Some(entry) = magazine.pop() {
-                if self.claim(cache, index, entry, size) {
+                if self.claim(cache, index, entry, size, beyond.zeroed) {
                     cache.count_allocation(self, size, true);
                     return Some(entry);
                 }
@@ -177,7 +180,7 @@ impl Heap {
             drop(central);
             // Lowest address first, as the blocks lie.
             magazine.reverse();
-            let entry = first.filter(|&entry| self.claim(cache, index, entry, size))?;
+            let entry = first.filter(|&entry| self.claim(cache, index, entry, size, beyond.zeroed))?;
             cache.count_allocation(self, size, false);
             Some(entry)
         })?;
@@ -187,7 +190,7 @@ impl Heap {
         }
     }
 
-    fn claim(&self, cache: &ThreadCache, class: usize, entry: Entry, size: usize) -> bool {
+    fn claim(&self, cache: &ThreadCache, class: usize, entry: Entry, size: usize, zeroed: bool) -> bool {
         let magazine = cache.magazine(class);
         let single = class >= FIRST_SINGLE;
         let live = if single { slot::LIVE as usize } else { magazine.of_nothing.get() as usize - size };
@@ -196,7 +199,11 @@ impl Heap {
             return false;
         }
         if single {
-            span_of_block(entry.pointer).note_request(size);
+            let span = span_of_block(entry.pointer);
+            span.note_request(size);
+            if !zeroed {
+                span.set_written(ALL);
+            }
         }
         true
     }

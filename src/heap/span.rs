@@ -13,14 +13,15 @@ use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
 use super::{slot, tally};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*,
-};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 /// `kind` of a span that is a class's.
 pub const KIND_BLOCKS: u8 = 0;
 /// `kind` of a span that is one mapped block.
 pub const KIND_LARGE: u8 = 1;
+
+/// Bytes that may have been written to where nothing is known of them.
+pub const ALL: usize = usize::MAX;
 
 /// See [`Span`]. Of 1, where the only offset is 0, any number will do.
 const fn reciprocal_of(stride: u32) -> u64 {
@@ -46,8 +47,9 @@ pub struct Span {
     /// log2 of the alignment that a block keeps when it is reallocated.
     pub alignment_log2: AtomicU8,
     heap: AtomicPtr<Heap>,
-    /// The mapped block: whether the mapping was made for it and so reads as zero.
-    pub large_fresh: AtomicBool,
+    /// Bytes at the start of its first block that may have been written to, the rest of which reads as zero; ALL where
+    /// there are many blocks, and once the only one is handed out.
+    written: AtomicUsize,
     /// The mapped block: its slot, since it has no side array.
     pub large_slot: AtomicU16,
     /// The mapped block: size asked for.
@@ -191,9 +193,14 @@ impl Span {
     pub fn is_large(&self) -> bool {
         self.kind.load(Relaxed) == KIND_LARGE
     }
-    /// Whether the span is one mapped block that was never written.
-    pub fn is_fresh(&self) -> bool {
-        self.is_large() && self.large_fresh.load(Relaxed)
+    /// Notes how much of the only block may have been written to.
+    #[inline(always)]
+    pub fn set_written(&self, bytes: usize) {
+        self.written.store(bytes, Relaxed);
+    }
+    /// How much of the block may have been written to, which is handed out now.
+    pub fn take_written(&self) -> usize {
+        self.written.swap(ALL, Relaxed)
     }
     /// Address of the first block.
     pub fn first(&self) -> usize {
@@ -240,7 +247,7 @@ impl Span {
     /// # Safety
     /// The caller holds the lock of the heap that owns the span, or nobody else knows the span, and keeps no other
     /// reference to its inner part.
-    #[allow(clippy::mut_from_ref)]
+    #[allow(clippy::mut_from_ref)] // the lock makes it exclusive, not the borrow
     pub unsafe fn inner(&self) -> &mut Inner {
         // SAFETY: exclusive by the caller's promise.
         unsafe { &mut *self.inner.get() }

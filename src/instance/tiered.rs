@@ -32,6 +32,9 @@ impl Budget for HeapBudget {
     fn limit(&self) -> usize {
         self.0.limit()
     }
+    fn make_room(&self) -> bool {
+        self.0.trim() > 0
+    }
 }
 
 /// The engine of an instance, made with its first region.
@@ -144,10 +147,7 @@ impl Instance {
         };
         let engine = self.tiered.made(self.heap)?;
         let params = Params { size, chunk, policy };
-        let region = match engine.allocate(&params) {
-            Err(Error::OutOfMemory) if self.heap.trim() > 0 => engine.allocate(&params)?,
-            result => result?,
-        };
+        let region = engine.allocate(&params)?;
         if let Err(error) = self.heap.count_region(size) {
             engine.free(&region);
             return Err(error);

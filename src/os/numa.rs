@@ -1,7 +1,10 @@
 //! NUMA: how many nodes the machine has, which one the caller runs on, and placing memory there.
 //!
-//! The topology is read once, at the first question: through hwlocality where `libhwloc.so.15` is installed, else
-//! from sysfs. Under a lock that fork takes, so a forked child can always ask.
+//! The topology is read once, at the first question: from sysfs, and where that tells of several nodes, or of none,
+//! through hwlocality if `libhwloc.so.15` is installed. With one node there is nothing to place, and libhwloc would cost
+//! its callers some milliseconds and a megabyte. Under a lock that fork takes, so a forked child can always ask.
+#[cfg(unimem_hwloc)]
+use super::environment;
 use super::fork::AtFork;
 #[cfg(unimem_hwloc)]
 use super::injection::{Operation, check};
@@ -62,11 +65,12 @@ fn machine() -> &'static Machine {
 
 impl Machine {
     fn discover() -> Machine {
+        let machine = Machine::from_sysfs(std::path::Path::new("/sys/devices/system/node"));
         #[cfg(unimem_hwloc)]
-        if let Some(machine) = hwloc::this_machine() {
-            return machine;
+        if machine.nodes.len() != 1 || hwloc::is_told_of_another_machine() {
+            return hwloc::this_machine().unwrap_or(machine);
         }
-        Machine::from_sysfs(std::path::Path::new("/sys/devices/system/node"))
+        machine
     }
 
     fn new(processors_of_nodes: Vec<(usize, Vec<usize>)>) -> Machine {
@@ -162,6 +166,12 @@ mod hwloc {
     pub(super) fn this_machine() -> Option<Machine> {
         // A topology that hwlocality cannot make sense of is one we do not have.
         std::panic::catch_unwind(|| Some(machine(builder()?.build().ok()?))).ok().flatten()
+    }
+
+    /// Whether the environment describes a machine to hwloc, instead of the one this runs on.
+    pub(super) fn is_told_of_another_machine() -> bool {
+        let variables = [c"HWLOC_SYNTHETIC", c"HWLOC_XMLFILE", c"HWLOC_FSROOT"];
+        variables.iter().any(|name| environment::variable(name).is_some())
     }
 
     /// `None` without the library.

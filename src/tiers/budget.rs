@@ -11,6 +11,11 @@ pub trait Budget: Send + Sync {
     fn discharge(&self, bytes: usize);
     /// What the instance may hold in all; 0: no limit.
     fn limit(&self) -> usize;
+    /// Gives back what the instance holds without using it; false if there is nothing. Not called as the others are, but
+    /// with no lock held.
+    fn make_room(&self) -> bool {
+        false
+    }
 }
 
 /// An account without a limit.
@@ -27,8 +32,9 @@ impl Budget for Unlimited {
 
 /// What an engine holds of its instance's budget.
 ///
-/// A little is kept whether it is used or not, so that plain blocks cannot take the last memory with which chunks
-/// move (`guarantee`). And where there is a limit, a *reserve* is set aside for encoded chunks: an eviction needs
+/// A little is kept whether it is used or not, so that neither plain blocks nor acquired chunks can take the last memory
+/// with which chunks move (`guarantee`): two chunks, since one access may span two and goes on only with both in place.
+/// And where there is a limit, a *reserve* is set aside for encoded chunks: an eviction needs
 /// room for the encoded bytes before it can give up the chunk's own.
 pub struct Purse {
     budget: Box<dyn Budget>,
@@ -43,21 +49,30 @@ pub struct Promise {
     guarantee: usize,
     reserve: usize,
 }
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Account {
     /// In use, the reserve included.
     used: usize,
-    /// Charged to the instance: the greater of `used` and `guarantee`.
+    /// Charged to the instance: the greater of `used` and what is guaranteed beside encoded chunks.
     held: usize,
     guarantee: usize,
+    /// Of what is used: chunks that the program has acquired. The guarantee is beside these, as far as there are others.
+    acquired: usize,
+    /// Bytes of all chunks.
+    extent: usize,
+    /// Of what is used: encoded chunks. One that is wanted in the clear needs its room as long as it is decoded.
+    encoded: usize,
     reserve: usize,
     reserve_target: usize,
     /// Of what is used: whole chunks in the clear.
     pages: usize,
 }
 impl Account {
+    fn guaranteed(&self) -> usize {
+        (self.guarantee + self.acquired).min(self.extent)
+    }
     fn take(&mut self, budget: &dyn Budget, bytes: usize) -> bool {
-        let needed = (self.used + bytes).max(self.guarantee);
+        let needed = (self.used + bytes).max(self.guaranteed() + self.encoded);
         if needed > self.held && !budget.try_charge(needed - self.held) {
             return false;
         }
@@ -65,9 +80,15 @@ impl Account {
         self.used += bytes;
         true
     }
+    /// Fills the reserve; gives what is over.
+    fn set_aside(&mut self, bytes: usize) -> usize {
+        let kept = bytes.min(self.reserve_target.saturating_sub(self.reserve));
+        self.reserve += kept;
+        bytes - kept
+    }
     fn give(&mut self, budget: &dyn Budget, bytes: usize) {
         self.used -= bytes;
-        let needed = self.used.max(self.guarantee);
+        let needed = self.used.max(self.guaranteed() + self.encoded);
         if needed < self.held {
             budget.discharge(self.held - needed);
             self.held = needed;
@@ -89,20 +110,35 @@ impl Purse {
     pub fn limit(&self) -> usize {
         self.budget.limit()
     }
-    /// Raises what is held in any case to `bytes`, and the reserve aimed at to `reserve`. False if there is no room.
-    pub fn guarantee(&self, bytes: usize, reserve: usize) -> bool {
-        let mut account = self.account.lock();
-        let old = account.guarantee;
-        account.guarantee = old.max(bytes);
-        if !self.take(&mut account, 0) {
-            account.guarantee = old;
-            return false;
-        }
-        self.guaranteed.store(account.guarantee, Relaxed);
-        if self.budget.limit() != 0 {
+    /// Whether there is more room than before. With no lock held.
+    pub fn make_room(&self) -> bool {
+        self.budget.make_room()
+    }
+    /// For `extent` bytes more of chunks: raises what is held in any case to `bytes`, and the reserve aimed at to
+    /// `reserve`. False if there is no room.
+    pub fn guarantee(&self, extent: usize, bytes: usize, reserve: usize) -> bool {
+        let reserve = if self.budget.limit() == 0 { 0 } else { reserve };
+        self.guarantee_more(|account| {
+            account.extent += extent;
+            account.guarantee = account.guarantee.max(bytes);
             account.reserve_target = account.reserve_target.max(reserve);
-        }
-        true
+        })
+    }
+    /// There are chunks of so many bytes more. False if what is guaranteed then is not there.
+    pub fn extend(&self, bytes: usize) -> bool {
+        self.guarantee_more(|account| account.extent += bytes)
+    }
+    /// So many bytes less.
+    pub fn shorten(&self, bytes: usize) {
+        self.guarantee_less(|account| account.extent -= bytes);
+    }
+    /// A chunk is acquired. False if what is guaranteed would not be left beside it.
+    pub fn acquire(&self, chunk: usize) -> bool {
+        self.guarantee_more(|account| account.acquired += chunk)
+    }
+    /// It is not any more.
+    pub fn release(&self, chunk: usize) {
+        self.guarantee_less(|account| account.acquired -= chunk);
     }
     /// Charges a chunk's pages.
     pub fn charge_pages(&self, bytes: usize) -> bool {
@@ -117,26 +153,27 @@ impl Purse {
     pub fn discharge_pages(&self, bytes: usize) {
         let mut account = self.account.lock();
         account.pages -= bytes;
-        let kept = bytes.min(account.reserve_target.saturating_sub(account.reserve));
-        account.reserve += kept;
-        self.give(&mut account, bytes - kept);
+        let excess = account.set_aside(bytes);
+        self.give(&mut account, excess);
     }
     /// Charges encoded bytes, out of the reserve first.
     pub fn charge_encoded(&self, bytes: usize) -> bool {
         let mut account = self.account.lock();
         let reserved = bytes.min(account.reserve);
-        if !self.take(&mut account, bytes - reserved) {
-            return false;
+        account.encoded += bytes;
+        let charged = self.take(&mut account, bytes - reserved);
+        match charged {
+            true => account.reserve -= reserved,
+            false => account.encoded -= bytes,
         }
-        account.reserve -= reserved;
-        true
+        charged
     }
     /// Gives encoded bytes back, to the reserve first.
     pub fn discharge_encoded(&self, bytes: usize) {
         let mut account = self.account.lock();
-        let kept = bytes.min(account.reserve_target.saturating_sub(account.reserve));
-        account.reserve += kept;
-        self.give(&mut account, bytes - kept);
+        account.encoded -= bytes;
+        let excess = account.set_aside(bytes);
+        self.give(&mut account, excess);
     }
     /// Whether the reserve is below its target.
     pub fn wants_reserve(&self) -> bool {
@@ -162,6 +199,23 @@ impl Purse {
     pub fn guaranteed(&self) -> usize {
         self.guaranteed.load(Relaxed)
     }
+    fn guarantee_more(&self, change: impl FnOnce(&mut Account)) -> bool {
+        let mut account = self.account.lock();
+        let before = *account;
+        change(&mut account);
+        let there = self.take(&mut account, 0);
+        if !there {
+            *account = before;
+        }
+        self.guaranteed.store(account.guaranteed(), Relaxed);
+        there
+    }
+    fn guarantee_less(&self, change: impl FnOnce(&mut Account)) {
+        let mut account = self.account.lock();
+        change(&mut account);
+        self.guaranteed.store(account.guaranteed(), Relaxed);
+        self.give(&mut account, 0);
+    }
     fn take(&self, account: &mut Account, bytes: usize) -> bool {
         let taken = account.take(&*self.budget, bytes);
         self.held.store(account.held, Relaxed);
@@ -180,7 +234,7 @@ impl Purse {
     pub fn promise_only(&self, before: Promise) {
         let mut account = self.account.lock();
         account.guarantee = before.guarantee;
-        self.guaranteed.store(before.guarantee, Relaxed);
+        self.guaranteed.store(account.guaranteed(), Relaxed);
         account.reserve_target = before.reserve;
         let excess = account.reserve.saturating_sub(before.reserve);
         account.reserve -= excess;
@@ -214,7 +268,7 @@ mod tests {
     fn the_account_balances() {
         let used = Arc::new(AtomicUsize::new(0));
         let purse = Purse::new(Box::new(Fixed(used.clone(), 100)));
-        assert!(purse.guarantee(20, 10));
+        assert!(purse.guarantee(200, 20, 10));
         assert_eq!(used.load(Relaxed), 20);
         assert!(purse.charge_pages(15), "inside the guarantee");
         assert_eq!(used.load(Relaxed), 20);
@@ -229,8 +283,16 @@ mod tests {
         purse.discharge_encoded(30);
         purse.discharge_pages(50);
         assert_eq!(used.load(Relaxed), 20);
+        assert!(purse.acquire(80) && used.load(Relaxed) == 100, "beside the guarantee");
+        assert!(!purse.acquire(1) && purse.guaranteed() == 100);
+        purse.release(80);
+        purse.shorten(105);
+        assert!(purse.acquire(95) && used.load(Relaxed) == 95, "all there is");
+        assert!(!purse.extend(6) && purse.extend(5));
+        assert_eq!((used.load(Relaxed), purse.guaranteed()), (100, 100));
+        purse.release(95);
         purse.close();
         assert_eq!(used.load(Relaxed), 0);
-        assert!(!Purse::new(Box::new(Fixed(used, 5))).guarantee(6, 0));
+        assert!(!Purse::new(Box::new(Fixed(used, 5))).guarantee(6, 6, 0));
     }
 }

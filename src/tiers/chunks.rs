@@ -5,8 +5,10 @@ use super::region::Region;
 use super::state::{Phase, Settle};
 use super::sweep::Order;
 use super::transit::Transit;
+use super::trouble::Trouble;
 use super::{crew, gate};
 use crate::error::{Result, fail};
+use core::sync::atomic::Ordering::Relaxed;
 
 /// What the program says about a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,37 @@ pub enum Advice {
     DontNeed,
 }
 
+/// Room in the budget for a chunk that is acquired, beside what plain access needs.
+pub(super) struct Acquisition<'a>(&'a Region);
+impl<'a> Acquisition<'a> {
+    /// The room for a chunk that is not acquired yet, which is the claimer's.
+    pub fn begin(region: &'a Region, transit: &mut Transit) -> core::result::Result<Self, Trouble> {
+        let engine = region.engine();
+        let room = || engine.guarantee(|purse| purse.acquire(region.chunk_size()));
+        // What is in place for good takes nothing from others.
+        let there = region.is_resident() || room()? || engine.chill_claimed(transit)? && room()?;
+        if !there {
+            return Err(Trouble::NoRoomBeside);
+        }
+        region.counters.acquired.fetch_add(1, Relaxed);
+        Ok(Acquisition(region))
+    }
+    /// It lasts until the chunk is released.
+    pub fn keep(self) {
+        core::mem::forget(self);
+    }
+}
+impl Drop for Acquisition<'_> {
+    fn drop(&mut self) {
+        self.0.counters.acquired.fetch_sub(1, Relaxed);
+        if !self.0.is_resident() {
+            self.0.engine().purse().release(self.0.chunk_size());
+        }
+        // Somebody may wait for a chunk that can leave.
+        self.0.engine().note_progress();
+    }
+}
+
 impl Region {
     fn check(&self, index: usize) -> Result<()> {
         if index < self.count() {
@@ -28,24 +61,32 @@ impl Region {
         }
         fail!(InvalidArgument, "chunk {index} of {}", self.count())
     }
-    /// Brings a chunk in and pins it: it stays in place until it is released as often as it was acquired. With
+    /// Brings a chunk in, and it stays in place until it is released as often as it was acquired. With
     /// [`Access::Overwrite`] its contents are unspecified until written. The calling thread does the work.
     pub fn acquire(&self, index: usize, access: Access) -> Result<*mut u8> {
         self.check(index)?;
-        let _inside = gate::enter();
-        self.bring_in(index, access, true, false).map_err(|trouble| trouble.error())?;
+        self.engine().with_room(|| {
+            let _inside = gate::enter();
+            self.bring_in(index, access, true, false).map_err(Trouble::error)
+        })?;
         Ok(self.span_of(index).start as *mut u8)
     }
     /// Gives up one acquisition.
     pub fn release(&self, index: usize) -> Result<()> {
         self.check(index)?;
         let _inside = gate::enter();
-        if self.chunk(index).state.unpin() {
-            // Somebody may wait for a chunk that can leave.
-            self.engine().note_progress();
+        if self.give_up_acquisition(index) {
             return Ok(());
         }
         fail!(InvalidArgument, "chunk {index} is not acquired")
+    }
+    pub(super) fn give_up_acquisition(&self, index: usize) -> bool {
+        match self.chunk(index).state.release() {
+            Some(0) => drop(Acquisition(self)),
+            Some(_) => {}
+            None => return false,
+        }
+        true
     }
     /// Asks for chunks to be brought in by the crew, as many as fit. Returns at once.
     pub fn prefetch(&self, first: usize, count: usize) -> Result<()> {
@@ -78,13 +119,13 @@ impl Region {
         // As if read; the mark tells a later acquisition that it was worth it. What cannot be brought in now will
         // be reported to whoever needs it.
         if self.bring_in(index, Access::Read, false, false).is_ok() {
-            self.counters.prefetches.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+            self.counters.prefetches.fetch_add(1, Relaxed);
             self.mark_prefetched(index);
         }
     }
     fn mark_prefetched(&self, index: usize) {
         if let Some(transit) = Transit::claim(self, index, Some(Phase::Hot)) {
-            transit.settle(Phase::Hot, Settle { pinned: false, prefetched: true });
+            transit.settle(Phase::Hot, Settle { acquired: false, prefetched: true });
         }
     }
     /// Takes advice.

@@ -13,7 +13,7 @@ use super::spill::Spill;
 use super::staging::Staging;
 use super::warm::Warm;
 use super::{crew, fork, gate, recorded, registry, workspace};
-use crate::error::{Result, fail};
+use crate::error::{Error, Result, fail};
 use crate::log::log;
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map;
@@ -87,8 +87,18 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Runs `work`, once more if it finds no room and the instance then makes some. Outside the gate.
+    pub(super) fn with_room<R>(&self, work: impl Fn() -> Result<R>) -> Result<R> {
+        match work() {
+            Err(Error::OutOfMemory) if self.purse.make_room() => work(),
+            result => result,
+        }
+    }
     /// A new region of zeroed memory.
     pub fn allocate(self: &Arc<Self>, params: &Params) -> Result<Arc<Region>> {
+        self.with_room(|| self.try_allocate(params))
+    }
+    fn try_allocate(self: &Arc<Self>, params: &Params) -> Result<Arc<Region>> {
         let _inside = gate::enter();
         let _arrangement = self.arrangement.lock();
         let region = Arc::new(self.arrange(|| {
@@ -148,6 +158,9 @@ impl Engine {
         if size > region.size() {
             region.clear_tail()?;
         }
+        self.with_room(|| self.try_resize(region, size))
+    }
+    fn try_resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
         let _inside = gate::enter();
         if region.resize(size)? {
             return Ok(region.clone());

@@ -1,4 +1,5 @@
 //! Sending chunks out: choosing one and taking its pages. What happens to them then is in store.rs.
+use super::budget::Purse;
 use super::codec;
 use super::engine::Engine;
 use super::fault::pages::is_busy;
@@ -65,8 +66,8 @@ impl Engine {
                     staging.put_empty(slot);
                     return Ok(ahead);
                 }
-                // Where that fails it is found out again below.
-                if self.make_room(staging, workspace) == Ok(true) {
+                // Where making room fails it is found out again below.
+                if self.make_room(staging, workspace) == Ok(true) || self.starve(seen) {
                     staging.put_empty(slot);
                     continue;
                 }
@@ -105,19 +106,21 @@ impl Engine {
         }
         Ok(found)
     }
-    /// Chunks of one size that are in place and not acquired; of regions with many in place, all.
-    fn chunks_to_spare(&self, staging: &Staging) -> usize {
-        const FEW: usize = 16;
-        let free_of = |region: &Region| {
-            let count = region.lists().count(Which::Hot);
-            if count > FEW {
-                return count;
+    /// Asks the purse for something to be guaranteed; encoded chunks go to disk for it.
+    pub(super) fn guarantee(&self, ask: impl Fn(&Purse) -> bool) -> Result<bool, Trouble> {
+        while !ask(self.purse()) {
+            if self.warm.trim(self.purse()) == 0 && !self.chill_oldest()? {
+                return Ok(false);
             }
-            let chunks =
-                (0..count).filter_map(|back| region.lists().youngest(region.table(), Which::Hot, back));
-            chunks.filter(|index| region.word(*index).pins() == 0).count()
-        };
-        self.sum_over(staging, free_of)
+        }
+        Ok(true)
+    }
+    /// Chunks of one size that are in place and not acquired. Room for two there is always, see budget.rs.
+    fn chunks_to_spare(&self, staging: &Staging) -> usize {
+        self.sum_over(staging, |region| {
+            let acquired = region.counters.acquired.load(Relaxed);
+            region.lists().count(Which::Hot).saturating_sub(acquired)
+        })
     }
     /// Chunks of one size that are in slots.
     pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
@@ -150,17 +153,17 @@ impl Engine {
     }
     fn stock_one(&self, region: &Region, workspace: &mut codec::Workspace) {
         let staging = region.staging();
+        // Two stay, whatever they are: an access may span them, and would go on for ever if one of them always left, or if
+        // the room for it were always in our hands.
+        if self.chunks_to_spare(staging) <= 2 {
+            return;
+        }
         // Who frees the region waits until this is dropped.
         let Some(_pages) = region.pages_in_hand() else { return };
         let Some(slot) = staging.take_empty() else { return };
         // Failures are found out again, and reported, by whoever needs a slot.
         let slot = match self.fresh_pages(staging, slot) {
             Ok(Ok(slot)) => Some(slot),
-            // Two stay, whatever they are: an access may span them, and would go on for ever if one of them always left.
-            Ok(Err(slot)) if self.chunks_to_spare(staging) <= 2 => {
-                staging.put_empty(slot);
-                None
-            }
             Ok(Err(slot)) => self.evict_into(staging, slot, workspace).ok().flatten(),
             Err(_) => None,
         };

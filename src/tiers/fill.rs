@@ -1,4 +1,5 @@
 //! Bringing chunks in.
+use super::chunks::Acquisition;
 use super::engine::Engine;
 use super::fault::Mechanism;
 use super::mapping::Errno;
@@ -45,56 +46,83 @@ impl Region {
         let access = if store { Access::Write } else { Access::Read };
         self.bring_in(index, access, false, true)
     }
-    /// Brings a chunk in, and pins it if asked. `handler`: on a thread whose stack is not to be used.
+    /// Brings a chunk in, and acquires it if asked. `handler`: on a thread whose stack is not to be used.
     pub(super) fn bring_in(
         &self,
         index: usize,
         access: Access,
-        pinned: bool,
+        acquire: bool,
         handler: bool,
     ) -> Result<(), Trouble> {
         let chunk = self.chunk(index);
         loop {
             let word = chunk.state.load();
             match word.phase() {
-                Phase::Hot if !pinned => return if handler { self.reopen(index) } else { Ok(()) },
-                Phase::Hot if word.pins() >= MOST_ACQUIRED => return Err(Trouble::Acquired),
-                Phase::Hot => {
-                    if let Ok(before) = chunk.state.pin() {
-                        if before.prefetched() {
-                            self.counters.prefetch_hits.fetch_add(1, Relaxed);
-                        }
+                Phase::Hot if !acquire => return if handler { self.reopen(index) } else { Ok(()) },
+                Phase::Hot if word.acquisitions() >= MOST_ACQUIRED => return Err(Trouble::Acquired),
+                Phase::Hot if word.acquisitions() > 0 => {
+                    if chunk.state.acquire(word) {
                         self.read_ahead(index, !handler);
                         return Ok(());
                     }
                 }
                 Phase::Busy => chunk.state.wait(),
                 _ if self.is_leaving() => return Err(Trouble::Leaving),
-                phase if self.is_resident() => {
-                    if let Some(transit) = Transit::claim(self, index, Some(phase)) {
-                        transit.settle(Phase::Hot, Settle { pinned, prefetched: false });
-                        return Ok(());
-                    }
-                }
                 phase => {
-                    let done = workspace::with(handler, |workspace| {
-                        let transit = Transit::claim(self, index, Some(phase))?;
-                        // Before the work, so that others do theirs meanwhile.
-                        self.read_ahead(index, !handler);
-                        Some(self.engine().fill(transit, access, pinned, workspace))
-                    });
+                    let claim = || Transit::claim(self, index, Some(phase));
+                    let brought = if phase == Phase::Hot || self.is_resident() {
+                        claim().map(|transit| {
+                            self.bring_claimed(transit, acquire, handler, |transit| {
+                                if word.prefetched() {
+                                    self.counters.prefetch_hits.fetch_add(1, Relaxed);
+                                }
+                                transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
+                                Ok(())
+                            })
+                        })
+                    } else {
+                        workspace::with(handler, |workspace| {
+                            claim().map(|transit| {
+                                self.bring_claimed(transit, acquire, handler, |transit| {
+                                    self.engine().fill(transit, access, acquire, workspace)
+                                })
+                            })
+                        })
+                    };
                     // None: another thread was first.
-                    if let Some(result) = done {
+                    if let Some(result) = brought {
                         return result;
                     }
                 }
             }
         }
     }
+    /// Does the work for a claimed chunk; if it is to be acquired, with the room for that in hand.
+    fn bring_claimed<'a>(
+        &self,
+        mut transit: Transit<'a>,
+        acquire: bool,
+        handler: bool,
+        work: impl FnOnce(Transit<'a>) -> Result<(), Trouble>,
+    ) -> Result<(), Trouble> {
+        // By the claimer, so that two who acquire one chunk need the room once.
+        let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
+            Ok(acquisition) => acquisition,
+            Err(trouble) => {
+                transit.settle_unchanged();
+                return Err(trouble);
+            }
+        };
+        // Before the work, so that others do theirs meanwhile.
+        self.read_ahead(transit.index, !handler);
+        work(transit)?;
+        acquisition.into_iter().for_each(Acquisition::keep);
+        Ok(())
+    }
     /// A fault in a chunk that is in place: most often another thread has brought it in meanwhile.
     fn reopen(&self, index: usize) -> Result<(), Trouble> {
         let chunk = self.chunk(index);
-        if self.engine().mechanism() != Mechanism::Signal || chunk.state.pin().is_err() {
+        if self.engine().mechanism() != Mechanism::Signal || !chunk.state.pin() {
             return Ok(()); // or on its way again: the next fault finds out
         }
         // SAFETY: pinned, so present until it is unpinned.
@@ -146,13 +174,13 @@ impl Engine {
         &self,
         mut transit: Transit,
         access: Access,
-        pinned: bool,
+        acquire: bool,
         workspace: &mut codec::Workspace,
     ) -> Result<(), Trouble> {
         let (region, from, index) = (transit.region, transit.from, transit.index);
         let begun = recording::begin();
         let tier = transit.tier();
-        match self.place(&mut transit, access, pinned, workspace) {
+        match self.place(&mut transit, access, acquire, workspace) {
             Ok(()) => {
                 let counters = &region.counters;
                 counters.faults.fetch_add(1, Relaxed);
@@ -168,11 +196,11 @@ impl Engine {
                     counters.staged.fetch_sub(region.chunk_size(), Relaxed);
                     counters.prefetch_hits.fetch_add(1, Relaxed);
                 }
-                transit.settle(Phase::Hot, Settle { pinned, prefetched: false });
+                transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
                 region.record(begun, Movement::Fault, tier, index);
                 // Who acquires chunks that are encoded in RAM makes room in his own thread: what the crew has in its
                 // caches would have to come over. The disk is worth being ahead of.
-                let ahead = !(pinned && tier == Tier::Warm);
+                let ahead = !(acquire && tier == Tier::Warm);
                 if ahead && region.staging().full() == 0 && self.purse().limit() != 0 {
                     crew::stock(region);
                 }
@@ -188,7 +216,7 @@ impl Engine {
         &self,
         transit: &mut Transit,
         access: Access,
-        pinned: bool,
+        acquire: bool,
         workspace: &mut codec::Workspace,
     ) -> Result<(), Trouble> {
         let region = transit.region;
@@ -218,7 +246,7 @@ impl Engine {
             }
             slot
         };
-        if access == Access::Read && (pinned || region.counters.keeping_pays()) {
+        if access == Access::Read && (acquire || region.counters.keeping_pays()) {
             self.remember_content(transit, &mut slot);
         }
         let staging = region.staging();

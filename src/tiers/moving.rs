@@ -70,8 +70,7 @@ fn claim(region: &Region, index: usize) -> Option<Transit<'_>> {
         let word = region.word(index);
         match word.phase() {
             Phase::Busy => region.chunk(index).state.wait(),
-            // Somebody holds it acquired: it cannot go.
-            Phase::Hot if word.pins() > 0 => return None,
+            Phase::Hot if word.acquisitions() > 0 => return None, // it cannot go
             _ => {
                 if let Some(transit) = Transit::claim_leaving(region, index, None) {
                     return Some(transit);

@@ -11,6 +11,7 @@ use super::state::{Phase, Word};
 use super::sweep::Sweep;
 use super::table::{Chunk, Lists, Table, Which};
 use super::transit::Transit;
+use super::trouble::Trouble;
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::PAGE;
@@ -25,6 +26,8 @@ pub struct Region {
     engine: Arc<Engine>,
     memory: Mapping,
     size: AtomicUsize,
+    /// Bytes of chunks that the purse knows of.
+    extent: AtomicUsize,
     chunk: usize,
     codec: Codec,
     policy: Policy,
@@ -127,18 +130,19 @@ impl Region {
         advise(memory.span(), Advice::NotDumped);
         let table = Table::new(capacity).ok_or_else(|| no_memory("the table"))?;
         let staging = engine.staging_for(chunk)?;
-        let guarantee = (2 * chunk).min(length);
-        if !engine.purse().guarantee(guarantee, chunk) {
-            return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
-        }
         if let Err(errno) = pages.adopt_region(memory.span()) {
-            return Err(super::trouble::Trouble::Pages(errno).error());
+            return Err(Trouble::Pages(errno).error());
+        }
+        let room = engine.guarantee(|purse| purse.guarantee(length, (2 * chunk).min(length), chunk));
+        if !room.map_err(Trouble::error)? {
+            return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
         }
         let room = Room::new(engine, chunk, capacity);
         Ok(Region {
             engine: engine.clone(),
             memory,
             size: AtomicUsize::new(size),
+            extent: AtomicUsize::new(length),
             chunk,
             codec: policy.codec(),
             policy,
@@ -330,8 +334,19 @@ impl Region {
         if self.resident || new > self.table.capacity() {
             return Ok(new <= old && self.shrink_resident(size));
         }
-        if new > old && self.engine.purse().limit() != 0 {
-            self.room.take(old, new - old)?;
+        let (purse, length) = (self.engine.purse(), new * self.chunk);
+        if new > old {
+            let room = self.engine.guarantee(|purse| purse.extend(length - old * self.chunk));
+            if !room.map_err(Trouble::error)? {
+                return fail!(OutOfMemory, "the budget has no room beside the chunks that are acquired");
+            }
+            if purse.limit() != 0
+                && let Err(error) = self.room.take(old, new - old)
+            {
+                purse.shorten(length - old * self.chunk);
+                return Err(error);
+            }
+            self.extent.store(length, Relaxed);
         }
         self.size.store(size, Relaxed);
         for index in new..old {
@@ -339,6 +354,7 @@ impl Region {
         }
         if new < old {
             self.room.shorten(new);
+            purse.shorten(self.extent.swap(length, Relaxed) - length);
         }
         Ok(true)
     }
@@ -349,7 +365,7 @@ impl Region {
         }
         fits
     }
-    /// Drops a chunk's contents, wherever they are. Waits for whoever is moving it; a pin does not hold it.
+    /// Drops a chunk's contents, wherever they are. Waits for whoever is moving it; an acquisition does not hold it.
     fn forget(&self, index: usize) {
         let chunk = self.chunk(index);
         loop {
@@ -357,9 +373,7 @@ impl Region {
             match word.phase() {
                 Phase::Zero => return,
                 Phase::Busy => chunk.state.wait(),
-                Phase::Hot if word.pins() > 0 => {
-                    chunk.state.unpin();
-                }
+                Phase::Hot if word.acquisitions() > 0 => _ = self.give_up_acquisition(index),
                 _ => {
                     if let Some(transit) = Transit::claim_leaving(self, index, None) {
                         self.engine.drop_contents(transit);
@@ -383,5 +397,14 @@ impl Region {
             }
         }
         self.room.shorten(0);
+        self.give_up_extent();
+    }
+    fn give_up_extent(&self) {
+        self.engine.purse().shorten(self.extent.swap(0, Relaxed));
+    }
+}
+impl Drop for Region {
+    fn drop(&mut self) {
+        self.give_up_extent();
     }
 }

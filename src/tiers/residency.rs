@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 pub struct Counters {
     /// Bytes in place.
     pub hot: AtomicUsize,
+    /// Chunks that the program has acquired.
+    pub acquired: AtomicUsize,
     /// Bytes in staging slots, read ahead.
     pub staged: AtomicUsize,
     /// Encoded bytes in RAM.

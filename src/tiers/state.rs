@@ -8,11 +8,11 @@
 //! | Zero | nowhere: all are zero | whoever claims it |
 //! | Stored | encoded, in RAM or in the spill file | whoever claims it |
 //! | Staged | decoded, in a staging slot (read ahead of a sweep) | whoever claims it |
-//! | Hot | in the region, where the program reads and writes them | whoever claims it, when nobody has it pinned |
+//! | Hot | in the region, where the program reads and writes them | whoever claims it, when it is neither acquired nor pinned |
 //! | Busy | with the one thread that claimed it | that thread, by settling |
 //!
 //! *Claiming* is one compare-and-swap of the whole word to Busy. It fails if anything changed since the word was
-//! read, a pin above all, so a pinned chunk never leaves; it is not tried where the region is leaving (claims.rs). The
+//! read, an acquisition above all, so an acquired chunk never leaves; it is not tried where the region is leaving (claims.rs). The
 //! claimer owns the chunk's record and staging slot until it *settles* the new phase, which releases everything it
 //! wrote; whoever reads the phase acquires that.
 //!
@@ -44,10 +44,13 @@ const PHASE: u32 = 7;
 const WAITED: u32 = 1 << 3;
 const REFERENCED: u32 = 1 << 4;
 const PREFETCHED: u32 = 1 << 5;
+/// Acquisitions are counted apart from the engine's own pins, because they count against the budget.
 const PIN: u32 = 1 << 8;
+const ACQUIRED: u32 = 1 << 16;
 
-/// How often a chunk can be acquired at once: half of what the word can count, so that the engine's own pins fit.
-pub const MOST_ACQUIRED: u32 = u32::MAX / PIN / 2;
+/// How often a chunk can be acquired at once.
+pub const MOST_ACQUIRED: u32 = u32::MAX / ACQUIRED;
+const MOST_PINS: u32 = ACQUIRED / PIN - 1;
 
 /// A state word as it was when read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,13 +66,16 @@ impl Word {
             _ => Phase::Busy,
         }
     }
-    /// How often it is pinned.
-    pub fn pins(self) -> u32 {
-        self.0 / PIN
+    fn pins(self) -> u32 {
+        self.0 % ACQUIRED / PIN
     }
-    /// Whether it can be claimed: neither Busy nor pinned.
+    /// How often the program has acquired it.
+    pub fn acquisitions(self) -> u32 {
+        self.0 / ACQUIRED
+    }
+    /// Whether it can be claimed: neither Busy nor pinned nor acquired.
     pub fn is_claimable(self) -> bool {
-        self.phase() != Phase::Busy && self.pins() == 0
+        self.phase() != Phase::Busy && self.0 < PIN
     }
     /// Whether it was acquired since `forget_reference`.
     pub fn referenced(self) -> bool {
@@ -84,8 +90,8 @@ impl Word {
 /// How a chunk is settled.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settle {
-    /// With one pin, the claimer's.
-    pub pinned: bool,
+    /// Acquired once, by the claimer.
+    pub acquired: bool,
     /// Brought in ahead of need.
     pub prefetched: bool,
 }
@@ -99,27 +105,41 @@ impl<A: AtomicWord> State<A> {
     pub fn load(&self) -> Word {
         Word(self.0.load())
     }
-    /// Pins a Hot chunk; otherwise gives the word that was found.
-    pub fn pin(&self) -> Result<Word, Word> {
+    /// Acquires a Hot chunk that is still as it was when `word` was read, and not acquired as often as can be counted.
+    pub fn acquire(&self, word: Word) -> bool {
+        word.phase() == Phase::Hot
+            && word.acquisitions() < MOST_ACQUIRED
+            && self.0.replace(word.0, ((word.0 + ACQUIRED) | REFERENCED) & !PREFETCHED)
+    }
+    /// Gives up one acquisition. Gives how many are left; None if there was none.
+    pub fn release(&self) -> Option<u32> {
+        self.subtract(ACQUIRED, |word| word.acquisitions() > 0).map(|word| word.acquisitions() - 1)
+    }
+    /// The engine's own pin on a chunk: while it lasts the chunk stays in place. False if it is not Hot.
+    pub fn pin(&self) -> bool {
         loop {
             let word = self.load();
-            if word.phase() != Phase::Hot || word.pins() == u32::MAX / PIN {
-                return Err(word);
+            if word.phase() != Phase::Hot || word.pins() == MOST_PINS {
+                return false;
             }
-            if self.0.replace(word.0, ((word.0 + PIN) | REFERENCED) & !PREFETCHED) {
-                return Ok(word);
+            if self.0.replace(word.0, word.0 + PIN) {
+                return true;
             }
         }
     }
-    /// Gives up one pin; false if there is none.
-    pub fn unpin(&self) -> bool {
+    /// Ends it.
+    pub fn unpin(&self) {
+        let unpinned = self.subtract(PIN, |word| word.pins() > 0);
+        debug_assert!(unpinned.is_some());
+    }
+    fn subtract(&self, one: u32, is_there: impl Fn(Word) -> bool) -> Option<Word> {
         loop {
             let word = self.load();
-            if word.phase() != Phase::Hot || word.pins() == 0 {
-                return false;
+            if word.phase() != Phase::Hot || !is_there(word) {
+                return None;
             }
-            if self.0.replace(word.0, word.0 - PIN) {
-                return true;
+            if self.0.replace(word.0, word.0 - one) {
+                return Some(word);
             }
         }
     }
@@ -135,8 +155,8 @@ impl<A: AtomicWord> State<A> {
     /// Ends a claim. Only by the claimer.
     pub fn settle(&self, phase: Phase, how: Settle) {
         let mut word = phase as u32;
-        if how.pinned {
-            word |= PIN | REFERENCED;
+        if how.acquired {
+            word |= ACQUIRED | REFERENCED;
         }
         if how.prefetched {
             word |= PREFETCHED;
@@ -192,13 +212,13 @@ mod model {
                 stored: loom::cell::UnsafeCell::new(0),
             })
         }
-        fn bring_in(&self, pinned: bool) {
+        fn bring_in(&self, acquired: bool) {
             loop {
                 let word = self.state.load();
                 match word.phase() {
-                    Phase::Hot if !pinned => return,
+                    Phase::Hot if !acquired => return,
                     Phase::Hot => {
-                        if self.state.pin().is_ok() {
+                        if self.state.acquire(word) {
                             return;
                         }
                         loom::thread::yield_now();
@@ -211,8 +231,8 @@ mod model {
                         });
                         let before = self.page.swap(bytes, Ordering::AcqRel);
                         assert_eq!(before, ABSENT, "placed over a page that was there");
-                        self.state.settle(Phase::Hot, Settle { pinned, prefetched: false });
-                        if pinned {
+                        self.state.settle(Phase::Hot, Settle { acquired, prefetched: false });
+                        if acquired {
                             return;
                         }
                     }
@@ -264,7 +284,7 @@ mod model {
         });
     }
     #[test]
-    fn a_pinned_chunk_stays() {
+    fn an_acquired_chunk_stays() {
         explore(PREEMPTIONS, || {
             let model = Model::new();
             let (a, b) = (model.clone(), model.clone());
@@ -275,8 +295,8 @@ mod model {
             let seen = model.page.load(Ordering::Acquire);
             assert_ne!(seen, ABSENT);
             model.page.store(seen + 1, Ordering::Release);
-            assert!(model.state.unpin());
-            assert!(!model.state.unpin(), "one pin, one release");
+            assert_eq!(model.state.release(), Some(0));
+            assert_eq!(model.state.release(), None, "acquired once, released once");
             first.join().unwrap();
             second.join().unwrap();
             model.bring_in(false);

@@ -180,29 +180,37 @@ impl Engine {
         Ok(false)
     }
     fn chill(&self, mut transit: Transit) -> Result<(), Trouble> {
+        let (region, index) = (transit.region, transit.index);
+        let begun = recording::begin();
+        match self.chill_claimed(&mut transit) {
+            Ok(true) => {
+                transit.settle(Phase::Stored, Settle::default());
+                region.record(begun, Movement::Spill, Tier::Cold, index);
+                Ok(())
+            }
+            done => {
+                transit.settle_unchanged();
+                done.map(drop)
+            }
+        }
+    }
+    /// Writes the encoded bytes of a claimed chunk to disk. False if they are not in RAM.
+    pub(super) fn chill_claimed(&self, transit: &mut Transit) -> Result<bool, Trouble> {
         let region = transit.region;
         let stored = *transit.stored();
         let length = stored.length as usize;
         if stored.warm == 0 {
-            transit.settle_unchanged();
-            return Ok(());
+            return Ok(false);
         }
-        // SAFETY: the claim owns the extent.
-        let bytes = unsafe { self.warm.pages(stored.warm, length) };
-        let begun = recording::begin();
-        let index = transit.index;
-        if stored.file == 0
-            && let Err(trouble) = self.write_out(&mut transit, bytes)
-        {
-            transit.settle_unchanged();
-            return Err(trouble);
+        if stored.file == 0 {
+            // SAFETY: the claim owns the extent.
+            let bytes = unsafe { self.warm.pages(stored.warm, length) };
+            self.write_out(transit, bytes)?;
         }
         transit.stored().warm = 0;
         self.warm.free(self.purse(), stored.warm, length);
         region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
-        transit.settle(Phase::Stored, Settle::default());
-        region.record(begun, Movement::Spill, Tier::Cold, index);
-        Ok(())
+        Ok(true)
     }
 
     /// Drops a claimed chunk's contents for good.

@@ -17,8 +17,8 @@ pub struct Transit<'a> {
 }
 
 impl<'a> Transit<'a> {
-    /// Tries to claim a chunk in phase `from`, or in any phase if None. None if it is busy or pinned, or the region is
-    /// leaving.
+    /// Tries to claim a chunk in phase `from`, or in any phase if None. None if it is busy, acquired or pinned, or the
+    /// region is leaving.
     pub fn claim(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
         Transit::claim_after(region, index, from, || region.begin_transit())
     }

@@ -6,7 +6,7 @@ use crate::error::{Error, pending};
 /// The reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The budget has no room, and everything that could leave is pinned.
+    /// The budget has no room, and nothing in it can leave.
     NoRoom,
     /// The spill file cannot be written or read.
     Disk(Errno),
@@ -14,6 +14,8 @@ pub enum Trouble {
     Damaged,
     /// Pages cannot be moved: the system is out of memory or mappings.
     Pages(Errno),
+    /// Beside the chunks that are acquired there would be no room for those that plain access needs.
+    NoRoomBeside,
     /// The chunk is acquired as often as can be counted.
     Acquired,
     /// The memory is being freed or moved.
@@ -26,6 +28,12 @@ impl Trouble {
             Trouble::NoRoom => pending(
                 Error::OutOfMemory,
                 format_args!("the budget has no room for another chunk, and nothing in it can leave"),
+            ),
+            Trouble::NoRoomBeside => pending(
+                Error::OutOfMemory,
+                format_args!(
+                    "beside the chunks that are acquired the budget has no room for the two that plain access may need"
+                ),
             ),
             Trouble::Disk(errno) => {
                 pending(Error::Io, format_args!("spill file: {}", std::io::Error::from_raw_os_error(errno.0)))
@@ -50,6 +58,7 @@ impl Trouble {
     pub fn text(self) -> (&'static str, i32) {
         match self {
             Trouble::NoRoom => ("the budget has no room and nothing can leave", 0),
+            Trouble::NoRoomBeside => ("the budget has no room beside the chunks that are acquired", 0),
             Trouble::Disk(errno) => ("the spill file failed with error", errno.0),
             Trouble::Damaged => ("the stored bytes do not match their checksum", 0),
             Trouble::Pages(errno) => ("moving pages failed with error", errno.0),

@@ -93,12 +93,12 @@ impl WithSimd for Multiply<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         // Each size of a tile is code of its own, in registers.
         macro_rules! tiles {
-            ($rows:expr, $most:expr, $step:expr, $row:expr, [$($count:literal)*]) => {
+            ($rows:expr, $most:expr, $step:expr, $row:expr, $next:expr, [$($count:literal)*]) => {
                 match $rows.len() {
                     $($count if $count <= $most => {
                         let lines: [*const f32; $count] = core::array::from_fn($row);
                         // SAFETY: rows of the left block, as many as said; the target is the caller's promise.
-                        unsafe { band::<S, $count>(simd, lines, $step, &self, $rows) };
+                        unsafe { band::<S, $count>(simd, lines, $step, &self, $rows, $next) };
                     })*
                     _ => unreachable!(),
                 }
@@ -106,10 +106,12 @@ impl WithSimd for Multiply<'_> {
         }
         match self.left {
             Left::Packed(packed) => {
-                for (rows, start) in packed.panels() {
+                let mut panels = packed.panels().peekable();
+                while let Some((rows, start)) = panels.next() {
+                    let next = panels.peek().map(|(_, start)| *start);
                     let start = start.cast::<f32>();
                     let row = |i: usize| start.wrapping_add(2 * i);
-                    tiles!(rows, most_rows::<S>(), 2 * rows.len(), row, [1 2 3 4 5 6 7 8 9 10 11 12]);
+                    tiles!(rows, most_rows::<S>(), 2 * rows.len(), row, next, [1 2 3 4 5 6 7 8 9 10 11 12]);
                 }
             }
             Left::AsItLies(block) => {
@@ -118,19 +120,26 @@ impl WithSimd for Multiply<'_> {
                     let next = rows.end..block.lines.len().min(rows.end + most_lying::<S>());
                     for line in &block.lines[next] {
                         let start = block.source.wrapping_add(line + block.terms[0]);
-                        (0..block.terms.len()).step_by(8).for_each(|term| ask_for(start.wrapping_add(term)));
+                        (0..block.terms.len())
+                            .step_by(LINE)
+                            .for_each(|term| ask_for(start.wrapping_add(term)));
                     }
                     let row = |i: usize| {
                         block.source.wrapping_add(block.lines[first + i] + block.terms[0]).cast::<f32>()
                     };
-                    tiles!(rows, most_lying::<S>(), 2, row, [1 2 3 4 5 6 7 8]);
+                    tiles!(rows, most_lying::<S>(), 2, row, None, [1 2 3 4 5 6 7 8]);
                 }
             }
         }
     }
 }
 
-/// Some rows of A times all of B. A's elements are `step` floats apart.
+/// Elements of a cache line.
+const LINE: usize = 8;
+/// Terms between two times that a tile asks for what is needed later.
+const STRIDE: usize = 8;
+
+/// Some rows of A times all of B. A's elements are `step` floats apart; its next panel begins at `next`.
 ///
 /// # Safety
 /// Each of `lines` is a row of the left block; the target follows the rule of [`multiply`].
@@ -141,12 +150,23 @@ unsafe fn band<S: Simd, const ROWS: usize>(
     step: usize,
     product: &Multiply,
     rows: Range<usize>,
+    next: Option<*const Complex>,
 ) {
+    let depth = product.right.depth();
+    let strides = product.right.panels().len() * depth.div_ceil(STRIDE);
+    let mut next = NextPanel {
+        place: next.unwrap_or_default(),
+        lines: if next.is_some() { (ROWS * depth).div_ceil(LINE * strides) } else { 0 },
+    };
     for (columns, right) in product.right.panels() {
-        prefetch(product.target, rows.clone(), columns.clone());
+        let mut result = ResultTile::new(product.target, rows.clone(), columns.clone());
+        let mut ahead = || {
+            result.ask();
+            next.ask();
+        };
         // SAFETY: forwarded; a panel of B has its depth.
         unsafe {
-            let sums = tile::<S, ROWS>(simd, product.right.depth(), lines, step, right.cast());
+            let sums = tile::<S, ROWS>(simd, depth, lines, step, right.cast(), &mut ahead);
             write(simd, sums, product.target, rows.clone(), columns);
         }
     }
@@ -155,7 +175,8 @@ unsafe fn band<S: Simd, const ROWS: usize>(
 /// Real and imaginary parts of a row of a tile.
 type Row<S> = [<S as Simd>::f32s; 2];
 
-/// A tile of C: the product of some rows of A and a panel of B.
+/// A tile of C: the product of some rows of A and a panel of B. `ahead` is called now and then: memory that is asked for
+/// a little at a time is there when it is needed, and keeps no part of B waiting meanwhile.
 ///
 /// # Safety
 /// Each of `lines` points to real and imaginary parts, of `depth` terms, one `step` apart; `right` to as many pairs of vectors.
@@ -166,25 +187,29 @@ unsafe fn tile<S: Simd, const ROWS: usize>(
     lines: [*const f32; ROWS],
     step: usize,
     right: *const Row<S>,
+    mut ahead: impl FnMut(),
 ) -> [Row<S>; ROWS] {
     let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
-    for term in 0..depth {
-        // SAFETY: the rule above.
-        let [b_re, b_im] = unsafe { right.add(term).read() };
-        for (row, [re, im]) in sums.iter_mut().enumerate() {
-            // SAFETY: the rule above. Two loads, each to all lanes: one of both parts would have to be taken apart.
-            let [a_re, a_im] =
-                unsafe { [0, 1].map(|part| simd.splat_f32s(lines[row].add(term * step + part).read())) };
-            *re = simd.mul_add_e_f32s(a_re, b_re, *re);
-            *im = simd.mul_add_e_f32s(a_re, b_im, *im);
-            *re = simd.negate_mul_add_e_f32s(a_im, b_im, *re);
-            *im = simd.mul_add_e_f32s(a_im, b_re, *im);
+    for first in (0..depth).step_by(STRIDE) {
+        ahead();
+        for term in first..depth.min(first + STRIDE) {
+            // SAFETY: the rule above.
+            let [b_re, b_im] = unsafe { right.add(term).read() };
+            for (row, [re, im]) in sums.iter_mut().enumerate() {
+                // SAFETY: the rule above. Two loads, each to all lanes: one of both parts would have to be taken apart.
+                let [a_re, a_im] =
+                    unsafe { [0, 1].map(|part| simd.splat_f32s(lines[row].add(term * step + part).read())) };
+                *re = simd.mul_add_e_f32s(a_re, b_re, *re);
+                *im = simd.mul_add_e_f32s(a_re, b_im, *im);
+                *re = simd.negate_mul_add_e_f32s(a_im, b_im, *re);
+                *im = simd.mul_add_e_f32s(a_im, b_re, *im);
+            }
         }
     }
     sums
 }
 
-/// Asks for a cache line that will be needed soon.
+/// Asks for a cache line that will be needed at once.
 #[inline(always)]
 fn ask_for(place: *const Complex) {
     #[cfg(target_arch = "x86_64")]
@@ -196,14 +221,60 @@ fn ask_for(place: *const Complex) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
 }
-
-/// Asks for a tile of C, which is written when it has been summed up.
+/// Asks for a cache line that will be needed later, into the second-level cache: the first is full of what is at work.
 #[inline(always)]
-fn prefetch(target: &Target, rows: Range<usize>, columns: Range<usize>) {
-    let columns = &target.columns[columns];
-    for row in &target.rows[rows] {
-        for column in [columns.first(), columns.last()].into_iter().flatten() {
-            ask_for(target.out.wrapping_add(row + column));
+fn ask_for_later(place: *const Complex) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(place.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
+/// A tile of C, asked for row by row: it is written when it has been summed up.
+struct ResultTile<'a> {
+    /// In the first column.
+    out: *const Complex,
+    /// Those not asked for yet.
+    rows: &'a [usize],
+    last_column: usize,
+}
+impl<'a> ResultTile<'a> {
+    #[inline(always)]
+    fn new(target: &'a Target, rows: Range<usize>, columns: Range<usize>) -> ResultTile<'a> {
+        let (first, last) = (target.columns[columns.start], target.columns[columns.end - 1]);
+        ResultTile {
+            out: target.out.wrapping_add(first),
+            rows: &target.rows[rows],
+            last_column: last - first,
+        }
+    }
+    #[inline(always)]
+    fn ask(&mut self) {
+        if let Some((row, rest)) = self.rows.split_first() {
+            let start = self.out.wrapping_add(*row);
+            ask_for(start);
+            ask_for(start.wrapping_add(self.last_column));
+            self.rows = rest;
+        }
+    }
+}
+
+/// The next panel of A, asked for a few lines at a time while this one is worked on.
+struct NextPanel {
+    place: *const Complex,
+    /// Cache lines each time.
+    lines: usize,
+}
+impl NextPanel {
+    #[inline(always)]
+    fn ask(&mut self) {
+        for _ in 0..self.lines {
+            ask_for_later(self.place);
+            self.place = self.place.wrapping_add(LINE);
         }
     }
 }

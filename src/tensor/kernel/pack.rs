@@ -19,11 +19,14 @@ pub struct Block<'a> {
     pub exponent: i32,
 }
 
-#[derive(Clone, Copy)]
+/// What the buffer is made of, so that panels begin with a cache line. Nothing reads it as such: all access is by pointer.
 #[repr(align(64))]
-struct CacheLine(#[allow(dead_code)] [MaybeUninit<Complex>; 8]);
+struct CacheLine {
+    _elements: [MaybeUninit<Complex>; 8],
+}
 
 /// A packed block.
+#[derive(Default)]
 pub struct Packed {
     buffer: Vec<CacheLine>,
     panels: Vec<Panel>,
@@ -37,14 +40,11 @@ struct Panel {
 }
 
 impl Packed {
-    pub const fn new() -> Packed {
-        Packed { buffer: Vec::new(), panels: Vec::new(), depth: 0 }
-    }
     pub fn depth(&self) -> usize {
         self.depth
     }
     /// The lines of each panel, and where it starts.
-    pub fn panels(&self) -> impl Iterator<Item = (Range<usize>, *const Complex)> {
+    pub fn panels(&self) -> impl ExactSizeIterator<Item = (Range<usize>, *const Complex)> {
         let start = self.buffer.as_ptr().cast::<Complex>();
         // SAFETY: a panel lies inside the buffer behind those before it.
         self.panels
@@ -113,9 +113,26 @@ unsafe fn part<S: Simd>(deal: Option<S>, block: &Block, panel: &Panel, first: us
     let depth = block.terms.len();
     let terms = &block.terms[first..depth.min(first + STEP)];
     let width = if deal.is_some() { S::F32_LANES } else { lines.len() };
-    // SAFETY: this part of the panel is inside the buffer; the source is the caller's promise.
+    // SAFETY: this part of the panel is inside the buffer.
+    let part = unsafe { out.add(panel.lines.start * depth + first * width) };
+    if let Some(simd) = deal
+        && panel.neighbours
+        && lines.len() == width
+        && block.exponent == 0
+    {
+        // Straight from the source to their places.
+        let parts = part.cast::<[S::f32s; 2]>();
+        for (y, term) in terms.iter().enumerate() {
+            // SAFETY: the lines are neighbours in the source, a pair of vectors long, as each term of the panel is.
+            unsafe {
+                let pair = block.source.add(lines[0] + term).cast::<[S::f32s; 2]>().read_unaligned();
+                parts.add(y).write_unaligned(simd.deinterleave_shfl_f32s(pair));
+            }
+        }
+        return;
+    }
+    // SAFETY: as above; the source is the caller's promise.
     let part = unsafe {
-        let part = out.add(panel.lines.start * depth + first * width);
         // Loops over a number that is known are faster.
         match lines.first_chunk::<12>() {
             Some(lines) if width == 12 => gather(block.source, lines, terms, panel.neighbours, part, 12),

@@ -205,7 +205,7 @@ fn every_size_of_a_panel_on_every_instruction_set() {
             let mut target =
                 |add| Target { out: out.as_mut_ptr(), rows: &out_rows, columns: &out_columns, add };
             let (replace, add) = (target(false), target(true));
-            let (mut packed_left, mut packed_right) = (Packed::new(), Packed::new());
+            let (mut packed_left, mut packed_right) = (Packed::default(), Packed::default());
             let lies = a[1] == 1;
             // SAFETY: all offsets are inside `space`, those of the target inside `out`, and distinct.
             unsafe {

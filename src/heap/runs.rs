@@ -1,0 +1,177 @@
+//! How spans begin and end: made from runs of the arena or from kept ones, put aside when they have no blocks, listed in
+//! between. Under the heap's lock, like all of central.rs.
+use super::arena;
+use super::cache::ThreadCache;
+use super::central::Central;
+use super::size_class::{Class, FIRST_SINGLE, MAX_STRIDE, SHAPES, SLICE};
+use super::slot;
+use super::span::{ALL, Span};
+use super::{Heap, freed, page_map, records_of_spans, scavenger};
+use crate::os::map;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::Ordering::Relaxed;
+
+impl Central {
+    /// Puts a span without live or cached blocks aside.
+    pub(super) unsafe fn keep(&mut self, span: NonNull<Span>) {
+        // SAFETY: the caller holds the lock and the span is in no class's list.
+        unsafe {
+            self.unlink(span);
+            let span_ref = span.as_ref();
+            let (base, length) = (span_ref.inner().run.base, span_ref.inner().length);
+            page_map::remove(base, base + length);
+            if span_ref.class() as usize >= FIRST_SINGLE {
+                freed::note(span_ref.first());
+            }
+            span_ref.retire();
+            span_ref.inner().listed = false;
+            self.kept.keep_run(span, length / SLICE, scavenger::now());
+        }
+    }
+
+    /// A span of `slices` for blocks of `class` that `cache` takes, in no list of the class: from a kept run if there is one, else from the arena.
+    pub(super) fn make_span(
+        &mut self,
+        heap: &Heap,
+        cache: &ThreadCache,
+        class: Class,
+        slices: usize,
+    ) -> Option<NonNull<Span>> {
+        let span = self.kept.reuse_run(slices, cache).or_else(|| self.make_run(heap, slices))?;
+        // SAFETY: the span is in no list and known to nobody else.
+        let span_ref = unsafe { span.as_ref() };
+        // SAFETY: as above.
+        let inner = unsafe { span_ref.inner() };
+        inner.length = slices * SLICE;
+        inner.carved = 0;
+        inner.free = 0;
+        inner.user = cache;
+        let capacity = SHAPES[class as usize].capacity as usize;
+        // Beyond what is charged nothing was touched.
+        span_ref.set_written(if capacity == 1 { inner.charged.saturating_sub(heap.prefix()) } else { ALL });
+        let words = capacity.div_ceil(64);
+        // SAFETY: the run's side arrays have room for the capacity of every class.
+        unsafe { inner.run.bitmap.write_bytes(0, words) };
+        let (base, slots) = (inner.run.base, inner.run.slots);
+        let usable = SHAPES[class as usize].stride as usize - heap.prefix();
+        let slots = slots.wrapping_add(skew(class as usize));
+        span_ref.describe_blocks(heap, class, base + heap.prefix(), usable, slots);
+        if !page_map::insert(base, base + slices * SLICE, span) {
+            span_ref.retire();
+            // SAFETY: in no list.
+            unsafe { self.kept.keep_run(span, slices, scavenger::now()) };
+            return None;
+        }
+        // SAFETY: in no list until here; the lock is held.
+        unsafe {
+            self.link(span);
+            span_ref.inner().listed = false;
+        }
+        Some(span)
+    }
+
+    fn make_run(&mut self, heap: &Heap, slices: usize) -> Option<NonNull<Span>> {
+        let span = records_of_spans::take()?;
+        let Some(run) = arena::take(slices, heap.huge_pages()) else {
+            records_of_spans::give(span);
+            return None;
+        };
+        // SAFETY: fresh and ours alone.
+        let inner = unsafe { span.as_ref().inner() };
+        (inner.run, inner.charged) = (run, 0);
+        Some(span)
+    }
+
+    /// Makes `bytes` ready: populated runs that are kept until they are used or the heap is trimmed.
+    pub fn make_ready(&mut self, heap: &Heap, bytes: usize) -> bool {
+        // Whole pages, as far as the limit goes: it need not be a number of pages itself.
+        let mut left = match heap.limit() {
+            0 => map::round_to_page(bytes),
+            limit => map::round_to_page(bytes).min(limit / map::PAGE * map::PAGE),
+        };
+        while left > 0 {
+            let piece = left.min(MAX_STRIDE);
+            let slices = piece.div_ceil(SLICE);
+            if !heap.charge(piece) {
+                return false;
+            }
+            let Some(span) = self.make_run(heap, slices) else {
+                heap.discharge(piece);
+                return false;
+            };
+            // SAFETY: fresh and ours alone; then kept under the lock.
+            let base = unsafe {
+                let inner = span.as_ref().inner();
+                inner.charged = piece;
+                let base = inner.run.base;
+                self.kept.keep_run(span, slices, scavenger::NEVER);
+                base
+            };
+            if !map::populate(base, piece) {
+                return false;
+            }
+            left -= piece;
+        }
+        true
+    }
+
+    /// Releases everything; the heap is at its end and its caches are gone.
+    pub fn release_all(&mut self, heap: &Heap) {
+        while let Some(span) = NonNull::new(self.all) {
+            // SAFETY: live records under the lock; nobody uses the blocks any more.
+            unsafe {
+                if span.as_ref().is_large() {
+                    self.remove_large(span);
+                    self.release_large(heap, span);
+                } else {
+                    let carved = span.as_ref().inner().carved as usize;
+                    (0..carved).for_each(|i| span.as_ref().slot(i).store(slot::FREE, Relaxed));
+                    self.keep(span);
+                }
+            }
+        }
+        self.kept.release(heap, None);
+    }
+
+    /// Enters the span into the list of all.
+    ///
+    /// # Safety
+    /// The lock is held and the span is not in that list.
+    pub unsafe fn link(&mut self, span: NonNull<Span>) {
+        // SAFETY: the lock makes inner parts exclusive; each reference ends with its statement.
+        unsafe {
+            span.as_ref().inner().next_all = self.all;
+            span.as_ref().inner().previous_all = null_mut();
+            if let Some(head) = self.all.as_ref() {
+                head.inner().previous_all = span.as_ptr();
+            }
+        }
+        self.all = span.as_ptr();
+    }
+    /// Removes the span from the list of all.
+    ///
+    /// # Safety
+    /// The lock is held and the span is in that list.
+    pub unsafe fn unlink(&mut self, span: NonNull<Span>) {
+        // SAFETY: as in `link`.
+        unsafe {
+            let (next, previous) = (span.as_ref().inner().next_all, span.as_ref().inner().previous_all);
+            match previous.as_ref() {
+                Some(previous) => previous.inner().next_all = next,
+                None => self.all = next,
+            }
+            if let Some(next) = next.as_ref() {
+                next.inner().previous_all = previous;
+            }
+        }
+    }
+}
+
+/// Where a span's slots begin in its run's: not at the start of a page, as the first block does. A processor takes a
+/// store and a load at the same offset of two pages for the same place and makes the load wait; programs that use
+/// one block at a time use the first.
+const fn skew(class: usize) -> usize {
+    const SKEW: usize = 17 * 64 / 2;
+    let shape = &SHAPES[class];
+    if shape.capacity as usize + SKEW <= shape.slices as usize * arena::SLOTS { SKEW } else { 0 }
+}

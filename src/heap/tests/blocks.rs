@@ -1,0 +1,109 @@
+//! What becomes of single blocks: their figures, owners, alignment, and how they grow.
+use super::*;
+
+#[test]
+fn peak_is_exact_with_one_thread() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let blocks: Vec<_> = (1..2000).map(|i| (i, heap.allocate(i, 0).unwrap())).collect();
+    let total: usize = blocks.iter().map(|b| b.0).sum();
+    for (_, block) in &blocks {
+        heap.free(block.as_ptr()).unwrap();
+    }
+    heap.free(heap.allocate(70_000, 0).unwrap().as_ptr()).unwrap();
+    let figures = heap.statistics();
+    assert_eq!((figures.live, figures.peak, figures.largest), (0, total, 70_000));
+    heap.destroy();
+}
+
+#[test]
+fn attributes_follow_the_block() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    for size in [100, 70_000, 4 << 20] {
+        let block = heap.allocate(size, 0).unwrap().as_ptr();
+        attributes::retain(block).unwrap();
+        attributes::retain(block).unwrap();
+        assert_eq!(attributes::references(block), 3);
+        heap.free(block).unwrap();
+        heap.free(block).unwrap();
+        assert_eq!((attributes::references(block), heap.statistics().live), (1, size));
+        heap.free(block).unwrap();
+        assert_eq!((attributes::references(block), heap.statistics().live), (0, 0));
+        assert!(heap.free(block).is_err());
+    }
+    heap.destroy();
+}
+
+#[test]
+fn a_block_with_several_owners_stays_where_it_is() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    for size in [100, 70_000, 3 << 20] {
+        let block = heap.allocate(size, 0).unwrap();
+        attributes::retain(block.as_ptr()).unwrap();
+        let before = heap.block(block.as_ptr());
+        assert_eq!(heap.reallocate(block.as_ptr(), 40 * size), Err(Error::InvalidArgument));
+        assert_eq!((heap.block(block.as_ptr()), attributes::references(block.as_ptr())), (before, 2));
+        // Less is fine as long as nothing moves.
+        assert_eq!(heap.reallocate(block.as_ptr(), size - size / 4), Ok(block));
+        assert_eq!(heap.block(block.as_ptr()).unwrap().size, size - size / 4);
+        heap.free(block.as_ptr()).unwrap();
+        heap.free(block.as_ptr()).unwrap();
+    }
+    heap.destroy();
+}
+
+#[test]
+fn a_prefix_bounds_the_alignment_that_is_kept() {
+    let params = HeapParams { prefix: 128, alignment: 128, ..HeapParams::default() };
+    let heap = Heap::create(&params).unwrap();
+    let block = heap.allocate(3000, 0).unwrap();
+    assert_eq!(heap.block(block.as_ptr()).unwrap().alignment, 128);
+    let moved = heap.reallocate(block.as_ptr(), 6000).unwrap();
+    assert!(!span_of_block(moved.as_ptr()).is_large(), "6000 bytes need no mapping of their own");
+    assert_eq!(heap.allocate(100, 3), Err(Error::InvalidArgument));
+    heap.destroy();
+}
+
+#[test]
+fn a_growing_block_stays_where_it_is() {
+    for prefix in [0, 128] {
+        let heap = Heap::create(&HeapParams { prefix, ..HeapParams::default() }).unwrap();
+        let first = heap.allocate(20_000, 0).unwrap();
+        let block = heap.reallocate(first.as_ptr(), 30_000).unwrap();
+        // A neighbour, which a block without room of its own would run into.
+        let other = heap.allocate(30_000, 0).unwrap();
+        for size in (40_000..400_000).step_by(10_000) {
+            let room = heap.block(block.as_ptr()).unwrap().capacity;
+            // SAFETY: a live block with that room.
+            unsafe { block.write_bytes(7, room) };
+            assert_eq!(heap.reallocate(block.as_ptr(), size), Ok(block));
+            assert_eq!(owner(block.as_ptr()).unwrap().1, heap.block(block.as_ptr()).unwrap());
+            assert_eq!(heap.block(block.as_ptr()).unwrap().size, size);
+            assert!(heap.statistics().live == size + 30_000 && heap.held() < size * 5 / 4 + (200 << 10));
+        }
+        // Smaller again: it moves, and its memory is kept for the next one.
+        let small = heap.reallocate(block.as_ptr(), 20_000).unwrap();
+        assert!(small != block && heap.block(block.as_ptr()).is_none());
+        let next = heap.reallocate(small.as_ptr(), 33_000).unwrap();
+        assert_eq!(heap.reallocate(next.as_ptr(), 200_000), Ok(next));
+        heap.free(next.as_ptr()).unwrap();
+        heap.free(other.as_ptr()).unwrap();
+        assert_eq!(heap.statistics().live, 0);
+        heap.trim();
+        assert_eq!(heap.held(), 0);
+        assert_eq!(heap.destroy(), Leaks::default());
+    }
+}
+
+#[test]
+fn a_growing_block_gives_back_what_a_larger_one_touched() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let small = heap.allocate(20_000, 0).unwrap();
+    let large = heap.allocate(20_000, 0).unwrap();
+    let large = heap.reallocate(large.as_ptr(), 1_000_000).unwrap();
+    heap.free(large.as_ptr()).unwrap();
+    let before = heap.held();
+    let small = heap.reallocate(small.as_ptr(), 35_000).unwrap();
+    assert!(heap.held() < before - 480_000, "{} of {before} held", heap.held());
+    heap.free(small.as_ptr()).unwrap();
+    heap.destroy();
+}

@@ -1,0 +1,85 @@
+//! The heap and its limit.
+use super::*;
+
+#[test]
+fn the_limit_holds_and_memory_comes_back() {
+    let limit = 3 << 20;
+    let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
+    for size in [40, 1000, 20_000, 300_000, 1_100_000] {
+        let mut blocks = Vec::new();
+        while let Ok(block) = heap.allocate(size, 16) {
+            assert!(heap.held() <= limit);
+            blocks.push(block);
+        }
+        assert!(blocks.len() * size > limit / 2, "{} blocks of {size}", blocks.len());
+        assert_eq!(Error::OutOfMemory, heap.allocate(size, 16).unwrap_err());
+        for block in blocks {
+            heap.free(block.as_ptr()).unwrap();
+        }
+    }
+    heap.trim();
+    assert_eq!(heap.held(), 0);
+    heap.destroy();
+}
+
+#[test]
+fn memory_made_ready_serves_every_size() {
+    let heap = Heap::create(&HeapParams { limit: 8 << 20, ready: 8 << 20, ..HeapParams::default() }).unwrap();
+    assert_eq!(heap.held(), 8 << 20);
+    let small = heap.allocate(100, 0).unwrap();
+    assert_eq!(heap.held(), 8 << 20);
+    let large = heap.allocate(5 << 20, 0).unwrap();
+    assert!(heap.held() <= 8 << 20);
+    heap.free(small.as_ptr()).unwrap();
+    heap.free(large.as_ptr()).unwrap();
+    heap.destroy();
+}
+
+#[test]
+fn blocks_in_other_threads_spans_are_used_before_the_limit_refuses() {
+    let limit = 2 << 20;
+    let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
+    let (freed, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        // Fills the limit, frees all but one block a page, and stays alive: its spans are still its own.
+        scope.spawn(|| {
+            let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(1000, 0).ok()).collect();
+            let sparse = blocks.iter().enumerate().filter(|(i, _)| i % 4 != 0);
+            sparse.for_each(|(_, block)| heap.free(block.as_ptr()).unwrap());
+            heap.flush_caches();
+            freed.wait();
+            done.wait();
+            assert!(blocks.len() > 1900);
+        });
+        freed.wait();
+        let taken = std::iter::from_fn(|| heap.allocate(1000, 0).ok()).count();
+        done.wait();
+        assert!(taken > 1400, "only {taken} of the blocks that the other thread freed could be had");
+    });
+    heap.destroy();
+}
+
+#[test]
+fn a_limit_need_not_be_whole_slices() {
+    for limit in [100_000, 1_000_000, 5 << 20] {
+        let heap = Heap::create(&HeapParams { limit, ready: limit, ..HeapParams::default() }).unwrap();
+        assert!(heap.held() <= limit && heap.held() > limit - 4096);
+        let block = heap.allocate(90_000, 0).unwrap();
+        heap.free(block.as_ptr()).unwrap();
+        heap.destroy();
+    }
+}
+
+#[test]
+fn growth_ends_at_the_limit_and_leaves_the_block() {
+    let limit = 300_000;
+    let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
+    let first = heap.allocate(20_000, 0).unwrap();
+    let block = heap.reallocate(first.as_ptr(), 30_000).unwrap();
+    assert_eq!(heap.reallocate(block.as_ptr(), 150_000), Ok(block));
+    assert_eq!(heap.reallocate(block.as_ptr(), 400_000), Err(Error::OutOfMemory));
+    assert_eq!(heap.block(block.as_ptr()).unwrap().size, 150_000);
+    assert!(heap.held() <= limit);
+    heap.free(block.as_ptr()).unwrap();
+    assert_eq!(heap.destroy(), Leaks::default());
+}

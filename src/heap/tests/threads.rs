@@ -1,0 +1,210 @@
+//! The heap and several threads.
+use super::*;
+use crate::os::records;
+
+#[test]
+fn threads_get_their_own_memory_back() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let turn = std::sync::Barrier::new(2);
+    // Whoever frees second has put its memory aside last, and yet the other does not get that.
+    let exchange = |second: bool| {
+        let allocate = || heap.allocate(1 << 20, 0).unwrap();
+        let in_turn = |act: &mut dyn FnMut()| {
+            for now in [false, true] {
+                if now == second {
+                    act();
+                }
+                turn.wait();
+            }
+        };
+        let (mut before, mut after) = (NonNull::dangling(), NonNull::dangling());
+        in_turn(&mut || before = allocate());
+        in_turn(&mut || heap.free(before.as_ptr()).unwrap());
+        in_turn(&mut || after = allocate());
+        assert_eq!(before, after);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| exchange(true));
+        exchange(false);
+    });
+    heap.destroy();
+}
+
+#[test]
+fn blocks_of_ended_threads_come_back() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let held: Vec<usize> = (0..60)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let blocks: Vec<usize> =
+                    (0..1000).map(|_| heap.allocate(200, 0).unwrap().as_ptr() as usize).collect();
+                blocks.into_iter().for_each(|b| heap.free(b as *mut u8).unwrap());
+            })
+            .join()
+            .unwrap();
+            heap.held()
+        })
+        .collect();
+    assert!(held.iter().all(|&h| h <= held[0] + (64 << 10)), "{held:?}");
+    let figures = heap.statistics();
+    assert_eq!((figures.live, figures.allocations, figures.frees), (0, 60_000, 60_000));
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
+#[test]
+fn threads_take_from_spans_of_their_own() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let spans_of_a_thread = |turn: &std::sync::Barrier| {
+        let mut spans = Vec::new();
+        for _ in 0..50 {
+            turn.wait();
+            let block = heap.allocate(2000, 0).unwrap().as_ptr();
+            spans.push(core::ptr::from_ref(span_of_block(block)) as usize);
+        }
+        turn.wait(); // both have their caches until here
+        spans
+    };
+    let turn = std::sync::Barrier::new(2);
+    let (one, other) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| spans_of_a_thread(&turn));
+        let other = scope.spawn(|| spans_of_a_thread(&turn));
+        (one.join().unwrap(), other.join().unwrap())
+    });
+    assert!(one.iter().all(|span| !other.contains(span)), "two threads' blocks lie in one span");
+    heap.destroy();
+}
+
+#[test]
+fn threads_pass_blocks_around() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let (send, receive) = std::sync::mpsc::channel::<(usize, u8)>();
+    let producers: Vec<_> = (0..3u8)
+        .map(|id| {
+            let send = send.clone();
+            std::thread::spawn(move || {
+                for i in 0..20_000usize {
+                    let size = 1 + i * 7 % 3000;
+                    let block = heap.allocate(size, 0).unwrap();
+                    // SAFETY: a fresh block of that size.
+                    unsafe { block.write_bytes(id, size) };
+                    send.send((block.as_ptr() as usize, id)).unwrap();
+                }
+            })
+        })
+        .collect();
+    drop(send);
+    for (block, id) in receive {
+        let size = heap.block(block as *const u8).unwrap().size;
+        // SAFETY: live, that long, and handed over by the channel.
+        assert!(unsafe { core::slice::from_raw_parts(block as *const u8, size) }.iter().all(|&b| b == id));
+        heap.free(block as *mut u8).unwrap();
+    }
+    producers.into_iter().for_each(|p| p.join().unwrap());
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
+#[test]
+fn owners_may_resize_and_let_go_at_the_same_time() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    for size in [1000, 3 << 20] {
+        // The other owner follows in step, so that both calls overlap often.
+        let (shared, step) = (AtomicPtr::new(core::ptr::null_mut::<u8>()), AtomicUsize::new(0));
+        let wrong = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..20_000 {
+                    while step.load(Acquire) <= 2 * n {
+                        std::thread::yield_now();
+                    }
+                    let freed = heap.free(shared.load(Relaxed));
+                    wrong.fetch_add(freed.is_err().into(), Relaxed);
+                    step.fetch_add(1, Release);
+                }
+            });
+            for n in 0..20_000 {
+                let block = heap.allocate(size, 0).unwrap().as_ptr();
+                attributes::retain(block).unwrap();
+                shared.store(block, Relaxed);
+                step.store(2 * n + 1, Release);
+                let resized = heap.reallocate(block, size - size / 8);
+                while step.load(Acquire) <= 2 * n + 1 {
+                    std::thread::yield_now();
+                }
+                let good = resized.is_ok_and(|at| at.as_ptr() == block) && attributes::references(block) == 1;
+                wrong.fetch_add((!good || heap.free(block).is_err()).into(), Relaxed);
+            }
+        });
+        assert_eq!(wrong.load(Relaxed), 0);
+    }
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
+#[test]
+fn heaps_that_resize_at_the_same_time_keep_their_places() {
+    std::thread::scope(|scope| {
+        for n in 0..3 {
+            scope.spawn(move || {
+                let heap = Heap::create(&HeapParams::default()).unwrap();
+                for round in 0..2000 {
+                    let mut block = heap.allocate((2 << 20) + n * (64 << 10), 0).unwrap();
+                    for size in [9 << 20, 3 << 20, 20 << 20, 1200 << 10] {
+                        block = heap.reallocate(block.as_ptr(), size).unwrap();
+                        assert_eq!(heap.block(block.as_ptr()).map(|b| b.size), Some(size), "round {round}");
+                    }
+                    heap.free(block.as_ptr()).unwrap();
+                    heap.trim();
+                }
+                heap.destroy();
+            });
+        }
+    });
+}
+
+/// A thread that forks at this moment leaves the child no way to it: it could be handed out again there.
+#[test]
+fn a_growing_magazine_gives_its_old_array_back_when_it_has_the_new_one() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let cache = ThreadCache::make(heap, core::ptr::null()).unwrap();
+    let given_back = std::rc::Rc::new(core::cell::Cell::new(0));
+    let count = given_back.clone();
+    let look = move |record: NonNull<u8>| {
+        // SAFETY: released below, when nobody looks any more.
+        let magazine = unsafe { cache.as_ref() }.magazine(3);
+        assert_ne!(magazine.base.get().cast(), record.as_ptr());
+        assert_eq!((magazine.length(), magazine.capacity()), (0, magazine.capacity().next_power_of_two()));
+        count.set(count.get() + 1);
+    };
+    records::ON_RELEASE.set(Some(Box::new(look)));
+    // SAFETY: as above.
+    (0..5).for_each(|_| _ = unsafe { cache.as_ref() }.magazine(3).room_to_fill(3, 256));
+    records::ON_RELEASE.set(None);
+    assert!(given_back.get() >= 2, "it grew {} times", given_back.get());
+    // SAFETY: empty, and never listed.
+    unsafe { ThreadCache::release(cache) };
+    heap.destroy();
+}
+
+/// What a free finds that was raced: between its look at the block and the lock, the record of it and the address have
+/// become another heap's.
+#[test]
+fn a_large_block_is_freed_by_its_own_heap_only() {
+    let heaps: [&Heap; 2] = core::array::from_fn(|_| Heap::create(&HeapParams::default()).unwrap());
+    let block = heaps[0].allocate(3 << 20, 0).unwrap().as_ptr();
+    let span = span_of_block(block);
+    assert_eq!(heaps[1].free_large(span, block), Err(Error::DoubleFree));
+    assert_eq!((heaps[0].statistics().live, heaps[1].statistics().frees), (3 << 20, 0));
+    assert_eq!(heaps[0].free_large(span, block), Ok(()));
+    heaps.iter().for_each(|heap| assert_eq!(heap.destroy(), Leaks::default()));
+}
+
+#[test]
+fn a_reset_forgets_threads_without_caches_too() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let orphans = ThreadCache::make(heap, core::ptr::null()).unwrap();
+    // SAFETY: fresh, and this thread's until it is stored.
+    unsafe { orphans.as_ref() }.count_allocation(heap, 5000, false);
+    *heap.orphans.lock() = Some(orphans);
+    heap.reset_statistics();
+    assert_eq!(heap.statistics().largest, 0);
+    heap.destroy();
+}
