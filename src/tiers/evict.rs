@@ -334,7 +334,9 @@ impl Engine {
     fn victim_in<'a>(&self, region: &'a Region) -> Option<Transit<'a>> {
         let spared = {
             let sweep = region.sweep.lock();
-            sweep.is_swept().then(|| sweep.spared())
+            // The disk takes longer than the processor's cache saves.
+            let cold = region.counters.cold.load(Relaxed) > 0;
+            sweep.is_swept().then(|| if cold { YOUNGEST } else { sweep.spared() })
         };
         if let Some(spared) = spared {
             // Of the youngest few, some have been asked for and are still to be used.
