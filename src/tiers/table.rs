@@ -122,7 +122,7 @@ impl Lists {
     fn list(&mut self, which: Which) -> &mut List {
         &mut self.lists[which as usize - 1]
     }
-    #[allow(clippy::mut_from_ref)]
+    #[allow(clippy::mut_from_ref)] // the borrow of the lists makes it exclusive, not the table's
     fn links<'a>(&self, table: &'a Table, index: u32) -> &'a mut Links {
         // SAFETY: links are touched through a `&mut Lists` of the same region only, which is one at a time, and no
         // two references to the same record's live together below.

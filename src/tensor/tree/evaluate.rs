@@ -199,7 +199,7 @@ fn strides_of(axes: &[Labelled]) -> Vec<usize> {
 }
 
 /// One product: into `target` with its strides by label, or into a new tensor.
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments)] // all are needed, and a structure for them would be used once
 fn multiply(
     network: &Network,
     memory: &Memory,

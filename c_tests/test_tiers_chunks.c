@@ -1,0 +1,187 @@
+/* Chunks of tiered memory: acquired by the program, advised on, and accesses that need two of them at once. On every fault
+ * mechanism there is, as test_tiers.c. */
+#define _GNU_SOURCE
+#include "unimem.h"
+
+#include "tiers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+/* Both chunks of an access have to be in place at once. Plain blocks leave the tiers no more than they are promised,
+ * and that is full of encoded chunks and of chunks of other sizes. */
+static void test_words_across_chunks(void)
+{
+    TEST("words across chunks of several sizes are reached while plain blocks fill the limit") {
+        enum { REGIONS = 4, BYTES = MIB };
+        unified_memory_interface_t *memory = open_with(4 * MIB, 0);
+        unsigned char *regions[REGIONS];
+        for (size_t r = 0; r < REGIONS; r++) {
+            regions[r] = memory->allocate_streaming(BYTES, (size_t)4096 << 2 * r);
+            for (size_t i = 0; i < BYTES; i += 8) memcpy(regions[r] + i, &i, 8);
+        }
+        size_t blocks = 0, wrong = 0;
+        while (memory->allocate(60 * KIB, 0)) blocks++;
+        EXPECT(blocks > 40, "%zu blocks", blocks);
+        random_t random = {7};
+        for (size_t step = 0; step < 1000; step++) {
+            size_t r = random_below(&random, REGIONS), chunk = (size_t)4096 << 2 * r;
+            size_t at = chunk * (1 + random_below(&random, BYTES / chunk - 1)), halves[2];
+            memcpy(halves, regions[r] + at - 8, 16);
+            uint64_t across;
+            memcpy(&across, regions[r] + at - 4, 8);
+            wrong += halves[0] != at - 8 || halves[1] != at || across != (halves[0] >> 32 | halves[1] << 32);
+        }
+        EXPECT(wrong == 0, "%zu of 1000 words are wrong", wrong);
+        EXPECT(unimem_held_bytes(memory) <= 4 * MIB, "%zu bytes are held", unimem_held_bytes(memory));
+        unimem_close(memory);
+    }
+}
+
+/* Read and written by one instruction each, which only together can go on. */
+typedef uint64_t unaligned_t __attribute__((aligned(1)));
+
+/* Eight bytes across each boundary of two chunks that are not acquired: both have to be in place at once. */
+static size_t wrong_across_boundaries(char *base, size_t first, size_t count, size_t chunk)
+{
+    size_t wrong = 0;
+    for (size_t i = first; i + 1 < count; i++) {
+        volatile unaligned_t *across = (unaligned_t *)(base + (i + 1) * chunk - 4);
+        uint64_t value = *across;
+        wrong += value != 0x0101010101010101;
+        *across = value;
+    }
+    return wrong;
+}
+
+static void test_access_beside_acquired(unified_memory_interface_t *memory, char *base, size_t chunk, size_t count)
+{
+    TEST("beside all chunks that could be acquired, and all plain blocks that fit, plain access goes on, across two chunks too; in a child as well") {
+        memset(base, 1, count * chunk - 100);
+        for (size_t round = 0; round < 60; round++) {
+            size_t plain = round % 3, acquired = 0, blocks = 0;
+            void *block[64];
+            if (plain == 1) while (blocks < 64 && (block[blocks] = memory->allocate(chunk / 2, 0))) blocks++;
+            while (acquired < count && unimem_chunk_acquire(base, acquired, UNIMEM_WRITE)) acquired++;
+            if (plain == 2) while (blocks < 64 && (block[blocks] = memory->allocate(chunk / 2, 0))) blocks++;
+            EXPECT(acquired < 8 && unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "%zu acquired: %s", acquired, unimem_last_error_message());
+            EXPECT(plain == 1 || acquired >= 4, "only %zu of a budget of 8", acquired);
+            alarm(60);
+            size_t wrong = wrong_across_boundaries(base, acquired, count - 1, chunk);
+            EXPECT(wrong == 0, "%zu wrong of %zu, %zu acquired beside %zu plain blocks", wrong, count, acquired, blocks);
+            pid_t child = fork();
+            if (child == 0) {
+                alarm(60);
+                _exit(wrong_across_boundaries(base, acquired, count - 1, chunk) != 0);
+            }
+            int status = -1;
+            EXPECT(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x", status);
+            alarm(0);
+            EXPECT(unimem_held_bytes(memory) <= 8 * chunk, "%zu bytes are held", unimem_held_bytes(memory));
+            for (size_t i = 0; i < acquired; i++) EXPECT(unimem_chunk_release(base, i), "release of chunk %zu", i);
+            while (blocks > 0) memory->free(block[--blocks]);
+        }
+    }
+}
+
+static void test_chunks(void)
+{
+    size_t chunk = 64 * KIB, count = 32;
+    unified_memory_interface_t *memory = open_with(8 * chunk, 0);
+    char *base = memory->allocate_streaming(count * chunk - 100, chunk);
+    TEST("acquired chunks can be filled and read, also by system calls") {
+        int file = open("/dev/zero", O_RDONLY);
+        for (size_t i = 0; i < count; i++) {
+            char *at = unimem_chunk_acquire(base, i, UNIMEM_OVERWRITE);
+            if (!EXPECT(at == base + i * chunk, "chunk %zu is at %p: %s", i, (void *)at, unimem_last_error_message())) continue;
+            EXPECT(read(file, at, 1000) == 1000, "read into an acquired chunk: %s", strerror(errno));
+            pattern_fill(at, 0, i + 1 < count ? chunk : chunk - 100, i);
+            EXPECT(unimem_chunk_release(base, i), "release of chunk %zu", i);
+        }
+        close(file);
+        for (size_t i = count; i-- > 0;) {
+            char *at = unimem_chunk_acquire(base, i, UNIMEM_READ);
+            EXPECT(at && pattern_holds(at, 0, i + 1 < count ? chunk : chunk - 100, i), "chunk %zu", i);
+            unimem_chunk_release(base, i);
+        }
+    }
+    TEST("pinned chunks stay; when all that fit are pinned the next is an error, until one is released") {
+        size_t pinned = 0;
+        while (pinned < count && unimem_chunk_acquire(base, pinned, UNIMEM_WRITE)) pinned++;
+        EXPECT(pinned >= 2 && pinned <= 8, "%zu chunks of a budget of 8 could be pinned", pinned);
+        EXPECT(unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "error %d", (int)unimem_last_error());
+        unimem_chunk_release(base, 0);
+        EXPECT(unimem_chunk_acquire(base, count - 1, UNIMEM_READ) != NULL, "after a release: %s", unimem_last_error_message());
+        unimem_chunk_release(base, count - 1);
+        for (size_t i = 1; i < pinned; i++) EXPECT(unimem_chunk_release(base, i), "release of chunk %zu", i);
+        EXPECT(!unimem_chunk_release(base, 1), "a release too many");
+    }
+    if (strcmp(unimem_fault_mechanism(), "none") != 0) test_access_beside_acquired(memory, base, chunk, count);
+    CHECK("prefetch takes chunks that exist", unimem_chunk_prefetch(base, 0, 4) && !unimem_chunk_prefetch(base, count, 1) && !unimem_chunk_prefetch(base, 1, count) && !unimem_chunk_prefetch(base, SIZE_MAX, 2));
+    CHECK("advice is taken", unimem_advise(base, UNIMEM_SEQUENTIAL) && unimem_advise(base, UNIMEM_RANDOM) && unimem_advise(base, UNIMEM_WILL_NEED) && unimem_advise(base, UNIMEM_DONT_NEED));
+    TEST("what memory grows by is zeros, whatever was there before it shrank, or lay behind an overwritten end") {
+        for (int round = 0; round < 4; round++) {
+            size_t size = 3 * chunk + 1000, kept = 2 * chunk + 100;
+            char *grown = memory->allocate_streaming(size, chunk);
+            for (size_t i = 0; i < 4; i++) {
+                memset(unimem_chunk_acquire(grown, i, UNIMEM_OVERWRITE), 7, i < 3 ? chunk : 1000);
+                unimem_chunk_release(grown, i);
+            }
+            if (round % 2) {
+                grown = memory->realloc(grown, kept);
+                unimem_advise(grown, UNIMEM_DONT_NEED);
+                size = kept;
+            }
+            char *larger = memory->realloc(grown, round < 2 ? 4 * chunk : 30 * chunk);
+            if (!larger && strcmp(unimem_fault_mechanism(), "none") == 0) larger = grown; /* which does not grow beyond its room */
+            else for (size_t i = 0; i < 4; i++) {
+                char *at = unimem_chunk_acquire(larger, i, UNIMEM_READ);
+                size_t own = i * chunk >= size ? 0 : size - i * chunk < chunk ? size - i * chunk : chunk, wrong = 0;
+                for (size_t k = 0; at && k < chunk; k++) wrong += at[k] != (k < own ? 7 : 0);
+                EXPECT(at && wrong == 0, "round %d, chunk %zu: %zu bytes are wrong", round, i, wrong);
+                unimem_chunk_release(larger, i);
+            }
+            memory->free(larger);
+        }
+    }
+    TEST("what is not needed is out, and nothing asked for before brings it in again") {
+        char *other = memory->allocate_streaming(count * chunk, chunk);
+        for (size_t i = 0; i < 2; i++) {
+            memset(unimem_chunk_acquire(other, i, UNIMEM_OVERWRITE), 1, chunk);
+            unimem_chunk_release(other, i);
+        }
+        for (int round = 0; round < 100; round++) {
+            EXPECT(unimem_advise(other, UNIMEM_DONT_NEED) && residency_of(other).hot_bytes == 0, "round %d", round);
+            unimem_chunk_prefetch(base, 0, 4);
+            unimem_advise(base, UNIMEM_DONT_NEED);
+            /* Jobs are done in the order they came: when this one is, so are those before it. */
+            while (residency_of(other).hot_bytes < 2 * chunk) unimem_chunk_prefetch(other, 0, 2);
+            if (!EXPECT(residency_of(base).hot_bytes == 0, "round %d: %zu bytes in place", round, residency_of(base).hot_bytes)) break;
+        }
+        memory->free(other);
+    }
+    CHECK("codes that do not exist are refused", !unimem_advise(base, (unimem_advice_t)77) && !unimem_chunk_acquire(base, 0, (unimem_access_t)9) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
+    char *plain = memory->allocate(100, 0);
+    int local = 0;
+    unimem_residency_t figures;
+    CHECK("plain blocks, inner pointers, foreign ones and NULL have no chunks",
+          unimem_chunk_size(plain) == 0 && unimem_chunk_count(base + 4096) == 0 && unimem_chunk_size(&local) == 0 && unimem_chunk_count(NULL) == 0 && !unimem_chunk_acquire(plain, 0, UNIMEM_READ) && !unimem_chunk_release(&local, 0) && !unimem_chunk_prefetch(NULL, 0, 1) && !unimem_advise(plain, UNIMEM_RANDOM) && !unimem_residency(plain, &figures) && !unimem_residency(base, NULL));
+    figures = residency_of(base);
+    CHECK("residency adds up", figures.hot_bytes <= 8 * chunk && figures.faults > 0 && figures.evictions > 0 && figures.cold_bytes + figures.warm_bytes > 0);
+    CHECK("a fault mechanism is named", strcmp(unimem_fault_mechanism(), getenv("UNIMEM_FAULTS")) == 0);
+    memory->free(plain);
+    memory->free(base);
+    CHECK("nothing is live", unimem_close(memory));
+}
+
+static int run_all(void)
+{
+    test_chunks();
+    if (strcmp(unimem_fault_mechanism(), "none") != 0) test_words_across_chunks();
+    return tap_done();
+}
+
+int main(int count, char **arguments)
+{
+    return on_every_mechanism(count, arguments, run_all);
+}
