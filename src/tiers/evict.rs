@@ -48,6 +48,10 @@ impl Engine {
                 if let Some(slot) = self.unstage(staging) {
                     return Ok(slot);
                 }
+                // Or by chunks of this very region, which is known to nobody any more, and whose owner waits for this claim.
+                if region.is_leaving() {
+                    return Err(Trouble::Leaving);
+                }
                 // Or by chunks that have no other place: then one of those has to be wanted first.
                 if self.staged_chunks(staging) < staging.count() {
                     staging.wait();

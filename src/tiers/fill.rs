@@ -3,6 +3,7 @@ use super::chunks::Acquisition;
 use super::engine::Engine;
 use super::fault::Mechanism;
 use super::mapping::Errno;
+use super::points::{self, Point};
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{MOST_ACQUIRED, Phase, Settle};
@@ -163,6 +164,7 @@ impl Region {
     pub(super) fn stage(&self, index: usize) {
         workspace::with(false, |workspace| {
             let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
+            points::pass(Point::Staging);
             self.engine().stage(transit, workspace);
         });
     }

@@ -16,6 +16,8 @@ pub enum Point {
     OldestChosen,
     /// A chunk is about to be brought in by the crew.
     BringingAhead,
+    /// A chunk that is read ahead is claimed, and about to be given a slot.
+    Staging,
 }
 
 #[cfg(not(test))]

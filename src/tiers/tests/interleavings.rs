@@ -131,3 +131,35 @@ fn memory_is_freed_while_the_crew_is_about_to_bring_some_in() {
         assert_eq!((region.residency().hot_bytes, engine.held()), (0, 0), "{mechanism:?}");
     }
 }
+
+#[test]
+fn memory_that_holds_all_slots_is_freed_while_the_crew_wants_one_for_it() {
+    for mechanism in serving() {
+        let engine = unlimited(mechanism);
+        let region = streaming(&engine, 64 * CHUNK, CHUNK);
+        fill(&region, 10);
+        region.advise(Advice::DontNeed).unwrap();
+        let slots = region.staging().count();
+        (0..slots).for_each(|index| region.stage(index));
+        assert_eq!(engine.staged_chunks(region.staging()), slots);
+        let (freed, frees) = channel();
+        let crew = {
+            let (engine, region) = (engine.clone(), region.clone());
+            std::thread::spawn(move || {
+                let leaving = region.clone();
+                at(Point::Staging, move || {
+                    let region = leaving.clone();
+                    std::thread::spawn(move || freed.send(engine.free(&region)).unwrap());
+                    while !leaving.is_leaving() {
+                        std::thread::yield_now();
+                    }
+                });
+                region.stage(slots);
+            })
+        };
+        let patience = core::time::Duration::from_secs(60);
+        assert_eq!(frees.recv_timeout(patience), Ok(true), "{mechanism:?}: both wait for each other");
+        crew.join().unwrap();
+        assert_eq!(engine.held(), 0);
+    }
+}
