@@ -236,3 +236,22 @@ fn direct_access_that_cannot_be_served_is_a_bus_error_at_its_address() {
         engine.free(&region);
     }
 }
+
+#[test]
+fn a_slot_that_the_system_left_without_access_serves_again() {
+    let _one = ONE_AT_A_TIME.lock().unwrap();
+    let engine = Engine::with_mechanism(Mechanism::Signal, Box::new(Unlimited)).unwrap();
+    let region =
+        engine.allocate(&Params { size: CHUNKS * CHUNK, chunk: CHUNK, policy: Policy::Streaming }).unwrap();
+    let first = CHUNK / 8;
+    words(&region)[..first].iter().enumerate().for_each(|(i, w)| w.store(mix(i), Relaxed));
+    // A chunk loses access, its pages go to a slot, which is refused access: back they go, and the slot is given back.
+    unimem_inject_faults(1 << Operation::Protect as u32, 2, 1, libc::ENOMEM);
+    region.advise(Advice::DontNeed).unwrap();
+    disarm();
+    words(&region)[first..].iter().enumerate().for_each(|(i, w)| w.store(mix(first + i), Relaxed));
+    region.advise(Advice::DontNeed).unwrap();
+    assert!(is_whole(&region));
+    engine.free(&region);
+    assert_eq!(engine.held(), 0);
+}

@@ -89,15 +89,18 @@ pub fn advise(span: Span, advice: Advice) {
     // SAFETY: none of these changes the contents of memory.
     let _ = unsafe { system::advise(span.start, span.length, advice as i32) };
 }
-/// Makes all pages present.
+/// Makes all pages of the caller's own range present, and accessible.
 pub fn populate(span: Span) -> Result<(), Errno> {
     // SAFETY: prefaults pages, never changes what they hold.
     match unsafe { system::advise(span.start, span.length, libc::MADV_POPULATE_WRITE) } {
         Err(Errno(libc::EINVAL)) => {
-            // Before Linux 5.14. Pages are made by touching them; writing back what is read changes nothing.
+            // Before Linux 5.14, or without access: the system may have refused to give it back (`Pages::take`). Pages are
+            // made by touching them; writing back what is read changes nothing.
+            // SAFETY: gives access, takes none.
+            unsafe { system::protect(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE) }?;
             for page in (span.start..span.start + span.length).step_by(PAGE) {
                 let page = page as *mut u8;
-                // SAFETY: inside the caller's own readable and writable range.
+                // SAFETY: inside the caller's own range, readable and writable by now.
                 unsafe { page.write_volatile(page.read_volatile()) };
             }
             Ok(())
