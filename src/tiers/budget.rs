@@ -71,8 +71,12 @@ impl Account {
     fn guaranteed(&self) -> usize {
         (self.guarantee + self.acquired).min(self.extent)
     }
+    /// What has to be held with so much in use.
+    fn needed(&self, used: usize) -> usize {
+        used.max(self.guaranteed() + self.encoded)
+    }
     fn take(&mut self, budget: &dyn Budget, bytes: usize) -> bool {
-        let needed = (self.used + bytes).max(self.guaranteed() + self.encoded);
+        let needed = self.needed(self.used + bytes);
         if needed > self.held && !budget.try_charge(needed - self.held) {
             return false;
         }
@@ -88,7 +92,7 @@ impl Account {
     }
     fn give(&mut self, budget: &dyn Budget, bytes: usize) {
         self.used -= bytes;
-        let needed = self.used.max(self.guaranteed() + self.encoded);
+        let needed = self.needed(self.used);
         if needed < self.held {
             budget.discharge(self.held - needed);
             self.held = needed;
