@@ -109,7 +109,8 @@ typedef struct {
    */
   size_t total_allocated;
   /**
-   * Highest `total_allocated` since creation or reset: exact with one thread, with several within 64 KiB a thread.
+   * Highest `total_allocated` since creation or reset: exact with one thread, with several never low by more
+   * than 64 KiB a thread.
    */
   size_t peak_allocated;
   /**

@@ -35,7 +35,8 @@ pub enum unimem_error_t {
 pub struct memory_stats_t {
     /// Live bytes, as requested; tracked foreign blocks included.
     pub total_allocated: usize,
-    /// Highest `total_allocated` since creation or reset: exact with one thread, with several within 64 KiB a thread.
+    /// Highest `total_allocated` since creation or reset: exact with one thread, with several never low by more
+    /// than 64 KiB a thread.
     pub peak_allocated: usize,
     /// Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
     pub num_allocations: usize,

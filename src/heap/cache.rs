@@ -31,8 +31,13 @@ const _: () = assert!(size_of::<Magazine>() == CLASS_SCALE);
 const _: () = assert!(size_of::<ThreadCache>() <= NOTHING_BYTES);
 
 /// One thread's part of one heap.
+///
+/// It lies at the start of a page, as large blocks do, and small ones more often than anywhere else. A processor takes a load
+/// for one of what was just stored at the same place of another page, and waits; so what comes first is nothing a hit reads.
 #[repr(C, align(64))]
 pub struct ThreadCache {
+    /// The heap's list of caches, under its lock.
+    pub next: Cell<*mut ThreadCache>,
     /// Largest size that [`super::fast::allocate`] serves: none above the largest asked for so far, so that this is
     /// one comparison with the other limits.
     pub(super) quick_size: AtomicUsize,
@@ -42,8 +47,6 @@ pub struct ThreadCache {
     largest: AtomicUsize,
     /// Largest room that fast.rs may serve; 0 where the heap's alignment is unusual.
     pub(super) quick_limit: usize,
-    /// The heap's list of caches, under its lock.
-    pub next: Cell<*mut ThreadCache>,
     /// The thread's record; null for the cache that threads without a record share.
     pub record: *const Record,
     /// The heap.
@@ -66,6 +69,7 @@ impl ThreadCache {
         // SAFETY: fresh and ours; zero bytes are a valid empty cache but for these.
         unsafe {
             let made = &mut *cache.as_ptr();
+            made.tally = Tally::default();
             made.record = record;
             made.heap = heap;
             made.beside = beside(heap.prefix());
@@ -186,19 +190,22 @@ fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
     Some(unsafe { &*record.far.load(Relaxed).add(id - NEAR) })
 }
 
-/// This thread's cache of the heap with `id`, or one of zero bytes, which has no blocks and no room.
+/// This thread's cache of the heap with `id`, one of the first, or one of zero bytes, which has no blocks and no room.
 #[inline(always)]
-pub fn found(record: &Record, id: usize) -> &'static ThreadCache {
-    let cache = match record.near.get(id) {
-        Some(near) => near.load(Relaxed),
-        None => entry(record, id).map_or(nothing(), |far| far.load(Relaxed)),
-    };
+pub fn near(record: &Record, id: usize) -> &'static ThreadCache {
+    let cache = record.near.get(id).map_or(nothing(), |near| near.load(Relaxed));
     // SAFETY: entries are zero bytes or a cache that lives until its heap or this thread ends.
+    unsafe { &*cache.cast::<ThreadCache>() }
+}
+/// The same of any heap.
+pub fn anywhere(record: &Record, id: usize) -> &'static ThreadCache {
+    let cache = entry(record, id).map_or(nothing(), |entry| entry.load(Relaxed));
+    // SAFETY: as in `near`.
     unsafe { &*cache.cast::<ThreadCache>() }
 }
 /// This thread's cache of the heap with `id`, if it has one.
 pub fn existing(record: &Record, id: usize) -> Option<&'static ThreadCache> {
-    Some(found(record, id)).filter(|cache| !core::ptr::eq(*cache, nothing().cast()))
+    Some(anywhere(record, id)).filter(|cache| !core::ptr::eq(*cache, nothing().cast()))
 }
 
 /// Ids that `record` may hold caches for.

@@ -8,7 +8,8 @@
 use super::cache::{self, ThreadCache};
 use super::magazine::{Entry, Labels, Magazine};
 use super::size_class::{
-    CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, quick_class_of, quick_scaled_class_of, quick_scaled_class_of_lines,
+    CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, quick_class_of, quick_scaled_class_of,
+    quick_scaled_class_of_lines,
 };
 use super::span::ALL;
 use super::{page_map, slot, span_of_block};
@@ -29,14 +30,14 @@ pub fn is_usual(alignment: usize) -> bool {
 /// its blocks, where the caller knows.
 #[inline(always)]
 pub fn allocate(id: usize, prefix: Option<usize>, size: usize) -> Option<NonNull<u8>> {
-    let cache = cache::found(thread::record(), id);
+    let cache = cache::near(thread::record(), id);
     let beside = prefix.map_or(cache.beside, cache::beside);
     shared(cache, size, || quick_scaled_class_of_lines(size.wrapping_add(beside)))
 }
 /// The same at malloc's alignment, from a heap without a prefix.
 #[inline(always)]
 pub fn allocate_for_malloc(id: usize, size: usize) -> Option<NonNull<u8>> {
-    shared(cache::found(thread::record(), id), size, || quick_scaled_class_of(size))
+    shared(cache::near(thread::record(), id), size, || quick_scaled_class_of(size))
 }
 #[inline(always)]
 fn shared(cache: &ThreadCache, size: usize, scaled_class: impl FnOnce() -> usize) -> Option<NonNull<u8>> {
@@ -75,9 +76,9 @@ fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Taken> 
 }
 
 /// What [`allocate`] leaves over is tried here next, one call more, still without a lock: other alignments that a class
-/// has anyway, and the classes whose blocks have a span each.
+/// has anyway, the classes whose blocks have a span each, and heaps beyond the first.
 pub fn allocate_other(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>> {
-    let cache = cache::found(thread::record(), id);
+    let cache = cache::anywhere(thread::record(), id);
     let room = if is_usual(alignment) {
         size.wrapping_add(cache.beside) & !(DEFAULT_ALIGNMENT - 1)
     } else if alignment == MALLOC_ALIGNMENT && cache.is_plain() {
@@ -105,7 +106,14 @@ pub fn allocate_other(id: usize, size: usize, alignment: usize) -> Option<NonNul
 /// Frees into the calling thread's cache of the heap with `id`. False: not done, for whatever reason.
 #[inline(always)]
 pub fn free(id: usize, pointer: *mut u8) -> bool {
-    let cache = cache::found(thread::record(), id);
+    free_into(cache::near(thread::record(), id), id, pointer)
+}
+/// What [`free`] leaves over is tried here next, where that can help: heaps beyond the first.
+pub fn free_other(id: usize, pointer: *mut u8) -> bool {
+    id >= thread::NEAR && free_into(cache::anywhere(thread::record(), id), id, pointer)
+}
+#[inline(always)]
+fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
     let Some((span, scaled_class)) = page_map::blocks_of(pointer as usize) else { return false };
     if !span.is_of(id) {
         return false;

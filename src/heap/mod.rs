@@ -184,7 +184,7 @@ impl Heap {
     }
 
     fn allocate_quickly(&self, size: usize, alignment: usize) -> Option<NonNull<u8>> {
-        match fast::is_usual(alignment) {
+        match fast::is_usual(alignment) && self.id < thread::NEAR {
             true => fast::allocate(self.id, None, size),
             false => fast::allocate_other(self.id, size, alignment),
         }
@@ -209,7 +209,11 @@ impl Heap {
 
     /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.
     pub fn free(&'static self, pointer: *mut u8) -> Result<()> {
-        if fast::free(self.id, pointer) { Ok(()) } else { self.free_slow(pointer) }
+        if fast::free(self.id, pointer) || fast::free_other(self.id, pointer) {
+            Ok(())
+        } else {
+            self.free_slow(pointer)
+        }
     }
 }
 

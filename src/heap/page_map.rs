@@ -9,7 +9,7 @@ use super::span::Span;
 use crate::os::in_register;
 use crate::os::map::{self, HUGE_PAGE};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
 
 /// Bits of a user address that the system hands out unasked: aarch64 kernels map from the top of 48 bits down.
 const ADDRESS_BITS: u32 = if cfg!(target_arch = "x86_64") { 47 } else { 48 };
@@ -21,7 +21,7 @@ const HUGE_PAGES: usize = COVERED / HUGE_PAGE;
 struct Leaf {
     slices: [AtomicPtr<Span>; SLICES],
     /// Class of each span, scaled: a free then need not wait for the span's record to find its magazine.
-    scaled_classes: [AtomicU16; SLICES],
+    scaled_classes: [AtomicU32; SLICES],
     huge_pages: [AtomicPtr<Span>; HUGE_PAGES],
 }
 static ROOT: [AtomicPtr<Leaf>; 1 << (ADDRESS_BITS - LEAF_BITS)] =
@@ -37,7 +37,7 @@ static HOME: Home = Home {
     start: AtomicUsize::new(NOWHERE),
     leaf: Leaf {
         slices: [const { AtomicPtr::new(null_mut()) }; SLICES],
-        scaled_classes: [const { AtomicU16::new(0) }; SLICES],
+        scaled_classes: [const { AtomicU32::new(0) }; SLICES],
         huge_pages: [const { AtomicPtr::new(null_mut()) }; HUGE_PAGES],
     },
 };
@@ -114,7 +114,7 @@ fn set(start: usize, end: usize, span: *mut Span, class: Class) {
             leaf.huge_pages[within / HUGE_PAGE].store(span, Release);
             address += HUGE_PAGE;
         } else {
-            leaf.scaled_classes[within / SLICE].store((class as usize * CLASS_SCALE) as u16, Relaxed);
+            leaf.scaled_classes[within / SLICE].store((class as usize * CLASS_SCALE) as u32, Relaxed);
             leaf.slices[within / SLICE].store(span, Release);
             address += SLICE;
         }

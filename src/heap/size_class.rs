@@ -180,7 +180,8 @@ mod tests {
     fn every_size_fits_its_class_with_little_waste() {
         for bytes in 1..=MAX_STRIDE {
             assert!(bytes > MAX_QUICK || quick_class_of(bytes) == class_of(bytes) as usize);
-            let of_lines = |bytes: usize| quick_scaled_class_of_lines(bytes.next_multiple_of(LINE)) / CLASS_SCALE;
+            let of_lines =
+                |bytes: usize| quick_scaled_class_of_lines(bytes.next_multiple_of(LINE)) / CLASS_SCALE;
             let whole_lines = bytes.is_multiple_of(LINE) && bytes <= MAX_QUICK_SHARED;
             assert!(!whole_lines || of_lines(bytes) == class_of(bytes) as usize);
             let stride = SHAPES[class_of(bytes) as usize].stride as usize;

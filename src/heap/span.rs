@@ -29,24 +29,28 @@ const fn reciprocal_of(stride: u32) -> u64 {
 }
 
 /// A run of slices, or one mapped block. Records are type-stable: once a span, for ever a span.
+///
+/// A free stores to its magazine, which begins at a multiple of 32 bytes, and the allocation before it did. A processor takes
+/// a load for one of what was just stored at the same place of another page, and waits; so what lies here at a multiple of 32
+/// is nothing a free reads.
 #[repr(C, align(64))]
 pub struct Span {
+    heap: AtomicPtr<Heap>,
     first: AtomicUsize,
     extent: AtomicUsize,
     /// 2^64 / stride, rounded up: a product with it has the quotient above 2^64 and the remainder, so to speak, below.
     reciprocal: AtomicU64,
+    stride: AtomicU32,
+    class: AtomicU8,
+    kind: AtomicU8,
+    /// log2 of the alignment that a block keeps when it is reallocated.
+    pub alignment_log2: AtomicU8,
     /// What the slot of a live block of 0 bytes would hold: it, less the slot, is the size of a live block. In a span of
     /// a single class, whose block's slot is always `LIVE`, it changes with the block's size. Above its lower 32 bits is
     /// what counts a block once in a tally, so that a free need not add that.
     of_nothing: AtomicUsize,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
-    stride: AtomicU32,
-    class: AtomicU8,
-    kind: AtomicU8,
-    /// log2 of the alignment that a block keeps when it is reallocated.
-    pub alignment_log2: AtomicU8,
-    heap: AtomicPtr<Heap>,
     /// Bytes at the start of its first block that may have been written to, the rest of which reads as zero; ALL where
     /// there are many blocks, and once the only one is handed out.
     written: AtomicUsize,

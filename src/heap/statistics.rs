@@ -113,7 +113,8 @@ impl Counts {
 pub struct HeapStatistics {
     /// Live bytes, as requested.
     pub live: usize,
-    /// Highest `live` since creation or reset: exact with one thread, with several within 64 KiB a thread.
+    /// Highest `live` since creation or reset: exact with one thread, with several never low by more than 64 KiB
+    /// a thread.
     pub peak: usize,
     /// Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
     pub allocations: usize,

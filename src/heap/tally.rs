@@ -4,10 +4,11 @@
 //! when the words begin at 0 again: they go to the earlier ones, and what they make of the heap's live bytes to the heap.
 //! That is due
 //! - when a hit would bring live bytes more than [`UNPUBLISHED`] above what the heap knows, so that its peak is never low by
-//!   more than that a thread; and on slow paths, also when they are as much below. (A thread that only frees comes there as
-//!   often as its magazines are full: until then the heap may know of more live bytes than there are.)
-//! - before a count leaves its word. A free looks at the sign of its own. Hits need not look: they take blocks that were
-//!   freed, of which there are as many as frees and as magazines hold, or blocks that a slow path brought, which looks.
+//!   more than that a thread; on slow paths also when they are as much below;
+//! - with every [`FREES`]th free, whose word begins so far below its sign: until then, and no further than magazines have
+//!   room, the heap may know of more live bytes than there are;
+//! - before a count leaves its word. Hits need not look: they take blocks that were freed, or that magazines held, of which
+//!   neither are as many, or blocks that a slow path brought, which looks.
 //!
 //! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words: it writes
 //! down first what they come to, and while `publications` is odd, that counts instead. So whoever looks on finds it done or
@@ -21,6 +22,10 @@ use core::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, fence};
 pub(super) const UNPUBLISHED: isize = 64 << 10;
 
 const COUNT_BITS: u32 = 22;
+/// Frees before a thread tells the heap.
+const FREES: usize = 1024;
+/// What the word of frees begins with.
+const NO_FREES: usize = (1 << (usize::BITS - 1)) - FREES * ONCE;
 const ONCE: usize = 1 << (usize::BITS - COUNT_BITS);
 const BYTES: usize = ONCE - 1;
 /// [`UNPUBLISHED`] as [`difference`] has it.
@@ -31,7 +36,7 @@ const MOST: isize = UNPUBLISHED << COUNT_BITS;
 pub(super) fn once(size: usize) -> usize {
     size + ONCE
 }
-/// Bytes that `allocated` has more than `freed`, times 2^14: the counts are shifted out.
+/// Bytes that `allocated` has more than `freed`, times 2^22: the counts are shifted out.
 #[inline(always)]
 fn difference(allocated: usize, freed: usize) -> isize {
     (allocated.wrapping_sub(freed) << COUNT_BITS) as isize
@@ -51,9 +56,8 @@ fn add(counter: &AtomicUsize, amount: usize) {
     counter.store(own(counter).wrapping_add(amount), Relaxed);
 }
 
-/// See the module's comment. Zero bytes are an empty one.
+/// See the module's comment.
 #[repr(C)]
-#[derive(Default)]
 pub(super) struct Tally {
     /// Hits and their bytes.
     allocated: AtomicUsize,
@@ -79,7 +83,7 @@ impl Totals {
     fn with(&self, allocated: usize, freed: usize) -> [usize; 3] {
         [
             self.hits.load(Relaxed).wrapping_add(allocated / ONCE),
-            self.frees.load(Relaxed).wrapping_add(freed / ONCE),
+            self.frees.load(Relaxed).wrapping_add(freed.wrapping_sub(NO_FREES) / ONCE),
             self.allocated.load(Relaxed).wrapping_add(allocated & BYTES),
         ]
     }
@@ -90,6 +94,21 @@ impl Totals {
     }
 }
 
+impl Default for Tally {
+    fn default() -> Tally {
+        let (allocated, misses, publications) = Default::default();
+        let (freed, peak) = (AtomicUsize::new(NO_FREES), AtomicIsize::default());
+        Tally {
+            allocated,
+            freed,
+            peak,
+            publications,
+            misses,
+            earlier: Totals::default(),
+            all: Totals::default(),
+        }
+    }
+}
 impl Tally {
     /// Counts a hit of `size` bytes, few enough for the fast path. False, with nothing changed, when it is to be
     /// published.
@@ -162,7 +181,7 @@ impl Tally {
         live = live.wrapping_add(change);
         peak = peak.max(live);
         add(&self.earlier.allocated, allocated);
-        let full = is_full(own(&self.allocated) + ONCE) || is_full(own(&self.freed) + ONCE);
+        let full = is_full(own(&self.allocated)) || (own(&self.freed).wrapping_add(ONCE) as isize) < 0;
         if full || live.unsigned_abs() > UNPUBLISHED as usize {
             return self.publish_as(heap, live, peak);
         }
@@ -196,9 +215,9 @@ impl Tally {
         self.end_publication(publications.wrapping_add(1));
     }
     fn end_publication(&self, publications: u32) {
-        self.earlier.set(self.all.with(0, 0));
+        self.earlier.set(self.all.with(0, NO_FREES));
         self.allocated.store(0, Relaxed);
-        self.freed.store(0, Relaxed);
+        self.freed.store(NO_FREES, Relaxed);
         self.peak.store(0, Relaxed);
         self.publications.store(publications.wrapping_add(1), Release);
     }
@@ -222,7 +241,7 @@ impl Tally {
             let before = self.publications.load(Acquire);
             let all = match before % 2 {
                 0 => self.earlier.with(self.allocated.load(Relaxed), self.freed.load(Relaxed)),
-                _ => self.all.with(0, 0),
+                _ => self.all.with(0, NO_FREES),
             };
             fence(Acquire);
             (all, self.publications.load(Relaxed) == before)
@@ -266,6 +285,22 @@ mod tests {
         assert_eq!(counts.allocated, bytes);
         assert_eq!(heap.counters.live.load(Relaxed) + live, 700_000);
         assert!(live.abs() <= UNPUBLISHED && (live..=UNPUBLISHED).contains(&peak));
+        heap.destroy();
+    }
+
+    /// Pairs alone never raise the live bytes: what makes the heap publish is the count of frees.
+    #[test]
+    fn counts_are_exact_over_many_pairs() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        for _ in 0..5_000_000 {
+            allocate(&tally, heap, 28 << 10);
+            free(&tally, heap, 28 << 10);
+        }
+        let counts = tally.counts();
+        assert_eq!((counts.hits, counts.misses, counts.frees), (5_000_000, 0, 5_000_000));
+        assert_eq!((counts.allocated, tally.unpublished().0), (5_000_000 * (28 << 10), 0));
+        assert!(tally.publications.load(Relaxed) >= 2 * (5_000_000 / FREES as u32 - 1));
         heap.destroy();
     }
 

@@ -18,7 +18,7 @@ pub fn in_register<T>(of: &'static T) -> &'static T {
     // SAFETY: nothing is done.
     #[cfg(not(miri))]
     unsafe {
-        core::arch::asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags));
+        core::arch::asm!("/* {0} */", inout(reg) address, options(pure, readonly, nostack, preserves_flags));
     }
     // SAFETY: as it was.
     unsafe { &*address }

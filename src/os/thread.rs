@@ -27,9 +27,11 @@ pub const fn nothing() -> *mut u8 {
     (&raw const NOTHING).cast::<u8>().cast_mut()
 }
 
-/// What a thread owns.
+/// What a thread owns. What comes first is not read in a hurry (see the heap's `ThreadCache`).
 #[repr(C)]
 pub struct Record {
+    /// The message of the last error, and of a failure not yet reported; both end with a zero byte.
+    pub messages: core::cell::UnsafeCell<[[u8; MESSAGE]; 2]>,
     /// This thread's caches of the first heaps, by the heaps' ids; [`nothing`] where there is none.
     pub near: [AtomicPtr<u8>; NEAR],
     /// Those of all further heaps. Grown by its own thread, under the lock of heap/registry.rs.
@@ -40,8 +42,6 @@ pub struct Record {
     pub last_error: AtomicU32,
     /// Set while a stack is walked or named (heap/debug/trace.rs).
     pub in_trace: AtomicBool,
-    /// Its message, and the one of a failure not yet reported; both end with a zero byte.
-    pub messages: core::cell::UnsafeCell<[[u8; MESSAGE]; 2]>,
 }
 
 // SAFETY: atomic but for the messages, which only the record's own thread touches, and nobody those of NONE.
