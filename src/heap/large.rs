@@ -133,7 +133,7 @@ impl Heap {
         // SAFETY: fresh and known to nobody else.
         let inner = unsafe { span.as_ref().inner() };
         (inner.run.base, inner.length, inner.charged) = (base, length, length);
-        inner.kept_since = 0;
+        (inner.beside, inner.kept_since) = (0, 0);
         Some(span)
     }
 
