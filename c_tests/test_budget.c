@@ -51,6 +51,73 @@ static int fill_ready(void *argument) {
     return tap.misses != 0;
 }
 
+/* Tiered memory in the smallest chunks: each has a record, and a plain block is refused the room that records take. */
+static int fill_chunks(void *argument) {
+    enum { CHUNK = 4096 };
+    size_t cap = 4 * MIB, total = 96 * MIB, records = total / CHUNK * 64;
+    unified_memory_interface_t *memory = unimem_open(
+        &(unified_pool_config_t){.max_size = cap, .enable_growth = true, .enable_streaming = true, .chunk_size = CHUNK});
+    memory->free(memory->allocate_streaming(MIB, CHUNK)); /* what the library itself needs, once */
+    size_t before = resident_bytes();
+    unsigned char *bytes = memory->allocate_streaming(total, CHUNK);
+    if (!EXPECT(bytes, "no memory: %s", unimem_last_error_message())) return 1;
+    EXPECT(unimem_held_bytes(memory) < MIB, "%zu KiB are held before anything is touched", unimem_held_bytes(memory) / KIB);
+    for (size_t i = 0; i < total; i += CHUNK) bytes[i] = pattern_byte(1, i);
+    size_t held = unimem_held_bytes(memory), grown = resident_bytes() - before;
+    EXPECT(held <= cap && grown <= cap + OTHERS, "%zu KiB held, %zu KiB became resident, the cap is %zu", held / KIB, grown / KIB,
+           cap / KIB);
+    unimem_residency_t residency;
+    unimem_residency(bytes, &residency);
+    EXPECT(residency.hot_bytes + residency.warm_bytes + records <= cap,
+           "%zu bytes hot, %zu warm, beside %zu of records", residency.hot_bytes, residency.warm_bytes, records);
+    printf("# %zu MiB in chunks of 4 KiB: %zu KiB of records, %zu KiB held, resident memory grew by %zu KiB\n", total / MIB,
+           records / KIB, held / KIB, grown / KIB);
+    EXPECT(!unimem_can_allocate(memory, cap - records) && !memory->allocate(cap - records, 0), "a block where records are");
+    size_t fits = cap - records - 64 * KIB;
+    EXPECT(unimem_can_allocate(memory, fits), "no room for %zu bytes", fits);
+    void *block = memory->allocate(fits, 0);
+    EXPECT(block, "no block: %s", unimem_last_error_message());
+    for (size_t i = 0; i < total; i += CHUNK)
+        if (!EXPECT(bytes[i] == pattern_byte(1, i), "byte %zu", i)) break;
+    memory->free(block);
+    memory->free(bytes);
+    unimem_trim(memory);
+    EXPECT(unimem_held_bytes(memory) == 0, "%zu bytes held at the end", unimem_held_bytes(memory));
+    EXPECT(unimem_close(memory), "something was live");
+    return argument != NULL || tap.misses != 0;
+}
+
+/* Plain blocks hold everything when chunks are first used: the accesses go on, and records are all that is beyond the cap. */
+static int fill_before_chunks(void *argument) {
+    enum { CHUNK = 4096 };
+    size_t cap = MIB, total = 16 * MIB, records = total / CHUNK * 64, blocks = 0;
+    unified_memory_interface_t *memory = unimem_open(
+        &(unified_pool_config_t){.max_size = cap, .enable_growth = true, .enable_streaming = true, .chunk_size = CHUNK});
+    unsigned char *bytes = memory->allocate_streaming(total, CHUNK);
+    void **chain = NULL;
+    for (void **block; (block = memory->allocate(1000, 0)) != NULL; blocks++) {
+        *block = chain;
+        chain = block;
+    }
+    for (size_t i = 0; i < total; i += CHUNK) bytes[i] = pattern_byte(2, i);
+    for (size_t i = 0; i < total; i += CHUNK)
+        if (!EXPECT(bytes[i] == pattern_byte(2, i), "byte %zu", i)) break;
+    size_t held = unimem_held_bytes(memory);
+    EXPECT(blocks > 900 && held > cap && held <= cap + records, "%zu blocks, %zu bytes held", blocks, held);
+    EXPECT(!memory->allocate(MIB / 2, 0), "half a MiB beyond the cap");
+    while (chain) {
+        void **next = *chain;
+        memory->free(chain);
+        chain = next;
+    }
+    unimem_trim(memory);
+    held = unimem_held_bytes(memory);
+    EXPECT(held <= cap && held >= records, "%zu bytes held once the blocks are gone", held);
+    memory->free(bytes);
+    EXPECT(unimem_close(memory), "something was live");
+    return argument != NULL || tap.misses != 0;
+}
+
 int main(void) {
     filling_t fillings[] = {{32, 16}, {48, 16}, {64, 0}, {320, 0}, {1000, 0}, {4096, 0}, {20000, 0}, {32 * KIB, 0}, {40000, 0}, {MIB, 0}, {3 * MIB, 0}};
     TEST("blocks of every size: what is resident stays within the budget, and what is held is resident") {
@@ -65,5 +132,7 @@ int main(void) {
             EXPECT(result == 0, "blocks of %zu bytes: %d", fillings[i].size, result);
         }
     }
+    CHECK_EQ("records of chunks count against the budget", (size_t)run_in_child(fill_chunks, NULL, 60), 0);
+    CHECK_EQ("chunks go on where plain blocks hold the whole budget", (size_t)run_in_child(fill_before_chunks, NULL, 60), 0);
     return tap_done();
 }
