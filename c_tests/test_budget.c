@@ -118,6 +118,75 @@ static int fill_before_chunks(void *argument) {
     return argument != NULL || tap.misses != 0;
 }
 
+/* A thread that uses blocks of a size, three times up and down, and then stops. */
+static unified_memory_interface_t *shared;
+static pthread_barrier_t turn;
+static void up_and_down(size_t size, size_t bytes) {
+    for (size_t round = 0; round < 3; round++) {
+        void **chain = NULL;
+        for (size_t i = 0; i < bytes / size; i++) {
+            void **block = shared->allocate(size, 0);
+            if (!EXPECT(block, "no block of %zu bytes: %s", size, unimem_last_error_message())) break;
+            *block = chain;
+            chain = block;
+        }
+        while (chain) {
+            void **next = *chain;
+            shared->free(chain);
+            chain = next;
+        }
+    }
+}
+static void *use_many_sizes(void *unused) {
+    for (size_t size = 32; size < 28 * KIB; size = size * 5 / 4) up_and_down(size, 4 * MIB);
+    pthread_barrier_wait(&turn);
+    pthread_barrier_wait(&turn);
+    return unused;
+}
+static int idle_threads(void *unused) {
+    enum { THREADS = 3 };
+    pthread_t threads[THREADS];
+    shared = unimem_open(&(unified_pool_config_t){.max_size = CAP, .enable_growth = true});
+    pthread_barrier_init(&turn, NULL, THREADS + 1);
+    for (size_t i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, use_many_sizes, NULL);
+    pthread_barrier_wait(&turn);
+    unimem_trim(shared);
+    size_t held = unimem_held_bytes(shared), blocks = 0;
+    while (shared->allocate(1000, 0)) blocks++;
+    printf("# %d idle threads keep %zu KiB, another one gets %zu of %zu KiB\n", THREADS, held / KIB, blocks * 1000 / KIB, CAP / KIB);
+    EXPECT(held <= THREADS * 4 * MIB, "%zu KiB held by caches of idle threads", held / KIB);
+    EXPECT(blocks * 1000 > CAP / 4 * 3, "%zu blocks", blocks);
+    pthread_barrier_wait(&turn);
+    for (size_t i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    return unused != NULL || tap.misses != 0;
+}
+static void *use_one_size(void *unused) {
+    up_and_down(1000, 16 * MIB);
+    pthread_barrier_wait(&turn);
+    pthread_barrier_wait(&turn); /* now the other thread trims */
+    shared->free(shared->allocate(100000, 0));
+    pthread_barrier_wait(&turn);
+    pthread_barrier_wait(&turn);
+    return unused;
+}
+static int asked_thread(void *unused) {
+    pthread_t thread;
+    shared = unimem_open(&(unified_pool_config_t){.max_size = CAP, .enable_growth = true});
+    pthread_barrier_init(&turn, NULL, 2);
+    pthread_create(&thread, NULL, use_one_size, NULL);
+    pthread_barrier_wait(&turn);
+    unimem_trim(shared);
+    EXPECT(unimem_held_bytes(shared) > 512 * KIB, "only %zu KiB are cached", unimem_held_bytes(shared) / KIB);
+    pthread_barrier_wait(&turn);
+    pthread_barrier_wait(&turn);
+    unimem_trim(shared);
+    EXPECT(unimem_held_bytes(shared) <= 256 * KIB, "%zu KiB are still held", unimem_held_bytes(shared) / KIB);
+    pthread_barrier_wait(&turn);
+    pthread_join(thread, NULL);
+    EXPECT(unimem_close(shared), "something was live");
+    return unused != NULL || tap.misses != 0;
+}
+
 int main(void) {
     filling_t fillings[] = {{32, 16}, {48, 16}, {64, 0}, {320, 0}, {1000, 0}, {4096, 0}, {20000, 0}, {32 * KIB, 0}, {40000, 0}, {MIB, 0}, {3 * MIB, 0}};
     TEST("blocks of every size: what is resident stays within the budget, and what is held is resident") {
@@ -134,5 +203,7 @@ int main(void) {
     }
     CHECK_EQ("records of chunks count against the budget", (size_t)run_in_child(fill_chunks, NULL, 60), 0);
     CHECK_EQ("chunks go on where plain blocks hold the whole budget", (size_t)run_in_child(fill_before_chunks, NULL, 60), 0);
+    CHECK_EQ("caches of idle threads leave others their share of the budget", (size_t)run_in_child(idle_threads, NULL, 60), 0);
+    CHECK_EQ("after a trim a thread puts back what it caches at its next slow call", (size_t)run_in_child(asked_thread, NULL, 60), 0);
     return tap_done();
 }

@@ -48,6 +48,9 @@ pub struct ThreadCache {
     pub(super) sampled: Cell<usize>,
     magazines: Magazines,
     pub(super) sampled_in: Cell<u32>,
+    /// How often the heap had wanted what caches hold when this one was last put back; and slow calls (slow.rs).
+    pub(super) wanted_seen: Cell<u32>,
+    pub(super) slow_calls: Cell<u32>,
 }
 
 impl ThreadCache {
@@ -60,6 +63,7 @@ impl ThreadCache {
             let made = &mut *cache.as_ptr();
             made.record = record;
             made.heap = heap;
+            made.wanted_seen.set(heap.caches_wanted.load(Relaxed));
             made.beside = heap.prefix() + BESIDE;
             made.quick_limit = if usual && !record.is_null() { MAX_QUICK } else { 0 };
             static MADE: AtomicU32 = AtomicU32::new(0);
@@ -106,6 +110,14 @@ impl ThreadCache {
     /// All magazines, in the order of their classes.
     pub fn magazines(&self) -> &[Magazine] {
         &self.magazines.0
+    }
+    /// Bytes of the blocks in them.
+    pub fn bytes(&self) -> usize {
+        self.magazines()
+            .iter()
+            .zip(&SHAPES)
+            .map(|(magazine, shape)| magazine.length() * shape.stride as usize)
+            .sum()
     }
     /// Whether prefix and size make up the room: the heap has no prefix.
     #[inline(always)]
