@@ -9,9 +9,9 @@ use super::span::{ALL, Span};
 use super::*;
 use crate::error::fail;
 
-/// Bytes of blocks that a thread may cache of a heap in all, and the part of the limit that is (one part in ...); looked at
-/// with every so many of its slow calls.
-const MOST_CACHED: usize = 4 << 20;
+/// Bytes of blocks that a thread may cache of a heap with a limit in all, and the part of the limit that is (one part in ...);
+/// looked at with every so many of its slow calls.
+const MOST_CACHED: usize = 16 << 20;
 const SHARE_CACHED: usize = 32;
 const CALLS_A_LOOK: u32 = 16;
 
@@ -147,7 +147,7 @@ impl Heap {
         let calls = cache.slow_calls.get().wrapping_add(1);
         cache.slow_calls.set(calls);
         let most = match self.limit() {
-            0 => MOST_CACHED,
+            0 => usize::MAX, // nobody is refused anything for it
             limit => MOST_CACHED.min(limit / SHARE_CACHED),
         };
         if asked || calls.is_multiple_of(CALLS_A_LOOK) && cache.bytes() > most {

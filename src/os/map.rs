@@ -118,9 +118,11 @@ pub unsafe fn relocate(address: usize, old: usize, target: usize, new: usize) ->
     moved
 }
 #[cfg(test)]
+type Look = Box<dyn FnOnce(usize)>;
+#[cfg(test)]
 std::thread_local! {
     /// Called once with an address that this thread has just moved a mapping away from.
-    pub static ON_RELOCATED: core::cell::Cell<Option<Box<dyn FnOnce(usize)>>> = const { core::cell::Cell::new(None) };
+    pub static ON_RELOCATED: core::cell::Cell<Option<Look>> = const { core::cell::Cell::new(None) };
 }
 
 /// Bytes of RAM in the machine.
