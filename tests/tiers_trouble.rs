@@ -22,6 +22,9 @@ impl Budget for Fixed {
     fn try_charge(&self, bytes: usize) -> bool {
         self.1.fetch_update(SeqCst, SeqCst, |used| (used + bytes <= self.0).then_some(used + bytes)).is_ok()
     }
+    fn charge_anyway(&self, bytes: usize) {
+        self.1.fetch_add(bytes, SeqCst);
+    }
     fn discharge(&self, bytes: usize) {
         self.1.fetch_sub(bytes, SeqCst);
     }

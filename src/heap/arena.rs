@@ -63,6 +63,14 @@ const fn side_length(slices: usize) -> usize {
     map::round_to_page(slices * (SLOTS * size_of::<AtomicU16>() + BITMAP_WORDS * size_of::<u64>()))
 }
 
+/// Bytes of memory that the side arrays of a run of `slices` come to take when `slots` of its slots are used: whole pages
+/// of slots, since each slice's begin on one, and of bitmaps the run's share of their pages.
+pub const fn side_bytes(slices: usize, slots: usize) -> usize {
+    const BITMAP: usize = BITMAP_WORDS * size_of::<u64>();
+    let bitmaps = if slices * BITMAP < map::PAGE { slices * BITMAP } else { map::PAGE };
+    map::round_to_page(slots * size_of::<AtomicU16>()) + bitmaps
+}
+
 impl Region {
     fn run(&self, slice: usize) -> Run {
         let bitmap = (self.side + self.capacity * SLOTS * size_of::<AtomicU16>()) as *mut u64;

@@ -146,24 +146,48 @@ fn remove(shard: &mut Shard, pointer: *const u8) -> Option<Attributes> {
     removed.leave(pointer as usize);
     Some(removed)
 }
-/// The block was reallocated to `size` bytes, and perhaps moved: its attributes go along, but for the layout.
+/// The block was reallocated to `size` bytes, and perhaps moved: its attributes go along, but for the layout. Its old place
+/// is still its own.
 pub fn rename(from: *const u8, to: *const u8, size: usize) {
-    let is_tracked_elsewhere = tracked::moved(from as usize, to as usize, size);
     if from == to {
+        tracked::moved(from as usize, to as usize, size);
         // In place, and never without its entry: another owner may give up meanwhile.
         if let Some(attributes) = shard(from).get_mut(&(from as usize)) {
             attributes.leave(from as usize);
         }
         return;
     }
-    // In a statement of its own: the lock goes before the other shard's, which may be the same one, is taken.
-    let removed = remove(&mut shard(from), from);
-    if let Some(attributes) = removed {
-        // A failure leaves the block without attributes: one owner.
-        let _ = with(to, |new| *new = Attributes { sampled: new.sampled, ..attributes });
+    depart(from).arrive(to, size);
+}
+
+/// A block whose old place is about to be another's, perhaps before this one knows its new place: what it carries is in
+/// hand, and until that is settled whoever has the old place next cannot give it attributes of its own.
+pub struct Departure {
+    from: *const u8,
+    shard: MutexGuard<'static, Shard>,
+    tracked: tracked::Departure,
+}
+/// Takes in hand what the block at `from` carries. Ends with one of the functions below; a heap's lock may be held.
+pub fn depart(from: *const u8) -> Departure {
+    Departure { from, shard: shard(from), tracked: tracked::depart(from as usize) }
+}
+impl Departure {
+    /// The block is at `to` now, elsewhere, and has `size` bytes.
+    pub fn arrive(mut self, to: *const u8, size: usize) {
+        let removed = remove(&mut self.shard, self.from);
+        // Before the other shard's, which may be the same one, is taken.
+        drop(self.shard);
+        if let Some(attributes) = removed {
+            // A failure leaves the block without attributes: one owner.
+            let _ = with(to, |new| *new = Attributes { sampled: new.sampled, ..attributes });
+        }
+        if self.tracked.arrive(to as usize, size) {
+            mark(to).expect("the block is live");
+        }
     }
-    if is_tracked_elsewhere {
-        mark(to).expect("the block is live");
+    /// The block has stayed where it was.
+    pub fn stay(self) {
+        self.tracked.stay();
     }
 }
 /// Notes the layout of the live block at `pointer`.

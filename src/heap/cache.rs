@@ -59,6 +59,9 @@ pub struct ThreadCache {
     no_block: AtomicU16,
     /// Below the first entry of magazines that have no array yet.
     ground: Cell<Entry>,
+    /// How often the heap had wanted what caches hold when this one was last put back; and slow calls (slow.rs).
+    pub(super) wanted_seen: Cell<u32>,
+    pub(super) slow_calls: Cell<u32>,
 }
 
 impl ThreadCache {
@@ -72,6 +75,7 @@ impl ThreadCache {
             made.tally = Tally::default();
             made.record = record;
             made.heap = heap;
+            made.wanted_seen.set(heap.caches_wanted.load(Relaxed));
             made.beside = beside(heap.prefix());
             made.quick_limit = if usual && !record.is_null() { MAX_QUICK } else { 0 };
             static MADE: AtomicU32 = AtomicU32::new(0);
@@ -117,6 +121,14 @@ impl ThreadCache {
     /// All magazines, in the order of their classes.
     pub fn magazines(&self) -> &[Magazine] {
         &self.magazines.0
+    }
+    /// Bytes of the blocks in them.
+    pub fn bytes(&self) -> usize {
+        self.magazines()
+            .iter()
+            .zip(&SHAPES)
+            .map(|(magazine, shape)| magazine.length() * shape.stride as usize)
+            .sum()
     }
     /// Whether prefix and size make up the room: the heap has no prefix.
     #[inline(always)]

@@ -5,6 +5,7 @@
 use super::cache::ThreadCache;
 use super::kept::Kept;
 use super::magazine::Entry;
+use super::runs::Needs;
 use super::size_class::{CLASSES, Class, SHAPES, slices_to_grow};
 use super::slot::{self, Slot};
 use super::span::{Inner, List, Span};
@@ -106,9 +107,10 @@ impl Central {
                 (inner.free > 0 || fits(to_charge(inner, class, 1))).then_some(Next::Of(span))
             }
             None => {
-                let (slices, first) = (SHAPES[class as usize].slices as usize, end_of(class, 1));
-                let held = self.kept.held_of_run(slices, cache).is_some_and(|held| held >= first);
-                (held || fits(first)).then_some(Next::OfNewSpan)
+                let slices = SHAPES[class as usize].slices as usize;
+                let needs = Needs::of(class, slices);
+                let serves = self.kept.run_serves(heap, slices, cache, needs, movable);
+                (serves || fits(needs.sum())).then_some(Next::OfNewSpan)
             }
         };
         preferred.or_else(|| self.with_free_blocks(class).map(Next::OfAnother))
@@ -367,7 +369,7 @@ impl Central {
 }
 
 /// Bytes of a span of `class` up to the end of its first `blocks`, in whole pages.
-fn end_of(class: Class, blocks: usize) -> usize {
+pub(super) fn end_of(class: Class, blocks: usize) -> usize {
     map::round_to_page(blocks * SHAPES[class as usize].stride as usize)
 }
 /// Bytes to charge before `blocks` more of a span are carved.

@@ -7,6 +7,7 @@
 //! Ranges are kept like the free pages of a page heap: cut where a smaller block is wanted, joined with a neighbour
 //! when one comes back. All of it runs under the heap's lock.
 use super::cache::ThreadCache;
+use super::runs::Needs;
 use super::size_class::{MAX_STRIDE, SLICE};
 use super::span::{List, Span};
 use super::{Heap, arena, records_of_spans, scavenger};
@@ -87,8 +88,15 @@ impl Kept {
         let in_use = heap.held() - self.bytes + bytes;
         self.most_in_use = self.most_in_use.max(in_use);
         let most = (self.most_in_use + LEEWAY).min(in_use + most_kept());
-        while self.bytes > 0 && heap.held() + bytes > most && self.release_oldest(heap) {}
-        heap.charge(bytes) || self.release(heap, None) > 0 && heap.charge(bytes)
+        while self.bytes > 0 && heap.held() + bytes > most && self.release_oldest(heap, false) {}
+        loop {
+            if heap.charge(bytes) {
+                return true;
+            }
+            if !self.release_oldest(heap, true) {
+                return false;
+            }
+        }
     }
 
     /// Keeps the run of a retired span.
@@ -101,7 +109,7 @@ impl Kept {
             let inner = span.as_ref().inner();
             inner.kept_since = since;
             inner.kept_order = self.occasion();
-            self.bytes += inner.charged;
+            self.bytes += inner.held();
             self.runs[slices].push(span);
         }
         if since != scavenger::NEVER {
@@ -125,11 +133,23 @@ impl Kept {
         }
         Some((NonNull::new(self.runs[length].head)?, length))
     }
-    /// Bytes that count as held already of what [`Kept::reuse_run`] would give; None: it has none.
-    pub fn held_of_run(&self, slices: usize, user: *const ThreadCache) -> Option<usize> {
-        let (span, _) = self.run_for(slices, user)?;
-        // SAFETY: the lock is held; kept spans are known to nobody else.
-        Some(unsafe { span.as_ref().inner() }.charged.min(slices * SLICE))
+    /// Whether [`Kept::reuse_run`] has a run, and the budget the room for it: for what is touched of it already and what
+    /// the span is to hold, if `movable` of the bytes that count as held would go.
+    pub fn run_serves(
+        &self,
+        heap: &Heap,
+        slices: usize,
+        user: *const ThreadCache,
+        needs: Needs,
+        movable: usize,
+    ) -> bool {
+        self.run_for(slices, user).is_some_and(|(span, _)| {
+            // SAFETY: the lock is held; kept spans are known to nobody else.
+            let inner = unsafe { span.as_ref().inner() };
+            let (touched, beside) = (inner.charged.min(slices * SLICE), inner.beside);
+            touched >= needs.first && beside >= needs.beside
+                || self.fits(heap, touched.max(needs.first) + beside.max(needs.beside), movable)
+        })
     }
     /// A kept run of `slices` for `user`, cut from a longer one if need be.
     pub fn reuse_run(&mut self, slices: usize, user: *const ThreadCache) -> Option<NonNull<Span>> {
@@ -147,9 +167,12 @@ impl Kept {
                 rest_inner.kept_since = inner.kept_since;
                 rest_inner.kept_order = inner.kept_order;
                 inner.charged -= rest_inner.charged;
+                let most = arena::side_bytes(slices, slices * arena::SLOTS) + size_of::<Span>();
+                rest_inner.beside = inner.beside.saturating_sub(most);
+                inner.beside -= rest_inner.beside;
                 self.runs[length - slices].push(rest);
             }
-            self.bytes -= inner.charged;
+            self.bytes -= inner.held();
         }
         Some(span)
     }
@@ -257,9 +280,9 @@ impl Kept {
         kept - self.bytes
     }
 
-    /// Gives back what was kept longest; False when nothing is left that may go. Whatever its size: a program in a
-    /// steady state then loses what it no longer uses, and keeps what it takes up again.
-    fn release_oldest(&mut self, heap: &Heap) -> bool {
+    /// Gives back what was kept longest, `ready` memory last and if so asked; False when nothing is left that may go.
+    /// Whatever its size: a program in a steady state then loses what it no longer uses, and keeps what it takes up again.
+    fn release_oldest(&mut self, heap: &Heap, ready: bool) -> bool {
         let runs = (1..=MOST_SLICES).filter_map(|n| Some((self.runs[n].last()?, n)));
         let lasts = self.ranges.last().map(|span| (span, 0)).into_iter().chain(runs);
         let order = |(span, _): &(NonNull<Span>, usize)| {
@@ -267,7 +290,7 @@ impl Kept {
             let inner = unsafe { span.as_ref().inner() };
             (inner.kept_since == scavenger::NEVER, inner.kept_order)
         };
-        let oldest = lasts.min_by_key(order).filter(|last| !order(last).0);
+        let oldest = lasts.min_by_key(order).filter(|last| ready || !order(last).0);
         if let Some((span, slices)) = oldest {
             self.release_one(heap, span, slices);
         }
@@ -278,8 +301,9 @@ impl Kept {
         // SAFETY: kept spans are known to nobody but their list, under the lock; nobody uses their memory.
         unsafe {
             let inner = span.as_ref().inner();
-            self.bytes -= inner.charged;
-            heap.discharge(inner.charged);
+            self.bytes -= inner.held();
+            heap.discharge(inner.held());
+            inner.beside = 0;
             if slices == 0 {
                 self.ranges.remove(span);
                 map::unmap(inner.run.base, inner.length);

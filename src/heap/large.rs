@@ -133,7 +133,7 @@ impl Heap {
         // SAFETY: fresh and known to nobody else.
         let inner = unsafe { span.as_ref().inner() };
         (inner.run.base, inner.length, inner.charged) = (base, length, length);
-        inner.kept_since = 0;
+        (inner.beside, inner.kept_since) = (0, 0);
         Some(span)
     }
 
@@ -166,12 +166,13 @@ impl Heap {
 
     /// Gives the block `size` bytes where it is or by moving its pages; None when it has to be copied into a new
     /// block. OutOfMemory leaves it as it was. A `pinned` block, which other threads may look up meanwhile, keeps its
-    /// mapping.
+    /// mapping. What a `marked` block carries moves with it.
     pub(super) fn resize_large(
         &'static self,
         span: &'static Span,
         size: usize,
         pinned: bool,
+        marked: bool,
     ) -> Result<Option<*mut u8>> {
         let first = span.first();
         if pinned {
@@ -197,9 +198,12 @@ impl Heap {
         }
         // Before the range changes: what it gives up may be another heap's the moment it is free.
         page_map::remove(base, base + old);
-        let Some(now) = self.move_or_stay(base, old, new, Place::of(self, size, alignment)) else {
+        let mut departure = None;
+        let depart = || departure = marked.then(|| attributes::depart(first as *const u8));
+        let Some(now) = self.move_or_stay(base, old, new, Place::of(self, size, alignment), depart) else {
             // A range joined from several mappings is not moved by the system; then a copy has to do.
             page_map::insert(base, base + old, NonNull::from(span));
+            departure.into_iter().for_each(attributes::Departure::stay);
             self.discharge(new.saturating_sub(old));
             return Ok(None);
         };
@@ -213,12 +217,22 @@ impl Heap {
         (inner.run.base, inner.length, inner.charged) = (now, new, new);
         span.describe_large(self, now + lead, size, new - lead, alignment.trailing_zeros() as u8);
         drop(central);
+        let arrived = (now + lead) as *const u8;
+        departure.into_iter().for_each(|departure| departure.arrive(arrived, size));
         self.dress(now + lead, new - lead, u16::MAX);
         Ok(Some((now + lead) as *mut u8))
     }
 
-    /// Resizes a mapping where it is, else where `place` wants it. Gives its address, for which the page map is ready.
-    fn move_or_stay(&self, base: usize, old: usize, new: usize, place: Place) -> Option<usize> {
+    /// Resizes a mapping where it is, else where `place` wants it, which it tells before its old range can be another's.
+    /// Gives its address, for which the page map is ready.
+    fn move_or_stay(
+        &self,
+        base: usize,
+        old: usize,
+        new: usize,
+        place: Place,
+        moving: impl FnOnce(),
+    ) -> Option<usize> {
         if new == old {
             return Some(base);
         }
@@ -237,6 +251,7 @@ impl Heap {
                 map::unmap(target, new);
                 return None;
             }
+            moving();
             map::relocate(base, old, target, new).then_some(target)
         }
     }

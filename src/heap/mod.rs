@@ -52,7 +52,7 @@ use crate::os::{lock::Mutex, thread};
 use cache::ThreadCache;
 use central::Central;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
 use slow::Beyond;
 use statistics::Counters;
 
@@ -142,6 +142,8 @@ pub struct Heap {
     central: Mutex<Central>,
     /// Cache of all threads that have none of their own: past their end, or short of memory.
     orphans: Mutex<Option<NonNull<ThreadCache>>>,
+    /// How often what threads cache was wanted by others.
+    caches_wanted: AtomicU32,
 }
 // SAFETY: the orphans' cache is only reached under its lock; all else is Sync by itself.
 unsafe impl Sync for Heap {}
@@ -164,6 +166,7 @@ impl Heap {
             counters: Counters::new(),
             central: Mutex::new(Central::new()),
             orphans: Mutex::new(None),
+            caches_wanted: AtomicU32::new(0),
         }
     }
     /// Its number, for fast.rs. No other heap has it while this one exists.

@@ -23,7 +23,7 @@ impl Heap {
         let stays = if debug::moves_blocks(&block, size, pinned) {
             None
         } else if span.is_large() {
-            self.resize_large(span, size, pinned)?
+            self.resize_large(span, size, pinned, value & slot::MARKED != 0)?
         } else if size <= block.capacity && (size > block.capacity / 2 || block.capacity <= 64) {
             if SHAPES[span.class() as usize].capacity == 1 {
                 span.set_only_size(size);
@@ -42,7 +42,8 @@ impl Heap {
         if let Some(moved) = stays {
             self.with_cache(|cache| cache.resize(self, block.size, size))?;
             debug::resized(moved, size);
-            if value & slot::MARKED != 0 {
+            // Where it moved, that was seen to before its old place could be another's.
+            if value & slot::MARKED != 0 && moved == pointer {
                 attributes::rename(pointer, moved, size);
             }
             let moved = NonNull::new(moved).expect("a block's address");

@@ -1,8 +1,11 @@
 //! How spans begin and end: made from runs of the arena or from kept ones, put aside when they have no blocks, listed in
 //! between. Under the heap's lock, like all of central.rs.
+//!
+//! What a span takes beside its blocks (slots, bitmap, record) counts as held from when it is made, and stays with its run
+//! while that is kept, as the touched memory does.
 use super::arena;
 use super::cache::ThreadCache;
-use super::central::Central;
+use super::central::{Central, end_of};
 use super::size_class::{Class, FIRST_SINGLE, MAX_STRIDE, SHAPES, SLICE};
 use super::slot;
 use super::span::{ALL, Span};
@@ -37,12 +40,22 @@ impl Central {
         class: Class,
         slices: usize,
     ) -> Option<NonNull<Span>> {
-        let span = self.kept.reuse_run(slices, cache).or_else(|| self.make_run(heap, slices))?;
+        let needs = Needs::of(class, slices);
+        let serves = self.kept.run_serves(heap, slices, cache, needs, 0);
+        let kept = if serves { self.kept.reuse_run(slices, cache) } else { None };
+        let span = kept.or_else(|| self.make_run(heap, slices))?;
         // SAFETY: the span is in no list and known to nobody else.
         let span_ref = unsafe { span.as_ref() };
         // SAFETY: as above.
         let inner = unsafe { span_ref.inner() };
         inner.length = slices * SLICE;
+        let extra = needs.beside.saturating_sub(inner.beside);
+        if extra > 0 && !self.kept.charge(heap, extra) {
+            // SAFETY: in no list; the lock is held.
+            unsafe { self.kept.keep_run(span, slices, scavenger::now()) };
+            return None;
+        }
+        inner.beside += extra;
         inner.carved = 0;
         inner.free = 0;
         inner.user = cache;
@@ -78,36 +91,44 @@ impl Central {
         };
         // SAFETY: fresh and ours alone.
         let inner = unsafe { span.as_ref().inner() };
-        (inner.run, inner.charged) = (run, 0);
+        (inner.run, inner.charged, inner.beside) = (run, 0, 0);
         Some(span)
     }
 
-    /// Makes `bytes` ready: populated runs that are kept until they are used or the heap is trimmed.
+    /// Makes `bytes` ready: populated runs that are kept until they are used or the heap is trimmed, and their slots,
+    /// whatever blocks they are for. As far as the limit goes.
     pub fn make_ready(&mut self, heap: &Heap, bytes: usize) -> bool {
-        // Whole pages, as far as the limit goes: it need not be a number of pages itself.
-        let mut left = match heap.limit() {
-            0 => map::round_to_page(bytes),
-            limit => map::round_to_page(bytes).min(limit / map::PAGE * map::PAGE),
-        };
+        let mut left = map::round_to_page(bytes);
         while left > 0 {
-            let piece = left.min(MAX_STRIDE);
-            let slices = piece.div_ceil(SLICE);
-            if !heap.charge(piece) {
+            let wanted = left.min(MAX_STRIDE);
+            let slices = wanted.div_ceil(SLICE);
+            let slots = slices * arena::SLOTS;
+            let beside = arena::side_bytes(slices, slots) + slices * size_of::<Span>();
+            let room = match heap.limit() {
+                0 => usize::MAX,
+                limit => limit.saturating_sub(heap.held()).saturating_sub(beside) / map::PAGE * map::PAGE,
+            };
+            let piece = wanted.min(room);
+            if piece == 0 {
+                break;
+            }
+            if !heap.charge(piece + beside) {
                 return false;
             }
             let Some(span) = self.make_run(heap, slices) else {
-                heap.discharge(piece);
+                heap.discharge(piece + beside);
                 return false;
             };
             // SAFETY: fresh and ours alone; then kept under the lock.
-            let base = unsafe {
+            let run = unsafe {
                 let inner = span.as_ref().inner();
-                inner.charged = piece;
-                let base = inner.run.base;
+                (inner.charged, inner.beside) = (piece, beside);
+                let run = inner.run;
                 self.kept.keep_run(span, slices, scavenger::NEVER);
-                base
+                run
             };
-            if !map::populate(base, piece) {
+            if !map::populate(run.base, piece) || !map::populate(run.slots as usize, slots * size_of::<u16>())
+            {
                 return false;
             }
             left -= piece;
@@ -164,6 +185,26 @@ impl Central {
                 next.inner().previous_all = previous;
             }
         }
+    }
+}
+
+/// What a span has to hold before it gives its first block.
+#[derive(Clone, Copy)]
+pub(super) struct Needs {
+    /// Bytes of its run.
+    pub first: usize,
+    /// Bytes of its bookkeeping.
+    pub beside: usize,
+}
+impl Needs {
+    /// Of a span of `slices` for blocks of `class`.
+    pub fn of(class: Class, slices: usize) -> Needs {
+        let slots = skew(class as usize) + SHAPES[class as usize].capacity as usize;
+        Needs { first: end_of(class, 1), beside: arena::side_bytes(slices, slots) + size_of::<Span>() }
+    }
+    /// Both.
+    pub fn sum(self) -> usize {
+        self.first + self.beside
     }
 }
 

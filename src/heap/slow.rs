@@ -9,6 +9,12 @@ use super::span::{ALL, Span};
 use super::*;
 use crate::error::fail;
 
+/// Bytes of blocks that a thread may cache of a heap with a limit in all, and the part of the limit that is (one part in ...);
+/// looked at with every so many of its slow calls.
+const MOST_CACHED: usize = 16 << 20;
+const SHARE_CACHED: usize = 32;
+const CALLS_A_LOOK: u32 = 16;
+
 /// What a block is to have beside the bytes asked for.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Beyond {
@@ -81,6 +87,9 @@ impl Heap {
         if result.is_err() && self.flush_caches() {
             result = self.allocate_anywhere(size, alignment, beyond);
         }
+        if result.is_err() {
+            self.want_caches();
+        }
         let within_limit = || self.limit() == 0 || self.held().saturating_add(size) <= self.limit();
         if result.is_err() && within_limit() {
             // Then the system is short: of memory or address space that heaps keep, or the arena reserves.
@@ -126,6 +135,26 @@ impl Heap {
         self.take_over_abandoned(&mut central) || cache.is_some()
     }
 
+    /// Has every other thread put back what it caches, when it next takes a slow path of this heap. One that sleeps keeps
+    /// it: its magazines are changed without a lock, so nobody can tell whether it is about to.
+    fn want_caches(&self) {
+        self.caches_wanted.fetch_add(1, Relaxed);
+    }
+    /// Puts back what this thread caches, if that is wanted or has become too much.
+    fn tidy(&self, cache: &ThreadCache) {
+        let wanted = self.caches_wanted.load(Relaxed);
+        let asked = cache.wanted_seen.replace(wanted) != wanted;
+        let calls = cache.slow_calls.get().wrapping_add(1);
+        cache.slow_calls.set(calls);
+        let most = match self.limit() {
+            0 => usize::MAX, // nobody is refused anything for it
+            limit => MOST_CACHED.min(limit / SHARE_CACHED),
+        };
+        if asked || calls.is_multiple_of(CALLS_A_LOOK) && cache.bytes() > most {
+            self.flush(&mut self.central.lock(), cache);
+        }
+    }
+
     /// The alignment of a block for which `alignment` is asked; 0: none is.
     pub(super) fn alignment_for(&self, alignment: usize) -> usize {
         match (alignment, self.alignment.load(Relaxed)) {
@@ -155,6 +184,7 @@ impl Heap {
     fn allocate_from_class(&'static self, class: Class, size: usize, beyond: Beyond) -> Result<NonNull<u8>> {
         let index = class as usize;
         let entry = self.with_cache(|cache| {
+            self.tidy(cache);
             if beyond.growth
                 && let Some(entry) = self.central.lock().take_to_grow(self, cache, class)
                 && self.claim(cache, index, entry, size, beyond.zeroed)
@@ -255,6 +285,7 @@ impl Heap {
         value: u16,
         pointer: *mut u8,
     ) -> bool {
+        self.tidy(cache);
         let class = span.class() as usize;
         let magazine = cache.magazine(class);
         let (block, tag) = (span.slot(index), magazine.tag());
@@ -359,6 +390,7 @@ impl Heap {
         let before = self.held();
         debug::empty_quarantine(Some(self));
         self.flush_caches();
+        self.want_caches();
         self.central.lock().kept.release(self, None);
         before.saturating_sub(self.held())
     }

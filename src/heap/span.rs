@@ -74,6 +74,8 @@ pub struct Inner {
     pub length: usize,
     /// Bytes at the start of the run that count as held.
     pub charged: usize,
+    /// Bytes of bookkeeping for the run that count as held: see runs.rs. 0 for a mapped block, and out of service.
+    pub beside: usize,
     /// Blocks that exist; the rest of the run was never touched.
     pub carved: u16,
     /// Set bits of the bitmap: blocks free in the span.
@@ -94,6 +96,13 @@ pub struct Inner {
     pub next_all: *mut Span,
     /// See `next_all`.
     pub previous_all: *mut Span,
+}
+
+impl Inner {
+    /// Bytes that count as held.
+    pub fn held(&self) -> usize {
+        self.charged + self.beside
+    }
 }
 
 impl Span {

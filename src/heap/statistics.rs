@@ -217,6 +217,10 @@ impl Heap {
         let fits = |held: usize| held.checked_add(bytes).filter(|&sum| sum <= limit);
         self.counters.held().fetch_update(Relaxed, Relaxed, fits).is_ok()
     }
+    /// Charges them beyond the limit if need be. Then nothing more is to be had until as much has gone.
+    pub fn charge_anyway(&self, bytes: usize) {
+        self.counters.held().fetch_add(bytes, Relaxed);
+    }
     /// Takes bytes off again.
     pub fn discharge(&self, bytes: usize) {
         self.counters.held().fetch_sub(bytes, Relaxed);

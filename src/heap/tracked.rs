@@ -115,20 +115,63 @@ impl Tracker {
         let Some(inside) = self.take_inside(start) else { return };
         inside.into_iter().for_each(|address| _ = self.places.untrack(address));
     }
-    /// Gives whether anything is tracked there then.
-    fn go_along(&self, from: usize, to: usize, size: usize) -> bool {
+    /// Takes out what is tracked of the memory that begins at `from`.
+    fn take(&self, from: usize) -> Taken {
         if self.places.count() == 0 {
-            return false;
+            return Taken { start: false, inside: None };
         }
+        let start = self.places.untrack(from).is_some();
+        let inside = self.take_inside(from);
+        inside.iter().flatten().for_each(|address| _ = self.places.untrack(*address));
+        Taken { start, inside }
+    }
+    /// Tracks it where that memory is now. Gives whether anything is.
+    fn put(&self, taken: Taken, from: usize, to: usize, size: usize) -> bool {
         // Without memory for a place it is tracked no more.
-        let mut any = from != to && self.places.untrack(from).is_some() && self.track(to, to).is_ok();
-        let Some(inside) = self.take_inside(from) else { return any };
-        for address in inside {
-            self.places.untrack(address);
-            let offset = address - from;
+        let mut any = taken.start && self.track(to, to).is_ok();
+        for offset in taken.inside.iter().flatten().map(|address| address - from) {
             any |= offset < size && self.track(to + offset, to).is_ok();
         }
         any
+    }
+    /// Forgets what is tracked behind the first `size` bytes of the memory that begins at `start`.
+    fn cut(&self, start: usize, size: usize) {
+        if self.inside_count.load(Relaxed) > 0 {
+            let taken = Taken { start: false, inside: self.take(start).inside };
+            self.put(taken, start, start, size);
+        }
+    }
+}
+
+/// What one tracker had of a piece of memory.
+struct Taken {
+    start: bool,
+    inside: Option<Places>,
+}
+/// What is tracked of memory that is about to move, in hand: its old place may be another's before its new one is known.
+pub struct Departure {
+    from: usize,
+    taken: [Taken; 2],
+    guard: Option<usize>,
+}
+const TRACKERS: [&Tracker; 2] = [&INSTANCES, &SINGLETON];
+/// Takes it in hand.
+pub fn depart(from: usize) -> Departure {
+    Departure { from, taken: TRACKERS.map(|tracker| tracker.take(from)), guard: end_guard(from) }
+}
+impl Departure {
+    /// The memory has stayed, and its guard with it.
+    pub fn stay(self) {
+        if let Some(size) = self.guard {
+            GUARDED.track(self.from, size); // without memory for it the guard is not looked at any more
+        }
+        let from = self.from;
+        self.arrive(from, usize::MAX);
+    }
+    /// The memory begins at `to` now and has `size` bytes. Gives whether any of it is tracked.
+    pub fn arrive(self, to: usize, size: usize) -> bool {
+        let put = |(tracker, taken): (&Tracker, Taken)| tracker.put(taken, self.from, to, size);
+        TRACKERS.into_iter().zip(self.taken).fold(false, |any, both| any | put(both))
     }
 }
 
@@ -141,14 +184,17 @@ pub fn ended(start: usize) {
 /// The memory at `from` was reallocated: it is at `to`, perhaps the same place, and has `size` bytes. Gives whether any of
 /// it is tracked at a new place.
 pub fn moved(from: usize, to: usize, size: usize) -> bool {
+    if from != to {
+        return depart(from).arrive(to, size);
+    }
     end_guard(from);
-    INSTANCES.go_along(from, to, size) | SINGLETON.go_along(from, to, size)
+    TRACKERS.iter().for_each(|tracker| tracker.cut(from, size));
+    false
 }
 
-fn end_guard(start: usize) {
-    if GUARDED.count() > 0 {
-        GUARDED.untrack(start);
-    }
+/// Gives the size it lay behind.
+fn end_guard(start: usize) -> Option<usize> {
+    if GUARDED.count() > 0 { GUARDED.untrack(start) } else { None }
 }
 
 /// See load.rs.
@@ -187,11 +233,13 @@ mod tests {
         assert_eq!(tracker.count(), 4);
         assert!(tracker.untrack(0x1100) && !tracker.untrack(0x1100));
         tracker.track(0x1100, 0x1000).unwrap();
-        assert!(tracker.go_along(0x1000, 0x8000, 0x100), "what is beyond the new size is left behind");
+        let taken = tracker.take(0x1000);
+        assert_eq!(tracker.count(), 1, "in hand");
+        assert!(tracker.put(taken, 0x1000, 0x8000, 0x100), "what is beyond the new size is left behind");
         assert!(tracker.is_tracked(0x8000) && tracker.is_tracked(0x8008) && tracker.count() == 3);
         tracker.end(0x8000);
         assert_eq!(tracker.count(), 1);
-        assert!(!tracker.go_along(0x2000, 0x2000, 8));
+        tracker.cut(0x2000, 8);
         assert_eq!((tracker.count(), tracker.inside.lock().len()), (0, 0));
     }
 }

@@ -26,6 +26,9 @@ impl Budget for HeapBudget {
     fn try_charge(&self, bytes: usize) -> bool {
         self.0.charge(bytes)
     }
+    fn charge_anyway(&self, bytes: usize) {
+        self.0.charge_anyway(bytes);
+    }
     fn discharge(&self, bytes: usize) {
         self.0.discharge(bytes);
     }

@@ -112,7 +112,17 @@ pub unsafe fn resize(address: usize, old: usize, new: usize) -> Resized {
 pub unsafe fn relocate(address: usize, old: usize, target: usize, new: usize) -> bool {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     // SAFETY: MREMAP_FIXED replaces just the target, which the caller gives up.
-    unsafe { system::remap(address, old, new, flags, target) }.is_ok()
+    let moved = unsafe { system::remap(address, old, new, flags, target) }.is_ok();
+    #[cfg(test)]
+    ON_RELOCATED.take().into_iter().for_each(|look| look(address));
+    moved
+}
+#[cfg(test)]
+type Look = Box<dyn FnOnce(usize)>;
+#[cfg(test)]
+std::thread_local! {
+    /// Called once with an address that this thread has just moved a mapping away from.
+    pub static ON_RELOCATED: core::cell::Cell<Option<Look>> = const { core::cell::Cell::new(None) };
 }
 
 /// Bytes of RAM in the machine.

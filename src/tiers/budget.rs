@@ -7,6 +7,8 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub trait Budget: Send + Sync {
     /// Takes `bytes` out of what the instance may still hold. False if there is not that much.
     fn try_charge(&self, bytes: usize) -> bool;
+    /// Takes `bytes` whether there is room or not. What is held beyond the limit is the next that nobody else gets.
+    fn charge_anyway(&self, bytes: usize);
     /// Gives `bytes` back.
     fn discharge(&self, bytes: usize);
     /// What the instance may hold in all; 0: no limit.
@@ -24,6 +26,7 @@ impl Budget for Unlimited {
     fn try_charge(&self, _bytes: usize) -> bool {
         true
     }
+    fn charge_anyway(&self, _bytes: usize) {}
     fn discharge(&self, _bytes: usize) {}
     fn limit(&self) -> usize {
         0
@@ -53,7 +56,7 @@ pub struct Promise {
 struct Account {
     /// In use, the reserve included.
     used: usize,
-    /// Charged to the instance: the greater of `used` and what is guaranteed beside encoded chunks.
+    /// Charged to the instance: the greater of `used` and what is guaranteed beside encoded chunks and records.
     held: usize,
     guarantee: usize,
     /// Of what is used: chunks that the program has acquired. The guarantee is beside these, as far as there are others.
@@ -62,14 +65,17 @@ struct Account {
     extent: usize,
     /// Of what is used: encoded chunks. One that is wanted in the clear needs its room as long as it is decoded.
     encoded: usize,
+    /// Of what is used: records of chunks. They stay as long as their region.
+    records: usize,
     reserve: usize,
     reserve_target: usize,
     /// Of what is used: whole chunks in the clear.
     pages: usize,
 }
 impl Account {
+    /// What never goes while there are regions.
     fn guaranteed(&self) -> usize {
-        (self.guarantee + self.acquired).min(self.extent)
+        (self.guarantee + self.acquired).min(self.extent) + self.records
     }
     /// What has to be held with so much in use.
     fn needed(&self, used: usize) -> usize {
@@ -179,6 +185,35 @@ impl Purse {
         let excess = account.set_aside(bytes);
         self.give(&mut account, excess);
     }
+    /// Charges records of chunks.
+    pub fn charge_records(&self, bytes: usize) -> bool {
+        let mut account = self.account.lock();
+        account.records += bytes;
+        let charged = self.take(&mut account, bytes);
+        if !charged {
+            account.records -= bytes;
+        }
+        self.guaranteed.store(account.guaranteed(), Relaxed);
+        charged
+    }
+    /// Charges them whether there is room or not.
+    pub fn charge_records_anyway(&self, bytes: usize) {
+        let mut account = self.account.lock();
+        account.records += bytes;
+        account.used += bytes;
+        let missing = account.needed(account.used).saturating_sub(account.held);
+        self.budget.charge_anyway(missing);
+        account.held += missing;
+        self.held.store(account.held, Relaxed);
+        self.guaranteed.store(account.guaranteed(), Relaxed);
+    }
+    /// Gives them back.
+    pub fn discharge_records(&self, bytes: usize) {
+        let mut account = self.account.lock();
+        account.records -= bytes;
+        self.guaranteed.store(account.guaranteed(), Relaxed);
+        self.give(&mut account, bytes);
+    }
     /// Whether the reserve is below its target.
     pub fn wants_reserve(&self) -> bool {
         let account = self.account.lock();
@@ -261,6 +296,9 @@ mod tests {
                 .fetch_update(Relaxed, Relaxed, |used| (used + bytes <= self.1).then_some(used + bytes))
                 .is_ok()
         }
+        fn charge_anyway(&self, bytes: usize) {
+            self.0.fetch_add(bytes, Relaxed);
+        }
         fn discharge(&self, bytes: usize) {
             self.0.fetch_sub(bytes, Relaxed);
         }
@@ -289,7 +327,15 @@ mod tests {
         assert_eq!(used.load(Relaxed), 20);
         assert!(purse.acquire(80) && used.load(Relaxed) == 100, "beside the guarantee");
         assert!(!purse.acquire(1) && purse.guaranteed() == 100);
+        assert!(!purse.charge_records(5), "beside all that");
+        purse.charge_records_anyway(5);
+        assert_eq!((used.load(Relaxed), purse.held(), purse.guaranteed()), (105, 105, 105));
+        assert!(!purse.charge_pages(101), "beyond the limit");
         purse.release(80);
+        assert_eq!((used.load(Relaxed), purse.guaranteed()), (25, 25));
+        assert!(purse.charge_records(10) && used.load(Relaxed) == 35);
+        purse.discharge_records(15);
+        assert_eq!((used.load(Relaxed), purse.guaranteed()), (20, 20));
         purse.shorten(105);
         assert!(purse.acquire(95) && used.load(Relaxed) == 95, "all there is");
         assert!(!purse.extend(6) && purse.extend(5));

@@ -11,6 +11,7 @@ use super::sweep::YOUNGEST;
 use super::table::Which;
 use super::transit::Transit;
 use super::trouble::Trouble;
+use crate::os::map::PAGE;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -402,6 +403,23 @@ impl Engine {
             self.purse().drop_reserve();
         }
         freed()
+    }
+    /// Charges the page of the record of a chunk that is about to be used for the first time, where that is not done yet;
+    /// chunks leave for it. Where nothing can, the page is charged beyond the limit: to refuse it would end the program
+    /// at a plain access.
+    pub(super) fn charge_record(&self, region: &Region, index: usize, workspace: &mut codec::Workspace) {
+        if region.is_record_charged(index) {
+            return;
+        }
+        if !self.purse().charge_records(PAGE) {
+            self.reclaim_with(PAGE, workspace);
+            if !self.purse().charge_records(PAGE) {
+                self.purse().charge_records_anyway(PAGE);
+            }
+        }
+        if !region.note_record_charged(index) {
+            self.purse().discharge_records(PAGE);
+        }
     }
     /// Sends a chunk out if nobody uses it. For advice; failure is no error.
     pub(super) fn evict_one(&self, region: &Region, index: usize) {

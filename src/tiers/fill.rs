@@ -224,6 +224,7 @@ impl Engine {
         let region = transit.region;
         if transit.from == Phase::Zero {
             region.room().make_blocks(transit.index, region.count()).map_err(Trouble::Disk)?;
+            self.charge_record(region, transit.index, workspace);
         }
         let staged = transit.from == Phase::Staged;
         let mut slot = if staged {

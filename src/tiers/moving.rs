@@ -10,6 +10,7 @@ use super::state::{Phase, Settle};
 use super::table::{Stored, Which};
 use super::transit::Transit;
 use super::trouble::Trouble;
+use super::workspace;
 use crate::error::{Result, fail};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
@@ -87,6 +88,9 @@ fn move_chunk(
 ) -> core::result::Result<(), Trouble> {
     if old.word(index).phase() == Phase::Zero {
         return Ok(());
+    }
+    if !new.is_record_charged(index) {
+        workspace::with(false, |workspace| engine.charge_record(new, index, workspace));
     }
     let mut from = claim(old, index).ok_or(Trouble::NoRoom)?;
     let Some(mut to) = claim(new, index) else {

@@ -9,7 +9,7 @@ use super::room::Room;
 use super::staging::{self, Staging};
 use super::state::{Phase, Word};
 use super::sweep::Sweep;
-use super::table::{Chunk, Lists, Table, Which};
+use super::table::{self, Chunk, Lists, Table, Which};
 use super::transit::Transit;
 use super::trouble::Trouble;
 use crate::error::{Result, fail};
@@ -21,6 +21,9 @@ use std::sync::Arc;
 
 /// Smallest and largest chunk.
 pub const CHUNK_SIZES: core::ops::RangeInclusive<usize> = PAGE..=64 << 20;
+/// The records of all chunks of a region are charged to the budget when it is made if they take at most this share of it
+/// (one part in ...).
+const RECORDS_SHARE: usize = 16;
 /// One region.
 pub struct Region {
     engine: Arc<Engine>,
@@ -37,6 +40,10 @@ pub struct Region {
     room: Room,
     /// All in place for good, because nothing serves faults and the data fit.
     resident: bool,
+    /// Whether the records of all chunks are charged to the budget; else a page of them is with its first use.
+    prepaid: bool,
+    /// Bytes of records that are charged to the budget.
+    records: AtomicUsize,
     /// Claims held, and whether it is being freed or moved: nobody else claims a chunk any more.
     claims: Claims,
     /// See `forbid`.
@@ -133,9 +140,20 @@ impl Region {
         if let Err(errno) = pages.adopt_region(memory.span()) {
             return Err(Trouble::Pages(errno).error());
         }
-        let room = engine.guarantee(|purse| purse.guarantee(length, (2 * chunk).min(length), chunk));
+        let prepaid = table::bytes(length / chunk) <= limit / RECORDS_SHARE;
+        let records = if prepaid { table::bytes(length / chunk) } else { 0 };
+        let room = engine.guarantee(|purse| {
+            purse.guarantee(length, (2 * chunk).min(length), chunk)
+                && (purse.charge_records(records) || {
+                    purse.shorten(length);
+                    false
+                })
+        });
         if !room.map_err(Trouble::error)? {
-            return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
+            return fail!(
+                OutOfMemory,
+                "the budget has no room for two chunks of {chunk} bytes and {records} of records"
+            );
         }
         let room = Room::new(engine, chunk, capacity);
         Ok(Region {
@@ -154,6 +172,8 @@ impl Region {
             claims: Claims::default(),
             forbidden: AtomicBool::new(false),
             further_owners: AtomicUsize::new(0),
+            prepaid,
+            records: AtomicUsize::new(records),
             counters: Counters::default(),
             sweep: Mutex::default(),
         })
@@ -169,19 +189,45 @@ impl Region {
     /// stored chunks stays one whose chunks are acquired.
     pub(super) fn settle_in(&mut self) -> Result<()> {
         let length = self.count() * self.chunk;
-        if self.engine.mechanism() != Mechanism::None || !self.engine.purse().charge_pages(length) {
+        let purse = self.engine.purse();
+        if self.engine.mechanism() != Mechanism::None || !purse.charge_pages(length) {
+            return Ok(());
+        }
+        if !self.prepay(self.count()) {
+            purse.discharge_pages(length);
             return Ok(());
         }
         let span = self.memory.part(0, length);
         // SAFETY: our own fresh mapping.
         let result = unsafe { system::protect(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE) };
         if let Err(Errno(error)) = result {
-            self.engine.purse().discharge_pages(length);
+            purse.discharge_pages(length);
             return fail!(OutOfMemory, "error {error} making {length} bytes accessible");
         }
         self.resident = true;
         self.counters.hot.fetch_add(length, Relaxed);
         Ok(())
+    }
+    /// Charges the records of `count` chunks, as far as that is not done. False if there is no room for them.
+    fn prepay(&self, count: usize) -> bool {
+        let more = table::bytes(count).saturating_sub(self.records.load(Relaxed));
+        let paid = self.engine.purse().charge_records(more);
+        if paid {
+            self.records.fetch_add(more, Relaxed);
+        }
+        paid
+    }
+    /// Notes that the page of the record of a chunk was charged. False if another thread was first.
+    pub(super) fn note_record_charged(&self, index: usize) -> bool {
+        let first = self.table.note_charged(index);
+        if first {
+            self.records.fetch_add(PAGE, Relaxed);
+        }
+        first
+    }
+    /// Whether the record of a chunk is charged to the budget.
+    pub(super) fn is_record_charged(&self, index: usize) -> bool {
+        self.prepaid || self.table.is_charged(index)
     }
     /// Its room on disk.
     pub(super) fn room(&self) -> &Room {
@@ -336,14 +382,21 @@ impl Region {
         }
         let (purse, length) = (self.engine.purse(), new * self.chunk);
         if new > old {
-            let room = self.engine.guarantee(|purse| purse.extend(length - old * self.chunk));
+            let more = length - old * self.chunk;
+            let room = self.engine.guarantee(|purse| {
+                purse.extend(more)
+                    && (!self.prepaid || self.prepay(new) || {
+                        purse.shorten(more);
+                        false
+                    })
+            });
             if !room.map_err(Trouble::error)? {
                 return fail!(OutOfMemory, "the budget has no room beside the chunks that are acquired");
             }
             if purse.limit() != 0
                 && let Err(error) = self.room.take(old, new - old)
             {
-                purse.shorten(length - old * self.chunk);
+                purse.shorten(more);
                 return Err(error);
             }
             self.extent.store(length, Relaxed);
@@ -387,6 +440,7 @@ impl Region {
     pub(super) fn dissolve(&self) {
         if self.resident {
             self.engine.purse().discharge_pages(self.counters.hot.swap(0, Relaxed));
+            self.give_up_extent();
             return;
         }
         // Chunks that others hold are in lists again, or in none for good, when they have settled.
@@ -401,6 +455,7 @@ impl Region {
     }
     fn give_up_extent(&self) {
         self.engine.purse().shorten(self.extent.swap(0, Relaxed));
+        self.engine.purse().discharge_records(self.records.swap(0, Relaxed));
     }
 }
 impl Drop for Region {

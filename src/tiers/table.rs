@@ -4,7 +4,9 @@
 //! makes a region of a tebibyte with three chunks in use cost three records.
 use super::mapping::{Access, Mapping};
 use super::state::State;
+use crate::os::map::{self, PAGE};
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// How a chunk is stored while it is not in place, and, while it is in place and unchanged, what is still stored.
 /// All-zero bytes: nothing is stored.
@@ -67,6 +69,8 @@ pub struct Chunk {
     /// Who may touch it.
     pub state: State,
     links: UnsafeCell<Links>,
+    /// In the first record of a page: whether the page is charged to the budget.
+    charged: AtomicU32,
     stored: UnsafeCell<Stored>,
 }
 const _: () = assert!(size_of::<Chunk>() == 64);
@@ -81,6 +85,11 @@ impl Chunk {
         // SAFETY: a claim is exclusive (state.rs).
         unsafe { &mut *self.stored.get() }
     }
+}
+
+/// Bytes of memory that the records of `count` chunks come to take.
+pub fn bytes(count: usize) -> usize {
+    map::round_to_page(count * size_of::<Chunk>())
 }
 
 /// All records of a region.
@@ -99,6 +108,18 @@ impl Table {
         assert!(index < self.capacity);
         // SAFETY: inside the mapping; zeroed memory is a valid record, and all changes go through `Chunk`.
         unsafe { &*(self.mapping.span().start as *const Chunk).add(index) }
+    }
+    fn first_of_page(&self, index: usize) -> &Chunk {
+        const A_PAGE: usize = PAGE / size_of::<Chunk>();
+        self.get(index / A_PAGE * A_PAGE)
+    }
+    /// Whether the page of a chunk's record is charged to the budget.
+    pub fn is_charged(&self, index: usize) -> bool {
+        self.first_of_page(index).charged.load(Relaxed) != 0
+    }
+    /// Notes that it is. False if it was already.
+    pub fn note_charged(&self, index: usize) -> bool {
+        self.first_of_page(index).charged.swap(1, Relaxed) == 0
     }
     /// How many records there can be.
     pub fn capacity(&self) -> usize {

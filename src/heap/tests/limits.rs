@@ -64,7 +64,7 @@ fn a_limit_need_not_be_whole_slices() {
     for limit in [100_000, 1_000_000, 5 << 20] {
         let heap = Heap::create(&HeapParams { limit, ready: limit, ..HeapParams::default() }).unwrap();
         assert!(heap.held() <= limit && heap.held() > limit - 4096);
-        let block = heap.allocate(90_000, 0).unwrap();
+        let block = heap.allocate(80_000, 0).unwrap();
         heap.free(block.as_ptr()).unwrap();
         heap.destroy();
     }

@@ -1,6 +1,6 @@
 //! The heap and several threads.
 use super::*;
-use crate::os::records;
+use crate::os::{map, records};
 
 #[test]
 fn threads_get_their_own_memory_back() {
@@ -186,6 +186,80 @@ fn a_growing_magazine_gives_its_old_array_back_when_it_has_the_new_one() {
     unsafe { ThreadCache::release(cache) };
     heap.destroy();
 }
+
+/// A block that grows elsewhere gives its range up before it is known at its new place. Who has the range then, and marks
+/// its block there, keeps what it noted; and what the one that moved carried is with that.
+#[test]
+fn what_a_moving_block_carries_is_not_taken_for_its_successors() {
+    assert!(
+        (0..20).any(|_| a_block_moves_and_has_a_successor()),
+        "the range was always taken by another test"
+    );
+}
+fn a_block_moves_and_has_a_successor() -> bool {
+    const SIZE: usize = 3 << 20;
+    let (mover, successor) = (Heap::create(&HeapParams::default()), Heap::create(&HeapParams::default()));
+    let (mover, successor) = (mover.unwrap(), successor.unwrap());
+    let layout = |extent: usize| {
+        let mut extents = allocator_api2::vec::Vec::new_in(records::Records);
+        extents.extend([extent, 1]);
+        attributes::Layout { element_size: 8, rank: 1, extents: extents.into_boxed_slice() }
+    };
+    let block = mover.allocate(SIZE, 0).unwrap();
+    // So that it cannot grow where it is.
+    let behind = block.as_ptr() as usize + SIZE;
+    // SAFETY: a place where nothing is, or an error.
+    let fence = unsafe { libc::mmap(behind as *mut _, 4096, 0, FIXED, -1, 0) };
+    attributes::set_layout(block.as_ptr(), layout(1)).unwrap();
+    tracked::INSTANCES.track_in_block(block.as_ptr() as usize + 8, block.as_ptr() as usize).unwrap();
+    let (told, tells) = std::sync::mpsc::channel();
+    let other = std::rc::Rc::new(core::cell::Cell::new(None));
+    let (start, joined) = (block.as_ptr() as usize, other.clone());
+    map::ON_RELOCATED.set(Some(Box::new(move |from| {
+        assert_eq!(from, start);
+        // SAFETY: a place where nothing is, or an error.
+        if unsafe { libc::mmap(from as *mut _, SIZE, 3, FIXED, -1, 0) } as usize != from {
+            return;
+        }
+        joined.set(Some(std::thread::spawn(move || {
+            let span = records_of_spans::take().unwrap();
+            assert!(successor.charge(SIZE));
+            // SAFETY: a fresh record for a mapping that nobody knows.
+            unsafe {
+                (span.as_ref().inner().run.base, span.as_ref().inner().length) = (from, SIZE);
+                successor.central.lock().kept.keep_range(span);
+            }
+            let block = successor.allocate(SIZE, 0).unwrap().as_ptr();
+            assert_eq!(block as usize, from);
+            attributes::set_layout(block, layout(5)).unwrap();
+            tracked::INSTANCES.track_in_block(from + 16, from).unwrap();
+            let _ = told.send(()); // nobody listens any more where this had to wait
+        })));
+        // It ends, or waits for the move to be over.
+        let _ = tells.recv_timeout(std::time::Duration::from_millis(100));
+    })));
+    let moved = mover.reallocate(block.as_ptr(), 4 * SIZE).unwrap().as_ptr();
+    map::ON_RELOCATED.set(None);
+    let had_successor = other.take().map(|other| other.join().unwrap()).is_some();
+    if had_successor {
+        let extent = |block: *const u8| attributes::with_layout(block, |layout| layout.extents[0]);
+        assert_eq!((extent(block.as_ptr()), extent(moved)), (Some(5), None));
+        let is_tracked = |address: usize| tracked::INSTANCES.is_tracked(address);
+        assert!(is_tracked(start + 16) && !is_tracked(start + 8) && !is_tracked(moved as usize + 16));
+        assert!(is_tracked(moved as usize + 8));
+        successor.free(block.as_ptr()).unwrap();
+        assert!(!is_tracked(start + 16));
+    }
+    mover.free(moved).unwrap();
+    if fence as usize == behind {
+        // SAFETY: mapped above.
+        unsafe { libc::munmap(fence, 4096) };
+    }
+    assert!(!tracked::INSTANCES.is_tracked(moved as usize + 8));
+    [mover, successor].iter().for_each(|heap| assert_eq!(heap.destroy(), Leaks::default()));
+    had_successor
+}
+const FIXED: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
 
 /// What a free finds that was raced: between its look at the block and the lock, the record of it and the address have
 /// become another heap's.

@@ -1,0 +1,209 @@
+/* A budget against what the system says: resident memory grows by no more than `max_size`, bookkeeping included. Each
+ * case in a process of its own, so that nothing resident is left from another. */
+#define _GNU_SOURCE
+#include "support.h"
+#include "tap.h"
+
+/* What is not the instance's: the library's own pages, this thread's cache, page tables of the library. */
+static const size_t OTHERS = 512 * KIB;
+static const size_t CAP = 64 * MIB;
+
+typedef struct {
+    size_t size, alignment;
+} filling_t;
+
+/* Blocks until there is no more room, each written to. */
+static int fill(void *argument) {
+    const filling_t *filling = argument;
+    unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = CAP, .enable_growth = true});
+    memory->free(memory->allocate(filling->size, filling->alignment));
+    unimem_trim(memory);
+    size_t before = resident_bytes(), count = 0;
+    for (char *block; (block = memory->allocate(filling->size, filling->alignment)) != NULL; count++)
+        for (size_t i = 0; i < filling->size; i += 4096) block[i] = 1;
+    size_t grown = resident_bytes() - before, held = unimem_held_bytes(memory);
+    printf("# blocks of %zu bytes: %zu KiB live, %zu KiB held, resident memory grew by %zu KiB\n", filling->size,
+           count * filling->size / KIB, held / KIB, grown / KIB);
+    EXPECT(held <= CAP, "%zu bytes held", held);
+    EXPECT(grown <= CAP + OTHERS, "blocks of %zu bytes: %zu KiB became resident", filling->size, grown / KIB);
+    EXPECT(held <= grown + OTHERS, "blocks of %zu bytes: %zu KiB are said to be held, %zu are resident", filling->size, held / KIB,
+           grown / KIB);
+    EXPECT(count * filling->size > CAP / 2, "only %zu blocks of %zu bytes", count, filling->size);
+    return tap.misses != 0;
+}
+
+/* The whole budget made ready: used as it is, for blocks of any size. */
+static int fill_ready(void *argument) {
+    const filling_t *filling = argument;
+    unimem_global()->free(unimem_global()->allocate(100, 0)); /* what the library itself needs, once */
+    size_t before = resident_bytes(), count = 0;
+    unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.initial_size = CAP});
+    size_t ready = resident_bytes() - before, held = unimem_held_bytes(memory);
+    EXPECT(held <= CAP && held + OTHERS >= CAP, "%zu bytes of %zu are ready", held, CAP);
+    EXPECT(ready + OTHERS >= held && ready <= held + OTHERS, "%zu KiB held, %zu KiB resident", held / KIB, ready / KIB);
+    for (char *block; (block = memory->allocate(filling->size, filling->alignment)) != NULL; count++)
+        for (size_t i = 0; i < filling->size; i += 4096) block[i] = 1;
+    size_t full = resident_bytes() - before;
+    printf("# ready, then blocks of %zu bytes: %zu KiB live, %zu KiB held, resident memory grew by %zu, then %zu KiB\n",
+           filling->size, count * filling->size / KIB, unimem_held_bytes(memory) / KIB, ready / KIB, full / KIB);
+    EXPECT(full <= CAP + OTHERS && unimem_held_bytes(memory) <= CAP, "%zu KiB became resident", full / KIB);
+    EXPECT(count * filling->size > CAP / 2, "only %zu blocks of %zu bytes", count, filling->size);
+    return tap.misses != 0;
+}
+
+/* Tiered memory in the smallest chunks: each has a record, and a plain block is refused the room that records take. */
+static int fill_chunks(void *argument) {
+    enum { CHUNK = 4096 };
+    size_t cap = 4 * MIB, total = 96 * MIB, records = total / CHUNK * 64;
+    unified_memory_interface_t *memory = unimem_open(
+        &(unified_pool_config_t){.max_size = cap, .enable_growth = true, .enable_streaming = true, .chunk_size = CHUNK});
+    memory->free(memory->allocate_streaming(MIB, CHUNK)); /* what the library itself needs, once */
+    size_t before = resident_bytes();
+    unsigned char *bytes = memory->allocate_streaming(total, CHUNK);
+    if (!EXPECT(bytes, "no memory: %s", unimem_last_error_message())) return 1;
+    EXPECT(unimem_held_bytes(memory) < MIB, "%zu KiB are held before anything is touched", unimem_held_bytes(memory) / KIB);
+    for (size_t i = 0; i < total; i += CHUNK) bytes[i] = pattern_byte(1, i);
+    size_t held = unimem_held_bytes(memory), grown = resident_bytes() - before;
+    EXPECT(held <= cap && grown <= cap + OTHERS, "%zu KiB held, %zu KiB became resident, the cap is %zu", held / KIB, grown / KIB,
+           cap / KIB);
+    unimem_residency_t residency;
+    unimem_residency(bytes, &residency);
+    EXPECT(residency.hot_bytes + residency.warm_bytes + records <= cap,
+           "%zu bytes hot, %zu warm, beside %zu of records", residency.hot_bytes, residency.warm_bytes, records);
+    printf("# %zu MiB in chunks of 4 KiB: %zu KiB of records, %zu KiB held, resident memory grew by %zu KiB\n", total / MIB,
+           records / KIB, held / KIB, grown / KIB);
+    EXPECT(!unimem_can_allocate(memory, cap - records) && !memory->allocate(cap - records, 0), "a block where records are");
+    size_t fits = cap - records - 64 * KIB;
+    EXPECT(unimem_can_allocate(memory, fits), "no room for %zu bytes", fits);
+    void *block = memory->allocate(fits, 0);
+    EXPECT(block, "no block: %s", unimem_last_error_message());
+    for (size_t i = 0; i < total; i += CHUNK)
+        if (!EXPECT(bytes[i] == pattern_byte(1, i), "byte %zu", i)) break;
+    memory->free(block);
+    memory->free(bytes);
+    unimem_trim(memory);
+    EXPECT(unimem_held_bytes(memory) == 0, "%zu bytes held at the end", unimem_held_bytes(memory));
+    EXPECT(unimem_close(memory), "something was live");
+    return argument != NULL || tap.misses != 0;
+}
+
+/* Plain blocks hold everything when chunks are first used: the accesses go on, and records are all that is beyond the cap. */
+static int fill_before_chunks(void *argument) {
+    enum { CHUNK = 4096 };
+    size_t cap = MIB, total = 16 * MIB, records = total / CHUNK * 64, blocks = 0;
+    unified_memory_interface_t *memory = unimem_open(
+        &(unified_pool_config_t){.max_size = cap, .enable_growth = true, .enable_streaming = true, .chunk_size = CHUNK});
+    unsigned char *bytes = memory->allocate_streaming(total, CHUNK);
+    void **chain = NULL;
+    for (void **block; (block = memory->allocate(1000, 0)) != NULL; blocks++) {
+        *block = chain;
+        chain = block;
+    }
+    for (size_t i = 0; i < total; i += CHUNK) bytes[i] = pattern_byte(2, i);
+    for (size_t i = 0; i < total; i += CHUNK)
+        if (!EXPECT(bytes[i] == pattern_byte(2, i), "byte %zu", i)) break;
+    size_t held = unimem_held_bytes(memory);
+    EXPECT(blocks > 900 && held > cap && held <= cap + records, "%zu blocks, %zu bytes held", blocks, held);
+    EXPECT(!memory->allocate(MIB / 2, 0), "half a MiB beyond the cap");
+    while (chain) {
+        void **next = *chain;
+        memory->free(chain);
+        chain = next;
+    }
+    unimem_trim(memory);
+    held = unimem_held_bytes(memory);
+    EXPECT(held <= cap && held >= records, "%zu bytes held once the blocks are gone", held);
+    memory->free(bytes);
+    EXPECT(unimem_close(memory), "something was live");
+    return argument != NULL || tap.misses != 0;
+}
+
+/* A thread that uses blocks of a size, three times up and down, and then stops. */
+static unified_memory_interface_t *shared;
+static pthread_barrier_t turn;
+static void up_and_down(size_t size, size_t bytes) {
+    for (size_t round = 0; round < 3; round++) {
+        void **chain = NULL;
+        for (size_t i = 0; i < bytes / size; i++) {
+            void **block = shared->allocate(size, 0);
+            if (!EXPECT(block, "no block of %zu bytes: %s", size, unimem_last_error_message())) break;
+            *block = chain;
+            chain = block;
+        }
+        while (chain) {
+            void **next = *chain;
+            shared->free(chain);
+            chain = next;
+        }
+    }
+}
+static void *use_many_sizes(void *unused) {
+    for (size_t size = 32; size < 28 * KIB; size = size * 5 / 4) up_and_down(size, 4 * MIB);
+    pthread_barrier_wait(&turn);
+    pthread_barrier_wait(&turn);
+    return unused;
+}
+static int idle_threads(void *unused) {
+    enum { THREADS = 3 };
+    pthread_t threads[THREADS];
+    shared = unimem_open(&(unified_pool_config_t){.max_size = CAP, .enable_growth = true});
+    pthread_barrier_init(&turn, NULL, THREADS + 1);
+    for (size_t i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, use_many_sizes, NULL);
+    pthread_barrier_wait(&turn);
+    unimem_trim(shared);
+    size_t held = unimem_held_bytes(shared), blocks = 0;
+    while (shared->allocate(1000, 0)) blocks++;
+    printf("# %d idle threads keep %zu KiB, another one gets %zu of %zu KiB\n", THREADS, held / KIB, blocks * 1000 / KIB, CAP / KIB);
+    EXPECT(held <= THREADS * 4 * MIB, "%zu KiB held by caches of idle threads", held / KIB);
+    EXPECT(blocks * 1000 > CAP / 4 * 3, "%zu blocks", blocks);
+    pthread_barrier_wait(&turn);
+    for (size_t i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    return unused != NULL || tap.misses != 0;
+}
+static void *use_one_size(void *unused) {
+    up_and_down(1000, 16 * MIB);
+    pthread_barrier_wait(&turn);
+    pthread_barrier_wait(&turn); /* now the other thread trims */
+    shared->free(shared->allocate(100000, 0));
+    pthread_barrier_wait(&turn);
+    pthread_barrier_wait(&turn);
+    return unused;
+}
+static int asked_thread(void *unused) {
+    pthread_t thread;
+    shared = unimem_open(&(unified_pool_config_t){.max_size = CAP, .enable_growth = true});
+    pthread_barrier_init(&turn, NULL, 2);
+    pthread_create(&thread, NULL, use_one_size, NULL);
+    pthread_barrier_wait(&turn);
+    unimem_trim(shared);
+    EXPECT(unimem_held_bytes(shared) > 512 * KIB, "only %zu KiB are cached", unimem_held_bytes(shared) / KIB);
+    pthread_barrier_wait(&turn);
+    pthread_barrier_wait(&turn);
+    unimem_trim(shared);
+    EXPECT(unimem_held_bytes(shared) <= 256 * KIB, "%zu KiB are still held", unimem_held_bytes(shared) / KIB);
+    pthread_barrier_wait(&turn);
+    pthread_join(thread, NULL);
+    EXPECT(unimem_close(shared), "something was live");
+    return unused != NULL || tap.misses != 0;
+}
+
+int main(void) {
+    filling_t fillings[] = {{32, 16}, {48, 16}, {64, 0}, {320, 0}, {1000, 0}, {4096, 0}, {20000, 0}, {32 * KIB, 0}, {40000, 0}, {MIB, 0}, {3 * MIB, 0}};
+    TEST("blocks of every size: what is resident stays within the budget, and what is held is resident") {
+        for (size_t i = 0; i < sizeof fillings / sizeof fillings[0]; i++) {
+            int result = run_in_child(fill, &fillings[i], 60);
+            EXPECT(result == 0, "blocks of %zu bytes: %d", fillings[i].size, result);
+        }
+    }
+    TEST("the same where the whole budget is made ready first") {
+        for (size_t i = 0; i < sizeof fillings / sizeof fillings[0]; i += 2) {
+            int result = run_in_child(fill_ready, &fillings[i], 60);
+            EXPECT(result == 0, "blocks of %zu bytes: %d", fillings[i].size, result);
+        }
+    }
+    CHECK_EQ("records of chunks count against the budget", (size_t)run_in_child(fill_chunks, NULL, 60), 0);
+    CHECK_EQ("chunks go on where plain blocks hold the whole budget", (size_t)run_in_child(fill_before_chunks, NULL, 60), 0);
+    CHECK_EQ("caches of idle threads leave others their share of the budget", (size_t)run_in_child(idle_threads, NULL, 60), 0);
+    CHECK_EQ("after a trim a thread puts back what it caches at its next slow call", (size_t)run_in_child(asked_thread, NULL, 60), 0);
+    return tap_done();
+}
