@@ -7,6 +7,7 @@
 //!
 //! What a chunk goes through is told in state.rs; how pages move, in fault/pages.rs.
 pub mod budget;
+pub mod checksum;
 pub mod chunks;
 mod claims;
 pub mod codec;

@@ -11,9 +11,9 @@ use core::cell::UnsafeCell;
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Stored {
-    /// Hash of the decoded bytes, if `content_known`.
-    pub content: [u64; 2],
-    /// Hash of the encoded bytes.
+    /// Checksum of the decoded bytes, if `content_known`.
+    pub content: u64,
+    /// Checksum of the encoded bytes.
     pub checksum: u64,
     /// Encoded bytes.
     pub length: u32,
@@ -62,7 +62,7 @@ struct Links {
 }
 
 /// One chunk's record. 64 bytes; all zero is a chunk never touched.
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct Chunk {
     /// Who may touch it.
     pub state: State,
