@@ -170,6 +170,9 @@ impl Engine {
         acquire: bool,
         workspace: &mut codec::Workspace,
     ) -> Result<(), Trouble> {
+        if transit.stored().file == Stored::BEHIND {
+            self.fetch_from_behind(&mut transit);
+        }
         let (region, from, index) = (transit.region, transit.from, transit.index);
         let begun = recording::begin();
         let tier = transit.tier();
@@ -277,6 +280,9 @@ impl Engine {
         let staging = region.staging();
         let begun = recording::begin();
         let tier = transit.tier();
+        if transit.stored().file == Stored::BEHIND {
+            return transit.settle_unchanged(); // in RAM, and nothing to decode
+        }
         let Ok(mut slot) = self.full_slot(region, workspace) else {
             return transit.settle(Phase::Stored, Settle::default());
         };
@@ -304,6 +310,9 @@ impl Engine {
         let memory = region.staging().bytes(slot);
         let (chunk, length) = (region.chunk_size(), stored.length as usize);
         let damaged = |_| Trouble::Damaged;
+        if stored.file == Stored::BEHIND {
+            return self.copy_from_behind(transit, slot);
+        }
         if stored.warm != 0 {
             let start = Instant::now();
             // SAFETY: the claim owns the extent.
@@ -337,6 +346,9 @@ impl Engine {
     pub(super) fn drop_stored(&self, transit: &mut Transit) {
         let region = transit.region;
         let stored = core::mem::take(transit.stored());
+        if stored.file == Stored::BEHIND {
+            return self.drop_from_behind(transit);
+        }
         let pages = whole_pages(stored.length as usize);
         if stored.warm != 0 {
             self.warm.free(self.purse(), stored.warm, stored.length as usize);

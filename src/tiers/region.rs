@@ -1,4 +1,5 @@
 //! A region: one piece of address space, cut into chunks that come and go.
+use super::behind::Behind;
 use super::claims::Claims;
 use super::codec::Codec;
 use super::engine::Engine;
@@ -35,6 +36,8 @@ pub struct Region {
     lists: Mutex<Lists>,
     staging: Arc<Staging>,
     room: Room,
+    /// Regions it was moved from that still hold chunks.
+    behind: Behind,
     /// All in place for good, because nothing serves faults and the data fit.
     resident: bool,
     /// Claims held, and whether it is being freed or moved: nobody else claims a chunk any more.
@@ -150,6 +153,7 @@ impl Region {
             lists: Mutex::default(),
             staging,
             room,
+            behind: Behind::default(),
             resident: false,
             claims: Claims::default(),
             forbidden: AtomicBool::new(false),
@@ -186,6 +190,10 @@ impl Region {
     /// Its room on disk.
     pub(super) fn room(&self) -> &Room {
         &self.room
+    }
+    /// Regions it was moved from that still hold chunks.
+    pub(super) fn behind(&self) -> &Behind {
+        &self.behind
     }
     /// From now on its chunks are the caller's alone, who claims them with `claim_leaving`; waits for what others have
     /// begun.
@@ -396,10 +404,12 @@ impl Region {
                 self.forget(index);
             }
         }
+        self.behind.take().iter().for_each(|old| old.dissolve());
         self.room.shorten(0);
         self.give_up_extent();
     }
-    fn give_up_extent(&self) {
+    /// The purse knows of no chunks of it any more.
+    pub(super) fn give_up_extent(&self) {
         self.engine.purse().shorten(self.extent.swap(0, Relaxed));
     }
 }

@@ -32,9 +32,11 @@ pub struct Stored {
 impl Stored {
     /// The number of a file that there never is: the bytes are lost.
     pub const LOST: u16 = u16::MAX;
+    /// Another: the bytes are in the clear in the region this one was moved from, see behind.rs.
+    pub const BEHIND: u16 = Stored::LOST - 1;
     /// Whether encoded bytes are kept anywhere.
     pub fn is_kept(&self) -> bool {
-        self.warm != 0 || self.file != 0
+        self.warm != 0 || self.file != 0 && self.file != Stored::BEHIND
     }
 }
 
