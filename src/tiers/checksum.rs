@@ -25,7 +25,7 @@ mod tests {
     }
     #[test]
     fn any_change_of_one_bit_or_word_is_seen() {
-        let mut bytes: Vec<u8> = (0..CHUNK).map(|i| (i * i >> 7) as u8).collect();
+        let mut bytes: Vec<u8> = (0..CHUNK).map(|i| ((i * i) >> 7) as u8).collect();
         let before = checksum(&bytes);
         for bit in (0..CHUNK * 8).step_by(8 * 4099 + 1) {
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -42,7 +42,7 @@ mod tests {
     }
     #[test]
     fn the_same_change_in_many_places_is_seen() {
-        let bytes: Vec<u8> = (0..CHUNK).map(|i| (i * i >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..CHUNK).map(|i| ((i * i) >> 7) as u8).collect();
         for period in [2, 4, 8, 16, 64, 4096] {
             for count in [2, 3, 4, 64, CHUNK / period] {
                 let count = count.min(CHUNK / period);
