@@ -1,7 +1,8 @@
 //! Moves the chunks of a region to a larger one, without bringing in what is stored.
 //!
 //! Neither region is in any list meanwhile, and the old one is leaving (claims.rs): evictions and jobs that know it from
-//! before do not touch it, so room on disk and chunks go over as one.
+//! before do not touch it, so room on disk and chunks go over as one. Nothing has to be undone: once the new region has its
+//! room on disk, a chunk whose pages the system refuses to move stays where it is (behind.rs).
 use super::engine::Engine;
 use super::points::{self, Point};
 use super::region::{Params, Region};
@@ -28,88 +29,61 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     let _pages = engine.pages_in_hand();
     // Chunks read ahead hold slots that nobody else can take any more.
     engine.drop_staged(old, Transit::claim_leaving);
-    let moved =
-        new.room().inherit(old.room(), old.count(), new.count().saturating_sub(old.count())).and_then(|()| {
-            points::pass(Point::RoomInherited);
-            move_chunks(engine, old, &new).map_err(Trouble::error)
-        });
-    if let Err(error) = moved {
+    if let Err(error) = prepare(old, &new) {
         new.dissolve();
         old.stay();
         engine.publish(old);
         return Err(error);
     }
+    points::pass(Point::RoomInherited);
+    (0..old.count()).for_each(|index| move_chunk(engine, old, &new, index));
     new.counters.inherit(&old.counters);
+    let stayed = new.behind().keep(old);
     engine.publish(&new);
-    old.dissolve();
+    if stayed {
+        old.give_up_extent();
+    } else {
+        old.dissolve();
+    }
     Ok(new)
 }
-/// Moves all chunks; on failure they and the room on disk are back.
-fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Result<(), Trouble> {
-    for index in 0..old.count() {
-        if let Err(trouble) = move_chunk(engine, old, new, index) {
-            new.room().return_to(old.room(), old.count());
-            for index in 0..index {
-                if move_chunk(engine, new, old, index).is_err() {
-                    lose(old, index);
-                }
-            }
-            return Err(trouble);
-        }
+/// All that can fail.
+fn prepare(old: &Region, new: &Region) -> Result<()> {
+    // Nobody acquires a chunk of it any more who has not acquired it yet.
+    if (0..old.count()).any(|index| old.word(index).acquisitions() > 0) {
+        return Err(Trouble::NoRoom.error());
     }
-    Ok(())
+    new.room().inherit(old.room(), old.count(), new.count().saturating_sub(old.count()))
 }
-/// Where the system has let a chunk go but not come back: using it is an error from now on, not zeroes.
-fn lose(old: &Region, index: usize) {
-    if let Some(mut transit) = claim(old, index) {
-        transit.stored().file = Stored::LOST;
-        transit.settle(Phase::Stored, Settle::default());
-    }
-}
-fn claim(region: &Region, index: usize) -> Option<Transit<'_>> {
+fn claim(region: &Region, index: usize) -> Transit<'_> {
     loop {
-        let word = region.word(index);
-        match word.phase() {
-            Phase::Busy => region.chunk(index).state.wait(),
-            Phase::Hot if word.acquisitions() > 0 => return None, // it cannot go
-            _ => {
-                if let Some(transit) = Transit::claim_leaving(region, index, None) {
-                    return Some(transit);
-                }
-            }
+        if region.word(index).phase() == Phase::Busy {
+            region.chunk(index).state.wait();
+        } else if let Some(transit) = Transit::claim_leaving(region, index, None) {
+            return transit;
         }
     }
 }
-fn move_chunk(
-    engine: &Engine,
-    old: &Region,
-    new: &Region,
-    index: usize,
-) -> core::result::Result<(), Trouble> {
+/// What became of a chunk's pages.
+enum Moved {
+    /// They are where they belong.
+    There,
+    /// They could be taken, and then not be placed.
+    InSlot(Slot),
+    /// They are where they were.
+    Not,
+}
+fn move_chunk(engine: &Engine, old: &Region, new: &Region, index: usize) {
     if old.word(index).phase() == Phase::Zero {
-        return Ok(());
+        return;
     }
     if !new.is_record_charged(index) {
         workspace::with(false, |workspace| engine.charge_record(new, index, workspace));
     }
-    let mut from = claim(old, index).ok_or(Trouble::NoRoom)?;
-    let Some(mut to) = claim(new, index) else {
-        from.settle_unchanged();
-        return Err(Trouble::NoRoom);
-    };
+    let (mut from, mut to) = (claim(old, index), claim(new, index));
     let before = from.from;
     // Where stored chunks lie on disk is known by region and index, and the room has been inherited.
-    let slot = match before {
-        Phase::Hot => match move_pages(engine, &from, &to) {
-            Ok(slot) => slot,
-            Err(trouble) => {
-                from.settle_unchanged();
-                to.settle_unchanged();
-                return Err(trouble);
-            }
-        },
-        _ => None,
-    };
+    let moved = if before == Phase::Hot { move_pages(engine, &from, &to) } else { Moved::There };
     *to.stored() = core::mem::take(from.stored());
     let (a, b) = (&old.counters, &new.counters);
     let stored = *to.stored();
@@ -124,24 +98,32 @@ fn move_chunk(
     if stored.file != 0 {
         shift(&a.cold, &b.cold, pages);
     }
-    let after = if slot.is_some() { Phase::Staged } else { before };
-    match (before, after) {
-        (Phase::Hot, Phase::Hot) => shift(&a.hot, &b.hot, old.chunk_size()),
-        (Phase::Hot, Phase::Staged) => shift(&a.hot, &b.staged, old.chunk_size()),
-        (Phase::Staged, _) => shift(&a.staged, &b.staged, old.chunk_size()),
-        _ => {}
-    }
-    if let Some(slot) = slot {
-        // What is stored may be older than what the slot holds.
-        engine.drop_stored(&mut to);
-        to.stored().slot = slot.into_number();
-    }
+    // Where pages are elsewhere than in place, what is stored may be older.
+    let (left, after) = match moved {
+        Moved::There => {
+            match before {
+                Phase::Hot => shift(&a.hot, &b.hot, old.chunk_size()),
+                Phase::Staged => shift(&a.staged, &b.staged, old.chunk_size()),
+                _ => {}
+            }
+            (Phase::Zero, before)
+        }
+        Moved::InSlot(slot) => {
+            shift(&a.hot, &b.staged, old.chunk_size());
+            engine.drop_stored(&mut to);
+            to.stored().slot = slot.into_number();
+            (Phase::Zero, Phase::Staged)
+        }
+        Moved::Not => {
+            engine.drop_stored(&mut to);
+            to.stored().file = Stored::BEHIND;
+            (before, Phase::Stored)
+        }
+    };
     to.settle(after, Settle::default());
-    from.settle(Phase::Zero, Settle::default());
-    Ok(())
+    from.settle(left, Settle::default());
 }
-/// Moves a chunk's pages. Gives the slot they have stayed in, if they could be taken and not be placed again.
-fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Result<Option<Slot>, Trouble> {
+fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> Moved {
     let staging = from.region.staging();
     let slot = loop {
         match engine.empty_slot(staging) {
@@ -152,7 +134,7 @@ fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Re
                     let ours = |region: &Region| region.lists().count(Which::Staged);
                     let staged = engine.staged_chunks(staging) + ours(from.region) + ours(to.region);
                     if staged >= staging.count() {
-                        return Err(Trouble::NoRoom);
+                        return Moved::Not;
                     }
                     // In use by other threads, which return them.
                     staging.wait();
@@ -162,14 +144,14 @@ fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Re
     };
     let (span, nursery) = (staging.span(&slot), staging.nursery(&slot));
     // SAFETY: the claim owns the chunk, which is present; the slot is empty and ours.
-    if let Err(errno) = unsafe { engine.pages().take(from.span(), span, nursery) } {
+    if unsafe { engine.pages().take(from.span(), span, nursery) }.is_err() {
         staging.put_empty(slot);
-        return Err(Trouble::Pages(errno));
+        return Moved::Not;
     }
     // SAFETY: the claim owns the chunk, which is absent; the slot is full and ours.
     if unsafe { engine.pages().place(span, to.span()) }.is_err() {
-        return Ok(Some(slot));
+        return Moved::InSlot(slot);
     }
     staging.put_empty(slot);
-    Ok(None)
+    Moved::There
 }
