@@ -377,8 +377,7 @@ pub unsafe extern "C" fn set_memory_pool(ttn: *mut tree_tensor_network_t, pool: 
         let session = Session::new(ttn)?;
         let heap = match layouts::system_of_pool(pool.cast()) {
             Some(system) => system.heap(),
-            // SAFETY: the caller's promise.
-            None => unsafe { memory_pool::heap_of(pool) }?,
+            None => memory_pool::known_heap_of(pool)?,
         };
         session.set_table(tables::of_slot(slots::adopt(heap)?).cast());
         Ok(true)
