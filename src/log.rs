@@ -23,7 +23,7 @@ pub enum Level {
 }
 
 /// Receives messages: level (0 error, 1 warning, 2 info, 3 debug), text, and the context given with it.
-pub type Callback = unsafe extern "C" fn(level: c_int, message: *const c_char, context: *mut c_void);
+pub type Callback = unsafe extern "C-unwind" fn(level: c_int, message: *const c_char, context: *mut c_void);
 struct Target {
     callback: Option<Callback>,
     context: *mut c_void,

@@ -104,9 +104,10 @@ pub struct unified_pool_config_t {
     pub compression_tolerance: f64,
 }
 
-/// Receives the library's messages. `level`: 0 error, 1 warning, 2 info, 3 debug. It may be called on any thread.
+/// Receives the library's messages. `level`: 0 error, 1 warning, 2 info, 3 debug. It may be called on any thread, and
+/// must not throw: a C++ exception that leaves it ends the program.
 pub type unimem_log_t =
-    Option<unsafe extern "C" fn(level: c_int, message: *const c_char, context: *mut c_void)>;
+    Option<unsafe extern "C-unwind" fn(level: c_int, message: *const c_char, context: *mut c_void)>;
 
 /// The layout of a tensor. The arrays belong to the block and live as long as it does.
 #[derive(Clone, Copy, Debug)]
@@ -138,9 +139,10 @@ pub struct unimem_leak_t {
     pub references: usize,
 }
 
-/// Receives leaks one by one. It may use the instance, but must not close it.
+/// Receives leaks one by one. It may use the instance, but must not close it, nor throw: a C++ exception that leaves it
+/// ends the program.
 pub type unimem_leak_callback_t =
-    Option<unsafe extern "C" fn(leak: *const unimem_leak_t, context: *mut c_void)>;
+    Option<unsafe extern "C-unwind" fn(leak: *const unimem_leak_t, context: *mut c_void)>;
 
 const _: () = {
     use core::mem::offset_of;

@@ -13,20 +13,21 @@ use core::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// `unified_memory_interface_t`, as C fills it in: any function may be missing.
+/// `unified_memory_interface_t`, as C fills it in: any function may be missing. One of C++ that throws all the same ends
+/// the program at the boundary (defect.rs).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 #[allow(missing_docs)] // the contract's own names
 pub struct Table {
-    pub allocate: Option<unsafe extern "C" fn(usize, usize) -> *mut c_void>,
-    pub free: Option<unsafe extern "C" fn(*mut c_void)>,
-    pub realloc: Option<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>,
-    pub allocate_geometric: Option<unsafe extern "C" fn(*mut usize, usize) -> *mut c_void>,
-    pub allocate_hierarchical: Option<unsafe extern "C" fn(usize, f64) -> *mut c_void>,
-    pub allocate_streaming: Option<unsafe extern "C" fn(usize, usize) -> *mut c_void>,
-    pub track_allocation: Option<unsafe extern "C" fn(*mut c_void, usize) -> bool>,
-    pub untrack_allocation: Option<unsafe extern "C" fn(*mut c_void) -> bool>,
-    pub get_stats: Option<unsafe extern "C" fn(*mut c_void)>,
+    pub allocate: Option<unsafe extern "C-unwind" fn(usize, usize) -> *mut c_void>,
+    pub free: Option<unsafe extern "C-unwind" fn(*mut c_void)>,
+    pub realloc: Option<unsafe extern "C-unwind" fn(*mut c_void, usize) -> *mut c_void>,
+    pub allocate_geometric: Option<unsafe extern "C-unwind" fn(*mut usize, usize) -> *mut c_void>,
+    pub allocate_hierarchical: Option<unsafe extern "C-unwind" fn(usize, f64) -> *mut c_void>,
+    pub allocate_streaming: Option<unsafe extern "C-unwind" fn(usize, usize) -> *mut c_void>,
+    pub track_allocation: Option<unsafe extern "C-unwind" fn(*mut c_void, usize) -> bool>,
+    pub untrack_allocation: Option<unsafe extern "C-unwind" fn(*mut c_void) -> bool>,
+    pub get_stats: Option<unsafe extern "C-unwind" fn(*mut c_void)>,
 }
 
 /// Bytes a network holds, and the most it has held.
