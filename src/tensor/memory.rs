@@ -4,7 +4,7 @@
 //! been given another table. A network's blocks are counted in its [`Account`].
 use super::Complex;
 use super::tiled::{Home, Target};
-use crate::error::{Result, fail};
+use crate::error::{self, Result, fail};
 use crate::instance::Instance;
 use crate::tiers::{region::Region, registry};
 use core::cell::Cell;
@@ -130,12 +130,17 @@ impl Memory {
             _ if bytes < ALWAYS_PLAIN => false,
             (None, _) => bytes >= CALLERS_OWN,
             (Some(_), None) => false,
+            (Some(instance), _) if !instance.has_streaming() => false,
             (Some(instance), Some(limit)) => bytes > limit / 8 || !instance.can_allocate(bytes + limit / 2),
         }
     }
     fn block(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
         let Some(start) = NonNull::new(start) else {
-            return fail!(OutOfMemory, "the network's memory has no {bytes} bytes left");
+            // The library's own tables have said why; a program's may have other ways.
+            return match self.instance.and_then(|_| error::again()) {
+                Some(reason) => Err(reason),
+                None => fail!(OutOfMemory, "the network's memory has no {bytes} bytes left"),
+            };
         };
         self.account.charge(bytes);
         Ok(Block { start: start.cast(), bytes, memory: self.clone(), region: None })
@@ -152,6 +157,9 @@ impl Memory {
     pub fn elements(&self, count: usize, storage: Storage) -> Result<Block> {
         let bytes = count * size_of::<Complex>();
         let functions = self.functions();
+        if storage == Storage::Hierarchical && !(self.tolerance.is_finite() && self.tolerance >= 0.0) {
+            return fail!(InvalidArgument, "the network's tolerance is {}", self.tolerance);
+        }
         // SAFETY: sizes above 0 and a chunk size of 0 (the default) are what the contract allows.
         let start = unsafe {
             match (storage, functions.allocate_hierarchical, functions.allocate_streaming) {
