@@ -266,7 +266,7 @@ typedef struct {
 
 /**
  * Receives the library's messages. `level`: 0 error, 1 warning, 2 info, 3 debug. It may be called on any thread, and
- * must not throw: a C++ exception that leaves it ends the program.
+ * must return: a C++ exception that leaves it ends the program.
  */
 typedef void (*unimem_log_t)(int level, const char *message, void *context);
 
@@ -319,8 +319,8 @@ typedef struct {
 } unimem_leak_t;
 
 /**
- * Receives leaks one by one. It may use the instance, but must not close it, nor throw: a C++ exception that leaves it
- * ends the program.
+ * Receives leaks one by one. It may use the instance, but must not close it, and must return: a C++ exception
+ * that leaves it ends the program.
  */
 typedef void (*unimem_leak_callback_t)(const unimem_leak_t *leak, void *context);
 

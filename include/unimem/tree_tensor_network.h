@@ -142,8 +142,8 @@ struct tensor_stream {
 };
 
 /** Told how far a long operation is, on the calling thread: floating-point operations (steps for
- * adapt_bond_dimensions()) done and in all. False stops it, with UNIMEM_ERROR_LIMIT. It must not use the network, nor
- * throw: a C++ exception that leaves it ends the program. */
+ * adapt_bond_dimensions()) done and in all. False stops it, with UNIMEM_ERROR_LIMIT. It must not use the network, and
+ * must return: a C++ exception that leaves it ends the program. */
 typedef bool (*unimem_progress_t)(double done, double total, void *context);
 
 /**

@@ -105,7 +105,7 @@ pub struct unified_pool_config_t {
 }
 
 /// Receives the library's messages. `level`: 0 error, 1 warning, 2 info, 3 debug. It may be called on any thread, and
-/// must not throw: a C++ exception that leaves it ends the program.
+/// must return: a C++ exception that leaves it ends the program.
 pub type unimem_log_t =
     Option<unsafe extern "C-unwind" fn(level: c_int, message: *const c_char, context: *mut c_void)>;
 
@@ -139,8 +139,8 @@ pub struct unimem_leak_t {
     pub references: usize,
 }
 
-/// Receives leaks one by one. It may use the instance, but must not close it, nor throw: a C++ exception that leaves it
-/// ends the program.
+/// Receives leaks one by one. It may use the instance, but must not close it, and must return: a C++ exception
+/// that leaves it ends the program.
 pub type unimem_leak_callback_t =
     Option<unsafe extern "C-unwind" fn(leak: *const unimem_leak_t, context: *mut c_void)>;
 
