@@ -159,7 +159,7 @@ fn make(config: &PoolConfig) -> Result<*mut MemoryPool> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *mut c_void {
     // SAFETY: by the caller's promise.
-    match fast::allocate(unsafe { heap_id(pool) }, size, 0) {
+    match fast::allocate(unsafe { heap_id(pool) }, Some(size_of::<Block>()), size) {
         Some(block) => block.as_ptr().cast(),
         None => allocate_slow(pool, size),
     }
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *m
 #[cold]
 extern "C" fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
     // SAFETY: by the promise of `pool_allocate`'s caller.
-    if let Some(block) = fast::allocate_single(unsafe { heap_id(pool) }, size, 0) {
+    if let Some(block) = fast::allocate_other(unsafe { heap_id(pool) }, size, 0) {
         return block.as_ptr().cast();
     }
     guard(null_mut(), || {

@@ -73,7 +73,7 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void> {
 /// malloc: `size` bytes; 0 is a block too.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_malloc(size: usize) -> *mut c_void {
-    match fast::allocate(ID.load(Relaxed), size, ALIGNMENT) {
+    match fast::allocate_for_malloc(ID.load(Relaxed), size) {
         Some(block) => block.as_ptr().cast(),
         None => malloc_slow(size),
     }
@@ -81,7 +81,7 @@ pub extern "C" fn unimem_program_malloc(size: usize) -> *mut c_void {
 // A C function, as none of these unwinds: then the fast path ends in a jump and needs no frame.
 #[cold]
 extern "C" fn malloc_slow(size: usize) -> *mut c_void {
-    if let Some(block) = fast::allocate_single(ID.load(Relaxed), size, ALIGNMENT) {
+    if let Some(block) = fast::allocate_other(ID.load(Relaxed), size, ALIGNMENT) {
         return block.as_ptr().cast();
     }
     or_no_memory(|| aligned(ALIGNMENT, size))

@@ -3,7 +3,7 @@
 use super::types::{memory_stats_t, unified_memory_interface_t};
 use super::{guard, guard_whole, slice, store};
 use crate::error::{Result, fail};
-use crate::heap::fast;
+use crate::heap::{DEFAULT_ALIGNMENT, fast};
 use crate::instance::slots::{self, SLOTS};
 use core::ffi::c_void;
 use core::ptr::null_mut;
@@ -14,14 +14,18 @@ const COMPLEX_FLOAT: usize = 8;
 // A hit in the thread's cache is served in the slot's own function; everything else goes to one body for all slots: a C
 // function, which does not unwind, so that the fast path ends in a jump and needs no frame.
 unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) -> *mut c_void {
-    match fast::allocate(slots::heap_id(SLOT), size, alignment) {
+    if !fast::is_usual(alignment) {
+        return allocate_at(size, alignment, SLOT);
+    }
+    match fast::allocate(slots::heap_id(SLOT), slots::prefix(SLOT), size) {
         Some(block) => block.as_ptr().cast(),
-        None => allocate_at(size, alignment, SLOT),
+        // Not as asked for, which means the same: so no register has to keep it.
+        None => allocate_at(size, DEFAULT_ALIGNMENT, SLOT),
     }
 }
 #[cold]
 extern "C" fn allocate_at(size: usize, alignment: usize, slot: usize) -> *mut c_void {
-    if let Some(block) = fast::allocate_single(slots::heap_id(slot), size, alignment) {
+    if let Some(block) = fast::allocate_other(slots::heap_id(slot), size, alignment) {
         return block.as_ptr().cast();
     }
     guard(null_mut(), || Ok(slots::open_at(slot)?.allocate(size, alignment)?.as_ptr().cast()))

@@ -13,18 +13,22 @@ use super::statistics::Counts;
 use super::tally::Tally;
 use super::{Heap, page_map, slot};
 use crate::os::records;
-use crate::os::thread::{NEAR, Record};
+use crate::os::thread::{NEAR, NOTHING_BYTES, Record, nothing};
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-/// Turns sizes into whole cache lines, but for the last bits.
-const BESIDE: usize = DEFAULT_ALIGNMENT - 1;
+/// What turns a size into room in whole cache lines, but for the last six bits, where so many bytes stand before a block.
+pub(super) const fn beside(prefix: usize) -> usize {
+    prefix + DEFAULT_ALIGNMENT - 1
+}
 
 /// Two to a cache line.
 #[repr(C, align(64))]
 struct Magazines([Magazine; CLASSES]);
 const _: () = assert!(size_of::<Magazine>() == CLASS_SCALE);
+// Zero bytes are a cache that serves nothing.
+const _: () = assert!(size_of::<ThreadCache>() <= NOTHING_BYTES);
 
 /// One thread's part of one heap.
 #[repr(C, align(64))]
@@ -32,7 +36,7 @@ pub struct ThreadCache {
     /// Largest size that [`super::fast::allocate`] serves: none above the largest asked for so far, so that this is
     /// one comparison with the other limits.
     pub(super) quick_size: AtomicUsize,
-    /// Of the heap, and 63: what turns a size into room for its blocks, but for the last six bits.
+    /// See [`beside`], of the heap.
     pub(super) beside: usize,
     pub(super) tally: Tally,
     largest: AtomicUsize,
@@ -48,6 +52,10 @@ pub struct ThreadCache {
     pub(super) sampled: Cell<usize>,
     magazines: Magazines,
     pub(super) sampled_in: Cell<u32>,
+    /// The slot of `ground`.
+    no_block: AtomicU16,
+    /// Below the first entry of magazines that have no array yet.
+    ground: Cell<Entry>,
 }
 
 impl ThreadCache {
@@ -60,15 +68,16 @@ impl ThreadCache {
             let made = &mut *cache.as_ptr();
             made.record = record;
             made.heap = heap;
-            made.beside = heap.prefix() + BESIDE;
+            made.beside = beside(heap.prefix());
             made.quick_limit = if usual && !record.is_null() { MAX_QUICK } else { 0 };
             static MADE: AtomicU32 = AtomicU32::new(0);
             let number = MADE.fetch_add(1, Relaxed) as usize * CLASSES;
+            let no_block: *const AtomicU16 = &made.no_block;
+            made.ground.set(Entry::ground(&*no_block));
             for (class, (magazine, shape)) in made.magazines.0.iter().zip(&SHAPES).enumerate() {
-                magazine.tag.set(slot::tag(number + class));
-                magazine
-                    .of_nothing
-                    .set(shape.stride.wrapping_sub(heap.prefix() as u32).wrapping_add(slot::LIVE as u32));
+                let usable = shape.stride.wrapping_sub(heap.prefix() as u32);
+                let of_nothing = slot::LIVE.wrapping_add(usable as u16);
+                magazine.begin(made.ground.as_ptr(), slot::tag(number + class), of_nothing);
             }
         }
         Some(cache)
@@ -82,9 +91,7 @@ impl ThreadCache {
         // SAFETY: exclusive by the caller's promise.
         unsafe {
             for magazine in &cache.as_ref().magazines.0 {
-                if let Some(entries) = NonNull::new(magazine.base.get()) {
-                    records::release(entries.cast(), magazine.capacity() * size_of::<Entry>());
-                }
+                magazine.end();
             }
             records::release(cache.cast(), size_of::<ThreadCache>());
         }
@@ -110,7 +117,7 @@ impl ThreadCache {
     /// Whether prefix and size make up the room: the heap has no prefix.
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
-        self.beside == BESIDE
+        self.beside == beside(0)
     }
     /// Counts an allocation of `size` bytes.
     pub fn count_allocation(&self, heap: &Heap, size: usize, hit: bool) {
@@ -124,7 +131,7 @@ impl ThreadCache {
         let size = match (entry.value(), class < FIRST_SINGLE) {
             // It came from its span: the free that was one too many told nobody its size.
             (0, _) => 0,
-            (value, true) => self.magazine(class).of_nothing.get() as usize - value as usize,
+            (value, true) => (self.magazine(class).labels().of_nothing() - value) as usize,
             (value, false) => page_map::span_of(entry.pointer as usize)
                 .map_or(0, |span| super::central::requested_size(span, value)),
         };
@@ -144,7 +151,7 @@ impl ThreadCache {
         if size > self.largest.load(Relaxed) {
             self.largest.store(size, Relaxed);
             if self.quick_limit > 0 {
-                let most = MAX_QUICK_SHARED - (self.beside - BESIDE);
+                let most = MAX_QUICK_SHARED - (self.beside - beside(0));
                 self.quick_size.store(size.min(most), Relaxed);
             }
         }
@@ -179,15 +186,19 @@ fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
     Some(unsafe { &*record.far.load(Relaxed).add(id - NEAR) })
 }
 
-/// This thread's cache of the heap with `id`, if it has one.
+/// This thread's cache of the heap with `id`, or one of zero bytes, which has no blocks and no room.
 #[inline(always)]
-pub fn existing(record: &Record, id: usize) -> Option<&'static ThreadCache> {
+pub fn found(record: &Record, id: usize) -> &'static ThreadCache {
     let cache = match record.near.get(id) {
         Some(near) => near.load(Relaxed),
-        None => entry(record, id)?.load(Relaxed),
+        None => entry(record, id).map_or(nothing(), |far| far.load(Relaxed)),
     };
-    // SAFETY: entries are null or a cache that lives until its heap or this thread ends.
-    unsafe { cache.cast::<ThreadCache>().as_ref() }
+    // SAFETY: entries are zero bytes or a cache that lives until its heap or this thread ends.
+    unsafe { &*cache.cast::<ThreadCache>() }
+}
+/// This thread's cache of the heap with `id`, if it has one.
+pub fn existing(record: &Record, id: usize) -> Option<&'static ThreadCache> {
+    Some(found(record, id)).filter(|cache| !core::ptr::eq(*cache, nothing().cast()))
 }
 
 /// Ids that `record` may hold caches for.
@@ -206,9 +217,11 @@ pub fn make_entry(record: &Record, id: usize) -> bool {
     let Some(table) = records::allocate(grown * size_of::<AtomicPtr<u8>>()) else { return false };
     let table = table.cast::<AtomicPtr<u8>>();
     let old = record.far.load(Relaxed);
-    // SAFETY: the new table is larger and zeroed (null entries); the old one has `capacity` entries and is read by
+    // SAFETY: the new table is larger, and zero bytes are valid entries; the old one has `capacity` entries and is read by
     // nobody else while the lock is held, nor by this thread while it is here.
     unsafe {
+        let entries = core::slice::from_raw_parts(table.as_ptr(), grown);
+        entries.iter().for_each(|entry| entry.store(nothing(), Relaxed));
         if let Some(old) = NonNull::new(old) {
             core::ptr::copy_nonoverlapping(old.as_ptr(), table.as_ptr(), capacity);
             records::release(old.cast(), capacity * size_of::<AtomicPtr<u8>>());
@@ -219,14 +232,14 @@ pub fn make_entry(record: &Record, id: usize) -> bool {
     true
 }
 
-/// Sets the cache of the heap with `id`, whose entry exists; the registry's lock is held.
-pub fn set(record: &Record, id: usize, cache: *mut ThreadCache) {
+/// Sets the cache of the heap with `id`, whose entry exists, or that there is none; the registry's lock is held.
+pub fn set(record: &Record, id: usize, cache: Option<NonNull<ThreadCache>>) {
     if let Some(entry) = entry(record, id) {
-        entry.store(cache.cast(), Relaxed);
+        entry.store(cache.map_or(nothing(), |cache| cache.as_ptr().cast()), Relaxed);
     }
 }
 
-/// Gives the table of a record back; the registry's lock is held and all entries are null.
+/// Gives the table of a record back; the registry's lock is held and all entries are empty.
 pub fn release_table(record: &Record) {
     let capacity = record.far_capacity.swap(0, Relaxed) as usize;
     if let Some(table) = NonNull::new(record.far.swap(null_mut(), Relaxed)) {

@@ -125,7 +125,7 @@ impl Central {
         mut accept: impl FnMut(Entry),
     ) -> usize {
         heap.take_over_abandoned(self);
-        let tag = cache.magazine(class as usize).tag.get();
+        let tag = cache.magazine(class as usize).tag();
         let mut taken = 0;
         while taken < count {
             let span = match self.next_block(heap, cache, class, 0) {
@@ -295,7 +295,7 @@ impl Central {
     /// is none to be had, or no budget.
     pub fn take_to_grow(&mut self, heap: &Heap, cache: &ThreadCache, class: Class) -> Option<Entry> {
         let span = self.make_span(heap, cache, class, slices_to_grow(class))?;
-        let tag = cache.magazine(class as usize).tag.get();
+        let tag = cache.magazine(class as usize).tag();
         // SAFETY: just made, in no list and known to nobody else.
         let inner = unsafe { span.as_ref().inner() };
         let needed = end_of(class, 1);

@@ -6,8 +6,10 @@
 //! What an allocation costs at least: the thread's record, its cache, the magazine's top, the entry and the slot, each
 //! load waiting for the one before; a free waits for the page map's root and leaf, the span and the slot.
 use super::cache::{self, ThreadCache};
-use super::magazine::{Entry, Magazine};
-use super::size_class::{FIRST_SINGLE, quick_class_of, quick_scaled_class_of};
+use super::magazine::{Entry, Labels, Magazine};
+use super::size_class::{
+    CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, quick_class_of, quick_scaled_class_of, quick_scaled_class_of_lines,
+};
 use super::span::ALL;
 use super::{page_map, slot, span_of_block};
 use crate::os::thread;
@@ -17,84 +19,93 @@ use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 /// What malloc promises.
 const MALLOC_ALIGNMENT: usize = 16;
 
-/// Allocates from the calling thread's cache of the heap with `id`.
+/// Whether [`allocate`] serves such an alignment: blocks begin with a cache line anyway.
 #[inline(always)]
-pub fn allocate(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>> {
-    let cache = cache::existing(thread::existing()?, id)?;
+pub fn is_usual(alignment: usize) -> bool {
+    alignment & !DEFAULT_ALIGNMENT == 0
+}
+
+/// Allocates from the calling thread's cache of the heap with `id`, at the usual alignment. `prefix`: bytes before each of
+/// its blocks, where the caller knows.
+#[inline(always)]
+pub fn allocate(id: usize, prefix: Option<usize>, size: usize) -> Option<NonNull<u8>> {
+    let cache = cache::found(thread::record(), id);
+    let beside = prefix.map_or(cache.beside, cache::beside);
+    shared(cache, size, || quick_scaled_class_of_lines(size.wrapping_add(beside)))
+}
+/// The same at malloc's alignment, from a heap without a prefix.
+#[inline(always)]
+pub fn allocate_for_malloc(id: usize, size: usize) -> Option<NonNull<u8>> {
+    shared(cache::found(thread::record(), id), size, || quick_scaled_class_of(size))
+}
+#[inline(always)]
+fn shared(cache: &ThreadCache, size: usize, scaled_class: impl FnOnce() -> usize) -> Option<NonNull<u8>> {
     // A size of 0 wraps, and is left to the slow path.
     if size.wrapping_sub(1) >= cache.quick_size.load(Relaxed) {
         return None;
     }
-    let room = room_for(cache, size, alignment)?;
-    let magazine = cache.magazine_at(quick_scaled_class_of(room));
-    let (entry, slot) = take(cache, magazine, size)?;
-    slot.store((magazine.of_nothing.get() as usize).wrapping_sub(size) as u16, Relaxed);
+    let magazine = cache.magazine_at(scaled_class());
+    let taken = take(cache, magazine, size)?;
+    taken.slot.store(taken.labels.of_nothing().wrapping_sub(size as u16), Relaxed);
     // SAFETY: taken just now, and no block is at address 0.
-    Some(unsafe { NonNull::new_unchecked(entry.as_ref().pointer) })
+    Some(unsafe { NonNull::new_unchecked(taken.entry.as_ref().pointer) })
 }
 
-/// Takes a block out of a magazine, counted as a hit of `size` bytes: its entry, which nobody has written to yet, and its
-/// slot. The caller makes it live: [`slot::claim`] in two parts.
+/// A block taken out of a magazine: its entry, which nobody has written to yet, its slot, and what that is to hold.
+struct Taken {
+    entry: NonNull<Entry>,
+    slot: &'static AtomicU16,
+    labels: Labels,
+}
+
+/// Takes a block out of a magazine, counted as a hit of `size` bytes. The caller makes it live: [`slot::claim`] in two
+/// parts.
 #[inline(always)]
-fn take(
-    cache: &ThreadCache,
-    magazine: &Magazine,
-    size: usize,
-) -> Option<(NonNull<Entry>, &'static AtomicU16)> {
-    let top = magazine.top.get();
-    if top == magazine.base.get() {
-        return None;
-    }
-    // SAFETY: entries below the top are initialised.
-    let entry = unsafe { NonNull::new_unchecked(top.sub(1)) };
+fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Taken> {
+    // SAFETY: entries below the top are initialised, down to the ground, whose slot has no magazine's tag.
+    let entry = unsafe { NonNull::new_unchecked(magazine.top.get().sub(1)) };
     // SAFETY: as above. Its pointer is for later, when there are registers again.
     let slot = unsafe { entry.as_ref() }.slot();
-    if slot.load(Relaxed) != magazine.tag.get() || !cache.tally.hit(size) {
+    let labels = magazine.labels();
+    if slot.load(Relaxed) != labels.tag() || !cache.tally.hit(size) {
         return None;
     }
     magazine.top.set(entry.as_ptr());
-    Some((entry, slot))
+    Some(Taken { entry, slot, labels })
 }
 
-/// Bytes of a block with its prefix: whole cache lines, or granules of malloc's where there is no prefix. None: the
-/// alignment is neither's.
-#[inline(always)]
-fn room_for(cache: &ThreadCache, size: usize, alignment: usize) -> Option<usize> {
-    if alignment & !64 == 0 {
-        Some(size.wrapping_add(cache.beside) & !63)
+/// What [`allocate`] leaves over is tried here next, one call more, still without a lock: other alignments that a class
+/// has anyway, and the classes whose blocks have a span each.
+pub fn allocate_other(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>> {
+    let cache = cache::found(thread::record(), id);
+    let room = if is_usual(alignment) {
+        size.wrapping_add(cache.beside) & !(DEFAULT_ALIGNMENT - 1)
     } else if alignment == MALLOC_ALIGNMENT && cache.is_plain() {
-        Some(size)
+        size
     } else {
-        None
-    }
-}
-
-/// The same for the classes whose blocks have a span each. What [`allocate`] leaves over is tried here next: one call
-/// more, still without a lock.
-pub fn allocate_single(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>> {
-    let cache = cache::existing(thread::existing()?, id)?;
-    let room = room_for(cache, size, alignment)?;
+        return None;
+    };
     if room > cache.quick_limit || size.wrapping_sub(1) >= room || size > cache.largest() {
         return None;
     }
     let class = quick_class_of(room);
     if class < FIRST_SINGLE {
-        return None;
+        return shared(cache, size, || class * CLASS_SCALE);
     }
-    let (entry, slot) = take(cache, cache.magazine(class), size)?;
+    let taken = take(cache, cache.magazine(class), size)?;
     // SAFETY: taken just now.
-    let pointer = unsafe { entry.as_ref() }.pointer;
+    let pointer = unsafe { taken.entry.as_ref() }.pointer;
     let span = span_of_block(pointer);
     span.note_request(size);
     span.set_written(ALL);
-    slot.store(slot::LIVE, Relaxed);
+    taken.slot.store(slot::LIVE, Relaxed);
     NonNull::new(pointer)
 }
 
 /// Frees into the calling thread's cache of the heap with `id`. False: not done, for whatever reason.
 #[inline(always)]
 pub fn free(id: usize, pointer: *mut u8) -> bool {
-    let Some(cache) = thread::existing().and_then(|record| cache::existing(record, id)) else { return false };
+    let cache = cache::found(thread::record(), id);
     let Some((span, scaled_class)) = page_map::blocks_of(pointer as usize) else { return false };
     if !span.is_of(id) {
         return false;
@@ -112,6 +123,6 @@ pub fn free(id: usize, pointer: *mut u8) -> bool {
         return false;
     }
     magazine.fill(place, Entry::new(pointer, block, value));
-    block.store(magazine.tag.get(), Relaxed);
+    block.store(magazine.tag(), Relaxed);
     true
 }

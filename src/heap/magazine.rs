@@ -31,6 +31,11 @@ pub struct Entry {
 }
 const VALUE_BITS: u32 = u16::BITS;
 impl Entry {
+    /// What lies below a magazine's first block: none, with a slot that is [`slot::FREE`] for ever. Whoever takes a block out
+    /// compares its slot with the magazine's tag in any case, and finds by that alone that there is none.
+    pub fn ground(slot: &'static AtomicU16) -> Entry {
+        Entry::new(null_mut(), slot, 0)
+    }
     /// A block that was live with `value` in its slot; 0: one that comes from its span.
     #[inline(always)]
     pub fn new(pointer: *mut u8, slot: &'static AtomicU16, value: u16) -> Entry {
@@ -54,17 +59,31 @@ impl Entry {
     }
 }
 
+/// What the slots of a class's blocks hold, in one word that is read at once.
+#[derive(Clone, Copy)]
+pub struct Labels(u32);
+impl Labels {
+    /// While a block is in the magazine.
+    #[inline(always)]
+    pub fn tag(self) -> u16 {
+        self.0 as u16
+    }
+    /// While it is live, with 0 bytes; with more, that less its size. In classes whose blocks share a span.
+    #[inline(always)]
+    pub fn of_nothing(self) -> u16 {
+        (self.0 >> u16::BITS) as u16
+    }
+}
+
 /// A stack of free blocks of one size class.
 #[repr(C)]
 pub struct Magazine {
-    /// One past the entry pushed last.
+    /// One past the entry pushed last, or past a ground entry.
     pub(super) top: Cell<*mut Entry>,
-    pub(super) base: Cell<*mut Entry>,
-    pub(super) limit: Cell<*mut Entry>,
-    /// What the slot of a live block of 0 bytes would hold; of another, that less its size.
-    pub(super) of_nothing: Cell<u32>,
-    /// What the slots of its blocks hold.
-    pub(super) tag: Cell<u16>,
+    /// One past the ground entry of an array of its own; null without one.
+    base: Cell<*mut Entry>,
+    limit: Cell<*mut Entry>,
+    labels: Cell<Labels>,
     /// What happened to it since it last grew.
     since_growth: Cell<Since>,
 }
@@ -82,9 +101,25 @@ enum Since {
 }
 
 impl Magazine {
+    /// Without room for blocks, on a ground entry that outlives it.
+    pub fn begin(&self, ground: *mut Entry, tag: u16, of_nothing: u16) {
+        self.labels.set(Labels(u32::from(of_nothing) << u16::BITS | u32::from(tag)));
+        self.top.set(ground.wrapping_add(1));
+        self.limit.set(ground.wrapping_add(1));
+    }
+    /// What its blocks' slots hold.
+    #[inline(always)]
+    pub fn labels(&self) -> Labels {
+        self.labels.get()
+    }
+    /// The same of those in it.
+    #[inline(always)]
+    pub fn tag(&self) -> u16 {
+        self.labels.get().tag()
+    }
     /// The block freed last.
     pub fn top(&self) -> Option<Entry> {
-        if self.top.get() == self.base.get() {
+        if self.length() == 0 {
             return None;
         }
         // SAFETY: entries below the top are initialised, and there is one.
@@ -107,7 +142,7 @@ impl Magazine {
     #[inline(always)]
     pub fn place(&self) -> Option<NonNull<Entry>> {
         let top = self.top.get();
-        // SAFETY: only without an array is the top null, and then the limit is too.
+        // SAFETY: only a record of zero bytes has a null top, and then the limit is too.
         (top != self.limit.get()).then(|| unsafe { NonNull::new_unchecked(top) })
     }
     /// Puts a block into the place that [`Magazine::place`] gave just now.
@@ -121,11 +156,17 @@ impl Magazine {
     }
     /// Free blocks in it.
     pub fn length(&self) -> usize {
-        (self.top.get() as usize - self.base.get() as usize) / size_of::<Entry>()
+        self.entries_below(self.top.get())
     }
     /// Blocks it may hold.
     pub fn capacity(&self) -> usize {
-        (self.limit.get() as usize - self.base.get() as usize) / size_of::<Entry>()
+        self.entries_below(self.limit.get())
+    }
+    fn entries_below(&self, end: *mut Entry) -> usize {
+        match self.base.get() {
+            base if base.is_null() => 0,
+            base => (end as usize - base as usize) / size_of::<Entry>(),
+        }
     }
     /// Blocks to take from central now that it is empty, beside the one that is wanted. Grows it: at first with every
     /// miss, so that a class that is hardly used costs hardly any memory; later only when it ran full meanwhile.
@@ -159,15 +200,16 @@ impl Magazine {
     /// Doubles its capacity, up to `most`. False, with nothing changed, when memory is short.
     fn grow(&self, class: usize, most: usize) -> bool {
         let (length, capacity) = (self.length(), self.capacity());
-        let first = (FIRST_BYTES / SHAPES[class].stride as usize * 2).clamp(2, 16);
-        let grown = (capacity * 2).max(first).min(most);
-        let Some(entries) = records::allocate(grown * size_of::<Entry>()) else { return false };
-        let base = entries.as_ptr().cast::<Entry>();
+        let first = with_ground((FIRST_BYTES / SHAPES[class].stride as usize * 2).clamp(2, 16));
+        let grown = (capacity * 2 + 1).max(first).min(most);
+        let Some(array) = records::allocate(bytes_for(grown)) else { return false };
+        let ground = array.as_ptr().cast::<Entry>();
+        // SAFETY: the array has the ground and `grown` entries.
+        let base = unsafe { ground.add(1) };
         let old = self.base.get();
-        if !old.is_null() {
-            // SAFETY: `length` entries are initialised; the new array is larger.
-            unsafe { core::ptr::copy_nonoverlapping(old, base, length) };
-        }
+        // SAFETY: the ground and `length` entries are initialised, or the ground alone that `begin` was given; the new
+        // array is larger.
+        unsafe { core::ptr::copy_nonoverlapping(self.top.get().sub(length + 1), ground, length + 1) };
         // Another thread may fork between any two of these. The child gives an array back when the heap ends, by base and
         // limit: without a base none, else the two belong together and nobody else has the array. At worst it leaks one.
         let fence = || compiler_fence(SeqCst);
@@ -178,12 +220,23 @@ impl Magazine {
         fence();
         self.base.set(base);
         fence();
-        if let Some(old) = NonNull::new(old) {
-            // SAFETY: nobody reaches it any more.
-            unsafe { records::release(old.cast(), capacity * size_of::<Entry>()) };
-        }
+        // SAFETY: nobody reaches it any more.
+        unsafe { release(old, capacity) };
         self.since_growth.set(Since::Nothing);
         true
+    }
+    /// Where its array lies.
+    #[cfg(test)]
+    pub fn array(&self) -> *mut u8 {
+        self.base.get().wrapping_sub(1).cast()
+    }
+    /// Gives its memory back.
+    ///
+    /// # Safety
+    /// Nobody uses it any more.
+    pub unsafe fn end(&self) {
+        // SAFETY: by the caller's promise.
+        unsafe { release(self.base.get(), self.capacity()) };
     }
     /// Turns the order around.
     pub fn reverse(&self) {
@@ -213,13 +266,33 @@ impl Magazine {
     }
 }
 
+/// As many entries, or where their ground would make the record twice as large one less: records have a power of two bytes.
+fn with_ground(entries: usize) -> usize {
+    entries - usize::from(entries.is_power_of_two() && entries >= 16)
+}
+/// Bytes of an array of so many entries above its ground.
+fn bytes_for(entries: usize) -> usize {
+    (entries + 1) * size_of::<Entry>()
+}
+/// Gives an array back, if there is one.
+///
+/// # Safety
+/// `base` is one past the ground of an array for `capacity` entries that nobody reaches any more, or null.
+unsafe fn release(base: *mut Entry, capacity: usize) {
+    if !base.is_null() {
+        // SAFETY: by the caller's promise; the ground is no null pointer.
+        unsafe { records::release(NonNull::new_unchecked(base.sub(1)).cast(), bytes_for(capacity)) };
+    }
+}
+
 /// Blocks of `class` that a magazine configured for `blocks` comes to hold by misses alone; and at most. Both are 0 when
 /// `blocks` is.
 fn limits(class: usize, blocks: usize) -> (usize, usize) {
     let stride = SHAPES[class].stride as usize;
     let usual = (USUAL_BYTES / stride).max(LEAST_BLOCKS.min(MOST_BYTES / stride)).min(blocks);
+    let usual = with_ground(usual);
     match blocks > 0 && class < FIRST_SINGLE {
-        true => (usual, (GROWN_BYTES / stride).min(GROWN_BLOCKS).max(usual)),
+        true => (usual, with_ground((GROWN_BYTES / stride).min(GROWN_BLOCKS)).max(usual)),
         false => (usual, usual),
     }
 }

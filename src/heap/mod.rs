@@ -15,14 +15,14 @@ pub mod attributes;
 mod cache;
 mod central;
 pub mod debug;
-pub mod fast;
+pub(crate) mod fast;
 pub mod freed;
 pub mod guard;
 mod kept;
 mod large;
 mod life;
 mod magazine;
-pub mod page_map;
+pub(crate) mod page_map;
 pub mod recorded;
 mod records_of_spans;
 mod registry;
@@ -179,15 +179,19 @@ impl Heap {
     }
 
     /// This thread's cache, if it has one.
-    #[inline(always)]
     fn existing_cache(&self) -> Option<&'static ThreadCache> {
         cache::existing(thread::existing()?, self.id)
     }
 
+    fn allocate_quickly(&self, size: usize, alignment: usize) -> Option<NonNull<u8>> {
+        match fast::is_usual(alignment) {
+            true => fast::allocate(self.id, None, size),
+            false => fast::allocate_other(self.id, size, alignment),
+        }
+    }
     /// Allocates `size` bytes at `alignment`, a power of two up to 1 GiB, or 0 for the heap's own.
-    #[inline(always)]
     pub fn allocate(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        match fast::allocate(self.id, size, alignment) {
+        match self.allocate_quickly(size, alignment) {
             Some(block) => Ok(block),
             None => self.allocate_slow(size, alignment, Beyond::default()),
         }
@@ -204,14 +208,12 @@ impl Heap {
     }
 
     /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.
-    #[inline(always)]
     pub fn free(&'static self, pointer: *mut u8) -> Result<()> {
         if fast::free(self.id, pointer) { Ok(()) } else { self.free_slow(pointer) }
     }
 }
 
 /// The span of a block that is cached or live.
-#[inline(always)]
 fn span_of_block(pointer: *mut u8) -> &'static span::Span {
     page_map::span_of(pointer as usize).expect("a block is in a span")
 }

@@ -6,50 +6,54 @@
 //! never anything but span records, so any number may be looked up at any time, from any thread.
 use super::size_class::{CLASS_SCALE, Class, SLICE};
 use super::span::Span;
+use crate::os::in_register;
 use crate::os::map::{self, HUGE_PAGE};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicUsize, Ordering::*};
 
 /// Bits of a user address that the system hands out unasked: aarch64 kernels map from the top of 48 bits down.
 const ADDRESS_BITS: u32 = if cfg!(target_arch = "x86_64") { 47 } else { 48 };
 const LEAF_BITS: u32 = 34;
-const SLICES: usize = (1 << LEAF_BITS) / SLICE;
-const HUGE_PAGES: usize = (1 << LEAF_BITS) / HUGE_PAGE;
+const COVERED: usize = 1 << LEAF_BITS;
+const SLICES: usize = COVERED / SLICE;
+const HUGE_PAGES: usize = COVERED / HUGE_PAGE;
 
 struct Leaf {
     slices: [AtomicPtr<Span>; SLICES],
     /// Class of each span, scaled: a free then need not wait for the span's record to find its magazine.
-    scaled_classes: [AtomicU32; SLICES],
+    scaled_classes: [AtomicU16; SLICES],
     huge_pages: [AtomicPtr<Span>; HUGE_PAGES],
 }
 static ROOT: [AtomicPtr<Leaf>; 1 << (ADDRESS_BITS - LEAF_BITS)] =
     [const { AtomicPtr::new(null_mut()) }; 1 << (ADDRESS_BITS - LEAF_BITS)];
 
 /// The leaf of the 16 GiB that are used first, which hold all of most programs: a look-up there needs no pointer to it.
-static HOME: Leaf = Leaf {
-    slices: [const { AtomicPtr::new(null_mut()) }; SLICES],
-    scaled_classes: [const { AtomicU32::new(0) }; SLICES],
-    huge_pages: [const { AtomicPtr::new(null_mut()) }; HUGE_PAGES],
-};
-/// Its place in the root.
-static HOME_INDEX: AtomicUsize = AtomicUsize::new(NOWHERE);
-const NOWHERE: usize = usize::MAX;
-
-#[inline(always)]
-fn leaf(address: usize) -> Option<&'static Leaf> {
-    if address >> LEAF_BITS == HOME_INDEX.load(Relaxed) { Some(&HOME) } else { leaf_from_root(address) }
+struct Home {
+    /// Where they begin.
+    start: AtomicUsize,
+    leaf: Leaf,
 }
-fn leaf_from_root(address: usize) -> Option<&'static Leaf> {
+static HOME: Home = Home {
+    start: AtomicUsize::new(NOWHERE),
+    leaf: Leaf {
+        slices: [const { AtomicPtr::new(null_mut()) }; SLICES],
+        scaled_classes: [const { AtomicU16::new(0) }; SLICES],
+        huge_pages: [const { AtomicPtr::new(null_mut()) }; HUGE_PAGES],
+    },
+};
+/// No address of a program's is less than 16 GiB above.
+const NOWHERE: usize = 1 << (usize::BITS - 1);
+
+fn leaf(address: usize) -> Option<&'static Leaf> {
     let leaf = ROOT.get(address >> LEAF_BITS)?.load(Acquire);
     // SAFETY: leaves are published whole and stay mapped for ever.
     unsafe { leaf.as_ref() }
 }
 
 /// The span whose memory `address` lies in.
-#[inline(always)]
 pub fn span_of(address: usize) -> Option<&'static Span> {
     let leaf = leaf(address)?;
-    let span = leaf.slices[address % (1 << LEAF_BITS) / SLICE].load(Acquire);
+    let span = leaf.slices[address % COVERED / SLICE].load(Acquire);
     // SAFETY: entries are null or point at a span record, which is never unmapped.
     match unsafe { span.as_ref() } {
         None => huge_span_of(leaf, address),
@@ -59,8 +63,12 @@ pub fn span_of(address: usize) -> Option<&'static Span> {
 /// The span that `address` lies in and its class, scaled; None too where a mapped block of 2 MiB or more lies.
 #[inline(always)]
 pub fn blocks_of(address: usize) -> Option<(&'static Span, usize)> {
-    let leaf = leaf(address)?;
-    let slice = address % (1 << LEAF_BITS) / SLICE;
+    let home = in_register(&HOME);
+    let offset = address.wrapping_sub(home.start.load(Relaxed));
+    let (leaf, slice) = match offset < COVERED {
+        true => (&home.leaf, offset / SLICE),
+        false => (leaf(address)?, address % COVERED / SLICE),
+    };
     // SAFETY: as in `span_of`.
     let span = unsafe { leaf.slices[slice].load(Acquire).as_ref() }?;
     Some((span, leaf.scaled_classes[slice].load(Relaxed) as usize))
@@ -68,7 +76,7 @@ pub fn blocks_of(address: usize) -> Option<(&'static Span, usize)> {
 #[cold]
 fn huge_span_of(leaf: &'static Leaf, address: usize) -> Option<&'static Span> {
     // SAFETY: as in `span_of`.
-    unsafe { leaf.huge_pages[address % (1 << LEAF_BITS) / HUGE_PAGE].load(Acquire).as_ref() }
+    unsafe { leaf.huge_pages[address % COVERED / HUGE_PAGE].load(Acquire).as_ref() }
 }
 
 /// Makes sure that [`insert`] for the range, or any part of it, cannot fail. False when memory is short.
@@ -81,9 +89,9 @@ pub fn make_ready(start: usize, end: usize) -> bool {
         if !root.load(Acquire).is_null() {
             continue;
         }
-        let home = HOME_INDEX.compare_exchange(NOWHERE, index, Relaxed, Relaxed);
-        if home.is_ok() || home == Err(index) {
-            root.store(core::ptr::from_ref(&HOME).cast_mut(), Release);
+        let home = HOME.start.compare_exchange(NOWHERE, index * COVERED, Relaxed, Relaxed);
+        if home.is_ok() || home == Err(index * COVERED) {
+            root.store(core::ptr::from_ref(&HOME.leaf).cast_mut(), Release);
             continue;
         }
         let length = map::round_to_page(size_of::<Leaf>());
@@ -101,12 +109,12 @@ fn set(start: usize, end: usize, span: *mut Span, class: Class) {
     let mut address = start;
     while address < end {
         let leaf = leaf(address).expect("leaves were made");
-        let within = address % (1 << LEAF_BITS);
+        let within = address % COVERED;
         if address.is_multiple_of(HUGE_PAGE) && end - address >= HUGE_PAGE {
             leaf.huge_pages[within / HUGE_PAGE].store(span, Release);
             address += HUGE_PAGE;
         } else {
-            leaf.scaled_classes[within / SLICE].store((class as usize * CLASS_SCALE) as u32, Relaxed);
+            leaf.scaled_classes[within / SLICE].store((class as usize * CLASS_SCALE) as u16, Relaxed);
             leaf.slices[within / SLICE].store(span, Release);
             address += SLICE;
         }

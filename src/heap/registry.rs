@@ -111,7 +111,7 @@ pub fn cache_of(heap: &'static Heap) -> Option<&'static ThreadCache> {
     let mut central = heap.central.lock();
     // SAFETY: fresh; listed under the heap's lock.
     link(&mut central, unsafe { cache.as_ref() });
-    cache::set(record, heap.id(), cache.as_ptr());
+    cache::set(record, heap.id(), Some(cache));
     // SAFETY: lives until this thread or the heap ends.
     Some(unsafe { &*cache.as_ptr() })
 }
@@ -127,7 +127,7 @@ fn end_thread(record: &'static thread::Record) {
         heap.flush(&mut central, cache);
         cache::retire(cache, heap, &mut central);
         unlink(&mut central, cache);
-        cache::set(record, id, null_mut());
+        cache::set(record, id, None);
         // SAFETY: empty, unlisted, and no longer in the thread's table.
         unsafe { ThreadCache::release(NonNull::from(cache)) };
     }
@@ -166,7 +166,7 @@ pub fn end_caches(heap: &Heap) {
             central.caches = cache.as_ref().next.get();
             central.number_of_caches -= 1;
             cache::retire(cache.as_ref(), heap, &mut central);
-            cache::set(&*cache.as_ref().record, heap.id(), null_mut());
+            cache::set(&*cache.as_ref().record, heap.id(), None);
             ThreadCache::release(cache);
         }
     }

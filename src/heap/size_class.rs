@@ -4,6 +4,7 @@
 //! 32 bytes to 28 KiB. *Aligned* classes are powers of two, for requests that ask for more than a cache line, so that
 //! a block's alignment can be told from its class when it is reallocated. *Single* classes, up to 1 MiB, have one
 //! block a span, which may change its class in place. Anything larger is mapped by itself (heap/large.rs).
+use crate::os::in_register;
 
 /// Alignment of a block when none is asked for: a cache line.
 pub const DEFAULT_ALIGNMENT: usize = 64;
@@ -110,18 +111,24 @@ pub const MAX_QUICK: usize = (64 << 10) + 256;
 pub const MAX_QUICK_SHARED: usize = MAX_SHARED;
 /// Tables that hits read have classes times this, the bytes of a magazine: that is one instruction less.
 pub const CLASS_SCALE: usize = 32;
-static BY_GRANULE: [u16; MAX_QUICK / GRANULE + 1] = {
-    let mut table = [0; MAX_QUICK / GRANULE + 1];
-    let (mut granules, mut class) = (0, 0);
-    while granules < table.len() {
-        while (SHAPES[class].stride as usize) < granules * GRANULE {
+static BY_GRANULE: [u16; MAX_QUICK / GRANULE + 1] = classes_by(GRANULE);
+/// Of rooms that are whole cache lines.
+static BY_LINE: [u16; MAX_QUICK_SHARED / LINE + 1] = classes_by(LINE);
+const LINE: usize = DEFAULT_ALIGNMENT;
+
+/// Scaled classes of rooms of 0, 1, 2 and more times `unit` bytes.
+const fn classes_by<const LENGTH: usize>(unit: usize) -> [u16; LENGTH] {
+    let mut table = [0; LENGTH];
+    let (mut units, mut class) = (0, 0);
+    while units < LENGTH {
+        while (SHAPES[class].stride as usize) < units * unit {
             class = if class + 1 == SHARED { FIRST_SINGLE } else { class + 1 };
         }
-        table[granules] = (class * CLASS_SCALE) as u16;
-        granules += 1;
+        table[units] = (class * CLASS_SCALE) as u16;
+        units += 1;
     }
     table
-};
+}
 
 /// [`class_of`] for at most [`MAX_QUICK`] bytes.
 pub fn quick_class_of(bytes: usize) -> usize {
@@ -131,7 +138,13 @@ pub fn quick_class_of(bytes: usize) -> usize {
 #[inline(always)]
 pub fn quick_scaled_class_of(bytes: usize) -> usize {
     // SAFETY: the table has an entry for every number of granules up to the limit.
-    unsafe { *BY_GRANULE.get_unchecked(bytes.div_ceil(GRANULE)) as usize }
+    unsafe { *in_register(&BY_GRANULE).get_unchecked(bytes.div_ceil(GRANULE)) as usize }
+}
+/// The same for the whole cache lines in `bytes`, at most [`MAX_QUICK_SHARED`].
+#[inline(always)]
+pub fn quick_scaled_class_of_lines(bytes: usize) -> usize {
+    // SAFETY: the table has an entry for every number of lines up to the limit.
+    unsafe { *in_register(&BY_LINE).get_unchecked(bytes / LINE) as usize }
 }
 
 /// Class of the smallest stride that holds `bytes` (at most [`MAX_STRIDE`]) at 16-byte alignment. When `bytes` is a
@@ -167,6 +180,9 @@ mod tests {
     fn every_size_fits_its_class_with_little_waste() {
         for bytes in 1..=MAX_STRIDE {
             assert!(bytes > MAX_QUICK || quick_class_of(bytes) == class_of(bytes) as usize);
+            let of_lines = |bytes: usize| quick_scaled_class_of_lines(bytes.next_multiple_of(LINE)) / CLASS_SCALE;
+            let whole_lines = bytes.is_multiple_of(LINE) && bytes <= MAX_QUICK_SHARED;
+            assert!(!whole_lines || of_lines(bytes) == class_of(bytes) as usize);
             let stride = SHAPES[class_of(bytes) as usize].stride as usize;
             assert!(bytes <= stride, "{bytes} in {stride}");
             assert!(stride <= 32 || stride - bytes < (stride / 4).max(16), "{bytes} in {stride}");

@@ -45,7 +45,7 @@ impl Heap {
 
     /// Allocates a block of zeroes. What was never written to is not touched.
     pub fn allocate_zeroed(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        let block = match fast::allocate(self.id, size, alignment) {
+        let block = match self.allocate_quickly(size, alignment) {
             Some(block) => block,
             None => self.allocate_slow(size, alignment, Beyond { zeroed: true, ..Beyond::default() })?,
         };
@@ -193,8 +193,8 @@ impl Heap {
     fn claim(&self, cache: &ThreadCache, class: usize, entry: Entry, size: usize, zeroed: bool) -> bool {
         let magazine = cache.magazine(class);
         let single = class >= FIRST_SINGLE;
-        let live = if single { slot::LIVE as usize } else { magazine.of_nothing.get() as usize - size };
-        if !slot::claim(entry.slot(), magazine.tag.get(), live as u16) {
+        let live = if single { slot::LIVE } else { magazine.labels().of_nothing() - size as u16 };
+        if !slot::claim(entry.slot(), magazine.tag(), live) {
             cache.refuse(self, class, entry);
             return false;
         }
@@ -257,7 +257,7 @@ impl Heap {
     ) -> bool {
         let class = span.class() as usize;
         let magazine = cache.magazine(class);
-        let (block, tag) = (span.slot(index), magazine.tag.get());
+        let (block, tag) = (span.slot(index), magazine.tag());
         let size = requested_size(span, value);
         if !slot::surrender(block, value, tag) {
             return false;
@@ -281,7 +281,7 @@ impl Heap {
             .and_then(|span| Some((span, span.index_of(entry.pointer as usize)?)))
             // Not the block that another span has made of its memory since.
             .filter(|&(span, index)| !span.is_large() && entry.has_slot(span.slot(index)));
-        if !place.is_some_and(|(span, index)| central.put(span, index, cache.magazine(class).tag.get())) {
+        if !place.is_some_and(|(span, index)| central.put(span, index, cache.magazine(class).tag())) {
             cache.refuse(self, class, entry);
         }
     }

@@ -1,8 +1,13 @@
 //! What one thread has allocated and freed of one heap.
 //!
-//! A hit writes one word: bytes in its lower 50 bits, and above them how often. Both are since the last *publication*,
+//! A hit writes one word: bytes in its lower 42 bits, and above them how often. Both are since the last *publication*,
 //! when the words begin at 0 again: they go to the earlier ones, and what they make of the heap's live bytes to the heap.
-//! That is due when live bytes have moved by more than [`UNPUBLISHED`], and when a word's sign would change.
+//! That is due
+//! - when a hit would bring live bytes more than [`UNPUBLISHED`] above what the heap knows, so that its peak is never low by
+//!   more than that a thread; and on slow paths, also when they are as much below. (A thread that only frees comes there as
+//!   often as its magazines are full: until then the heap may know of more live bytes than there are.)
+//! - before a count leaves its word. A free looks at the sign of its own. Hits need not look: they take blocks that were
+//!   freed, of which there are as many as frees and as magazines hold, or blocks that a slow path brought, which looks.
 //!
 //! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words: it writes
 //! down first what they come to, and while `publications` is odd, that counts instead. So whoever looks on finds it done or
@@ -15,7 +20,7 @@ use core::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, fence};
 /// Net bytes a thread may have allocated or freed before it tells the heap.
 pub(super) const UNPUBLISHED: isize = 64 << 10;
 
-const COUNT_BITS: u32 = 14;
+const COUNT_BITS: u32 = 22;
 const ONCE: usize = 1 << (usize::BITS - COUNT_BITS);
 const BYTES: usize = ONCE - 1;
 /// [`UNPUBLISHED`] as [`difference`] has it.
@@ -31,8 +36,9 @@ pub(super) fn once(size: usize) -> usize {
 fn difference(allocated: usize, freed: usize) -> isize {
     (allocated.wrapping_sub(freed) << COUNT_BITS) as isize
 }
+/// Whether a slow path is to publish for the sake of the count: far below the sign, which hits do not look at.
 fn is_full(word: usize) -> bool {
-    (word as isize) < 0
+    word / ONCE >= 1 << (COUNT_BITS - 3)
 }
 /// What a word of the calling thread's own holds, which no other thread writes: a plain load, which the compiler may make
 /// part of another instruction.
@@ -91,9 +97,8 @@ impl Tally {
     pub fn hit(&self, size: usize) -> bool {
         let allocated = own(&self.allocated).wrapping_add(once(size));
         let live = difference(allocated, own(&self.freed));
-        // One branch for both: a new peak, and a full word.
-        if (self.peak.load(Relaxed).wrapping_sub(live)) | (allocated as isize) < 0 {
-            if live > MOST || is_full(allocated) {
+        if live > self.peak.load(Relaxed) {
+            if live > MOST {
                 return false;
             }
             self.peak.store(live, Relaxed);
@@ -105,7 +110,7 @@ impl Tally {
     #[inline(always)]
     pub fn quick_free(&self, once: usize) -> bool {
         let freed = own(&self.freed).wrapping_add(once);
-        if difference(own(&self.allocated), freed).wrapping_add(MOST) | (freed as isize) < 0 {
+        if (freed as isize) < 0 {
             return false;
         }
         self.freed.store(freed, Relaxed);

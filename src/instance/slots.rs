@@ -34,6 +34,12 @@ pub fn heap_id(slot: usize) -> usize {
     if slot < RESERVED { slot } else { HEAP_IDS[slot - RESERVED].load(Relaxed) }
 }
 
+/// Bytes before each block of the heap in a slot, where that is always the same.
+#[inline(always)]
+pub const fn prefix(slot: usize) -> Option<usize> {
+    if slot < RESERVED { Some(0) } else { None }
+}
+
 /// See load.rs.
 pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || core::mem::forget(LOCK.lock()),

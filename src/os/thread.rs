@@ -3,6 +3,9 @@
 //! Upper layers hang what they keep per thread into it (heap/cache.rs its caches, error.rs the last error). At thread
 //! exit the function given to [`at_exit`] runs; from then on the thread has no record, and whoever asks takes the
 //! path without one. That way destructors that run later still may allocate and free.
+//!
+//! A thread without a record has one that stands for none, and a place where nothing hangs refers to [`NOTHING`]: who is in
+//! a hurry follows both without asking, and finds zeroes.
 use super::{records, system};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
@@ -13,10 +16,21 @@ pub const MESSAGE: usize = 256;
 /// Heaps whose caches a record holds itself.
 pub const NEAR: usize = 256;
 
+/// Zero bytes, for ever: what hangs where nothing was hung.
+#[repr(C, align(64))]
+pub struct Nothing([u8; NOTHING_BYTES]);
+/// How many.
+pub const NOTHING_BYTES: usize = 4096;
+static NOTHING: Nothing = Nothing([0; NOTHING_BYTES]);
+/// Where they are.
+pub const fn nothing() -> *mut u8 {
+    (&raw const NOTHING).cast::<u8>().cast_mut()
+}
+
 /// What a thread owns.
 #[repr(C)]
 pub struct Record {
-    /// This thread's caches of the first heaps, by the heaps' ids.
+    /// This thread's caches of the first heaps, by the heaps' ids; [`nothing`] where there is none.
     pub near: [AtomicPtr<u8>; NEAR],
     /// Those of all further heaps. Grown by its own thread, under the lock of heap/registry.rs.
     pub far: AtomicPtr<AtomicPtr<u8>>,
@@ -30,17 +44,28 @@ pub struct Record {
     pub messages: core::cell::UnsafeCell<[[u8; MESSAGE]; 2]>,
 }
 
-/// A thread without a record has a mark in place of the pointer to it: bit 0 says that the record is gone for good, the
-/// bits above it are the code of the last error. So a thread that cannot even have a record has a last error.
+// SAFETY: atomic but for the messages, which only the record's own thread touches, and nobody those of NONE.
+unsafe impl Sync for Record {}
+
+/// The record that stands for none.
+#[unsafe(export_name = "unimem_no_record")] // thread_pointer.c begins with it
+static NONE: Record = Record {
+    near: [const { AtomicPtr::new(nothing()) }; NEAR],
+    far: AtomicPtr::new(null_mut()),
+    far_capacity: AtomicU32::new(0),
+    last_error: AtomicU32::new(0),
+    in_trace: AtomicBool::new(false),
+    messages: core::cell::UnsafeCell::new([[0; MESSAGE]; 2]),
+};
+
+/// What is known of a thread without a record. Bit 0: it is gone for good; above it the code of the last error. So a thread
+/// that cannot even have a record has a last error.
 const ENDED: usize = 1;
-const LARGEST_MARK: usize = 255;
-fn mark(ended: bool, last_error: u32) -> *mut Record {
-    core::ptr::without_provenance_mut((last_error as usize) << 1 & LARGEST_MARK | usize::from(ended))
-}
 
 unsafe extern "C" {
     #[allow(dead_code)] // the assembly below finds the variable itself
     safe fn unimem_thread_record_address() -> *mut *mut Record;
+    safe fn unimem_thread_mark_address() -> *mut usize;
 }
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -64,16 +89,28 @@ fn pointer() -> *mut Record {
     // SAFETY: the address of a thread-local variable of this very thread.
     unsafe { *unimem_thread_record_address() }
 }
+fn set_pointer(record: *const Record) {
+    // SAFETY: as in `pointer`.
+    unsafe { *unimem_thread_record_address() = record.cast_mut() };
+}
+fn mark() -> usize {
+    // SAFETY: as in `pointer`.
+    unsafe { *unimem_thread_mark_address() }
+}
+fn set_mark(mark: usize) {
+    // SAFETY: as in `pointer`.
+    unsafe { *unimem_thread_mark_address() = mark };
+}
 
-/// This thread's record if it has one.
+/// This thread's record, or the one that stands for none.
 #[inline(always)]
+pub fn record() -> &'static Record {
+    // SAFETY: begins as NONE, is set by `current` of this thread, and set back before the record is released.
+    unsafe { &*pointer() }
+}
+/// This thread's record if it has one.
 pub fn existing() -> Option<&'static Record> {
-    let record = pointer();
-    if (record as usize) <= LARGEST_MARK {
-        return None;
-    }
-    // SAFETY: set by `current` of this thread and cleared before the record is released.
-    Some(unsafe { &*record })
+    Some(record()).filter(|record| !core::ptr::eq(*record, &NONE))
 }
 
 /// This thread's record, made now if need be. None when memory is short or the thread is past its exit.
@@ -81,46 +118,42 @@ pub fn current() -> Option<&'static Record> {
     if let Some(record) = existing() {
         return Some(record);
     }
-    let before = pointer() as usize;
+    let before = mark();
     if before & ENDED != 0 {
         return None;
     }
     let key = key()?;
     let record = records::allocate(size_of::<Record>())?.cast::<Record>();
+    // SAFETY: fresh, and zero bytes are a valid record.
+    let made = unsafe { record.as_ref() };
+    made.near.iter().for_each(|near| near.store(nothing(), Relaxed));
+    made.last_error.store((before >> 1) as u32, Relaxed);
     // The C library may allocate for the value: whoever is its malloc then finds a thread without a record.
-    // SAFETY: this thread's own variable, which holds a mark.
-    unsafe { *unimem_thread_record_address() = mark(true, (before >> 1) as u32) };
+    set_mark(before | ENDED);
     // SAFETY: a pointer that is only read back by `ended`, which takes it for what it is.
-    if unsafe { system::set_thread_value(key, record.as_ptr().cast()) }.is_err() {
+    let kept = unsafe { system::set_thread_value(key, record.as_ptr().cast()) };
+    set_mark(before);
+    if kept.is_err() {
         // SAFETY: nobody has seen it. All-zero bytes are a valid record, so no destructor is owed.
         unsafe { records::release(record.cast(), size_of::<Record>()) };
-        // SAFETY: this thread's own variable.
-        unsafe { *unimem_thread_record_address() = before as *mut Record };
         return None;
     }
-    // SAFETY: this thread's own variable.
-    unsafe { *unimem_thread_record_address() = record.as_ptr() };
-    let record = existing()?;
-    record.last_error.store((before >> 1) as u32, Relaxed);
-    Some(record)
+    set_pointer(made);
+    Some(made)
 }
 
 /// The code of the calling thread's last error.
 pub fn last_error() -> u32 {
     match existing() {
         Some(record) => record.last_error.load(Relaxed),
-        None => (pointer() as usize >> 1) as u32,
+        None => (mark() >> 1) as u32,
     }
 }
 /// Sets it, with or without a record.
 pub fn set_last_error(code: u32) {
     match existing() {
         Some(record) => record.last_error.store(code, Relaxed),
-        None => {
-            let ended = pointer() as usize & ENDED != 0;
-            // SAFETY: this thread's own variable, which holds a mark.
-            unsafe { *unimem_thread_record_address() = mark(ended, code) };
-        }
+        None => set_mark((code as usize) << 1 | mark() & ENDED),
     }
 }
 
@@ -154,9 +187,8 @@ unsafe extern "C" fn ended(record: *mut libc::c_void) {
         // SAFETY: stored by `at_exit` from a function of this very type; the record is this thread's and still whole.
         unsafe { core::mem::transmute::<*mut (), fn(&'static Record)>(function)(&*record.cast()) };
     }
-    // SAFETY: this thread's own variable; nothing of this thread holds the record any more.
-    unsafe {
-        *unimem_thread_record_address() = mark(true, 0);
-        records::release(NonNull::new_unchecked(record.cast()), size_of::<Record>());
-    }
+    set_pointer(&NONE);
+    set_mark(ENDED);
+    // SAFETY: nothing of this thread holds the record any more.
+    unsafe { records::release(NonNull::new_unchecked(record.cast()), size_of::<Record>()) };
 }
