@@ -159,8 +159,8 @@ typedef struct {
    */
   void *(*realloc)(void *ptr, size_t size);
   /**
-   * A dense row-major tensor of `ComplexFloat` (8 bytes an element), aligned to 64, from 2 MiB up to 2 MiB with
-   * huge pages advised.
+   * A dense row-major tensor of `ComplexFloat` (8 bytes an element) of 1 to 64 dimensions, none of them 0, aligned to
+   * 64, from 2 MiB up to 2 MiB with huge pages advised.
    */
   void *(*allocate_geometric)(size_t *dimensions, size_t num_dims);
   /**

@@ -65,8 +65,8 @@ pub struct unified_memory_interface_t {
     pub free: Option<unsafe extern "C" fn(ptr: *mut c_void)>,
     /// Changes a block's size; contents up to the smaller size, alignment and kind stay. NULL allocates, 0 frees.
     pub realloc: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> *mut c_void>,
-    /// A dense row-major tensor of `ComplexFloat` (8 bytes an element), aligned to 64, from 2 MiB up to 2 MiB with
-    /// huge pages advised.
+    /// A dense row-major tensor of `ComplexFloat` (8 bytes an element) of 1 to 64 dimensions, none of them 0, aligned to
+    /// 64, from 2 MiB up to 2 MiB with huge pages advised.
     pub allocate_geometric:
         Option<unsafe extern "C" fn(dimensions: *mut usize, num_dims: usize) -> *mut c_void>,
     /// Zeroed memory that may be compressed: float32 elements come back within `tolerance` (0: exactly; negative: the
