@@ -105,6 +105,18 @@ static void check_tracking(advanced_memory_system_t *system) {
     CHECK("a tracked block is freed", !is_memory_block_tracked(block) && !validate_memory_block(system, block));
 }
 
+/* A network takes libunimem's pools alone: one that legacy C made is refused, not read. */
+static void check_pool_of_network(void) {
+    MemoryPool *pool = create_memory_pool(&(struct PoolConfig){.enable_stats = true});
+    tree_tensor_network_t *network = create_tree_tensor_network(2, 8, 0.0);
+    CHECK("the network takes the pool if it is libunimem's", set_memory_pool(network, pool) == !pool_is_c);
+    size_t vector[] = {3};
+    CHECK("and goes on", add_tree_tensor_node(network, NULL, vector, 1, false) &&
+                             (pool_is_c || get_total_allocated(pool) >= 24));
+    destroy_tree_tensor_network(network);
+    destroy_memory_pool(pool);
+}
+
 static void check_network(void) {
     tree_tensor_network_t *network = create_tree_tensor_network(2, 8, 0.0);
     ComplexFloat weights[6] = {{1, 0}, {2, 0}, {3, 0}, {0, 1}, {0, 2}, {0, 3}}, inputs[3] = {{1, 0}, {10, 0}, {0, 100}};
@@ -144,6 +156,7 @@ int main(int count, char **arguments) {
     check_pool();
 
     check_network();
+    if (!network_is_c) check_pool_of_network();
 
     CHECK("there is no system yet", !get_global_memory_system() && !create_memory_system(NULL));
     memory_system_config_t config = {.total_size = 1 << 20, .alignment = 64};

@@ -5,7 +5,10 @@
 #include "support.h"
 #include "tap.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 
 /* What the program sees of the library, as bits of its exit status. */
 enum { ALLOCATES = 1, BEYOND_16_MIB = 2, HUGE_PLACEMENT = 4, STREAMS = 8, READY = 16 };
@@ -65,8 +68,71 @@ static int run_with(const char *name, const char *value, char *text, size_t size
     return child_result(child);
 }
 
+/* The spill file of an instance whose tiered memory does not fit: in `directory`, without a name in it, for nobody else,
+ * and not for programs that this one starts. */
+static int spill_file_in(void *directory) {
+    unified_pool_config_t config = {.max_size = MIB, .enable_growth = true, .enable_streaming = true};
+    unified_memory_interface_t *memory = unimem_open(&config);
+    char *bytes = memory->allocate_streaming(4 * MIB, 64 * KIB);
+    for (size_t i = 0; bytes && i < 4 * MIB; i += 4096) bytes[i] = 1;
+    size_t files = 0, wrong = 0;
+    for (int file = 3; file < 100; file++) {
+        char link[64], name[4096] = "";
+        struct stat status;
+        snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+        if (readlink(link, name, sizeof name - 1) < 0 || strncmp(name, directory, strlen(directory)) != 0 ||
+            fstat(file, &status) != 0)
+            continue;
+        files++;
+        wrong += !S_ISREG(status.st_mode) || (status.st_mode & 07777) != 0600 || status.st_nlink != 0 ||
+                 !(fcntl(file, F_GETFD) & FD_CLOEXEC);
+    }
+    DIR *listing = opendir(directory);
+    for (struct dirent *entry; listing && (entry = readdir(listing));) wrong += strncmp(entry->d_name, ".unimem", 7) == 0;
+    if (listing) closedir(listing);
+    return !bytes || files == 0 || wrong != 0;
+}
+static void test_spill_directory(void) {
+    char first[] = "/var/tmp/unimem-first-XXXXXX", second[] = "/var/tmp/unimem-second-XXXXXX";
+    if (!CHECK("two directories", mkdtemp(first) && mkdtemp(second))) return;
+    mode_t before = umask(0);
+    setenv("UNIMEM_SPILL_DIR", first, 1);
+    setenv("TMPDIR", second, 1);
+    CHECK_EQ("spill files are in UNIMEM_SPILL_DIR, without a name, mode 0600", (size_t)run_in_child(spill_file_in, first, 20), 0);
+    setenv("UNIMEM_SPILL_DIR", "", 1);
+    CHECK_EQ("else in TMPDIR", (size_t)run_in_child(spill_file_in, second, 20), 0);
+    unsetenv("UNIMEM_SPILL_DIR");
+    unsetenv("TMPDIR");
+    static char last[] = "/var/tmp/";
+    CHECK_EQ("else in /var/tmp", (size_t)run_in_child(spill_file_in, last, 20), 0);
+    umask(before);
+    CHECK("nothing is left behind", rmdir(first) == 0 && rmdir(second) == 0);
+}
+
+/* The global instance's chunks and tolerance, as the environment says. */
+static int chunk_and_tolerance(void *unused) {
+    setenv("UNIMEM_CHUNK_SIZE", "128K", 1);
+    setenv("UNIMEM_TOLERANCE", "0.25", 1);
+    unified_memory_interface_t *memory = unimem_global();
+    float *exact = memory->allocate_streaming(MIB, 0), *rough = memory->allocate_hierarchical(MIB, -1);
+    if (unused || !exact || !rough || unimem_chunk_size(exact) != 128 * KIB || unimem_chunk_size(rough) != 128 * KIB) return 1;
+    size_t changed = 0, wrong = 0;
+    for (size_t i = 0; i < MIB / 4; i++) exact[i] = rough[i] = (float)i * 0.37f;
+    unimem_advise(exact, UNIMEM_DONT_NEED);
+    unimem_advise(rough, UNIMEM_DONT_NEED);
+    for (size_t i = 0; i < MIB / 4; i++) {
+        double difference = (double)rough[i] - (double)((float)i * 0.37f);
+        changed += difference != 0;
+        wrong += difference > 0.25 || difference < -0.25 || exact[i] != (float)i * 0.37f;
+    }
+    return wrong != 0 || changed == 0;
+}
+
 int main(int count, char **arguments) {
     if (count > 1 && strcmp(arguments[1], "observe") == 0) return observe();
+    CHECK_EQ("UNIMEM_CHUNK_SIZE and UNIMEM_TOLERANCE hold for the global instance",
+             (size_t)run_in_child(chunk_and_tolerance, NULL, 20), 0);
+    test_spill_directory();
     static const char *const settings[] = {"UNIMEM_INITIAL_SIZE", "UNIMEM_MAX_SIZE",  "UNIMEM_CHUNK_SIZE",
                                            "UNIMEM_GEOMETRIC",    "UNIMEM_STREAMING", "UNIMEM_TOLERANCE",
                                            "UNIMEM_LOG"};

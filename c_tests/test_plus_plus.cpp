@@ -1,7 +1,9 @@
 // unimem.hpp: owners, containers and exceptions.
 #include <cmath>
 #include <complex>
+#include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <deque>
 #include <list>
 #include <map>
@@ -11,6 +13,10 @@
 #include <thread>
 #include <unordered_map>
 #include <vector>
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "tap.h"
 #include "unimem.hpp"
@@ -202,9 +208,68 @@ void trees() {
     CHECK("a network ends with its owner", memory.close());
 }
 
+// Functions of the program that throw where they must not.
+struct stray {};
+void log_throws(int, const char *, void *) { throw stray(); }
+void leak_throws(const unimem_leak_t *, void *) { throw stray(); }
+bool progress_throws(double, double, void *) { throw stray(); }
+void *allocate_throws(std::size_t, std::size_t) { throw stray(); }
+void free_throws(void *) { throw stray(); }
+
+// Whether a call ends the program by SIGABRT, as it must where an exception would pass through the library.
+template <class Call>
+bool aborts(Call call) {
+    std::fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        const rlimit none = {0, 0};
+        setrlimit(RLIMIT_CORE, &none);
+        if (!std::freopen("/dev/null", "w", stderr)) _exit(1);
+        alarm(20);
+        try {
+            call();
+        } catch (const stray &) {
+            _exit(2);
+        }
+        _exit(3);
+    }
+    int status = 0;
+    return child > 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+
+void exceptions() {
+    unimem::instance memory;
+    auto numbers = memory.allocate<int>(10);
+    CHECK("an exception of a leak callback does not pass",
+          aborts([&] { unimem_report_leaks(memory.get(), leak_throws, nullptr); }));
+    CHECK("nor of a log callback", aborts([&] {
+              unimem_set_log(log_throws, nullptr);
+              memory.get()->free(&memory);
+          }));
+    CHECK("nor at close", aborts([&] {
+              unimem_set_log(log_throws, nullptr);
+              unimem_close(memory.get());
+          }));
+    unimem::tree_network network(memory);
+    auto *root = network.add(nullptr, {200, 200}), *child = network.add(nullptr, {200, 200});
+    network.connect(root, 1, child, 0);
+    CHECK("nor of a progress callback", aborts([&] {
+              unimem_set_progress(network.get(), progress_throws, nullptr);
+              network.contract();
+          }));
+    unified_memory_interface_t own = {};
+    own.allocate = allocate_throws, own.free = free_throws;
+    CHECK("nor of a network's own memory", aborts([&] {
+              network.get()->memory = &own;
+              network.add(nullptr, {2, 2});
+          }));
+    CHECK("the library goes on", network.contract(root, child) != nullptr);
+}
+
 } // namespace
 
 int main() {
+    exceptions();
     owners();
     failures();
     containers();

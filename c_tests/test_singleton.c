@@ -128,16 +128,24 @@ static void test_what_ends_tracking(void) {
             memory_free(system, block);
         }
     }
-    TEST("a block that moves stays tracked") {
-        unsigned char *block = safe_memory_allocate(system, 100, 64);
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            unsigned char *moved = memory_reallocate(system, block, sizes[i]);
-            EXPECT(is_memory_block_tracked(moved) && (moved == block || !is_memory_block_tracked(block)), "to %zu", sizes[i]);
-            block = moved;
+    for (int monitored = 0; monitored < 2; monitored++) {
+        if (monitored) start_memory_monitoring(system);
+        TEST(monitored ? "so does one with a guard" : "a block that moves stays tracked") {
+            unsigned char *block = safe_memory_allocate(system, 100, 64);
+            track_memory_block(block + 5);
+            for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+                unsigned char *moved = memory_reallocate(system, block, sizes[i]);
+                EXPECT(is_memory_block_tracked(moved) && (moved == block || !is_memory_block_tracked(block)), "to %zu", sizes[i]);
+                EXPECT(sizes[i] <= 5 || is_memory_block_tracked(moved + 5), "to %zu: not inside", sizes[i]);
+                EXPECT(check_memory_corruption(system, moved), "to %zu: damaged", sizes[i]);
+                block = moved;
+            }
+            safe_memory_free(system, block);
+            EXPECT(!is_memory_block_tracked(block) && !is_memory_block_tracked(block + 5), "still tracked");
+            EXPECT(get_allocation_size(system, block) == 0, "it was not freed");
         }
-        safe_memory_free(system, block);
-        EXPECT(!is_memory_block_tracked(block) && get_allocation_size(system, block) == 0, "it was not freed");
     }
+    stop_memory_monitoring(system);
     TEST("blocks that go with their instance are tracked no more") {
         unsigned char *block = instance->allocate(100, 0), *large = instance->allocate(5000000, 0);
         track_memory_block(block);

@@ -63,6 +63,12 @@ static void test_tensors(void) {
     CHECK("allocate_geometric: 20 dimensions", tensor && live_bytes() == 1024 * 8);
     memory->free(tensor);
     memory_stats_t before = stats_of(memory);
+    size_t ones[65];
+    for (size_t i = 0; i < 65; i++) ones[i] = 1;
+    tensor = memory->allocate_geometric(ones, 64);
+    CHECK("allocate_geometric: 64 dimensions, and no more",
+          tensor && !memory->allocate_geometric(ones, 65) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
+    memory->free(tensor);
     TEST("allocate_geometric: no, zero, missing or overflowing dimensions are NULL with an error") {
         struct {
             const char *what;

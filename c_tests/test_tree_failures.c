@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include "unimem/tree_tensor_network.h"
 
+#include <math.h>
+
 #include "support.h"
 #include "tap.h"
 #include "trees.h"
@@ -134,8 +136,46 @@ static unsigned long fingerprint(tree_tensor_network_t *ttn, tree_tensor_node_t 
     return sum;
 }
 
+/* A network says why its memory gave none, and uses what there is. */
+static void reasons(void)
+{
+    unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = 32 * MIB, .enable_growth = true});
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+    ttn->memory = memory;
+    tree_tensor_node_t *a = add_tree_tensor_node(ttn, NULL, (size_t[]){8, 1 << 16}, 2, false), *result = NULL; /* 4 MiB */
+    tree_tensor_node_t *b = add_tree_tensor_node(ttn, NULL, (size_t[]){1 << 16, 16}, 2, false);                /* 8 MiB */
+    CHECK("where streaming is not enabled large tensors are plain", a && b && contract_tree_tensor_nodes(ttn, a, b, &result));
+    CHECK("what does not fit is out of memory", !add_tree_tensor_node(ttn, NULL, (size_t[]){1 << 23}, 1, false) &&
+                                                    unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY);
+    const double bad[] = {NAN, INFINITY, -1};
+    TEST("a tolerance that was set to no number of at least 0 is an invalid argument")
+        for (size_t i = 0; i < 3; i++) {
+            ttn->tolerance = bad[i];
+            size_t nodes = ttn->num_nodes;
+            EXPECT(!add_tree_tensor_node(ttn, NULL, (size_t[]){5}, 1, true), "a node at tolerance %g", bad[i]);
+            EXPECT(unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT && ttn->num_nodes == nodes, "%g: error %d", bad[i],
+                   (int)unimem_last_error());
+            EXPECT(add_tree_tensor_node(ttn, NULL, (size_t[]){5}, 1, false), "no plain node at tolerance %g", bad[i]);
+        }
+    destroy_tree_tensor_network(ttn);
+    CHECK("closed", unimem_close(memory));
+
+    const char *before = getenv("UNIMEM_SPILL_DIR");
+    setenv("UNIMEM_SPILL_DIR", "/nonexistent/directory", 1);
+    memory = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true});
+    ttn = create_tree_tensor_network(0, 0, 0);
+    ttn->memory = memory;
+    CHECK("a disk that fails is an input/output error", !add_tree_tensor_node(ttn, NULL, (size_t[]){1 << 21}, 1, false) &&
+                                                            unimem_last_error() == UNIMEM_ERROR_IO);
+    CHECK("and its message says what it was", strstr(unimem_last_error_message(), "spill"));
+    destroy_tree_tensor_network(ttn);
+    CHECK("closed", unimem_close(memory));
+    if (before) setenv("UNIMEM_SPILL_DIR", before, 1); else unsetenv("UNIMEM_SPILL_DIR");
+}
+
 int main(void)
 {
+    reasons();
     const operation_t operations[] = {{"add a node", add}, {"connect", connect}, {"contract a pair", pair}, {"contract the tree", whole}, {"stream", stream}, {"adapt", adapt}, {"connect axes", join}, {"streams", streams}, {"optimise", optimise}, {"cost", cost}, {"convert", convert}};
     for (size_t o = 0; o < sizeof operations / sizeof *operations; o++) {
         char name[80];

@@ -302,6 +302,11 @@ static void other_memory(void)
     CHECK("the next one in the system", live_bytes(unimem_system_interface(system)) >= in_system + 512 && node);
     CHECK_EQ("the first is where it was", live_bytes(unimem_global()), with_one);
     CHECK("NULL is refused", !set_memory_pool(ttn, NULL) && !set_memory_system(ttn, NULL));
+    simple_memory_pool_t copy = *(simple_memory_pool_t *)pool; /* as little libunimem's as a pool of legacy C */
+    unified_memory_interface_t *set = ttn->memory;
+    CHECK("what is no pool or system of libunimem's is refused",
+          !set_memory_pool(ttn, (void *)&copy) && !set_memory_pool(ttn, (void *)64) && !set_memory_pool(ttn, (void *)ttn) &&
+              !set_memory_system(ttn, (void *)pool) && !set_memory_system(ttn, (void *)64) && ttn->memory == set);
     destroy_tree_tensor_network(ttn);
     CHECK_EQ("each went back: global", live_bytes(unimem_global()), before);
     CHECK_EQ("each went back: pool", get_total_allocated(pool), 0);

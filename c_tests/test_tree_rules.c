@@ -165,9 +165,36 @@ static void conversion(void)
     destroy_tree_tensor_network(ttn);
 }
 
+/* The public structures are to be read. What a program writes into them is never followed, nor taken for the tree. */
+static void what_is_written(void)
+{
+    tree_tensor_network_t *ttn = network();
+    tree_tensor_node_t *a = NODE(ttn, 1, 2, 3), *b = NODE(ttn, 2, 3, 2), *c = NODE(ttn, 3, 2), *result = NULL;
+    ComplexFloat *before = NULL, *after = NULL;
+    size_t sizes[16], count = 0;
+    connect_tree_tensor_nodes(ttn, a, b);
+    bool done = contract_full_tree_network(ttn, &before, sizes, &count);
+    a->children = NULL, a->num_children = SIZE_MAX, b->parent = c, a->is_leaf = true, a->id = 9, ttn->num_nodes = 7, ttn->root = c;
+    a->dimensions[0] = 1000, a->dimensions = NULL, a->num_dimensions = SIZE_MAX, b->data = NULL, b->dimensions = (size_t *)64;
+    done = done && contract_full_tree_network(ttn, &after, sizes, &count);
+    CHECK("the tree is what it was", done && count == 2 && sizes[0] == 2 && sizes[1] == 2 && !memcmp(before, after, 4 * sizeof *after));
+    free(before);
+    free(after);
+    CHECK("and a pair", contract_tree_tensor_nodes(ttn, a, b, &result) && SHAPE(result, 2, 2));
+    CHECK("and can grow", connect_tree_tensor_nodes(ttn, a, c) && a->num_children == 2 && a->children && a->children[1] == c);
+    tensor_stream_t *stream = create_tensor_stream(ttn, c, 1);
+    stream->chunk_size = stream->current_offset = SIZE_MAX, stream->total_size = 0, stream->buffer = NULL, stream->node = NULL;
+    CHECK("a stream goes on", stream_next_chunk(stream) && stream_next_chunk(stream) && !stream_next_chunk(stream) &&
+                                  stream->current_offset == 2);
+    CHECK("and the tree can be adapted", adapt_bond_dimensions(ttn, 0) && a->dimensions && a->dimensions[0] == 1 &&
+                                             a->dimensions[1] == 1 && b->data && b->dimensions && b->dimensions[1] == 2);
+    destroy_tree_tensor_network(ttn);
+}
+
 int main(void)
 {
     memory = unimem_open(NULL);
+    what_is_written();
     which_axes();
     what_takes_part();
     depth();

@@ -160,8 +160,8 @@ typedef struct {
    */
   void *(*realloc)(void *ptr, size_t size);
   /**
-   * A dense row-major tensor of `ComplexFloat` (8 bytes an element), aligned to 64, from 2 MiB up to 2 MiB with
-   * huge pages advised.
+   * A dense row-major tensor of `ComplexFloat` (8 bytes an element) of 1 to 64 dimensions, none of them 0, aligned to
+   * 64, from 2 MiB up to 2 MiB with huge pages advised.
    */
   void *(*allocate_geometric)(size_t *dimensions, size_t num_dims);
   /**
@@ -266,7 +266,8 @@ typedef struct {
 } unified_pool_config_t;
 
 /**
- * Receives the library's messages. `level`: 0 error, 1 warning, 2 info, 3 debug. It may be called on any thread.
+ * Receives the library's messages. `level`: 0 error, 1 warning, 2 info, 3 debug. It may be called on any thread, and
+ * must return: a C++ exception that leaves it ends the program.
  */
 typedef void (*unimem_log_t)(int level, const char *message, void *context);
 
@@ -319,7 +320,8 @@ typedef struct {
 } unimem_leak_t;
 
 /**
- * Receives leaks one by one. It may use the instance, but must not close it.
+ * Receives leaks one by one. It may use the instance, but must not close it, and must return: a C++ exception
+ * that leaves it ends the program.
  */
 typedef void (*unimem_leak_callback_t)(const unimem_leak_t *leak, void *context);
 

@@ -2,6 +2,10 @@
 //!
 //! Rust's default panic hook prints. Ours replaces it for threads that are inside the library; panics of a Rust program
 //! around it go to the hook that was there before.
+//!
+//! A C++ exception that leaves a callback cannot be caught here, and must not pass: [`caught`] ends the program, as
+//! leaving a `noexcept` function does. For that every function of the program's that is called from here has a type of
+//! ABI "C-unwind"; with "C" the compiler may leave out what stops an exception.
 use crate::load;
 use crate::log::log;
 use crate::os::fork::AtFork;

@@ -108,6 +108,16 @@ pub fn last_message() -> *const c_char {
     }
     last().map_or(c"", Error::text).as_ptr()
 }
+/// The thread's last error once more, with its message: why a call failed that came back through a C function.
+pub fn again() -> Option<Error> {
+    let record = thread::existing()?;
+    // SAFETY: only this thread touches its messages, and no reference to them outlives a statement.
+    unsafe {
+        let messages = &mut *record.messages.get();
+        messages[PENDING] = messages[LAST];
+    }
+    last()
+}
 
 /// Writes the message of a failure and gives the error. Use through `fail!`.
 #[cold]

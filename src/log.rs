@@ -3,6 +3,7 @@
 //! `UNIMEM_LOG` is `error`, `warning`, `info` or `debug` (or anything else, which means `warning`); unset or empty
 //! means nothing goes to stderr. Messages are made on the stack: logging never allocates.
 use crate::os::lock::Mutex;
+use crate::os::system::NotCancelled;
 use crate::os::{environment, fork};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write as _;
@@ -23,7 +24,7 @@ pub enum Level {
 }
 
 /// Receives messages: level (0 error, 1 warning, 2 info, 3 debug), text, and the context given with it.
-pub type Callback = unsafe extern "C" fn(level: c_int, message: *const c_char, context: *mut c_void);
+pub type Callback = unsafe extern "C-unwind" fn(level: c_int, message: *const c_char, context: *mut c_void);
 struct Target {
     callback: Option<Callback>,
     context: *mut c_void,
@@ -97,6 +98,7 @@ pub fn send(level: Level, message: core::fmt::Arguments) {
     if callback.is_none() && !stderr {
         return;
     }
+    let _whole = NotCancelled::begin();
     let mut text = Text { bytes: [0; LENGTH], used: 0 };
     let _ = text.write_fmt(message); // cut when too long
     if stderr {

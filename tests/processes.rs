@@ -44,7 +44,7 @@ fn forks_beside(work: fn()) {
     });
 }
 
-unsafe extern "C" fn ignore(_: c_int, _: *const c_char, _: *mut c_void) {}
+unsafe extern "C-unwind" fn ignore(_: c_int, _: *const c_char, _: *mut c_void) {}
 
 #[test]
 fn a_child_can_log() {
@@ -66,7 +66,7 @@ fn a_child_can_end_pools_where_no_instance_was_opened() {
 #[test]
 fn a_log_callback_may_use_the_library() {
     let _turn = TURN.lock();
-    unsafe extern "C" fn calls_back(_: c_int, _: *const c_char, _: *mut c_void) {
+    unsafe extern "C-unwind" fn calls_back(_: c_int, _: *const c_char, _: *mut c_void) {
         static DEPTH: AtomicUsize = AtomicUsize::new(0);
         if DEPTH.fetch_add(1, Relaxed) == 0 {
             unimem_global();

@@ -280,7 +280,7 @@ extern "C" fn repair(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c
     SEEN.store(unsafe { (*info).si_addr() } as usize, SeqCst);
     disarm();
 }
-unsafe extern "C" fn note(level: libc::c_int, _: *const libc::c_char, _: *mut libc::c_void) {
+unsafe extern "C-unwind" fn note(level: libc::c_int, _: *const libc::c_char, _: *mut libc::c_void) {
     if level == 0 {
         LOGGED.fetch_add(1, SeqCst);
     }

@@ -125,7 +125,7 @@ struct tree_tensor_network {
     size_t num_qubits;        /**< as given; not used */
     double tolerance;         /**< of hierarchical nodes, absolute. May be changed; holds for later nodes. */
     unified_memory_interface_t *memory; /**< where later tensors go: may be changed to any table, also a program's own,
-                                             that lives until the network is destroyed */
+                                             that lives until the network is destroyed and does not throw */
     tensor_network_metrics_t metrics;   /**< as of the last call */
 };
 
@@ -142,7 +142,8 @@ struct tensor_stream {
 };
 
 /** Told how far a long operation is, on the calling thread: floating-point operations (steps for
- * adapt_bond_dimensions()) done and in all. False stops it, with UNIMEM_ERROR_LIMIT. It must not use the network. */
+ * adapt_bond_dimensions()) done and in all. False stops it, with UNIMEM_ERROR_LIMIT. It must not use the network, and
+ * must return: a C++ exception that leaves it ends the program. */
 typedef bool (*unimem_progress_t)(double done, double total, void *context);
 
 /**

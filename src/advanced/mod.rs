@@ -162,7 +162,11 @@ impl System {
             let block = self.allocate_guarded(self.heap, size, old.alignment)?;
             // SAFETY: two live blocks, at least that long both.
             unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
-            self.free(pointer)?;
+            attributes::rename(pointer, block.as_ptr(), size);
+            if let Err(error) = self.free(pointer) {
+                self.free(block.as_ptr())?; // another thread was first
+                return Err(error);
+            }
             Ok(block)
         })
     }

@@ -2,7 +2,7 @@
 use super::legacy_types::*;
 use super::tables::of_slot;
 use super::types::unified_memory_interface_t;
-use super::{guard, layouts, reference, seam, store};
+use super::{guard, guard_whole, layouts, reference, seam, store};
 use crate::advanced::registry::Registry;
 use crate::advanced::{Structure, System, structure};
 use crate::error::{Result, fail};
@@ -40,7 +40,7 @@ pub(super) fn system_at(system: *const AdvancedMemorySystem) -> Result<&'static 
 pub unsafe extern "C" fn create_memory_system(
     config: *const MemorySystemConfig,
 ) -> *mut AdvancedMemorySystem {
-    guard(null_mut(), || {
+    guard_whole(null_mut(), || {
         // From the question to the registration: nobody may end the system in between.
         let _structure = structure();
         let existing = seam::get_global_memory_system();
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
     if system.is_null() {
         return;
     }
-    guard((), || {
+    guard_whole((), || {
         let structure = structure();
         let record = record_at(system);
         if let Some(record) = record
@@ -116,7 +116,7 @@ fn take_back(system: &System, pointer: *mut AdvancedMemorySystem, structure: &St
 pub extern "C" fn unimem_system_interface(
     system: *mut AdvancedMemorySystem,
 ) -> *mut unified_memory_interface_t {
-    guard(null_mut(), || slots::adopt(system_at(system)?.heap()).map(of_slot))
+    guard_whole(null_mut(), || slots::adopt(system_at(system)?.heap()).map(of_slot))
 }
 
 /// `size` zeroed bytes at `alignment`, up to 1 GiB, rounded up to a power of two; 0: the configuration's.
@@ -159,7 +159,7 @@ pub unsafe extern "C" fn memory_reallocate(
 /// Gives unused memory back to the operating system; false for NULL or an unknown level.
 #[unsafe(no_mangle)]
 pub extern "C" fn optimize_memory_usage(system: *mut AdvancedMemorySystem, level: OptimizationLevel) -> bool {
-    guard(false, || {
+    guard_whole(false, || {
         let system = system_at(system)?;
         match level {
             OptimizationLevel::NONE => (),
@@ -177,7 +177,7 @@ pub extern "C" fn optimize_allocation_strategy(
     system: *mut AdvancedMemorySystem,
     strategy: AllocationStrategy,
 ) -> bool {
-    guard(false, || {
+    guard_whole(false, || {
         system_at(system)?;
         if strategy.is_known() { Ok(true) } else { fail!(InvalidArgument, "{strategy:?}") }
     })
@@ -192,7 +192,7 @@ pub unsafe extern "C" fn start_defragmentation(
     system: *mut AdvancedMemorySystem,
     config: *const DefragConfig,
 ) -> bool {
-    guard(false, || {
+    guard_whole(false, || {
         // SAFETY: by the caller's promise.
         let config = unsafe { reference(config, "config") }?;
         system_at(system)?.start_defragmentation(config.threshold, config.compact_pools.is_set());

@@ -21,6 +21,7 @@ pub mod types;
 use crate::defect;
 use crate::error::{Error, Result, fail};
 use crate::os::injection::{Operation, strike};
+use crate::os::system::NotCancelled;
 
 /// Runs `f`; a failure or a panic is reported and becomes `nothing`.
 #[inline(always)]
@@ -42,6 +43,12 @@ pub(crate) fn guard<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
             nothing
         }
     }
+}
+/// [`guard`] for calls that use files, wait for threads or call the program: the thread is not cancelled in them. All
+/// others have that where they need it, so that the short ones do not pay for it.
+pub(crate) fn guard_whole<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
+    let _whole = NotCancelled::begin();
+    guard(nothing, f)
 }
 #[cold]
 fn panicked() -> Error {

@@ -1,6 +1,6 @@
 //! The functions of `memory_singleton.h`.
 use super::legacy_types::AdvancedMemorySystem;
-use super::{guard, seam};
+use super::{guard, guard_whole, seam};
 use crate::error::{Result, fail};
 use crate::log::log;
 use crate::singleton;
@@ -24,7 +24,7 @@ pub extern "C" fn get_global_memory_system() -> *mut AdvancedMemorySystem {
 /// Makes `system` the program's if there is none yet, and counts one more reference. NULL does nothing.
 #[unsafe(no_mangle)]
 pub extern "C" fn register_memory_system(system: *mut AdvancedMemorySystem) {
-    guard((), || {
+    guard_whole((), || {
         singleton::register(address(system)?);
         Ok(())
     })
@@ -34,7 +34,7 @@ pub extern "C" fn register_memory_system(system: *mut AdvancedMemorySystem) {
 /// blocks that are tracked still are reported to the log, those of libunimem freed, and all of them forgotten.
 #[unsafe(no_mangle)]
 pub extern "C" fn unregister_memory_system(system: *mut AdvancedMemorySystem) {
-    guard((), || singleton::unregister(address(system)?))
+    guard_whole((), || singleton::unregister(address(system)?))
 }
 
 /// Tracks any address, once; false for NULL or without memory. One in a live block of libunimem goes along when the block

@@ -1,7 +1,7 @@
 //! The tables of functions. The functions take no instance, so each slot has functions of its own: the same code,
 //! made once for each slot number.
 use super::types::{memory_stats_t, unified_memory_interface_t};
-use super::{guard, slice, store};
+use super::{guard, guard_whole, slice, store};
 use crate::error::{Result, fail};
 use crate::heap::{DEFAULT_ALIGNMENT, fast};
 use crate::instance::slots::{self, SLOTS};
@@ -72,13 +72,15 @@ pub(super) unsafe fn allocate_tensor_at(
     })
 }
 unsafe extern "C" fn allocate_hierarchical<const SLOT: usize>(size: usize, tolerance: f64) -> *mut c_void {
-    guard(null_mut(), || Ok(slots::open_at(SLOT)?.allocate_hierarchical(size, tolerance)?.as_ptr().cast()))
+    guard_whole(null_mut(), || {
+        Ok(slots::open_at(SLOT)?.allocate_hierarchical(size, tolerance)?.as_ptr().cast())
+    })
 }
 unsafe extern "C" fn allocate_streaming<const SLOT: usize>(
     total_size: usize,
     chunk_size: usize,
 ) -> *mut c_void {
-    guard(null_mut(), || {
+    guard_whole(null_mut(), || {
         Ok(slots::open_at(SLOT)?.allocate_streaming(total_size, chunk_size)?.as_ptr().cast())
     })
 }

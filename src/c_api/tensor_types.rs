@@ -14,7 +14,7 @@ pub use records::{
 /// Told how far a long contraction is, in floating-point operations; false stops it.
 #[allow(non_camel_case_types)] // C's own names
 pub type unimem_progress_t =
-    Option<unsafe extern "C" fn(done: f64, total: f64, context: *mut c_void) -> bool>;
+    Option<unsafe extern "C-unwind" fn(done: f64, total: f64, context: *mut c_void) -> bool>;
 
 /// A node of a general tensor network.
 #[repr(C)]

@@ -66,8 +66,8 @@ pub struct unified_memory_interface_t {
     pub free: Option<unsafe extern "C" fn(ptr: *mut c_void)>,
     /// Changes a block's size; contents up to the smaller size, alignment and kind stay. NULL allocates, 0 frees.
     pub realloc: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> *mut c_void>,
-    /// A dense row-major tensor of `ComplexFloat` (8 bytes an element), aligned to 64, from 2 MiB up to 2 MiB with
-    /// huge pages advised.
+    /// A dense row-major tensor of `ComplexFloat` (8 bytes an element) of 1 to 64 dimensions, none of them 0, aligned to
+    /// 64, from 2 MiB up to 2 MiB with huge pages advised.
     pub allocate_geometric:
         Option<unsafe extern "C" fn(dimensions: *mut usize, num_dims: usize) -> *mut c_void>,
     /// Zeroed memory that may be compressed: float32 elements come back within `tolerance` (0: exactly; negative: the
@@ -105,9 +105,10 @@ pub struct unified_pool_config_t {
     pub compression_tolerance: f64,
 }
 
-/// Receives the library's messages. `level`: 0 error, 1 warning, 2 info, 3 debug. It may be called on any thread.
+/// Receives the library's messages. `level`: 0 error, 1 warning, 2 info, 3 debug. It may be called on any thread, and
+/// must return: a C++ exception that leaves it ends the program.
 pub type unimem_log_t =
-    Option<unsafe extern "C" fn(level: c_int, message: *const c_char, context: *mut c_void)>;
+    Option<unsafe extern "C-unwind" fn(level: c_int, message: *const c_char, context: *mut c_void)>;
 
 /// The layout of a tensor. The arrays belong to the block and live as long as it does.
 #[derive(Clone, Copy, Debug)]
@@ -139,9 +140,10 @@ pub struct unimem_leak_t {
     pub references: usize,
 }
 
-/// Receives leaks one by one. It may use the instance, but must not close it.
+/// Receives leaks one by one. It may use the instance, but must not close it, and must return: a C++ exception
+/// that leaves it ends the program.
 pub type unimem_leak_callback_t =
-    Option<unsafe extern "C" fn(leak: *const unimem_leak_t, context: *mut c_void)>;
+    Option<unsafe extern "C-unwind" fn(leak: *const unimem_leak_t, context: *mut c_void)>;
 
 const _: () = {
     use core::mem::offset_of;

@@ -107,6 +107,10 @@ impl Instance {
         let tolerance = if tolerance < 0.0 { self.config.compression_tolerance } else { tolerance };
         self.allocate_region(size, 0, Policy::Hierarchical { tolerance })
     }
+    /// Whether streaming memory is to be had.
+    pub fn has_streaming(&self) -> bool {
+        self.config.enable_streaming
+    }
     /// Memory that may outgrow RAM, in chunks of `chunk_size` bytes (0: the configured size), zeroed.
     pub fn allocate_streaming(&self, total_size: usize, chunk_size: usize) -> Result<NonNull<u8>> {
         if !self.config.enable_streaming {

@@ -10,8 +10,9 @@
 //! them, whenever a fork begins. So they run for modules that were never used too, and have to be harmless then: they take
 //! and release locks, and allocate nothing.
 use super::lock::Mutex;
-use super::system;
+use super::system::{self, NotCancelled};
 use core::cell::Cell;
+use core::mem::ManuallyDrop;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 
@@ -107,6 +108,8 @@ std::thread_local! {
     static INSTALLING: Cell<bool> = const { Cell::new(false) };
     /// What the forking thread had blocked before.
     static SIGNALS: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
+    /// The forking thread is not cancelled from the first hook to the last.
+    static UNCANCELLED: Cell<ManuallyDrop<Option<NotCancelled>>> = const { Cell::new(ManuallyDrop::new(None)) };
 }
 
 /// Installs the handlers for the life of the process, always with the same `order`. False when the system has no memory
@@ -138,6 +141,7 @@ fn order() -> Option<&'static Order> {
 extern "C" fn prepare() {
     let Some(order) = order() else { return };
     if !FORKING.replace(true) {
+        UNCANCELLED.set(ManuallyDrop::new(Some(NotCancelled::begin())));
         SIGNALS.set(Some(system::block_signals()));
         order.hooks.iter().for_each(|hooks| hooks.prepare());
     }
@@ -150,6 +154,7 @@ fn release(one: fn(&dyn AtFork)) {
             system::set_signals(&signals);
         }
         (order.report)();
+        drop(ManuallyDrop::into_inner(UNCANCELLED.replace(ManuallyDrop::new(None))));
     }
 }
 extern "C" fn parent() {

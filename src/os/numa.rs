@@ -9,7 +9,7 @@ use super::fork::AtFork;
 #[cfg(unimem_hwloc)]
 use super::injection::{Operation, check};
 use super::lock::Mutex;
-use super::system::{self, Errno};
+use super::system::{self, Errno, NotCancelled};
 use crate::error::{Result, fail};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -52,6 +52,7 @@ fn machine() -> &'static Machine {
     static MACHINE: AtomicPtr<Machine> = AtomicPtr::new(null_mut());
     let mut known = MACHINE.load(Ordering::Acquire);
     if known.is_null() {
+        let _whole = NotCancelled::begin();
         let _discovering = DISCOVERING.lock();
         known = MACHINE.load(Ordering::Relaxed);
         if known.is_null() {

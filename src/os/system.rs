@@ -3,6 +3,7 @@
 //! Thin: a call, its error as a value, nothing decided. What to do about an error is its caller's.
 use super::injection::{Operation, Strike, check, strike};
 use core::ffi::{CStr, c_int, c_ulong, c_void};
+use core::marker::PhantomData;
 use core::ptr::null_mut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -111,6 +112,7 @@ pub fn open_to_read(path: &CStr) -> Result<OwnedFd, Errno> {
 }
 fn open_as(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
     check(Operation::Open)?;
+    let _whole = NotCancelled::begin();
     // SAFETY: a zero-terminated path; makes a descriptor that is ours alone.
     let file = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, 0o600) };
     // SAFETY: just opened.
@@ -194,6 +196,7 @@ fn within_limit(end: u64) -> Result<(), Errno> {
 /// fallocate: makes blocks for a part of a file.
 pub fn make_blocks(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno> {
     check(Operation::MakeBlocks)?;
+    let _whole = NotCancelled::begin();
     within_limit(start + length)?;
     // SAFETY: changes the file only.
     done(unsafe { libc::fallocate(file.as_raw_fd(), 0, start as i64, length as i64) })
@@ -201,6 +204,7 @@ pub fn make_blocks(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errn
 /// fallocate: gives the blocks of a part of a file back.
 pub fn punch_hole(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno> {
     check(Operation::PunchHole)?;
+    let _whole = NotCancelled::begin();
     let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: changes the file only.
     done(unsafe { libc::fallocate(file.as_raw_fd(), flags, start as i64, length as i64) })
@@ -217,6 +221,7 @@ fn piece(strike: Option<Strike>, length: usize) -> Result<usize, Errno> {
 pub fn write_at(file: BorrowedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
     let length = piece(strike(Operation::Write), bytes.len())?;
     within_limit(offset + length as u64)?;
+    let _whole = NotCancelled::begin();
     // SAFETY: reads `bytes` only.
     let wrote = unsafe { libc::pwrite(file.as_raw_fd(), bytes.as_ptr().cast(), length, offset as i64) };
     usize::try_from(wrote).map_err(|_| Errno::last())
@@ -225,6 +230,7 @@ pub fn write_at(file: BorrowedFd, bytes: &[u8], offset: u64) -> Result<usize, Er
 pub fn read_at(file: BorrowedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let strike = strike(Operation::Read);
     let length = piece(strike, bytes.len())?;
+    let _whole = NotCancelled::begin();
     // SAFETY: writes to `bytes` only.
     let got = unsafe { libc::pread(file.as_raw_fd(), bytes.as_mut_ptr().cast(), length, offset as i64) };
     let got = usize::try_from(got).map_err(|_| Errno::last())?;
@@ -271,6 +277,33 @@ pub fn block_signals() -> libc::sigset_t {
 pub fn set_signals(signals: &libc::sigset_t) {
     // SAFETY: a set that is read; a thread may change its own mask.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, signals, null_mut()) };
+}
+
+unsafe extern "C" {
+    // Not in the libc crate.
+    safe fn pthread_setcancelstate(state: c_int, before: Option<&mut c_int>) -> c_int;
+}
+/// While it lives, pthread_cancel does not end its thread: a cancellation waits for the thread's next cancellation point
+/// after that. One that came in the middle would unwind through the library and leave locks held. Whatever may be a
+/// cancellation point needs one: opening, reading, writing and closing files, sleeping, waiting for threads, functions of
+/// the program. Two calls of about 5 ns.
+pub struct NotCancelled {
+    before: c_int,
+    of_this_thread: PhantomData<*mut ()>,
+}
+impl NotCancelled {
+    /// From now on.
+    pub fn begin() -> NotCancelled {
+        const DISABLE: c_int = 1;
+        let mut before = 0;
+        pthread_setcancelstate(DISABLE, Some(&mut before));
+        NotCancelled { before, of_this_thread: PhantomData }
+    }
+}
+impl Drop for NotCancelled {
+    fn drop(&mut self) {
+        pthread_setcancelstate(self.before, None);
+    }
 }
 
 /// Starts a detached thread with a stack of `stack` bytes and all signals blocked: they are for the program's own.

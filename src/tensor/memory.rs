@@ -4,7 +4,7 @@
 //! been given another table. A network's blocks are counted in its [`Account`].
 use super::Complex;
 use super::tiled::{Home, Target};
-use crate::error::{Result, fail};
+use crate::error::{self, Result, fail};
 use crate::instance::Instance;
 use crate::tiers::{region::Region, registry};
 use core::cell::Cell;
@@ -13,20 +13,21 @@ use core::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// `unified_memory_interface_t`, as C fills it in: any function may be missing.
+/// `unified_memory_interface_t`, as C fills it in: any function may be missing. One of C++ that throws all the same ends
+/// the program at the boundary (defect.rs).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 #[allow(missing_docs)] // the contract's own names
 pub struct Table {
-    pub allocate: Option<unsafe extern "C" fn(usize, usize) -> *mut c_void>,
-    pub free: Option<unsafe extern "C" fn(*mut c_void)>,
-    pub realloc: Option<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>,
-    pub allocate_geometric: Option<unsafe extern "C" fn(*mut usize, usize) -> *mut c_void>,
-    pub allocate_hierarchical: Option<unsafe extern "C" fn(usize, f64) -> *mut c_void>,
-    pub allocate_streaming: Option<unsafe extern "C" fn(usize, usize) -> *mut c_void>,
-    pub track_allocation: Option<unsafe extern "C" fn(*mut c_void, usize) -> bool>,
-    pub untrack_allocation: Option<unsafe extern "C" fn(*mut c_void) -> bool>,
-    pub get_stats: Option<unsafe extern "C" fn(*mut c_void)>,
+    pub allocate: Option<unsafe extern "C-unwind" fn(usize, usize) -> *mut c_void>,
+    pub free: Option<unsafe extern "C-unwind" fn(*mut c_void)>,
+    pub realloc: Option<unsafe extern "C-unwind" fn(*mut c_void, usize) -> *mut c_void>,
+    pub allocate_geometric: Option<unsafe extern "C-unwind" fn(*mut usize, usize) -> *mut c_void>,
+    pub allocate_hierarchical: Option<unsafe extern "C-unwind" fn(usize, f64) -> *mut c_void>,
+    pub allocate_streaming: Option<unsafe extern "C-unwind" fn(usize, usize) -> *mut c_void>,
+    pub track_allocation: Option<unsafe extern "C-unwind" fn(*mut c_void, usize) -> bool>,
+    pub untrack_allocation: Option<unsafe extern "C-unwind" fn(*mut c_void) -> bool>,
+    pub get_stats: Option<unsafe extern "C-unwind" fn(*mut c_void)>,
 }
 
 /// Bytes a network holds, and the most it has held.
@@ -129,12 +130,17 @@ impl Memory {
             _ if bytes < ALWAYS_PLAIN => false,
             (None, _) => bytes >= CALLERS_OWN,
             (Some(_), None) => false,
+            (Some(instance), _) if !instance.has_streaming() => false,
             (Some(instance), Some(limit)) => bytes > limit / 8 || !instance.can_allocate(bytes + limit / 2),
         }
     }
     fn block(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
         let Some(start) = NonNull::new(start) else {
-            return fail!(OutOfMemory, "the network's memory has no {bytes} bytes left");
+            // The library's own tables have said why; a program's may have other ways.
+            return match self.instance.and_then(|_| error::again()) {
+                Some(reason) => Err(reason),
+                None => fail!(OutOfMemory, "the network's memory has no {bytes} bytes left"),
+            };
         };
         self.account.charge(bytes);
         Ok(Block { start: start.cast(), bytes, memory: self.clone(), region: None })
@@ -151,6 +157,9 @@ impl Memory {
     pub fn elements(&self, count: usize, storage: Storage) -> Result<Block> {
         let bytes = count * size_of::<Complex>();
         let functions = self.functions();
+        if storage == Storage::Hierarchical && !(self.tolerance.is_finite() && self.tolerance >= 0.0) {
+            return fail!(InvalidArgument, "the network's tolerance is {}", self.tolerance);
+        }
         // SAFETY: sizes above 0 and a chunk size of 0 (the default) are what the contract allows.
         let start = unsafe {
             match (storage, functions.allocate_hierarchical, functions.allocate_streaming) {

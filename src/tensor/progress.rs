@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 /// `unimem_progress_t`: work done so far, work in all (multiply-adds), the caller's context. False stops the
 /// operation.
-pub type Callback = unsafe extern "C" fn(f64, f64, *mut c_void) -> bool;
+pub type Callback = unsafe extern "C-unwind" fn(f64, f64, *mut c_void) -> bool;
 
 /// Who is told.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@
 //! to free. Offsets, lengths and buffers are multiples of 4 KiB for that.
 use super::mapping::Errno;
 use crate::os::lock::Mutex;
-use crate::os::system;
+use crate::os::system::{self, NotCancelled};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -99,6 +99,13 @@ fn open_unnamed(direct: libc::c_int) -> Result<OwnedFd, Errno> {
     Err(Errno(libc::EEXIST))
 }
 
+impl Drop for Spill {
+    fn drop(&mut self) {
+        let _whole = NotCancelled::begin();
+        drop(self.file.take());
+    }
+}
+
 impl Spill {
     /// Opens a file in the directory the environment names.
     pub fn open() -> Result<Spill, Errno> {
@@ -106,7 +113,9 @@ impl Spill {
             Err(Errno(libc::EINVAL | libc::EOPNOTSUPP)) => open_unnamed(0),
             result => result,
         }?;
-        Ok(Spill { file: Some(file), ..Spill::closed() })
+        let mut spill = Spill::closed();
+        spill.file = Some(file);
+        Ok(spill)
     }
     /// One that refuses everything.
     pub fn closed() -> Spill {

@@ -17,7 +17,7 @@ use crate::os::environment::{variable, with_process_number};
 use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
-use crate::os::system;
+use crate::os::system::{self, NotCancelled};
 use allocator_api2::vec::Vec;
 use core::cmp::Reverse;
 use core::ffi::CStr;
@@ -135,6 +135,7 @@ fn look_at_all() -> Vec<Block, Records> {
     live
 }
 fn write_text(path: &Path, value: &Value) -> Result<()> {
+    let _whole = NotCancelled::begin();
     match std::fs::write(path, format!("{value:#}\n")) {
         Ok(()) => Ok(()),
         Err(error) => fail!(Io, "{}: {error}", path.display()),

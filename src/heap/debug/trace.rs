@@ -6,7 +6,7 @@
 use super::regions;
 use crate::log::log;
 use crate::os::fork::AtFork;
-use crate::os::{lock::Mutex, records::Records, thread};
+use crate::os::{lock::Mutex, records::Records, system::NotCancelled, thread};
 use crate::recording::{DEPTH, Stack};
 use allocator_api2::vec::Vec;
 use core::ffi::c_void;
@@ -164,6 +164,7 @@ pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
     calls
 }
 fn name(address: usize) -> Call {
+    let _whole = NotCancelled::begin();
     let mut call = Call { address, ..Call::default() };
     // A return address may be the next function's first: the call is before it.
     backtrace::resolve((call.address - 1) as *mut c_void, |symbol| {

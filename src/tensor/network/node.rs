@@ -7,7 +7,10 @@ use crate::tensor::records::TreeTensorNode;
 use crate::tensor::shape;
 use crate::tensor::tiled::Source;
 
-/// A tensor in a network.
+/// Bytes of the public structure; the dimensions are behind it.
+const HEAD: usize = size_of::<TreeTensorNode>();
+
+/// A tensor in a network. What C may have written into the public structure is never followed.
 pub struct Node {
     /// The public structure, with room for the dimensions behind it.
     record: Block,
@@ -29,11 +32,10 @@ impl Node {
         data: Block,
         hierarchical: bool,
     ) -> Result<Node> {
-        let head = size_of::<TreeTensorNode>();
-        let record = memory.bytes(head + size_of_val(dimensions))?;
+        let record = memory.bytes(HEAD + size_of_val(dimensions))?;
         // SAFETY: the block is aligned to 64 and has room for the structure and, behind it, the dimensions.
         unsafe {
-            let sizes = record.as_ptr().add(head).cast::<usize>();
+            let sizes = record.as_ptr().add(HEAD).cast::<usize>();
             sizes.copy_from_nonoverlapping(dimensions.as_ptr(), dimensions.len());
             record.as_ptr().cast::<TreeTensorNode>().write(TreeTensorNode {
                 id,
@@ -130,7 +132,9 @@ impl Node {
         // SAFETY: `reserve_child` has made room; the record lives as long as this node.
         unsafe {
             let record = self.record();
-            (*record).children.add(place).write(child_record);
+            let list = self.list.as_ref().expect("reserved").as_ptr().cast::<*mut TreeTensorNode>();
+            list.add(place).write(child_record);
+            (*record).children = list;
             (*record).num_children = place + 1;
             (*record).is_leaf = false;
         }
@@ -152,7 +156,9 @@ impl Node {
         // SAFETY: the record has room for these dimensions since it was made.
         unsafe {
             let record = self.record();
-            (*record).dimensions.copy_from_nonoverlapping(dimensions.as_ptr(), dimensions.len());
+            let sizes = self.record.as_ptr().add(HEAD).cast::<usize>();
+            sizes.copy_from_nonoverlapping(dimensions.as_ptr(), dimensions.len());
+            (*record).dimensions = sizes;
             (*record).data = data.as_ptr().cast();
         }
         self.dimensions = dimensions;

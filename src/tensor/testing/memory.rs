@@ -46,18 +46,18 @@ fn take(bytes: usize, note: fn(&mut Counts)) -> *mut c_void {
     LIVE.with_borrow_mut(|live| live.insert(block as usize, bytes));
     block
 }
-unsafe extern "C" fn allocate(size: usize, alignment: usize) -> *mut c_void {
+unsafe extern "C-unwind" fn allocate(size: usize, alignment: usize) -> *mut c_void {
     assert!(alignment.is_power_of_two() && alignment <= 64);
     take(size, |_| ())
 }
-unsafe extern "C" fn hierarchical(size: usize, tolerance: f64) -> *mut c_void {
+unsafe extern "C-unwind" fn hierarchical(size: usize, tolerance: f64) -> *mut c_void {
     assert!(tolerance >= 0.0);
     take(size, |counts| counts.hierarchical += 1)
 }
-unsafe extern "C" fn streaming(size: usize, _chunk: usize) -> *mut c_void {
+unsafe extern "C-unwind" fn streaming(size: usize, _chunk: usize) -> *mut c_void {
     take(size, |counts| counts.streaming += 1)
 }
-unsafe extern "C" fn free(block: *mut c_void) {
+unsafe extern "C-unwind" fn free(block: *mut c_void) {
     let known = LIVE.with_borrow_mut(|live| live.remove(&(block as usize)));
     assert!(known.is_some(), "freed what is not live");
     // SAFETY: a live block of `take`.

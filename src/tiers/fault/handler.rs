@@ -6,6 +6,7 @@
 //! A program may install a handler after ours. The next allocation puts ours in front again, and keeps that one to pass
 //! foreign faults on to. Should it in turn pass them on to ours, they go to the one before it.
 use crate::os::lock::Mutex;
+use crate::os::system::NotCancelled;
 use crate::tiers::engine::{self, Served};
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
@@ -98,7 +99,10 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
     // SAFETY: the kernel passes a valid siginfo_t.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     let served = match is_fault(signal, code) && !is_broken(signal, code) {
-        true => engine::serve_fault(address, was_store(context)),
+        true => {
+            let _whole = NotCancelled::begin();
+            engine::serve_fault(address, was_store(context))
+        }
         false => Served::NotOurs,
     };
     match served {

@@ -1,7 +1,7 @@
 //! The userfaultfd system call and its ioctls, as `linux/userfaultfd.h` defines them.
 use crate::os::injection::{Operation, Strike, strike};
 use crate::os::map::PAGE;
-use crate::os::system;
+use crate::os::system::{self, NotCancelled};
 use crate::tiers::mapping::{Errno, Span, is_present};
 use core::sync::atomic::{AtomicI32, Ordering::*};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -76,6 +76,7 @@ pub struct Userfaultfd {
 }
 
 fn open_descriptor(features: u64) -> Result<(OwnedFd, u64), Errno> {
+    let _whole = NotCancelled::begin();
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // Ordinary users get user-mode faults only, which is all that is needed here.
     let descriptor = system::userfaultfd(flags).or_else(|_| system::userfaultfd(flags | USER_MODE_ONLY))?;
@@ -89,6 +90,7 @@ fn open_descriptor(features: u64) -> Result<(OwnedFd, u64), Errno> {
 impl Userfaultfd {
     /// The features this system offers.
     pub fn offered() -> Result<u64, Errno> {
+        let _whole = NotCancelled::begin();
         Ok(open_descriptor(0)?.1)
     }
     /// Opens one with `features` enabled.
@@ -192,6 +194,7 @@ impl Userfaultfd {
 }
 fn close(descriptor: libc::c_int) {
     if descriptor != NONE {
+        let _whole = NotCancelled::begin();
         // SAFETY: that of a `Userfaultfd`, which does not use it any more.
         drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
     }
