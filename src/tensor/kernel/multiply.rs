@@ -108,7 +108,13 @@ impl WithSimd for Multiply<'_> {
             Left::Packed(packed) => {
                 let mut panels = packed.panels().peekable();
                 while let Some((rows, start)) = panels.next() {
-                    let next = panels.peek().map(|(_, start)| *start);
+                    let next = panels.peek().map(|(rows, start)| (rows.len(), *start));
+                    let next = match next {
+                        Some((rows, source)) => {
+                            Next { source, rows: &[0], length: rows * packed.depth(), at: 0 }
+                        }
+                        None => Next { source: start, rows: &[], length: 0, at: 0 },
+                    };
                     let start = start.cast::<f32>();
                     let row = |i: usize| start.wrapping_add(2 * i);
                     tiles!(rows, most_rows::<S>(), 2 * rows.len(), row, next, [1 2 3 4 5 6 7 8 9 10 11 12]);
@@ -118,16 +124,16 @@ impl WithSimd for Multiply<'_> {
                 for first in (0..block.lines.len()).step_by(most_lying::<S>()) {
                     let rows = first..block.lines.len().min(first + most_lying::<S>());
                     let next = rows.end..block.lines.len().min(rows.end + most_lying::<S>());
-                    for line in &block.lines[next] {
-                        let start = block.source.wrapping_add(line + block.terms[0]);
-                        (0..block.terms.len())
-                            .step_by(LINE)
-                            .for_each(|term| ask_for(start.wrapping_add(term)));
-                    }
+                    let next = Next {
+                        source: block.source.wrapping_add(block.terms[0]),
+                        rows: &block.lines[next],
+                        length: block.terms.len(),
+                        at: 0,
+                    };
                     let row = |i: usize| {
                         block.source.wrapping_add(block.lines[first + i] + block.terms[0]).cast::<f32>()
                     };
-                    tiles!(rows, most_lying::<S>(), 2, row, None, [1 2 3 4 5 6 7 8]);
+                    tiles!(rows, most_lying::<S>(), 2, row, next, [1 2 3 4 5 6 7 8]);
                 }
             }
         }
@@ -139,7 +145,7 @@ const LINE: usize = 8;
 /// Terms between two times that a tile asks for what is needed later.
 const STRIDE: usize = 8;
 
-/// Some rows of A times all of B. A's elements are `step` floats apart; its next panel begins at `next`.
+/// Some rows of A times all of B. A's elements are `step` floats apart; `next` are its next rows.
 ///
 /// # Safety
 /// Each of `lines` is a row of the left block; the target follows the rule of [`multiply`].
@@ -150,19 +156,17 @@ unsafe fn band<S: Simd, const ROWS: usize>(
     step: usize,
     product: &Multiply,
     rows: Range<usize>,
-    next: Option<*const Complex>,
+    mut next: Next,
 ) {
     let depth = product.right.depth();
     let strides = product.right.panels().len() * depth.div_ceil(STRIDE);
-    let mut next = NextPanel {
-        place: next.unwrap_or_default(),
-        lines: if next.is_some() { (ROWS * depth).div_ceil(LINE * strides) } else { 0 },
-    };
+    let rows_each = ROWS.div_ceil(depth.div_ceil(STRIDE));
+    let each = next.lines().div_ceil(strides);
     for (columns, right) in product.right.panels() {
         let mut result = ResultTile::new(product.target, rows.clone(), columns.clone());
         let mut ahead = || {
-            result.ask();
-            next.ask();
+            result.ask(rows_each);
+            next.ask(each);
         };
         // SAFETY: forwarded; a panel of B has its depth.
         unsafe {
@@ -253,8 +257,9 @@ impl<'a> ResultTile<'a> {
         }
     }
     #[inline(always)]
-    fn ask(&mut self) {
-        if let Some((row, rest)) = self.rows.split_first() {
+    fn ask(&mut self, rows: usize) {
+        for _ in 0..rows {
+            let Some((row, rest)) = self.rows.split_first() else { return };
             let start = self.out.wrapping_add(*row);
             ask_for(start);
             ask_for(start.wrapping_add(self.last_column));
@@ -263,18 +268,29 @@ impl<'a> ResultTile<'a> {
     }
 }
 
-/// The next panel of A, asked for a few lines at a time while this one is worked on.
-struct NextPanel {
-    place: *const Complex,
-    /// Cache lines each time.
-    lines: usize,
+/// The next rows of A, or its next panel, asked for a few lines at a time while these are worked on.
+struct Next<'a> {
+    source: *const Complex,
+    /// Those not asked for yet, and elements of each.
+    rows: &'a [usize],
+    length: usize,
+    /// Element of the first of them.
+    at: usize,
 }
-impl NextPanel {
+impl Next<'_> {
+    /// Cache lines, all in all.
+    fn lines(&self) -> usize {
+        self.rows.len() * self.length.div_ceil(LINE)
+    }
     #[inline(always)]
-    fn ask(&mut self) {
-        for _ in 0..self.lines {
-            ask_for_later(self.place);
-            self.place = self.place.wrapping_add(LINE);
+    fn ask(&mut self, lines: usize) {
+        for _ in 0..lines {
+            let Some((row, rest)) = self.rows.split_first() else { return };
+            ask_for_later(self.source.wrapping_add(row + self.at));
+            self.at += LINE;
+            if self.at >= self.length {
+                (self.rows, self.at) = (rest, 0);
+            }
         }
     }
 }

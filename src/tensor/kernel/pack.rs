@@ -22,8 +22,10 @@ pub struct Block<'a> {
 /// What the buffer is made of, so that panels begin with a cache line. Nothing reads it as such: all access is by pointer.
 #[repr(align(64))]
 struct CacheLine {
-    _elements: [MaybeUninit<Complex>; 8],
+    _elements: [MaybeUninit<Complex>; LINE],
 }
+/// Elements of a cache line.
+const LINE: usize = 8;
 
 /// A packed block.
 #[derive(Default)]
@@ -89,7 +91,7 @@ impl Packed {
     unsafe fn fill<S: Simd>(&mut self, deal: Option<S>, block: &Block) {
         let lines = block.lines.len().next_multiple_of(if deal.is_some() { S::F32_LANES } else { 1 });
         self.buffer.clear();
-        self.buffer.reserve((lines * self.depth).div_ceil(8));
+        self.buffer.reserve((lines * self.depth).div_ceil(LINE));
         let out = self.buffer.as_mut_ptr().cast::<Complex>();
         let steps = self.depth.div_ceil(STEP);
         let count = self.panels.len() * steps;
@@ -157,7 +159,7 @@ unsafe fn part<S: Simd>(deal: Option<S>, block: &Block, panel: &Panel, first: us
 
 /// How many of the offsets are within a cache line of the one before.
 fn near(offsets: &[usize]) -> usize {
-    offsets.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < 8).count()
+    offsets.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < LINE).count()
 }
 /// Whether each offset is one more than the one before.
 pub fn are_neighbours(offsets: &[usize]) -> bool {
@@ -191,23 +193,52 @@ unsafe fn gather(
             for (y, term) in terms.iter().enumerate() {
                 copy_run(source.add(lines[0] + term), out.add(y * width), count);
             }
-        } else if terms.len() == STEP && count >= 4 && are_neighbours(terms) {
-            // Squares of 4 by 4 are transposed in registers; the last may overlap the one before it.
-            for x in (0..count).step_by(4).map(|x| x.min(count - 4)) {
-                for y in [0, 4] {
-                    let line = |i: usize| source.add(lines[x + i] + terms[y]).cast::<Four>().read();
-                    let (a, b, c, d) = (line(0), line(1), line(2), line(3));
-                    for i in 0..4 {
-                        out.add((y + i) * width + x).cast::<Four>().write([a[i], b[i], c[i], d[i]]);
+        } else {
+            // Two terms at a time: squares of 2 by 2 are transposed in registers where they lie side by side.
+            for (y, pair) in terms.chunks(2).enumerate() {
+                let out = out.add(2 * y * width);
+                if let [first, second] = *pair
+                    && second == first + 1
+                    && count > 1
+                {
+                    // The last may overlap the one before it.
+                    for x in (0..count).step_by(2).map(|x| x.min(count - 2)) {
+                        let (upper, lower) = (source.add(lines[x] + first), source.add(lines[x + 1] + first));
+                        transpose(upper, lower, out.add(x), out.add(width + x));
+                    }
+                } else {
+                    for (y, term) in pair.iter().enumerate() {
+                        for (x, line) in lines.iter().enumerate() {
+                            out.add(y * width + x).write(source.add(line + term).read());
+                        }
                     }
                 }
             }
-        } else {
-            for (y, term) in terms.iter().enumerate() {
-                for (x, line) in lines.iter().enumerate() {
-                    out.add(y * width + x).write(source.add(line + term).read());
-                }
-            }
+        }
+    }
+}
+
+/// Two elements of `upper` and of `lower` become the columns of two rows, of `first` and of `second`.
+///
+/// # Safety
+/// Two elements may be read or written at each place.
+#[inline(always)]
+unsafe fn transpose(upper: *const Complex, lower: *const Complex, first: *mut Complex, second: *mut Complex) {
+    // SAFETY: the rule above; every x86-64 has these instructions.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        {
+            // The compiler takes the elements apart where it is left to it.
+            use core::arch::x86_64::{_mm_loadu_pd, _mm_storeu_pd, _mm_unpackhi_pd, _mm_unpacklo_pd};
+            let (a, b) = (_mm_loadu_pd(upper.cast()), _mm_loadu_pd(lower.cast()));
+            _mm_storeu_pd(first.cast(), _mm_unpacklo_pd(a, b));
+            _mm_storeu_pd(second.cast(), _mm_unpackhi_pd(a, b));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let ([a, b], [c, d]) = (upper.cast::<[Complex; 2]>().read(), lower.cast::<[Complex; 2]>().read());
+            first.cast::<[Complex; 2]>().write([a, c]);
+            second.cast::<[Complex; 2]>().write([b, d]);
         }
     }
 }

@@ -74,7 +74,7 @@ pub unsafe fn run(
     let rows = fuse::fuse(rows, |a| a.other);
     let columns = fuse::fuse(columns, |a| a.other);
     let size = (volume(&rows), volume(&columns));
-    let sums = order_sums(sums, size);
+    let sums = order_sums(sums, &rows, &columns);
     let depth = volume(&sums);
     let work = size.0 as f64 * size.1 as f64 * depth as f64;
     let threads = if work < WORTH_SHARING { 1 } else { threads() };
@@ -109,19 +109,26 @@ pub unsafe fn run(
     threads::share(threads, tiles, Borrowed::new, work, &mut |done| tick(done as f64 / tiles as f64))
 }
 
-/// The order of the summed axes is free: take the one that fuses best, the larger operand's when both do.
-fn order_sums(sums: Vec<Axis>, size: (usize, usize)) -> Vec<Axis> {
+/// The order of the summed axes is free. An operand whose neighbours lie along a sum is read in whole cache lines only if that
+/// sum comes last; where both or neither ask for that, the order that fuses best, the larger operand's when both do.
+fn order_sums(sums: Vec<Axis>, rows: &[Axis], columns: &[Axis]) -> Vec<Axis> {
     if sums.len() < 2 {
         return fuse::fuse(sums, |a| a.input);
     }
+    let smallest = |strides: &mut dyn Iterator<Item = usize>| strides.min().unwrap_or(usize::MAX);
+    let along = |stride: fn(&Axis) -> usize, kept: &[Axis]| {
+        smallest(&mut sums.iter().map(stride)) < smallest(&mut kept.iter().map(|a| a.input))
+    };
+    let along = (along(|a| a.input, rows), along(|a| a.other, columns));
     let by_left = fuse::fuse(sums.clone(), |a| a.input);
     let by_right = fuse::fuse(sums, |a| a.other);
-    match by_left.len().cmp(&by_right.len()) {
-        core::cmp::Ordering::Less => by_left,
-        core::cmp::Ordering::Greater => by_right,
-        core::cmp::Ordering::Equal if size.0 >= size.1 => by_left,
-        core::cmp::Ordering::Equal => by_right,
-    }
+    let left_first = match along {
+        (true, false) => true,
+        (false, true) => false,
+        _ if by_left.len() != by_right.len() => by_left.len() < by_right.len(),
+        _ => volume(rows) >= volume(columns),
+    };
+    if left_first { by_left } else { by_right }
 }
 
 /// Tiles as large as allowed, but enough of them, and equal enough, for all threads: the last leaves all others idle.
