@@ -168,7 +168,7 @@ pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *m
 #[cold]
 extern "C" fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
     // SAFETY: by the promise of `pool_allocate`'s caller.
-    if let Some(block) = fast::allocate_other(unsafe { heap_id(pool) }, size, 0) {
+    if let Some(block) = fast::allocate_other(unsafe { heap_id(pool) }, size, 0, false) {
         return block.as_ptr().cast();
     }
     guard(null_mut(), || {

@@ -81,7 +81,7 @@ pub extern "C" fn unimem_program_malloc(size: usize) -> *mut c_void {
 // A C function, as none of these unwinds: then the fast path ends in a jump and needs no frame.
 #[cold]
 extern "C" fn malloc_slow(size: usize) -> *mut c_void {
-    if let Some(block) = fast::allocate_other(ID.load(Relaxed), size, ALIGNMENT) {
+    if let Some(block) = fast::allocate_other(ID.load(Relaxed), size, ALIGNMENT, false) {
         return block.as_ptr().cast();
     }
     or_no_memory(|| aligned(ALIGNMENT, size))

@@ -25,7 +25,7 @@ unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) 
 }
 #[cold]
 extern "C" fn allocate_at(size: usize, alignment: usize, slot: usize) -> *mut c_void {
-    if let Some(block) = fast::allocate_other(slots::heap_id(slot), size, alignment) {
+    if let Some(block) = fast::allocate_other(slots::heap_id(slot), size, alignment, false) {
         return block.as_ptr().cast();
     }
     guard(null_mut(), || Ok(slots::open_at(slot)?.allocate(size, alignment)?.as_ptr().cast()))

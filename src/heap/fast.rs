@@ -30,14 +30,14 @@ pub fn is_usual(alignment: usize) -> bool {
 /// its blocks, where the caller knows.
 #[inline(always)]
 pub fn allocate(id: usize, prefix: Option<usize>, size: usize) -> Option<NonNull<u8>> {
-    let cache = cache::near(thread::record(), id);
+    let cache = cache::near(thread::existing()?, id);
     let beside = prefix.map_or(cache.beside, cache::beside);
     shared(cache, size, || quick_scaled_class_of_lines(size.wrapping_add(beside)))
 }
 /// The same at malloc's alignment, from a heap without a prefix.
 #[inline(always)]
 pub fn allocate_for_malloc(id: usize, size: usize) -> Option<NonNull<u8>> {
-    shared(cache::near(thread::record(), id), size, || quick_scaled_class_of(size))
+    shared(cache::near(thread::existing()?, id), size, || quick_scaled_class_of(size))
 }
 #[inline(always)]
 fn shared(cache: &ThreadCache, size: usize, scaled_class: impl FnOnce() -> usize) -> Option<NonNull<u8>> {
@@ -76,9 +76,10 @@ fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Taken> 
 }
 
 /// What [`allocate`] leaves over is tried here next, one call more, still without a lock: other alignments that a class
-/// has anyway, the classes whose blocks have a span each, and heaps beyond the first.
-pub fn allocate_other(id: usize, size: usize, alignment: usize) -> Option<NonNull<u8>> {
-    let cache = cache::anywhere(thread::record(), id);
+/// has anyway, the classes whose blocks have a span each, and heaps beyond the first. `zeroed`: a span is to know still what
+/// of its only block was written to.
+pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) -> Option<NonNull<u8>> {
+    let cache = cache::anywhere(thread::existing()?, id);
     let room = if is_usual(alignment) {
         size.wrapping_add(cache.beside) & !(DEFAULT_ALIGNMENT - 1)
     } else if alignment == MALLOC_ALIGNMENT && cache.is_plain() {
@@ -98,7 +99,9 @@ pub fn allocate_other(id: usize, size: usize, alignment: usize) -> Option<NonNul
     let pointer = unsafe { taken.entry.as_ref() }.pointer;
     let span = span_of_block(pointer);
     span.note_request(size);
-    span.set_written(ALL);
+    if !zeroed {
+        span.set_written(ALL);
+    }
     taken.slot.store(slot::LIVE, Relaxed);
     NonNull::new(pointer)
 }
@@ -106,11 +109,12 @@ pub fn allocate_other(id: usize, size: usize, alignment: usize) -> Option<NonNul
 /// Frees into the calling thread's cache of the heap with `id`. False: not done, for whatever reason.
 #[inline(always)]
 pub fn free(id: usize, pointer: *mut u8) -> bool {
-    free_into(cache::near(thread::record(), id), id, pointer)
+    thread::existing().is_some_and(|record| free_into(cache::near(record, id), id, pointer))
 }
 /// What [`free`] leaves over is tried here next, where that can help: heaps beyond the first.
 pub fn free_other(id: usize, pointer: *mut u8) -> bool {
-    id >= thread::NEAR && free_into(cache::anywhere(thread::record(), id), id, pointer)
+    let record = thread::existing().filter(|_| id >= thread::NEAR);
+    record.is_some_and(|record| free_into(cache::anywhere(record, id), id, pointer))
 }
 #[inline(always)]
 fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {

@@ -186,15 +186,13 @@ impl Heap {
         cache::existing(thread::existing()?, self.id)
     }
 
-    fn allocate_quickly(&self, size: usize, alignment: usize) -> Option<NonNull<u8>> {
-        match fast::is_usual(alignment) && self.id < thread::NEAR {
-            true => fast::allocate(self.id, None, size),
-            false => fast::allocate_other(self.id, size, alignment),
-        }
+    fn allocate_quickly(&self, size: usize, alignment: usize, zeroed: bool) -> Option<NonNull<u8>> {
+        let usual = if fast::is_usual(alignment) { fast::allocate(self.id, None, size) } else { None };
+        usual.or_else(|| fast::allocate_other(self.id, size, alignment, zeroed))
     }
     /// Allocates `size` bytes at `alignment`, a power of two up to 1 GiB, or 0 for the heap's own.
     pub fn allocate(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        match self.allocate_quickly(size, alignment) {
+        match self.allocate_quickly(size, alignment, false) {
             Some(block) => Ok(block),
             None => self.allocate_slow(size, alignment, Beyond::default()),
         }

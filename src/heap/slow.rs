@@ -51,7 +51,7 @@ impl Heap {
 
     /// Allocates a block of zeroes. What was never written to is not touched.
     pub fn allocate_zeroed(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        let block = match self.allocate_quickly(size, alignment) {
+        let block = match self.allocate_quickly(size, alignment, true) {
             Some(block) => block,
             None => self.allocate_slow(size, alignment, Beyond { zeroed: true, ..Beyond::default() })?,
         };

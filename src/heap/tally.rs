@@ -7,7 +7,7 @@
 //!   more than that a thread; on slow paths also when they are as much below;
 //! - with every [`FREES`]th free, whose word begins so far below its sign: until then, and no further than magazines have
 //!   room, the heap may know of more live bytes than there are;
-//! - before a count leaves its word. Hits need not look: they take blocks that were freed, or that magazines held, of which
+//! - before a count leaves its word, or bytes come into its place. Hits need not look: they take blocks that were freed, or that magazines held, of which
 //!   neither are as many, or blocks that a slow path brought, which looks.
 //!
 //! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words: it writes
@@ -181,7 +181,10 @@ impl Tally {
         live = live.wrapping_add(change);
         peak = peak.max(live);
         add(&self.earlier.allocated, allocated);
-        let full = is_full(own(&self.allocated)) || (own(&self.freed).wrapping_add(ONCE) as isize) < 0;
+        let words = [own(&self.allocated), own(&self.freed)];
+        let full = is_full(words[0]) || (words[1].wrapping_add(ONCE) as isize) < 0;
+        // Changes come without counts: by bytes alone a word fills up, too.
+        let full = full || (words[0] | words[1]) & (ONCE >> 1) != 0;
         if full || live.unsigned_abs() > UNPUBLISHED as usize {
             return self.publish_as(heap, live, peak);
         }
@@ -223,32 +226,39 @@ impl Tally {
     }
     /// Unpublished net bytes and their peak.
     pub fn unpublished(&self) -> (isize, isize) {
-        if self.publications.load(Acquire) % 2 == 1 {
-            return (0, 0);
-        }
-        let live = difference(self.allocated.load(Relaxed), self.freed.load(Relaxed));
-        (live >> COUNT_BITS, self.peak.load(Relaxed) >> COUNT_BITS)
+        self.whole(|published| match published {
+            true => (0, 0),
+            false => (self.difference() >> COUNT_BITS, self.peak.load(Relaxed) >> COUNT_BITS),
+        })
+    }
+    fn difference(&self) -> isize {
+        difference(self.allocated.load(Relaxed), self.freed.load(Relaxed))
     }
     /// Forgets the peak so far.
     pub fn reset_peak(&self) {
-        self.peak.store(difference(self.allocated.load(Relaxed), self.freed.load(Relaxed)), Relaxed);
+        let live = self.whole(|published| if published { 0 } else { self.difference() });
+        self.peak.store(live.min(MOST), Relaxed);
     }
     /// Counts so far.
     pub fn counts(&self) -> Counts {
+        let [hits, frees, allocated] = self.whole(|published| match published {
+            true => self.all.with(0, NO_FREES),
+            false => self.earlier.with(self.allocated.load(Relaxed), self.freed.load(Relaxed)),
+        });
+        Counts { hits, misses: self.misses.load(Relaxed), frees, largest: 0, allocated }
+    }
+    /// What `read` makes of the words while no publication changes them; it is told of one that was begun.
+    fn whole<R>(&self, read: impl Fn(bool) -> R) -> R {
         // So many publications in a row while this looks: not seen yet.
         const TRIES: usize = 1000;
         let read = || {
             let before = self.publications.load(Acquire);
-            let all = match before % 2 {
-                0 => self.earlier.with(self.allocated.load(Relaxed), self.freed.load(Relaxed)),
-                _ => self.all.with(0, NO_FREES),
-            };
+            let found = read(before % 2 == 1);
             fence(Acquire);
-            (all, self.publications.load(Relaxed) == before)
+            (found, self.publications.load(Relaxed) == before)
         };
         let whole = (0..TRIES).map(|_| read()).find(|(_, whole)| *whole);
-        let [hits, frees, allocated] = whole.unwrap_or_else(read).0;
-        Counts { hits, misses: self.misses.load(Relaxed), frees, largest: 0, allocated }
+        whole.unwrap_or_else(read).0
     }
 }
 
@@ -285,6 +295,22 @@ mod tests {
         assert_eq!(counts.allocated, bytes);
         assert_eq!(heap.counters.live.load(Relaxed) + live, 700_000);
         assert!(live.abs() <= UNPUBLISHED && (live..=UNPUBLISHED).contains(&peak));
+        heap.destroy();
+    }
+
+    /// Slow calls bring bytes and no counts into the words: 4 TiB, more than they hold.
+    #[test]
+    fn bytes_alone_never_come_to_count() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let tally = Tally::default();
+        const TIMES: usize = (1 << 26) + 1024;
+        for _ in 0..TIMES {
+            tally.allocation(heap, 1 << 16, false);
+            tally.free(heap, 1 << 16);
+        }
+        let counts = tally.counts();
+        assert_eq!((counts.hits, counts.misses, counts.frees), (0, TIMES, TIMES));
+        assert_eq!((counts.allocated, tally.unpublished().0), (TIMES << 16, 0));
         heap.destroy();
     }
 

@@ -120,10 +120,12 @@ impl Tracker {
         if self.places.count() == 0 {
             return Taken { start: false, inside: None };
         }
-        let start = self.places.untrack(from).is_some();
-        let inside = self.take_inside(from);
+        Taken { start: self.places.untrack(from).is_some(), inside: self.untrack_inside(from) }
+    }
+    fn untrack_inside(&self, start: usize) -> Option<Places> {
+        let inside = self.take_inside(start);
         inside.iter().flatten().for_each(|address| _ = self.places.untrack(*address));
-        Taken { start, inside }
+        inside
     }
     /// Tracks it where that memory is now. Gives whether anything is.
     fn put(&self, taken: Taken, from: usize, to: usize, size: usize) -> bool {
@@ -137,7 +139,7 @@ impl Tracker {
     /// Forgets what is tracked behind the first `size` bytes of the memory that begins at `start`.
     fn cut(&self, start: usize, size: usize) {
         if self.inside_count.load(Relaxed) > 0 {
-            let taken = Taken { start: false, inside: self.take(start).inside };
+            let taken = Taken { start: false, inside: self.untrack_inside(start) };
             self.put(taken, start, start, size);
         }
     }

@@ -4,8 +4,8 @@
 //! exit the function given to [`at_exit`] runs; from then on the thread has no record, and whoever asks takes the
 //! path without one. That way destructors that run later still may allocate and free.
 //!
-//! A thread without a record has one that stands for none, and a place where nothing hangs refers to [`NOTHING`]: who is in
-//! a hurry follows both without asking, and finds zeroes.
+//! A place in a record where nothing hangs refers to [`NOTHING`]: who is in a hurry follows it without asking, and finds
+//! zeroes.
 use super::{records, system};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
@@ -44,20 +44,6 @@ pub struct Record {
     pub in_trace: AtomicBool,
 }
 
-// SAFETY: atomic but for the messages, which only the record's own thread touches, and nobody those of NONE.
-unsafe impl Sync for Record {}
-
-/// The record that stands for none.
-#[unsafe(export_name = "unimem_no_record")] // thread_pointer.c begins with it
-static NONE: Record = Record {
-    near: [const { AtomicPtr::new(nothing()) }; NEAR],
-    far: AtomicPtr::new(null_mut()),
-    far_capacity: AtomicU32::new(0),
-    last_error: AtomicU32::new(0),
-    in_trace: AtomicBool::new(false),
-    messages: core::cell::UnsafeCell::new([[0; MESSAGE]; 2]),
-};
-
 /// What is known of a thread without a record. Bit 0: it is gone for good; above it the code of the last error. So a thread
 /// that cannot even have a record has a last error.
 const ENDED: usize = 1;
@@ -89,9 +75,9 @@ fn pointer() -> *mut Record {
     // SAFETY: the address of a thread-local variable of this very thread.
     unsafe { *unimem_thread_record_address() }
 }
-fn set_pointer(record: *const Record) {
+fn set_pointer(record: *mut Record) {
     // SAFETY: as in `pointer`.
-    unsafe { *unimem_thread_record_address() = record.cast_mut() };
+    unsafe { *unimem_thread_record_address() = record };
 }
 fn mark() -> usize {
     // SAFETY: as in `pointer`.
@@ -102,15 +88,11 @@ fn set_mark(mark: usize) {
     unsafe { *unimem_thread_mark_address() = mark };
 }
 
-/// This thread's record, or the one that stands for none.
-#[inline(always)]
-pub fn record() -> &'static Record {
-    // SAFETY: begins as NONE, is set by `current` of this thread, and set back before the record is released.
-    unsafe { &*pointer() }
-}
 /// This thread's record if it has one.
+#[inline(always)]
 pub fn existing() -> Option<&'static Record> {
-    Some(record()).filter(|record| !core::ptr::eq(*record, &NONE))
+    // SAFETY: null, or set by `current` of this thread and set back before the record is released.
+    unsafe { pointer().as_ref() }
 }
 
 /// This thread's record, made now if need be. None when memory is short or the thread is past its exit.
@@ -132,13 +114,15 @@ pub fn current() -> Option<&'static Record> {
     set_mark(before | ENDED);
     // SAFETY: a pointer that is only read back by `ended`, which takes it for what it is.
     let kept = unsafe { system::set_thread_value(key, record.as_ptr().cast()) };
-    set_mark(before);
     if kept.is_err() {
+        set_mark(before);
         // SAFETY: nobody has seen it. All-zero bytes are a valid record, so no destructor is owed.
         unsafe { records::release(record.cast(), size_of::<Record>()) };
         return None;
     }
-    set_pointer(made);
+    // In this order, as in `ended`: a signal handler that allocates in between finds no record, and makes none.
+    set_pointer(record.as_ptr());
+    set_mark(before);
     Some(made)
 }
 
@@ -187,8 +171,8 @@ unsafe extern "C" fn ended(record: *mut libc::c_void) {
         // SAFETY: stored by `at_exit` from a function of this very type; the record is this thread's and still whole.
         unsafe { core::mem::transmute::<*mut (), fn(&'static Record)>(function)(&*record.cast()) };
     }
-    set_pointer(&NONE);
     set_mark(ENDED);
+    set_pointer(null_mut());
     // SAFETY: nothing of this thread holds the record any more.
     unsafe { records::release(NonNull::new_unchecked(record.cast()), size_of::<Record>()) };
 }

@@ -404,18 +404,24 @@ impl Engine {
         }
         freed()
     }
-    /// Charges the page of the record of a chunk that is about to be used for the first time, where that is not done yet;
-    /// chunks leave for it. Where nothing can, the page is charged beyond the limit: to refuse it would end the program
-    /// at a plain access.
+    /// Charges records of chunks; chunks leave for them. False if there is no room even so.
+    pub(super) fn charge_records(&self, bytes: usize, workspace: &mut codec::Workspace) -> bool {
+        while !self.purse().charge_records(bytes) {
+            if self.reclaim_with(bytes, workspace) == 0 {
+                return self.purse().charge_records(bytes);
+            }
+        }
+        true
+    }
+    /// Charges the page of the record of a chunk that is about to be used for the first time, where that is not done yet.
+    /// Where nothing can leave for it, the page is charged beyond the limit: to refuse it would end the program at a plain
+    /// access.
     pub(super) fn charge_record(&self, region: &Region, index: usize, workspace: &mut codec::Workspace) {
         if region.is_record_charged(index) {
             return;
         }
-        if !self.purse().charge_records(PAGE) {
-            self.reclaim_with(PAGE, workspace);
-            if !self.purse().charge_records(PAGE) {
-                self.purse().charge_records_anyway(PAGE);
-            }
+        if !self.charge_records(PAGE, workspace) {
+            self.purse().charge_records_anyway(PAGE);
         }
         if !region.note_record_charged(index) {
             self.purse().discharge_records(PAGE);

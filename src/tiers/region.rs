@@ -13,6 +13,7 @@ use super::sweep::Sweep;
 use super::table::{self, Chunk, Lists, Table, Which};
 use super::transit::Transit;
 use super::trouble::Trouble;
+use super::workspace;
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::PAGE;
@@ -145,18 +146,15 @@ impl Region {
         }
         let prepaid = table::bytes(length / chunk) <= limit / RECORDS_SHARE;
         let records = if prepaid { table::bytes(length / chunk) } else { 0 };
-        let room = engine.guarantee(|purse| {
-            purse.guarantee(length, (2 * chunk).min(length), chunk)
-                && (purse.charge_records(records) || {
-                    purse.shorten(length);
-                    false
-                })
-        });
-        if !room.map_err(Trouble::error)? {
-            return fail!(
-                OutOfMemory,
-                "the budget has no room for two chunks of {chunk} bytes and {records} of records"
-            );
+        let room = engine.guarantee(|purse| purse.guarantee(length, (2 * chunk).min(length), chunk));
+        let charge = || workspace::with(false, |workspace| engine.charge_records(records, workspace));
+        let guaranteed = room.map_err(Trouble::error)?;
+        if guaranteed && !charge() {
+            engine.purse().shorten(length);
+            return fail!(OutOfMemory, "the budget has no room for {records} bytes of records of chunks");
+        }
+        if !guaranteed {
+            return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
         }
         let room = Room::new(engine, chunk, capacity);
         Ok(Region {
@@ -215,7 +213,7 @@ impl Region {
     /// Charges the records of `count` chunks, as far as that is not done. False if there is no room for them.
     fn prepay(&self, count: usize) -> bool {
         let more = table::bytes(count).saturating_sub(self.records.load(Relaxed));
-        let paid = self.engine.purse().charge_records(more);
+        let paid = workspace::with(false, |workspace| self.engine.charge_records(more, workspace));
         if paid {
             self.records.fetch_add(more, Relaxed);
         }
@@ -391,15 +389,13 @@ impl Region {
         let (purse, length) = (self.engine.purse(), new * self.chunk);
         if new > old {
             let more = length - old * self.chunk;
-            let room = self.engine.guarantee(|purse| {
-                purse.extend(more)
-                    && (!self.prepaid || self.prepay(new) || {
-                        purse.shorten(more);
-                        false
-                    })
-            });
+            let room = self.engine.guarantee(|purse| purse.extend(more));
             if !room.map_err(Trouble::error)? {
                 return fail!(OutOfMemory, "the budget has no room beside the chunks that are acquired");
+            }
+            if self.prepaid && !self.prepay(new) {
+                purse.shorten(more);
+                return fail!(OutOfMemory, "the budget has no room for the records of {} chunks", new - old);
             }
             if purse.limit() != 0
                 && let Err(error) = self.room.take(old, new - old)
