@@ -1,7 +1,6 @@
 //! Speed and ratio of the chunk codecs on every instruction set here, beside a plain copy of the same bytes. Rates are
 //! GB/s of a processor's own time, so that a busy machine disturbs them little.
 use std::hint::black_box;
-use unimem::tiers::checksum::checksum;
 use unimem::tiers::codec::{Codec, Form, Workspace, directory_size, isa::Isa};
 
 const CHUNK: usize = 2 << 20;
@@ -132,7 +131,7 @@ fn main() {
             }
         }
     }
-    checksums(&data("normal"));
+    hashes(&data("normal"));
 }
 /// The least ratio, and GB/s of encoding and decoding, that the issue asks for, and which of them are missed. Ratios of
 /// bounded coding are what zfp's fixed accuracy reached on the same kind of data (measured once, beside a trial of
@@ -156,13 +155,22 @@ fn verdict(name: &str, tolerance: f64, reached: [f64; 3]) -> String {
     });
     parts.collect::<Vec<_>>().join(", ")
 }
-fn checksums(source: &[u8]) {
-    let once = |_| {
-        let clock = Clock::now();
-        for chunk in source.chunks(CHUNK) {
-            black_box(checksum(chunk));
-        }
-        clock.seconds()
-    };
-    println!("checksum {:.1} GB/s", source.len() as f64 / median((0..5).map(once).collect()) / 1e9);
+fn hashes(source: &[u8]) {
+    for (name, hash) in [
+        ("xxh3_64", (|b| twox_hash::XxHash3_64::oneshot(b)) as fn(&[u8]) -> u64),
+        ("xxh3_128", |b| twox_hash::XxHash3_128::oneshot(b) as u64),
+    ] {
+        let t = median(
+            (0..5)
+                .map(|_| {
+                    let s = Clock::now();
+                    for c in source.chunks(CHUNK) {
+                        black_box(hash(c));
+                    }
+                    s.seconds()
+                })
+                .collect(),
+        );
+        println!("{name} {:.1} GB/s", source.len() as f64 / t / 1e9);
+    }
 }

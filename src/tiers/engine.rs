@@ -12,7 +12,7 @@ use super::region::{Params, Region};
 use super::spill::Spill;
 use super::staging::Staging;
 use super::warm::Warm;
-use super::{checksum, crew, fork, gate, recorded, registry, workspace};
+use super::{crew, fork, gate, recorded, registry, workspace};
 use crate::error::{Error, Result, fail};
 use crate::log::log;
 use crate::os::lock::{Condvar, Mutex};
@@ -60,7 +60,6 @@ impl Engine {
     }
     fn on(faults: &'static Faults, budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
         recorded::install();
-        checksum::prepare();
         let _inside = gate::enter();
         let purse = Purse::new(budget);
         let capacity = match purse.limit() {

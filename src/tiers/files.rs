@@ -35,7 +35,7 @@ impl Set {
     fn with(&self, spill: &Arc<Spill>) -> Result<Set, Errno> {
         let mut all = (*self.all).clone();
         let at = all.iter().position(|file| file.is_closed()).unwrap_or(all.len());
-        let number = u16::try_from(at + 1).ok().filter(|number| *number < Stored::BEHIND);
+        let number = u16::try_from(at + 1).ok().filter(|number| *number != Stored::LOST);
         let current = number.ok_or(Errno(libc::EMFILE))?;
         if at < all.len() {
             all[at] = spill.clone();

@@ -6,9 +6,7 @@
 //! one instance and lives on that instance's budget.
 //!
 //! What a chunk goes through is told in state.rs; how pages move, in fault/pages.rs.
-mod behind;
 pub mod budget;
-pub mod checksum;
 pub mod chunks;
 mod claims;
 pub mod codec;

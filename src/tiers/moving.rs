@@ -1,8 +1,7 @@
 //! Moves the chunks of a region to a larger one, without bringing in what is stored.
 //!
 //! Neither region is in any list meanwhile, and the old one is leaving (claims.rs): evictions and jobs that know it from
-//! before do not touch it, so room on disk and chunks go over as one. Nothing has to be undone: once the new region has its
-//! room on disk, a chunk whose pages the system refuses to move stays where it is (behind.rs).
+//! before do not touch it, so room on disk and chunks go over as one.
 use super::engine::Engine;
 use super::points::{self, Point};
 use super::region::{Params, Region};
@@ -26,64 +25,93 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     let new = Arc::new(Region::reserve(engine, &params)?);
     engine.conceal(old);
     old.leave();
+    // Before pages are in hand: whoever waits for those keeps a workspace.
+    workspace::with(false, |workspace| {
+        let in_use = (0..old.count()).filter(|&index| old.word(index).phase() != Phase::Zero);
+        in_use.for_each(|index| engine.charge_record(&new, index, workspace));
+    });
     let _pages = engine.pages_in_hand();
     // Chunks read ahead hold slots that nobody else can take any more.
     engine.drop_staged(old, Transit::claim_leaving);
-    if let Err(error) = prepare(old, &new) {
+    let moved =
+        new.room().inherit(old.room(), old.count(), new.count().saturating_sub(old.count())).and_then(|()| {
+            points::pass(Point::RoomInherited);
+            move_chunks(engine, old, &new).map_err(Trouble::error)
+        });
+    if let Err(error) = moved {
         new.dissolve();
         old.stay();
         engine.publish(old);
         return Err(error);
     }
-    points::pass(Point::RoomInherited);
-    (0..old.count()).for_each(|index| move_chunk(engine, old, &new, index));
     new.counters.inherit(&old.counters);
-    let stayed = new.behind().keep(old);
     engine.publish(&new);
-    if stayed {
-        old.give_up_extent();
-    } else {
-        old.dissolve();
-    }
+    old.dissolve();
     Ok(new)
 }
-/// All that can fail.
-fn prepare(old: &Region, new: &Region) -> Result<()> {
-    // Nobody acquires a chunk of it any more who has not acquired it yet.
-    if (0..old.count()).any(|index| old.word(index).acquisitions() > 0) {
-        return Err(Trouble::NoRoom.error());
+/// Moves all chunks; on failure they and the room on disk are back.
+fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Result<(), Trouble> {
+    for index in 0..old.count() {
+        if let Err(trouble) = move_chunk(engine, old, new, index) {
+            new.room().return_to(old.room(), old.count());
+            for index in 0..index {
+                if move_chunk(engine, new, old, index).is_err() {
+                    lose(old, index);
+                }
+            }
+            return Err(trouble);
+        }
     }
-    new.room().inherit(old.room(), old.count(), new.count().saturating_sub(old.count()))
+    Ok(())
 }
-fn claim(region: &Region, index: usize) -> Transit<'_> {
+/// Where the system has let a chunk go but not come back: using it is an error from now on, not zeroes.
+fn lose(old: &Region, index: usize) {
+    if let Some(mut transit) = claim(old, index) {
+        transit.stored().file = Stored::LOST;
+        transit.settle(Phase::Stored, Settle::default());
+    }
+}
+fn claim(region: &Region, index: usize) -> Option<Transit<'_>> {
     loop {
-        if region.word(index).phase() == Phase::Busy {
-            region.chunk(index).state.wait();
-        } else if let Some(transit) = Transit::claim_leaving(region, index, None) {
-            return transit;
+        let word = region.word(index);
+        match word.phase() {
+            Phase::Busy => region.chunk(index).state.wait(),
+            Phase::Hot if word.acquisitions() > 0 => return None, // it cannot go
+            _ => {
+                if let Some(transit) = Transit::claim_leaving(region, index, None) {
+                    return Some(transit);
+                }
+            }
         }
     }
 }
-/// What became of a chunk's pages.
-enum Moved {
-    /// They are where they belong.
-    There,
-    /// They could be taken, and then not be placed.
-    InSlot(Slot),
-    /// They are where they were.
-    Not,
-}
-fn move_chunk(engine: &Engine, old: &Region, new: &Region, index: usize) {
+fn move_chunk(
+    engine: &Engine,
+    old: &Region,
+    new: &Region,
+    index: usize,
+) -> core::result::Result<(), Trouble> {
     if old.word(index).phase() == Phase::Zero {
-        return;
+        return Ok(());
     }
-    if !new.is_record_charged(index) {
-        workspace::with(false, |workspace| engine.charge_record(new, index, workspace));
-    }
-    let (mut from, mut to) = (claim(old, index), claim(new, index));
+    let mut from = claim(old, index).ok_or(Trouble::NoRoom)?;
+    let Some(mut to) = claim(new, index) else {
+        from.settle_unchanged();
+        return Err(Trouble::NoRoom);
+    };
     let before = from.from;
     // Where stored chunks lie on disk is known by region and index, and the room has been inherited.
-    let moved = if before == Phase::Hot { move_pages(engine, &from, &to) } else { Moved::There };
+    let slot = match before {
+        Phase::Hot => match move_pages(engine, &from, &to) {
+            Ok(slot) => slot,
+            Err(trouble) => {
+                from.settle_unchanged();
+                to.settle_unchanged();
+                return Err(trouble);
+            }
+        },
+        _ => None,
+    };
     *to.stored() = core::mem::take(from.stored());
     let (a, b) = (&old.counters, &new.counters);
     let stored = *to.stored();
@@ -98,32 +126,24 @@ fn move_chunk(engine: &Engine, old: &Region, new: &Region, index: usize) {
     if stored.file != 0 {
         shift(&a.cold, &b.cold, pages);
     }
-    // Where pages are elsewhere than in place, what is stored may be older.
-    let (left, after) = match moved {
-        Moved::There => {
-            match before {
-                Phase::Hot => shift(&a.hot, &b.hot, old.chunk_size()),
-                Phase::Staged => shift(&a.staged, &b.staged, old.chunk_size()),
-                _ => {}
-            }
-            (Phase::Zero, before)
-        }
-        Moved::InSlot(slot) => {
-            shift(&a.hot, &b.staged, old.chunk_size());
-            engine.drop_stored(&mut to);
-            to.stored().slot = slot.into_number();
-            (Phase::Zero, Phase::Staged)
-        }
-        Moved::Not => {
-            engine.drop_stored(&mut to);
-            to.stored().file = Stored::BEHIND;
-            (before, Phase::Stored)
-        }
-    };
+    let after = if slot.is_some() { Phase::Staged } else { before };
+    match (before, after) {
+        (Phase::Hot, Phase::Hot) => shift(&a.hot, &b.hot, old.chunk_size()),
+        (Phase::Hot, Phase::Staged) => shift(&a.hot, &b.staged, old.chunk_size()),
+        (Phase::Staged, _) => shift(&a.staged, &b.staged, old.chunk_size()),
+        _ => {}
+    }
+    if let Some(slot) = slot {
+        // What is stored may be older than what the slot holds.
+        engine.drop_stored(&mut to);
+        to.stored().slot = slot.into_number();
+    }
     to.settle(after, Settle::default());
-    from.settle(left, Settle::default());
+    from.settle(Phase::Zero, Settle::default());
+    Ok(())
 }
-fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> Moved {
+/// Moves a chunk's pages. Gives the slot they have stayed in, if they could be taken and not be placed again.
+fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Result<Option<Slot>, Trouble> {
     let staging = from.region.staging();
     let slot = loop {
         match engine.empty_slot(staging) {
@@ -134,7 +154,7 @@ fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> Moved {
                     let ours = |region: &Region| region.lists().count(Which::Staged);
                     let staged = engine.staged_chunks(staging) + ours(from.region) + ours(to.region);
                     if staged >= staging.count() {
-                        return Moved::Not;
+                        return Err(Trouble::NoRoom);
                     }
                     // In use by other threads, which return them.
                     staging.wait();
@@ -144,14 +164,14 @@ fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> Moved {
     };
     let (span, nursery) = (staging.span(&slot), staging.nursery(&slot));
     // SAFETY: the claim owns the chunk, which is present; the slot is empty and ours.
-    if unsafe { engine.pages().take(from.span(), span, nursery) }.is_err() {
+    if let Err(errno) = unsafe { engine.pages().take(from.span(), span, nursery) } {
         staging.put_empty(slot);
-        return Moved::Not;
+        return Err(Trouble::Pages(errno));
     }
     // SAFETY: the claim owns the chunk, which is absent; the slot is full and ours.
     if unsafe { engine.pages().place(span, to.span()) }.is_err() {
-        return Moved::InSlot(slot);
+        return Ok(Some(slot));
     }
     staging.put_empty(slot);
-    Moved::There
+    Ok(None)
 }

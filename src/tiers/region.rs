@@ -1,5 +1,4 @@
 //! A region: one piece of address space, cut into chunks that come and go.
-use super::behind::Behind;
 use super::claims::Claims;
 use super::codec::Codec;
 use super::engine::Engine;
@@ -40,8 +39,6 @@ pub struct Region {
     lists: Mutex<Lists>,
     staging: Arc<Staging>,
     room: Room,
-    /// Regions it was moved from that still hold chunks.
-    behind: Behind,
     /// All in place for good, because nothing serves faults and the data fit.
     resident: bool,
     /// Whether the records of all chunks are charged to the budget; else a page of them is with its first use.
@@ -169,7 +166,6 @@ impl Region {
             lists: Mutex::default(),
             staging,
             room,
-            behind: Behind::default(),
             resident: false,
             claims: Claims::default(),
             forbidden: AtomicBool::new(false),
@@ -234,10 +230,6 @@ impl Region {
     /// Its room on disk.
     pub(super) fn room(&self) -> &Room {
         &self.room
-    }
-    /// Regions it was moved from that still hold chunks.
-    pub(super) fn behind(&self) -> &Behind {
-        &self.behind
     }
     /// From now on its chunks are the caller's alone, who claims them with `claim_leaving`; waits for what others have
     /// begun.
@@ -454,12 +446,10 @@ impl Region {
                 self.forget(index);
             }
         }
-        self.behind.take().iter().for_each(|old| old.dissolve());
         self.room.shorten(0);
         self.give_up_extent();
     }
-    /// The purse knows of no chunks of it any more.
-    pub(super) fn give_up_extent(&self) {
+    fn give_up_extent(&self) {
         self.engine.purse().shorten(self.extent.swap(0, Relaxed));
         self.engine.purse().discharge_records(self.records.swap(0, Relaxed));
     }

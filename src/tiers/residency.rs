@@ -107,7 +107,7 @@ impl Region {
         let c = &self.counters;
         let (from, to) = (c.encoded_from.load(Relaxed), c.encoded_to.load(Relaxed));
         Residency {
-            hot_bytes: c.hot.load(Relaxed) + c.staged.load(Relaxed) + self.behind().bytes(),
+            hot_bytes: c.hot.load(Relaxed) + c.staged.load(Relaxed),
             warm_bytes: c.warm.load(Relaxed),
             cold_bytes: c.cold.load(Relaxed),
             faults: c.faults.load(Relaxed),

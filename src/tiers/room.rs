@@ -148,6 +148,11 @@ impl Room {
         self.homes.lock().extend(inherited);
         Ok(())
     }
+    /// Gives the room of the first `count` chunks back to where it came from.
+    pub fn return_to(&self, old: &Room, count: usize) {
+        self.shorten(count);
+        *old.homes.lock() = core::mem::take(&mut *self.homes.lock());
+    }
     /// Gives back the room of all chunks from `count` on.
     pub fn shorten(&self, count: usize) {
         let mut homes = self.homes.lock();

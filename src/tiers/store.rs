@@ -1,8 +1,7 @@
 //! Storing a chunk that has left the region: encoded in RAM, or in the spill file, or back in place if neither works.
-use super::checksum::checksum;
 use super::codec::{self, Form};
 use super::engine::Engine;
-use super::fill::whole_pages;
+use super::fill::{checksum, content_hash, whole_pages};
 use super::points::{self, Point};
 use super::region::Region;
 use super::staging::Slot;
@@ -37,7 +36,7 @@ impl Engine {
         let memory = region.staging().bytes(&mut slot);
         let stored = transit.stored();
         if stored.is_kept() {
-            let clean = stored.content_known && checksum(&memory[..chunk]) == stored.content;
+            let clean = stored.content_known && content_hash(&memory[..chunk]) == stored.content;
             counters.note_kept(clean);
             if clean {
                 counters.evictions.fetch_add(1, Relaxed);

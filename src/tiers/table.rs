@@ -13,9 +13,9 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Stored {
-    /// Checksum of the decoded bytes, if `content_known`.
-    pub content: u64,
-    /// Checksum of the encoded bytes.
+    /// Hash of the decoded bytes, if `content_known`.
+    pub content: [u64; 2],
+    /// Hash of the encoded bytes.
     pub checksum: u64,
     /// Encoded bytes.
     pub length: u32,
@@ -34,11 +34,9 @@ pub struct Stored {
 impl Stored {
     /// The number of a file that there never is: the bytes are lost.
     pub const LOST: u16 = u16::MAX;
-    /// Another: the bytes are in the clear in the region this one was moved from, see behind.rs.
-    pub const BEHIND: u16 = Stored::LOST - 1;
     /// Whether encoded bytes are kept anywhere.
     pub fn is_kept(&self) -> bool {
-        self.warm != 0 || self.file != 0 && self.file != Stored::BEHIND
+        self.warm != 0 || self.file != 0
     }
 }
 
@@ -66,7 +64,7 @@ struct Links {
 }
 
 /// One chunk's record. 64 bytes; all zero is a chunk never touched.
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct Chunk {
     /// Who may touch it.
     pub state: State,
