@@ -140,19 +140,18 @@ impl Heap {
     fn want_caches(&self) {
         self.caches_wanted.fetch_add(1, Relaxed);
     }
-    /// Puts back what this thread caches, if that is wanted or has become too much.
+    /// Puts back what this thread caches, if that is wanted or, in a heap with a limit, has become too much.
     fn tidy(&self, cache: &ThreadCache) {
         let wanted = self.caches_wanted.load(Relaxed);
-        let asked = cache.wanted_seen.replace(wanted) != wanted;
-        let calls = cache.slow_calls.get().wrapping_add(1);
-        cache.slow_calls.set(calls);
-        let most = match self.limit() {
-            0 => usize::MAX, // nobody is refused anything for it
-            limit => MOST_CACHED.min(limit / SHARE_CACHED),
-        };
-        if asked || calls.is_multiple_of(CALLS_A_LOOK) && cache.bytes() > most {
+        if cache.wanted_seen.replace(wanted) != wanted || self.limit() != 0 && self.caches_too_much(cache) {
             self.flush(&mut self.central.lock(), cache);
         }
+    }
+    /// Looked at with some of the calls only.
+    fn caches_too_much(&self, cache: &ThreadCache) -> bool {
+        let calls = cache.slow_calls.get().wrapping_add(1);
+        cache.slow_calls.set(calls);
+        calls.is_multiple_of(CALLS_A_LOOK) && cache.bytes() > MOST_CACHED.min(self.limit() / SHARE_CACHED)
     }
 
     /// The alignment of a block for which `alignment` is asked; 0: none is.
