@@ -7,8 +7,8 @@
 //! A thread may have been in the middle of an operation. Then its magazine is not as it should be, but slots are the truth
 //! (slot.rs), and nobody changes these any more: an entry whose slot has not the magazine's tag, or that is only half there,
 //! is dropped, and a block that was on its way between the two stays where its slot says. At worst such a block is lost to
-//! the child, one a thread, and the figures are off by what one operation counts. A magazine that was growing has no base,
-//! and is left.
+//! the child, one a thread, and the figures are off by what one operation or publication (tally.rs) counts. A magazine that
+//! was growing has no base, and is left.
 use super::cache::{self, ThreadCache};
 use super::*;
 use core::ptr::null_mut;
