@@ -41,8 +41,9 @@ static HOME: Home = Home {
         huge_pages: [const { AtomicPtr::new(null_mut()) }; HUGE_PAGES],
     },
 };
-/// No address of a program's is less than 16 GiB above.
-const NOWHERE: usize = 1 << (usize::BITS - 1);
+/// Zero, so that the leaf takes no room in the file; what lies in the lowest 16 GiB is looked up there in vain until then, and
+/// found through the root.
+const NOWHERE: usize = 0;
 
 fn leaf(address: usize) -> Option<&'static Leaf> {
     let leaf = ROOT.get(address >> LEAF_BITS)?.load(Acquire);
@@ -89,8 +90,9 @@ pub fn make_ready(start: usize, end: usize) -> bool {
         if !root.load(Acquire).is_null() {
             continue;
         }
-        let home = HOME.start.compare_exchange(NOWHERE, index * COVERED, Relaxed, Relaxed);
-        if home.is_ok() || home == Err(index * COVERED) {
+        let start = index * COVERED;
+        let home = HOME.start.compare_exchange(NOWHERE, start, Relaxed, Relaxed);
+        if start != NOWHERE && (home.is_ok() || home == Err(start)) {
             root.store(core::ptr::from_ref(&HOME.leaf).cast_mut(), Release);
             continue;
         }

@@ -7,8 +7,8 @@
 //!   more than that a thread; on slow paths also when they are as much below;
 //! - with every [`FREES`]th free, whose word begins so far below its sign: until then, and no further than magazines have
 //!   room, the heap may know of more live bytes than there are;
-//! - before a count leaves its word, or bytes come into its place. Hits need not look: they take blocks that were freed, or that magazines held, of which
-//!   neither are as many, or blocks that a slow path brought, which looks.
+//! - before a count leaves its word, or bytes come into its place. Hits need not look: they take blocks that were freed, or
+//!   that magazines held, of which neither are as many, or blocks that a slow path brought, which looks.
 //!
 //! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words: it writes
 //! down first what they come to, and while `publications` is odd, that counts instead. So whoever looks on finds it done or
