@@ -7,6 +7,8 @@
 #include "support.h"
 #include "tap.h"
 
+#include <math.h>
+
 static const memory_system_config_t config = {
     .type = MEM_SYSTEM_POOLED, .total_size = 64 * MIB, .block_size = 4096, .alignment = 64};
 
@@ -238,6 +240,9 @@ static void test_fragmentation(advanced_memory_system_t *system) {
     printf("# resident memory: %zu KiB before, %zu KiB after\n", before / KIB, after / KIB);
     CHECK("start_defragmentation: unused memory goes back to the system", after + 40 * MIB < before);
     CHECK("stop_defragmentation: true once after a start", stop_defragmentation(system));
+    CHECK("start_defragmentation: a threshold that is not a number is an error, and nothing starts",
+          !start_defragmentation(system, &(defrag_config_t){.threshold = NAN}) &&
+              unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT && !stop_defragmentation(system));
     CHECK("fragmentation with nothing live is in range",
           analyze_fragmentation(system, &empty) && empty >= 0 && empty <= 1.0);
     CHECK("defragmentation: NULL arguments are false",

@@ -239,7 +239,8 @@ bool optimize_allocation_strategy(advanced_memory_system_t *system, allocation_s
 /** Gives a pool another configuration; blocks that live stay. False for NULL, or an impossible configuration. */
 bool optimize_pool_configuration(advanced_memory_system_t *system, void *pool, const pool_config_t *config);
 
-/** Gives memory back where fragmentation reaches the threshold; true unless an argument is bad. */
+/** Gives memory back where fragmentation reaches the threshold; true unless an argument is bad, a threshold that is not
+ * a number among them. */
 bool start_defragmentation(advanced_memory_system_t *system, const defrag_config_t *config);
 /** True where a defragmentation was started since the last call; it is over by then. */
 bool stop_defragmentation(advanced_memory_system_t *system);

@@ -257,13 +257,16 @@ impl System {
         self.for_each_heap(&structure(), |heap| bytes += heap.trim());
         bytes
     }
-    /// [`System::trim`], where fragmentation reaches `threshold`.
-    pub fn start_defragmentation(&self, threshold: f64, pools: bool) {
-        let below = self.fragmentation() < threshold;
-        if !below {
+    /// [`System::trim`], where fragmentation reaches `threshold`. InvalidArgument for a threshold that is not a number.
+    pub fn start_defragmentation(&self, threshold: f64, pools: bool) -> Result<()> {
+        if threshold.is_nan() {
+            return fail!(InvalidArgument, "the threshold is not a number");
+        }
+        if self.fragmentation() >= threshold {
             self.trim(pools);
         }
         self.defragmenting.store(true, Relaxed);
+        Ok(())
     }
     /// Whether a defragmentation was started since the last call.
     pub fn stop_defragmentation(&self) -> bool {

@@ -153,9 +153,9 @@ fn defragmentation_gives_memory_back() {
     let held = system.heap().held();
     assert!(system.is_fragmented() && held > 8 << 20, "{held}");
     assert!(!system.stop_defragmentation());
-    system.start_defragmentation(2.0, true);
+    system.start_defragmentation(2.0, true).unwrap();
     assert_eq!(system.heap().held(), held, "the threshold was not reached");
-    system.start_defragmentation(0.1, true);
+    system.start_defragmentation(0.1, true).unwrap();
     assert!(system.heap().held() < held / 4);
     assert!(system.stop_defragmentation() && !system.stop_defragmentation());
     system.end();

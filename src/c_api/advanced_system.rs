@@ -183,7 +183,8 @@ pub extern "C" fn optimize_allocation_strategy(
     })
 }
 
-/// Gives memory back where fragmentation reaches the threshold; true unless an argument is bad.
+/// Gives memory back where fragmentation reaches the threshold; true unless an argument is bad, a threshold that is not
+/// a number among them.
 ///
 /// # Safety
 /// `config` is NULL or points at a configuration.
@@ -195,8 +196,9 @@ pub unsafe extern "C" fn start_defragmentation(
     guard_whole(false, || {
         // SAFETY: by the caller's promise.
         let config = unsafe { reference(config, "config") }?;
-        system_at(system)?.start_defragmentation(config.threshold, config.compact_pools.is_set());
-        Ok(true)
+        system_at(system)?
+            .start_defragmentation(config.threshold, config.compact_pools.is_set())
+            .map(|()| true)
     })
 }
 
