@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../demo/measure.h"
+
 enum { MOST_ROUNDS = 101, MOST_CONTENDERS = 8 };
 
 static inline int by_value(const void *a, const void *b) {
@@ -37,13 +39,15 @@ typedef struct {
     size_t targets, met;
 } report_t;
 
-static inline report_t report_open(const char *path, const char *mode) {
-    report_t report = {.csv = fopen(path, mode)};
+/* `name`: of the file in the build directory. */
+static inline report_t report_open(const char *name) {
+    char path[4000];
+    report_t report = {.csv = fopen(built_path(name, path, sizeof path), "w")};
     if (!report.csv) {
         perror(path);
         exit(EXIT_FAILURE);
     }
-    if (mode[0] == 'w') fprintf(report.csv, "workload,size,threads,surface,value,unit,reference,ratio,target,met\n");
+    fprintf(report.csv, "workload,size,threads,surface,value,unit,reference,ratio,target,met\n");
     return report;
 }
 

@@ -231,7 +231,7 @@ int main(int count, char **arguments)
 {
     if (count == 7 && strcmp(arguments[1], "--chain") == 0) return run_child(arguments + 2);
     bool large = count > 1 && strcmp(arguments[1], "--large") == 0;
-    report_t report = report_open("build/bench_tensor.csv", "w");
+    report_t report = report_open("bench_tensor.csv");
     if (!large) small_trees(&report);
     bool right = out_of_core(&report, large);
     report_close(&report);

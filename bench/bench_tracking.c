@@ -122,12 +122,11 @@ static void compare(report_t *report, const tracker_t *tracker, const char *what
 int main(int count, char **arguments) {
     bool quick = count == 2 && strcmp(arguments[1], "-q") == 0;
     size_t blocks = quick ? 1000000 : 10000000, rounds = 7;
-    char path[4000];
     if (count != 1 + quick) {
         fprintf(stderr, "usage: %s [-q]\n", arguments[0]);
         return EXIT_FAILURE;
     }
-    report_t report = report_open(built_path("bench_tracking.csv", path, sizeof path), "w");
+    report_t report = report_open("bench_tracking.csv");
     memory = unimem_open(NULL);
     must(memory != NULL);
     printf("\nTracking: ns with 10 and with %zu blocks tracked, medians of %zu rounds\n", blocks, rounds);

@@ -1,8 +1,9 @@
-/* Time and memory of this process, for the demos. */
+/* Time and memory of this process, and the directory it was built in, for demos and benchmarks. */
 #ifndef UNIMEM_DEMO_MEASURE_H
 #define UNIMEM_DEMO_MEASURE_H
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -26,6 +27,15 @@ static inline size_t status_bytes(const char *field) {
     text[length] = 0;
     const char *line = strstr(text, field);
     return line ? strtoul(line + strlen(field), NULL, 10) * 1024 : 0;
+}
+
+/* A file of the build directory, which this program lies one level below. */
+static inline const char *built_path(const char *name, char *path, size_t size) {
+    char program[3000] = "";
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    while (length > 0 && program[length - 1] != '/') length--;
+    snprintf(path, size, "%.*s../%s", length > 0 ? (int)length : 0, program, name);
+    return path;
 }
 
 #endif

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
+
+#include "measure.h"
 
 enum { TRACE_ALLOCATE, TRACE_FREE, TRACE_REALLOC };
 
@@ -94,15 +95,6 @@ static inline bool trace_read(const char *path, trace_t *trace) {
     fclose(file);
     if (!good) fprintf(stderr, "%s: not a whole allocation trace\n", path);
     return good;
-}
-
-/* A file of the build directory, which this program lies one level below. */
-static inline const char *built_path(const char *name, char *path, size_t size) {
-    char program[3000] = "";
-    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-    while (length > 0 && program[length - 1] != '/') length--;
-    snprintf(path, size, "%.*s../%s", length > 0 ? (int)length : 0, program, name);
-    return path;
 }
 
 /* The traces that the Makefile has unpacked; their number. To be released with globfree. */
