@@ -1,7 +1,10 @@
 /* A program to be recorded: sweeps over tiered memory under a tight budget, contractions, and a leak whose figures are
  * known. Used by c_tests/recorded.sh; prints what the recording has to agree with.
  *
- *   recorded [start FILE | loop | wait]   start: begins the recording itself, and ends it before the leak is freed */
+ *   recorded              what the environment says
+ *   recorded start FILE   begins the recording itself, and ends it
+ *   recorded fork FILE    has a child, which records itself into the file
+ *   recorded killed       ends by a signal */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
@@ -78,7 +81,9 @@ int main(int count, char **arguments)
         pid_t child = fork();
         if (child == 0) {
             sweep(noise, 10 * MIB, 0); /* of which nothing is recorded */
-            exit(unimem_trace_stop());
+            if (unimem_trace_stop() || !unimem_trace_start(arguments[2])) exit(1);
+            sweep(steps, 10 * MIB, 2);
+            exit(!unimem_trace_stop());
         }
         int status;
         if (waitpid(child, &status, 0) != child || status != 0) return 4;

@@ -76,7 +76,13 @@ by_call() {
     rm -f "$D/start.trace"
     "$D/recorded" start "$D/start.trace" >"$D/said" && "$unimem" report --json "$D/start.trace" >"$D/report.json" && agrees
 }
-forked() { record fork && agrees; }
+forked() {
+    record fork "$D/child.trace" && agrees && gives 0 "$unimem" report --json "$D/child.trace" && python3 - "$D/out" <<'PYTHON'
+import json, sys
+report = json.load(open(sys.argv[1]))
+assert report["complete"] and sum(m["count"] for m in report["movements"] if m["event"] == "fault") > 0
+PYTHON
+}
 killed() {
     rm -f "$D/killed.trace"
     UNIMEM_TRACE="$D/killed.trace" "$D/recorded" killed >"$D/said" 2>/dev/null
@@ -278,7 +284,7 @@ try "trace events" chrome
 try "profile" pprof
 try "page" page
 try "begun and ended by the program" by_call
-try "a forked child does not record" forked
+try "a forked child is no part of it, and records itself" forked
 try "a program that is killed" killed
 try "preloaded" preloaded
 try "a page beside the recording" beside

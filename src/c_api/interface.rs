@@ -255,9 +255,9 @@ pub unsafe extern "C" fn unimem_write_leaks(path: *const c_char) -> bool {
 /// and tier, faults and evictions, contractions, allocation sites, and what is live at the end. `%p` in the name
 /// becomes the number of the process. `unimem report` makes a page of it. `UNIMEM_TRACE=path` in the environment does
 /// the same from the first allocation on; `UNIMEM_TRACE_INTERVAL` is how many bytes are allocated between two
-/// allocations whose stacks are recorded (524288). It goes on until `unimem_trace_stop()` or the end of the program;
-/// a forked child does not record. False while a recording is under way, and when the file cannot be written or
-/// another process records into it.
+/// allocations whose stacks are recorded (524288). It goes on until `unimem_trace_stop()` or the end of the program.
+/// A forked child is no part of it and may begin one of its own. False while a recording is under way, and when the
+/// file cannot be written or another process records into it.
 ///
 /// # Safety
 /// `path` is zero-terminated.

@@ -12,9 +12,9 @@
 //!   always come by it.
 //! - Sizes of live blocks: at the end, and each time live memory has doubled.
 //!
-//! A forked child does not record. The end of the program ends the recording; so does a disk that is full, with a
-//! message in the log, and a file that is not the one that was opened any more, because the program has closed
-//! descriptors that it did not know.
+//! A forked child is no part of a recording and may begin one of its own. The end of the program ends the recording; so
+//! does a disk that is full, with a message in the log, and a file that is not the one that was opened any more, because
+//! the program has closed descriptors that it did not know.
 //!
 //! Below the heap: layers that have figures register a [`Source`]. Lock: one, taken before any other of the library
 //! (its place in load.rs), since taking samples takes those.
