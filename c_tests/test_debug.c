@@ -113,6 +113,17 @@ static void traced(void) {
     MUST(strstr(logged, "allocates_the_block") && strstr(logged, "1 blocks, 5000 bytes, allocated by"));
 }
 
+/* A path longer than any message: it is the path that is cut, not the reason. */
+static void long_path(void) {
+    char path[1200] = "", error[32];
+    while (strlen(path) + sizeof "/nonexistent" <= sizeof path) strcat(path, "/nonexistent");
+    MUST(!unimem_write_leaks(path) && unimem_last_error() == UNIMEM_ERROR_IO);
+    MUST(strstr(unimem_last_error_message(), strerror(ENOENT)));
+    snprintf(error, sizeof error, "error %d", ENOENT);
+    MUST(!unimem_trace_start(path) && unimem_last_error() == UNIMEM_ERROR_IO);
+    MUST(strstr(unimem_last_error_message(), error));
+}
+
 __attribute__((noinline)) void *allocates_the_region(size_t size) {
     void *region = memory->allocate_streaming(size, 64 * KIB);
     MUST(region);
@@ -231,7 +242,8 @@ static const struct {
     const char *name;
     void (*run)(void);
 } CASES[] = {{"overrun", overrun}, {"after_free", after_free}, {"after_free_large", after_free_large},
-             {"bounded", bounded}, {"traced", traced}, {"tiered", tiered}, {"tiered_overrun", tiered_overrun}, {"clean", clean}};
+             {"bounded", bounded}, {"traced", traced}, {"long_path", long_path}, {"tiered", tiered},
+             {"tiered_overrun", tiered_overrun}, {"clean", clean}};
 
 static int run(const char *setting, const char *name) {
     fflush(stdout);
@@ -249,6 +261,14 @@ static bool passes(const char *setting, const char *name) {
     int status = run(setting, name);
     if (status != 0) printf("# %s with %s: status %#x\n", name, setting, (unsigned)status);
     return status == 0;
+}
+
+/* Empty where there is nothing to read. */
+static void read_text(const char *path, char text[TEXT]) {
+    FILE *file = fopen(path, "r");
+    size_t length = file ? fread(text, 1, TEXT - 1, file) : 0;
+    if (file) fclose(file);
+    text[length] = 0;
 }
 
 int main(int argc, char **argv) {
@@ -273,27 +293,20 @@ int main(int argc, char **argv) {
     CHECK("a large block cannot be touched after its free", WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
     CHECK("the quarantine is bounded and gives way to limits", passes("guard,quarantine", "bounded"));
     CHECK("leaks are reported with the stacks that allocated them", passes("trace", "traced"));
-    char text[TEXT] = "";
-    FILE *written = fopen(report, "r");
-    size_t length = written ? fread(text, 1, TEXT - 1, written) : 0;
-    if (written) fclose(written);
-    CHECK("the report in JSON has them too", length > 0 && text[0] == '{' && strstr(text, "\"blocks\": 3") &&
+    static char text[TEXT];
+    read_text(report, text);
+    CHECK("the report in JSON has them too", text[0] == '{' && strstr(text, "\"blocks\": 3") &&
                                                  strstr(text, "\"bytes\": 3000") && strstr(text, "allocates_the_block"));
-    CHECK("so are those of tiered memory", passes("guard,quarantine,trace", "tiered"));
-    written = fopen(report, "r");
-    length = written ? fread(text, 1, TEXT - 1, written) : 0;
-    if (written) fclose(written);
-    text[length] = 0;
+    CHECK("a report that cannot be written says why, however long its path", passes("trace", "long_path"));
+    CHECK("leaks of tiered memory are reported too", passes("guard,quarantine,trace", "tiered"));
+    read_text(report, text);
     CHECK("and in JSON", strstr(text, "\"bytes\": 3145728") && strstr(text, "allocates_the_region"));
     setenv("UNIMEM_DEBUG_REPORT", report, 1);
     CHECK("nothing is found where nothing is wrong: guard", passes("guard", "clean"));
     CHECK("nothing is found where nothing is wrong: quarantine", passes("quarantine", "clean"));
     CHECK("nothing is found where nothing is wrong: all, four threads and fork",
           passes("guard,quarantine,trace", "clean"));
-    written = fopen(report, "r");
-    length = written ? fread(text, 1, TEXT - 1, written) : 0;
-    if (written) fclose(written);
-    text[length] = 0;
+    read_text(report, text);
     CHECK("UNIMEM_DEBUG_REPORT is written at the end", strstr(text, "\"blocks\": 0") && strstr(text, "\"damaged\": 0"));
     unlink(report);
     return tap_done();

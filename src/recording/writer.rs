@@ -355,9 +355,10 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
     let (file, state) = match open(name) {
         Ok(opened) => opened,
         Err(Errno(libc::EWOULDBLOCK)) => {
-            return fail!(Io, "{}: another process records into it", text(path));
+            return fail!(Io, "another process records into {}", text(path));
         }
-        Err(Errno(error)) => return fail!(Io, "{}: error {error}", text(path)),
+        // The reason first: a message has no room for every path.
+        Err(Errno(error)) => return fail!(Io, "error {error} opening {}", text(path)),
     };
     let interval = variable(c"UNIMEM_TRACE_INTERVAL")
         .and_then(|text| core::str::from_utf8(text).ok()?.parse().ok())
@@ -377,7 +378,7 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
         new: true,
     };
     if new.begin().is_err() {
-        return fail!(Io, "{}: cannot be written", text(path));
+        return fail!(Io, "cannot write {}", text(path));
     }
     *recording = Some(new);
     EVENTS.take_lost();

@@ -138,7 +138,8 @@ fn write_text(path: &Path, value: &Value) -> Result<()> {
     let _whole = NotCancelled::begin();
     match std::fs::write(path, format!("{value:#}\n")) {
         Ok(()) => Ok(()),
-        Err(error) => fail!(Io, "{}: {error}", path.display()),
+        // The reason first: a message has no room for every path.
+        Err(error) => fail!(Io, "{error}: {}", path.display()),
     }
 }
 
