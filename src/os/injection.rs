@@ -3,7 +3,7 @@
 //! Every call in os/system.rs, and every record allocation, asks [`strike`] first. While nothing is armed that is one
 //! relaxed load. The functions that arm it are not among the exported names, so no program that uses the library can
 //! reach them, by accident or by the environment; tests link the same archive once more with those names
-//! (`build/tests/libunimem_faults.so`), or call them from Rust. What is armed is the whole process's: tests take turns.
+//! (`build/libunimem_faults.so`), or call them from Rust. What is armed is the whole process's: tests take turns.
 use super::system::Errno;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::*};
