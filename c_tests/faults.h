@@ -16,38 +16,44 @@ size_t unimem_fault_calls(uint32_t operation);
 
 enum { SHORT_TRANSFER = -1, DAMAGED_READ = -2 };
 
+/* Kinds of calls, in the order of src/os/injection.rs. */
+enum {
+    MAP, UNMAP, PROTECT, REMAP, DISCARD, POPULATE, ADVISE, BIND, OPEN, REMOVE_NAME, MAKE_BLOCKS, PUNCH_HOLE, READ, WRITE,
+    USERFAULTFD, REGISTER, MOVE_PAGES, COPY_PAGES, WRITE_PROTECT, START_THREAD, THREAD_KEY, RECORD,
+    OPERATIONS,
+    DEFECT = OPERATIONS, /* every guarded call of the interface panics */
+};
+
 enum { MOST_ERRORS = 8 };
 typedef struct {
     const char *name;
     int errors[MOST_ERRORS]; /* ends with 0 */
 } operation_t;
 
-static const operation_t operations[] = {
-    {"mmap", {ENOMEM, EAGAIN}},
-    {"munmap", {ENOMEM}},
-    {"mprotect", {ENOMEM}},
-    {"mremap", {ENOMEM, EFAULT, EAGAIN}},
-    {"madvise that gives pages back", {EINVAL, EAGAIN}},
-    {"madvise that makes pages", {ENOMEM, EINVAL, EFAULT, EAGAIN}},
-    {"other advice", {EINVAL}},
-    {"mbind", {EINVAL, EPERM, EIO}},
-    {"open", {EMFILE, ENOSPC, EROFS, EACCES, EINVAL, EOPNOTSUPP}},
-    {"unlink", {EPERM}},
-    {"fallocate", {ENOSPC, EDQUOT, EFBIG, EIO, EINTR, EOPNOTSUPP}},
-    {"fallocate that punches holes", {EOPNOTSUPP, EIO}},
-    {"pread", {EIO, EINTR, SHORT_TRANSFER, DAMAGED_READ}},
-    {"pwrite", {ENOSPC, EIO, EDQUOT, EFBIG, EINTR, SHORT_TRANSFER}},
-    {"userfaultfd", {EPERM, ENOSYS, EMFILE, ENOMEM}},
-    {"UFFDIO_REGISTER", {ENOMEM, EINVAL, EBUSY}},
-    {"UFFDIO_MOVE", {EBUSY, EAGAIN, ENOMEM, EINVAL, SHORT_TRANSFER}},
-    {"UFFDIO_COPY", {EAGAIN, ENOMEM, EINVAL, SHORT_TRANSFER}},
-    {"UFFDIO_WRITEPROTECT", {EAGAIN, ENOMEM, EINVAL}},
-    {"pthread_create", {EAGAIN}},
-    {"pthread keys", {EAGAIN, ENOMEM}},
-    {"a record of the library", {ENOMEM}},
+static const operation_t operations[OPERATIONS] = {
+    [MAP] = {"mmap", {ENOMEM, EAGAIN}},
+    [UNMAP] = {"munmap", {ENOMEM}},
+    [PROTECT] = {"mprotect", {ENOMEM}},
+    [REMAP] = {"mremap", {ENOMEM, EFAULT, EAGAIN}},
+    [DISCARD] = {"madvise that gives pages back", {EINVAL, EAGAIN}},
+    [POPULATE] = {"madvise that makes pages", {ENOMEM, EINVAL, EFAULT, EAGAIN}},
+    [ADVISE] = {"other advice", {EINVAL}},
+    [BIND] = {"mbind", {EINVAL, EPERM, EIO}},
+    [OPEN] = {"open", {EMFILE, ENOSPC, EROFS, EACCES, EINVAL, EOPNOTSUPP}},
+    [REMOVE_NAME] = {"unlink", {EPERM}},
+    [MAKE_BLOCKS] = {"fallocate", {ENOSPC, EDQUOT, EFBIG, EIO, EINTR, EOPNOTSUPP}},
+    [PUNCH_HOLE] = {"fallocate that punches holes", {EOPNOTSUPP, EIO}},
+    [READ] = {"pread", {EIO, EINTR, SHORT_TRANSFER, DAMAGED_READ}},
+    [WRITE] = {"pwrite", {ENOSPC, EIO, EDQUOT, EFBIG, EINTR, SHORT_TRANSFER}},
+    [USERFAULTFD] = {"userfaultfd", {EPERM, ENOSYS, EMFILE, ENOMEM}},
+    [REGISTER] = {"UFFDIO_REGISTER", {ENOMEM, EINVAL, EBUSY}},
+    [MOVE_PAGES] = {"UFFDIO_MOVE", {EBUSY, EAGAIN, ENOMEM, EINVAL, SHORT_TRANSFER}},
+    [COPY_PAGES] = {"UFFDIO_COPY", {EAGAIN, ENOMEM, EINVAL, SHORT_TRANSFER}},
+    [WRITE_PROTECT] = {"UFFDIO_WRITEPROTECT", {EAGAIN, ENOMEM, EINVAL}},
+    [START_THREAD] = {"pthread_create", {EAGAIN}},
+    [THREAD_KEY] = {"pthread keys", {EAGAIN, ENOMEM}},
+    [RECORD] = {"a record of the library", {ENOMEM}},
 };
-/* The one after them: every guarded call of the interface panics. */
-enum { OPERATIONS = sizeof operations / sizeof operations[0], DEFECT = OPERATIONS };
 
 /* Errors after which a caller is right to try again for ever. */
 static inline int is_passing(int error) {

@@ -18,6 +18,12 @@ static inline unimem_residency_t residency_of(const void *memory)
     return figures;
 }
 
+/* Whether memory that is not in place may be touched: not with the mechanism "none", where it has to be acquired. */
+static inline bool serves_touches(void)
+{
+    return strcmp(unimem_fault_mechanism(), "none") != 0;
+}
+
 static inline uint64_t mix(uint64_t i)
 {
     return random_next(&(random_t){i});
