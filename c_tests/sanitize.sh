@@ -11,8 +11,8 @@ n=0 failures=0
 mkdir -p "$B" || exit 1
 
 # Tests with threads, and with a divisor of their work; those left out assert figures that sanitizers change, or end
-# programs by signals on purpose (test_exhaustion), or want signals at once (soak). test_tiers says itself what of it the
-# thread sanitizer makes impossible.
+# programs by signals on purpose (test_exhaustion), or want signals at once (soak). test_tiers_signals says itself what of
+# it the thread sanitizer makes impossible.
 thread_tests="test_pool_threads:20 test_stress:20 test_instances:10 test_tracking:10 test_singleton:20 test_faults:20
 test_systems_fork:5 test_tiers:20 test_tiers_chunks:1 test_tiers_fork:5 test_tiers_fork_failures:1 test_tiers_signals:1
 test_tiers_surfaces:1 test_tree_network:2 test_tree_failures:1 test_advanced_pools:20"

@@ -5,13 +5,9 @@
 
 #include "tiers.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <setjmp.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
-#include <sys/time.h>
 
 /* Random words written and read by several threads, each word with one owner, in chunks that all share. */
 typedef struct {
@@ -311,51 +307,6 @@ static void test_blocks(void)
     }
 }
 
-static uint64_t *alarmed;
-static volatile sig_atomic_t alarms, alarm_errors;
-
-static void on_alarm(int signal)
-{
-    (void)signal;
-    for (size_t i = 0; i < 3; i++) {
-        size_t at = mix((uint64_t)alarms * 3 + i) % (1 * MIB) / 2 * 2;
-        if (alarmed[at] != alarmed[at + 1]) alarm_errors = 1;
-    }
-    alarms++;
-}
-
-static void test_signals(void)
-{
-    const char *name = "handlers that touch tiered memory may interrupt anything";
-    if (THREAD_SANITIZED) {
-        SKIP(name, "the thread sanitizer calls handlers with all signals blocked, those of faults too");
-        return;
-    }
-    TEST(name) {
-        unified_memory_interface_t *memory = open_with(1 * MIB, 0);
-        alarmed = memory->allocate_streaming(8 * MIB + 16, 64 * KIB);
-        for (size_t i = 0; i < 1 * MIB; i++) alarmed[i] = mix(i / 2);
-        struct sigaction action = {.sa_handler = on_alarm, .sa_flags = SA_RESTART}, old;
-        sigaction(SIGALRM, &action, &old);
-        setitimer(ITIMER_REAL, &(struct itimerval){{0, 700}, {0, 700}}, NULL);
-        for (size_t round = 0; round < scaled(150); round++) {
-            void *plain = memory->allocate(random_size(&(random_t){round}, 6, 16), 0);
-            size_t index = mix(round) % unimem_chunk_count(alarmed);
-            if (unimem_chunk_acquire(alarmed, index, UNIMEM_READ)) unimem_chunk_release(alarmed, index);
-            size_t at = mix(round * 7) % (1 * MIB) / 2 * 2;
-            EXPECT(alarmed[at] == mix(at / 2), "word %zu", at);
-            EXPECT(plain, "no room for a plain block: %s", unimem_last_error_message());
-            free(malloc(1000));
-            memory->free(plain);
-        }
-        setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
-        sigaction(SIGALRM, &old, NULL);
-        EXPECT(!alarm_errors && alarms > 0, "%d alarms, errors: %d", (int)alarms, (int)alarm_errors);
-        memory->free(alarmed);
-        EXPECT(unimem_close(memory), "something was live");
-    }
-}
-
 static void *short_life(void *argument)
 {
     uint64_t *words = argument;
@@ -387,105 +338,19 @@ static void test_threads(void)
     }
 }
 
-static sigjmp_buf back;
-static void *volatile seen_address;
-
-static void on_fault(int signal, siginfo_t *info, void *context)
+static int meet_a_full_disk(void *unused)
 {
-    (void)signal, (void)context;
-    seen_address = info->si_addr;
-    siglongjmp(back, 1);
-}
-
-/* In a child: faults that are not the library's go to the handlers that were there before. */
-static void child_of_handlers(void)
-{
-    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
-    sigaction(SIGSEGV, &action, NULL);
-    sigaction(SIGBUS, &action, NULL);
+    (void)unused;
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){1 * MIB, 1 * MIB});
     unified_memory_interface_t *memory = open_with(1 * MIB, 0);
-    volatile char *bytes = memory->allocate_streaming(3 * MIB, 64 * KIB);
-    for (size_t i = 0; i < 3 * MIB; i += 4096) bytes[i] = 1;
-    volatile char *hole = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    for (int round = 0; round < 3; round++) {
-        if (sigsetjmp(back, 1) == 0) {
-            *hole = 1;
-            _exit(1);
-        }
-        if (seen_address != hole) _exit(2);
-        for (size_t i = 0; i < 3 * MIB; i += 4096)
-            if (bytes[i] != 1) _exit(3);
-    }
-    int file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
-    volatile char *beyond = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
-    if (file >= 0) {
-        if (sigsetjmp(back, 1) == 0) {
-            (void)*beyond;
-            _exit(4);
-        }
-        if (seen_address != beyond) _exit(5);
-    }
-    _exit(0);
-}
-
-static void child_without_handlers(void)
-{
-    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
-    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
-    volatile char *bytes = memory->allocate_streaming(3 * MIB, 64 * KIB);
-    bytes[0] = 1;
-    *(volatile char *)opaque((void *)8) = 1;
-    _exit(0);
-}
-
-static int status_of(void (*run)(void))
-{
-    pid_t child = fork();
-    if (child == 0) {
-        alarm(60);
-        run();
-        _exit(99);
-    }
-    int status = -1;
-    waitpid(child, &status, 0);
-    return status;
-}
-
-static void test_chaining(void)
-{
-    CHECK_EQ("faults that are not ours go to the program's own handlers", (size_t)status_of(child_of_handlers), 0);
-    const char *name = "without one they end the program with SIGSEGV";
-    if (THREAD_SANITIZED) {
-        SKIP(name, "the thread sanitizer has one");
-        return;
-    }
-    int status = status_of(child_without_handlers);
-    CHECK(name, WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
-}
-
-/* A full disk: every allocation or acquisition that needs room fails, what was written stays. */
-static void test_full_disk(void)
-{
-    TEST("a file size limit stands for a full disk: errors, and nothing is lost") {
-        int status;
-        pid_t child = fork();
-        if (child == 0) {
-            alarm(60);
-            setrlimit(RLIMIT_FSIZE, &(struct rlimit){1 * MIB, 1 * MIB});
-            unified_memory_interface_t *memory = open_with(1 * MIB, 0);
-            char *bytes = memory->allocate_streaming(8 * MIB, 64 * KIB);
-            if (bytes) _exit(1);
-            if (unimem_last_error() != UNIMEM_ERROR_IO) _exit(2);
-            _exit(unimem_close(memory) ? 0 : 3);
-        }
-        waitpid(child, &status, 0);
-        EXPECT(status == 0, "the child ended with %#x", (unsigned)status);
-    }
+    if (memory->allocate_streaming(8 * MIB, 64 * KIB)) return 1;
+    if (unimem_last_error() != UNIMEM_ERROR_IO) return 2;
+    return unimem_close(memory) ? 0 : 3;
 }
 
 static int run_all(void)
 {
-    if (strcmp(unimem_fault_mechanism(), "none") == 0) {
+    if (!serves_touches()) {
         SKIP("memory that comes and goes when touched", "nothing serves faults here");
         return tap_done();
     }
@@ -495,10 +360,8 @@ static int run_all(void)
     test_tolerance();
     test_budget();
     test_blocks();
-    test_signals();
     test_threads();
-    test_chaining();
-    test_full_disk();
+    CHECK_EQ("on a full disk, for which a limit of file sizes stands, allocating is an error", (size_t)run_in_child(meet_a_full_disk, NULL, 60), 0);
     return tap_done();
 }
 

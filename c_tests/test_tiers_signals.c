@@ -1,13 +1,16 @@
-/* test_tiers_signals.c - signals by which faults arrive, but sent by somebody: they do what they do without the library. On
- * every fault mechanism. */
+/* test_tiers_signals.c - signals around tiered memory, on every fault mechanism: those by which faults arrive, but of the
+ * program's own making or sent by somebody, do what they do without the library; handlers of others may touch the memory. */
 #define _GNU_SOURCE
 #include "unimem.h"
 
 #include "tiers.h"
 
+#include <fcntl.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 
 typedef struct {
     const char *name;
@@ -78,6 +81,114 @@ static int be_told_of_broken_memory(void *unused)
     return unimem_close(memory) ? 0 : 4;
 }
 
+static sigjmp_buf back;
+static void *volatile seen_address;
+
+static void on_fault(int signal, siginfo_t *info, void *context)
+{
+    (void)signal, (void)context;
+    seen_address = info->si_addr;
+    siglongjmp(back, 1);
+}
+
+/* Faults that are not the library's go to the handlers that were there before. */
+static int fault_with_handlers(void *unused)
+{
+    (void)unused;
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    volatile char *bytes = memory->allocate_streaming(3 * MIB, 64 * KIB);
+    for (size_t i = 0; i < 3 * MIB; i += 4096) bytes[i] = 1;
+    volatile char *hole = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (int round = 0; round < 3; round++) {
+        if (sigsetjmp(back, 1) == 0) {
+            *hole = 1;
+            return 1;
+        }
+        if (seen_address != hole) return 2;
+        for (size_t i = 0; i < 3 * MIB; i += 4096)
+            if (bytes[i] != 1) return 3;
+    }
+    int file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
+    volatile char *beyond = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
+    if (file >= 0) {
+        if (sigsetjmp(back, 1) == 0) {
+            (void)*beyond;
+            return 4;
+        }
+        if (seen_address != beyond) return 5;
+    }
+    return 0;
+}
+
+static int fault_without_handlers(void *unused)
+{
+    (void)unused;
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    volatile char *bytes = memory->allocate_streaming(3 * MIB, 64 * KIB);
+    bytes[0] = 1;
+    *(volatile char *)opaque((void *)8) = 1;
+    return 0;
+}
+
+/* Faults that the program makes itself. */
+static void test_chaining(void)
+{
+    CHECK_EQ("faults that are not ours go to the program's own handlers", (size_t)run_in_child(fault_with_handlers, NULL, 60), 0);
+    const char *name = "without one they end the program with SIGSEGV";
+    if (THREAD_SANITIZED) SKIP(name, "the thread sanitizer has one");
+    else CHECK_EQ(name, (size_t)run_in_child(fault_without_handlers, NULL, 60), 256 + SIGSEGV);
+}
+
+static uint64_t *alarmed;
+static volatile sig_atomic_t alarms, alarm_errors;
+
+static void on_alarm(int signal)
+{
+    (void)signal;
+    for (size_t i = 0; i < 3; i++) {
+        size_t at = mix((uint64_t)alarms * 3 + i) % (1 * MIB) / 2 * 2;
+        if (alarmed[at] != alarmed[at + 1]) alarm_errors = 1;
+    }
+    alarms++;
+}
+
+/* Handlers that interrupt anything. */
+static void test_alarms(void)
+{
+    const char *name = "handlers that touch tiered memory may interrupt anything";
+    if (THREAD_SANITIZED) {
+        SKIP(name, "the thread sanitizer calls handlers with all signals blocked, those of faults too");
+        return;
+    }
+    TEST(name) {
+        unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+        alarmed = memory->allocate_streaming(8 * MIB + 16, 64 * KIB);
+        for (size_t i = 0; i < 1 * MIB; i++) alarmed[i] = mix(i / 2);
+        struct sigaction action = {.sa_handler = on_alarm, .sa_flags = SA_RESTART}, old;
+        sigaction(SIGALRM, &action, &old);
+        setitimer(ITIMER_REAL, &(struct itimerval){{0, 700}, {0, 700}}, NULL);
+        for (size_t round = 0; round < scaled(150); round++) {
+            void *plain = memory->allocate(random_size(&(random_t){round}, 6, 16), 0);
+            size_t index = mix(round) % unimem_chunk_count(alarmed);
+            if (unimem_chunk_acquire(alarmed, index, UNIMEM_READ)) unimem_chunk_release(alarmed, index);
+            size_t at = mix(round * 7) % (1 * MIB) / 2 * 2;
+            EXPECT(alarmed[at] == mix(at / 2), "word %zu", at);
+            EXPECT(plain, "no room for a plain block: %s", unimem_last_error_message());
+            free(malloc(1000));
+            memory->free(plain);
+        }
+        setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+        sigaction(SIGALRM, &old, NULL);
+        EXPECT(!alarm_errors && alarms > 0, "%d alarms, errors: %d", (int)alarms, (int)alarm_errors);
+        memory->free(alarmed);
+        EXPECT(unimem_close(memory), "something was live");
+    }
+}
+
 static int run_all(void)
 {
     way_t ways[] = {
@@ -88,7 +199,7 @@ static int run_all(void)
         {"SIGBUS goes to the program's handler", SIGBUS, hear},
         {"SIGSEGV goes to the program's handler", SIGSEGV, hear},
     };
-    if (strcmp(unimem_fault_mechanism(), "none") == 0) {
+    if (!serves_touches()) {
         SKIP("signals that are sent", "nothing serves faults here");
         return tap_done();
     }
@@ -103,6 +214,8 @@ static int run_all(void)
     }
     int result = run_in_child(be_told_of_broken_memory, NULL, 60);
     CHECK("memory found broken is told to the program's handler", result == 0);
+    test_chaining();
+    test_alarms();
     return tap_done();
 }
 

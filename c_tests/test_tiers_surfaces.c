@@ -151,7 +151,7 @@ static void test_tracking(void)
             EXPECT(stats_of(memory).total_allocated == 0, "%zu are counted", stats_of(memory).total_allocated);
         }
     }
-    if (strcmp(unimem_fault_mechanism(), "none") != 0) TEST("and goes along when it moves") {
+    if (serves_touches()) TEST("and goes along when it moves") {
         char *tiered = streaming(memory);
         memory->track_allocation(tiered, 1);
         track_memory_block(tiered + MIB);
@@ -211,7 +211,7 @@ static void test_can_allocate(void)
 /* Shrinks and grows, by sizes in the middle of pages and chunks, and all that comes back is zero. */
 static void test_what_comes_back(void)
 {
-    bool faults = strcmp(unimem_fault_mechanism(), "none") != 0;
+    bool faults = serves_touches();
     TEST("realloc of tiered memory: what was given up and comes back is zero") {
         const size_t chunk = 64 * KIB, sizes[][3] = {{3 * chunk, 1000, chunk},          {3 * chunk, chunk + 1, 2 * chunk - 1},
                                                      {100, 1, 100},                     {3 * chunk, 4096, 8192},
@@ -248,7 +248,7 @@ static int run_all(void)
     test_leaks();
     test_system();
     test_tracking();
-    if (strcmp(unimem_fault_mechanism(), "none") != 0) test_can_allocate();
+    if (serves_touches()) test_can_allocate();
     test_what_comes_back();
     return tap_done();
 }
