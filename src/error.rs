@@ -4,6 +4,7 @@
 //! pending buffer. Only the C boundary makes a failure the thread's last error ([`Error::report`]), so an inner
 //! failure that is recovered from is never seen.
 use crate::os::thread::{self, MESSAGE};
+use crate::text::Text;
 use core::ffi::{CStr, c_char};
 use core::fmt::Write;
 
@@ -126,27 +127,9 @@ pub fn pending(error: Error, message: core::fmt::Arguments) -> Error {
     if let Some(record) = thread::current() {
         // SAFETY: only this thread touches its messages.
         let buffer = unsafe { &mut (*record.messages.get())[PENDING] };
-        let mut cursor = Cursor { buffer, used: 0 };
-        let _ = cursor.write_fmt(message); // a full buffer cuts the text
+        let _ = Text::new(buffer).write_fmt(message); // cut when too long
     }
     error
-}
-struct Cursor<'a> {
-    buffer: &'a mut [u8; MESSAGE],
-    used: usize,
-}
-impl Write for Cursor<'_> {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        let room = MESSAGE - 1 - self.used;
-        let mut taken = text.len().min(room);
-        while !text.is_char_boundary(taken) {
-            taken -= 1;
-        }
-        self.buffer[self.used..self.used + taken].copy_from_slice(&text.as_bytes()[..taken]);
-        self.used += taken;
-        self.buffer[self.used] = 0;
-        if taken == text.len() { Ok(()) } else { Err(core::fmt::Error) }
-    }
 }
 
 /// `Err` of the named [`Error`] with a message.
@@ -172,7 +155,7 @@ mod tests {
             let long = "ü".repeat(400);
             let failed: Result<()> = fail!(Io, "{long}");
             failed.unwrap_err().report();
-            // SAFETY: as above.
+            // SAFETY: zero-terminated, see `last_message`.
             let text = unsafe { CStr::from_ptr(last_message()) }.to_str().unwrap().to_owned();
             assert!(text.len() < MESSAGE && text.chars().all(|c| c == 'ü'));
         })

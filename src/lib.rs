@@ -29,6 +29,7 @@ pub mod rust_api;
 pub mod singleton;
 #[doc(hidden)]
 pub mod tensor;
+mod text;
 #[doc(hidden)]
 pub mod tiers;
 

@@ -5,7 +5,8 @@
 use crate::os::lock::Mutex;
 use crate::os::system::NotCancelled;
 use crate::os::{environment, fork};
-use core::ffi::{CStr, c_char, c_int, c_void};
+use crate::text::Text;
+use core::ffi::{c_char, c_int, c_void};
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
@@ -60,19 +61,8 @@ fn asked() -> Option<Level> {
     [Level::Error, Level::Warning, Level::Info, Level::Debug].into_iter().find(|&level| level as i32 == asked)
 }
 
+/// Bytes of a message at most, with the zero at its end.
 const LENGTH: usize = 512;
-struct Text {
-    bytes: [u8; LENGTH],
-    used: usize,
-}
-impl core::fmt::Write for Text {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        let taken = text.len().min(LENGTH - 1 - self.used);
-        self.bytes[self.used..self.used + taken].copy_from_slice(&text.as_bytes()[..taken]);
-        self.used += taken;
-        Ok(())
-    }
-}
 
 /// Writes a line in one piece, past the standard library: its lock of stderr would stay taken in a forked child.
 fn to_stderr(text: &[u8]) {
@@ -99,15 +89,15 @@ pub fn send(level: Level, message: core::fmt::Arguments) {
         return;
     }
     let _whole = NotCancelled::begin();
-    let mut text = Text { bytes: [0; LENGTH], used: 0 };
+    let mut buffer = [0; LENGTH];
+    let mut text = Text::new(&mut buffer);
     let _ = text.write_fmt(message); // cut when too long
     if stderr {
-        to_stderr(&text.bytes[..text.used]);
+        to_stderr(text.as_bytes());
     }
     if let Some(callback) = callback {
-        let message = CStr::from_bytes_until_nul(&text.bytes).unwrap_or(c"");
         // SAFETY: the program gave the callback for this; the text is zero-terminated.
-        unsafe { callback(level as c_int, message.as_ptr(), context) };
+        unsafe { callback(level as c_int, text.finish().as_ptr(), context) };
     }
 }
 

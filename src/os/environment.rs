@@ -1,5 +1,6 @@
 //! The environment, read without allocating: the heap may be malloc's, and the standard library's lock of the environment
 //! may be taken in a forked child.
+use crate::text::Text;
 use core::ffi::CStr;
 use core::fmt::Write;
 use core::ptr::NonNull;
@@ -15,27 +16,13 @@ pub fn with_process_number<'a>(
     path: &[u8],
     buffer: &'a mut [u8; libc::PATH_MAX as usize],
 ) -> Option<&'a CStr> {
-    struct Path<'a>(&'a mut [u8], usize);
-    impl Write for Path<'_> {
-        fn write_str(&mut self, text: &str) -> core::fmt::Result {
-            self.add(text.as_bytes()).ok_or(core::fmt::Error)
-        }
-    }
-    impl Path<'_> {
-        fn add(&mut self, bytes: &[u8]) -> Option<()> {
-            self.0.get_mut(self.1..self.1 + bytes.len())?.copy_from_slice(bytes);
-            self.1 += bytes.len();
-            Some(())
-        }
-    }
-    let mut out = Path(&mut buffer[..], 0);
+    let mut out = Text::new(buffer);
     let mut rest = path;
     while let Some(at) = rest.windows(2).position(|pair| pair == b"%p") {
-        out.add(&rest[..at])?;
+        out.add(&rest[..at]).ok()?;
         write!(out, "{}", std::process::id()).ok()?;
         rest = &rest[at + 2..];
     }
-    out.add(rest)?;
-    out.add(&[0])?;
-    CStr::from_bytes_until_nul(buffer).ok()
+    out.add(rest).ok()?;
+    Some(out.finish())
 }
