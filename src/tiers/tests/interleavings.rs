@@ -17,6 +17,13 @@ fn holds(region: &Region, seed: u64, chunks: usize) {
         region.release(index).unwrap();
     }
 }
+/// A region of `chunks` that holds words of `seed`, none of them in place.
+fn stored(engine: &Arc<Engine>, chunks: usize, seed: u64) -> Arc<Region> {
+    let region = streaming(engine, chunks * CHUNK, CHUNK);
+    fill(&region, seed);
+    region.advise(Advice::DontNeed).unwrap();
+    region
+}
 fn unlimited(mechanism: Mechanism) -> Arc<Engine> {
     Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap()
 }
@@ -62,10 +69,8 @@ fn two_threads_open_the_spill_file_at_once() {
 fn a_region_grows_while_an_eviction_holds_the_list_that_had_it() {
     for mechanism in serving() {
         let engine = unlimited(mechanism);
-        let region = streaming(&engine, 8 * CHUNK, CHUNK);
-        fill(&region, 4);
         // Everything has been out once, so there is room on disk for the new region to inherit.
-        region.advise(Advice::DontNeed).unwrap();
+        let region = stored(&engine, 8, 4);
         fill(&region, 5);
         let (grown, grows) = channel();
         let (evicted, evictions) = channel();
@@ -120,9 +125,7 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
 fn memory_is_freed_while_the_crew_is_about_to_bring_some_in() {
     for mechanism in serving() {
         let engine = unlimited(mechanism);
-        let region = streaming(&engine, 2 * CHUNK, CHUNK);
-        fill(&region, 9);
-        region.advise(Advice::DontNeed).unwrap();
+        let region = stored(&engine, 2, 9);
         {
             let (engine, region) = (engine.clone(), region.clone());
             at(Point::BringingAhead, move || assert!(engine.free(&region)));
@@ -136,9 +139,7 @@ fn memory_is_freed_while_the_crew_is_about_to_bring_some_in() {
 fn memory_that_holds_all_slots_is_freed_while_the_crew_wants_one_for_it() {
     for mechanism in serving() {
         let engine = unlimited(mechanism);
-        let region = streaming(&engine, 64 * CHUNK, CHUNK);
-        fill(&region, 10);
-        region.advise(Advice::DontNeed).unwrap();
+        let region = stored(&engine, 64, 10);
         let slots = region.staging().count();
         (0..slots).for_each(|index| region.stage(index));
         assert_eq!(engine.staged_chunks(region.staging()), slots);
