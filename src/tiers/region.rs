@@ -25,6 +25,8 @@ pub const CHUNK_SIZES: core::ops::RangeInclusive<usize> = PAGE..=64 << 20;
 /// The records of all chunks of a region are charged to the budget when it is made if they take at most this share of it
 /// (one part in ...).
 const RECORDS_SHARE: usize = 16;
+/// Chunks of a region at most.
+const MOST_CHUNKS: usize = u32::MAX as usize / 2;
 /// One region.
 pub struct Region {
     engine: Arc<Engine>,
@@ -90,11 +92,10 @@ pub struct Params {
     /// What it is for.
     pub policy: Policy,
 }
-
-impl Region {
-    /// Reserves a region. The engine makes it known.
-    pub(super) fn reserve(engine: &Arc<Engine>, params: &Params) -> Result<Region> {
-        let Params { size, chunk, policy } = *params;
+impl Params {
+    /// Bytes of its chunks, the last one whole. InvalidArgument.
+    fn length(&self) -> Result<usize> {
+        let Params { size, chunk, policy } = *self;
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
         }
@@ -109,49 +110,50 @@ impl Region {
         {
             return fail!(InvalidArgument, "a tolerance of {tolerance}");
         }
-        let Some(length) = size.checked_next_multiple_of(chunk).filter(|l| l / chunk < u32::MAX as usize / 2)
-        else {
-            return fail!(InvalidArgument, "{size} bytes in chunks of {chunk} are too many");
-        };
+        match size.checked_next_multiple_of(chunk) {
+            Some(length) if length / chunk < MOST_CHUNKS => Ok(length),
+            _ => fail!(InvalidArgument, "{size} bytes in chunks of {chunk} are too many"),
+        }
+    }
+}
+
+impl Region {
+    /// Reserves a region. The engine makes it known.
+    pub(super) fn reserve(engine: &Arc<Engine>, params: &Params) -> Result<Region> {
+        let Params { size, chunk, policy } = *params;
+        let length = params.length()?;
         let limit = engine.purse().limit();
         if limit != 0 && limit < chunk.saturating_mul(2) && limit < length + chunk {
             return fail!(Limit, "a budget of {limit} bytes cannot hold two chunks of {chunk}");
         }
         let pages = engine.pages();
-        let no_memory = |what: &str| {
-            crate::error::pending(
-                crate::error::Error::OutOfMemory,
-                format_args!("no address space for {what} of {size} bytes"),
-            )
-        };
-        let capacity = length / chunk;
-        // Room to grow in place, where address space allows.
-        let roomy = capacity.saturating_mul(2).min(u32::MAX as usize / 2);
         let reserve = |chunks: usize| {
             Mapping::reserve(chunks.checked_mul(chunk)?, staging::alignment(chunk), pages.empty_access())
         };
-        let (memory, capacity) = match reserve(roomy) {
-            Some(memory) => (memory, roomy),
-            None => (reserve(capacity).ok_or_else(|| no_memory("memory"))?, capacity),
+        // With room to grow in place, where there is address space for it.
+        let (least, roomy) = (length / chunk, (2 * (length / chunk)).min(MOST_CHUNKS));
+        let found = [roomy, least].into_iter().find_map(|chunks| Some((reserve(chunks)?, chunks)));
+        let Some((memory, capacity)) = found else {
+            return fail!(OutOfMemory, "no address space for memory of {size} bytes");
         };
         staging::advise_pages(memory.span(), chunk);
         advise(memory.span(), Advice::NotDumped);
-        let table = Table::new(capacity).ok_or_else(|| no_memory("the table"))?;
+        let Some(table) = Table::new(capacity) else {
+            return fail!(OutOfMemory, "no address space for the records of {capacity} chunks");
+        };
         let staging = engine.staging_for(chunk)?;
         if let Err(errno) = pages.adopt_region(memory.span()) {
             return Err(Trouble::Pages(errno).error());
         }
         let prepaid = table::bytes(length / chunk) <= limit / RECORDS_SHARE;
         let records = if prepaid { table::bytes(length / chunk) } else { 0 };
-        let room = engine.guarantee(|purse| purse.guarantee(length, (2 * chunk).min(length), chunk));
-        let charge = || workspace::with(false, |workspace| engine.charge_records(records, workspace));
-        let guaranteed = room.map_err(Trouble::error)?;
-        if guaranteed && !charge() {
+        let guaranteed = engine.guarantee(|purse| purse.guarantee(length, (2 * chunk).min(length), chunk));
+        if !guaranteed.map_err(Trouble::error)? {
+            return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
+        }
+        if !workspace::with(false, |workspace| engine.charge_records(records, workspace)) {
             engine.purse().shorten(length);
             return fail!(OutOfMemory, "the budget has no room for {records} bytes of records of chunks");
-        }
-        if !guaranteed {
-            return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
         }
         let room = Room::new(engine, chunk, capacity);
         Ok(Region {
