@@ -3,7 +3,7 @@
 //! What is built is blocks of C's `malloc`, one for each structure and array, because the program frees them itself.
 use super::guard_whole;
 use super::tensor_types::*;
-use super::tree_tensor_network::{create_tree_tensor_network, list, memory, not_null};
+use super::tree_tensor_network::{list, make, memory, not_null};
 use crate::error::{Result, fail};
 use crate::tensor::convert::{self, Tensor};
 use crate::tensor::live::{self, Session};
@@ -28,7 +28,7 @@ pub unsafe extern "C" fn convert_tensor_network_to_tree(
         not_null(ttn, "where the tree goes")?;
         // SAFETY: the caller's promise.
         let tensors = unsafe { read(&*network) }?;
-        let made = create_tree_tensor_network(tensors.len(), 0, 0.0);
+        let made = make(tensors.len(), 0, 0.0)?;
         let filled = (|| {
             let mut session = Session::new(made)?;
             let memory = memory(&session)?;

@@ -1,8 +1,9 @@
 //! Streams of `tree_tensor_network.h`: a node's elements piece by piece.
 use super::guard_whole;
 use super::tensor_types::*;
-use super::tree_tensor_network::{Others, memory};
+use super::tree_tensor_network::memory;
 use crate::tensor::live::{self, Session};
+use crate::tensor::pair::Others;
 use crate::tensor::stream::{self, Stream};
 use core::ptr;
 use std::time::Instant;
@@ -57,7 +58,7 @@ pub unsafe extern "C" fn stream_next_chunk(stream: *mut tensor_stream_t) -> bool
         // SAFETY: live, and its network's session makes this call the only user.
         let state = unsafe { &mut *state };
         let read = state.next(session.view())?;
-        // SAFETY: as above.
+        // SAFETY: live, and its network's session makes this call the only user.
         unsafe { (*public).current_offset = state.offset };
         Ok(read)
     })

@@ -9,21 +9,33 @@ use super::{advanced_system, guard_whole, layouts, memory_pool, tables};
 use crate::error::{Result, fail};
 use crate::instance::slots;
 use crate::tensor::live::{self, Session};
-use crate::tensor::memory::{Memory, Storage, Table};
-use crate::tensor::network::{End, Network, storage_for};
-use crate::tensor::pair::{self, Pair};
+use crate::tensor::memory::{Memory, Storage};
+use crate::tensor::network::{End, storage_for};
+use crate::tensor::pair::{self, Others};
 use crate::tensor::progress::Progress;
 use crate::tensor::{adapt, kernel, shape, tree};
 use core::ffi::c_void;
 use core::ptr;
 
-/// The global interface.
-fn default_memory() -> Result<*mut Table> {
-    slots::global()?;
-    Ok(tables::of_slot(slots::GLOBAL).cast())
-}
 pub(super) fn not_null<T>(pointer: *const T, what: &str) -> Result<()> {
     if pointer.is_null() { fail!(InvalidArgument, "{what} is NULL") } else { Ok(()) }
+}
+
+/// A network without nodes, whose tensors go to the global interface.
+pub(super) fn make(num_qubits: usize, max_rank: usize, tolerance: f64) -> Result<*mut tree_tensor_network_t> {
+    if !(tolerance.is_finite() && tolerance >= 0.0) {
+        return fail!(InvalidArgument, "the tolerance {tolerance} is not a finite number of at least 0");
+    }
+    slots::global()?;
+    Ok(live::create(tree_tensor_network_t {
+        root: ptr::null_mut(),
+        num_nodes: 0,
+        max_rank,
+        num_qubits,
+        tolerance,
+        memory: tables::of_slot(slots::GLOBAL).cast(),
+        metrics: tensor_network_metrics_t::default(),
+    }))
 }
 
 /// Makes a network without nodes. Its tensors go to the global interface until `memory` is changed.
@@ -36,20 +48,7 @@ pub extern "C" fn create_tree_tensor_network(
     max_rank: usize,
     tolerance: f64,
 ) -> *mut tree_tensor_network_t {
-    guard_whole(ptr::null_mut(), || {
-        if !(tolerance.is_finite() && tolerance >= 0.0) {
-            return fail!(InvalidArgument, "the tolerance {tolerance} is not a finite number of at least 0");
-        }
-        Ok(live::create(tree_tensor_network_t {
-            root: ptr::null_mut(),
-            num_nodes: 0,
-            max_rank,
-            num_qubits,
-            tolerance,
-            memory: default_memory()?,
-            metrics: tensor_network_metrics_t::default(),
-        }))
-    })
+    guard_whole(ptr::null_mut(), || make(num_qubits, max_rank, tolerance))
 }
 
 /// Frees a network with all its nodes and streams. NULL does nothing.
@@ -145,47 +144,6 @@ pub unsafe extern "C" fn unimem_connect_axes(
     })
 }
 
-/// Sessions of the networks that two nodes belong to, apart from `first`'s.
-pub(super) struct Others<'a> {
-    first: &'a Session,
-    own: Vec<Session>,
-}
-impl<'a> Others<'a> {
-    pub(super) fn new(first: &'a Session, nodes: [*mut tree_tensor_node_t; 2]) -> Result<Others<'a>> {
-        let mut others = Others { first, own: Vec::new() };
-        for node in nodes {
-            let network = live::network_of(node)? as *mut tree_tensor_network_t;
-            if others.of(network).is_none() {
-                others.own.push(Session::new(network)?);
-            }
-        }
-        Ok(others)
-    }
-    fn of(&self, network: *mut tree_tensor_network_t) -> Option<&Session> {
-        core::iter::once(self.first).chain(&self.own).find(|session| session.public() == network)
-    }
-    /// The network of a node, and the node's number.
-    fn find(&self, node: *mut tree_tensor_node_t) -> Result<(&Network, usize)> {
-        match self.of(live::network_of(node)? as *mut tree_tensor_network_t) {
-            Some(session) => Ok((session.view(), session.find(node)?)),
-            None => fail!(Internal, "the node has changed its network"),
-        }
-    }
-    /// Two nodes to contract: over their bonds if they have any, else by the rule over all axes.
-    pub(super) fn pair(
-        &self,
-        left: *mut tree_tensor_node_t,
-        right: *mut tree_tensor_node_t,
-    ) -> Result<Pair<'_>> {
-        let ((of_left, left), (of_right, right)) = (self.find(left)?, self.find(right)?);
-        Ok(if ptr::eq(of_left, of_right) {
-            Pair::within(of_left, left, right)
-        } else {
-            Pair::new(of_left.node(left), of_right.node(right), Vec::new())
-        })
-    }
-}
-
 /// Contracts two nodes, of this network or others, into a new node of `ttn`, over their bonds if they have any, else
 /// by the rule of `connect_tree_tensor_nodes` over all their axes. Axes of the result: what remains of `node1`, then
 /// of `node2`. It belongs to the network and is freed with it.
@@ -232,10 +190,7 @@ pub unsafe extern "C" fn contract_full_tree_network(
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
         let (elements, sizes) = if result.is_null() {
-            if session.view().root().is_none() {
-                return fail!(InvalidArgument, "the network has no nodes");
-            }
-            (None, tree::dimensions(session.view()))
+            (None, tree::dimensions(session.view())?)
         } else {
             let (elements, sizes) = tree::contract(session.network(), &memory)?;
             (Some(elements), sizes)

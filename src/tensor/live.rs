@@ -123,7 +123,7 @@ impl Session {
     }
     /// The network of a node.
     pub fn of_node(node: *const TreeTensorNode) -> Result<Session> {
-        Session::new(network_of(node)? as *const TreeTensorNetwork)
+        Session::new(network_of(node)?)
     }
     /// Its state.
     pub fn network(&mut self) -> &mut Network {
@@ -132,7 +132,7 @@ impl Session {
     }
     /// Its state, to read.
     pub fn view(&self) -> &Network {
-        // SAFETY: as in `network`.
+        // SAFETY: `busy` makes this session the only one; the borrow is tied to it.
         unsafe { &*(*self.record).network.get() }
     }
     /// The public structure.
@@ -160,7 +160,7 @@ impl Session {
     /// The node whose public structure this is, if it is of this network.
     #[allow(clippy::not_unsafe_ptr_arg_deref)] // dereferenced only once it is known to be live
     pub fn find(&self, node: *const TreeTensorNode) -> Result<usize> {
-        if network_of(node)? != self.record as usize {
+        if network_of(node)? != self.public() {
             return fail!(InvalidArgument, "the node belongs to another network");
         }
         // SAFETY: looked up among the live nodes just now.
@@ -186,13 +186,13 @@ impl Drop for Session {
     }
 }
 
-/// The address of a node's network.
-pub fn network_of(node: *const TreeTensorNode) -> Result<usize> {
+/// The network of a node.
+pub fn network_of(node: *const TreeTensorNode) -> Result<*mut TreeTensorNetwork> {
     if node.is_null() {
         return fail!(InvalidArgument, "the node is NULL");
     }
     match kind(node) {
-        Some(Kind::Node(network)) => Ok(network),
+        Some(Kind::Node(network)) => Ok(network as *mut TreeTensorNetwork),
         _ => fail!(InvalidArgument, "not a live node of a tree tensor network"),
     }
 }

@@ -1,10 +1,12 @@
 //! Contracting two nodes into a new one.
 use super::kernel::Product;
+use super::live::{self, Session};
 use super::memory::{Block, Memory};
 use super::network::{Network, Node, matching, storage_for};
 use super::progress::Progress;
+use super::records::{TreeTensorNetwork, TreeTensorNode};
 use super::{shape, tiled};
-use crate::error::Result;
+use crate::error::{Result, fail};
 use std::time::Instant;
 
 /// What is contracted: two nodes, and the bonds between them if they are of one network.
@@ -47,6 +49,44 @@ impl<'a> Pair<'a> {
     /// The product over the bonds.
     pub fn product(&self) -> Product {
         Product::row_major(self.left.dimensions(), self.right.dimensions(), &self.bonds)
+    }
+}
+
+/// Sessions of the networks that two nodes belong to, apart from `first`'s.
+pub struct Others<'a> {
+    first: &'a Session,
+    own: Vec<Session>,
+}
+impl<'a> Others<'a> {
+    /// Begins to use them.
+    pub fn new(first: &'a Session, nodes: [*mut TreeTensorNode; 2]) -> Result<Others<'a>> {
+        let mut others = Others { first, own: Vec::new() };
+        for node in nodes {
+            let network = live::network_of(node)?;
+            if others.of(network).is_none() {
+                others.own.push(Session::new(network)?);
+            }
+        }
+        Ok(others)
+    }
+    fn of(&self, network: *mut TreeTensorNetwork) -> Option<&Session> {
+        core::iter::once(self.first).chain(&self.own).find(|session| session.public() == network)
+    }
+    /// The network of a node, and the node's number.
+    fn find(&self, node: *mut TreeTensorNode) -> Result<(&Network, usize)> {
+        match self.of(live::network_of(node)?) {
+            Some(session) => Ok((session.view(), session.find(node)?)),
+            None => fail!(Internal, "the node has changed its network"),
+        }
+    }
+    /// Two nodes to contract: over their bonds if they have any, else by the rule over all axes.
+    pub fn pair(&self, left: *mut TreeTensorNode, right: *mut TreeTensorNode) -> Result<Pair<'_>> {
+        let ((of_left, left), (of_right, right)) = (self.find(left)?, self.find(right)?);
+        Ok(if core::ptr::eq(of_left, of_right) {
+            Pair::within(of_left, left, right)
+        } else {
+            Pair::new(of_left.node(left), of_right.node(right), Vec::new())
+        })
     }
 }
 

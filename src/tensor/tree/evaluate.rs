@@ -108,7 +108,7 @@ pub fn contract(network: &mut Network, memory: &Memory) -> Result<(Malloced, Vec
     let start = Instant::now();
     let plan = plan(network, memory, Effort::Quick)?;
     let begin = Instant::now();
-    let sizes = dimensions(network);
+    let sizes = dimensions(network)?;
     let mut steps = 0;
     let result = evaluate(network, memory, &plan, shape::elements(&sizes)?, &mut steps);
     network.metrics.num_contractions += steps;

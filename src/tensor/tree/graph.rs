@@ -1,4 +1,5 @@
 //! A tree as the planner sees it: sizes of tensors and of the bonds between them.
+use crate::error::{Result, fail};
 use crate::tensor::network::Network;
 
 /// The tree below one node, its nodes in depth-first pre-order.
@@ -48,8 +49,8 @@ impl Graph {
 }
 
 /// Dimensions of the contracted tree: the free axes of its nodes in pre-order; {1} if there are none.
-pub fn dimensions(network: &Network) -> Vec<usize> {
-    let Some(root) = network.root() else { return Vec::new() };
+pub fn dimensions(network: &Network) -> Result<Vec<usize>> {
+    let Some(root) = network.root() else { return fail!(InvalidArgument, "the network has no nodes") };
     let mut sizes = Vec::new();
     for id in network.preorder(root) {
         let node = network.node(id);
@@ -58,5 +59,5 @@ pub fn dimensions(network: &Network) -> Vec<usize> {
     if sizes.is_empty() {
         sizes.push(1);
     }
-    sizes
+    Ok(sizes)
 }

@@ -34,7 +34,7 @@ proptest! {
         let before = network.account.peak();
         let (result, sizes) = contracted(&mut network, &memory);
         prop_assert_eq!(&sizes, &dimensions);
-        prop_assert_eq!(&sizes, &super::dimensions(&network));
+        prop_assert_eq!(&sizes, &super::dimensions(&network).unwrap());
         prop_assert!(error(&result, &expected) < 1e-5, "{}", error(&result, &expected));
         // The peak is what was foretold.
         let (_, peak) = cost(&mut network, &memory).unwrap();
