@@ -11,8 +11,9 @@ use super::guard;
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, MAX_ALIGNMENT, fast};
 use crate::instance::config;
+use crate::os::environment::variable;
 use crate::os::lock::Mutex;
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 
@@ -33,17 +34,14 @@ fn heap() -> Result<&'static Heap> {
 }
 #[cold]
 fn make() -> Result<&'static Heap> {
+    // No child inherits it taken: starting a thread allocates, so the heap is there before a second thread is.
     static MAKING: Mutex<()> = Mutex::new(());
     let _lock = MAKING.lock();
-    // SAFETY: as in `heap`.
+    // SAFETY: heap records live for ever, and only this function stores here.
     if let Some(heap) = unsafe { HEAP.load(Acquire).as_ref() } {
         return Ok(heap);
     }
-    // SAFETY: a string that stays as it is while the program starts; getenv allocates nothing.
-    let limit = unsafe {
-        let text = libc::getenv(c"UNIMEM_MAX_SIZE".as_ptr());
-        if text.is_null() { None } else { CStr::from_ptr(text).to_str().ok() }
-    };
+    let limit = variable(c"UNIMEM_MAX_SIZE").and_then(|text| core::str::from_utf8(text).ok());
     let limit = limit.and_then(config::size).unwrap_or(0);
     let heap = Heap::create(&HeapParams { limit, placed: false, ..HeapParams::default() })?;
     HEAP.store(core::ptr::from_ref(heap).cast_mut(), Release);
