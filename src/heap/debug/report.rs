@@ -134,18 +134,18 @@ fn look_at_all() -> Vec<Block, Records> {
     live.sort_unstable_by_key(|block| block.start);
     live
 }
-fn write_text(path: &Path, value: &Value) -> Result<()> {
+fn write_text(path: &Path, value: &Value) -> std::io::Result<()> {
     let _whole = NotCancelled::begin();
-    match std::fs::write(path, format!("{value:#}\n")) {
-        Ok(()) => Ok(()),
-        // The reason first: a message has no room for every path.
-        Err(error) => fail!(Io, "{error}: {}", path.display()),
-    }
+    std::fs::write(path, format!("{value:#}\n"))
 }
 
 /// Writes what is live in all heaps to the file at `path`, as JSON. Io.
 pub fn write(path: &Path) -> Result<()> {
-    write_text(path, &to_json(true, &sites(&look_at_all(), None), false))
+    match write_text(path, &to_json(true, &sites(&look_at_all(), None), false)) {
+        Ok(()) => Ok(()),
+        // The reason first: a message has no room for every path.
+        Err(error) => fail!(Io, "{error}: {}", path.display()),
+    }
 }
 
 /// One thread at a time writes the file that the environment names.
@@ -192,6 +192,6 @@ fn finish(frame: usize) {
     let Some(file) = file() else { return };
     let _writing = WRITING.lock();
     if let Err(error) = write_text(&file, &to_json(true, &sites, reached.is_some())) {
-        log!(Error, "UNIMEM_DEBUG_REPORT cannot be written: {error:?}");
+        log!(Error, "UNIMEM_DEBUG_REPORT cannot be written: {error}");
     }
 }
