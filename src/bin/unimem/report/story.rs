@@ -236,18 +236,23 @@ fn joined(sites: Vec<Site>) -> Vec<Site> {
     kept
 }
 
+/// Words that each end with a zero.
+fn words(command: &[u8]) -> Vec<String> {
+    let words = command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+    let mut words: Vec<String> = words.collect();
+    while words.last().is_some_and(String::is_empty) {
+        words.pop();
+    }
+    words
+}
+
 impl Reader {
     fn take(&mut self, record: Record<'static>) {
         let story = &mut self.story;
         match record {
             Record::Program { began, process, interval, command } => {
                 (story.began, story.process, story.interval) = (began, process, interval);
-                let words =
-                    command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
-                story.command = words.collect();
-                while story.command.last().is_some_and(String::is_empty) {
-                    story.command.pop();
-                }
+                story.command = words(&command);
             }
             Record::Module { bias, start, end, size, modified, path } => {
                 let path = String::from_utf8_lossy(&path).into_owned();
@@ -313,11 +318,10 @@ impl Reader {
             }
             Record::Freed { address, .. } => self.freed(address),
             Record::Sizes { time, classes } => {
-                self.odd |= !classes.len().is_multiple_of(3);
-                let classes = classes.chunks_exact(3);
-                let class = |c: &[u64]| SizeClass { log2: c[0], blocks: c[1], bytes: c[2] };
-                self.odd |= classes.clone().any(|class| class[0] > 64);
-                story.sizes.push(Sizes { time, classes: classes.map(class).collect() });
+                let (classes, rest) = classes.as_chunks::<3>();
+                self.odd |= !rest.is_empty() || classes.iter().any(|class| class[0] > 64);
+                let class = |&[log2, blocks, bytes]: &[u64; 3]| SizeClass { log2, blocks, bytes };
+                story.sizes.push(Sizes { time, classes: classes.iter().map(class).collect() });
             }
             Record::Live { address, size, memory, stack } => {
                 story.live.push(Live {
