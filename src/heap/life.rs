@@ -35,7 +35,7 @@ impl Heap {
         let prefix = params.prefix.next_multiple_of(alignment.min(MAX_SPAN_ALIGNMENT));
         heap.prefix.store(prefix, Relaxed);
         heap.alignment.store(alignment, Relaxed);
-        // Without caches no call is served by fast.rs: all come here, where debug.rs sees them.
+        // Without caches no call is served by fast.rs: all come to slow.rs, where debug/ sees them.
         let cached = if debug::modes().any() { 0 } else { params.cache_blocks };
         heap.cache_blocks.store(cached, Relaxed);
         heap.huge_pages.store(params.huge_pages, Relaxed);
