@@ -204,7 +204,7 @@ impl Kept {
         scavenger::wanted();
     }
     unsafe fn push_range(&mut self, span: NonNull<Span>) {
-        // SAFETY: as in `keep_range`.
+        // SAFETY: by the caller's promise; kept spans are known to nobody but their list.
         unsafe {
             let inner = span.as_ref().inner();
             inner.kept_since = scavenger::now();

@@ -70,13 +70,13 @@ pub fn blocks_of(address: usize) -> Option<(&'static Span, usize)> {
         true => (&home.leaf, offset / SLICE),
         false => (leaf(address)?, address % COVERED / SLICE),
     };
-    // SAFETY: as in `span_of`.
+    // SAFETY: entries are null or point at a span record, which is never unmapped.
     let span = unsafe { leaf.slices[slice].load(Acquire).as_ref() }?;
     Some((span, leaf.scaled_classes[slice].load(Relaxed) as usize))
 }
 #[cold]
 fn huge_span_of(leaf: &'static Leaf, address: usize) -> Option<&'static Span> {
-    // SAFETY: as in `span_of`.
+    // SAFETY: entries are null or point at a span record, which is never unmapped.
     unsafe { leaf.huge_pages[address % COVERED / HUGE_PAGE].load(Acquire).as_ref() }
 }
 

@@ -308,7 +308,7 @@ impl List {
     /// # Safety
     /// The owning heap's lock is held and the span is in this list.
     pub unsafe fn remove(&mut self, span: NonNull<Span>) {
-        // SAFETY: as in `push`.
+        // SAFETY: the lock makes the inner parts exclusive; each reference ends with its statement.
         unsafe {
             let (next, previous) = (span.as_ref().inner().next, span.as_ref().inner().previous);
             match previous.as_ref() {

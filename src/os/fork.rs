@@ -40,7 +40,7 @@ impl<T: Send> AtFork for Mutex<T> {
         unsafe { self.force_unlock() }
     }
     unsafe fn child(&self) {
-        // SAFETY: as in the parent.
+        // SAFETY: held, by the caller's promise, and its guard forgotten.
         unsafe { self.force_unlock() }
     }
 }

@@ -20,6 +20,6 @@ pub fn in_register<T>(of: &'static T) -> &'static T {
     unsafe {
         core::arch::asm!("/* {0} */", inout(reg) address, options(pure, readonly, nostack, preserves_flags));
     }
-    // SAFETY: as it was.
+    // SAFETY: the address is still that of `of`.
     unsafe { &*address }
 }

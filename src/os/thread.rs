@@ -76,15 +76,15 @@ fn pointer() -> *mut Record {
     unsafe { *unimem_thread_record_address() }
 }
 fn set_pointer(record: *mut Record) {
-    // SAFETY: as in `pointer`.
+    // SAFETY: the address of a thread-local variable of this very thread.
     unsafe { *unimem_thread_record_address() = record };
 }
 fn mark() -> usize {
-    // SAFETY: as in `pointer`.
+    // SAFETY: the address of a thread-local variable of this very thread.
     unsafe { *unimem_thread_mark_address() }
 }
 fn set_mark(mark: usize) {
-    // SAFETY: as in `pointer`.
+    // SAFETY: the address of a thread-local variable of this very thread.
     unsafe { *unimem_thread_mark_address() = mark };
 }
 

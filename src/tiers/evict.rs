@@ -297,7 +297,7 @@ impl Engine {
                 transit.settle_unchanged(); // the only copy, see `put_back`
                 continue;
             }
-            // SAFETY: as in `place`.
+            // SAFETY: put there by `stage`; the phase changes with this claim, so it is taken out once.
             let slot = unsafe { Slot::from_number(transit.stored().slot) };
             region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
             transit.settle(Phase::Stored, Settle::default());
@@ -438,7 +438,7 @@ impl Engine {
         let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) else {
             return staging.put_empty(slot);
         };
-        // SAFETY: as in `evict_into`.
+        // SAFETY: the claim owns the chunk, which was Hot and so is present; the slot is empty and ours.
         let taken = unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };
         if taken.is_err() {
             transit.settle(Phase::Hot, Settle::default());

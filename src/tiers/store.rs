@@ -143,7 +143,7 @@ impl Engine {
                 unreachable!("the encoder's own bytes");
             }
         }
-        // SAFETY: as in `place`: absent chunk, full slot, both ours.
+        // SAFETY: the claim owns the chunk, which is absent; the slot is full and ours.
         match unsafe { self.pages().place(staging.span(&slot), transit.span()) } {
             Ok(()) => {
                 staging.put_empty(slot);
@@ -225,7 +225,7 @@ impl Engine {
                 self.purse().discharge_pages(region.chunk_size());
             }
             Phase::Staged => {
-                // SAFETY: as in `place`.
+                // SAFETY: put there by `stage`; the phase changes with this claim, so it is taken out once.
                 let slot = unsafe { Slot::from_number(transit.stored().slot) };
                 region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
                 self.drop_pages(staging, slot);

@@ -111,7 +111,7 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
         Served::Failed if signal == libc::SIGBUS => pass_on(signal, info, context),
         Served::Failed => raise_bus_error(address),
     }
-    // SAFETY: as above.
+    // SAFETY: errno of this thread.
     unsafe { *libc::__errno_location() = errno };
 }
 

@@ -112,7 +112,7 @@ impl Pages {
         // SAFETY: by the caller's promise.
         match unsafe { self.place_once(slot, chunk) } {
             // The chunk's pages were to be dropped, and the system refused at the time.
-            // SAFETY: the same, and nobody wants what an absent chunk holds.
+            // SAFETY: by the caller's promise; nobody wants what an absent chunk holds.
             Err(Errno(libc::EEXIST)) => unsafe {
                 discard(chunk)?;
                 self.place_once(slot, chunk)
@@ -149,7 +149,7 @@ impl Pages {
                     Some(error) => {
                         if copied > 0 {
                             // A thread may have stored into what was there already: it has to be kept.
-                            // SAFETY: as in `take_by_copy`.
+                            // SAFETY: both are the caller's; the slot is full, and so much of the chunk is present.
                             unsafe { copy_out(fd, Span { length: copied, ..chunk }, slot) }?;
                         }
                         Err(error)
@@ -207,7 +207,8 @@ impl Pages {
                 // SAFETY: by the caller's promise.
                 let _ = unsafe { discard(chunk) };
             }
-            // SAFETY: the same. Where no touch of what is absent would be a fault, it must be inaccessible.
+            // Where no touch of what is absent would be a fault, it must be inaccessible.
+            // SAFETY: by the caller's promise.
             _ => unsafe { close(chunk) },
         }
     }
@@ -220,7 +221,7 @@ impl Pages {
         // SAFETY: by the caller's promise.
         match unsafe { self.take_once(chunk, slot, nursery) } {
             // The slot was to be emptied, and the system refused at the time.
-            // SAFETY: the same.
+            // SAFETY: by the caller's promise; an empty slot holds nothing that anybody wants.
             Err(Errno(libc::EEXIST)) => unsafe {
                 discard(slot)?;
                 self.take_once(chunk, slot, nursery)
@@ -284,7 +285,7 @@ impl Pages {
                 let moved =
                     unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
                 if let Err(error) = moved {
-                    // SAFETY: as it was.
+                    // SAFETY: the chunk did not move, so it is present, and the caller's.
                     let _ = unsafe { self.open(chunk) };
                     return Err(error);
                 }
