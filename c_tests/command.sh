@@ -117,6 +117,10 @@ bad_free() { gives 99 "$unimem" check "$D/wrong" "bad free" && says err "bad fre
 crash() { gives 99 "$unimem" check "$D/wrong" crash && says err "overrun: byte 24" && says err "left no report of its end"; }
 no_report() { gives 125 "$unimem" check "$D/wrong" underscore && says err "left no report of its end"; }
 child() { gives 99 "$unimem" check sh -c "'$D/wrong' overrun; exit 5" && says err "in $D/wrong" && says err "1 problem"; }
+no_place() {
+    gives 0 env LD_PRELOAD="$B/libunimem-malloc.so" UNIMEM_LOG=error UNIMEM_DEBUG=guard UNIMEM_DEBUG_REPORT="$D/no/report" "$D/wrong" &&
+        says err "UNIMEM_DEBUG_REPORT cannot be written: No such file or directory"
+}
 no_rubbish() { mkdir "$D/tmp" && gives 99 env TMPDIR="$D/tmp" "$unimem" check "$D/wrong" leak && [ -z "$(ls "$D/tmp")" ]; }
 check_json() {
     gives 99 "$unimem" check --json "$D/wrong" "double free" && python3 - "$D/err" <<'PYTHON'
@@ -174,5 +178,6 @@ try "check tells what it found before a crash" crash
 try "check says when there was no end to look at" no_report
 try "check of the programs that a program runs" child
 try "check leaves nothing behind" no_rubbish
+try "a report that cannot be written: the log says why" no_place
 if command -v python3 >/dev/null; then try "check --json" check_json; else skip "check --json" "there is no python3"; fi
 finish
