@@ -12,16 +12,6 @@
 #define _GNU_SOURCE
 #include "fault_scenarios.h"
 
-#include <dirent.h>
-
-static size_t open_files(void) {
-    size_t count = 0;
-    DIR *directory = opendir("/proc/self/fd");
-    while (directory && readdir(directory)) count++;
-    if (directory) closedir(directory);
-    return count;
-}
-
 enum { HANGS = 256 + SIGKILL };
 /* What a run tells the sweep. */
 static struct { size_t calls[OPERATIONS], struck; } *told;

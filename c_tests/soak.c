@@ -12,7 +12,6 @@
 #include "soak_tiers.h"
 #include "soak_trees.h"
 
-#include <dirent.h>
 #include <malloc.h>
 
 enum { WORKERS = 4, STEPS = 500, SECONDS_OF_AN_EPOCH = 20, SECONDS_OF_A_HANG = 60, QUIET_ROUNDS = 5 };
@@ -156,14 +155,6 @@ static void check_totals(void) {
            metrics.current_usage, expected);
     check_shared_words();
     count(quiet_checks);
-}
-
-static size_t open_files(void) {
-    size_t number = 0;
-    DIR *directory = opendir("/proc/self/fd");
-    while (directory && readdir(directory)) number++;
-    if (directory) closedir(directory);
-    return number;
 }
 
 static void open_world(void) {

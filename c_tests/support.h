@@ -1,8 +1,10 @@
-/* What several test programs need: random numbers, contents that can be checked, this process's memory, children.
+/* What several test programs need: random numbers, contents that can be checked, this process's memory and files,
+ * children.
  * UNIMEM_TEST_DIVISOR=n in the environment divides the amount of work by n (for valgrind and sanitizers). */
 #ifndef UNIMEM_TEST_SUPPORT_H
 #define UNIMEM_TEST_SUPPORT_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -98,6 +100,15 @@ static inline double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* Descriptors of this process, as far as two counts can be compared. */
+static inline size_t open_files(void) {
+    size_t count = 0;
+    DIR *directory = opendir("/proc/self/fd");
+    while (directory && readdir(directory)) count++;
+    if (directory) closedir(directory);
+    return count;
 }
 
 /* Resident memory of this process, in bytes. */

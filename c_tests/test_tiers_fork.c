@@ -5,7 +5,6 @@
 
 #include "tiers.h"
 
-#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -158,15 +157,6 @@ static void test_under_load(void)
         memory->free(words);
         EXPECT(unimem_close(memory), "something was live");
     }
-}
-
-static size_t open_files(void)
-{
-    size_t count = 0;
-    DIR *directory = opendir("/proc/self/fd");
-    while (directory && readdir(directory)) count++;
-    if (directory) closedir(directory);
-    return count;
 }
 
 static void test_files(void)
