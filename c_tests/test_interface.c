@@ -4,22 +4,8 @@
 #include "unimem/memory_pool.h"
 #include "unimem/advanced_memory_system.h"
 
-#include "support.h"
+#include "one_instance.h"
 #include "tap.h"
-
-static unified_memory_interface_t *memory;
-
-static size_t live_bytes(void) { return stats_of(memory).total_allocated; }
-
-/* Leaves an error as this thread's last one that none of the calls below would leave. */
-static void set_other_error(unimem_error_t expected) {
-    if (expected == UNIMEM_ERROR_INVALID_ARGUMENT) {
-        int local = 0;
-        memory->free(opaque(&local));
-    } else {
-        (void)memory->allocate(64, 3);
-    }
-}
 
 static void test_allocate(void) {
     TEST("allocate: every size from 1 to 4097, and around every power of two to 64 MiB") {

@@ -2,24 +2,10 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 
-#include "support.h"
+#include "one_instance.h"
 #include "tap.h"
 
 #include <math.h>
-
-static unified_memory_interface_t *memory;
-
-static size_t live_bytes(void) { return stats_of(memory).total_allocated; }
-
-/* Leaves an error as this thread's last one that none of the calls below would leave. */
-static void set_other_error(unimem_error_t expected) {
-    if (expected == UNIMEM_ERROR_INVALID_ARGUMENT) {
-        int local = 0;
-        memory->free(opaque(&local));
-    } else {
-        (void)memory->allocate(64, 3);
-    }
-}
 
 static const unified_pool_config_t tiered_config = {
     .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB, .compression_tolerance = 1e-3};
