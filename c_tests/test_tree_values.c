@@ -41,15 +41,15 @@ static tree_tensor_network_t *network_on(unified_memory_interface_t *memory) {
     return ttn;
 }
 
-/* Whether the whole tree has this value and these sizes. */
-static bool has_value(tree_tensor_network_t *ttn, const double *value, const size_t *sizes, size_t axes, double most, const char *what, uint64_t seed) {
+/* Whether the whole tree has the value and sizes of this one. */
+static bool has_value(tree_tensor_network_t *ttn, const valued_tree_t *wanted, double most, const char *what, uint64_t seed) {
     size_t got[MOST_LABELS], count = 0;
     ComplexFloat *result = NULL;
     bool done = contract_full_tree_network(ttn, &result, got, &count);
     bool right = EXPECT(done, "%s, seed %zu: %s", what, (size_t)seed, unimem_last_error_message()) &&
-                 EXPECT(count == axes && memcmp(got, sizes, axes * sizeof *sizes) == 0, "%s, seed %zu: other sizes", what, (size_t)seed);
+                 EXPECT(count == wanted->axes && memcmp(got, wanted->sizes, count * sizeof *got) == 0, "%s, seed %zu: other sizes", what, (size_t)seed);
     if (right) {
-        double error = distance(result, value, volume_of(sizes, axes));
+        double error = distance(result, wanted->value, volume_of(got, count));
         right = EXPECT(error <= most, "%s, seed %zu: error %g", what, (size_t)seed, error);
     }
     free(result);
@@ -77,22 +77,18 @@ static void every_way(const way_t *way) {
         snprintf(name, sizeof name, "random trees, %s, %zu thread%s", way->name, threads, threads > 1 ? "s" : "");
         TEST(name) {
             for (uint64_t seed = 0; seed < scaled(200); seed++) {
-                random_t random = {seed};
-                plain_tree_t tree;
-                make_plain_tree(&tree, &random);
-                size_t sizes[MOST_LABELS], axes;
-                double *value = value_of(&tree, sizes, &axes);
+                valued_tree_t plain;
+                make_valued_tree(&plain, seed);
                 tree_tensor_network_t *ttn = network_on(way->memory);
                 tree_tensor_node_t *nodes[MOST_NODES];
-                if (EXPECT(build_tree(&tree, ttn, way->hierarchical, nodes), "seed %zu: %s", (size_t)seed, unimem_last_error_message())) {
-                    has_value(ttn, value, sizes, axes, way->error, "contracted", seed);
+                if (EXPECT(build_tree(&plain.tree, ttn, way->hierarchical, nodes), "seed %zu: %s", (size_t)seed, unimem_last_error_message())) {
+                    has_value(ttn, &plain, way->error, "contracted", seed);
                     if (!way->hierarchical) expect_foretold_peak(ttn, seed);
                     EXPECT(optimize_tree_structure(ttn), "seed %zu: not optimised", (size_t)seed);
-                    has_value(ttn, value, sizes, axes, way->error, "optimised", seed);
+                    has_value(ttn, &plain, way->error, "optimised", seed);
                 }
                 destroy_tree_tensor_network(ttn);
-                free(value);
-                free_plain_tree(&tree);
+                free_valued_tree(&plain);
             }
         }
     }
@@ -142,30 +138,28 @@ static void what_keeps_the_value(void) {
     const double targets[] = {0, 0.01, 0.1, 0.5};
     TEST("conversion there and back, then adapting within a target") {
         for (uint64_t seed = 0; seed < scaled(200); seed++) {
-            random_t random = {seed};
-            plain_tree_t tree;
-            make_plain_tree(&tree, &random);
-            size_t sizes[MOST_LABELS], axes;
-            double *value = value_of(&tree, sizes, &axes), target = targets[seed % 4];
+            valued_tree_t plain;
+            make_valued_tree(&plain, seed);
+            const plain_tree_t *tree = &plain.tree;
+            double target = targets[seed % 4];
             tree_tensor_network_t *ttn = network_on(&own_table), *again = NULL;
             tree_tensor_node_t *nodes[MOST_NODES];
             tensor_network_t *general = NULL;
-            EXPECT(build_tree(&tree, ttn, false, nodes), "seed %zu: not built", (size_t)seed);
+            EXPECT(build_tree(tree, ttn, false, nodes), "seed %zu: not built", (size_t)seed);
             /* A child that is joined by no bond is none of the root's in a general network. */
             bool bonded = true;
-            for (size_t v = 1; v < tree.nodes; v++) bonded &= tree.node[v].bonds > 0;
+            for (size_t v = 1; v < tree->nodes; v++) bonded &= tree->node[v].bonds > 0;
             if (bonded && EXPECT(convert_tree_to_tensor_network(ttn, &general) && convert_tensor_network_to_tree(general, &again), "seed %zu: %s", (size_t)seed, unimem_last_error_message()))
-                has_value(again, value, sizes, axes, 1e-5, "converted", seed);
+                has_value(again, &plain, 1e-5, "converted", seed);
             destroy_tree_tensor_network(again);
             if (general) free_network(general);
             EXPECT(adapt_bond_dimensions(ttn, target), "seed %zu: %s", (size_t)seed, unimem_last_error_message());
-            has_value(ttn, value, sizes, axes, target + 1e-5, "adapted", seed);
-            for (size_t v = 1; v < tree.nodes; v++)
-                for (size_t b = 0; b < tree.node[v].bonds && b < 1; b++)
-                    dropped += nodes[v]->dimensions[tree.node[v].own[b]] < tree.node[v].sizes[tree.node[v].own[b]];
+            has_value(ttn, &plain, target + 1e-5, "adapted", seed);
+            for (size_t v = 1; v < tree->nodes; v++)
+                for (size_t b = 0; b < tree->node[v].bonds && b < 1; b++)
+                    dropped += nodes[v]->dimensions[tree->node[v].own[b]] < tree->node[v].sizes[tree->node[v].own[b]];
             destroy_tree_tensor_network(ttn);
-            free(value);
-            free_plain_tree(&tree);
+            free_valued_tree(&plain);
         }
     }
     CHECK("bonds did become smaller", dropped > 0);

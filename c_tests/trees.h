@@ -189,4 +189,21 @@ static inline void free_network(tensor_network_t *network) {
     free(network->nodes);
     free(network);
 }
+/* A random tree with its value, and the sizes of that. */
+typedef struct {
+    plain_tree_t tree;
+    double *value;
+    size_t sizes[MOST_LABELS], axes;
+} valued_tree_t;
+
+static inline void make_valued_tree(valued_tree_t *made, uint64_t seed) {
+    random_t random = {seed};
+    make_plain_tree(&made->tree, &random);
+    made->value = value_of(&made->tree, made->sizes, &made->axes);
+}
+static inline void free_valued_tree(valued_tree_t *made) {
+    free(made->value);
+    free_plain_tree(&made->tree);
+}
+
 #endif
