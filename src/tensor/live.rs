@@ -121,10 +121,6 @@ impl Session {
         session.nodes = session.network().len();
         Ok(session)
     }
-    /// The network of a node.
-    pub fn of_node(node: *const TreeTensorNode) -> Result<Session> {
-        Session::new(network_of(node)?)
-    }
     /// Its state.
     pub fn network(&mut self) -> &mut Network {
         // SAFETY: `busy` makes this session the only one; the borrow is tied to it.
