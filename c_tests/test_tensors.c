@@ -10,7 +10,7 @@
 static const unified_pool_config_t tiered_config = {
     .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB, .compression_tolerance = 1e-3};
 
-static void test_tensors(void) {
+static void test_layouts(void) {
     TEST("allocate_geometric: aligned to 64, to 2 MiB from 2 MiB up; its layout is dense and row-major") {
         size_t shapes[][4] = {{1, 1, 1, 1},           {2, 3, 5, 7},     {16, 16, 16, 4}, {64, 64, 64, 1},
                               {2 * MIB / 8, 1, 1, 1}, {32, 32, 32, 32}, {1, 511, 513, 3}};
@@ -42,13 +42,14 @@ static void test_tensors(void) {
             EXPECT(!unimem_layout(tensor, &layout), "a freed tensor of shape %zu still has a layout", s);
         }
     }
+}
+static void test_dimensions(void) {
     size_t many[20], big[] = {SIZE_MAX / 8, 2}, exact[] = {(size_t)1 << 32, (size_t)1 << 32},
-                     eighth[] = {(size_t)1 << 61}, zero[] = {4, 0, 4}, one[] = {1};
+                     eighth[] = {(size_t)1 << 61}, zero[] = {4, 0, 4}, one[] = {1}, before = live_bytes();
     for (size_t i = 0; i < 20; i++) many[i] = i % 2 ? 2 : 1;
     void *tensor = memory->allocate_geometric(many, 20);
     CHECK("allocate_geometric: 20 dimensions", tensor && live_bytes() == 1024 * 8);
     memory->free(tensor);
-    memory_stats_t before = stats_of(memory);
     size_t ones[65];
     for (size_t i = 0; i < 65; i++) ones[i] = 1;
     tensor = memory->allocate_geometric(ones, 64);
@@ -69,6 +70,35 @@ static void test_tensors(void) {
                    bad[i].what, (int)unimem_last_error());
         }
     }
+    CHECK("allocate_geometric: refused calls left nothing live", live_bytes() == before);
+}
+static void test_element_sizes(void) {
+    size_t dimensions[] = {3, 5}, before = live_bytes();
+    TEST("unimem_allocate_tensor: any element size") {
+        for (size_t element = 1; element <= 4096; element = element * 3 + 1) {
+            unimem_layout_t layout;
+            void *block = unimem_allocate_tensor(memory, dimensions, 2, element);
+            EXPECT(block && unimem_layout(block, &layout) && layout.element_size == element &&
+                       layout.size == 15 * element && layout.strides[0] == 5 && layout.strides[1] == 1,
+                   "element size %zu", element);
+            memory->free(block);
+        }
+    }
+    CHECK("unimem_allocate_tensor: element size 0 is NULL", unimem_allocate_tensor(memory, dimensions, 1, 0) == NULL);
+    CHECK("unimem_allocate_tensor: an overflowing element size is NULL",
+          unimem_allocate_tensor(memory, dimensions, 2, SIZE_MAX / 2) == NULL);
+    CHECK("unimem_allocate_tensor: NULL interface is NULL", unimem_allocate_tensor(NULL, dimensions, 1, 8) == NULL);
+    CHECK("unimem_allocate_tensor: refused calls left nothing live", live_bytes() == before);
+}
+static void test_what_has_no_layout(void) {
+    unimem_layout_t layout;
+    void *plain = memory->allocate(64, 0);
+    CHECK("unimem_layout: a plain block has none", !unimem_layout(plain, &layout));
+    CHECK("unimem_layout: nor has NULL, a foreign pointer, or a NULL answer",
+          !unimem_layout(NULL, &layout) && !unimem_layout(opaque(&layout), &layout) && !unimem_layout(plain, NULL));
+    memory->free(plain);
+}
+static void test_placement(void) {
     TEST("allocate_geometric: aligned to 2 MiB also where memory of plain blocks is used again") {
         random_t random = {31};
         void *blocks[40] = {0};
@@ -82,28 +112,6 @@ static void test_tensors(void) {
         }
         for (size_t i = 0; i < 40; i++) memory->free(blocks[i]);
     }
-    TEST("unimem_allocate_tensor: any element size") {
-        size_t dimensions[] = {3, 5};
-        for (size_t element = 1; element <= 4096; element = element * 3 + 1) {
-            unimem_layout_t layout;
-            void *block = unimem_allocate_tensor(memory, dimensions, 2, element);
-            EXPECT(block && unimem_layout(block, &layout) && layout.element_size == element &&
-                       layout.size == 15 * element && layout.strides[0] == 5 && layout.strides[1] == 1,
-                   "element size %zu", element);
-            memory->free(block);
-        }
-    }
-    CHECK("unimem_allocate_tensor: element size 0 is NULL", unimem_allocate_tensor(memory, one, 1, 0) == NULL);
-    CHECK("unimem_allocate_tensor: an overflowing element size is NULL",
-          unimem_allocate_tensor(memory, zero, 1, SIZE_MAX / 2) == NULL);
-    CHECK("unimem_allocate_tensor: NULL interface is NULL", unimem_allocate_tensor(NULL, one, 1, 8) == NULL);
-    CHECK("tensors: refused calls left nothing live", live_bytes() == before.total_allocated);
-    unimem_layout_t layout;
-    void *plain = memory->allocate(64, 0);
-    CHECK("unimem_layout: a plain block has none", !unimem_layout(plain, &layout));
-    CHECK("unimem_layout: nor has NULL, a foreign pointer, or a NULL answer",
-          !unimem_layout(NULL, &layout) && !unimem_layout(opaque(&layout), &layout) && !unimem_layout(plain, NULL));
-    memory->free(plain);
     TEST("realloc of a tensor of 2 MiB keeps its placement") {
         size_t dimensions[] = {512, 512};
         unsigned char *block = memory->allocate_geometric(dimensions, 2);
@@ -191,7 +199,11 @@ int main(void) {
     unified_pool_config_t config = {.enable_growth = true};
     memory = unimem_open(&config);
     if (!CHECK("an instance", memory != NULL)) return tap_done();
-    test_tensors();
+    test_layouts();
+    test_dimensions();
+    test_element_sizes();
+    test_what_has_no_layout();
+    test_placement();
     test_tiered_arguments();
     CHECK_EQ("nothing is left live", live_bytes(), 0);
     CHECK("the instance closes clean", unimem_close(memory));
