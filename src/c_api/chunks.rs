@@ -124,6 +124,6 @@ pub unsafe extern "C" fn unimem_residency(ptr: *const c_void, out: *mut unimem_r
 pub extern "C" fn unimem_fault_mechanism() -> *const c_char {
     guard_whole(c"none".as_ptr(), || match Faults::chosen() {
         Ok(faults) => Ok(faults.mechanism.name().as_ptr()),
-        Err(errno) => fail!(Unsupported, "pages cannot be moved here: error {}", errno.0),
+        Err(errno) => fail!(Unsupported, "pages cannot be moved here: {errno}"),
     })
 }

@@ -71,7 +71,7 @@ impl Instance {
         if let Some(region) = self.tiered.region(pointer) {
             return self.free_region(&region);
         }
-        self.heap.free(pointer).inspect_err(|error| log!(Warning, "free of {pointer:p} refused: {error:?}"))
+        self.heap.free(pointer).inspect_err(|error| log!(Warning, "free of {pointer:p} refused: {error}"))
     }
     /// Changes a block's size: NULL allocates, 0 frees.
     pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {

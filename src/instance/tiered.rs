@@ -203,7 +203,7 @@ impl Instance {
         let region = resized.inspect_err(|_| regions::stays(before, traced))?;
         if size < old && debug::guards_are_on() {
             // What the program may not use any more is no overrun.
-            region.clear_tail().unwrap_or_else(|error| log!(Warning, "{error:?} behind memory that shrinks"));
+            region.clear_tail().unwrap_or_else(|error| log!(Warning, "{error} behind memory that shrinks"));
         }
         tracked::moved(before, region.start(), size);
         recording::freed(before);

@@ -1,6 +1,7 @@
 //! The operating system: mapped memory, locks, threads, fork. The only layer that makes system calls, and all of those
 //! that can fail go through one file, `system`, where tests make them fail.
 pub mod environment;
+pub mod errno;
 pub mod fork;
 pub mod injection;
 pub mod lock;

@@ -9,7 +9,7 @@ use super::fork::AtFork;
 #[cfg(unimem_hwloc)]
 use super::injection::{Operation, check};
 use super::lock::Mutex;
-use super::system::{self, Errno, NotCancelled};
+use super::system::{self, NotCancelled};
 use crate::error::{Result, fail};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -114,8 +114,8 @@ impl Machine {
         #[cfg(unimem_hwloc)]
         if let Some(topology) = &self.topology {
             // hwlocality makes the call itself.
-            if let Err(Errno(error)) = check(Operation::Bind) {
-                return fail!(Unsupported, "cannot place {length} bytes on NUMA node {node}: error {error}");
+            if let Err(error) = check(Operation::Bind) {
+                return fail!(Unsupported, "cannot place {length} bytes on NUMA node {node}: {error}");
             }
             return hwloc::bind(topology, address, length, node);
         }
@@ -133,9 +133,8 @@ fn bind_by_system_call(address: NonNull<u8>, length: usize, node: usize) -> Resu
         return fail!(Unsupported, "NUMA node {node} is beyond the {MASK_NODES} that a mask names");
     };
     *word |= 1 << (node % BITS);
-    if let Err(Errno(error)) = system::prefer_node(address.as_ptr() as usize, length, &mask) {
-        let why = std::io::Error::from_raw_os_error(error);
-        return fail!(Unsupported, "cannot place {length} bytes on NUMA node {node}: {why}");
+    if let Err(error) = system::prefer_node(address.as_ptr() as usize, length, &mask) {
+        return fail!(Unsupported, "cannot place {length} bytes on NUMA node {node}: {error}");
     }
     Ok(())
 }

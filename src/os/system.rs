@@ -7,15 +7,8 @@ use core::marker::PhantomData;
 use core::ptr::null_mut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// The error number of a failed system call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Errno(pub i32);
-impl Errno {
-    /// Of the call that just failed in this thread.
-    pub fn last() -> Errno {
-        Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
-    }
-}
+pub use super::errno::Errno;
+
 fn done(result: c_int) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(Errno::last()) }
 }

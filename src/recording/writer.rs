@@ -358,7 +358,7 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
             return fail!(Io, "another process records into {}", text(path));
         }
         // The reason first: a message has no room for every path.
-        Err(Errno(error)) => return fail!(Io, "error {error} opening {}", text(path)),
+        Err(error) => return fail!(Io, "{error}: {}", text(path)),
     };
     let interval = variable(c"UNIMEM_TRACE_INTERVAL")
         .and_then(|text| core::str::from_utf8(text).ok()?.parse().ok())
@@ -386,10 +386,10 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
     STATE.store(ON, Release);
     if !RUNNING.load(Relaxed) {
         // What starting a thread allocates is recorded already; it goes to the queue, which takes no lock.
-        if let Err(Errno(error)) = system::start_thread(STACK, run) {
+        if let Err(error) = system::start_thread(STACK, run) {
             STATE.store(OFF, Release);
             *recording = None;
-            return fail!(OutOfMemory, "no thread for a recording: error {error}");
+            return fail!(OutOfMemory, "no thread for a recording: {error}");
         }
         RUNNING.store(true, Relaxed);
     }
@@ -428,7 +428,7 @@ pub fn stop() -> Result<()> {
     STATE.store(OFF, Release);
     match ended.end() {
         Ok(()) => Ok(()),
-        Err(Errno(error)) => fail!(Io, "the recording could not be written to its end: error {error}"),
+        Err(error) => fail!(Io, "the recording could not be written to its end: {error}"),
     }
 }
 extern "C" fn at_exit() {
@@ -450,9 +450,9 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
             STATE.store(OFF, Release);
         }
         drop(recording);
-        if let Some(Errno(error)) = failed {
+        if let Some(error) = failed {
             // Without the lock: the program's callback may use the library.
-            log!(Error, "the recording ends here: its file cannot be written, error {error}");
+            log!(Error, "the recording ends here: its file cannot be written, {error}");
         }
         std::thread::sleep(TICK);
     }

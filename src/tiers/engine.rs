@@ -48,14 +48,14 @@ impl Engine {
     pub fn new(budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
         match Faults::chosen() {
             Ok(faults) => Engine::on(faults, budget),
-            Err(errno) => fail!(Unsupported, "no way to move pages here: error {}", errno.0),
+            Err(errno) => fail!(Unsupported, "no way to move pages here: {errno}"),
         }
     }
     /// An engine on the given mechanism.
     pub fn with_mechanism(mechanism: Mechanism, budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
         match Faults::get(mechanism) {
             Ok(faults) => Engine::on(faults, budget),
-            Err(errno) => fail!(Unsupported, "{mechanism:?} does not work here: error {}", errno.0),
+            Err(errno) => fail!(Unsupported, "{mechanism:?} does not work here: {errno}"),
         }
     }
     fn on(faults: &'static Faults, budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
@@ -218,7 +218,7 @@ impl Engine {
         }
         let staging = match Staging::new(self.pages(), chunk) {
             Ok(staging) => Arc::new(staging),
-            Err(errno) => return fail!(OutOfMemory, "staging memory: error {}", errno.0),
+            Err(errno) => return fail!(OutOfMemory, "no staging memory: {errno}"),
         };
         change(&self.stagings, |list| list.push(staging.clone()));
         Ok(staging)
@@ -398,8 +398,7 @@ pub fn serve_fault(address: usize, store: Option<bool>) -> Served {
         Ok(()) => Served::Yes,
         // Outside, because the program's callback may go inside, which waits where a fork has closed the gate meanwhile.
         Err(trouble) => {
-            let (text, errno) = trouble.text();
-            log!(Error, "tiered memory at {address:#x} cannot be brought in: {text} {errno}");
+            log!(Error, "tiered memory at {address:#x} cannot be brought in: {trouble}");
             Served::Failed
         }
     }

@@ -58,7 +58,7 @@ pub fn report() {
     for failure in FAILURES {
         match failure.first.swap(0, Relaxed) {
             0 => {}
-            error => log!(Error, "{}: error {error}", failure.means),
+            error => log!(Error, "{}: {}", failure.means, Errno(error)),
         }
     }
 }

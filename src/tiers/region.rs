@@ -3,7 +3,7 @@ use super::claims::Claims;
 use super::codec::Codec;
 use super::engine::Engine;
 use super::fault::Mechanism;
-use super::mapping::{Advice, Errno, Mapping, Span, advise};
+use super::mapping::{Advice, Mapping, Span, advise};
 use super::residency::Counters;
 use super::room::Room;
 use super::staging::{self, Staging};
@@ -200,9 +200,9 @@ impl Region {
         let span = self.memory.part(0, length);
         // SAFETY: our own fresh mapping.
         let result = unsafe { system::protect(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE) };
-        if let Err(Errno(error)) = result {
+        if let Err(error) = result {
             purse.discharge_pages(length);
-            return fail!(OutOfMemory, "error {error} making {length} bytes accessible");
+            return fail!(OutOfMemory, "{length} bytes cannot be made accessible: {error}");
         }
         self.resident = true;
         self.counters.hot.fetch_add(length, Relaxed);

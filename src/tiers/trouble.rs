@@ -2,6 +2,7 @@
 use super::mapping::Errno;
 use super::state::MOST_ACQUIRED;
 use crate::error::{Error, pending};
+use core::fmt;
 
 /// The reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,46 +25,31 @@ pub enum Trouble {
 impl Trouble {
     /// As an error of the library, with a message for this thread.
     pub fn error(self) -> Error {
-        match self {
-            Trouble::NoRoom => pending(
-                Error::OutOfMemory,
-                format_args!("the budget has no room for another chunk, and nothing in it can leave"),
-            ),
-            Trouble::NoRoomBeside => pending(
-                Error::OutOfMemory,
-                format_args!(
-                    "beside the chunks that are acquired the budget has no room for the two that plain access may need"
-                ),
-            ),
-            Trouble::Disk(errno) => {
-                pending(Error::Io, format_args!("spill file: {}", std::io::Error::from_raw_os_error(errno.0)))
-            }
-            Trouble::Damaged => {
-                pending(Error::Corruption, format_args!("a stored chunk does not match its checksum"))
-            }
-            Trouble::Pages(errno) => pending(
-                Error::OutOfMemory,
-                format_args!("moving pages: {}", std::io::Error::from_raw_os_error(errno.0)),
-            ),
-            Trouble::Acquired => {
-                pending(Error::Limit, format_args!("the chunk is acquired {MOST_ACQUIRED} times already"))
-            }
-            Trouble::Leaving => pending(
-                Error::NotOwned,
-                format_args!("another thread is freeing or reallocating this memory"),
-            ),
-        }
+        let error = match self {
+            Trouble::NoRoom | Trouble::NoRoomBeside | Trouble::Pages(_) => Error::OutOfMemory,
+            Trouble::Disk(_) => Error::Io,
+            Trouble::Damaged => Error::Corruption,
+            Trouble::Acquired => Error::Limit,
+            Trouble::Leaving => Error::NotOwned,
+        };
+        pending(error, format_args!("{self}"))
     }
-    /// For the log; needs no memory.
-    pub fn text(self) -> (&'static str, i32) {
+}
+/// Needs no memory.
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::NoRoom => ("the budget has no room and nothing can leave", 0),
-            Trouble::NoRoomBeside => ("the budget has no room beside the chunks that are acquired", 0),
-            Trouble::Disk(errno) => ("the spill file failed with error", errno.0),
-            Trouble::Damaged => ("the stored bytes do not match their checksum", 0),
-            Trouble::Pages(errno) => ("moving pages failed with error", errno.0),
-            Trouble::Acquired => ("the chunk is acquired too often", 0),
-            Trouble::Leaving => ("another thread is freeing or reallocating it", 0),
+            Trouble::NoRoom => {
+                f.write_str("the budget has no room for another chunk, and nothing in it can leave")
+            }
+            Trouble::NoRoomBeside => f.write_str(
+                "beside the chunks that are acquired the budget has no room for the two that plain access may need",
+            ),
+            Trouble::Disk(errno) => write!(f, "spill file: {errno}"),
+            Trouble::Damaged => f.write_str("a stored chunk does not match its checksum"),
+            Trouble::Pages(errno) => write!(f, "moving pages: {errno}"),
+            Trouble::Acquired => write!(f, "the chunk is acquired {MOST_ACQUIRED} times already"),
+            Trouble::Leaving => f.write_str("another thread is freeing or reallocating this memory"),
         }
     }
 }

@@ -117,7 +117,7 @@ impl Faults {
                     break;
                 }
                 Err(error) => {
-                    log!(Info, "tiered memory: {:?} does not work here: error {}", mechanism.name(), error.0);
+                    log!(Info, "tiered memory: {:?} does not work here: {error}", mechanism.name());
                     if is_passing(error) {
                         return result;
                     }
@@ -184,7 +184,7 @@ mod tests {
     fn every_rung_works_here_or_says_why() {
         for mechanism in Mechanism::LADDER {
             if let Err(error) = Faults::get(mechanism) {
-                println!("SKIP {mechanism:?}: error {}", error.0);
+                println!("SKIP {mechanism:?}: {error}");
                 assert!(mechanism.signal() == Some(libc::SIGBUS), "the others need no permission");
             }
         }
