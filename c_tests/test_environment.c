@@ -165,6 +165,10 @@ int main(int count, char **arguments) {
             printf("# %s=%s: saw %d, expected %d; printed '%s'\n", cases[i].name, cases[i].value, seen,
                    cases[i].expected, text);
     }
+    setenv("UNIMEM_MAX_SIZE", "16M", 1);
+    CHECK("a tolerance below 0 is as good as none, and leaves the other settings alone",
+          run_with("UNIMEM_TOLERANCE", "-1", text, sizeof text) == (plain & ~BEYOND_16_MIB));
+    unsetenv("UNIMEM_MAX_SIZE");
     run_with("UNIMEM_LOG", "warning", text, sizeof text);
     if (!CHECK("UNIMEM_LOG=warning: a refused free is told on stderr",
                strstr(text, "unimem") && strstr(text, unimem_error_string(UNIMEM_ERROR_NOT_OWNED)) &&

@@ -1,15 +1,17 @@
 /* When the system has no more memory: every call fails with an error and nothing is lost; when memory is back, so is
- * everything else. Each test is a child with little address space left. */
+ * everything else. Each test is a child, nearly all with little address space left. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"
 #include "unimem/memory_singleton.h"
+#include "unimem/tree_tensor_network.h"
 
 #include "surfaces.h"
 #include "tap.h"
 
 #include <pthread.h>
 #include <sys/resource.h>
+#include <sys/sysinfo.h>
 
 /* Lets this process map at most `bytes` more than it has mapped now. */
 static void leave(size_t bytes) {
@@ -203,6 +205,38 @@ static int go_on_with_nothing(void *argument) {
     return tap.misses != 0;
 }
 
+/* Four times what the machine has, where the system refuses such a malloc: NULL, and not a program killed later, when
+ * it writes. 0: no such machine. */
+static size_t more_than_there_is(void) {
+    struct sysinfo machine;
+    FILE *file = fopen("/proc/sys/vm/overcommit_memory", "r");
+    bool asks = file && fgetc(file) == '0';
+    if (file) fclose(file);
+    if (!asks || sysinfo(&machine) != 0) return 0;
+    return ((size_t)machine.totalram + machine.totalswap) * machine.mem_unit * 4;
+}
+static int more_than_the_machine(void *argument) {
+    size_t size = *(size_t *)argument;
+    if (!open_all()) return 2;
+    for (size_t s = 0; s < 3; s++) {
+        (void)memory->allocate(1, 3);
+        EXPECT(!surfaces[s].allocate(size) && unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "%s: %zu bytes: error %d",
+               surfaces[s].name, size, (int)unimem_last_error());
+    }
+    char *block = memory->allocate(5 * MIB, 0);
+    pattern_fill(block, 0, 5 * MIB, 7);
+    EXPECT(!memory->realloc(block, size) && unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "a block grows to %zu bytes", size);
+    EXPECT(unimem_usable_size(block) == 5 * MIB && pattern_holds(block, 0, 5 * MIB, 7), "the block changed");
+    memory->free(block);
+    if (tap.misses) return 1; /* the next call would write it all */
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+    ttn->memory = memory;
+    EXPECT(!add_tree_tensor_node(ttn, NULL, (size_t[]){size / 8}, 1, false) && ttn->num_nodes == 0, "a tensor of %zu bytes", size);
+    destroy_tree_tensor_network(ttn);
+    EXPECT(unimem_close(memory), "something is live");
+    return tap.misses != 0;
+}
+
 int main(void) {
     char name[120];
     if (UNDER_SANITIZER) {
@@ -222,5 +256,11 @@ int main(void) {
              (size_t)run_in_child(track_without_end, name, 20), 0);
     CHECK_EQ("with no memory at all nothing crashes, and all works again after",
              (size_t)run_in_child(go_on_with_nothing, NULL, 20), 0);
+    size_t size = more_than_there_is();
+    if (size)
+        CHECK_EQ("more than the machine has is NULL at once, with every surface",
+                 (size_t)run_in_child(more_than_the_machine, &size, 20), 0);
+    else
+        SKIP("more than the machine has is NULL at once", "this system grants memory that it does not have");
     return tap_done();
 }

@@ -240,13 +240,15 @@ static void streams(unified_memory_interface_t *memory)
     destroy_tree_tensor_network(ttn); /* ends the other two */
 }
 
-typedef struct { size_t calls, allowed; double last; bool ascending; } watch_t;
+typedef struct { size_t calls, allowed; double last, total; bool ascending, complete; } watch_t;
 
 static bool watch(double done, double total, void *context)
 {
     watch_t *seen = context;
     seen->ascending = seen->ascending && done >= seen->last && done <= total * 1.0000001;
     seen->last = done;
+    seen->total = total;
+    seen->complete = done >= total * 0.9999999;
     return ++seen->calls <= seen->allowed;
 }
 
@@ -259,22 +261,31 @@ static void progress(unified_memory_interface_t *memory)
         nodes[i] = random_matrix(ttn, 8, 8, false);
         if (i) connect_tree_tensor_nodes(ttn, nodes[i - 1], nodes[i]);
     }
-    watch_t seen = {0, SIZE_MAX, 0, true};
+    watch_t seen = {0, SIZE_MAX, 0, 0, true, false};
     ComplexFloat *result = NULL;
     size_t count;
     CHECK("set", unimem_set_progress(ttn, watch, &seen));
     CHECK("a watched contraction", contract_full_tree_network(ttn, &result, NULL, &count));
-    CHECK("is told in ascending order", seen.calls >= 5 && seen.ascending);
+    CHECK("is told in ascending order, up to the end", seen.calls >= 5 && seen.ascending && seen.complete);
     free(result);
     size_t calls = seen.calls, before = live_bytes(memory);
     TEST("stopped at any moment, nothing is leaked and the network works on") {
         for (size_t allowed = 0; allowed < calls; allowed++) {
-            seen = (watch_t){0, allowed, 0, true};
+            seen = (watch_t){0, allowed, 0, 0, true, false};
             result = NULL;
             EXPECT(!contract_full_tree_network(ttn, &result, NULL, &count), "stopped after %zu calls", allowed);
             EXPECT(!result && unimem_last_error() == UNIMEM_ERROR_LIMIT, "after %zu calls", allowed);
             EXPECT(live_bytes(memory) == before, "after %zu calls", allowed);
         }
+    }
+    tree_tensor_node_t *pair;
+    seen = (watch_t){0, SIZE_MAX, 0, 0, true, false};
+    CHECK("a pair is told of in floating-point operations, as the whole tree",
+          contract_tree_tensor_nodes(ttn, nodes[0], nodes[1], &pair) && seen.complete && seen.total == 8.0 * 8 * 8 * 8);
+    for (int i = 0; i < 2; i++) {
+        seen = (watch_t){0, SIZE_MAX, 0, 0, true, false};
+        CHECK(i ? "and so is one that truncates bonds" : "adapting is told in ascending order, up to the end, where no bond is truncated",
+              adapt_bond_dimensions(ttn, i ? 0.5 : 0) && seen.calls >= 5 && seen.ascending && seen.complete);
     }
     unimem_set_progress(ttn, NULL, NULL);
     CHECK("and is contracted once nobody stops it", contract_full_tree_network(ttn, &result, NULL, &count));

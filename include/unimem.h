@@ -390,9 +390,9 @@ bool unimem_residency(const void *ptr, unimem_residency_t *out);
  * How direct access to memory that is not in place is served: "userfaultfd", "userfaultfd-copy", "signal" or "none".
  * `UNIMEM_FAULTS` in the environment forces one. Under each, system calls given such memory fail with `EFAULT`;
  * acquired chunks are safe. Under "none" only acquired chunks, and memory that fit the budget as a whole when it was
- * allocated, may be touched. The first two serve a touch in a handler of SIGBUS, "signal" in one of SIGSEGV, which chain to
- * the program's own: threads that touch tiered memory must not block that signal, and a handler installed later comes
- * first until the next tiered allocation.
+ * allocated, may be touched; to make the latter larger may fail (`UNIMEM_ERROR_UNSUPPORTED`). The first two serve a touch in
+ * a handler of SIGBUS, "signal" in one of SIGSEGV, which chain to the program's own: threads that touch tiered memory must
+ * not block that signal, and a handler installed later comes first until the next tiered allocation.
  */
 const char *unimem_fault_mechanism(void);
 

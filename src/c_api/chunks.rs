@@ -117,9 +117,9 @@ pub unsafe extern "C" fn unimem_residency(ptr: *const c_void, out: *mut unimem_r
 /// How direct access to memory that is not in place is served: "userfaultfd", "userfaultfd-copy", "signal" or "none".
 /// `UNIMEM_FAULTS` in the environment forces one. Under each, system calls given such memory fail with `EFAULT`;
 /// acquired chunks are safe. Under "none" only acquired chunks, and memory that fit the budget as a whole when it was
-/// allocated, may be touched. The first two serve a touch in a handler of SIGBUS, "signal" in one of SIGSEGV, which chain to
-/// the program's own: threads that touch tiered memory must not block that signal, and a handler installed later comes
-/// first until the next tiered allocation.
+/// allocated, may be touched; to make the latter larger may fail (`UNIMEM_ERROR_UNSUPPORTED`). The first two serve a touch in
+/// a handler of SIGBUS, "signal" in one of SIGSEGV, which chain to the program's own: threads that touch tiered memory must
+/// not block that signal, and a handler installed later comes first until the next tiered allocation.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_fault_mechanism() -> *const c_char {
     guard_whole(c"none".as_ptr(), || match Faults::chosen() {

@@ -35,7 +35,7 @@ impl Place {
         }
     }
     fn map(self, length: usize) -> Option<usize> {
-        map::map(length, self.alignment, self.offset)
+        map::map_to_fill(length, self.alignment, self.offset)
     }
     fn want(self, length: usize) -> Want {
         Want { length, alignment: self.alignment, offset: self.offset }

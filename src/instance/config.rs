@@ -71,7 +71,7 @@ impl Config {
         set("UNIMEM_CHUNK_SIZE", size, &mut config.chunk_size);
         set("UNIMEM_GEOMETRIC", flag, &mut config.use_geometric_layout);
         set("UNIMEM_STREAMING", flag, &mut config.enable_streaming);
-        set("UNIMEM_TOLERANCE", |text| text.parse().ok(), &mut config.compression_tolerance);
+        set("UNIMEM_TOLERANCE", tolerance, &mut config.compression_tolerance);
         config.checked(true).unwrap_or_else(|_| {
             log!(Warning, "the environment's settings contradict each other and are not used");
             Config::default()
@@ -92,6 +92,9 @@ fn flag(text: &str) -> Option<bool> {
         "1" | "yes" | "on" | "true" => Some(true),
         _ => None,
     }
+}
+fn tolerance(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|tolerance: &f64| tolerance.is_finite() && *tolerance >= 0.0)
 }
 /// Bytes, from a number with or without a suffix K, M, G or T. Allocates nothing.
 pub fn size(text: &str) -> Option<usize> {

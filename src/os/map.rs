@@ -22,12 +22,27 @@ const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 /// Maps `length` bytes (whole pages) of zeroed memory whose address plus `offset` is a multiple of `alignment`
 /// (a power of two, at least a page). Pages cost nothing until touched.
 pub fn map(length: usize, alignment: usize, offset: usize) -> Option<usize> {
+    aligned(length, alignment, offset, system::map)
+}
+
+/// The same for a block, all of which may be written: a length that the machine can never hold is refused where the
+/// system does so for malloc, while [`map`] may reserve more than there is.
+pub fn map_to_fill(length: usize, alignment: usize, offset: usize) -> Option<usize> {
+    aligned(length, alignment, offset, system::map_accounted)
+}
+
+fn aligned(
+    length: usize,
+    alignment: usize,
+    offset: usize,
+    map: fn(usize, libc::c_int) -> Result<usize, Errno>,
+) -> Option<usize> {
     debug_assert!(length.is_multiple_of(PAGE) && offset.is_multiple_of(PAGE));
     if alignment <= PAGE {
-        return system::map(length, READ_WRITE).ok();
+        return map(length, READ_WRITE).ok();
     }
     let reserved = length.checked_add(alignment)?;
-    let start = system::map(reserved, READ_WRITE).ok()?;
+    let start = map(reserved, READ_WRITE).ok()?;
     let address = (start + offset).next_multiple_of(alignment) - offset;
     let (head, tail) = (address - start, start + reserved - address - length);
     // SAFETY: both ends are part of the mapping just made, and nobody has seen it yet.

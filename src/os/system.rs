@@ -19,20 +19,25 @@ fn mapped(address: *mut c_void) -> Result<usize, Errno> {
 /// Private anonymous memory without reserve, at an address of the system's choice.
 pub fn map(length: usize, protection: c_int) -> Result<usize, Errno> {
     // SAFETY: without MAP_FIXED nothing that exists is touched.
+    unsafe { map_with(0, length, protection, libc::MAP_NORESERVE) }
+}
+/// The same, except that a system which refuses what it could never provide (see proc(5), overcommit_memory) may do so.
+pub fn map_accounted(length: usize, protection: c_int) -> Result<usize, Errno> {
+    // SAFETY: without MAP_FIXED nothing that exists is touched.
     unsafe { map_with(0, length, protection, 0) }
 }
-/// The same at `address`, in place of what is there.
+/// Private anonymous memory without reserve at `address`, in place of what is there.
 ///
 /// # Safety
 /// The range is the caller's, who needs what it holds no more.
 pub unsafe fn map_over(address: usize, length: usize, protection: c_int) -> Result<(), Errno> {
     // SAFETY: by the caller's promise.
-    unsafe { map_with(address, length, protection, libc::MAP_FIXED) }.map(|_| ())
+    unsafe { map_with(address, length, protection, libc::MAP_NORESERVE | libc::MAP_FIXED) }.map(|_| ())
 }
 unsafe fn map_with(address: usize, length: usize, protection: c_int, more: c_int) -> Result<usize, Errno> {
     check(Operation::Map)?;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | more;
-    // SAFETY: by the promises of the two callers.
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | more;
+    // SAFETY: by the promises of the callers.
     mapped(unsafe { libc::mmap(address as *mut c_void, length, protection, flags, -1, 0) })
 }
 /// munmap.

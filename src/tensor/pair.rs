@@ -103,7 +103,7 @@ pub fn contract(pair: &Pair, memory: &Memory, progress: &Progress) -> Result<Con
     let dimensions = pair.dimensions();
     let count = shape::elements(&dimensions)?;
     let product = pair.product();
-    let work = product.terms();
+    let work = product.operations();
     progress.report(0.0, work)?;
     let mut data = memory.elements(count, storage_for(memory, count))?;
     let mut out = data.target(count);

@@ -2,8 +2,8 @@
 use crate::error::{Result, fail};
 use core::ffi::c_void;
 
-/// `unimem_progress_t`: work done so far, work in all (multiply-adds), the caller's context. False stops the
-/// operation.
+/// `unimem_progress_t`: work done so far, work in all (floating-point operations, or steps), the caller's context. False stops
+/// the operation.
 pub type Callback = unsafe extern "C-unwind" fn(f64, f64, *mut c_void) -> bool;
 
 /// Who is told.

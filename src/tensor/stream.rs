@@ -58,7 +58,7 @@ pub fn contract(pair: &Pair, result: &Node, memory: &Memory, network: &Network) 
         }
     }
     let product = pair.product();
-    let work = product.terms();
+    let work = product.operations();
     network.progress.report(0.0, work)?;
     let start = result.block().as_ptr().cast();
     // SAFETY: the result's own block, which is none of the operands'; the network is used by this call only.

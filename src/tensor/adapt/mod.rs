@@ -120,6 +120,9 @@ impl Adapting<'_> {
             self.canonical_form()?;
         }
         self.spread_exponent()?;
+        // Steps that were not needed count as done.
+        let total = self.steps.1 as f64;
+        self.network.progress.report(total, total)?;
         Ok(budget.fitted())
     }
     /// Gives the exponent back: to the root if its elements can take it, else evenly to all nodes.

@@ -174,7 +174,7 @@ impl<'a> Parts<'a> {
         let count = shape::elements(&dimensions)?;
         let mut block = memory.elements(count, storage_for(memory, count))?;
         let product = Product::row_major(&a.dimensions, &b.dimensions, &bonds);
-        let work = product.terms();
+        let work = product.operations();
         let mut out = block.target(count);
         let mut tick = |done| progress.report(done * work, work);
         tiled::multiply(&product, a.source(), b.source(), &mut out, memory.pinnable(), None, &mut tick)?;

@@ -22,6 +22,9 @@ pub use first_use::HOOKS as FIRST_USE_HOOKS;
 
 use super::Complex;
 use crate::error::Result;
+
+/// Floating-point operations of a multiply-add of complex numbers.
+pub const OPERATIONS_PER_TERM: f64 = 8.0;
 pub use threads::{set_threads, threads};
 
 /// One axis of a product, with its stride (in elements) in the two tensors that have it.
@@ -83,6 +86,10 @@ impl Product {
     /// Multiply-adds of the product.
     pub fn terms(&self) -> f64 {
         [&self.rows, &self.columns, &self.sums].iter().flat_map(|g| g.iter()).map(|a| a.size as f64).product()
+    }
+    /// The same as floating-point operations.
+    pub fn operations(&self) -> f64 {
+        OPERATIONS_PER_TERM * self.terms()
     }
     /// Computes C. What C held is overwritten, or added to; elements that the axes do not reach are left alone. `tick` is told
     /// the share that is done, now and then, on the calling thread; its failure stops the product.

@@ -4,7 +4,7 @@ use super::scaled::Scale;
 use super::{Effort, dimensions, plan};
 use crate::error::{Result, fail};
 use crate::tensor::kernel::scan::scale;
-use crate::tensor::kernel::{Axis, Product};
+use crate::tensor::kernel::{Axis, OPERATIONS_PER_TERM, Product};
 use crate::tensor::memory::{Account, Block, Memory};
 use crate::tensor::network::{Network, storage_for};
 use crate::tensor::tiled::{self, Home, Source, Target};
@@ -253,7 +253,10 @@ fn multiply(
     let mut scale_of = loop {
         (product.left_exponent, product.right_exponent) = (0, 0);
         let made = Scale::of_product(scales[0], scales[1], &mut product);
-        let mut tick = |share: f64| network.progress.report(8.0 * (*done + share * work), 8.0 * plan.terms);
+        let mut tick = |share: f64| {
+            let (done, total) = (*done + share * work, plan.terms);
+            network.progress.report(OPERATIONS_PER_TERM * done, OPERATIONS_PER_TERM * total)
+        };
         tiled::multiply(&product, left_source, right_source, &mut out, memory.pinnable(), next, &mut tick)?;
         let unknown = scales.iter().any(Scale::is_unknown);
         if !unknown || !Scale::looks_wrong(Source { elements: out.elements, home: out.home })? {

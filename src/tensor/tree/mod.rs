@@ -15,6 +15,7 @@ pub use evaluate::contract;
 pub use graph::dimensions;
 pub use order::Plan;
 
+use super::kernel::OPERATIONS_PER_TERM;
 use super::memory::Memory;
 use super::network::Network;
 use crate::error::{Result, fail};
@@ -61,5 +62,5 @@ pub fn cost(network: &mut Network, memory: &Memory) -> Result<(f64, f64)> {
     let start = Instant::now();
     let plan = plan(network, memory, Effort::Quick)?;
     network.spent(start);
-    Ok((8.0 * plan.terms, plan.peak * size_of::<super::Complex>() as f64))
+    Ok((OPERATIONS_PER_TERM * plan.terms, plan.peak * size_of::<super::Complex>() as f64))
 }
