@@ -76,8 +76,8 @@ fn forked() -> bool {
 }
 
 /// Runs `work(i)` for every i below `parts` on up to `threads` threads, the caller's among them. Parts are taken
-/// in ascending order, whoever is free next. `tick` is called on the caller's thread after each part it has done,
-/// with the number of parts taken so far; its failure stops everyone before the next part.
+/// in ascending order, whoever is free next. `tick` is called on the caller's thread after each part it has done, with the
+/// number of parts taken so far, and with all of them in the end; its failure stops everyone before the next part.
 pub fn share<S>(
     threads: usize,
     parts: usize,
@@ -87,11 +87,13 @@ pub fn share<S>(
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
     let take = || Some(next.fetch_add(1, Relaxed)).filter(|part| *part < parts);
-    let own = |tick: &mut dyn FnMut(usize) -> Result<()>| {
+    let mut told = 0;
+    let mut own = || {
         let mut state = state();
         while let Some(part) = take() {
             work(&mut state, part);
-            if let Err(error) = tick(next.load(Relaxed).min(parts)) {
+            told = next.load(Relaxed).min(parts);
+            if let Err(error) = tick(told) {
                 next.store(parts, Relaxed);
                 return Err(error);
             }
@@ -99,7 +101,7 @@ pub fn share<S>(
         Ok(())
     };
     if threads.min(parts) <= 1 {
-        return own(tick);
+        return own();
     }
     rayon::in_place_scope(|scope| {
         for _ in 1..threads.min(parts) {
@@ -110,8 +112,10 @@ pub fn share<S>(
                 }
             });
         }
-        own(tick)
-    })
+        own()
+    })?;
+    // The others took the last ones.
+    if told < parts { tick(parts) } else { Ok(()) }
 }
 
 /// `share` without anyone to tell.
@@ -137,4 +141,27 @@ pub fn fold(parts: usize, value: impl Fn(usize) -> u32 + Sync) -> u32 {
         },
     );
     most.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn all_parts_are_told_whoever_did_them() {
+        let caller = std::thread::current().id();
+        let done = AtomicUsize::new(0);
+        let late = || {
+            while std::thread::current().id() == caller && done.load(Acquire) < 3 {
+                std::hint::spin_loop();
+            }
+        };
+        let mut told = Vec::new();
+        let work = |(): &mut (), _| _ = done.fetch_add(1, AcqRel);
+        share(2, 3, late, work, &mut |parts| {
+            told.push(parts);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(told, [3]);
+    }
 }
