@@ -8,6 +8,8 @@ B=$1
 : "${CARGO:=cargo}" "${TEST_CC:=cc}" "${TEST_CXX:=c++}" "${MAKE:=make}" "${SYSTEM_LIBS:=}" "${ONLY:=}"
 export TEST_CC TEST_CXX MAKE SYSTEM_LIBS
 ALL=$B/test.tap
+# Scratch files of the line that is run.
+T=$B/tests
 WARNINGS="-Wall -Wextra -Werror -pedantic"
 mkdir -p "$B/tests" && : >"$ALL" || exit 1
 
@@ -22,21 +24,41 @@ collect() {
     shift 2
     wanted "$title" || return 0
     began=$(date +%s)
-    timeout -k 10 "$seconds" "$@" >"$B/tests/log" 2>"$B/tests/errors" </dev/null
+    timeout -k 10 "$seconds" "$@" >"$T/log" 2>"$T/errors" </dev/null
     status=$?
-    echo >>"$B/tests/log"
-    sed 's/^/# /' "$B/tests/errors" >>"$B/tests/log"
-    awk -v name="$title" -v status=$status -f c_tests/tap.awk "$B/tests/log" >"$B/tests/lines"
-    cat "$B/tests/lines" >>"$ALL"
-    passed=$(grep '^ok' "$B/tests/lines" | grep -vc '# SKIP')
-    if grep -q '^not ok' "$B/tests/lines"; then
+    echo >>"$T/log"
+    sed 's/^/# /' "$T/errors" >>"$T/log"
+    awk -v name="$title" -v status=$status -f c_tests/tap.awk "$T/log" >"$T/lines"
+    cat "$T/lines" >>"$ALL"
+    passed=$(grep '^ok' "$T/lines" | grep -vc '# SKIP')
+    if grep -q '^not ok' "$T/lines"; then
         printf '%-36s FAILED\n' "$title"
-        grep -v '^ok' "$B/tests/lines" | tail -n 60
+        grep -v '^ok' "$T/lines" | tail -n 60
     elif [ "$passed" = 0 ]; then
         printf '%-36s skipped\n' "$title"
     else
         printf '%-36s %5d ok  %3d s\n' "$title" "$passed" "$(($(date +%s) - began))"
     fi
+}
+
+# beside LANE COMMAND...: runs lines in the background, with scratch files of their own; `joined` shows and counts them.
+beside() {
+    lane=$1
+    mkdir -p "$B/tests/$lane" || exit 1
+    in_lane "$@" >"$B/tests/$lane/shown" 2>&1 &
+    lane_process=$!
+}
+in_lane() {
+    T=$B/tests/$1 ALL=$B/tests/$1/test.tap
+    shift
+    : >"$ALL"
+    "$@"
+    exit 0
+}
+joined() {
+    wait "$lane_process" || echo "not ok - $lane: was ended" | tee -a "$ALL"
+    cat "$B/tests/$lane/shown"
+    cat "$B/tests/$lane/test.tap" >>"$ALL"
 }
 
 cargo_test() {
@@ -55,7 +77,12 @@ case ${2:-} in
 cargo) cargo_test; exit ;;
 esac
 
-collect "cargo test" 1500 sh "$0" "$B" cargo
+# With the functions that make system calls fail (see Makefile). Now, while Cargo has nothing else to do.
+if wanted "fault sweep"; then
+    $MAKE --no-print-directory "$B/libunimem_faults.so" >/dev/null
+fi
+# Building the Rust tests takes longest: what needs neither Cargo nor the processors to itself is run beside it.
+beside cargo collect "cargo test" 1500 sh "$0" "$B" cargo
 collect "headers" 120 sh c_tests/headers.sh
 collect "exported names" 60 sh c_tests/names.sh "$B"
 collect "abi" 60 sh c_tests/abi.sh "$B"
@@ -63,46 +90,43 @@ collect "abi" 60 sh c_tests/abi.sh "$B"
 # compile SOURCE PROGRAM FLAGS LIBRARY: builds a test as a user would; false, and a failure noted, if it does not.
 compile() {
     # shellcheck disable=SC2086  # lists of words
-    if $TEST_CC -std=c11 $WARNINGS -g -pthread $3 -Iinclude -Ic_tests "$1" -o "$2" $4 -lm -ldl >"$B/tests/log" 2>&1; then
+    if $TEST_CC -std=c11 $WARNINGS -g -pthread $3 -Iinclude -Ic_tests "$1" -o "$2" $4 -lm -ldl >"$T/log" 2>&1; then
         return
     fi
     printf '%-36s DOES NOT COMPILE\n' "$1"
-    cat "$B/tests/log"
+    cat "$T/log"
     echo "not ok - $1: does not compile" >>"$ALL"
     return 1
 }
 
+# c_test NAME: builds and runs one.
+c_test() {
+    wanted "$1" || return 0
+    compile "c_tests/$1.c" "$B/tests/$1" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" && collect "$1" 300 "$B/tests/$1"
+}
+# Those that look for races between threads or with signals, or let the clock say how much they do.
+ALONE="test_cancellation test_pool_threads test_scale test_steady test_stress test_systems_fork test_tiers test_tiers_fork \
+    test_tiers_signals"
 for source in c_tests/test_*.c; do
     name=$(basename "$source" .c)
-    wanted "$name" || continue
-    compile "$source" "$B/tests/$name" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" && collect "$name" 300 "$B/tests/$name"
+    case " $ALONE " in *" $name "*) ;; *) c_test "$name" ;; esac
 done
 
 # compile_plus_plus SOURCE PROGRAM FLAGS LIBRARY: the same for C++.
 compile_plus_plus() {
     # shellcheck disable=SC2086
-    if $TEST_CXX -std=c++17 $WARNINGS -g -pthread $3 -Iinclude -Ic_tests "$1" -o "$2" $4 -lm -ldl >"$B/tests/log" 2>&1; then
+    if $TEST_CXX -std=c++17 $WARNINGS -g -pthread $3 -Iinclude -Ic_tests "$1" -o "$2" $4 -lm -ldl >"$T/log" 2>&1; then
         return
     fi
     printf '%-36s DOES NOT COMPILE\n' "$1"
-    cat "$B/tests/log"
+    cat "$T/log"
     echo "not ok - $1: does not compile" >>"$ALL"
     return 1
 }
 
-# With the functions that make system calls fail (see Makefile).
-if wanted "fault sweep"; then
-    $MAKE --no-print-directory "$B/libunimem_faults.so" >/dev/null
-    compile c_tests/fault_sweep.c "$B/tests/fault_sweep" -O2 "-L$B -lunimem_faults -Wl,-rpath,$PWD/$B" &&
-        collect "fault sweep" 300 env UNIMEM_TEST_DIVISOR=6 "$B/tests/fault_sweep"
-fi
-
-if wanted fuzz && compile c_tests/fuzz.c "$B/tests/fuzz" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
-    collect "fuzz" 120 "$B/tests/fuzz" 4
-fi
-
-if wanted soak && compile c_tests/soak.c "$B/tests/soak" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
-    collect "soak" 200 "$B/tests/soak"
+if wanted "fault sweep" &&
+    compile c_tests/fault_sweep.c "$B/tests/fault_sweep" -O2 "-L$B -lunimem_faults -Wl,-rpath,$PWD/$B"; then
+    collect "fault sweep" 300 env UNIMEM_TEST_DIVISOR=6 "$B/tests/fault_sweep"
 fi
 
 collect "copies" 300 sh c_tests/copies.sh "$B"
@@ -144,13 +168,30 @@ elif wanted "test_plus_plus"; then
         collect "test_plus_plus (sanitizers)" 120 "$B/tests/test_plus_plus.sanitized"; }
 fi
 
+joined
+for name in $ALONE; do
+    c_test "$name"
+done
+if wanted fuzz && compile c_tests/fuzz.c "$B/tests/fuzz" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
+    collect "fuzz" 120 "$B/tests/fuzz" 4
+fi
+
+if wanted soak && compile c_tests/soak.c "$B/tests/soak" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
+    collect "soak" 200 "$B/tests/soak"
+fi
+
+# Packages are mostly compressed, mixtures mostly linked: one beside the other. Nothing else here calls make.
+made() {
+    collect "documents" 120 sh c_tests/documents.sh "$B"
+    collect "installed tree" 300 sh c_tests/installed.sh "$B"
+}
+beside made made
 collect "examples" 120 sh c_tests/examples.sh "$B"
-collect "documents" 120 sh c_tests/documents.sh "$B"
 collect "the unimem command" 120 sh c_tests/command.sh "$B"
 collect "recordings" 120 sh c_tests/recorded.sh "$B"
 collect "swap" 600 sh c_tests/swap.sh "$B"
 collect "preloaded programs" 120 sh c_tests/preloaded.sh "$B"
-collect "installed tree" 300 sh c_tests/installed.sh "$B"
+joined
 
 grep '# SKIP' "$ALL" | sed 's/^ok - /skipped: /; s/ # SKIP/:/'
 failed=$(grep -c '^not ok' "$ALL")
