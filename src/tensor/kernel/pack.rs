@@ -42,11 +42,11 @@ impl Packed {
     }
     /// The lines of each panel, and where it starts.
     pub fn panels(&self) -> impl ExactSizeIterator<Item = (Range<usize>, *const Complex)> {
-        let start = self.room.start();
+        let start = self.room.start().cast_const();
         // SAFETY: a panel lies inside the room behind those before it.
-        self.panels.iter().map(move |panel| {
-            (panel.lines.clone(), unsafe { start.add(panel.lines.start * self.depth).cast_const() })
-        })
+        self.panels
+            .iter()
+            .map(move |panel| (panel.lines.clone(), unsafe { start.add(panel.lines.start * self.depth) }))
     }
     /// Packs a block into panels of equal width, or nearly, none wider than `most`.
     ///
