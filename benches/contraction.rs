@@ -4,7 +4,7 @@
 //!
 //! Prints GFLOP/s (8 floating-point operations a multiply-add; medians) on 1 and 2 threads and the median ratio to the
 //! plain product in the same round; with --rivals also what we reach without plain products in between, and what NumPy's and torch's tensordot and TBLIS (by pytblis) reach
-//! in a process of their own right after, and whether each is slower. PYTHON names an interpreter that has them. Some
+//! in a process of their own right after, and whether each is slower. Theirs make a new result each time, ours is written over. PYTHON names an interpreter that has them. Some
 //! builds of OpenBLAS take an old kernel on new processors: OPENBLAS_CORETYPE sets another.
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::Instant;
 use unimem::tensor::Complex;
 use unimem::tensor::kernel::{Product, set_threads};
+use unimem::{Interface, Tensor};
 
 type Bonds = &'static [(usize, usize)];
 /// Name, dimensions of both, bonds, least ratio wanted.
@@ -36,13 +37,16 @@ const CASES: &[Case] = &[
     ("worst, sum outside", &[24, 16, 20, 16], &[16, 30, 16, 28], &[(3, 0), (1, 2)], 0.55),
 ];
 
-fn elements(count: usize) -> Vec<Complex> {
+/// In the library's memory, as a network's tensors are: from 2 MiB on they ask for huge pages, as NumPy's arrays do.
+fn tensor(memory: &Interface, dimensions: &[usize]) -> Tensor<Complex> {
     let mut state = 1u32;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
-    (0..count).map(|_| Complex::new(next(), next())).collect()
+    let mut tensor = memory.tensor(dimensions).expect("room for the operands");
+    tensor.fill_with(|| Complex::new(next(), next()));
+    tensor
 }
 fn seconds(f: &mut dyn FnMut()) -> f64 {
     let start = Instant::now();
@@ -59,6 +63,7 @@ fn main() {
     let wanted = |name: &str| {
         arguments.iter().all(|a| a == "--rivals") || arguments.iter().any(|a| name.contains(a.as_str()))
     };
+    let memory = Interface::global().expect("the global instance");
     let with_rivals = arguments.iter().any(|a| a == "--rivals");
     let rivals = if with_rivals { installed_rivals() } else { Vec::new() };
     println!(
@@ -69,9 +74,8 @@ fn main() {
         let count = |d: &[usize]| d.iter().product::<usize>();
         let k: usize = bonds.iter().map(|b| left[b.0]).product();
         let (m, n) = (count(left) / k, count(right) / k);
-        let (a, b) = (elements(m * k), elements(k * n));
-        let (mut plain, mut ours) =
-            (vec![Complex::new(0.0, 0.0); m * n], vec![Complex::new(0.0, 0.0); m * n]);
+        let (a, b) = (tensor(&memory, left), tensor(&memory, right));
+        let (mut plain, mut ours) = (tensor(&memory, &[m, n]), tensor(&memory, &[m, n]));
         let product = Product::row_major(left, right, bonds);
         let work = 8e-9 * m as f64 * n as f64 * k as f64;
         let rounds = ((2.0 / (work / 150.0)) as usize).clamp(5, 101) / 2 * 2 + 1;

@@ -11,6 +11,7 @@ mod fuse;
 mod multiply;
 mod pack;
 mod permute;
+mod room;
 pub mod scan;
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,8 @@
 //! A panel holds a few neighbouring lines of the block (rows of A, columns of B), term by term: element (line x, term y) of a
 //! panel of w lines is at y w + x. What lies side by side in memory is read in whole cache lines, along the terms or across
 //! the lines, and little of it at once: strides that are powers of two put everything into few sets of the cache.
+use super::room::Room;
 use super::{Complex, scan};
-use core::mem::MaybeUninit;
 use core::ops::Range;
 use pulp::Simd;
 
@@ -19,18 +19,13 @@ pub struct Block<'a> {
     pub exponent: i32,
 }
 
-/// What the buffer is made of, so that panels begin with a cache line. Nothing reads it as such: all access is by pointer.
-#[repr(align(64))]
-struct CacheLine {
-    _elements: [MaybeUninit<Complex>; LINE],
-}
 /// Elements of a cache line.
 const LINE: usize = 8;
 
 /// A packed block.
 #[derive(Default)]
 pub struct Packed {
-    buffer: Vec<CacheLine>,
+    room: Room,
     panels: Vec<Panel>,
     depth: usize,
 }
@@ -47,8 +42,8 @@ impl Packed {
     }
     /// The lines of each panel, and where it starts.
     pub fn panels(&self) -> impl ExactSizeIterator<Item = (Range<usize>, *const Complex)> {
-        let start = self.buffer.as_ptr().cast::<Complex>();
-        // SAFETY: a panel lies inside the buffer behind those before it.
+        let start = self.room.start().cast_const();
+        // SAFETY: a panel lies inside the room behind those before it.
         self.panels
             .iter()
             .map(move |panel| (panel.lines.clone(), unsafe { start.add(panel.lines.start * self.depth) }))
@@ -90,16 +85,15 @@ impl Packed {
     #[inline(always)]
     unsafe fn fill<S: Simd>(&mut self, deal: Option<S>, block: &Block) {
         let lines = block.lines.len().next_multiple_of(if deal.is_some() { S::F32_LANES } else { 1 });
-        self.buffer.clear();
-        self.buffer.reserve((lines * self.depth).div_ceil(LINE));
-        let out = self.buffer.as_mut_ptr().cast::<Complex>();
+        self.room.reserve(lines * self.depth);
+        let out = self.room.start();
         let steps = self.depth.div_ceil(STEP);
         let count = self.panels.len() * steps;
         let across = near(block.lines) >= near(block.terms);
         for i in 0..count {
             let (panel, step) =
                 if across { (i % self.panels.len(), i / self.panels.len()) } else { (i / steps, i % steps) };
-            // SAFETY: forwarded; the buffer has room for all panels.
+            // SAFETY: forwarded; there is room for all panels.
             unsafe { part(deal, block, &self.panels[panel], step * STEP, out) };
         }
     }
@@ -115,7 +109,7 @@ unsafe fn part<S: Simd>(deal: Option<S>, block: &Block, panel: &Panel, first: us
     let depth = block.terms.len();
     let terms = &block.terms[first..depth.min(first + STEP)];
     let width = if deal.is_some() { S::F32_LANES } else { lines.len() };
-    // SAFETY: this part of the panel is inside the buffer.
+    // SAFETY: this part of the panel is inside the room.
     let part = unsafe { out.add(panel.lines.start * depth + first * width) };
     if let Some(simd) = deal
         && panel.neighbours

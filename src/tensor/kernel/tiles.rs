@@ -15,8 +15,8 @@ pub const DEPTH: usize = 384;
 const BLOCK: usize = 192 * DEPTH;
 /// Rows of A that meet no more columns than this are not worth packing.
 const REUSED: usize = 64;
-/// Most rows of a tile of C: A is packed for as many, B once for each tile.
-const MOST_ROWS: usize = 1536;
+/// Most rows of a tile of C: A is packed for as many, B once for each tile. Packed, they are two huge pages, nearly.
+const MOST_ROWS: usize = 1344;
 /// Most columns of a tile of C.
 const MOST_COLUMNS: usize = 4096;
 /// Rows and columns of a tile are a multiple of this: no panel of B is filled up with zeros but the last.
@@ -165,8 +165,8 @@ struct Worker {
 }
 
 thread_local! {
-    /// Kept from product to product, 5 MB at most: fresh buffers cost a fault for every page, a third of the time of a
-    /// product of 192 cubed.
+    /// Kept from product to product, three huge pages at most: fresh memory cost a fault for every small page, a third of the
+    /// time of a product of 192 cubed.
     static KEPT: Cell<Worker> = Cell::new(Worker::default());
 }
 /// This thread's worker, for one product; a new one while that is out, or when the thread is at its end.
