@@ -14,6 +14,7 @@ use super::{damaged_by, findings, guards_are_on, live_blocks, reachable, regions
 use crate::error::{Result, fail};
 use crate::log::{Level, is_wanted, log};
 use crate::os::environment::{variable, with_process_number};
+use crate::os::errno::Errno;
 use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
@@ -21,6 +22,7 @@ use crate::os::system::{self, NotCancelled};
 use allocator_api2::vec::Vec;
 use core::cmp::Reverse;
 use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -148,8 +150,11 @@ pub fn write(path: &Path) -> Result<()> {
     }
 }
 
-/// One thread at a time writes the file that the environment names.
+/// One thread at a time writes the file that the environment names. Writing allocates and frees, from this very heap where it
+/// is malloc, and may find something itself: so whoever finds something while the file is written leaves it to the writer.
 static WRITING: Mutex<()> = Mutex::new(());
+/// Something was found that the file may not have.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
 /// See load.rs.
 pub(super) static HOOKS: &dyn AtFork = &WRITING;
 /// The file that `UNIMEM_DEBUG_REPORT` names; `%p` in it is the process's number.
@@ -162,9 +167,13 @@ fn file() -> Option<PathBuf> {
 }
 /// Something was found: the file has it from now on. What cannot be written now is tried again at the end.
 pub(super) fn note_finding() {
-    if let Some(file) = file() {
-        let _writing = WRITING.lock();
-        let _ = write_text(&file, &to_json(false, &[], false));
+    let Some(file) = file() else { return };
+    UNWRITTEN.store(true, SeqCst);
+    while UNWRITTEN.load(SeqCst) {
+        let Some(_writing) = WRITING.try_lock() else { return };
+        while UNWRITTEN.swap(false, SeqCst) {
+            let _ = write_text(&file, &to_json(false, &[], false));
+        }
     }
 }
 
@@ -191,7 +200,16 @@ fn finish(frame: usize) {
     }
     let Some(file) = file() else { return };
     let _writing = WRITING.lock();
-    if let Err(error) = write_text(&file, &to_json(true, &sites, reached.is_some())) {
-        log!(Error, "UNIMEM_DEBUG_REPORT cannot be written: {error}");
+    loop {
+        UNWRITTEN.store(false, SeqCst);
+        let written = write_text(&file, &to_json(true, &sites, reached.is_some()));
+        if UNWRITTEN.load(SeqCst) {
+            continue; // found meanwhile, perhaps by the writing itself
+        }
+        if let Err(error) = written {
+            let error = Errno(error.raw_os_error().unwrap_or(0));
+            log!(Error, "UNIMEM_DEBUG_REPORT cannot be written: {error}");
+        }
+        return;
     }
 }
