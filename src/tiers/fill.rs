@@ -228,7 +228,7 @@ impl Engine {
         }
         let staged = transit.from == Phase::Staged;
         let mut slot = if staged {
-            // SAFETY: put there by `stage`; the phase changes with this claim, so it is taken out once.
+            // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.
             unsafe { Slot::from_number(transit.stored().slot) }
         } else {
             let mut slot = self.full_slot(region, workspace)?;

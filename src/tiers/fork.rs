@@ -132,7 +132,7 @@ impl Engine {
         while let Some(index) = { region.lists().oldest(Which::Staged) } {
             // Nobody else is there.
             let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) else { return };
-            // SAFETY: put there by `stage`; the phase changes with this claim, so it is taken out once.
+            // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.
             region.staging().put_empty(unsafe { Slot::from_number(transit.stored().slot) });
             transit.stored().file = Stored::LOST;
             region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);

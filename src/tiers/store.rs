@@ -225,7 +225,7 @@ impl Engine {
                 self.purse().discharge_pages(region.chunk_size());
             }
             Phase::Staged => {
-                // SAFETY: put there by `stage`; the phase changes with this claim, so it is taken out once.
+                // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.
                 let slot = unsafe { Slot::from_number(transit.stored().slot) };
                 region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
                 self.drop_pages(staging, slot);
