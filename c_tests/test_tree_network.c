@@ -278,6 +278,23 @@ static void progress(unified_memory_interface_t *memory)
             EXPECT(live_bytes(memory) == before, "after %zu calls", allowed);
         }
     }
+    tree_tensor_network_t *small = create_tree_tensor_network(0, 0, 0);
+    small->memory = memory;
+    ComplexFloat *elements = malloc(600 * 600 * sizeof *elements);
+    for (size_t i = 0; i < 600 * 600; i++) elements[i] = (ComplexFloat){1e-15f * (float)(1 + i % 7), 1e-15f * (float)(i % 5)};
+    tree_tensor_node_t *last = NULL;
+    for (int i = 0; i < 3; i++) {
+        tree_tensor_node_t *node = add_tree_tensor_node(small, elements, (size_t[]){600, 600}, 2, true);
+        if (last) connect_tree_tensor_nodes(small, last, node);
+        last = node;
+    }
+    free(elements);
+    seen = (watch_t){0, SIZE_MAX, 0, 0, true, false};
+    result = NULL;
+    CHECK("nor does it go back where a product is made again for its exponent",
+          unimem_set_progress(small, watch, &seen) && contract_full_tree_network(small, &result, NULL, &count) && seen.ascending && seen.complete);
+    free(result);
+    destroy_tree_tensor_network(small);
     tree_tensor_node_t *pair;
     seen = (watch_t){0, SIZE_MAX, 0, 0, true, false};
     CHECK("a pair is told of in floating-point operations, as the whole tree",

@@ -34,6 +34,8 @@ impl Part<'_> {
 /// The tensors by place; a merged one is at the smaller place.
 pub struct Parts<'a> {
     parts: Vec<Option<Part<'a>>>,
+    /// Operations of all merges so far.
+    done: f64,
 }
 
 pub fn joined(node: usize, axis: usize) -> network::End {
@@ -51,7 +53,7 @@ impl<'a> Parts<'a> {
                 order,
             })
         };
-        Parts { parts: tensors.iter().zip(ends).zip(order).map(part).collect() }
+        Parts { parts: tensors.iter().zip(ends).zip(order).map(part).collect(), done: 0.0 }
     }
     pub fn len(&self) -> usize {
         self.parts.len()
@@ -176,7 +178,8 @@ impl<'a> Parts<'a> {
         let product = Product::row_major(&a.dimensions, &b.dimensions, &bonds);
         let work = product.operations();
         let mut out = block.target(count);
-        let mut tick = |done| progress.report(done * work, work);
+        let before = self.done;
+        let mut tick = |share| progress.report(before + share * work, before + work);
         tiled::multiply(&product, a.source(), b.source(), &mut out, memory.pinnable(), None, &mut tick)?;
         for (axis, end) in ends.iter().enumerate() {
             if let Some((place, other)) = *end
@@ -185,6 +188,7 @@ impl<'a> Parts<'a> {
                 neighbour.ends[other] = Some((left, axis));
             }
         }
+        self.done = before + work;
         self.parts[right] = None;
         self.parts[left] = Some(Part { dimensions, given: &[], merged: Some(block), ends, order });
         Ok(())

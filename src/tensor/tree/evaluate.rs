@@ -250,11 +250,14 @@ fn multiply(
         None => block.insert(memory.elements(count, storage_for(memory, count))?).target(count),
     };
     let mut scales = [left.scale, right.scale];
+    // Of the product, as far as was told: it may be made twice.
+    let mut told = 0.0_f64;
     let mut scale_of = loop {
         (product.left_exponent, product.right_exponent) = (0, 0);
         let made = Scale::of_product(scales[0], scales[1], &mut product);
         let mut tick = |share: f64| {
-            let (done, total) = (*done + share * work, plan.terms);
+            told = told.max(share);
+            let (done, total) = (*done + told * work, plan.terms);
             network.progress.report(OPERATIONS_PER_TERM * done, OPERATIONS_PER_TERM * total)
         };
         tiled::multiply(&product, left_source, right_source, &mut out, memory.pinnable(), next, &mut tick)?;
