@@ -168,6 +168,8 @@ int main(int count, char **arguments) {
     setenv("UNIMEM_MAX_SIZE", "16M", 1);
     CHECK("a tolerance below 0 is as good as none, and leaves the other settings alone",
           run_with("UNIMEM_TOLERANCE", "-1", text, sizeof text) == (plain & ~BEYOND_16_MIB));
+    CHECK("more made ready than the limit is the limit made ready",
+          run_with("UNIMEM_INITIAL_SIZE", "17M", text, sizeof text) == ((plain & ~BEYOND_16_MIB) | READY));
     unsetenv("UNIMEM_MAX_SIZE");
     run_with("UNIMEM_LOG", "warning", text, sizeof text);
     if (!CHECK("UNIMEM_LOG=warning: a refused free is told on stderr",

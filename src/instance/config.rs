@@ -72,6 +72,10 @@ impl Config {
         set("UNIMEM_GEOMETRIC", flag, &mut config.use_geometric_layout);
         set("UNIMEM_STREAMING", flag, &mut config.enable_streaming);
         set("UNIMEM_TOLERANCE", tolerance, &mut config.compression_tolerance);
+        if config.max_size != 0 && config.initial_size > config.max_size {
+            log!(Warning, "UNIMEM_INITIAL_SIZE is more than UNIMEM_MAX_SIZE, which is made ready instead");
+            config.initial_size = config.max_size;
+        }
         config.checked(true).unwrap_or_else(|_| {
             log!(Warning, "the environment's settings contradict each other and are not used");
             Config::default()
