@@ -236,6 +236,42 @@ static int more_than_the_machine(void *argument) {
     EXPECT(unimem_close(memory), "something is live");
     return tap.misses != 0;
 }
+/* What is refused so costs nothing: no chunk leaves for it, and no more is kept afterwards. */
+static int refused_for_nothing(void *argument) {
+    enum { BLOCKS = 32 };
+    size_t size = *(size_t *)argument;
+    unified_pool_config_t config = {.max_size = 4 * size, .enable_growth = true, .enable_streaming = true};
+    memory = unimem_open(&config);
+    char *tiered = memory->allocate_streaming(64 * MIB, MIB);
+    unimem_residency_t before, after;
+    for (size_t i = 0; i < 64; i++) tiered[i * MIB] = 1;
+    EXPECT(unimem_residency(tiered, &before), "no residency");
+    EXPECT(!memory->allocate(size, 0) && strstr(unimem_last_error_message(), "the system"), "%s", unimem_last_error_message());
+    EXPECT(unimem_residency(tiered, &after) && after.hot_bytes == before.hot_bytes, "%zu of %zu bytes stayed", (size_t)after.hot_bytes, (size_t)before.hot_bytes);
+    void *blocks[BLOCKS], *between[BLOCKS];
+    for (size_t i = 0; i < BLOCKS; i++) {
+        blocks[i] = memory->allocate(8 * MIB, 0);
+        between[i] = memory->allocate(2 * MIB, 0);
+    }
+    size_t most = unimem_held_bytes(memory);
+    for (size_t i = 0; i < BLOCKS; i++) memory->free(blocks[i]);
+    void *large = memory->allocate(8 * MIB * BLOCKS, 0);
+    EXPECT(large && unimem_held_bytes(memory) <= most + 16 * MIB, "%zu bytes held, %zu before", unimem_held_bytes(memory), most);
+    memory->free(large);
+    for (size_t i = 0; i < BLOCKS; i++) memory->free(between[i]);
+    memory->free(tiered);
+    void *aligned = memory->allocate(size / 4 - 512 * MIB, 1024 * MIB);
+    EXPECT(aligned, "what fits does not where it is aligned: %s", unimem_last_error_message());
+    memory->free(aligned);
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+    ttn->memory = memory;
+    /* A seventh of the machine is much, whatever the limit. A disk may have no room for it. */
+    tree_tensor_node_t *node = add_tree_tensor_node(ttn, NULL, (size_t[]){size / 28 / 8}, 1, false);
+    EXPECT(node ? unimem_chunk_count(node->data) > 1 : unimem_last_error() == UNIMEM_ERROR_IO, "a large tensor: %s", unimem_last_error_message());
+    destroy_tree_tensor_network(ttn);
+    EXPECT(unimem_close(memory), "something is live");
+    return tap.misses != 0;
+}
 
 int main(void) {
     char name[120];
@@ -260,6 +296,9 @@ int main(void) {
     if (size)
         CHECK_EQ("more than the machine has is NULL at once, with every surface",
                  (size_t)run_in_child(more_than_the_machine, &size, 20), 0);
+    if (size)
+        CHECK_EQ("nothing leaves for it and no more is kept afterwards; where it is tiered, it fits",
+                 (size_t)run_in_child(refused_for_nothing, &size, 20), 0);
     else
         SKIP("more than the machine has is NULL at once", "this system grants memory that it does not have");
     return tap_done();

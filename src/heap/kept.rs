@@ -86,17 +86,28 @@ impl Kept {
     /// limit, or below the heap's peak. False, with nothing charged, when they do not fit.
     pub fn charge(&mut self, heap: &Heap, bytes: usize) -> bool {
         let in_use = heap.held() - self.bytes + bytes;
-        self.most_in_use = self.most_in_use.max(in_use);
-        let most = (self.most_in_use + LEEWAY).min(in_use + most_kept());
+        let most_in_use = self.most_in_use.max(in_use);
+        let most = (most_in_use + LEEWAY).min(in_use + most_kept());
         while self.bytes > 0 && heap.held() + bytes > most && self.release_oldest(heap, false) {}
         loop {
             if heap.charge(bytes) {
+                self.most_in_use = most_in_use;
                 return true;
             }
             if !self.release_oldest(heap, true) {
                 return false;
             }
         }
+    }
+
+    /// The most bytes ever in use at once, those charged last among them.
+    pub fn most_in_use(&self) -> usize {
+        self.most_in_use
+    }
+    /// Takes a charge of `bytes` back for which there was no memory; [`Kept::most_in_use`] before it.
+    pub fn take_back(&mut self, heap: &Heap, bytes: usize, most_in_use: usize) {
+        heap.discharge(bytes);
+        self.most_in_use = most_in_use;
     }
 
     /// Keeps the run of a retired span.

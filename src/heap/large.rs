@@ -37,6 +37,10 @@ impl Place {
     fn map(self, length: usize) -> Option<usize> {
         map::map_to_fill(length, self.alignment, self.offset)
     }
+    /// Address space for a mapping that moves there.
+    fn reserve(self, length: usize) -> Option<usize> {
+        map::map(length, self.alignment, self.offset)
+    }
     fn want(self, length: usize) -> Want {
         Want { length, alignment: self.alignment, offset: self.offset }
     }
@@ -112,6 +116,7 @@ impl Heap {
     }
 
     fn make_large(&self, central: &mut Central, length: usize, place: Place) -> Option<NonNull<Span>> {
+        let most_in_use = central.kept.most_in_use();
         if !central.kept.charge(self, length) {
             return None;
         }
@@ -124,7 +129,7 @@ impl Heap {
         });
         let (Some(span), Some(base)) = (span, base) else {
             span.inspect(|&span| records_of_spans::give(span));
-            self.discharge(length);
+            central.kept.take_back(self, length, most_in_use);
             return None;
         };
         if length >= HUGE_PAGE {
@@ -192,6 +197,7 @@ impl Heap {
         let (base, old) = (inner.run.base, inner.length);
         let lead = first - base;
         let new = round_to_page(lead + size);
+        let most_in_use = central.kept.most_in_use();
         if new > old && !central.kept.charge(self, new - old) {
             drop(central);
             return self.out_of_memory(size);
@@ -204,7 +210,7 @@ impl Heap {
             // A range joined from several mappings is not moved by the system; then a copy has to do.
             page_map::insert(base, base + old, NonNull::from(span));
             departure.into_iter().for_each(attributes::Departure::stay);
-            self.discharge(new.saturating_sub(old));
+            central.kept.take_back(self, new.saturating_sub(old), most_in_use);
             return Ok(None);
         };
         page_map::insert(now, now + new, NonNull::from(span));
@@ -244,7 +250,7 @@ impl Heap {
                 Resized::NoRoom => {}
             }
         }
-        let target = place.map(new)?;
+        let target = place.reserve(new)?;
         // SAFETY: the owner's, as above; the target was mapped for this and nobody has seen it.
         unsafe {
             if !page_map::make_ready(target, target + new) {

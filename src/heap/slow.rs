@@ -241,7 +241,9 @@ impl Heap {
     #[cold]
     pub(super) fn out_of_memory<T>(&self, size: usize) -> Result<T> {
         match self.limit.load(Relaxed) {
-            0 => fail!(OutOfMemory, "the system has no memory for {size} bytes"),
+            limit if limit == 0 || self.held().saturating_add(size) <= limit => {
+                fail!(OutOfMemory, "the system has no memory for {size} bytes")
+            }
             limit => fail!(OutOfMemory, "no room for {size} bytes: {} of {limit} are held", self.held()),
         }
     }

@@ -212,13 +212,25 @@ impl Instance {
         self.heap.recount_region(old, size)?;
         NonNull::new(region.start() as *mut u8).ok_or(Error::Internal)
     }
-    /// Runs `allocate`; where it finds no memory, chunks leave to make room for `size` bytes.
-    pub(super) fn with_room<T>(&self, size: usize, allocate: impl Fn() -> Result<T>) -> Result<T> {
+    /// Runs `allocate`; where the budget has no room, chunks leave to make some for a block of `size` bytes.
+    pub(super) fn with_room<T>(
+        &self,
+        size: usize,
+        alignment: usize,
+        allocate: impl Fn() -> Result<T>,
+    ) -> Result<T> {
         let mut result = allocate();
         if let Some(engine) = self.tiered.engine() {
             let mut wanted = size.saturating_add(PIECES);
             while let Err(Error::OutOfMemory) = result {
-                if self.heap.limit() == 0 || size > self.heap.limit() || engine.reclaim(wanted) == 0 {
+                if self.heap.limit() == 0 || size > self.heap.limit() {
+                    break;
+                }
+                if self.heap.can_allocate(size, alignment, 0) {
+                    // Another thread made room, or the system has no memory: then no chunk's would help.
+                    return allocate();
+                }
+                if engine.reclaim(wanted) == 0 {
                     break;
                 }
                 result = allocate();

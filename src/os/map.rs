@@ -28,7 +28,13 @@ pub fn map(length: usize, alignment: usize, offset: usize) -> Option<usize> {
 /// The same for a block, all of which may be written: a length that the machine can never hold is refused where the
 /// system does so for malloc, while [`map`] may reserve more than there is.
 pub fn map_to_fill(length: usize, alignment: usize, offset: usize) -> Option<usize> {
-    aligned(length, alignment, offset, system::map_accounted)
+    aligned(length, alignment, offset, system::map_accounted).or_else(|| {
+        // What was asked for beside it, for the sake of the alignment, is not to count.
+        let trial = system::map_accounted(length, READ_WRITE).ok()?;
+        // SAFETY: mapped just now, and nobody has seen it.
+        unsafe { unmap(trial, length) };
+        map(length, alignment, offset)
+    })
 }
 
 fn aligned(

@@ -6,6 +6,7 @@ use super::Complex;
 use super::tiled::{Home, Target};
 use crate::error::{self, Result, fail};
 use crate::instance::Instance;
+use crate::os::map;
 use crate::tiers::{region::Region, registry};
 use core::cell::Cell;
 use core::ffi::c_void;
@@ -131,7 +132,10 @@ impl Memory {
             (None, _) => bytes >= CALLERS_OWN,
             (Some(_), None) => false,
             (Some(instance), _) if !instance.has_streaming() => false,
-            (Some(instance), Some(limit)) => bytes > limit / 8 || !instance.can_allocate(bytes + limit / 2),
+            (Some(instance), Some(limit)) => {
+                // A limit beyond the machine's RAM says nothing about what fits.
+                bytes > limit.min(map::physical_memory()) / 8 || !instance.can_allocate(bytes + limit / 2)
+            }
         }
     }
     fn block(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
