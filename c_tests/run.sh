@@ -55,10 +55,21 @@ in_lane() {
     "$@"
     exit 0
 }
+# A lane ignores ^C, as all that runs in the background: it and what it runs end with this program.
+lane_process=
+end_lane() {
+    [ -z "$lane_process" ] || pkill -P "$lane_process" 2>/dev/null
+    [ -z "$lane_process" ] || kill "$lane_process" 2>/dev/null
+    lane_process=
+}
+trap end_lane EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 joined() {
     wait "$lane_process" || echo "not ok - $lane: was ended" | tee -a "$ALL"
     cat "$B/tests/$lane/shown"
     cat "$B/tests/$lane/test.tap" >>"$ALL"
+    lane_process=
 }
 
 cargo_test() {

@@ -237,7 +237,8 @@ bool unimem_contraction_cost(tree_tensor_network_t *ttn, double *flops, double *
  *
  * @param target_error  error of the whole network at most, relative in the Frobenius norm; 0 keeps all above rounding
  * @return false where a bond stays larger than `max_rank` to keep the error: the tree is adapted all the same, and the
- *         error is UNIMEM_ERROR_LIMIT. False and nothing changed for any other error.
+ *         error is UNIMEM_ERROR_LIMIT. False and nothing changed where the progress callback stopped it, which is
+ *         UNIMEM_ERROR_LIMIT too, and for any other error.
  */
 bool adapt_bond_dimensions(tree_tensor_network_t *ttn, double target_error);
 
