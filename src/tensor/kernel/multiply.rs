@@ -55,19 +55,20 @@ pub unsafe fn pack_right(arch: Arch, block: &Block, packed: &mut Packed) {
 /// A block of A, packed or as it lies.
 #[derive(Clone, Copy)]
 pub enum Left<'a> {
-    Packed(&'a Packed),
+    /// As many terms as B has, from this one on.
+    Packed(&'a Packed, usize),
     /// The terms of a row are neighbours; no exponent.
     AsItLies(&'a Block<'a>),
 }
 
-/// C = A B, or C += A B. Blocks are packed for the same `arch`, and have the same terms.
+/// C = A B, or C += A B. Blocks are packed for the same `arch`, and have the same terms, those of B.
 ///
 /// # Safety
 /// All elements of the target may be read and written, are distinct, and nobody else uses them. A block as it lies follows
 /// the rule of [`Packed::evenly`].
 pub unsafe fn multiply(arch: Arch, left: Left, right: &Packed, target: &Target) {
     match left {
-        Left::Packed(packed) => assert_eq!(packed.depth(), right.depth()),
+        Left::Packed(packed, first) => assert!(first + right.depth() <= packed.depth()),
         Left::AsItLies(block) => assert_eq!(block.terms.len(), right.depth()),
     }
     arch.dispatch(Multiply { left, right, target });
@@ -105,13 +106,17 @@ impl WithSimd for Multiply<'_> {
             };
         }
         match self.left {
-            Left::Packed(packed) => {
-                let mut panels = packed.panels().peekable();
+            Left::Packed(packed, first) => {
+                // The terms of a panel follow each other.
+                let panels = packed.panels();
+                let mut panels = panels
+                    .map(|(rows, start)| (rows.clone(), start.wrapping_add(first * rows.len())))
+                    .peekable();
                 while let Some((rows, start)) = panels.next() {
                     let next = panels.peek().map(|(rows, start)| (rows.len(), *start));
                     let next = match next {
                         Some((rows, source)) => {
-                            Next { source, rows: &[0], length: rows * packed.depth(), at: 0 }
+                            Next { source, rows: &[0], length: rows * self.right.depth(), at: 0 }
                         }
                         None => Next { source: start, rows: &[], length: 0, at: 0 },
                     };

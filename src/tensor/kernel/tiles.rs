@@ -15,14 +15,19 @@ pub const DEPTH: usize = 384;
 const BLOCK: usize = 192 * DEPTH;
 /// Rows of A that meet no more columns than this are not worth packing.
 const REUSED: usize = 64;
-/// Most rows of a tile of C: A is packed for as many, B once for each tile. Packed, they are two huge pages, nearly.
-const MOST_ROWS: usize = 1344;
+/// Most elements of A that stay packed: two huge pages. Where all of the sum has room in them, tiles of the same rows pack
+/// A once.
+const STAYING: usize = 1 << 19;
+/// Most rows of a tile of C: A is packed for as many, B once for each tile.
+const MOST_ROWS: usize = STAYING / DEPTH / 48 * 48;
 /// Most columns of a tile of C.
 const MOST_COLUMNS: usize = 4096;
 /// Rows and columns of a tile are a multiple of this: no panel of B is filled up with zeros but the last.
 const PANEL: usize = 16;
 /// Tiles of no more rows and columns are not made smaller for the sake of threads.
 const SMALLEST: usize = 96;
+/// Nor tiles of no more columns, of those that find A packed, for the sake of equal shares.
+const NARROWEST: usize = 256;
 /// Multiply-adds from which a second thread pays for being woken.
 const WORTH_SHARING: f64 = 1e6;
 
@@ -85,7 +90,7 @@ pub unsafe fn run(
         let work = |(): &mut (), part: usize| unsafe { thin.part(part) };
         return threads::share(threads, parts, || (), work, &mut |done| tick(done as f64 / parts as f64));
     }
-    let tile = tile_size(size, threads);
+    let tile = tile_size(size, depth, threads);
     let plan = Plan {
         rows,
         columns,
@@ -131,18 +136,22 @@ fn order_sums(sums: Vec<Axis>, rows: &[Axis], columns: &[Axis]) -> Vec<Axis> {
     if left_first { by_left } else { by_right }
 }
 
-/// Tiles as large as allowed, but enough of them, and equal enough, for all threads: the last leaves all others idle.
-fn tile_size((rows, columns): (usize, usize), threads: usize) -> (usize, usize) {
+/// Tiles as large as allowed, but enough of them, and equal enough, for all threads: the last leaves all others idle. A thread
+/// that is held up by other work is made up for by the others only by whole tiles, so there are more of them where that is free.
+fn tile_size((rows, columns): (usize, usize), depth: usize, threads: usize) -> (usize, usize) {
     let mut tile = (rows.min(MOST_ROWS), columns.min(MOST_COLUMNS));
-    let enough = |tile: (usize, usize)| {
-        threads == 1 || rows.div_ceil(tile.0) * columns.div_ceil(tile.1) >= 2 * threads
+    let too_few = |tile: (usize, usize), each: usize| {
+        threads > 1 && rows.div_ceil(tile.0) * columns.div_ceil(tile.1) < each * threads
     };
-    while !enough(tile) && (tile.0 > SMALLEST || tile.1 > SMALLEST) {
+    while too_few(tile, 2) && (tile.0 > SMALLEST || tile.1 > SMALLEST) {
         if tile.0 >= tile.1 {
             tile.0 = tile.0.div_ceil(2);
         } else {
             tile.1 = tile.1.div_ceil(2);
         }
+    }
+    while too_few(tile, 8) && tile.1 >= 2 * NARROWEST && tile.0 * depth <= STAYING {
+        tile.1 = tile.1.div_ceil(2);
     }
     // Even out the last tile.
     let even = |all: usize, most: usize| all.div_ceil(all.div_ceil(most)).next_multiple_of(PANEL).min(all);
@@ -157,6 +166,8 @@ struct Worker {
     out_rows: Vec<usize>,
     out_columns: Vec<usize>,
     left_sums: Vec<usize>,
+    /// Of the terms of A that are packed at one time.
+    packed_sums: Vec<usize>,
     right_sums: Vec<usize>,
     left: Packed,
     right: Packed,
@@ -208,21 +219,25 @@ impl Plan {
         };
         // As many terms in each block, nearly.
         let depth = terms.len().div_ceil(terms.len().div_ceil(DEPTH));
+        let stays = m * terms.len() <= STAYING;
         for first in terms.clone().step_by(depth) {
             let count = depth.min(terms.end - first);
             fuse::offsets(&self.sums, Side::Input, first, count, &mut w.left_sums);
             fuse::offsets(&self.sums, Side::Other, first, count, &mut w.right_sums);
             let block =
-                Block { source: self.left, lines: &w.rows, terms: &w.left_sums, exponent: self.exponents.0 };
-            let left = if n <= REUSED && block.exponent == 0 && are_neighbours(block.terms) {
-                Left::AsItLies(&block)
+                |terms| Block { source: self.left, lines: &w.rows, terms, exponent: self.exponents.0 };
+            let lying = block(&w.left_sums);
+            let left = if n <= REUSED && lying.exponent == 0 && are_neighbours(lying.terms) {
+                Left::AsItLies(&lying)
             } else {
-                if w.left_holds != Some((row, first)) {
+                let packed = if stays { terms.clone() } else { first..first + count };
+                if w.left_holds != Some((row, packed.start)) {
+                    fuse::offsets(&self.sums, Side::Input, packed.start, packed.len(), &mut w.packed_sums);
                     // SAFETY: all sums of offsets are inside the operands by the rule of `run`.
-                    unsafe { multiply::pack_left(self.arch, &block, &mut w.left) };
-                    w.left_holds = Some((row, first));
+                    unsafe { multiply::pack_left(self.arch, &block(&w.packed_sums), &mut w.left) };
+                    w.left_holds = Some((row, packed.start));
                 }
-                Left::Packed(&w.left)
+                Left::Packed(&w.left, first - packed.start)
             };
             // The fewer terms, the longer the lines of C that are written.
             let width = BLOCK / count / PANEL * PANEL;
