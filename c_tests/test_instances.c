@@ -295,6 +295,37 @@ static void test_statistics(void) {
     CHECK("an instance with nothing live closes clean", unimem_close(fresh));
 }
 
+/* A thread that had blocks of 50,000 bytes for a moment, which nobody but it has counted yet, and waits. */
+static pthread_barrier_t moment;
+static void *had_a_moment(void *instance) {
+    unified_memory_interface_t *memory = instance;
+    void *blocks[50];
+    for (size_t i = 0; i < 50; i++) blocks[i] = memory->allocate(1000, 0);
+    for (size_t i = 0; i < 50; i++) memory->free(blocks[i]);
+    pthread_barrier_wait(&moment);
+    pthread_barrier_wait(&moment);
+    return NULL;
+}
+/* What one thread counts in the end moves what another's peak is measured from. */
+static void test_peak_is_not_taken_back(void) {
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    void *blocks[1000];
+    for (size_t i = 0; i < 1000; i++) blocks[i] = memory->allocate(1000, 0);
+    pthread_t thread;
+    pthread_barrier_init(&moment, NULL, 2);
+    pthread_create(&thread, NULL, had_a_moment, memory);
+    pthread_barrier_wait(&moment);
+    for (size_t i = 0; i < 40; i++) memory->free(blocks[i]);
+    size_t told = stats_of(memory).peak_allocated;
+    for (size_t i = 0; i < 3000; i++) memory->free(memory->allocate(1, 0));
+    CHECK("get_stats: a peak that was told is not taken back", told >= 1000000 && stats_of(memory).peak_allocated >= told);
+    pthread_barrier_wait(&moment);
+    pthread_join(thread, NULL);
+    pthread_barrier_destroy(&moment);
+    for (size_t i = 40; i < 1000; i++) memory->free(blocks[i]);
+    CHECK("nothing is left of it", unimem_close(memory));
+}
+
 static unimem_error_t second_close;
 
 static void *close_too(void *instance) {
@@ -396,5 +427,6 @@ int main(void) {
     test_can_allocate();
     test_config();
     test_statistics();
+    test_peak_is_not_taken_back();
     return tap_done();
 }

@@ -158,7 +158,9 @@ impl Heap {
             // SAFETY: dissolved only when the heap ends, and under this lock.
             add(unsafe { cache.as_ref() });
         }
-        (counts, live, peak.max(live))
+        // What is told once is not taken back when one of these threads publishes.
+        self.counters.raise_peak(peak.max(live));
+        (counts, live, self.counters.peak())
     }
     /// The heap's figures.
     pub fn statistics(&self) -> HeapStatistics {
