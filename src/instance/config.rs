@@ -37,8 +37,8 @@ impl Default for Config {
 
 impl Config {
     /// Checks what a caller gave. Without growth the initial size is the limit; 0 means no limit, as everywhere.
-    pub fn checked(mut self, enable_growth: bool) -> Result<Config> {
-        if !self.compression_tolerance.is_finite() || self.compression_tolerance < 0.0 {
+    pub fn checked(self, enable_growth: bool) -> Result<Config> {
+        if !is_tolerance(&self.compression_tolerance) {
             return fail!(InvalidArgument, "compression tolerance {}", self.compression_tolerance);
         }
         if self.max_size != 0 && self.initial_size > self.max_size {
@@ -49,13 +49,17 @@ impl Config {
                 self.max_size
             );
         }
+        Ok(self.completed(enable_growth))
+    }
+    /// With what follows from other settings, and a default for the size of chunks.
+    fn completed(mut self, enable_growth: bool) -> Config {
         if !enable_growth && self.initial_size != 0 {
             self.max_size = self.initial_size;
         }
         if self.chunk_size == 0 {
             self.chunk_size = DEFAULT_CHUNK;
         }
-        Ok(self)
+        self
     }
     /// Parameters of its heap.
     pub fn heap_params(&self) -> HeapParams {
@@ -76,10 +80,7 @@ impl Config {
             log!(Warning, "UNIMEM_INITIAL_SIZE is more than UNIMEM_MAX_SIZE, which is made ready instead");
             config.initial_size = config.max_size;
         }
-        config.checked(true).unwrap_or_else(|_| {
-            log!(Warning, "the environment's settings contradict each other and are not used");
-            Config::default()
-        })
+        config.completed(true)
     }
 }
 
@@ -98,7 +99,10 @@ fn flag(text: &str) -> Option<bool> {
     }
 }
 fn tolerance(text: &str) -> Option<f64> {
-    text.parse().ok().filter(|tolerance: &f64| tolerance.is_finite() && *tolerance >= 0.0)
+    text.parse().ok().filter(is_tolerance)
+}
+fn is_tolerance(value: &f64) -> bool {
+    value.is_finite() && *value >= 0.0
 }
 /// Bytes, from a number with or without a suffix K, M, G or T. Allocates nothing.
 pub fn size(text: &str) -> Option<usize> {
