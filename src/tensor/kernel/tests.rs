@@ -183,15 +183,13 @@ proptest! {
 }
 /// All instruction sets that this processor has.
 fn all() -> Vec<Arch> {
-    #[allow(unused_mut)] // one element on other architectures
-    let mut all = vec![Arch::new()];
+    let all = core::iter::once(Arch::new());
     #[cfg(target_arch = "x86_64")]
-    {
-        all.push(Arch::Scalar);
-        all.extend(pulp::x86::V3::try_new().map(Arch::V3));
-        all.extend(pulp::x86::V4::try_new().map(Arch::V4));
-    }
-    all
+    let all = all
+        .chain([Arch::Scalar])
+        .chain(pulp::x86::V3::try_new().map(Arch::V3))
+        .chain(pulp::x86::V4::try_new().map(Arch::V4));
+    all.collect()
 }
 #[test]
 fn every_size_of_a_panel_on_every_instruction_set() {

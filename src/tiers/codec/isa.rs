@@ -19,14 +19,12 @@ pub enum Isa {
 impl Isa {
     /// All this processor has, the best last.
     pub fn all() -> Vec<Isa> {
-        #[allow(unused_mut)] // one element on other architectures
-        let mut all = vec![Isa::Baseline];
+        let all = core::iter::once(Isa::Baseline);
         #[cfg(target_arch = "x86_64")]
-        {
-            all.extend(pulp::x86::V3::try_new().map(Isa::Avx2));
-            all.extend(pulp::x86::V4::try_new().map(Isa::Avx512));
-        }
-        all
+        let all = all
+            .chain(pulp::x86::V3::try_new().map(Isa::Avx2))
+            .chain(pulp::x86::V4::try_new().map(Isa::Avx512));
+        all.collect()
     }
     /// The best this processor has.
     pub fn best() -> Isa {
