@@ -3,9 +3,10 @@
 //!     cargo bench --bench contraction [-- --rivals] [name...]
 //!
 //! Prints GFLOP/s (8 floating-point operations a multiply-add; medians) on 1 and 2 threads and the median ratio to the
-//! plain product in the same round; with --rivals also what we reach without plain products in between, and what NumPy's and torch's tensordot and TBLIS (by pytblis) reach
-//! in a process of their own right after, and whether each is slower. Theirs make a new result each time, ours is written over. PYTHON names an interpreter that has them. Some
-//! builds of OpenBLAS take an old kernel on new processors: OPENBLAS_CORETYPE sets another.
+//! plain product in the same round; with --rivals also what we reach without plain products in between, and what NumPy's
+//! and torch's tensordot and TBLIS (by pytblis) reach in a process of their own right after, and whether each is slower.
+//! Theirs make a new result each time, ours is written over. PYTHON names an interpreter that has them. Some builds of
+//! OpenBLAS take an old kernel on new processors: OPENBLAS_CORETYPE sets another.
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use std::process::Command;
