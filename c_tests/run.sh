@@ -58,9 +58,9 @@ in_lane() {
 # A lane ignores ^C, as all that runs in the background: it and what it runs end with this program.
 lane_process=
 end_lane() {
-    [ -z "$lane_process" ] || pkill -P "$lane_process" 2>/dev/null
-    [ -z "$lane_process" ] || kill "$lane_process" 2>/dev/null
-    lane_process=
+    [ -n "$lane_process" ] || return 0
+    pkill -P "$lane_process" 2>/dev/null
+    kill "$lane_process" 2>/dev/null
 }
 trap end_lane EXIT
 trap 'exit 130' INT
