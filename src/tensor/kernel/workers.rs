@@ -21,7 +21,11 @@ impl Workers {
         let mut threads = Vec::with_capacity(count);
         let builder =
             rayon::ThreadPoolBuilder::new().num_threads(count).start_handler(|_| defect::stay_inside());
-        let pool = builder.spawn_handler(|thread| Ok(threads.push(start(thread)?))).build().ok()?;
+        let keep = |thread| {
+            threads.push(start(thread)?);
+            Ok(())
+        };
+        let pool = builder.spawn_handler(keep).build().ok()?;
         let threads = threads.into_iter().map(LastingThread::new).collect();
         Some(Workers { pool, placement: Placement::new(threads) })
     }
