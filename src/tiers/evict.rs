@@ -106,15 +106,15 @@ impl Engine {
         let mut found = self.evict_elsewhere(staging, workspace)? > 0
             || self.purse().drop_reserve() > 0
             || self.warm.trim(self.purse()) > 0;
-        while !found && self.chill_oldest()? {
+        while !found && self.free_encoded()? {
             found = self.warm.trim(self.purse()) > 0;
         }
         Ok(found)
     }
-    /// Asks the purse for something to be guaranteed; encoded chunks go to disk for it.
+    /// Asks the purse for something to be guaranteed; encoded chunks go to disk for it, and copies of those in place.
     pub(super) fn guarantee(&self, ask: impl Fn(&Purse) -> bool) -> Result<bool, Trouble> {
         while !ask(self.purse()) {
-            if self.warm.trim(self.purse()) == 0 && !self.chill_oldest()? {
+            if self.warm.trim(self.purse()) == 0 && !self.free_encoded()? {
                 return Ok(false);
             }
         }
@@ -396,7 +396,7 @@ impl Engine {
                 }
             }
         }
-        while freed() < wanted && self.chill_oldest() == Ok(true) {
+        while freed() < wanted && self.free_encoded() == Ok(true) {
             self.warm.trim(self.purse());
         }
         if freed() < wanted {
