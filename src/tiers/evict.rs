@@ -33,6 +33,8 @@ impl Engine {
         workspace: &mut codec::Workspace,
     ) -> Result<Slot, Trouble> {
         let staging = region.staging();
+        // Of a region that is leaving it is the owner who waits for this claim.
+        let no_room = || if region.is_leaving() { Trouble::Leaving } else { Trouble::NoRoom };
         let mut failures = 0;
         let mut failed = |trouble| {
             failures += 1;
@@ -44,7 +46,7 @@ impl Engine {
             if let Some(slot) = staging.take_full() {
                 return Ok(slot);
             }
-            let Some(slot) = staging.take_empty() else {
+            let Some(mut slot) = staging.take_empty() else {
                 // All in use by other threads, which return them, or by chunks read ahead, which can wait.
                 if let Some(slot) = self.unstage(staging) {
                     return Ok(slot);
@@ -56,12 +58,12 @@ impl Engine {
                 // Or by chunks that have no other place: then one of those has to be wanted first.
                 if self.staged_chunks(staging) < staging.count() {
                     staging.wait();
-                } else if !self.starve(seen) {
-                    return Err(Trouble::NoRoom);
+                } else if !self.starve(region, seen) {
+                    return Err(no_room());
                 }
                 continue;
             };
-            let slot = match self.fresh_pages(staging, slot)? {
+            slot = match self.fresh_pages(staging, slot)? {
                 Ok(slot) => return Ok(slot),
                 Err(slot) => slot,
             };
@@ -71,11 +73,16 @@ impl Engine {
                     staging.put_empty(slot);
                     return Ok(ahead);
                 }
+                // Who has the pages this one waits for may want a slot for them.
+                staging.put_empty(slot);
                 // Where making room fails it is found out again below.
-                if self.make_room(staging, workspace) == Ok(true) || self.starve(seen) {
-                    staging.put_empty(slot);
+                if self.make_room(staging, workspace) == Ok(true) || self.starve(region, seen) {
                     continue;
                 }
+                slot = match staging.take_empty() {
+                    Some(slot) => slot,
+                    None => continue,
+                };
             }
             match self.evict_into(staging, slot, workspace) {
                 Ok(Some(slot)) => {
@@ -91,8 +98,8 @@ impl Engine {
                     }
                     match self.make_room(staging, workspace) {
                         Ok(true) => {}
-                        Ok(false) if self.starve(seen) => {}
-                        Ok(false) => return Err(Trouble::NoRoom),
+                        Ok(false) if self.starve(region, seen) => {}
+                        Ok(false) => return Err(no_room()),
                         Err(trouble) => failed(trouble)?,
                     }
                 }
@@ -106,15 +113,15 @@ impl Engine {
         let mut found = self.evict_elsewhere(staging, workspace)? > 0
             || self.purse().drop_reserve() > 0
             || self.warm.trim(self.purse()) > 0;
-        while !found && self.chill_oldest()? {
+        while !found && self.free_encoded()? {
             found = self.warm.trim(self.purse()) > 0;
         }
         Ok(found)
     }
-    /// Asks the purse for something to be guaranteed; encoded chunks go to disk for it.
+    /// Asks the purse for something to be guaranteed; encoded chunks go to disk for it, and copies of those in place.
     pub(super) fn guarantee(&self, ask: impl Fn(&Purse) -> bool) -> Result<bool, Trouble> {
         while !ask(self.purse()) {
-            if self.warm.trim(self.purse()) == 0 && !self.chill_oldest()? {
+            if self.warm.trim(self.purse()) == 0 && !self.free_encoded()? {
                 return Ok(false);
             }
         }
@@ -396,7 +403,7 @@ impl Engine {
                 }
             }
         }
-        while freed() < wanted && self.chill_oldest() == Ok(true) {
+        while freed() < wanted && self.free_encoded() == Ok(true) {
             self.warm.trim(self.purse());
         }
         if freed() < wanted {

@@ -6,7 +6,7 @@ use super::points::{self, Point};
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
-use super::table::Which;
+use super::table::{Stored, Which};
 use super::transit::Transit;
 use super::trouble::Trouble;
 use crate::recording::{self, Movement, Tier};
@@ -19,6 +19,40 @@ use std::time::Instant;
 const WORTH_KEEPING: usize = 7;
 /// Chunks tried before giving up making room in RAM.
 const ATTEMPTS: usize = 4;
+
+impl Region {
+    /// The encoded copy in RAM, its extent and its length, of a chunk that is in place, acquired or not. It is kept no more.
+    fn take_copy(&self) -> Option<(u32, usize)> {
+        let mut lists = self.lists();
+        let mut next = lists.oldest(Which::Hot);
+        for _ in 0..lists.count(Which::Hot) {
+            let index = next?;
+            next = lists.next(self.table(), index);
+            let chunk = self.chunk(index);
+            if !chunk.state.pin() {
+                continue; // on its way
+            }
+            // SAFETY: while it is pinned nobody claims it, and of those who pin only this function looks, under the lock.
+            let stored = unsafe { chunk.stored() };
+            let copy = (stored.warm, stored.length as usize);
+            match stored.file {
+                0 if copy.0 != 0 => *stored = Stored::default(),
+                _ => stored.warm = 0, // what is on disk stays known
+            }
+            let acquired = chunk.state.load().acquisitions() > 0;
+            chunk.state.unpin();
+            if acquired {
+                // It cannot leave, and has no copy now: the next look begins behind it.
+                lists.remove(self.table(), index);
+                lists.append(self.table(), Which::Hot, index, self.engine().tick());
+            }
+            if copy.0 != 0 {
+                return Some(copy);
+            }
+        }
+        None
+    }
+}
 
 impl Engine {
     /// Stores the chunk whose pages are in `slot`, settles it, and gives the slot back. If it cannot be stored it
@@ -211,6 +245,32 @@ impl Engine {
         self.warm.free(self.purse(), stored.warm, length);
         region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
         Ok(true)
+    }
+
+    /// Frees encoded bytes in RAM, the dearest last: those of chunks that are out go to disk, those of chunks that are in place
+    /// are needed only if these leave unchanged. False if there are none.
+    pub(super) fn free_encoded(&self) -> Result<bool, Trouble> {
+        Ok(self.chill_oldest()? || self.drop_copy())
+    }
+    /// Forgets the encoded copy of a chunk that is in place. False if there is none.
+    fn drop_copy(&self) -> bool {
+        self.regions().iter().any(|region| {
+            if region.counters.warm.load(Relaxed) == 0 || !region.begin_transit() {
+                return false;
+            }
+            match region.take_copy() {
+                Some((extent, length)) => {
+                    self.warm.free(self.purse(), extent, length);
+                    region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
+                    region.end_transit();
+                    true
+                }
+                None => {
+                    region.end_transit_unchanged();
+                    false
+                }
+            }
+        })
     }
 
     /// Drops a claimed chunk's contents for good.
