@@ -84,6 +84,42 @@ static void test_access_beside_acquired(unified_memory_interface_t *memory, char
     }
 }
 
+/* One instruction reads here and writes there, with plain blocks in all room there is. */
+static void test_copies_between_regions(void)
+{
+    static const struct { size_t chunk, chunks; } pairs[][2] = {
+        {{16 * KIB, 1}, {16 * KIB, 1}}, {{64 * KIB, 1}, {16 * KIB, 1}}, {{64 * KIB, 1}, {4 * KIB, 4}}, {{16 * KIB, 4}, {64 * KIB, 1}}, {{64 * KIB, 6}, {4 * KIB, 60}}};
+    TEST("bytes are copied from one memory to another while plain blocks fill the limit") {
+        for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++) {
+            unified_memory_interface_t *memory = open_with(512 * KIB, 0);
+            size_t sizes[2], length = SIZE_MAX;
+            unsigned char *regions[2];
+            for (size_t i = 0; i < 2; i++) {
+                sizes[i] = pairs[p][i].chunk * pairs[p][i].chunks;
+                regions[i] = memory->allocate_streaming(sizes[i], pairs[p][i].chunk);
+                pattern_fill(regions[i], 0, sizes[i], i);
+                if (sizes[i] < length) length = sizes[i];
+            }
+            for (size_t size = 16 * KIB; size >= 64; size /= 16)
+                while (memory->allocate(size, 0)) continue;
+            alarm(60);
+            for (int round = 0; round < 3; round++) {
+                volatile unsigned char *from = regions[0], *to = regions[1];
+#ifdef __x86_64__
+                size_t left = length; /* as memcpy does on many processors */
+                __asm__ volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(left) : : "memory");
+#else
+                for (size_t i = 0; i < length; i++) to[i] = from[i];
+#endif
+            }
+            EXPECT(pattern_holds(regions[1], 0, length, 0) && pattern_holds(regions[1], length, sizes[1], 1), "pair %zu", p);
+            alarm(0);
+            EXPECT(unimem_held_bytes(memory) <= 512 * KIB, "%zu bytes are held", unimem_held_bytes(memory));
+            unimem_close(memory);
+        }
+    }
+}
+
 /* Chunks that were out encoded, and are in place again: what is kept encoded of them is in nobody's way. */
 static void test_copies_of_acquired(void)
 {
@@ -225,6 +261,7 @@ static int run_all(void)
     test_chunks();
     test_copies_of_acquired();
     if (serves_touches()) test_words_across_chunks();
+    if (serves_touches()) test_copies_between_regions();
     return tap_done();
 }
 

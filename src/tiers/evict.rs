@@ -107,12 +107,13 @@ impl Engine {
             }
         }
     }
-    /// Gives back to the budget what can be had without chunks of this size: chunks of other sizes, the reserve,
+    /// Gives back to the budget what can be had without chunks of this size: the reserve, chunks of other sizes,
     /// encoded chunks. False if there is nothing; an error if there is, and it cannot be stored.
     fn make_room(&self, staging: &Arc<Staging>, workspace: &mut codec::Workspace) -> Result<bool, Trouble> {
-        let mut found = self.evict_elsewhere(staging, workspace)? > 0
-            || self.purse().drop_reserve() > 0
-            || self.warm.trim(self.purse()) > 0;
+        // First what nobody is at: the other chunk may be the other half of an access, which would go on for ever.
+        let mut found = self.purse().drop_reserve() > 0
+            || self.warm.trim(self.purse()) > 0
+            || self.evict_elsewhere(staging, workspace)? > 0;
         while !found && self.free_encoded()? {
             found = self.warm.trim(self.purse()) > 0;
         }

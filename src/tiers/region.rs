@@ -147,7 +147,8 @@ impl Region {
         }
         let prepaid = table::bytes(length / chunk) <= limit / RECORDS_SHARE;
         let records = if prepaid { table::bytes(length / chunk) } else { 0 };
-        let guaranteed = engine.guarantee(|purse| purse.guarantee(length, (2 * chunk).min(length), chunk));
+        // Two chunks, even for a region of one: an instruction that copies is at one of another region, too.
+        let guaranteed = engine.guarantee(|purse| purse.guarantee(length, 2 * chunk, chunk));
         if !guaranteed.map_err(Trouble::error)? {
             return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
         }
