@@ -14,57 +14,79 @@ const FEW: usize = 15;
 /// Threads, and where they may be.
 pub struct Placement {
     threads: Vec<LastingThread>,
-    /// The processor that they are kept off, [`NONE`], or [`LEFT_ALONE`].
+    /// [`Places::kept_off`], to be looked at without the lock.
     kept_off: AtomicUsize,
     places: Mutex<Places>,
 }
-const NONE: usize = usize::MAX;
-/// They are many, or the program or the system has a say in where they are: then we have none.
-const LEFT_ALONE: usize = usize::MAX - 1;
-
 struct Places {
+    /// The processor that they are kept off, [`NONE`], or [`LEFT_ALONE`].
+    kept_off: usize,
     /// Where they could be at first.
     all: Processors,
     /// Where they may be now.
     now: Processors,
 }
+const NONE: usize = usize::MAX;
+/// They are many, or the program or the system has a say in where they are: then we have none.
+const LEFT_ALONE: usize = usize::MAX - 1;
 
 impl Placement {
     /// Of threads that may all be on the same processors.
     pub fn new(threads: Vec<LastingThread>) -> Placement {
         let first = threads.first().filter(|_| threads.len() <= FEW);
         let all = first.and_then(|first| first.affinity().ok());
-        let kept_off = AtomicUsize::new(if all.is_some() { NONE } else { LEFT_ALONE });
+        let kept_off = if all.is_some() { NONE } else { LEFT_ALONE };
         let all = all.unwrap_or_else(Processors::none);
-        Placement { threads, kept_off, places: Mutex::new(Places { all, now: all }) }
+        let places = Mutex::new(Places { kept_off, all, now: all });
+        Placement { threads, kept_off: AtomicUsize::new(kept_off), places }
     }
 
     /// From now on the threads are kept off the processor that the calling thread is on. Costs nothing as long as that is
     /// the same. Of callers at the same time the last one counts.
     pub fn keep_off_caller(&self) {
-        let Some(processor) = system::processor() else { return };
-        let kept_off = self.kept_off.load(Relaxed);
-        if kept_off == processor || kept_off == LEFT_ALONE {
-            return;
+        if let Some(processor) = system::processor() {
+            self.place(processor);
         }
-        if let Some(mut places) = self.places.try_lock() {
-            let moved = self.move_off(&mut places, processor);
-            self.kept_off.store(if moved { processor } else { LEFT_ALONE }, Relaxed);
-        }
+    }
+    /// They may be anywhere again: their caller goes to sleep.
+    pub fn let_go(&self) {
+        self.place(NONE);
     }
 
-    /// False where somebody else places the threads, or there is no other processor.
-    fn move_off(&self, places: &mut Places, processor: usize) -> bool {
-        let others = places.all.without(processor);
-        let ours = |now| now == places.now;
-        if others == Processors::none()
-            || !self.threads.first().is_some_and(|first| first.affinity().is_ok_and(ours))
-        {
-            return false;
+    fn place(&self, kept_off: usize) {
+        let before = self.kept_off.load(Relaxed);
+        if before == kept_off || before == LEFT_ALONE {
+            return;
         }
-        places.now = others;
-        self.threads.iter().all(|thread| thread.set_affinity(others).is_ok())
+        let Some(mut places) = self.places.try_lock() else { return };
+        if places.kept_off == LEFT_ALONE {
+            return;
+        }
+        let wanted = places.all.without(kept_off);
+        // Those that are not where we had put them are somebody else's; the rest is given back.
+        let ours =
+            wanted != Processors::none() && self.threads.iter().all(|thread| is_at(thread, places.now));
+        let moved = ours && self.threads.iter().all(|thread| thread.set_affinity(wanted).is_ok());
+        if moved {
+            (places.kept_off, places.now) = (kept_off, wanted);
+        } else {
+            self.give_back(places.now, places.all);
+            if ours {
+                self.give_back(wanted, places.all);
+            }
+            places.kept_off = LEFT_ALONE;
+        }
+        self.kept_off.store(places.kept_off, Relaxed);
     }
+    /// Those that may be on `some` only may be on `all` again.
+    fn give_back(&self, some: Processors, all: Processors) {
+        for thread in self.threads.iter().filter(|thread| is_at(thread, some)) {
+            let _ = thread.set_affinity(all); // where that fails it stays there, and works there
+        }
+    }
+}
+fn is_at(thread: &LastingThread, processors: Processors) -> bool {
+    thread.affinity().is_ok_and(|found| found == processors)
 }
 
 #[cfg(test)]
@@ -75,11 +97,13 @@ mod tests {
     /// A thread that waits until its sender goes.
     fn waiting() -> (LastingThread, Sender<()>) {
         let (stop, stopped) = channel();
-        (LastingThread::new(std::thread::spawn(move || _ = stopped.recv())), stop)
+        let thread = std::thread::spawn(move || _ = stopped.recv());
+        // SAFETY: the tests ask only while they hold the sender.
+        (unsafe { LastingThread::new(thread) }, stop)
     }
 
     #[test]
-    fn threads_are_kept_off_their_caller() {
+    fn threads_are_kept_off_their_caller_until_let_go() {
         let (thread, _stop) = waiting();
         let all = thread.affinity().unwrap();
         let placement = Placement::new(vec![thread]);
@@ -91,18 +115,21 @@ mod tests {
             others == Processors::none() || thread.affinity().unwrap() == others
         });
         assert!(placed);
+        placement.let_go();
+        assert!(thread.affinity().unwrap() == all);
     }
 
     #[test]
     fn threads_that_the_program_places_are_left_alone() {
-        let (thread, _stop) = waiting();
-        let placement = Placement::new(vec![thread]);
+        let [(first, _stop), (second, _stop_too)] = [waiting(), waiting()];
+        let all = first.affinity().unwrap();
+        let placement = Placement::new(vec![first, second]);
         let here = system::processor().unwrap();
-        let only_here =
-            (0..1024).filter(|x| *x != here).fold(thread.affinity().unwrap(), Processors::without);
-        thread.set_affinity(only_here).unwrap();
+        let only_here = (0..1024).filter(|x| *x != here).fold(all, Processors::without);
+        second.set_affinity(only_here).unwrap();
         placement.keep_off_caller();
-        assert!(thread.affinity().unwrap() == only_here);
-        assert_eq!(placement.kept_off.into_inner(), LEFT_ALONE);
+        assert!(second.affinity().unwrap() == only_here && first.affinity().unwrap() == all);
+        placement.let_go();
+        assert!(second.affinity().unwrap() == only_here);
     }
 }

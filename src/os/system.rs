@@ -350,26 +350,29 @@ impl PartialEq for Processors {
     }
 }
 
-/// A thread that can be asked about for as long as the process lives: one that is neither joined nor detached.
+/// A thread that never ends.
 #[derive(Clone, Copy)]
 pub struct LastingThread(libc::pthread_t);
 impl LastingThread {
     /// Gives up joining it.
-    pub fn new(thread: std::thread::JoinHandle<()>) -> LastingThread {
+    ///
+    /// # Safety
+    /// As long as it is asked about, the thread runs, and this is the process it runs in.
+    pub unsafe fn new(thread: std::thread::JoinHandle<()>) -> LastingThread {
         LastingThread(std::os::unix::thread::JoinHandleExt::into_pthread_t(thread))
     }
     /// The processors it may run on. pthread_getaffinity_np.
     pub fn affinity(self) -> Result<Processors, Errno> {
         check(Operation::Affinity)?;
         let mut set = Processors::none();
-        // SAFETY: fills in the set; the thread's handle stays valid.
+        // SAFETY: fills in the set; the thread runs, by the rule of `new`.
         let error = unsafe { libc::pthread_getaffinity_np(self.0, size_of::<libc::cpu_set_t>(), &mut set.0) };
         if error == 0 { Ok(set) } else { Err(Errno(error)) }
     }
     /// Lets it run on these only. pthread_setaffinity_np.
     pub fn set_affinity(self, processors: Processors) -> Result<(), Errno> {
         check(Operation::Affinity)?;
-        // SAFETY: reads the set; the thread's handle stays valid.
+        // SAFETY: reads the set; the thread runs, by the rule of `new`.
         let error =
             unsafe { libc::pthread_setaffinity_np(self.0, size_of::<libc::cpu_set_t>(), &processors.0) };
         if error == 0 { Ok(()) } else { Err(Errno(error)) }

@@ -36,7 +36,7 @@ mod tail;
 mod transit;
 mod trouble;
 mod warm;
-mod word;
+pub(crate) mod word;
 mod workspace;
 
 pub(crate) use fork::{HOOKS, report};

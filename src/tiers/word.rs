@@ -46,9 +46,9 @@ impl AtomicWord for AtomicU32 {
     }
 }
 
-/// For the models of this module tree.
+/// For models.
 #[cfg(test)]
-pub(super) mod modelled {
+pub(crate) mod modelled {
     use super::*;
     use loom::sync::{Condvar, Mutex};
 

@@ -8,6 +8,7 @@
 //! Sums are accumulated over blocks of at most `tiles::DEPTH` terms.
 mod first_use;
 mod fuse;
+mod job;
 mod multiply;
 mod pack;
 mod permute;

@@ -1,6 +1,6 @@
 //! The threads that share work with the caller: those of products, one less than processors since the caller works too, and
-//! those of the decompositions, rayon's global pool, which is what faer uses.
-use super::first_use;
+//! as many as processors of the decompositions, rayon's global pool, which is what faer uses.
+use super::{first_use, job};
 use crate::defect;
 use crate::os::injection::{Operation, check};
 use crate::os::placement::Placement;
@@ -26,13 +26,15 @@ impl Workers {
             Ok(())
         };
         let pool = builder.spawn_handler(keep).build().ok()?;
-        let threads = threads.into_iter().map(LastingThread::new).collect();
+        // SAFETY: a pool that is never dropped keeps its threads, and a forked child has no use for it.
+        let threads = threads.into_iter().map(|thread| unsafe { LastingThread::new(thread) }).collect();
         Some(Workers { pool, placement: Placement::new(threads) })
     }
-    /// Runs `body` on the calling thread, and what it spawns on these.
-    pub fn scope<'scope, R>(&self, body: impl FnOnce(&rayon::Scope<'scope>) -> R) -> R {
+    /// Runs `own` on the calling thread, and `work` on up to `helpers` of these that are free meanwhile.
+    pub fn help<R>(&self, helpers: usize, work: &(dyn Fn() + Sync), own: impl FnOnce() -> R) -> R {
         self.placement.keep_off_caller();
-        self.pool.in_place_scope(body)
+        let spawn = |helper: job::Helper| self.pool.spawn(|| helper.run());
+        job::run(helpers, spawn, work, own, || self.placement.let_go())
     }
 }
 fn start(thread: rayon::ThreadBuilder) -> io::Result<JoinHandle<()>> {
