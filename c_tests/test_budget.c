@@ -17,6 +17,7 @@ static int fill(void *argument) {
     const filling_t *filling = argument;
     unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = CAP, .enable_growth = true});
     memory->free(memory->allocate(filling->size, filling->alignment));
+    EXPECT(!memory->allocate(2 * CAP, filling->alignment), "twice the budget"); /* code of refusals is resident from now on */
     unimem_trim(memory);
     size_t before = resident_bytes(), count = 0;
     for (char *block; (block = memory->allocate(filling->size, filling->alignment)) != NULL; count++)
