@@ -1,5 +1,6 @@
 //! Sending chunks out: choosing one and taking its pages. What happens to them then is in store.rs.
-use super::budget::Purse;
+use super::budget::BudgetAccount;
+use super::chunk_error::ChunkError;
 use super::codec;
 use super::engine::Engine;
 use super::fault::pages::is_busy;
@@ -10,14 +11,13 @@ use super::state::{Phase, Settle};
 use super::sweep::YOUNGEST;
 use super::table::Which;
 use super::transit::Transit;
-use super::trouble::Trouble;
 use crate::os::map::PAGE;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 /// Of the budget, the part in which chunks stay in the clear before encoded ones have to leave RAM for them.
 const CLEAR_SHARE: usize = 8;
-/// Full slots the crew keeps in stock.
+/// Full slots the worker threads keep in stock.
 const SPARE: usize = 2;
 /// Bytes of pages that stay in stock when chunks are sent out on advice.
 const MOST_KEPT: usize = 4 << 20;
@@ -31,12 +31,12 @@ impl Engine {
         &self,
         region: &Region,
         workspace: &mut codec::Workspace,
-    ) -> Result<Slot, Trouble> {
+    ) -> Result<Slot, ChunkError> {
         let staging = region.staging();
         let mut failures = 0;
-        let mut failed = |trouble| {
+        let mut failed = |error| {
             failures += 1;
-            if failures < ATTEMPTS { Ok(()) } else { Err(trouble) }
+            if failures < ATTEMPTS { Ok(()) } else { Err(error) }
         };
         loop {
             // Before looking: whatever becomes free from here on changes it.
@@ -51,13 +51,13 @@ impl Engine {
                 }
                 // Or by chunks of this very region, which is known to nobody any more, and whose owner waits for this claim.
                 if region.is_leaving() {
-                    return Err(Trouble::Leaving);
+                    return Err(ChunkError::Leaving);
                 }
                 // Or by chunks that have no other place: then one of those has to be wanted first.
                 if self.staged_chunks(staging) < staging.count() {
                     staging.wait();
                 } else if !self.starve(seen) {
-                    return Err(Trouble::NoRoom);
+                    return Err(ChunkError::NoRoom);
                 }
                 continue;
             };
@@ -92,29 +92,33 @@ impl Engine {
                     match self.make_room(staging, workspace) {
                         Ok(true) => {}
                         Ok(false) if self.starve(seen) => {}
-                        Ok(false) => return Err(Trouble::NoRoom),
-                        Err(trouble) => failed(trouble)?,
+                        Ok(false) => return Err(ChunkError::NoRoom),
+                        Err(error) => failed(error)?,
                     }
                 }
-                Err(trouble) => failed(trouble)?,
+                Err(error) => failed(error)?,
             }
         }
     }
     /// Gives back to the budget what can be had without chunks of this size: chunks of other sizes, the reserve,
     /// encoded chunks. False if there is nothing; an error if there is, and it cannot be stored.
-    fn make_room(&self, staging: &Arc<Staging>, workspace: &mut codec::Workspace) -> Result<bool, Trouble> {
+    fn make_room(
+        &self,
+        staging: &Arc<Staging>,
+        workspace: &mut codec::Workspace,
+    ) -> Result<bool, ChunkError> {
         let mut found = self.evict_elsewhere(staging, workspace)? > 0
-            || self.purse().drop_reserve() > 0
-            || self.warm.trim(self.purse()) > 0;
-        while !found && self.chill_oldest()? {
-            found = self.warm.trim(self.purse()) > 0;
+            || self.account().drop_reserve() > 0
+            || self.warm.trim(self.account()) > 0;
+        while !found && self.demote_oldest()? {
+            found = self.warm.trim(self.account()) > 0;
         }
         Ok(found)
     }
-    /// Asks the purse for something to be guaranteed; encoded chunks go to disk for it.
-    pub(super) fn guarantee(&self, ask: impl Fn(&Purse) -> bool) -> Result<bool, Trouble> {
-        while !ask(self.purse()) {
-            if self.warm.trim(self.purse()) == 0 && !self.chill_oldest()? {
+    /// Asks the account for something to be guaranteed; encoded chunks go to disk for it.
+    pub(super) fn guarantee(&self, ask: impl Fn(&BudgetAccount) -> bool) -> Result<bool, ChunkError> {
+        while !ask(self.account()) {
+            if self.warm.trim(self.account()) == 0 && !self.demote_oldest()? {
                 return Ok(false);
             }
         }
@@ -137,16 +141,16 @@ impl Engine {
         same.map(|region| of(region)).sum()
     }
     /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
-    fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, Trouble> {
-        if !self.purse().charge_pages(staging.chunk()) {
+    fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, ChunkError> {
+        if !self.account().charge_pages(staging.chunk()) {
             return Ok(Err(slot));
         }
         match self.pages().fill_slot(staging.span(&slot), staging.nursery(&slot)) {
             Ok(()) => Ok(Ok(slot)),
             Err(errno) => {
-                self.purse().discharge_pages(staging.chunk());
+                self.account().discharge_pages(staging.chunk());
                 staging.put_empty(slot);
-                Err(Trouble::Pages(errno))
+                Err(ChunkError::Pages(errno))
             }
         }
     }
@@ -175,23 +179,23 @@ impl Engine {
         let Some(slot) = slot else { return };
         if self.reserve_comes_first(staging) {
             self.drop_pages(staging, slot);
-            super::crew::stock(region);
+            super::workers::stock(region);
         } else {
             staging.put_full(slot);
         }
     }
     /// Whether room for encoded chunks is wanted before more pages for chunks in the clear.
     fn reserve_comes_first(&self, staging: &Staging) -> bool {
-        self.purse().wants_reserve() && self.purse().pages() > self.clear_floor(staging.chunk())
+        self.account().wants_reserve() && self.account().pages() > self.clear_floor(staging.chunk())
     }
     /// Bytes that stay in the clear however much could be kept encoded instead.
     fn clear_floor(&self, chunk: usize) -> usize {
-        (self.purse().limit() / CLEAR_SHARE).max(4 * chunk)
+        (self.account().limit() / CLEAR_SHARE).max(4 * chunk)
     }
     pub(super) fn drop_pages(&self, staging: &Staging, mut slot: Slot) {
         staging.empty(&mut slot);
         staging.put_empty(slot);
-        self.purse().discharge_pages(staging.chunk());
+        self.account().discharge_pages(staging.chunk());
     }
     /// Gives back pages of free slots, up to `most` bytes.
     pub(super) fn drop_full(&self, staging: &Staging, most: usize) -> usize {
@@ -212,7 +216,7 @@ impl Engine {
         staging: &Arc<Staging>,
         slot: Slot,
         workspace: &mut codec::Workspace,
-    ) -> Result<Option<Slot>, Trouble> {
+    ) -> Result<Option<Slot>, ChunkError> {
         let regions = self.regions();
         points::pass(Point::RegionsListed);
         let mut failed = None;
@@ -238,14 +242,14 @@ impl Engine {
             return self.store(transit, slot, workspace).map(Some);
         }
         staging.put_empty(slot);
-        failed.map_or(Ok(None), |errno| Err(Trouble::Pages(errno)))
+        failed.map_or(Ok(None), |errno| Err(ChunkError::Pages(errno)))
     }
     /// Evicts a chunk of another size and gives its pages back. Gives the bytes.
     fn evict_elsewhere(
         &self,
         not: &Arc<Staging>,
         workspace: &mut codec::Workspace,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<usize, ChunkError> {
         for staging in self.stagings().iter().filter(|s| !Arc::ptr_eq(s, not)) {
             let bytes = self.evict_bytes(staging, 1, workspace)?;
             if bytes > 0 {
@@ -260,7 +264,7 @@ impl Engine {
         staging: &Arc<Staging>,
         wanted: usize,
         workspace: &mut codec::Workspace,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<usize, ChunkError> {
         let mut bytes = self.drop_full(staging, wanted);
         while bytes < wanted {
             let slot = match staging.take_empty() {
@@ -320,7 +324,7 @@ impl Engine {
         staging.take_empty().or_else(|| {
             let mut slot = staging.take_full()?;
             staging.empty(&mut slot);
-            self.purse().discharge_pages(staging.chunk());
+            self.account().discharge_pages(staging.chunk());
             Some(slot)
         })
     }
@@ -385,9 +389,9 @@ impl Engine {
     }
     fn reclaim_with(&self, wanted: usize, workspace: &mut codec::Workspace) -> usize {
         let _pages = self.pages_in_hand();
-        let before = self.purse().held();
-        let freed = || before.saturating_sub(self.purse().held());
-        self.warm.trim(self.purse());
+        let before = self.account().held();
+        let freed = || before.saturating_sub(self.account().held());
+        self.warm.trim(self.account());
         for staging in self.stagings().iter() {
             while freed() < wanted {
                 match self.evict_bytes(staging, wanted - freed(), workspace) {
@@ -396,19 +400,19 @@ impl Engine {
                 }
             }
         }
-        while freed() < wanted && self.chill_oldest() == Ok(true) {
-            self.warm.trim(self.purse());
+        while freed() < wanted && self.demote_oldest() == Ok(true) {
+            self.warm.trim(self.account());
         }
         if freed() < wanted {
-            self.purse().drop_reserve();
+            self.account().drop_reserve();
         }
         freed()
     }
     /// Charges records of chunks; chunks leave for them. False if there is no room even so.
     pub(super) fn charge_records(&self, bytes: usize, workspace: &mut codec::Workspace) -> bool {
-        while !self.purse().charge_records(bytes) {
+        while !self.account().charge_records(bytes) {
             if self.reclaim_with(bytes, workspace) == 0 {
-                return self.purse().charge_records(bytes);
+                return self.account().charge_records(bytes);
             }
         }
         true
@@ -421,10 +425,10 @@ impl Engine {
             return;
         }
         if !self.charge_records(PAGE, workspace) {
-            self.purse().charge_records_anyway(PAGE);
+            self.account().charge_records_anyway(PAGE);
         }
         if !region.note_record_charged(index) {
-            self.purse().discharge_records(PAGE);
+            self.account().discharge_records(PAGE);
         }
     }
     /// Sends a chunk out if nobody uses it. For advice; failure is no error.

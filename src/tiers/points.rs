@@ -14,7 +14,7 @@ pub enum Point {
     RoomInherited,
     /// An encoded chunk is about to be claimed to be written out.
     OldestChosen,
-    /// A chunk is about to be brought in by the crew.
+    /// A chunk is about to be brought in by the worker threads.
     BringingAhead,
     /// A chunk that is read ahead is claimed, and about to be given a slot.
     Staging,

@@ -1,4 +1,5 @@
 //! Storing a chunk that has left the region: encoded in RAM, or in the spill file, or back in place if neither works.
+use super::chunk_error::ChunkError;
 use super::codec::{self, Form};
 use super::engine::Engine;
 use super::fill::{checksum, content_hash, whole_pages};
@@ -8,7 +9,6 @@ use super::staging::Slot;
 use super::state::{Phase, Settle};
 use super::table::Which;
 use super::transit::Transit;
-use super::trouble::Trouble;
 use crate::recording::{self, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Engine {
         mut transit: Transit,
         mut slot: Slot,
         workspace: &mut codec::Workspace,
-    ) -> Result<Slot, Trouble> {
+    ) -> Result<Slot, ChunkError> {
         let (region, index) = (transit.region, transit.index);
         let counters = &region.counters;
         let chunk = region.chunk_size();
@@ -40,7 +40,7 @@ impl Engine {
             counters.note_kept(clean);
             if clean {
                 counters.evictions.fetch_add(1, Relaxed);
-                let tier = transit.home();
+                let tier = transit.stored_tier();
                 transit.settle(Phase::Stored, Settle::default());
                 region.record(begun, Movement::Eviction, tier, index);
                 return Ok(slot);
@@ -71,14 +71,14 @@ impl Engine {
         match self.keep(&mut transit, form, &mut memory[..whole_pages(length).max(length)], length) {
             Ok(()) => {
                 counters.evictions.fetch_add(1, Relaxed);
-                let tier = transit.home();
+                let tier = transit.stored_tier();
                 transit.settle(Phase::Stored, Settle::default());
                 region.record(begun, Movement::Eviction, tier, index);
                 Ok(slot)
             }
-            Err(trouble) => {
+            Err(error) => {
                 self.put_back(transit, form, length, slot, workspace);
-                Err(trouble)
+                Err(error)
             }
         }
     }
@@ -89,7 +89,7 @@ impl Engine {
         form: Form,
         memory: &mut [u8],
         length: usize,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ChunkError> {
         let region = transit.region;
         let pages = whole_pages(length);
         memory[length..].fill(0);
@@ -100,13 +100,13 @@ impl Engine {
         stored.content_known = false;
         if form == Form::Blocks && pages <= region.chunk_size() / 8 * WORTH_KEEPING {
             loop {
-                if let Some(extent) = self.warm.store(self.purse(), &memory[..length]) {
+                if let Some(extent) = self.warm.store(self.account(), &memory[..length]) {
                     transit.stored().warm = extent;
                     region.counters.warm.fetch_add(pages, Relaxed);
                     return Ok(());
                 }
                 // The oldest make room, on disk. Where that fails, so will this chunk, and say why.
-                if self.chill_oldest() != Ok(true) {
+                if self.demote_oldest() != Ok(true) {
                     break;
                 }
             }
@@ -114,13 +114,14 @@ impl Engine {
         self.write_out(transit, &memory[..pages])
     }
     /// Writes a chunk's encoded bytes to its place on disk.
-    fn write_out(&self, transit: &mut Transit, bytes: &[u8]) -> Result<(), Trouble> {
+    fn write_out(&self, transit: &mut Transit, bytes: &[u8]) -> Result<(), ChunkError> {
         let region = transit.region;
-        let (file, spill, offset) = region.room().place_for_writing(transit.index).map_err(Trouble::Disk)?;
-        spill.write(bytes, offset).map_err(Trouble::Disk)?;
+        let (file, spill, offset) =
+            region.spill_space().place_for_writing(transit.index).map_err(ChunkError::Disk)?;
+        spill.write(bytes, offset).map_err(ChunkError::Disk)?;
         points::pass(Point::Written);
         transit.stored().file = file;
-        region.room().note_stored(file, transit.index, true);
+        region.spill_space().note_stored(file, transit.index, true);
         region.counters.cold.fetch_add(bytes.len(), Relaxed);
         region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
         Ok(())
@@ -159,7 +160,7 @@ impl Engine {
         }
     }
     /// Writes the chunk that has been encoded in RAM the longest to disk. False if none can be had.
-    pub(super) fn chill_oldest(&self) -> Result<bool, Trouble> {
+    pub(super) fn demote_oldest(&self) -> Result<bool, ChunkError> {
         let regions = self.regions();
         let now = self.tick();
         let oldest = |r: &&Arc<Region>| {
@@ -172,17 +173,17 @@ impl Engine {
             let Some(index) = region.lists().oldest(Which::Warm) else { continue };
             points::pass(Point::OldestChosen);
             if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
-                return self.chill(transit).map(|()| true);
+                return self.demote(transit).map(|()| true);
             }
             // Claimed by somebody else, who may have listed it anew meanwhile, here or elsewhere.
             region.lists().rotate(region.table(), index);
         }
         Ok(false)
     }
-    fn chill(&self, mut transit: Transit) -> Result<(), Trouble> {
+    fn demote(&self, mut transit: Transit) -> Result<(), ChunkError> {
         let (region, index) = (transit.region, transit.index);
         let begun = recording::begin();
-        match self.chill_claimed(&mut transit) {
+        match self.demote_claimed(&mut transit) {
             Ok(true) => {
                 transit.settle(Phase::Stored, Settle::default());
                 region.record(begun, Movement::Spill, Tier::Cold, index);
@@ -195,7 +196,7 @@ impl Engine {
         }
     }
     /// Writes the encoded bytes of a claimed chunk to disk. False if they are not in RAM.
-    pub(super) fn chill_claimed(&self, transit: &mut Transit) -> Result<bool, Trouble> {
+    pub(super) fn demote_claimed(&self, transit: &mut Transit) -> Result<bool, ChunkError> {
         let region = transit.region;
         let stored = *transit.stored();
         let length = stored.length as usize;
@@ -208,7 +209,7 @@ impl Engine {
             self.write_out(transit, bytes)?;
         }
         transit.stored().warm = 0;
-        self.warm.free(self.purse(), stored.warm, length);
+        self.warm.free(self.account(), stored.warm, length);
         region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
         Ok(true)
     }
@@ -222,7 +223,7 @@ impl Engine {
                 region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
                 // SAFETY: the claim owns the chunk, and its contents are given up.
                 unsafe { self.pages().vacate(transit.span()) };
-                self.purse().discharge_pages(region.chunk_size());
+                self.account().discharge_pages(region.chunk_size());
             }
             Phase::Staged => {
                 // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.

@@ -144,7 +144,7 @@ fn memory_that_holds_all_slots_is_freed_while_the_crew_wants_one_for_it() {
         (0..slots).for_each(|index| region.stage(index));
         assert_eq!(engine.staged_chunks(region.staging()), slots);
         let (freed, frees) = channel();
-        let crew = {
+        let worker = {
             let (engine, region) = (engine.clone(), region.clone());
             std::thread::spawn(move || {
                 let leaving = region.clone();
@@ -160,7 +160,7 @@ fn memory_that_holds_all_slots_is_freed_while_the_crew_wants_one_for_it() {
         };
         let patience = core::time::Duration::from_secs(60);
         assert_eq!(frees.recv_timeout(patience), Ok(true), "{mechanism:?}: both wait for each other");
-        crew.join().unwrap();
+        worker.join().unwrap();
         assert_eq!(engine.held(), 0);
     }
 }
