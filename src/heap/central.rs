@@ -222,7 +222,7 @@ impl Central {
             wanted = if wanted > 1 && taken == 0 { 1 } else { 0 };
         }
         for index in inner.carved as usize..inner.carved as usize + wanted {
-            heap.dress(span.address_of(index), stride - heap.prefix(), class as u16);
+            heap.write_header(span.address_of(index), stride - heap.prefix(), class as u16);
             span.slot(index).set(tag);
             hand_out(index);
         }

@@ -3,7 +3,7 @@
 //! From 2 MiB up they start on a huge page and ask for huge pages. A freed mapping is kept for the next blocks
 //! (kept.rs); a growing one is extended, or moved by its page tables, without a copy.
 use super::central::Central;
-use super::kept::Want;
+use super::kept::RangeRequest;
 use super::size_class::SLICE;
 use super::slot;
 use super::span::{ALL, Span};
@@ -41,8 +41,8 @@ impl Place {
     fn reserve(self, length: usize) -> Option<usize> {
         map::map(length, self.alignment, self.offset)
     }
-    fn want(self, length: usize) -> Want {
-        Want { length, alignment: self.alignment, offset: self.offset }
+    fn request(self, length: usize) -> RangeRequest {
+        RangeRequest { length, alignment: self.alignment, offset: self.offset }
     }
 }
 
@@ -57,7 +57,7 @@ impl Heap {
         self.count(|_| ())?;
         let (place, length) = self.mapping_for(size, alignment, slack);
         let mut central = self.central.lock();
-        let kept = central.kept.reuse_range(place.want(length));
+        let kept = central.kept.reuse_range(place.request(length));
         let fresh = kept.is_none();
         let span = match kept {
             Some(span) => span,
@@ -91,7 +91,7 @@ impl Heap {
             // Advice: a page that ends up on another node still works.
             let _ = numa::bind_to_current_node(NonNull::new(base as *mut u8).expect("mapped"), length);
         }
-        self.dress(first, length - place.lead, u16::MAX);
+        self.write_header(first, length - place.lead, u16::MAX);
         self.count(|cache| cache.count_allocation(self, size, false))?;
         Ok(NonNull::new(first as *mut u8).expect("mappings are not at address 0"))
     }
@@ -106,7 +106,7 @@ impl Heap {
         movable: usize,
     ) -> bool {
         let (place, length) = self.mapping_for(size, alignment, slack);
-        central.kept.range_for(place.want(length)).is_some() || central.kept.fits(self, length, movable)
+        central.kept.range_for(place.request(length)).is_some() || central.kept.fits(self, length, movable)
     }
 
     /// Where a block lies in its mapping, and how long that is.
@@ -225,7 +225,7 @@ impl Heap {
         drop(central);
         let arrived = (now + lead) as *const u8;
         departure.into_iter().for_each(|departure| departure.arrive(arrived, size));
-        self.dress(now + lead, new - lead, u16::MAX);
+        self.write_header(now + lead, new - lead, u16::MAX);
         Ok(Some((now + lead) as *mut u8))
     }
 
