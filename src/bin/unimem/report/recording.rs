@@ -136,7 +136,7 @@ pub struct End {
 
 /// A whole recording.
 #[derive(Default)]
-pub struct Story {
+pub struct Recording {
     pub command: Vec<String>,
     pub process: u64,
     /// Nanoseconds since 1970.
@@ -164,16 +164,16 @@ struct Outstanding {
 }
 #[derive(Default)]
 struct Reader {
-    story: Story,
+    recording: Recording,
     sites: HashMap<(Memory, Vec<u64>), usize>,
     outstanding: HashMap<u64, Outstanding>,
     /// What is not as it should be in records that are whole.
     odd: bool,
 }
 
-impl Story {
+impl Recording {
     /// Reads a file.
-    pub fn read(path: &Path) -> Result<Story, Failure> {
+    pub fn read(path: &Path) -> Result<Recording, Failure> {
         let failed =
             |problem: &dyn std::fmt::Display| Failure::new(1, format!("{}: {problem}", path.display()));
         let file = std::fs::read(path).map_err(|error| failed(&error))?;
@@ -185,12 +185,12 @@ impl Story {
         });
         drop(progress);
         let cut = read.map_err(|damage| failed(&damage))?;
-        let mut story = reader.finish().ok_or_else(|| failed(&"the recording contradicts itself"))?;
-        story.cut = cut;
-        if story.samples.is_empty() {
+        let mut recording = reader.finish().ok_or_else(|| failed(&"the recording contradicts itself"))?;
+        recording.cut = cut;
+        if recording.samples.is_empty() {
             return Err(failed(&"the recording ends before its first sample"));
         }
-        Ok(story)
+        Ok(recording)
     }
     /// Nanoseconds from its begin to the last that is known.
     pub fn duration(&self) -> u64 {
@@ -248,17 +248,17 @@ fn words(command: &[u8]) -> Vec<String> {
 
 impl Reader {
     fn take(&mut self, record: Record<'static>) {
-        let story = &mut self.story;
+        let recording = &mut self.recording;
         match record {
             Record::Program { began, process, interval, command } => {
-                (story.began, story.process, story.interval) = (began, process, interval);
-                story.command = words(&command);
+                (recording.began, recording.process, recording.interval) = (began, process, interval);
+                recording.command = words(&command);
             }
             Record::Module { bias, start, end, size, modified, path } => {
                 let path = String::from_utf8_lossy(&path).into_owned();
                 let module = Module { bias, start, end, size, modified, path };
-                if !story.modules.contains(&module) {
-                    story.modules.push(module);
+                if !recording.modules.contains(&module) {
+                    recording.modules.push(module);
                 }
             }
             Record::Sample {
@@ -281,7 +281,7 @@ impl Reader {
                     self.odd = true;
                     return;
                 };
-                story.samples.push(Sample {
+                recording.samples.push(Sample {
                     time,
                     resident,
                     live,
@@ -299,10 +299,10 @@ impl Reader {
             Record::Moved { time, duration, thread, movement, memory, tier, mechanism, bytes, address } => {
                 let moved =
                     Moved { time, duration, thread, movement, memory, tier, mechanism, bytes, address };
-                story.moved.push(moved);
+                recording.moved.push(moved);
             }
             Record::Contracted { time, duration, thread, flops, tiered, rows, columns, sums } => {
-                story.contracted.push(Contracted {
+                recording.contracted.push(Contracted {
                     time,
                     duration,
                     thread,
@@ -321,10 +321,10 @@ impl Reader {
                 let (classes, rest) = classes.as_chunks::<3>();
                 self.odd |= !rest.is_empty() || classes.iter().any(|class| class[0] > 64);
                 let class = |&[log2, blocks, bytes]: &[u64; 3]| SizeClass { log2, blocks, bytes };
-                story.sizes.push(Sizes { time, classes: classes.iter().map(class).collect() });
+                recording.sizes.push(Sizes { time, classes: classes.iter().map(class).collect() });
             }
             Record::Live { address, size, memory, stack } => {
-                story.live.push(Live {
+                recording.live.push(Live {
                     address,
                     size,
                     memory,
@@ -332,12 +332,12 @@ impl Reader {
                     frames: Vec::new(),
                 });
             }
-            Record::Lost { events, .. } => story.lost += events,
-            Record::End { time, blocks, bytes } => story.end = Some(End { time, blocks, bytes }),
+            Record::Lost { events, .. } => recording.lost += events,
+            Record::End { time, blocks, bytes } => recording.end = Some(End { time, blocks, bytes }),
         }
     }
     fn allocated(&mut self, address: u64, size: u64, weight: u64, memory: Memory, stack: Vec<u64>) {
-        let sites = &mut self.story.sites;
+        let sites = &mut self.recording.sites;
         let site = *self.sites.entry((memory, stack)).or_insert_with_key(|(memory, stack)| {
             sites.push(Site::new(*memory, stack.clone()));
             sites.len() - 1
@@ -356,35 +356,35 @@ impl Reader {
     }
     fn freed(&mut self, address: u64) {
         if let Some(gone) = self.outstanding.remove(&address) {
-            let site = &mut self.story.sites[gone.site];
+            let site = &mut self.recording.sites[gone.site];
             site.live_bytes = site.live_bytes.saturating_sub(gone.weight);
             site.live_blocks = (site.live_blocks - gone.blocks).max(0.0);
         }
     }
-    fn finish(self) -> Option<Story> {
-        let Reader { mut story, outstanding, odd, .. } = self;
+    fn finish(self) -> Option<Recording> {
+        let Reader { mut recording, outstanding, odd, .. } = self;
         if odd {
             return None;
         }
-        let mut names = Names::new(&story.modules);
+        let mut names = Names::new(&recording.modules);
         let mut progress = Progress::of("looking up names");
-        let stacks = story.live.len() + story.sites.len();
-        for (done, live) in story.live.iter_mut().enumerate() {
+        let stacks = recording.live.len() + recording.sites.len();
+        for (done, live) in recording.live.iter_mut().enumerate() {
             progress.at(done, stacks);
             if live.stack.is_empty()
                 && let Some(known) = outstanding.get(&live.address)
             {
-                live.stack = story.sites[known.site].stack.clone();
+                live.stack = recording.sites[known.site].stack.clone();
             }
             live.frames = names.frames(&live.stack);
         }
-        for (done, site) in story.sites.iter_mut().enumerate() {
-            progress.at(story.live.len() + done, stacks);
+        for (done, site) in recording.sites.iter_mut().enumerate() {
+            progress.at(recording.live.len() + done, stacks);
             site.frames = names.frames(&site.stack);
         }
-        story.sites = joined(story.sites);
-        story.sites.sort_by_key(|site| std::cmp::Reverse((site.live_bytes, site.bytes)));
-        story.samples.sort_by_key(|sample| sample.time);
-        Some(story)
+        recording.sites = joined(recording.sites);
+        recording.sites.sort_by_key(|site| std::cmp::Reverse((site.live_bytes, site.bytes)));
+        recording.samples.sort_by_key(|sample| sample.time);
+        Some(recording)
     }
 }
