@@ -10,8 +10,8 @@ mod first_use;
 mod fuse;
 mod multiply;
 mod pack;
+mod pack_buffer;
 mod permute;
-mod room;
 pub mod scan;
 #[cfg(test)]
 mod tests;

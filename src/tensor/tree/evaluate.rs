@@ -7,7 +7,7 @@ use crate::tensor::kernel::scan::scale;
 use crate::tensor::kernel::{Axis, OPERATIONS_PER_TERM, Product};
 use crate::tensor::memory::{Account, Block, Memory};
 use crate::tensor::network::{Network, storage_for};
-use crate::tensor::tiled::{self, Home, Source, Target};
+use crate::tensor::tiled::{self, ChunkedMemory, Source, Target};
 use crate::tensor::{Complex, shape};
 use std::rc::Rc;
 use std::time::Instant;
@@ -69,10 +69,10 @@ impl Tensor {
             (Some(block), _) => {
                 // SAFETY: written by the step that made it; nobody writes it any more.
                 let elements = unsafe { block.elements(elements(&self.axes)) };
-                Source { elements, home: block.home() }
+                Source { elements, chunked: block.chunked() }
             }
             (None, Some(id)) => network.node(*id).source(),
-            (None, None) => Source { elements: &[], home: None },
+            (None, None) => Source { elements: &[], chunked: None },
         }
     }
 }
@@ -153,7 +153,7 @@ fn evaluate(
             None => {
                 let node = network.node(ids[tensor]);
                 let source = node.source();
-                let scale = if source.home.is_some() { Scale::unknown() } else { Scale::measure(source)? };
+                let scale = if source.chunked.is_some() { Scale::unknown() } else { Scale::measure(source)? };
                 Ok(Tensor { axes: labels.axes(network, ids[tensor]), data: None, scale })
             }
         };
@@ -170,7 +170,7 @@ fn evaluate(
             [step.upper, step.lower]
                 .into_iter()
                 .filter_map(|tensor| ids.get(tensor))
-                .find_map(|id| network.node(*id).source().home)
+                .find_map(|id| network.node(*id).source().chunked)
         });
         tensors.push(multiply(
             network,
@@ -207,7 +207,7 @@ fn multiply(
     [left, right]: [&Tensor; 2],
     [left_source, right_source]: [Source; 2],
     target: Option<(&[usize], &mut [Complex])>,
-    next: Option<&dyn Home>,
+    next: Option<&dyn ChunkedMemory>,
     marks: &mut [usize],
     done: &mut f64,
 ) -> Result<Option<Tensor>> {
@@ -246,7 +246,7 @@ fn multiply(
     let last = target.is_some();
     let mut block = None;
     let mut out = match target {
-        Some((_, elements)) => Target { elements, home: None },
+        Some((_, elements)) => Target { elements, chunked: None },
         None => block.insert(memory.elements(count, storage_for(memory, count))?).target(count),
     };
     let mut scales = [left.scale, right.scale];
@@ -262,7 +262,7 @@ fn multiply(
         };
         tiled::multiply(&product, left_source, right_source, &mut out, memory.pinnable(), next, &mut tick)?;
         let unknown = scales.iter().any(Scale::is_unknown);
-        if !unknown || !Scale::looks_wrong(Source { elements: out.elements, home: out.home })? {
+        if !unknown || !Scale::looks_wrong(Source { elements: out.elements, chunked: out.chunked })? {
             break made;
         }
         for (scale, source) in scales.iter_mut().zip([left_source, right_source]) {
