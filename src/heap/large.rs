@@ -14,7 +14,7 @@ use crate::os::numa;
 
 /// Where a block lies in its mapping, and how the mapping is aligned.
 #[derive(Clone, Copy)]
-struct Place {
+struct Placement {
     /// From the start of the mapping to the block.
     lead: usize,
     /// The start of the mapping plus `offset` is a multiple of this, a slice at least.
@@ -22,16 +22,16 @@ struct Place {
     /// See `alignment`: 0, or a slice.
     offset: usize,
 }
-impl Place {
-    fn of(heap: &Heap, size: usize, alignment: usize) -> Place {
+impl Placement {
+    fn of(heap: &Heap, size: usize, alignment: usize) -> Placement {
         let page = if size >= HUGE_PAGE { HUGE_PAGE } else { SLICE };
         match heap.prefix() {
-            0 => Place { lead: 0, alignment: alignment.max(page), offset: 0 },
+            0 => Placement { lead: 0, alignment: alignment.max(page), offset: 0 },
             // The prefix and the block share a slice, or the prefix has one of its own.
             prefix if alignment < SLICE => {
-                Place { lead: prefix.next_multiple_of(alignment), alignment: page, offset: 0 }
+                Placement { lead: prefix.next_multiple_of(alignment), alignment: page, offset: 0 }
             }
-            _ => Place { lead: SLICE, alignment, offset: SLICE },
+            _ => Placement { lead: SLICE, alignment, offset: SLICE },
         }
     }
     fn map(self, length: usize) -> Option<usize> {
@@ -110,12 +110,12 @@ impl Heap {
     }
 
     /// Where a block lies in its mapping, and how long that is.
-    fn mapping_for(&self, size: usize, alignment: usize, slack: usize) -> (Place, usize) {
-        let place = Place::of(self, size, alignment);
+    fn mapping_for(&self, size: usize, alignment: usize, slack: usize) -> (Placement, usize) {
+        let place = Placement::of(self, size, alignment);
         (place, round_to_page(place.lead + size + slack))
     }
 
-    fn make_large(&self, central: &mut Central, length: usize, place: Place) -> Option<NonNull<Span>> {
+    fn make_large(&self, central: &mut Central, length: usize, place: Placement) -> Option<NonNull<Span>> {
         let most_in_use = central.kept.most_in_use();
         if !central.kept.charge(self, length) {
             return None;
@@ -206,7 +206,8 @@ impl Heap {
         page_map::remove(base, base + old);
         let mut departure = None;
         let depart = || departure = marked.then(|| attributes::depart(first as *const u8));
-        let Some(now) = self.move_or_stay(base, old, new, Place::of(self, size, alignment), depart) else {
+        let Some(now) = self.move_or_stay(base, old, new, Placement::of(self, size, alignment), depart)
+        else {
             // A range joined from several mappings is not moved by the system; then a copy has to do.
             page_map::insert(base, base + old, NonNull::from(span));
             departure.into_iter().for_each(attributes::Departure::stay);
@@ -236,7 +237,7 @@ impl Heap {
         base: usize,
         old: usize,
         new: usize,
-        place: Place,
+        place: Placement,
         moving: impl FnOnce(),
     ) -> Option<usize> {
         if new == old {

@@ -146,9 +146,9 @@ impl Region {
                 let pages = self.engine().pages_in_hand();
                 self.engine().drop_staged(self, Transit::claim);
                 drop(pages);
-                let mut left = self.lists().count(super::table::Which::Hot);
+                let mut left = self.lists().count(super::table::ListKind::Hot);
                 while left > 0
-                    && let Some(index) = { self.lists().oldest(super::table::Which::Hot) }
+                    && let Some(index) = { self.lists().oldest(super::table::ListKind::Hot) }
                 {
                     left -= 1;
                     self.engine().evict_one(self, index);

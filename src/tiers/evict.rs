@@ -9,7 +9,7 @@ use super::region::Region;
 use super::staging::{Slot, Staging};
 use super::state::{Phase, Settle};
 use super::sweep::YOUNGEST;
-use super::table::Which;
+use super::table::ListKind;
 use super::transit::Transit;
 use crate::os::map::PAGE;
 use core::sync::atomic::Ordering::Relaxed;
@@ -128,12 +128,12 @@ impl Engine {
     fn chunks_to_spare(&self, staging: &Staging) -> usize {
         self.sum_over(staging, |region| {
             let acquired = region.counters.acquired.load(Relaxed);
-            region.lists().count(Which::Hot).saturating_sub(acquired)
+            region.lists().count(ListKind::Hot).saturating_sub(acquired)
         })
     }
     /// Chunks of one size that are in slots.
     pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
-        self.sum_over(staging, |region| region.lists().count(Which::Staged))
+        self.sum_over(staging, |region| region.lists().count(ListKind::Staged))
     }
     fn sum_over(&self, staging: &Staging, of: impl Fn(&Region) -> usize) -> usize {
         let regions = self.regions();
@@ -291,9 +291,9 @@ impl Engine {
         region: &'a Region,
         claim: impl Fn(&'a Region, usize, Option<Phase>) -> Option<Transit<'a>>,
     ) -> Option<Slot> {
-        let mut left = region.lists().count(Which::Staged);
+        let mut left = region.lists().count(ListKind::Staged);
         while left > 0
-            && let Some(index) = { region.lists().oldest(Which::Staged) }
+            && let Some(index) = { region.lists().oldest(ListKind::Staged) }
         {
             left -= 1;
             let Some(mut transit) = claim(region, index, Some(Phase::Staged)) else { continue };
@@ -334,7 +334,7 @@ impl Engine {
     fn victim<'a>(&self, regions: impl Iterator<Item = &'a Arc<Region>> + Clone) -> Option<Transit<'a>> {
         let now = self.tick();
         let age = |region: &&Arc<Region>| {
-            let stamp = region.lists().oldest_stamp(region.table(), Which::Hot);
+            let stamp = region.lists().oldest_stamp(region.table(), ListKind::Hot);
             stamp.map_or(0, |stamp| now.wrapping_sub(stamp).max(1))
         };
         let oldest = regions.clone().max_by_key(age)?;
@@ -350,7 +350,7 @@ impl Engine {
         if let Some(spared) = spared {
             // Of the youngest few, some have been asked for and are still to be used.
             for back in spared..8 {
-                let index = region.lists().youngest(region.table(), Which::Hot, back);
+                let index = region.lists().youngest(region.table(), ListKind::Hot, back);
                 let Some(index) = index else { break };
                 if region.word(index).prefetched() {
                     continue;
@@ -363,19 +363,19 @@ impl Engine {
                 }
             }
         }
-        let mut left = 2 * region.lists().count(Which::Hot);
+        let mut left = 2 * region.lists().count(ListKind::Hot);
         while left > 0 {
             left -= 1;
-            let index = region.lists().oldest(Which::Hot)?;
+            let index = region.lists().oldest(ListKind::Hot)?;
             let referenced = region.chunk(index).state.forget_reference();
             if !referenced && let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
                 return Some(transit);
             }
             let mut lists = region.lists();
             // Pinned, in use lately, or on its way: to the young end, unless it has gone.
-            if lists.oldest(Which::Hot) == Some(index) {
+            if lists.oldest(ListKind::Hot) == Some(index) {
                 lists.remove(region.table(), index);
-                lists.append(region.table(), Which::Hot, index, self.tick());
+                lists.append(region.table(), ListKind::Hot, index, self.tick());
             }
         }
         None

@@ -18,7 +18,7 @@ use super::mapping::Errno;
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
-use super::table::{Stored, Which};
+use super::table::{ListKind, Stored};
 use super::transit::Transit;
 use super::{gate, workers};
 use crate::log::log;
@@ -131,7 +131,7 @@ impl Engine {
     /// In a child without the parent's slots: chunks whose only copy is in one (they could neither be stored nor go
     /// back in place) are lost, and bringing them in is an error.
     fn lose_staged(&self, region: &Region) {
-        while let Some(index) = { region.lists().oldest(Which::Staged) } {
+        while let Some(index) = { region.lists().oldest(ListKind::Staged) } {
             // Nobody else is there.
             let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) else { return };
             // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.

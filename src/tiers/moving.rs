@@ -8,7 +8,7 @@ use super::points::{self, Point};
 use super::region::{Params, Region};
 use super::staging::Slot;
 use super::state::{Phase, Settle};
-use super::table::{Stored, Which};
+use super::table::{ListKind, Stored};
 use super::transit::Transit;
 use super::workspace;
 use crate::error::{Result, fail};
@@ -157,7 +157,7 @@ fn move_pages(
             None => match engine.unstage(staging) {
                 Some(slot) => engine.drop_pages(staging, slot),
                 None => {
-                    let ours = |region: &Region| region.lists().count(Which::Staged);
+                    let ours = |region: &Region| region.lists().count(ListKind::Staged);
                     let staged = engine.staged_chunks(staging) + ours(from.region) + ours(to.region);
                     if staged >= staging.count() {
                         return Err(ChunkError::NoRoom);

@@ -10,7 +10,7 @@ use super::spill_space::SpillSpace;
 use super::staging::{self, Staging};
 use super::state::{Phase, Word};
 use super::sweep::Sweep;
-use super::table::{self, Chunk, Lists, Table, Which};
+use super::table::{self, Chunk, ListKind, Lists, Table};
 use super::transit::Transit;
 use super::workspace;
 use crate::error::{Result, fail};
@@ -257,8 +257,8 @@ impl Region {
             }
         }
         let mut lists = self.lists();
-        for _ in 0..lists.count(Which::Hot) {
-            let Some(index) = lists.oldest(Which::Hot) else { return };
+        for _ in 0..lists.count(ListKind::Hot) {
+            let Some(index) = lists.oldest(ListKind::Hot) else { return };
             lists.rotate(&self.table, index);
             // SAFETY: in place in this process too. Where the system refuses, touching it is SIGSEGV as well.
             let _ = unsafe { self.engine.pages().open(self.span_of(index)) };
@@ -303,11 +303,11 @@ impl Region {
         self.claims.is_leaving()
     }
     #[cfg(test)]
-    pub(super) fn is_listed(&self, index: usize) -> Which {
+    pub(super) fn is_listed(&self, index: usize) -> ListKind {
         self.lists().which(&self.table, index)
     }
     pub(super) fn is_warm(&self, index: usize) -> bool {
-        self.lists().which(&self.table, index) == Which::Warm
+        self.lists().which(&self.table, index) == ListKind::Warm
     }
     /// The engine it belongs to.
     pub fn engine(&self) -> &Arc<Engine> {
@@ -444,7 +444,7 @@ impl Region {
         }
         // Chunks that others hold are in lists again, or in none for good, when they have settled.
         self.leave();
-        for which in [Which::Hot, Which::Warm, Which::Staged] {
+        for which in [ListKind::Hot, ListKind::Warm, ListKind::Staged] {
             while let Some(index) = { self.lists().oldest(which) } {
                 self.forget(index);
             }

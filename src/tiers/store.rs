@@ -7,7 +7,7 @@ use super::points::{self, Point};
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
-use super::table::Which;
+use super::table::ListKind;
 use super::transit::Transit;
 use crate::recording::{self, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
@@ -164,13 +164,13 @@ impl Engine {
         let regions = self.regions();
         let now = self.tick();
         let oldest = |r: &&Arc<Region>| {
-            r.lists().oldest_stamp(r.table(), Which::Warm).map_or(0, |s| now.wrapping_sub(s).max(1))
+            r.lists().oldest_stamp(r.table(), ListKind::Warm).map_or(0, |s| now.wrapping_sub(s).max(1))
         };
         for _ in 0..ATTEMPTS {
             let Some(region) = regions.iter().max_by_key(oldest).filter(|r| oldest(r) > 0) else {
                 return Ok(false);
             };
-            let Some(index) = region.lists().oldest(Which::Warm) else { continue };
+            let Some(index) = region.lists().oldest(ListKind::Warm) else { continue };
             points::pass(Point::OldestChosen);
             if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
                 return self.demote(transit).map(|()| true);

@@ -5,7 +5,7 @@
 //! i goes before j if 1/d_i - 1/f_i < 1/d_j - 1/f_j, for bonds d and open sizes f. Windows of a few neighbouring
 //! products are then put in their best order by the exact method ("subtree reconfiguration" of Gray and Kourtis,
 //! "Hyper-optimized tensor network contraction", 2021).
-use super::exact::{self, Aim, SmallTree};
+use super::exact::{self, Objective, SmallTree};
 use super::graph::Graph;
 use super::order::{Plan, Products};
 use crate::tensor::Complex;
@@ -22,17 +22,17 @@ pub enum Effort {
 /// Plans for the fewest multiply-adds with a peak of at most `limit` bytes; where no order found keeps the limit,
 /// the one that comes nearest to it is not worth its time: the fastest is taken and its tensors leave RAM.
 pub fn plan(graph: &Graph, effort: Effort, limit: Option<usize>) -> Plan {
-    let first = plan_for(graph, effort, Aim::Time);
+    let first = plan_for(graph, effort, Objective::Time);
     let fits =
         |plan: &Plan| limit.is_none_or(|bytes| plan.peak * size_of::<Complex>() as f64 <= bytes as f64);
     if fits(&first) {
         return first;
     }
-    let second = plan_for(graph, effort, Aim::Space);
+    let second = plan_for(graph, effort, Objective::Space);
     if fits(&second) { second } else { first }
 }
 
-fn plan_for(graph: &Graph, effort: Effort, aim: Aim) -> Plan {
+fn plan_for(graph: &Graph, effort: Effort, objective: Objective) -> Plan {
     let nodes = graph.len();
     let mut products = Products::new(graph);
     if nodes == 1 {
@@ -56,7 +56,7 @@ fn plan_for(graph: &Graph, effort: Effort, aim: Aim) -> Plan {
             v
         };
         let mut last = 0;
-        for edge in exact::solve(&tree, aim).edges {
+        for edge in exact::solve(&tree, objective).edges {
             let (upper, lower) = (owner(&made, graph.parent[edge + 1]), edge + 1);
             last = products.join(graph, made[upper], made[lower], edge + 1);
             made[upper] = last;
@@ -64,18 +64,18 @@ fn plan_for(graph: &Graph, effort: Effort, aim: Aim) -> Plan {
         }
         return products.arrange(graph, last);
     }
-    search_from(graph, &flow, aim, budget)
+    search_from(graph, &flow, objective, budget)
 }
 
 /// The search without the exact method for small trees.
 #[cfg(test)]
-pub fn search(graph: &Graph, aim: Aim, budget: f64) -> Plan {
-    search_from(graph, &Flow::new(graph), aim, budget)
+pub fn search(graph: &Graph, objective: Objective, budget: f64) -> Plan {
+    search_from(graph, &Flow::new(graph), objective, budget)
 }
-fn search_from(graph: &Graph, flow: &Flow, aim: Aim, budget: f64) -> Plan {
+fn search_from(graph: &Graph, flow: &Flow, objective: Objective, budget: f64) -> Plan {
     let mut products = Products::new(graph);
     let top = flow.products(graph, &mut products);
-    improve(graph, &mut products, aim, budget);
+    improve(graph, &mut products, objective, budget);
     products.arrange(graph, top)
 }
 
@@ -190,14 +190,16 @@ fn absorb(graph: &Graph, v: usize, branches: &[Branch], except: usize, kept: f64
 
 /// Which product of a window is opened next.
 #[derive(Clone, Copy)]
-enum Grow {
+enum Expansion {
     Largest,
     Oldest,
 }
 
 /// Puts windows of neighbouring products into their best order until nothing gets better or the budget is used up.
-fn improve(graph: &Graph, products: &mut Products, aim: Aim, mut budget: f64) {
-    for (window, grow) in [(6, Grow::Largest), (6, Grow::Oldest), (9, Grow::Largest), (9, Grow::Oldest)] {
+fn improve(graph: &Graph, products: &mut Products, objective: Objective, mut budget: f64) {
+    for (window, expansion) in
+        [(6, Expansion::Largest), (6, Expansion::Oldest), (9, Expansion::Largest), (9, Expansion::Oldest)]
+    {
         let cost = f64::from(1 << window) * window as f64 / 3.0;
         let mut better = true;
         while better {
@@ -207,7 +209,7 @@ fn improve(graph: &Graph, products: &mut Products, aim: Aim, mut budget: f64) {
                     return;
                 }
                 budget -= cost;
-                better |= improve_window(graph, products, made, aim, window, grow);
+                better |= improve_window(graph, products, made, objective, window, expansion);
             }
         }
     }
@@ -218,18 +220,18 @@ fn improve_window(
     graph: &Graph,
     products: &mut Products,
     top: usize,
-    aim: Aim,
+    objective: Objective,
     window: usize,
-    grow: Grow,
+    expansion: Expansion,
 ) -> bool {
     let nodes = products.nodes();
     // Open one product after the other among the parts until the window is full.
     let (mut inner, mut parts) = (Vec::with_capacity(window), vec![top]);
     while parts.len() < window {
         let mut products_left = (0..parts.len()).filter(|i| parts[*i] >= nodes);
-        let chosen = match grow {
-            Grow::Oldest => products_left.next(),
-            Grow::Largest => {
+        let chosen = match expansion {
+            Expansion::Oldest => products_left.next(),
+            Expansion::Largest => {
                 products_left.max_by(|a, b| products.size[parts[*a]].total_cmp(&products.size[parts[*b]]))
             }
         };
@@ -264,12 +266,12 @@ fn improve_window(
         size: parts.iter().map(|part| products.size[*part].log2()).collect(),
         edges: edges.iter().map(|e| (e.0, e.1, graph.bond[e.2].log2())).collect(),
     };
-    let found = exact::solve(&tree, aim);
+    let found = exact::solve(&tree, objective);
     let terms: f64 = inner.iter().map(|made| products.terms(graph, *made)).sum();
     let largest = inner.iter().map(|made| products.size[*made]).fold(0.0, f64::max);
-    let better = match aim {
-        Aim::Time => found.terms < terms * (1.0 - 1e-9),
-        Aim::Space => {
+    let better = match objective {
+        Objective::Time => found.terms < terms * (1.0 - 1e-9),
+        Objective::Space => {
             found.largest < largest * (1.0 - 1e-9)
                 || found.largest <= largest * (1.0 + 1e-9) && found.terms < terms * (1.0 - 1e-9)
         }

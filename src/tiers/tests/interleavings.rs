@@ -1,7 +1,7 @@
 //! Interleavings of threads that once lost something, each made to happen.
 use super::*;
 use crate::tiers::points::{Point, at};
-use crate::tiers::table::Which;
+use crate::tiers::table::ListKind;
 use std::sync::mpsc::channel;
 
 fn fill(region: &Region, seed: u64) {
@@ -106,7 +106,7 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
         words(&region).iter().enumerate().for_each(|(i, word)| word.store(i as u64 / 100, Relaxed));
         region.advise(Advice::DontNeed).unwrap();
         assert!(engine.residency().warm_bytes > 0);
-        let index = region.lists().oldest(Which::Warm).unwrap();
+        let index = region.lists().oldest(ListKind::Warm).unwrap();
         {
             let region = region.clone();
             at(Point::OldestChosen, move || {
@@ -114,7 +114,7 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
             });
         }
         engine.reclaim(usize::MAX);
-        assert_eq!(region.is_listed(index), Which::Hot);
+        assert_eq!(region.is_listed(index), ListKind::Hot);
         region.release(index).unwrap();
         engine.free(&region);
         assert_eq!((engine.residency().warm_bytes, engine.held()), (0, 0));
