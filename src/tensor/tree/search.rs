@@ -34,9 +34,8 @@ pub fn plan(graph: &Graph, effort: Effort, limit: Option<usize>) -> Plan {
 
 fn plan_for(graph: &Graph, effort: Effort, objective: Objective) -> Plan {
     let nodes = graph.len();
-    let mut products = Products::new(graph);
     if nodes == 1 {
-        return products.arrange(graph, 0);
+        return Products::new(graph).arrange(graph, 0);
     }
     let flow = Flow::new(graph);
     // One unit of work is about 10 nanoseconds of planning, in which 100 multiply-adds could be done.
@@ -46,25 +45,32 @@ fn plan_for(graph: &Graph, effort: Effort, objective: Objective) -> Plan {
         Effort::Thorough => (2e4 * nodes as f64).max(worth).min(1e8),
     };
     if nodes <= 64 && exact::work(nodes, |v| graph.parent[v]) <= budget {
-        let edges = (1..nodes).map(|v| (graph.parent[v], v, graph.bond[v].log2())).collect();
-        let tree = SmallTree { size: graph.size.iter().map(|s| s.log2()).collect(), edges };
-        let mut made: Vec<usize> = (0..nodes).collect(); // the tensor each node is part of, for the top of each
-        let owner = |made: &[usize], mut v: usize| {
-            while made[v] == usize::MAX {
-                v = graph.parent[v];
-            }
-            v
-        };
-        let mut last = 0;
-        for edge in exact::solve(&tree, objective).edges {
-            let (upper, lower) = (owner(&made, graph.parent[edge + 1]), edge + 1);
-            last = products.join(graph, made[upper], made[lower], edge + 1);
-            made[upper] = last;
-            made[lower] = usize::MAX;
-        }
-        return products.arrange(graph, last);
+        return solve_exactly(graph, objective);
     }
     search_from(graph, &flow, objective, budget)
+}
+
+/// The best order of a tree of at most 64 tensors.
+fn solve_exactly(graph: &Graph, objective: Objective) -> Plan {
+    let nodes = graph.len();
+    let edges = (1..nodes).map(|v| (graph.parent[v], v, graph.bond[v].log2())).collect();
+    let tree = SmallTree { size: graph.size.iter().map(|s| s.log2()).collect(), edges };
+    let mut products = Products::new(graph);
+    let mut made: Vec<usize> = (0..nodes).collect(); // the tensor each node is part of, for the top of each
+    let owner = |made: &[usize], mut v: usize| {
+        while made[v] == usize::MAX {
+            v = graph.parent[v];
+        }
+        v
+    };
+    let mut last = 0;
+    for edge in exact::solve(&tree, objective).edges {
+        let (upper, lower) = (owner(&made, graph.parent[edge + 1]), edge + 1);
+        last = products.join(graph, made[upper], made[lower], edge + 1);
+        made[upper] = last;
+        made[lower] = usize::MAX;
+    }
+    products.arrange(graph, last)
 }
 
 /// The search without the exact method for small trees.
@@ -221,76 +227,114 @@ fn improve_window(
     products: &mut Products,
     top: usize,
     objective: Objective,
-    window: usize,
+    size: usize,
     expansion: Expansion,
 ) -> bool {
-    let nodes = products.nodes();
-    // Open one product after the other among the parts until the window is full.
-    let (mut inner, mut parts) = (Vec::with_capacity(window), vec![top]);
-    while parts.len() < window {
-        let mut products_left = (0..parts.len()).filter(|i| parts[*i] >= nodes);
-        let chosen = match expansion {
-            Expansion::Oldest => products_left.next(),
-            Expansion::Largest => {
-                products_left.max_by(|a, b| products.size[parts[*a]].total_cmp(&products.size[parts[*b]]))
-            }
-        };
-        let Some(i) = chosen else { break };
-        let made = parts.remove(i);
-        inner.push(made);
-        let (upper, lower, _) = products.joins[made - nodes];
-        parts.extend([upper, lower]);
-    }
-    if inner.len() < 2 {
-        return false;
-    }
-    let position = |tensor: usize| parts.iter().position(|part| *part == tensor);
-    let ends = |made: usize| {
-        // Of an edge's two ends, the one below is the top of its part; look both up from their product.
-        let (upper, lower, edge) = products.joins[made - nodes];
-        let find = |mut tensor: usize, vertex: usize| loop {
-            if let Some(found) = position(tensor) {
-                return found;
-            }
-            let (above, below, between) = products.joins[tensor - nodes];
-            tensor = if (between..graph.end[between]).contains(&vertex) { below } else { above };
-        };
-        (find(upper, graph.parent[edge]), find(lower, edge))
-    };
-    let edges: Vec<(usize, usize, usize)> = inner
-        .iter()
-        .map(|&made| (ends(made), products.joins[made - nodes].2))
-        .map(|(e, p)| (e.0, e.1, p))
-        .collect();
+    let Some(window) = Window::below(graph, products, top, size, expansion) else { return false };
     let tree = SmallTree {
-        size: parts.iter().map(|part| products.size[*part].log2()).collect(),
-        edges: edges.iter().map(|e| (e.0, e.1, graph.bond[e.2].log2())).collect(),
+        size: window.parts.iter().map(|part| products.size[*part].log2()).collect(),
+        edges: window.edges.iter().map(|e| (e.0, e.1, graph.bond[e.2].log2())).collect(),
     };
     let found = exact::solve(&tree, objective);
-    let terms: f64 = inner.iter().map(|made| products.terms(graph, *made)).sum();
-    let largest = inner.iter().map(|made| products.size[*made]).fold(0.0, f64::max);
-    let better = match objective {
-        Objective::Time => found.terms < terms * (1.0 - 1e-9),
-        Objective::Space => {
-            found.largest < largest * (1.0 - 1e-9)
-                || found.largest <= largest * (1.0 + 1e-9) && found.terms < terms * (1.0 - 1e-9)
-        }
-    };
-    if !better {
-        return false;
+    let better = window.is_worse_than(&found, graph, products, objective);
+    if better {
+        window.reorder(&found, graph, products);
     }
-    inner.rotate_left(1); // the top, which the rest of the tree refers to, is made last
-    let mut part_of = parts.clone(); // the tensor that each part belongs to now
-    for (&made, &edge) in inner.iter().zip(&found.edges) {
-        let (upper, lower, bond) = edges[edge];
-        let (above, below) = (part_of[upper], part_of[lower]);
-        products.joins[made - nodes] = (above, below, bond);
-        products.resize(graph, made);
-        for part in &mut part_of {
-            if *part == above || *part == below {
-                *part = made;
+    better
+}
+
+/// Neighbouring products and what they join.
+struct Window {
+    /// The products, the top one first.
+    inner: Vec<usize>,
+    /// The tensors that they are made of.
+    parts: Vec<usize>,
+    /// For each product, which two parts its bond connects, and the bond.
+    edges: Vec<(usize, usize, usize)>,
+}
+
+impl Window {
+    /// Opens one product after the other among the parts, from `top` on, until there are `size` parts. None if there is but
+    /// one product.
+    fn below(
+        graph: &Graph,
+        products: &Products,
+        top: usize,
+        size: usize,
+        expansion: Expansion,
+    ) -> Option<Window> {
+        let nodes = products.nodes();
+        let (mut inner, mut parts) = (Vec::with_capacity(size), vec![top]);
+        while parts.len() < size {
+            let mut products_left = (0..parts.len()).filter(|i| parts[*i] >= nodes);
+            let chosen = match expansion {
+                Expansion::Oldest => products_left.next(),
+                Expansion::Largest => {
+                    products_left.max_by(|a, b| products.size[parts[*a]].total_cmp(&products.size[parts[*b]]))
+                }
+            };
+            let Some(i) = chosen else { break };
+            let made = parts.remove(i);
+            inner.push(made);
+            let (upper, lower, _) = products.joins[made - nodes];
+            parts.extend([upper, lower]);
+        }
+        if inner.len() < 2 {
+            return None;
+        }
+        let edge = |made: &usize| {
+            // Of an edge's two ends, the one below is the top of its part; look both up from their product.
+            let (upper, lower, edge) = products.joins[made - nodes];
+            let part = |tensor, vertex| part_with(graph, products, &parts, tensor, vertex);
+            (part(upper, graph.parent[edge]), part(lower, edge), edge)
+        };
+        let edges = inner.iter().map(edge).collect();
+        Some(Window { inner, parts, edges })
+    }
+    /// Whether its products, as they are, cost more than in the order that was found.
+    fn is_worse_than(
+        &self,
+        found: &exact::Order,
+        graph: &Graph,
+        products: &Products,
+        objective: Objective,
+    ) -> bool {
+        let terms: f64 = self.inner.iter().map(|made| products.terms(graph, *made)).sum();
+        let largest = self.inner.iter().map(|made| products.size[*made]).fold(0.0, f64::max);
+        match objective {
+            Objective::Time => found.terms < terms * (1.0 - 1e-9),
+            Objective::Space => {
+                found.largest < largest * (1.0 - 1e-9)
+                    || found.largest <= largest * (1.0 + 1e-9) && found.terms < terms * (1.0 - 1e-9)
             }
         }
     }
-    true
+    /// Puts its products in another order.
+    fn reorder(mut self, order: &exact::Order, graph: &Graph, products: &mut Products) {
+        let nodes = products.nodes();
+        self.inner.rotate_left(1); // the top, which the rest of the tree refers to, is made last
+        let mut part_of = self.parts; // the tensor that each part belongs to now
+        for (&made, &edge) in self.inner.iter().zip(&order.edges) {
+            let (upper, lower, bond) = self.edges[edge];
+            let (above, below) = (part_of[upper], part_of[lower]);
+            products.joins[made - nodes] = (above, below, bond);
+            products.resize(graph, made);
+            for part in &mut part_of {
+                if *part == above || *part == below {
+                    *part = made;
+                }
+            }
+        }
+    }
+}
+
+/// Which of `parts` has a vertex, looked for from `tensor` downwards.
+fn part_with(graph: &Graph, products: &Products, parts: &[usize], mut tensor: usize, vertex: usize) -> usize {
+    loop {
+        if let Some(found) = parts.iter().position(|part| *part == tensor) {
+            return found;
+        }
+        let (above, below, between) = products.joins[tensor - products.nodes()];
+        tensor = if (between..graph.end[between]).contains(&vertex) { below } else { above };
+    }
 }
