@@ -45,21 +45,10 @@ impl Engine {
                 return Ok(slot);
             }
             let Some(slot) = staging.take_empty() else {
-                // All in use by other threads, which return them, or by chunks read ahead, which can wait.
-                if let Some(slot) = self.unstage(staging) {
-                    return Ok(slot);
+                match self.slot_in_use(region, seen)? {
+                    Some(slot) => return Ok(slot),
+                    None => continue,
                 }
-                // Or by chunks of this very region, which is known to nobody any more, and whose owner waits for this claim.
-                if region.is_leaving() {
-                    return Err(ChunkError::Leaving);
-                }
-                // Or by chunks that have no other place: then one of those has to be wanted first.
-                if self.staged_chunks(staging) < staging.count() {
-                    staging.wait();
-                } else if !self.starve(seen) {
-                    return Err(ChunkError::NoRoom);
-                }
-                continue;
             };
             let slot = match self.fresh_pages(staging, slot)? {
                 Ok(slot) => return Ok(slot),
@@ -99,6 +88,26 @@ impl Engine {
                 Err(error) => failed(error)?,
             }
         }
+    }
+    /// Where no slot is free: the full one of a chunk that was read ahead, or none once a slot may have been returned, or
+    /// something has settled that had not when the caller looked (`seen`).
+    fn slot_in_use(&self, region: &Region, seen: u32) -> Result<Option<Slot>, ChunkError> {
+        let staging = region.staging();
+        // All in use by other threads, which return them, or by chunks read ahead, which can wait.
+        if let Some(slot) = self.unstage(staging) {
+            return Ok(Some(slot));
+        }
+        // Or by chunks of this very region, which is known to nobody any more, and whose owner waits for this claim.
+        if region.is_leaving() {
+            return Err(ChunkError::Leaving);
+        }
+        // Or by chunks that have no other place: then one of those has to be wanted first.
+        if self.staged_chunks(staging) < staging.count() {
+            staging.wait();
+        } else if !self.starve(seen) {
+            return Err(ChunkError::NoRoom);
+        }
+        Ok(None)
     }
     /// Gives back to the budget what can be had without chunks of this size: chunks of other sizes, the reserve,
     /// encoded chunks. False if there is nothing; an error if there is, and it cannot be stored.
