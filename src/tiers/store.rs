@@ -9,7 +9,7 @@ use super::staging::Slot;
 use super::state::{Phase, Settle};
 use super::table::ListKind;
 use super::transit::Transit;
-use crate::recording::{self, Movement, Tier};
+use crate::recording::{self, Begun, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +20,40 @@ const WORTH_KEEPING: usize = 7;
 /// Chunks tried before giving up making room in RAM.
 const ATTEMPTS: usize = 4;
 
+/// Encodes a chunk, which comes first in `memory`, in place. Gives the bytes that it is then.
+fn encode(
+    region: &Region,
+    index: usize,
+    memory: &mut [u8],
+    workspace: &mut codec::Workspace,
+) -> (Form, usize) {
+    let (counters, chunk) = (&region.counters, region.chunk_size());
+    let start = Instant::now();
+    let (form, length) = region.encoder(index).encode_in_place(memory, chunk, workspace);
+    let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
+        // Saves no page: raw is simpler and faster. Decoding what was just encoded gives the values the
+        // program may see anyway.
+        match region.codec().decode_in_place(memory, length, chunk, workspace) {
+            Ok(()) => (Form::Raw, chunk),
+            Err(_) => unreachable!("the encoder's own bytes"),
+        }
+    } else {
+        (form, length)
+    };
+    counters.encode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+    counters.encoded_from.fetch_add(chunk as u64, Relaxed);
+    counters.encoded_to.fetch_add(length.max(1) as u64, Relaxed);
+    (form, length)
+}
+/// Ends the claim of a chunk that has left.
+fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
+    let (region, index) = (transit.region, transit.index);
+    region.counters.evictions.fetch_add(1, Relaxed);
+    let tier = if phase == Phase::Zero { Tier::Zero } else { transit.stored_tier() };
+    transit.settle(phase, Settle::default());
+    region.record(begun, Movement::Eviction, tier, index);
+}
+
 impl Engine {
     /// Stores the chunk whose pages are in `slot`, settles it, and gives the slot back. If it cannot be stored it
     /// goes back in place.
@@ -29,51 +63,28 @@ impl Engine {
         mut slot: Slot,
         workspace: &mut codec::Workspace,
     ) -> Result<Slot, ChunkError> {
-        let (region, index) = (transit.region, transit.index);
-        let counters = &region.counters;
+        let region = transit.region;
         let chunk = region.chunk_size();
         let begun = recording::begin();
         let memory = region.staging().bytes(&mut slot);
         let stored = transit.stored();
         if stored.is_kept() {
             let clean = stored.content_known && content_hash(&memory[..chunk]) == stored.content;
-            counters.note_kept(clean);
+            region.counters.note_kept(clean);
             if clean {
-                counters.evictions.fetch_add(1, Relaxed);
-                let tier = transit.stored_tier();
-                transit.settle(Phase::Stored, Settle::default());
-                region.record(begun, Movement::Eviction, tier, index);
+                settle_eviction(transit, Phase::Stored, begun);
                 return Ok(slot);
             }
             self.drop_stored(&mut transit);
         }
-        let start = Instant::now();
-        let (form, length) = region.encoder(index).encode_in_place(memory, chunk, workspace);
-        let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
-            // Saves no page: raw is simpler and faster. Decoding what was just encoded gives the values the
-            // program may see anyway.
-            match region.codec().decode_in_place(memory, length, chunk, workspace) {
-                Ok(()) => (Form::Raw, chunk),
-                Err(_) => unreachable!("the encoder's own bytes"),
-            }
-        } else {
-            (form, length)
-        };
-        counters.encode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
-        counters.encoded_from.fetch_add(chunk as u64, Relaxed);
-        counters.encoded_to.fetch_add(length.max(1) as u64, Relaxed);
+        let (form, length) = encode(region, transit.index, memory, workspace);
         if form == Form::Zero {
-            counters.evictions.fetch_add(1, Relaxed);
-            transit.settle(Phase::Zero, Settle::default());
-            region.record(begun, Movement::Eviction, Tier::Zero, index);
+            settle_eviction(transit, Phase::Zero, begun);
             return Ok(slot);
         }
         match self.keep(&mut transit, form, &mut memory[..whole_pages(length).max(length)], length) {
             Ok(()) => {
-                counters.evictions.fetch_add(1, Relaxed);
-                let tier = transit.stored_tier();
-                transit.settle(Phase::Stored, Settle::default());
-                region.record(begun, Movement::Eviction, tier, index);
+                settle_eviction(transit, Phase::Stored, begun);
                 Ok(slot)
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! The report as one HTML page that needs nothing else: no network, no scripts, light or dark as the reader's system is.
 use super::chart::{Chart, Series, Unit, count, escape, time};
 use super::chrome::shape;
-use super::recording::{Live, Moved, Recording, Sample, Sizes};
+use super::recording::{Live, Recording, Sample, Sizes};
 use super::symbols::Frame;
 use super::{Movement, Tier};
 use crate::output::bytes;
@@ -199,11 +199,12 @@ fn tiers(recording: &Recording) -> String {
     )
 }
 
-/// Bytes a second that moved, by tier, in each of [`BARS`] stretches of time.
-fn rates(recording: &Recording, wanted: impl Fn(&Moved) -> bool, tiers: [Tier; 4]) -> Vec<[f64; 4]> {
+/// Bytes a second that moved in one way, by tier, in each of [`BARS`] stretches of time.
+fn rates(recording: &Recording, movement: Movement) -> Vec<[f64; 4]> {
+    let tiers = [Tier::Cold, Tier::Warm, Tier::Staged, Tier::Zero];
     let duration = recording.duration().max(1);
     let mut bars = vec![[0.0; 4]; BARS];
-    for moved in recording.moved.iter().filter(|moved| wanted(moved)) {
+    for moved in recording.moved.iter().filter(|moved| moved.movement == movement) {
         let bar = (moved.time as u128 * BARS as u128 / duration as u128).min(BARS as u128 - 1) as usize;
         if let Some(tier) = tiers.iter().position(|tier| *tier == moved.tier) {
             bars[bar][tier] += moved.bytes as f64 / (duration as f64 / BARS as f64 / 1e9);
@@ -211,35 +212,8 @@ fn rates(recording: &Recording, wanted: impl Fn(&Moved) -> bool, tiers: [Tier; 4
     }
     bars
 }
-fn movements(recording: &Recording) -> String {
-    if recording.moved.is_empty() {
-        return String::new();
-    }
-    let most = |bars: &[[f64; 4]]| bars.iter().map(|bar| bar.iter().sum()).fold(0.0, f64::max);
-    let came = rates(
-        recording,
-        |moved| moved.movement == Movement::Fault,
-        [Tier::Cold, Tier::Warm, Tier::Staged, Tier::Zero],
-    );
-    let went = rates(
-        recording,
-        |moved| moved.movement == Movement::Eviction,
-        [Tier::Cold, Tier::Warm, Tier::Staged, Tier::Zero],
-    );
-    let series = |staged, zero| {
-        [
-            Series { name: "cold", colour: "cold" },
-            Series { name: "warm", colour: "warm" },
-            Series { name: staged, colour: "c2" },
-            Series { name: zero, colour: "none" },
-        ]
-    };
-    let faults = Chart::new(Unit::BytesPerSecond, recording.duration(), most(&came))
-        .bars(&series("read ahead", "never written"), &came)
-        .html("Bytes a second brought in, by where they were");
-    let evictions = Chart::new(Unit::BytesPerSecond, recording.duration(), most(&went))
-        .bars(&series("", "all zero, not stored"), &went)
-        .html("Bytes a second sent out, by where they went");
+/// How many movements of each kind there were, their bytes, and how long they took.
+fn durations_of_movements(recording: &Recording) -> String {
     let mut groups = BTreeMap::new();
     for moved in &recording.moved {
         let key = (moved.movement, moved.tier, moved.memory, moved.mechanism);
@@ -266,11 +240,33 @@ fn movements(recording: &Recording) -> String {
             time(at(100))
         );
     }
-    let table = format!(
+    format!(
         "<div class=\"wide\"><table><tr><th>event</th><th>tier</th><th>memory</th><th>mechanism</th>\
          <th class=\"number\">count</th><th class=\"number\">bytes</th><th class=\"number\">median</th>\
          <th class=\"number\">99 %</th><th class=\"number\">longest</th></tr>{rows}</table></div>"
-    );
+    )
+}
+fn movements(recording: &Recording) -> String {
+    if recording.moved.is_empty() {
+        return String::new();
+    }
+    let most = |bars: &[[f64; 4]]| bars.iter().map(|bar| bar.iter().sum()).fold(0.0, f64::max);
+    let (came, went) = (rates(recording, Movement::Fault), rates(recording, Movement::Eviction));
+    let series = |staged, zero| {
+        [
+            Series { name: "cold", colour: "cold" },
+            Series { name: "warm", colour: "warm" },
+            Series { name: staged, colour: "c2" },
+            Series { name: zero, colour: "none" },
+        ]
+    };
+    let faults = Chart::new(Unit::BytesPerSecond, recording.duration(), most(&came))
+        .bars(&series("read ahead", "never written"), &came)
+        .html("Bytes a second brought in, by where they were");
+    let evictions = Chart::new(Unit::BytesPerSecond, recording.duration(), most(&went))
+        .bars(&series("", "all zero, not stored"), &went)
+        .html("Bytes a second sent out, by where they went");
+    let table = durations_of_movements(recording);
     section(
         "faults",
         "Faults and evictions",
