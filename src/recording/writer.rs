@@ -377,8 +377,8 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
         told: 0,
         new: true,
     };
-    if new.begin().is_err() {
-        return fail!(Io, "cannot write {}", text(path));
+    if let Err(error) = new.begin() {
+        return fail!(Io, "{error}: {}", text(path));
     }
     *recording = Some(new);
     EVENTS.take_lost();
@@ -414,8 +414,8 @@ pub(super) fn start_as_asked() {
     if STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed).is_err() {
         return; // the program has begun one itself
     }
-    if start_holding(recording, path).is_err() {
-        log!(Error, "UNIMEM_TRACE: nothing is recorded into {}", String::from_utf8_lossy(path));
+    if let Err(error) = start_holding(recording, path) {
+        log!(Error, "UNIMEM_TRACE: nothing is recorded: {}", error.message());
     }
 }
 
@@ -432,8 +432,10 @@ pub fn stop() -> Result<()> {
     }
 }
 extern "C" fn at_exit() {
-    if super::is_on() && stop().is_err() {
-        log!(Error, "the recording could not be written to its end");
+    if super::is_on()
+        && let Err(error) = stop()
+    {
+        log!(Error, "{}", error.message());
     }
 }
 
