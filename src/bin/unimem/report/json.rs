@@ -1,8 +1,9 @@
 //! The report as JSON: totals and lists, sizes in bytes, times in seconds.
-use super::recording::{Moved, Recording, Sample, Tiered};
+use super::recording::{Recording, Sample, Tiered};
 use super::symbols::Frame;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use unimem::recording::format::Moved;
 
 pub fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
