@@ -9,7 +9,7 @@
 use super::cache::ThreadCache;
 use super::runs::Needs;
 use super::size_class::{MAX_STRIDE, SLICE};
-use super::span::{List, Span};
+use super::span::{BY_USE, List, Span};
 use super::{Heap, arena, records_of_spans, scavenger};
 use crate::os::map;
 use core::ptr::NonNull;
@@ -140,7 +140,7 @@ impl Kept {
             if core::ptr::eq(inner.user, user) {
                 return Some((span, length));
             }
-            next = NonNull::new(inner.next);
+            next = NonNull::new(inner.links[BY_USE].next);
         }
         Some((NonNull::new(self.runs[length].head)?, length))
     }
@@ -199,7 +199,7 @@ impl Kept {
             let mut next = NonNull::new(self.ranges.head);
             while let Some(other) = next {
                 let neighbour = other.as_ref().inner();
-                next = NonNull::new(neighbour.next);
+                next = NonNull::new(neighbour.links[BY_USE].next);
                 let (start, end) = (neighbour.run.base, neighbour.run.base + neighbour.length);
                 if end != inner.run.base && start != inner.run.base + inner.length {
                     continue;
@@ -239,7 +239,7 @@ impl Kept {
             {
                 best = Some((span, inner.length));
             }
-            next = NonNull::new(inner.next);
+            next = NonNull::new(inner.links[BY_USE].next);
         }
         best.map(|(span, _)| span)
     }
@@ -282,7 +282,7 @@ impl Kept {
             while let Some(span) = next {
                 // SAFETY: kept spans are known to nobody but their list, under the lock.
                 let inner = unsafe { span.as_ref().inner() };
-                next = NonNull::new(inner.previous);
+                next = NonNull::new(inner.links[BY_USE].previous);
                 if before.is_none_or(|before| inner.kept_since < before) {
                     self.release_one(heap, span, slices);
                 }
@@ -337,7 +337,7 @@ impl Kept {
                 if inner.kept_since != scavenger::NEVER {
                     return true;
                 }
-                next = NonNull::new(inner.next);
+                next = NonNull::new(inner.links[BY_USE].next);
             }
             false
         };

@@ -85,7 +85,7 @@ impl Heap {
             return self.out_of_memory(size);
         }
         // SAFETY: not linked yet.
-        unsafe { central.link(span) };
+        unsafe { central.all.push(span) };
         drop(central);
         if fresh && self.placed.load(Relaxed) {
             // Advice: a page that ends up on another node still works.
@@ -268,11 +268,11 @@ impl Central {
     /// Takes a mapped block out of the page map and the list of all.
     ///
     /// # Safety
-    /// The lock is held and the span is linked.
+    /// The lock is held and the span is in both.
     pub unsafe fn remove_large(&mut self, span: NonNull<Span>) {
         // SAFETY: by the caller's promise.
         unsafe {
-            self.unlink(span);
+            self.all.remove(span);
             let inner = span.as_ref().inner();
             page_map::remove(inner.run.base, inner.run.base + inner.length);
             span.as_ref().retire();
