@@ -204,13 +204,14 @@ impl Heap {
         }
         // Before the range changes: what it gives up may be another heap's the moment it is free.
         page_map::remove(base, base + old);
-        let mut departure = None;
-        let depart = || departure = marked.then(|| attributes::depart(first as *const u8));
-        let Some(now) = self.move_or_stay(base, old, new, Placement::of(self, size, alignment), depart)
+        let mut relocation = None;
+        let before_moving = || relocation = marked.then(|| attributes::begin_relocation(first as *const u8));
+        let Some(now) =
+            self.move_or_stay(base, old, new, Placement::of(self, size, alignment), before_moving)
         else {
             // A range joined from several mappings is not moved by the system; then a copy has to do.
             page_map::insert(base, base + old, NonNull::from(span));
-            departure.into_iter().for_each(attributes::Departure::stay);
+            relocation.into_iter().for_each(attributes::Relocation::cancel);
             central.kept.take_back(self, new.saturating_sub(old), most_in_use);
             return Ok(None);
         };
@@ -225,7 +226,7 @@ impl Heap {
         span.describe_large(self, now + lead, size, new - lead, alignment.trailing_zeros() as u8);
         drop(central);
         let arrived = (now + lead) as *const u8;
-        departure.into_iter().for_each(|departure| departure.arrive(arrived, size));
+        relocation.into_iter().for_each(|relocation| relocation.finish(arrived, size));
         self.write_header(now + lead, new - lead, u16::MAX);
         Ok(Some((now + lead) as *mut u8))
     }

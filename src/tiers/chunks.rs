@@ -1,10 +1,10 @@
 //! Chunks in the program's own hands: acquire, release, prefetch, advise.
 use super::chunk_error::ChunkError;
 use super::fill::Access;
-use super::points::{self, Point};
 use super::region::Region;
 use super::state::{Phase, Settle};
 use super::sweep::Order;
+use super::sync_points::{self, SyncPoint};
 use super::transit::Transit;
 use super::{gate, workers};
 use crate::error::{Result, fail};
@@ -116,7 +116,7 @@ impl Region {
         if self.word(index).phase() != Phase::Stored {
             return;
         }
-        points::pass(Point::BringingAhead);
+        sync_points::pass(SyncPoint::BringingAhead);
         // As if read; the mark tells a later acquisition that it was worth it. What cannot be brought in now will
         // be reported to whoever needs it.
         if self.bring_in(index, Access::Read, false, false).is_ok() {

@@ -4,11 +4,11 @@ use super::chunk_error::ChunkError;
 use super::codec;
 use super::engine::Engine;
 use super::fault::pages::is_busy;
-use super::points::{self, Point};
 use super::region::Region;
 use super::staging::{Slot, Staging};
 use super::state::{Phase, Settle};
 use super::sweep::YOUNGEST;
+use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
 use super::transit::Transit;
 use crate::os::map::PAGE;
@@ -227,7 +227,7 @@ impl Engine {
         workspace: &mut codec::Workspace,
     ) -> Result<Option<Slot>, ChunkError> {
         let regions = self.regions();
-        points::pass(Point::RegionsListed);
+        sync_points::pass(SyncPoint::RegionsListed);
         let mut failed = None;
         for _ in 0..ATTEMPTS {
             let Some(transit) =

@@ -4,10 +4,10 @@ use super::chunks::Acquisition;
 use super::engine::Engine;
 use super::fault::Mechanism;
 use super::mapping::Errno;
-use super::points::{self, Point};
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{MOST_ACQUIRED, Phase, Settle};
+use super::sync_points::{self, SyncPoint};
 use super::table::Stored;
 use super::transit::Transit;
 use super::{codec, workers, workspace};
@@ -164,7 +164,7 @@ impl Region {
     pub(super) fn stage(&self, index: usize) {
         workspace::with(false, |workspace| {
             let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
-            points::pass(Point::Staging);
+            sync_points::pass(SyncPoint::Staging);
             self.engine().stage(transit, workspace);
         });
     }

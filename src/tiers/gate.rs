@@ -139,7 +139,7 @@ mod model {
     }
 
     #[test]
-    fn nobody_is_inside_a_closed_door_and_nobody_waits_for_ever() {
+    fn nobody_is_inside_a_closed_gate_and_nobody_waits_for_ever() {
         closing_meanwhile(2, 1, 1);
     }
     #[test]

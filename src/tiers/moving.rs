@@ -4,10 +4,10 @@
 //! before do not touch it, so room on disk and chunks go over as one.
 use super::chunk_error::ChunkError;
 use super::engine::Engine;
-use super::points::{self, Point};
 use super::region::{Params, Region};
 use super::staging::Slot;
 use super::state::{Phase, Settle};
+use super::sync_points::{self, SyncPoint};
 use super::table::{ListKind, Stored};
 use super::transit::Transit;
 use super::workspace;
@@ -37,7 +37,7 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
         .spill_space()
         .inherit(old.spill_space(), old.count(), new.count().saturating_sub(old.count()))
         .and_then(|()| {
-            points::pass(Point::RoomInherited);
+            sync_points::pass(SyncPoint::RoomInherited);
             move_chunks(engine, old, &new).map_err(ChunkError::error)
         });
     if let Err(error) = moved {

@@ -3,10 +3,10 @@ use super::chunk_error::ChunkError;
 use super::codec::{self, Form};
 use super::engine::Engine;
 use super::fill::{checksum, content_hash, whole_pages};
-use super::points::{self, Point};
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
+use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
 use super::transit::Transit;
 use crate::recording::{self, Begun, Movement, Tier};
@@ -130,7 +130,7 @@ impl Engine {
         let (file, spill, offset) =
             region.spill_space().place_for_writing(transit.index).map_err(ChunkError::Disk)?;
         spill.write(bytes, offset).map_err(ChunkError::Disk)?;
-        points::pass(Point::Written);
+        sync_points::pass(SyncPoint::Written);
         transit.stored().file = file;
         region.spill_space().note_stored(file, transit.index, true);
         region.counters.cold.fetch_add(bytes.len(), Relaxed);
@@ -182,7 +182,7 @@ impl Engine {
                 return Ok(false);
             };
             let Some(index) = region.lists().oldest(ListKind::Warm) else { continue };
-            points::pass(Point::OldestChosen);
+            sync_points::pass(SyncPoint::OldestChosen);
             if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
                 return self.demote(transit).map(|()| true);
             }

@@ -1,6 +1,6 @@
 //! Interleavings of threads that once lost something, each made to happen.
 use super::*;
-use crate::tiers::points::{Point, at};
+use crate::tiers::sync_points::{SyncPoint, at};
 use crate::tiers::table::ListKind;
 use std::sync::mpsc::channel;
 
@@ -40,18 +40,18 @@ fn two_threads_open_the_spill_file_at_once() {
         });
         let (opened, opens) = channel();
         let [first, second] = regions.clone();
-        at(Point::OpeningFile, move || {
+        at(SyncPoint::OpeningFile, move || {
             // The other opens one too, writes a chunk there, and waits before it says so.
             let (wrote, writes) = channel();
             let other = std::thread::spawn(move || {
-                at(Point::Written, move || {
+                at(SyncPoint::Written, move || {
                     wrote.send(()).unwrap();
                     opens.recv().unwrap();
                 });
                 second.advise(Advice::DontNeed).unwrap();
             });
             writes.recv().unwrap();
-            at(Point::Written, move || {
+            at(SyncPoint::Written, move || {
                 opened.send(()).unwrap();
                 other.join().unwrap();
             });
@@ -76,10 +76,10 @@ fn a_region_grows_while_an_eviction_holds_the_list_that_had_it() {
         let (evicted, evictions) = channel();
         {
             let engine = engine.clone();
-            at(Point::RegionsListed, move || {
+            at(SyncPoint::RegionsListed, move || {
                 let (inherited, inherits) = channel();
                 std::thread::spawn(move || {
-                    at(Point::RoomInherited, move || {
+                    at(SyncPoint::RoomInherited, move || {
                         inherited.send(()).unwrap();
                         evictions.recv().unwrap();
                     });
@@ -109,7 +109,7 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
         let index = region.lists().oldest(ListKind::Warm).unwrap();
         {
             let region = region.clone();
-            at(Point::OldestChosen, move || {
+            at(SyncPoint::OldestChosen, move || {
                 region.acquire(index, Access::Read).unwrap();
             });
         }
@@ -122,13 +122,13 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
 }
 
 #[test]
-fn memory_is_freed_while_the_crew_is_about_to_bring_some_in() {
+fn memory_is_freed_while_a_worker_is_about_to_bring_some_in() {
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         let region = stored(&engine, 2, 9);
         {
             let (engine, region) = (engine.clone(), region.clone());
-            at(Point::BringingAhead, move || assert!(engine.free(&region)));
+            at(SyncPoint::BringingAhead, move || assert!(engine.free(&region)));
         }
         region.bring_ahead(0);
         assert_eq!((region.residency().hot_bytes, engine.held()), (0, 0), "{mechanism:?}");
@@ -136,7 +136,7 @@ fn memory_is_freed_while_the_crew_is_about_to_bring_some_in() {
 }
 
 #[test]
-fn memory_that_holds_all_slots_is_freed_while_the_crew_wants_one_for_it() {
+fn memory_that_holds_all_slots_is_freed_while_a_worker_wants_one_for_it() {
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         let region = stored(&engine, 64, 10);
@@ -148,7 +148,7 @@ fn memory_that_holds_all_slots_is_freed_while_the_crew_wants_one_for_it() {
             let (engine, region) = (engine.clone(), region.clone());
             std::thread::spawn(move || {
                 let leaving = region.clone();
-                at(Point::Staging, move || {
+                at(SyncPoint::Staging, move || {
                     let region = leaving.clone();
                     std::thread::spawn(move || freed.send(engine.free(&region)).unwrap());
                     while !leaving.is_leaving() {
