@@ -5,12 +5,13 @@
 //! Prints GFLOP/s (8 floating-point operations a multiply-add; medians) on 1 and 2 threads and the median ratio to the
 //! plain product in the same round; with --rivals also what we reach without plain products in between, and what NumPy's
 //! and torch's tensordot and TBLIS (by pytblis) reach in a process of their own right after, and whether each is slower.
+//! At the end ("pauses") what two threads reach that slept before.
 //! Theirs make a new result each time, ours is written over. PYTHON names an interpreter that has them. Some builds of
 //! OpenBLAS take an old kernel on new processors: OPENBLAS_CORETYPE sets another.
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use unimem::tensor::Complex;
 use unimem::tensor::kernel::{Product, set_threads};
 use unimem::{Interface, Tensor};
@@ -115,6 +116,31 @@ fn main() {
         }
         println!("  {least:.2} {}", if met { "met" } else { "NOT MET" });
         compare(&rivals, left, right, bonds, ours_alone);
+    }
+    if wanted("pauses") {
+        after_pauses(&memory);
+    }
+}
+
+/// What the second thread is worth when both have been asleep: a thread that wakes on the caller's processor does nothing.
+fn after_pauses(memory: &Interface) {
+    println!("pauses of 20 ms before each       ours 1  ours 2   ratio  wanted");
+    for (size, least) in [(128, 1.1), (256, 1.4), (512, 1.6)] {
+        let [a, b, mut c] = [(); 3].map(|()| tensor(memory, &[size, size]));
+        let product = Product::row_major(&[size, size], &[size, size], &[(1, 0)]);
+        let mut compute = || product.compute(&a, &b, &mut c, &mut |_| Ok(())).unwrap();
+        let [one, two] = [1, 2].map(|threads| {
+            set_threads(threads);
+            let mut times: Vec<f64> = (0..51)
+                .map(|_| {
+                    std::thread::sleep(Duration::from_millis(20));
+                    seconds(&mut compute)
+                })
+                .collect();
+            8e-9 * (size as f64).powi(3) / median(&mut times)
+        });
+        let met = if two / one >= least { "met" } else { "NOT MET" };
+        println!("{:<32}{one:>8.1}{two:>8.1}{:>8.2}  {least:.2} {met}", format!("matrix {size}"), two / one);
     }
 }
 

@@ -19,7 +19,7 @@ enum { SHORT_TRANSFER = -1, DAMAGED_READ = -2 };
 /* Kinds of calls, in the order of src/os/injection.rs. */
 enum {
     MAP, UNMAP, PROTECT, REMAP, DISCARD, POPULATE, ADVISE, BIND, OPEN, REMOVE_NAME, MAKE_BLOCKS, PUNCH_HOLE, READ, WRITE,
-    USERFAULTFD, REGISTER, MOVE_PAGES, COPY_PAGES, WRITE_PROTECT, START_THREAD, THREAD_KEY, RECORD,
+    USERFAULTFD, REGISTER, MOVE_PAGES, COPY_PAGES, WRITE_PROTECT, START_THREAD, AFFINITY, THREAD_KEY, RECORD,
     OPERATIONS,
     DEFECT = OPERATIONS, /* every guarded call of the interface panics */
 };
@@ -51,6 +51,7 @@ static const operation_t operations[OPERATIONS] = {
     [COPY_PAGES] = {"UFFDIO_COPY", {EAGAIN, ENOMEM, EINVAL, SHORT_TRANSFER}},
     [WRITE_PROTECT] = {"UFFDIO_WRITEPROTECT", {EAGAIN, ENOMEM, EINVAL}},
     [START_THREAD] = {"pthread_create", {EAGAIN}},
+    [AFFINITY] = {"processors of a thread", {EINVAL, EPERM}},
     [THREAD_KEY] = {"pthread keys", {EAGAIN, ENOMEM}},
     [RECORD] = {"a record of the library", {ENOMEM}},
 };

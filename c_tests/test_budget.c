@@ -187,6 +187,22 @@ static int asked_thread(void *unused) {
     return unused != NULL || tap.misses != 0;
 }
 
+/* What a block needs beyond its size is the budget's to give, too, and the message does not put it on the system. */
+static int refusals_are_the_budgets(void *unused) {
+    size_t seen = 0;
+    for (size_t cap = 4 * KIB; cap < 300 * KIB; cap += 4 * KIB + 64) {
+        unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = cap, .enable_growth = true});
+        for (size_t size = 100; size < 60 * KIB; size = size * 3 / 2) {
+            while (memory->allocate(size, 0)) continue;
+            seen += unimem_held_bytes(memory) + size <= cap;
+            EXPECT(strstr(unimem_last_error_message(), "no room"), "%zu bytes in %zu: %s", size, cap, unimem_last_error_message());
+        }
+        unimem_close(memory);
+    }
+    EXPECT(seen > 0, "no refusal of a block whose size alone would fit");
+    return unused != NULL || tap.misses != 0;
+}
+
 int main(void) {
     filling_t fillings[] = {{32, 16}, {48, 16}, {64, 0}, {320, 0}, {1000, 0}, {4096, 0}, {20000, 0}, {32 * KIB, 0}, {40000, 0}, {MIB, 0}, {3 * MIB, 0}};
     TEST("blocks of every size: what is resident stays within the budget, and what is held is resident") {
@@ -205,5 +221,6 @@ int main(void) {
     CHECK_EQ("chunks go on where plain blocks hold the whole budget", (size_t)run_in_child(fill_before_chunks, NULL, 60), 0);
     CHECK_EQ("caches of idle threads leave others their share of the budget", (size_t)run_in_child(idle_threads, NULL, 60), 0);
     CHECK_EQ("after a trim a thread puts back what it caches at its next slow call", (size_t)run_in_child(asked_thread, NULL, 60), 0);
+    CHECK_EQ("a block that the budget refuses is not said to be refused by the system", (size_t)run_in_child(refusals_are_the_budgets, NULL, 60), 0);
     return tap_done();
 }

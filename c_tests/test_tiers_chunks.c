@@ -84,6 +84,52 @@ static void test_access_beside_acquired(unified_memory_interface_t *memory, char
     }
 }
 
+/* Chunks that were out encoded, and are in place again: what is kept encoded of them is in nobody's way. */
+static void test_copies_of_acquired(void)
+{
+    size_t chunk = 64 * KIB, budget = 64 * chunk;
+    for (size_t count = 32; count <= 56; count += 24) {
+        unified_memory_interface_t *memory = open_with(budget, 0);
+        unsigned char *base = memory->allocate_streaming(count * chunk, chunk);
+        for (size_t i = 0; i < count; i++) {
+            unsigned char *at = unimem_chunk_acquire(base, i, UNIMEM_OVERWRITE);
+            random_t random = {i};
+            for (size_t k = 0; at && k < chunk; k++) at[k] = k % 4 < 2 ? (unsigned char)random_next(&random) : 0;
+            unimem_chunk_release(base, i);
+        }
+        unimem_advise(base, UNIMEM_DONT_NEED);
+        TEST("all chunks of memory that fits can be acquired, whatever is kept encoded of them") {
+            for (size_t i = 0; i < count; i++)
+                EXPECT(unimem_chunk_acquire(base, i, UNIMEM_READ), "chunk %zu of %zu: %s", i, count, unimem_last_error_message());
+        }
+        TEST("beside them plain blocks have all room that is said to be there") {
+            for (size_t size = chunk; size < budget - count * chunk; size += chunk) {
+                bool can = unimem_can_allocate(memory, size);
+                void *block = memory->allocate(size, 0);
+                EXPECT(can == (block != NULL), "%zu bytes beside %zu chunks: %s, %s", size, count, can ? "can" : "cannot", block ? "there" : unimem_last_error_message());
+                EXPECT(block || size + 4 * chunk > budget - count * chunk, "%zu bytes beside %zu chunks: %s", size, count, unimem_last_error_message());
+                memory->free(block);
+                unimem_trim(memory);
+            }
+            EXPECT(unimem_held_bytes(memory) <= budget, "%zu bytes are held", unimem_held_bytes(memory));
+        }
+        TEST("and they leave and come back as they were") {
+            for (size_t i = 0; i < count; i++) unimem_chunk_release(base, i);
+            unimem_advise(base, UNIMEM_DONT_NEED);
+            for (size_t i = 0; i < count; i++) {
+                unsigned char *at = unimem_chunk_acquire(base, i, UNIMEM_READ);
+                random_t random = {i};
+                size_t wrong = 0;
+                for (size_t k = 0; at && k < chunk; k++) wrong += at[k] != (k % 4 < 2 ? (unsigned char)random_next(&random) : 0);
+                EXPECT(at && wrong == 0, "chunk %zu: %zu bytes are wrong", i, wrong);
+                unimem_chunk_release(base, i);
+            }
+        }
+        memory->free(base);
+        unimem_close(memory);
+    }
+}
+
 static void test_chunks(void)
 {
     size_t chunk = 64 * KIB, count = 32;
@@ -177,6 +223,7 @@ static void test_chunks(void)
 static int run_all(void)
 {
     test_chunks();
+    test_copies_of_acquired();
     if (serves_touches()) test_words_across_chunks();
     return tap_done();
 }

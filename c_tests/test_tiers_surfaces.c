@@ -72,6 +72,15 @@ static void test_pool(void)
             pool_free(pool, opaque(tiered));
             EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED && unimem_owns(tiered), "it is gone");
             EXPECT(same_totals(before, stats_of(wrong[i])) && same_totals(own, stats_of(memory)), "something was counted");
+            void *places[64]; /* so many that some begin where others did */
+            for (size_t k = 0; k < 64; k++) places[k] = streaming(wrong[i]);
+            for (size_t k = 0; k < 64; k++) wrong[i]->free(places[k]);
+            for (size_t k = 0; k < 64; k++) {
+                places[k] = streaming(wrong[i]);
+                pool_free(pool, opaque(places[k]));
+                EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "live where other memory was freed: error %d", (int)unimem_last_error());
+            }
+            for (size_t k = 0; k < 64; k++) wrong[i]->free(places[k]);
             wrong[i]->free(tiered);
         }
         EXPECT(unimem_close(instance), "something is left");

@@ -16,6 +16,11 @@ fn place(start: usize) -> &'static AtomicUsize {
 pub fn note(start: usize) {
     place(start).store(start, Relaxed);
 }
+/// Forgets it, since tiered memory begins at `start` now: another instance does not find that, and is not to call it freed.
+pub fn forget(start: usize) {
+    // Whatever else stands there is somebody else's.
+    let _ = place(start).compare_exchange(start, 0, Relaxed, Relaxed);
+}
 /// Whether something that began at `start` is remembered. Whoever asks has found that nothing is there now.
 pub fn lately(start: usize) -> bool {
     start != 0 && place(start).load(Relaxed) == start

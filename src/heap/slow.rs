@@ -239,13 +239,14 @@ impl Heap {
 
     /// The error for an allocation of `size` bytes that found no memory.
     #[cold]
-    pub(super) fn out_of_memory<T>(&self, size: usize) -> Result<T> {
-        match self.limit.load(Relaxed) {
-            limit if limit == 0 || self.held().saturating_add(size) <= limit => {
-                fail!(OutOfMemory, "the system has no memory for {size} bytes")
-            }
-            limit => fail!(OutOfMemory, "no room for {size} bytes: {} of {limit} are held", self.held()),
+    pub(super) fn out_of_memory<T>(&'static self, size: usize) -> Result<T> {
+        let (held, limit) = (self.held(), self.limit());
+        // More than its size is needed: a span of such blocks, and the bookkeeping.
+        let has_room = held.saturating_add(size) <= limit && self.can_allocate(size, 0, 0);
+        if limit == 0 || has_room {
+            return fail!(OutOfMemory, "the system has no memory for {size} bytes");
         }
+        fail!(OutOfMemory, "no room for {size} bytes: {held} of {limit} are held")
     }
 
     #[cold]

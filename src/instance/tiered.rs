@@ -155,6 +155,7 @@ impl Instance {
             engine.free(&region);
             return Err(error);
         }
+        freed::forget(region.start());
         regions::made(self.heap, region.start(), size);
         region.record_allocation();
         let start = region.start() as *mut u8;
@@ -207,6 +208,7 @@ impl Instance {
         }
         tracked::moved(before, region.start(), size);
         recording::freed(before);
+        freed::forget(region.start());
         regions::made(self.heap, region.start(), size);
         region.record_allocation();
         self.heap.recount_region(old, size)?;

@@ -52,6 +52,8 @@ pub enum Operation {
     WriteProtect,
     /// pthread_create.
     StartThread,
+    /// pthread_getaffinity_np and pthread_setaffinity_np.
+    Affinity,
     /// pthread_key_create and pthread_setspecific.
     ThreadKey,
     /// Memory for a record of the library (os/records.rs).

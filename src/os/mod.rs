@@ -7,6 +7,7 @@ pub mod injection;
 pub mod lock;
 pub mod map;
 pub mod numa;
+pub mod placement;
 pub mod records;
 pub mod system;
 pub mod thread;

@@ -102,9 +102,7 @@ impl Machine {
         if let [only] = *self.nodes {
             return Some(only);
         }
-        // SAFETY: takes nothing and touches nothing.
-        let processor = usize::try_from(unsafe { libc::sched_getcpu() }).ok()?;
-        *self.node_of_processor.get(processor)?
+        *self.node_of_processor.get(system::processor()?)?
     }
 
     fn bind(&self, address: NonNull<u8>, length: usize, node: usize) -> Result<()> {

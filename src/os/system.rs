@@ -325,6 +325,62 @@ pub fn start_thread(stack: usize, main: extern "C" fn(*mut c_void) -> *mut c_voi
     set_signals(&before);
     if error == 0 { Ok(()) } else { Err(Errno(error)) }
 }
+/// Some of the first 1024 processors.
+#[derive(Clone, Copy)]
+pub struct Processors(libc::cpu_set_t);
+impl Processors {
+    /// None of them.
+    pub fn none() -> Processors {
+        // SAFETY: all-zero bytes are the empty set.
+        Processors(unsafe { core::mem::zeroed() })
+    }
+    /// All of these but one.
+    pub fn without(mut self, processor: usize) -> Processors {
+        if processor < libc::CPU_SETSIZE as usize {
+            // SAFETY: inside the set.
+            unsafe { libc::CPU_CLR(processor, &mut self.0) };
+        }
+        self
+    }
+}
+impl PartialEq for Processors {
+    fn eq(&self, other: &Processors) -> bool {
+        // SAFETY: reads two sets.
+        unsafe { libc::CPU_EQUAL(&self.0, &other.0) }
+    }
+}
+
+/// A thread that can be asked about for as long as the process lives: one that is neither joined nor detached.
+#[derive(Clone, Copy)]
+pub struct LastingThread(libc::pthread_t);
+impl LastingThread {
+    /// Gives up joining it.
+    pub fn new(thread: std::thread::JoinHandle<()>) -> LastingThread {
+        LastingThread(std::os::unix::thread::JoinHandleExt::into_pthread_t(thread))
+    }
+    /// The processors it may run on. pthread_getaffinity_np.
+    pub fn affinity(self) -> Result<Processors, Errno> {
+        check(Operation::Affinity)?;
+        let mut set = Processors::none();
+        // SAFETY: fills in the set; the thread's handle stays valid.
+        let error = unsafe { libc::pthread_getaffinity_np(self.0, size_of::<libc::cpu_set_t>(), &mut set.0) };
+        if error == 0 { Ok(set) } else { Err(Errno(error)) }
+    }
+    /// Lets it run on these only. pthread_setaffinity_np.
+    pub fn set_affinity(self, processors: Processors) -> Result<(), Errno> {
+        check(Operation::Affinity)?;
+        // SAFETY: reads the set; the thread's handle stays valid.
+        let error =
+            unsafe { libc::pthread_setaffinity_np(self.0, size_of::<libc::cpu_set_t>(), &processors.0) };
+        if error == 0 { Ok(()) } else { Err(Errno(error)) }
+    }
+}
+/// The processor that the calling thread is on; it may be on another one right after. sched_getcpu.
+pub fn processor() -> Option<usize> {
+    // SAFETY: takes nothing and touches nothing.
+    usize::try_from(unsafe { libc::sched_getcpu() }).ok()
+}
+
 /// pthread_key_create.
 pub fn make_thread_key(destructor: unsafe extern "C" fn(*mut c_void)) -> Result<libc::pthread_key_t, Errno> {
     check(Operation::ThreadKey)?;

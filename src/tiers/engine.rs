@@ -11,6 +11,7 @@ use super::mapping::Errno;
 use super::region::{Params, Region};
 use super::spill::Spill;
 use super::staging::Staging;
+use super::sync_points::{self, SyncPoint};
 use super::warm::Warm;
 use super::{fork, gate, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
@@ -38,7 +39,7 @@ pub struct Engine {
     clock: AtomicU32,
     /// Claims held, and how many of their holders wait for room.
     transits: AtomicU32,
-    starved: AtomicU32,
+    pub(super) starved: AtomicU32,
     progress: Mutex<u32>,
     moved: Condvar,
 }
@@ -130,14 +131,20 @@ impl Engine {
             list.retain(|r| !Arc::ptr_eq(r, region));
             found.set(list.len() < before);
         });
+        sync_points::pass(SyncPoint::Concealed);
         found.get()
     }
     /// Frees a region and everything stored for it. Waits for what is in flight. False if another thread was first.
     pub fn free(&self, region: &Arc<Region>) -> bool {
         let _inside = gate::enter();
+        // Nobody finds its chunks any more, but their pages come free: who waits for some is not to give up.
+        let pages = self.pages_in_hand();
         let first = self.conceal(region);
         if first {
             region.dissolve();
+        }
+        drop(pages);
+        if first {
             let _arrangement = self.arrangement.lock();
             if self.regions().is_empty() {
                 // The worker threads may still have pages in hand; whoever comes next must not find them charged.
@@ -318,7 +325,7 @@ impl Engine {
         self.moved.notify_all();
     }
     /// Makes those who wait look again.
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         // Who has looked, and does not sleep yet, holds the lock.
         drop(self.progress.lock());
         self.moved.notify_all();
@@ -327,15 +334,17 @@ impl Engine {
     pub(super) fn progress(&self) -> u32 {
         *self.progress.lock()
     }
-    /// A holder of a claim found nothing that could leave. Waits until something settles that was claimed when it
-    /// looked (`seen`); false if there is nothing to hope for, because all other claims wait here too. What the caller
-    /// itself has tried meanwhile in vain must not count as progress: see `Transit::settle_unchanged`.
-    pub(super) fn starve(&self, seen: u32) -> bool {
+    /// A holder of a claim in `region` found nothing that could leave. Waits until something settles that was claimed when
+    /// it looked (`seen`); false if there is nothing to hope for, because all other claims wait here too, or because who
+    /// frees or moves the region waits for this one. What the caller itself has tried meanwhile in vain must not count as
+    /// progress: see `Transit::settle_unchanged`.
+    pub(super) fn starve(&self, region: &Region, seen: u32) -> bool {
         let starved = self.starved.fetch_add(1, SeqCst) + 1;
         let mut progress = self.progress.lock();
         let mut hope = true;
         while *progress == seen && hope {
-            hope = self.transits.load(SeqCst) > starved.max(self.starved.load(SeqCst));
+            hope =
+                !region.is_leaving() && self.transits.load(SeqCst) > starved.max(self.starved.load(SeqCst));
             if hope {
                 progress = self.moved.wait(progress);
             }

@@ -24,6 +24,11 @@ const MOST_KEPT: usize = 4 << 20;
 /// Victims tried before an eviction that fails is an error.
 const ATTEMPTS: usize = 4;
 
+/// Why nothing leaves for a chunk of the region. Of one that is leaving it is the owner who waits for this claim.
+fn no_room_for(region: &Region) -> ChunkError {
+    if region.is_leaving() { ChunkError::Leaving } else { ChunkError::NoRoom }
+}
+
 impl Engine {
     /// A full slot for chunks of the region: a free one, one with fresh pages, or one whose pages come from a chunk
     /// that has to leave for it.
@@ -44,13 +49,13 @@ impl Engine {
             if let Some(slot) = staging.take_full() {
                 return Ok(slot);
             }
-            let Some(slot) = staging.take_empty() else {
+            let Some(mut slot) = staging.take_empty() else {
                 match self.slot_in_use(region, seen)? {
                     Some(slot) => return Ok(slot),
                     None => continue,
                 }
             };
-            let slot = match self.fresh_pages(staging, slot)? {
+            slot = match self.fresh_pages(staging, slot)? {
                 Ok(slot) => return Ok(slot),
                 Err(slot) => slot,
             };
@@ -60,11 +65,16 @@ impl Engine {
                     staging.put_empty(slot);
                     return Ok(ahead);
                 }
+                // Who has the pages this one waits for may want a slot for them.
+                staging.put_empty(slot);
                 // Where making room fails it is found out again below.
-                if self.make_room(staging, workspace) == Ok(true) || self.starve(seen) {
-                    staging.put_empty(slot);
+                if self.make_room(staging, workspace) == Ok(true) || self.starve(region, seen) {
                     continue;
                 }
+                slot = match staging.take_empty() {
+                    Some(slot) => slot,
+                    None => continue,
+                };
             }
             match self.evict_into(staging, slot, workspace) {
                 Ok(Some(slot)) => {
@@ -80,8 +90,8 @@ impl Engine {
                     }
                     match self.make_room(staging, workspace) {
                         Ok(true) => {}
-                        Ok(false) if self.starve(seen) => {}
-                        Ok(false) => return Err(ChunkError::NoRoom),
+                        Ok(false) if self.starve(region, seen) => {}
+                        Ok(false) => return Err(no_room_for(region)),
                         Err(error) => failed(error)?,
                     }
                 }
@@ -104,8 +114,8 @@ impl Engine {
         // Or by chunks that have no other place: then one of those has to be wanted first.
         if self.staged_chunks(staging) < staging.count() {
             staging.wait();
-        } else if !self.starve(seen) {
-            return Err(ChunkError::NoRoom);
+        } else if !self.starve(region, seen) {
+            return Err(no_room_for(region));
         }
         Ok(None)
     }
@@ -119,15 +129,15 @@ impl Engine {
         let mut found = self.evict_elsewhere(staging, workspace)? > 0
             || self.account().drop_reserve() > 0
             || self.warm.trim(self.account()) > 0;
-        while !found && self.demote_oldest()? {
+        while !found && self.free_encoded()? {
             found = self.warm.trim(self.account()) > 0;
         }
         Ok(found)
     }
-    /// Asks the account for something to be guaranteed; encoded chunks go to disk for it.
+    /// Asks the account for something to be guaranteed; encoded chunks go to disk for it, and copies of those in place.
     pub(super) fn guarantee(&self, ask: impl Fn(&BudgetAccount) -> bool) -> Result<bool, ChunkError> {
         while !ask(self.account()) {
-            if self.warm.trim(self.account()) == 0 && !self.demote_oldest()? {
+            if self.warm.trim(self.account()) == 0 && !self.free_encoded()? {
                 return Ok(false);
             }
         }
@@ -409,7 +419,7 @@ impl Engine {
                 }
             }
         }
-        while freed() < wanted && self.demote_oldest() == Ok(true) {
+        while freed() < wanted && self.free_encoded() == Ok(true) {
             self.warm.trim(self.account());
         }
         if freed() < wanted {

@@ -23,14 +23,15 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     }
     let params = Params { size, chunk: old.chunk_size(), policy: old.policy() };
     let new = Arc::new(Region::reserve(engine, &params)?);
-    engine.conceal(old);
-    old.leave();
     // Before pages are in hand: whoever waits for those keeps a workspace.
     workspace::with(false, |workspace| {
         let in_use = (0..old.count()).filter(|&index| old.word(index).phase() != Phase::Zero);
         in_use.for_each(|index| engine.charge_record(&new, index, workspace));
     });
+    // Before it is in no list, see `Engine::free`.
     let _pages = engine.pages_in_hand();
+    engine.conceal(old);
+    old.leave();
     // Chunks read ahead hold slots that nobody else can take any more.
     engine.drop_staged(old, Transit::claim_leaving);
     let moved = new

@@ -238,6 +238,7 @@ impl Region {
     /// begun.
     pub(super) fn leave(&self) {
         self.claims.leave();
+        self.engine.wake();
         self.engine.wait_until(|| self.claims.is_zero());
     }
     /// The reverse.

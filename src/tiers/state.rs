@@ -115,7 +115,7 @@ impl<A: AtomicWord> State<A> {
     pub fn release(&self) -> Option<u32> {
         self.subtract(ACQUIRED, |word| word.acquisitions() > 0).map(|word| word.acquisitions() - 1)
     }
-    /// The engine's own pin on a chunk: while it lasts the chunk stays in place. False if it is not Hot.
+    /// The engine's own pin on a chunk: while it lasts the chunk stays in place, and nobody claims it. False if it is not Hot.
     pub fn pin(&self) -> bool {
         loop {
             let word = self.load();

@@ -7,7 +7,7 @@ use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
-use super::table::ListKind;
+use super::table::{ListKind, Stored};
 use super::transit::Transit;
 use crate::recording::{self, Begun, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
@@ -52,6 +52,40 @@ fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
     let tier = if phase == Phase::Zero { Tier::Zero } else { transit.stored_tier() };
     transit.settle(phase, Settle::default());
     region.record(begun, Movement::Eviction, tier, index);
+}
+
+impl Region {
+    /// The encoded copy in RAM, its extent and its length, of a chunk that is in place, acquired or not. It is kept no more.
+    fn take_copy(&self) -> Option<(u32, usize)> {
+        let mut lists = self.lists();
+        let mut next = lists.oldest(ListKind::Hot);
+        for _ in 0..lists.count(ListKind::Hot) {
+            let index = next?;
+            next = lists.next(self.table(), index);
+            let chunk = self.chunk(index);
+            if !chunk.state.pin() {
+                continue; // on its way
+            }
+            // SAFETY: while it is pinned nobody claims it, and of those who pin only this function looks, under the lock.
+            let stored = unsafe { chunk.stored() };
+            let copy = (stored.warm, stored.length as usize);
+            match stored.file {
+                0 if copy.0 != 0 => *stored = Stored::default(),
+                _ => stored.warm = 0, // what is on disk stays known
+            }
+            let acquired = chunk.state.load().acquisitions() > 0;
+            chunk.state.unpin();
+            if acquired {
+                // It cannot leave, and has no copy now: the next look begins behind it.
+                lists.remove(self.table(), index);
+                lists.append(self.table(), ListKind::Hot, index, self.engine().tick());
+            }
+            if copy.0 != 0 {
+                return Some(copy);
+            }
+        }
+        None
+    }
 }
 
 impl Engine {
@@ -223,6 +257,32 @@ impl Engine {
         self.warm.free(self.account(), stored.warm, length);
         region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
         Ok(true)
+    }
+
+    /// Frees encoded bytes in RAM, the dearest last: those of chunks that are out go to disk, those of chunks that are in place
+    /// are needed only if these leave unchanged. False if there are none.
+    pub(super) fn free_encoded(&self) -> Result<bool, ChunkError> {
+        Ok(self.demote_oldest()? || self.drop_copy())
+    }
+    /// Forgets the encoded copy of a chunk that is in place. False if there is none.
+    fn drop_copy(&self) -> bool {
+        self.regions().iter().any(|region| {
+            if region.counters.warm.load(Relaxed) == 0 || !region.begin_transit() {
+                return false;
+            }
+            match region.take_copy() {
+                Some((extent, length)) => {
+                    self.warm.free(self.account(), extent, length);
+                    region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
+                    region.end_transit();
+                    true
+                }
+                None => {
+                    region.end_transit_unchanged();
+                    false
+                }
+            }
+        })
     }
 
     /// Drops a claimed chunk's contents for good.

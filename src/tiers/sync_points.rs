@@ -10,6 +10,8 @@ pub enum SyncPoint {
     Written,
     /// Chosen from which regions chunks may leave.
     RegionsListed,
+    /// A region that is freed or moved is in no list any more, and has all its chunks still.
+    Concealed,
     /// A growing region's room on disk is the new one's, its chunks are not yet.
     RoomInherited,
     /// An encoded chunk is about to be claimed to be written out.

@@ -74,15 +74,17 @@ pub struct Chunk {
     stored: UnsafeCell<Stored>,
 }
 const _: () = assert!(size_of::<Chunk>() == 64);
-// SAFETY: `stored` is reached through a claim only (Transit), `links` under the lists' lock only.
+// SAFETY: `stored` is reached through a claim (Transit), or with the chunk pinned and under the lists' lock, which excludes
+// claims and each other; `links` under the lists' lock only.
 unsafe impl Sync for Chunk {}
 
 impl Chunk {
     /// # Safety
-    /// The caller holds the claim of this chunk, and no other reference from here.
+    /// The caller holds the claim of this chunk, or has pinned it and holds the lock of its region's lists; and no other
+    /// reference from here.
     #[allow(clippy::mut_from_ref)] // that is what a claim is
     pub unsafe fn stored(&self) -> &mut Stored {
-        // SAFETY: a claim is exclusive (state.rs).
+        // SAFETY: a claim is exclusive, and a pinned chunk cannot be claimed (state.rs); the lock is exclusive among those who pin.
         unsafe { &mut *self.stored.get() }
     }
 }
@@ -198,6 +200,10 @@ impl Lists {
         }
         (number as usize).checked_sub(1)
     }
+    /// The chunk behind one in its list, on the way to the young end.
+    pub fn next(&mut self, table: &Table, index: usize) -> Option<usize> {
+        (self.links(table, index as u32).next as usize).checked_sub(1)
+    }
     /// Puts a chunk that is in a list at its young end.
     pub fn rotate(&mut self, table: &Table, index: usize) {
         let Links { stamp, which, .. } = *self.links(table, index as u32);
@@ -228,6 +234,7 @@ mod tests {
         }
         assert_eq!((lists.oldest(ListKind::Hot), lists.count(ListKind::Hot)), (Some(0), 5));
         assert_eq!(lists.youngest(&table, ListKind::Hot, 1), Some(3));
+        assert_eq!((lists.next(&table, 1), lists.next(&table, 4)), (Some(2), None));
         for i in [2, 0, 4] {
             assert_eq!(lists.remove(&table, i), ListKind::Hot);
             assert_eq!(lists.remove(&table, i), ListKind::Nowhere);

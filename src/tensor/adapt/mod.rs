@@ -11,7 +11,7 @@ mod matrix;
 mod tests;
 
 use super::kernel::scan::Magnitude;
-use super::kernel::threads;
+use super::kernel::threads_of_decompositions;
 use super::memory::{Block, Memory, Storage};
 use super::network::{Network, storage_for};
 use super::shape;
@@ -60,7 +60,8 @@ pub fn adapt(network: &mut Network, memory: &Memory, target: f64, most: usize) -
     }
     let Some(root) = network.root() else { return fail!(InvalidArgument, "the network has no nodes") };
     let start = Instant::now();
-    faer::set_global_parallelism(if threads() > 1 { faer::Par::rayon(threads()) } else { faer::Par::Seq });
+    let threads = threads_of_decompositions();
+    faer::set_global_parallelism(if threads > 1 { faer::Par::rayon(threads) } else { faer::Par::Seq });
     let ids = network.preorder(root);
     let steps = (0, 4 * ids.len());
     let mut work = Vec::with_capacity(network.len());

@@ -18,6 +18,7 @@ mod tests;
 mod thin;
 mod threads;
 mod tiles;
+mod workers;
 
 pub use first_use::HOOKS as FIRST_USE_HOOKS;
 
@@ -26,7 +27,7 @@ use crate::error::Result;
 
 /// Floating-point operations of a multiply-add of complex numbers.
 pub const OPERATIONS_PER_TERM: f64 = 8.0;
-pub use threads::{set_threads, threads};
+pub use threads::{set_threads, threads, threads_of_decompositions};
 
 /// One axis of a product, with its stride (in elements) in the two tensors that have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The largest magnitude in a tensor, as a power of two.
 use super::{Complex, threads};
+use pulp::{Arch, Simd, WithSimd};
 
 /// How large the elements of a tensor are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,8 +34,16 @@ pub fn magnitude(elements: &[Complex]) -> Magnitude {
 
 /// The largest bit pattern of any part without its sign: the order of floats, with infinity and NaN on top.
 fn largest_bits(elements: &[Complex]) -> u32 {
-    const SIGN: u32 = 1 << 31;
-    elements.iter().fold(0, |most, z| most.max(z.re.to_bits() & !SIGN).max(z.im.to_bits() & !SIGN))
+    struct Largest<'a>(&'a [Complex]);
+    impl WithSimd for Largest<'_> {
+        type Output = u32;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> u32 {
+            const SIGN: u32 = 1 << 31;
+            self.0.iter().fold(0, |most, z| most.max(z.re.to_bits() & !SIGN).max(z.im.to_bits() & !SIGN))
+        }
+    }
+    Arch::new().dispatch(Largest(elements))
 }
 
 /// Multiplies every element by 2 to the power `exponent`.

@@ -43,6 +43,9 @@ fn vectors_with_short_sums() {
     check(&[3], &[5000, 3, 17], &[(0, 1)], 2);
     check(&[2, 3], &[40, 3, 50, 2, 60], &[(0, 3), (1, 1)], 3);
     check(&[1], &[5000], &[], 4);
+    for terms in 5..12 {
+        check(&[terms], &[3, terms, 16 + terms], &[(0, 1)], terms as u64);
+    }
     // Added to what is there; NaN goes where it is summed into and nowhere else.
     let (zero, one) = (Complex::new(0.0, 0.0), Complex::new(1.0, -2.0));
     let mut product = Product::row_major(&[2, 30], &[2], &[(0, 0)]);

@@ -4,6 +4,8 @@
 //! a leaf with one small axis makes of its neighbour.
 use super::fuse::{self, Side};
 use super::{Axis, Complex, volume};
+use core::array::from_fn;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Terms of the longest sum that is added up this way: longer ones are worth packing, and are blocked there.
 const LONGEST: usize = 64;
@@ -11,6 +13,8 @@ const LONGEST: usize = 64;
 const SHORTEST: usize = 16;
 /// Elements of a line at one time: what is added up stays in the first-level cache.
 const PIECE: usize = 2048;
+/// Terms that are added up in registers.
+const AT_ONCE: usize = 4;
 /// Pieces that a thread takes at one time.
 const SHARE: usize = 8;
 
@@ -22,6 +26,7 @@ pub struct Thin<'a> {
     pub right: *const Complex,
     pub out: *mut Complex,
     pub accumulate: bool,
+    pub arch: Arch,
 }
 // SAFETY: the operands are only read, and every piece of `out` is written by one thread.
 unsafe impl Sync for Thin<'_> {}
@@ -62,18 +67,52 @@ impl Thin<'_> {
             fuse::offsets(outer, Side::Other, piece / per_line, 1, &mut outputs);
             // SAFETY: `count` neighbours in C from here on, by the rule above; any bits are a number.
             let out = unsafe { core::slice::from_raw_parts_mut(self.out.add(outputs[0] + start), count) };
-            if !self.accumulate {
-                out.fill(Complex::new(0.0, 0.0));
-            }
-            for (factor, at) in factors.iter().zip(&lines) {
-                // SAFETY: as many neighbours in B.
-                let line =
-                    unsafe { core::slice::from_raw_parts(self.right.add(at + inputs[0] + start), count) };
-                for (z, b) in out.iter_mut().zip(line) {
-                    z.re += factor.re * b.re - factor.im * b.im;
-                    z.im += factor.re * b.im + factor.im * b.re;
+            // SAFETY: as many neighbours in B.
+            let line = |at: usize| unsafe {
+                core::slice::from_raw_parts(self.right.add(at + inputs[0] + start), count)
+            };
+            for first in (0..depth).step_by(AT_ONCE) {
+                let add = self.accumulate || first > 0;
+                let term = |i: usize| (factors[first + i], line(lines[first + i]));
+                match depth - first {
+                    1 => self.arch.dispatch(AddUp::<1> { out, terms: from_fn(term), add }),
+                    2 => self.arch.dispatch(AddUp::<2> { out, terms: from_fn(term), add }),
+                    3 => self.arch.dispatch(AddUp::<3> { out, terms: from_fn(term), add }),
+                    _ => self.arch.dispatch(AddUp::<AT_ONCE> { out, terms: from_fn(term), add }),
                 }
             }
+        }
+    }
+}
+
+/// Multiples of lines, each as long as `out`, added up.
+struct AddUp<'a, const TERMS: usize> {
+    out: &'a mut [Complex],
+    terms: [(Complex, &'a [Complex]); TERMS],
+    /// To what is there; else that is overwritten.
+    add: bool,
+}
+impl<const TERMS: usize> WithSimd for AddUp<'_, TERMS> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let factors = self.terms.map(|(factor, _)| simd.splat_c32s(factor));
+        let zero = simd.splat_c32s(Complex::new(0.0, 0.0));
+        let (out, out_rest) = S::as_mut_simd_c32s(self.out);
+        let lines = self.terms.map(|(_, line)| S::as_simd_c32s(line));
+        for (x, z) in out.iter_mut().enumerate() {
+            let mut sum = if self.add { *z } else { zero };
+            for (factor, (line, _)) in factors.into_iter().zip(lines) {
+                sum = simd.mul_add_e_c32s(factor, line[x], sum);
+            }
+            *z = sum;
+        }
+        if !out_rest.is_empty() {
+            let mut sum = if self.add { simd.partial_load_c32s(out_rest) } else { zero };
+            for (factor, (_, rest)) in factors.into_iter().zip(lines) {
+                sum = simd.mul_add_e_c32s(factor, simd.partial_load_c32s(rest), sum);
+            }
+            simd.partial_store_c32s(out_rest, sum);
         }
     }
 }

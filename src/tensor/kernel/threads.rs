@@ -1,11 +1,7 @@
-//! How many threads a contraction may use, and sharing work between them (rayon's global pool).
-use super::first_use;
-use crate::defect;
+//! How many threads a contraction may use, and sharing work between them.
+use super::{first_use, workers};
 use crate::error::Result;
-use crate::os::injection::{Operation, check};
-use crate::os::system::Errno;
-use std::error::Error;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
 
@@ -14,66 +10,26 @@ pub fn set_threads(count: usize) {
     LIMIT.store(count, Relaxed);
 }
 
-/// The number of threads of one contraction.
+/// The number of threads of one product.
 pub fn threads() -> usize {
+    let limit = limit();
+    if limit > 1 && (workers::forked() || workers::of_products().is_none()) { 1 } else { limit }
+}
+/// The number of threads of one decomposition.
+pub fn threads_of_decompositions() -> usize {
+    let limit = limit();
+    if limit > 1 && (workers::forked() || !workers::of_decompositions()) { 1 } else { limit }
+}
+fn limit() -> usize {
     first_use::ready();
-    let processors = processors();
-    let limit = match LIMIT.load(Relaxed) {
-        0 => processors,
-        limit => limit.min(processors),
-    };
-    if limit > 1 && (forked() || !pool_is_made()) { 1 } else { limit }
-}
-
-/// Asked for once; threads that come first at the same moment find the same.
-fn processors() -> usize {
-    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
-    match PROCESSORS.load(Relaxed) {
-        0 => {
-            let found = std::thread::available_parallelism().map_or(1, |n| n.get());
-            PROCESSORS.store(found, Relaxed);
-            found
-        }
-        known => known,
+    match LIMIT.load(Relaxed) {
+        0 => workers::processors(),
+        limit => limit.min(workers::processors()),
     }
 }
 
-/// Makes the pool's threads, once. False where the system had none: then everything runs on the calling thread, for
-/// good, because rayon does not try again. A pool that a Rust program around us has made is as good.
-fn pool_is_made() -> bool {
-    const UNKNOWN: u8 = 0;
-    const MADE: u8 = 1;
-    const NONE: u8 = 2;
-    static POOL: AtomicU8 = AtomicU8::new(UNKNOWN);
-    let mut pool = POOL.load(Acquire);
-    if pool == UNKNOWN {
-        let _making = first_use::making();
-        pool = POOL.load(Relaxed);
-        if pool == UNKNOWN {
-            pool = if make_pool() { MADE } else { NONE };
-            POOL.store(pool, Release);
-        }
-    }
-    pool == MADE
-}
-fn make_pool() -> bool {
-    let made = rayon::ThreadPoolBuilder::new()
-        .start_handler(|_| defect::stay_inside())
-        .spawn_handler(|thread| {
-            check(Operation::StartThread).map_err(|Errno(error)| std::io::Error::from_raw_os_error(error))?;
-            std::thread::Builder::new().name("unimem".into()).spawn(|| thread.run()).map(|_| ())
-        })
-        .build_global();
-    made.map_or_else(|error| error.source().is_none(), |()| true)
-}
-
-/// The pool's threads do not live on in a forked child: there everything runs on the calling thread.
-fn forked() -> bool {
-    static POOL_PROCESS: AtomicU32 = AtomicU32::new(0);
-    let process = std::process::id();
-    let owner = POOL_PROCESS.compare_exchange(0, process, Relaxed, Relaxed).unwrap_or_else(|owner| owner);
-    owner != 0 && owner != process
-}
+/// Times that a caller looks for the last of the others before it sleeps: some 50 us.
+const LONGEST_SPIN: usize = 2000;
 
 /// Runs `work(i)` for every i below `parts` on up to `threads` threads, the caller's among them. Parts are taken
 /// in ascending order, whoever is free next. `tick` is called on the caller's thread after each part it has done, with the
@@ -100,19 +56,25 @@ pub fn share<S>(
         }
         Ok(())
     };
-    if threads.min(parts) <= 1 {
-        return own();
-    }
-    rayon::in_place_scope(|scope| {
+    let workers = if threads.min(parts) > 1 { workers::of_products() } else { None };
+    let Some(workers) = workers else { return own() };
+    let others = AtomicUsize::new(threads.min(parts) - 1);
+    workers.scope(|scope| {
         for _ in 1..threads.min(parts) {
             scope.spawn(|_| {
                 let mut state = state();
                 while let Some(part) = take() {
                     work(&mut state, part);
                 }
+                others.fetch_sub(1, Relaxed);
             });
         }
-        own()
+        own()?;
+        // Going to sleep and waking up takes as long as a small product.
+        for _ in (0..LONGEST_SPIN).take_while(|_| others.load(Relaxed) > 0) {
+            std::hint::spin_loop();
+        }
+        Ok(())
     })?;
     // The others took the last ones.
     if told < parts { tick(parts) } else { Ok(()) }

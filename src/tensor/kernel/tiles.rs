@@ -84,7 +84,8 @@ pub unsafe fn run(
     let work = size.0 as f64 * size.1 as f64 * depth as f64;
     let threads = if work < WORTH_SHARING { 1 } else { threads() };
     if size.0 == 1 && exponents == (0, 0) && thin::is_thin(&columns, &sums) {
-        let thin = Thin { columns: &columns, sums: &sums, left, right, out, accumulate: product.accumulate };
+        let (accumulate, arch) = (product.accumulate, Arch::new());
+        let thin = Thin { columns: &columns, sums: &sums, left, right, out, accumulate, arch };
         let parts = thin.parts();
         // SAFETY: forwarded; every part is taken once.
         let work = |(): &mut (), part: usize| unsafe { thin.part(part) };

@@ -164,3 +164,39 @@ fn memory_that_holds_all_slots_is_freed_while_a_worker_wants_one_for_it() {
         assert_eq!(engine.held(), 0);
     }
 }
+
+#[test]
+fn a_chunk_is_wanted_while_all_room_is_with_memory_that_is_freed_or_moved() {
+    for mechanism in serving() {
+        for grows in [false, true] {
+            let budget = Fixed::new(8 * CHUNK);
+            let engine = budget.engine(mechanism);
+            let other = stored(&engine, 4, 12);
+            let region = streaming(&engine, 16 * CHUNK, CHUNK);
+            fill(&region, 13);
+            let (acquired, acquires) = channel();
+            {
+                let (engine, other) = (engine.clone(), other.clone());
+                at(SyncPoint::Concealed, move || {
+                    let wanting = std::thread::spawn(move || other.acquire(0, Access::Read).map(drop));
+                    while engine.starved.load(SeqCst) == 0 && !wanting.is_finished() {
+                        std::thread::yield_now();
+                    }
+                    acquired.send(wanting).unwrap();
+                });
+            }
+            if grows {
+                let region = engine.resize(&region, 64 * CHUNK).unwrap();
+                holds(&region, 13, 16);
+            } else {
+                assert!(engine.free(&region));
+            }
+            let result = acquires.recv().unwrap().join().unwrap();
+            assert_eq!(result, Ok(()), "{mechanism:?}, grows: {grows}");
+            other.release(0).unwrap();
+            holds(&other, 12, 4);
+            engine.clear();
+            assert_eq!(budget.used.load(SeqCst), 0);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The threads that share work with the caller: those of products, one less than processors since the caller works too, and
+//! those of the decompositions, rayon's global pool, which is what faer uses.
+use super::first_use;
+use crate::defect;
+use crate::os::injection::{Operation, check};
+use crate::os::placement::Placement;
+use crate::os::system::{Errno, LastingThread};
+use std::error::Error;
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+use std::thread::JoinHandle;
+
+/// Threads of products.
+pub struct Workers {
+    pool: rayon::ThreadPool,
+    placement: Placement,
+}
+impl Workers {
+    fn new(count: usize) -> Option<Workers> {
+        let mut threads = Vec::with_capacity(count);
+        let builder =
+            rayon::ThreadPoolBuilder::new().num_threads(count).start_handler(|_| defect::stay_inside());
+        let keep = |thread| {
+            threads.push(start(thread)?);
+            Ok(())
+        };
+        let pool = builder.spawn_handler(keep).build().ok()?;
+        let threads = threads.into_iter().map(LastingThread::new).collect();
+        Some(Workers { pool, placement: Placement::new(threads) })
+    }
+    /// Runs `body` on the calling thread, and what it spawns on these.
+    pub fn scope<'scope, R>(&self, body: impl FnOnce(&rayon::Scope<'scope>) -> R) -> R {
+        self.placement.keep_off_caller();
+        self.pool.in_place_scope(body)
+    }
+}
+fn start(thread: rayon::ThreadBuilder) -> io::Result<JoinHandle<()>> {
+    check(Operation::StartThread).map_err(|Errno(error)| io::Error::from_raw_os_error(error))?;
+    std::thread::Builder::new().name("unimem".into()).spawn(|| thread.run())
+}
+
+/// Those of products, made by the first call. None where the system had none, for good, or there is one processor.
+pub fn of_products() -> Option<&'static Workers> {
+    static WORKERS: OnceLock<Option<Workers>> = OnceLock::new();
+    let count = processors() - 1;
+    once(&WORKERS, || if count > 0 { Workers::new(count) } else { None }).as_ref()
+}
+
+/// Whether those of the decompositions can be had: made by the first call, once, because rayon does not try again. A pool
+/// that a Rust program around us has made is as good.
+pub fn of_decompositions() -> bool {
+    static MADE: OnceLock<bool> = OnceLock::new();
+    *once(&MADE, || {
+        let made = rayon::ThreadPoolBuilder::new()
+            .start_handler(|_| defect::stay_inside())
+            .spawn_handler(|thread| start(thread).map(drop))
+            .build_global();
+        made.map_or_else(|error| error.source().is_none(), |()| true)
+    })
+}
+
+/// What `make` gives, which is called at most once, and never while the process forks.
+fn once<T>(place: &'static OnceLock<T>, make: impl FnOnce() -> T) -> &'static T {
+    if let Some(made) = place.get() {
+        return made;
+    }
+    let _making = first_use::making();
+    place.get_or_init(make)
+}
+
+/// Asked for once; threads that come first at the same moment find the same.
+pub fn processors() -> usize {
+    static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
+    match PROCESSORS.load(Relaxed) {
+        0 => {
+            let found = std::thread::available_parallelism().map_or(1, |n| n.get());
+            PROCESSORS.store(found, Relaxed);
+            found
+        }
+        known => known,
+    }
+}
+
+/// No thread lives on in a forked child: there everything runs on the calling one.
+pub fn forked() -> bool {
+    static PROCESS: AtomicU32 = AtomicU32::new(0);
+    let process = std::process::id();
+    let owner = PROCESS.compare_exchange(0, process, Relaxed, Relaxed).unwrap_or_else(|owner| owner);
+    owner != 0 && owner != process
+}
