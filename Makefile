@@ -85,29 +85,25 @@ $(B)/libunimem_faults.so: $(ARCHIVE) unimem.map
 	@$(CC) $(LDFLAGS) -shared -o $@ -Wl,--gc-sections -Wl,--whole-archive $(ARCHIVE) -Wl,--no-whole-archive \
 	    -Wl,--version-script=$(B)/faults.map -Wl,-soname,libunimem_faults.so -Wl,-z,defs -Wl,-z,nodelete $(SYSTEM_LIBS)
 
-# Every system call of every scenario fails once, with every error it can have: some minutes.  SCENARIO=text
+# Longer runs of what `make test` runs for a moment.
 TEST_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -pthread -Iinclude -Ic_tests
-.PHONY: fault-sweep
-fault-sweep: $(B)/libunimem_faults.so
-	@mkdir -p $(B)/tests
-	@$(CC) $(TEST_FLAGS) c_tests/fault_sweep.c -o $(B)/tests/fault_sweep -L$(B) -lunimem_faults -Wl,-rpath,'$$ORIGIN/..' -lm
-	@$(B)/tests/fault_sweep full $(SCENARIO)
-
+$(B)/tests/fault_sweep: $(B)/libunimem_faults.so
+$(B)/tests/fuzz $(B)/tests/soak: $(B)/libunimem.so
+$(addprefix $(B)/tests/,fault_sweep fuzz soak): $(B)/tests/%: c_tests/%.c FORCE
+	@mkdir -p $(@D)
+	@$(CC) $(TEST_FLAGS) $< -o $@ -L$(B) -l:$(notdir $(filter %.so,$^)) -Wl,-rpath,'$$ORIGIN/..' -lm
+.PHONY: fault-sweep fuzz soak
+# Every system call of every scenario fails once, with every error it can have: some minutes.  SCENARIO=text
+fault-sweep: $(B)/tests/fault_sweep
+	@$< full $(SCENARIO)
 # Random inputs for SECONDS, from another seed each time; a finding says how to replay it.
 SECONDS ?= 60
-.PHONY: fuzz
-fuzz: $(B)/libunimem.so
-	@mkdir -p $(B)/tests
-	@$(CC) $(TEST_FLAGS) c_tests/fuzz.c -o $(B)/tests/fuzz -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -lm
-	@$(B)/tests/fuzz $(SECONDS) $$(date +%s)
-
+fuzz: $(B)/tests/fuzz
+	@$< $(SECONDS) $$(date +%s)
 # Everything at once for MINUTES: progress on stderr, what was done at the end.
 MINUTES ?= 10
-.PHONY: soak
-soak: $(B)/libunimem.so
-	@mkdir -p $(B)/tests
-	@$(CC) $(TEST_FLAGS) c_tests/soak.c -o $(B)/tests/soak -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -lm
-	@$(B)/tests/soak $(MINUTES) $$(date +%s)
+soak: $(B)/tests/soak
+	@$< $(MINUTES) $$(date +%s)
 
 # Library and C tests under the address and the thread sanitizer: some minutes.
 .PHONY: sanitize

@@ -163,10 +163,10 @@ static bool found(size_t which) {
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
-        const char *trouble = "";
-        bool good = contender_open(which, built, &trouble);
+        const char *problem = "";
+        bool good = contender_open(which, built, &problem);
         if (!good)
-            printf("SKIP %s: %s%s%s%s\n", contenders[which].name, trouble, contenders[which].package ? " (" : "",
+            printf("SKIP %s: %s%s%s%s\n", contenders[which].name, problem, contenders[which].package ? " (" : "",
                    contenders[which].package ? contenders[which].package : "", contenders[which].package ? ")" : "");
         fflush(stdout);
         _exit(good ? EXIT_SUCCESS : EXIT_FAILURE);
@@ -184,8 +184,8 @@ static memory_t resident(size_t which, const workload_t *workload, size_t thread
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
-        const char *trouble = "";
-        if (!contender_open(which, built, &trouble)) _exit(EXIT_FAILURE);
+        const char *problem = "";
+        if (!contender_open(which, built, &problem)) _exit(EXIT_FAILURE);
         forget_peak_resident();
         double idle = (double)status_bytes("VmRSS:");
         measure(&contenders[which], workload, threads, count, 0);
@@ -339,9 +339,9 @@ int main(int count, char **arguments) {
 
     counters_open();
     for (size_t c = 0; c < CONTENDERS; c++) {
-        const char *trouble = "";
-        if (there[c] && !contender_open(c, built, &trouble)) {
-            fprintf(stderr, "bench_alloc: %s: %s\n", contenders[c].name, trouble);
+        const char *problem = "";
+        if (there[c] && !contender_open(c, built, &problem)) {
+            fprintf(stderr, "bench_alloc: %s: %s\n", contenders[c].name, problem);
             return EXIT_FAILURE;
         }
     }

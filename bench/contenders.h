@@ -81,12 +81,12 @@ static bool given_by_glibc(void *(*allocate)(size_t), void (*release)(void *)) {
     return grew;
 }
 
-static bool library_open(contender_t *contender, size_t which, const char *directory, const char **trouble) {
+static bool library_open(contender_t *contender, size_t which, const char *directory, const char **problem) {
     char path[4200];
     snprintf(path, sizeof path, "%s%s", which == MIMALLOC_SECURE ? directory : "", contender->library);
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
-        *trouble = dlerror();
+        *problem = dlerror();
         return false;
     }
     void *trim = which == JEMALLOC   ? (void *)&jemalloc_control
@@ -97,34 +97,34 @@ static bool library_open(contender_t *contender, size_t which, const char *direc
         !function_of(library, contender->names[2], &contender->reallocate) ||
         !function_of(library, contender->names[3], &contender->free) ||
         !function_of(library, contender->names[4], trim)) {
-        *trouble = "a function is missing";
+        *problem = "a function is missing";
         return false;
     }
     if (which == JEMALLOC) contender->trim = jemalloc_trim;
     if (which == MIMALLOC) contender->trim = mimalloc_trim;
     if (which == MIMALLOC_SECURE) contender->trim = mimalloc_secure_trim;
     if (!given_by_glibc(malloc, free) || given_by_glibc(contender->allocate, contender->free)) {
-        *trouble = "it and the process's malloc are not apart";
+        *problem = "it and the process's malloc are not apart";
         return false;
     }
     return true;
 }
 
 /* Opens one; false, and why, where it is not there. `directory`: of what was built, with a slash at the end. */
-static bool contender_open(size_t which, const char *directory, const char **trouble) {
+static bool contender_open(size_t which, const char *directory, const char **problem) {
     contender_t *contender = &contenders[which];
     if (contender->present) return true;
     switch (which) {
     case POOL:
     case INTERFACE:
         contender->present = which == POOL ? pool_open() : interface_open();
-        if (!contender->present) *trouble = unimem_last_error_message();
+        if (!contender->present) *problem = unimem_last_error_message();
         break;
     case FLOOR:
         contender->present = floor_open();
-        if (!contender->present) *trouble = "no address space";
+        if (!contender->present) *problem = "no address space";
         break;
-    default: contender->present = library_open(contender, which, directory, trouble);
+    default: contender->present = library_open(contender, which, directory, problem);
     }
     return contender->present;
 }

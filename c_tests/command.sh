@@ -37,7 +37,7 @@ assert told["NUMA_nodes"]["count"] >= 1
 PYTHON
 }
 forced() { gives 0 env UNIMEM_FAULTS=none "$unimem" info && grep -q '^  used  *none$' "$D/out"; }
-no_directory() { gives 0 env UNIMEM_SPILL_DIR="$D/not-there" "$unimem" info && says out "no unnamed file can be made there"; }
+no_directory() { gives 0 env UNIMEM_SPILL_DIR="$D/not-there" "$unimem" info && says out "no unnamed file can be made there: No such file or directory (ENOENT)"; }
 closed_pipe() { "$unimem" info | true; }
 
 # A stand-in for the library to preload, beside a copy of the command: the loading is tested here, the heap elsewhere.

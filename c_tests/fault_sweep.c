@@ -14,7 +14,7 @@
 
 enum { HANGS = 256 + SIGKILL };
 /* What a run tells the sweep. */
-static struct { size_t calls[OPERATIONS], struck; } *told;
+static struct { size_t calls[OPERATIONS], injected; } *told;
 
 static void run_scenario(const scenario_t *scenario) {
     faulty = fault.how_many != 0;
@@ -29,7 +29,7 @@ static int run_child(void *argument) {
     tap.misses = 0;
     size_t before = open_files();
     run_scenario(scenario);
-    told->struck = unimem_end_faults();
+    told->injected = unimem_end_faults();
     for (size_t o = 0; o < OPERATIONS; o++) told->calls[o] = unimem_fault_calls((uint32_t)o);
     if (fault.how_many == 0) return tap.misses != 0;
     /* Once it is over everything works, and nothing stays open: two descriptors are the mechanism's own. */
@@ -41,7 +41,7 @@ static int run_child(void *argument) {
 /* One run with one fault; whether all was well. */
 static bool survives(const scenario_t *scenario, uint32_t operation, size_t first, size_t how_many, int error) {
     fault.operation = operation, fault.first = first, fault.how_many = how_many, fault.error = error;
-    told->struck = 0;
+    told->injected = 0;
     int result = run_in_child(run_child, (void *)(uintptr_t)scenario, 20);
     if (result == 0) return true;
     EXPECT(false, "%s: %s, call %zu%s, error %d: %s %d; replay '%s' %u %zu %zd %d", scenario->name,
@@ -114,13 +114,13 @@ static size_t sweep(const scenario_t *scenario, size_t places) {
     for (uint32_t o = 0; o < OPERATIONS; o++) {
         for (const int *error = operations[o].errors; *error; error++) {
             for (size_t first = 1; first <= calls[o]; first += calls[o] / places + 1) {
-                survives(scenario, o, first, 1, *error), runs += told->struck > 0;
+                survives(scenario, o, first, 1, *error), runs += told->injected > 0;
                 if (!is_passing(*error) && (places == SIZE_MAX || first == 1))
-                    survives(scenario, o, first, SIZE_MAX, *error), runs += told->struck > 0;
+                    survives(scenario, o, first, SIZE_MAX, *error), runs += told->injected > 0;
             }
         }
     }
-    EXPECT(runs > 0, "nothing was struck");
+    EXPECT(runs > 0, "nothing was made to fail");
     return runs;
 }
 

@@ -256,7 +256,8 @@ full() {
     umount "$D/small"
     return $held
 }
-nowhere() { UNIMEM_LOG=error UNIMEM_TRACE=$D/no/trace gives 0 "$D/recorded" && says err "nothing is recorded"; }
+nowhere() { UNIMEM_LOG=error UNIMEM_TRACE=$D/no/trace gives 0 "$D/recorded" &&
+    says err "nothing is recorded: No such file or directory (ENOENT): $D/no/trace"; }
 # A program that closes what it does not know, and opens files of its own: they stay as they are.
 closed() {
     cat >"$D/closer.c" <<'C'

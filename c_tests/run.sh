@@ -98,10 +98,14 @@ collect "headers" 120 sh c_tests/headers.sh
 collect "exported names" 60 sh c_tests/names.sh "$B"
 collect "abi" 60 sh c_tests/abi.sh "$B"
 
-# compile SOURCE PROGRAM FLAGS LIBRARY: builds a test as a user would; false, and a failure noted, if it does not.
+# compile SOURCE PROGRAM FLAGS LIBRARY: builds a test, in C or C++, as a user would; false, and a failure noted, if it does not.
 compile() {
+    case $1 in
+    *.cpp) compiler="$TEST_CXX -std=c++17" ;;
+    *) compiler="$TEST_CC -std=c11" ;;
+    esac
     # shellcheck disable=SC2086  # lists of words
-    if $TEST_CC -std=c11 $WARNINGS -g -pthread $3 -Iinclude -Ic_tests "$1" -o "$2" $4 -lm -ldl >"$T/log" 2>&1; then
+    if $compiler $WARNINGS -g -pthread $3 -Iinclude -Ic_tests "$1" -o "$2" $4 -lm -ldl >"$T/log" 2>&1; then
         return
     fi
     printf '%-36s DOES NOT COMPILE\n' "$1"
@@ -122,18 +126,6 @@ for source in c_tests/test_*.c; do
     name=$(basename "$source" .c)
     case " $ALONE " in *" $name "*) ;; *) c_test "$name" ;; esac
 done
-
-# compile_plus_plus SOURCE PROGRAM FLAGS LIBRARY: the same for C++.
-compile_plus_plus() {
-    # shellcheck disable=SC2086
-    if $TEST_CXX -std=c++17 $WARNINGS -g -pthread $3 -Iinclude -Ic_tests "$1" -o "$2" $4 -lm -ldl >"$T/log" 2>&1; then
-        return
-    fi
-    printf '%-36s DOES NOT COMPILE\n' "$1"
-    cat "$T/log"
-    echo "not ok - $1: does not compile" >>"$ALL"
-    return 1
-}
 
 if wanted "fault sweep" &&
     compile c_tests/fault_sweep.c "$B/tests/fault_sweep" -O2 "-L$B -lunimem_faults -Wl,-rpath,$PWD/$B"; then
@@ -172,9 +164,9 @@ done <c_tests/checked.list
 if ! command -v "$TEST_CXX" >/dev/null; then
     skipped "test_plus_plus" "there is no $TEST_CXX"
 elif wanted "test_plus_plus"; then
-    compile_plus_plus c_tests/test_plus_plus.cpp "$B/tests/test_plus_plus" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" &&
+    compile c_tests/test_plus_plus.cpp "$B/tests/test_plus_plus" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" &&
         collect "test_plus_plus" 120 "$B/tests/test_plus_plus"
-    [ -z "$sanitizers" ] || { compile_plus_plus c_tests/test_plus_plus.cpp "$B/tests/test_plus_plus.sanitized" \
+    [ -z "$sanitizers" ] || { compile c_tests/test_plus_plus.cpp "$B/tests/test_plus_plus.sanitized" \
         "-O1 $sanitizers" "$B/libunimem.a $SYSTEM_LIBS" &&
         collect "test_plus_plus (sanitizers)" 120 "$B/tests/test_plus_plus.sanitized"; }
 fi

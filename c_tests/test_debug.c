@@ -113,6 +113,24 @@ static void traced(void) {
     MUST(strstr(logged, "allocates_the_block") && strstr(logged, "1 blocks, 5000 bytes, allocated by"));
 }
 
+/* The report lists the first 64 findings. Those after them change it only where memory was damaged, which it counts. */
+static void many(void) {
+    const char *report = getenv("UNIMEM_DEBUG_REPORT");
+    static char foreign[100];
+    for (int i = 0; i < 64; i++) memory->free(foreign + i);
+    MUST(unlink(report) == 0);
+    for (int i = 64; i < 100; i++) memory->free(foreign + i);
+    size_t told = 0;
+    for (const char *at = logged; (at = strstr(at, "bad free")) != NULL; at++) told++;
+    MUST(told == 100 && access(report, F_OK) != 0);
+    unsigned char *block = allocates_the_block(100);
+    block[100] ^= 1;
+    memory->free(block);
+    MUST(access(report, F_OK) == 0);
+    block[100] ^= 1;
+    memory->free(block);
+}
+
 /* A path longer than any message: it is the path that is cut, not the reason. */
 static void long_path(void) {
     char path[1200] = "";
@@ -241,7 +259,7 @@ static const struct {
     const char *name;
     void (*run)(void);
 } CASES[] = {{"overrun", overrun}, {"after_free", after_free}, {"after_free_large", after_free_large},
-             {"bounded", bounded}, {"traced", traced}, {"long_path", long_path}, {"tiered", tiered},
+             {"bounded", bounded}, {"traced", traced}, {"long_path", long_path}, {"many", many}, {"tiered", tiered},
              {"tiered_overrun", tiered_overrun}, {"clean", clean}};
 
 static int run(const char *setting, const char *name) {
@@ -307,6 +325,11 @@ int main(int argc, char **argv) {
           passes("guard,quarantine,trace", "clean"));
     read_text(report, text);
     CHECK("UNIMEM_DEBUG_REPORT is written at the end", strstr(text, "\"blocks\": 0") && strstr(text, "\"damaged\": 0"));
+    CHECK("it is written when a finding changes it, and only then", passes("guard", "many"));
+    read_text(report, text);
+    size_t listed = 0;
+    for (const char *at = text; (at = strstr(at, "\"bad free\"")) != NULL; at++) listed++;
+    CHECK("and lists the first 64 findings", listed == 64 && strstr(text, "\"damaged\": 1"));
     unlink(report);
     return tap_done();
 }

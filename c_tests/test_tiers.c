@@ -300,7 +300,7 @@ static void test_blocks(void)
             unimem_chunk_prefetch(bytes, 0, 64);
             for (size_t i = 0; i < round % 8; i++) bytes[i * 64 * KIB]++;
             memory->free(bytes);
-            /* A chunk that the crew has in hand may still be held for a moment. */
+            /* A chunk that a worker thread has in hand may still be held for a moment. */
             EXPECT(unimem_held_bytes(memory) <= 4 * 64 * KIB, "round %zu: %zu bytes held", round, unimem_held_bytes(memory));
         }
         EXPECT(unimem_close(memory), "something was live");

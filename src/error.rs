@@ -6,7 +6,7 @@
 use crate::os::thread::{self, MESSAGE};
 use crate::text::Text;
 use core::ffi::{CStr, c_char};
-use core::fmt::Write;
+use core::fmt::{self, Write};
 
 /// Why a call failed. The numbers are those of `unimem_error_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,27 @@ impl Error {
         }
         thread::set_last_error(self as u32);
     }
+    /// The failure's message, for the log: the thread's last error stays what it was.
+    #[cold]
+    pub fn message(self) -> Message {
+        let mut message = [0; MESSAGE];
+        if let Some(record) = thread::existing() {
+            // SAFETY: only this thread touches its messages, and no reference to them outlives a statement.
+            core::mem::swap(&mut message, unsafe { &mut (*record.messages.get())[PENDING] });
+        }
+        if message[0] == 0 {
+            copy_text(&mut message, self.text());
+        }
+        Message(message)
+    }
+}
+/// The message of a failure that is told to the log instead of the caller.
+pub struct Message([u8; MESSAGE]);
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = CStr::from_bytes_until_nul(&self.0).unwrap_or_default();
+        f.write_str(text.to_str().unwrap_or_default())
+    }
 }
 const LAST: usize = 0;
 const PENDING: usize = 1;
@@ -158,6 +179,11 @@ mod tests {
             // SAFETY: zero-terminated, see `last_message`.
             let text = unsafe { CStr::from_ptr(last_message()) }.to_str().unwrap().to_owned();
             assert!(text.len() < MESSAGE && text.chars().all(|c| c == 'ü'));
+            let failed: Result<()> = fail!(Limit, "no room for {} more", 8);
+            let failed = failed.unwrap_err();
+            assert_eq!(failed.message().to_string(), "no room for 8 more");
+            assert_eq!(failed.message().to_string(), "limit reached", "it was taken");
+            assert_eq!(last(), Some(Error::Io), "nothing was reported");
         })
         .join()
         .unwrap();

@@ -115,7 +115,7 @@ pub unsafe extern "C" fn create_memory_pool(config: *const PoolConfig) -> *mut M
 fn make(config: &PoolConfig) -> Result<*mut MemoryPool> {
     let heap = Heap::create(&HeapParams {
         prefix: size_of::<Block>(),
-        dress: Some(write_header),
+        write_header: Some(write_header),
         alignment: config.alignment,
         cache_blocks: config.thread_cache_size.min(DEFAULT_BLOCKS),
         huge_pages: config.use_huge_pages.is_set(),

@@ -20,14 +20,14 @@ pub mod types;
 
 use crate::defect;
 use crate::error::{Error, Result, fail};
-use crate::os::injection::{Operation, strike};
+use crate::os::injection::{Operation, injected};
 use crate::os::system::NotCancelled;
 
 /// Runs `f`; a failure or a panic is reported and becomes `nothing`.
 #[inline(always)]
 pub(crate) fn guard<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
     let result = defect::caught(|| {
-        if strike(Operation::Defect).is_some() {
+        if injected(Operation::Defect).is_some() {
             panic!("a test asked for it");
         }
         f()

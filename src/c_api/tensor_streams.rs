@@ -3,7 +3,7 @@ use super::guard_whole;
 use super::tensor_types::*;
 use super::tree_tensor_network::memory;
 use crate::tensor::live::{self, Session};
-use crate::tensor::pair::Others;
+use crate::tensor::pair::OtherSessions;
 use crate::tensor::stream::{self, Stream};
 use core::ptr;
 use std::time::Instant;
@@ -83,7 +83,7 @@ pub unsafe extern "C" fn contract_tensor_streams(
         // SAFETY: live, and its network's session makes this call the only user.
         let (target, id) = unsafe { ((*public).node, (*state).node) };
         {
-            let others = Others::new(&session, nodes)?;
+            let others = OtherSessions::new(&session, nodes)?;
             let pair = others.pair(nodes[0], nodes[1])?;
             debug_assert_eq!(session.find(target)?, id);
             stream::contract(&pair, session.view().node(id), &memory(&session)?, session.view())?;

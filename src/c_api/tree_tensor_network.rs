@@ -11,7 +11,7 @@ use crate::instance::slots;
 use crate::tensor::live::{self, Session};
 use crate::tensor::memory::{Memory, Storage};
 use crate::tensor::network::{End, storage_for};
-use crate::tensor::pair::{self, Others};
+use crate::tensor::pair::{self, OtherSessions};
 use crate::tensor::progress::Progress;
 use crate::tensor::{adapt, kernel, shape, tree};
 use core::ffi::c_void;
@@ -162,7 +162,7 @@ pub unsafe extern "C" fn contract_tree_tensor_nodes(
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
         let contracted = {
-            let others = Others::new(&session, [node1, node2])?;
+            let others = OtherSessions::new(&session, [node1, node2])?;
             pair::contract(&others.pair(node1, node2)?, &memory, &session.view().progress)?
         };
         let id = pair::keep(session.network(), &memory, contracted)?;

@@ -157,23 +157,23 @@ pub fn rename(from: *const u8, to: *const u8, size: usize) {
         }
         return;
     }
-    depart(from).arrive(to, size);
+    begin_relocation(from).finish(to, size);
 }
 
 /// A block whose old place is about to be another's, perhaps before this one knows its new place: what it carries is in
 /// hand, and until that is settled whoever has the old place next cannot give it attributes of its own.
-pub struct Departure {
+pub struct Relocation {
     from: *const u8,
     shard: MutexGuard<'static, Shard>,
-    tracked: tracked::Departure,
+    tracked: tracked::Relocation,
 }
 /// Takes in hand what the block at `from` carries. Ends with one of the functions below; a heap's lock may be held.
-pub fn depart(from: *const u8) -> Departure {
-    Departure { from, shard: shard(from), tracked: tracked::depart(from as usize) }
+pub fn begin_relocation(from: *const u8) -> Relocation {
+    Relocation { from, shard: shard(from), tracked: tracked::begin_relocation(from as usize) }
 }
-impl Departure {
+impl Relocation {
     /// The block is at `to` now, elsewhere, and has `size` bytes.
-    pub fn arrive(mut self, to: *const u8, size: usize) {
+    pub fn finish(mut self, to: *const u8, size: usize) {
         let removed = remove(&mut self.shard, self.from);
         // Before the other shard's, which may be the same one, is taken.
         drop(self.shard);
@@ -181,13 +181,13 @@ impl Departure {
             // A failure leaves the block without attributes: one owner.
             let _ = with(to, |new| *new = Attributes { sampled: new.sampled, ..attributes });
         }
-        if self.tracked.arrive(to as usize, size) {
+        if self.tracked.finish(to as usize, size) {
             mark(to).expect("the block is live");
         }
     }
     /// The block has stayed where it was.
-    pub fn stay(self) {
-        self.tracked.stay();
+    pub fn cancel(self) {
+        self.tracked.cancel();
     }
 }
 /// Notes the layout of the live block at `pointer`.

@@ -13,7 +13,7 @@ use super::statistics::Counts;
 use super::tally::Tally;
 use super::{Heap, page_map, slot};
 use crate::os::records;
-use crate::os::thread::{NEAR, NOTHING_BYTES, Record, nothing};
+use crate::os::thread::{NEAR, Record, SENTINEL_BYTES, sentinel};
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -28,7 +28,7 @@ pub(super) const fn beside(prefix: usize) -> usize {
 struct Magazines([Magazine; CLASSES]);
 const _: () = assert!(size_of::<Magazine>() == CLASS_SCALE);
 // Zero bytes are a cache that serves nothing.
-const _: () = assert!(size_of::<ThreadCache>() <= NOTHING_BYTES);
+const _: () = assert!(size_of::<ThreadCache>() <= SENTINEL_BYTES);
 
 /// One thread's part of one heap.
 ///
@@ -205,19 +205,19 @@ fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
 /// This thread's cache of the heap with `id`, one of the first, or one of zero bytes, which has no blocks and no room.
 #[inline(always)]
 pub fn near(record: &Record, id: usize) -> &'static ThreadCache {
-    let cache = record.near.get(id).map_or(nothing(), |near| near.load(Relaxed));
+    let cache = record.near.get(id).map_or(sentinel(), |near| near.load(Relaxed));
     // SAFETY: entries are zero bytes or a cache that lives until its heap or this thread ends.
     unsafe { &*cache.cast::<ThreadCache>() }
 }
 /// The same of any heap.
 pub fn anywhere(record: &Record, id: usize) -> &'static ThreadCache {
-    let cache = entry(record, id).map_or(nothing(), |entry| entry.load(Relaxed));
+    let cache = entry(record, id).map_or(sentinel(), |entry| entry.load(Relaxed));
     // SAFETY: as in `near`.
     unsafe { &*cache.cast::<ThreadCache>() }
 }
 /// This thread's cache of the heap with `id`, if it has one.
 pub fn existing(record: &Record, id: usize) -> Option<&'static ThreadCache> {
-    Some(anywhere(record, id)).filter(|cache| !core::ptr::eq(*cache, nothing().cast()))
+    Some(anywhere(record, id)).filter(|cache| !core::ptr::eq(*cache, sentinel().cast()))
 }
 
 /// Ids that `record` may hold caches for.
@@ -240,7 +240,7 @@ pub fn make_entry(record: &Record, id: usize) -> bool {
     // nobody else while the lock is held, nor by this thread while it is here.
     unsafe {
         let entries = core::slice::from_raw_parts(table.as_ptr(), grown);
-        entries.iter().for_each(|entry| entry.store(nothing(), Relaxed));
+        entries.iter().for_each(|entry| entry.store(sentinel(), Relaxed));
         if let Some(old) = NonNull::new(old) {
             core::ptr::copy_nonoverlapping(old.as_ptr(), table.as_ptr(), capacity);
             records::release(old.cast(), capacity * size_of::<AtomicPtr<u8>>());
@@ -254,7 +254,7 @@ pub fn make_entry(record: &Record, id: usize) -> bool {
 /// Sets the cache of the heap with `id`, whose entry exists, or that there is none; the registry's lock is held.
 pub fn set(record: &Record, id: usize, cache: Option<NonNull<ThreadCache>>) {
     if let Some(entry) = entry(record, id) {
-        entry.store(cache.map_or(nothing(), |cache| cache.as_ptr().cast()), Relaxed);
+        entry.store(cache.map_or(sentinel(), |cache| cache.as_ptr().cast()), Relaxed);
     }
 }
 

@@ -8,7 +8,7 @@ use super::magazine::Entry;
 use super::runs::Needs;
 use super::size_class::{CLASSES, Class, SHAPES, slices_to_grow};
 use super::slot::{self, Slot};
-use super::span::{Inner, List, Span};
+use super::span::{BY_HEAP, BY_USE, Inner, List, Span};
 use super::statistics::Counts;
 use super::{Heap, page_map};
 use crate::os::map;
@@ -37,7 +37,7 @@ pub struct Central {
     /// Memory kept for reuse.
     pub kept: Kept,
     /// Every span that has blocks, and every mapped block.
-    pub(super) all: *mut Span,
+    pub(super) all: List<BY_HEAP>,
     /// The threads' caches of this heap.
     pub caches: *mut ThreadCache,
     /// In a forked child: those of threads that it does not have (abandoned.rs).
@@ -56,7 +56,7 @@ impl Central {
         Central {
             partial: [const { List::new() }; CLASSES],
             kept: Kept::new(),
-            all: null_mut(),
+            all: List::new(),
             caches: null_mut(),
             abandoned: null_mut(),
             number_of_caches: 0,
@@ -72,7 +72,8 @@ impl Central {
         let mut others = self.number_of_caches.saturating_sub(1).min(MOST_LEFT_TO_OTHERS);
         while let Some(span) = next {
             // SAFETY: listed spans are live records; the lock is held, and the reference ends here.
-            let (user, following) = unsafe { (span.as_ref().inner().user, span.as_ref().inner().next) };
+            let (user, following) =
+                unsafe { (span.as_ref().inner().user, span.as_ref().inner().links[BY_USE].next) };
             if others == 0 || user.is_null() || core::ptr::eq(user, cache) {
                 break;
             }
@@ -87,7 +88,8 @@ impl Central {
         let mut next = NonNull::new(self.partial[class as usize].head);
         while let Some(span) = next {
             // SAFETY: listed spans are live records; the lock is held, and the reference ends here.
-            let (free, following) = unsafe { (span.as_ref().inner().free, span.as_ref().inner().next) };
+            let (free, following) =
+                unsafe { (span.as_ref().inner().free, span.as_ref().inner().links[BY_USE].next) };
             if free > 0 {
                 break;
             }
@@ -222,7 +224,7 @@ impl Central {
             wanted = if wanted > 1 && taken == 0 { 1 } else { 0 };
         }
         for index in inner.carved as usize..inner.carved as usize + wanted {
-            heap.dress(span.address_of(index), stride - heap.prefix(), class as u16);
+            heap.write_header(span.address_of(index), stride - heap.prefix(), class as u16);
             span.slot(index).set(tag);
             hand_out(index);
         }
@@ -339,11 +341,11 @@ impl Central {
 
     /// Calls `each` with every live block: its span, address and slot value.
     pub fn for_each_live(&self, each: &mut dyn FnMut(&Span, usize, u16)) {
-        let mut span = self.all;
+        let mut span = self.all.head;
         // SAFETY: listed spans are live records; the lock is held.
         while let Some(current) = unsafe { span.as_ref() } {
             // SAFETY: as above; the reference ends here.
-            let (carved, next) = unsafe { (current.inner().carved, current.inner().next_all) };
+            let (carved, next) = unsafe { (current.inner().carved, current.inner().links[BY_HEAP].next) };
             let blocks = if current.is_large() { 1 } else { carved as usize };
             for index in 0..blocks {
                 let value = current.value(index);

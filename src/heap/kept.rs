@@ -9,7 +9,7 @@
 use super::cache::ThreadCache;
 use super::runs::Needs;
 use super::size_class::{MAX_STRIDE, SLICE};
-use super::span::{List, Span};
+use super::span::{BY_USE, List, Span};
 use super::{Heap, arena, records_of_spans, scavenger};
 use crate::os::map;
 use core::ptr::NonNull;
@@ -38,7 +38,7 @@ pub struct Kept {
 
 /// What a range must be like to serve a block.
 #[derive(Clone, Copy)]
-pub struct Want {
+pub struct RangeRequest {
     /// Bytes.
     pub length: usize,
     /// The start plus `offset` is a multiple of this, a slice at least.
@@ -46,7 +46,7 @@ pub struct Want {
     /// See `alignment`.
     pub offset: usize,
 }
-impl Want {
+impl RangeRequest {
     /// The first suitable start at `base` or behind it.
     fn start_from(self, base: usize) -> usize {
         (base + self.offset).next_multiple_of(self.alignment) - self.offset
@@ -140,7 +140,7 @@ impl Kept {
             if core::ptr::eq(inner.user, user) {
                 return Some((span, length));
             }
-            next = NonNull::new(inner.next);
+            next = NonNull::new(inner.links[BY_USE].next);
         }
         Some((NonNull::new(self.runs[length].head)?, length))
     }
@@ -199,7 +199,7 @@ impl Kept {
             let mut next = NonNull::new(self.ranges.head);
             while let Some(other) = next {
                 let neighbour = other.as_ref().inner();
-                next = NonNull::new(neighbour.next);
+                next = NonNull::new(neighbour.links[BY_USE].next);
                 let (start, end) = (neighbour.run.base, neighbour.run.base + neighbour.length);
                 if end != inner.run.base && start != inner.run.base + inner.length {
                     continue;
@@ -226,32 +226,32 @@ impl Kept {
         }
     }
 
-    /// The kept range for `want`: the shortest that serves.
-    pub fn range_for(&self, want: Want) -> Option<NonNull<Span>> {
+    /// The kept range for `request`: the shortest that serves.
+    pub fn range_for(&self, request: RangeRequest) -> Option<NonNull<Span>> {
         let mut best: Option<(NonNull<Span>, usize)> = None;
         let mut next = NonNull::new(self.ranges.head);
         while let Some(span) = next {
             // SAFETY: kept spans are known to nobody but their list, under the lock.
             let inner = unsafe { span.as_ref().inner() };
             let end = inner.run.base + inner.length;
-            if want.start_from(inner.run.base) + want.length <= end
+            if request.start_from(inner.run.base) + request.length <= end
                 && best.is_none_or(|(_, length)| inner.length < length)
             {
                 best = Some((span, inner.length));
             }
-            next = NonNull::new(inner.next);
+            next = NonNull::new(inner.links[BY_USE].next);
         }
         best.map(|(span, _)| span)
     }
     /// Takes it out, cut at both ends, whole slices long or with all there is.
-    pub fn reuse_range(&mut self, want: Want) -> Option<NonNull<Span>> {
-        let span = self.range_for(want)?;
+    pub fn reuse_range(&mut self, request: RangeRequest) -> Option<NonNull<Span>> {
+        let span = self.range_for(request)?;
         // SAFETY: kept spans are known to nobody but their list, under the lock; the references end with the block.
         let (base, end, start) = unsafe {
             let inner = span.as_ref().inner();
-            (inner.run.base, inner.run.base + inner.length, want.start_from(inner.run.base))
+            (inner.run.base, inner.run.base + inner.length, request.start_from(inner.run.base))
         };
-        let stop = (start + want.length.next_multiple_of(SLICE)).min(end);
+        let stop = (start + request.length.next_multiple_of(SLICE)).min(end);
         let head = if start > base { Some(records_of_spans::take()?) } else { None };
         let tail = if stop < end { records_of_spans::take() } else { None };
         let stop = if tail.is_some() { stop } else { end };
@@ -282,7 +282,7 @@ impl Kept {
             while let Some(span) = next {
                 // SAFETY: kept spans are known to nobody but their list, under the lock.
                 let inner = unsafe { span.as_ref().inner() };
-                next = NonNull::new(inner.previous);
+                next = NonNull::new(inner.links[BY_USE].previous);
                 if before.is_none_or(|before| inner.kept_since < before) {
                     self.release_one(heap, span, slices);
                 }
@@ -337,7 +337,7 @@ impl Kept {
                 if inner.kept_since != scavenger::NEVER {
                     return true;
                 }
-                next = NonNull::new(inner.next);
+                next = NonNull::new(inner.links[BY_USE].next);
             }
             false
         };

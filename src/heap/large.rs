@@ -3,7 +3,7 @@
 //! From 2 MiB up they start on a huge page and ask for huge pages. A freed mapping is kept for the next blocks
 //! (kept.rs); a growing one is extended, or moved by its page tables, without a copy.
 use super::central::Central;
-use super::kept::Want;
+use super::kept::RangeRequest;
 use super::size_class::SLICE;
 use super::slot;
 use super::span::{ALL, Span};
@@ -14,7 +14,7 @@ use crate::os::numa;
 
 /// Where a block lies in its mapping, and how the mapping is aligned.
 #[derive(Clone, Copy)]
-struct Place {
+struct Placement {
     /// From the start of the mapping to the block.
     lead: usize,
     /// The start of the mapping plus `offset` is a multiple of this, a slice at least.
@@ -22,16 +22,16 @@ struct Place {
     /// See `alignment`: 0, or a slice.
     offset: usize,
 }
-impl Place {
-    fn of(heap: &Heap, size: usize, alignment: usize) -> Place {
+impl Placement {
+    fn of(heap: &Heap, size: usize, alignment: usize) -> Placement {
         let page = if size >= HUGE_PAGE { HUGE_PAGE } else { SLICE };
         match heap.prefix() {
-            0 => Place { lead: 0, alignment: alignment.max(page), offset: 0 },
+            0 => Placement { lead: 0, alignment: alignment.max(page), offset: 0 },
             // The prefix and the block share a slice, or the prefix has one of its own.
             prefix if alignment < SLICE => {
-                Place { lead: prefix.next_multiple_of(alignment), alignment: page, offset: 0 }
+                Placement { lead: prefix.next_multiple_of(alignment), alignment: page, offset: 0 }
             }
-            _ => Place { lead: SLICE, alignment, offset: SLICE },
+            _ => Placement { lead: SLICE, alignment, offset: SLICE },
         }
     }
     fn map(self, length: usize) -> Option<usize> {
@@ -41,8 +41,8 @@ impl Place {
     fn reserve(self, length: usize) -> Option<usize> {
         map::map(length, self.alignment, self.offset)
     }
-    fn want(self, length: usize) -> Want {
-        Want { length, alignment: self.alignment, offset: self.offset }
+    fn request(self, length: usize) -> RangeRequest {
+        RangeRequest { length, alignment: self.alignment, offset: self.offset }
     }
 }
 
@@ -57,7 +57,7 @@ impl Heap {
         self.count(|_| ())?;
         let (place, length) = self.mapping_for(size, alignment, slack);
         let mut central = self.central.lock();
-        let kept = central.kept.reuse_range(place.want(length));
+        let kept = central.kept.reuse_range(place.request(length));
         let fresh = kept.is_none();
         let span = match kept {
             Some(span) => span,
@@ -85,13 +85,13 @@ impl Heap {
             return self.out_of_memory(size);
         }
         // SAFETY: not linked yet.
-        unsafe { central.link(span) };
+        unsafe { central.all.push(span) };
         drop(central);
         if fresh && self.placed.load(Relaxed) {
             // Advice: a page that ends up on another node still works.
             let _ = numa::bind_to_current_node(NonNull::new(base as *mut u8).expect("mapped"), length);
         }
-        self.dress(first, length - place.lead, u16::MAX);
+        self.write_header(first, length - place.lead, u16::MAX);
         self.count(|cache| cache.count_allocation(self, size, false))?;
         Ok(NonNull::new(first as *mut u8).expect("mappings are not at address 0"))
     }
@@ -106,16 +106,16 @@ impl Heap {
         movable: usize,
     ) -> bool {
         let (place, length) = self.mapping_for(size, alignment, slack);
-        central.kept.range_for(place.want(length)).is_some() || central.kept.fits(self, length, movable)
+        central.kept.range_for(place.request(length)).is_some() || central.kept.fits(self, length, movable)
     }
 
     /// Where a block lies in its mapping, and how long that is.
-    fn mapping_for(&self, size: usize, alignment: usize, slack: usize) -> (Place, usize) {
-        let place = Place::of(self, size, alignment);
+    fn mapping_for(&self, size: usize, alignment: usize, slack: usize) -> (Placement, usize) {
+        let place = Placement::of(self, size, alignment);
         (place, round_to_page(place.lead + size + slack))
     }
 
-    fn make_large(&self, central: &mut Central, length: usize, place: Place) -> Option<NonNull<Span>> {
+    fn make_large(&self, central: &mut Central, length: usize, place: Placement) -> Option<NonNull<Span>> {
         let most_in_use = central.kept.most_in_use();
         if !central.kept.charge(self, length) {
             return None;
@@ -204,12 +204,14 @@ impl Heap {
         }
         // Before the range changes: what it gives up may be another heap's the moment it is free.
         page_map::remove(base, base + old);
-        let mut departure = None;
-        let depart = || departure = marked.then(|| attributes::depart(first as *const u8));
-        let Some(now) = self.move_or_stay(base, old, new, Place::of(self, size, alignment), depart) else {
+        let mut relocation = None;
+        let before_moving = || relocation = marked.then(|| attributes::begin_relocation(first as *const u8));
+        let Some(now) =
+            self.move_or_stay(base, old, new, Placement::of(self, size, alignment), before_moving)
+        else {
             // A range joined from several mappings is not moved by the system; then a copy has to do.
             page_map::insert(base, base + old, NonNull::from(span));
-            departure.into_iter().for_each(attributes::Departure::stay);
+            relocation.into_iter().for_each(attributes::Relocation::cancel);
             central.kept.take_back(self, new.saturating_sub(old), most_in_use);
             return Ok(None);
         };
@@ -224,8 +226,8 @@ impl Heap {
         span.describe_large(self, now + lead, size, new - lead, alignment.trailing_zeros() as u8);
         drop(central);
         let arrived = (now + lead) as *const u8;
-        departure.into_iter().for_each(|departure| departure.arrive(arrived, size));
-        self.dress(now + lead, new - lead, u16::MAX);
+        relocation.into_iter().for_each(|relocation| relocation.finish(arrived, size));
+        self.write_header(now + lead, new - lead, u16::MAX);
         Ok(Some((now + lead) as *mut u8))
     }
 
@@ -236,7 +238,7 @@ impl Heap {
         base: usize,
         old: usize,
         new: usize,
-        place: Place,
+        place: Placement,
         moving: impl FnOnce(),
     ) -> Option<usize> {
         if new == old {
@@ -267,11 +269,11 @@ impl Central {
     /// Takes a mapped block out of the page map and the list of all.
     ///
     /// # Safety
-    /// The lock is held and the span is linked.
+    /// The lock is held and the span is in both.
     pub unsafe fn remove_large(&mut self, span: NonNull<Span>) {
         // SAFETY: by the caller's promise.
         unsafe {
-            self.unlink(span);
+            self.all.remove(span);
             let inner = span.as_ref().inner();
             page_map::remove(inner.run.base, inner.run.base + inner.length);
             span.as_ref().retire();

@@ -85,14 +85,14 @@ pub struct Magazine {
     limit: Cell<*mut Entry>,
     labels: Cell<Labels>,
     /// What happened to it since it last grew.
-    since_growth: Cell<Since>,
+    since_growth: Cell<SinceGrowth>,
 }
 
 /// What happened to a magazine since it last grew. Both in turn say that it is too small for its thread; memory that
 /// only grows, or is only freed, gains nothing from a larger one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Since {
+enum SinceGrowth {
     Nothing = 0,
     /// It ran empty.
     Empty,
@@ -172,10 +172,10 @@ impl Magazine {
     /// miss, so that a class that is hardly used costs hardly any memory; later only when it ran full meanwhile.
     pub fn room_to_fill(&self, class: usize, blocks: usize) -> usize {
         let (usual, most) = limits(class, blocks);
-        let most = if self.since_growth.get() == Since::Full { most } else { usual };
+        let most = if self.since_growth.get() == SinceGrowth::Full { most } else { usual };
         let capacity = self.capacity();
         if capacity >= most || !self.grow(class, most) {
-            self.since_growth.set(Since::Empty);
+            self.since_growth.set(SinceGrowth::Empty);
         }
         self.capacity().min(usual) / 2
     }
@@ -188,12 +188,12 @@ impl Magazine {
         let (usual, most) = limits(class, blocks);
         let most = match (self.capacity(), self.since_growth.get()) {
             (0, _) => usual,
-            (_, Since::Empty) => most,
+            (_, SinceGrowth::Empty) => most,
             _ => 0,
         };
         let grown = self.capacity() < most && self.grow(class, most);
         if !grown {
-            self.since_growth.set(Since::Full);
+            self.since_growth.set(SinceGrowth::Full);
         }
         grown
     }
@@ -222,7 +222,7 @@ impl Magazine {
         fence();
         // SAFETY: nobody reaches it any more.
         unsafe { release(old, capacity) };
-        self.since_growth.set(Since::Nothing);
+        self.since_growth.set(SinceGrowth::Nothing);
         true
     }
     /// Where its array lies.

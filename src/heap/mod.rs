@@ -20,7 +20,7 @@ pub mod freed;
 pub mod guard;
 mod kept;
 mod large;
-mod life;
+mod lifecycle;
 mod magazine;
 pub(crate) mod page_map;
 pub mod recorded;
@@ -53,7 +53,7 @@ use cache::ThreadCache;
 use central::Central;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
-use slow::Beyond;
+use slow::Extras;
 use statistics::Counters;
 
 /// Largest alignment a block may ask for.
@@ -61,8 +61,8 @@ pub const MAX_ALIGNMENT: usize = 1 << 30;
 /// Largest size a block may have: half the address space.
 pub const MAX_SIZE: usize = 1 << 46;
 
-/// Writes what stands before a block of a heap with a prefix: block, room, class.
-pub type Dress = fn(*mut u8, usize, u16);
+/// Writes the header before a block of a heap with a prefix: block, room, class.
+pub type WriteHeader = fn(*mut u8, usize, u16);
 
 /// How a heap is made.
 #[derive(Clone, Copy, Debug)]
@@ -71,8 +71,8 @@ pub struct HeapParams {
     pub id: Option<usize>,
     /// Bytes before each block that belong to it; 0 or a multiple of 64.
     pub prefix: usize,
-    /// Writes the prefix, once for each block made.
-    pub dress: Option<Dress>,
+    /// Writes the header that the prefix is for, once for each block made.
+    pub write_header: Option<WriteHeader>,
     /// Least alignment of a block, a power of two up to [`MAX_ALIGNMENT`]; 0 means 64. Above 64 KiB each block is a mapping.
     pub alignment: usize,
     /// Blocks of a size class that a thread caches before it shows that it uses more by turns; 0: none, ever.
@@ -91,7 +91,7 @@ impl Default for HeapParams {
         HeapParams {
             id: None,
             prefix: 0,
-            dress: None,
+            write_header: None,
             alignment: 0,
             cache_blocks: DEFAULT_BLOCKS,
             huge_pages: false,
@@ -136,7 +136,7 @@ pub struct Heap {
     huge_pages: AtomicBool,
     placed: AtomicBool,
     limit: AtomicUsize,
-    dress: AtomicPtr<()>,
+    write_header: AtomicPtr<()>,
     companion: AtomicPtr<u8>,
     counters: Counters,
     central: Mutex<Central>,
@@ -161,7 +161,7 @@ impl Heap {
             huge_pages: AtomicBool::new(false),
             placed: AtomicBool::new(true),
             limit: AtomicUsize::new(0),
-            dress: AtomicPtr::new(core::ptr::null_mut()),
+            write_header: AtomicPtr::new(core::ptr::null_mut()),
             companion: AtomicPtr::new(core::ptr::null_mut()),
             counters: Counters::new(),
             central: Mutex::new(Central::new()),
@@ -194,7 +194,7 @@ impl Heap {
     pub fn allocate(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         match self.allocate_quickly(size, alignment, false) {
             Some(block) => Ok(block),
-            None => self.allocate_slow(size, alignment, Beyond::default()),
+            None => self.allocate_slow(size, alignment, Extras::default()),
         }
     }
 
@@ -205,7 +205,7 @@ impl Heap {
         alignment: usize,
         slack: usize,
     ) -> Result<NonNull<u8>> {
-        self.allocate_slow(size, alignment, Beyond { slack, ..Beyond::default() })
+        self.allocate_slow(size, alignment, Extras { slack, ..Extras::default() })
     }
 
     /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.

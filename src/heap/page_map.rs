@@ -28,12 +28,12 @@ static ROOT: [AtomicPtr<Leaf>; 1 << (ADDRESS_BITS - LEAF_BITS)] =
     [const { AtomicPtr::new(null_mut()) }; 1 << (ADDRESS_BITS - LEAF_BITS)];
 
 /// The leaf of the 16 GiB that are used first, which hold all of most programs: a look-up there needs no pointer to it.
-struct Home {
+struct FirstLeaf {
     /// Where they begin.
     start: AtomicUsize,
     leaf: Leaf,
 }
-static HOME: Home = Home {
+static FIRST_LEAF: FirstLeaf = FirstLeaf {
     start: AtomicUsize::new(NOWHERE),
     leaf: Leaf {
         slices: [const { AtomicPtr::new(null_mut()) }; SLICES],
@@ -64,10 +64,10 @@ pub fn span_of(address: usize) -> Option<&'static Span> {
 /// The span that `address` lies in and its class, scaled; None too where a mapped block of 2 MiB or more lies.
 #[inline(always)]
 pub fn blocks_of(address: usize) -> Option<(&'static Span, usize)> {
-    let home = in_register(&HOME);
-    let offset = address.wrapping_sub(home.start.load(Relaxed));
+    let first_leaf = in_register(&FIRST_LEAF);
+    let offset = address.wrapping_sub(first_leaf.start.load(Relaxed));
     let (leaf, slice) = match offset < COVERED {
-        true => (&home.leaf, offset / SLICE),
+        true => (&first_leaf.leaf, offset / SLICE),
         false => (leaf(address)?, address % COVERED / SLICE),
     };
     // SAFETY: entries are null or point at a span record, which is never unmapped.
@@ -91,9 +91,9 @@ pub fn make_ready(start: usize, end: usize) -> bool {
             continue;
         }
         let start = index * COVERED;
-        let home = HOME.start.compare_exchange(NOWHERE, start, Relaxed, Relaxed);
-        if start != NOWHERE && (home.is_ok() || home == Err(start)) {
-            root.store(core::ptr::from_ref(&HOME.leaf).cast_mut(), Release);
+        let claimed = FIRST_LEAF.start.compare_exchange(NOWHERE, start, Relaxed, Relaxed);
+        if start != NOWHERE && (claimed.is_ok() || claimed == Err(start)) {
+            root.store(core::ptr::from_ref(&FIRST_LEAF.leaf).cast_mut(), Release);
             continue;
         }
         let length = map::round_to_page(size_of::<Leaf>());

@@ -1,5 +1,5 @@
 //! Span records that are out of service. They are type-stable, so they have a list of their own.
-use super::span::Span;
+use super::span::{BY_USE, Span};
 use crate::os::{lock::Mutex, records};
 use core::ptr::{NonNull, null_mut};
 
@@ -17,14 +17,14 @@ pub fn take() -> Option<NonNull<Span>> {
         return Some(records::allocate(size_of::<Span>())?.cast());
     };
     // SAFETY: spare records are known to nobody else.
-    spare.0 = unsafe { span.as_ref().inner() }.next;
+    spare.0 = unsafe { span.as_ref().inner() }.links[BY_USE].next;
     Some(span)
 }
 /// Puts a retired record back.
 pub fn give(span: NonNull<Span>) {
     let mut spare = SPARE.lock();
     // SAFETY: retired and in no list, so known to nobody else.
-    unsafe { span.as_ref().inner() }.next = spare.0;
+    unsafe { span.as_ref().inner() }.links[BY_USE].next = spare.0;
     spare.0 = span.as_ptr();
 }
 /// Around fork.

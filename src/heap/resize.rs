@@ -62,7 +62,7 @@ impl Heap {
         let moved = if size > block.capacity && self.single_class_for(size, block.alignment).is_some() {
             // Huge pages would make memory of the address space.
             let growth = !self.huge_pages();
-            self.allocate_slow(size, block.alignment, Beyond { growth, ..Beyond::default() })?
+            self.allocate_slow(size, block.alignment, Extras { growth, ..Extras::default() })?
         } else {
             self.allocate(size, block.alignment)?
         };
@@ -97,7 +97,7 @@ impl Heap {
         }
         drop(central);
         span.set_only_size(size);
-        self.dress(span.first(), SHAPES[class as usize].stride as usize - self.prefix(), class as u16);
+        self.write_header(span.first(), SHAPES[class as usize].stride as usize - self.prefix(), class as u16);
         true
     }
 }

@@ -11,7 +11,7 @@ use super::slot;
 use super::span::{ALL, Span};
 use super::{Heap, freed, page_map, records_of_spans, scavenger};
 use crate::os::map;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
 impl Central {
@@ -19,7 +19,7 @@ impl Central {
     pub(super) unsafe fn keep(&mut self, span: NonNull<Span>) {
         // SAFETY: the caller holds the lock and the span is in no class's list.
         unsafe {
-            self.unlink(span);
+            self.all.remove(span);
             let span_ref = span.as_ref();
             let (base, length) = (span_ref.inner().run.base, span_ref.inner().length);
             page_map::remove(base, base + length);
@@ -77,7 +77,7 @@ impl Central {
         }
         // SAFETY: in no list until here; the lock is held.
         unsafe {
-            self.link(span);
+            self.all.push(span);
             span_ref.inner().listed = false;
         }
         Some(span)
@@ -138,7 +138,7 @@ impl Central {
 
     /// Releases everything; the heap is at its end and its caches are gone.
     pub fn release_all(&mut self, heap: &Heap) {
-        while let Some(span) = NonNull::new(self.all) {
+        while let Some(span) = NonNull::new(self.all.head) {
             // SAFETY: live records under the lock; nobody uses the blocks any more.
             unsafe {
                 if span.as_ref().is_large() {
@@ -152,39 +152,6 @@ impl Central {
             }
         }
         self.kept.release(heap, None);
-    }
-
-    /// Enters the span into the list of all.
-    ///
-    /// # Safety
-    /// The lock is held and the span is not in that list.
-    pub unsafe fn link(&mut self, span: NonNull<Span>) {
-        // SAFETY: the lock makes inner parts exclusive; each reference ends with its statement.
-        unsafe {
-            span.as_ref().inner().next_all = self.all;
-            span.as_ref().inner().previous_all = null_mut();
-            if let Some(head) = self.all.as_ref() {
-                head.inner().previous_all = span.as_ptr();
-            }
-        }
-        self.all = span.as_ptr();
-    }
-    /// Removes the span from the list of all.
-    ///
-    /// # Safety
-    /// The lock is held and the span is in that list.
-    pub unsafe fn unlink(&mut self, span: NonNull<Span>) {
-        // SAFETY: as in `link`.
-        unsafe {
-            let (next, previous) = (span.as_ref().inner().next_all, span.as_ref().inner().previous_all);
-            match previous.as_ref() {
-                Some(previous) => previous.inner().next_all = next,
-                None => self.all = next,
-            }
-            if let Some(next) = next.as_ref() {
-                next.inner().previous_all = previous;
-            }
-        }
     }
 }
 

@@ -17,7 +17,7 @@ const CALLS_A_LOOK: u32 = 16;
 
 /// What a block is to have beside the bytes asked for.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Beyond {
+pub(super) struct Extras {
     /// Bytes of capacity.
     pub slack: usize,
     /// Address space to grow into, where its class can have it.
@@ -53,7 +53,7 @@ impl Heap {
     pub fn allocate_zeroed(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let block = match self.allocate_quickly(size, alignment, true) {
             Some(block) => block,
-            None => self.allocate_slow(size, alignment, Beyond { zeroed: true, ..Beyond::default() })?,
+            None => self.allocate_slow(size, alignment, Extras { zeroed: true, ..Extras::default() })?,
         };
         let written = span_of_block(block.as_ptr()).take_written();
         // SAFETY: a fresh block of that size.
@@ -67,7 +67,7 @@ impl Heap {
         &'static self,
         size: usize,
         alignment: usize,
-        beyond: Beyond,
+        extras: Extras,
     ) -> Result<NonNull<u8>> {
         if size == 0 {
             return fail!(InvalidArgument, "a block of 0 bytes");
@@ -79,13 +79,13 @@ impl Heap {
             return fail!(OutOfMemory, "{size} bytes are more than any address space holds");
         }
         let alignment = self.alignment_for(alignment);
-        let beyond = Beyond { slack: beyond.slack.max(debug::slack()), ..beyond };
-        let mut result = self.allocate_anywhere(size, alignment, beyond);
+        let extras = Extras { slack: extras.slack.max(debug::slack()), ..extras };
+        let mut result = self.allocate_anywhere(size, alignment, extras);
         if result.is_err() && debug::empty_quarantine(Some(self)) {
-            result = self.allocate_anywhere(size, alignment, beyond);
+            result = self.allocate_anywhere(size, alignment, extras);
         }
         if result.is_err() && self.flush_caches() {
-            result = self.allocate_anywhere(size, alignment, beyond);
+            result = self.allocate_anywhere(size, alignment, extras);
         }
         if result.is_err() {
             self.want_caches();
@@ -96,7 +96,7 @@ impl Heap {
             registry::for_each_heap(|heap| _ = heap.release_kept(None));
             debug::empty_quarantine(None);
             arena::vacate_unused();
-            result = self.allocate_anywhere(size, alignment, beyond);
+            result = self.allocate_anywhere(size, alignment, extras);
         }
         scavenger::start_if_wanted();
         if let Ok(block) = result {
@@ -110,17 +110,17 @@ impl Heap {
         &'static self,
         size: usize,
         alignment: usize,
-        beyond: Beyond,
+        extras: Extras,
     ) -> Result<NonNull<u8>> {
-        match self.class_for(size + beyond.slack, alignment) {
-            Some(class) => self.allocate_from_class(class, size, beyond).inspect(|block| {
+        match self.class_for(size + extras.slack, alignment) {
+            Some(class) => self.allocate_from_class(class, size, extras).inspect(|block| {
                 if class as usize >= FIRST_SINGLE && alignment > DEFAULT_ALIGNMENT {
                     span_of_block(block.as_ptr())
                         .alignment_log2
                         .store(alignment.trailing_zeros() as u8, Relaxed);
                 }
             }),
-            None => self.allocate_large(size, alignment, beyond.slack),
+            None => self.allocate_large(size, alignment, extras.slack),
         }
     }
 
@@ -180,20 +180,20 @@ impl Heap {
         Some(class_of(bytes.next_multiple_of(granule)))
     }
 
-    fn allocate_from_class(&'static self, class: Class, size: usize, beyond: Beyond) -> Result<NonNull<u8>> {
+    fn allocate_from_class(&'static self, class: Class, size: usize, extras: Extras) -> Result<NonNull<u8>> {
         let index = class as usize;
         let entry = self.with_cache(|cache| {
             self.tidy(cache);
-            if beyond.growth
+            if extras.growth
                 && let Some(entry) = self.central.lock().take_to_grow(self, cache, class)
-                && self.claim(cache, index, entry, size, beyond.zeroed)
+                && self.claim(cache, index, entry, size, extras.zeroed)
             {
                 cache.count_allocation(self, size, false);
                 return Some(entry);
             }
             let magazine = cache.magazine(index);
             while let Some(entry) = magazine.pop() {
-                if self.claim(cache, index, entry, size, beyond.zeroed) {
+                if self.claim(cache, index, entry, size, extras.zeroed) {
                     cache.count_allocation(self, size, true);
                     return Some(entry);
                 }
@@ -209,7 +209,7 @@ impl Heap {
             drop(central);
             // Lowest address first, as the blocks lie.
             magazine.reverse();
-            let entry = first.filter(|&entry| self.claim(cache, index, entry, size, beyond.zeroed))?;
+            let entry = first.filter(|&entry| self.claim(cache, index, entry, size, extras.zeroed))?;
             cache.count_allocation(self, size, false);
             Some(entry)
         })?;
@@ -410,12 +410,14 @@ impl Heap {
         central.for_each_live(&mut |span, start, value| each(self.describe(span, start, value)));
     }
 
-    /// Writes a block's prefix.
-    pub(super) fn dress(&self, pointer: usize, room: usize, class: u16) {
-        let dress = self.dress.load(Relaxed);
-        if !dress.is_null() {
+    /// Writes the header before a block, where the heap has one.
+    pub(super) fn write_header(&self, pointer: usize, room: usize, class: u16) {
+        let write_header = self.write_header.load(Relaxed);
+        if !write_header.is_null() {
             // SAFETY: stored from a function of this type when the heap was made.
-            unsafe { core::mem::transmute::<*mut (), Dress>(dress)(pointer as *mut u8, room, class) };
+            unsafe {
+                core::mem::transmute::<*mut (), WriteHeader>(write_header)(pointer as *mut u8, room, class)
+            };
         }
     }
     /// Counts through this thread's cache.

@@ -88,15 +88,21 @@ pub struct Inner {
     pub kept_since: u32,
     /// Number of that occasion, among all of the heap.
     pub kept_order: u64,
-    /// Links of the list the span is in: its class's, or that of kept spans.
-    pub next: *mut Span,
-    /// See `next`.
-    pub previous: *mut Span,
-    /// Links of the list of all spans of the heap.
-    pub next_all: *mut Span,
-    /// See `next_all`.
-    pub previous_all: *mut Span,
+    /// Its neighbours in the lists it is in: [`BY_USE`] and [`BY_HEAP`].
+    pub links: [Links; 2],
 }
+/// Neighbours in a list, or null.
+#[derive(Clone, Copy)]
+pub struct Links {
+    /// The span behind.
+    pub next: *mut Span,
+    /// The span in front.
+    pub previous: *mut Span,
+}
+/// Number of the links of the list the span is in: its class's, or that of kept spans.
+pub const BY_USE: usize = 0;
+/// Number of the links of the list of all spans of the heap.
+pub const BY_HEAP: usize = 1;
 
 impl Inner {
     /// Bytes that count as held.
@@ -276,28 +282,27 @@ impl UnusedSlot {
 /// What the fast path reads for a mapped block: live with attributes, that is: look closer.
 static UNUSED_SLOT: UnusedSlot = UnusedSlot(AtomicU16::new(slot::MARKED | slot::LIVE));
 
-/// A doubly linked list of spans through `next` and `previous`.
-pub struct List {
+/// A doubly linked list of spans through their links of that number.
+pub struct List<const LINKS: usize = BY_USE> {
     /// First span, or null.
     pub head: *mut Span,
     tail: *mut Span,
 }
-impl List {
+impl<const LINKS: usize> List<LINKS> {
     /// No spans.
-    pub const fn new() -> List {
+    pub const fn new() -> Self {
         List { head: null_mut(), tail: null_mut() }
     }
     /// Puts `span` first.
     ///
     /// # Safety
-    /// The owning heap's lock is held and the span is in no list.
+    /// The owning heap's lock is held and the span is in no list of these links.
     pub unsafe fn push(&mut self, span: NonNull<Span>) {
         // SAFETY: the lock makes the inner parts exclusive; each reference ends with its statement.
         unsafe {
-            span.as_ref().inner().next = self.head;
-            span.as_ref().inner().previous = null_mut();
+            span.as_ref().inner().links[LINKS] = Links { next: self.head, previous: null_mut() };
             match self.head.as_ref() {
-                Some(head) => head.inner().previous = span.as_ptr(),
+                Some(head) => head.inner().links[LINKS].previous = span.as_ptr(),
                 None => self.tail = span.as_ptr(),
             }
         }
@@ -310,13 +315,13 @@ impl List {
     pub unsafe fn remove(&mut self, span: NonNull<Span>) {
         // SAFETY: the lock makes the inner parts exclusive; each reference ends with its statement.
         unsafe {
-            let (next, previous) = (span.as_ref().inner().next, span.as_ref().inner().previous);
+            let Links { next, previous } = span.as_ref().inner().links[LINKS];
             match previous.as_ref() {
-                Some(previous) => previous.inner().next = next,
+                Some(previous) => previous.inner().links[LINKS].next = next,
                 None => self.head = next,
             }
             match next.as_ref() {
-                Some(next) => next.inner().previous = previous,
+                Some(next) => next.inner().links[LINKS].previous = previous,
                 None => self.tail = previous,
             }
         }

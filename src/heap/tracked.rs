@@ -151,27 +151,27 @@ struct Taken {
     inside: Option<Places>,
 }
 /// What is tracked of memory that is about to move, in hand: its old place may be another's before its new one is known.
-pub struct Departure {
+pub struct Relocation {
     from: usize,
     taken: [Taken; 2],
     guard: Option<usize>,
 }
 const TRACKERS: [&Tracker; 2] = [&INSTANCES, &SINGLETON];
 /// Takes it in hand.
-pub fn depart(from: usize) -> Departure {
-    Departure { from, taken: TRACKERS.map(|tracker| tracker.take(from)), guard: end_guard(from) }
+pub fn begin_relocation(from: usize) -> Relocation {
+    Relocation { from, taken: TRACKERS.map(|tracker| tracker.take(from)), guard: end_guard(from) }
 }
-impl Departure {
+impl Relocation {
     /// The memory has stayed, and its guard with it.
-    pub fn stay(self) {
+    pub fn cancel(self) {
         if let Some(size) = self.guard {
             GUARDED.track(self.from, size); // without memory for it the guard is not looked at any more
         }
         let from = self.from;
-        self.arrive(from, usize::MAX);
+        self.finish(from, usize::MAX);
     }
     /// The memory begins at `to` now and has `size` bytes. Gives whether any of it is tracked.
-    pub fn arrive(self, to: usize, size: usize) -> bool {
+    pub fn finish(self, to: usize, size: usize) -> bool {
         let put = |(tracker, taken): (&Tracker, Taken)| tracker.put(taken, self.from, to, size);
         TRACKERS.into_iter().zip(self.taken).fold(false, |any, both| any | put(both))
     }
@@ -187,7 +187,7 @@ pub fn ended(start: usize) {
 /// it is tracked at a new place.
 pub fn moved(from: usize, to: usize, size: usize) -> bool {
     if from != to {
-        return depart(from).arrive(to, size);
+        return begin_relocation(from).finish(to, size);
     }
     end_guard(from);
     TRACKERS.iter().for_each(|tracker| tracker.cut(from, size));

@@ -8,7 +8,11 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Of the call that just failed in this thread.
     pub fn last() -> Errno {
-        Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
+        Errno::of(&std::io::Error::last_os_error())
+    }
+    /// Of a call that the standard library made; 0 where it was none.
+    pub fn of(error: &std::io::Error) -> Errno {
+        Errno(error.raw_os_error().unwrap_or(0))
     }
 }
 

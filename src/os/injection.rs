@@ -1,6 +1,6 @@
 //! Fault injection: makes chosen system calls fail, so that tests see what the library does then.
 //!
-//! Every call in os/system.rs, and every record allocation, asks [`strike`] first. While nothing is armed that is one
+//! Every call in os/system.rs, and every record allocation, asks [`injected`] first. While nothing is armed that is one
 //! relaxed load. The functions that arm it are not among the exported names, so no program that uses the library can
 //! reach them, by accident or by the environment; tests link the same archive once more with those names
 //! (`build/libunimem_faults.so`), or call them from Rust. What is armed is the whole process's: tests take turns.
@@ -69,14 +69,14 @@ pub const SHORT: c_int = -1;
 pub const DAMAGE: c_int = -2;
 
 static ARMED: AtomicBool = AtomicBool::new(false);
-/// One bit for each operation that may be struck.
+/// One bit for each operation that may be made to fail.
 static CHOSEN: AtomicU32 = AtomicU32::new(0);
-/// The first chosen call that is struck, from 1 on, and how many are.
+/// The first chosen call that is made to fail, from 1 on, and how many are.
 static FIRST: AtomicUsize = AtomicUsize::new(0);
 static HOW_MANY: AtomicUsize = AtomicUsize::new(0);
 static ERRNO: AtomicI32 = AtomicI32::new(0);
 static CHOSEN_CALLS: AtomicUsize = AtomicUsize::new(0);
-static STRUCK: AtomicUsize = AtomicUsize::new(0);
+static INJECTED: AtomicUsize = AtomicUsize::new(0);
 static CALLS: [AtomicUsize; OPERATIONS] = [const { AtomicUsize::new(0) }; OPERATIONS];
 
 /// From now on the calls of the kinds in `operations` (one bit each) are counted, and `how_many` of them from the
@@ -89,17 +89,17 @@ pub extern "C" fn unimem_inject_faults(operations: u32, first: usize, how_many: 
     HOW_MANY.store(how_many, SeqCst);
     ERRNO.store(errno, SeqCst);
     CHOSEN_CALLS.store(0, SeqCst);
-    STRUCK.store(0, SeqCst);
+    INJECTED.store(0, SeqCst);
     CALLS.iter().for_each(|calls| calls.store(0, SeqCst));
     ARMED.store(true, SeqCst);
 }
-/// Every call works again. Gives how many were struck since the last arming.
+/// Every call works again. Gives how many were made to fail since the last arming.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_end_faults() -> usize {
     ARMED.store(false, SeqCst);
-    STRUCK.load(SeqCst)
+    INJECTED.load(SeqCst)
 }
-/// How many calls of a kind there were since the last arming, struck ones included.
+/// How many calls of a kind there were since the last arming, those made to fail included.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_fault_calls(operation: u32) -> usize {
     CALLS.get(operation as usize).map_or(0, |calls| calls.load(SeqCst))
@@ -117,7 +117,7 @@ pub fn disarm() {
 
 /// What is to happen to a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Strike {
+pub enum Injected {
     /// It fails.
     Fail(Errno),
     /// It does less than asked.
@@ -125,21 +125,21 @@ pub enum Strike {
     /// It works, and what it read is wrong.
     Damage,
 }
-/// Whether this call is to be struck.
+/// What is to happen to this call, if it is to fail.
 #[inline]
-pub fn strike(operation: Operation) -> Option<Strike> {
+pub fn injected(operation: Operation) -> Option<Injected> {
     if ARMED.load(Relaxed) { count(operation) } else { None }
 }
 /// The same for calls that can only fail.
 #[inline]
 pub fn check(operation: Operation) -> Result<(), Errno> {
-    match strike(operation) {
-        Some(Strike::Fail(errno)) => Err(errno),
+    match injected(operation) {
+        Some(Injected::Fail(errno)) => Err(errno),
         _ => Ok(()),
     }
 }
 #[cold]
-fn count(operation: Operation) -> Option<Strike> {
+fn count(operation: Operation) -> Option<Injected> {
     CALLS[operation as usize].fetch_add(1, SeqCst);
     if CHOSEN.load(SeqCst) >> operation as u32 & 1 == 0 {
         return None;
@@ -148,10 +148,10 @@ fn count(operation: Operation) -> Option<Strike> {
     if number.wrapping_sub(FIRST.load(SeqCst)) >= HOW_MANY.load(SeqCst) {
         return None;
     }
-    STRUCK.fetch_add(1, SeqCst);
+    INJECTED.fetch_add(1, SeqCst);
     Some(match ERRNO.load(SeqCst) {
-        SHORT => Strike::Short,
-        DAMAGE => Strike::Damage,
-        errno => Strike::Fail(Errno(errno)),
+        SHORT => Injected::Short,
+        DAMAGE => Injected::Damage,
+        errno => Injected::Fail(Errno(errno)),
     })
 }

@@ -135,15 +135,15 @@ pub unsafe fn relocate(address: usize, old: usize, target: usize, new: usize) ->
     // SAFETY: MREMAP_FIXED replaces just the target, which the caller gives up.
     let moved = unsafe { system::remap(address, old, new, flags, target) }.is_ok();
     #[cfg(test)]
-    ON_RELOCATED.take().into_iter().for_each(|look| look(address));
+    ON_RELOCATED.take().into_iter().for_each(|hook| hook(address));
     moved
 }
 #[cfg(test)]
-type Look = Box<dyn FnOnce(usize)>;
+type Hook = Box<dyn FnOnce(usize)>;
 #[cfg(test)]
 std::thread_local! {
     /// Called once with an address that this thread has just moved a mapping away from.
-    pub static ON_RELOCATED: core::cell::Cell<Option<Look>> = const { core::cell::Cell::new(None) };
+    pub static ON_RELOCATED: core::cell::Cell<Option<Hook>> = const { core::cell::Cell::new(None) };
 }
 
 /// Bytes of RAM in the machine.

@@ -86,11 +86,11 @@ pub fn allocate(size: usize) -> Option<NonNull<u8>> {
 }
 
 #[cfg(test)]
-type Look = Box<dyn FnMut(NonNull<u8>)>;
+type Hook = Box<dyn FnMut(NonNull<u8>)>;
 #[cfg(test)]
 std::thread_local! {
     /// Looks at each record that this thread is about to give back.
-    pub static ON_RELEASE: core::cell::RefCell<Option<Look>> = const { core::cell::RefCell::new(None) };
+    pub static ON_RELEASE: core::cell::RefCell<Option<Hook>> = const { core::cell::RefCell::new(None) };
 }
 /// Gives back what [`allocate`] gave for the same `size`.
 ///
@@ -98,7 +98,7 @@ std::thread_local! {
 /// `record` came from `allocate(size)` and is not used any more.
 pub unsafe fn release(record: NonNull<u8>, size: usize) {
     #[cfg(test)]
-    let _ = ON_RELEASE.try_with(|look| look.borrow_mut().iter_mut().for_each(|look| look(record)));
+    let _ = ON_RELEASE.try_with(|hook| hook.borrow_mut().iter_mut().for_each(|hook| hook(record)));
     if size > 1 << LARGEST {
         forget(record.as_ptr() as usize);
         // SAFETY: a mapping of its own, given up by the caller.

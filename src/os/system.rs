@@ -1,7 +1,7 @@
 //! The seam: every system call that can fail is made here, and asks [`injection`](super::injection) first.
 //!
 //! Thin: a call, its error as a value, nothing decided. What to do about an error is its caller's.
-use super::injection::{Operation, Strike, check, strike};
+use super::injection::{Injected, Operation, check, injected};
 use core::ffi::{CStr, c_int, c_ulong, c_void};
 use core::marker::PhantomData;
 use core::ptr::null_mut;
@@ -208,16 +208,16 @@ pub fn punch_hole(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno
     done(unsafe { libc::fallocate(file.as_raw_fd(), flags, start as i64, length as i64) })
 }
 /// How much of a transfer is asked for.
-fn piece(strike: Option<Strike>, length: usize) -> Result<usize, Errno> {
-    match strike {
-        Some(Strike::Fail(errno)) => Err(errno),
-        Some(Strike::Short) => Ok(length.min(super::map::PAGE)),
+fn piece(fault: Option<Injected>, length: usize) -> Result<usize, Errno> {
+    match fault {
+        Some(Injected::Fail(errno)) => Err(errno),
+        Some(Injected::Short) => Ok(length.min(super::map::PAGE)),
         _ => Ok(length),
     }
 }
 /// pwrite: how many bytes went.
 pub fn write_at(file: BorrowedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
-    let length = piece(strike(Operation::Write), bytes.len())?;
+    let length = piece(injected(Operation::Write), bytes.len())?;
     within_limit(offset + length as u64)?;
     let _whole = NotCancelled::begin();
     // SAFETY: reads `bytes` only.
@@ -226,13 +226,13 @@ pub fn write_at(file: BorrowedFd, bytes: &[u8], offset: u64) -> Result<usize, Er
 }
 /// pread: how many bytes came.
 pub fn read_at(file: BorrowedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
-    let strike = strike(Operation::Read);
-    let length = piece(strike, bytes.len())?;
+    let fault = injected(Operation::Read);
+    let length = piece(fault, bytes.len())?;
     let _whole = NotCancelled::begin();
     // SAFETY: writes to `bytes` only.
     let got = unsafe { libc::pread(file.as_raw_fd(), bytes.as_mut_ptr().cast(), length, offset as i64) };
     let got = usize::try_from(got).map_err(|_| Errno::last())?;
-    if strike == Some(Strike::Damage) && got > 0 {
+    if fault == Some(Injected::Damage) && got > 0 {
         bytes[got / 3] ^= 0x10;
     }
     Ok(got)

@@ -4,7 +4,7 @@
 //! exit the function given to [`at_exit`] runs; from then on the thread has no record, and whoever asks takes the
 //! path without one. That way destructors that run later still may allocate and free.
 //!
-//! A place in a record where nothing hangs refers to [`NOTHING`]: who is in a hurry follows it without asking, and finds
+//! A place in a record where nothing is stored refers to [`SENTINEL`]: who is in a hurry follows it without asking, and finds
 //! zeroes.
 use super::{records, system};
 use core::ptr::{NonNull, null_mut};
@@ -16,15 +16,15 @@ pub const MESSAGE: usize = 256;
 /// Heaps whose caches a record holds itself.
 pub const NEAR: usize = 256;
 
-/// Zero bytes, for ever: what hangs where nothing was hung.
+/// Zero bytes, for ever: what stands where nothing was stored.
 #[repr(C, align(64))]
-pub struct Nothing([u8; NOTHING_BYTES]);
+pub struct Sentinel([u8; SENTINEL_BYTES]);
 /// How many.
-pub const NOTHING_BYTES: usize = 4096;
-static NOTHING: Nothing = Nothing([0; NOTHING_BYTES]);
+pub const SENTINEL_BYTES: usize = 4096;
+static SENTINEL: Sentinel = Sentinel([0; SENTINEL_BYTES]);
 /// Where they are.
-pub const fn nothing() -> *mut u8 {
-    (&raw const NOTHING).cast::<u8>().cast_mut()
+pub const fn sentinel() -> *mut u8 {
+    (&raw const SENTINEL).cast::<u8>().cast_mut()
 }
 
 /// What a thread owns. What comes first is not read in a hurry (see the heap's `ThreadCache`).
@@ -32,7 +32,7 @@ pub const fn nothing() -> *mut u8 {
 pub struct Record {
     /// The message of the last error, and of a failure not yet reported; both end with a zero byte.
     pub messages: core::cell::UnsafeCell<[[u8; MESSAGE]; 2]>,
-    /// This thread's caches of the first heaps, by the heaps' ids; [`nothing`] where there is none.
+    /// This thread's caches of the first heaps, by the heaps' ids; [`sentinel`] where there is none.
     pub near: [AtomicPtr<u8>; NEAR],
     /// Those of all further heaps. Grown by its own thread, under the lock of heap/registry.rs.
     pub far: AtomicPtr<AtomicPtr<u8>>,
@@ -108,7 +108,7 @@ pub fn current() -> Option<&'static Record> {
     let record = records::allocate(size_of::<Record>())?.cast::<Record>();
     // SAFETY: fresh, and zero bytes are a valid record.
     let made = unsafe { record.as_ref() };
-    made.near.iter().for_each(|near| near.store(nothing(), Relaxed));
+    made.near.iter().for_each(|near| near.store(sentinel(), Relaxed));
     made.last_error.store((before >> 1) as u32, Relaxed);
     // The C library may allocate for the value: whoever is its malloc then finds a thread without a record.
     set_mark(before | ENDED);

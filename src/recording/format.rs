@@ -77,6 +77,14 @@ impl Field for u64 {
         None
     }
 }
+impl Field for bool {
+    fn put(&self, sink: &mut dyn Sink) {
+        u64::from(*self).put(sink);
+    }
+    fn take(cursor: &mut Cursor) -> Option<Self> {
+        Some(u64::take(cursor)? != 0)
+    }
+}
 impl Field for List<'_> {
     fn put(&self, sink: &mut dyn Sink) {
         (self.len() as u64).put(sink);
@@ -181,26 +189,37 @@ words! {
 
 /// Declares the records: kind, name, fields.
 macro_rules! records {
-    ($($(#[$doc:meta])* $kind:literal $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
+    ($($(#[$doc:meta])* $kind:literal $name:ident $(<$life:lifetime>)? {
+        $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
+    })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, PartialEq)]
+            pub struct $name $(<$life>)? { $($(#[$field_doc])* pub $field: $type,)* }
+            impl<'a> From<$name $(<$life>)?> for Record<'a> {
+                fn from(record: $name $(<$life>)?) -> Record<'a> {
+                    Record::$name(record)
+                }
+            }
+        )*
         /// A record.
         #[derive(Clone, Debug, PartialEq)]
-        pub enum Record<'a> {
-            $($(#[$doc])* $name { $($(#[$field_doc])* $field: $type,)* },)*
-        }
+        #[expect(missing_docs, reason = "said of each structure")]
+        pub enum Record<'a> { $($name($name $(<$life>)?),)* }
         impl Record<'_> {
             /// Encodes it.
             pub fn put(&self, sink: &mut dyn Sink) {
                 match self {
-                    $(Record::$name { $($field),* } => {
+                    $(Record::$name(record) => {
                         sink.put(&[$kind]);
-                        $(Field::put($field, sink);)*
+                        $(Field::put(&record.$field, sink);)*
                     })*
                 }
             }
             /// Decodes the next one. None where the bytes are none.
             pub fn take(cursor: &mut Cursor) -> Option<Record<'static>> {
                 match cursor.bytes(1)?[0] {
-                    $($kind => Some(Record::$name { $($field: Field::take(cursor)?),* }),)*
+                    $($kind => Some(Record::$name($name { $($field: Field::take(cursor)?),* })),)*
                     _ => None,
                 }
             }
@@ -209,7 +228,7 @@ macro_rules! records {
 }
 records! {
     /// What is recorded. The first record.
-    1 Program {
+    1 Program<'a> {
         /// Nanoseconds since 1970 when the recording began.
         began: u64,
         /// Its number.
@@ -220,7 +239,7 @@ records! {
         command: Text<'a>,
     }
     /// A file that code was loaded from.
-    2 Module {
+    2 Module<'a> {
         /// What is added to the file's addresses.
         bias: u64,
         /// First address.
@@ -235,7 +254,7 @@ records! {
         path: Text<'a>,
     }
     /// Figures of the whole process at one moment.
-    3 Sample {
+    3 Sample<'a> {
         /// When.
         time: u64,
         /// Resident memory, whoever's.
@@ -262,6 +281,7 @@ records! {
         prefetches: u64,
     }
     /// A chunk came or went.
+    #[derive(Copy)]
     4 Moved {
         /// When it began.
         time: u64,
@@ -283,7 +303,7 @@ records! {
         address: u64,
     }
     /// Two tensors were contracted.
-    5 Contracted {
+    5 Contracted<'a> {
         /// When it began.
         time: u64,
         /// How long it took.
@@ -293,7 +313,7 @@ records! {
         /// Floating-point operations: 8 a multiply-add.
         flops: u64,
         /// Whether any of the three is in tiered memory.
-        tiered: u64,
+        tiered: bool,
         /// Sizes of the axes of the result that come from the left tensor.
         rows: List<'a>,
         /// Sizes of those from the right one.
@@ -302,7 +322,7 @@ records! {
         sums: List<'a>,
     }
     /// A block was allocated that stands for others.
-    6 Allocated {
+    6 Allocated<'a> {
         /// When.
         time: u64,
         /// Where it begins.
@@ -324,14 +344,14 @@ records! {
         address: u64,
     }
     /// Live blocks of heaps by size.
-    8 Sizes {
+    8 Sizes<'a> {
         /// When.
         time: u64,
         /// For each size that occurs: its logarithm to base 2, rounded up, then blocks, then bytes.
         classes: List<'a>,
     }
     /// A block that is live at the end: the largest are told.
-    9 Live {
+    9 Live<'a> {
         /// Where it begins.
         address: u64,
         /// Bytes asked for.
@@ -349,6 +369,7 @@ records! {
         events: u64,
     }
     /// The end. The last record.
+    #[derive(Copy)]
     11 End {
         /// When.
         time: u64,

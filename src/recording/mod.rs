@@ -51,18 +51,6 @@ static INTERVAL: AtomicUsize = AtomicUsize::new(USUAL_INTERVAL);
 static EVENTS: Queue<Event, QUEUE> = Queue::new();
 
 #[derive(Clone, Copy)]
-struct Moved {
-    began: u64,
-    duration: u64,
-    thread: u64,
-    movement: Movement,
-    memory: Memory,
-    tier: Tier,
-    mechanism: Mechanism,
-    bytes: usize,
-    address: usize,
-}
-#[derive(Clone, Copy)]
 struct Contracted {
     began: u64,
     duration: u64,
@@ -83,10 +71,14 @@ struct Allocated {
 }
 #[derive(Clone, Copy)]
 enum Event {
-    Moved(Moved),
+    /// Its time is that of the system's clock here, as everywhere in this file.
+    Moved(format::Moved),
     Contracted(Contracted),
     Allocated(Allocated),
-    Freed { time: u64, address: usize },
+    Freed {
+        time: u64,
+        address: usize,
+    },
 }
 
 /// Whether something is recorded.
@@ -144,16 +136,16 @@ pub fn moved(
 ) {
     if let Some(began) = begun.0 {
         let (duration, thread) = (now() - began, thread());
-        EVENTS.push(Event::Moved(Moved {
-            began,
+        EVENTS.push(Event::Moved(format::Moved {
+            time: began,
             duration,
             thread,
             movement,
             memory,
             tier,
             mechanism,
-            bytes,
-            address,
+            bytes: bytes as u64,
+            address: address as u64,
         }));
     }
 }
@@ -196,7 +188,7 @@ pub struct Tiered {
     /// Encoded in the spill file.
     pub cold: usize,
 }
-/// Figures of the process, as in [`format::Record::Sample`].
+/// Figures of the process, as in [`format::Sample`].
 #[derive(Clone, Copy, Default)]
 #[expect(missing_docs, reason = "the record's own names")]
 pub struct Figures {

@@ -92,11 +92,11 @@ impl Recording {
         Ok(())
     }
     /// Adds a record.
-    fn add(&mut self, record: &Record) -> core::result::Result<(), Errno> {
+    fn add<'a>(&mut self, record: impl Into<Record<'a>>) -> core::result::Result<(), Errno> {
         if self.buffer.bytes.len() + LARGEST_RECORD > BLOCK_HEAD + LARGEST_BLOCK {
             self.flush()?;
         }
-        record.put(&mut self.buffer);
+        record.into().put(&mut self.buffer);
         Ok(())
     }
     /// A time since the recording began.
@@ -110,7 +110,7 @@ impl Recording {
         unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut wall) };
         let mut command = [0; 4096];
         let length = read_file(c"/proc/self/cmdline", &mut command);
-        self.add(&Record::Program {
+        self.add(format::Program {
             began: wall.tv_sec as u64 * 1_000_000_000 + wall.tv_nsec as u64,
             process: std::process::id().into(),
             interval: super::interval() as u64,
@@ -121,7 +121,7 @@ impl Recording {
     fn add_modules(&mut self) -> core::result::Result<(), Errno> {
         let mut result = Ok(());
         modules::for_each(|module| {
-            let added = self.add(&Record::Module {
+            let added = self.add(format::Module {
                 bias: module.bias as u64,
                 start: module.range.0 as u64,
                 end: module.range.1 as u64,
@@ -162,34 +162,24 @@ impl Recording {
             0 => Ok(()),
             events => {
                 let time = self.since(now());
-                self.add(&Record::Lost { time, events })
+                self.add(format::Lost { time, events })
             }
         }
     }
     fn add_event(&mut self, event: &Event) -> core::result::Result<(), Errno> {
         match event {
             // Begun before the recording was: of one before it.
-            Event::Moved(e) if e.began < self.began => Ok(()),
+            Event::Moved(e) if e.time < self.began => Ok(()),
             Event::Contracted(e) if e.began < self.began => Ok(()),
-            Event::Moved(e) => self.add(&Record::Moved {
-                time: self.since(e.began),
-                duration: e.duration,
-                thread: e.thread,
-                movement: e.movement,
-                memory: e.memory,
-                tier: e.tier,
-                mechanism: e.mechanism,
-                bytes: e.bytes as u64,
-                address: e.address as u64,
-            }),
+            Event::Moved(e) => self.add(format::Moved { time: self.since(e.time), ..*e }),
             Event::Contracted(e) => {
                 let [rows, columns, sums] = e.axes.map(|sizes| sizes.map(|size| size as u64));
-                self.add(&Record::Contracted {
+                self.add(format::Contracted {
                     time: self.since(e.began),
                     duration: e.duration,
                     thread: e.thread,
                     flops: (8.0 * e.terms) as u64,
-                    tiered: e.tiered.into(),
+                    tiered: e.tiered,
                     rows: Cow::Borrowed(until_zero(&rows)),
                     columns: Cow::Borrowed(until_zero(&columns)),
                     sums: Cow::Borrowed(until_zero(&sums)),
@@ -197,7 +187,7 @@ impl Recording {
             }
             Event::Allocated(e) => {
                 let stack = numbers(&e.stack);
-                self.add(&Record::Allocated {
+                self.add(format::Allocated {
                     time: self.since(e.time),
                     address: e.address as u64,
                     size: e.size as u64,
@@ -207,7 +197,7 @@ impl Recording {
                 })
             }
             Event::Freed { time, address } => {
-                self.add(&Record::Freed { time: self.since(*time), address: *address as u64 })
+                self.add(format::Freed { time: self.since(*time), address: *address as u64 })
             }
         }
     }
@@ -217,7 +207,7 @@ impl Recording {
         let tiered = |t: Tiered| [t.size, t.hot, t.warm, t.cold].map(|bytes| bytes as u64);
         let (streaming, hierarchical) = (tiered(figures.streaming), tiered(figures.hierarchical));
         let live = figures.live;
-        self.add(&Record::Sample {
+        self.add(format::Sample {
             time: self.since(time),
             resident: resident(),
             live: live as u64,
@@ -257,7 +247,7 @@ impl Recording {
             list[used..used + 3].copy_from_slice(&[class as u64, blocks, bytes]);
             used += 3;
         }
-        self.add(&Record::Sizes { time: self.since(time), classes: Cow::Borrowed(&list[..used]) })
+        self.add(format::Sizes { time: self.since(time), classes: Cow::Borrowed(&list[..used]) })
     }
     /// Says what is live, and ends.
     fn end(&mut self) -> core::result::Result<(), Errno> {
@@ -273,7 +263,7 @@ impl Recording {
         for live in largest.blocks() {
             let stack = sources().find_map(|source| (source.stack)(live.address)).unwrap_or([0; DEPTH]);
             let stack = numbers(&stack);
-            self.add(&Record::Live {
+            self.add(format::Live {
                 address: live.address as u64,
                 size: live.size as u64,
                 memory: live.memory,
@@ -282,7 +272,7 @@ impl Recording {
         }
         // Once more: the program has loaded others since.
         self.add_modules()?;
-        self.add(&Record::End { time: self.since(now()), blocks, bytes })?;
+        self.add(format::End { time: self.since(now()), blocks, bytes })?;
         self.flush()
     }
 }
@@ -377,8 +367,8 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
         told: 0,
         new: true,
     };
-    if new.begin().is_err() {
-        return fail!(Io, "cannot write {}", text(path));
+    if let Err(error) = new.begin() {
+        return fail!(Io, "{error}: {}", text(path));
     }
     *recording = Some(new);
     EVENTS.take_lost();
@@ -414,8 +404,8 @@ pub(super) fn start_as_asked() {
     if STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed).is_err() {
         return; // the program has begun one itself
     }
-    if start_holding(recording, path).is_err() {
-        log!(Error, "UNIMEM_TRACE: nothing is recorded into {}", String::from_utf8_lossy(path));
+    if let Err(error) = start_holding(recording, path) {
+        log!(Error, "UNIMEM_TRACE: nothing is recorded: {}", error.message());
     }
 }
 
@@ -432,8 +422,10 @@ pub fn stop() -> Result<()> {
     }
 }
 extern "C" fn at_exit() {
-    if super::is_on() && stop().is_err() {
-        log!(Error, "the recording could not be written to its end");
+    if super::is_on()
+        && let Err(error) = stop()
+    {
+        log!(Error, "{}", error.message());
     }
 }
 

@@ -3,7 +3,7 @@
 //! Every block remembers the table it came from and goes back there when it is dropped, also after the network has
 //! been given another table. A network's blocks are counted in its [`Account`].
 use super::Complex;
-use super::tiled::{Home, Target};
+use super::tiled::{ChunkedMemory, Target};
 use crate::error::{self, Result, fail};
 use crate::instance::Instance;
 use crate::os::map;
@@ -190,8 +190,8 @@ pub struct Block {
 }
 impl Block {
     /// Where its chunks are pinned; none for memory that stays in place.
-    pub fn home(&self) -> Option<&dyn Home> {
-        self.region.as_deref().map(|region| region as &dyn Home)
+    pub fn chunked(&self) -> Option<&dyn ChunkedMemory> {
+        self.region.as_deref().map(|region| region as &dyn ChunkedMemory)
     }
     /// Its start, for what C sees.
     pub fn as_ptr(&self) -> *mut u8 {
@@ -213,10 +213,10 @@ impl Block {
     /// A new block, which nobody else knows, as what a product writes. It must write all elements before any is read.
     pub fn target(&mut self, count: usize) -> Target<'_> {
         assert!(count * size_of::<Complex>() <= self.bytes);
-        let home = self.region.as_deref().map(|region| region as &dyn Home);
+        let chunked = self.region.as_deref().map(|region| region as &dyn ChunkedMemory);
         // SAFETY: inside the block and aligned; every bit pattern is a number; the block is borrowed.
         let elements = unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), count) };
-        Target { elements, home }
+        Target { elements, chunked }
     }
     /// The block as elements to write. What was never written reads as anything.
     ///

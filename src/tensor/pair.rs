@@ -53,14 +53,14 @@ impl<'a> Pair<'a> {
 }
 
 /// Sessions of the networks that two nodes belong to, apart from `first`'s.
-pub struct Others<'a> {
+pub struct OtherSessions<'a> {
     first: &'a Session,
     own: Vec<Session>,
 }
-impl<'a> Others<'a> {
+impl<'a> OtherSessions<'a> {
     /// Begins to use them.
-    pub fn new(first: &'a Session, nodes: [*mut TreeTensorNode; 2]) -> Result<Others<'a>> {
-        let mut others = Others { first, own: Vec::new() };
+    pub fn new(first: &'a Session, nodes: [*mut TreeTensorNode; 2]) -> Result<OtherSessions<'a>> {
+        let mut others = OtherSessions { first, own: Vec::new() };
         for node in nodes {
             let network = live::network_of(node)?;
             if others.of(network).is_none() {

@@ -63,7 +63,7 @@ pub fn contract(pair: &Pair, result: &Node, memory: &Memory, network: &Network) 
     let start = result.block().as_ptr().cast();
     // SAFETY: the result's own block, which is none of the operands'; the network is used by this call only.
     let elements = unsafe { core::slice::from_raw_parts_mut(start, result.count()) };
-    let mut out = Target { elements, home: result.block().home() };
+    let mut out = Target { elements, chunked: result.block().chunked() };
     let (left, right) = (pair.left.source(), pair.right.source());
     let mut tick = |done: f64| network.progress.report(done * work, work);
     tiled::multiply(&product, left, right, &mut out, memory.pinnable(), None, &mut tick)

@@ -2,7 +2,7 @@
 use crate::os::lock::Mutex;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The instance's account. Called with all signals of the thread blocked and with a lock of the engine held, also
+/// What the instance may hold. Called with all signals of the thread blocked and with a lock of the engine held, also
 /// from fault handlers: it must neither allocate nor call back into the engine.
 pub trait Budget: Send + Sync {
     /// Takes `bytes` out of what the instance may still hold. False if there is not that much.
@@ -20,7 +20,7 @@ pub trait Budget: Send + Sync {
     }
 }
 
-/// An account without a limit.
+/// A budget without a limit.
 pub struct Unlimited;
 impl Budget for Unlimited {
     fn try_charge(&self, _bytes: usize) -> bool {
@@ -39,21 +39,21 @@ impl Budget for Unlimited {
 /// with which chunks move (`guarantee`): two chunks, since one access may span two and goes on only with both in place.
 /// And where there is a limit, a *reserve* is set aside for encoded chunks: an eviction needs
 /// room for the encoded bytes before it can give up the chunk's own.
-pub struct Purse {
+pub struct BudgetAccount {
     budget: Box<dyn Budget>,
-    account: Mutex<Account>,
-    /// Copy of the account's, to be read without the lock.
+    balance: Mutex<Balance>,
+    /// Copy of the balance's, to be read without the lock.
     held: AtomicUsize,
     guaranteed: AtomicUsize,
 }
 /// What is held whether it is used or not.
 #[derive(Clone, Copy, Default)]
-pub struct Promise {
+pub struct Reservation {
     guarantee: usize,
     reserve: usize,
 }
 #[derive(Clone, Copy, Default)]
-struct Account {
+struct Balance {
     /// In use, the reserve included.
     used: usize,
     /// Charged to the instance: the greater of `used` and what is guaranteed beside encoded chunks and records.
@@ -72,7 +72,7 @@ struct Account {
     /// Of what is used: whole chunks in the clear.
     pages: usize,
 }
-impl Account {
+impl Balance {
     /// What never goes while there are regions.
     fn guaranteed(&self) -> usize {
         (self.guarantee + self.acquired).min(self.extent) + self.records
@@ -106,12 +106,12 @@ impl Account {
     }
 }
 
-impl Purse {
-    /// An empty purse on `budget`.
-    pub fn new(budget: Box<dyn Budget>) -> Purse {
-        Purse {
+impl BudgetAccount {
+    /// An empty account on `budget`.
+    pub fn new(budget: Box<dyn Budget>) -> BudgetAccount {
+        BudgetAccount {
             budget,
-            account: Mutex::new(Account::default()),
+            balance: Mutex::new(Balance::default()),
             held: AtomicUsize::new(0),
             guaranteed: AtomicUsize::new(0),
         }
@@ -128,107 +128,107 @@ impl Purse {
     /// `reserve`. False if there is no room.
     pub fn guarantee(&self, extent: usize, bytes: usize, reserve: usize) -> bool {
         let reserve = if self.budget.limit() == 0 { 0 } else { reserve };
-        self.guarantee_more(|account| {
-            account.extent += extent;
-            account.guarantee = account.guarantee.max(bytes);
-            account.reserve_target = account.reserve_target.max(reserve);
+        self.guarantee_more(|balance| {
+            balance.extent += extent;
+            balance.guarantee = balance.guarantee.max(bytes);
+            balance.reserve_target = balance.reserve_target.max(reserve);
         })
     }
     /// There are chunks of so many bytes more. False if what is guaranteed then is not there.
     pub fn extend(&self, bytes: usize) -> bool {
-        self.guarantee_more(|account| account.extent += bytes)
+        self.guarantee_more(|balance| balance.extent += bytes)
     }
     /// So many bytes less.
     pub fn shorten(&self, bytes: usize) {
-        self.guarantee_less(|account| account.extent -= bytes);
+        self.guarantee_less(|balance| balance.extent -= bytes);
     }
     /// A chunk is acquired. False if what is guaranteed would not be left beside it.
     pub fn acquire(&self, chunk: usize) -> bool {
-        self.guarantee_more(|account| account.acquired += chunk)
+        self.guarantee_more(|balance| balance.acquired += chunk)
     }
     /// It is not any more.
     pub fn release(&self, chunk: usize) {
-        self.guarantee_less(|account| account.acquired -= chunk);
+        self.guarantee_less(|balance| balance.acquired -= chunk);
     }
     /// Charges a chunk's pages.
     pub fn charge_pages(&self, bytes: usize) -> bool {
-        let mut account = self.account.lock();
-        let charged = self.take(&mut account, bytes);
+        let mut balance = self.balance.lock();
+        let charged = self.take(&mut balance, bytes);
         if charged {
-            account.pages += bytes;
+            balance.pages += bytes;
         }
         charged
     }
     /// Gives a chunk's pages back, to the reserve first.
     pub fn discharge_pages(&self, bytes: usize) {
-        let mut account = self.account.lock();
-        account.pages -= bytes;
-        let excess = account.set_aside(bytes);
-        self.give(&mut account, excess);
+        let mut balance = self.balance.lock();
+        balance.pages -= bytes;
+        let excess = balance.set_aside(bytes);
+        self.give(&mut balance, excess);
     }
     /// Charges encoded bytes, out of the reserve first.
     pub fn charge_encoded(&self, bytes: usize) -> bool {
-        let mut account = self.account.lock();
-        let reserved = bytes.min(account.reserve);
-        account.encoded += bytes;
-        let charged = self.take(&mut account, bytes - reserved);
+        let mut balance = self.balance.lock();
+        let reserved = bytes.min(balance.reserve);
+        balance.encoded += bytes;
+        let charged = self.take(&mut balance, bytes - reserved);
         match charged {
-            true => account.reserve -= reserved,
-            false => account.encoded -= bytes,
+            true => balance.reserve -= reserved,
+            false => balance.encoded -= bytes,
         }
         charged
     }
     /// Gives encoded bytes back, to the reserve first.
     pub fn discharge_encoded(&self, bytes: usize) {
-        let mut account = self.account.lock();
-        account.encoded -= bytes;
-        let excess = account.set_aside(bytes);
-        self.give(&mut account, excess);
+        let mut balance = self.balance.lock();
+        balance.encoded -= bytes;
+        let excess = balance.set_aside(bytes);
+        self.give(&mut balance, excess);
     }
     /// Charges records of chunks.
     pub fn charge_records(&self, bytes: usize) -> bool {
-        let mut account = self.account.lock();
-        account.records += bytes;
-        let charged = self.take(&mut account, bytes);
+        let mut balance = self.balance.lock();
+        balance.records += bytes;
+        let charged = self.take(&mut balance, bytes);
         if !charged {
-            account.records -= bytes;
+            balance.records -= bytes;
         }
-        self.guaranteed.store(account.guaranteed(), Relaxed);
+        self.guaranteed.store(balance.guaranteed(), Relaxed);
         charged
     }
     /// Charges them whether there is room or not.
     pub fn charge_records_anyway(&self, bytes: usize) {
-        let mut account = self.account.lock();
-        account.records += bytes;
-        account.used += bytes;
-        let missing = account.needed(account.used).saturating_sub(account.held);
+        let mut balance = self.balance.lock();
+        balance.records += bytes;
+        balance.used += bytes;
+        let missing = balance.needed(balance.used).saturating_sub(balance.held);
         self.budget.charge_anyway(missing);
-        account.held += missing;
-        self.held.store(account.held, Relaxed);
-        self.guaranteed.store(account.guaranteed(), Relaxed);
+        balance.held += missing;
+        self.held.store(balance.held, Relaxed);
+        self.guaranteed.store(balance.guaranteed(), Relaxed);
     }
     /// Gives them back.
     pub fn discharge_records(&self, bytes: usize) {
-        let mut account = self.account.lock();
-        account.records -= bytes;
-        self.guaranteed.store(account.guaranteed(), Relaxed);
-        self.give(&mut account, bytes);
+        let mut balance = self.balance.lock();
+        balance.records -= bytes;
+        self.guaranteed.store(balance.guaranteed(), Relaxed);
+        self.give(&mut balance, bytes);
     }
     /// Whether the reserve is below its target.
     pub fn wants_reserve(&self) -> bool {
-        let account = self.account.lock();
-        account.reserve < account.reserve_target
+        let balance = self.balance.lock();
+        balance.reserve < balance.reserve_target
     }
     /// Empties the reserve into the budget; gives the bytes.
     pub fn drop_reserve(&self) -> usize {
-        let mut account = self.account.lock();
-        let bytes = core::mem::take(&mut account.reserve);
-        self.give(&mut account, bytes);
+        let mut balance = self.balance.lock();
+        let bytes = core::mem::take(&mut balance.reserve);
+        self.give(&mut balance, bytes);
         bytes
     }
     /// Bytes of whole chunks in the clear.
     pub fn pages(&self) -> usize {
-        self.account.lock().pages
+        self.balance.lock().pages
     }
     /// Bytes charged to the instance.
     pub fn held(&self) -> usize {
@@ -238,50 +238,50 @@ impl Purse {
     pub fn guaranteed(&self) -> usize {
         self.guaranteed.load(Relaxed)
     }
-    fn guarantee_more(&self, change: impl FnOnce(&mut Account)) -> bool {
-        let mut account = self.account.lock();
-        let before = *account;
-        change(&mut account);
-        let there = self.take(&mut account, 0);
+    fn guarantee_more(&self, change: impl FnOnce(&mut Balance)) -> bool {
+        let mut balance = self.balance.lock();
+        let before = *balance;
+        change(&mut balance);
+        let there = self.take(&mut balance, 0);
         if !there {
-            *account = before;
+            *balance = before;
         }
-        self.guaranteed.store(account.guaranteed(), Relaxed);
+        self.guaranteed.store(balance.guaranteed(), Relaxed);
         there
     }
-    fn guarantee_less(&self, change: impl FnOnce(&mut Account)) {
-        let mut account = self.account.lock();
-        change(&mut account);
-        self.guaranteed.store(account.guaranteed(), Relaxed);
-        self.give(&mut account, 0);
+    fn guarantee_less(&self, change: impl FnOnce(&mut Balance)) {
+        let mut balance = self.balance.lock();
+        change(&mut balance);
+        self.guaranteed.store(balance.guaranteed(), Relaxed);
+        self.give(&mut balance, 0);
     }
-    fn take(&self, account: &mut Account, bytes: usize) -> bool {
-        let taken = account.take(&*self.budget, bytes);
-        self.held.store(account.held, Relaxed);
+    fn take(&self, balance: &mut Balance, bytes: usize) -> bool {
+        let taken = balance.take(&*self.budget, bytes);
+        self.held.store(balance.held, Relaxed);
         taken
     }
-    fn give(&self, account: &mut Account, bytes: usize) {
-        account.give(&*self.budget, bytes);
-        self.held.store(account.held, Relaxed);
+    fn give(&self, balance: &mut Balance, bytes: usize) {
+        balance.give(&*self.budget, bytes);
+        self.held.store(balance.held, Relaxed);
     }
-    /// What is promised now.
-    pub fn promise(&self) -> Promise {
-        let account = self.account.lock();
-        Promise { guarantee: account.guarantee, reserve: account.reserve_target }
+    /// What is reserved now.
+    pub fn reservation(&self) -> Reservation {
+        let balance = self.balance.lock();
+        Reservation { guarantee: balance.guarantee, reserve: balance.reserve_target }
     }
-    /// Promises no more than before. Gives back what was held for it without being used.
-    pub fn promise_only(&self, before: Promise) {
-        let mut account = self.account.lock();
-        account.guarantee = before.guarantee;
-        self.guaranteed.store(account.guaranteed(), Relaxed);
-        account.reserve_target = before.reserve;
-        let excess = account.reserve.saturating_sub(before.reserve);
-        account.reserve -= excess;
-        self.give(&mut account, excess);
+    /// Reserves no more than `before`. Gives back what was held for it without being used.
+    pub fn restore_reservation(&self, before: Reservation) {
+        let mut balance = self.balance.lock();
+        balance.guarantee = before.guarantee;
+        self.guaranteed.store(balance.guaranteed(), Relaxed);
+        balance.reserve_target = before.reserve;
+        let excess = balance.reserve.saturating_sub(before.reserve);
+        balance.reserve -= excess;
+        self.give(&mut balance, excess);
     }
     /// Gives everything back that is held without being used. Once nothing is left.
     pub fn close(&self) {
-        self.promise_only(Promise::default());
+        self.restore_reservation(Reservation::default());
     }
 }
 
@@ -309,40 +309,40 @@ mod tests {
     #[test]
     fn the_account_balances() {
         let used = Arc::new(AtomicUsize::new(0));
-        let purse = Purse::new(Box::new(Fixed(used.clone(), 100)));
-        assert!(purse.guarantee(200, 20, 10));
+        let account = BudgetAccount::new(Box::new(Fixed(used.clone(), 100)));
+        assert!(account.guarantee(200, 20, 10));
         assert_eq!(used.load(Relaxed), 20);
-        assert!(purse.charge_pages(15), "inside the guarantee");
+        assert!(account.charge_pages(15), "inside the guarantee");
         assert_eq!(used.load(Relaxed), 20);
-        assert!(!purse.charge_pages(86), "over the limit");
-        assert!(purse.charge_pages(85));
-        assert_eq!((used.load(Relaxed), purse.pages()), (100, 100));
-        assert!(!purse.charge_encoded(1) && purse.wants_reserve());
-        purse.discharge_pages(50);
+        assert!(!account.charge_pages(86), "over the limit");
+        assert!(account.charge_pages(85));
+        assert_eq!((used.load(Relaxed), account.pages()), (100, 100));
+        assert!(!account.charge_encoded(1) && account.wants_reserve());
+        account.discharge_pages(50);
         assert_eq!(used.load(Relaxed), 60, "10 stay in the reserve");
-        assert!(!purse.wants_reserve() && purse.charge_encoded(30));
+        assert!(!account.wants_reserve() && account.charge_encoded(30));
         assert_eq!(used.load(Relaxed), 80);
-        purse.discharge_encoded(30);
-        purse.discharge_pages(50);
+        account.discharge_encoded(30);
+        account.discharge_pages(50);
         assert_eq!(used.load(Relaxed), 20);
-        assert!(purse.acquire(80) && used.load(Relaxed) == 100, "beside the guarantee");
-        assert!(!purse.acquire(1) && purse.guaranteed() == 100);
-        assert!(!purse.charge_records(5), "beside all that");
-        purse.charge_records_anyway(5);
-        assert_eq!((used.load(Relaxed), purse.held(), purse.guaranteed()), (105, 105, 105));
-        assert!(!purse.charge_pages(101), "beyond the limit");
-        purse.release(80);
-        assert_eq!((used.load(Relaxed), purse.guaranteed()), (25, 25));
-        assert!(purse.charge_records(10) && used.load(Relaxed) == 35);
-        purse.discharge_records(15);
-        assert_eq!((used.load(Relaxed), purse.guaranteed()), (20, 20));
-        purse.shorten(105);
-        assert!(purse.acquire(95) && used.load(Relaxed) == 95, "all there is");
-        assert!(!purse.extend(6) && purse.extend(5));
-        assert_eq!((used.load(Relaxed), purse.guaranteed()), (100, 100));
-        purse.release(95);
-        purse.close();
+        assert!(account.acquire(80) && used.load(Relaxed) == 100, "beside the guarantee");
+        assert!(!account.acquire(1) && account.guaranteed() == 100);
+        assert!(!account.charge_records(5), "beside all that");
+        account.charge_records_anyway(5);
+        assert_eq!((used.load(Relaxed), account.held(), account.guaranteed()), (105, 105, 105));
+        assert!(!account.charge_pages(101), "beyond the limit");
+        account.release(80);
+        assert_eq!((used.load(Relaxed), account.guaranteed()), (25, 25));
+        assert!(account.charge_records(10) && used.load(Relaxed) == 35);
+        account.discharge_records(15);
+        assert_eq!((used.load(Relaxed), account.guaranteed()), (20, 20));
+        account.shorten(105);
+        assert!(account.acquire(95) && used.load(Relaxed) == 95, "all there is");
+        assert!(!account.extend(6) && account.extend(5));
+        assert_eq!((used.load(Relaxed), account.guaranteed()), (100, 100));
+        account.release(95);
+        account.close();
         assert_eq!(used.load(Relaxed), 0);
-        assert!(!Purse::new(Box::new(Fixed(used, 5))).guarantee(6, 6, 0));
+        assert!(!BudgetAccount::new(Box::new(Fixed(used, 5))).guarantee(6, 6, 0));
     }
 }

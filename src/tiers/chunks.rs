@@ -1,12 +1,12 @@
 //! Chunks in the program's own hands: acquire, release, prefetch, advise.
+use super::chunk_error::ChunkError;
 use super::fill::Access;
-use super::points::{self, Point};
 use super::region::Region;
 use super::state::{Phase, Settle};
 use super::sweep::Order;
+use super::sync_points::{self, SyncPoint};
 use super::transit::Transit;
-use super::trouble::Trouble;
-use super::{crew, gate};
+use super::{gate, workers};
 use crate::error::{Result, fail};
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -27,13 +27,13 @@ pub enum Advice {
 pub(super) struct Acquisition<'a>(&'a Region);
 impl<'a> Acquisition<'a> {
     /// The room for a chunk that is not acquired yet, which is the claimer's.
-    pub fn begin(region: &'a Region, transit: &mut Transit) -> core::result::Result<Self, Trouble> {
+    pub fn begin(region: &'a Region, transit: &mut Transit) -> core::result::Result<Self, ChunkError> {
         let engine = region.engine();
-        let room = || engine.guarantee(|purse| purse.acquire(region.chunk_size()));
+        let room = || engine.guarantee(|account| account.acquire(region.chunk_size()));
         // What is in place for good takes nothing from others.
-        let there = region.is_resident() || room()? || engine.chill_claimed(transit)? && room()?;
+        let there = region.is_resident() || room()? || engine.demote_claimed(transit)? && room()?;
         if !there {
-            return Err(Trouble::NoRoomBeside);
+            return Err(ChunkError::NoRoomBeside);
         }
         region.counters.acquired.fetch_add(1, Relaxed);
         Ok(Acquisition(region))
@@ -47,7 +47,7 @@ impl Drop for Acquisition<'_> {
     fn drop(&mut self) {
         self.0.counters.acquired.fetch_sub(1, Relaxed);
         if !self.0.is_resident() {
-            self.0.engine().purse().release(self.0.chunk_size());
+            self.0.engine().account().release(self.0.chunk_size());
         }
         // Somebody may wait for a chunk that can leave.
         self.0.engine().note_progress();
@@ -67,7 +67,7 @@ impl Region {
         self.check(index)?;
         self.engine().with_room(|| {
             let _inside = gate::enter();
-            self.bring_in(index, access, true, false).map_err(Trouble::error)
+            self.bring_in(index, access, true, false).map_err(ChunkError::error)
         })?;
         Ok(self.span_of(index).start as *mut u8)
     }
@@ -88,7 +88,7 @@ impl Region {
         }
         true
     }
-    /// Asks for chunks to be brought in by the crew, as many as fit. Returns at once.
+    /// Asks for chunks to be brought in by the worker threads, as many as fit. Returns at once.
     pub fn prefetch(&self, first: usize, count: usize) -> Result<()> {
         self.check(first)?;
         if count > self.count() - first {
@@ -100,22 +100,23 @@ impl Region {
             );
         }
         let _inside = gate::enter();
-        crew::start();
+        workers::start();
         self.sweep.lock().note_asked();
         for index in first..first + count {
-            if matches!(self.word(index).phase(), Phase::Stored | Phase::Zero) && !crew::bring_in(self, index)
+            if matches!(self.word(index).phase(), Phase::Stored | Phase::Zero)
+                && !workers::bring_in(self, index)
             {
                 break;
             }
         }
         Ok(())
     }
-    /// By the crew: brings a chunk in place.
+    /// By a worker thread: brings a chunk in place.
     pub(super) fn bring_ahead(&self, index: usize) {
         if self.word(index).phase() != Phase::Stored {
             return;
         }
-        points::pass(Point::BringingAhead);
+        sync_points::pass(SyncPoint::BringingAhead);
         // As if read; the mark tells a later acquisition that it was worth it. What cannot be brought in now will
         // be reported to whoever needs it.
         if self.bring_in(index, Access::Read, false, false).is_ok() {
@@ -136,18 +137,18 @@ impl Region {
             Advice::Random => self.sweep.lock().set_order(Order::Random),
             Advice::WillNeed => {
                 drop(inside);
-                let limit = self.engine().purse().limit();
+                let limit = self.engine().account().limit();
                 let fitting = if limit == 0 { usize::MAX } else { limit / 2 / self.chunk_size() };
                 return self.prefetch(0, self.count().min(fitting));
             }
             Advice::DontNeed if !self.is_resident() => {
-                crew::withdraw(self);
+                workers::withdraw(self);
                 let pages = self.engine().pages_in_hand();
                 self.engine().drop_staged(self, Transit::claim);
                 drop(pages);
-                let mut left = self.lists().count(super::table::Which::Hot);
+                let mut left = self.lists().count(super::table::ListKind::Hot);
                 while left > 0
-                    && let Some(index) = { self.lists().oldest(super::table::Which::Hot) }
+                    && let Some(index) = { self.lists().oldest(super::table::ListKind::Hot) }
                 {
                     left -= 1;
                     self.engine().evict_one(self, index);

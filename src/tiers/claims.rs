@@ -4,7 +4,7 @@
 //! Both are in one word. A claim of a chunk begins with adding one (`begin`), which fails once the region is leaving, and
 //! ends with taking it away. Who frees or moves a region first marks it (`leave`), then waits until the count is zero:
 //! a claim that began before the mark is waited for, one that begins after it fails. So from then on the chunks are
-//! his alone, even where other threads still hold a list of regions, or a job of the crew, from before. His own claims
+//! his alone, even where other threads still hold a list of regions, or a job of the workers, from before. His own claims
 //! begin with `begin_leaving`. The model test at the end tries all interleavings.
 use super::word::AtomicWord;
 use core::sync::atomic::AtomicU32;

@@ -3,17 +3,17 @@
 //! Bringing chunks in is in fill.rs, sending them out in evict.rs; why no write is lost is told in state.rs. Order in
 //! which things are acquired: the gate, a workspace, a claim, a slot, then single locks, none of which is held while
 //! another is waited for.
-use super::budget::{Budget, Purse};
+use super::budget::{Budget, BudgetAccount};
 use super::fault::pages::Pages;
 use super::fault::{Faults, Mechanism, handler};
 use super::files::{Files, Numbered};
 use super::mapping::Errno;
-use super::points::{self, Point};
 use super::region::{Params, Region};
 use super::spill::Spill;
 use super::staging::Staging;
+use super::sync_points::{self, SyncPoint};
 use super::warm::Warm;
-use super::{crew, fork, gate, recorded, registry, workspace};
+use super::{fork, gate, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
 use crate::log::log;
 use crate::os::lock::{Condvar, Mutex};
@@ -28,7 +28,7 @@ pub type Snapshot<T> = Arc<Vec<Arc<T>>>;
 /// The engine.
 pub struct Engine {
     faults: &'static Faults,
-    purse: Purse,
+    account: BudgetAccount,
     pub(super) warm: Warm,
     regions: Mutex<Snapshot<Region>>,
     stagings: Mutex<Snapshot<Staging>>,
@@ -62,8 +62,8 @@ impl Engine {
     fn on(faults: &'static Faults, budget: Box<dyn Budget>) -> Result<Arc<Engine>> {
         recorded::install();
         let _inside = gate::enter();
-        let purse = Purse::new(budget);
-        let capacity = match purse.limit() {
+        let account = BudgetAccount::new(budget);
+        let capacity = match account.limit() {
             0 => map::physical_memory(),
             limit => limit.min(map::physical_memory()).max(1 << 20),
         };
@@ -72,7 +72,7 @@ impl Engine {
         };
         let engine = Arc::new(Engine {
             faults,
-            purse,
+            account,
             warm,
             regions: Mutex::default(),
             stagings: Mutex::default(),
@@ -91,7 +91,7 @@ impl Engine {
     /// Runs `work`, once more if it finds no room and the instance then makes some. Outside the gate.
     pub(super) fn with_room<R>(&self, work: impl Fn() -> Result<R>) -> Result<R> {
         match work() {
-            Err(Error::OutOfMemory) if self.purse.make_room() => work(),
+            Err(Error::OutOfMemory) if self.account.make_room() => work(),
             result => result,
         }
     }
@@ -105,14 +105,14 @@ impl Engine {
         let region = Arc::new(self.arrange(|| {
             let mut region = Region::reserve(self, params)?;
             region.settle_in()?;
-            region.take_room()?;
+            region.take_spill_space()?;
             Ok(region)
         })?);
         if let Some(signal) = self.faults.mechanism.signal() {
             handler::install(signal);
         }
-        if self.purse.limit() != 0 {
-            crew::start();
+        if self.account.limit() != 0 {
+            workers::start();
         }
         self.publish(&region);
         Ok(region)
@@ -131,7 +131,7 @@ impl Engine {
             list.retain(|r| !Arc::ptr_eq(r, region));
             found.set(list.len() < before);
         });
-        points::pass(Point::Concealed);
+        sync_points::pass(SyncPoint::Concealed);
         found.get()
     }
     /// Frees a region and everything stored for it. Waits for what is in flight. False if another thread was first.
@@ -147,10 +147,10 @@ impl Engine {
         if first {
             let _arrangement = self.arrangement.lock();
             if self.regions().is_empty() {
-                // The crew may still have pages in hand; whoever comes next must not find them charged.
+                // The worker threads may still have pages in hand; whoever comes next must not find them charged.
                 self.wait_until(|| self.transits.load(SeqCst) == 0);
                 self.give_back();
-                self.purse.close();
+                self.account.close();
                 self.close_files_left();
             }
         }
@@ -177,8 +177,8 @@ impl Engine {
     }
     /// Makes a region. If that fails the budget guarantees what it did before. While `arrangement` is held.
     fn arrange<R>(&self, make: impl FnOnce() -> Result<R>) -> Result<R> {
-        let before = self.purse.promise();
-        make().inspect_err(|_| self.purse.promise_only(before))
+        let before = self.account.reservation();
+        make().inspect_err(|_| self.account.restore_reservation(before))
     }
     /// Frees all regions. The engine can be used again.
     pub fn clear(&self) -> usize {
@@ -192,16 +192,16 @@ impl Engine {
     /// Gives back what is held for the next chunk. Gives the bytes.
     pub fn trim(&self) -> usize {
         let _inside = gate::enter();
-        let before = self.purse.held();
+        let before = self.account.held();
         self.give_back();
-        before.saturating_sub(self.purse.held())
+        before.saturating_sub(self.account.held())
     }
     fn give_back(&self) {
         let _pages = self.pages_in_hand();
         for staging in self.stagings().iter() {
             self.drop_full(staging, usize::MAX);
         }
-        self.warm.trim(&self.purse);
+        self.warm.trim(&self.account);
     }
     /// All regions now.
     pub fn list(&self) -> Vec<Arc<Region>> {
@@ -214,7 +214,7 @@ impl Engine {
     }
     /// Bytes that could be given back to the budget if need be.
     pub fn movable(&self) -> usize {
-        self.purse.held().saturating_sub(self.purse.guaranteed())
+        self.account.held().saturating_sub(self.account.guaranteed())
     }
     pub(super) fn stagings(&self) -> Snapshot<Staging> {
         self.stagings.lock().clone()
@@ -230,8 +230,8 @@ impl Engine {
         change(&self.stagings, |list| list.push(staging.clone()));
         Ok(staging)
     }
-    pub(super) fn purse(&self) -> &Purse {
-        &self.purse
+    pub(super) fn account(&self) -> &BudgetAccount {
+        &self.account
     }
     pub(super) fn pages(&self) -> &'static Pages {
         &self.faults.pages
@@ -242,7 +242,7 @@ impl Engine {
     }
     /// Bytes charged to the budget.
     pub fn held(&self) -> usize {
-        self.purse.held()
+        self.account.held()
     }
 
     /// The current spill file and its number, opened on first use.
@@ -259,15 +259,15 @@ impl Engine {
     }
     /// Whether chunks are stored in a file.
     pub(super) fn stores_in(&self, file: u16) -> bool {
-        self.regions().iter().any(|region| region.room().stores_in(file))
+        self.regions().iter().any(|region| region.spill_space().stores_in(file))
     }
     /// Closes the files that were left at a fork and hold nothing any more. While nobody moves a region.
     pub(super) fn close_files_left(&self) {
         let regions = self.regions();
         self.files.close(|number| {
-            let unused = !regions.iter().any(|region| region.room().stores_in(number));
+            let unused = !regions.iter().any(|region| region.spill_space().stores_in(number));
             if unused {
-                regions.iter().for_each(|region| region.room().leave(number));
+                regions.iter().for_each(|region| region.spill_space().leave(number));
             }
             unused
         });
@@ -361,7 +361,7 @@ impl Engine {
 }
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.purse.close();
+        self.account.close();
     }
 }
 
@@ -406,8 +406,8 @@ pub fn serve_fault(address: usize, store: Option<bool>) -> Served {
     match touched {
         Ok(()) => Served::Yes,
         // Outside, because the program's callback may go inside, which waits where a fork has closed the gate meanwhile.
-        Err(trouble) => {
-            log!(Error, "tiered memory at {address:#x} cannot be brought in: {trouble}");
+        Err(error) => {
+            log!(Error, "tiered memory at {address:#x} cannot be brought in: {error}");
             Served::Failed
         }
     }

@@ -1,28 +1,33 @@
 //! Sending chunks out: choosing one and taking its pages. What happens to them then is in store.rs.
-use super::budget::Purse;
+use super::budget::BudgetAccount;
+use super::chunk_error::ChunkError;
 use super::codec;
 use super::engine::Engine;
 use super::fault::pages::is_busy;
-use super::points::{self, Point};
 use super::region::Region;
 use super::staging::{Slot, Staging};
 use super::state::{Phase, Settle};
 use super::sweep::YOUNGEST;
-use super::table::Which;
+use super::sync_points::{self, SyncPoint};
+use super::table::ListKind;
 use super::transit::Transit;
-use super::trouble::Trouble;
 use crate::os::map::PAGE;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 /// Of the budget, the part in which chunks stay in the clear before encoded ones have to leave RAM for them.
 const CLEAR_SHARE: usize = 8;
-/// Full slots the crew keeps in stock.
+/// Full slots the worker threads keep in stock.
 const SPARE: usize = 2;
 /// Bytes of pages that stay in stock when chunks are sent out on advice.
 const MOST_KEPT: usize = 4 << 20;
 /// Victims tried before an eviction that fails is an error.
 const ATTEMPTS: usize = 4;
+
+/// Why nothing leaves for a chunk of the region. Of one that is leaving it is the owner who waits for this claim.
+fn no_room_for(region: &Region) -> ChunkError {
+    if region.is_leaving() { ChunkError::Leaving } else { ChunkError::NoRoom }
+}
 
 impl Engine {
     /// A full slot for chunks of the region: a free one, one with fresh pages, or one whose pages come from a chunk
@@ -31,14 +36,12 @@ impl Engine {
         &self,
         region: &Region,
         workspace: &mut codec::Workspace,
-    ) -> Result<Slot, Trouble> {
+    ) -> Result<Slot, ChunkError> {
         let staging = region.staging();
-        // Of a region that is leaving it is the owner who waits for this claim.
-        let no_room = || if region.is_leaving() { Trouble::Leaving } else { Trouble::NoRoom };
         let mut failures = 0;
-        let mut failed = |trouble| {
+        let mut failed = |error| {
             failures += 1;
-            if failures < ATTEMPTS { Ok(()) } else { Err(trouble) }
+            if failures < ATTEMPTS { Ok(()) } else { Err(error) }
         };
         loop {
             // Before looking: whatever becomes free from here on changes it.
@@ -47,21 +50,10 @@ impl Engine {
                 return Ok(slot);
             }
             let Some(mut slot) = staging.take_empty() else {
-                // All in use by other threads, which return them, or by chunks read ahead, which can wait.
-                if let Some(slot) = self.unstage(staging) {
-                    return Ok(slot);
+                match self.slot_in_use(region, seen)? {
+                    Some(slot) => return Ok(slot),
+                    None => continue,
                 }
-                // Or by chunks of this very region, which is known to nobody any more, and whose owner waits for this claim.
-                if region.is_leaving() {
-                    return Err(Trouble::Leaving);
-                }
-                // Or by chunks that have no other place: then one of those has to be wanted first.
-                if self.staged_chunks(staging) < staging.count() {
-                    staging.wait();
-                } else if !self.starve(region, seen) {
-                    return Err(no_room());
-                }
-                continue;
             };
             slot = match self.fresh_pages(staging, slot)? {
                 Ok(slot) => return Ok(slot),
@@ -99,30 +91,54 @@ impl Engine {
                     match self.make_room(staging, workspace) {
                         Ok(true) => {}
                         Ok(false) if self.starve(region, seen) => {}
-                        Ok(false) => return Err(no_room()),
-                        Err(trouble) => failed(trouble)?,
+                        Ok(false) => return Err(no_room_for(region)),
+                        Err(error) => failed(error)?,
                     }
                 }
-                Err(trouble) => failed(trouble)?,
+                Err(error) => failed(error)?,
             }
         }
     }
+    /// Where no slot is free: the full one of a chunk that was read ahead, or none once a slot may have been returned, or
+    /// something has settled that had not when the caller looked (`seen`).
+    fn slot_in_use(&self, region: &Region, seen: u32) -> Result<Option<Slot>, ChunkError> {
+        let staging = region.staging();
+        // All in use by other threads, which return them, or by chunks read ahead, which can wait.
+        if let Some(slot) = self.unstage(staging) {
+            return Ok(Some(slot));
+        }
+        // Or by chunks of this very region, which is known to nobody any more, and whose owner waits for this claim.
+        if region.is_leaving() {
+            return Err(ChunkError::Leaving);
+        }
+        // Or by chunks that have no other place: then one of those has to be wanted first.
+        if self.staged_chunks(staging) < staging.count() {
+            staging.wait();
+        } else if !self.starve(region, seen) {
+            return Err(no_room_for(region));
+        }
+        Ok(None)
+    }
     /// Gives back to the budget what can be had without chunks of this size: the reserve, chunks of other sizes,
     /// encoded chunks. False if there is nothing; an error if there is, and it cannot be stored.
-    fn make_room(&self, staging: &Arc<Staging>, workspace: &mut codec::Workspace) -> Result<bool, Trouble> {
+    fn make_room(
+        &self,
+        staging: &Arc<Staging>,
+        workspace: &mut codec::Workspace,
+    ) -> Result<bool, ChunkError> {
         // First what nobody is at: the other chunk may be the other half of an access, which would go on for ever.
-        let mut found = self.purse().drop_reserve() > 0
-            || self.warm.trim(self.purse()) > 0
+        let mut found = self.account().drop_reserve() > 0
+            || self.warm.trim(self.account()) > 0
             || self.evict_elsewhere(staging, workspace)? > 0;
         while !found && self.free_encoded()? {
-            found = self.warm.trim(self.purse()) > 0;
+            found = self.warm.trim(self.account()) > 0;
         }
         Ok(found)
     }
-    /// Asks the purse for something to be guaranteed; encoded chunks go to disk for it, and copies of those in place.
-    pub(super) fn guarantee(&self, ask: impl Fn(&Purse) -> bool) -> Result<bool, Trouble> {
-        while !ask(self.purse()) {
-            if self.warm.trim(self.purse()) == 0 && !self.free_encoded()? {
+    /// Asks the account for something to be guaranteed; encoded chunks go to disk for it, and copies of those in place.
+    pub(super) fn guarantee(&self, ask: impl Fn(&BudgetAccount) -> bool) -> Result<bool, ChunkError> {
+        while !ask(self.account()) {
+            if self.warm.trim(self.account()) == 0 && !self.free_encoded()? {
                 return Ok(false);
             }
         }
@@ -132,12 +148,12 @@ impl Engine {
     fn chunks_to_spare(&self, staging: &Staging) -> usize {
         self.sum_over(staging, |region| {
             let acquired = region.counters.acquired.load(Relaxed);
-            region.lists().count(Which::Hot).saturating_sub(acquired)
+            region.lists().count(ListKind::Hot).saturating_sub(acquired)
         })
     }
     /// Chunks of one size that are in slots.
     pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
-        self.sum_over(staging, |region| region.lists().count(Which::Staged))
+        self.sum_over(staging, |region| region.lists().count(ListKind::Staged))
     }
     fn sum_over(&self, staging: &Staging, of: impl Fn(&Region) -> usize) -> usize {
         let regions = self.regions();
@@ -145,16 +161,16 @@ impl Engine {
         same.map(|region| of(region)).sum()
     }
     /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
-    fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, Trouble> {
-        if !self.purse().charge_pages(staging.chunk()) {
+    fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, ChunkError> {
+        if !self.account().charge_pages(staging.chunk()) {
             return Ok(Err(slot));
         }
         match self.pages().fill_slot(staging.span(&slot), staging.nursery(&slot)) {
             Ok(()) => Ok(Ok(slot)),
             Err(errno) => {
-                self.purse().discharge_pages(staging.chunk());
+                self.account().discharge_pages(staging.chunk());
                 staging.put_empty(slot);
-                Err(Trouble::Pages(errno))
+                Err(ChunkError::Pages(errno))
             }
         }
     }
@@ -183,23 +199,23 @@ impl Engine {
         let Some(slot) = slot else { return };
         if self.reserve_comes_first(staging) {
             self.drop_pages(staging, slot);
-            super::crew::stock(region);
+            super::workers::stock(region);
         } else {
             staging.put_full(slot);
         }
     }
     /// Whether room for encoded chunks is wanted before more pages for chunks in the clear.
     fn reserve_comes_first(&self, staging: &Staging) -> bool {
-        self.purse().wants_reserve() && self.purse().pages() > self.clear_floor(staging.chunk())
+        self.account().wants_reserve() && self.account().pages() > self.clear_floor(staging.chunk())
     }
     /// Bytes that stay in the clear however much could be kept encoded instead.
     fn clear_floor(&self, chunk: usize) -> usize {
-        (self.purse().limit() / CLEAR_SHARE).max(4 * chunk)
+        (self.account().limit() / CLEAR_SHARE).max(4 * chunk)
     }
     pub(super) fn drop_pages(&self, staging: &Staging, mut slot: Slot) {
         staging.empty(&mut slot);
         staging.put_empty(slot);
-        self.purse().discharge_pages(staging.chunk());
+        self.account().discharge_pages(staging.chunk());
     }
     /// Gives back pages of free slots, up to `most` bytes.
     pub(super) fn drop_full(&self, staging: &Staging, most: usize) -> usize {
@@ -220,9 +236,9 @@ impl Engine {
         staging: &Arc<Staging>,
         slot: Slot,
         workspace: &mut codec::Workspace,
-    ) -> Result<Option<Slot>, Trouble> {
+    ) -> Result<Option<Slot>, ChunkError> {
         let regions = self.regions();
-        points::pass(Point::RegionsListed);
+        sync_points::pass(SyncPoint::RegionsListed);
         let mut failed = None;
         for _ in 0..ATTEMPTS {
             let Some(transit) =
@@ -246,14 +262,14 @@ impl Engine {
             return self.store(transit, slot, workspace).map(Some);
         }
         staging.put_empty(slot);
-        failed.map_or(Ok(None), |errno| Err(Trouble::Pages(errno)))
+        failed.map_or(Ok(None), |errno| Err(ChunkError::Pages(errno)))
     }
     /// Evicts a chunk of another size and gives its pages back. Gives the bytes.
     fn evict_elsewhere(
         &self,
         not: &Arc<Staging>,
         workspace: &mut codec::Workspace,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<usize, ChunkError> {
         for staging in self.stagings().iter().filter(|s| !Arc::ptr_eq(s, not)) {
             let bytes = self.evict_bytes(staging, 1, workspace)?;
             if bytes > 0 {
@@ -268,7 +284,7 @@ impl Engine {
         staging: &Arc<Staging>,
         wanted: usize,
         workspace: &mut codec::Workspace,
-    ) -> Result<usize, Trouble> {
+    ) -> Result<usize, ChunkError> {
         let mut bytes = self.drop_full(staging, wanted);
         while bytes < wanted {
             let slot = match staging.take_empty() {
@@ -295,9 +311,9 @@ impl Engine {
         region: &'a Region,
         claim: impl Fn(&'a Region, usize, Option<Phase>) -> Option<Transit<'a>>,
     ) -> Option<Slot> {
-        let mut left = region.lists().count(Which::Staged);
+        let mut left = region.lists().count(ListKind::Staged);
         while left > 0
-            && let Some(index) = { region.lists().oldest(Which::Staged) }
+            && let Some(index) = { region.lists().oldest(ListKind::Staged) }
         {
             left -= 1;
             let Some(mut transit) = claim(region, index, Some(Phase::Staged)) else { continue };
@@ -328,7 +344,7 @@ impl Engine {
         staging.take_empty().or_else(|| {
             let mut slot = staging.take_full()?;
             staging.empty(&mut slot);
-            self.purse().discharge_pages(staging.chunk());
+            self.account().discharge_pages(staging.chunk());
             Some(slot)
         })
     }
@@ -338,7 +354,7 @@ impl Engine {
     fn victim<'a>(&self, regions: impl Iterator<Item = &'a Arc<Region>> + Clone) -> Option<Transit<'a>> {
         let now = self.tick();
         let age = |region: &&Arc<Region>| {
-            let stamp = region.lists().oldest_stamp(region.table(), Which::Hot);
+            let stamp = region.lists().oldest_stamp(region.table(), ListKind::Hot);
             stamp.map_or(0, |stamp| now.wrapping_sub(stamp).max(1))
         };
         let oldest = regions.clone().max_by_key(age)?;
@@ -354,7 +370,7 @@ impl Engine {
         if let Some(spared) = spared {
             // Of the youngest few, some have been asked for and are still to be used.
             for back in spared..8 {
-                let index = region.lists().youngest(region.table(), Which::Hot, back);
+                let index = region.lists().youngest(region.table(), ListKind::Hot, back);
                 let Some(index) = index else { break };
                 if region.word(index).prefetched() {
                     continue;
@@ -367,19 +383,19 @@ impl Engine {
                 }
             }
         }
-        let mut left = 2 * region.lists().count(Which::Hot);
+        let mut left = 2 * region.lists().count(ListKind::Hot);
         while left > 0 {
             left -= 1;
-            let index = region.lists().oldest(Which::Hot)?;
+            let index = region.lists().oldest(ListKind::Hot)?;
             let referenced = region.chunk(index).state.forget_reference();
             if !referenced && let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
                 return Some(transit);
             }
             let mut lists = region.lists();
             // Pinned, in use lately, or on its way: to the young end, unless it has gone.
-            if lists.oldest(Which::Hot) == Some(index) {
+            if lists.oldest(ListKind::Hot) == Some(index) {
                 lists.remove(region.table(), index);
-                lists.append(region.table(), Which::Hot, index, self.tick());
+                lists.append(region.table(), ListKind::Hot, index, self.tick());
             }
         }
         None
@@ -393,9 +409,9 @@ impl Engine {
     }
     fn reclaim_with(&self, wanted: usize, workspace: &mut codec::Workspace) -> usize {
         let _pages = self.pages_in_hand();
-        let before = self.purse().held();
-        let freed = || before.saturating_sub(self.purse().held());
-        self.warm.trim(self.purse());
+        let before = self.account().held();
+        let freed = || before.saturating_sub(self.account().held());
+        self.warm.trim(self.account());
         for staging in self.stagings().iter() {
             while freed() < wanted {
                 match self.evict_bytes(staging, wanted - freed(), workspace) {
@@ -405,18 +421,18 @@ impl Engine {
             }
         }
         while freed() < wanted && self.free_encoded() == Ok(true) {
-            self.warm.trim(self.purse());
+            self.warm.trim(self.account());
         }
         if freed() < wanted {
-            self.purse().drop_reserve();
+            self.account().drop_reserve();
         }
         freed()
     }
     /// Charges records of chunks; chunks leave for them. False if there is no room even so.
     pub(super) fn charge_records(&self, bytes: usize, workspace: &mut codec::Workspace) -> bool {
-        while !self.purse().charge_records(bytes) {
+        while !self.account().charge_records(bytes) {
             if self.reclaim_with(bytes, workspace) == 0 {
-                return self.purse().charge_records(bytes);
+                return self.account().charge_records(bytes);
             }
         }
         true
@@ -429,10 +445,10 @@ impl Engine {
             return;
         }
         if !self.charge_records(PAGE, workspace) {
-            self.purse().charge_records_anyway(PAGE);
+            self.account().charge_records_anyway(PAGE);
         }
         if !region.note_record_charged(index) {
-            self.purse().discharge_records(PAGE);
+            self.account().discharge_records(PAGE);
         }
     }
     /// Sends a chunk out if nobody uses it. For advice; failure is no error.

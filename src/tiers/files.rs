@@ -5,8 +5,8 @@
 //! without a lock; of two threads that open one at once, one finds the other's in place, and uses it.
 use super::engine::Snapshot;
 use super::mapping::Errno;
-use super::points::{self, Point};
 use super::spill::Spill;
+use super::sync_points::{self, SyncPoint};
 use super::table::Stored;
 use crate::os::lock::Mutex;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ impl Files {
     }
     /// Opens a file that is the current one from now on, if that is still `number`. Gives the current one.
     pub fn open_instead_of(&self, number: u16) -> Result<Numbered, Errno> {
-        points::pass(Point::OpeningFile);
+        sync_points::pass(SyncPoint::OpeningFile);
         let spill = Arc::new(Spill::open()?);
         loop {
             let old = self.set();

@@ -1,16 +1,16 @@
 //! Bringing chunks in.
+use super::chunk_error::ChunkError;
 use super::chunks::Acquisition;
 use super::engine::Engine;
 use super::fault::Mechanism;
 use super::mapping::Errno;
-use super::points::{self, Point};
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{MOST_ACQUIRED, Phase, Settle};
+use super::sync_points::{self, SyncPoint};
 use super::table::Stored;
 use super::transit::Transit;
-use super::trouble::Trouble;
-use super::{codec, crew, workspace};
+use super::{codec, workers, workspace};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording::{self, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
@@ -43,7 +43,7 @@ pub(super) fn whole_pages(length: usize) -> usize {
 
 impl Region {
     /// Serves a fault of direct access in chunk `index`.
-    pub(super) fn touch(&self, index: usize, store: bool) -> Result<(), Trouble> {
+    pub(super) fn touch(&self, index: usize, store: bool) -> Result<(), ChunkError> {
         let access = if store { Access::Write } else { Access::Read };
         self.bring_in(index, access, false, true)
     }
@@ -54,13 +54,13 @@ impl Region {
         access: Access,
         acquire: bool,
         handler: bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ChunkError> {
         let chunk = self.chunk(index);
         loop {
             let word = chunk.state.load();
             match word.phase() {
                 Phase::Hot if !acquire => return if handler { self.reopen(index) } else { Ok(()) },
-                Phase::Hot if word.acquisitions() >= MOST_ACQUIRED => return Err(Trouble::Acquired),
+                Phase::Hot if word.acquisitions() >= MOST_ACQUIRED => return Err(ChunkError::Acquired),
                 Phase::Hot if word.acquisitions() > 0 => {
                     if chunk.state.acquire(word) {
                         self.read_ahead(index, !handler);
@@ -68,7 +68,7 @@ impl Region {
                     }
                 }
                 Phase::Busy => chunk.state.wait(),
-                _ if self.is_leaving() => return Err(Trouble::Leaving),
+                _ if self.is_leaving() => return Err(ChunkError::Leaving),
                 phase => {
                     let claim = || Transit::claim(self, index, Some(phase));
                     let brought = if phase == Phase::Hot || self.is_resident() {
@@ -104,14 +104,14 @@ impl Region {
         mut transit: Transit<'a>,
         acquire: bool,
         handler: bool,
-        work: impl FnOnce(Transit<'a>) -> Result<(), Trouble>,
-    ) -> Result<(), Trouble> {
+        work: impl FnOnce(Transit<'a>) -> Result<(), ChunkError>,
+    ) -> Result<(), ChunkError> {
         // By the claimer, so that two who acquire one chunk need the room once.
         let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
             Ok(acquisition) => acquisition,
-            Err(trouble) => {
+            Err(error) => {
                 transit.settle_unchanged();
-                return Err(trouble);
+                return Err(error);
             }
         };
         // Before the work, so that others do theirs meanwhile.
@@ -121,7 +121,7 @@ impl Region {
         Ok(())
     }
     /// A fault in a chunk that is in place: most often another thread has brought it in meanwhile.
-    fn reopen(&self, index: usize) -> Result<(), Trouble> {
+    fn reopen(&self, index: usize) -> Result<(), ChunkError> {
         let chunk = self.chunk(index);
         if self.engine().mechanism() != Mechanism::Signal || !chunk.state.pin() {
             return Ok(()); // or on its way again: the next fault finds out
@@ -130,9 +130,9 @@ impl Region {
         let opened = unsafe { self.engine().pages().open(self.span_of(index)) };
         chunk.state.unpin();
         self.engine().note_progress();
-        opened.map_err(Trouble::Pages)
+        opened.map_err(ChunkError::Pages)
     }
-    /// Tells the crew what to read ahead now that `index` is wanted.
+    /// Tells the worker threads what to read ahead now that `index` is wanted.
     fn read_ahead(&self, index: usize, explicit: bool) {
         let window = self.window();
         let mut sweep = self.sweep.lock();
@@ -147,13 +147,13 @@ impl Region {
                 _ => false,
             };
             if worth {
-                crew::read_ahead(self, index);
+                workers::read_ahead(self, index);
             }
         }
     }
     /// How many chunks may be read ahead.
     fn window(&self) -> usize {
-        let limit = self.engine().purse().limit();
+        let limit = self.engine().account().limit();
         if limit == 0 {
             return 0;
         }
@@ -164,7 +164,7 @@ impl Region {
     pub(super) fn stage(&self, index: usize) {
         workspace::with(false, |workspace| {
             let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
-            points::pass(Point::Staging);
+            sync_points::pass(SyncPoint::Staging);
             self.engine().stage(transit, workspace);
         });
     }
@@ -178,7 +178,7 @@ impl Engine {
         access: Access,
         acquire: bool,
         workspace: &mut codec::Workspace,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ChunkError> {
         let (region, from, index) = (transit.region, transit.from, transit.index);
         let begun = recording::begin();
         let tier = transit.tier();
@@ -200,17 +200,17 @@ impl Engine {
                 }
                 transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
                 region.record(begun, Movement::Fault, tier, index);
-                // Who acquires chunks that are encoded in RAM makes room in his own thread: what the crew has in its
-                // caches would have to come over. The disk is worth being ahead of.
+                // Who acquires chunks that are encoded in RAM makes room in his own thread: what the worker threads have in
+                // their caches would have to come over. The disk is worth being ahead of.
                 let ahead = !(acquire && tier == Tier::Warm);
-                if ahead && region.staging().full() == 0 && self.purse().limit() != 0 {
-                    crew::stock(region);
+                if ahead && region.staging().full() == 0 && self.account().limit() != 0 {
+                    workers::stock(region);
                 }
                 Ok(())
             }
-            Err(trouble) => {
+            Err(error) => {
                 transit.settle(from, Settle::default());
-                Err(trouble)
+                Err(error)
             }
         }
     }
@@ -220,10 +220,10 @@ impl Engine {
         access: Access,
         acquire: bool,
         workspace: &mut codec::Workspace,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ChunkError> {
         let region = transit.region;
         if transit.from == Phase::Zero {
-            region.room().make_blocks(transit.index, region.count()).map_err(Trouble::Disk)?;
+            region.spill_space().make_blocks(transit.index, region.count()).map_err(ChunkError::Disk)?;
             self.charge_record(region, transit.index, workspace);
         }
         let staged = transit.from == Phase::Staged;
@@ -243,9 +243,9 @@ impl Engine {
                 }
                 _ => self.load(transit, &mut slot, workspace),
             };
-            if let Err(trouble) = loaded {
+            if let Err(error) = loaded {
                 region.staging().put_full(slot);
-                return Err(trouble);
+                return Err(error);
             }
             slot
         };
@@ -269,7 +269,7 @@ impl Engine {
                 } else {
                     staging.put_full(slot);
                 }
-                Err(Trouble::Pages(errno))
+                Err(ChunkError::Pages(errno))
             }
         }
     }
@@ -307,31 +307,31 @@ impl Engine {
         transit: &mut Transit,
         slot: &mut Slot,
         workspace: &mut codec::Workspace,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ChunkError> {
         let region = transit.region;
         let index = transit.index;
         let stored: Stored = *transit.stored();
         let memory = region.staging().bytes(slot);
         let (chunk, length) = (region.chunk_size(), stored.length as usize);
-        let damaged = |_| Trouble::Damaged;
+        let damaged = |_| ChunkError::Damaged;
         if stored.warm != 0 {
             let start = Instant::now();
             // SAFETY: the claim owns the extent.
             let encoded = &unsafe { self.warm.pages(stored.warm, length) }[..length];
             if checksum(encoded) != stored.checksum {
-                return Err(Trouble::Damaged);
+                return Err(ChunkError::Damaged);
             }
             region.codec().decode(encoded, &mut memory[..chunk], workspace).map_err(damaged)?;
             region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
             return Ok(());
         }
         let (spill, offset) =
-            region.room().place(stored.file, index).ok_or(Trouble::Disk(Errno(libc::EBADF)))?;
-        spill.read(&mut memory[..whole_pages(length)], offset).map_err(Trouble::Disk)?;
+            region.spill_space().place(stored.file, index).ok_or(ChunkError::Disk(Errno(libc::EBADF)))?;
+        spill.read(&mut memory[..whole_pages(length)], offset).map_err(ChunkError::Disk)?;
         region.counters.fetched.fetch_add(whole_pages(length) as u64, Relaxed);
         let hash = content_hash(&memory[..length]);
         if hash[0] != stored.checksum {
-            return Err(Trouble::Damaged);
+            return Err(ChunkError::Damaged);
         }
         if !stored.blocks {
             // Stored as it is, so this hash is the content's too, and keeping it costs nothing.
@@ -349,12 +349,12 @@ impl Engine {
         let stored = core::mem::take(transit.stored());
         let pages = whole_pages(stored.length as usize);
         if stored.warm != 0 {
-            self.warm.free(self.purse(), stored.warm, stored.length as usize);
+            self.warm.free(self.account(), stored.warm, stored.length as usize);
             region.counters.warm.fetch_sub(pages, Relaxed);
         }
         if stored.file != 0 {
             region.counters.cold.fetch_sub(pages, Relaxed);
-            region.room().note_stored(stored.file, transit.index, false);
+            region.spill_space().note_stored(stored.file, transit.index, false);
         }
     }
 }

@@ -18,9 +18,9 @@ use super::mapping::Errno;
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
-use super::table::{Stored, Which};
+use super::table::{ListKind, Stored};
 use super::transit::Transit;
-use super::{crew, gate};
+use super::{gate, workers};
 use crate::log::log;
 use crate::os::fork::Hooks;
 use crate::os::lock::Mutex;
@@ -88,7 +88,7 @@ fn parent() {
     gate::open();
 }
 fn child() {
-    crew::forget();
+    workers::forget();
     // What another thread of the parent was about to tell is told there.
     FAILURES.iter().for_each(|failure| failure.first.store(0, Relaxed));
     for userfaultfd in Faults::used().filter_map(|faults| faults.pages.userfaultfd()) {
@@ -118,7 +118,9 @@ impl Engine {
         }
         self.files().iter().for_each(|spill| spill.share());
         match self.new_file() {
-            Ok((file, spill)) => self.regions().iter().for_each(|region| region.room().move_to(file, &spill)),
+            Ok((file, spill)) => {
+                self.regions().iter().for_each(|region| region.spill_space().move_to(file, &spill))
+            }
             // The shared one must not be written; it is tried again when something has to be spilled.
             Err(error) => {
                 NO_FILE.note(error);
@@ -129,14 +131,14 @@ impl Engine {
     /// In a child without the parent's slots: chunks whose only copy is in one (they could neither be stored nor go
     /// back in place) are lost, and bringing them in is an error.
     fn lose_staged(&self, region: &Region) {
-        while let Some(index) = { region.lists().oldest(Which::Staged) } {
+        while let Some(index) = { region.lists().oldest(ListKind::Staged) } {
             // Nobody else is there.
             let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) else { return };
             // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.
             region.staging().put_empty(unsafe { Slot::from_number(transit.stored().slot) });
             transit.stored().file = Stored::LOST;
             region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
-            self.purse().discharge_pages(region.chunk_size());
+            self.account().discharge_pages(region.chunk_size());
             transit.settle(Phase::Stored, Settle::default());
         }
     }
@@ -151,7 +153,7 @@ impl Engine {
         }
         for staging in self.stagings().iter().filter(|_| pages.slots_are_private()) {
             let full = staging.forget_full();
-            self.purse().discharge_pages(full * staging.chunk());
+            self.account().discharge_pages(full * staging.chunk());
             self.regions()
                 .iter()
                 .filter(|r| Arc::ptr_eq(r.staging(), staging))

@@ -1,14 +1,14 @@
-//! The door every operation of the tiers goes through, so that fork finds them all at rest.
+//! The gate every operation of the tiers goes through, so that fork finds them all at rest.
 //!
 //! Inside, all signals of the thread are blocked: a handler of the program that touches tiered memory would otherwise
 //! fault on top of an operation whose locks it needs. The fault handlers are inside with their signals blocked from
-//! the start. `fork` closes the door and waits until nobody is inside; so no lock of this module tree is ever held
+//! the start. `fork` closes the gate and waits until nobody is inside; so no lock of this module tree is ever held
 //! across fork, and none needs fork handling of its own.
 //!
 //! # Protocol
-//! The word counts who is inside; its highest bit says that the door is closed. Nobody comes in while it is set: coming
+//! The word counts who is inside; its highest bit says that the gate is closed. Nobody comes in while it is set: coming
 //! in is one compare-and-swap of the whole word. Whoever finds it set sleeps, and whoever closes sleeps, until the word
-//! is another; the last to leave a closed door wakes whoever closes, opening it wakes the others. Coming in acquires
+//! is another; the last to leave a closed gate wakes whoever closes, opening it wakes the others. Coming in acquires
 //! what was done before it was opened, and closing what was done inside. The model at the end of this file tries all
 //! interleavings.
 use super::word::AtomicWord;
@@ -16,10 +16,10 @@ use crate::os::system;
 use core::sync::atomic::AtomicU32;
 
 const CLOSED: u32 = 1 << 31;
-static DOOR: Door = Door(AtomicU32::new(0));
+static GATE: Gate = Gate(AtomicU32::new(0));
 
-struct Door<A = AtomicU32>(A);
-impl<A: AtomicWord> Door<A> {
+struct Gate<A = AtomicU32>(A);
+impl<A: AtomicWord> Gate<A> {
     fn pass(&self) {
         loop {
             let word = self.0.load();
@@ -55,17 +55,17 @@ pub struct Inside {
 /// Goes inside.
 pub fn enter() -> Inside {
     let signals = system::block_signals();
-    DOOR.pass();
+    GATE.pass();
     Inside { signals: Some(signals) }
 }
-/// Goes inside from a fault handler or a thread of the crew, whose signals are blocked already.
+/// Goes inside from a fault handler or a worker thread, whose signals are blocked already.
 pub fn enter_masked() -> Inside {
-    DOOR.pass();
+    GATE.pass();
     Inside { signals: None }
 }
 impl Drop for Inside {
     fn drop(&mut self) {
-        DOOR.leave();
+        GATE.leave();
         if let Some(signals) = &self.signals {
             system::set_signals(signals);
         }
@@ -74,52 +74,52 @@ impl Drop for Inside {
 
 /// Lets nobody in any more and waits until all are out. Not while it is closed.
 pub fn close() {
-    DOOR.close();
+    GATE.close();
 }
 /// Lets everybody in again. By whoever closed it, or in a child forked meanwhile.
 pub fn open() {
-    DOOR.open();
+    GATE.open();
 }
 
 #[cfg(test)]
 mod model {
-    //! Threads that work inside, and one that closes the door: it must find what they work on at rest.
+    //! Threads that work inside, and one that closes the gate: it must find what they work on at rest.
     use super::super::word::modelled::{ModelledWord, explore};
     use super::*;
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
 
-    /// The door, and what each thread works on inside. The checker complains where two threads touch one of these and
+    /// The gate, and what each thread works on inside. The checker complains where two threads touch one of these and
     /// nothing orders them, and where a thread sleeps for ever.
     struct Model {
-        door: Door<ModelledWord>,
+        gate: Gate<ModelledWord>,
         work: [UnsafeCell<u32>; 2],
     }
     impl Model {
         fn work(&self, thread: usize) {
-            self.door.pass();
+            self.gate.pass();
             self.work[thread].with_mut(|work| {
-                // SAFETY: of this thread alone, while the door is not closed; the checker verifies it.
+                // SAFETY: of this thread alone, while the gate is not closed; the checker verifies it.
                 unsafe { *work += 1 }
             });
-            self.door.leave();
+            self.gate.leave();
         }
         /// What fork does.
         fn stop_all(&self) {
-            self.door.close();
+            self.gate.close();
             for work in &self.work {
                 work.with_mut(|work| {
                     // SAFETY: nobody is inside; the checker verifies it.
                     unsafe { *work += 10 }
                 });
             }
-            self.door.open();
+            self.gate.open();
         }
     }
     fn closing_meanwhile(threads: usize, passes: usize, closings: u32) {
         explore(3, move || {
             let model = Arc::new(Model {
-                door: Door(ModelledWord::new(0)),
+                gate: Gate(ModelledWord::new(0)),
                 work: [UnsafeCell::new(0), UnsafeCell::new(0)],
             });
             let workers: Vec<_> = (0..threads)
@@ -139,7 +139,7 @@ mod model {
     }
 
     #[test]
-    fn nobody_is_inside_a_closed_door_and_nobody_waits_for_ever() {
+    fn nobody_is_inside_a_closed_gate_and_nobody_waits_for_ever() {
         closing_meanwhile(2, 1, 1);
     }
     #[test]

@@ -7,10 +7,10 @@
 //!
 //! What a chunk goes through is told in state.rs; how pages move, in fault/pages.rs.
 pub mod budget;
+mod chunk_error;
 pub mod chunks;
 mod claims;
 pub mod codec;
-mod crew;
 pub mod engine;
 mod evict;
 pub mod fault;
@@ -20,23 +20,23 @@ mod fork;
 pub(crate) mod gate;
 mod mapping;
 mod moving;
-mod points;
 mod recorded;
 pub mod region;
 pub mod registry;
 pub mod residency;
-mod room;
 pub mod spill;
+mod spill_space;
 mod staging;
 mod state;
 mod store;
 mod sweep;
+mod sync_points;
 mod table;
 mod tail;
 mod transit;
-mod trouble;
 mod warm;
 pub(crate) mod word;
+mod workers;
 mod workspace;
 
 pub(crate) use fork::{HOOKS, report};

@@ -2,14 +2,14 @@
 //!
 //! Neither region is in any list meanwhile, and the old one is leaving (claims.rs): evictions and jobs that know it from
 //! before do not touch it, so room on disk and chunks go over as one.
+use super::chunk_error::ChunkError;
 use super::engine::Engine;
-use super::points::{self, Point};
 use super::region::{Params, Region};
 use super::staging::Slot;
 use super::state::{Phase, Settle};
-use super::table::{Stored, Which};
+use super::sync_points::{self, SyncPoint};
+use super::table::{ListKind, Stored};
 use super::transit::Transit;
-use super::trouble::Trouble;
 use super::workspace;
 use crate::error::{Result, fail};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -34,10 +34,12 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     old.leave();
     // Chunks read ahead hold slots that nobody else can take any more.
     engine.drop_staged(old, Transit::claim_leaving);
-    let moved =
-        new.room().inherit(old.room(), old.count(), new.count().saturating_sub(old.count())).and_then(|()| {
-            points::pass(Point::RoomInherited);
-            move_chunks(engine, old, &new).map_err(Trouble::error)
+    let moved = new
+        .spill_space()
+        .inherit(old.spill_space(), old.count(), new.count().saturating_sub(old.count()))
+        .and_then(|()| {
+            sync_points::pass(SyncPoint::RoomInherited);
+            move_chunks(engine, old, &new).map_err(ChunkError::error)
         });
     if let Err(error) = moved {
         new.dissolve();
@@ -51,16 +53,16 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     Ok(new)
 }
 /// Moves all chunks; on failure they and the room on disk are back.
-fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Result<(), Trouble> {
+fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Result<(), ChunkError> {
     for index in 0..old.count() {
-        if let Err(trouble) = move_chunk(engine, old, new, index) {
-            new.room().return_to(old.room(), old.count());
+        if let Err(error) = move_chunk(engine, old, new, index) {
+            new.spill_space().return_to(old.spill_space(), old.count());
             for index in 0..index {
                 if move_chunk(engine, new, old, index).is_err() {
                     lose(old, index);
                 }
             }
-            return Err(trouble);
+            return Err(error);
         }
     }
     Ok(())
@@ -91,24 +93,24 @@ fn move_chunk(
     old: &Region,
     new: &Region,
     index: usize,
-) -> core::result::Result<(), Trouble> {
+) -> core::result::Result<(), ChunkError> {
     if old.word(index).phase() == Phase::Zero {
         return Ok(());
     }
-    let mut from = claim(old, index).ok_or(Trouble::NoRoom)?;
+    let mut from = claim(old, index).ok_or(ChunkError::NoRoom)?;
     let Some(mut to) = claim(new, index) else {
         from.settle_unchanged();
-        return Err(Trouble::NoRoom);
+        return Err(ChunkError::NoRoom);
     };
     let before = from.from;
     // Where stored chunks lie on disk is known by region and index, and the room has been inherited.
     let slot = match before {
         Phase::Hot => match move_pages(engine, &from, &to) {
             Ok(slot) => slot,
-            Err(trouble) => {
+            Err(error) => {
                 from.settle_unchanged();
                 to.settle_unchanged();
-                return Err(trouble);
+                return Err(error);
             }
         },
         _ => None,
@@ -144,7 +146,11 @@ fn move_chunk(
     Ok(())
 }
 /// Moves a chunk's pages. Gives the slot they have stayed in, if they could be taken and not be placed again.
-fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Result<Option<Slot>, Trouble> {
+fn move_pages(
+    engine: &Engine,
+    from: &Transit,
+    to: &Transit,
+) -> core::result::Result<Option<Slot>, ChunkError> {
     let staging = from.region.staging();
     let slot = loop {
         match engine.empty_slot(staging) {
@@ -152,10 +158,10 @@ fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Re
             None => match engine.unstage(staging) {
                 Some(slot) => engine.drop_pages(staging, slot),
                 None => {
-                    let ours = |region: &Region| region.lists().count(Which::Staged);
+                    let ours = |region: &Region| region.lists().count(ListKind::Staged);
                     let staged = engine.staged_chunks(staging) + ours(from.region) + ours(to.region);
                     if staged >= staging.count() {
-                        return Err(Trouble::NoRoom);
+                        return Err(ChunkError::NoRoom);
                     }
                     // In use by other threads, which return them.
                     staging.wait();
@@ -167,7 +173,7 @@ fn move_pages(engine: &Engine, from: &Transit, to: &Transit) -> core::result::Re
     // SAFETY: the claim owns the chunk, which is present; the slot is empty and ours.
     if let Err(errno) = unsafe { engine.pages().take(from.span(), span, nursery) } {
         staging.put_empty(slot);
-        return Err(Trouble::Pages(errno));
+        return Err(ChunkError::Pages(errno));
     }
     // SAFETY: the claim owns the chunk, which is absent; the slot is full and ours.
     if unsafe { engine.pages().place(span, to.span()) }.is_err() {

@@ -41,7 +41,7 @@ fn live(each: &mut dyn FnMut(Live)) {
 
 impl Transit<'_> {
     /// Where the chunk is stored.
-    pub(super) fn home(&mut self) -> Tier {
+    pub(super) fn stored_tier(&mut self) -> Tier {
         if self.stored().warm != 0 { Tier::Warm } else { Tier::Cold }
     }
     /// Where the contents of a chunk that is not in place are.
@@ -49,7 +49,7 @@ impl Transit<'_> {
         match self.from {
             Phase::Zero => Tier::Zero,
             Phase::Staged => Tier::Staged,
-            _ => self.home(),
+            _ => self.stored_tier(),
         }
     }
 }

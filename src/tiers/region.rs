@@ -1,17 +1,17 @@
 //! A region: one piece of address space, cut into chunks that come and go.
+use super::chunk_error::ChunkError;
 use super::claims::Claims;
 use super::codec::Codec;
 use super::engine::Engine;
 use super::fault::Mechanism;
 use super::mapping::{Advice, Mapping, Span, advise};
 use super::residency::Counters;
-use super::room::Room;
+use super::spill_space::SpillSpace;
 use super::staging::{self, Staging};
 use super::state::{Phase, Word};
 use super::sweep::Sweep;
-use super::table::{self, Chunk, Lists, Table, Which};
+use super::table::{self, Chunk, ListKind, Lists, Table};
 use super::transit::Transit;
-use super::trouble::Trouble;
 use super::workspace;
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
@@ -32,7 +32,7 @@ pub struct Region {
     engine: Arc<Engine>,
     memory: Mapping,
     size: AtomicUsize,
-    /// Bytes of chunks that the purse knows of.
+    /// Bytes of chunks that the account knows of.
     extent: AtomicUsize,
     chunk: usize,
     codec: Codec,
@@ -40,7 +40,7 @@ pub struct Region {
     table: Table,
     lists: Mutex<Lists>,
     staging: Arc<Staging>,
-    room: Room,
+    spill_space: SpillSpace,
     /// All in place for good, because nothing serves faults and the data fit.
     resident: bool,
     /// Whether the records of all chunks are charged to the budget; else a page of them is with its first use.
@@ -122,7 +122,7 @@ impl Region {
     pub(super) fn reserve(engine: &Arc<Engine>, params: &Params) -> Result<Region> {
         let Params { size, chunk, policy } = *params;
         let length = params.length()?;
-        let limit = engine.purse().limit();
+        let limit = engine.account().limit();
         if limit != 0 && limit < chunk.saturating_mul(2) && limit < length + chunk {
             return fail!(Limit, "a budget of {limit} bytes cannot hold two chunks of {chunk}");
         }
@@ -143,20 +143,20 @@ impl Region {
         };
         let staging = engine.staging_for(chunk)?;
         if let Err(errno) = pages.adopt_region(memory.span()) {
-            return Err(Trouble::Pages(errno).error());
+            return Err(ChunkError::Pages(errno).error());
         }
         let prepaid = table::bytes(length / chunk) <= limit / RECORDS_SHARE;
         let records = if prepaid { table::bytes(length / chunk) } else { 0 };
         // Two chunks, even for a region of one: an instruction that copies is at one of another region, too.
-        let guaranteed = engine.guarantee(|purse| purse.guarantee(length, 2 * chunk, chunk));
-        if !guaranteed.map_err(Trouble::error)? {
+        let guaranteed = engine.guarantee(|account| account.guarantee(length, 2 * chunk, chunk));
+        if !guaranteed.map_err(ChunkError::error)? {
             return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
         }
         if !workspace::with(false, |workspace| engine.charge_records(records, workspace)) {
-            engine.purse().shorten(length);
+            engine.account().shorten(length);
             return fail!(OutOfMemory, "the budget has no room for {records} bytes of records of chunks");
         }
-        let room = Room::new(engine, chunk, capacity);
+        let spill_space = SpillSpace::new(engine, chunk, capacity);
         Ok(Region {
             engine: engine.clone(),
             memory,
@@ -168,7 +168,7 @@ impl Region {
             table,
             lists: Mutex::default(),
             staging,
-            room,
+            spill_space,
             resident: false,
             claims: Claims::default(),
             forbidden: AtomicBool::new(false),
@@ -180,29 +180,29 @@ impl Region {
         })
     }
     /// Takes the room on disk that a budget may make necessary.
-    pub(super) fn take_room(&self) -> Result<()> {
-        if self.resident || self.engine.purse().limit() == 0 {
+    pub(super) fn take_spill_space(&self) -> Result<()> {
+        if self.resident || self.engine.account().limit() == 0 {
             return Ok(());
         }
-        self.room.take(0, self.count())
+        self.spill_space.take(0, self.count())
     }
     /// Where nothing serves faults and the data fit, has all of it in place for good. While it is fresh: one that has
     /// stored chunks stays one whose chunks are acquired.
     pub(super) fn settle_in(&mut self) -> Result<()> {
         let length = self.count() * self.chunk;
-        let purse = self.engine.purse();
-        if self.engine.mechanism() != Mechanism::None || !purse.charge_pages(length) {
+        let account = self.engine.account();
+        if self.engine.mechanism() != Mechanism::None || !account.charge_pages(length) {
             return Ok(());
         }
         if !self.prepay(self.count()) {
-            purse.discharge_pages(length);
+            account.discharge_pages(length);
             return Ok(());
         }
         let span = self.memory.part(0, length);
         // SAFETY: our own fresh mapping.
         let result = unsafe { system::protect(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE) };
         if let Err(error) = result {
-            purse.discharge_pages(length);
+            account.discharge_pages(length);
             return fail!(OutOfMemory, "{length} bytes cannot be made accessible: {error}");
         }
         self.resident = true;
@@ -231,8 +231,8 @@ impl Region {
         self.prepaid || self.table.is_charged(index)
     }
     /// Its room on disk.
-    pub(super) fn room(&self) -> &Room {
-        &self.room
+    pub(super) fn spill_space(&self) -> &SpillSpace {
+        &self.spill_space
     }
     /// From now on its chunks are the caller's alone, who claims them with `claim_leaving`; waits for what others have
     /// begun.
@@ -258,8 +258,8 @@ impl Region {
             }
         }
         let mut lists = self.lists();
-        for _ in 0..lists.count(Which::Hot) {
-            let Some(index) = lists.oldest(Which::Hot) else { return };
+        for _ in 0..lists.count(ListKind::Hot) {
+            let Some(index) = lists.oldest(ListKind::Hot) else { return };
             lists.rotate(&self.table, index);
             // SAFETY: in place in this process too. Where the system refuses, touching it is SIGSEGV as well.
             let _ = unsafe { self.engine.pages().open(self.span_of(index)) };
@@ -304,11 +304,11 @@ impl Region {
         self.claims.is_leaving()
     }
     #[cfg(test)]
-    pub(super) fn is_listed(&self, index: usize) -> Which {
+    pub(super) fn is_listed(&self, index: usize) -> ListKind {
         self.lists().which(&self.table, index)
     }
     pub(super) fn is_warm(&self, index: usize) -> bool {
-        self.lists().which(&self.table, index) == Which::Warm
+        self.lists().which(&self.table, index) == ListKind::Warm
     }
     /// The engine it belongs to.
     pub fn engine(&self) -> &Arc<Engine> {
@@ -382,21 +382,21 @@ impl Region {
         if self.resident || new > self.table.capacity() {
             return Ok(new <= old && self.shrink_resident(size));
         }
-        let (purse, length) = (self.engine.purse(), new * self.chunk);
+        let (account, length) = (self.engine.account(), new * self.chunk);
         if new > old {
             let more = length - old * self.chunk;
-            let room = self.engine.guarantee(|purse| purse.extend(more));
-            if !room.map_err(Trouble::error)? {
+            let room = self.engine.guarantee(|account| account.extend(more));
+            if !room.map_err(ChunkError::error)? {
                 return fail!(OutOfMemory, "the budget has no room beside the chunks that are acquired");
             }
             if self.prepaid && !self.prepay(new) {
-                purse.shorten(more);
+                account.shorten(more);
                 return fail!(OutOfMemory, "the budget has no room for the records of {} chunks", new - old);
             }
-            if purse.limit() != 0
-                && let Err(error) = self.room.take(old, new - old)
+            if account.limit() != 0
+                && let Err(error) = self.spill_space.take(old, new - old)
             {
-                purse.shorten(more);
+                account.shorten(more);
                 return Err(error);
             }
             self.extent.store(length, Relaxed);
@@ -406,8 +406,8 @@ impl Region {
             self.forget(index);
         }
         if new < old {
-            self.room.shorten(new);
-            purse.shorten(self.extent.swap(length, Relaxed) - length);
+            self.spill_space.shorten(new);
+            account.shorten(self.extent.swap(length, Relaxed) - length);
         }
         Ok(true)
     }
@@ -439,23 +439,23 @@ impl Region {
     /// Drops all contents, charges and room on disk. The region is known to nobody any more.
     pub(super) fn dissolve(&self) {
         if self.resident {
-            self.engine.purse().discharge_pages(self.counters.hot.swap(0, Relaxed));
+            self.engine.account().discharge_pages(self.counters.hot.swap(0, Relaxed));
             self.give_up_extent();
             return;
         }
         // Chunks that others hold are in lists again, or in none for good, when they have settled.
         self.leave();
-        for which in [Which::Hot, Which::Warm, Which::Staged] {
+        for which in [ListKind::Hot, ListKind::Warm, ListKind::Staged] {
             while let Some(index) = { self.lists().oldest(which) } {
                 self.forget(index);
             }
         }
-        self.room.shorten(0);
+        self.spill_space.shorten(0);
         self.give_up_extent();
     }
     fn give_up_extent(&self) {
-        self.engine.purse().shorten(self.extent.swap(0, Relaxed));
-        self.engine.purse().discharge_records(self.records.swap(0, Relaxed));
+        self.engine.account().shorten(self.extent.swap(0, Relaxed));
+        self.engine.account().discharge_records(self.records.swap(0, Relaxed));
     }
 }
 impl Drop for Region {

@@ -1,15 +1,15 @@
 //! Storing a chunk that has left the region: encoded in RAM, or in the spill file, or back in place if neither works.
+use super::chunk_error::ChunkError;
 use super::codec::{self, Form};
 use super::engine::Engine;
 use super::fill::{checksum, content_hash, whole_pages};
-use super::points::{self, Point};
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
-use super::table::{Stored, Which};
+use super::sync_points::{self, SyncPoint};
+use super::table::{ListKind, Stored};
 use super::transit::Transit;
-use super::trouble::Trouble;
-use crate::recording::{self, Movement, Tier};
+use crate::recording::{self, Begun, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,12 +20,46 @@ const WORTH_KEEPING: usize = 7;
 /// Chunks tried before giving up making room in RAM.
 const ATTEMPTS: usize = 4;
 
+/// Encodes a chunk, which comes first in `memory`, in place. Gives the bytes that it is then.
+fn encode(
+    region: &Region,
+    index: usize,
+    memory: &mut [u8],
+    workspace: &mut codec::Workspace,
+) -> (Form, usize) {
+    let (counters, chunk) = (&region.counters, region.chunk_size());
+    let start = Instant::now();
+    let (form, length) = region.encoder(index).encode_in_place(memory, chunk, workspace);
+    let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
+        // Saves no page: raw is simpler and faster. Decoding what was just encoded gives the values the
+        // program may see anyway.
+        match region.codec().decode_in_place(memory, length, chunk, workspace) {
+            Ok(()) => (Form::Raw, chunk),
+            Err(_) => unreachable!("the encoder's own bytes"),
+        }
+    } else {
+        (form, length)
+    };
+    counters.encode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+    counters.encoded_from.fetch_add(chunk as u64, Relaxed);
+    counters.encoded_to.fetch_add(length.max(1) as u64, Relaxed);
+    (form, length)
+}
+/// Ends the claim of a chunk that has left.
+fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
+    let (region, index) = (transit.region, transit.index);
+    region.counters.evictions.fetch_add(1, Relaxed);
+    let tier = if phase == Phase::Zero { Tier::Zero } else { transit.stored_tier() };
+    transit.settle(phase, Settle::default());
+    region.record(begun, Movement::Eviction, tier, index);
+}
+
 impl Region {
     /// The encoded copy in RAM, its extent and its length, of a chunk that is in place, acquired or not. It is kept no more.
     fn take_copy(&self) -> Option<(u32, usize)> {
         let mut lists = self.lists();
-        let mut next = lists.oldest(Which::Hot);
-        for _ in 0..lists.count(Which::Hot) {
+        let mut next = lists.oldest(ListKind::Hot);
+        for _ in 0..lists.count(ListKind::Hot) {
             let index = next?;
             next = lists.next(self.table(), index);
             let chunk = self.chunk(index);
@@ -44,7 +78,7 @@ impl Region {
             if acquired {
                 // It cannot leave, and has no copy now: the next look begins behind it.
                 lists.remove(self.table(), index);
-                lists.append(self.table(), Which::Hot, index, self.engine().tick());
+                lists.append(self.table(), ListKind::Hot, index, self.engine().tick());
             }
             if copy.0 != 0 {
                 return Some(copy);
@@ -62,57 +96,34 @@ impl Engine {
         mut transit: Transit,
         mut slot: Slot,
         workspace: &mut codec::Workspace,
-    ) -> Result<Slot, Trouble> {
-        let (region, index) = (transit.region, transit.index);
-        let counters = &region.counters;
+    ) -> Result<Slot, ChunkError> {
+        let region = transit.region;
         let chunk = region.chunk_size();
         let begun = recording::begin();
         let memory = region.staging().bytes(&mut slot);
         let stored = transit.stored();
         if stored.is_kept() {
             let clean = stored.content_known && content_hash(&memory[..chunk]) == stored.content;
-            counters.note_kept(clean);
+            region.counters.note_kept(clean);
             if clean {
-                counters.evictions.fetch_add(1, Relaxed);
-                let tier = transit.home();
-                transit.settle(Phase::Stored, Settle::default());
-                region.record(begun, Movement::Eviction, tier, index);
+                settle_eviction(transit, Phase::Stored, begun);
                 return Ok(slot);
             }
             self.drop_stored(&mut transit);
         }
-        let start = Instant::now();
-        let (form, length) = region.encoder(index).encode_in_place(memory, chunk, workspace);
-        let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
-            // Saves no page: raw is simpler and faster. Decoding what was just encoded gives the values the
-            // program may see anyway.
-            match region.codec().decode_in_place(memory, length, chunk, workspace) {
-                Ok(()) => (Form::Raw, chunk),
-                Err(_) => unreachable!("the encoder's own bytes"),
-            }
-        } else {
-            (form, length)
-        };
-        counters.encode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
-        counters.encoded_from.fetch_add(chunk as u64, Relaxed);
-        counters.encoded_to.fetch_add(length.max(1) as u64, Relaxed);
+        let (form, length) = encode(region, transit.index, memory, workspace);
         if form == Form::Zero {
-            counters.evictions.fetch_add(1, Relaxed);
-            transit.settle(Phase::Zero, Settle::default());
-            region.record(begun, Movement::Eviction, Tier::Zero, index);
+            settle_eviction(transit, Phase::Zero, begun);
             return Ok(slot);
         }
         match self.keep(&mut transit, form, &mut memory[..whole_pages(length).max(length)], length) {
             Ok(()) => {
-                counters.evictions.fetch_add(1, Relaxed);
-                let tier = transit.home();
-                transit.settle(Phase::Stored, Settle::default());
-                region.record(begun, Movement::Eviction, tier, index);
+                settle_eviction(transit, Phase::Stored, begun);
                 Ok(slot)
             }
-            Err(trouble) => {
+            Err(error) => {
                 self.put_back(transit, form, length, slot, workspace);
-                Err(trouble)
+                Err(error)
             }
         }
     }
@@ -123,7 +134,7 @@ impl Engine {
         form: Form,
         memory: &mut [u8],
         length: usize,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ChunkError> {
         let region = transit.region;
         let pages = whole_pages(length);
         memory[length..].fill(0);
@@ -134,13 +145,13 @@ impl Engine {
         stored.content_known = false;
         if form == Form::Blocks && pages <= region.chunk_size() / 8 * WORTH_KEEPING {
             loop {
-                if let Some(extent) = self.warm.store(self.purse(), &memory[..length]) {
+                if let Some(extent) = self.warm.store(self.account(), &memory[..length]) {
                     transit.stored().warm = extent;
                     region.counters.warm.fetch_add(pages, Relaxed);
                     return Ok(());
                 }
                 // The oldest make room, on disk. Where that fails, so will this chunk, and say why.
-                if self.chill_oldest() != Ok(true) {
+                if self.demote_oldest() != Ok(true) {
                     break;
                 }
             }
@@ -148,13 +159,14 @@ impl Engine {
         self.write_out(transit, &memory[..pages])
     }
     /// Writes a chunk's encoded bytes to its place on disk.
-    fn write_out(&self, transit: &mut Transit, bytes: &[u8]) -> Result<(), Trouble> {
+    fn write_out(&self, transit: &mut Transit, bytes: &[u8]) -> Result<(), ChunkError> {
         let region = transit.region;
-        let (file, spill, offset) = region.room().place_for_writing(transit.index).map_err(Trouble::Disk)?;
-        spill.write(bytes, offset).map_err(Trouble::Disk)?;
-        points::pass(Point::Written);
+        let (file, spill, offset) =
+            region.spill_space().place_for_writing(transit.index).map_err(ChunkError::Disk)?;
+        spill.write(bytes, offset).map_err(ChunkError::Disk)?;
+        sync_points::pass(SyncPoint::Written);
         transit.stored().file = file;
-        region.room().note_stored(file, transit.index, true);
+        region.spill_space().note_stored(file, transit.index, true);
         region.counters.cold.fetch_add(bytes.len(), Relaxed);
         region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
         Ok(())
@@ -193,30 +205,30 @@ impl Engine {
         }
     }
     /// Writes the chunk that has been encoded in RAM the longest to disk. False if none can be had.
-    pub(super) fn chill_oldest(&self) -> Result<bool, Trouble> {
+    pub(super) fn demote_oldest(&self) -> Result<bool, ChunkError> {
         let regions = self.regions();
         let now = self.tick();
         let oldest = |r: &&Arc<Region>| {
-            r.lists().oldest_stamp(r.table(), Which::Warm).map_or(0, |s| now.wrapping_sub(s).max(1))
+            r.lists().oldest_stamp(r.table(), ListKind::Warm).map_or(0, |s| now.wrapping_sub(s).max(1))
         };
         for _ in 0..ATTEMPTS {
             let Some(region) = regions.iter().max_by_key(oldest).filter(|r| oldest(r) > 0) else {
                 return Ok(false);
             };
-            let Some(index) = region.lists().oldest(Which::Warm) else { continue };
-            points::pass(Point::OldestChosen);
+            let Some(index) = region.lists().oldest(ListKind::Warm) else { continue };
+            sync_points::pass(SyncPoint::OldestChosen);
             if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
-                return self.chill(transit).map(|()| true);
+                return self.demote(transit).map(|()| true);
             }
             // Claimed by somebody else, who may have listed it anew meanwhile, here or elsewhere.
             region.lists().rotate(region.table(), index);
         }
         Ok(false)
     }
-    fn chill(&self, mut transit: Transit) -> Result<(), Trouble> {
+    fn demote(&self, mut transit: Transit) -> Result<(), ChunkError> {
         let (region, index) = (transit.region, transit.index);
         let begun = recording::begin();
-        match self.chill_claimed(&mut transit) {
+        match self.demote_claimed(&mut transit) {
             Ok(true) => {
                 transit.settle(Phase::Stored, Settle::default());
                 region.record(begun, Movement::Spill, Tier::Cold, index);
@@ -229,7 +241,7 @@ impl Engine {
         }
     }
     /// Writes the encoded bytes of a claimed chunk to disk. False if they are not in RAM.
-    pub(super) fn chill_claimed(&self, transit: &mut Transit) -> Result<bool, Trouble> {
+    pub(super) fn demote_claimed(&self, transit: &mut Transit) -> Result<bool, ChunkError> {
         let region = transit.region;
         let stored = *transit.stored();
         let length = stored.length as usize;
@@ -242,15 +254,15 @@ impl Engine {
             self.write_out(transit, bytes)?;
         }
         transit.stored().warm = 0;
-        self.warm.free(self.purse(), stored.warm, length);
+        self.warm.free(self.account(), stored.warm, length);
         region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
         Ok(true)
     }
 
     /// Frees encoded bytes in RAM, the dearest last: those of chunks that are out go to disk, those of chunks that are in place
     /// are needed only if these leave unchanged. False if there are none.
-    pub(super) fn free_encoded(&self) -> Result<bool, Trouble> {
-        Ok(self.chill_oldest()? || self.drop_copy())
+    pub(super) fn free_encoded(&self) -> Result<bool, ChunkError> {
+        Ok(self.demote_oldest()? || self.drop_copy())
     }
     /// Forgets the encoded copy of a chunk that is in place. False if there is none.
     fn drop_copy(&self) -> bool {
@@ -260,7 +272,7 @@ impl Engine {
             }
             match region.take_copy() {
                 Some((extent, length)) => {
-                    self.warm.free(self.purse(), extent, length);
+                    self.warm.free(self.account(), extent, length);
                     region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
                     region.end_transit();
                     true
@@ -282,7 +294,7 @@ impl Engine {
                 region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
                 // SAFETY: the claim owns the chunk, and its contents are given up.
                 unsafe { self.pages().vacate(transit.span()) };
-                self.purse().discharge_pages(region.chunk_size());
+                self.account().discharge_pages(region.chunk_size());
             }
             Phase::Staged => {
                 // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.

@@ -43,7 +43,7 @@ impl Stored {
 /// Which list a chunk is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Which {
+pub enum ListKind {
     /// None.
     Nowhere,
     /// In place.
@@ -60,7 +60,7 @@ struct Links {
     next: u32,
     previous: u32,
     stamp: u32,
-    which: Which,
+    which: ListKind,
 }
 
 /// One chunk's record. 64 bytes; all zero is a chunk never touched.
@@ -142,7 +142,7 @@ pub struct Lists {
     lists: [List; 3],
 }
 impl Lists {
-    fn list(&mut self, which: Which) -> &mut List {
+    fn list(&mut self, which: ListKind) -> &mut List {
         &mut self.lists[which as usize - 1]
     }
     #[allow(clippy::mut_from_ref)] // the borrow of the lists makes it exclusive, not the table's
@@ -152,11 +152,11 @@ impl Lists {
         unsafe { &mut *table.get(index as usize).links.get() }
     }
     /// Puts a chunk that is in no list at the young end.
-    pub fn append(&mut self, table: &Table, which: Which, index: usize, stamp: u32) {
+    pub fn append(&mut self, table: &Table, which: ListKind, index: usize, stamp: u32) {
         let number = index as u32 + 1;
         let last = core::mem::replace(&mut self.list(which).last, number);
         let links = self.links(table, index as u32);
-        debug_assert_eq!(links.which, Which::Nowhere);
+        debug_assert_eq!(links.which, ListKind::Nowhere);
         *links = Links { next: 0, previous: last, stamp, which };
         match last {
             0 => self.list(which).first = number,
@@ -165,13 +165,13 @@ impl Lists {
         self.list(which).count += 1;
     }
     /// Takes a chunk out of whatever list it is in.
-    pub fn remove(&mut self, table: &Table, index: usize) -> Which {
+    pub fn remove(&mut self, table: &Table, index: usize) -> ListKind {
         let links = self.links(table, index as u32);
         let Links { next, previous, which, .. } = *links;
-        if which == Which::Nowhere {
+        if which == ListKind::Nowhere {
             return which;
         }
-        links.which = Which::Nowhere;
+        links.which = ListKind::Nowhere;
         match previous {
             0 => self.list(which).first = next,
             previous => self.links(table, previous - 1).next = next,
@@ -184,16 +184,16 @@ impl Lists {
         which
     }
     /// The oldest chunk of a list.
-    pub fn oldest(&mut self, which: Which) -> Option<usize> {
+    pub fn oldest(&mut self, which: ListKind) -> Option<usize> {
         (self.list(which).first as usize).checked_sub(1)
     }
     /// The stamp of the oldest.
-    pub fn oldest_stamp(&mut self, table: &Table, which: Which) -> Option<u32> {
+    pub fn oldest_stamp(&mut self, table: &Table, which: ListKind) -> Option<u32> {
         let first = self.list(which).first.checked_sub(1)?;
         Some(self.links(table, first).stamp)
     }
     /// The chunk `back` places from the young end (0: the youngest).
-    pub fn youngest(&mut self, table: &Table, which: Which, back: usize) -> Option<usize> {
+    pub fn youngest(&mut self, table: &Table, which: ListKind, back: usize) -> Option<usize> {
         let mut number = self.list(which).last;
         for _ in 0..back {
             number = self.links(table, number.checked_sub(1)?).previous;
@@ -207,17 +207,17 @@ impl Lists {
     /// Puts a chunk that is in a list at its young end.
     pub fn rotate(&mut self, table: &Table, index: usize) {
         let Links { stamp, which, .. } = *self.links(table, index as u32);
-        if which != Which::Nowhere {
+        if which != ListKind::Nowhere {
             self.remove(table, index);
             self.append(table, which, index, stamp);
         }
     }
     /// The list a chunk is in.
-    pub fn which(&self, table: &Table, index: usize) -> Which {
+    pub fn which(&self, table: &Table, index: usize) -> ListKind {
         self.links(table, index as u32).which
     }
     /// How many chunks are in a list.
-    pub fn count(&mut self, which: Which) -> usize {
+    pub fn count(&mut self, which: ListKind) -> usize {
         self.list(which).count
     }
 }
@@ -230,23 +230,26 @@ mod tests {
         let table = Table::new(10).unwrap();
         let mut lists = Lists::default();
         for i in 0..5 {
-            lists.append(&table, Which::Hot, i, i as u32);
+            lists.append(&table, ListKind::Hot, i, i as u32);
         }
-        assert_eq!((lists.oldest(Which::Hot), lists.count(Which::Hot)), (Some(0), 5));
-        assert_eq!(lists.youngest(&table, Which::Hot, 1), Some(3));
+        assert_eq!((lists.oldest(ListKind::Hot), lists.count(ListKind::Hot)), (Some(0), 5));
+        assert_eq!(lists.youngest(&table, ListKind::Hot, 1), Some(3));
         assert_eq!((lists.next(&table, 1), lists.next(&table, 4)), (Some(2), None));
         for i in [2, 0, 4] {
-            assert_eq!(lists.remove(&table, i), Which::Hot);
-            assert_eq!(lists.remove(&table, i), Which::Nowhere);
+            assert_eq!(lists.remove(&table, i), ListKind::Hot);
+            assert_eq!(lists.remove(&table, i), ListKind::Nowhere);
         }
-        lists.append(&table, Which::Warm, 2, 9);
-        assert_eq!((lists.oldest(Which::Hot), lists.youngest(&table, Which::Hot, 0)), (Some(1), Some(3)));
-        assert_eq!(lists.youngest(&table, Which::Hot, 2), None);
-        assert_eq!(lists.oldest_stamp(&table, Which::Warm), Some(9));
+        lists.append(&table, ListKind::Warm, 2, 9);
+        assert_eq!(
+            (lists.oldest(ListKind::Hot), lists.youngest(&table, ListKind::Hot, 0)),
+            (Some(1), Some(3))
+        );
+        assert_eq!(lists.youngest(&table, ListKind::Hot, 2), None);
+        assert_eq!(lists.oldest_stamp(&table, ListKind::Warm), Some(9));
         lists.remove(&table, 1);
         lists.remove(&table, 3);
         assert_eq!(
-            (lists.oldest(Which::Hot), lists.count(Which::Hot), lists.count(Which::Warm)),
+            (lists.oldest(ListKind::Hot), lists.count(ListKind::Hot), lists.count(ListKind::Warm)),
             (None, 0, 1)
         );
     }

@@ -2,7 +2,7 @@
 use super::mapping::Span;
 use super::region::Region;
 use super::state::{Phase, Settle};
-use super::table::{Chunk, Stored, Which};
+use super::table::{Chunk, ListKind, Stored};
 
 /// The claim of one chunk. Must be settled; a claim that is dropped instead would leave all others waiting.
 pub struct Transit<'a> {
@@ -71,9 +71,9 @@ impl<'a> Transit<'a> {
             let mut lists = self.region.lists();
             lists.remove(self.region.table(), self.index);
             let list = match phase {
-                Phase::Hot => Some(Which::Hot),
-                Phase::Staged => Some(Which::Staged),
-                Phase::Stored if warm => Some(Which::Warm),
+                Phase::Hot => Some(ListKind::Hot),
+                Phase::Staged => Some(ListKind::Staged),
+                Phase::Stored if warm => Some(ListKind::Warm),
                 _ => None,
             };
             if let Some(list) = list {

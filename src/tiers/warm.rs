@@ -1,5 +1,5 @@
 //! Encoded chunks in RAM: extents of whole pages in one reserved arena, found by bitmap, nothing allocated.
-use super::budget::Purse;
+use super::budget::BudgetAccount;
 use super::mapping::{Access, Advice, Mapping, Span, advise, discard};
 use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
@@ -91,7 +91,7 @@ impl Warm {
 
     /// Stores `bytes`; gives the extent's number (not zero), or None when the budget has no room. The last page is
     /// padded with zeroes.
-    pub fn store(&self, purse: &Purse, bytes: &[u8]) -> Option<u32> {
+    pub fn store(&self, account: &BudgetAccount, bytes: &[u8]) -> Option<u32> {
         let count = units_for(bytes.len());
         let mut state = self.state.lock();
         let mut next = state.next;
@@ -101,13 +101,13 @@ impl Warm {
             .clear_run(next, self.units, count, self.units)
             .or_else(|| used.clear_run(0, next, count, self.units))?;
         let fresh = (unit..unit + count).filter(|u| !paged.get(*u)).count();
-        if !purse.charge_encoded(fresh * PAGE) {
+        if !account.charge_encoded(fresh * PAGE) {
             drop(state);
             // Cached pages may be elsewhere.
-            if self.trim(purse) == 0 {
+            if self.trim(account) == 0 {
                 return None;
             }
-            return self.store(purse, bytes);
+            return self.store(account, bytes);
         }
         for u in unit..unit + count {
             used.set(u, true);
@@ -135,7 +135,7 @@ impl Warm {
         unsafe { core::slice::from_raw_parts(span.start as *const u8, span.length) }
     }
     /// Frees an extent of `length` bytes.
-    pub fn free(&self, purse: &Purse, extent: u32, length: usize) {
+    pub fn free(&self, account: &BudgetAccount, extent: u32, length: usize) {
         let (unit, count) = (extent as usize - 1, units_for(length));
         let mut state = self.state.lock();
         let keep = (state.cached + count) * PAGE <= MOST_CACHED;
@@ -152,11 +152,11 @@ impl Warm {
         } else {
             // SAFETY: free, and under the lock nobody can have been given it again.
             let _ = unsafe { discard(self.span(unit, count)) };
-            purse.discharge_encoded(count * PAGE);
+            account.discharge_encoded(count * PAGE);
         }
     }
     /// Gives cached pages back; how many bytes.
-    pub fn trim(&self, purse: &Purse) -> usize {
+    pub fn trim(&self, account: &BudgetAccount) -> usize {
         let mut state = self.state.lock();
         let bytes = state.cached * PAGE;
         if bytes == 0 {
@@ -180,7 +180,7 @@ impl Warm {
             unit += 64;
         }
         state.cached = 0;
-        purse.discharge_encoded(bytes);
+        account.discharge_encoded(bytes);
         bytes
     }
     /// Bytes in extents.
@@ -199,15 +199,15 @@ mod tests {
         #[test]
         fn extents_keep_their_bytes(steps in prop::collection::vec((1usize..40_000, any::<bool>(), any::<prop::sample::Index>()), 1..200)) {
             let warm = Warm::new(4 << 20).unwrap();
-            let purse = Purse::new(Box::new(Unlimited));
+            let account = BudgetAccount::new(Box::new(Unlimited));
             let mut live: Vec<(u32, Vec<u8>)> = vec![];
             for (i, (length, free, which)) in steps.into_iter().enumerate() {
                 if free && !live.is_empty() {
                     let (extent, bytes) = live.swap_remove(which.index(live.len()));
-                    warm.free(&purse, extent, bytes.len());
+                    warm.free(&account, extent, bytes.len());
                 } else {
                     let bytes = vec![i as u8 | 1; length];
-                    live.push((warm.store(&purse, &bytes).unwrap(), bytes));
+                    live.push((warm.store(&account, &bytes).unwrap(), bytes));
                 }
                 for (extent, bytes) in &live {
                     // SAFETY: live.
@@ -217,8 +217,8 @@ mod tests {
             }
             let used: usize = live.iter().map(|(_, b)| units_for(b.len()) * PAGE).sum();
             prop_assert_eq!(warm.used(), used);
-            warm.trim(&purse);
-            prop_assert_eq!(purse.held(), used);
+            warm.trim(&account);
+            prop_assert_eq!(account.held(), used);
         }
     }
 }

@@ -12,21 +12,21 @@ const STACK: usize = 128 << 10;
 
 struct Free {
     made: usize,
-    list: [Option<Desk>; COUNT],
+    list: [Option<Entry>; COUNT],
     used: usize,
 }
 /// One workspace with its stack.
-struct Desk {
+struct Entry {
     stack: usize,
     workspace: NonNull<Workspace>,
 }
 // SAFETY: plain memory, used by one thread at a time.
-unsafe impl Send for Desk {}
+unsafe impl Send for Entry {}
 
 static FREE: Mutex<Free> = Mutex::new(Free { made: 0, list: [const { None }; COUNT], used: 0 });
 static RETURNED: Condvar = Condvar::new();
 
-fn make() -> Option<Desk> {
+fn make() -> Option<Entry> {
     // One mapping: the stack (growing down, below it whatever the kernel put there), then the buffers.
     let mapping = Mapping::reserve(STACK + size_of::<Workspace>(), 64, Access::ReadWrite)?;
     let span = mapping.span();
@@ -34,37 +34,37 @@ fn make() -> Option<Desk> {
     let workspace = NonNull::new((span.start + STACK) as *mut Workspace)?;
     // SAFETY: fresh zeroed memory of that size, aligned to a page.
     unsafe { Workspace::init(workspace) };
-    Some(Desk { stack: span.start, workspace })
+    Some(Entry { stack: span.start, workspace })
 }
 /// Makes the workspaces, once; false if there is no memory for a single one. Before anything else here.
 pub fn prepare() -> bool {
     let mut free = FREE.lock();
     while free.made < COUNT {
-        let Some(desk) = make() else { break };
+        let Some(entry) = make() else { break };
         let at = free.used;
-        free.list[at] = Some(desk);
+        free.list[at] = Some(entry);
         free.used += 1;
         free.made += 1;
     }
     free.made > 0
 }
-fn take() -> Desk {
+fn take() -> Entry {
     let mut free = FREE.lock();
     loop {
         if free.used > 0 {
             free.used -= 1;
             let at = free.used;
-            if let Some(desk) = free.list[at].take() {
-                return desk;
+            if let Some(entry) = free.list[at].take() {
+                return entry;
             }
         }
         free = RETURNED.wait(free);
     }
 }
-fn give(desk: Desk) {
+fn give(entry: Entry) {
     let mut free = FREE.lock();
     let at = free.used;
-    free.list[at] = Some(desk);
+    free.list[at] = Some(entry);
     free.used += 1;
     drop(free);
     RETURNED.notify_one();
@@ -72,16 +72,16 @@ fn give(desk: Desk) {
 
 /// Runs `work` with a workspace, on its stack if `own_stack`. `work` must not panic.
 pub fn with<R>(own_stack: bool, work: impl FnOnce(&mut Workspace) -> R) -> R {
-    let mut desk = take();
+    let mut entry = take();
     // SAFETY: initialised by `make`, and this thread's alone until `give`.
-    let workspace = unsafe { desk.workspace.as_mut() };
+    let workspace = unsafe { entry.workspace.as_mut() };
     let result = if own_stack {
         // SAFETY: the stack is STACK bytes, page-aligned, and this thread's alone; `work` neither unwinds nor keeps
         // anything on it.
-        unsafe { psm::on_stack(desk.stack as *mut u8, STACK, || work(workspace)) }
+        unsafe { psm::on_stack(entry.stack as *mut u8, STACK, || work(workspace)) }
     } else {
         work(workspace)
     };
-    give(desk);
+    give(entry);
     result
 }

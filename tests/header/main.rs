@@ -64,17 +64,24 @@ fn declared(header: &str) -> BTreeSet<String> {
     names.filter(|name| name.starts_with("unimem_")).collect()
 }
 
+/// A generated file is what would be made now, or is made so where that is asked for.
+fn assert_current(file: &str, made: &str) {
+    let path = root().join(file);
+    if env::var_os("UNIMEM_BLESS").is_some() {
+        fs::write(&path, made).unwrap();
+    }
+    assert!(fs::read_to_string(&path).unwrap_or_default() == made, "{file} is stale: run `make header`");
+}
+/// The functions of `unimem.h` that unimem.map lists.
+fn listed() -> BTreeSet<String> {
+    exported().into_iter().filter(|(_, header)| header == "unimem.h").map(|(name, _)| name).collect()
+}
+
 #[test]
 fn unimem_h_is_current() {
     let made = bindings(&["unimem.h"], |_| ());
-    let path = root().join("include/unimem.h");
-    if env::var_os("UNIMEM_BLESS").is_some() {
-        fs::write(&path, &made).unwrap();
-    }
-    let kept = fs::read_to_string(&path).unwrap_or_default();
-    assert!(kept == made, "include/unimem.h is stale: run `make header`");
-    let listed = exported().into_iter().filter(|(_, header)| header == "unimem.h").map(|(name, _)| name);
-    assert_eq!(declared(&kept), listed.collect(), "left: include/unimem.h, right: unimem.map");
+    assert_current("include/unimem.h", &made);
+    assert_eq!(declared(&made), listed(), "left: include/unimem.h, right: unimem.map");
 }
 
 #[test]
@@ -82,16 +89,8 @@ fn manual_page_is_current() {
     let header = bindings(&["unimem.h"], |_| ());
     let template = fs::read_to_string(root().join("man/unimem.3.in")).unwrap();
     let made = manual::page(&template, &header, env!("CARGO_PKG_VERSION"));
-    let path = root().join("man/unimem.3");
-    if env::var_os("UNIMEM_BLESS").is_some() {
-        fs::write(&path, &made).unwrap();
-    }
-    assert!(
-        fs::read_to_string(&path).unwrap_or_default() == made,
-        "man/unimem.3 is stale: run `make header`"
-    );
-    let described: BTreeSet<String> =
-        exported().into_iter().filter(|(_, header)| header == "unimem.h").map(|(name, _)| name).collect();
+    assert_current("man/unimem.3", &made);
+    let described = listed();
     let missing: Vec<_> = described.iter().filter(|name| made.matches(name.as_str()).count() < 2).collect();
     assert!(missing.is_empty(), "not on the page: {missing:?}");
 }
@@ -110,14 +109,7 @@ fn manual_page_of_the_command_is_current() {
     let commands: Vec<_> = names.map(|name| (name.to_owned(), command_says(&["help", name]))).collect();
     assert!(!commands.is_empty());
     let made = manual::command_page(&help, &commands, env!("CARGO_PKG_VERSION"));
-    let path = root().join("man/unimem.1");
-    if env::var_os("UNIMEM_BLESS").is_some() {
-        fs::write(&path, &made).unwrap();
-    }
-    assert!(
-        fs::read_to_string(&path).unwrap_or_default() == made,
-        "man/unimem.1 is stale: run `make header`"
-    );
+    assert_current("man/unimem.1", &made);
 }
 
 /// Compiles C that includes `header` and then declares the same functions as the Rust code has them.

@@ -18,11 +18,11 @@ struct Found {
 /// Runs it; the exit code is the program's, unless something was found.
 pub fn run(options: &Check) -> Result<u8, Failure> {
     let mut program = launch::preloaded(&options.program)?;
-    let place = Place::make()?;
+    let directory = ReportDirectory::make()?;
     program.env("UNIMEM_DEBUG", "guard,quarantine,trace");
-    program.env("UNIMEM_DEBUG_REPORT", place.0.join("%p.json"));
+    program.env("UNIMEM_DEBUG_REPORT", directory.0.join("%p.json"));
     let ended = launch::wait_for(program)?;
-    let reports = read_all(&place.0)?;
+    let reports = read_all(&directory.0)?;
     let whole = |report: &Value| {
         report["process"] == ended.process
             && report["complete"] == true
@@ -48,22 +48,22 @@ pub fn run(options: &Check) -> Result<u8, Failure> {
 }
 
 /// A directory for the reports, removed at the end.
-struct Place(PathBuf);
-impl Place {
-    fn make() -> Result<Place, Failure> {
+struct ReportDirectory(PathBuf);
+impl ReportDirectory {
+    fn make() -> Result<ReportDirectory, Failure> {
         use std::os::unix::fs::DirBuilderExt;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let name = format!("unimem-check-{}-{now}", std::process::id());
         // The program may go to another directory.
-        let place = std::path::absolute(std::env::temp_dir().join(name))
+        let directory = std::path::absolute(std::env::temp_dir().join(name))
             .map_err(|error| Failure::new(OWN_FAILURE, error))?;
-        match std::fs::DirBuilder::new().mode(0o700).create(&place) {
-            Ok(()) => Ok(Place(place)),
-            Err(error) => Err(Failure::new(OWN_FAILURE, format!("{}: {error}", place.display()))),
+        match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Ok(()) => Ok(ReportDirectory(directory)),
+            Err(error) => Err(Failure::new(OWN_FAILURE, format!("{}: {error}", directory.display()))),
         }
     }
 }
-impl Drop for Place {
+impl Drop for ReportDirectory {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
             eprintln!("unimem: {}: {error}", self.0.display());
@@ -72,10 +72,10 @@ impl Drop for Place {
 }
 
 /// The reports, by process. One that a process was writing when it was killed does not count.
-fn read_all(place: &Path) -> Result<Vec<Value>, Failure> {
-    let failed = |error| Failure::new(OWN_FAILURE, format!("{}: {error}", place.display()));
+fn read_all(directory: &Path) -> Result<Vec<Value>, Failure> {
+    let failed = |error| Failure::new(OWN_FAILURE, format!("{}: {error}", directory.display()));
     let mut reports = Vec::new();
-    for entry in std::fs::read_dir(place).map_err(failed)? {
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
         let text = std::fs::read(entry.map_err(failed)?.path()).map_err(failed)?;
         reports.extend(serde_json::from_slice::<Value>(&text));
     }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use unimem::os::errno::Errno;
 use unimem::tiers::fault::{Faults, Mechanism};
 
 /// Something known, as a number or text for programs and as text for people.
@@ -154,13 +155,13 @@ fn faults() -> Section {
     let mut section = Section::new("faults of tiered memory");
     match Faults::chosen() {
         Ok(faults) => section.text("used", faults.mechanism.name().to_string_lossy()),
-        Err(error) => section.text("used", format!("nothing works: {}", reason(error.0))),
+        Err(error) => section.text("used", format!("nothing works: {}", reason(error))),
     }
     for mechanism in Mechanism::LADDER {
         let name = mechanism.name().to_string_lossy();
         match Faults::get(mechanism) {
             Ok(_) => section.text(&name, "works"),
-            Err(error) => section.text(&name, reason(error.0)),
+            Err(error) => section.text(&name, reason(error)),
         }
     }
     if let Some(forced) = std::env::var_os("UNIMEM_FAULTS") {
@@ -169,8 +170,8 @@ fn faults() -> Section {
     section
 }
 /// Why a mechanism does not work here.
-fn reason(error: i32) -> String {
-    let because = match error {
+fn reason(error: Errno) -> String {
+    let because = match error.0 {
         libc::ENOSYS => "this kernel has no such call, or forbids it",
         libc::EPERM | libc::EACCES => {
             "not permitted: vm.unprivileged_userfaultfd is 0, or a sandbox forbids it"
@@ -178,7 +179,7 @@ fn reason(error: i32) -> String {
         libc::EOPNOTSUPP | libc::EINVAL => "this kernel is too old for it",
         _ => "the trial failed",
     };
-    format!("{because} ({})", std::io::Error::from_raw_os_error(error))
+    format!("{because}: {error}")
 }
 
 fn spill() -> Section {
@@ -190,6 +191,7 @@ fn spill() -> Section {
     match unnamed {
         Ok(_) => section.add("usable", true, "yes"),
         Err(error) => {
+            let error = Errno::of(&error);
             section.add("usable", false, format!("no unnamed file can be made there: {error}"));
         }
     }

@@ -6,7 +6,7 @@ use crate::os::{lock::Mutex, records::Records};
 use allocator_api2::vec::Vec;
 use serde_json::{Value, json};
 
-/// Findings kept; what comes after them is told in the log only.
+/// Findings kept; what comes after them is told in the log only, and counted where it is damage.
 const MOST: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,18 +71,23 @@ pub(super) static HOOKS: &dyn AtFork = &FOUND;
 
 /// Tells of a finding, unless that was done before. Takes locks and allocates: not to be called under any of ours.
 pub(super) fn tell(finding: Finding) {
-    {
+    let in_report = {
         let mut found = FOUND.lock();
         if found.list.iter().any(|known| known.is_that_of(&finding)) {
             return;
         }
-        found.damaged += usize::from(finding.kind.is_damage());
-        if found.list.len() < MOST && found.list.try_reserve(1).is_ok() {
+        let is_damage = finding.kind.is_damage();
+        found.damaged += usize::from(is_damage);
+        let kept = found.list.len() < MOST && found.list.try_reserve(1).is_ok();
+        if kept {
             found.list.push(finding);
         }
-    }
+        kept || is_damage
+    };
     log_finding(&finding);
-    report::note_finding();
+    if in_report {
+        report::note_finding();
+    }
 }
 fn log_finding(finding: &Finding) {
     if !is_wanted(Level::Error) {

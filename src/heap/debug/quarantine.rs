@@ -40,10 +40,78 @@ struct Held {
     allocated: u64,
     freed: u64,
 }
+impl Held {
+    /// The record of a block whose slot was `value`.
+    fn of(heap: &'static Heap, span: &'static Span, index: usize, value: u16, freed: u64) -> Held {
+        let start = span.address_of(index);
+        let (size, capacity) = match span.is_large() {
+            true => (span.large_size.load(Relaxed), span.large_capacity.load(Relaxed)),
+            false => (
+                requested_size(span, value & !slot::MARKED),
+                SHAPES[span.class() as usize].stride as usize - heap.prefix(),
+            ),
+        };
+        Held {
+            next: null_mut(),
+            heap,
+            span,
+            index,
+            start,
+            size,
+            capacity,
+            filled: capacity,
+            closed: (0, 0),
+            allocated: trace::freed(start),
+            freed,
+        }
+    }
+    /// Fills the block with the pattern; the whole pages of a large one cannot be touched any more instead.
+    ///
+    /// # Safety
+    /// Nobody owns the block.
+    unsafe fn overwrite(&mut self) {
+        if self.span.is_large() {
+            let page = self.start.next_multiple_of(PAGE);
+            let length = (self.start + self.capacity).saturating_sub(page) / PAGE * PAGE;
+            // SAFETY: whole pages of a block that nobody owns. Where it fails, the pattern has to do.
+            if unsafe { system::protect(page, length, libc::PROT_NONE) }.is_ok() {
+                self.closed = (page, length);
+                self.filled = page - self.start;
+            }
+        }
+        // SAFETY: within the block, which nobody owns.
+        unsafe { (self.start as *mut u8).write_bytes(PATTERN, self.filled) };
+    }
+}
+/// The queue, and the bytes of its blocks.
 struct Queue {
     first: *mut Held,
     last: *mut Held,
     bytes: usize,
+}
+impl Queue {
+    /// Puts a record at the end.
+    ///
+    /// # Safety
+    /// It is live and in no queue, and nothing comes after it.
+    unsafe fn append(&mut self, record: NonNull<Held>) {
+        // SAFETY: records in the queue are live, and only reached under its lock.
+        match unsafe { self.last.as_mut() } {
+            Some(last) => last.next = record.as_ptr(),
+            None => self.first = record.as_ptr(),
+        }
+        self.last = record.as_ptr();
+    }
+    /// Takes the oldest out.
+    fn pop(&mut self) -> Option<NonNull<Held>> {
+        let oldest = NonNull::new(self.first)?;
+        // SAFETY: records in the queue are live, and only reached under its lock.
+        self.first = unsafe { oldest.as_ref() }.next;
+        if self.first.is_null() {
+            self.last = null_mut();
+        }
+        Some(oldest)
+    }
 }
 // SAFETY: followed under the lock only.
 unsafe impl Send for Queue {}
@@ -81,59 +149,22 @@ pub(super) fn take(
         heap.count_refused();
         return fail!(DoubleFree, "the block was freed by another thread at the same moment");
     };
-    let start = span.address_of(index);
-    let (size, capacity) = match span.is_large() {
-        true => (span.large_size.load(Relaxed), span.large_capacity.load(Relaxed)),
-        false => (
-            requested_size(span, value & !slot::MARKED),
-            SHAPES[span.class() as usize].stride as usize - heap.prefix(),
-        ),
-    };
-    let mut held = Held {
-        next: null_mut(),
-        heap,
-        span,
-        index,
-        start,
-        size,
-        capacity,
-        filled: capacity,
-        closed: (0, 0),
-        allocated: trace::freed(start),
-        freed: freed_by,
-    };
-    if span.is_large() {
-        let page = start.next_multiple_of(PAGE);
-        let length = (start + capacity).saturating_sub(page) / PAGE * PAGE;
-        // SAFETY: whole pages of a block that nobody owns any more. Where it fails, the pattern has to do.
-        if unsafe { system::protect(page, length, libc::PROT_NONE) }.is_ok() {
-            held.closed = (page, length);
-            held.filled = page - start;
-        }
-    }
-    // SAFETY: within the block, which nobody owns any more.
-    unsafe { (start as *mut u8).write_bytes(PATTERN, held.filled) };
-    heap.count_quarantined(size)?;
+    let mut held = Held::of(heap, span, index, value, freed_by);
+    // SAFETY: its slot says since a moment ago that it is not live, so it is nobody's.
+    unsafe { held.overwrite() };
+    heap.count_quarantined(held.size)?;
 
     let mut queue = QUEUE.lock();
-    // SAFETY: a fresh record of that size; the last one in the queue is a record too.
+    queue.bytes += held.capacity;
+    // SAFETY: a fresh record of that size, which nothing comes after.
     unsafe {
         record.write(held);
-        match queue.last.as_mut() {
-            Some(last) => last.next = record.as_ptr(),
-            None => queue.first = record.as_ptr(),
-        }
+        queue.append(record);
     }
-    queue.last = record.as_ptr();
-    queue.bytes += capacity;
     let mut damaged = none();
-    while queue.bytes > MOST_BYTES {
-        let Some(oldest) = NonNull::new(queue.first) else { break };
-        // SAFETY: records in the queue are live.
-        queue.first = unsafe { oldest.as_ref() }.next;
-        if queue.first.is_null() {
-            queue.last = null_mut();
-        }
+    while queue.bytes > MOST_BYTES
+        && let Some(oldest) = queue.pop()
+    {
         let_out(&mut queue, oldest, &mut damaged);
     }
     Ok((true, damaged))
@@ -158,27 +189,20 @@ pub(super) fn release(wanted: impl Fn(&Heap) -> bool) -> (bool, Vec<Written, Rec
     let mut damaged = Vec::new_in(Records);
     let mut any = false;
     let mut queue = QUEUE.lock();
-    let mut kept: *mut Held = null_mut();
     let mut next = queue.first;
-    queue.first = null_mut();
+    (queue.first, queue.last) = (null_mut(), null_mut());
     while let Some(record) = NonNull::new(next) {
         // SAFETY: records in the queue are live, and only reached under its lock.
         let held = unsafe { &mut *record.as_ptr() };
-        next = held.next;
+        next = core::mem::replace(&mut held.next, null_mut());
         if wanted(held.heap) {
             any = true;
             let_out(&mut queue, record, &mut damaged);
-            continue;
+        } else {
+            // SAFETY: taken out of the queue above.
+            unsafe { queue.append(record) };
         }
-        held.next = null_mut();
-        // SAFETY: as above.
-        match unsafe { kept.as_mut() } {
-            Some(before) => before.next = record.as_ptr(),
-            None => queue.first = record.as_ptr(),
-        }
-        kept = record.as_ptr();
     }
-    queue.last = kept;
     (any, damaged)
 }
 

@@ -165,7 +165,7 @@ fn file() -> Option<PathBuf> {
     let path = with_process_number(name, &mut buffer).map_or(name, CStr::to_bytes);
     Some(PathBuf::from(OsStr::from_bytes(path)))
 }
-/// Something was found: the file has it from now on. What cannot be written now is tried again at the end.
+/// Something was found that belongs in the file: it has it from now on. What cannot be written now is tried again at the end.
 pub(super) fn note_finding() {
     let Some(file) = file() else { return };
     UNWRITTEN.store(true, SeqCst);
@@ -207,7 +207,7 @@ fn finish(frame: usize) {
             continue; // found meanwhile, perhaps by the writing itself
         }
         if let Err(error) = written {
-            let error = Errno(error.raw_os_error().unwrap_or(0));
+            let error = Errno::of(&error);
             log!(Error, "UNIMEM_DEBUG_REPORT cannot be written: {error}");
         }
         return;

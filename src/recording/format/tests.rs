@@ -8,9 +8,9 @@ impl Sink for Vec<u8> {
 }
 fn samples() -> Vec<Record<'static>> {
     vec![
-        Record::Program { began: u64::MAX, process: 1, interval: 127, command: Cow::Borrowed(b"a\0b") },
-        Record::Sizes { time: 128, classes: Cow::Borrowed(&[6, 0, 1 << 63]) },
-        Record::Moved {
+        Program { began: u64::MAX, process: 1, interval: 127, command: Cow::Borrowed(b"a\0b") }.into(),
+        Sizes { time: 128, classes: Cow::Borrowed(&[6, 0, 1 << 63]) }.into(),
+        Moved {
             time: 1,
             duration: 2,
             thread: 3,
@@ -20,8 +20,9 @@ fn samples() -> Vec<Record<'static>> {
             mechanism: Mechanism::Copy,
             bytes: 4,
             address: 5,
-        },
-        Record::End { time: 300, blocks: 0, bytes: 0 },
+        }
+        .into(),
+        End { time: 300, blocks: 0, bytes: 0 }.into(),
     ]
 }
 fn file(records: &[Record]) -> Vec<u8> {

@@ -172,7 +172,7 @@ impl Adapting<'_> {
             Some(work) => {
                 // SAFETY: written by `store`; nobody writes it while the slice lives, which borrows this object.
                 let elements = unsafe { work.data.elements(work.dimensions.iter().product()) };
-                Source { elements, home: work.data.home() }
+                Source { elements, chunked: work.data.chunked() }
             }
             None => self.network.node(id).source(),
         }

@@ -24,9 +24,9 @@ impl Part<'_> {
             Some(block) => {
                 // SAFETY: written by `merge`; nobody writes it while the slice lives.
                 let elements = unsafe { block.elements(self.dimensions.iter().product()) };
-                Source { elements, home: block.home() }
+                Source { elements, chunked: block.chunked() }
             }
-            None => Source { elements: self.given, home: None },
+            None => Source { elements: self.given, chunked: None },
         }
     }
 }

@@ -11,8 +11,8 @@ mod fuse;
 mod job;
 mod multiply;
 mod pack;
+mod pack_buffer;
 mod permute;
-mod room;
 pub mod scan;
 #[cfg(test)]
 mod tests;

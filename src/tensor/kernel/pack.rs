@@ -3,7 +3,7 @@
 //! A panel holds a few neighbouring lines of the block (rows of A, columns of B), term by term: element (line x, term y) of a
 //! panel of w lines is at y w + x. What lies side by side in memory is read in whole cache lines, along the terms or across
 //! the lines, and little of it at once: strides that are powers of two put everything into few sets of the cache.
-use super::room::Room;
+use super::pack_buffer::PackBuffer;
 use super::{Complex, scan};
 use core::ops::Range;
 use pulp::Simd;
@@ -25,7 +25,7 @@ const LINE: usize = 8;
 /// A packed block.
 #[derive(Default)]
 pub struct Packed {
-    room: Room,
+    buffer: PackBuffer,
     panels: Vec<Panel>,
     depth: usize,
 }
@@ -42,8 +42,8 @@ impl Packed {
     }
     /// The lines of each panel, and where it starts.
     pub fn panels(&self) -> impl ExactSizeIterator<Item = (Range<usize>, *const Complex)> {
-        let start = self.room.start().cast_const();
-        // SAFETY: a panel lies inside the room behind those before it.
+        let start = self.buffer.start().cast_const();
+        // SAFETY: a panel lies inside the buffer behind those before it.
         self.panels
             .iter()
             .map(move |panel| (panel.lines.clone(), unsafe { start.add(panel.lines.start * self.depth) }))
@@ -85,8 +85,8 @@ impl Packed {
     #[inline(always)]
     unsafe fn fill<S: Simd>(&mut self, deal: Option<S>, block: &Block) {
         let lines = block.lines.len().next_multiple_of(if deal.is_some() { S::F32_LANES } else { 1 });
-        self.room.reserve(lines * self.depth);
-        let out = self.room.start();
+        self.buffer.reserve(lines * self.depth);
+        let out = self.buffer.start();
         let steps = self.depth.div_ceil(STEP);
         let count = self.panels.len() * steps;
         let across = near(block.lines) >= near(block.terms);
@@ -109,7 +109,7 @@ unsafe fn part<S: Simd>(deal: Option<S>, block: &Block, panel: &Panel, first: us
     let depth = block.terms.len();
     let terms = &block.terms[first..depth.min(first + STEP)];
     let width = if deal.is_some() { S::F32_LANES } else { lines.len() };
-    // SAFETY: this part of the panel is inside the room.
+    // SAFETY: this part of the panel is inside the buffer.
     let part = unsafe { out.add(panel.lines.start * depth + first * width) };
     if let Some(simd) = deal
         && panel.neighbours

@@ -80,7 +80,7 @@ impl Node {
     }
     /// The elements, and where their chunks are.
     pub fn source(&self) -> Source<'_> {
-        Source { elements: self.data(), home: self.data.home() }
+        Source { elements: self.data(), chunked: self.data.chunked() }
     }
     /// The block of the elements.
     pub fn block(&self) -> &Block {

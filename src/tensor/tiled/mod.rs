@@ -3,20 +3,20 @@
 //! A slab of C stays in place while the sum (or the columns) of B stream by; the slab of A stays, too, where its chunks
 //! hold nothing else. Chunks are pinned where they lie and the kernel works on them there: nothing is copied. How
 //! large the slabs and the pieces are is chosen for the least traffic that the memory allows (`split`).
-mod home;
+mod chunked;
 mod split;
 #[cfg(test)]
 mod tests;
 
-pub use home::{Home, Purpose};
+pub use chunked::{ChunkedMemory, Purpose};
 
 use super::Complex;
 use super::kernel::scan::{self, Magnitude};
 use super::kernel::{Axis, Product};
 use crate::error::{Error, Result};
 use crate::recording;
+use chunked::{Extent, Pins};
 use core::ops::Range;
-use home::{Extent, Pins};
 use split::{Piece, Scheme};
 use std::time::Duration;
 
@@ -26,14 +26,14 @@ pub struct Source<'a> {
     /// The elements; those that are not in place are brought in by reading them, or faster by pinning their chunks.
     pub elements: &'a [Complex],
     /// Its chunks; none for plain memory.
-    pub home: Option<&'a dyn Home>,
+    pub chunked: Option<&'a dyn ChunkedMemory>,
 }
 /// A tensor to write.
 pub struct Target<'a> {
     /// The elements.
     pub elements: &'a mut [Complex],
     /// As for a source.
-    pub home: Option<&'a dyn Home>,
+    pub chunked: Option<&'a dyn ChunkedMemory>,
 }
 
 /// Computes a product with at most `budget` elements pinned at one time, fewer where the memory has no room for them.
@@ -44,12 +44,12 @@ pub fn multiply(
     right: Source,
     out: &mut Target,
     budget: usize,
-    next: Option<&dyn Home>,
+    next: Option<&dyn ChunkedMemory>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
     recording::start_if_asked();
     let begun = recording::begin();
-    if left.home.is_none() && right.home.is_none() && out.home.is_none() {
+    if left.chunked.is_none() && right.chunked.is_none() && out.chunked.is_none() {
         product.compute(left.elements, right.elements, out.elements, tick)?;
         record(product, begun, false);
         return Ok(());
@@ -60,7 +60,7 @@ pub fn multiply(
         most = most.max(done);
         tick(most)
     };
-    let chunks = [left.home, right.home, out.home].map(|home| home.map(Home::chunk));
+    let chunks = [left.chunked, right.chunked, out.chunked].map(|chunked| chunked.map(ChunkedMemory::chunk));
     let mut scheme = Scheme::choose(product, chunks, budget);
     let mut waited = 0;
     if scheme.pinned > budget {
@@ -104,30 +104,30 @@ fn in_slabs(
     right: Source,
     out: &mut Target,
     scheme: &Scheme,
-    next_product: Option<&dyn Home>,
+    next_product: Option<&dyn ChunkedMemory>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
-    let chunks = [left.home, right.home, out.home].map(|home| home.map(Home::chunk));
+    let chunks = [left.chunked, right.chunked, out.chunked].map(|chunked| chunked.map(ChunkedMemory::chunk));
     let whole = Piece::whole(product, chunks);
     let work = product.terms();
     let mut done = 0.0;
     let keep_right = scheme.pieces == 1;
-    let _right = Pins::new(right.home, keep_right.then(|| whole.right()), Purpose::Read)?;
+    let _right = Pins::new(right.chunked, keep_right.then(|| whole.right()), Purpose::Read)?;
     let slabs = whole.split_rows(scheme.slabs);
     let mut pieces = slabs.first().map_or(Vec::new(), |slab| scheme.pieces_of(slab));
     for (number, slab) in slabs.iter().enumerate() {
         let of_next_slab = slabs.get(number + 1).map_or(Vec::new(), |slab| scheme.pieces_of(slab));
-        let _out = Pins::new(out.home, Some(slab.out()), Purpose::Overwrite)?;
-        let _left = Pins::new(left.home, scheme.keep_left.then(|| slab.left()), Purpose::Read)?;
+        let _out = Pins::new(out.chunked, Some(slab.out()), Purpose::Overwrite)?;
+        let _left = Pins::new(left.chunked, scheme.keep_left.then(|| slab.left()), Purpose::Read)?;
         for (number, piece) in pieces.iter().enumerate() {
-            let _right = Pins::new(right.home, (!keep_right).then(|| piece.right()), Purpose::Read)?;
-            let _left = Pins::new(left.home, (!scheme.keep_left).then(|| piece.left()), Purpose::Read)?;
+            let _right = Pins::new(right.chunked, (!keep_right).then(|| piece.right()), Purpose::Read)?;
+            let _left = Pins::new(left.chunked, (!scheme.keep_left).then(|| piece.left()), Purpose::Read)?;
             if let Some(next) = pieces.get(number + 1).or(of_next_slab.first()) {
-                prefetch(right.home, (!keep_right).then(|| next.right()));
-                prefetch(left.home, (!scheme.keep_left).then(|| next.left()));
-            } else if let Some(home) = next_product {
+                prefetch(right.chunked, (!keep_right).then(|| next.right()));
+                prefetch(left.chunked, (!scheme.keep_left).then(|| next.left()));
+            } else if let Some(chunked) = next_product {
                 // In place of a next piece of this product.
-                home.prefetch(0, (scheme.passing / home.chunk()).min(home.count()));
+                chunked.prefetch(0, (scheme.passing / chunked.chunk()).min(chunked.count()));
             }
             let mut part = piece.product.clone();
             part.accumulate = scheme.over_sums && number > 0;
@@ -145,42 +145,42 @@ fn in_slabs(
     Ok(())
 }
 
-fn prefetch(home: Option<&dyn Home>, extent: Option<Extent>) {
-    if let (Some(home), Some(extent)) = (home, extent) {
-        for (first, count) in extent.chunks(home.chunk()) {
-            home.prefetch(first, count);
+fn prefetch(chunked: Option<&dyn ChunkedMemory>, extent: Option<Extent>) {
+    if let (Some(chunked), Some(extent)) = (chunked, extent) {
+        for (first, count) in extent.chunks(chunked.chunk()) {
+            chunked.prefetch(first, count);
         }
     }
 }
 
 /// Calls `each` with the elements of `all` in order, chunk by chunk.
 fn sweep(
-    home: &dyn Home,
+    chunked: &dyn ChunkedMemory,
     all: Range<usize>,
     purpose: Purpose,
     mut each: impl FnMut(Range<usize>),
 ) -> Result<()> {
     /// Chunks asked for before they are needed.
     const AHEAD: usize = 4;
-    let chunk = home.chunk();
+    let chunk = chunked.chunk();
     let chunks = all.end.div_ceil(chunk);
     for index in all.start / chunk..chunks {
-        home.acquire(index, purpose)?;
+        chunked.acquire(index, purpose)?;
         let next = index + 1;
         if next < chunks {
-            home.prefetch(next, AHEAD.min(chunks - next));
+            chunked.prefetch(next, AHEAD.min(chunks - next));
         }
         each(all.start.max(index * chunk)..all.end.min(next * chunk));
-        home.release(index);
+        chunked.release(index);
     }
     Ok(())
 }
 
 /// The magnitude of a tensor, wherever it is.
 pub fn magnitude(source: Source) -> Result<Magnitude> {
-    let Some(home) = source.home else { return Ok(scan::magnitude(source.elements)) };
+    let Some(chunked) = source.chunked else { return Ok(scan::magnitude(source.elements)) };
     let mut all = Magnitude::Zero;
-    sweep(home, 0..source.elements.len(), Purpose::Read, |range| {
+    sweep(chunked, 0..source.elements.len(), Purpose::Read, |range| {
         all = all.max(scan::magnitude(&source.elements[range]));
     })?;
     Ok(all)
@@ -188,12 +188,12 @@ pub fn magnitude(source: Source) -> Result<Magnitude> {
 
 /// Multiplies a tensor by 2 to the power `exponent`, wherever it is.
 pub fn scale(target: &mut Target, exponent: i32) -> Result<()> {
-    let Some(home) = target.home else {
+    let Some(chunked) = target.chunked else {
         scan::scale(target.elements, exponent);
         return Ok(());
     };
     let count = target.elements.len();
-    sweep(home, 0..count, Purpose::Write, |range| scan::scale(&mut target.elements[range], exponent))
+    sweep(chunked, 0..count, Purpose::Write, |range| scan::scale(&mut target.elements[range], exponent))
 }
 
 /// Copies the elements from `first` on to `out`, wherever they are.
@@ -202,8 +202,8 @@ pub fn read(source: Source, first: usize, out: &mut [Complex]) -> Result<()> {
     let mut copy = |range: Range<usize>| {
         out[range.start - first..range.end - first].copy_from_slice(&source.elements[range])
     };
-    match source.home {
-        Some(home) => sweep(home, all, Purpose::Read, copy),
+    match source.chunked {
+        Some(chunked) => sweep(chunked, all, Purpose::Read, copy),
         None => {
             copy(all);
             Ok(())
@@ -221,9 +221,9 @@ pub fn clear(target: &mut Target) -> Result<()> {
 fn write_each(target: &mut Target, mut each: impl FnMut(&mut [Complex], Range<usize>)) -> Result<()> {
     let all = 0..target.elements.len();
     let mut write = |range: Range<usize>| each(&mut target.elements[range.clone()], range);
-    match target.home {
+    match target.chunked {
         // Not as overwriting: the last chunk may reach beyond the tensor.
-        Some(home) => sweep(home, all, Purpose::Write, write),
+        Some(chunked) => sweep(chunked, all, Purpose::Write, write),
         None => {
             write(all);
             Ok(())

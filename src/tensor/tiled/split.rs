@@ -1,5 +1,5 @@
 //! Cutting a product into slabs and pieces, and choosing how many of them.
-use super::home::Extent;
+use super::chunked::Extent;
 use crate::tensor::kernel::{Axis, Product};
 
 /// A part of a product, and where its operands and its result begin: left, right, out.

@@ -1,4 +1,4 @@
-//! Products by slabs: values, what is pinned, and the traffic, on a home that only counts.
+//! Products by slabs: values, what is pinned, and the traffic, on memory that only counts.
 use super::*;
 use crate::error::fail;
 use crate::tensor::testing::*;
@@ -25,7 +25,7 @@ struct Counting {
     chunk: usize,
     count: usize,
 }
-impl Home for Counting {
+impl ChunkedMemory for Counting {
     fn chunk(&self) -> usize {
         self.chunk
     }
@@ -69,12 +69,12 @@ impl Home for Counting {
 }
 
 /// Three tensors, all outside, in a RAM of `room` elements.
-fn homes(room: usize, chunk: usize, sizes: [usize; 3]) -> (Rc<RefCell<Ram>>, [Counting; 3]) {
+fn counting(room: usize, chunk: usize, sizes: [usize; 3]) -> (Rc<RefCell<Ram>>, [Counting; 3]) {
     let stored = (0..2).flat_map(|t| (0..sizes[t].div_ceil(chunk)).map(move |i| ((t, i), ()))).collect();
     let ram = Rc::new(RefCell::new(Ram { room, clock: 0, hot: HashMap::new(), stored, traffic: 0 }));
-    let home = |tensor| Counting { ram: ram.clone(), tensor, chunk, count: sizes[tensor].div_ceil(chunk) };
-    let homes = [home(0), home(1), home(2)];
-    (ram, homes)
+    let memory = |tensor| Counting { ram: ram.clone(), tensor, chunk, count: sizes[tensor].div_ceil(chunk) };
+    let all = [memory(0), memory(1), memory(2)];
+    (ram, all)
 }
 
 /// Multiplies under a budget; gives the traffic, with what is left to be written counted.
@@ -86,11 +86,13 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], room: usize,
     let mut expected = vec![Complex::new(0.0, 0.0); count];
     let mut out = vec![Complex::new(f32::NAN, f32::NAN); expected.len()];
     product.compute(&a, &b, &mut expected, &mut |_| Ok(())).unwrap();
-    let (ram, [home_a, home_b, home_c]) = homes(room, chunk, [a.len(), b.len(), out.len()]);
+    let (ram, [chunked_a, chunked_b, chunked_c]) = counting(room, chunk, [a.len(), b.len(), out.len()]);
     let mut last = 0.0;
-    let mut target = Target { elements: &mut out, home: Some(&home_c) };
-    let (left, right) =
-        (Source { elements: &a, home: Some(&home_a) }, Source { elements: &b, home: Some(&home_b) });
+    let mut target = Target { elements: &mut out, chunked: Some(&chunked_c) };
+    let (left, right) = (
+        Source { elements: &a, chunked: Some(&chunked_a) },
+        Source { elements: &b, chunked: Some(&chunked_b) },
+    );
     multiply(&product, left, right, &mut target, room * 9 / 10, None, &mut |done| {
         assert!(done >= last && done <= 1.0 + 1e-9);
         last = done;
@@ -110,9 +112,10 @@ fn what_the_next_product_reads_is_on_its_way_when_a_product_ends() {
     let (a, b) = (random.tensor(&[8, 64]), random.tensor(&[64, 64]));
     let mut out = vec![Complex::new(0.0, 0.0); 8 * 64];
     let product = Product::row_major(&[8, 64], &[64, 64], &[(1, 0)]);
-    let (ram, [next, home_b, _]) = homes(2048, 64, [4096, b.len(), 0]);
-    let (left, right) = (Source { elements: &a, home: None }, Source { elements: &b, home: Some(&home_b) });
-    let mut target = Target { elements: &mut out, home: None };
+    let (ram, [next, chunked_b, _]) = counting(2048, 64, [4096, b.len(), 0]);
+    let (left, right) =
+        (Source { elements: &a, chunked: None }, Source { elements: &b, chunked: Some(&chunked_b) });
+    let mut target = Target { elements: &mut out, chunked: None };
     multiply(&product, left, right, &mut target, 1500, Some(&next), &mut |_| Ok(())).unwrap();
     let hot: Vec<usize> = ram.borrow().hot.keys().filter(|key| key.0 == 0).map(|key| key.1).collect();
     assert!(hot.len() >= 4 && hot.iter().all(|chunk| *chunk < hot.len()), "brought in: {hot:?}");

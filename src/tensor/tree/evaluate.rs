@@ -1,5 +1,5 @@
 //! Evaluating a plan: product by product, each intermediate tensor freed as soon as it has been used.
-use super::order::Plan;
+use super::order::{Plan, Step};
 use super::scaled::Scale;
 use super::{Effort, dimensions, plan};
 use crate::error::{Result, fail};
@@ -7,7 +7,7 @@ use crate::tensor::kernel::scan::scale;
 use crate::tensor::kernel::{Axis, OPERATIONS_PER_TERM, Product};
 use crate::tensor::memory::{Account, Block, Memory};
 use crate::tensor::network::{Network, storage_for};
-use crate::tensor::tiled::{self, Home, Source, Target};
+use crate::tensor::tiled::{self, ChunkedMemory, Source, Target};
 use crate::tensor::{Complex, shape};
 use std::rc::Rc;
 use std::time::Instant;
@@ -69,10 +69,10 @@ impl Tensor {
             (Some(block), _) => {
                 // SAFETY: written by the step that made it; nobody writes it any more.
                 let elements = unsafe { block.elements(elements(&self.axes)) };
-                Source { elements, home: block.home() }
+                Source { elements, chunked: block.chunked() }
             }
             (None, Some(id)) => network.node(*id).source(),
-            (None, None) => Source { elements: &[], home: None },
+            (None, None) => Source { elements: &[], chunked: None },
         }
     }
 }
@@ -101,6 +101,18 @@ impl Labels {
         let labelled = |(axis, &size)| Labelled { label: self.of(network, id, axis), size };
         sizes.filter(|(_, size)| **size > 1).map(labelled).collect()
     }
+    /// Where each free label goes in the result: its stride.
+    fn strides_of_result(&self, network: &Network, ids: &[usize]) -> Vec<usize> {
+        let mut strides = vec![0; self.count];
+        let mut stride = 1;
+        for &id in ids.iter().rev() {
+            for axis in network.node(id).free_axes().into_iter().rev() {
+                strides[self.of(network, id, axis)] = stride;
+                stride *= network.node(id).dimensions()[axis];
+            }
+        }
+        strides
+    }
 }
 
 /// Contracts the root's tree. Gives the elements from `malloc`, and the dimensions.
@@ -126,68 +138,150 @@ fn evaluate(
     steps_done: &mut usize,
 ) -> Result<Malloced> {
     let Some(root) = network.root() else { return fail!(InvalidArgument, "the network has no nodes") };
-    let ids = network.preorder(root);
-    let labels = Labels::new(network, &ids);
-    // Where each free label goes in the result: its stride.
-    let mut strides = vec![0; labels.count];
-    let mut stride = 1;
-    for &id in ids.iter().rev() {
-        for axis in network.node(id).free_axes().into_iter().rev() {
-            strides[labels.of(network, id, axis)] = stride;
-            stride *= network.node(id).dimensions()[axis];
-        }
-    }
-    let mut tensors: Vec<Option<Tensor>> = Vec::with_capacity(ids.len() + plan.steps.len());
-    tensors.resize_with(ids.len(), || None);
     if plan.steps.is_empty() {
         let mut result = Malloced::new(count, &network.account)?;
         tiled::read(network.node(root).source(), 0, result.elements())?;
         return Ok(result);
     }
+    let mut evaluation = Evaluation::new(network, memory, plan, network.preorder(root));
+    let strides = evaluation.labels.strides_of_result(network, &evaluation.ids);
     let mut result = None;
-    let mut marks = vec![usize::MAX; labels.count];
-    let mut done = 0.0;
     for (number, step) in plan.steps.iter().enumerate() {
-        let mut operand = |tensor: usize| match tensors[tensor].take() {
-            Some(made) => Ok(made),
-            None => {
-                let node = network.node(ids[tensor]);
-                let source = node.source();
-                let scale = if source.home.is_some() { Scale::unknown() } else { Scale::measure(source)? };
-                Ok(Tensor { axes: labels.axes(network, ids[tensor]), data: None, scale })
-            }
-        };
-        let (upper, lower) = (operand(step.upper)?, operand(step.lower)?);
-        let operands =
-            [upper.source(network, ids.get(step.upper)), lower.source(network, ids.get(step.lower))];
-        let last = number + 1 == plan.steps.len();
-        if last {
+        let operands = [evaluation.operand(step.upper)?, evaluation.operand(step.lower)?];
+        if number + 1 == plan.steps.len() {
             result = Some(Malloced::new(count, &network.account)?);
         }
         let target = result.as_mut().map(|result| (&strides[..], result.elements()));
-        // The product after this one reads a node's tensor first if it has one: the other operand is a result.
-        let next = plan.steps.get(number + 1).and_then(|step| {
-            [step.upper, step.lower]
-                .into_iter()
-                .filter_map(|tensor| ids.get(tensor))
-                .find_map(|id| network.node(*id).source().home)
-        });
-        tensors.push(multiply(
-            network,
-            memory,
-            plan,
-            [&upper, &lower],
-            operands,
-            target,
-            next,
-            &mut marks,
-            &mut done,
-        )?);
+        let next = evaluation.memory_read_by(number + 1);
+        let made = evaluation.multiply(step, &operands, target, next)?;
+        evaluation.tensors.push(made);
         *steps_done += 1;
     }
     match result {
         Some(result) => Ok(result),
         None => fail!(Internal, "a plan without a last step"),
+    }
+}
+
+/// A plan on the way.
+struct Evaluation<'a> {
+    network: &'a Network,
+    memory: &'a Memory,
+    plan: &'a Plan,
+    /// The nodes, by the plan's numbers.
+    ids: Vec<usize>,
+    labels: Labels,
+    /// Tensors by the plan's numbers, from being made to being used; none for the nodes' own.
+    tensors: Vec<Option<Tensor>>,
+    /// For each label, which axis of the right operand has it; `usize::MAX` outside [`product_of`].
+    marks: Vec<usize>,
+    /// Multiply-adds so far.
+    done: f64,
+}
+
+impl<'a> Evaluation<'a> {
+    fn new(network: &'a Network, memory: &'a Memory, plan: &'a Plan, ids: Vec<usize>) -> Evaluation<'a> {
+        let labels = Labels::new(network, &ids);
+        let mut tensors = Vec::with_capacity(ids.len() + plan.steps.len());
+        tensors.resize_with(ids.len(), || None);
+        let marks = vec![usize::MAX; labels.count];
+        Evaluation { network, memory, plan, ids, labels, tensors, marks, done: 0.0 }
+    }
+    /// An operand, which is not needed after this step.
+    fn operand(&mut self, number: usize) -> Result<Tensor> {
+        if let Some(made) = self.tensors[number].take() {
+            return Ok(made);
+        }
+        let id = self.ids[number];
+        let source = self.network.node(id).source();
+        let scale = if source.chunked.is_some() { Scale::unknown() } else { Scale::measure(source)? };
+        Ok(Tensor { axes: self.labels.axes(self.network, id), data: None, scale })
+    }
+    /// What the product of a step reads first, if that can leave RAM: a node's tensor if it has one, since the other operand
+    /// is a result.
+    fn memory_read_by(&self, number: usize) -> Option<&'a dyn ChunkedMemory> {
+        let step = self.plan.steps.get(number)?;
+        let mut nodes = [step.upper, step.lower].into_iter().filter_map(|tensor| self.ids.get(tensor));
+        nodes.find_map(|id| self.network.node(*id).source().chunked)
+    }
+
+    /// One product: into `target` with its strides by label, or into a new tensor.
+    fn multiply(
+        &mut self,
+        step: &Step,
+        operands: &[Tensor; 2],
+        target: Option<(&[usize], &mut [Complex])>,
+        next: Option<&dyn ChunkedMemory>,
+    ) -> Result<Option<Tensor>> {
+        let (mut product, axes) = product_of(operands, &mut self.marks);
+        let own_strides = strides_of(&axes);
+        let out_stride = |place: usize| match &target {
+            Some((strides, _)) => strides[axes[place].label],
+            None => own_strides[place],
+        };
+        for (place, axis) in product.rows.iter_mut().chain(&mut product.columns).enumerate() {
+            axis.other = out_stride(place);
+        }
+        let count = shape::elements(&axes.iter().map(|axis| axis.size).collect::<Vec<_>>())?;
+        let last = target.is_some();
+        let mut block = None;
+        let mut out = match target {
+            Some((_, elements)) => Target { elements, chunked: None },
+            None => {
+                let storage = storage_for(self.memory, count);
+                block.insert(self.memory.elements(count, storage)?).target(count)
+            }
+        };
+        let mut scale_of_result = self.multiply_scaled(step, operands, &mut product, &mut out, next)?;
+        self.done += product.terms();
+        if last {
+            if scale_of_result.exponent != 0 {
+                scale(out.elements, scale_of_result.exponent);
+            }
+            return Ok(None);
+        }
+        scale_of_result.refresh(&mut out)?;
+        let Some(data) = block else { return fail!(Internal, "a product without a place") };
+        Ok(Some(Tensor { axes, data: Some(data), scale: scale_of_result }))
+    }
+
+    /// Writes a product to `out` and gives its scale. Operands of unknown scale are taken as they are, and the product is made
+    /// again, with scales that were measured, where that looks wrong.
+    fn multiply_scaled(
+        &self,
+        step: &Step,
+        [left, right]: &[Tensor; 2],
+        product: &mut Product,
+        out: &mut Target,
+        next: Option<&dyn ChunkedMemory>,
+    ) -> Result<Scale> {
+        let sources = [
+            left.source(self.network, self.ids.get(step.upper)),
+            right.source(self.network, self.ids.get(step.lower)),
+        ];
+        let mut scales = [left.scale, right.scale];
+        let work = product.terms();
+        // Of the product, as far as was told: it may be made twice.
+        let mut told = 0.0_f64;
+        loop {
+            (product.left_exponent, product.right_exponent) = (0, 0);
+            let made = Scale::of_product(scales[0], scales[1], product);
+            let mut tick = |share: f64| {
+                told = told.max(share);
+                let (done, total) = (self.done + told * work, self.plan.terms);
+                self.network.progress.report(OPERATIONS_PER_TERM * done, OPERATIONS_PER_TERM * total)
+            };
+            tiled::multiply(product, sources[0], sources[1], out, self.memory.pinnable(), next, &mut tick)?;
+            let unknown = scales.iter().any(Scale::is_unknown);
+            if !unknown || !Scale::looks_wrong(Source { elements: out.elements, chunked: out.chunked })? {
+                return Ok(made);
+            }
+            for (scale, source) in scales.iter_mut().zip(sources) {
+                if scale.is_unknown() {
+                    *scale = Scale::measure(source)?;
+                }
+            }
+        }
     }
 }
 
@@ -197,20 +291,9 @@ fn elements(axes: &[Labelled]) -> usize {
 fn strides_of(axes: &[Labelled]) -> Vec<usize> {
     shape::strides(&axes.iter().map(|axis| axis.size).collect::<Vec<_>>())
 }
-
-/// One product: into `target` with its strides by label, or into a new tensor.
-#[allow(clippy::too_many_arguments)] // all are needed, and a structure for them would be used once
-fn multiply(
-    network: &Network,
-    memory: &Memory,
-    plan: &Plan,
-    [left, right]: [&Tensor; 2],
-    [left_source, right_source]: [Source; 2],
-    target: Option<(&[usize], &mut [Complex])>,
-    next: Option<&dyn Home>,
-    marks: &mut [usize],
-    done: &mut f64,
-) -> Result<Option<Tensor>> {
+/// The product over the labels that both operands have, and the axes of its result, whose strides are still to be set: those
+/// of the rows, then those of the columns.
+fn product_of([left, right]: &[Tensor; 2], marks: &mut [usize]) -> (Product, Vec<Labelled>) {
     let (left_strides, right_strides) = (strides_of(&left.axes), strides_of(&right.axes));
     for (axis, labelled) in right.axes.iter().enumerate() {
         marks[labelled.label] = axis;
@@ -233,52 +316,5 @@ fn multiply(
             axes.push(*labelled);
         }
     }
-    let own_strides = strides_of(&axes);
-    let out_stride = |place: usize| match &target {
-        Some((strides, _)) => strides[axes[place].label],
-        None => own_strides[place],
-    };
-    for (place, axis) in product.rows.iter_mut().chain(&mut product.columns).enumerate() {
-        axis.other = out_stride(place);
-    }
-    let work = product.terms();
-    let count = shape::elements(&axes.iter().map(|axis| axis.size).collect::<Vec<_>>())?;
-    let last = target.is_some();
-    let mut block = None;
-    let mut out = match target {
-        Some((_, elements)) => Target { elements, home: None },
-        None => block.insert(memory.elements(count, storage_for(memory, count))?).target(count),
-    };
-    let mut scales = [left.scale, right.scale];
-    // Of the product, as far as was told: it may be made twice.
-    let mut told = 0.0_f64;
-    let mut scale_of = loop {
-        (product.left_exponent, product.right_exponent) = (0, 0);
-        let made = Scale::of_product(scales[0], scales[1], &mut product);
-        let mut tick = |share: f64| {
-            told = told.max(share);
-            let (done, total) = (*done + told * work, plan.terms);
-            network.progress.report(OPERATIONS_PER_TERM * done, OPERATIONS_PER_TERM * total)
-        };
-        tiled::multiply(&product, left_source, right_source, &mut out, memory.pinnable(), next, &mut tick)?;
-        let unknown = scales.iter().any(Scale::is_unknown);
-        if !unknown || !Scale::looks_wrong(Source { elements: out.elements, home: out.home })? {
-            break made;
-        }
-        for (scale, source) in scales.iter_mut().zip([left_source, right_source]) {
-            if scale.is_unknown() {
-                *scale = Scale::measure(source)?;
-            }
-        }
-    };
-    *done += work;
-    if last {
-        if scale_of.exponent != 0 {
-            scale(out.elements, scale_of.exponent);
-        }
-        return Ok(None);
-    }
-    scale_of.refresh(&mut out)?;
-    let Some(data) = block else { return fail!(Internal, "a product without a place") };
-    Ok(Some(Tensor { axes, data: Some(data), scale: scale_of }))
+    (product, axes)
 }

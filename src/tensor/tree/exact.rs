@@ -15,7 +15,7 @@ pub struct SmallTree {
 
 /// What is to be least.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Aim {
+pub enum Objective {
     /// Multiply-adds.
     Time,
     /// The largest tensor on the way; then multiply-adds.
@@ -45,7 +45,7 @@ pub struct Order {
 
 struct Solver<'a> {
     tree: &'a SmallTree,
-    aim: Aim,
+    objective: Objective,
     /// For each edge, the vertices below it.
     below: Vec<u64>,
     /// For each edge, its two ends.
@@ -94,7 +94,7 @@ pub fn work(vertices: usize, parents: impl Fn(usize) -> usize) -> f64 {
 
 /// The best order. The tree has at least one edge, and every edge's lower end is below its upper one when the tree
 /// hangs from the vertex that is nobody's lower end.
-pub fn solve(tree: &SmallTree, aim: Aim) -> Order {
+pub fn solve(tree: &SmallTree, objective: Objective) -> Order {
     let mut below: Vec<u64> = tree.edges.iter().map(|edge| 1 << edge.1).collect();
     // Grow each edge's set until it holds everything hanging from it; edges from the bottom up need one pass.
     loop {
@@ -112,7 +112,7 @@ pub fn solve(tree: &SmallTree, aim: Aim) -> Order {
         }
     }
     let ends = tree.edges.iter().map(|edge| 1 << edge.0 | 1 << edge.1).collect();
-    let mut solver = Solver { tree, aim, below, ends, known: Table::new(tree.size.len()) };
+    let mut solver = Solver { tree, objective, below, ends, known: Table::new(tree.size.len()) };
     let all = u64::MAX >> (64 - tree.size.len());
     let best = solver.part(all);
     let mut order = Order { edges: Vec::with_capacity(tree.edges.len()), terms: 0.0, largest: 0.0 };
@@ -155,7 +155,8 @@ impl Solver<'_> {
             let (lower, upper) = (self.part(part & self.below[edge]), self.part(part & !self.below[edge]));
             // Multiply-adds of a product: elements of the result times the size of the bond.
             let terms = lower.1 + upper.1 + (size + self.tree.edges[edge].2).exp2();
-            let largest = if self.aim == Aim::Space { lower.0.max(upper.0).max(size) } else { 0.0 };
+            let largest =
+                if self.objective == Objective::Space { lower.0.max(upper.0).max(size) } else { 0.0 };
             if Score(largest, terms) < best.score || best.edge == usize::MAX {
                 best = Solved { score: Score(largest, terms), edge };
             }

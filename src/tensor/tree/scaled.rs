@@ -71,7 +71,7 @@ impl Scale {
         if self.slack <= LOOSE && COMFORTABLE.contains(&self.bound) {
             return Ok(());
         }
-        let measured = Scale::measure(Source { elements: tensor.elements, home: tensor.home })?;
+        let measured = Scale::measure(Source { elements: tensor.elements, chunked: tensor.chunked })?;
         (self.bound, self.slack) = (measured.bound, 0);
         if !COMFORTABLE.contains(&self.bound) {
             tiled::scale(tensor, -self.bound)?;

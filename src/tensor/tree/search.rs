@@ -5,7 +5,7 @@
 //! i goes before j if 1/d_i - 1/f_i < 1/d_j - 1/f_j, for bonds d and open sizes f. Windows of a few neighbouring
 //! products are then put in their best order by the exact method ("subtree reconfiguration" of Gray and Kourtis,
 //! "Hyper-optimized tensor network contraction", 2021).
-use super::exact::{self, Aim, SmallTree};
+use super::exact::{self, Objective, SmallTree};
 use super::graph::Graph;
 use super::order::{Plan, Products};
 use crate::tensor::Complex;
@@ -22,21 +22,20 @@ pub enum Effort {
 /// Plans for the fewest multiply-adds with a peak of at most `limit` bytes; where no order found keeps the limit,
 /// the one that comes nearest to it is not worth its time: the fastest is taken and its tensors leave RAM.
 pub fn plan(graph: &Graph, effort: Effort, limit: Option<usize>) -> Plan {
-    let first = plan_for(graph, effort, Aim::Time);
+    let first = plan_for(graph, effort, Objective::Time);
     let fits =
         |plan: &Plan| limit.is_none_or(|bytes| plan.peak * size_of::<Complex>() as f64 <= bytes as f64);
     if fits(&first) {
         return first;
     }
-    let second = plan_for(graph, effort, Aim::Space);
+    let second = plan_for(graph, effort, Objective::Space);
     if fits(&second) { second } else { first }
 }
 
-fn plan_for(graph: &Graph, effort: Effort, aim: Aim) -> Plan {
+fn plan_for(graph: &Graph, effort: Effort, objective: Objective) -> Plan {
     let nodes = graph.len();
-    let mut products = Products::new(graph);
     if nodes == 1 {
-        return products.arrange(graph, 0);
+        return Products::new(graph).arrange(graph, 0);
     }
     let flow = Flow::new(graph);
     // One unit of work is about 10 nanoseconds of planning, in which 100 multiply-adds could be done.
@@ -46,36 +45,43 @@ fn plan_for(graph: &Graph, effort: Effort, aim: Aim) -> Plan {
         Effort::Thorough => (2e4 * nodes as f64).max(worth).min(1e8),
     };
     if nodes <= 64 && exact::work(nodes, |v| graph.parent[v]) <= budget {
-        let edges = (1..nodes).map(|v| (graph.parent[v], v, graph.bond[v].log2())).collect();
-        let tree = SmallTree { size: graph.size.iter().map(|s| s.log2()).collect(), edges };
-        let mut made: Vec<usize> = (0..nodes).collect(); // the tensor each node is part of, for the top of each
-        let owner = |made: &[usize], mut v: usize| {
-            while made[v] == usize::MAX {
-                v = graph.parent[v];
-            }
-            v
-        };
-        let mut last = 0;
-        for edge in exact::solve(&tree, aim).edges {
-            let (upper, lower) = (owner(&made, graph.parent[edge + 1]), edge + 1);
-            last = products.join(graph, made[upper], made[lower], edge + 1);
-            made[upper] = last;
-            made[lower] = usize::MAX;
-        }
-        return products.arrange(graph, last);
+        return solve_exactly(graph, objective);
     }
-    search_from(graph, &flow, aim, budget)
+    search_from(graph, &flow, objective, budget)
+}
+
+/// The best order of a tree of at most 64 tensors.
+fn solve_exactly(graph: &Graph, objective: Objective) -> Plan {
+    let nodes = graph.len();
+    let edges = (1..nodes).map(|v| (graph.parent[v], v, graph.bond[v].log2())).collect();
+    let tree = SmallTree { size: graph.size.iter().map(|s| s.log2()).collect(), edges };
+    let mut products = Products::new(graph);
+    let mut made: Vec<usize> = (0..nodes).collect(); // the tensor each node is part of, for the top of each
+    let owner = |made: &[usize], mut v: usize| {
+        while made[v] == usize::MAX {
+            v = graph.parent[v];
+        }
+        v
+    };
+    let mut last = 0;
+    for edge in exact::solve(&tree, objective).edges {
+        let (upper, lower) = (owner(&made, graph.parent[edge + 1]), edge + 1);
+        last = products.join(graph, made[upper], made[lower], edge + 1);
+        made[upper] = last;
+        made[lower] = usize::MAX;
+    }
+    products.arrange(graph, last)
 }
 
 /// The search without the exact method for small trees.
 #[cfg(test)]
-pub fn search(graph: &Graph, aim: Aim, budget: f64) -> Plan {
-    search_from(graph, &Flow::new(graph), aim, budget)
+pub fn search(graph: &Graph, objective: Objective, budget: f64) -> Plan {
+    search_from(graph, &Flow::new(graph), objective, budget)
 }
-fn search_from(graph: &Graph, flow: &Flow, aim: Aim, budget: f64) -> Plan {
+fn search_from(graph: &Graph, flow: &Flow, objective: Objective, budget: f64) -> Plan {
     let mut products = Products::new(graph);
     let top = flow.products(graph, &mut products);
-    improve(graph, &mut products, aim, budget);
+    improve(graph, &mut products, objective, budget);
     products.arrange(graph, top)
 }
 
@@ -190,14 +196,16 @@ fn absorb(graph: &Graph, v: usize, branches: &[Branch], except: usize, kept: f64
 
 /// Which product of a window is opened next.
 #[derive(Clone, Copy)]
-enum Grow {
+enum Expansion {
     Largest,
     Oldest,
 }
 
 /// Puts windows of neighbouring products into their best order until nothing gets better or the budget is used up.
-fn improve(graph: &Graph, products: &mut Products, aim: Aim, mut budget: f64) {
-    for (window, grow) in [(6, Grow::Largest), (6, Grow::Oldest), (9, Grow::Largest), (9, Grow::Oldest)] {
+fn improve(graph: &Graph, products: &mut Products, objective: Objective, mut budget: f64) {
+    for (window, expansion) in
+        [(6, Expansion::Largest), (6, Expansion::Oldest), (9, Expansion::Largest), (9, Expansion::Oldest)]
+    {
         let cost = f64::from(1 << window) * window as f64 / 3.0;
         let mut better = true;
         while better {
@@ -207,7 +215,7 @@ fn improve(graph: &Graph, products: &mut Products, aim: Aim, mut budget: f64) {
                     return;
                 }
                 budget -= cost;
-                better |= improve_window(graph, products, made, aim, window, grow);
+                better |= improve_window(graph, products, made, objective, window, expansion);
             }
         }
     }
@@ -218,77 +226,115 @@ fn improve_window(
     graph: &Graph,
     products: &mut Products,
     top: usize,
-    aim: Aim,
-    window: usize,
-    grow: Grow,
+    objective: Objective,
+    size: usize,
+    expansion: Expansion,
 ) -> bool {
-    let nodes = products.nodes();
-    // Open one product after the other among the parts until the window is full.
-    let (mut inner, mut parts) = (Vec::with_capacity(window), vec![top]);
-    while parts.len() < window {
-        let mut products_left = (0..parts.len()).filter(|i| parts[*i] >= nodes);
-        let chosen = match grow {
-            Grow::Oldest => products_left.next(),
-            Grow::Largest => {
-                products_left.max_by(|a, b| products.size[parts[*a]].total_cmp(&products.size[parts[*b]]))
-            }
-        };
-        let Some(i) = chosen else { break };
-        let made = parts.remove(i);
-        inner.push(made);
-        let (upper, lower, _) = products.joins[made - nodes];
-        parts.extend([upper, lower]);
-    }
-    if inner.len() < 2 {
-        return false;
-    }
-    let position = |tensor: usize| parts.iter().position(|part| *part == tensor);
-    let ends = |made: usize| {
-        // Of an edge's two ends, the one below is the top of its part; look both up from their product.
-        let (upper, lower, edge) = products.joins[made - nodes];
-        let find = |mut tensor: usize, vertex: usize| loop {
-            if let Some(found) = position(tensor) {
-                return found;
-            }
-            let (above, below, between) = products.joins[tensor - nodes];
-            tensor = if (between..graph.end[between]).contains(&vertex) { below } else { above };
-        };
-        (find(upper, graph.parent[edge]), find(lower, edge))
-    };
-    let edges: Vec<(usize, usize, usize)> = inner
-        .iter()
-        .map(|&made| (ends(made), products.joins[made - nodes].2))
-        .map(|(e, p)| (e.0, e.1, p))
-        .collect();
+    let Some(window) = Window::below(graph, products, top, size, expansion) else { return false };
     let tree = SmallTree {
-        size: parts.iter().map(|part| products.size[*part].log2()).collect(),
-        edges: edges.iter().map(|e| (e.0, e.1, graph.bond[e.2].log2())).collect(),
+        size: window.parts.iter().map(|part| products.size[*part].log2()).collect(),
+        edges: window.edges.iter().map(|e| (e.0, e.1, graph.bond[e.2].log2())).collect(),
     };
-    let found = exact::solve(&tree, aim);
-    let terms: f64 = inner.iter().map(|made| products.terms(graph, *made)).sum();
-    let largest = inner.iter().map(|made| products.size[*made]).fold(0.0, f64::max);
-    let better = match aim {
-        Aim::Time => found.terms < terms * (1.0 - 1e-9),
-        Aim::Space => {
-            found.largest < largest * (1.0 - 1e-9)
-                || found.largest <= largest * (1.0 + 1e-9) && found.terms < terms * (1.0 - 1e-9)
-        }
-    };
-    if !better {
-        return false;
+    let found = exact::solve(&tree, objective);
+    let better = window.is_worse_than(&found, graph, products, objective);
+    if better {
+        window.reorder(&found, graph, products);
     }
-    inner.rotate_left(1); // the top, which the rest of the tree refers to, is made last
-    let mut part_of = parts.clone(); // the tensor that each part belongs to now
-    for (&made, &edge) in inner.iter().zip(&found.edges) {
-        let (upper, lower, bond) = edges[edge];
-        let (above, below) = (part_of[upper], part_of[lower]);
-        products.joins[made - nodes] = (above, below, bond);
-        products.resize(graph, made);
-        for part in &mut part_of {
-            if *part == above || *part == below {
-                *part = made;
+    better
+}
+
+/// Neighbouring products and what they join.
+struct Window {
+    /// The products, the top one first.
+    inner: Vec<usize>,
+    /// The tensors that they are made of.
+    parts: Vec<usize>,
+    /// For each product, which two parts its bond connects, and the bond.
+    edges: Vec<(usize, usize, usize)>,
+}
+
+impl Window {
+    /// Opens one product after the other among the parts, from `top` on, until there are `size` parts. None if there is but
+    /// one product.
+    fn below(
+        graph: &Graph,
+        products: &Products,
+        top: usize,
+        size: usize,
+        expansion: Expansion,
+    ) -> Option<Window> {
+        let nodes = products.nodes();
+        let (mut inner, mut parts) = (Vec::with_capacity(size), vec![top]);
+        while parts.len() < size {
+            let mut products_left = (0..parts.len()).filter(|i| parts[*i] >= nodes);
+            let chosen = match expansion {
+                Expansion::Oldest => products_left.next(),
+                Expansion::Largest => {
+                    products_left.max_by(|a, b| products.size[parts[*a]].total_cmp(&products.size[parts[*b]]))
+                }
+            };
+            let Some(i) = chosen else { break };
+            let made = parts.remove(i);
+            inner.push(made);
+            let (upper, lower, _) = products.joins[made - nodes];
+            parts.extend([upper, lower]);
+        }
+        if inner.len() < 2 {
+            return None;
+        }
+        let edge = |made: &usize| {
+            // Of an edge's two ends, the one below is the top of its part; look both up from their product.
+            let (upper, lower, edge) = products.joins[made - nodes];
+            let part = |tensor, vertex| part_with(graph, products, &parts, tensor, vertex);
+            (part(upper, graph.parent[edge]), part(lower, edge), edge)
+        };
+        let edges = inner.iter().map(edge).collect();
+        Some(Window { inner, parts, edges })
+    }
+    /// Whether its products, as they are, cost more than in the order that was found.
+    fn is_worse_than(
+        &self,
+        found: &exact::Order,
+        graph: &Graph,
+        products: &Products,
+        objective: Objective,
+    ) -> bool {
+        let terms: f64 = self.inner.iter().map(|made| products.terms(graph, *made)).sum();
+        let largest = self.inner.iter().map(|made| products.size[*made]).fold(0.0, f64::max);
+        match objective {
+            Objective::Time => found.terms < terms * (1.0 - 1e-9),
+            Objective::Space => {
+                found.largest < largest * (1.0 - 1e-9)
+                    || found.largest <= largest * (1.0 + 1e-9) && found.terms < terms * (1.0 - 1e-9)
             }
         }
     }
-    true
+    /// Puts its products in another order.
+    fn reorder(mut self, order: &exact::Order, graph: &Graph, products: &mut Products) {
+        let nodes = products.nodes();
+        self.inner.rotate_left(1); // the top, which the rest of the tree refers to, is made last
+        let mut part_of = self.parts; // the tensor that each part belongs to now
+        for (&made, &edge) in self.inner.iter().zip(&order.edges) {
+            let (upper, lower, bond) = self.edges[edge];
+            let (above, below) = (part_of[upper], part_of[lower]);
+            products.joins[made - nodes] = (above, below, bond);
+            products.resize(graph, made);
+            for part in &mut part_of {
+                if *part == above || *part == below {
+                    *part = made;
+                }
+            }
+        }
+    }
+}
+
+/// Which of `parts` has a vertex, looked for from `tensor` downwards.
+fn part_with(graph: &Graph, products: &Products, parts: &[usize], mut tensor: usize, vertex: usize) -> usize {
+    loop {
+        if let Some(found) = parts.iter().position(|part| *part == tensor) {
+            return found;
+        }
+        let (above, below, between) = products.joins[tensor - products.nodes()];
+        tensor = if (between..graph.end[between]).contains(&vertex) { below } else { above };
+    }
 }

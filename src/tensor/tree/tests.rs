@@ -1,5 +1,5 @@
 //! Whole trees: values against the sum over all indices, orders against every order there is, memory as foretold.
-use super::exact::{self, Aim, SmallTree};
+use super::exact::{self, Objective, SmallTree};
 use super::graph::Graph;
 use super::search::{self, Effort};
 use super::*;
@@ -73,7 +73,7 @@ proptest! {
     fn exact_orders_are_the_best_of_all(seed: u64, nodes in 2usize..8) {
         let mut random = Random::new(seed);
         let tree = random_sizes(&mut random, nodes);
-        let (time, space) = (exact::solve(&tree, Aim::Time), exact::solve(&tree, Aim::Space));
+        let (time, space) = (exact::solve(&tree, Objective::Time), exact::solve(&tree, Objective::Space));
         let (mut least, mut smallest) = (f64::INFINITY, f64::INFINITY);
         all_orders(&tree, &mut Vec::new(), &mut |terms, largest| {
             least = least.min(terms);
@@ -251,8 +251,8 @@ fn searched_orders_are_near_the_best() {
         for _ in 0..200 {
             let nodes = 8 + random.below(10);
             let tree = random_sizes(&mut random, nodes);
-            let best = exact::solve(&tree, Aim::Time).terms;
-            let found = search::search(&graph_of(&tree), Aim::Time, budget * nodes as f64).terms / best;
+            let best = exact::solve(&tree, Objective::Time).terms;
+            let found = search::search(&graph_of(&tree), Objective::Time, budget * nodes as f64).terms / best;
             assert!((1.0 - 1e-9..=worst).contains(&found), "{found} of the best");
             ratios.push(found);
         }

@@ -46,14 +46,14 @@ pub fn install(signal: libc::c_int) {
 }
 
 /// Foreign faults under way, by thread: whether a handler of the program has called ours.
-struct Passing {
+struct ForeignFault {
     thread: AtomicUsize,
     context: AtomicUsize,
     frame: AtomicUsize,
     level: AtomicUsize,
 }
-static PASSING: [Passing; 64] = [const {
-    Passing {
+static FOREIGN_FAULTS: [ForeignFault; 64] = [const {
+    ForeignFault {
         thread: AtomicUsize::new(0),
         context: AtomicUsize::new(0),
         frame: AtomicUsize::new(0),
@@ -67,13 +67,13 @@ fn level_of(context: *const libc::c_void) -> usize {
     let frame = &raw const here as usize;
     // SAFETY: a plain query.
     let thread = unsafe { libc::pthread_self() } as usize;
-    let passing = &PASSING[(thread >> 12) % PASSING.len()];
-    let again = passing.thread.swap(thread, Relaxed) == thread
-        && passing.context.swap(context as usize, Relaxed) == context as usize
-        && frame < passing.frame.load(Relaxed);
-    passing.frame.store(frame, Relaxed);
-    let level = if again { passing.level.load(Relaxed) + 1 } else { 0 };
-    passing.level.store(level, Relaxed);
+    let fault = &FOREIGN_FAULTS[(thread >> 12) % FOREIGN_FAULTS.len()];
+    let again = fault.thread.swap(thread, Relaxed) == thread
+        && fault.context.swap(context as usize, Relaxed) == context as usize
+        && frame < fault.frame.load(Relaxed);
+    fault.frame.store(frame, Relaxed);
+    let level = if again { fault.level.load(Relaxed) + 1 } else { 0 };
+    fault.level.store(level, Relaxed);
     level
 }
 

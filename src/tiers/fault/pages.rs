@@ -121,44 +121,12 @@ impl Pages {
         }
     }
     unsafe fn place_once(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
-        match self {
-            Pages::Move(fd) => {
-                let (moved, _) = move_patiently(fd, chunk, slot);
-                if moved < chunk.length {
-                    // Pages under direct I/O, or shared with a child: copies do as well.
-                    let (copied, error) =
-                        fd.copy(chunk.start + moved, slot.start + moved, chunk.length - moved);
-                    if let Some(error) = error {
-                        // SAFETY: what has arrived goes back; the chunk is still the caller's to claim.
-                        unsafe { self.put_back(slot, chunk, moved, moved + copied) };
-                        return Err(error);
-                    }
-                    // SAFETY: their contents are in the chunk.
-                    let _ = unsafe { discard(rest(slot, moved)) };
-                }
-                Ok(())
-            }
-            Pages::Copy(fd) => {
-                let (copied, error) = fd.copy(chunk.start, slot.start, chunk.length);
-                match error {
-                    None => {
-                        // SAFETY: their contents are in the chunk.
-                        let _ = unsafe { discard(slot) };
-                        Ok(())
-                    }
-                    Some(error) => {
-                        if copied > 0 {
-                            // A thread may have stored into what was there already: it has to be kept.
-                            // SAFETY: both are the caller's; the slot is full, and so much of the chunk is present.
-                            unsafe { copy_out(fd, Span { length: copied, ..chunk }, slot) }?;
-                        }
-                        Err(error)
-                    }
-                }
-            }
-            Pages::Remap => {
-                // SAFETY: replaces the chunk, which is inaccessible, in one step; the slot stays mapped and empty.
-                unsafe { system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start) }.map(|_| ())
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match self {
+                Pages::Move(fd) => place_by_moving(fd, slot, chunk),
+                Pages::Copy(fd) => place_by_copying(fd, slot, chunk),
+                Pages::Remap => place_by_remapping(slot, chunk),
             }
         }
     }
@@ -169,24 +137,6 @@ impl Pages {
             mapping::advise(chunk, mapping::Advice::OnePage);
         }
     }
-    /// After a `place` that failed half-way: bytes up to `moved` have gone from the slot, up to `present` are in the
-    /// chunk. Brings them back.
-    unsafe fn put_back(&self, slot: Span, chunk: Span, moved: usize, present: usize) {
-        let Pages::Move(fd) = self else { return };
-        let (mut back, mut stopped) = fd.move_pages(slot.start, chunk.start, moved);
-        while back < moved && is_busy(stopped) {
-            std::thread::yield_now();
-            let (more, error) = fd.move_pages(slot.start + back, chunk.start + back, moved - back);
-            back += more;
-            stopped = error;
-        }
-        if present > moved {
-            let part = Span { start: chunk.start + moved, length: present - moved };
-            // SAFETY: the copies; stores that went into them meanwhile are copied back over the slot's pages.
-            let _ = unsafe { copy_out(fd, part, Span { start: slot.start + moved, length: part.length }) };
-        }
-    }
-
     /// Makes sure that a present chunk can be accessed. It always can, but where the system once refused to undo what a
     /// `take` that failed had begun.
     ///
@@ -230,80 +180,172 @@ impl Pages {
         }
     }
     unsafe fn take_once(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
-        match self {
-            Pages::Move(fd) => {
-                let (moved, stopped) = move_patiently(fd, slot, chunk);
-                if moved == chunk.length {
-                    return Ok(());
-                }
-                let (chunk, slot) = (rest(chunk, moved), rest(slot, moved));
-                // Pages shared with a forked child, or held by direct I/O: protect and copy them.
-                let result = match stopped {
-                    Some(error) if !is_busy(Some(error)) => Err(error),
-                    _ => self.fill_slot(slot, Span { length: slot.length, ..nursery }).and_then(|()| {
-                        // SAFETY: a huge page may have been made where a part was wanted: what is left of it serves
-                        // nobody. Then the rest of the caller's chunk, and of its slot, which now has pages and, on
-                        // failure, must not keep them.
-                        unsafe {
-                            // Where the system refuses that too, the pages are given back with the slot's next ones.
-                            let leave = |_: &Errno| _ = discard(slot);
-                            discard(nursery).and_then(|()| copy_out(fd, chunk, slot)).inspect_err(leave)
-                        }
-                    }),
-                };
-                if let Err(error) = result {
-                    let (chunk, slot) = (chunk.start - moved, slot.start - moved);
-                    let mut back = 0;
-                    while back < moved {
-                        // Nothing holds these pages: they were moved a moment ago.
-                        let (more, stopped) = fd.move_pages(chunk + back, slot + back, moved - back);
-                        back += more;
-                        if more == 0 && !is_busy(stopped) {
-                            let (copied, _) = fd.copy(chunk + back, slot + back, moved - back);
-                            back += copied;
-                            if copied == 0 {
-                                return Err(error);
-                            }
-                        }
-                    }
-                    return Err(error);
-                }
-                Ok(())
-            }
-            Pages::Copy(fd) => {
-                mapping::populate(slot)?;
-                // SAFETY: by the caller's promise.
-                unsafe { copy_out(fd, chunk, slot) }.inspect_err(|_| {
-                    // SAFETY: the slot is the caller's and holds nothing yet.
-                    let _ = unsafe { discard(slot) };
-                })
-            }
-            Pages::Remap => {
-                // SAFETY: only changes what may be done with the caller's chunk: from here on stores fault.
-                unsafe { system::protect(chunk.start, chunk.length, libc::PROT_NONE) }?;
-                // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
-                let moved =
-                    unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
-                if let Err(error) = moved {
-                    // SAFETY: the chunk did not move, so it is present, and the caller's.
-                    let _ = unsafe { self.open(chunk) };
-                    return Err(error);
-                }
-                // SAFETY: the slot's new pages, the caller's alone.
-                if let Err(error) = unsafe { self.open(slot) } {
-                    // SAFETY: they go back where they came from.
-                    unsafe {
-                        system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start)?;
-                        let _ = self.open(chunk);
-                    }
-                    return Err(error);
-                }
-                // SAFETY: the chunk is empty.
-                unsafe { close(chunk) };
-                Ok(())
+        // SAFETY: by the caller's promise.
+        unsafe {
+            match self {
+                Pages::Move(fd) => self.take_by_moving(fd, chunk, slot, nursery),
+                Pages::Copy(fd) => take_by_copying(fd, chunk, slot),
+                Pages::Remap => self.take_by_remapping(chunk, slot),
             }
         }
     }
+    /// `take`, page by page.
+    ///
+    /// # Safety
+    /// The same.
+    unsafe fn take_by_moving(
+        &self,
+        fd: &Userfaultfd,
+        chunk: Span,
+        slot: Span,
+        nursery: Span,
+    ) -> Result<(), Errno> {
+        let (moved, stopped) = move_patiently(fd, slot, chunk);
+        if moved == chunk.length {
+            return Ok(());
+        }
+        let (chunk_left, slot_left) = (rest(chunk, moved), rest(slot, moved));
+        // Pages shared with a forked child, or held by direct I/O: protect and copy them.
+        let result = match stopped {
+            Some(error) if !is_busy(Some(error)) => Err(error),
+            _ => self.fill_slot(slot_left, Span { length: slot_left.length, ..nursery }).and_then(|()| {
+                // SAFETY: a huge page may have been made where a part was wanted: what is left of it serves
+                // nobody. Then the rest of the caller's chunk, and of its slot, which now has pages and, on
+                // failure, must not keep them.
+                unsafe {
+                    // Where the system refuses that too, the pages are given back with the slot's next ones.
+                    let leave = |_: &Errno| _ = discard(slot_left);
+                    discard(nursery).and_then(|()| copy_out(fd, chunk_left, slot_left)).inspect_err(leave)
+                }
+            }),
+        };
+        result.inspect_err(|_| move_back(fd, chunk, slot, moved))
+    }
+    /// `take`, all pages at once.
+    ///
+    /// # Safety
+    /// The same.
+    unsafe fn take_by_remapping(&self, chunk: Span, slot: Span) -> Result<(), Errno> {
+        // SAFETY: only changes what may be done with the caller's chunk: from here on stores fault.
+        unsafe { system::protect(chunk.start, chunk.length, libc::PROT_NONE) }?;
+        // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
+        let moved = unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
+        if let Err(error) = moved {
+            // SAFETY: the chunk did not move, so it is present, and the caller's.
+            let _ = unsafe { self.open(chunk) };
+            return Err(error);
+        }
+        // SAFETY: the slot's new pages, the caller's alone.
+        if let Err(error) = unsafe { self.open(slot) } {
+            // SAFETY: they go back where they came from.
+            unsafe {
+                system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start)?;
+                let _ = self.open(chunk);
+            }
+            return Err(error);
+        }
+        // SAFETY: the chunk is empty.
+        unsafe { close(chunk) };
+        Ok(())
+    }
+}
+
+/// [`Pages::place`], page by page.
+///
+/// # Safety
+/// The same.
+unsafe fn place_by_moving(fd: &Userfaultfd, slot: Span, chunk: Span) -> Result<(), Errno> {
+    let (moved, _) = move_patiently(fd, chunk, slot);
+    if moved < chunk.length {
+        // Pages under direct I/O, or shared with a child: copies do as well.
+        let (copied, error) = fd.copy(chunk.start + moved, slot.start + moved, chunk.length - moved);
+        if let Some(error) = error {
+            // SAFETY: what has arrived goes back; the chunk is still the caller's to claim.
+            unsafe { put_back(fd, slot, chunk, moved, moved + copied) };
+            return Err(error);
+        }
+        // SAFETY: their contents are in the chunk.
+        let _ = unsafe { discard(rest(slot, moved)) };
+    }
+    Ok(())
+}
+/// [`Pages::place`], where pages cannot be moved.
+///
+/// # Safety
+/// The same.
+unsafe fn place_by_copying(fd: &Userfaultfd, slot: Span, chunk: Span) -> Result<(), Errno> {
+    let (copied, error) = fd.copy(chunk.start, slot.start, chunk.length);
+    match error {
+        None => {
+            // SAFETY: their contents are in the chunk.
+            let _ = unsafe { discard(slot) };
+            Ok(())
+        }
+        Some(error) => {
+            if copied > 0 {
+                // A thread may have stored into what was there already: it has to be kept.
+                // SAFETY: both are the caller's; the slot is full, and so much of the chunk is present.
+                unsafe { copy_out(fd, Span { length: copied, ..chunk }, slot) }?;
+            }
+            Err(error)
+        }
+    }
+}
+/// [`Pages::place`], all pages at once.
+///
+/// # Safety
+/// The same.
+unsafe fn place_by_remapping(slot: Span, chunk: Span) -> Result<(), Errno> {
+    // SAFETY: replaces the chunk, which is inaccessible, in one step; the slot stays mapped and empty.
+    unsafe { system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start) }.map(|_| ())
+}
+/// After a `place` that failed half-way: bytes up to `moved` have gone from the slot, up to `present` are in the
+/// chunk. Brings them back.
+///
+/// # Safety
+/// The caller owns both.
+unsafe fn put_back(fd: &Userfaultfd, slot: Span, chunk: Span, moved: usize, present: usize) {
+    let (mut back, mut stopped) = fd.move_pages(slot.start, chunk.start, moved);
+    while back < moved && is_busy(stopped) {
+        std::thread::yield_now();
+        let (more, error) = fd.move_pages(slot.start + back, chunk.start + back, moved - back);
+        back += more;
+        stopped = error;
+    }
+    if present > moved {
+        let part = Span { start: chunk.start + moved, length: present - moved };
+        // SAFETY: the copies; stores that went into them meanwhile are copied back over the slot's pages.
+        let _ = unsafe { copy_out(fd, part, Span { start: slot.start + moved, length: part.length }) };
+    }
+}
+/// After a `take` that failed half-way: brings bytes up to `moved` back, by moves, or copies where the system refuses those
+/// as well.
+fn move_back(fd: &Userfaultfd, chunk: Span, slot: Span, moved: usize) {
+    let mut back = 0;
+    while back < moved {
+        // Nothing holds these pages: they were moved a moment ago.
+        let (more, stopped) = fd.move_pages(chunk.start + back, slot.start + back, moved - back);
+        back += more;
+        if more == 0 && !is_busy(stopped) {
+            let (copied, _) = fd.copy(chunk.start + back, slot.start + back, moved - back);
+            back += copied;
+            if copied == 0 {
+                return;
+            }
+        }
+    }
+}
+/// [`Pages::take`], where pages cannot be moved.
+///
+/// # Safety
+/// The same.
+unsafe fn take_by_copying(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errno> {
+    mapping::populate(slot)?;
+    // SAFETY: by the caller's promise.
+    unsafe { copy_out(fd, chunk, slot) }.inspect_err(|_| {
+        // SAFETY: the slot is the caller's and holds nothing yet.
+        let _ = unsafe { discard(slot) };
+    })
 }
 
 const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;

@@ -1,5 +1,5 @@
 //! The userfaultfd system call and its ioctls, as `linux/userfaultfd.h` defines them.
-use crate::os::injection::{Operation, Strike, strike};
+use crate::os::injection::{Injected, Operation, injected};
 use crate::os::map::PAGE;
 use crate::os::system::{self, NotCancelled};
 use crate::tiers::mapping::{Errno, Span, is_present};
@@ -131,7 +131,7 @@ impl Userfaultfd {
     ) -> (usize, Option<Errno>) {
         let mut done = 0;
         while done < length {
-            let short = strike(operation) == Some(Strike::Short);
+            let short = injected(operation) == Some(Injected::Short);
             let piece = if short { PAGE } else { length - done };
             let mut argument = Transfer {
                 to: (to + done) as u64,

@@ -90,7 +90,7 @@ fn all_slots_hold_chunks_that_have_no_other_place() {
         let mut parked = 0;
         // As after evictions whose chunks could neither be stored nor go back in place.
         while let Some(mut slot) = staging.take_empty() {
-            assert!(engine.purse().charge_pages(chunk));
+            assert!(engine.account().charge_pages(chunk));
             engine.pages().fill_slot(staging.span(&slot), staging.nursery(&slot)).unwrap();
             staging.bytes(&mut slot)[..chunk].fill(parked as u8);
             let mut transit = Transit::claim(&region, parked, Some(Phase::Zero)).unwrap();

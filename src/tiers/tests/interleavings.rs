@@ -1,7 +1,7 @@
 //! Interleavings of threads that once lost something, each made to happen.
 use super::*;
-use crate::tiers::points::{Point, at};
-use crate::tiers::table::Which;
+use crate::tiers::sync_points::{SyncPoint, at};
+use crate::tiers::table::ListKind;
 use std::sync::mpsc::channel;
 
 fn fill(region: &Region, seed: u64) {
@@ -40,18 +40,18 @@ fn two_threads_open_the_spill_file_at_once() {
         });
         let (opened, opens) = channel();
         let [first, second] = regions.clone();
-        at(Point::OpeningFile, move || {
+        at(SyncPoint::OpeningFile, move || {
             // The other opens one too, writes a chunk there, and waits before it says so.
             let (wrote, writes) = channel();
             let other = std::thread::spawn(move || {
-                at(Point::Written, move || {
+                at(SyncPoint::Written, move || {
                     wrote.send(()).unwrap();
                     opens.recv().unwrap();
                 });
                 second.advise(Advice::DontNeed).unwrap();
             });
             writes.recv().unwrap();
-            at(Point::Written, move || {
+            at(SyncPoint::Written, move || {
                 opened.send(()).unwrap();
                 other.join().unwrap();
             });
@@ -76,10 +76,10 @@ fn a_region_grows_while_an_eviction_holds_the_list_that_had_it() {
         let (evicted, evictions) = channel();
         {
             let engine = engine.clone();
-            at(Point::RegionsListed, move || {
+            at(SyncPoint::RegionsListed, move || {
                 let (inherited, inherits) = channel();
                 std::thread::spawn(move || {
-                    at(Point::RoomInherited, move || {
+                    at(SyncPoint::RoomInherited, move || {
                         inherited.send(()).unwrap();
                         evictions.recv().unwrap();
                     });
@@ -106,15 +106,15 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
         words(&region).iter().enumerate().for_each(|(i, word)| word.store(i as u64 / 100, Relaxed));
         region.advise(Advice::DontNeed).unwrap();
         assert!(engine.residency().warm_bytes > 0);
-        let index = region.lists().oldest(Which::Warm).unwrap();
+        let index = region.lists().oldest(ListKind::Warm).unwrap();
         {
             let region = region.clone();
-            at(Point::OldestChosen, move || {
+            at(SyncPoint::OldestChosen, move || {
                 region.acquire(index, Access::Read).unwrap();
             });
         }
         engine.reclaim(usize::MAX);
-        assert_eq!(region.is_listed(index), Which::Hot);
+        assert_eq!(region.is_listed(index), ListKind::Hot);
         region.release(index).unwrap();
         engine.free(&region);
         assert_eq!((engine.residency().warm_bytes, engine.held()), (0, 0));
@@ -122,13 +122,13 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
 }
 
 #[test]
-fn memory_is_freed_while_the_crew_is_about_to_bring_some_in() {
+fn memory_is_freed_while_a_worker_is_about_to_bring_some_in() {
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         let region = stored(&engine, 2, 9);
         {
             let (engine, region) = (engine.clone(), region.clone());
-            at(Point::BringingAhead, move || assert!(engine.free(&region)));
+            at(SyncPoint::BringingAhead, move || assert!(engine.free(&region)));
         }
         region.bring_ahead(0);
         assert_eq!((region.residency().hot_bytes, engine.held()), (0, 0), "{mechanism:?}");
@@ -136,7 +136,7 @@ fn memory_is_freed_while_the_crew_is_about_to_bring_some_in() {
 }
 
 #[test]
-fn memory_that_holds_all_slots_is_freed_while_the_crew_wants_one_for_it() {
+fn memory_that_holds_all_slots_is_freed_while_a_worker_wants_one_for_it() {
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         let region = stored(&engine, 64, 10);
@@ -144,11 +144,11 @@ fn memory_that_holds_all_slots_is_freed_while_the_crew_wants_one_for_it() {
         (0..slots).for_each(|index| region.stage(index));
         assert_eq!(engine.staged_chunks(region.staging()), slots);
         let (freed, frees) = channel();
-        let crew = {
+        let worker = {
             let (engine, region) = (engine.clone(), region.clone());
             std::thread::spawn(move || {
                 let leaving = region.clone();
-                at(Point::Staging, move || {
+                at(SyncPoint::Staging, move || {
                     let region = leaving.clone();
                     std::thread::spawn(move || freed.send(engine.free(&region)).unwrap());
                     while !leaving.is_leaving() {
@@ -160,7 +160,7 @@ fn memory_that_holds_all_slots_is_freed_while_the_crew_wants_one_for_it() {
         };
         let patience = core::time::Duration::from_secs(60);
         assert_eq!(frees.recv_timeout(patience), Ok(true), "{mechanism:?}: both wait for each other");
-        crew.join().unwrap();
+        worker.join().unwrap();
         assert_eq!(engine.held(), 0);
     }
 }
@@ -177,7 +177,7 @@ fn a_chunk_is_wanted_while_all_room_is_with_memory_that_is_freed_or_moved() {
             let (acquired, acquires) = channel();
             {
                 let (engine, other) = (engine.clone(), other.clone());
-                at(Point::Concealed, move || {
+                at(SyncPoint::Concealed, move || {
                     let wanting = std::thread::spawn(move || other.acquire(0, Access::Read).map(drop));
                     while engine.starved.load(SeqCst) == 0 && !wanting.is_finished() {
                         std::thread::yield_now();

@@ -1,6 +1,6 @@
 //! Trace events as Perfetto and chrome://tracing read them: faults, evictions and contractions of each thread, and
 //! counters of memory. Times are microseconds.
-use super::story::{Sample, Story, Tiered};
+use super::recording::{Recording, Sample, Tiered};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{Result, Write};
@@ -18,17 +18,21 @@ pub fn shape(rows: &[u64], sums: &[u64], columns: &[u64]) -> String {
 }
 
 /// Calls `each` with all events.
-fn for_each(story: &Story, each: &mut dyn FnMut(Value) -> Result<()>) -> Result<()> {
-    let process = story.process;
+fn for_each(recording: &Recording, each: &mut dyn FnMut(Value) -> Result<()>) -> Result<()> {
+    let process = recording.process;
     let name = |what: &str, thread: u64, name: &str| json!({"ph": "M", "name": what, "pid": process, "tid": thread, "args": {"name": name}});
-    each(name("process_name", 0, &story.command.join(" ")))?;
-    let threads: BTreeSet<u64> =
-        story.moved.iter().map(|m| m.thread).chain(story.contracted.iter().map(|c| c.thread)).collect();
+    each(name("process_name", 0, &recording.command.join(" ")))?;
+    let threads: BTreeSet<u64> = recording
+        .moved
+        .iter()
+        .map(|m| m.thread)
+        .chain(recording.contracted.iter().map(|c| c.thread))
+        .collect();
     for thread in threads {
         let title = if thread == process { "main".to_owned() } else { format!("thread {thread}") };
         each(name("thread_name", thread, &title))?;
     }
-    for moved in &story.moved {
+    for moved in &recording.moved {
         each(json!({
             "ph": "X", "cat": "tiers", "name": moved.movement.word(), "pid": process, "tid": moved.thread,
             "ts": microseconds(moved.time), "dur": microseconds(moved.duration),
@@ -36,7 +40,7 @@ fn for_each(story: &Story, each: &mut dyn FnMut(Value) -> Result<()>) -> Result<
                      "mechanism": moved.mechanism.word(), "address": format!("{:#x}", moved.address)},
         }))?;
     }
-    for contracted in &story.contracted {
+    for contracted in &recording.contracted {
         each(json!({
             "ph": "X", "cat": "contraction", "name": "contraction", "pid": process, "tid": contracted.thread,
             "ts": microseconds(contracted.time), "dur": microseconds(contracted.duration),
@@ -45,7 +49,7 @@ fn for_each(story: &Story, each: &mut dyn FnMut(Value) -> Result<()>) -> Result<
                      "shape": shape(&contracted.rows, &contracted.sums, &contracted.columns)},
         }))?;
     }
-    for sample in &story.samples {
+    for sample in &recording.samples {
         counters(sample, &mut |name, values| {
             each(json!({"ph": "C", "name": name, "pid": process, "tid": 0, "ts": microseconds(sample.time),
                         "args": values}))
@@ -63,10 +67,10 @@ fn counters(sample: &Sample, each: &mut dyn FnMut(&str, Value) -> Result<()>) ->
 }
 
 /// Writes them, an event a line.
-pub fn write(story: &Story, out: &mut dyn Write) -> Result<()> {
+pub fn write(recording: &Recording, out: &mut dyn Write) -> Result<()> {
     write!(out, "{{\"displayTimeUnit\": \"ms\", \"traceEvents\": [")?;
     let mut separator = "\n";
-    for_each(story, &mut |event| {
+    for_each(recording, &mut |event| {
         write!(out, "{separator}{event}")?;
         separator = ",\n";
         Ok(())

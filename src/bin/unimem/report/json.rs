@@ -1,8 +1,9 @@
 //! The report as JSON: totals and lists, sizes in bytes, times in seconds.
-use super::story::{Moved, Sample, Story, Tiered};
+use super::recording::{Recording, Sample, Tiered};
 use super::symbols::Frame;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use unimem::recording::format::Moved;
 
 pub fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e9
@@ -46,22 +47,22 @@ fn movements(moved: &[Moved]) -> Value {
 }
 
 /// All of it.
-pub fn report(story: &Story) -> Value {
-    let peak = |of: fn(&Sample) -> u64| story.samples.iter().map(of).max();
-    let contractions = story.contracted.iter().map(|c| {
+pub fn report(recording: &Recording) -> Value {
+    let peak = |of: fn(&Sample) -> u64| recording.samples.iter().map(of).max();
+    let contractions = recording.contracted.iter().map(|c| {
         json!({"time": seconds(c.time), "seconds": seconds(c.duration), "flops": c.flops, "tiered": c.tiered,
                "rows": c.rows, "columns": c.columns, "sums": c.sums})
     });
-    let sites = story.sites.iter().map(|site| {
+    let sites = recording.sites.iter().map(|site| {
         json!({"memory": site.memory.word(), "bytes": site.bytes, "blocks": site.blocks.round(),
                "live_bytes": site.live_bytes, "live_blocks": site.live_blocks.round(), "samples": site.samples,
                "stack": stack(&site.frames)})
     });
-    let live = story.live.iter().map(|live| {
+    let live = recording.live.iter().map(|live| {
         json!({"address": format!("{:#x}", live.address), "size": live.size, "memory": live.memory.word(),
                "stack": stack(&live.frames)})
     });
-    let sizes = story.sizes.iter().map(|sizes| {
+    let sizes = recording.sizes.iter().map(|sizes| {
         let classes = sizes.classes.iter().map(|class| {
             json!({"up_to": (class.log2 < 64).then(|| 1u64 << class.log2), "blocks": class.blocks, "bytes": class.bytes})
         });
@@ -69,21 +70,21 @@ pub fn report(story: &Story) -> Value {
     });
     json!({
         "version": 1,
-        "command": story.command,
-        "process": story.process,
-        "began_unix_seconds": seconds(story.began),
-        "seconds": seconds(story.duration()),
-        "complete": story.incomplete().is_none(),
-        "lost_events": story.lost,
+        "command": recording.command,
+        "process": recording.process,
+        "began_unix_seconds": seconds(recording.began),
+        "seconds": seconds(recording.duration()),
+        "complete": recording.incomplete().is_none(),
+        "lost_events": recording.lost,
         "peak": {"resident": peak(|s| s.resident), "held": peak(|s| s.held), "plain": peak(Sample::plain),
                  "geometric": peak(|s| s.tensors)},
-        "movements": movements(&story.moved),
+        "movements": movements(&recording.moved),
         "contractions": contractions.collect::<Value>(),
-        "sampling_interval": story.interval,
+        "sampling_interval": recording.interval,
         "sites": sites.collect::<Value>(),
-        "live_at_end": story.end.map(|end| json!({"blocks": end.blocks, "bytes": end.bytes})),
+        "live_at_end": recording.end.map(|end| json!({"blocks": end.blocks, "bytes": end.bytes})),
         "largest_live_blocks": live.collect::<Value>(),
         "sizes": sizes.collect::<Value>(),
-        "samples": story.samples.iter().map(sample).collect::<Value>(),
+        "samples": recording.samples.iter().map(sample).collect::<Value>(),
     })
 }

@@ -4,41 +4,41 @@ mod chrome;
 mod json;
 mod page;
 mod pprof;
-mod story;
+mod recording;
 mod symbols;
 
 use crate::arguments::Report;
 use crate::output::{Failure, USAGE, print};
+use recording::Recording;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use story::Story;
 use unimem::recording::{Mechanism, Memory, Movement, Tier};
 
 /// Reads a recording and writes what was asked for.
 pub fn run(options: &Report) -> Result<u8, Failure> {
-    let story = Story::read(&options.recording)?;
-    if let Some(why) = story.incomplete() {
+    let recording = Recording::read(&options.recording)?;
+    if let Some(why) = recording.incomplete() {
         eprintln!("unimem: {}: {why}", options.recording.display());
     }
     if let Some(path) = &options.chrome {
-        write(&options.recording, path, |out| chrome::write(&story, out))?;
+        write(&options.recording, path, |out| chrome::write(&recording, out))?;
     }
     if let Some(path) = &options.pprof {
-        write(&options.recording, path, |out| pprof::write(&story, out))?;
+        write(&options.recording, path, |out| pprof::write(&recording, out))?;
     }
     let mut beside = options.recording.clone().into_os_string();
     beside.push(".html");
     let beside = PathBuf::from(beside);
     let otherwise = options.chrome.is_none() && options.pprof.is_none() && !options.json;
     if let Some(path) = options.page.as_ref().or(otherwise.then_some(&beside)) {
-        write(&options.recording, path, |out| out.write_all(page::page(&story).as_bytes()))?;
+        write(&options.recording, path, |out| out.write_all(page::page(&recording).as_bytes()))?;
         if options.page.is_none() {
             print(&format!("{}\n", path.display()))?;
         }
     }
     if options.json {
-        print(&format!("{:#}\n", json::report(&story)))?;
+        print(&format!("{:#}\n", json::report(&recording)))?;
     }
     Ok(0)
 }

@@ -1,7 +1,7 @@
 //! The report as one HTML page that needs nothing else: no network, no scripts, light or dark as the reader's system is.
 use super::chart::{Chart, Series, Unit, count, escape, time};
 use super::chrome::shape;
-use super::story::{Live, Moved, Sample, Sizes, Story};
+use super::recording::{Live, Recording, Sample, Sizes};
 use super::symbols::Frame;
 use super::{Movement, Tier};
 use crate::output::bytes;
@@ -17,8 +17,8 @@ const BARS: usize = 120;
 const ROWS: usize = 40;
 
 /// All of it.
-pub fn page(story: &Story) -> String {
-    let title = escape(&story.command.join(" "));
+pub fn page(recording: &Recording) -> String {
+    let title = escape(&recording.command.join(" "));
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
@@ -28,30 +28,30 @@ pub fn page(story: &Story) -> String {
     let _ = writeln!(
         html,
         "<p>Process {}, recorded for {} from {} UTC on.</p>",
-        story.process,
-        time(story.duration()),
-        date(story.began / 1_000_000_000)
+        recording.process,
+        time(recording.duration()),
+        date(recording.began / 1_000_000_000)
     );
-    if let Some(why) = story.incomplete() {
+    if let Some(why) = recording.incomplete() {
         let _ = writeln!(html, "<section class=\"warning\"><p>Incomplete: {why}.</p></section>");
     }
-    if story.lost > 0 {
+    if recording.lost > 0 {
         let _ = writeln!(
             html,
             "<section class=\"warning\"><p>{} events came faster than they could be written and are not shown. \
              Samples and totals are whole.</p></section>",
-            count(story.lost)
+            count(recording.lost)
         );
     }
-    html += &tiles(story);
+    html += &tiles(recording);
     for section in [
-        kinds(story),
-        tiers(story),
-        movements(story),
-        contractions(story),
-        sizes(story),
-        sites(story),
-        live(story),
+        kinds(recording),
+        tiers(recording),
+        movements(recording),
+        contractions(recording),
+        sizes(recording),
+        sites(recording),
+        live(recording),
     ] {
         html += &section;
     }
@@ -60,9 +60,9 @@ pub fn page(story: &Story) -> String {
         "<footer>Made by unimem {} from {} samples and {} events. Allocation sites are estimates: on average one \
          allocation in {} is recorded with its stack, where it comes to the heap's slow path.</footer>\n</body></html>",
         env!("CARGO_PKG_VERSION"),
-        count(story.samples.len() as u64),
-        count((story.moved.len() + story.contracted.len()) as u64),
-        bytes(story.interval)
+        count(recording.samples.len() as u64),
+        count((recording.moved.len() + recording.contracted.len()) as u64),
+        bytes(recording.interval)
     );
     html
 }
@@ -84,8 +84,8 @@ fn date(seconds: u64) -> String {
     format!("{year}-{month:02}-{day:02} {:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-fn tiles(story: &Story) -> String {
-    let peak = |of: &dyn Fn(&Sample) -> u64| story.samples.iter().map(of).max().unwrap_or(0);
+fn tiles(recording: &Recording) -> String {
+    let peak = |of: &dyn Fn(&Sample) -> u64| recording.samples.iter().map(of).max().unwrap_or(0);
     let mut html = String::from("<div class=\"tiles\">");
     let mut tile = |name: &str, value: String| {
         let _ = write!(html, "<div><b>{value}</b><span>{name}</span></div>");
@@ -99,29 +99,29 @@ fn tiles(story: &Story) -> String {
             "of it in RAM at most",
             bytes(peak(&|s| s.streaming.hot + s.streaming.warm + s.hierarchical.hot + s.hierarchical.warm)),
         );
-        let last = |of: fn(&Sample) -> u64| count(story.samples.iter().map(of).max().unwrap_or(0));
+        let last = |of: fn(&Sample) -> u64| count(recording.samples.iter().map(of).max().unwrap_or(0));
         tile("faults", last(|s| s.faults));
         tile("evictions", last(|s| s.evictions));
     }
-    if !story.contracted.is_empty() {
-        tile("contractions", count(story.contracted.len() as u64));
+    if !recording.contracted.is_empty() {
+        tile("contractions", count(recording.contracted.len() as u64));
     }
     tile("allocations", count(peak(&|s| s.allocations)));
-    if let Some(end) = story.end {
+    if let Some(end) = recording.end {
         tile("live at the end", bytes(end.bytes));
     }
     html + "</div>\n"
 }
 
 /// At most [`POINTS`] samples: of each stretch of time the one with most in it, and the last.
-fn points(story: &Story) -> Vec<&Sample> {
+fn points(recording: &Recording) -> Vec<&Sample> {
     let weight = |s: &&Sample| s.live + s.streaming.size + s.hierarchical.size + s.resident;
-    let stretch = story.duration() / POINTS as u64 + 1;
+    let stretch = recording.duration() / POINTS as u64 + 1;
     let mut points: Vec<&Sample> = Vec::new();
-    for chunk in story.samples.chunk_by(|a, b| a.time / stretch == b.time / stretch) {
+    for chunk in recording.samples.chunk_by(|a, b| a.time / stretch == b.time / stretch) {
         points.extend(chunk.iter().max_by_key(weight));
     }
-    if let (Some(last), Some(end)) = (points.last(), story.samples.last())
+    if let (Some(last), Some(end)) = (points.last(), recording.samples.last())
         && last.time < end.time
     {
         points.push(end);
@@ -129,14 +129,14 @@ fn points(story: &Story) -> Vec<&Sample> {
     points
 }
 
-fn kinds(story: &Story) -> String {
+fn kinds(recording: &Recording) -> String {
     const SERIES: [Series; 4] = [
         Series { name: "plain", colour: "c1" },
         Series { name: "tensors (geometric)", colour: "c2" },
         Series { name: "hierarchical", colour: "c3" },
         Series { name: "streaming", colour: "c4" },
     ];
-    let samples = points(story);
+    let samples = points(recording);
     let values =
         |s: &Sample| [s.plain(), s.tensors, s.hierarchical.size, s.streaming.size].map(|bytes| bytes as f64);
     let areas: Vec<_> = samples.iter().map(|s| (s.time, values(s))).collect();
@@ -154,7 +154,7 @@ fn kinds(story: &Story) -> String {
             (s.time, text)
         })
         .collect();
-    let chart = Chart::new(Unit::Bytes, story.duration(), most.fold(0.0, f64::max))
+    let chart = Chart::new(Unit::Bytes, recording.duration(), most.fold(0.0, f64::max))
         .areas(&SERIES, &areas)
         .line(&Series { name: "resident memory of the process", colour: "text" }, &resident)
         .tips(&tips);
@@ -167,13 +167,13 @@ fn kinds(story: &Story) -> String {
     )
 }
 
-fn tiers(story: &Story) -> String {
+fn tiers(recording: &Recording) -> String {
     const SERIES: [Series; 3] = [
         Series { name: "hot: in place", colour: "hot" },
         Series { name: "warm: encoded in RAM", colour: "warm" },
         Series { name: "cold: encoded on disk", colour: "cold" },
     ];
-    let samples = points(story);
+    let samples = points(recording);
     let values = |s: &Sample| {
         let (a, b) = (s.hierarchical, s.streaming);
         [a.hot + b.hot, a.warm + b.warm, a.cold + b.cold].map(|bytes| bytes as f64)
@@ -190,7 +190,7 @@ fn tiers(story: &Story) -> String {
             (s.time, format!("{}\nhot {hot}\nwarm {warm}\ncold {cold}", time(s.time)))
         })
         .collect();
-    let chart = Chart::new(Unit::Bytes, story.duration(), most).areas(&SERIES, &areas).tips(&tips);
+    let chart = Chart::new(Unit::Bytes, recording.duration(), most).areas(&SERIES, &areas).tips(&tips);
     section(
         "tiers",
         "Tiered memory over time, by tier",
@@ -199,11 +199,12 @@ fn tiers(story: &Story) -> String {
     )
 }
 
-/// Bytes a second that moved, by tier, in each of [`BARS`] stretches of time.
-fn rates(story: &Story, wanted: impl Fn(&Moved) -> bool, tiers: [Tier; 4]) -> Vec<[f64; 4]> {
-    let duration = story.duration().max(1);
+/// Bytes a second that moved in one way, by tier, in each of [`BARS`] stretches of time.
+fn rates(recording: &Recording, movement: Movement) -> Vec<[f64; 4]> {
+    let tiers = [Tier::Cold, Tier::Warm, Tier::Staged, Tier::Zero];
+    let duration = recording.duration().max(1);
     let mut bars = vec![[0.0; 4]; BARS];
-    for moved in story.moved.iter().filter(|moved| wanted(moved)) {
+    for moved in recording.moved.iter().filter(|moved| moved.movement == movement) {
         let bar = (moved.time as u128 * BARS as u128 / duration as u128).min(BARS as u128 - 1) as usize;
         if let Some(tier) = tiers.iter().position(|tier| *tier == moved.tier) {
             bars[bar][tier] += moved.bytes as f64 / (duration as f64 / BARS as f64 / 1e9);
@@ -211,37 +212,10 @@ fn rates(story: &Story, wanted: impl Fn(&Moved) -> bool, tiers: [Tier; 4]) -> Ve
     }
     bars
 }
-fn movements(story: &Story) -> String {
-    if story.moved.is_empty() {
-        return String::new();
-    }
-    let most = |bars: &[[f64; 4]]| bars.iter().map(|bar| bar.iter().sum()).fold(0.0, f64::max);
-    let came = rates(
-        story,
-        |moved| moved.movement == Movement::Fault,
-        [Tier::Cold, Tier::Warm, Tier::Staged, Tier::Zero],
-    );
-    let went = rates(
-        story,
-        |moved| moved.movement == Movement::Eviction,
-        [Tier::Cold, Tier::Warm, Tier::Staged, Tier::Zero],
-    );
-    let series = |staged, zero| {
-        [
-            Series { name: "cold", colour: "cold" },
-            Series { name: "warm", colour: "warm" },
-            Series { name: staged, colour: "c2" },
-            Series { name: zero, colour: "none" },
-        ]
-    };
-    let faults = Chart::new(Unit::BytesPerSecond, story.duration(), most(&came))
-        .bars(&series("read ahead", "never written"), &came)
-        .html("Bytes a second brought in, by where they were");
-    let evictions = Chart::new(Unit::BytesPerSecond, story.duration(), most(&went))
-        .bars(&series("", "all zero, not stored"), &went)
-        .html("Bytes a second sent out, by where they went");
+/// How many movements of each kind there were, their bytes, and how long they took.
+fn durations_of_movements(recording: &Recording) -> String {
     let mut groups = BTreeMap::new();
-    for moved in &story.moved {
+    for moved in &recording.moved {
         let key = (moved.movement, moved.tier, moved.memory, moved.mechanism);
         let durations: &mut (u64, Vec<u64>) = groups.entry(key).or_default();
         durations.0 += moved.bytes;
@@ -266,11 +240,33 @@ fn movements(story: &Story) -> String {
             time(at(100))
         );
     }
-    let table = format!(
+    format!(
         "<div class=\"wide\"><table><tr><th>event</th><th>tier</th><th>memory</th><th>mechanism</th>\
          <th class=\"number\">count</th><th class=\"number\">bytes</th><th class=\"number\">median</th>\
          <th class=\"number\">99 %</th><th class=\"number\">longest</th></tr>{rows}</table></div>"
-    );
+    )
+}
+fn movements(recording: &Recording) -> String {
+    if recording.moved.is_empty() {
+        return String::new();
+    }
+    let most = |bars: &[[f64; 4]]| bars.iter().map(|bar| bar.iter().sum()).fold(0.0, f64::max);
+    let (came, went) = (rates(recording, Movement::Fault), rates(recording, Movement::Eviction));
+    let series = |staged, zero| {
+        [
+            Series { name: "cold", colour: "cold" },
+            Series { name: "warm", colour: "warm" },
+            Series { name: staged, colour: "c2" },
+            Series { name: zero, colour: "none" },
+        ]
+    };
+    let faults = Chart::new(Unit::BytesPerSecond, recording.duration(), most(&came))
+        .bars(&series("read ahead", "never written"), &came)
+        .html("Bytes a second brought in, by where they were");
+    let evictions = Chart::new(Unit::BytesPerSecond, recording.duration(), most(&went))
+        .bars(&series("", "all zero, not stored"), &went)
+        .html("Bytes a second sent out, by where they went");
+    let table = durations_of_movements(recording);
     section(
         "faults",
         "Faults and evictions",
@@ -280,16 +276,16 @@ fn movements(story: &Story) -> String {
     )
 }
 
-fn contractions(story: &Story) -> String {
-    if story.contracted.is_empty() {
+fn contractions(recording: &Recording) -> String {
+    if recording.contracted.is_empty() {
         return String::new();
     }
     const SERIES: Series = Series { name: "a contraction", colour: "c2" };
     let speed = |flops: u64, duration: u64| flops as f64 / duration.max(1) as f64;
-    let most = story.contracted.iter().map(|c| speed(c.flops, c.duration)).fold(0.0, f64::max);
-    let mut longest: Vec<_> = story.contracted.iter().collect();
+    let most = recording.contracted.iter().map(|c| speed(c.flops, c.duration)).fold(0.0, f64::max);
+    let mut longest: Vec<_> = recording.contracted.iter().collect();
     longest.sort_by_key(|c| Reverse(c.duration));
-    let mut chart = Chart::new(Unit::Gflops, story.duration(), most);
+    let mut chart = Chart::new(Unit::Gflops, recording.duration(), most);
     for c in longest.iter().take(2000) {
         let speed = speed(c.flops, c.duration);
         let title =
@@ -308,14 +304,14 @@ fn contractions(story: &Story) -> String {
         );
     }
     let (flops, spent) =
-        story.contracted.iter().fold((0, 0), |(flops, spent), c| (flops + c.flops, spent + c.duration));
+        recording.contracted.iter().fold((0, 0), |(flops, spent), c| (flops + c.flops, spent + c.duration));
     section(
         "contractions",
         "Contractions",
         &format!(
             "{} contractions, {:.3} GFLOP in {}: {:.1} GFLOP/s. A contraction is written as [axes of the left tensor that \
              stay; axes summed over]·[axes summed over; axes of the right one that stay]. The longest:",
-            count(story.contracted.len() as u64),
+            count(recording.contracted.len() as u64),
             flops as f64 / 1e9,
             time(spent),
             speed(flops, spent)
@@ -328,9 +324,9 @@ fn contractions(story: &Story) -> String {
     )
 }
 
-fn sizes(story: &Story) -> String {
+fn sizes(recording: &Recording) -> String {
     let total = |sizes: &&Sizes| sizes.classes.iter().map(|class| class.bytes).sum::<u64>();
-    let Some(sizes) = story.sizes.iter().max_by_key(total).filter(|sizes| total(sizes) > 0) else {
+    let Some(sizes) = recording.sizes.iter().max_by_key(total).filter(|sizes| total(sizes) > 0) else {
         return String::new();
     };
     let most = sizes.classes.iter().map(|class| class.bytes).max().unwrap_or(1).max(1);
@@ -376,9 +372,9 @@ fn stack(frames: &[Frame]) -> String {
     html + "</ol></details>"
 }
 
-fn sites(story: &Story) -> String {
-    let table = |key: fn(&super::story::Site) -> (u64, f64)| {
-        let mut sites: Vec<_> = story.sites.iter().filter(|site| key(site).0 > 0).collect();
+fn sites(recording: &Recording) -> String {
+    let table = |key: fn(&super::recording::Site) -> (u64, f64)| {
+        let mut sites: Vec<_> = recording.sites.iter().filter(|site| key(site).0 > 0).collect();
         sites.sort_by_key(|site| Reverse(key(site).0));
         let total: u64 = sites.iter().map(|site| key(site).0).sum();
         let mut rows = String::new();
@@ -400,11 +396,11 @@ fn sites(story: &Story) -> String {
              <th class=\"number\">blocks</th><th>memory</th><th>allocated by</th></tr>{rows}</table></div>"
         )
     };
-    if story.sites.is_empty() {
+    if recording.sites.is_empty() {
         return String::new();
     }
     let mut body = String::new();
-    if story.sites.iter().any(|site| site.live_bytes > 0) {
+    if recording.sites.iter().any(|site| site.live_bytes > 0) {
         body += "<h3>Still live at the end</h3>";
         body += &table(|site| (site.live_bytes, site.live_blocks));
     }
@@ -418,14 +414,14 @@ fn sites(story: &Story) -> String {
     )
 }
 
-fn live(story: &Story) -> String {
-    let Some(end) = story.end else { return String::new() };
+fn live(recording: &Recording) -> String {
+    let Some(end) = recording.end else { return String::new() };
     if end.blocks == 0 {
         return section("leaks", "Live at the end", "Nothing: every block was freed.", "");
     }
     // Blocks of one stack and size are one row.
     let mut groups = BTreeMap::<_, Vec<&Live>>::new();
-    for live in &story.live {
+    for live in &recording.live {
         groups.entry((Reverse(live.size), Reverse(&live.stack[..]))).or_default().push(live);
     }
     let mut rows = String::new();

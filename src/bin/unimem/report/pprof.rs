@@ -1,5 +1,5 @@
 //! A heap profile as pprof reads it: github.com/google/pprof, proto/profile.proto, compressed with gzip.
-use super::story::{Site, Story};
+use super::recording::{Recording, Site};
 use flate2::{Compression, write::GzEncoder};
 use prost::Message;
 use std::collections::HashMap;
@@ -159,7 +159,7 @@ impl Builder {
     }
 }
 
-fn profile(story: &Story) -> Profile {
+fn profile(recording: &Recording) -> Profile {
     let mut builder = Builder {
         profile: Profile::default(),
         strings: HashMap::new(),
@@ -176,7 +176,7 @@ fn profile(story: &Story) -> Profile {
         let value = builder.value_type(kind, unit);
         builder.profile.sample_type.push(value);
     }
-    for (number, module) in story.modules.iter().enumerate() {
+    for (number, module) in recording.modules.iter().enumerate() {
         let filename = builder.text(&module.path);
         builder.profile.mapping.push(Mapping {
             id: number as u64 + 1,
@@ -186,23 +186,23 @@ fn profile(story: &Story) -> Profile {
             has_functions: true,
         });
     }
-    story.sites.iter().for_each(|site| builder.add(site));
+    recording.sites.iter().for_each(|site| builder.add(site));
     let period_type = Some(builder.value_type("space", "bytes"));
     let default_sample_type = builder.text("inuse_space");
     Profile {
-        time_nanos: story.began as i64,
-        duration_nanos: story.duration() as i64,
+        time_nanos: recording.began as i64,
+        duration_nanos: recording.duration() as i64,
         period_type,
-        period: story.interval as i64,
+        period: recording.interval as i64,
         default_sample_type,
         ..builder.profile
     }
 }
 
 /// Writes it.
-pub fn write(story: &Story, out: &mut dyn Write) -> Result<()> {
+pub fn write(recording: &Recording, out: &mut dyn Write) -> Result<()> {
     let mut gzip = GzEncoder::new(out, Compression::default());
-    gzip.write_all(&profile(story).encode_to_vec())?;
+    gzip.write_all(&profile(recording).encode_to_vec())?;
     gzip.finish()?.flush()
 }
 
@@ -223,14 +223,14 @@ mod tests {
             live_bytes,
             ..Site::new(Memory::Plain, Vec::new())
         };
-        let story = Story {
+        let recording = Recording {
             sites: vec![
                 site(vec![frame(2, "inlined"), frame(2, "leaf"), frame(1, "main")], 60),
                 site(vec![frame(3, "leaf"), frame(1, "main")], 0),
             ],
-            ..Story::default()
+            ..Recording::default()
         };
-        let profile = profile(&story);
+        let profile = profile(&recording);
         let decoded = Profile::decode(&profile.encode_to_vec()[..]).unwrap();
         assert_eq!(decoded, profile);
         assert_eq!((profile.location.len(), profile.function.len()), (3, 3));

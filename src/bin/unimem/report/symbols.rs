@@ -1,5 +1,5 @@
 //! Names for addresses, from the files that the code was loaded from: their debug information, else their symbols.
-use super::story::Module;
+use super::recording::Module;
 use addr2line::{Context, gimli};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 use std::collections::HashMap;

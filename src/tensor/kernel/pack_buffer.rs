@@ -8,20 +8,20 @@ use crate::os::map;
 use core::ptr::NonNull;
 use std::alloc::{self, Layout};
 
-/// Bytes of a cache line, with which every room begins.
+/// Bytes of a cache line, with which every buffer begins.
 const LINE: usize = 64;
-/// Rooms of more bytes are whole huge pages; products that need less are over before one is cleared.
+/// Buffers of more bytes are whole huge pages; products that need less are over before one is cleared.
 const SMALL: usize = 128 << 10;
 
-/// Room for elements; what it holds is lost when it grows.
+/// PackBuffer for elements; what it holds is lost when it grows.
 #[derive(Default)]
-pub struct Room {
+pub struct PackBuffer {
     memory: Option<(NonNull<u8>, Layout)>,
 }
 // SAFETY: it owns its memory.
-unsafe impl Send for Room {}
+unsafe impl Send for PackBuffer {}
 
-impl Room {
+impl PackBuffer {
     /// Where it starts, from the last call of `reserve` on.
     pub fn start(&self) -> *mut Complex {
         self.memory.map_or(NonNull::dangling(), |(start, _)| start.cast()).as_ptr()
@@ -51,7 +51,7 @@ impl Room {
         }
     }
 }
-impl Drop for Room {
+impl Drop for PackBuffer {
     fn drop(&mut self) {
         self.release();
     }

@@ -4,8 +4,8 @@ use crate::output::{Failure, Progress};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
-use unimem::recording::format::{self, Record};
-use unimem::recording::{Mechanism, Memory, Movement, Tier};
+use unimem::recording::Memory;
+use unimem::recording::format::{self, Contracted, End, Moved, Record};
 
 /// Bytes of tiered memory of one kind.
 #[derive(Clone, Copy, Default)]
@@ -38,33 +38,27 @@ pub struct Sample {
     pub prefetches: u64,
 }
 impl Sample {
+    /// None where the record contradicts itself.
+    fn of(sample: format::Sample) -> Option<Sample> {
+        Some(Sample {
+            time: sample.time,
+            resident: sample.resident,
+            live: sample.live,
+            tensors: sample.tensors,
+            held: sample.held,
+            allocations: sample.allocations,
+            frees: sample.frees,
+            streaming: Tiered::of(&sample.streaming)?,
+            hierarchical: Tiered::of(&sample.hierarchical)?,
+            faults: sample.faults,
+            evictions: sample.evictions,
+            prefetches: sample.prefetches,
+        })
+    }
     /// Live plain blocks, tensors not included.
     pub fn plain(&self) -> u64 {
         self.live.saturating_sub(self.tensors)
     }
-}
-/// A chunk that came or went.
-pub struct Moved {
-    pub time: u64,
-    pub duration: u64,
-    pub thread: u64,
-    pub movement: Movement,
-    pub memory: Memory,
-    pub tier: Tier,
-    pub mechanism: Mechanism,
-    pub bytes: u64,
-    pub address: u64,
-}
-/// A contraction.
-pub struct Contracted {
-    pub time: u64,
-    pub duration: u64,
-    pub thread: u64,
-    pub flops: u64,
-    pub tiered: bool,
-    pub rows: Vec<u64>,
-    pub columns: Vec<u64>,
-    pub sums: Vec<u64>,
 }
 /// Live blocks of sizes up to a power of two.
 pub struct SizeClass {
@@ -116,6 +110,12 @@ pub struct Live {
     pub stack: Vec<u64>,
     pub frames: Vec<Frame>,
 }
+impl Live {
+    fn of(live: format::Live) -> Live {
+        let format::Live { address, size, memory, stack } = live;
+        Live { address, size, memory, stack: stack.into_owned(), frames: Vec::new() }
+    }
+}
 /// A file that code was loaded from.
 #[derive(Clone, PartialEq)]
 pub struct Module {
@@ -126,17 +126,15 @@ pub struct Module {
     pub modified: u64,
     pub path: String,
 }
-/// How it ended, if it did.
-#[derive(Clone, Copy)]
-pub struct End {
-    pub time: u64,
-    pub blocks: u64,
-    pub bytes: u64,
+impl Module {
+    fn of(module: format::Module) -> Module {
+        let format::Module { bias, start, end, size, modified, path } = module;
+        Module { bias, start, end, size, modified, path: String::from_utf8_lossy(&path).into_owned() }
+    }
 }
-
 /// A whole recording.
 #[derive(Default)]
-pub struct Story {
+pub struct Recording {
     pub command: Vec<String>,
     pub process: u64,
     /// Nanoseconds since 1970.
@@ -144,13 +142,14 @@ pub struct Story {
     pub interval: u64,
     pub samples: Vec<Sample>,
     pub moved: Vec<Moved>,
-    pub contracted: Vec<Contracted>,
+    pub contracted: Vec<Contracted<'static>>,
     pub sizes: Vec<Sizes>,
     /// Most bytes live at the end first, then most bytes allocated.
     pub sites: Vec<Site>,
     pub live: Vec<Live>,
     pub modules: Vec<Module>,
     pub lost: u64,
+    /// How it ended, if it did.
     pub end: Option<End>,
     /// Whether the file is cut off within a block.
     pub cut: bool,
@@ -164,16 +163,16 @@ struct Outstanding {
 }
 #[derive(Default)]
 struct Reader {
-    story: Story,
+    recording: Recording,
     sites: HashMap<(Memory, Vec<u64>), usize>,
     outstanding: HashMap<u64, Outstanding>,
     /// What is not as it should be in records that are whole.
     odd: bool,
 }
 
-impl Story {
+impl Recording {
     /// Reads a file.
-    pub fn read(path: &Path) -> Result<Story, Failure> {
+    pub fn read(path: &Path) -> Result<Recording, Failure> {
         let failed =
             |problem: &dyn std::fmt::Display| Failure::new(1, format!("{}: {problem}", path.display()));
         let file = std::fs::read(path).map_err(|error| failed(&error))?;
@@ -185,12 +184,12 @@ impl Story {
         });
         drop(progress);
         let cut = read.map_err(|damage| failed(&damage))?;
-        let mut story = reader.finish().ok_or_else(|| failed(&"the recording contradicts itself"))?;
-        story.cut = cut;
-        if story.samples.is_empty() {
+        let mut recording = reader.finish().ok_or_else(|| failed(&"the recording contradicts itself"))?;
+        recording.cut = cut;
+        if recording.samples.is_empty() {
             return Err(failed(&"the recording ends before its first sample"));
         }
-        Ok(story)
+        Ok(recording)
     }
     /// Nanoseconds from its begin to the last that is known.
     pub fn duration(&self) -> u64 {
@@ -248,97 +247,45 @@ fn words(command: &[u8]) -> Vec<String> {
 
 impl Reader {
     fn take(&mut self, record: Record<'static>) {
-        let story = &mut self.story;
+        let recording = &mut self.recording;
         match record {
-            Record::Program { began, process, interval, command } => {
-                (story.began, story.process, story.interval) = (began, process, interval);
-                story.command = words(&command);
+            Record::Program(program) => {
+                recording.began = program.began;
+                recording.process = program.process;
+                recording.interval = program.interval;
+                recording.command = words(&program.command);
             }
-            Record::Module { bias, start, end, size, modified, path } => {
-                let path = String::from_utf8_lossy(&path).into_owned();
-                let module = Module { bias, start, end, size, modified, path };
-                if !story.modules.contains(&module) {
-                    story.modules.push(module);
+            Record::Module(module) => {
+                let module = Module::of(module);
+                if !recording.modules.contains(&module) {
+                    recording.modules.push(module);
                 }
             }
-            Record::Sample {
-                time,
-                resident,
-                live,
-                tensors,
-                held,
-                allocations,
-                frees,
-                streaming,
-                hierarchical,
-                faults,
-                evictions,
-                prefetches,
-            } => {
-                let (Some(streaming), Some(hierarchical)) =
-                    (Tiered::of(&streaming), Tiered::of(&hierarchical))
-                else {
-                    self.odd = true;
-                    return;
-                };
-                story.samples.push(Sample {
-                    time,
-                    resident,
-                    live,
-                    tensors,
-                    held,
-                    allocations,
-                    frees,
-                    streaming,
-                    hierarchical,
-                    faults,
-                    evictions,
-                    prefetches,
-                });
-            }
-            Record::Moved { time, duration, thread, movement, memory, tier, mechanism, bytes, address } => {
-                let moved =
-                    Moved { time, duration, thread, movement, memory, tier, mechanism, bytes, address };
-                story.moved.push(moved);
-            }
-            Record::Contracted { time, duration, thread, flops, tiered, rows, columns, sums } => {
-                story.contracted.push(Contracted {
-                    time,
-                    duration,
-                    thread,
-                    flops,
-                    tiered: tiered != 0,
-                    rows: rows.into_owned(),
-                    columns: columns.into_owned(),
-                    sums: sums.into_owned(),
-                });
-            }
-            Record::Allocated { address, size, weight, memory, stack, .. } => {
-                self.allocated(address, size, weight, memory, stack.into_owned());
-            }
-            Record::Freed { address, .. } => self.freed(address),
-            Record::Sizes { time, classes } => {
-                let (classes, rest) = classes.as_chunks::<3>();
+            Record::Sample(sample) => match Sample::of(sample) {
+                Some(sample) => recording.samples.push(sample),
+                None => self.odd = true,
+            },
+            Record::Moved(moved) => recording.moved.push(moved),
+            Record::Contracted(contracted) => recording.contracted.push(contracted),
+            Record::Allocated(allocated) => self.allocated(allocated),
+            Record::Freed(freed) => self.freed(freed.address),
+            Record::Sizes(sizes) => {
+                let (classes, rest) = sizes.classes.as_chunks::<3>();
                 self.odd |= !rest.is_empty() || classes.iter().any(|class| class[0] > 64);
                 let class = |&[log2, blocks, bytes]: &[u64; 3]| SizeClass { log2, blocks, bytes };
-                story.sizes.push(Sizes { time, classes: classes.iter().map(class).collect() });
+                recording
+                    .sizes
+                    .push(Sizes { time: sizes.time, classes: classes.iter().map(class).collect() });
             }
-            Record::Live { address, size, memory, stack } => {
-                story.live.push(Live {
-                    address,
-                    size,
-                    memory,
-                    stack: stack.into_owned(),
-                    frames: Vec::new(),
-                });
-            }
-            Record::Lost { events, .. } => story.lost += events,
-            Record::End { time, blocks, bytes } => story.end = Some(End { time, blocks, bytes }),
+            Record::Live(live) => recording.live.push(Live::of(live)),
+            Record::Lost(lost) => recording.lost += lost.events,
+            Record::End(end) => recording.end = Some(end),
         }
     }
-    fn allocated(&mut self, address: u64, size: u64, weight: u64, memory: Memory, stack: Vec<u64>) {
-        let sites = &mut self.story.sites;
-        let site = *self.sites.entry((memory, stack)).or_insert_with_key(|(memory, stack)| {
+    fn allocated(&mut self, allocated: format::Allocated) {
+        let format::Allocated { address, size, weight, memory, stack, .. } = allocated;
+        let sites = &mut self.recording.sites;
+        let site = *self.sites.entry((memory, stack.into_owned())).or_insert_with_key(|(memory, stack)| {
             sites.push(Site::new(*memory, stack.clone()));
             sites.len() - 1
         });
@@ -356,35 +303,35 @@ impl Reader {
     }
     fn freed(&mut self, address: u64) {
         if let Some(gone) = self.outstanding.remove(&address) {
-            let site = &mut self.story.sites[gone.site];
+            let site = &mut self.recording.sites[gone.site];
             site.live_bytes = site.live_bytes.saturating_sub(gone.weight);
             site.live_blocks = (site.live_blocks - gone.blocks).max(0.0);
         }
     }
-    fn finish(self) -> Option<Story> {
-        let Reader { mut story, outstanding, odd, .. } = self;
+    fn finish(self) -> Option<Recording> {
+        let Reader { mut recording, outstanding, odd, .. } = self;
         if odd {
             return None;
         }
-        let mut names = Names::new(&story.modules);
+        let mut names = Names::new(&recording.modules);
         let mut progress = Progress::of("looking up names");
-        let stacks = story.live.len() + story.sites.len();
-        for (done, live) in story.live.iter_mut().enumerate() {
+        let stacks = recording.live.len() + recording.sites.len();
+        for (done, live) in recording.live.iter_mut().enumerate() {
             progress.at(done, stacks);
             if live.stack.is_empty()
                 && let Some(known) = outstanding.get(&live.address)
             {
-                live.stack = story.sites[known.site].stack.clone();
+                live.stack = recording.sites[known.site].stack.clone();
             }
             live.frames = names.frames(&live.stack);
         }
-        for (done, site) in story.sites.iter_mut().enumerate() {
-            progress.at(story.live.len() + done, stacks);
+        for (done, site) in recording.sites.iter_mut().enumerate() {
+            progress.at(recording.live.len() + done, stacks);
             site.frames = names.frames(&site.stack);
         }
-        story.sites = joined(story.sites);
-        story.sites.sort_by_key(|site| std::cmp::Reverse((site.live_bytes, site.bytes)));
-        story.samples.sort_by_key(|sample| sample.time);
-        Some(story)
+        recording.sites = joined(recording.sites);
+        recording.sites.sort_by_key(|site| std::cmp::Reverse((site.live_bytes, site.bytes)));
+        recording.samples.sort_by_key(|sample| sample.time);
+        Some(recording)
     }
 }

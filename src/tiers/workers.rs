@@ -1,8 +1,8 @@
-//! The crew: two threads for the whole process that read ahead and keep slots in stock.
+//! The worker threads: two for the whole process that read ahead and keep slots in stock.
 //!
 //! Started with the first region that has a budget, never in a fault handler. They block all signals, so the program's
-//! handlers never run on them. Jobs are hints: when the queue is full they are dropped. A forked child has no crew
-//! until it allocates again; everything works without one, only later.
+//! handlers never run on them. Jobs are hints: when the queue is full they are dropped. A forked child has none
+//! until it allocates again; everything works without them, only later.
 use super::region::Region;
 use super::{gate, registry};
 use crate::os::lock::Mutex;

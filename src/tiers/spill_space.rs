@@ -1,8 +1,8 @@
 //! The room of a region in spill files: where its chunks are written, taken before they have to be.
+use super::chunk_error::ChunkError;
 use super::engine::Engine;
 use super::mapping::Errno;
 use super::spill::Spill;
-use super::trouble::Trouble;
 use crate::error::Result;
 use crate::os::lock::Mutex;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 const PIECE: usize = 4 << 20;
 
 /// A part of a spill file that is a region's: chunk `first + i` has its place at `start + i * chunk`.
-struct Home {
+struct Extent {
     /// Number of the file.
     file: u16,
     spill: Arc<Spill>,
@@ -21,29 +21,29 @@ struct Home {
     /// Chunks that are stored there.
     stored: usize,
 }
-impl Home {
+impl Extent {
     fn holds(&self, index: usize) -> bool {
         index.wrapping_sub(self.first) < self.count
     }
 }
 
 /// The room of one region.
-pub struct Room {
+pub struct SpillSpace {
     engine: Arc<Engine>,
     /// Bytes of a chunk.
     chunk: usize,
     /// Chunks the region has address space for.
     capacity: usize,
-    homes: Mutex<Vec<Home>>,
+    extents: Mutex<Vec<Extent>>,
     /// Blocks on disk are made for all of it, or, if it is sparse, for the pieces noted here (one bit each).
     made: Mutex<Option<Vec<u64>>>,
 }
 
-impl Room {
+impl SpillSpace {
     /// No room yet.
-    pub fn new(engine: &Arc<Engine>, chunk: usize, capacity: usize) -> Room {
-        let (homes, made) = (Mutex::default(), Mutex::new(None));
-        Room { engine: engine.clone(), chunk, capacity, homes, made }
+    pub fn new(engine: &Arc<Engine>, chunk: usize, capacity: usize) -> SpillSpace {
+        let (extents, made) = (Mutex::default(), Mutex::new(None));
+        SpillSpace { engine: engine.clone(), chunk, capacity, extents, made }
     }
     fn chunks_a_piece(&self) -> usize {
         (PIECE / self.chunk).max(1)
@@ -54,7 +54,7 @@ impl Room {
     }
     /// Takes room for `count` chunks from `first` on.
     pub fn take(&self, first: usize, count: usize) -> Result<()> {
-        let disk = |errno| Trouble::Disk(errno).error();
+        let disk = |errno| ChunkError::Disk(errno).error();
         let (file, spill) = self.engine.spill().map_err(disk)?;
         let length = (count * self.chunk) as u64;
         let start = spill.take_range(length);
@@ -67,14 +67,14 @@ impl Room {
             return Err(disk(errno));
         }
         drop(made);
-        self.homes.lock().push(Home { file, spill, first, count, start, stored: 0 });
+        self.extents.lock().push(Extent { file, spill, first, count, start, stored: 0 });
         Ok(())
     }
     /// Takes room for all chunks there may ever be, without making blocks.
     fn take_sparse(&self, file: u16, spill: &Arc<Spill>) {
         let (first, count) = (0, self.capacity);
         let start = spill.take_range((count * self.chunk) as u64);
-        self.homes.lock().push(Home { file, spill: spill.clone(), first, count, start, stored: 0 });
+        self.extents.lock().push(Extent { file, spill: spill.clone(), first, count, start, stored: 0 });
     }
     /// Makes sure that chunk `index` of `count`, about to be used for the first time, can be spilled.
     pub fn make_blocks(&self, index: usize, count: usize) -> core::result::Result<(), Errno> {
@@ -85,7 +85,7 @@ impl Room {
             return Ok(());
         }
         let first = piece * self.chunks_a_piece();
-        let begin = first.max(self.first_of_home(index));
+        let begin = first.max(self.first_of_extent(index));
         let Some((spill, start)) = self.place(self.engine.current_file(), begin) else {
             return Ok(()); // found out when it is spilled
         };
@@ -94,8 +94,8 @@ impl Room {
         bits[piece / 64] |= 1 << (piece % 64);
         Ok(())
     }
-    fn first_of_home(&self, index: usize) -> usize {
-        self.homes.lock().iter().rev().find(|home| home.holds(index)).map_or(0, |home| home.first)
+    fn first_of_extent(&self, index: usize) -> usize {
+        self.extents.lock().iter().rev().find(|extent| extent.holds(index)).map_or(0, |extent| extent.first)
     }
     /// The file where a chunk is to be written now, its number, and the offset. Where no room was taken in advance,
     /// because there is no budget, it is taken now.
@@ -109,61 +109,63 @@ impl Room {
     }
     /// The file with this number and a chunk's offset in it.
     pub fn place(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64)> {
-        let homes = self.homes.lock();
-        let home = homes.iter().find(|home| home.file == file && home.holds(index))?;
-        Some((home.spill.clone(), home.start + ((index - home.first) * self.chunk) as u64))
+        let extents = self.extents.lock();
+        let extent = extents.iter().find(|extent| extent.file == file && extent.holds(index))?;
+        Some((extent.spill.clone(), extent.start + ((index - extent.first) * self.chunk) as u64))
     }
     /// Notes that a chunk is stored in a file, or not any more.
     pub fn note_stored(&self, file: u16, index: usize, stored: bool) {
-        if let Some(home) = self.homes.lock().iter_mut().find(|home| home.file == file && home.holds(index)) {
-            home.stored = if stored { home.stored + 1 } else { home.stored - 1 };
+        if let Some(extent) =
+            self.extents.lock().iter_mut().find(|extent| extent.file == file && extent.holds(index))
+        {
+            extent.stored = if stored { extent.stored + 1 } else { extent.stored - 1 };
         }
     }
     /// Whether chunks are stored in a file.
     pub fn stores_in(&self, file: u16) -> bool {
-        self.homes.lock().iter().any(|home| home.file == file && home.stored > 0)
+        self.extents.lock().iter().any(|extent| extent.file == file && extent.stored > 0)
     }
     /// After a fork: takes room in the file now current, if there was some before. Without making blocks.
     pub fn move_to(&self, file: u16, spill: &Arc<Spill>) {
-        if !self.homes.lock().is_empty() {
+        if !self.extents.lock().is_empty() {
             self.take_sparse(file, spill);
             *self.made.lock() = Some(vec![0; self.words()]);
         }
     }
     /// Has no room any more in a file that is being closed.
     pub fn leave(&self, file: u16) {
-        self.homes.lock().retain(|home| home.file != file);
+        self.extents.lock().retain(|extent| extent.file != file);
     }
     /// Takes over the room of a smaller region, and takes what is missing, `more` chunks from `first` on.
-    pub fn inherit(&self, old: &Room, first: usize, more: usize) -> Result<()> {
+    pub fn inherit(&self, old: &SpillSpace, first: usize, more: usize) -> Result<()> {
         *self.made.lock() = old.made.lock().as_ref().map(|bits| {
             let mut bits = bits.clone();
             bits.resize(self.words(), 0);
             bits
         });
-        if !old.homes.lock().is_empty() && more > 0 {
+        if !old.extents.lock().is_empty() && more > 0 {
             self.take(first, more)?;
         }
-        let inherited = core::mem::take(&mut *old.homes.lock());
-        self.homes.lock().extend(inherited);
+        let inherited = core::mem::take(&mut *old.extents.lock());
+        self.extents.lock().extend(inherited);
         Ok(())
     }
     /// Gives the room of the first `count` chunks back to where it came from.
-    pub fn return_to(&self, old: &Room, count: usize) {
+    pub fn return_to(&self, old: &SpillSpace, count: usize) {
         self.shorten(count);
-        *old.homes.lock() = core::mem::take(&mut *self.homes.lock());
+        *old.extents.lock() = core::mem::take(&mut *self.extents.lock());
     }
     /// Gives back the room of all chunks from `count` on.
     pub fn shorten(&self, count: usize) {
-        let mut homes = self.homes.lock();
-        for home in homes.iter_mut() {
-            let kept = count.saturating_sub(home.first).min(home.count);
-            if kept < home.count {
-                let start = home.start + (kept * self.chunk) as u64;
-                home.spill.give_range(start, ((home.count - kept) * self.chunk) as u64);
-                home.count = kept;
+        let mut extents = self.extents.lock();
+        for extent in extents.iter_mut() {
+            let kept = count.saturating_sub(extent.first).min(extent.count);
+            if kept < extent.count {
+                let start = extent.start + (kept * self.chunk) as u64;
+                extent.spill.give_range(start, ((extent.count - kept) * self.chunk) as u64);
+                extent.count = kept;
             }
         }
-        homes.retain(|home| home.count > 0);
+        extents.retain(|extent| extent.count > 0);
     }
 }

@@ -16,7 +16,7 @@ pub enum Purpose {
 }
 
 /// Memory in chunks that come and go. The first element of the tensor is the first of chunk 0.
-pub trait Home {
+pub trait ChunkedMemory {
     /// Elements of a chunk.
     fn chunk(&self) -> usize;
     /// Brings a chunk in and keeps it in place until it has been released as often.
@@ -29,7 +29,7 @@ pub trait Home {
     fn count(&self) -> usize;
 }
 
-impl Home for Region {
+impl ChunkedMemory for Region {
     fn chunk(&self) -> usize {
         self.chunk_size() / size_of::<Complex>()
     }
@@ -118,23 +118,27 @@ impl Extent {
 
 /// Pinned chunks; released when dropped.
 pub struct Pins<'a> {
-    home: Option<&'a dyn Home>,
+    chunked: Option<&'a dyn ChunkedMemory>,
     chunks: Vec<usize>,
 }
 impl<'a> Pins<'a> {
-    /// Pins what an extent needs; nothing where there is no home or no extent.
-    pub fn new(home: Option<&'a dyn Home>, extent: Option<Extent>, purpose: Purpose) -> Result<Pins<'a>> {
-        let mut pins = Pins { home, chunks: Vec::new() };
-        if let (Some(home), Some(extent)) = (home, extent) {
-            let chunk = home.chunk();
+    /// Pins what an extent needs; nothing where there are no chunks or no extent.
+    pub fn new(
+        chunked: Option<&'a dyn ChunkedMemory>,
+        extent: Option<Extent>,
+        purpose: Purpose,
+    ) -> Result<Pins<'a>> {
+        let mut pins = Pins { chunked, chunks: Vec::new() };
+        if let (Some(chunked), Some(extent)) = (chunked, extent) {
+            let chunk = chunked.chunk();
             let runs = extent.chunks(chunk);
             if purpose == Purpose::Read {
-                runs.iter().for_each(|(first, count)| home.prefetch(*first, *count));
+                runs.iter().for_each(|(first, count)| chunked.prefetch(*first, *count));
             }
             for (first, count) in runs {
                 for index in first..first + count {
                     let whole = purpose != Purpose::Overwrite || extent.covers(index, chunk);
-                    home.acquire(index, if whole { purpose } else { Purpose::Write })?;
+                    chunked.acquire(index, if whole { purpose } else { Purpose::Write })?;
                     pins.chunks.push(index);
                 }
             }
@@ -144,8 +148,8 @@ impl<'a> Pins<'a> {
 }
 impl Drop for Pins<'_> {
     fn drop(&mut self) {
-        if let Some(home) = self.home {
-            self.chunks.iter().for_each(|index| home.release(*index));
+        if let Some(chunked) = self.chunked {
+            self.chunks.iter().for_each(|index| chunked.release(*index));
         }
     }
 }

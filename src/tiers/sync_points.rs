@@ -1,9 +1,9 @@
-//! Points at which a test can let others go first, so that one interleaving of threads happens every time. In the
-//! library itself they are nothing.
+//! Synchronisation points: at these a test can let other threads go first, so that one interleaving happens every time.
+//! In the library itself they are nothing.
 
 /// Where a thread passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Point {
+pub enum SyncPoint {
     /// There is no spill file, and one is about to be opened.
     OpeningFile,
     /// A chunk's bytes are in the file, and nobody knows yet.
@@ -16,7 +16,7 @@ pub enum Point {
     RoomInherited,
     /// An encoded chunk is about to be claimed to be written out.
     OldestChosen,
-    /// A chunk is about to be brought in by the crew.
+    /// A chunk is about to be brought in by the worker threads.
     BringingAhead,
     /// A chunk that is read ahead is claimed, and about to be given a slot.
     Staging,
@@ -24,17 +24,17 @@ pub enum Point {
 
 #[cfg(not(test))]
 #[inline(always)]
-pub fn pass(_: Point) {}
+pub fn pass(_: SyncPoint) {}
 
 #[cfg(test)]
 type Action = Box<dyn FnOnce()>;
 #[cfg(test)]
 thread_local! {
-    static ACTIONS: core::cell::RefCell<Vec<(Point, Action)>> = const { core::cell::RefCell::new(Vec::new()) };
+    static ACTIONS: core::cell::RefCell<Vec<(SyncPoint, Action)>> = const { core::cell::RefCell::new(Vec::new()) };
 }
 /// Does what this thread was told to do here.
 #[cfg(test)]
-pub fn pass(point: Point) {
+pub fn pass(point: SyncPoint) {
     let action = ACTIONS.with_borrow_mut(|actions| {
         let at = actions.iter().position(|(other, _)| *other == point)?;
         Some(actions.remove(at).1)
@@ -45,6 +45,6 @@ pub fn pass(point: Point) {
 }
 /// Has this thread call `action` when it next passes `point`.
 #[cfg(test)]
-pub fn at(point: Point, action: impl FnOnce() + 'static) {
+pub fn at(point: SyncPoint, action: impl FnOnce() + 'static) {
     ACTIONS.with_borrow_mut(|actions| actions.push((point, Box::new(action))));
 }

@@ -6,7 +6,7 @@ use core::fmt;
 
 /// The reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ChunkError {
     /// The budget has no room, and nothing in it can leave.
     NoRoom,
     /// The spill file cannot be written or read.
@@ -22,34 +22,34 @@ pub enum Trouble {
     /// The memory is being freed or moved.
     Leaving,
 }
-impl Trouble {
+impl ChunkError {
     /// As an error of the library, with a message for this thread.
     pub fn error(self) -> Error {
         let error = match self {
-            Trouble::NoRoom | Trouble::NoRoomBeside | Trouble::Pages(_) => Error::OutOfMemory,
-            Trouble::Disk(_) => Error::Io,
-            Trouble::Damaged => Error::Corruption,
-            Trouble::Acquired => Error::Limit,
-            Trouble::Leaving => Error::NotOwned,
+            ChunkError::NoRoom | ChunkError::NoRoomBeside | ChunkError::Pages(_) => Error::OutOfMemory,
+            ChunkError::Disk(_) => Error::Io,
+            ChunkError::Damaged => Error::Corruption,
+            ChunkError::Acquired => Error::Limit,
+            ChunkError::Leaving => Error::NotOwned,
         };
         pending(error, format_args!("{self}"))
     }
 }
 /// Needs no memory.
-impl fmt::Display for Trouble {
+impl fmt::Display for ChunkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::NoRoom => {
+            ChunkError::NoRoom => {
                 f.write_str("the budget has no room for another chunk, and nothing in it can leave")
             }
-            Trouble::NoRoomBeside => f.write_str(
+            ChunkError::NoRoomBeside => f.write_str(
                 "beside the chunks that are acquired the budget has no room for the two that plain access may need",
             ),
-            Trouble::Disk(errno) => write!(f, "spill file: {errno}"),
-            Trouble::Damaged => f.write_str("a stored chunk does not match its checksum"),
-            Trouble::Pages(errno) => write!(f, "moving pages: {errno}"),
-            Trouble::Acquired => write!(f, "the chunk is acquired {MOST_ACQUIRED} times already"),
-            Trouble::Leaving => f.write_str("another thread is freeing or reallocating this memory"),
+            ChunkError::Disk(errno) => write!(f, "spill file: {errno}"),
+            ChunkError::Damaged => f.write_str("a stored chunk does not match its checksum"),
+            ChunkError::Pages(errno) => write!(f, "moving pages: {errno}"),
+            ChunkError::Acquired => write!(f, "the chunk is acquired {MOST_ACQUIRED} times already"),
+            ChunkError::Leaving => f.write_str("another thread is freeing or reallocating this memory"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A heap's beginning and end, and what others hang on it.
+//! A heap's beginning and end, and what other layers keep with it.
 use super::cache::ThreadCache;
 use super::central::Central;
 use super::size_class::MAX_SPAN_ALIGNMENT;
@@ -41,7 +41,7 @@ impl Heap {
         heap.huge_pages.store(params.huge_pages, Relaxed);
         heap.placed.store(params.placed, Relaxed);
         heap.limit.store(params.limit, Relaxed);
-        heap.dress.store(params.dress.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);
+        heap.write_header.store(params.write_header.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);
         heap.counters.live.store(0, Relaxed);
         heap.counters.count_held_in(None);
         heap.counters.held().store(0, Relaxed);
