@@ -71,11 +71,11 @@ pub fn multiply(
             if error != Error::OutOfMemory || waited == PATIENCE {
                 return Err(error);
             }
-            // Other tensors take more room than thought: smaller slabs may do. Where there are none, the room is taken
-            // by chunks on their way to the disk.
+            // Other tensors take more room than thought, or later slabs more than the first, as they begin in the middle of
+            // chunks: smaller slabs may do. Where there are none, the room is taken by chunks on their way to the disk.
             budget /= 2;
             let smaller = Scheme::choose(product, chunks, budget);
-            if smaller.pinned <= budget {
+            if smaller.pinned < scheme.pinned {
                 scheme = smaller;
             } else {
                 waited += 1;
