@@ -164,8 +164,9 @@ impl Heap {
             central.remove_large(NonNull::from(span));
             central.kept.keep_range(NonNull::from(span));
         }
-        drop(central);
+        // Before the range can be somebody else's, who would have it forgotten.
         freed::note(pointer as usize);
+        drop(central);
         self.count(|cache| cache.tally.free(self, size))
     }
 

@@ -15,7 +15,7 @@ impl Heap {
             || self.finds_room(size, alignment, movable)
             || made_room() && self.finds_room(size, alignment, movable)
     }
-    fn finds_room(&'static self, size: usize, alignment: usize, movable: usize) -> bool {
+    pub(super) fn finds_room(&'static self, size: usize, alignment: usize, movable: usize) -> bool {
         let (alignment, slack) = (self.alignment_for(alignment), debug::slack());
         let fits = self.with_cache(|cache| {
             let central = self.central.lock();

@@ -97,6 +97,11 @@ impl Heap {
             debug::empty_quarantine(None);
             arena::vacate_unused();
             result = self.allocate_anywhere(size, alignment, extras);
+            // A block needs more than its size: a span of such blocks, and the bookkeeping.
+            if result.is_err() && self.limit() != 0 && within_limit() && !self.finds_room(size, alignment, 0)
+            {
+                result = self.no_room(size);
+            }
         }
         scavenger::start_if_wanted();
         if let Ok(block) = result {
@@ -239,14 +244,16 @@ impl Heap {
 
     /// The error for an allocation of `size` bytes that found no memory.
     #[cold]
-    pub(super) fn out_of_memory<T>(&'static self, size: usize) -> Result<T> {
-        let (held, limit) = (self.held(), self.limit());
-        // More than its size is needed: a span of such blocks, and the bookkeeping.
-        let has_room = held.saturating_add(size) <= limit && self.can_allocate(size, 0, 0);
-        if limit == 0 || has_room {
-            return fail!(OutOfMemory, "the system has no memory for {size} bytes");
+    pub(super) fn out_of_memory<T>(&self, size: usize) -> Result<T> {
+        match self.limit() {
+            limit if limit == 0 || self.held().saturating_add(size) <= limit => {
+                fail!(OutOfMemory, "the system has no memory for {size} bytes")
+            }
+            _ => self.no_room(size),
         }
-        fail!(OutOfMemory, "no room for {size} bytes: {held} of {limit} are held")
+    }
+    fn no_room<T>(&self, size: usize) -> Result<T> {
+        fail!(OutOfMemory, "no room for {size} bytes: {} of {} are held", self.held(), self.limit())
     }
 
     #[cold]

@@ -126,12 +126,14 @@ impl Engine {
         staging: &Arc<Staging>,
         workspace: &mut codec::Workspace,
     ) -> Result<bool, ChunkError> {
+        let before = self.account().held();
         // First what nobody is at: the other chunk may be the other half of an access, which would go on for ever.
         let mut found = self.account().drop_reserve() > 0
             || self.warm.trim(self.account()) > 0
             || self.evict_elsewhere(staging, workspace)? > 0;
         while !found && self.free_encoded()? {
-            found = self.warm.trim(self.account()) > 0;
+            // A large one went back at once.
+            found = self.warm.trim(self.account()) > 0 || self.account().held() < before;
         }
         Ok(found)
     }

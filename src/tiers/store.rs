@@ -240,7 +240,7 @@ impl Engine {
             }
         }
     }
-    /// Writes the encoded bytes of a claimed chunk to disk. False if they are not in RAM.
+    /// Writes the encoded bytes of a claimed chunk to disk, or drops them where it is in place. False if they are not in RAM.
     pub(super) fn demote_claimed(&self, transit: &mut Transit) -> Result<bool, ChunkError> {
         let region = transit.region;
         let stored = *transit.stored();
@@ -248,7 +248,10 @@ impl Engine {
         if stored.warm == 0 {
             return Ok(false);
         }
-        if stored.file == 0 {
+        if stored.file == 0 && transit.from == Phase::Hot {
+            // In place: nothing needs the copy.
+            *transit.stored() = Stored::default();
+        } else if stored.file == 0 {
             // SAFETY: the claim owns the extent.
             let bytes = unsafe { self.warm.pages(stored.warm, length) };
             self.write_out(transit, bytes)?;
@@ -262,7 +265,17 @@ impl Engine {
     /// Frees encoded bytes in RAM, the dearest last: those of chunks that are out go to disk, those of chunks that are in place
     /// are needed only if these leave unchanged. False if there are none.
     pub(super) fn free_encoded(&self) -> Result<bool, ChunkError> {
-        Ok(self.demote_oldest()? || self.drop_copy())
+        match self.demote_oldest() {
+            Ok(true) => Ok(true),
+            // Dropping a copy needs no disk.
+            other => {
+                if self.drop_copy() {
+                    Ok(true)
+                } else {
+                    other
+                }
+            }
+        }
     }
     /// Forgets the encoded copy of a chunk that is in place. False if there is none.
     fn drop_copy(&self) -> bool {

@@ -3,6 +3,7 @@ use super::budget::BudgetAccount;
 use super::mapping::{Access, Advice, Mapping, Span, advise, discard};
 use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
+use core::ops::Range;
 
 /// Freed pages kept for the next extent, at most. They stay charged.
 const MOST_CACHED: usize = 4 << 20;
@@ -20,7 +21,10 @@ struct State {
     used: usize,
     /// Units that have pages but are free.
     cached: usize,
+    /// They are among these.
+    cached_in: Range<usize>,
 }
+const NOWHERE: Range<usize> = usize::MAX..0;
 
 /// A bitmap over units.
 struct Bits<'a>(&'a mut [u64]);
@@ -71,7 +75,12 @@ impl Warm {
         let arena = Mapping::reserve(units * PAGE, PAGE, Access::ReadWrite)?;
         advise(arena.span(), Advice::NotDumped);
         let bitmaps = Mapping::reserve(units / 64 * 2 * 8, PAGE, Access::ReadWrite)?;
-        Some(Warm { arena, units, bitmaps, state: Mutex::new(State { next: 0, used: 0, cached: 0 }) })
+        Some(Warm {
+            arena,
+            units,
+            bitmaps,
+            state: Mutex::new(State { next: 0, used: 0, cached: 0, cached_in: NOWHERE }),
+        })
     }
     /// Used units, and units that have pages.
     fn bitmaps<'a>(&'a self, _state: &'a mut State) -> (Bits<'a>, Bits<'a>) {
@@ -149,6 +158,7 @@ impl Warm {
         state.next = state.next.min(unit);
         if keep {
             state.cached += count;
+            state.cached_in = state.cached_in.start.min(unit)..state.cached_in.end.max(unit + count);
         } else {
             // SAFETY: free, and under the lock nobody can have been given it again.
             let _ = unsafe { discard(self.span(unit, count)) };
@@ -162,9 +172,10 @@ impl Warm {
         if bytes == 0 {
             return 0;
         }
+        let all = core::mem::replace(&mut state.cached_in, NOWHERE);
         let (used, mut paged) = self.bitmaps(&mut state);
-        let mut unit = 0;
-        while unit < self.units {
+        let mut unit = all.start / 64 * 64;
+        while unit < all.end {
             let idle = paged.0[unit / 64] & !used.0[unit / 64];
             if idle == 0 {
                 unit += 64;
@@ -182,6 +193,13 @@ impl Warm {
         state.cached = 0;
         account.discharge_encoded(bytes);
         bytes
+    }
+    /// Units that have pages, used or not.
+    #[cfg(test)]
+    pub fn paged(&self) -> usize {
+        let mut state = self.state.lock();
+        let (_, paged) = self.bitmaps(&mut state);
+        paged.0.iter().map(|word| word.count_ones() as usize).sum()
     }
     /// Bytes in extents.
     #[cfg(test)]
@@ -219,6 +237,7 @@ mod tests {
             prop_assert_eq!(warm.used(), used);
             warm.trim(&account);
             prop_assert_eq!(account.held(), used);
+            prop_assert_eq!(warm.paged() * PAGE, used);
         }
     }
 }
