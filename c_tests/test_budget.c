@@ -193,14 +193,34 @@ static int refusals_are_the_budgets(void *unused) {
     size_t seen = 0;
     for (size_t cap = 4 * KIB; cap < 300 * KIB; cap += 4 * KIB + 64) {
         unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = cap, .enable_growth = true});
-        for (size_t size = 100; size < 60 * KIB; size = size * 3 / 2) {
-            while (memory->allocate(size, 0)) continue;
-            seen += unimem_held_bytes(memory) + size <= cap;
-            EXPECT(strstr(unimem_last_error_message(), "no room"), "%zu bytes in %zu: %s", size, cap, unimem_last_error_message());
-        }
+        for (size_t size = 100; size < 60 * KIB; size = size * 3 / 2)
+            for (size_t alignment = 0; alignment <= 64 * KIB; alignment = alignment ? 16 * alignment : 256) {
+                while (memory->allocate(size, alignment)) continue;
+                seen += unimem_held_bytes(memory) + size <= cap;
+                EXPECT(strstr(unimem_last_error_message(), "no room"), "%zu bytes at %zu in %zu: %s", size, alignment, cap, unimem_last_error_message());
+            }
         unimem_close(memory);
     }
     EXPECT(seen > 0, "no refusal of a block whose size alone would fit");
+    return unused != NULL || tap.misses != 0;
+}
+
+/* What this thread has cached itself is used before what other instances keep for reuse has to go. */
+static int others_keep_theirs(void *unused) {
+    unified_memory_interface_t *other = unimem_open(&(unified_pool_config_t){.enable_growth = true});
+    for (size_t cap = 512 * KIB; cap < 2 * MIB; cap += 36 * KIB) {
+        unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = cap, .enable_growth = true});
+        for (size_t size = 16; size < 40 * KIB; size *= 3) {
+            static char *blocks[MIB / 8];
+            other->free(other->allocate(8 * MIB, 0));
+            size_t count = 0, kept = unimem_held_bytes(other), left = kept;
+            while (count < MIB / 8 && (blocks[count] = memory->allocate(size, 0))) count++, left = unimem_held_bytes(other);
+            EXPECT(left == kept, "%zu bytes in %zu were granted, and another instance kept %zu of %zu", size, cap, left, kept);
+            while (count > 0) memory->free(blocks[--count]);
+        }
+        unimem_close(memory);
+    }
+    unimem_close(other);
     return unused != NULL || tap.misses != 0;
 }
 
@@ -223,5 +243,6 @@ int main(void) {
     CHECK_EQ("caches of idle threads leave others their share of the budget", (size_t)run_in_child(idle_threads, NULL, 60), 0);
     CHECK_EQ("after a trim a thread puts back what it caches at its next slow call", (size_t)run_in_child(asked_thread, NULL, 60), 0);
     CHECK_EQ("a block that the budget refuses is not said to be refused by the system", (size_t)run_in_child(refusals_are_the_budgets, NULL, 60), 0);
+    CHECK_EQ("a refusal that caches can prevent costs other instances nothing", (size_t)run_in_child(others_keep_theirs, NULL, 60), 0);
     return tap_done();
 }

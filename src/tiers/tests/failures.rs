@@ -81,6 +81,30 @@ fn all_that_fits_is_acquired_and_the_disk_fails() {
 }
 
 #[test]
+fn a_chunk_that_is_acquired_in_place_gives_its_copy_for_its_room() {
+    const CHUNK: usize = 16 << 10;
+    for mechanism in serving() {
+        for refuses in [false, true] {
+            // Room for eight chunks, and for the copy of one that is encoded to a half.
+            let budget = Fixed::new(8 * CHUNK + CHUNK / 2);
+            let engine = budget.engine(mechanism);
+            let region = streaming(&engine, 16 * CHUNK, CHUNK);
+            fill(&region, 5, 21);
+            region.advise(Advice::Random).unwrap();
+            region.advise(Advice::DontNeed).unwrap();
+            holds(&region, 5, 21);
+            (0..5).for_each(|i| _ = region.acquire(i, Access::Overwrite).unwrap());
+            let (_, spill) = engine.spill().unwrap();
+            spill.refuse(refuses);
+            assert_eq!(region.acquire(5, Access::Read).map(drop), Ok(()), "{mechanism:?}");
+            spill.refuse(false);
+            assert_eq!(engine.residency().cold_bytes, 0, "{mechanism:?}: it was written out for nothing");
+            region.release(5).unwrap();
+            holds(&region, 5, 21);
+        }
+    }
+}
+#[test]
 fn all_slots_hold_chunks_that_have_no_other_place() {
     for mechanism in serving() {
         let chunk = 4096;
