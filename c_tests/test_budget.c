@@ -191,7 +191,7 @@ static int asked_thread(void *unused) {
 /* What a block needs beyond its size is the budget's to give, too, and the message does not put it on the system. */
 static int refusals_are_the_budgets(void *unused) {
     size_t seen = 0;
-    for (size_t cap = 4 * KIB; cap < 300 * KIB; cap += 4 * KIB + 64) {
+    for (size_t cap = 4 * KIB; cap < 300 * KIB; cap += 4 * KIB) {
         unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = cap, .enable_growth = true});
         for (size_t size = 100; size < 60 * KIB; size = size * 3 / 2)
             for (size_t alignment = 0; alignment <= 64 * KIB; alignment = alignment ? 16 * alignment : 256) {
