@@ -39,7 +39,8 @@ proptest! {
         adapt(&mut network, &memory, target, 0).unwrap();
         let (sizes, _) = direct_sum(&network);
         prop_assert_eq!(sizes, dimensions);
-        prop_assert!(error(&value(&network), &before) <= target + 1e-6);
+        let error = error(&value(&network), &before);
+        prop_assert!(error <= target + 1e-6, "{error}");
         assert_canonical(&network);
         for id in network.preorder(network.root().unwrap()) {
             // SAFETY: a live node's public structure.
