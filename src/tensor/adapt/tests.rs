@@ -35,12 +35,19 @@ proptest! {
         let (mut network, memory) = empty();
         random_tree(&mut network, &memory, &mut Random::new(seed), nodes, 1 << 12);
         let (dimensions, before) = direct_sum(&network);
+        // How much larger the norms of the nodes are than that of the value.
+        let norm = |z: &[faer::c64]| z.iter().map(|z| z.norm_sqr()).sum::<f64>().sqrt();
+        let nodes = network.preorder(network.root().unwrap());
+        let norms = nodes.iter().map(|id| norm(&widen(network.node(*id).data()))).product::<f64>();
+        let cancelled = norms / norm(&before);
         let target = if exponent == 0 { 0.0 } else { 10f64.powi(-(exponent as i32)) };
         adapt(&mut network, &memory, target, 0).unwrap();
         let (sizes, _) = direct_sum(&network);
         prop_assert_eq!(sizes, dimensions);
         let error = error(&value(&network), &before);
-        prop_assert!(error <= target + 1e-6, "{error}");
+        // Of 5 nodes whose norms multiply to 2000 times the value's, rounding to 32 bits left 1.8e-6.
+        let rounding = 1e-6f64.max(2e-9 * cancelled);
+        prop_assert!(error <= target + rounding, "{error}, {cancelled} cancelled");
         assert_canonical(&network);
         for id in network.preorder(network.root().unwrap()) {
             // SAFETY: a live node's public structure.
