@@ -24,7 +24,7 @@ struct State {
     /// They are among these.
     cached_in: Range<usize>,
 }
-const NOWHERE: Range<usize> = usize::MAX..0;
+const NOWHERE: Range<usize> = Range { start: usize::MAX, end: 0 };
 
 /// A bitmap over units.
 struct Bits<'a>(&'a mut [u64]);
