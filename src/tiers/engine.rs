@@ -142,9 +142,7 @@ impl Engine {
         let first = self.conceal(region);
         if first {
             region.dissolve();
-        }
-        drop(pages);
-        if first {
+            drop(pages);
             let _arrangement = self.arrangement.lock();
             if self.regions().is_empty() {
                 // The worker threads may still have pages in hand; whoever comes next must not find them charged.

@@ -346,12 +346,9 @@ impl Engine {
     /// Forgets what is stored of a chunk.
     pub(super) fn drop_stored(&self, transit: &mut Transit) {
         let region = transit.region;
-        let stored = core::mem::take(transit.stored());
+        let mut stored = core::mem::take(transit.stored());
         let pages = whole_pages(stored.length as usize);
-        if stored.warm != 0 {
-            self.warm.free(self.account(), stored.warm, stored.length as usize);
-            region.counters.warm.fetch_sub(pages, Relaxed);
-        }
+        stored.take_copy().into_iter().for_each(|copy| self.free_copy(region, copy));
         if stored.file != 0 {
             region.counters.cold.fetch_sub(pages, Relaxed);
             region.spill_space().note_stored(stored.file, transit.index, false);

@@ -7,7 +7,7 @@ use super::region::Region;
 use super::staging::Slot;
 use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
-use super::table::{ListKind, Stored};
+use super::table::ListKind;
 use super::transit::Transit;
 use crate::recording::{self, Begun, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
@@ -55,7 +55,7 @@ fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
 }
 
 impl Region {
-    /// The encoded copy in RAM, its extent and its length, of a chunk that is in place, acquired or not. It is kept no more.
+    /// The encoded copy in RAM of a chunk that is in place, acquired or not: see [`Stored::take_copy`].
     fn take_copy(&self) -> Option<(u32, usize)> {
         let mut lists = self.lists();
         let mut next = lists.oldest(ListKind::Hot);
@@ -67,12 +67,7 @@ impl Region {
                 continue; // on its way
             }
             // SAFETY: while it is pinned nobody claims it, and of those who pin only this function looks, under the lock.
-            let stored = unsafe { chunk.stored() };
-            let copy = (stored.warm, stored.length as usize);
-            match stored.file {
-                0 if copy.0 != 0 => *stored = Stored::default(),
-                _ => stored.warm = 0, // what is on disk stays known
-            }
+            let copy = unsafe { chunk.stored() }.take_copy();
             let acquired = chunk.state.load().acquisitions() > 0;
             chunk.state.unpin();
             if acquired {
@@ -80,8 +75,8 @@ impl Region {
                 lists.remove(self.table(), index);
                 lists.append(self.table(), ListKind::Hot, index, self.engine().tick());
             }
-            if copy.0 != 0 {
-                return Some(copy);
+            if copy.is_some() {
+                return copy;
             }
         }
         None
@@ -244,22 +239,19 @@ impl Engine {
     pub(super) fn demote_claimed(&self, transit: &mut Transit) -> Result<bool, ChunkError> {
         let region = transit.region;
         let stored = *transit.stored();
-        let length = stored.length as usize;
-        if stored.warm == 0 {
-            return Ok(false);
-        }
-        if stored.file == 0 && transit.from == Phase::Hot {
-            // In place: nothing needs the copy.
-            *transit.stored() = Stored::default();
-        } else if stored.file == 0 {
+        if stored.warm != 0 && stored.file == 0 && transit.from != Phase::Hot {
             // SAFETY: the claim owns the extent.
-            let bytes = unsafe { self.warm.pages(stored.warm, length) };
+            let bytes = unsafe { self.warm.pages(stored.warm, stored.length as usize) };
             self.write_out(transit, bytes)?;
         }
-        transit.stored().warm = 0;
-        self.warm.free(self.account(), stored.warm, length);
+        let copy = transit.stored().take_copy();
+        copy.into_iter().for_each(|copy| self.free_copy(region, copy));
+        Ok(copy.is_some())
+    }
+    /// Frees an encoded copy that no record of a chunk names any more.
+    pub(super) fn free_copy(&self, region: &Region, (extent, length): (u32, usize)) {
+        self.warm.free(self.account(), extent, length);
         region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
-        Ok(true)
     }
 
     /// Frees encoded bytes in RAM, the dearest last: those of chunks that are out go to disk, those of chunks that are in place
@@ -268,13 +260,8 @@ impl Engine {
         match self.demote_oldest() {
             Ok(true) => Ok(true),
             // Dropping a copy needs no disk.
-            other => {
-                if self.drop_copy() {
-                    Ok(true)
-                } else {
-                    other
-                }
-            }
+            _ if self.drop_copy() => Ok(true),
+            nothing => nothing,
         }
     }
     /// Forgets the encoded copy of a chunk that is in place. False if there is none.
@@ -284,9 +271,8 @@ impl Engine {
                 return false;
             }
             match region.take_copy() {
-                Some((extent, length)) => {
-                    self.warm.free(self.account(), extent, length);
-                    region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
+                Some(copy) => {
+                    self.free_copy(region, copy);
                     region.end_transit();
                     true
                 }

@@ -34,6 +34,15 @@ pub struct Stored {
 impl Stored {
     /// The number of a file that there never is: the bytes are lost.
     pub const LOST: u16 = u16::MAX;
+    /// The encoded copy in RAM, its extent and its length, which is known no more; what is on disk stays known.
+    pub fn take_copy(&mut self) -> Option<(u32, usize)> {
+        let copy = (self.warm != 0).then_some((self.warm, self.length as usize));
+        self.warm = 0;
+        if copy.is_some() && self.file == 0 {
+            *self = Stored::default();
+        }
+        copy
+    }
     /// Whether encoded bytes are kept anywhere.
     pub fn is_kept(&self) -> bool {
         self.warm != 0 || self.file != 0
