@@ -14,18 +14,13 @@ const FEW: usize = 15;
 /// Threads, and where they may be.
 pub struct Placement {
     threads: Vec<LastingThread>,
-    /// [`Places::kept_off`], to be looked at without the lock.
-    kept_off: AtomicUsize,
-    places: Mutex<Places>,
-}
-struct Places {
-    /// The processor that they are kept off, [`NONE`], or [`LEFT_ALONE`].
-    kept_off: usize,
     /// Where they could be at first.
     all: Processors,
-    /// Where they may be now.
-    now: Processors,
+    /// The processor that they are kept off, [`NONE`], or [`LEFT_ALONE`]. Changed under the lock.
+    kept_off: AtomicUsize,
+    moving: Mutex<()>,
 }
+/// Not the number of a processor: without it, all are left.
 const NONE: usize = usize::MAX;
 /// They are many, or the program or the system has a say in where they are: then we have none.
 const LEFT_ALONE: usize = usize::MAX - 1;
@@ -35,10 +30,8 @@ impl Placement {
     pub fn new(threads: Vec<LastingThread>) -> Placement {
         let first = threads.first().filter(|_| threads.len() <= FEW);
         let all = first.and_then(|first| first.affinity().ok());
-        let kept_off = if all.is_some() { NONE } else { LEFT_ALONE };
-        let all = all.unwrap_or_else(Processors::none);
-        let places = Mutex::new(Places { kept_off, all, now: all });
-        Placement { threads, kept_off: AtomicUsize::new(kept_off), places }
+        let kept_off = AtomicUsize::new(if all.is_some() { NONE } else { LEFT_ALONE });
+        Placement { threads, all: all.unwrap_or_else(Processors::none), kept_off, moving: Mutex::new(()) }
     }
 
     /// From now on the threads are kept off the processor that the calling thread is on. Costs nothing as long as that is
@@ -54,34 +47,31 @@ impl Placement {
     }
 
     fn place(&self, kept_off: usize) {
+        let is_done = |before| before == kept_off || before == LEFT_ALONE;
+        if is_done(self.kept_off.load(Relaxed)) {
+            return;
+        }
+        let Some(_moving) = self.moving.try_lock() else { return };
         let before = self.kept_off.load(Relaxed);
-        if before == kept_off || before == LEFT_ALONE {
+        if is_done(before) {
             return;
         }
-        let Some(mut places) = self.places.try_lock() else { return };
-        if places.kept_off == LEFT_ALONE {
-            return;
-        }
-        let wanted = places.all.without(kept_off);
+        let (now, wanted) = (self.all.without(before), self.all.without(kept_off));
         // Those that are not where we had put them are somebody else's; the rest is given back.
-        let ours =
-            wanted != Processors::none() && self.threads.iter().all(|thread| is_at(thread, places.now));
+        let ours = wanted != Processors::none() && self.threads.iter().all(|thread| is_at(thread, now));
         let moved = ours && self.threads.iter().all(|thread| thread.set_affinity(wanted).is_ok());
-        if moved {
-            (places.kept_off, places.now) = (kept_off, wanted);
-        } else {
-            self.give_back(places.now, places.all);
+        if !moved {
+            self.give_back(now);
             if ours {
-                self.give_back(wanted, places.all);
+                self.give_back(wanted);
             }
-            places.kept_off = LEFT_ALONE;
         }
-        self.kept_off.store(places.kept_off, Relaxed);
+        self.kept_off.store(if moved { kept_off } else { LEFT_ALONE }, Relaxed);
     }
-    /// Those that may be on `some` only may be on `all` again.
-    fn give_back(&self, some: Processors, all: Processors) {
+    /// Those that may be on `some` only may be on all again.
+    fn give_back(&self, some: Processors) {
         for thread in self.threads.iter().filter(|thread| is_at(thread, some)) {
-            let _ = thread.set_affinity(all); // where that fails it stays there, and works there
+            let _ = thread.set_affinity(self.all); // where that fails it stays there, and works there
         }
     }
 }

@@ -99,7 +99,9 @@ pub fn run<R>(
                 std::hint::spin_loop();
             }
             if !attendance.is_over() {
-                self.1.take().into_iter().for_each(|asleep| asleep());
+                if let Some(asleep) = self.1.take() {
+                    asleep();
+                }
                 attendance.wait();
             }
         }
