@@ -4,7 +4,7 @@ use super::pack::{Block, Packed};
 use super::scan::{Magnitude, magnitude, powers};
 use super::*;
 use crate::tensor::shape;
-use crate::tensor::testing::{Random, direct_product, error, widen};
+use crate::tensor::testing::{Random, direct_product, error, norm_of, widen};
 use faer::c64;
 use proptest::prelude::*;
 use pulp::Arch;
@@ -19,9 +19,8 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], seed: u64) {
     // (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5).
     let absolute = |of: &[Complex]| of.iter().map(|z| Complex::new(z.norm(), 0.0)).collect::<Vec<_>>();
     let (_, terms) = direct_product(left, &absolute(&a), right, &absolute(&b), bonds);
-    let norm = |of: &[c64]| of.iter().map(|z| z.norm_sqr()).sum::<f64>().sqrt();
     let off: Vec<c64> = widen(&out).iter().zip(&expected).map(|(a, b)| a - b).collect();
-    let error = norm(&off) / norm(&terms);
+    let error = norm_of(&off) / norm_of(&terms);
     assert!(error < 1e-6, "{left:?} {right:?} {bonds:?}: {error}");
 }
 

@@ -43,6 +43,11 @@ pub fn widen(elements: &[Complex]) -> Vec<c64> {
     elements.iter().map(|z| c64::new(z.re.into(), z.im.into())).collect()
 }
 
+/// The norm of a tensor, Frobenius'.
+pub fn norm_of(elements: &[c64]) -> f64 {
+    elements.iter().map(|z| z.norm_sqr()).sum::<f64>().sqrt()
+}
+
 /// The product of two tensors by its definition: dimensions and elements.
 pub fn direct_product(
     left: &[usize],
