@@ -55,7 +55,7 @@ fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
 }
 
 impl Region {
-    /// The encoded copy in RAM of a chunk that is in place, acquired or not: see [`Stored::take_copy`].
+    /// The encoded copy in RAM of a chunk that is in place, acquired or not: see `Stored::take_copy` in table.rs.
     fn take_copy(&self) -> Option<(u32, usize)> {
         let mut lists = self.lists();
         let mut next = lists.oldest(ListKind::Hot);
