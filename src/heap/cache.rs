@@ -140,8 +140,8 @@ impl ThreadCache {
         self.tally.allocation(heap, size, hit);
         self.note_largest(size);
     }
-    /// Drops an entry of `class` whose block is another's: two threads freed it at the same moment, and the free that
-    /// made this entry is refused after all.
+    /// Drops an entry of `class`: two threads freed its block at the same moment, and the free that made this entry is
+    /// refused after all.
     #[cold]
     pub fn refuse(&self, heap: &Heap, class: usize, entry: Entry) {
         let size = match (entry.value(), class < FIRST_SINGLE) {

@@ -207,7 +207,7 @@ impl Central {
                 hand_out(index);
                 taken += 1;
             } else {
-                self.free_too_many(); // a thread was late with a free, and has the block
+                self.free_too_many(heap); // a thread was late with a free, and has the block
             }
         }
         let class = span.class();
@@ -232,26 +232,24 @@ impl Central {
         taken + wanted
     }
 
-    /// Puts a block back into its span. False, with nothing changed, when its slot does not hold `tag`.
-    pub fn put(&mut self, span: &'static Span, index: usize, tag: u16) -> bool {
+    /// Puts a block back into its span. False when its slot does not hold `tag`, or the span has it already since a thread
+    /// was late with a free.
+    pub fn put(&mut self, heap: &Heap, span: &'static Span, index: usize, tag: u16) -> bool {
         if !slot::put(span.slot(index), tag) {
             return false;
         }
         let class = span.class() as usize;
         // SAFETY: the lock is held and the span is this heap's.
-        let (all, listed) = unsafe {
+        let (is_new, all, listed) = unsafe {
             let inner = span.inner();
             let word = &mut *inner.run.bitmap.add(index / 64);
             let bit = 1 << (index % 64);
-            if *word & bit == 0 {
-                inner.free += 1;
-            } else {
-                self.free_too_many(); // a thread was late with a free, and its block came here a second time
-            }
+            let is_new = *word & bit == 0;
             *word |= bit;
-            (inner.free == inner.carved, inner.listed)
+            inner.free += u16::from(is_new);
+            (is_new, inner.free == inner.carved, inner.listed)
         };
-        let unused = all && self.is_unused(span);
+        let unused = all && self.is_unused(heap, span);
         let pointer = NonNull::from(span);
         // SAFETY: the lock is held; `listed` says whether the span is in its class's list.
         unsafe {
@@ -264,25 +262,27 @@ impl Central {
                 self.list(pointer, class);
             }
         }
-        true
+        is_new
     }
 
     /// Whether no block of a span whose blocks are all marked free is a thread's all the same: one that was late with
     /// a free. What is, is marked so.
-    fn is_unused(&mut self, span: &Span) -> bool {
+    fn is_unused(&mut self, heap: &Heap, span: &Span) -> bool {
         // SAFETY: the lock is held and the span is this heap's.
         let inner = unsafe { span.inner() };
         for index in (0..inner.carved as usize).filter(|&index| span.slot(index).value() != slot::FREE) {
             // SAFETY: the bitmap has a bit for every block.
             unsafe { *inner.run.bitmap.add(index / 64) &= !(1 << (index % 64)) };
             inner.free -= 1;
-            self.free_too_many();
+            self.free_too_many(heap);
         }
         inner.free == inner.carved
     }
-    /// One free more was counted than there was, and nobody knows by whom.
+    /// One free more was counted than there was, and nobody knows by whom, nor of how many bytes: live bytes stay too low
+    /// by as many.
     #[cold]
-    fn free_too_many(&mut self) {
+    fn free_too_many(&mut self, heap: &Heap) {
+        heap.count_refused();
         self.retired.frees = self.retired.frees.wrapping_sub(1);
     }
 

@@ -315,13 +315,13 @@ impl Heap {
         true
     }
 
-    /// Puts a block back into its span, or drops its entry where it is another's.
+    /// Puts a block back into its span, or refuses the free that made its entry: the block is another's, or there already.
     fn put_back(&self, central: &mut Central, cache: &ThreadCache, class: usize, entry: Entry) {
         let place = page_map::span_of(entry.pointer as usize)
             .and_then(|span| Some((span, span.index_of(entry.pointer as usize)?)))
             // Not the block that another span has made of its memory since.
             .filter(|&(span, index)| !span.is_large() && entry.has_slot(span.slot(index)));
-        if !place.is_some_and(|(span, index)| central.put(span, index, cache.magazine(class).tag())) {
+        if !place.is_some_and(|(span, index)| central.put(self, span, index, cache.magazine(class).tag())) {
             cache.refuse(self, class, entry);
         }
     }
@@ -334,7 +334,7 @@ impl Heap {
     pub(super) fn take_back(&self, span: &'static Span, index: usize) {
         let mut central = self.central.lock();
         if !span.is_large() {
-            central.put(span, index, slot::ASIDE);
+            central.put(self, span, index, slot::ASIDE);
             return;
         }
         span.large_slot.store(slot::FREE, Relaxed);

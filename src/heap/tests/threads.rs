@@ -285,3 +285,41 @@ fn a_reset_forgets_threads_without_caches_too() {
     assert_eq!(heap.statistics().largest, 0);
     heap.destroy();
 }
+
+/// What a thread does that found the block live, and comes to store so when another has freed it and put it back (slot.rs).
+fn free_late(heap: &'static Heap, block: NonNull<u8>, size: usize) {
+    let span = span_of_block(block.as_ptr());
+    let index = span.index_of(block.as_ptr() as usize).unwrap();
+    let cache = heap.existing_cache().unwrap();
+    let magazine = cache.magazine(span.class() as usize);
+    let live = magazine.labels().of_nothing() - size as u16;
+    assert!(magazine.push(magazine::Entry::new(block.as_ptr(), span.slot(index), live)));
+    span.slot(index).store(magazine.tag(), Relaxed);
+    cache.tally.free(heap, size);
+}
+
+#[test]
+fn a_free_that_comes_late_is_refused() {
+    const SIZE: usize = 100;
+    for other_is_live in [true, false] {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let [block, other] = [(); 2].map(|()| heap.allocate(SIZE, 0).unwrap());
+        let address = block.as_ptr() as usize;
+        // That thread's cache ends with it.
+        std::thread::spawn(move || heap.free(address as *mut u8).unwrap()).join().unwrap();
+        free_late(heap, block, SIZE);
+        if !other_is_live {
+            heap.free(other.as_ptr()).unwrap();
+        }
+        assert_eq!((heap.statistics().frees, heap.refused()), (2 + usize::from(!other_is_live), 0));
+        heap.flush_caches();
+        let figures = heap.statistics();
+        assert_eq!((figures.frees, heap.refused()), (1 + usize::from(!other_is_live), 1));
+        // Where the span looks for blocks that are not back before the late one is, nobody knows how long that was.
+        assert_eq!(figures.live, if other_is_live { SIZE } else { 0 });
+        if other_is_live {
+            heap.free(other.as_ptr()).unwrap();
+        }
+        assert_eq!(heap.destroy(), Leaks::default());
+    }
+}
