@@ -396,8 +396,7 @@ impl Engine {
             let mut lists = region.lists();
             // Pinned, in use lately, or on its way: to the young end, unless it has gone.
             if lists.oldest(ListKind::Hot) == Some(index) {
-                lists.remove(region.table(), index);
-                lists.append(region.table(), ListKind::Hot, index, self.tick());
+                lists.renew(region.table(), index, self.tick());
             }
         }
         None

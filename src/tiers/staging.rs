@@ -11,22 +11,23 @@ use crate::tiers::codec::directory_size;
 
 /// Slots of a set, unless chunks are large.
 const MOST: usize = 24;
+const _: () = assert!(MOST <= u8::MAX as usize, "a slot's number is a byte");
 /// Address space a set should not exceed by much.
 const MOST_BYTES: usize = 1 << 30;
 
 /// The right to use one slot.
 #[derive(Debug)]
-pub struct Slot(u16);
+pub struct Slot(u8);
 impl Slot {
     /// For keeping it in a chunk's record.
-    pub fn into_number(self) -> u16 {
+    pub fn into_number(self) -> u8 {
         self.0
     }
     /// The reverse.
     ///
     /// # Safety
     /// `number` came from `into_number` of a slot of the same set, and comes back only once.
-    pub unsafe fn from_number(number: u16) -> Slot {
+    pub unsafe fn from_number(number: u8) -> Slot {
         Slot(number)
     }
 }
@@ -36,7 +37,7 @@ struct Stock {
     full: Stack,
 }
 struct Stack {
-    slots: [u16; MOST],
+    slots: [u8; MOST],
     count: usize,
 }
 impl Stack {
@@ -92,7 +93,7 @@ impl Staging {
         };
         staging.adopt(pages)?;
         let mut stock = staging.stock.lock();
-        (0..count as u16).rev().for_each(|i| stock.empty.push(Slot(i)));
+        (0..count as u8).rev().for_each(|i| stock.empty.push(Slot(i)));
         drop(stock);
         Ok(staging)
     }

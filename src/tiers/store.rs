@@ -55,29 +55,26 @@ fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
 }
 
 impl Region {
+    /// Whether a chunk that is in place has an encoded copy in RAM.
+    fn has_copies(&self) -> bool {
+        self.counters.warm.load(Relaxed) > 0 && self.lists().count(ListKind::Copied) > 0
+    }
     /// The encoded copy in RAM of a chunk that is in place, acquired or not: see `Stored::take_copy` in table.rs.
     fn take_copy(&self) -> Option<(u32, usize)> {
         let mut lists = self.lists();
-        let mut next = lists.oldest(ListKind::Hot);
-        for _ in 0..lists.count(ListKind::Hot) {
-            let index = next?;
-            next = lists.next(self.table(), index);
+        let mut next = lists.oldest(ListKind::Copied);
+        while let Some(index) = next {
             let chunk = self.chunk(index);
-            if !chunk.state.pin() {
-                continue; // on its way
-            }
-            // SAFETY: while it is pinned nobody claims it, and of those who pin only this function looks, under the lock.
-            let copy = unsafe { chunk.stored() }.take_copy();
-            let acquired = chunk.state.load().acquisitions() > 0;
-            chunk.state.unpin();
-            if acquired {
-                // It cannot leave, and has no copy now: the next look begins behind it.
-                lists.remove(self.table(), index);
-                lists.append(self.table(), ListKind::Hot, index, self.engine().tick());
-            }
-            if copy.is_some() {
+            sync_points::pass(SyncPoint::CopyLookedFor);
+            if chunk.state.pin() {
+                // SAFETY: while it is pinned nobody claims it, and of those who pin only this function looks, under the lock.
+                let copy = unsafe { chunk.stored() }.take_copy();
+                lists.lose_copy(self.table(), index);
+                chunk.state.unpin();
+                debug_assert!(copy.is_some(), "a chunk without a copy was listed among those with one");
                 return copy;
             }
+            next = lists.next_copy(self.table(), index); // on its way; no more are than there are claims
         }
         None
     }
@@ -98,7 +95,7 @@ impl Engine {
         let memory = region.staging().bytes(&mut slot);
         let stored = transit.stored();
         if stored.is_kept() {
-            let clean = stored.content_known && content_hash(&memory[..chunk]) == stored.content;
+            let clean = stored.content_known && content_hash(&memory[..chunk]) == { stored.content };
             region.counters.note_kept(clean);
             if clean {
                 settle_eviction(transit, Phase::Stored, begun);
@@ -267,7 +264,7 @@ impl Engine {
     /// Forgets the encoded copy of a chunk that is in place. False if there is none.
     fn drop_copy(&self) -> bool {
         self.regions().iter().any(|region| {
-            if region.counters.warm.load(Relaxed) == 0 || !region.begin_transit() {
+            if !region.has_copies() || !region.begin_transit() {
                 return false;
             }
             match region.take_copy() {

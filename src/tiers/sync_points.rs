@@ -16,6 +16,8 @@ pub enum SyncPoint {
     RoomInherited,
     /// An encoded chunk is about to be claimed to be written out.
     OldestChosen,
+    /// A chunk in place is looked at for the encoded copy it may have.
+    CopyLookedFor,
     /// A chunk is about to be brought in by the worker threads.
     BringingAhead,
     /// A chunk that is read ahead is claimed, and about to be given a slot.

@@ -2,16 +2,22 @@
 //!
 //! Records stand in one reserved array. Untouched ones are zero bytes in memory that was never touched, which is what
 //! makes a region of a tebibyte with three chunks in use cost three records.
+//!
+//! Of the chunks in place, those with an encoded copy in RAM are in a list of their own, too, so that giving up copies looks
+//! at these alone. Who may change what it holds, always under the lists' lock: whoever claimed a chunk, when he settles it
+//! (transit.rs), before anybody else can claim or pin it; and who has pinned one and takes its copy (`Region::take_copy`),
+//! which excludes claims. So of every chunk that is not Busy it tells exactly whether its record names a copy; of a Busy
+//! one, whether it did when it was claimed.
 use super::mapping::{Access, Mapping};
 use super::state::State;
 use crate::os::map::{self, PAGE};
-use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::cell::{Cell, UnsafeCell};
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// How a chunk is stored while it is not in place, and, while it is in place and unchanged, what is still stored.
-/// All-zero bytes: nothing is stored.
+/// All-zero bytes: nothing is stored. Packed, so that no byte of a record is left over; in a record all are aligned.
 #[derive(Clone, Copy, Default)]
-#[repr(C)]
+#[repr(C, packed(2))]
 pub struct Stored {
     /// Hash of the decoded bytes, if `content_known`.
     pub content: [u64; 2],
@@ -24,12 +30,11 @@ pub struct Stored {
     /// The number of the spill file that holds them too; 0: none does.
     pub file: u16,
     /// The staging slot of a chunk in phase Staged.
-    pub slot: u16,
+    pub slot: u8,
     /// Whether the encoded bytes are blocks; else they are the chunk itself.
     pub blocks: bool,
     /// Whether `content` is valid.
     pub content_known: bool,
-    _spare: [u8; 2],
 }
 impl Stored {
     /// The number of a file that there never is: the bytes are lost.
@@ -51,25 +56,35 @@ impl Stored {
 
 /// Which list a chunk is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum ListKind {
     /// None.
     Nowhere,
     /// In place.
     Hot,
+    /// In place, with an encoded copy in RAM: among those in place, and in the list of copies.
+    Copied,
     /// Encoded in RAM.
     Warm,
     /// In a staging slot.
     Staged,
 }
 
+/// A chunk's place in one list.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Place {
+    next: u32,
+    previous: u32,
+}
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Links {
-    next: u32,
-    previous: u32,
+    /// By age, among those where it is.
+    aged: Place,
+    /// In the list of copies.
+    copies: Place,
     stamp: u32,
-    which: ListKind,
 }
 
 /// One chunk's record. 64 bytes; all zero is a chunk never touched.
@@ -78,13 +93,14 @@ pub struct Chunk {
     /// Who may touch it.
     pub state: State,
     links: UnsafeCell<Links>,
-    /// In the first record of a page: whether the page is charged to the budget.
-    charged: AtomicU32,
     stored: UnsafeCell<Stored>,
+    which: Cell<ListKind>,
+    /// In the first record of a page: whether the page is charged to the budget.
+    charged: AtomicU8,
 }
 const _: () = assert!(size_of::<Chunk>() == 64);
 // SAFETY: `stored` is reached through a claim (Transit), or with the chunk pinned and under the lists' lock, which excludes
-// claims and each other; `links` under the lists' lock only.
+// claims and each other; `links` and `which` under the lists' lock only.
 unsafe impl Sync for Chunk {}
 
 impl Chunk {
@@ -138,6 +154,9 @@ impl Table {
     }
 }
 
+/// Which of its places a list has in a chunk's links.
+type PlaceIn = fn(&mut Links) -> &mut Place;
+
 /// One list, oldest first. Indices are stored plus one; 0 is none.
 #[derive(Default)]
 struct List {
@@ -145,77 +164,117 @@ struct List {
     last: u32,
     count: usize,
 }
+#[allow(clippy::mut_from_ref)] // the borrow of the lists makes it exclusive, not the table's
+fn links(table: &Table, index: u32) -> &mut Links {
+    // SAFETY: links are touched through a `&mut Lists` of the same region only, which is one at a time, and no
+    // two references to the same record's live together below.
+    unsafe { &mut *table.get(index as usize).links.get() }
+}
+impl List {
+    fn append(&mut self, table: &Table, index: u32, place: PlaceIn) {
+        let number = index + 1;
+        let last = core::mem::replace(&mut self.last, number);
+        *place(links(table, index)) = Place { next: 0, previous: last };
+        match last {
+            0 => self.first = number,
+            last => place(links(table, last - 1)).next = number,
+        }
+        self.count += 1;
+    }
+    fn remove(&mut self, table: &Table, index: u32, place: PlaceIn) {
+        let Place { next, previous } = *place(links(table, index));
+        match previous {
+            0 => self.first = next,
+            previous => place(links(table, previous - 1)).next = next,
+        }
+        match next {
+            0 => self.last = previous,
+            next => place(links(table, next - 1)).previous = previous,
+        }
+        self.count -= 1;
+    }
+}
 /// The lists of a region. Used under its lock.
 #[derive(Default)]
 pub struct Lists {
-    lists: [List; 3],
+    hot: List,
+    copies: List,
+    warm: List,
+    staged: List,
 }
 impl Lists {
-    fn list(&mut self, which: ListKind) -> &mut List {
-        &mut self.lists[which as usize - 1]
+    const AGED: PlaceIn = |links| &mut links.aged;
+    const COPIES: PlaceIn = |links| &mut links.copies;
+    /// The list that tells the age of chunks listed so.
+    fn aged(&mut self, which: ListKind) -> &mut List {
+        match which {
+            ListKind::Warm => &mut self.warm,
+            ListKind::Staged => &mut self.staged,
+            _ => &mut self.hot,
+        }
     }
-    #[allow(clippy::mut_from_ref)] // the borrow of the lists makes it exclusive, not the table's
-    fn links<'a>(&self, table: &'a Table, index: u32) -> &'a mut Links {
-        // SAFETY: links are touched through a `&mut Lists` of the same region only, which is one at a time, and no
-        // two references to the same record's live together below.
-        unsafe { &mut *table.get(index as usize).links.get() }
+    /// All that are listed so.
+    fn list(&mut self, which: ListKind) -> &mut List {
+        if which == ListKind::Copied { &mut self.copies } else { self.aged(which) }
     }
     /// Puts a chunk that is in no list at the young end.
     pub fn append(&mut self, table: &Table, which: ListKind, index: usize, stamp: u32) {
-        let number = index as u32 + 1;
-        let last = core::mem::replace(&mut self.list(which).last, number);
-        let links = self.links(table, index as u32);
-        debug_assert_eq!(links.which, ListKind::Nowhere);
-        *links = Links { next: 0, previous: last, stamp, which };
-        match last {
-            0 => self.list(which).first = number,
-            last => self.links(table, last - 1).next = number,
+        let chunk = table.get(index);
+        debug_assert_eq!(chunk.which.get(), ListKind::Nowhere);
+        chunk.which.set(which);
+        links(table, index as u32).stamp = stamp;
+        self.aged(which).append(table, index as u32, Lists::AGED);
+        if which == ListKind::Copied {
+            self.copies.append(table, index as u32, Lists::COPIES);
         }
-        self.list(which).count += 1;
     }
     /// Takes a chunk out of whatever list it is in.
     pub fn remove(&mut self, table: &Table, index: usize) -> ListKind {
-        let links = self.links(table, index as u32);
-        let Links { next, previous, which, .. } = *links;
-        if which == ListKind::Nowhere {
-            return which;
+        let which = table.get(index).which.get();
+        if which != ListKind::Nowhere {
+            self.lose_copy(table, index);
+            self.aged(which).remove(table, index as u32, Lists::AGED);
+            table.get(index).which.set(ListKind::Nowhere);
         }
-        links.which = ListKind::Nowhere;
-        match previous {
-            0 => self.list(which).first = next,
-            previous => self.links(table, previous - 1).next = next,
-        }
-        match next {
-            0 => self.list(which).last = previous,
-            next => self.links(table, next - 1).previous = previous,
-        }
-        self.list(which).count -= 1;
         which
     }
-    /// The oldest chunk of a list.
+    /// Has a chunk in place no copy any more, and the age that it had.
+    pub fn lose_copy(&mut self, table: &Table, index: usize) {
+        let chunk = table.get(index);
+        if chunk.which.get() == ListKind::Copied {
+            chunk.which.set(ListKind::Hot);
+            self.copies.remove(table, index as u32, Lists::COPIES);
+        }
+    }
+    /// The oldest chunk of a list; of copies the one that came first.
     pub fn oldest(&mut self, which: ListKind) -> Option<usize> {
         (self.list(which).first as usize).checked_sub(1)
     }
     /// The stamp of the oldest.
     pub fn oldest_stamp(&mut self, table: &Table, which: ListKind) -> Option<u32> {
         let first = self.list(which).first.checked_sub(1)?;
-        Some(self.links(table, first).stamp)
+        Some(links(table, first).stamp)
     }
     /// The chunk `back` places from the young end (0: the youngest).
     pub fn youngest(&mut self, table: &Table, which: ListKind, back: usize) -> Option<usize> {
-        let mut number = self.list(which).last;
+        let mut number = self.aged(which).last;
         for _ in 0..back {
-            number = self.links(table, number.checked_sub(1)?).previous;
+            number = links(table, number.checked_sub(1)?).aged.previous;
         }
         (number as usize).checked_sub(1)
     }
-    /// The chunk behind one in its list, on the way to the young end.
-    pub fn next(&mut self, table: &Table, index: usize) -> Option<usize> {
-        (self.links(table, index as u32).next as usize).checked_sub(1)
+    /// The chunk with a copy behind one that has one, on the way to the young end.
+    pub fn next_copy(&mut self, table: &Table, index: usize) -> Option<usize> {
+        (links(table, index as u32).copies.next as usize).checked_sub(1)
     }
     /// Puts a chunk that is in a list at its young end.
     pub fn rotate(&mut self, table: &Table, index: usize) {
-        let Links { stamp, which, .. } = *self.links(table, index as u32);
+        let stamp = links(table, index as u32).stamp;
+        self.renew(table, index, stamp);
+    }
+    /// The same with another stamp.
+    pub fn renew(&mut self, table: &Table, index: usize, stamp: u32) {
+        let which = table.get(index).which.get();
         if which != ListKind::Nowhere {
             self.remove(table, index);
             self.append(table, which, index, stamp);
@@ -223,7 +282,7 @@ impl Lists {
     }
     /// The list a chunk is in.
     pub fn which(&self, table: &Table, index: usize) -> ListKind {
-        self.links(table, index as u32).which
+        table.get(index).which.get()
     }
     /// How many chunks are in a list.
     pub fn count(&mut self, which: ListKind) -> usize {
@@ -243,7 +302,6 @@ mod tests {
         }
         assert_eq!((lists.oldest(ListKind::Hot), lists.count(ListKind::Hot)), (Some(0), 5));
         assert_eq!(lists.youngest(&table, ListKind::Hot, 1), Some(3));
-        assert_eq!((lists.next(&table, 1), lists.next(&table, 4)), (Some(2), None));
         for i in [2, 0, 4] {
             assert_eq!(lists.remove(&table, i), ListKind::Hot);
             assert_eq!(lists.remove(&table, i), ListKind::Nowhere);
@@ -255,6 +313,19 @@ mod tests {
         );
         assert_eq!(lists.youngest(&table, ListKind::Hot, 2), None);
         assert_eq!(lists.oldest_stamp(&table, ListKind::Warm), Some(9));
+        // Among those in place and in the list of copies at once.
+        lists.append(&table, ListKind::Copied, 5, 10);
+        lists.append(&table, ListKind::Copied, 6, 11);
+        assert_eq!((lists.count(ListKind::Hot), lists.count(ListKind::Copied)), (4, 2));
+        assert_eq!((lists.oldest(ListKind::Copied), lists.next_copy(&table, 5)), (Some(5), Some(6)));
+        assert_eq!(lists.youngest(&table, ListKind::Hot, 1), Some(5));
+        lists.rotate(&table, 5);
+        assert_eq!((lists.oldest(ListKind::Copied), lists.next_copy(&table, 5)), (Some(6), None));
+        (0..2).for_each(|_| lists.lose_copy(&table, 6));
+        assert_eq!((lists.oldest(ListKind::Copied), lists.which(&table, 6)), (Some(5), ListKind::Hot));
+        assert_eq!(lists.youngest(&table, ListKind::Hot, 1), Some(6), "as old as before");
+        assert_eq!((lists.remove(&table, 5), lists.remove(&table, 6)), (ListKind::Copied, ListKind::Hot));
+        assert_eq!((lists.count(ListKind::Copied), lists.oldest(ListKind::Copied)), (0, None));
         lists.remove(&table, 1);
         lists.remove(&table, 3);
         assert_eq!(

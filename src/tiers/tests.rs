@@ -8,6 +8,7 @@ use super::region::{Params, Policy, Region};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::Arc;
 
+mod copies;
 mod failures;
 mod interleavings;
 

@@ -71,6 +71,7 @@ impl<'a> Transit<'a> {
             let mut lists = self.region.lists();
             lists.remove(self.region.table(), self.index);
             let list = match phase {
+                Phase::Hot if warm => Some(ListKind::Copied),
                 Phase::Hot => Some(ListKind::Hot),
                 Phase::Staged => Some(ListKind::Staged),
                 Phase::Stored if warm => Some(ListKind::Warm),
