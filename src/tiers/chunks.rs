@@ -50,7 +50,7 @@ impl Drop for Acquisition<'_> {
             self.0.engine().account().release(self.0.chunk_size());
         }
         // Somebody may wait for a chunk that can leave.
-        self.0.engine().note_progress();
+        self.0.engine().waiting.note();
     }
 }
 

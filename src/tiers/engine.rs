@@ -12,14 +12,15 @@ use super::region::{Params, Region};
 use super::spill::Spill;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
+use super::waiting::Waiting;
 use super::warm::Warm;
 use super::{fork, gate, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
 use crate::log::log;
-use crate::os::lock::{Condvar, Mutex};
+use crate::os::lock::Mutex;
 use crate::os::map;
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
 /// A list that is replaced, never changed: readers take the current one and keep it.
@@ -37,11 +38,8 @@ pub struct Engine {
     arrangement: Mutex<()>,
     /// Order of age.
     clock: AtomicU32,
-    /// Claims held, and how many of their holders wait for room.
-    transits: AtomicU32,
-    pub(super) starved: AtomicU32,
-    progress: Mutex<u32>,
-    moved: Condvar,
+    /// Who holds claims, and who of them waits for room.
+    pub(super) waiting: Waiting,
 }
 
 impl Engine {
@@ -79,10 +77,7 @@ impl Engine {
             files: Files::default(),
             arrangement: Mutex::new(()),
             clock: AtomicU32::new(0),
-            transits: AtomicU32::new(0),
-            starved: AtomicU32::new(0),
-            progress: Mutex::new(0),
-            moved: Condvar::new(),
+            waiting: Waiting::default(),
         });
         fork::add(&engine);
         Ok(engine)
@@ -146,7 +141,7 @@ impl Engine {
             let _arrangement = self.arrangement.lock();
             if self.regions().is_empty() {
                 // The worker threads may still have pages in hand; whoever comes next must not find them charged.
-                self.wait_until(|| self.transits.load(SeqCst) == 0);
+                self.waiting.wait_until(|| self.waiting.at_work() == 0);
                 self.give_back();
                 self.account.close();
                 self.close_files_left();
@@ -286,75 +281,23 @@ impl Engine {
     pub(super) fn tick(&self) -> u32 {
         self.clock.fetch_add(1, Relaxed)
     }
-    pub(super) fn begin_transit(&self) {
-        self.transits.fetch_add(1, SeqCst);
-    }
-    pub(super) fn end_transit(&self) {
-        self.transits.fetch_sub(1, SeqCst);
-        self.note_progress();
-    }
-    /// Ends a claim that has changed nothing: those who starve have one hope less, and no new one.
-    pub(super) fn end_transit_unchanged(&self) {
-        self.transits.fetch_sub(1, SeqCst);
-        self.wake();
-    }
-    /// For those who handle slots without a claim of their own: while this lives, pages that are neither in a chunk nor
-    /// in the stock may come free, so nobody who starves gives up.
+    /// For those who handle slots, or pin chunks, without a claim of their own: while this lives, what could leave may be with
+    /// them, so nobody who starves gives up.
     pub(super) fn pages_in_hand(&self) -> impl Drop + '_ {
         struct InHand<'a>(&'a Engine);
         impl Drop for InHand<'_> {
             fn drop(&mut self) {
-                self.0.end_transit();
+                self.0.waiting.end();
             }
         }
-        self.begin_transit();
+        self.waiting.begin();
         InHand(self)
-    }
-    /// Waits until `done`, which is looked at whenever a claim has ended or pages have come free.
-    pub(super) fn wait_until(&self, done: impl Fn() -> bool) {
-        let mut progress = self.progress.lock();
-        while !done() {
-            progress = self.moved.wait(progress);
-        }
-    }
-    /// Something has become free or has settled.
-    pub(super) fn note_progress(&self) {
-        *self.progress.lock() += 1;
-        self.moved.notify_all();
-    }
-    /// Makes those who wait look again.
-    pub(super) fn wake(&self) {
-        // Who has looked, and does not sleep yet, holds the lock.
-        drop(self.progress.lock());
-        self.moved.notify_all();
-    }
-    /// A number that changes with everything that settles elsewhere than it was.
-    pub(super) fn progress(&self) -> u32 {
-        *self.progress.lock()
     }
     /// A holder of a claim in `region` found nothing that could leave. Waits until something settles that was claimed when
     /// it looked (`seen`); false if there is nothing to hope for, because all other claims wait here too, or because who
-    /// frees or moves the region waits for this one. What the caller itself has tried meanwhile in vain must not count as
-    /// progress: see `Transit::settle_unchanged`.
+    /// frees or moves the region waits for this one.
     pub(super) fn starve(&self, region: &Region, seen: u32) -> bool {
-        let starved = self.starved.fetch_add(1, SeqCst) + 1;
-        let mut progress = self.progress.lock();
-        let mut hope = true;
-        while *progress == seen && hope {
-            hope =
-                !region.is_leaving() && self.transits.load(SeqCst) > starved.max(self.starved.load(SeqCst));
-            if hope {
-                progress = self.moved.wait(progress);
-            }
-        }
-        hope |= *progress != seen;
-        drop(progress);
-        self.starved.fetch_sub(1, SeqCst);
-        if !hope {
-            // The others have one hope less.
-            self.wake();
-        }
-        hope
+        self.waiting.starve(seen, || region.is_leaving())
     }
 }
 impl Drop for Engine {

@@ -45,7 +45,7 @@ impl Engine {
         };
         loop {
             // Before looking: whatever becomes free from here on changes it.
-            let seen = self.progress();
+            let seen = self.waiting.progress();
             if let Some(slot) = staging.take_full() {
                 return Ok(slot);
             }
@@ -67,8 +67,13 @@ impl Engine {
                 }
                 // Who has the pages this one waits for may want a slot for them.
                 staging.put_empty(slot);
-                // Where making room fails it is found out again below.
-                if self.make_room(staging, workspace) == Ok(true) || self.starve(region, seen) {
+                let room = match self.make_room(staging, workspace) {
+                    Ok(made) => made || self.starve(region, seen),
+                    // What failed here has settled where it was, which is progress to others only, and not for ever. Then it
+                    // is found out again below.
+                    Err(error) => failed(error).is_ok() && self.starve(region, self.waiting.progress()),
+                };
+                if room {
                     continue;
                 }
                 slot = match staging.take_empty() {
@@ -318,9 +323,16 @@ impl Engine {
             && let Some(index) = { region.lists().oldest(ListKind::Staged) }
         {
             left -= 1;
-            let Some(mut transit) = claim(region, index, Some(Phase::Staged)) else { continue };
+            let Some(mut transit) = claim(region, index, Some(Phase::Staged)) else {
+                // Somebody else's: those behind it may be anybody's.
+                let mut lists = region.lists();
+                if lists.oldest(ListKind::Staged) == Some(index) {
+                    lists.rotate(region.table(), index);
+                }
+                continue;
+            };
             if !transit.stored().is_kept() {
-                transit.settle_unchanged(); // the only copy, see `put_back`
+                transit.settle_useless(); // the only copy, see `put_back`
                 continue;
             }
             // SAFETY: put there by `stage`; the phase changes with this claim, so it is taken out once.

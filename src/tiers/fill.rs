@@ -110,6 +110,7 @@ impl Region {
         let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
             Ok(acquisition) => acquisition,
             Err(error) => {
+                sync_points::pass(SyncPoint::AcquiredInVain);
                 transit.settle_unchanged();
                 return Err(error);
             }
@@ -122,14 +123,19 @@ impl Region {
     }
     /// A fault in a chunk that is in place: most often another thread has brought it in meanwhile.
     fn reopen(&self, index: usize) -> Result<(), ChunkError> {
-        let chunk = self.chunk(index);
-        if self.engine().mechanism() != Mechanism::Signal || !chunk.state.pin() {
-            return Ok(()); // or on its way again: the next fault finds out
+        if self.engine().mechanism() != Mechanism::Signal {
+            return Ok(());
         }
+        let chunk = self.chunk(index);
+        // Before it is pinned: who looks for a chunk that can leave must not give up for this one.
+        let _in_hand = self.engine().pages_in_hand();
+        if !chunk.state.pin() {
+            return Ok(()); // on its way again: the next fault finds out
+        }
+        sync_points::pass(SyncPoint::Reopening);
         // SAFETY: pinned, so present until it is unpinned.
         let opened = unsafe { self.engine().pages().open(self.span_of(index)) };
         chunk.state.unpin();
-        self.engine().note_progress();
         opened.map_err(ChunkError::Pages)
     }
     /// Tells the worker threads what to read ahead now that `index` is wanted.

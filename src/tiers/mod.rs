@@ -34,6 +34,7 @@ mod sync_points;
 mod table;
 mod tail;
 mod transit;
+mod waiting;
 mod warm;
 pub(crate) mod word;
 mod workers;

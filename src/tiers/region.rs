@@ -238,8 +238,8 @@ impl Region {
     /// begun.
     pub(super) fn leave(&self) {
         self.claims.leave();
-        self.engine.wake();
-        self.engine.wait_until(|| self.claims.is_zero());
+        self.engine.waiting.wake();
+        self.engine.waiting.wait_until(|| self.claims.is_zero());
     }
     /// The reverse.
     pub(super) fn stay(&self) {
@@ -269,25 +269,26 @@ impl Region {
     pub(super) fn is_forbidden(&self) -> bool {
         self.forbidden.load(Relaxed)
     }
-    /// False if it is leaving.
+    /// Begins to work at a chunk (waiting.rs). False if the region is leaving.
     pub(super) fn begin_transit(&self) -> bool {
         let begun = self.claims.begin();
         if begun {
-            self.engine.begin_transit();
+            self.engine.waiting.begin();
         }
         begun
     }
     pub(super) fn begin_transit_leaving(&self) {
         self.claims.begin_leaving();
-        self.engine.begin_transit();
+        self.engine.waiting.begin();
     }
     pub(super) fn end_transit(&self) {
         self.claims.end();
-        self.engine.end_transit();
+        self.engine.waiting.end();
     }
-    pub(super) fn end_transit_unchanged(&self) {
+    /// The same where nothing was held that others could have used.
+    pub(super) fn end_transit_unnoted(&self) {
         self.claims.end();
-        self.engine.end_transit_unchanged();
+        self.engine.waiting.end_unnoted();
     }
     /// As [`Engine::pages_in_hand`]; who has the region leave waits for it too. None if it is leaving.
     pub(super) fn pages_in_hand(&self) -> Option<impl Drop + '_> {

@@ -17,8 +17,6 @@ use std::time::Instant;
 /// Encoded bytes stay in RAM if they are at most this many eighths of the chunk: those in the clear that they would
 /// displace cost nothing to use.
 const WORTH_KEEPING: usize = 7;
-/// Chunks tried before giving up making room in RAM.
-const ATTEMPTS: usize = 4;
 
 /// Encodes a chunk, which comes first in `memory`, in place. Gives the bytes that it is then.
 fn encode(
@@ -203,8 +201,12 @@ impl Engine {
         let oldest = |r: &&Arc<Region>| {
             r.lists().oldest_stamp(r.table(), ListKind::Warm).map_or(0, |s| now.wrapping_sub(s).max(1))
         };
-        for _ in 0..ATTEMPTS {
-            let Some(region) = regions.iter().max_by_key(oldest).filter(|r| oldest(r) > 0) else {
+        // Whoever has claimed the oldest may be waiting for the room of those behind them.
+        let mut left: usize = regions.iter().map(|region| region.lists().count(ListKind::Warm)).sum();
+        while left > 0 {
+            left -= 1;
+            let staying = regions.iter().filter(|region| !region.is_leaving());
+            let Some(region) = staying.max_by_key(oldest).filter(|r| oldest(r) > 0) else {
                 return Ok(false);
             };
             let Some(index) = region.lists().oldest(ListKind::Warm) else { continue };
@@ -213,7 +215,10 @@ impl Engine {
                 return self.demote(transit).map(|()| true);
             }
             // Claimed by somebody else, who may have listed it anew meanwhile, here or elsewhere.
-            region.lists().rotate(region.table(), index);
+            let mut lists = region.lists();
+            if lists.oldest(ListKind::Warm) == Some(index) {
+                lists.renew(region.table(), index, self.tick());
+            }
         }
         Ok(false)
     }
@@ -274,7 +279,7 @@ impl Engine {
                     true
                 }
                 None => {
-                    region.end_transit_unchanged();
+                    region.end_transit_unnoted();
                     false
                 }
             }

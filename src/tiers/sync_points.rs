@@ -18,6 +18,10 @@ pub enum SyncPoint {
     OldestChosen,
     /// A chunk in place is looked at for the encoded copy it may have.
     CopyLookedFor,
+    /// A chunk is claimed to be acquired, and there is no room for that.
+    AcquiredInVain,
+    /// A chunk in place is pinned, because its touch was a fault.
+    Reopening,
     /// A chunk is about to be brought in by the worker threads.
     BringingAhead,
     /// A chunk that is read ahead is claimed, and about to be given a slot.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 mod copies;
 mod failures;
 mod interleavings;
+mod room;
 
 /// A budget of fixed size that remembers the most that was ever charged.
 #[derive(Clone)]

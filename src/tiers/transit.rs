@@ -41,7 +41,7 @@ impl<'a> Transit<'a> {
             return None;
         }
         if !chunk.state.claim(word) {
-            region.end_transit_unchanged();
+            region.end_transit_unnoted();
             return None;
         }
         Some(Transit { region, index, from: word.phase(), chunk, settled: false })
@@ -60,10 +60,15 @@ impl<'a> Transit<'a> {
         self.put(phase, how);
         self.region.end_transit();
     }
-    /// Ends the claim with the chunk where it was and as it was, which is no progress for those who starve.
-    pub fn settle_unchanged(mut self) {
+    /// Ends the claim with the chunk where it was and as it was. That is progress too: it may have been what others looked for.
+    pub fn settle_unchanged(self) {
+        let from = self.from;
+        self.settle(from, Settle::default());
+    }
+    /// The same of a chunk that nobody could have used, for those who look for some that can be.
+    pub fn settle_useless(mut self) {
         self.put(self.from, Settle::default());
-        self.region.end_transit_unchanged();
+        self.region.end_transit_unnoted();
     }
     fn put(&mut self, phase: Phase, how: Settle) {
         let warm = self.stored().warm != 0;

@@ -25,7 +25,7 @@ macro_rules! operations {
             $word.load(Acquire)
         }
         fn replace(&$self, current: u32, new: u32) -> bool {
-            $word.compare_exchange(current, new, AcqRel, Relaxed).is_ok()
+            $word.compare_exchange(current, new, AcqRel, Acquire).is_ok()
         }
         fn exchange(&$self, new: u32) -> u32 {
             $word.swap(new, AcqRel)

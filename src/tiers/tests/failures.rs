@@ -1,6 +1,7 @@
 //! What has no room, or no disk, ends in an error, and nothing is lost.
 use super::*;
 use crate::error::Error;
+use crate::tiers::chunk_error::ChunkError;
 use crate::tiers::state::{MOST_ACQUIRED, Phase, Settle};
 use crate::tiers::transit::Transit;
 use std::sync::mpsc::channel;
@@ -175,4 +176,41 @@ fn what_fails_leaves_nothing_charged() {
     }
     engine.clear();
     assert_eq!(budget.used.load(SeqCst), 0);
+}
+
+/// All other room is with chunks of another size, and the disk refuses these.
+#[test]
+fn a_touch_ends_while_chunks_of_another_size_cannot_be_stored() {
+    for mechanism in serving() {
+        const LARGE: usize = 64 << 10;
+        let budget = Fixed::new(3 * LARGE + 2 * 4096);
+        let engine = budget.engine(mechanism);
+        let [large, small] = [LARGE, LARGE / 4].map(|chunk| {
+            let region = streaming(&engine, 16 * chunk, chunk);
+            region.advise(Advice::Random).unwrap();
+            region
+        });
+        let (_, spill) = engine.spill().unwrap();
+        let touch = |region: &Arc<Region>, index| {
+            let region = region.clone();
+            ends(move || region.bring_in(index, Access::Write, false, false))
+        };
+        touch(&large, 0).unwrap();
+        let store = |region: &Region, index| {
+            let words = &words(region)[index * region.chunk_size() / 8..][..region.chunk_size() / 8];
+            words.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
+        };
+        store(&large, 0);
+        (0..8).for_each(|index| store(&small, index));
+        spill.refuse(true);
+        let refused =
+            (1..8).map(|index| touch(&large, index).map(|()| store(&large, index))).find(Result::is_err);
+        spill.refuse(false);
+        assert!(matches!(refused, Some(Err(ChunkError::Disk(_)))), "{mechanism:?}: {refused:?}");
+        for i in 0..LARGE / 8 {
+            assert_eq!(words(&large)[i].load(Relaxed), mix(i as u64), "{mechanism:?}");
+        }
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
 }

@@ -179,7 +179,7 @@ fn a_chunk_is_wanted_while_all_room_is_with_memory_that_is_freed_or_moved() {
                 let (engine, other) = (engine.clone(), other.clone());
                 at(SyncPoint::Concealed, move || {
                     let wanting = std::thread::spawn(move || other.acquire(0, Access::Read).map(drop));
-                    while engine.starved.load(SeqCst) == 0 && !wanting.is_finished() {
+                    while engine.waiting.waiting() == 0 && !wanting.is_finished() {
                         std::thread::yield_now();
                     }
                     acquired.send(wanting).unwrap();

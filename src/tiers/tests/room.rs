@@ -1,0 +1,102 @@
+//! Who looks for room while others hold what could leave, and do not use it.
+use super::*;
+use crate::tiers::chunk_error::ChunkError;
+use crate::tiers::state::Phase;
+use crate::tiers::sync_points::{SyncPoint, at};
+use crate::tiers::transit::Transit;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+
+const CHUNK: usize = 16 << 10;
+type Wanting = JoinHandle<Result<(), ChunkError>>;
+
+/// Room for four chunks and the records; two are acquired, and two more in place: 2 and 3.
+fn two_can_leave(mechanism: Mechanism) -> (Arc<Engine>, Arc<Region>) {
+    let engine = Fixed::new(4 * CHUNK + 4096).engine(mechanism);
+    let region = streaming(&engine, 16 * CHUNK, CHUNK);
+    region.advise(Advice::Random).unwrap();
+    (0..2).for_each(|index| _ = region.acquire(index, Access::Write).unwrap());
+    (2..4).for_each(|index| region.bring_in(index, Access::Write, false, false).unwrap());
+    (engine, region)
+}
+/// A plain touch of another chunk, once it has looked in vain.
+fn touch_another(engine: &Arc<Engine>, region: &Arc<Region>) -> Wanting {
+    let touched = region.clone();
+    let wanting = std::thread::spawn(move || touched.bring_in(9, Access::Write, false, false));
+    while engine.waiting.waiting() == 0 && !wanting.is_finished() {
+        std::thread::yield_now();
+    }
+    wanting
+}
+/// Two threads hold a chunk each by `hold`, which passes `point` while it does, and between them a third wants room.
+fn room_is_wanted_while_both_are_held(
+    (engine, region): &(Arc<Engine>, Arc<Region>),
+    point: SyncPoint,
+    hold: fn(&Region, usize),
+) -> Result<(), ChunkError> {
+    let (touches, touched): (_, Receiver<Wanting>) = channel();
+    {
+        let (engine, region) = (engine.clone(), region.clone());
+        at(point, move || {
+            let other = region.clone();
+            std::thread::spawn(move || {
+                let (engine, region) = (engine, region);
+                at(point, move || touches.send(touch_another(&engine, &region)).unwrap());
+                hold(&other, 3);
+            })
+            .join()
+            .unwrap();
+        });
+    }
+    hold(region, 2);
+    touched.recv().unwrap().join().unwrap()
+}
+
+#[test]
+fn what_is_acquired_in_vain_meanwhile_can_leave_then() {
+    for mechanism in serving() {
+        let memory = two_can_leave(mechanism);
+        let acquire_in_vain = |region: &Region, index| {
+            assert_eq!(region.bring_in(index, Access::Read, true, false), Err(ChunkError::NoRoomBeside));
+        };
+        let touched = room_is_wanted_while_both_are_held(&memory, SyncPoint::AcquiredInVain, acquire_in_vain);
+        assert_eq!(touched, Ok(()), "{mechanism:?}");
+        memory.0.clear();
+    }
+}
+
+#[test]
+fn what_is_touched_in_place_meanwhile_can_leave_then() {
+    let memory = two_can_leave(Mechanism::Signal);
+    let touch = |region: &Region, index| region.touch(index, true).unwrap();
+    let touched = room_is_wanted_while_both_are_held(&memory, SyncPoint::Reopening, touch);
+    assert_eq!(touched, Ok(()));
+    memory.0.clear();
+}
+
+/// Of encoded chunks and of those read ahead, others hold the oldest.
+#[test]
+fn what_is_behind_claimed_chunks_is_found() {
+    const CLAIMED: usize = 6;
+    for mechanism in serving() {
+        let engine = Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap();
+        let region = streaming(&engine, 20 * CHUNK, CHUNK);
+        words(&region).iter().enumerate().for_each(|(i, word)| word.store(i as u64 / 100, Relaxed));
+        region.advise(Advice::DontNeed).unwrap();
+        let claim = |from| {
+            let held = (0..CLAIMED).map(|index| Transit::claim(&region, index, Some(from)).unwrap());
+            held.collect::<Vec<_>>()
+        };
+        let held = claim(Phase::Stored);
+        assert_eq!(engine.demote_oldest(), Ok(true), "{mechanism:?}");
+        held.into_iter().for_each(Transit::settle_unchanged);
+        (0..=CLAIMED).for_each(|index| region.stage(index));
+        let held = claim(Phase::Staged);
+        let slot = engine.unstage(region.staging());
+        assert!(slot.is_some(), "{mechanism:?}");
+        slot.into_iter().for_each(|slot| engine.drop_pages(region.staging(), slot));
+        held.into_iter().for_each(Transit::settle_unchanged);
+        engine.clear();
+        assert_eq!(engine.held(), 0);
+    }
+}

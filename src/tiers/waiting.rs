@@ -1,0 +1,269 @@
+//! Waiting for room: what a thread does that finds nothing that could leave, and when it may give up.
+//!
+//! # Protocol
+//! Whoever claims or pins a chunk, or has pages in hand, is *at work*: he is counted before he holds anything (`begin`) and
+//! until he has let go of it (`end`). One who is at work and looks for room in vain, perhaps because others hold what could
+//! leave, waits for *progress* (`starve`), which is a number that he read before he looked. He gives up only once nobody is at
+//! work but him and others who wait for progress since the same number.
+//!
+//! So that nobody gives up while room is coming:
+//! - Letting go comes before `end`, which takes one from the count and notes progress in one step. So it is also where what was
+//!   held was not used in the end: others may have looked for it meanwhile.
+//! - Progress ends all waiting then, not when the sleepers come to run: until they have looked again they are at work.
+//! - Of those who wait the last to come gives up, alone. The others look again when he has ended.
+//!
+//! `end_unnoted` is for those who have held nothing that another could have used: what a search tries and leaves as it was must
+//! not be its own progress, or two that find nothing would give hope to each other for ever. The model test at the end tries
+//! all interleavings.
+use super::word::AtomicWord;
+use crate::os::lock::{Condvar, Mutex, MutexGuard};
+use core::ops::DerefMut;
+use core::sync::atomic::AtomicU32;
+
+/// What stands under the lock.
+#[derive(Default)]
+pub struct Counts {
+    /// Changes with all that may be room for somebody.
+    progress: u32,
+    /// Those who wait for it to change.
+    waiting: u32,
+}
+impl Counts {
+    fn note(&mut self) {
+        self.progress = self.progress.wrapping_add(1);
+        self.waiting = 0;
+    }
+}
+
+/// A lock and those who sleep until something under it changes: the system's, and the model checker's.
+pub trait Monitor {
+    /// The lock, held.
+    type Guard<'a>: DerefMut<Target = Counts>
+    where
+        Self: 'a;
+    /// Takes the lock.
+    fn lock(&self) -> Self::Guard<'_>;
+    /// Gives it up until woken (or for no reason).
+    fn sleep<'a>(&'a self, guard: Self::Guard<'a>) -> Self::Guard<'a>;
+    /// Wakes all.
+    fn wake(&self);
+}
+/// The system's.
+#[derive(Default)]
+pub struct SystemMonitor(Mutex<Counts>, Condvar);
+impl Monitor for SystemMonitor {
+    type Guard<'a> = MutexGuard<'a, Counts>;
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock()
+    }
+    fn sleep<'a>(&'a self, guard: MutexGuard<'a, Counts>) -> MutexGuard<'a, Counts> {
+        self.1.wait(guard)
+    }
+    fn wake(&self) {
+        self.1.notify_all();
+    }
+}
+
+/// Those who are at work in one engine, and those who wait.
+#[derive(Default)]
+pub struct Waiting<M = SystemMonitor, A = AtomicU32> {
+    /// Added to without the lock, taken from with it: who sees what was taken after `begin` sees it counted.
+    at_work: A,
+    counts: M,
+}
+impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
+    /// Is at work from now on. Before anything is claimed, pinned or taken in hand.
+    pub fn begin(&self) {
+        self.at_work.add(1);
+    }
+    /// Has let go of all that was claimed, pinned or in hand since `begin`.
+    pub fn end(&self) {
+        self.change(|counts| {
+            self.at_work.add(1_u32.wrapping_neg());
+            counts.note();
+        });
+    }
+    /// The same where nobody could have used it.
+    pub fn end_unnoted(&self) {
+        self.change(|_| _ = self.at_work.add(1_u32.wrapping_neg()));
+    }
+    /// Something may be room for somebody now, though nobody has ended.
+    pub fn note(&self) {
+        self.change(Counts::note);
+    }
+    /// Makes those who wait look again at what they wait for.
+    pub fn wake(&self) {
+        self.change(|_| {});
+    }
+    fn change(&self, edit: impl FnOnce(&mut Counts)) {
+        // Who has looked, and does not sleep yet, holds the lock.
+        let mut counts = self.counts.lock();
+        edit(&mut counts);
+        drop(counts);
+        self.counts.wake();
+    }
+    /// How many are at work.
+    pub fn at_work(&self) -> u32 {
+        self.at_work.load()
+    }
+    /// How many of them wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> u32 {
+        self.counts.lock().waiting
+    }
+    /// A number that changes with every progress. To be read before looking for room.
+    pub fn progress(&self) -> u32 {
+        self.counts.lock().progress
+    }
+    /// One who is at work has found nothing since progress was `seen`. Waits until there is some; false if there is none to
+    /// hope for, or if he is `forsaken`, which is looked at when others wake him.
+    pub fn starve(&self, seen: u32, forsaken: impl Fn() -> bool) -> bool {
+        let mut counts = self.counts.lock();
+        if counts.progress != seen {
+            return true;
+        }
+        counts.waiting += 1;
+        loop {
+            if forsaken() || self.at_work.load() <= counts.waiting {
+                counts.waiting -= 1; // the others may hope for what he holds
+                return false;
+            }
+            counts = self.counts.sleep(counts);
+            if counts.progress != seen {
+                return true; // whoever noted it has counted him out
+            }
+        }
+    }
+    /// Waits until `done`, which is looked at whenever somebody ends or notes progress.
+    pub fn wait_until(&self, done: impl Fn() -> bool) {
+        let mut counts = self.counts.lock();
+        while !done() {
+            counts = self.counts.sleep(counts);
+        }
+    }
+}
+
+#[cfg(test)]
+mod model {
+    //! Threads that want the room of chunks in place, and others that hold these without using them.
+    use super::super::state::{Phase, Settle, State};
+    use super::super::word::modelled::{ModelledWord, explore};
+    use super::*;
+    use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+    struct ModelledMonitor(Mutex<Counts>, Condvar);
+    impl Monitor for ModelledMonitor {
+        type Guard<'a> = MutexGuard<'a, Counts>;
+        fn lock(&self) -> MutexGuard<'_, Counts> {
+            self.0.lock().unwrap()
+        }
+        fn sleep<'a>(&'a self, guard: MutexGuard<'a, Counts>) -> MutexGuard<'a, Counts> {
+            self.1.wait(guard).unwrap()
+        }
+        fn wake(&self) {
+            self.1.notify_all();
+        }
+    }
+
+    /// One chunk that can leave, and those at work.
+    struct Model {
+        waiting: Waiting<ModelledMonitor, ModelledWord>,
+        chunk: State<ModelledWord>,
+    }
+    impl Model {
+        fn new() -> Arc<Model> {
+            let monitor = ModelledMonitor(Mutex::new(Counts::default()), Condvar::new());
+            Arc::new(Model {
+                waiting: Waiting { at_work: ModelledWord::new(0), counts: monitor },
+                chunk: State::hot(),
+            })
+        }
+        fn claim(&self) -> bool {
+            let word = self.chunk.load();
+            word.phase() == Phase::Hot && self.chunk.claim(word)
+        }
+        /// Looks until there is room; whether there was. Meanwhile holds a chunk of his own, in whose place the other one is
+        /// then: as that one can leave, so can this.
+        fn want(&self) -> bool {
+            self.waiting.begin();
+            let found = loop {
+                let seen = self.waiting.progress();
+                if self.claim() {
+                    break true;
+                }
+                if !self.waiting.starve(seen, || false) {
+                    break false;
+                }
+            };
+            if found {
+                self.chunk.settle(Phase::Hot, Settle::default());
+            }
+            self.waiting.end();
+            found
+        }
+        /// As who acquires a chunk for which there is no room beside others.
+        fn claim_in_vain(&self) {
+            self.waiting.begin();
+            if self.claim() {
+                self.chunk.settle(Phase::Hot, Settle::default());
+                self.waiting.end();
+            } else {
+                self.waiting.end_unnoted();
+            }
+        }
+        /// As who finds a chunk in place that was not a moment ago.
+        fn pin_in_vain(&self) {
+            self.waiting.begin();
+            if self.chunk.pin() {
+                self.chunk.unpin();
+            }
+            self.waiting.end();
+        }
+    }
+    fn all_find_room(others: &'static [fn(&Model)]) {
+        explore(3, move || {
+            let model = Model::new();
+            let others: Vec<_> = others
+                .iter()
+                .map(|work| {
+                    let model = model.clone();
+                    loom::thread::spawn(move || work(&model))
+                })
+                .collect();
+            assert!(model.want(), "gave up, and the chunk can leave");
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
+        });
+    }
+
+    #[test]
+    fn nobody_gives_up_for_what_others_claim_in_vain() {
+        all_find_room(&[Model::claim_in_vain, Model::claim_in_vain]);
+    }
+    #[test]
+    fn nobody_gives_up_for_what_others_pin() {
+        all_find_room(&[Model::pin_in_vain, Model::claim_in_vain]);
+    }
+    #[test]
+    fn nobody_gives_up_while_another_who_wanted_the_same_goes_on() {
+        all_find_room(&[
+            |model| assert!(model.want(), "gave up, and the chunk can leave"),
+            |model| assert!(model.want(), "gave up, and the chunk can leave"),
+        ]);
+    }
+    #[test]
+    fn where_there_is_nothing_all_give_up() {
+        explore(3, || {
+            let model = Model::new();
+            // Somebody else's for good.
+            assert!(model.claim());
+            let others = [model.clone(), model.clone()].map(|model| {
+                loom::thread::spawn(move || {
+                    assert!(!model.want());
+                })
+            });
+            assert!(!model.want());
+            others.into_iter().for_each(|other| other.join().unwrap());
+        });
+    }
+}
