@@ -217,6 +217,32 @@ static void test_can_allocate(void)
     }
 }
 
+/* The same where all is in place: for good, where nothing serves faults. */
+static void test_can_allocate_beside_what_is_in_place(void)
+{
+    TEST("unimem_can_allocate counts on memory in place where it can leave, and only there") {
+        for (int round = 0; round < 4; round++) {
+            const size_t cap = 8 * MIB, bytes = 5 * MIB;
+            unified_memory_interface_t *memory = open_with(cap, 64 * KIB);
+            uint64_t *words = memory->allocate_streaming(bytes, 64 * KIB);
+            for (size_t i = 0; i < bytes / 8; i += 8) words[i] = mix(i);
+            if (round / 2) memory->allocate_streaming(20 * MIB, 64 * KIB); /* of which nothing is in place */
+            size_t most = 0, beyond = 0, before = 1;
+            for (int tries = 0; tries < 1000 && most != before; tries++) {
+                for (before = most, most = 1, beyond = cap + 1; beyond - most > 1;)
+                    *(unimem_can_allocate(memory, (most + beyond) / 2) ? &most : &beyond) = (most + beyond) / 2;
+            }
+            EXPECT(serves_touches() ? most > cap / 2 : most <= cap - bytes && most > MIB, "the most is %zu", most);
+            size_t size = round % 2 ? beyond : most;
+            void *block = memory->allocate(size, 0);
+            EXPECT((block != NULL) == (size == most), "%zu of at most %zu: %p", size, most, block);
+            for (size_t i = 0; i < bytes / 8; i += 512)
+                if (!EXPECT(words[i] == mix(i), "word %zu is lost", i)) break;
+            unimem_close(memory);
+        }
+    }
+}
+
 /* Shrinks and grows, by sizes in the middle of pages and chunks, and all that comes back is zero. */
 static void test_what_comes_back(void)
 {
@@ -258,6 +284,7 @@ static int run_all(void)
     test_system();
     test_tracking();
     if (serves_touches()) test_can_allocate();
+    test_can_allocate_beside_what_is_in_place();
     test_what_comes_back();
     return tap_done();
 }

@@ -63,6 +63,8 @@ struct Balance {
     acquired: usize,
     /// Bytes of all chunks.
     extent: usize,
+    /// Of these, and of what is used: chunks that are in place for good. Room for others is beside them.
+    resident: usize,
     /// Of what is used: encoded chunks. One that is wanted in the clear needs its room as long as it is decoded.
     encoded: usize,
     /// Of what is used: records of chunks. They stay as long as their region.
@@ -75,7 +77,8 @@ struct Balance {
 impl Balance {
     /// What never goes while there are regions.
     fn guaranteed(&self) -> usize {
-        (self.guarantee + self.acquired).min(self.extent) + self.records
+        let others = self.extent - self.resident;
+        self.resident + (self.guarantee + self.acquired).min(others) + self.records
     }
     /// What has to be held with so much in use.
     fn needed(&self, used: usize) -> usize {
@@ -165,6 +168,28 @@ impl BudgetAccount {
         balance.pages -= bytes;
         let excess = balance.set_aside(bytes);
         self.give(&mut balance, excess);
+    }
+    /// Charges the pages of chunks that are in place for good, which are in the extent already. False if there is no room
+    /// for them beside what is guaranteed to others.
+    pub fn charge_resident(&self, bytes: usize) -> bool {
+        let mut balance = self.balance.lock();
+        let before = *balance;
+        balance.resident += bytes;
+        let charged = self.take(&mut balance, bytes);
+        match charged {
+            true => balance.pages += bytes,
+            false => *balance = before,
+        }
+        self.guaranteed.store(balance.guaranteed(), Relaxed);
+        charged
+    }
+    /// Gives them back. Before the extent is shortened by them.
+    pub fn discharge_resident(&self, bytes: usize) {
+        let mut balance = self.balance.lock();
+        balance.resident -= bytes;
+        balance.pages -= bytes;
+        self.guaranteed.store(balance.guaranteed(), Relaxed);
+        self.give(&mut balance, bytes);
     }
     /// Charges encoded bytes, out of the reserve first.
     pub fn charge_encoded(&self, bytes: usize) -> bool {
@@ -341,6 +366,14 @@ mod tests {
         assert!(!account.extend(6) && account.extend(5));
         assert_eq!((used.load(Relaxed), account.guaranteed()), (100, 100));
         account.release(95);
+        // In place for good: what is guaranteed to others is beside it.
+        assert!(account.extend(50) && !account.charge_resident(90), "no room beside it");
+        assert!(account.guaranteed() == 20 && account.charge_resident(40));
+        assert_eq!((used.load(Relaxed), account.guaranteed(), account.pages()), (60, 60, 40));
+        assert!(account.charge_pages(10) && used.load(Relaxed) == 60, "of what is guaranteed");
+        account.discharge_pages(10);
+        account.discharge_resident(40);
+        assert_eq!((used.load(Relaxed), account.guaranteed(), account.pages()), (20, 20, 0));
         account.close();
         assert_eq!(used.load(Relaxed), 0);
         assert!(!BudgetAccount::new(Box::new(Fixed(used, 5))).guarantee(6, 6, 0));

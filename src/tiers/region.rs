@@ -191,18 +191,18 @@ impl Region {
     pub(super) fn settle_in(&mut self) -> Result<()> {
         let length = self.count() * self.chunk;
         let account = self.engine.account();
-        if self.engine.mechanism() != Mechanism::None || !account.charge_pages(length) {
+        if self.engine.mechanism() != Mechanism::None || !account.charge_resident(length) {
             return Ok(());
         }
         if !self.prepay(self.count()) {
-            account.discharge_pages(length);
+            account.discharge_resident(length);
             return Ok(());
         }
         let span = self.memory.part(0, length);
         // SAFETY: our own fresh mapping.
         let result = unsafe { system::protect(span.start, span.length, libc::PROT_READ | libc::PROT_WRITE) };
         if let Err(error) = result {
-            account.discharge_pages(length);
+            account.discharge_resident(length);
             return fail!(OutOfMemory, "{length} bytes cannot be made accessible: {error}");
         }
         self.resident = true;
@@ -440,7 +440,7 @@ impl Region {
     /// Drops all contents, charges and room on disk. The region is known to nobody any more.
     pub(super) fn dissolve(&self) {
         if self.resident {
-            self.engine.account().discharge_pages(self.counters.hot.swap(0, Relaxed));
+            self.engine.account().discharge_resident(self.counters.hot.swap(0, Relaxed));
             self.give_up_extent();
             return;
         }
