@@ -8,6 +8,27 @@
 #include <pthread.h>
 #include <sys/resource.h>
 
+/* Totals of sizes that no block can have would wrap. */
+static void test_sizes_beyond_all_addresses(void) {
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    char blocks[4];
+    const size_t sizes[] = {((size_t)1 << 48) + 1, (size_t)1 << 61, (size_t)1 << 62, SIZE_MAX / 2, SIZE_MAX / 2 + 1};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        bool refused = true;
+        for (size_t at = 0; at < sizeof blocks; at++)
+            refused &= !memory->track_allocation(blocks + at, sizes[i]) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT &&
+                       strstr(unimem_last_error_message(), "more than there are addresses");
+        char name[100];
+        snprintf(name, sizeof name, "track_allocation: %zu bytes are refused", sizes[i]);
+        CHECK(name, refused && stats_of(memory).total_allocated == 0 && stats_of(memory).peak_allocated == 0);
+    }
+    CHECK("track_allocation: as many as there are addresses", memory->track_allocation(blocks, (size_t)1 << 48));
+    CHECK("track_allocation: what is refused leaves the size as it was",
+          !memory->track_allocation(blocks, SIZE_MAX / 2) && stats_of(memory).total_allocated == (size_t)1 << 48 &&
+              memory->untrack_allocation(blocks) && stats_of(memory).total_allocated == 0);
+    CHECK("nothing is left", unimem_close(memory));
+}
+
 static void test_tracking(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     if (!CHECK("an instance to track with", memory != NULL)) return;
@@ -336,6 +357,7 @@ static void test_silence(void) {
 }
 
 int main(void) {
+    test_sizes_beyond_all_addresses();
     test_tracking();
     test_tracking_in_own_blocks();
     test_leaks();

@@ -77,7 +77,8 @@ pub struct unified_memory_interface_t {
     pub allocate_streaming: Option<unsafe extern "C" fn(total_size: usize, chunk_size: usize) -> *mut c_void>,
     /// Tracks any pointer, ours or not; tracking again replaces the size. Foreign ones count as live bytes, until they are
     /// untracked. One into a live block of this instance, at its start or inside, adds nothing to what the block counts;
-    /// its tracking goes along when the block is reallocated and ends when it is freed.
+    /// its tracking goes along when the block is reallocated and ends when it is freed. More than 2^48 bytes, which no block
+    /// can have, are refused: `UNIMEM_ERROR_INVALID_ARGUMENT`.
     pub track_allocation: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> bool>,
     /// Forgets a tracked pointer; false when it is not tracked.
     pub untrack_allocation: Option<unsafe extern "C" fn(ptr: *mut c_void) -> bool>,

@@ -17,6 +17,9 @@ use tiered::Tiered;
 
 /// Tensors of at least this many bytes start on a huge page.
 const HUGE_TENSOR: usize = crate::os::map::HUGE_PAGE;
+/// Addresses that a process has on all processors this is for, unless it asks for more. Sizes of tracked blocks near 2^63 would
+/// make the sum of two wrap.
+const ADDRESS_SPACE: usize = 1 << 48;
 /// Leaks named one by one in the log when an instance is closed.
 const LEAKS_LOGGED: usize = 16;
 
@@ -125,8 +128,8 @@ impl Instance {
         if pointer.is_null() {
             return fail!(InvalidArgument, "NULL cannot be tracked");
         }
-        if size > isize::MAX as usize {
-            return fail!(InvalidArgument, "{size} bytes are more than can be anywhere");
+        if size > ADDRESS_SPACE {
+            return fail!(InvalidArgument, "{size} bytes are more than there are addresses for");
         }
         if let Some(memory) = self.own_memory_at(pointer) {
             return memory.track(&tracked::INSTANCES, pointer as usize);
