@@ -176,7 +176,8 @@ typedef struct {
   /**
    * Tracks any pointer, ours or not; tracking again replaces the size. Foreign ones count as live bytes, until they are
    * untracked. One into a live block of this instance, at its start or inside, adds nothing to what the block counts;
-   * its tracking goes along when the block is reallocated and ends when it is freed.
+   * its tracking goes along when the block is reallocated and ends when it is freed. More than 2^48 bytes, which no block
+   * can have, are refused: `UNIMEM_ERROR_INVALID_ARGUMENT`.
    */
   bool (*track_allocation)(void *ptr, size_t size);
   /**
