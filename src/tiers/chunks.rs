@@ -103,9 +103,8 @@ impl Region {
         workers::start();
         self.sweep.lock().note_asked();
         for index in first..first + count {
-            if matches!(self.word(index).phase(), Phase::Stored | Phase::Zero)
-                && !workers::bring_in(self, index)
-            {
+            // Chunks that nobody has written need no bringing in.
+            if self.word(index).phase() == Phase::Stored && !workers::bring_in(self, index) {
                 break;
             }
         }

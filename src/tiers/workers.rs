@@ -37,6 +37,15 @@ struct Queue {
     begun: [Option<Job>; THREADS],
 }
 impl Queue {
+    /// Puts a job at the end, unless it waits already. False if the queue is full.
+    fn ask(&mut self, job: Job) -> bool {
+        let waits = (0..self.count).any(|i| self.jobs[(self.first + i) % QUEUE] == Some(job));
+        if !waits && self.count < QUEUE {
+            self.push(job);
+            return true;
+        }
+        waits
+    }
     fn push(&mut self, job: Job) {
         self.jobs[(self.first + self.count) % QUEUE] = Some(job);
         self.count += 1;
@@ -48,8 +57,8 @@ impl Queue {
         self.jobs[first].take()
     }
 }
-static JOBS: Mutex<Queue> =
-    Mutex::new(Queue { jobs: [None; QUEUE], first: 0, count: 0, begun: [None; THREADS] });
+const EMPTY: Queue = Queue { jobs: [None; QUEUE], first: 0, count: 0, begun: [None; THREADS] };
+static JOBS: Mutex<Queue> = Mutex::new(EMPTY);
 /// Changes with every job; what idle threads wait on.
 static CALLS: AtomicU32 = AtomicU32::new(0);
 /// Changes when a job is done; what `withdraw` waits on.
@@ -57,14 +66,11 @@ static DONE: AtomicU32 = AtomicU32::new(0);
 /// How many threads there are.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
+/// False if the queue is full.
 fn push(job: Job) -> bool {
-    let mut queue = JOBS.lock();
-    let (first, count) = (queue.first, queue.count);
-    if count == QUEUE || (0..count).any(|i| queue.jobs[(first + i) % QUEUE] == Some(job)) {
+    if !JOBS.lock().ask(job) {
         return false;
     }
-    queue.push(job);
-    drop(queue);
     CALLS.fetch_add(1, Release);
     atomic_wait::wake_one(&CALLS);
     true
@@ -158,4 +164,18 @@ pub fn start() {
 pub fn forget() {
     RUNNING.store(0, Release);
     while JOBS.lock().pop().is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn what_is_asked_for_again_waits_once_and_is_no_full_queue() {
+        let mut queue = EMPTY;
+        let job = |index| Job::BringIn { start: 4096, index };
+        assert!(queue.ask(job(0)) && queue.ask(job(0)) && queue.count == 1);
+        assert!((1..QUEUE).all(|index| queue.ask(job(index))));
+        assert!(!queue.ask(job(QUEUE)) && queue.ask(job(7)));
+        assert!((0..QUEUE).all(|index| queue.pop() == Some(job(index))) && queue.pop().is_none());
+    }
 }
