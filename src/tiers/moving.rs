@@ -48,6 +48,8 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
         return Err(error);
     }
     new.counters.inherit(&old.counters);
+    let order = old.sweep.lock().order();
+    new.sweep.lock().set_order(order);
     engine.publish(&new);
     old.dissolve();
     Ok(new)

@@ -66,6 +66,10 @@ impl Sweep {
         self.order = order;
         self.tracks = Default::default();
     }
+    /// What the program said.
+    pub fn order(&self) -> Order {
+        self.order
+    }
     /// Notes that `index` of `count` chunks is wanted. Tells which chunks to read ahead now, at most `window` beyond.
     pub fn note(&mut self, index: usize, count: usize, window: usize) -> Option<Ahead> {
         if self.order == Order::Random {

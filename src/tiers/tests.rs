@@ -413,3 +413,13 @@ fn rewriting_a_record_with_its_own_checksum_is_seen() {
         engine.free(&region);
     }
 }
+
+#[test]
+fn what_the_program_said_of_its_order_outlives_growing() {
+    let engine = Engine::new(Box::new(Unlimited)).unwrap();
+    let region = streaming(&engine, 128 << 10, 64 << 10);
+    region.advise(Advice::Sequential).unwrap();
+    let grown = engine.resize(&region, 4 << 20).unwrap();
+    assert!(!Arc::ptr_eq(&grown, &region) && grown.sweep.lock().is_swept());
+    engine.free(&grown);
+}
