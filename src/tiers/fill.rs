@@ -13,7 +13,7 @@ use super::transit::Transit;
 use super::{codec, workers, workspace};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording::{self, Movement, Tier};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{Ordering::*, fence};
 use std::time::Instant;
 use twox_hash::XxHash3_128;
 
@@ -106,6 +106,12 @@ impl Region {
         handler: bool,
         work: impl FnOnce(Transit<'a>) -> Result<(), ChunkError>,
     ) -> Result<(), ChunkError> {
+        // Who shrinks the region stores its size, then drops the chunks behind it: it finds this claim, or its size is seen.
+        fence(SeqCst);
+        if transit.index >= self.count() {
+            transit.settle_unchanged();
+            return Err(ChunkError::Leaving);
+        }
         // By the claimer, so that two who acquire one chunk need the room once.
         let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
             Ok(acquisition) => acquisition,

@@ -17,7 +17,7 @@ use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::PAGE;
 use crate::os::system;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*, fence};
 use std::sync::Arc;
 
 /// Smallest and largest chunk.
@@ -403,6 +403,7 @@ impl Region {
             self.extent.store(length, Relaxed);
         }
         self.size.store(size, Relaxed);
+        fence(SeqCst); // see `Region::bring_claimed`
         for index in new..old {
             self.forget(index);
         }

@@ -200,3 +200,20 @@ fn a_chunk_is_wanted_while_all_room_is_with_memory_that_is_freed_or_moved() {
         }
     }
 }
+
+#[test]
+fn memory_shrinks_while_a_worker_is_about_to_bring_in_what_is_cut_off() {
+    for mechanism in serving() {
+        let engine = unlimited(mechanism);
+        let region = stored(&engine, 4, 14);
+        {
+            let (engine, region) = (engine.clone(), region.clone());
+            at(SyncPoint::BringingAhead, move || _ = engine.resize(&region, CHUNK).unwrap());
+        }
+        region.bring_ahead(3);
+        assert_eq!(region.residency().hot_bytes, 0, "{mechanism:?}");
+        holds(&region, 14, 1);
+        engine.clear();
+        assert_eq!(engine.held(), 0);
+    }
+}
