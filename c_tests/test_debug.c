@@ -4,6 +4,7 @@
 #include "unimem.h"
 #include "unimem/memory_pool.h" /* first: the pool functions are its */
 #include "unimem/advanced_memory_system.h"
+#include "unimem/memory_singleton.h"
 
 #include "support.h"
 #include "tap.h"
@@ -197,6 +198,29 @@ static void tiered_overrun(void) {
     MUST(!unimem_close(memory) && strstr(logged, "overrun: bytes behind the block of 70000 bytes"));
 }
 
+/* The last reference to the program's system frees what was tracked; a callback that is told of an overrun uses the library. */
+static unsigned opened;
+static void open_another(int level, const char *message, void *context) {
+    note(level, message, context);
+    unified_memory_interface_t *another = unimem_open(NULL);
+    opened += another != NULL;
+    unimem_close(another);
+}
+static void tracked_overrun(void) {
+    advanced_memory_system_t *system = opaque(&(int){0});
+    register_memory_system(system);
+    unsigned char *region = memory->allocate_streaming(5000, 64 * KIB);
+    MUST(region && track_memory_block(region));
+    region[5000] = 1;
+    unimem_set_log(open_another, NULL);
+    unregister_memory_system(system);
+    unimem_set_log(note, NULL);
+    MUST(opened > 0 && strstr(logged, "overrun: bytes behind the block of 5000 bytes") && live() == 5000);
+    region[5000] = 0;
+    memory->free(region);
+    MUST(live() == 0);
+}
+
 /* Nothing is wrong here, and nothing is to be found. */
 static void *work(void *seed) {
     unsigned state = (unsigned)(size_t)seed;
@@ -260,7 +284,7 @@ static const struct {
     void (*run)(void);
 } CASES[] = {{"overrun", overrun}, {"after_free", after_free}, {"after_free_large", after_free_large},
              {"bounded", bounded}, {"traced", traced}, {"long_path", long_path}, {"many", many}, {"tiered", tiered},
-             {"tiered_overrun", tiered_overrun}, {"clean", clean}};
+             {"tiered_overrun", tiered_overrun}, {"tracked_overrun", tracked_overrun}, {"clean", clean}};
 
 static int run(const char *setting, const char *name) {
     fflush(stdout);
@@ -304,6 +328,7 @@ int main(int argc, char **argv) {
     CHECK("an overrun by one byte is found at free, by check_memory_corruption and at close", passes("guard", "overrun"));
     CHECK("with everything on too", passes("guard,quarantine,trace", "overrun"));
     CHECK("an overrun of tiered memory is found in its last chunk", passes("guard", "tiered_overrun"));
+    CHECK("a callback may use the library when it is told of one in tracked memory", passes("guard", "tracked_overrun"));
     CHECK("a write after free is found, a read sees the pattern", passes("quarantine", "after_free"));
     CHECK("with everything on too", passes("guard,quarantine,trace", "after_free"));
     int status = run("quarantine", "after_free_large");

@@ -99,7 +99,9 @@ pub(super) fn region_of(pointer: *const u8) -> Option<Arc<Region>> {
 /// Frees the live region that starts at `pointer`, whosever it is. False where there is none.
 pub fn free_anywhere(pointer: *const u8) -> bool {
     region_at(pointer).is_some_and(|region| {
-        slots::for_any(|instance| instance.tiered.has(&region) && instance.free_region(&region).is_ok())
+        // Looked at before the slots are locked: what is found is told to the program's callback.
+        check(&region).is_ok()
+            && slots::for_any(|instance| instance.tiered.has(&region) && instance.give_up(&region).is_ok())
     })
 }
 /// A region as a block.
@@ -174,11 +176,17 @@ impl Instance {
     }
     /// Gives up one owner of a region.
     pub fn free_region(&self, region: &Arc<Region>) -> Result<()> {
+        if region.further_owners.load(Relaxed) == 0 {
+            check(region)?;
+        }
+        self.give_up(region)
+    }
+    /// The same, where it was looked at already.
+    fn give_up(&self, region: &Arc<Region>) -> Result<()> {
         let last = region.further_owners.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_err();
         if !last {
             return Ok(());
         }
-        check(region)?;
         let size = region.size();
         tracked::ended(region.start());
         regions::ends(region.start());
