@@ -134,9 +134,53 @@ static int fault_without_handlers(void *unused)
     return 0;
 }
 
+/* A program that installs its handlers anew, again and again, and allocates in between. */
+static int install_again_and_again(void *unused)
+{
+    (void)unused;
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    for (int round = 0; round < 20; round++) {
+        sigaction(SIGSEGV, &action, NULL);
+        sigaction(SIGBUS, &action, NULL);
+        size_t count = 4 * MIB / 8;
+        uint64_t *words = memory->allocate_streaming(count * 8, 64 * KIB);
+        if (sigsetjmp(back, 1) != 0 || !works(words, count)) return 1;
+        volatile char *hole = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (sigsetjmp(back, 1) == 0) {
+            *hole = 1;
+            return 2;
+        }
+        if (seen_address != hole) return 3;
+        memory->free(words);
+    }
+    return 0;
+}
+
+/* Touches memory that cannot come in, as what is in place cannot be written out, while SIGBUS is kept from coming. */
+static int touch_in_vain(void *ignored)
+{
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    sigset_t bus;
+    sigemptyset(&bus);
+    sigaddset(&bus, SIGBUS);
+    if (ignored) signal(SIGBUS, SIG_IGN);
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    size_t count = 4 * MIB / 8;
+    uint64_t *words = memory->allocate_streaming(count * 8, 64 * KIB);
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){0, 0});
+    if (!ignored) pthread_sigmask(SIG_BLOCK, &bus, NULL);
+    return words && works(words, count) ? 1 : 2;
+}
+
 /* Faults that the program makes itself. */
 static void test_chaining(void)
 {
+    int again = run_in_child(install_again_and_again, NULL, 60);
+    CHECK_EQ("handlers that are installed anew are passed once each time", (size_t)again, 0);
+    for (int ignored = 0; ignored < 2; ignored++)
+        CHECK_EQ(ignored ? "what cannot be served ends a program that ignores SIGBUS" : "what cannot be served ends a program that blocks SIGBUS",
+                 (size_t)run_in_child(touch_in_vain, ignored ? &ignored : NULL, 20), 256 + SIGBUS);
     CHECK_EQ("faults that are not ours go to the program's own handlers", (size_t)run_in_child(fault_with_handlers, NULL, 60), 0);
     const char *name = "without one they end the program with SIGSEGV";
     if (THREAD_SANITIZED) SKIP(name, "the thread sanitizer has one");

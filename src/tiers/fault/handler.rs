@@ -35,14 +35,27 @@ pub fn install(signal: libc::c_int) {
         }
         // Kept first: a fault of another thread must find it the moment ours is in place. When a program has changed
         // its handler that often, the new one stays in front; it has to pass our faults on.
-        let Some(place) = before(signal).iter().find(|place| place.get().is_none()) else { return };
-        let _ = place.set(current);
+        let kept = before(signal).iter().take_while(|place| place.get().is_some()).count();
+        let again = kept > 0 && before(signal)[kept - 1].get().is_some_and(|last| is_same(last, &current));
+        if !again {
+            let Some(place) = before(signal).get(kept) else { return };
+            let _ = place.set(current);
+        }
         let mut new: libc::sigaction = core::mem::zeroed();
         new.sa_sigaction = ours;
         new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         libc::sigfillset(&mut new.sa_mask);
         libc::sigaction(signal, &new, core::ptr::null_mut());
     }
+}
+
+/// Whether a program has installed what it had installed before.
+fn is_same(one: &libc::sigaction, other: &libc::sigaction) -> bool {
+    // SAFETY: two sets that are read.
+    let masks = (1..=64).all(|signal| unsafe {
+        libc::sigismember(&one.sa_mask, signal) == libc::sigismember(&other.sa_mask, signal)
+    });
+    masks && one.sa_sigaction == other.sa_sigaction && one.sa_flags == other.sa_flags
 }
 
 /// Foreign faults under way, by thread: whether a handler of the program has called ours.
@@ -109,7 +122,7 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
         Served::Yes => {}
         Served::NotOurs => pass_on(signal, info, context),
         Served::Failed if signal == libc::SIGBUS => pass_on(signal, info, context),
-        Served::Failed => raise_bus_error(address),
+        Served::Failed => raise_bus_error(address, context),
     }
     // SAFETY: errno of this thread.
     unsafe { *libc::__errno_location() = errno };
@@ -183,8 +196,9 @@ fn reset(signal: libc::c_int) {
     }
 }
 
-/// SIGBUS at `address` for this thread, pending until the handler returns.
-fn raise_bus_error(address: usize) {
+/// SIGBUS at `address` for this thread, pending until the handler returns. Where the program blocks or ignores it, it ends
+/// the program, as when the system raises it for a fault: else the instruction would be run again for ever.
+fn raise_bus_error(address: usize, context: *mut libc::c_void) {
     #[repr(C)]
     struct Info {
         signal: i32,
@@ -197,6 +211,18 @@ fn raise_bus_error(address: usize) {
     const { assert!(size_of::<Info>() == size_of::<libc::siginfo_t>()) };
     let info =
         Info { signal: libc::SIGBUS, errno: 0, code: libc::BUS_ADRERR, _padding: 0, address, _rest: [0; 13] };
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: zero bytes are a valid sigaction to fill in; the kernel passes a ucontext_t, whose mask is the thread's again
+    // when the handler returns.
+    unsafe {
+        libc::sigaction(libc::SIGBUS, core::ptr::null(), action.as_mut_ptr());
+        let mask = &raw mut (*context.cast::<libc::ucontext_t>()).uc_sigmask;
+        let blocked = libc::sigismember(mask, libc::SIGBUS) == 1;
+        if blocked || action.assume_init().sa_sigaction == libc::SIG_IGN {
+            reset(libc::SIGBUS);
+            libc::sigdelset(mask, libc::SIGBUS);
+        }
+    }
     if !queue(libc::SIGBUS, (&raw const info).cast()) {
         reset(libc::SIGSEGV);
     }
