@@ -61,7 +61,11 @@ impl SpillSpace {
         let mut made = self.made.lock();
         // What the disk could never hold must be sparse; anything else has its blocks made now.
         if length > spill.capacity() || made.is_some() {
-            made.get_or_insert_default().resize(self.words(), 0);
+            let bits = made.get_or_insert_default();
+            bits.resize(self.words(), 0);
+            // The first piece may have been made as far as the region went.
+            let piece = first / self.chunks_a_piece();
+            bits[piece / 64] &= !(1 << (piece % 64));
         } else if let Err(errno) = spill.make_blocks(start, length) {
             spill.give_range(start, length);
             return Err(disk(errno));
@@ -85,17 +89,20 @@ impl SpillSpace {
             return Ok(());
         }
         let first = piece * self.chunks_a_piece();
-        let begin = first.max(self.first_of_extent(index));
-        let Some((spill, start)) = self.place(self.engine.current_file(), begin) else {
-            return Ok(()); // found out when it is spilled
-        };
-        let count = self.chunks_a_piece().min(count - first);
-        spill.make_blocks(start, (count * self.chunk) as u64)?;
-        bits[piece / 64] |= 1 << (piece % 64);
+        let (file, last) = (self.engine.current_file(), count.min(first + self.chunks_a_piece()));
+        let mut next = first;
+        while next < last {
+            // Where there is no room yet it is found out when it is spilled.
+            let Some((spill, start, left)) = self.run(file, next) else {
+                next += 1;
+                continue;
+            };
+            let run = left.min(last - next);
+            spill.make_blocks(start, (run * self.chunk) as u64)?;
+            bits[piece / 64] |= 1 << (piece % 64);
+            next += run;
+        }
         Ok(())
-    }
-    fn first_of_extent(&self, index: usize) -> usize {
-        self.extents.lock().iter().rev().find(|extent| extent.holds(index)).map_or(0, |extent| extent.first)
     }
     /// The file where a chunk is to be written now, its number, and the offset. Where no room was taken in advance,
     /// because there is no budget, it is taken now.
@@ -109,9 +116,14 @@ impl SpillSpace {
     }
     /// The file with this number and a chunk's offset in it.
     pub fn place(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64)> {
+        self.run(file, index).map(|(spill, offset, _)| (spill, offset))
+    }
+    /// The same, and how many chunks from this one on lie there one behind the other.
+    fn run(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64, usize)> {
         let extents = self.extents.lock();
         let extent = extents.iter().find(|extent| extent.file == file && extent.holds(index))?;
-        Some((extent.spill.clone(), extent.start + ((index - extent.first) * self.chunk) as u64))
+        let before = index - extent.first;
+        Some((extent.spill.clone(), extent.start + (before * self.chunk) as u64, extent.count - before))
     }
     /// Notes that a chunk is stored in a file, or not any more.
     pub fn note_stored(&self, file: u16, index: usize, stored: bool) {
