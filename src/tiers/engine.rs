@@ -23,6 +23,9 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
+/// Sets of slots that are kept though no region uses them. Each takes about a hundred of the mappings that a process may have.
+const KEPT_SETS: usize = 8;
+
 /// A list that is replaced, never changed: readers take the current one and keep it.
 pub type Snapshot<T> = Arc<Vec<Arc<T>>>;
 
@@ -97,12 +100,13 @@ impl Engine {
     fn try_allocate(self: &Arc<Self>, params: &Params) -> Result<Arc<Region>> {
         let _inside = gate::enter();
         let _arrangement = self.arrangement.lock();
-        let region = Arc::new(self.arrange(|| {
+        let made = self.arrange(|| {
             let mut region = Region::reserve(self, params)?;
             region.settle_in()?;
             region.take_spill_space()?;
             Ok(region)
-        })?);
+        });
+        let region = Arc::new(made.inspect_err(|_| self.drop_sets())?);
         if let Some(signal) = self.faults.mechanism.signal() {
             handler::install(signal);
         }
@@ -139,6 +143,12 @@ impl Engine {
             region.dissolve();
             drop(pages);
             let _arrangement = self.arrangement.lock();
+            self.drop_sets();
+            if !self.stagings().iter().any(|set| Arc::ptr_eq(set, region.staging())) {
+                // It may have gone while chunks of this region were still on their way to its slots.
+                let _pages = self.pages_in_hand();
+                self.drop_full(region.staging(), usize::MAX);
+            }
             if self.regions().is_empty() {
                 // The worker threads may still have pages in hand; whoever comes next must not find them charged.
                 self.waiting.wait_until(|| self.waiting.at_work() == 0);
@@ -222,6 +232,29 @@ impl Engine {
         };
         change(&self.stagings, |list| list.push(staging.clone()));
         Ok(staging)
+    }
+    /// Gives up sets of slots that no region uses, but for a few that the next one may want. While `arrangement` is held: no
+    /// region is being made. Their slots are empty then, or on their way to it: pages go into slots for a region only.
+    fn drop_sets(&self) {
+        let before = self.stagings();
+        if before.len() <= KEPT_SETS {
+            return;
+        }
+        let regions = self.regions();
+        let is_used = |set: &Arc<Staging>| regions.iter().any(|region| Arc::ptr_eq(region.staging(), set));
+        change(&self.stagings, |list| {
+            let mut over = list.len().saturating_sub(KEPT_SETS);
+            list.retain(|set| {
+                let goes = over > 0 && !is_used(set);
+                over -= usize::from(goes);
+                !goes
+            });
+        });
+        let _pages = self.pages_in_hand();
+        let after = self.stagings();
+        for set in before.iter().filter(|set| !after.iter().any(|other| Arc::ptr_eq(other, set))) {
+            self.drop_full(set, usize::MAX);
+        }
     }
     pub(super) fn account(&self) -> &BudgetAccount {
         &self.account

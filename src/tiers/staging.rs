@@ -100,6 +100,8 @@ impl Staging {
     fn adopt(&self, pages: &Pages) -> Result<(), Errno> {
         for mapping in [&self.slots, &self.nursery] {
             advise(mapping.span(), Advice::NotDumped);
+            // What stands behind the chunks, too.
+            advise(mapping.span(), Advice::SmallPages);
             if pages.slots_are_private() {
                 advise(mapping.span(), Advice::NotInherited);
             }

@@ -8,7 +8,7 @@
 //! (transit.rs), before anybody else can claim or pin it; and who has pinned one and takes its copy (`Region::take_copy`),
 //! which excludes claims. So of every chunk that is not Busy it tells exactly whether its record names a copy; of a Busy
 //! one, whether it did when it was claimed.
-use super::mapping::{Access, Mapping};
+use super::mapping::{Access, Advice, Mapping, advise};
 use super::state::State;
 use crate::os::map::{self, PAGE};
 use core::cell::{Cell, UnsafeCell};
@@ -128,6 +128,8 @@ impl Table {
     /// Records for up to `capacity` chunks.
     pub fn new(capacity: usize) -> Option<Table> {
         let mapping = Mapping::reserve(capacity.checked_mul(size_of::<Chunk>())?, 64, Access::ReadWrite)?;
+        // They are charged by the page.
+        advise(mapping.span(), Advice::SmallPages);
         Some(Table { mapping, capacity })
     }
     /// The record of a chunk.

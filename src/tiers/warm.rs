@@ -74,6 +74,8 @@ impl Warm {
         let units = units_for(bytes.checked_mul(2)?).next_multiple_of(64);
         let arena = Mapping::reserve(units * PAGE, PAGE, Access::ReadWrite)?;
         advise(arena.span(), Advice::NotDumped);
+        // Extents are charged by the page.
+        advise(arena.span(), Advice::SmallPages);
         let bitmaps = Mapping::reserve(units / 64 * 2 * 8, PAGE, Access::ReadWrite)?;
         Some(Warm {
             arena,

@@ -214,3 +214,95 @@ fn a_touch_ends_while_chunks_of_another_size_cannot_be_stored() {
         assert_eq!(budget.used.load(SeqCst), 0);
     }
 }
+
+#[test]
+fn memory_that_grows_has_blocks_made_for_what_is_new() {
+    const CHUNK: usize = 4096;
+    let budget = Fixed::new(1 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    let region = streaming(&engine, 10 * CHUNK, CHUNK);
+    let (file, spill) = engine.new_file().unwrap();
+    // As fork does: from now on blocks are made for a piece at a time, of which there are ten chunks.
+    region.spill_space().move_to(file, &spill);
+    acquire(&region, 0).unwrap();
+    assert!(Arc::ptr_eq(&engine.resize(&region, 20 * CHUNK).unwrap(), &region));
+    spill.refuse(true);
+    assert_eq!(acquire(&region, 15), Err(Error::Io), "the disk is full");
+    spill.refuse(false);
+    acquire(&region, 15).unwrap();
+    spill.refuse(true);
+    acquire(&region, 16).unwrap(); // made with it
+    spill.refuse(false);
+    engine.clear();
+    assert_eq!(budget.used.load(SeqCst), 0);
+}
+
+#[test]
+fn chunk_sizes_that_nothing_has_any_more_take_no_mappings() {
+    for mechanism in serving() {
+        let budget = Fixed::new(8 << 20);
+        let engine = budget.engine(mechanism);
+        let living = streaming(&engine, 1 << 20, 64 << 10);
+        fill(&living, 3, 31);
+        for pages in 1..=30 {
+            let chunk = pages * 4096;
+            let region = streaming(&engine, 4 * chunk, chunk);
+            (0..4).for_each(|index| fill(&region, index, 32));
+            region.advise(Advice::DontNeed).unwrap();
+            holds(&region, 2, 32);
+            engine.free(&region);
+            // More than there is.
+            let params = Params { size: 1 << 62, chunk: chunk + (1 << 20), policy: Policy::Streaming };
+            assert!(engine.allocate(&params).is_err());
+        }
+        assert!(engine.stagings().len() <= 8, "{mechanism:?}: {} sets of slots", engine.stagings().len());
+        holds(&living, 3, 31);
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+
+/// Whether the kernel was told to back the mapping at `address` with small pages only; None where it does not say.
+fn has_small_pages(address: usize) -> Option<bool> {
+    let all = std::fs::read_to_string("/proc/self/smaps").ok()?;
+    let mut inside = false;
+    for line in all.lines() {
+        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        if let Some((start, end)) = range.and_then(|(start, end)| Some((number(start)?, number(end)?))) {
+            inside = (start..end).contains(&address);
+        } else if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
+            return Some(flags.split_whitespace().any(|flag| flag == "nh"));
+        }
+    }
+    None
+}
+#[test]
+fn what_is_charged_by_the_page_takes_no_huge_ones() {
+    if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+        println!("SKIP: no huge pages here");
+        return;
+    }
+    let engine = Engine::new(Box::new(Unlimited)).unwrap();
+    let region = streaming(&engine, 8 << 20, 2 << 20);
+    fill(&region, 0, 40);
+    region.advise(Advice::DontNeed).unwrap();
+    let transit = Transit::claim(&region, 0, Some(Phase::Stored));
+    let mut transit = transit.expect("stored");
+    let stored = *transit.stored();
+    transit.settle(Phase::Stored, Settle::default());
+    assert!(stored.warm != 0, "it is encoded in RAM");
+    // SAFETY: only asked where it is.
+    let encoded = unsafe { engine.warm.pages(stored.warm, 1) }.as_ptr() as usize;
+    let slot = region.staging().take_empty().or_else(|| region.staging().take_full()).unwrap();
+    let behind = region.staging().span(&slot).start + region.chunk_size();
+    region.staging().put_empty(slot);
+    for (what, address) in [
+        ("records", core::ptr::from_ref(region.chunk(0)) as usize),
+        ("encoded bytes", encoded),
+        ("what is behind a slot", behind),
+    ] {
+        assert_ne!(has_small_pages(address), Some(false), "{what}");
+    }
+    engine.free(&region);
+}
