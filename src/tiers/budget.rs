@@ -149,6 +149,18 @@ impl BudgetAccount {
     pub fn acquire(&self, chunk: usize) -> bool {
         self.guarantee_more(|balance| balance.acquired += chunk)
     }
+    /// Whether it could be if nothing were encoded: who cannot even so has nothing to wait for.
+    pub fn could_acquire(&self, chunk: usize) -> bool {
+        let mut balance = self.balance.lock();
+        let then = Balance { acquired: balance.acquired + chunk, ..*balance };
+        let more = then.guaranteed().saturating_sub(balance.held);
+        let there = balance.encoded > 0 && self.budget.try_charge(more);
+        if there {
+            balance.held += more;
+            self.give(&mut balance, 0);
+        }
+        there
+    }
     /// It is not any more.
     pub fn release(&self, chunk: usize) {
         self.guarantee_less(|balance| balance.acquired -= chunk);
@@ -343,10 +355,13 @@ mod tests {
         assert!(account.charge_pages(85));
         assert_eq!((used.load(Relaxed), account.pages()), (100, 100));
         assert!(!account.charge_encoded(1) && account.wants_reserve());
+        assert!(!account.could_acquire(1), "nothing is encoded");
         account.discharge_pages(50);
         assert_eq!(used.load(Relaxed), 60, "10 stay in the reserve");
         assert!(!account.wants_reserve() && account.charge_encoded(30));
         assert_eq!(used.load(Relaxed), 80);
+        assert!(!account.acquire(60) && account.could_acquire(60) && !account.could_acquire(81));
+        assert_eq!((used.load(Relaxed), account.held()), (80, 80));
         account.discharge_encoded(30);
         account.discharge_pages(50);
         assert_eq!(used.load(Relaxed), 20);

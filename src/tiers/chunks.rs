@@ -31,9 +31,16 @@ impl<'a> Acquisition<'a> {
         let engine = region.engine();
         let room = || engine.guarantee(|account| account.acquire(region.chunk_size()));
         // What is in place for good takes nothing from others.
-        let there = region.is_resident() || room()? || engine.demote_claimed(transit)? && room()?;
-        if !there {
-            return Err(ChunkError::NoRoomBeside);
+        while !region.is_resident() {
+            // Before looking: whatever settles from here on changes it.
+            let seen = engine.waiting.progress();
+            if room()? || engine.demote_claimed(transit)? && room()? {
+                break;
+            }
+            // The room of what other threads are bringing in is free when they have settled.
+            if !engine.account().could_acquire(region.chunk_size()) || !engine.starve(region, seen) {
+                return Err(ChunkError::NoRoomBeside);
+            }
         }
         region.counters.acquired.fetch_add(1, Relaxed);
         Ok(Acquisition(region))

@@ -423,3 +423,42 @@ fn what_the_program_said_of_its_order_outlives_growing() {
     assert!(!Arc::ptr_eq(&grown, &region) && grown.sweep.lock().is_swept());
     engine.free(&grown);
 }
+
+#[test]
+fn what_fits_is_acquired_whatever_others_bring_in() {
+    const THREADS: usize = 4;
+    const CHUNK: usize = 16 << 10;
+    const COUNT: usize = 64;
+    for mechanism in serving() {
+        // All threads' chunks, the two of plain access, and the records of chunks.
+        let budget = Fixed::new((THREADS + 2) * CHUNK + 4096);
+        let engine = budget.engine(mechanism);
+        let region = streaming(&engine, COUNT * CHUNK, CHUNK);
+        region.advise(Advice::Random).unwrap();
+        let visit = |index: usize, access| {
+            region
+                .acquire(index, access)
+                .unwrap_or_else(|error| panic!("{mechanism:?}, chunk {index}: {error:?}"));
+            // A quarter cannot be compressed.
+            let words = &words(&region)[index * CHUNK / 8..][..CHUNK / 32];
+            words
+                .iter()
+                .enumerate()
+                .for_each(|(i, word)| word.store(mix((index * CHUNK + i) as u64), Relaxed));
+            region.release(index).unwrap();
+        };
+        (0..COUNT).for_each(|index| visit(index, Access::Write));
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let visit = &visit;
+                scope.spawn(move || {
+                    let at = |i| mix((i * THREADS + thread) as u64) as usize % COUNT;
+                    (0..1000)
+                        .for_each(|i| visit(at(i), if i % 3 == 0 { Access::Write } else { Access::Read }));
+                });
+            }
+        });
+        engine.free(&region);
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
