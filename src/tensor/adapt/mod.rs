@@ -126,26 +126,43 @@ impl Adapting<'_> {
         self.network.progress.report(total, total)?;
         Ok(budget.fitted())
     }
-    /// Gives the exponent back: to the root if its elements can take it, else evenly to all nodes.
+    /// Gives the exponent back: to the root if its elements can take it, else to all nodes, so that their largest elements
+    /// are about equal.
     fn spread_exponent(&mut self) -> Result<()> {
-        let root = self.ids[0];
-        let nodes = self.ids.len() as i32;
-        let even = match tiled::magnitude(self.source(root))? {
-            Magnitude::Below(bound) if !(-60..=120).contains(&(bound + self.exponent)) => {
-                (bound + self.exponent) / nodes
-            }
-            _ => 0,
+        const COMFORTABLE: core::ops::RangeInclusive<i32> = -60..=120;
+        let Magnitude::Below(root) = tiled::magnitude(self.source(self.ids[0]))? else {
+            return Ok(()); // all is 0, whatever the exponent
         };
-        for place in 0..self.ids.len() {
-            let id = self.ids[place];
-            let share = if place == 0 { self.exponent - even * (nodes - 1) } else { even };
-            if share != 0 {
-                let mut folded = self.folded(id, &[])?;
-                folded.scale(share);
-                self.store(id, &folded)?;
-            }
+        if COMFORTABLE.contains(&(root + self.exponent)) {
+            return self.scale(self.ids[0], self.exponent);
+        }
+        let mut bounds = Vec::with_capacity(self.ids.len());
+        for &id in &self.ids {
+            bounds.push(match tiled::magnitude(self.source(id))? {
+                Magnitude::Below(bound) => bound,
+                Magnitude::Zero | Magnitude::NotFinite => 0,
+            });
+        }
+        let nodes = self.ids.len() as i32;
+        let total = self.exponent + bounds.iter().sum::<i32>();
+        let (each, further) = (total.div_euclid(nodes), total.rem_euclid(nodes));
+        if !(f32::MIN_EXP..f32::MAX_EXP).contains(&each) {
+            return fail!(Unsupported, "elements of the adapted tensors would be near 2 to the power {each}");
+        }
+        for (place, bound) in bounds.into_iter().enumerate() {
+            let share = each + i32::from((place as i32) < further) - bound;
+            self.scale(self.ids[place], share)?;
         }
         Ok(())
+    }
+    /// Multiplies a node's tensor by 2 to the power `exponent`.
+    fn scale(&mut self, id: usize, exponent: i32) -> Result<()> {
+        if exponent == 0 {
+            return Ok(());
+        }
+        let mut folded = self.folded(id, &[])?;
+        folded.scale(exponent);
+        self.store(id, &folded)
     }
     fn step(&mut self) -> Result<()> {
         self.steps.0 += 1;
@@ -199,11 +216,11 @@ impl Adapting<'_> {
             self.step()?;
             let Some(edge) = self.edge(self.ids[place]) else { continue };
             let mut own = self.folded(edge.node, &edge.own_axes)?;
-            let (q, mut r) = qr(own.matrix());
-            self.exponent += matrix::normalise(&mut r);
+            let (q, r) = qr(own.matrix());
             own.set(q);
             let mut above = self.folded(edge.parent, &edge.parent_axes)?;
             above.multiply(r.transpose());
+            self.exponent += above.normalise();
             self.store(edge.node, &own)?;
             self.store(edge.parent, &above)?;
         }

@@ -5,6 +5,7 @@ use crate::tensor::Complex;
 use crate::tensor::network::End;
 use crate::tensor::testing::*;
 use proptest::prelude::*;
+use faer::c64;
 
 fn empty() -> (Network, Memory) {
     let network = Network::default();
