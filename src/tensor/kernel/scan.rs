@@ -48,22 +48,27 @@ fn largest_bits(elements: &[Complex]) -> u32 {
 
 /// Multiplies every element by 2 to the power `exponent`.
 pub fn scale(elements: &mut [Complex], exponent: i32) {
+    if !TWO_POWERS.contains(&exponent) {
+        // One double holds it. Beyond these bounds nothing is left of any float, or all are infinite.
+        let power = 2f64.powi(exponent.clamp(-300, 300));
+        let by_power = |part: f32| (f64::from(part) * power) as f32;
+        elements.iter_mut().for_each(|z| *z = Complex::new(by_power(z.re), by_power(z.im)));
+        return;
+    }
     let (first, second) = powers(exponent);
     for z in elements {
         *z = Complex::new(z.re * first * second, z.im * first * second);
     }
 }
 
-/// 2 to the power `exponent` as a product of two floats, so that exponents far beyond a float's range work.
-pub fn powers(exponent: i32) -> (f32, f32) {
+/// The exponents that [`powers`] can take.
+const TWO_POWERS: core::ops::RangeInclusive<i32> = -252..=254;
+/// 2 to the power `exponent` as a product of two floats: it may be beyond a float's range where the elements it brings back are, too.
+pub(super) fn powers(exponent: i32) -> (f32, f32) {
     let half = exponent / 2;
     (power(half), power(exponent - half))
 }
+/// 2 to a power between -126 and 127.
 fn power(exponent: i32) -> f32 {
-    match exponent {
-        128.. => f32::INFINITY,
-        -126..128 => f32::from_bits(((exponent + 127) as u32) << 23),
-        -149..-126 => f32::from_bits(1 << (exponent + 149)),
-        _ => 0.0,
-    }
+    f32::from_bits(((exponent + 127) as u32) << 23)
 }

@@ -134,7 +134,7 @@ fn magnitudes() {
     let mut many = vec![Complex::new(0.5, 0.0); 1 << 20];
     many[1 << 19].im = -3.0;
     assert_eq!(magnitude(&many), Magnitude::Below(2));
-    for exponent in [-260, -149, -126, -1, 0, 1, 127, 128, 250] {
+    for exponent in [-252, -149, -126, -1, 0, 1, 127, 128, 254] {
         let (first, second) = powers(exponent);
         assert_eq!(f64::from(first) * f64::from(second), 2f64.powi(exponent));
     }
@@ -238,5 +238,26 @@ fn every_size_of_a_panel_on_every_instruction_set() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn scaling_by_more_than_a_float_holds() {
+    for (element, exponent, expected) in [
+        (0.0f32, 300, 0.0f32),
+        (1.0, 300, f32::INFINITY),
+        (f32::from_bits(1), 270, 2f32.powi(121)),
+        (f32::from_bits(1), 276, 2f32.powi(127)),
+        (f32::MAX, -276, f32::from_bits(2)),
+        (f32::INFINITY, -300, f32::INFINITY),
+        (f32::MAX, -300, 0.0),
+        (1.0, 1 << 20, f32::INFINITY),
+        (1.0, -(1 << 20), 0.0),
+        (-1.5, -130, -1.5 * 2f32.powi(-130)),
+    ] {
+        let mut elements = [Complex::new(element, -0.0)];
+        scan::scale(&mut elements, exponent);
+        assert_eq!(elements[0].re, expected, "{element:e} times 2 to {exponent}");
+        assert_eq!(elements[0].im, 0.0, "{element:e} times 2 to {exponent}");
     }
 }
