@@ -59,7 +59,11 @@ pub unsafe extern "C" fn stream_next_chunk(stream: *mut tensor_stream_t) -> bool
         let state = unsafe { &mut *state };
         let read = state.next(session.view())?;
         // SAFETY: live, and its network's session makes this call the only user.
-        unsafe { (*public).current_offset = state.offset };
+        let public = unsafe { &mut *public };
+        public.current_offset = state.offset;
+        // The node may have been given another tensor meanwhile.
+        let node = session.view().node(state.node);
+        (public.total_size, public.source) = (node.count(), node.block().as_ptr().cast());
         Ok(read)
     })
 }

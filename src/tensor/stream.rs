@@ -29,10 +29,10 @@ impl Stream {
         let buffer = memory.elements(chunk.min(network.node(node).count()), Storage::Plain)?;
         Ok(Stream { node, chunk, offset: 0, buffer })
     }
-    /// Reads the next piece. False at the end.
+    /// Reads the next piece. False at the end, also where the node has become smaller meanwhile and ends before.
     pub fn next(&mut self, network: &Network) -> Result<bool> {
         let source = network.node(self.node).source();
-        let length = self.chunk.min(source.elements.len() - self.offset);
+        let length = self.chunk.min(source.elements.len().saturating_sub(self.offset));
         if length == 0 {
             return Ok(false);
         }

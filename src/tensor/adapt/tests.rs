@@ -3,9 +3,10 @@ use super::*;
 use crate::error::Error;
 use crate::tensor::Complex;
 use crate::tensor::network::End;
+use crate::tensor::stream::Stream;
 use crate::tensor::testing::*;
-use proptest::prelude::*;
 use faer::c64;
+use proptest::prelude::*;
 
 fn empty() -> (Network, Memory) {
     let network = Network::default();
@@ -185,6 +186,70 @@ fn norms_beyond_the_range_of_floats() {
         let norm = norm_of(&before);
         assert!(norm > 0.0 && distance / norm < 1e-4);
     }
+}
+/// A line of 2 by 2 matrices.
+fn line(network: &mut Network, memory: &Memory, matrices: impl Iterator<Item = [Complex; 4]>) {
+    for (id, elements) in matrices.enumerate() {
+        network.add(memory, &[2, 2], Storage::Plain, Some(&elements)).unwrap();
+        if id > 0 {
+            network.connect(memory, id - 1, id).unwrap();
+        }
+    }
+}
+/// Its value: the product of the matrices, in f64.
+fn product_of_line(network: &Network) -> Vec<c64> {
+    let node = |id: usize| (network.node(id).dimensions().to_vec(), widen(network.node(id).data()));
+    let first = node(0);
+    let next = |left: (Vec<usize>, Vec<c64>), id: usize| {
+        let right = node(id);
+        direct_product_wide(&left.0, &left.1, &right.0, &right.1, &[(1, 0)])
+    };
+    (1..network.len()).fold(first, next).1
+}
+fn assert_line_keeps_its_value(network: &mut Network, memory: &Memory) {
+    let before = product_of_line(network);
+    adapt(network, memory, 0.0, 0).unwrap();
+    let distances = product_of_line(network).iter().zip(&before).map(|(a, b)| a - b).collect::<Vec<_>>();
+    let (distance, norm) = (norm_of(&distances), norm_of(&before));
+    assert!(norm > 0.0 && distance < 1e-5 * norm, "{norm:e} {distance:e}");
+}
+#[test]
+fn norms_of_long_lines() {
+    // The norm gathers in the root: of 300 nodes, less than 2 to the power of 300, but more or less than a float holds.
+    for scale in [0.6f32, 0.75, 1.5, 1.7] {
+        let (mut network, memory) = empty();
+        let mut random = Random::new(11);
+        let turn = |angle: f32| [angle.cos(), -angle.sin(), angle.sin(), angle.cos()];
+        let matrices = (0..300).map(|_| turn(random.real()).map(|x| Complex::new(x * scale, 0.0)));
+        line(&mut network, &memory, matrices);
+        assert_line_keeps_its_value(&mut network, &memory);
+    }
+}
+#[test]
+fn elements_at_the_ends_of_the_range_of_floats() {
+    for scale in [2e-38f32, 3e38] {
+        let (mut network, memory) = empty();
+        line(&mut network, &memory, [scale, 0.99, 0.99].map(|x| [Complex::new(x, 0.0); 4]).into_iter());
+        assert_line_keeps_its_value(&mut network, &memory);
+    }
+}
+#[test]
+fn nothing_times_much_is_nothing() {
+    let (mut network, memory) = empty();
+    let much = |id| Complex::new(if id == 0 { 0.0 } else { 1e37 }, 0.0);
+    line(&mut network, &memory, (0..12).map(|id| [much(id); 4]));
+    adapt(&mut network, &memory, 0.0, 0).unwrap();
+    assert_eq!(norm_of(&product_of_line(&network)), 0.0);
+}
+#[test]
+fn a_stream_over_a_node_that_becomes_smaller_ends() {
+    let (mut network, memory) = empty();
+    spectrum(&mut network, &memory, &[4.0, 0.0, 0.0, 0.0]);
+    let mut stream = Stream::new(&network, &memory, 0, 10).unwrap();
+    assert_eq!(stream.next(&network), Ok(true));
+    adapt(&mut network, &memory, 0.0, 0).unwrap();
+    assert_eq!(network.node(0).count(), 4);
+    assert_eq!((stream.next(&network), stream.offset), (Ok(false), 10));
 }
 #[test]
 fn bad_targets_are_refused() {
