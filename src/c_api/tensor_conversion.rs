@@ -7,7 +7,7 @@ use super::tree_tensor_network::{list, make, memory, not_null};
 use crate::error::{Result, fail};
 use crate::tensor::convert::{self, Tensor};
 use crate::tensor::live::{self, Session};
-use crate::tensor::shape;
+use crate::tensor::{shape, tiled};
 use core::ptr;
 use std::time::Instant;
 
@@ -186,7 +186,7 @@ fn build(session: &Session) -> Result<Building> {
         let source = session.view().node(entry.node);
         let node = array::<tensor_node_t>(1)?;
         let (neighbours, axes): (Vec<usize>, Vec<usize>) = entry.links.iter().copied().unzip();
-        // SAFETY: new blocks of the right sizes; the node is counted once all its pointers are set.
+        // SAFETY: new blocks of the right sizes, whose bits are numbers; the node is counted once all its pointers are set.
         unsafe {
             node.write(tensor_node_t {
                 data: ptr::null_mut(),
@@ -202,7 +202,10 @@ fn build(session: &Session) -> Result<Building> {
             });
             (*made.0).nodes.add(id).write(node);
             (*made.0).num_nodes = id + 1;
-            (*node).data = copy_of(source.data())?;
+            (*node).data = array(source.count())?;
+            // In memory that is not in place, by pinning its chunks.
+            let elements = core::slice::from_raw_parts_mut((*node).data, source.count());
+            tiled::read(source.source(), 0, elements)?;
             (*node).dimensions = copy_of(source.dimensions())?;
             (*node).connected_nodes = copy_of(&neighbours)?;
             (*node).connected_dims = copy_of(&axes)?;

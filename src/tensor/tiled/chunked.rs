@@ -1,6 +1,7 @@
 //! Where a tensor's chunks are: pinning them in place, and which ones a part of the tensor needs.
 use crate::error::Result;
 use crate::tensor::Complex;
+use crate::tiers::fault::Mechanism;
 use crate::tiers::fill::Access;
 use crate::tiers::region::Region;
 
@@ -27,6 +28,8 @@ pub trait ChunkedMemory {
     fn prefetch(&self, first: usize, count: usize);
     /// Chunks there are.
     fn count(&self) -> usize;
+    /// Whether touching what is not in place brings it in; else only chunks that are acquired may be touched.
+    fn is_served(&self) -> bool;
 }
 
 impl ChunkedMemory for Region {
@@ -51,6 +54,9 @@ impl ChunkedMemory for Region {
     }
     fn count(&self) -> usize {
         Region::count(self)
+    }
+    fn is_served(&self) -> bool {
+        self.engine().mechanism() != Mechanism::None
     }
 }
 

@@ -13,7 +13,7 @@ pub use chunked::{ChunkedMemory, Purpose};
 use super::Complex;
 use super::kernel::scan::{self, Magnitude};
 use super::kernel::{Axis, Product};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, fail};
 use crate::recording;
 use chunked::{Extent, Pins};
 use core::ops::Range;
@@ -60,10 +60,17 @@ pub fn multiply(
         most = most.max(done);
         tick(most)
     };
-    let chunks = [left.chunked, right.chunked, out.chunked].map(|chunked| chunked.map(ChunkedMemory::chunk));
+    let memories = [left.chunked, right.chunked, out.chunked];
+    let chunks = memories.map(|chunked| chunked.map(ChunkedMemory::chunk));
     let mut scheme = Scheme::choose(product, chunks, budget);
     let mut waited = 0;
     if scheme.pinned > budget {
+        if !memories.into_iter().flatten().all(ChunkedMemory::is_served) {
+            return fail!(
+                OutOfMemory,
+                "the budget has no room for the chunks that a product needs at one time"
+            );
+        }
         // No cut of these layouts fits: chunks come and go as the kernel touches them.
         product.compute(left.elements, right.elements, out.elements, &mut tick)?;
     } else {

@@ -24,6 +24,7 @@ struct Counting {
     tensor: usize,
     chunk: usize,
     count: usize,
+    served: bool,
 }
 impl ChunkedMemory for Counting {
     fn chunk(&self) -> usize {
@@ -58,6 +59,9 @@ impl ChunkedMemory for Counting {
     fn count(&self) -> usize {
         self.count
     }
+    fn is_served(&self) -> bool {
+        self.served
+    }
     fn prefetch(&self, first: usize, count: usize) {
         for index in first..first + count {
             // Like the engine: only what fits without sending out what is pinned.
@@ -72,7 +76,8 @@ impl ChunkedMemory for Counting {
 fn counting(room: usize, chunk: usize, sizes: [usize; 3]) -> (Rc<RefCell<Ram>>, [Counting; 3]) {
     let stored = (0..2).flat_map(|t| (0..sizes[t].div_ceil(chunk)).map(move |i| ((t, i), ()))).collect();
     let ram = Rc::new(RefCell::new(Ram { room, clock: 0, hot: HashMap::new(), stored, traffic: 0 }));
-    let memory = |tensor| Counting { ram: ram.clone(), tensor, chunk, count: sizes[tensor].div_ceil(chunk) };
+    let count = |tensor: usize| sizes[tensor].div_ceil(chunk);
+    let memory = |tensor| Counting { ram: ram.clone(), tensor, chunk, count: count(tensor), served: true };
     let all = [memory(0), memory(1), memory(2)];
     (ram, all)
 }
@@ -106,6 +111,25 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], room: usize,
     ram.traffic + ram.hot.values().filter(|entry| entry.2).count() * chunk
 }
 
+#[test]
+fn without_room_nothing_is_touched_that_nobody_brings_in() {
+    let elements = Random::new(1).tensor(&[64]);
+    let product = Product::row_major(&[8, 8], &[8, 8], &[(1, 0)]);
+    let (_, [mut chunked, ..]) = counting(64, 16, [64; 3]);
+    for served in [true, false] {
+        chunked.served = served;
+        let (left, right) = (
+            Source { elements: &elements, chunked: Some(&chunked) },
+            Source { elements: &elements, chunked: None },
+        );
+        let nan = Complex::new(f32::NAN, f32::NAN);
+        let mut out = vec![nan; 64];
+        let mut target = Target { elements: &mut out, chunked: None };
+        let done = multiply(&product, left, right, &mut target, 0, None, &mut |_| Ok(()));
+        assert_eq!(done, if served { Ok(()) } else { Err(Error::OutOfMemory) });
+        assert_eq!(out[0].re.is_nan(), !served);
+    }
+}
 #[test]
 fn what_the_next_product_reads_is_on_its_way_when_a_product_ends() {
     let mut random = Random::new(1);
