@@ -101,6 +101,39 @@ static void test_last_reference(void) {
     CHECK("those that are foreign are not", true);
 }
 
+typedef struct {
+    advanced_memory_system_t *system;
+    size_t answers;
+} question_t;
+
+static void ask(int level, const char *message, void *context) {
+    question_t *question = context;
+    memory_metrics_t metrics;
+    (void)level, (void)message;
+    question->answers += get_memory_metrics(question->system, &metrics);
+}
+
+static void test_last_reference_of_a_system(void) {
+    const memory_system_config_t zeros = {0};
+    question_t question = {create_memory_system(&zeros), 0};
+    safe_memory_allocate(question.system, 500, 64);
+    unimem_set_log(ask, &question);
+    destroy_memory_system(question.system);
+    unimem_set_log(NULL, NULL);
+    CHECK("who is told of a tracked block may ask its system for figures", question.answers >= 1);
+
+    advanced_memory_system_t *system = create_memory_system(&zeros);
+    void *pool = advanced_create_memory_pool(system, &(pool_config_t){0});
+    void *block = advanced_pool_allocate(system, pool, 500);
+    track_memory_block(block);
+    unregister_memory_system(system);
+    memory_metrics_t metrics = {0};
+    CHECK("a tracked block of a pool is freed and counted as freed",
+          !unimem_owns(block) && get_memory_metrics(system, &metrics) && metrics.current_usage == 0 &&
+              metrics.total_freed == 500);
+    destroy_memory_system(system);
+}
+
 /* Blocks that are freed or moved by other calls than the safe ones. */
 static void test_what_ends_tracking(void) {
     static const size_t sizes[] = {24, 900, 30000, 500000, 5000000};
@@ -265,6 +298,7 @@ int main(void) {
     test_registration();
     test_tracking();
     test_last_reference();
+    test_last_reference_of_a_system();
     test_what_ends_tracking();
     test_safe_calls();
     test_threads();

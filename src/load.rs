@@ -19,7 +19,7 @@ static ORDER: Order = Order {
         live::HOOKS,
         // The recording under way. Held while all others are asked for their figures.
         &recording::HOOKS,
-        // Memory systems and their pools. Held while a system asks the singleton.
+        // Memory systems and their pools. The first is held while a system asks the singleton.
         &advanced::HOOKS,
         // The global system of the singleton.
         singleton::HOOKS,

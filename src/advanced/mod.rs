@@ -22,17 +22,24 @@ const LEAST_ALIGNMENT: usize = 64;
 /// Fragmentation above which defragmentation is said to be needed.
 const TOO_FRAGMENTED: f64 = 0.2;
 
-/// Held while systems and pools come and go, and while a system asks the singleton who is the program's.
+/// Held from the question who is the program's system to its registration or its end. The singleton is asked under it, whose
+/// messages go to the program's callback, which may ask a system anything: nothing else is done under this lock.
+static PROGRAM: Mutex<()> = Mutex::new(());
+/// Held while systems and pools come and go. No message is sent under it.
 static STRUCTURE: Mutex<()> = Mutex::new(());
 /// Proof that the structure's lock is held.
 pub type Structure = MutexGuard<'static, ()>;
 
+/// Takes the lock under which a system becomes the program's, or ends to be.
+pub fn program() -> MutexGuard<'static, ()> {
+    PROGRAM.lock()
+}
 /// Takes the lock under which systems and pools come and go.
 pub fn structure() -> Structure {
     STRUCTURE.lock()
 }
 /// See load.rs.
-pub(crate) static HOOKS: [&dyn AtFork; 2] = [&STRUCTURE, &pool::LIMITS];
+pub(crate) static HOOKS: [&dyn AtFork; 3] = [&PROGRAM, &STRUCTURE, &pool::LIMITS];
 
 /// A memory system.
 pub struct System {

@@ -1,5 +1,6 @@
 //! Records that C holds by address: whether an address is that of a live one is answered by a heap of their own, so a
 //! wild pointer, or one to a record that is gone, is refused instead of followed.
+use super::Structure;
 use crate::error::Result;
 use crate::heap::{Heap, HeapParams};
 use core::marker::PhantomData;
@@ -46,8 +47,9 @@ impl<T: Sync + 'static> Registry<T> {
             }
         }
     }
-    /// Makes a record.
-    pub fn insert(&self, value: T) -> Result<&'static T> {
+    /// Makes a record. Under the structure's lock, as [`remove`](Self::remove), so that [`all`](Self::all) finds none half
+    /// made.
+    pub fn insert(&self, value: T, _structure: &Structure) -> Result<&'static T> {
         const { assert!(align_of::<T>() <= 64) };
         let record = self.heap()?.allocate(size_of::<T>(), 64)?.cast::<T>();
         record.as_ptr().expose_provenance(); // C gives back the address
@@ -72,20 +74,20 @@ impl<T: Sync + 'static> Registry<T> {
         // SAFETY: the start of a live block of this heap, all of which are records made by `insert`.
         Some(unsafe { &*core::ptr::with_exposed_provenance::<T>(address.addr()) })
     }
-    /// Calls `each` with every live record. Other records may come and go from within.
-    pub fn for_each(&self, mut each: impl FnMut(&'static T)) {
+    /// All live records.
+    pub fn all(&self, _structure: &Structure) -> Vec<&'static T> {
         let mut addresses = Vec::new();
         if let Some(heap) = self.known_heap() {
             heap.for_each_live(&mut |block| addresses.push(block.start));
         }
         let record = |&address: &usize| self.get(core::ptr::with_exposed_provenance(address));
-        addresses.iter().filter_map(record).for_each(&mut each);
+        addresses.iter().filter_map(record).collect()
     }
     /// Takes a record out. False when it was not there.
     ///
     /// # Safety
     /// Nobody uses the record any more.
-    pub unsafe fn remove(&self, record: NonNull<T>) -> bool {
+    pub unsafe fn remove(&self, record: NonNull<T>, _structure: &Structure) -> bool {
         if self.get(record.as_ptr().cast_const().cast()).is_none() {
             return false;
         }
@@ -100,20 +102,24 @@ impl<T: Sync + 'static> Registry<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::advanced::structure;
     #[test]
     fn only_live_records_are_found() {
         static REGISTRY: Registry<u64> = Registry::new();
         let address = |record: &u64| core::ptr::from_ref(record).cast::<()>();
         assert!(REGISTRY.get(address(&7)).is_none());
-        let (first, second) = (REGISTRY.insert(1).unwrap(), REGISTRY.insert(2).unwrap());
+        let lock = structure();
+        let (first, second) = (REGISTRY.insert(1, &lock).unwrap(), REGISTRY.insert(2, &lock).unwrap());
+        assert_eq!(REGISTRY.all(&lock).len(), 2);
         assert_eq!((REGISTRY.get(address(first)), REGISTRY.get(address(second))), (Some(&1), Some(&2)));
         assert!(REGISTRY.get(address(first).wrapping_byte_add(8)).is_none());
         assert!(REGISTRY.get(core::ptr::without_provenance(usize::MAX)).is_none());
         // SAFETY: not used afterwards.
-        assert!(unsafe { REGISTRY.remove(NonNull::from(first)) });
+        assert!(unsafe { REGISTRY.remove(NonNull::from(first), &lock) });
         assert!(REGISTRY.get(address(first)).is_none());
         // SAFETY: as above.
-        assert!(!unsafe { REGISTRY.remove(NonNull::from(first)) });
+        assert!(!unsafe { REGISTRY.remove(NonNull::from(first), &lock) });
+        assert_eq!(REGISTRY.all(&lock), [&2]);
         assert_eq!(REGISTRY.get(address(second)), Some(&2));
     }
 }

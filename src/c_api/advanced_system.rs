@@ -4,7 +4,7 @@ use super::tables::of_slot;
 use super::types::unified_memory_interface_t;
 use super::{guard, guard_whole, layouts, reference, seam, store};
 use crate::advanced::registry::Registry;
-use crate::advanced::{Structure, System, structure};
+use crate::advanced::{System, program, structure};
 use crate::error::{Result, fail};
 use crate::instance::slots;
 use crate::singleton;
@@ -42,13 +42,14 @@ pub unsafe extern "C" fn create_memory_system(
 ) -> *mut AdvancedMemorySystem {
     guard_whole(null_mut(), || {
         // From the question to the registration: nobody may end the system in between.
-        let _structure = structure();
+        let _program = program();
         let existing = seam::get_global_memory_system();
         let system = if existing.is_null() {
             // SAFETY: by the caller's promise.
             let config = unsafe { reference(config, "config") }?;
             let system = System::new(config.alignment, config.enable_monitoring.is_set())?;
-            let record = SYSTEMS.insert(SystemRecord { system, references: AtomicUsize::new(0) })?;
+            let record = SystemRecord { system, references: AtomicUsize::new(0) };
+            let record = SYSTEMS.insert(record, &structure())?;
             core::ptr::from_ref(record).cast_mut().cast()
         } else {
             existing
@@ -74,35 +75,35 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
         return;
     }
     guard_whole((), || {
-        let structure = structure();
+        let program = program();
         let record = record_at(system);
         if let Some(record) = record
             && record.references.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)) == Ok(1)
         {
-            take_back(&record.system, system, &structure);
+            take_back(&record.system, system);
         }
         // SAFETY: by the caller's promise.
         unsafe { seam::unregister_memory_system(system) };
         let Some(record) = record.filter(|_| seam::get_global_memory_system() != system) else {
             return Ok(()); // not the last reference, or somebody else's system
         };
-        drop(structure);
+        drop(program);
         layouts::destroy_pools_of(&record.system);
         record.system.end();
         // SAFETY: the last reference is gone, by the caller's promise.
-        unsafe { SYSTEMS.remove(NonNull::from(record)) };
+        unsafe { SYSTEMS.remove(NonNull::from(record), &structure()) };
         Ok(())
     })
 }
 
 /// A legacy C singleton calls `free` on what is still tracked when it loses its last reference, which blocks of ours
 /// would not survive: they leave its list before. Our own singleton knows whose block is whose.
-fn take_back(system: &System, pointer: *mut AdvancedMemorySystem, structure: &Structure) {
+fn take_back(system: &System, pointer: *mut AdvancedMemorySystem) {
     if singleton::global().is_some_and(|global| global.get() == pointer as usize) {
         return;
     }
     let mut blocks = Vec::new();
-    system.for_each_live(structure, |block| blocks.push(block.start as *mut c_void));
+    system.for_each_live(&structure(), |block| blocks.push(block.start as *mut c_void));
     for block in blocks {
         if seam::is_memory_block_tracked(block) {
             seam::untrack_memory_block(block);

@@ -83,7 +83,8 @@ fn create_pool(system: *mut AdvancedMemorySystem, config: &AdvancedPoolConfig) -
         use_neon: false.into(),
     };
     let record = PoolRecord { public: public.into(), pool, made: Mutex::default() };
-    let record = POOLS.insert(record).inspect_err(|_| _ = heap.destroy())?;
+    let inserted = POOLS.insert(record, &structure());
+    let record = inserted.inspect_err(|_| _ = heap.destroy())?;
     if let Err(error) = record.pool.join() {
         destroy_record(record);
         return Err(error);
@@ -101,16 +102,18 @@ fn destroy_record(record: &'static PoolRecord) {
     unsafe {
         made.layouts.iter().for_each(|layout| records::release(layout.cast(), size_of::<MemoryLayout>()));
         made.buffers.iter().for_each(|buffer| records::release(buffer.cast(), size_of::<MemoryBuffer>()));
-        POOLS.remove(NonNull::from(record));
+        POOLS.remove(NonNull::from(record), &structure());
     }
 }
 /// Destroys all pools of a system that is about to end.
 pub(super) fn destroy_pools_of(system: &System) {
-    POOLS.for_each(|record| {
-        if core::ptr::eq(record.pool.system(), system) {
-            destroy_record(record);
-        }
-    });
+    let all = POOLS.all(&structure());
+    let own = all.into_iter().filter(|record| core::ptr::eq(record.pool.system(), system));
+    own.for_each(destroy_record);
+}
+/// All pools there are.
+pub(super) fn pools() -> Vec<&'static Pool> {
+    POOLS.all(&structure()).into_iter().map(|record| &record.pool).collect()
 }
 
 /// Makes a pool of the system; NULL for a NULL argument, an impossible configuration, or without memory.
