@@ -38,6 +38,14 @@ static void test_one_system(void) {
     destroy_memory_system(system);
     CHECK("destroy_memory_system: the last one ends it and frees what is live",
           get_global_memory_system() == NULL && !unimem_owns(block));
+    system = create_memory_system(&config);
+    block = create_memory_system(NULL) == system ? memory_allocate(system, 1000, 64) : NULL;
+    unregister_memory_system(system);
+    destroy_memory_system(system);
+    CHECK("destroy_memory_system: not before its last reference, though it is the program's no more",
+          block && get_global_memory_system() == NULL && get_allocation_size(system, block) == 1000);
+    destroy_memory_system(system);
+    CHECK("destroy_memory_system: with the last one all is freed", !unimem_owns(block));
     destroy_memory_system(NULL);
     const memory_system_config_t zeros = {0};
     system = create_memory_system(&zeros);

@@ -84,7 +84,10 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
         }
         // SAFETY: by the caller's promise.
         unsafe { seam::unregister_memory_system(system) };
-        let Some(record) = record.filter(|_| seam::get_global_memory_system() != system) else {
+        let is_last = |record: &&SystemRecord| {
+            record.references.load(Relaxed) == 0 && seam::get_global_memory_system() != system
+        };
+        let Some(record) = record.filter(is_last) else {
             return Ok(()); // not the last reference, or somebody else's system
         };
         drop(program);
