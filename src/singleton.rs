@@ -3,8 +3,8 @@
 //! The system is an address here, never followed: a legacy C file may have registered its own. All functions may be
 //! called from any thread; the locks are held across fork.
 use crate::error::{Result, fail};
-use crate::heap;
 use crate::heap::tracked::SINGLETON as TRACKED;
+use crate::heap::{self, Heap};
 use crate::instance::{self, tiered};
 use crate::log::log;
 use crate::os::{fork::AtFork, lock::Mutex};
@@ -35,23 +35,23 @@ pub fn register(system: NonZeroUsize) {
     *references += 1;
 }
 
-/// Gives up one reference of the program's system; any other is ignored. With the last one, what is still tracked is
-/// reported to the log, freed if it is a live block of libunimem, and tracked no more.
-pub fn unregister(system: NonZeroUsize) -> Result<()> {
+/// Gives up one reference of the program's system; any other is ignored. Whether it was the last one: then what is still
+/// tracked is to be [given up](give_up_tracked).
+pub fn unregister(system: NonZeroUsize) -> Result<bool> {
     let mut references = REFERENCES.lock();
     if SYSTEM.load(Relaxed) != system.get() {
         return fail!(InvalidArgument, "{system:#x} is not the program's memory system");
     }
     *references -= 1;
-    if *references > 0 {
-        return Ok(());
+    if *references == 0 {
+        SYSTEM.store(0, Release);
     }
-    SYSTEM.store(0, Release);
-    drop(references);
-    give_up_tracked()
+    Ok(*references == 0)
 }
 
-fn give_up_tracked() -> Result<()> {
+/// What is still tracked is reported to the log, freed if it is a live block of libunimem, and tracked no more. `free` frees
+/// the block of a heap as its owner does.
+pub fn give_up_tracked(free: impl Fn(&'static Heap, *mut u8) -> Result<()>) -> Result<()> {
     let mut addresses = Vec::new();
     if addresses.try_reserve_exact(TRACKED.count()).is_err() {
         return fail!(OutOfMemory, "no memory to report {} tracked blocks", TRACKED.count());
@@ -64,7 +64,7 @@ fn give_up_tracked() -> Result<()> {
         }
         leaks += 1;
         let pointer = address as *mut u8;
-        let ours = heap::owner(pointer).is_some_and(|(heap, _)| heap.free(pointer).is_ok())
+        let ours = heap::owner(pointer).is_some_and(|(heap, _)| free(heap, pointer).is_ok())
             || tiered::free_anywhere(pointer);
         freed += usize::from(ours);
         if leaks <= LEAKS_LOGGED {
@@ -98,7 +98,7 @@ pub fn is_tracked(address: NonZeroUsize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heap::{Heap, HeapParams};
+    use crate::heap::HeapParams;
 
     fn address(number: usize) -> NonZeroUsize {
         NonZeroUsize::new(number).unwrap()
@@ -113,7 +113,7 @@ mod tests {
         register(second);
         assert_eq!(global(), Some(first), "the first one stays");
         assert!(unregister(second).is_err());
-        unregister(first).unwrap();
+        assert_eq!(unregister(first), Ok(false));
         assert_eq!(global(), Some(first));
 
         let heap = Heap::create(&HeapParams::default()).unwrap();
@@ -125,8 +125,13 @@ mod tests {
             track(block).unwrap();
             assert!(is_tracked(block));
         }
-        unregister(first).unwrap();
+        assert_eq!(unregister(first), Ok(true));
         assert_eq!(global(), None);
+        give_up_tracked(|owner, block| {
+            assert!(core::ptr::eq(owner, heap));
+            owner.free(block)
+        })
+        .unwrap();
         assert!(!tracked.into_iter().any(is_tracked));
         assert_eq!(heap.block(ours), None, "freed");
         assert_eq!(*foreign, 7);
@@ -135,7 +140,7 @@ mod tests {
         assert!(unregister(first).is_err());
         register(second);
         assert_eq!(global(), Some(second), "a count below zero was not kept");
-        unregister(second).unwrap();
+        assert_eq!(unregister(second), Ok(true));
         assert!(!untrack(tracked[0]));
     }
 }

@@ -1,6 +1,6 @@
 //! The functions of `memory_singleton.h`.
 use super::legacy_types::AdvancedMemorySystem;
-use super::{guard, guard_whole, seam};
+use super::{guard, guard_whole, layouts, seam};
 use crate::error::{Result, fail};
 use crate::log::log;
 use crate::singleton;
@@ -34,7 +34,17 @@ pub extern "C" fn register_memory_system(system: *mut AdvancedMemorySystem) {
 /// blocks that are tracked still are reported to the log, those of libunimem freed, and all of them forgotten.
 #[unsafe(no_mangle)]
 pub extern "C" fn unregister_memory_system(system: *mut AdvancedMemorySystem) {
-    guard_whole((), || singleton::unregister(address(system)?))
+    guard_whole((), || {
+        if singleton::unregister(address(system)?)? {
+            // A pool counts its blocks in its system.
+            let pools = layouts::pools();
+            return singleton::give_up_tracked(|heap, block| {
+                let pool = pools.iter().find(|pool| core::ptr::eq(pool.heap(), heap));
+                pool.map_or_else(|| heap.free(block), |pool| pool.free(block))
+            });
+        }
+        Ok(())
+    })
 }
 
 /// Tracks any address, once; false for NULL or without memory. One in a live block of libunimem goes along when the block
