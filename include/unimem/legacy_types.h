@@ -62,7 +62,7 @@ typedef struct PoolConfig {
     float growth_factor;         /**< a hint */
     size_t prefetch_distance;    /**< a hint */
     bool use_huge_pages;         /**< ask for huge pages more often than from 2 MiB up */
-    bool cache_local_free_lists; /**< keep freed blocks per thread */
+    bool cache_local_free_lists; /**< a hint: thread_cache_size alone decides */
     size_t max_blocks_per_class; /**< a hint */
     size_t thread_cache_size;    /**< blocks of a size class that a thread keeps until it uses more by turns; 0: none */
     bool enable_stats;           /**< false: the statistics functions answer 0 */

@@ -67,10 +67,6 @@ impl Pool {
         let _ = self.system.heap.count_foreign(-(leaks.bytes as isize));
         report(leaks, "a pool of a memory system");
     }
-    /// Gives the heap back of a pool that was never joined.
-    pub fn discard(self) {
-        self.heap.destroy();
-    }
     /// Its heap.
     pub fn heap(&self) -> &'static Heap {
         self.heap

@@ -80,7 +80,7 @@ pub struct PoolConfig {
     pub prefetch_distance: usize,
     /// Ask for huge pages more often than the heap does by itself.
     pub use_huge_pages: Flag,
-    /// Keep freed blocks per thread.
+    /// A hint: `thread_cache_size` alone decides.
     pub cache_local_free_lists: Flag,
     /// A hint.
     pub max_blocks_per_class: usize,

@@ -4,8 +4,8 @@
 //! lock; opening and closing take the one of this file. Using an instance while another thread closes it is the
 //! caller's mistake; only closing it twice is an error of its own, because two owners who both clean up come to that easily,
 //! and so does a program's callback that is told of the leaks.
+use super::Instance;
 use super::config::Config;
-use super::{Instance, Leak};
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, RESERVED};
 use crate::os::{fork, fork::AtFork, lock::Mutex};
@@ -195,9 +195,4 @@ pub fn close(slot: usize) -> Result<usize> {
     instance.tiered.clear();
     instance.heap.destroy();
     Ok(leaks)
-}
-
-/// Calls `each` with every leak of the instance in `slot`. Gives how many.
-pub fn for_each_leak(slot: usize, each: impl FnMut(Leak)) -> Result<usize> {
-    Ok(open_at(slot)?.for_each_leak(each))
 }

@@ -2,6 +2,7 @@
 //! back may have changed within the tolerance, which no reference may see; so chunks are pinned while they are looked at.
 use super::{Interface, bytes_of, told};
 use crate::error::{Result, fail};
+use crate::os::map::PAGE;
 use crate::tiers::chunks::Advice;
 use crate::tiers::fill::Access;
 use crate::tiers::region::Region;
@@ -47,6 +48,7 @@ impl<T: bytemuck::Pod> Tiered<T> {
         length: usize,
         allocate: impl FnOnce(usize) -> Result<NonNull<u8>>,
     ) -> Result<Tiered<T>> {
+        const { assert!(align_of::<T>() <= PAGE, "chunks begin with a page") };
         let start = allocate(bytes_of::<T>(length)?)?;
         let region = crate::instance::tiered::expect_region(start.as_ptr())?;
         let tiered = Tiered { memory: memory.clone(), start, region, length, elements: PhantomData };
