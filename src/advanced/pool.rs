@@ -1,5 +1,5 @@
 //! Pools of a memory system: a heap each, with limits where the program wants them.
-use super::{System, end_guard, has_several_owners, report, structure};
+use super::{System, end_guard, report, structure};
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, HeapStatistics};
 use crate::os::lock::{Mutex, MutexGuard};
@@ -121,10 +121,11 @@ impl Pool {
     }
     /// Frees a block of this pool.
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
-        let last = !has_several_owners(pointer);
         let size = self.heap.block(pointer).map_or(0, |block| block.size);
         end_guard(self.heap, pointer);
-        self.heap.free(pointer)?;
-        if last { self.system.heap.count_foreign(-(size as isize)) } else { Ok(()) }
+        match self.heap.give_up(pointer)? {
+            true => self.system.heap.count_foreign(-(size as isize)),
+            false => Ok(()), // other owners are left
+        }
     }
 }

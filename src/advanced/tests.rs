@@ -228,3 +228,38 @@ proptest! {
         system.end();
     }
 }
+
+#[test]
+fn of_two_owners_who_free_at_the_same_moment_one_is_the_last() {
+    use core::sync::atomic::AtomicPtr;
+    use std::hint::spin_loop;
+    let system = system();
+    let pool = joined(system, pool::Limits::default());
+    let (offered, taken) = (AtomicPtr::new(core::ptr::null_mut()), AtomicUsize::new(0));
+    const ROUNDS: usize = 30_000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                let mut block = offered.swap(core::ptr::null_mut(), AcqRel);
+                while block.is_null() {
+                    std::thread::yield_now();
+                    block = offered.swap(core::ptr::null_mut(), AcqRel);
+                }
+                taken.store(round + 1, Release);
+                pool.free(block).unwrap();
+            }
+        });
+        for round in 0..ROUNDS {
+            let block = pool.allocate(100).unwrap().as_ptr();
+            attributes::retain(block).unwrap();
+            offered.store(block, Release);
+            while taken.load(Acquire) == round {
+                spin_loop();
+            }
+            pool.free(block).unwrap();
+        }
+    });
+    assert_eq!(system.metrics().live, 0);
+    pool.end();
+    system.end();
+}

@@ -210,8 +210,12 @@ impl Heap {
 
     /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.
     pub fn free(&'static self, pointer: *mut u8) -> Result<()> {
+        self.give_up(pointer).map(|_| ())
+    }
+    /// The same, and whether the block is free now: it is not where it has other owners, and NULL is none.
+    pub fn give_up(&'static self, pointer: *mut u8) -> Result<bool> {
         if fast::free(self.id, pointer) || fast::free_other(self.id, pointer) {
-            Ok(())
+            Ok(true)
         } else {
             self.free_slow(pointer)
         }

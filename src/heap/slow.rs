@@ -256,11 +256,12 @@ impl Heap {
         fail!(OutOfMemory, "no room for {size} bytes: {} of {} are held", self.held(), self.limit())
     }
 
+    /// Whether it is free now.
     #[cold]
     #[inline(never)]
-    pub(super) fn free_slow(&'static self, pointer: *mut u8) -> Result<()> {
+    pub(super) fn free_slow(&'static self, pointer: *mut u8) -> Result<bool> {
         if pointer.is_null() {
-            return Ok(());
+            return Ok(false);
         }
         let (span, index, value) = match self.find(pointer) {
             Ok(found) => found,
@@ -272,10 +273,10 @@ impl Heap {
         };
         debug::check(pointer)?;
         if value & slot::MARKED != 0 && !attributes::give_up(pointer) {
-            return Ok(()); // other owners are left
+            return Ok(false); // other owners are left
         }
         if debug::quarantine(self, span, index)? {
-            return Ok(());
+            return Ok(true);
         }
         if span.is_large() {
             self.free_large(span, pointer)?;
@@ -283,7 +284,7 @@ impl Heap {
             return self.free_slow(pointer); // it changed meanwhile: freed by another thread, or marked
         }
         scavenger::start_if_wanted();
-        Ok(())
+        Ok(true)
     }
 
     fn free_to_class(
