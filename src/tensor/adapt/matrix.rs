@@ -49,15 +49,10 @@ impl Folded {
     pub fn scale(&mut self, exponent: i32) {
         self.matrix *= faer::Scale(c64::new(2f64.powi(exponent), 0.0));
     }
-    /// Divides by a power of two near the norm, so that all elements are below 2; gives the exponent.
+    /// Brings the norm near 1 where it is far off; gives the exponent of the power of two it was divided by. Not always:
+    /// hierarchical memory has an absolute tolerance.
     pub fn normalise(&mut self) -> i32 {
-        let norm = norm(self.matrix());
-        if norm == 0.0 || !norm.is_finite() {
-            return 0;
-        }
-        let exponent = norm.log2().floor() as i32;
-        self.scale(-exponent);
-        exponent
+        normalise(&mut self.matrix, 60)
     }
     /// Sizes of the axes; several axes of columns have all their size in the first.
     pub fn dimensions(&self) -> Vec<usize> {
@@ -152,4 +147,18 @@ pub fn conjugate(matrix: MatRef<'_, c64>) -> Mat<c64> {
 /// Frobenius norm.
 pub fn norm(matrix: MatRef<'_, c64>) -> f64 {
     matrix.norm_l2()
+}
+/// Divides a matrix by a power of two near its norm, unless that is within 2 to the power of +-`tolerated`; gives the
+/// exponent.
+pub fn normalise(matrix: &mut Mat<c64>, tolerated: i32) -> i32 {
+    let norm = norm(matrix.as_ref());
+    if norm == 0.0 || !norm.is_finite() {
+        return 0;
+    }
+    let exponent = norm.log2().floor() as i32;
+    if exponent.abs() <= tolerated {
+        return 0;
+    }
+    *matrix *= faer::Scale(c64::new(2f64.powi(-exponent), 0.0));
+    exponent
 }

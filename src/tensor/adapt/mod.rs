@@ -216,7 +216,8 @@ impl Adapting<'_> {
             self.step()?;
             let Some(edge) = self.edge(self.ids[place]) else { continue };
             let mut own = self.folded(edge.node, &edge.own_axes)?;
-            let (q, r) = qr(own.matrix());
+            let (q, mut r) = qr(own.matrix());
+            self.exponent += matrix::normalise(&mut r, 0);
             own.set(q);
             let mut above = self.folded(edge.parent, &edge.parent_axes)?;
             above.multiply(r.transpose());
