@@ -60,7 +60,7 @@ unsafe fn read<'a>(network: &tensor_network_t) -> Result<Vec<Tensor<'a>>> {
     // SAFETY: the caller's promise, for all that is read below.
     for &node in unsafe { list(network.nodes, network.num_nodes) } {
         // SAFETY: as above.
-        let Some(node) = (unsafe { node.as_ref() }).filter(|node| node.is_valid) else { continue };
+        let Some(node) = (unsafe { node.as_ref() }).filter(|node| node.is_valid.is_set()) else { continue };
         for (pointer, count, what) in [
             (node.dimensions, node.num_dimensions, "dimensions"),
             (node.connected_nodes, node.num_connections, "connected nodes"),
@@ -171,8 +171,8 @@ fn build(session: &Session) -> Result<Building> {
             next_id: exported.len(),
             connections: ptr::null_mut(),
             num_connections: 0,
-            is_optimized: false,
-            optimized: false,
+            is_optimized: false.into(),
+            optimized: false.into(),
             contraction_order: ptr::null_mut(),
             max_memory: 0,
             metrics: tensor_network_metrics_t::default(),
@@ -198,7 +198,7 @@ fn build(session: &Session) -> Result<Building> {
                 connected_dims: ptr::null_mut(),
                 num_connections: entry.links.len(),
                 id,
-                is_valid: true,
+                is_valid: true.into(),
             });
             (*made.0).nodes.add(id).write(node);
             (*made.0).num_nodes = id + 1;

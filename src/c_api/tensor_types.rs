@@ -1,4 +1,5 @@
 //! The tensor types of the legacy headers, by their C names, with their layouts asserted.
+use super::legacy_types::Flag;
 use crate::tensor::Complex;
 use crate::tensor::records;
 use core::ffi::c_void;
@@ -29,7 +30,7 @@ pub struct tensor_node_t {
     pub connected_dims: *mut usize,
     pub num_connections: usize,
     pub id: usize,
-    pub is_valid: bool,
+    pub is_valid: Flag,
 }
 
 /// A general tensor network.
@@ -42,8 +43,8 @@ pub struct tensor_network_t {
     pub next_id: usize,
     pub connections: *mut c_void,
     pub num_connections: usize,
-    pub is_optimized: bool,
-    pub optimized: bool,
+    pub is_optimized: Flag,
+    pub optimized: Flag,
     pub contraction_order: *mut usize,
     pub max_memory: usize,
     pub metrics: tensor_network_metrics_t,
