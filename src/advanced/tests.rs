@@ -235,7 +235,7 @@ fn of_two_owners_who_free_at_the_same_moment_one_is_the_last() {
     use std::hint::spin_loop;
     let system = system();
     let pool = joined(system, pool::Limits::default());
-    let (offered, taken) = (AtomicPtr::new(core::ptr::null_mut()), AtomicUsize::new(0));
+    let (offered, taken) = (AtomicPtr::<u8>::new(core::ptr::null_mut()), AtomicUsize::new(0));
     const ROUNDS: usize = 30_000;
     std::thread::scope(|scope| {
         scope.spawn(|| {
