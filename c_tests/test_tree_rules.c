@@ -191,9 +191,69 @@ static void what_is_written(void)
     destroy_tree_tensor_network(ttn);
 }
 
+/* A chain of 2 by 2 matrices, each `scale` times the identity. */
+static tree_tensor_network_t *chain_of_scales(size_t nodes, const float *scales, size_t kinds)
+{
+    tree_tensor_network_t *ttn = network();
+    tree_tensor_node_t *last = NULL;
+    for (size_t i = 0; i < nodes; i++) {
+        ComplexFloat elements[4] = {{scales[i % kinds], 0}, {0, 0}, {0, 0}, {scales[i % kinds], 0}};
+        tree_tensor_node_t *node = add_tree_tensor_node(ttn, elements, (size_t[]){2, 2}, 2, false);
+        if (last) unimem_connect_axes(ttn, last, 1, node, 0);
+        last = node;
+    }
+    return ttn;
+}
+/* The binary logarithm of such a chain's upper left element, from its nodes; not a number where one of them is lost. */
+static double logarithm(const tree_tensor_network_t *ttn)
+{
+    double row[4] = {1, 0, 0, 0}, power = 0; /* two complex numbers */
+    for (const tree_tensor_node_t *node = ttn->root; node; node = node->num_children ? node->children[0] : NULL) {
+        double next[4] = {0, 0, 0, 0};
+        for (size_t i = 0; i < 4; i++) {
+            const double *from = row + i / 2 * 2;
+            ComplexFloat z = node->data[i];
+            next[i % 2 * 2] += from[0] * (double)z.real - from[1] * (double)z.imag;
+            next[i % 2 * 2 + 1] += from[0] * (double)z.imag + from[1] * (double)z.real;
+        }
+        double largest = fmax(fmax(fabs(next[0]), fabs(next[1])), fmax(fabs(next[2]), fabs(next[3])));
+        for (size_t i = 0; i < 4; i++) row[i] = next[i] / largest;
+        power += log2(largest);
+    }
+    return power + log2(hypot(row[0], row[1]));
+}
+
+/* Finite elements whose product leaves the range of float, on the way or at the end. */
+static void far_from_one(void)
+{
+    for (size_t i = 0; i < 2; i++) {
+        float scale = i ? 0.17f : 2.8f;
+        tree_tensor_network_t *ttn = chain_of_scales(300, &scale, 1);
+        CHECK("a long chain is adapted", adapt_bond_dimensions(ttn, 1e-3));
+        CHECK("and its value stays, though no float could hold it", fabs(logarithm(ttn) - 300 * log2((double)scale)) < 0.01);
+        destroy_tree_tensor_network(ttn);
+    }
+    /* In the middle of the chain below the root there is more than its elements can take. */
+    tree_tensor_network_t *ttn = chain_of_scales(6, (const float[]){1e-38f, 3e38f, 3e38f}, 3);
+    double before = logarithm(ttn);
+    CHECK("so is one that goes beyond the range on the way", adapt_bond_dimensions(ttn, 0) && fabs(logarithm(ttn) - before) < 0.01);
+    destroy_tree_tensor_network(ttn);
+    ttn = network();
+    tree_tensor_node_t *top = add_tree_tensor_node(ttn, (ComplexFloat[]){{1e38f, 0}, {0, 0}}, (size_t[]){2}, 1, false);
+    for (size_t i = 0; i < 2; i++)
+        connect_tree_tensor_nodes(ttn, top, add_tree_tensor_node(ttn, (ComplexFloat[]){{1e38f, 0}}, NULL, 0, false));
+    ComplexFloat *result = NULL;
+    size_t sizes[16], count = 0;
+    CHECK("a zero stays one beside an element beyond the range", contract_full_tree_network(ttn, &result, sizes, &count) && result &&
+                                                                     isinf(result[0].real) && result[1].real == 0 && result[1].imag == 0);
+    free(result);
+    destroy_tree_tensor_network(ttn);
+}
+
 int main(void)
 {
     memory = unimem_open(NULL);
+    far_from_one();
     what_is_written();
     which_axes();
     what_takes_part();
