@@ -13,6 +13,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -152,7 +153,17 @@ static int tiny_stack(void *unused) {
 
 /* Odd times. */
 static void *from_before_main;
-__attribute__((constructor)) static void before_main(void) { from_before_main = unimem_global()->allocate(1000, 0); }
+static pthread_key_t older_key; /* than the library's */
+static sem_t among_destructors, go_on;
+static void wait_in_destructor(void *first) {
+    if (first != &go_on) return;
+    sem_post(&among_destructors);
+    sem_wait(&go_on);
+}
+__attribute__((constructor)) static void before_main(void) {
+    pthread_key_create(&older_key, wait_in_destructor);
+    from_before_main = unimem_global()->allocate(1000, 0);
+}
 
 static pthread_key_t keys[3];
 static void in_destructor(void *left) {
@@ -177,6 +188,29 @@ static int thread_destructors(void *unused) {
     pthread_join(thread, NULL);
     EXPECT(stats_of(unimem_global()).total_allocated == live, "%zu bytes live, were %zu", stats_of(unimem_global()).total_allocated, live);
     return unused != NULL || tap.misses != 0;
+}
+/* The C library gives the child's thread the stack of one that the fork finds among its destructors, with the values it had. */
+static void *set_older_key(void *value) {
+    pthread_setspecific(older_key, value);
+    if (value == &go_on) unimem_global()->free(unimem_global()->allocate(100, 0));
+    return NULL;
+}
+static int end_in_the_child(void *unused) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, set_older_key, &older_key) != 0) return SKIPPED;
+    pthread_join(thread, NULL);
+    return unused != NULL || !everything_works();
+}
+static int fork_among_destructors(void *unused) {
+    pthread_t thread;
+    sem_init(&among_destructors, 0, 0);
+    sem_init(&go_on, 0, 0);
+    if (pthread_create(&thread, NULL, set_older_key, &go_on) != 0) return SKIPPED;
+    sem_wait(&among_destructors);
+    int result = run_in_child(end_in_the_child, unused, 20);
+    sem_post(&go_on);
+    pthread_join(thread, NULL);
+    return result;
 }
 static void at_exit(void) {
     unified_memory_interface_t *memory = unimem_open(&small_budget);
@@ -207,6 +241,7 @@ int main(void) {
         {"on one processor everything works", one_processor, NULL},
         {"on a stack of 64 KiB everything works", tiny_stack, NULL},
         {"destructors of threads may allocate and free, to the last round", thread_destructors, NULL},
+        {"a fork while a thread is among its destructors: threads of the child end as ever", fork_among_destructors, NULL},
         {"functions at exit may use the library", calls_from_atexit, NULL},
     };
     unsetenv("UNIMEM_FAULTS");

@@ -166,6 +166,11 @@ fn key() -> Option<libc::pthread_key_t> {
 }
 
 unsafe extern "C" fn ended(record: *mut libc::c_void) {
+    // Where a thread of a forked child has the stack of one that the fork found among its destructors, the C library (glibc
+    // 2.36) has left it that one's values. Its record is nobody's any more: the heap has taken over what hung in it.
+    if !core::ptr::eq(record.cast(), pointer()) {
+        return;
+    }
     let function = AT_EXIT.load(Acquire);
     if !function.is_null() {
         // SAFETY: stored by `at_exit` from a function of this very type; the record is this thread's and still whole.
