@@ -173,6 +173,60 @@ static int touch_in_vain(void *ignored)
     return words && works(words, count) ? 1 : 2;
 }
 
+/* Ways to fault that the program's own handler repairs: a page that must not be touched, and one beyond the end of its file. */
+static volatile char *shut, *beyond_end;
+static int short_file;
+static bool by_jump;
+static size_t repaired, passed_on;
+static struct sigaction before_ours[2];
+
+static void repair(int signal, siginfo_t *info, void *context)
+{
+    (void)info, (void)context;
+    repaired++;
+    if (signal == SIGSEGV) mprotect((void *)shut, 4096, PROT_READ | PROT_WRITE);
+    else if (ftruncate(short_file, 4096) != 0) _exit(9);
+    if (by_jump) siglongjmp(back, 1);
+}
+static void pass_it_on(int signal, siginfo_t *info, void *context)
+{
+    passed_on++;
+    before_ours[signal == SIGBUS].sa_sigaction(signal, info, context);
+}
+static __attribute__((noinline)) void touch(volatile char *place)
+{
+    if (!by_jump || sigsetjmp(back, 1) == 0) *place = 1;
+}
+/* From the same place each time, so that the system's record of a fault is where that of the last one was. */
+static bool fault_twice(void)
+{
+    if (mprotect((void *)shut, 4096, PROT_NONE) != 0 || ftruncate(short_file, 0) != 0) return false;
+    touch(shut);
+    touch(beyond_end);
+    return true;
+}
+static int pass_on_what_was_passed_on(void *jump)
+{
+    by_jump = jump != NULL;
+    struct sigaction action = {.sa_sigaction = repair, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, NULL);
+    short_file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
+    if (short_file < 0) return 0;
+    shut = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    beyond_end = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, short_file, 0);
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    if (!memory->allocate_streaming(3 * MIB, 64 * KIB)) return 1;
+    for (size_t round = 0; round < 3; round++)
+        if (!fault_twice() || repaired != 2 * (round + 1)) return 2;
+    action.sa_sigaction = pass_it_on;
+    sigaction(SIGSEGV, &action, &before_ours[0]);
+    sigaction(SIGBUS, &action, &before_ours[1]);
+    for (size_t round = 0; round < 3; round++)
+        if (!fault_twice() || passed_on != 2 * (round + 1) || repaired != 6 + passed_on) return 3;
+    return 0;
+}
+
 /* Faults that the program makes itself. */
 static void test_chaining(void)
 {
@@ -182,6 +236,9 @@ static void test_chaining(void)
         CHECK_EQ(ignored ? "what cannot be served ends a program that ignores SIGBUS" : "what cannot be served ends a program that blocks SIGBUS",
                  (size_t)run_in_child(touch_in_vain, ignored ? &ignored : NULL, 20), 256 + SIGBUS);
     CHECK_EQ("faults that are not ours go to the program's own handlers", (size_t)run_in_child(fault_with_handlers, NULL, 60), 0);
+    CHECK_EQ("a handler installed later may pass them on to ours",
+             (size_t)run_in_child(pass_on_what_was_passed_on, NULL, 60), 0);
+    CHECK_EQ("also where the first one leaves by longjmp", (size_t)run_in_child(pass_on_what_was_passed_on, &by_jump, 60), 0);
     const char *name = "without one they end the program with SIGSEGV";
     if (THREAD_SANITIZED) SKIP(name, "the thread sanitizer has one");
     else CHECK_EQ(name, (size_t)run_in_child(fault_without_handlers, NULL, 60), 256 + SIGSEGV);

@@ -9,7 +9,6 @@ use crate::os::lock::Mutex;
 use crate::os::system::NotCancelled;
 use crate::tiers::engine::{self, Served};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicUsize, Ordering::*};
 use std::sync::OnceLock;
 
 /// Handlers that ours was put in front of, by signal, oldest first.
@@ -58,36 +57,32 @@ fn is_same(one: &libc::sigaction, other: &libc::sigaction) -> bool {
     masks && one.sa_sigaction == other.sa_sigaction && one.sa_flags == other.sa_flags
 }
 
-/// Foreign faults under way, by thread: whether a handler of the program has called ours.
-struct ForeignFault {
-    thread: AtomicUsize,
-    context: AtomicUsize,
-    frame: AtomicUsize,
-    level: AtomicUsize,
+/// What a copy of the library leaves behind the part of a siginfo_t that the kernel uses: how often a handler of the program
+/// has passed the signal on to it. The kernel writes zeros there for each signal (since Linux 4.20), so that what a handler
+/// left by longjmp left behind says nothing of the next one.
+#[repr(C)]
+struct Mark {
+    copy: usize,
+    level: usize,
 }
-static FOREIGN_FAULTS: [ForeignFault; 64] = [const {
-    ForeignFault {
-        thread: AtomicUsize::new(0),
-        context: AtomicUsize::new(0),
-        frame: AtomicUsize::new(0),
-        level: AtomicUsize::new(0),
+const USED_BY_KERNEL: usize = 48;
+const MARKS: usize = (size_of::<libc::siginfo_t>() - USED_BY_KERNEL) / size_of::<Mark>();
+/// How many handlers have passed this signal on to ours already.
+fn level_of(info: *mut libc::siginfo_t) -> usize {
+    let copy = (&raw const BEFORE).addr();
+    // SAFETY: inside the siginfo_t that the kernel made for this handler, on this thread's stack, and aligned as it is.
+    let marks: &mut [Mark; MARKS] = unsafe { &mut *info.byte_add(USED_BY_KERNEL).cast() };
+    match marks.iter_mut().find(|mark| mark.copy == copy || mark.copy == 0) {
+        Some(mark) if mark.copy == copy => {
+            mark.level += 1;
+            mark.level
+        }
+        Some(free) => {
+            *free = Mark { copy, level: 0 };
+            0
+        }
+        None => 0,
     }
-}; 64];
-/// How many handlers have passed this fault on to ours already. A call for the same context from deeper in the stack
-/// comes from a handler that ours has called; the same context at the same depth is a new fault, after a longjmp.
-fn level_of(context: *const libc::c_void) -> usize {
-    let here = 0u8;
-    let frame = &raw const here as usize;
-    // SAFETY: a plain query.
-    let thread = unsafe { libc::pthread_self() } as usize;
-    let fault = &FOREIGN_FAULTS[(thread >> 12) % FOREIGN_FAULTS.len()];
-    let again = fault.thread.swap(thread, Relaxed) == thread
-        && fault.context.swap(context as usize, Relaxed) == context as usize
-        && frame < fault.frame.load(Relaxed);
-    fault.frame.store(frame, Relaxed);
-    let level = if again { fault.level.load(Relaxed) + 1 } else { 0 };
-    fault.level.store(level, Relaxed);
-    level
 }
 
 /// Whether the fault was a store; None where the processor's context does not tell.
@@ -143,7 +138,7 @@ fn is_broken(signal: libc::c_int, code: libc::c_int) -> bool {
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let list = before(signal);
     let count = list.iter().take_while(|place| place.get().is_some()).count();
-    let wanted = count.checked_sub(1 + level_of(context));
+    let wanted = count.checked_sub(1 + level_of(info));
     let Some(old) = wanted.and_then(|at| list[at].get()) else { return end_by(signal, info) };
     match old.sa_sigaction {
         // SAFETY: valid, see `on_fault`.
