@@ -77,7 +77,7 @@ struct Balance {
 impl Balance {
     /// What never goes while there are regions.
     fn guaranteed(&self) -> usize {
-        let others = self.extent - self.resident;
+        let others = self.extent.saturating_sub(self.resident);
         self.resident + (self.guarantee + self.acquired).min(others) + self.records
     }
     /// What has to be held with so much in use.

@@ -386,6 +386,7 @@ impl Region {
         let (account, length) = (self.engine.account(), new * self.chunk);
         if new > old {
             let more = length - old * self.chunk;
+            let records = self.records.load(Relaxed);
             let room = self.engine.guarantee(|account| account.extend(more));
             if !room.map_err(ChunkError::error)? {
                 return fail!(OutOfMemory, "the budget has no room beside the chunks that are acquired");
@@ -398,6 +399,9 @@ impl Region {
                 && let Err(error) = self.spill_space.take(old, new - old)
             {
                 account.shorten(more);
+                if self.prepaid {
+                    account.discharge_records(self.records.swap(records, Relaxed) - records);
+                }
                 return Err(error);
             }
             self.extent.store(length, Relaxed);

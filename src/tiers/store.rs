@@ -197,14 +197,16 @@ impl Engine {
     /// Writes the chunk that has been encoded in RAM the longest to disk. False if none can be had.
     pub(super) fn demote_oldest(&self) -> Result<bool, ChunkError> {
         let regions = self.regions();
-        let now = self.tick();
-        let oldest = |r: &&Arc<Region>| {
-            r.lists().oldest_stamp(r.table(), ListKind::Warm).map_or(0, |s| now.wrapping_sub(s).max(1))
-        };
         // Whoever has claimed the oldest may be waiting for the room of those behind them.
         let mut left: usize = regions.iter().map(|region| region.lists().count(ListKind::Warm)).sum();
         while left > 0 {
             left -= 1;
+            // Each time, or what was listed anew meanwhile would look the oldest.
+            let now = self.tick();
+            let oldest = |r: &&Arc<Region>| {
+                let stamp = r.lists().oldest_stamp(r.table(), ListKind::Warm);
+                stamp.map_or(0, |stamp| now.wrapping_sub(stamp).max(1))
+            };
             let staying = regions.iter().filter(|region| !region.is_leaving());
             let Some(region) = staying.max_by_key(oldest).filter(|r| oldest(r) > 0) else {
                 return Ok(false);

@@ -306,3 +306,21 @@ fn what_is_charged_by_the_page_takes_no_huge_ones() {
     }
     engine.free(&region);
 }
+
+#[test]
+fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
+    const CHUNK: usize = 4096;
+    let budget = Fixed::new(8 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    let region = streaming(&engine, 100 * CHUNK, CHUNK);
+    let charged = || engine.account().guaranteed() - 2 * CHUNK;
+    let (_, spill) = engine.spill().unwrap();
+    spill.refuse(true);
+    assert_eq!(engine.resize(&region, 200 * CHUNK).err(), Some(Error::Io));
+    spill.refuse(false);
+    assert_eq!(charged(), 2 * 4096);
+    let region = engine.resize(&region, 200 * CHUNK).unwrap();
+    assert_eq!(charged(), 4 * 4096);
+    engine.free(&region);
+    assert_eq!(budget.used.load(SeqCst), 0);
+}

@@ -80,15 +80,20 @@ fn what_is_behind_claimed_chunks_is_found() {
     const CLAIMED: usize = 6;
     for mechanism in serving() {
         let engine = Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap();
-        let region = streaming(&engine, 20 * CHUNK, CHUNK);
-        words(&region).iter().enumerate().for_each(|(i, word)| word.store(i as u64 / 100, Relaxed));
-        region.advise(Advice::DontNeed).unwrap();
+        let [older, region] = [1, 20].map(|chunks| {
+            let region = streaming(&engine, chunks * CHUNK, CHUNK);
+            words(&region).iter().enumerate().for_each(|(i, word)| word.store(i as u64 / 100, Relaxed));
+            region.advise(Advice::DontNeed).unwrap();
+            region
+        });
+        let oldest = Transit::claim(&older, 0, Some(Phase::Stored)).unwrap();
         let claim = |from| {
             let held = (0..CLAIMED).map(|index| Transit::claim(&region, index, Some(from)).unwrap());
             held.collect::<Vec<_>>()
         };
         let held = claim(Phase::Stored);
         assert_eq!(engine.demote_oldest(), Ok(true), "{mechanism:?}");
+        oldest.settle_unchanged();
         held.into_iter().for_each(Transit::settle_unchanged);
         (0..=CLAIMED).for_each(|index| region.stage(index));
         let held = claim(Phase::Staged);
