@@ -34,7 +34,7 @@ same() {
 }
 
 # shellcheck disable=SC2086
-$TEST_CC -std=c11 -Wall -Wextra -Werror -O1 -fno-builtin -Wno-free-nonheap-object -pthread -Ic_tests c_tests/preloaded.c \
+$TEST_CC -std=c11 -Wall -Wextra -Werror -O1 -fno-builtin -Wno-free-nonheap-object -pthread -Ic_tests -Iinclude c_tests/preloaded.c \
     -o "$place/preloaded" -ldl >&2
 result $? "the program of malloc's promises compiles"
 "$place/preloaded" >"$place/plain" 2>&1
@@ -47,6 +47,8 @@ grep -q "^ok.*libunimem's" "$place/ours"
 result $? "the program was on libunimem's heap"
 UNIMEM_MAX_SIZE=64M LD_PRELOAD=$library timeout 60 "$place/preloaded" capped >"$place/ours" 2>&1
 result $? "UNIMEM_MAX_SIZE caps the heap, and only that"
+LD_PRELOAD=$library timeout 60 "$place/preloaded" leaks >"$place/ours" 2>&1
+result $? "leaks of an instance are told where memory is short"
 
 same "a compiler" "$TEST_CC" -O2 -S -Iinclude -Ic_tests c_tests/test_interface.c -o -
 debugged "a compiler in debug mode" "$TEST_CC" -O1 -S c_tests/swap_main.c -Iinclude -o -

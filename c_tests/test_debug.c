@@ -84,6 +84,10 @@ static void after_free(void) {
         logged_length = 0;
         *logged = 0;
     }
+    void *large = allocates_the_block(40 * MIB); /* more than the quarantine holds */
+    memory->free(large);
+    memory->free(large);
+    MUST(unimem_last_error() == UNIMEM_ERROR_DOUBLE_FREE);
     MUST(unimem_close(memory));
 }
 static void after_free_large(void) {

@@ -12,6 +12,7 @@ use crate::heap::tracking_table::Tracked;
 use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
 use crate::instance::{Memory, memory_at, slots, tiered};
 use crate::log::log;
+use crate::os::records::Records;
 use crate::os::{fork::AtFork, lock::Mutex, lock::MutexGuard};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -280,9 +281,16 @@ impl System {
         self.defragmenting.swap(false, Relaxed)
     }
 
-    /// Calls `each` with every live block, those of pools included.
-    pub fn for_each_live(&self, structure: &Structure, mut each: impl FnMut(Block)) {
-        self.for_each_heap(structure, |heap| heap.for_each_live(&mut each));
+    /// Every live block, those of pools included, as far as there is memory for the list.
+    pub fn live_blocks(&self, structure: &Structure) -> allocator_api2::vec::Vec<Block, Records> {
+        let mut live = allocator_api2::vec::Vec::new_in(Records);
+        self.for_each_heap(structure, |heap| {
+            let (blocks, _) = heap.live_blocks();
+            if live.try_reserve(blocks.len()).is_ok() {
+                live.extend(blocks);
+            }
+        });
+        live
     }
 }
 

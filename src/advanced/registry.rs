@@ -2,7 +2,7 @@
 //! wild pointer, or one to a record that is gone, is refused instead of followed.
 use super::Structure;
 use crate::error::Result;
-use crate::heap::{Heap, HeapParams};
+use crate::heap::{Block, Heap, HeapParams};
 use core::marker::PhantomData;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering::*};
@@ -76,12 +76,9 @@ impl<T: Sync + 'static> Registry<T> {
     }
     /// All live records.
     pub fn all(&self, _structure: &Structure) -> Vec<&'static T> {
-        let mut addresses = Vec::new();
-        if let Some(heap) = self.known_heap() {
-            heap.for_each_live(&mut |block| addresses.push(block.start));
-        }
-        let record = |&address: &usize| self.get(core::ptr::with_exposed_provenance(address));
-        addresses.iter().filter_map(record).collect()
+        let blocks = self.known_heap().map(|heap| heap.live_blocks().0);
+        let record = |block: Block| self.get(core::ptr::with_exposed_provenance(block.start));
+        blocks.into_iter().flatten().filter_map(record).collect()
     }
     /// Takes a record out. False when it was not there.
     ///

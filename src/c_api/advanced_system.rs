@@ -105,9 +105,8 @@ fn take_back(system: &System, pointer: *mut AdvancedMemorySystem) {
     if singleton::global().is_some_and(|global| global.get() == pointer as usize) {
         return;
     }
-    let mut blocks = Vec::new();
-    system.for_each_live(&structure(), |block| blocks.push(block.start as *mut c_void));
-    for block in blocks {
+    for block in system.live_blocks(&structure()) {
+        let block = block.start as *mut c_void;
         if seam::is_memory_block_tracked(block) {
             seam::untrack_memory_block(block);
         }

@@ -196,6 +196,8 @@ impl Kept {
         // SAFETY: by the caller's promise; kept spans are known to nobody but their list.
         unsafe {
             let inner = span.as_ref().inner();
+            // All of it is as old as its longest part: what is used time and again does not keep what is not.
+            let (mut longest, mut since) = (inner.length, scavenger::now());
             let mut next = NonNull::new(self.ranges.head);
             while let Some(other) = next {
                 let neighbour = other.as_ref().inner();
@@ -204,21 +206,24 @@ impl Kept {
                 if end != inner.run.base && start != inner.run.base + inner.length {
                     continue;
                 }
+                if neighbour.length > longest {
+                    (longest, since) = (neighbour.length, neighbour.kept_since);
+                }
                 self.ranges.remove(other);
                 self.bytes -= neighbour.charged;
                 inner.run.base = inner.run.base.min(start);
                 inner.length += neighbour.length;
                 records_of_spans::give(other);
             }
-            self.push_range(span);
+            self.push_range(span, since);
         }
         scavenger::wanted();
     }
-    unsafe fn push_range(&mut self, span: NonNull<Span>) {
+    unsafe fn push_range(&mut self, span: NonNull<Span>, since: u32) {
         // SAFETY: by the caller's promise; kept spans are known to nobody but their list.
         unsafe {
             let inner = span.as_ref().inner();
-            inner.kept_since = scavenger::now();
+            inner.kept_since = since;
             inner.kept_order = self.occasion();
             inner.charged = inner.length;
             self.bytes += inner.length;
@@ -259,11 +264,12 @@ impl Kept {
         unsafe {
             self.ranges.remove(span);
             self.bytes -= span.as_ref().inner().charged;
+            let since = span.as_ref().inner().kept_since;
             for (record, from, to) in [(head, base, start), (tail, stop, end)] {
                 if let Some(record) = record {
                     let inner = record.as_ref().inner();
                     (inner.run.base, inner.length) = (from, to - from);
-                    self.push_range(record);
+                    self.push_range(record, since);
                 }
             }
             let inner = span.as_ref().inner();
@@ -342,5 +348,36 @@ impl Kept {
             false
         };
         ages(&self.ranges) || self.runs.iter().any(ages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::HeapParams;
+    use super::*;
+
+    /// Makes all that is kept of mappings as old as the process.
+    fn age(heap: &Heap) {
+        let central = heap.central.lock();
+        let mut next = NonNull::new(central.kept.ranges.head);
+        while let Some(span) = next {
+            // SAFETY: kept spans are known to nobody but their list, under the lock.
+            let inner = unsafe { span.as_ref().inner() };
+            inner.kept_since = 0;
+            next = NonNull::new(inner.links[BY_USE].next);
+        }
+    }
+
+    #[test]
+    fn what_is_used_of_a_range_does_not_keep_the_rest() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        for (used, stays) in [(2 << 20, false), (40 << 20, true)] {
+            heap.free(heap.allocate(64 << 20, 0).unwrap().as_ptr()).unwrap();
+            age(heap);
+            heap.free(heap.allocate(used, 0).unwrap().as_ptr()).unwrap();
+            heap.release_kept(Some(1));
+            assert_eq!(heap.held() > 0, stays, "{used} of it were used");
+        }
+        heap.destroy();
     }
 }

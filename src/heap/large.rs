@@ -145,15 +145,7 @@ impl Heap {
     pub(super) fn free_large(&'static self, span: &'static Span, pointer: *mut u8) -> Result<()> {
         self.count(|_| ())?;
         let mut central = self.central.lock();
-        // Under the lock, because the record may be another block's by now.
-        let is_it = |found: &Span| {
-            core::ptr::eq(found, span)
-                && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
-                && span.first() == pointer as usize
-        };
-        if !page_map::span_of(pointer as usize).is_some_and(is_it)
-            || !slot::is_live(span.large_slot.swap(slot::FREE, AcqRel))
-        {
+        if !self.is_mapped_by(span, pointer) || !slot::is_live(span.large_slot.swap(slot::FREE, AcqRel)) {
             drop(central);
             self.counters.refused.fetch_add(1, Relaxed);
             return fail!(DoubleFree, "the block was freed by another thread at the same moment");
@@ -170,29 +162,42 @@ impl Heap {
         self.count(|cache| cache.tally.free(self, size))
     }
 
+    /// Whether the record is still that of the mapping for the block at `pointer`. Under the lock, because it may be another
+    /// block's by now, and another heap's.
+    fn is_mapped_by(&self, span: &'static Span, pointer: *const u8) -> bool {
+        page_map::span_of(pointer as usize).is_some_and(|found| core::ptr::eq(found, span))
+            && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
+            && span.first() == pointer as usize
+    }
+
     /// Gives the block `size` bytes where it is or by moving its pages; None when it has to be copied into a new
-    /// block. OutOfMemory leaves it as it was. A `pinned` block, which other threads may look up meanwhile, keeps its
-    /// mapping. What a `marked` block carries moves with it.
+    /// block. OutOfMemory leaves it as it was. DoubleFree: another thread has freed it. A `pinned` block, which other threads may
+    /// look up meanwhile, keeps its mapping. What a `marked` block carries moves with it.
     pub(super) fn resize_large(
         &'static self,
         span: &'static Span,
+        pointer: *mut u8,
         size: usize,
         pinned: bool,
         marked: bool,
     ) -> Result<Option<*mut u8>> {
-        let first = span.first();
         if pinned {
             let fits = size <= span.large_capacity.load(Relaxed);
             if fits {
                 span.large_size.store(size, Relaxed);
             }
-            return Ok(fits.then_some(first as *mut u8));
+            return Ok(fits.then_some(pointer));
         }
         let alignment = 1 << span.alignment_log2.load(Relaxed);
         if self.class_for(size, alignment).is_some() {
             return Ok(None);
         }
+        let first = pointer as usize;
         let mut central = self.central.lock();
+        if !self.is_mapped_by(span, pointer) || !slot::is_live(span.large_slot.load(Relaxed)) {
+            drop(central);
+            return fail!(DoubleFree, "the block was freed by another thread at the same moment");
+        }
         // SAFETY: the lock is held.
         let inner = unsafe { span.inner() };
         let (base, old) = (inner.run.base, inner.length);

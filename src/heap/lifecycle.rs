@@ -45,6 +45,7 @@ impl Heap {
         heap.counters.live.store(0, Relaxed);
         heap.counters.count_held_in(None);
         heap.counters.held().store(0, Relaxed);
+        heap.counters.forget_peak();
         heap.counters.reset(0, Counts::default());
         if !heap.central.lock().make_ready(heap, params.ready) {
             heap.destroy();

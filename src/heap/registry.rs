@@ -93,7 +93,12 @@ pub fn heap_of_companion(address: *const u8) -> Option<&'static Heap> {
 
 /// Calls `each` with every heap in use, which cannot end meanwhile.
 pub fn for_each_heap(each: impl FnMut(&'static Heap)) {
+    begin_with_heaps(|| (), each);
+}
+/// The same after `begin`; no heap comes or goes, and no thread forks, between all that.
+pub fn begin_with_heaps(begin: impl FnOnce(), each: impl FnMut(&'static Heap)) {
     let registry = REGISTRY.lock();
+    begin();
     registry.heaps().filter(|h| h.in_use.load(Relaxed)).for_each(each);
 }
 
@@ -133,6 +138,7 @@ fn end_thread(record: &'static thread::Record) {
     }
     cache::release_table(record);
     drop(registry);
+    scavenger::start_if_wanted();
 }
 
 /// Enters a cache into its heap's list.

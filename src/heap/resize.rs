@@ -5,7 +5,7 @@
 use super::size_class::{Class, FIRST_SINGLE, SHAPES};
 use super::span::Span;
 use super::*;
-use crate::error::fail;
+use crate::error::{Error, fail};
 
 impl Heap {
     /// Changes the size of the block at `pointer`; contents up to the smaller size and the alignment stay. The error
@@ -23,8 +23,17 @@ impl Heap {
         let stays = if debug::moves_blocks(&block, size, pinned) {
             None
         } else if span.is_large() {
-            self.resize_large(span, size, pinned, value & slot::MARKED != 0)?
-        } else if size <= block.capacity && (size > block.capacity / 2 || block.capacity <= 64) {
+            let resize = || self.resize_large(span, pointer, size, pinned, value & slot::MARKED != 0);
+            let mut resized = resize();
+            // As an allocation does that finds no room.
+            if resized == Err(Error::OutOfMemory) && self.flush_caches() {
+                resized = resize();
+            }
+            if resized == Err(Error::OutOfMemory) {
+                self.want_caches();
+            }
+            resized?
+        } else if size <= block.capacity && (pinned || size > block.capacity / 2 || block.capacity <= 64) {
             if SHAPES[span.class() as usize].capacity == 1 {
                 span.set_only_size(size);
             } else {

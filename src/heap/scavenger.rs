@@ -1,7 +1,7 @@
 //! The scavenger: gives kept memory back once nobody has used it for a while.
 //!
 //! A thread that lives only while some heap keeps something. It counts ticks, so that heaps note an age without
-//! reading a clock. Where it cannot be started, nothing is kept: heaps ask [`is_running`] first.
+//! reading a clock. Where it cannot be started, what is kept goes back at once.
 use super::registry;
 use crate::os::system;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
@@ -57,12 +57,7 @@ fn run() {
     loop {
         std::thread::sleep(TICK);
         let tick = NOW.fetch_add(1, Relaxed) + 1;
-        WANTED.store(false, Release);
-        let mut keeps = false;
-        registry::for_each_heap(|heap| keeps |= heap.release_kept(Some(tick.saturating_sub(KEEP))));
-        if keeps {
-            WANTED.store(true, SeqCst);
-        } else {
+        if !look(tick) {
             RUNNING.store(false, SeqCst);
             // What was kept since the look at its heap found the thread still running. Each side stores first and
             // then looks, in one order for all (SeqCst), so that one of them sees the other.
@@ -72,7 +67,81 @@ fn run() {
         }
     }
 }
+/// Gives back what is too old at `tick`. Whether something is kept that will be.
+fn look(tick: u32) -> bool {
+    let mut keeps = false;
+    // Without a moment in which what is kept is not wanted and a child could be made, where nobody would look again.
+    registry::begin_with_heaps(
+        || WANTED.store(false, SeqCst),
+        |heap| {
+            if heap.release_kept(Some(tick.saturating_sub(KEEP))) {
+                keeps = true;
+                wanted();
+            }
+        },
+    );
+    keeps
+}
 /// In a forked child: the thread stayed with the parent.
 pub fn forget_thread() {
     RUNNING.store(false, Release);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Heap, HeapParams};
+    use super::*;
+
+    /// In a process of its own, where nobody else keeps anything.
+    fn alone(name: &str) -> bool {
+        const ALONE: &str = "UNIMEM_TEST_ALONE";
+        if std::env::var_os(ALONE).is_some() {
+            return true;
+        }
+        let name = format!("heap::scavenger::tests::{name}");
+        let program = std::env::current_exe().unwrap();
+        let child = std::process::Command::new(program).args(["--exact", &name]).env(ALONE, "1").output();
+        let output = child.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        false
+    }
+
+    #[test]
+    fn what_an_ended_thread_leaves_is_seen_to() {
+        if !alone("what_an_ended_thread_leaves_is_seen_to") {
+            return;
+        }
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let use_cache = move || heap.free(heap.allocate(100, 0).unwrap().as_ptr()).unwrap();
+        std::thread::spawn(use_cache).join().unwrap();
+        assert!(heap.held() > 0 && RUNNING.load(SeqCst));
+        heap.destroy();
+    }
+
+    /// A fork that comes while the thread looks takes the registry's lock: what is kept is wanted then.
+    #[test]
+    fn who_has_the_registrys_lock_sees_what_is_kept_wanted() {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        let block = heap.allocate(2 << 20, 0).unwrap();
+        heap.free(block.as_ptr()).unwrap();
+        let looked = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..20_000).for_each(|_| _ = look(1));
+                looked.store(true, Relaxed);
+            });
+            let (mut seen, mut missed) = (0, 0);
+            while !looked.load(Relaxed) {
+                registry::for_each_heap(|found| {
+                    if core::ptr::eq(found, heap) && heap.central.lock().kept.ages() {
+                        seen += 1;
+                        missed += usize::from(!WANTED.load(SeqCst));
+                    }
+                });
+            }
+            assert_eq!(missed, 0, "of {seen} times");
+        });
+        heap.destroy();
+    }
 }

@@ -8,6 +8,8 @@ use super::size_class::{
 use super::span::{ALL, Span};
 use super::*;
 use crate::error::fail;
+use crate::os::records::Records;
+use allocator_api2::vec::Vec;
 
 /// Bytes of blocks that a thread may cache of a heap with a limit in all, and the part of the limit that is (one part in ...);
 /// looked at with every so many of its slow calls.
@@ -142,7 +144,7 @@ impl Heap {
 
     /// Has every other thread put back what it caches, when it next takes a slow path of this heap. One that sleeps keeps
     /// it: its magazines are changed without a lock, so nobody can tell whether it is about to.
-    fn want_caches(&self) {
+    pub(super) fn want_caches(&self) {
         self.caches_wanted.fetch_add(1, Relaxed);
     }
     /// Puts back what this thread caches, if that is wanted or, in a heap with a limit, has become too much.
@@ -272,8 +274,12 @@ impl Heap {
             }
         };
         debug::check(pointer)?;
-        if value & slot::MARKED != 0 && !attributes::give_up(pointer) {
-            return Ok(false); // other owners are left
+        if value & slot::MARKED != 0 {
+            // Counting needs the thread's cache: without one the block keeps what it carries.
+            self.with_cache(|_| ())?;
+            if !attributes::give_up(pointer) {
+                return Ok(false); // other owners are left
+            }
         }
         if debug::quarantine(self, span, index)? {
             return Ok(true);
@@ -339,6 +345,7 @@ impl Heap {
             return;
         }
         span.large_slot.store(slot::FREE, Relaxed);
+        freed::note(span.first());
         // SAFETY: in quarantine until now, so linked; the lock is held.
         unsafe {
             central.remove_large(NonNull::from(span));
@@ -412,7 +419,19 @@ impl Heap {
         central.kept.ages()
     }
 
-    /// Calls `each` with every live block. Blocks that other threads free or allocate meanwhile may be missed.
+    /// The live blocks, and how many there are: those for which there is no memory are left out. In records, since malloc's may be
+    /// a heap too, whose locks, and that of all heaps, come before the one held here.
+    pub fn live_blocks(&self) -> (Vec<Block, Records>, usize) {
+        let (mut blocks, mut count) = (Vec::new_in(Records), 0);
+        self.for_each_live(&mut |block| {
+            count += 1;
+            if blocks.try_reserve(1).is_ok() {
+                blocks.push(block);
+            }
+        });
+        (blocks, count)
+    }
+    /// Calls `each`, which must not allocate but records, with every live block. Blocks that other threads free or allocate meanwhile may be missed.
     pub fn for_each_live(&self, each: &mut dyn FnMut(Block)) {
         let central = self.central.lock();
         central.for_each_live(&mut |span, start, value| each(self.describe(span, start, value)));

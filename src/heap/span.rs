@@ -7,7 +7,7 @@
 //! The first cache line of a record is what a free reads; all of it is atomic because a wild pointer may be looked up
 //! while another thread reuses the record. The rest is only touched under the owning heap's lock.
 use super::Heap;
-use super::arena::Run;
+use super::arena::{Run, SLOTS};
 use super::cache::ThreadCache;
 use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
 use super::{slot, tally};
@@ -157,8 +157,7 @@ impl Span {
         self.alignment_log2.store(alignment_log2, Relaxed);
         self.large_size.store(size, Relaxed);
         self.large_capacity.store(capacity, Relaxed);
-        // No slot of the side array: the fast path then sees a value that is not plainly live.
-        self.slots.store(UNUSED_SLOT.get(), Relaxed);
+        self.slots.store(UNUSED_SLOTS.as_ptr().cast_mut(), Relaxed);
         self.class.store(0, Relaxed);
         self.kind.store(KIND_LARGE, Relaxed);
         self.heap_id.store(heap.id() as u32, Relaxed);
@@ -273,14 +272,9 @@ impl Span {
     }
 }
 
-struct UnusedSlot(AtomicU16);
-impl UnusedSlot {
-    const fn get(&self) -> *mut AtomicU16 {
-        core::ptr::from_ref(&self.0).cast_mut()
-    }
-}
-/// What the fast path reads for a mapped block: live with attributes, that is: look closer.
-static UNUSED_SLOT: UnusedSlot = UnusedSlot(AtomicU16::new(slot::MARKED | slot::LIVE));
+/// What is read as the slot of a mapped block: none that is live, so the fast path leaves it. Whoever looks the block up while
+/// another thread frees it, and so takes it for one of a class's, finds that too; with whatever index of what the record was.
+static UNUSED_SLOTS: [AtomicU16; SLOTS] = [const { AtomicU16::new(slot::FREE) }; SLOTS];
 
 /// A doubly linked list of spans through their links of that number.
 pub struct List<const LINKS: usize = BY_USE> {
@@ -335,6 +329,21 @@ impl<const LINKS: usize> List<LINKS> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    /// A look-up may have an index of what the record was, and read the rest of it when that is a mapped block, or none.
+    #[test]
+    fn a_record_that_changes_meanwhile_has_no_live_block() {
+        let heap = Heap::create(&super::super::HeapParams::default()).unwrap();
+        // SAFETY: zero bytes are a retired span.
+        let span: Span = unsafe { core::mem::zeroed() };
+        span.describe_large(heap, 4 << 20, 3 << 20, 3 << 20, 6);
+        span.large_slot.store(slot::LIVE, Relaxed);
+        for index in 0..SHAPES.iter().map(|shape| shape.capacity as usize).max().unwrap() {
+            assert!(!slot::is_live(span.slot(index).load(Relaxed)), "block {index}");
+        }
+        span.retire();
+        assert!(!slot::is_live(span.value(0)));
+        heap.destroy();
+    }
     #[test]
     fn a_product_tells_starts_of_blocks() {
         for shape in SHAPES.iter().filter(|shape| shape.capacity > 1) {

@@ -56,9 +56,12 @@ impl Counters {
     pub fn peak(&self) -> isize {
         self.peak.load(Relaxed)
     }
-    /// Begins a new history at `live` bytes and `counts`.
+    /// Forgets the peak so far.
+    pub fn forget_peak(&self) {
+        self.peak.store(0, Relaxed);
+    }
+    /// Begins a new history at `live` bytes and `counts`, but for the peak.
     pub fn reset(&self, live: isize, counts: Counts) {
-        self.peak.store(live, Relaxed);
         self.live_at_reset.store(live, Relaxed);
         let counts = [counts.hits, counts.misses, counts.frees, counts.allocated];
         for (baseline, count) in self.baseline.iter().zip(counts) {
@@ -182,16 +185,21 @@ impl Heap {
     }
     /// Begins a new history: counts at 0, the peak at what is live.
     pub fn reset_statistics(&self) {
+        self.forget_peaks();
+        // After that, so that the peak is at least what is live, and what others count meanwhile.
         let (counts, live, _) = self.totals();
+        self.counters.reset(live, counts);
+    }
+    fn forget_peaks(&self) {
         let orphans = self.orphans.lock();
         let mut central = self.central.lock();
+        self.counters.forget_peak();
         central.retired.largest = 0;
         central.for_each_cache(&mut ThreadCache::reset);
         if let Some(cache) = *orphans {
             // SAFETY: dissolved only when the heap ends, and under this lock.
             unsafe { cache.as_ref() }.reset();
         }
-        self.counters.reset(live, counts);
     }
 
     /// Bytes that count against the limit.

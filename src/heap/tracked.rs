@@ -40,13 +40,11 @@ impl Tracker {
     }
     /// Tracks an address in tiered memory that begins at `start`; or a foreign one, which is a start of its own.
     pub fn track(&self, address: usize, start: usize) -> Result<()> {
-        let offset = address - start;
-        let tracked = self.places.track(address, offset) != Tracked::NoMemory;
-        if tracked && (offset == 0 || self.note_inside(address, start)) {
-            return Ok(());
-        }
-        self.places.untrack(address);
-        fail!(OutOfMemory, "no memory to track {address:#x}")
+        let tracked = match address - start {
+            0 => self.places.track(address, 0) != Tracked::NoMemory,
+            _ => self.track_inside(address, start),
+        };
+        if tracked { Ok(()) } else { fail!(OutOfMemory, "no memory to track {address:#x}") }
     }
     /// Tracks an address in the live block that begins at `start`. OutOfMemory, NotOwned.
     pub fn track_in_block(&self, address: usize, start: usize) -> Result<()> {
@@ -55,9 +53,15 @@ impl Tracker {
     }
     /// Tracks an address no more; false when it was not tracked.
     pub fn untrack(&self, address: usize) -> bool {
+        match self.places.get(address) {
+            None => return false,
+            Some(0) => return self.places.untrack(address).is_some(),
+            Some(_) => {}
+        }
+        // Both under one lock, as in `track_inside`: others may track the same place again meanwhile.
+        let mut inside = self.inside.lock();
         let offset = self.places.untrack(address);
         if let Some(offset @ 1..) = offset {
-            let mut inside = self.inside.lock();
             let start = address - offset;
             let last =
                 inside.get_mut(&start).is_some_and(|places| places.remove(&address) && places.is_empty());
@@ -81,15 +85,20 @@ impl Tracker {
         self.places.for_each(|address, _| each(address));
     }
 
-    /// False when memory is short.
-    fn note_inside(&self, address: usize, start: usize) -> bool {
+    /// False when memory is short: then nothing has changed.
+    fn track_inside(&self, address: usize, start: usize) -> bool {
         let mut inside = self.inside.lock();
+        let is_tracked = self.places.get(address) == Some(address - start);
+        if is_tracked && inside.get(&start).is_some_and(|places| places.contains(&address)) {
+            return true;
+        }
         if inside.try_reserve(1).is_err() {
             return false;
         }
         let none = || HashSet::with_hasher_in(FixedState::with_seed(0), Records);
         let places = inside.entry(start).or_insert_with(none);
-        let noted = places.try_reserve(1).is_ok();
+        let noted =
+            places.try_reserve(1).is_ok() && self.places.track(address, address - start) != Tracked::NoMemory;
         if noted {
             places.insert(address);
         } else if places.is_empty() {
@@ -225,6 +234,37 @@ impl AtFork for Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::sync::atomic::Ordering::{Acquire, Release};
+    #[test]
+    fn threads_that_track_one_place_leave_none_behind() {
+        static TRACKER: Tracker = Tracker::new();
+        let step = AtomicUsize::new(0);
+        let reached = |wanted| {
+            while step.load(Acquire) < wanted {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..20_000 {
+                    reached(2 * n + 1);
+                    TRACKER.track(0x1008, 0x1000).unwrap();
+                    step.store(2 * n + 2, Release);
+                }
+            });
+            let mut left = 0;
+            for n in 0..20_000 {
+                TRACKER.track(0x1008, 0x1000).unwrap();
+                step.store(2 * n + 1, Release);
+                TRACKER.untrack(0x1008);
+                reached(2 * n + 2);
+                TRACKER.end(0x1000);
+                left += TRACKER.count();
+                TRACKER.untrack(0x1008);
+            }
+            assert_eq!((left, TRACKER.inside.lock().len()), (0, 0));
+        });
+    }
     #[test]
     fn places_end_and_move_with_their_memory() {
         let tracker = Tracker::new();

@@ -96,10 +96,7 @@ impl TrackingTable {
     pub fn untrack(&self, address: usize) -> Option<usize> {
         let mut shard = self.shard(address).lock();
         let size = shard.remove(&address)?;
-        if shard.capacity() > SMALL && shard.len() < shard.capacity() / SPARSE {
-            let room = shard.len() * 2;
-            shard.shrink_to(room);
-        }
+        give_room_back(&mut shard);
         drop(shard);
         self.count.fetch_sub(1, Relaxed);
         Some(size)
@@ -124,6 +121,18 @@ impl TrackingTable {
             *shard.lock() = HashMap::with_hasher_in(ByPage, Records);
         }
         self.count.swap(0, Relaxed)
+    }
+}
+/// See [`SMALL`]. Where there is no memory for the smaller table it stays as it is: hashbrown's own would end the program.
+fn give_room_back(shard: &mut Shard) {
+    // Not hashbrown's capacity, in which removed entries count as long as their places are not free.
+    let room = shard.allocation_size() / size_of::<(usize, usize)>();
+    if room > SMALL && shard.len() < room / SPARSE {
+        let mut smaller = HashMap::with_hasher_in(ByPage, Records);
+        if smaller.try_reserve(shard.len() * 2).is_ok() {
+            smaller.extend(shard.drain());
+            *shard = smaller;
+        }
     }
 }
 impl AtFork for TrackingTable {
@@ -157,5 +166,20 @@ mod tests {
         let mut sum = 0;
         table.for_each(|address, size| sum += address / 48 - size);
         assert_eq!((sum, table.clear(), table.count()), (0, 100_000, 0));
+    }
+    #[test]
+    fn room_is_given_back() {
+        for distance in [64, 4096] {
+            let table = TrackingTable::new();
+            let room = || table.shards.iter().map(|shard| shard.lock().allocation_size()).sum::<usize>();
+            (1..=300_000).for_each(|n| _ = table.track(n * distance, n));
+            let most = room();
+            (1..=300_000).for_each(|n| assert_eq!(table.untrack(n * distance), Some(n)));
+            assert!(
+                most > 4 << 20 && room() <= SHARDS * SMALL * size_of::<(usize, usize)>(),
+                "{} of {most}",
+                room()
+            );
+        }
     }
 }

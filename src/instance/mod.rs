@@ -8,7 +8,9 @@ use crate::error::{Result, fail};
 use crate::heap::tracking_table::{Tracked, TrackingTable};
 use crate::heap::{self, Heap, HeapStatistics, attributes, tracked};
 use crate::log::log;
+use crate::os::records::Records;
 use crate::tiers::region::{Policy, Region};
+use allocator_api2::vec::Vec;
 use config::Config;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
@@ -134,6 +136,8 @@ impl Instance {
         if let Some(memory) = self.own_memory_at(pointer) {
             return memory.track(&tracked::INSTANCES, pointer as usize);
         }
+        // Counting must not fail once it is tracked: what it needs is made now.
+        self.heap.count_foreign(0)?;
         let old = match self.foreign.track(pointer as usize, size) {
             Tracked::New => 0,
             Tracked::Again(old) => old,
@@ -146,6 +150,7 @@ impl Instance {
         if self.own_memory_at(pointer).is_some() && tracked::INSTANCES.untrack(pointer as usize) {
             return Ok(());
         }
+        self.heap.count_foreign(0)?;
         match self.foreign.untrack(pointer as usize) {
             Some(size) => self.heap.count_foreign(-(size as isize)),
             None => fail!(InvalidArgument, "{pointer:p} is not tracked"),
@@ -175,47 +180,68 @@ impl Instance {
     /// Calls `each` with every live block and every tracked foreign one. Gives how many.
     pub fn for_each_leak(&self, each: impl FnMut(Leak)) -> usize {
         // The callback may use the instance, so no lock is held while it runs.
-        let mut leaks = self.leaks_beside_blocks();
-        self.heap.for_each_live(&mut |block| {
-            let references = attributes::references(block.start as *const u8).max(1);
-            leaks.push(Leak { address: block.start, size: block.size, foreign: false, references })
-        });
+        let (leaks, count) = self.leaks();
         leaks.iter().copied().for_each(each);
-        leaks.len()
+        count
+    }
+    /// All of them, and how many there are: those for which there is no memory are left out.
+    fn leaks(&self) -> (Leaks, usize) {
+        let (mut leaks, mut count) = self.leaks_beside_blocks();
+        let (blocks, live) = self.heap.live_blocks();
+        count += live;
+        for block in blocks {
+            let references = attributes::references(block.start as *const u8).max(1);
+            add(&mut leaks, Leak { address: block.start, size: block.size, foreign: false, references });
+        }
+        (leaks, count)
     }
     /// Live tiered memory and tracked foreign blocks.
-    fn leaks_beside_blocks(&self) -> Vec<Leak> {
-        let mut leaks = Vec::new();
+    fn leaks_beside_blocks(&self) -> (Leaks, usize) {
+        let (mut leaks, mut count) = (Leaks::new_in(Records), 0);
         for region in self.tiered.engine().iter().flat_map(|engine| engine.list()) {
+            count += 1;
             let references = 1 + region.further_owners.load(Relaxed);
-            leaks.push(Leak { address: region.start(), size: region.size(), foreign: false, references });
+            add(
+                &mut leaks,
+                Leak { address: region.start(), size: region.size(), foreign: false, references },
+            );
         }
-        self.foreign
-            .for_each(|address, size| leaks.push(Leak { address, size, foreign: true, references: 1 }));
-        leaks
+        self.foreign.for_each(|address, size| {
+            count += 1;
+            add(&mut leaks, Leak { address, size, foreign: true, references: 1 });
+        });
+        (leaks, count)
     }
     /// Reports every leak to the log. Gives how many there are.
     fn report_leaks(&self) -> usize {
-        let mut leaks = Vec::new();
-        self.for_each_leak(|leak| leaks.push(leak));
-        report(&leaks);
-        leaks.len()
+        let (leaks, count) = self.leaks();
+        report(&leaks, count);
+        count
     }
     /// The same, for a pool or system that reports its blocks itself.
     fn report_leaks_beside_blocks(&self) {
-        report(&self.leaks_beside_blocks());
+        let (leaks, count) = self.leaks_beside_blocks();
+        report(&leaks, count);
     }
 }
 
-fn report(leaks: &[Leak]) {
+/// In records: they are collected under locks that come behind those of malloc's heap.
+type Leaks = Vec<Leak, Records>;
+fn add(leaks: &mut Leaks, leak: Leak) {
+    if leaks.try_reserve(1).is_ok() {
+        leaks.push(leak);
+    }
+}
+/// Tells of them; there are `count`.
+fn report(leaks: &[Leak], count: usize) {
     for leak in &leaks[..leaks.len().min(LEAKS_LOGGED)] {
         let kind = if leak.foreign { "tracked block" } else { "block" };
         let Leak { address, size, references, .. } = leak;
         log!(Warning, "leak: {kind} at {address:#x}, {size} bytes, {references} owner(s)");
     }
-    if !leaks.is_empty() {
+    if count > 0 {
         let bytes = leaks.iter().map(|leak| leak.size).sum::<usize>();
-        log!(Warning, "leak: {} blocks, {bytes} bytes in all", leaks.len());
+        log!(Warning, "leak: {count} blocks, {bytes} bytes in all");
     }
 }
 

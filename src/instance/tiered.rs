@@ -187,6 +187,8 @@ impl Instance {
         if !last {
             return Ok(());
         }
+        // Counting must not fail once it is freed: what it needs is made now.
+        self.heap.count_foreign(0)?;
         let size = region.size();
         tracked::ended(region.start());
         regions::ends(region.start());

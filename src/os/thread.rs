@@ -1,8 +1,8 @@
 //! The calling thread's record: made on first use, found by one load, dissolved when the thread ends.
 //!
 //! Upper layers hang what they keep per thread into it (heap/cache.rs its caches, error.rs the last error). At thread
-//! exit the function given to [`at_exit`] runs; from then on the thread has no record, and whoever asks takes the
-//! path without one. That way destructors that run later still may allocate and free.
+//! exit its record is taken from the thread, and the function given to [`at_exit`] runs with it; from then on the thread has
+//! none, and whoever asks takes the path without one. That way destructors that run later still may allocate and free.
 //!
 //! A place in a record where nothing is stored refers to [`SENTINEL`]: who is in a hurry follows it without asking, and finds
 //! zeroes.
@@ -142,7 +142,7 @@ pub fn set_last_error(code: u32) {
 }
 
 static AT_EXIT: AtomicPtr<()> = AtomicPtr::new(null_mut());
-/// Sets what runs with a thread's record when the thread ends.
+/// Sets what runs with a thread's record when the thread ends, which has none any more.
 pub fn at_exit(function: fn(&'static Record)) {
     AT_EXIT.store(function as *mut (), Release);
 }
@@ -171,13 +171,13 @@ unsafe extern "C" fn ended(record: *mut libc::c_void) {
     if !core::ptr::eq(record.cast(), pointer()) {
         return;
     }
-    let function = AT_EXIT.load(Acquire);
-    if !function.is_null() {
-        // SAFETY: stored by `at_exit` from a function of this very type; the record is this thread's and still whole.
-        unsafe { core::mem::transmute::<*mut (), fn(&'static Record)>(function)(&*record.cast()) };
-    }
     set_mark(ENDED);
     set_pointer(null_mut());
+    let function = AT_EXIT.load(Acquire);
+    if !function.is_null() {
+        // SAFETY: stored by `at_exit` from a function of this very type; the record was this thread's and is still whole.
+        unsafe { core::mem::transmute::<*mut (), fn(&'static Record)>(function)(&*record.cast()) };
+    }
     // SAFETY: nothing of this thread holds the record any more.
     unsafe { records::release(NonNull::new_unchecked(record.cast()), size_of::<Record>()) };
 }

@@ -245,7 +245,7 @@ pub(super) fn heap_ends(heap: &'static Heap) {
         return;
     }
     empty_quarantine(Some(heap));
-    let mut live = live_blocks(heap);
+    let mut live = heap.live_blocks().0;
     regions::add_to(&mut live, Some(heap));
     if has(GUARD_ON) {
         live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(tell_damage);
@@ -255,14 +255,4 @@ pub(super) fn heap_ends(heap: &'static Heap) {
         live.iter().for_each(|block| _ = trace::freed(block.start));
         regions::forget_of(heap);
     }
-}
-/// The live blocks of a heap. In records: the heap may be malloc's. Those for which there is no memory are left out.
-fn live_blocks(heap: &Heap) -> Vec<Block, Records> {
-    let mut live = Vec::new_in(Records);
-    heap.for_each_live(&mut |block| {
-        if live.try_reserve(1).is_ok() {
-            live.push(block);
-        }
-    });
-    live
 }

@@ -10,7 +10,7 @@
 //! reachable.rs). `complete` is false while the program runs: then `UNIMEM_DEBUG_REPORT` has the problems so far, which
 //! is what remains of a program that crashes.
 use super::super::{Block, registry};
-use super::{damaged_by, findings, guards_are_on, live_blocks, reachable, regions, trace, traces_are_on};
+use super::{damaged_by, findings, guards_are_on, reachable, regions, trace, traces_are_on};
 use crate::error::{Result, fail};
 use crate::log::{Level, is_wanted, log};
 use crate::os::environment::{variable, with_process_number};
@@ -123,7 +123,7 @@ fn look_at_all() -> Vec<Block, Records> {
     super::empty_quarantine(None);
     let mut live: Vec<Block, Records> = Vec::new_in(Records);
     registry::for_each_heap(|heap| {
-        let blocks = live_blocks(heap);
+        let blocks = heap.live_blocks().0;
         if live.try_reserve(blocks.len()).is_ok() {
             live.extend(blocks);
         }

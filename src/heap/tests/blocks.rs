@@ -45,6 +45,11 @@ fn a_block_with_several_owners_stays_where_it_is() {
         // Less is fine as long as nothing moves.
         assert_eq!(heap.reallocate(block.as_ptr(), size - size / 4), Ok(block));
         assert_eq!(heap.block(block.as_ptr()).unwrap().size, size - size / 4);
+        assert_eq!(heap.reallocate(block.as_ptr(), size / 10), Ok(block));
+        assert_eq!(
+            (heap.block(block.as_ptr()).unwrap().size, heap.statistics().live),
+            (size / 10, size / 10)
+        );
         heap.free(block.as_ptr()).unwrap();
         heap.free(block.as_ptr()).unwrap();
     }

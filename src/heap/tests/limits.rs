@@ -83,3 +83,18 @@ fn growth_ends_at_the_limit_and_leaves_the_block() {
     heap.free(block.as_ptr()).unwrap();
     assert_eq!(heap.destroy(), Leaks::default());
 }
+
+#[test]
+fn growth_has_the_room_of_what_the_thread_caches() {
+    let limit = 16 << 20;
+    let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
+    let large = heap.allocate(8 << 20, 0).unwrap();
+    let blocks: Vec<_> = (0..600).map(|_| heap.allocate(1000, 0).unwrap()).collect();
+    blocks.iter().for_each(|block| heap.free(block.as_ptr()).unwrap());
+    heap.release_kept(None);
+    let cached = heap.held() - (8 << 20);
+    assert!(cached > 64 << 10);
+    let large = heap.reallocate(large.as_ptr(), limit - (cached & !4095) + 4096).unwrap();
+    heap.free(large.as_ptr()).unwrap();
+    assert_eq!(heap.destroy(), Leaks::default());
+}

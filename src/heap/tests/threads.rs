@@ -269,6 +269,7 @@ fn a_large_block_is_freed_by_its_own_heap_only() {
     let block = heaps[0].allocate(3 << 20, 0).unwrap().as_ptr();
     let span = span_of_block(block);
     assert_eq!(heaps[1].free_large(span, block), Err(Error::DoubleFree));
+    assert_eq!(heaps[1].resize_large(span, block, 4 << 20, false, false), Err(Error::DoubleFree));
     assert_eq!((heaps[0].statistics().live, heaps[1].statistics().frees), (3 << 20, 0));
     assert_eq!(heaps[0].free_large(span, block), Ok(()));
     heaps.iter().for_each(|heap| assert_eq!(heap.destroy(), Leaks::default()));
@@ -322,4 +323,70 @@ fn a_free_that_comes_late_is_refused() {
         }
         assert_eq!(heap.destroy(), Leaks::default());
     }
+}
+
+#[test]
+fn of_two_frees_of_a_mapped_block_one_counts() {
+    const ROUNDS: usize = 20_000;
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let small = heap.allocate(20, 0).unwrap();
+    let (shared, done) = (AtomicPtr::new(core::ptr::null_mut::<u8>()), AtomicUsize::new(0));
+    let freed = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..ROUNDS {
+                while shared.load(Acquire).is_null() {
+                    core::hint::spin_loop();
+                }
+                let block = shared.swap(core::ptr::null_mut(), AcqRel);
+                freed.fetch_add(heap.free(block).is_ok().into(), Relaxed);
+                done.store(n + 1, Release);
+            }
+        });
+        for n in 0..ROUNDS {
+            let block = heap.allocate(1100 << 10, 0).unwrap().as_ptr();
+            shared.store(block, Release);
+            while !shared.load(Acquire).is_null() {
+                core::hint::spin_loop();
+            }
+            freed.fetch_add(heap.free(block).is_ok().into(), Relaxed);
+            while done.load(Acquire) <= n {
+                std::thread::yield_now();
+            }
+        }
+    });
+    assert_eq!((freed.load(Relaxed), heap.refused(), heap.statistics().live), (ROUNDS, ROUNDS, 20));
+    heap.free(small.as_ptr()).unwrap();
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
+/// What is counted after a reset is in the peak, too.
+#[test]
+fn a_reset_forgets_no_peak_that_comes_meanwhile() {
+    const ROUNDS: usize = 50_000;
+    const SIZE: usize = 1 << 40;
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let step = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..ROUNDS {
+                while step.load(Acquire) <= 2 * n {
+                    core::hint::spin_loop();
+                }
+                heap.count_region(SIZE).unwrap();
+                heap.uncount_region(SIZE).unwrap();
+                step.fetch_add(1, Release);
+            }
+        });
+        for n in 0..ROUNDS {
+            step.store(2 * n + 1, Release);
+            heap.reset_statistics();
+            while step.load(Acquire) <= 2 * n + 1 {
+                core::hint::spin_loop();
+            }
+            let figures = heap.statistics();
+            assert!(figures.allocations == 0 || figures.peak >= SIZE, "round {n}: {figures:?}");
+        }
+    });
+    heap.destroy();
 }
