@@ -325,6 +325,18 @@ fn a_free_that_comes_late_is_refused() {
     }
 }
 
+/// Waits for another thread that is about as far: soon, unless it has no processor.
+fn until(reached: impl Fn() -> bool) {
+    let mut looks = 0;
+    while !reached() {
+        looks += 1;
+        match looks % 1000 {
+            0 => std::thread::yield_now(),
+            _ => core::hint::spin_loop(),
+        }
+    }
+}
+
 #[test]
 fn of_two_frees_of_a_mapped_block_one_counts() {
     const ROUNDS: usize = 20_000;
@@ -335,9 +347,7 @@ fn of_two_frees_of_a_mapped_block_one_counts() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0..ROUNDS {
-                while shared.load(Acquire).is_null() {
-                    core::hint::spin_loop();
-                }
+                until(|| !shared.load(Acquire).is_null());
                 let block = shared.swap(core::ptr::null_mut(), AcqRel);
                 freed.fetch_add(heap.free(block).is_ok().into(), Relaxed);
                 done.store(n + 1, Release);
@@ -346,13 +356,9 @@ fn of_two_frees_of_a_mapped_block_one_counts() {
         for n in 0..ROUNDS {
             let block = heap.allocate(1100 << 10, 0).unwrap().as_ptr();
             shared.store(block, Release);
-            while !shared.load(Acquire).is_null() {
-                core::hint::spin_loop();
-            }
+            until(|| shared.load(Acquire).is_null());
             freed.fetch_add(heap.free(block).is_ok().into(), Relaxed);
-            while done.load(Acquire) <= n {
-                std::thread::yield_now();
-            }
+            until(|| done.load(Acquire) > n);
         }
     });
     assert_eq!((freed.load(Relaxed), heap.refused(), heap.statistics().live), (ROUNDS, ROUNDS, 20));
@@ -370,9 +376,7 @@ fn a_reset_forgets_no_peak_that_comes_meanwhile() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0..ROUNDS {
-                while step.load(Acquire) <= 2 * n {
-                    core::hint::spin_loop();
-                }
+                until(|| step.load(Acquire) > 2 * n);
                 heap.count_region(SIZE).unwrap();
                 heap.uncount_region(SIZE).unwrap();
                 step.fetch_add(1, Release);
@@ -381,9 +385,7 @@ fn a_reset_forgets_no_peak_that_comes_meanwhile() {
         for n in 0..ROUNDS {
             step.store(2 * n + 1, Release);
             heap.reset_statistics();
-            while step.load(Acquire) <= 2 * n + 1 {
-                core::hint::spin_loop();
-            }
+            until(|| step.load(Acquire) > 2 * n + 1);
             let figures = heap.statistics();
             assert!(figures.allocations == 0 || figures.peak >= SIZE, "round {n}: {figures:?}");
         }
