@@ -78,8 +78,8 @@ fn copies_are_counted_whatever_happens_to_their_chunks() {
                 9..12 => acquired.drain(..).for_each(|index| region.release(index).unwrap()),
                 12 => _ = engine.free_encoded().unwrap(),
                 13 => _ = engine.reclaim(random / 16 % 8 * CHUNK),
-                14 if random / 16 % 8 == 0 => region.advise(Advice::DontNeed).unwrap(),
-                15 if random / 16 % 16 == 0 => {
+                14 if (random / 16).is_multiple_of(8) => region.advise(Advice::DontNeed).unwrap(),
+                15 if (random / 16).is_multiple_of(16) => {
                     acquired.drain(..).for_each(|index| region.release(index).unwrap());
                     let size = (20 + random / 256 % 90) * CHUNK;
                     region = engine.resize(&region, size).unwrap();
