@@ -98,6 +98,7 @@ void failures() {
     auto array = memory.allocate<int>(1000);
     array[999] = 7;
     CHECK("a resize that fails", throws<std::bad_alloc>([&] { array.resize(64u << 20); }));
+    CHECK("also one beyond all memory", throws<std::bad_alloc>([&] { array.resize(std::size_t{1} << 56); }));
     CHECK("... changes nothing", array.size() == 1000 && array[999] == 7);
     std::vector<int, unimem::allocator<int>> numbers(10, 1, memory);
     CHECK("a vector that cannot grow", throws<std::bad_alloc>([&] { numbers.resize(64u << 20); }));

@@ -12,8 +12,11 @@ impl Heap {
     /// leaves the block as it was.
     pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
         let (span, index, value) = self.find(pointer).inspect_err(|&error| debug::refused(pointer, error))?;
-        if size == 0 || size > MAX_SIZE {
-            return fail!(InvalidArgument, "a block of {size} bytes");
+        if size == 0 {
+            return fail!(InvalidArgument, "a block of 0 bytes");
+        }
+        if size > MAX_SIZE {
+            return fail!(OutOfMemory, "{size} bytes are more than any address space holds");
         }
         let block = self.describe(span, pointer as usize, value);
         // Counting needs the thread's cache: without one nothing is changed.
