@@ -5,6 +5,7 @@
 
 #include "tiers.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -227,6 +228,36 @@ static int pass_on_what_was_passed_on(void *jump)
     return 0;
 }
 
+/* The library's own calls come here, too: it is as if another thread installed a handler between two of them. */
+static bool another_thread_installs;
+int sigaction(int signal, const struct sigaction *new, struct sigaction *old)
+{
+    int (*real)(int, const struct sigaction *, struct sigaction *);
+    *(void **)&real = dlsym(RTLD_NEXT, "sigaction");
+    if (another_thread_installs && new && (signal == SIGSEGV || signal == SIGBUS)) {
+        struct sigaction action = {.sa_sigaction = repair, .sa_flags = SA_SIGINFO};
+        real(signal, &action, NULL);
+        another_thread_installs = false;
+    }
+    return real(signal, new, old);
+}
+static int install_meanwhile(void *unused)
+{
+    (void)unused;
+    short_file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
+    if (short_file < 0) return 0;
+    shut = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    beyond_end = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, short_file, 0);
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    another_thread_installs = true;
+    volatile char *bytes = memory->allocate_streaming(3 * MIB, 64 * KIB);
+    if (!bytes || another_thread_installs) return 1;
+    bytes[0] = 1;
+    bool by_segv = strcmp(unimem_fault_mechanism(), "signal") == 0;
+    touch(by_segv ? shut : beyond_end);
+    return repaired == 1 ? 0 : 2;
+}
+
 /* Faults that the program makes itself. */
 static void test_chaining(void)
 {
@@ -239,6 +270,7 @@ static void test_chaining(void)
     CHECK_EQ("a handler installed later may pass them on to ours",
              (size_t)run_in_child(pass_on_what_was_passed_on, NULL, 60), 0);
     CHECK_EQ("also where the first one leaves by longjmp", (size_t)run_in_child(pass_on_what_was_passed_on, &by_jump, 60), 0);
+    CHECK_EQ("one that is installed at the same moment is not lost", (size_t)run_in_child(install_meanwhile, NULL, 60), 0);
     const char *name = "without one they end the program with SIGSEGV";
     if (THREAD_SANITIZED) SKIP(name, "the thread sanitizer has one");
     else CHECK_EQ(name, (size_t)run_in_child(fault_without_handlers, NULL, 60), 256 + SIGSEGV);

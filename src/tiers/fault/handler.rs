@@ -9,6 +9,7 @@ use crate::os::lock::Mutex;
 use crate::os::system::NotCancelled;
 use crate::tiers::engine::{self, Served};
 use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::OnceLock;
 
 /// Handlers that ours was put in front of, by signal, oldest first.
@@ -36,17 +37,31 @@ pub fn install(signal: libc::c_int) {
         // its handler that often, the new one stays in front; it has to pass our faults on.
         let kept = before(signal).iter().take_while(|place| place.get().is_some()).count();
         let again = kept > 0 && before(signal)[kept - 1].get().is_some_and(|last| is_same(last, &current));
+        let mut places = before(signal)[kept..].iter();
         if !again {
-            let Some(place) = before(signal).get(kept) else { return };
+            let Some(place) = places.next() else { return };
             let _ = place.set(current);
         }
         let mut new: libc::sigaction = core::mem::zeroed();
         new.sa_sigaction = ours;
         new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         libc::sigfillset(&mut new.sa_mask);
-        libc::sigaction(signal, &new, core::ptr::null_mut());
+        let mut replaced = MaybeUninit::<libc::sigaction>::zeroed();
+        INSTALLING.store(true, SeqCst);
+        libc::sigaction(signal, &new, replaced.as_mut_ptr());
+        let replaced = replaced.assume_init();
+        // Another thread, of the program or of another copy of the library, has installed one meanwhile.
+        if replaced.sa_sigaction != current.sa_sigaction {
+            match places.next() {
+                Some(place) => drop(place.set(replaced)),
+                None => drop(libc::sigaction(signal, &replaced, core::ptr::null_mut())),
+            }
+        }
+        INSTALLING.store(false, SeqCst);
     }
 }
+/// Ours may be in place, and what it replaced not be known yet: foreign faults are to happen again.
+static INSTALLING: AtomicBool = AtomicBool::new(false);
 
 /// Whether a program has installed what it had installed before.
 fn is_same(one: &libc::sigaction, other: &libc::sigaction) -> bool {
@@ -115,6 +130,7 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
     };
     match served {
         Served::Yes => {}
+        Served::NotOurs if is_fault(signal, code) && INSTALLING.load(SeqCst) => {}
         Served::NotOurs => pass_on(signal, info, context),
         Served::Failed if signal == libc::SIGBUS => pass_on(signal, info, context),
         Served::Failed => raise_bus_error(address, context),
