@@ -138,7 +138,7 @@ static void many(void) {
 
 /* A path longer than any message: it is the path that is cut, not the reason. */
 static void long_path(void) {
-    char path[1200] = "";
+    char path[1200] = "/proc"; /* where nothing can be made */
     while (strlen(path) + sizeof "/nonexistent" <= sizeof path) strcat(path, "/nonexistent");
     MUST(!unimem_write_leaks(path) && unimem_last_error() == UNIMEM_ERROR_IO);
     MUST(strstr(unimem_last_error_message(), strerror(ENOENT)));
