@@ -62,6 +62,33 @@ static bool multiplies(void) {
     return right;
 }
 
+/* A child that is forked in the middle of a product has none of the threads that are at it. */
+static pid_t child;
+static bool fork_once(double done, double total, void *context) {
+    (void)context;
+    if (done > 0 && done < total && child < 0 && (child = fork()) == 0) alarm(60);
+    return done == 0 || child >= 0;
+}
+static bool forks_inside(void) {
+    static ComplexFloat zeroes[4 * SIDE * SIDE];
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 2 * SIDE, 1e-6);
+    size_t sizes[] = {2 * SIDE, 2 * SIDE};
+    tree_tensor_node_t *a = add_tree_tensor_node(ttn, zeroes, sizes, 2, false), *b = add_tree_tensor_node(ttn, zeroes, sizes, 2, false);
+    tree_tensor_node_t *product = NULL;
+    child = -1;
+    bool made = unimem_set_progress(ttn, fork_once, NULL) && contract_tree_tensor_nodes(ttn, a, b, &product);
+    if (child == 0) {
+        /* Done by it alone, or not done; and the next one is. */
+        bool right = made || unimem_last_error() == UNIMEM_ERROR_UNSUPPORTED;
+        _exit(!(right && unimem_set_progress(ttn, NULL, NULL) && contract_tree_tensor_nodes(ttn, a, b, &product)));
+    }
+    int status = -1;
+    bool ended = child > 0 && waitpid(child, &status, 0) == child && status == 0;
+    if (!ended) printf("# made %d, child %d: status %#x\n", made, (int)child, (unsigned)status);
+    destroy_tree_tensor_network(ttn);
+    return made && ended;
+}
+
 static int on_one_processor(void *first) {
     pid_t threads[MOST_HELPERS];
     return !(place(0, *(int *)first) && multiplies() && helpers(threads) == 0);
@@ -74,6 +101,8 @@ int main(void) {
     CHECK("a process that has one processor starts no threads", run_in_child(on_one_processor, &first, 60) == 0);
 
     CHECK("a product of all processors is right", multiplies());
+    TEST("a child forked in its middle does not wait for the parent's threads")
+        for (size_t i = 0; i < scaled(20); i++) EXPECT(forks_inside(), "product %zu", i);
     /* A thread has its name once it runs, and a product may be done before. */
     for (size_t i = 0; i < 300 && (seen.found = helpers(seen.threads)) + 1 < (size_t)count; i++) multiplies();
     seen.processors = count;

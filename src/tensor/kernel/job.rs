@@ -80,20 +80,25 @@ impl Helper {
 }
 
 /// Runs `own` on the calling thread, and `work` on up to `helpers` others meanwhile, each handed to `spawn`. Returns when
-/// all who began it have ended. `asleep` is called before the caller goes to sleep.
+/// all who began it have ended, or if they are `gone`, as in a process forked by `own`. `asleep` is called before the caller
+/// goes to sleep.
 pub fn run<R>(
     helpers: usize,
     spawn: impl Fn(Helper),
     work: &(dyn Fn() + Sync),
     own: impl FnOnce() -> R,
     asleep: impl FnOnce(),
+    gone: fn() -> bool,
 ) -> R {
     /// Closes it, whether `own` returns or panics.
-    struct Close<F: FnOnce()>(Arc<Job>, Option<F>);
+    struct Close<F: FnOnce()>(Arc<Job>, Option<F>, fn() -> bool);
     impl<F: FnOnce()> Drop for Close<F> {
         fn drop(&mut self) {
             let attendance = &self.0.attendance;
             attendance.close();
+            if !attendance.is_over() && (self.2)() {
+                return;
+            }
             let start = Instant::now();
             while !attendance.is_over() && start.elapsed() < LONGEST_SPIN {
                 std::hint::spin_loop();
@@ -110,7 +115,7 @@ pub fn run<R>(
     let work = unsafe { core::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(work) };
     let attendance = Attendance(AtomicU32::new(0));
     let job = Arc::new(Job { attendance, work, panicked: AtomicBool::new(false) });
-    let close = Close(job.clone(), Some(asleep));
+    let close = Close(job.clone(), Some(asleep), gone);
     for _ in 0..helpers {
         spawn(Helper(job.clone()));
     }
@@ -160,7 +165,8 @@ mod tests {
     fn nobody_waits_for_a_helper_that_has_not_begun() {
         let (late, jobs) = channel();
         let work = || panic!("it came too late");
-        let result = run(2, |job| late.send(job).unwrap(), &work, || 7, || panic!("nobody is at work"));
+        let result =
+            run(2, |job| late.send(job).unwrap(), &work, || 7, || panic!("nobody is at work"), || false);
         assert_eq!(result, 7);
         drop(late);
         jobs.into_iter().for_each(Helper::run);
@@ -169,7 +175,7 @@ mod tests {
     #[test]
     fn a_helper_that_panics_is_the_callers_panic() {
         let work = || panic!("as told");
-        let outcome = catch_unwind(AssertUnwindSafe(|| run(1, Helper::run, &work, || (), || ())));
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(1, Helper::run, &work, || (), || (), || false)));
         assert!(outcome.is_err());
     }
 
@@ -185,7 +191,7 @@ mod tests {
             done.store(true, Relaxed);
         };
         let spawn = |helper: Helper| _ = std::thread::spawn(|| helper.run());
-        run(1, spawn, &work, || wait.recv().unwrap(), || drop(go));
+        run(1, spawn, &work, || wait.recv().unwrap(), || drop(go), || false);
         assert!(done.into_inner());
     }
 }

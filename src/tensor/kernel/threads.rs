@@ -1,6 +1,6 @@
 //! How many threads a contraction may use, and sharing work between them.
 use super::{first_use, workers};
-use crate::error::Result;
+use crate::error::{Result, fail};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
@@ -30,7 +30,8 @@ fn limit() -> usize {
 
 /// Runs `work(i)` for every i below `parts` on up to `threads` threads, the caller's among them. Parts are taken
 /// in ascending order, whoever is free next. `tick` is called on the caller's thread after each part it has done, with the
-/// number of parts taken so far, and with all of them in the end; its failure stops everyone before the next part.
+/// number of parts taken so far, and with all of them in the end; its failure stops everyone before the next part. It may fork:
+/// a child that goes on fails then, since what others have taken is never done there.
 pub fn share<S>(
     threads: usize,
     parts: usize,
@@ -38,6 +39,11 @@ pub fn share<S>(
     work: impl Fn(&mut S, usize) + Sync,
     tick: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<()> {
+    let workers = if threads.min(parts) > 1 { workers::of_products() } else { None };
+    let helpers_are_here = || match workers.is_some() && workers::forked() {
+        true => fail!(Unsupported, "this process was forked while others had parts of the product"),
+        false => Ok(()),
+    };
     let next = AtomicUsize::new(0);
     let take = || Some(next.fetch_add(1, Relaxed)).filter(|part| *part < parts);
     let mut told = 0;
@@ -46,14 +52,13 @@ pub fn share<S>(
         while let Some(part) = take() {
             work(&mut state, part);
             told = next.load(Relaxed).min(parts);
-            if let Err(error) = tick(told) {
+            if let Err(error) = tick(told).and_then(|()| helpers_are_here()) {
                 next.store(parts, Relaxed);
                 return Err(error);
             }
         }
         Ok(())
     };
-    let workers = if threads.min(parts) > 1 { workers::of_products() } else { None };
     let Some(workers) = workers else { return own() };
     let helping = || {
         let mut state = state();

@@ -34,7 +34,7 @@ impl Workers {
     pub fn help<R>(&self, helpers: usize, work: &(dyn Fn() + Sync), own: impl FnOnce() -> R) -> R {
         self.placement.keep_off_caller();
         let spawn = |helper: job::Helper| self.pool.spawn(|| helper.run());
-        job::run(helpers, spawn, work, own, || self.placement.let_go())
+        job::run(helpers, spawn, work, own, || self.placement.let_go(), forked)
     }
 }
 fn start(thread: rayon::ThreadBuilder) -> io::Result<JoinHandle<()>> {
