@@ -254,8 +254,8 @@ static void *errors_of_a_thread(void *argument) {
 static int open_impossible(void *argument) {
     const size_t sizes[] = {SIZE_MAX, SIZE_MAX - 4096, SIZE_MAX / 2, (size_t)1 << 50};
     (void)argument;
+    size_t before = resident_bytes(); /* which allocates */
     setrlimit(RLIMIT_AS, &(struct rlimit){2 * GIB, 2 * GIB});
-    size_t before = resident_bytes();
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         if (unimem_open(&(unified_pool_config_t){.initial_size = sizes[i], .enable_growth = true})) return 1;
         if (unimem_last_error() == UNIMEM_OK) return 2;
