@@ -431,7 +431,8 @@ impl Heap {
         });
         (blocks, count)
     }
-    /// Calls `each`, which must not allocate but records, with every live block. Blocks that other threads free or allocate meanwhile may be missed.
+    /// Calls `each`, which must not allocate but records, with every live block. Blocks that other threads free or allocate
+    /// meanwhile may be missed.
     pub fn for_each_live(&self, each: &mut dyn FnMut(Block)) {
         let central = self.central.lock();
         central.for_each_live(&mut |span, start, value| each(self.describe(span, start, value)));
