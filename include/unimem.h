@@ -152,7 +152,8 @@ typedef struct {
   void *(*allocate)(size_t size, size_t alignment);
   /**
    * Frees a live block of this instance; NULL is fine. Anything else is refused: `UNIMEM_ERROR_NOT_OWNED` for
-   * foreign and interior pointers, `UNIMEM_ERROR_DOUBLE_FREE` for blocks freed before.
+   * foreign and interior pointers, `UNIMEM_ERROR_DOUBLE_FREE` for blocks freed before, as far as the heap still knows
+   * their memory.
    */
   void (*free)(void *ptr);
   /**

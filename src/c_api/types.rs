@@ -62,7 +62,8 @@ pub struct unified_memory_interface_t {
     /// `size` bytes at `alignment`, a power of two up to 1 GiB; 0 means 64. NULL for 0 bytes.
     pub allocate: Option<unsafe extern "C" fn(size: usize, alignment: usize) -> *mut c_void>,
     /// Frees a live block of this instance; NULL is fine. Anything else is refused: `UNIMEM_ERROR_NOT_OWNED` for
-    /// foreign and interior pointers, `UNIMEM_ERROR_DOUBLE_FREE` for blocks freed before.
+    /// foreign and interior pointers, `UNIMEM_ERROR_DOUBLE_FREE` for blocks freed before, as far as the heap still knows
+    /// their memory.
     pub free: Option<unsafe extern "C" fn(ptr: *mut c_void)>,
     /// Changes a block's size; contents up to the smaller size, alignment and kind stay. NULL allocates, 0 frees.
     pub realloc: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> *mut c_void>,
