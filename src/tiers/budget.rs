@@ -131,7 +131,7 @@ impl BudgetAccount {
     /// `reserve`. False if there is no room.
     pub fn guarantee(&self, extent: usize, bytes: usize, reserve: usize) -> bool {
         let reserve = if self.budget.limit() == 0 { 0 } else { reserve };
-        self.guarantee_more(|balance| {
+        self.guarantee_more(0, |balance| {
             balance.extent += extent;
             balance.guarantee = balance.guarantee.max(bytes);
             balance.reserve_target = balance.reserve_target.max(reserve);
@@ -139,15 +139,15 @@ impl BudgetAccount {
     }
     /// There are chunks of so many bytes more. False if what is guaranteed then is not there.
     pub fn extend(&self, bytes: usize) -> bool {
-        self.guarantee_more(|balance| balance.extent += bytes)
+        self.guarantee_more(0, |balance| balance.extent += bytes)
     }
     /// So many bytes less.
     pub fn shorten(&self, bytes: usize) {
-        self.guarantee_less(|balance| balance.extent -= bytes);
+        self.guarantee_less(0, |balance| balance.extent -= bytes);
     }
     /// A chunk is acquired. False if what is guaranteed would not be left beside it.
     pub fn acquire(&self, chunk: usize) -> bool {
-        self.guarantee_more(|balance| balance.acquired += chunk)
+        self.guarantee_more(0, |balance| balance.acquired += chunk)
     }
     /// Whether it could be if nothing were encoded: who cannot even so has nothing to wait for.
     pub fn could_acquire(&self, chunk: usize) -> bool {
@@ -163,7 +163,7 @@ impl BudgetAccount {
     }
     /// It is not any more.
     pub fn release(&self, chunk: usize) {
-        self.guarantee_less(|balance| balance.acquired -= chunk);
+        self.guarantee_less(0, |balance| balance.acquired -= chunk);
     }
     /// Charges a chunk's pages.
     pub fn charge_pages(&self, bytes: usize) -> bool {
@@ -184,24 +184,17 @@ impl BudgetAccount {
     /// Charges the pages of chunks that are in place for good, which are in the extent already. False if there is no room
     /// for them beside what is guaranteed to others.
     pub fn charge_resident(&self, bytes: usize) -> bool {
-        let mut balance = self.balance.lock();
-        let before = *balance;
-        balance.resident += bytes;
-        let charged = self.take(&mut balance, bytes);
-        match charged {
-            true => balance.pages += bytes,
-            false => *balance = before,
-        }
-        self.guaranteed.store(balance.guaranteed(), Relaxed);
-        charged
+        self.guarantee_more(bytes, |balance| {
+            balance.resident += bytes;
+            balance.pages += bytes;
+        })
     }
     /// Gives them back. Before the extent is shortened by them.
     pub fn discharge_resident(&self, bytes: usize) {
-        let mut balance = self.balance.lock();
-        balance.resident -= bytes;
-        balance.pages -= bytes;
-        self.guaranteed.store(balance.guaranteed(), Relaxed);
-        self.give(&mut balance, bytes);
+        self.guarantee_less(bytes, |balance| {
+            balance.resident -= bytes;
+            balance.pages -= bytes;
+        });
     }
     /// Charges encoded bytes, out of the reserve first.
     pub fn charge_encoded(&self, bytes: usize) -> bool {
@@ -224,14 +217,7 @@ impl BudgetAccount {
     }
     /// Charges records of chunks.
     pub fn charge_records(&self, bytes: usize) -> bool {
-        let mut balance = self.balance.lock();
-        balance.records += bytes;
-        let charged = self.take(&mut balance, bytes);
-        if !charged {
-            balance.records -= bytes;
-        }
-        self.guaranteed.store(balance.guaranteed(), Relaxed);
-        charged
+        self.guarantee_more(bytes, |balance| balance.records += bytes)
     }
     /// Charges them whether there is room or not.
     pub fn charge_records_anyway(&self, bytes: usize) {
@@ -246,10 +232,7 @@ impl BudgetAccount {
     }
     /// Gives them back.
     pub fn discharge_records(&self, bytes: usize) {
-        let mut balance = self.balance.lock();
-        balance.records -= bytes;
-        self.guaranteed.store(balance.guaranteed(), Relaxed);
-        self.give(&mut balance, bytes);
+        self.guarantee_less(bytes, |balance| balance.records -= bytes);
     }
     /// Whether the reserve is below its target.
     pub fn wants_reserve(&self) -> bool {
@@ -275,22 +258,24 @@ impl BudgetAccount {
     pub fn guaranteed(&self) -> usize {
         self.guaranteed.load(Relaxed)
     }
-    fn guarantee_more(&self, change: impl FnOnce(&mut Balance)) -> bool {
+    /// Changes what is guaranteed, and takes `bytes` of it into use. False, with nothing changed, if there is no room.
+    fn guarantee_more(&self, bytes: usize, change: impl FnOnce(&mut Balance)) -> bool {
         let mut balance = self.balance.lock();
         let before = *balance;
         change(&mut balance);
-        let there = self.take(&mut balance, 0);
+        let there = self.take(&mut balance, bytes);
         if !there {
             *balance = before;
         }
         self.guaranteed.store(balance.guaranteed(), Relaxed);
         there
     }
-    fn guarantee_less(&self, change: impl FnOnce(&mut Balance)) {
+    /// The reverse.
+    fn guarantee_less(&self, bytes: usize, change: impl FnOnce(&mut Balance)) {
         let mut balance = self.balance.lock();
         change(&mut balance);
         self.guaranteed.store(balance.guaranteed(), Relaxed);
-        self.give(&mut balance, 0);
+        self.give(&mut balance, bytes);
     }
     fn take(&self, balance: &mut Balance, bytes: usize) -> bool {
         let taken = balance.take(&*self.budget, bytes);
