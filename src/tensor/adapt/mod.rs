@@ -136,12 +136,9 @@ impl Adapting<'_> {
         if COMFORTABLE.contains(&(root + self.exponent)) {
             return self.scale(self.ids[0], self.exponent);
         }
-        let mut bounds = Vec::with_capacity(self.ids.len());
-        for &id in &self.ids {
-            bounds.push(match tiled::magnitude(self.source(id))? {
-                Magnitude::Below(bound) => bound,
-                Magnitude::Zero | Magnitude::NotFinite => 0,
-            });
+        let mut bounds = vec![root];
+        for &id in &self.ids[1..] {
+            bounds.push(tiled::magnitude(self.source(id))?.bound());
         }
         let nodes = self.ids.len() as i32;
         let total = self.exponent + bounds.iter().sum::<i32>();

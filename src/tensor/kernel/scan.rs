@@ -12,6 +12,15 @@ pub enum Magnitude {
     /// There is an infinity or a NaN.
     NotFinite,
 }
+impl Magnitude {
+    /// The power of two below which all parts are; 0 where there is nothing to keep in range, or nothing that could be kept.
+    pub fn bound(self) -> i32 {
+        match self {
+            Magnitude::Below(bound) => bound,
+            Magnitude::Zero | Magnitude::NotFinite => 0,
+        }
+    }
+}
 
 /// Finds the magnitude of `elements`.
 pub fn magnitude(elements: &[Complex]) -> Magnitude {

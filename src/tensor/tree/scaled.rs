@@ -39,12 +39,7 @@ impl Scale {
     }
     /// Looks at the elements of a tensor.
     pub fn measure(tensor: Source) -> Result<Scale> {
-        let bound = match tiled::magnitude(tensor)? {
-            Magnitude::Below(bound) => bound,
-            // Nothing to keep in range, or nothing that could be kept.
-            Magnitude::Zero | Magnitude::NotFinite => 0,
-        };
-        Ok(Scale { exponent: 0, bound, slack: 0 })
+        Ok(Scale { exponent: 0, bound: tiled::magnitude(tensor)?.bound(), slack: 0 })
     }
     /// The scale of a product; sets the powers of two its operands are multiplied by, where they need it.
     pub fn of_product(left: Scale, right: Scale, product: &mut Product) -> Scale {
