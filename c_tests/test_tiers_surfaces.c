@@ -185,6 +185,18 @@ static void test_tracking(void)
     }
 }
 
+/* The most that unimem_can_allocate says yes to, and the least that it says no to. */
+static size_t most_that_can_be(unified_memory_interface_t *memory, size_t cap, size_t *beyond)
+{
+    size_t most = 0, before = 1;
+    /* Until the answer is the same twice: what was begun ahead of need is over then. */
+    for (int tries = 0; tries < 1000 && most != before; tries++) {
+        for (before = most, most = 1, *beyond = cap + 1; *beyond - most > 1;)
+            *(unimem_can_allocate(memory, (most + *beyond) / 2) ? &most : beyond) = (most + *beyond) / 2;
+    }
+    return most;
+}
+
 /* Chunks fill the budget: what unimem_can_allocate says is what allocate then does, and before it the chunks leave. */
 static void test_can_allocate(void)
 {
@@ -195,12 +207,7 @@ static void test_can_allocate(void)
             uint64_t *words = memory->allocate_streaming(bytes, 64 * KIB);
             void *plain = round < 2 ? NULL : memory->allocate(MIB, 0);
             for (size_t i = 0; i < bytes / 8; i += 8) words[i] = round % 2 ? mix(i) : i;
-            size_t most = 0, beyond = 0, before = 1;
-            /* Until the answer is the same twice: what was begun ahead of need is over then. */
-            for (int tries = 0; tries < 1000 && most != before; tries++) {
-                for (before = most, most = 1, beyond = cap + 1; beyond - most > 1;)
-                    *(unimem_can_allocate(memory, (most + beyond) / 2) ? &most : &beyond) = (most + beyond) / 2;
-            }
+            size_t beyond, most = most_that_can_be(memory, cap, &beyond);
             size_t held = unimem_held_bytes(memory);
             EXPECT(held + MIB > cap, "only %zu are held", held);
             EXPECT(most > cap / 2, "the most is %zu", most);
@@ -227,11 +234,7 @@ static void test_can_allocate_beside_what_is_in_place(void)
             uint64_t *words = memory->allocate_streaming(bytes, 64 * KIB);
             for (size_t i = 0; i < bytes / 8; i += 8) words[i] = mix(i);
             if (round / 2) memory->allocate_streaming(20 * MIB, 64 * KIB); /* of which nothing is in place */
-            size_t most = 0, beyond = 0, before = 1;
-            for (int tries = 0; tries < 1000 && most != before; tries++) {
-                for (before = most, most = 1, beyond = cap + 1; beyond - most > 1;)
-                    *(unimem_can_allocate(memory, (most + beyond) / 2) ? &most : &beyond) = (most + beyond) / 2;
-            }
+            size_t beyond, most = most_that_can_be(memory, cap, &beyond);
             EXPECT(serves_touches() ? most > cap / 2 : most <= cap - bytes && most > MIB, "the most is %zu", most);
             size_t size = round % 2 ? beyond : most;
             void *block = memory->allocate(size, 0);
