@@ -284,12 +284,7 @@ impl System {
     /// Every live block, those of pools included, as far as there is memory for the list.
     pub fn live_blocks(&self, structure: &Structure) -> allocator_api2::vec::Vec<Block, Records> {
         let mut live = allocator_api2::vec::Vec::new_in(Records);
-        self.for_each_heap(structure, |heap| {
-            let (blocks, _) = heap.live_blocks();
-            if live.try_reserve(blocks.len()).is_ok() {
-                live.extend(blocks);
-            }
-        });
+        self.for_each_heap(structure, |heap| _ = heap.list_live(&mut live));
         live
     }
 }

@@ -3,6 +3,7 @@
 use super::Structure;
 use crate::error::Result;
 use crate::heap::{Block, Heap, HeapParams};
+use crate::os::records::Records;
 use core::marker::PhantomData;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering::*};
@@ -76,9 +77,12 @@ impl<T: Sync + 'static> Registry<T> {
     }
     /// All live records.
     pub fn all(&self, _structure: &Structure) -> Vec<&'static T> {
-        let blocks = self.known_heap().map(|heap| heap.live_blocks().0);
-        let record = |block: Block| self.get(core::ptr::with_exposed_provenance(block.start));
-        blocks.into_iter().flatten().filter_map(record).collect()
+        let mut blocks = allocator_api2::vec::Vec::new_in(Records);
+        if let Some(heap) = self.known_heap() {
+            heap.list_live(&mut blocks);
+        }
+        let record = |block: &Block| self.get(core::ptr::with_exposed_provenance(block.start));
+        blocks.iter().filter_map(record).collect()
     }
     /// Takes a record out. False when it was not there.
     ///

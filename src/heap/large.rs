@@ -54,7 +54,7 @@ impl Heap {
         slack: usize,
     ) -> Result<NonNull<u8>> {
         // Counting needs the thread's cache: what cannot be counted is not handed out.
-        self.count(|_| ())?;
+        self.ready_to_count()?;
         let (place, length) = self.mapping_for(size, alignment, slack);
         let mut central = self.central.lock();
         let kept = central.kept.reuse_range(place.request(length));
@@ -143,7 +143,7 @@ impl Heap {
     }
 
     pub(super) fn free_large(&'static self, span: &'static Span, pointer: *mut u8) -> Result<()> {
-        self.count(|_| ())?;
+        self.ready_to_count()?;
         let mut central = self.central.lock();
         if !self.is_mapped_by(span, pointer) || !slot::is_live(span.large_slot.swap(slot::FREE, AcqRel)) {
             drop(central);

@@ -20,7 +20,7 @@ impl Heap {
         }
         let block = self.describe(span, pointer as usize, value);
         // Counting needs the thread's cache: without one nothing is changed.
-        self.with_cache(|_| ())?;
+        self.ready_to_count()?;
         let pinned = value & slot::MARKED != 0 && attributes::references(pointer) > 1;
         debug::check(pointer)?;
         let stays = if debug::moves_blocks(&block, size, pinned) {

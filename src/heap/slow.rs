@@ -8,7 +8,7 @@ use super::size_class::{
 use super::span::{ALL, Span};
 use super::*;
 use crate::error::fail;
-use crate::os::records::Records;
+use crate::os::records::{self, Records};
 use allocator_api2::vec::Vec;
 
 /// Bytes of blocks that a thread may cache of a heap with a limit in all, and the part of the limit that is (one part in ...);
@@ -276,7 +276,7 @@ impl Heap {
         debug::check(pointer)?;
         if value & slot::MARKED != 0 {
             // Counting needs the thread's cache: without one the block keeps what it carries.
-            self.with_cache(|_| ())?;
+            self.ready_to_count()?;
             if !attributes::give_up(pointer) {
                 return Ok(false); // other owners are left
             }
@@ -419,17 +419,15 @@ impl Heap {
         central.kept.ages()
     }
 
-    /// The live blocks, and how many there are: those for which there is no memory are left out. In records, since malloc's may be
-    /// a heap too, whose locks, and that of all heaps, come before the one held here.
-    pub fn live_blocks(&self) -> (Vec<Block, Records>, usize) {
-        let (mut blocks, mut count) = (Vec::new_in(Records), 0);
+    /// Adds the live blocks to a list, and gives how many there are: those for which there is no memory are left out. In records,
+    /// since malloc's may be a heap too, whose locks, and that of all heaps, come before the one held here.
+    pub fn list_live(&self, blocks: &mut Vec<Block, Records>) -> usize {
+        let mut count = 0;
         self.for_each_live(&mut |block| {
             count += 1;
-            if blocks.try_reserve(1).is_ok() {
-                blocks.push(block);
-            }
+            records::push(blocks, block);
         });
-        (blocks, count)
+        count
     }
     /// Calls `each`, which must not allocate but records, with every live block. Blocks that other threads free or allocate
     /// meanwhile may be missed.
@@ -447,6 +445,10 @@ impl Heap {
                 core::mem::transmute::<*mut (), WriteHeader>(write_header)(pointer as *mut u8, room, class)
             };
         }
+    }
+    /// Makes what this thread needs for counting, where that is missing: what cannot be counted is not to be begun.
+    pub fn ready_to_count(&'static self) -> Result<()> {
+        self.with_cache(|_| ())
     }
     /// Counts through this thread's cache.
     pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {

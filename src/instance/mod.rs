@@ -8,7 +8,7 @@ use crate::error::{Result, fail};
 use crate::heap::tracking_table::{Tracked, TrackingTable};
 use crate::heap::{self, Heap, HeapStatistics, attributes, tracked};
 use crate::log::log;
-use crate::os::records::Records;
+use crate::os::records::{self, Records};
 use crate::tiers::region::{Policy, Region};
 use allocator_api2::vec::Vec;
 use config::Config;
@@ -137,7 +137,7 @@ impl Instance {
             return memory.track(&tracked::INSTANCES, pointer as usize);
         }
         // Counting must not fail once it is tracked: what it needs is made now.
-        self.heap.count_foreign(0)?;
+        self.heap.ready_to_count()?;
         let old = match self.foreign.track(pointer as usize, size) {
             Tracked::New => 0,
             Tracked::Again(old) => old,
@@ -150,7 +150,7 @@ impl Instance {
         if self.own_memory_at(pointer).is_some() && tracked::INSTANCES.untrack(pointer as usize) {
             return Ok(());
         }
-        self.heap.count_foreign(0)?;
+        self.heap.ready_to_count()?;
         match self.foreign.untrack(pointer as usize) {
             Some(size) => self.heap.count_foreign(-(size as isize)),
             None => fail!(InvalidArgument, "{pointer:p} is not tracked"),
@@ -187,11 +187,12 @@ impl Instance {
     /// All of them, and how many there are: those for which there is no memory are left out.
     fn leaks(&self) -> (Leaks, usize) {
         let (mut leaks, mut count) = self.leaks_beside_blocks();
-        let (blocks, live) = self.heap.live_blocks();
-        count += live;
+        let mut blocks = Vec::new_in(Records);
+        count += self.heap.list_live(&mut blocks);
         for block in blocks {
             let references = attributes::references(block.start as *const u8).max(1);
-            add(&mut leaks, Leak { address: block.start, size: block.size, foreign: false, references });
+            let leak = Leak { address: block.start, size: block.size, foreign: false, references };
+            records::push(&mut leaks, leak);
         }
         (leaks, count)
     }
@@ -201,14 +202,12 @@ impl Instance {
         for region in self.tiered.engine().iter().flat_map(|engine| engine.list()) {
             count += 1;
             let references = 1 + region.further_owners.load(Relaxed);
-            add(
-                &mut leaks,
-                Leak { address: region.start(), size: region.size(), foreign: false, references },
-            );
+            let leak = Leak { address: region.start(), size: region.size(), foreign: false, references };
+            records::push(&mut leaks, leak);
         }
         self.foreign.for_each(|address, size| {
             count += 1;
-            add(&mut leaks, Leak { address, size, foreign: true, references: 1 });
+            records::push(&mut leaks, Leak { address, size, foreign: true, references: 1 });
         });
         (leaks, count)
     }
@@ -227,11 +226,6 @@ impl Instance {
 
 /// In records: they are collected under locks that come behind those of malloc's heap.
 type Leaks = Vec<Leak, Records>;
-fn add(leaks: &mut Leaks, leak: Leak) {
-    if leaks.try_reserve(1).is_ok() {
-        leaks.push(leak);
-    }
-}
 /// Tells of them; there are `count`.
 fn report(leaks: &[Leak], count: usize) {
     for leak in &leaks[..leaks.len().min(LEAKS_LOGGED)] {

@@ -188,7 +188,7 @@ impl Instance {
             return Ok(());
         }
         // Counting must not fail once it is freed: what it needs is made now.
-        self.heap.count_foreign(0)?;
+        self.heap.ready_to_count()?;
         let size = region.size();
         tracked::ended(region.start());
         regions::ends(region.start());

@@ -132,6 +132,13 @@ unsafe impl allocator_api2::alloc::Allocator for Records {
     }
 }
 
+/// Adds to a list, if there is memory for that.
+pub fn push<T>(list: &mut allocator_api2::vec::Vec<T, Records>, value: T) {
+    if list.try_reserve(1).is_ok() {
+        list.push(value);
+    }
+}
+
 /// See load.rs.
 pub(crate) static HOOKS: &dyn fork::AtFork = &LISTS;
 

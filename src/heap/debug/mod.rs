@@ -245,7 +245,8 @@ pub(super) fn heap_ends(heap: &'static Heap) {
         return;
     }
     empty_quarantine(Some(heap));
-    let mut live = heap.live_blocks().0;
+    let mut live = Vec::new_in(Records);
+    heap.list_live(&mut live);
     regions::add_to(&mut live, Some(heap));
     if has(GUARD_ON) {
         live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(tell_damage);

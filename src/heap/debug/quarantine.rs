@@ -139,7 +139,7 @@ pub(super) fn take(
     freed_by: u64,
 ) -> Result<(bool, Vec<Written, Records>)> {
     let none = || Vec::new_in(Records);
-    heap.count(|_| ())?; // so that counting below cannot fail
+    heap.ready_to_count()?; // so that counting below cannot fail
     let Some(record) = records::allocate(size_of::<Held>()) else { return Ok((false, none())) };
     let record = record.cast::<Held>();
     let aside = |value| slot::is_live(value).then_some(slot::ASIDE);

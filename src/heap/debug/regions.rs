@@ -3,8 +3,9 @@
 use super::super::{Block, Heap};
 use super::trace;
 use crate::os::fork::AtFork;
+use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
-use crate::os::{lock::Mutex, records::Records};
+use crate::os::records::{self, Records};
 use allocator_api2::vec::Vec;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -53,8 +54,8 @@ pub(super) fn stack_of(start: usize) -> Option<u64> {
 pub(super) fn add_to(live: &mut Vec<Block, Records>, heap: Option<&Heap>) {
     for (&start, region) in REGIONS.lock().iter() {
         let wanted = heap.is_none_or(|heap| core::ptr::eq(region.heap, heap));
-        if wanted && live.try_reserve(1).is_ok() {
-            live.push(Block { start, size: region.size, capacity: region.size, alignment: PAGE });
+        if wanted {
+            records::push(live, Block { start, size: region.size, capacity: region.size, alignment: PAGE });
         }
     }
 }

@@ -122,12 +122,7 @@ fn to_json(complete: bool, sites: &[Site], lost: bool) -> Value {
 fn look_at_all() -> Vec<Block, Records> {
     super::empty_quarantine(None);
     let mut live: Vec<Block, Records> = Vec::new_in(Records);
-    registry::for_each_heap(|heap| {
-        let blocks = heap.live_blocks().0;
-        if live.try_reserve(blocks.len()).is_ok() {
-            live.extend(blocks);
-        }
-    });
+    registry::for_each_heap(|heap| _ = heap.list_live(&mut live));
     regions::add_to(&mut live, None);
     if guards_are_on() {
         // Each is looked up anew: other threads may have freed it since.
