@@ -270,6 +270,44 @@ static void larger_than_the_budget(unified_memory_interface_t *plain) {
     CHECK("closed", unimem_close(small));
 }
 
+/* Matrices of 14 MB in 8 MiB that meet at each pair of their axes. Where the columns of the one meet the rows of the other,
+ * every chunk holds some of each row or column, so that both are copied into blocks first. */
+static void every_layout_beyond_the_budget(void) {
+    enum { SIDE = 1311, SAMPLES = 40 };
+    unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 8 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
+    random_t random = {11};
+    size_t sizes[2] = {SIDE, SIDE}, count = SIDE * SIDE;
+    ComplexFloat *a = random_elements(&random, count), *b = random_elements(&random, count);
+    for (size_t layout = 0; layout < 4; layout++) {
+        size_t of_a = layout / 2, of_b = layout % 2;
+        tree_tensor_network_t *ttn = network_on(small);
+        tree_tensor_node_t *left = add_tree_tensor_node(ttn, a, sizes, 2, false), *right = add_tree_tensor_node(ttn, b, sizes, 2, false), *result = NULL;
+        CHECK("joined", left && right && unimem_connect_axes(ttn, left, of_a, right, of_b));
+        if (CHECK("contracted", contract_tree_tensor_nodes(ttn, left, right, &result))) {
+            ComplexFloat sample[SAMPLES];
+            double expected[2 * SAMPLES];
+            memset(expected, 0, sizeof expected);
+            for (size_t s = 0; s < SAMPLES; s++) {
+                size_t i = s * 397 % SIDE, j = s * 733 % SIDE;
+                for (size_t k = 0; k < SIDE; k++) {
+                    ComplexFloat x = a[of_a ? i * SIDE + k : k * SIDE + i], y = b[of_b ? j * SIDE + k : k * SIDE + j];
+                    expected[2 * s] += (double)x.real * y.real - (double)x.imag * y.imag;
+                    expected[2 * s + 1] += (double)x.real * y.imag + (double)x.imag * y.real;
+                }
+                sample[s] = result->data[i * SIDE + j];
+            }
+            CHECK("values", distance(sample, expected, SAMPLES) <= 1e-5);
+            CHECK("within the limit", unimem_held_bytes(small) <= 8 * MIB);
+            CHECK("copies are freed", stats_of(small).total_allocated < 3 * count * sizeof *a + MIB);
+        }
+        destroy_tree_tensor_network(ttn);
+        CHECK_EQ("all bytes went back", stats_of(small).total_allocated, 0);
+    }
+    free(a);
+    free(b);
+    CHECK("closed", unimem_close(small));
+}
+
 /* The fastest order of this tree makes a tensor of 1000 x 600; a slower one, none larger than 10 x 600 x 10. */
 static void order_under_a_limit(unified_memory_interface_t *plain) {
     unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
@@ -298,6 +336,7 @@ int main(void) {
     what_keeps_the_value();
     many();
     larger_than_the_budget(plain);
+    every_layout_beyond_the_budget();
     order_under_a_limit(plain);
     CHECK("the instances close clean", unimem_close(plain) && unimem_close(small) && unimem_close(tiers));
     return tap_done();

@@ -230,7 +230,7 @@ bool convert_tree_to_tensor_network(tree_tensor_network_t *ttn, tensor_network_t
 /** Plans the order of contracting the tree thoroughly, for later contractions. Changes nothing else. */
 bool optimize_tree_structure(tree_tensor_network_t *ttn);
 /** What contracting the tree will cost: floating-point operations, and most bytes of intermediate tensors and result at
- * one time. Either may be NULL. */
+ * one time, without the copies on disk that a product of tensors beyond the budget may make meanwhile. Either may be NULL. */
 bool unimem_contraction_cost(tree_tensor_network_t *ttn, double *flops, double *peak_bytes);
 /**
  * Brings the root's tree to canonical form and truncates its bonds.

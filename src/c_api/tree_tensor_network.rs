@@ -243,7 +243,8 @@ pub unsafe extern "C" fn adapt_bond_dimensions(ttn: *mut tree_tensor_network_t, 
 }
 
 /// What contracting the tree will cost: floating-point operations (8 a multiply-add), and the most bytes that
-/// intermediate tensors and the result will take at one time. Either pointer may be NULL.
+/// intermediate tensors and the result will take at one time, without the copies that a product of tensors larger than the
+/// budget may make of them for a time, on disk. Either pointer may be NULL.
 ///
 /// # Safety
 /// The pointers are a live network and where to write.

@@ -3,7 +3,7 @@
 //! Every block remembers the table it came from and goes back there when it is dropped, also after the network has
 //! been given another table. A network's blocks are counted in its [`Account`].
 use super::Complex;
-use super::tiled::{ChunkedMemory, Target};
+use super::tiled::{ChunkedMemory, Room, Source, Target, Temporary};
 use crate::error::{self, Result, fail};
 use crate::instance::Instance;
 use crate::os::map;
@@ -112,14 +112,6 @@ impl Memory {
     pub fn limit(&self) -> Option<usize> {
         self.instance.map(|instance| instance.heap().limit()).filter(|limit| *limit != 0)
     }
-    /// Elements that one product may pin: of what plain blocks leave of the limit, all but the part that chunks on
-    /// their way need.
-    pub fn pinnable(&self) -> usize {
-        let (Some(instance), Some(limit)) = (self.instance, self.limit()) else { return usize::MAX };
-        // What can be allocated counts everything that can leave as room.
-        let sixteenths = (1..=16).rev().find(|part| instance.can_allocate(limit / 16 * part)).unwrap_or(0);
-        limit / 16 * sixteenths / 8 * 7 / size_of::<Complex>()
-    }
     /// Whether a tensor of this size belongs into streaming memory.
     ///
     /// In the library's own memory plain tensors leave half of the limit to chunks of those that can leave RAM, and
@@ -172,11 +164,39 @@ impl Memory {
                 _ => return self.bytes(bytes),
             }
         };
+        self.tiered(start, bytes)
+    }
+    fn tiered(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
         let mut block = self.block(start, bytes)?;
         // Chunks count from the region's start, so only a block that begins there can be pinned by them.
         let region = registry::lookup(start as usize);
         block.region = region.filter(|region| region.start() == start as usize && !region.is_resident());
         Ok(block)
+    }
+}
+
+impl Room for Memory {
+    /// Of what plain blocks leave of the limit, all but the part that chunks on their way need.
+    fn pinnable(&self) -> usize {
+        let (Some(instance), Some(limit)) = (self.instance, self.limit()) else { return usize::MAX };
+        // What can be allocated counts everything that can leave as room.
+        let sixteenths = (1..=16).rev().find(|part| instance.can_allocate(limit / 16 * part)).unwrap_or(0);
+        limit / 16 * sixteenths / 8 * 7 / size_of::<Complex>()
+    }
+    /// Small enough that many blocks can be filled at one time, large enough for the disk.
+    fn chunk_of_temporaries(&self) -> Option<usize> {
+        const IN_PLACE: usize = 256;
+        const SIZES: [usize; 2] = [(64 << 10) / size_of::<Complex>(), (2 << 20) / size_of::<Complex>()];
+        let chunk = (self.pinnable() / IN_PLACE).next_power_of_two().clamp(SIZES[0], SIZES[1]);
+        self.instance.is_some_and(Instance::has_streaming).then_some(chunk)
+    }
+    fn temporary(&self, elements: usize, chunk: usize) -> Option<Box<dyn Temporary>> {
+        let bytes = elements.checked_mul(size_of::<Complex>())?;
+        let allocate = self.functions().allocate_streaming?;
+        // SAFETY: the size is above 0, and the chunk a power of two of at least 4096 bytes.
+        let start = unsafe { allocate(bytes, chunk * size_of::<Complex>()) };
+        let block = self.tiered(start, bytes).ok()?;
+        block.region.is_some().then(|| Box::new(block) as Box<dyn Temporary>)
     }
 }
 
@@ -226,6 +246,16 @@ impl Block {
         assert!(count * size_of::<Complex>() <= self.bytes);
         // SAFETY: inside the block and aligned; every bit pattern is a number, and heap memory has some pattern.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), count) }
+    }
+}
+impl Temporary for Block {
+    fn source(&self) -> Source<'_> {
+        // SAFETY: memory of the tiers is 0 until it is written; the block is borrowed.
+        let elements = unsafe { self.elements(self.bytes / size_of::<Complex>()) };
+        Source { elements, chunked: self.chunked() }
+    }
+    fn target(&mut self) -> Target<'_> {
+        Block::target(self, self.bytes / size_of::<Complex>())
     }
 }
 impl Drop for Block {

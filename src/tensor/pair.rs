@@ -109,7 +109,7 @@ pub fn contract(pair: &Pair, memory: &Memory, progress: &Progress) -> Result<Con
     let mut out = data.target(count);
     let (left, right) = (pair.left.source(), pair.right.source());
     let mut tick = |done: f64| progress.report(done * work, work);
-    tiled::multiply(&product, left, right, &mut out, memory.pinnable(), None, &mut tick)?;
+    tiled::multiply(&product, left, right, &mut out, memory, None, &mut tick)?;
     Ok(Contracted { dimensions, data, start })
 }
 

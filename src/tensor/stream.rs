@@ -66,7 +66,7 @@ pub fn contract(pair: &Pair, result: &Node, memory: &Memory, network: &Network) 
     let mut out = Target { elements, chunked: result.block().chunked() };
     let (left, right) = (pair.left.source(), pair.right.source());
     let mut tick = |done: f64| network.progress.report(done * work, work);
-    tiled::multiply(&product, left, right, &mut out, memory.pinnable(), None, &mut tick)
+    tiled::multiply(&product, left, right, &mut out, memory, None, &mut tick)
 }
 
 /// Counts a contraction of streams that began at `start`.

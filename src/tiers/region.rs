@@ -368,6 +368,10 @@ impl Region {
     pub(super) fn span_of(&self, index: usize) -> Span {
         self.memory.part(index * self.chunk, self.chunk)
     }
+    /// Whether its elements may differ, within a tolerance, once they have left.
+    pub fn is_lossy(&self) -> bool {
+        self.codec.is_lossy()
+    }
     /// Whether all of it is in place for good.
     pub fn is_resident(&self) -> bool {
         self.resident

@@ -180,7 +180,7 @@ impl<'a> Parts<'a> {
         let mut out = block.target(count);
         let before = self.done;
         let mut tick = |share| progress.report(before + share * work, before + work);
-        tiled::multiply(&product, a.source(), b.source(), &mut out, memory.pinnable(), None, &mut tick)?;
+        tiled::multiply(&product, a.source(), b.source(), &mut out, memory, None, &mut tick)?;
         for (axis, end) in ends.iter().enumerate() {
             if let Some((place, other)) = *end
                 && let Some(neighbour) = &mut self.parts[place]

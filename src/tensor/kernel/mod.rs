@@ -125,6 +125,13 @@ pub fn permute(source: &[Complex], dimensions: &[usize], order: &[usize], out: &
         stride *= dimensions[axis];
     }
     assert!(stride <= source.len() && stride <= out.len());
+    copy(axes, source, out);
+}
+/// Copies elements from where the strides `input` say to where the strides `other` say.
+///
+/// # Panics
+/// If a slice is shorter than its axes reach: a defect of the caller.
+pub fn copy(axes: Vec<Axis>, source: &[Complex], out: &mut [Complex]) {
     permute::copy(fuse::fuse(axes, |a| a.other), source, out);
 }
 

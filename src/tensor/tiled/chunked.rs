@@ -1,4 +1,5 @@
 //! Where a tensor's chunks are: pinning them in place, and which ones a part of the tensor needs.
+use super::{Source, Target};
 use crate::error::Result;
 use crate::tensor::Complex;
 use crate::tiers::fault::Mechanism;
@@ -30,6 +31,25 @@ pub trait ChunkedMemory {
     fn count(&self) -> usize;
     /// Whether touching what is not in place brings it in; else only chunks that are acquired may be touched.
     fn is_served(&self) -> bool;
+    /// Whether what leaves is kept compressed within a tolerance, so that most of it may stay in RAM.
+    fn is_compressed(&self) -> bool;
+}
+
+/// What memory there is for a product.
+pub trait Room {
+    /// Elements that may be pinned at one time.
+    fn pinnable(&self) -> usize;
+    /// Elements of a chunk of tensors that live as long as one product; none where it has no such memory.
+    fn chunk_of_temporaries(&self) -> Option<usize>;
+    /// Memory for that many elements in chunks of that size; none where there is no room.
+    fn temporary(&self, elements: usize, chunk: usize) -> Option<Box<dyn Temporary>>;
+}
+/// A tensor that lives as long as one product.
+pub trait Temporary {
+    /// To read what was written.
+    fn source(&self) -> Source<'_>;
+    /// To write.
+    fn target(&mut self) -> Target<'_>;
 }
 
 impl ChunkedMemory for Region {
@@ -57,6 +77,9 @@ impl ChunkedMemory for Region {
     }
     fn is_served(&self) -> bool {
         self.engine().mechanism() != Mechanism::None
+    }
+    fn is_compressed(&self) -> bool {
+        Region::is_lossy(self)
     }
 }
 
@@ -123,6 +146,7 @@ impl Extent {
 }
 
 /// Pinned chunks; released when dropped.
+#[derive(Default)]
 pub struct Pins<'a> {
     chunked: Option<&'a dyn ChunkedMemory>,
     chunks: Vec<usize>,

@@ -1,23 +1,30 @@
-//! Products of tensors that are larger than RAM: slabs of rows, pinned chunk by chunk.
+//! Products of tensors that are larger than RAM: cells of C, pinned chunk by chunk.
 //!
-//! A slab of C stays in place while the sum (or the columns) of B stream by; the slab of A stays, too, where its chunks
-//! hold nothing else. Chunks are pinned where they lie and the kernel works on them there: nothing is copied. How
-//! large the slabs and the pieces are is chosen for the least traffic that the memory allows (`split`).
+//! A cell of C stays in place while the sum (or the columns) of B stream by; the slab of A stays, too, where its chunks
+//! hold nothing else. Chunks are pinned where they lie and the kernel works on them there. How large the cells and the pieces
+//! are is chosen for the least traffic that the memory allows (`scheme`). Tensors that are far wider than the memory, or whose
+//! chunks hold what a part does not need, are rearranged first (`blocks`); else nothing is copied.
+mod blocks;
 mod chunked;
+#[cfg(test)]
+mod counting;
+mod scheme;
 mod split;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
-pub use chunked::{ChunkedMemory, Purpose};
+pub use chunked::{ChunkedMemory, Purpose, Room, Temporary};
+pub use sweep::{clear, magnitude, read, scale, write};
 
 use super::Complex;
-use super::kernel::scan::{self, Magnitude};
 use super::kernel::{Axis, Product};
 use crate::error::{Error, Result, fail};
 use crate::recording;
+use blocks::Blocks;
 use chunked::{Extent, Pins};
-use core::ops::Range;
-use split::{Piece, Scheme};
+use scheme::{Choice, Scheme};
+use split::Piece;
 use std::time::Duration;
 
 /// A tensor to read, and where its chunks are if it can leave RAM.
@@ -36,62 +43,95 @@ pub struct Target<'a> {
     pub chunked: Option<&'a dyn ChunkedMemory>,
 }
 
-/// Computes a product with at most `budget` elements pinned at one time, fewer where the memory has no room for them.
-/// While its last piece is worked on, the first chunks of `next` are brought in: what the next product will read.
+/// Computes a product with no more pinned at one time than `room` has, less where that turns out not to be there. While its
+/// last piece is worked on, the first chunks of `next` are brought in: what the next product will read.
 pub fn multiply(
     product: &Product,
     left: Source,
     right: Source,
     out: &mut Target,
-    budget: usize,
+    room: &dyn Room,
     next: Option<&dyn ChunkedMemory>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
     recording::start_if_asked();
     let begun = recording::begin();
-    if left.chunked.is_none() && right.chunked.is_none() && out.chunked.is_none() {
+    let memories = [left.chunked, right.chunked, out.chunked];
+    if memories.iter().all(Option::is_none) {
         product.compute(left.elements, right.elements, out.elements, tick)?;
         record(product, begun, false);
         return Ok(());
     }
-    let mut budget = budget;
     let mut most = 0.0f64;
     let mut tick = |done: f64| {
         most = most.max(done);
         tick(most)
     };
-    let memories = [left.chunked, right.chunked, out.chunked];
-    let chunks = memories.map(|chunked| chunked.map(ChunkedMemory::chunk));
-    let mut scheme = Scheme::choose(product, chunks, budget);
-    let mut waited = 0;
-    if scheme.pinned > budget {
-        if !memories.into_iter().flatten().all(ChunkedMemory::is_served) {
-            return fail!(
-                OutOfMemory,
-                "the budget has no room for the chunks that a product needs at one time"
-            );
-        }
-        // No cut of these layouts fits: chunks come and go as the kernel touches them.
-        product.compute(left.elements, right.elements, out.elements, &mut tick)?;
-    } else {
-        while let Err(error) = in_slabs(product, left, right, out, &scheme, next, &mut tick) {
-            if error != Error::OutOfMemory || waited == PATIENCE {
-                return Err(error);
-            }
-            // Other tensors take more room than thought, or later slabs more than the first, as they begin in the middle of
-            // chunks: smaller slabs may do. Where there are none, the room is taken by chunks on their way to the disk.
-            budget /= 2;
-            let smaller = Scheme::choose(product, chunks, budget);
-            if smaller.pinned < scheme.pinned {
-                scheme = smaller;
-            } else {
-                waited += 1;
-                std::thread::sleep(Duration::from_millis(waited));
-            }
-        }
-    }
+    let whole = Piece::whole(product, memories.map(|chunked| chunked.map(ChunkedMemory::chunk)));
+    in_tiers(&whole, [left, right], out, room, next, &mut tick)?;
     record(product, begun, true);
     Ok(())
+}
+
+/// A product of which some tensor can leave RAM. `tick` may be told less than before: what fails is begun anew.
+fn in_tiers(
+    whole: &Piece,
+    operands: [Source; 2],
+    out: &mut Target,
+    room: &dyn Room,
+    next: Option<&dyn ChunkedMemory>,
+    tick: &mut dyn FnMut(f64) -> Result<()>,
+) -> Result<()> {
+    let memories = [operands[0].chunked, operands[1].chunked, out.chunked];
+    let compressed = memories.map(|chunked| chunked.is_some_and(ChunkedMemory::is_compressed));
+    let rearranging = room.chunk_of_temporaries();
+    let mut choice = Choice { whole, budget: room.pinnable(), compressed, rearranging };
+    let mut scheme = choice.best();
+    let mut is_least = false;
+    let mut waited = 0;
+    loop {
+        if scheme.pinned > choice.budget {
+            if !memories.into_iter().flatten().all(ChunkedMemory::is_served) {
+                return fail!(
+                    OutOfMemory,
+                    "the budget has no room for the chunks that a product needs at one time"
+                );
+            }
+            // No cut of these layouts fits: chunks come and go as the kernel touches them.
+            let [left, right] = operands;
+            return whole.product.compute(left.elements, right.elements, out.elements, tick);
+        }
+        let done = match scheme.rearranges() {
+            true => in_blocks(whole, operands, out, &scheme, room, tick),
+            false => in_cells(whole, operands, out, &scheme, next, tick).map(|()| true),
+        };
+        match done {
+            Ok(true) => return Ok(()),
+            // No room for the copies, in memory or on the disk.
+            Ok(false) | Err(Error::Io) if scheme.rearranges() => {
+                choice.rearranging = None;
+                scheme = choice.best();
+                continue;
+            }
+            Err(Error::OutOfMemory) if waited < PATIENCE => {}
+            Ok(false) => return fail!(Internal, "a product without copies that needs them"),
+            Err(error) => return Err(error),
+        }
+        // Other tensors take more room than thought, or later cells more than the first, as they begin in the middle of
+        // chunks: smaller cells may do. Where there are none, the room is taken by chunks on their way to the disk.
+        if !is_least {
+            let mut half = Choice { budget: choice.budget / 2, ..choice };
+            let smaller = half.best();
+            half.budget = half.budget.max(smaller.pinned);
+            is_least = smaller.pinned >= scheme.pinned;
+            if !is_least {
+                (choice, scheme) = (half, smaller);
+                continue;
+            }
+        }
+        waited += 1;
+        std::thread::sleep(Duration::from_millis(waited));
+    }
 }
 /// How often a product waits for chunks to reach the disk, each time a millisecond longer.
 const PATIENCE: u64 = 100;
@@ -105,49 +145,98 @@ fn record(product: &Product, begun: recording::Begun, tiered: bool) {
     }
 }
 
-fn in_slabs(
-    product: &Product,
-    left: Source,
-    right: Source,
+/// Copies of the tensors that the scheme rearranges, the product of the copies, and the result put in its place. False, and
+/// nothing done, where the room has no copies.
+fn in_blocks(
+    whole: &Piece,
+    operands: [Source; 2],
+    out: &mut Target,
+    scheme: &Scheme,
+    room: &dyn Room,
+    tick: &mut dyn FnMut(f64) -> Result<()>,
+) -> Result<bool> {
+    let mut copies: [Option<Box<dyn Temporary>>; 3] = Default::default();
+    for (copy, blocks) in copies.iter_mut().zip(&scheme.blocks) {
+        if let Some(blocks) = blocks {
+            *copy = room.temporary(blocks.elements(), blocks.chunk());
+            if copy.is_none() {
+                return Ok(false);
+            }
+        }
+    }
+    let share = |blocks: &Blocks| 2.0 * blocks.elements() as f64 / scheme.traffic;
+    let shares = scheme.blocks.each_ref().map(|blocks| blocks.as_ref().map_or(0.0, share));
+    let mut done = 0.0;
+    for number in 0..2 {
+        if let (Some(copy), Some(blocks)) = (&mut copies[number], &scheme.blocks[number]) {
+            let mut tick = |part: f64| tick(done + part * shares[number]);
+            blocks.copy(operands[number], &mut copy.target(), false, &mut tick)?;
+            done += shares[number];
+        }
+    }
+    let [left, right, mut result] = copies;
+    let sources = [&left, &right].map(Option::as_deref);
+    let sources = [0, 1].map(|number| sources[number].map_or(operands[number], |copy| copy.source()));
+    let rest = 1.0 - shares.iter().sum::<f64>();
+    let mut tick_of_product = |part: f64| tick(done + part * rest);
+    match &mut result {
+        Some(copy) => in_cells(whole, sources, &mut copy.target(), scheme, None, &mut tick_of_product)?,
+        None => in_cells(whole, sources, out, scheme, None, &mut tick_of_product)?,
+    }
+    drop((left, right));
+    if let (Some(copy), Some(blocks)) = (result, &scheme.blocks[2]) {
+        blocks.copy(copy.source(), out, true, &mut |part| tick(1.0 - shares[2] + part * shares[2]))?;
+    }
+    Ok(true)
+}
+
+/// The product, cell by cell. Tensors are where the scheme has them: rearranged or not.
+fn in_cells(
+    whole: &Piece,
+    [left, right]: [Source; 2],
     out: &mut Target,
     scheme: &Scheme,
     next_product: Option<&dyn ChunkedMemory>,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
-    let chunks = [left.chunked, right.chunked, out.chunked].map(|chunked| chunked.map(ChunkedMemory::chunk));
-    let whole = Piece::whole(product, chunks);
-    let work = product.terms();
+    let work = whole.product.terms();
     let mut done = 0.0;
-    let keep_right = scheme.pieces == 1;
-    let _right = Pins::new(right.chunked, keep_right.then(|| whole.right()), Purpose::Read)?;
-    let slabs = whole.split_rows(scheme.slabs);
-    let mut pieces = slabs.first().map_or(Vec::new(), |slab| scheme.pieces_of(slab));
-    for (number, slab) in slabs.iter().enumerate() {
-        let of_next_slab = slabs.get(number + 1).map_or(Vec::new(), |slab| scheme.pieces_of(slab));
-        let _out = Pins::new(out.chunked, Some(slab.out()), Purpose::Overwrite)?;
-        let _left = Pins::new(left.chunked, scheme.keep_left.then(|| slab.left()), Purpose::Read)?;
-        for (number, piece) in pieces.iter().enumerate() {
-            let _right = Pins::new(right.chunked, (!keep_right).then(|| piece.right()), Purpose::Read)?;
-            let _left = Pins::new(left.chunked, (!scheme.keep_left).then(|| piece.left()), Purpose::Read)?;
-            if let Some(next) = pieces.get(number + 1).or(of_next_slab.first()) {
-                prefetch(right.chunked, (!keep_right).then(|| next.right()));
-                prefetch(left.chunked, (!scheme.keep_left).then(|| next.left()));
-            } else if let Some(chunked) = next_product {
-                // In place of a next piece of this product.
-                chunked.prefetch(0, (scheme.passing / chunked.chunk()).min(chunked.count()));
+    let _right =
+        Pins::new(right.chunked, scheme.keep_right.then(|| scheme.place(whole).right()), Purpose::Read)?;
+    let slabs = scheme.cells_of(whole);
+    let mut following = slabs.iter().flatten().map(|cell| scheme.pieces_of(cell));
+    let mut pieces = following.next().unwrap_or_default();
+    for slab in &slabs {
+        let of_slab = slab.first().filter(|_| scheme.keep_left).map(|cell| scheme.place(cell).left());
+        let _left = Pins::new(left.chunked, of_slab, Purpose::Read)?;
+        for cell in slab {
+            let of_next_cell = following.next().unwrap_or_default();
+            let _out = Pins::new(out.chunked, Some(scheme.place(cell).out()), Purpose::Overwrite)?;
+            for (number, piece) in pieces.iter().enumerate() {
+                let _right =
+                    Pins::new(right.chunked, (!scheme.keep_right).then(|| piece.right()), Purpose::Read)?;
+                let _left =
+                    Pins::new(left.chunked, (!scheme.keep_left).then(|| piece.left()), Purpose::Read)?;
+                if let Some(next) = pieces.get(number + 1).or(of_next_cell.first()) {
+                    prefetch(right.chunked, (!scheme.keep_right).then(|| next.right()));
+                    prefetch(left.chunked, (!scheme.keep_left).then(|| next.left()));
+                } else if let Some(chunked) = next_product {
+                    // In place of a next piece of this product.
+                    chunked.prefetch(0, (scheme.passing / chunked.chunk()).min(chunked.count()));
+                }
+                let mut part = piece.product.clone();
+                part.accumulate = scheme.over_sums && number > 0;
+                let share = part.terms();
+                part.compute(
+                    &left.elements[piece.at[0]..],
+                    &right.elements[piece.at[1]..],
+                    &mut out.elements[piece.at[2]..],
+                    &mut |fraction| tick((done + fraction * share) / work),
+                )?;
+                done += share;
             }
-            let mut part = piece.product.clone();
-            part.accumulate = scheme.over_sums && number > 0;
-            let share = part.terms();
-            part.compute(
-                &left.elements[piece.at[0]..],
-                &right.elements[piece.at[1]..],
-                &mut out.elements[piece.at[2]..],
-                &mut |fraction| tick((done + fraction * share) / work),
-            )?;
-            done += share;
+            pieces = of_next_cell;
         }
-        pieces = of_next_slab;
     }
     Ok(())
 }
@@ -156,84 +245,6 @@ fn prefetch(chunked: Option<&dyn ChunkedMemory>, extent: Option<Extent>) {
     if let (Some(chunked), Some(extent)) = (chunked, extent) {
         for (first, count) in extent.chunks(chunked.chunk()) {
             chunked.prefetch(first, count);
-        }
-    }
-}
-
-/// Calls `each` with the elements of `all` in order, chunk by chunk.
-fn sweep(
-    chunked: &dyn ChunkedMemory,
-    all: Range<usize>,
-    purpose: Purpose,
-    mut each: impl FnMut(Range<usize>),
-) -> Result<()> {
-    /// Chunks asked for before they are needed.
-    const AHEAD: usize = 4;
-    let chunk = chunked.chunk();
-    let chunks = all.end.div_ceil(chunk);
-    for index in all.start / chunk..chunks {
-        chunked.acquire(index, purpose)?;
-        let next = index + 1;
-        if next < chunks {
-            chunked.prefetch(next, AHEAD.min(chunks - next));
-        }
-        each(all.start.max(index * chunk)..all.end.min(next * chunk));
-        chunked.release(index);
-    }
-    Ok(())
-}
-
-/// The magnitude of a tensor, wherever it is.
-pub fn magnitude(source: Source) -> Result<Magnitude> {
-    let Some(chunked) = source.chunked else { return Ok(scan::magnitude(source.elements)) };
-    let mut all = Magnitude::Zero;
-    sweep(chunked, 0..source.elements.len(), Purpose::Read, |range| {
-        all = all.max(scan::magnitude(&source.elements[range]));
-    })?;
-    Ok(all)
-}
-
-/// Multiplies a tensor by 2 to the power `exponent`, wherever it is.
-pub fn scale(target: &mut Target, exponent: i32) -> Result<()> {
-    let Some(chunked) = target.chunked else {
-        scan::scale(target.elements, exponent);
-        return Ok(());
-    };
-    let count = target.elements.len();
-    sweep(chunked, 0..count, Purpose::Write, |range| scan::scale(&mut target.elements[range], exponent))
-}
-
-/// Copies the elements from `first` on to `out`, wherever they are.
-pub fn read(source: Source, first: usize, out: &mut [Complex]) -> Result<()> {
-    let all = first..first + out.len();
-    let mut copy = |range: Range<usize>| {
-        out[range.start - first..range.end - first].copy_from_slice(&source.elements[range])
-    };
-    match source.chunked {
-        Some(chunked) => sweep(chunked, all, Purpose::Read, copy),
-        None => {
-            copy(all);
-            Ok(())
-        }
-    }
-}
-/// Copies `elements` to the whole of a tensor, wherever it is.
-pub fn write(target: &mut Target, elements: &[Complex]) -> Result<()> {
-    write_each(target, |out, range| out.copy_from_slice(&elements[range]))
-}
-/// Makes all elements 0.
-pub fn clear(target: &mut Target) -> Result<()> {
-    write_each(target, |out, _| out.fill(Complex::new(0.0, 0.0)))
-}
-fn write_each(target: &mut Target, mut each: impl FnMut(&mut [Complex], Range<usize>)) -> Result<()> {
-    let all = 0..target.elements.len();
-    let mut write = |range: Range<usize>| each(&mut target.elements[range.clone()], range);
-    match target.chunked {
-        // Not as overwriting: the last chunk may reach beyond the tensor.
-        Some(chunked) => sweep(chunked, all, Purpose::Write, write),
-        None => {
-            write(all);
-            Ok(())
         }
     }
 }

@@ -1,89 +1,35 @@
-//! Products by slabs: values, what is pinned, and the traffic, on memory that only counts.
+//! Products by cells: values, what is pinned, and the traffic, on memory that only counts.
+use super::counting::{Limited, Trouble};
 use super::*;
 use crate::error::fail;
 use crate::tensor::testing::*;
 use proptest::prelude::*;
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::rc::Rc;
 
-/// RAM that several tensors share: chunks in place, the one used longest ago goes first.
-struct Ram {
-    room: usize,
-    clock: usize,
-    /// Tensor and chunk: last use, pins, whether it was written.
-    hot: HashMap<(usize, usize), (usize, usize, bool)>,
-    /// Chunks that exist outside.
-    stored: HashMap<(usize, usize), ()>,
-    /// Elements moved in and out.
-    traffic: usize,
-}
-/// One tensor's chunks.
-struct Counting {
-    ram: Rc<RefCell<Ram>>,
-    tensor: usize,
-    chunk: usize,
-    count: usize,
-    served: bool,
-}
-impl ChunkedMemory for Counting {
-    fn chunk(&self) -> usize {
-        self.chunk
-    }
-    fn acquire(&self, index: usize, purpose: Purpose) -> Result<()> {
-        let ram = &mut *self.ram.borrow_mut();
-        ram.clock += 1;
-        let key = (self.tensor, index);
-        if !ram.hot.contains_key(&key) {
-            while (ram.hot.len() + 1) * self.chunk > ram.room {
-                let oldest = ram.hot.iter().filter(|e| e.1.1 == 0).min_by_key(|e| e.1.0).map(|e| *e.0);
-                let Some(oldest) = oldest else { return fail!(OutOfMemory, "all is pinned") };
-                if ram.hot.remove(&oldest).is_some_and(|entry| entry.2) {
-                    ram.traffic += self.chunk;
-                    ram.stored.insert(oldest, ());
-                }
-            }
-            if purpose != Purpose::Overwrite && ram.stored.contains_key(&key) {
-                ram.traffic += self.chunk;
-            }
-        }
-        let entry = ram.hot.entry(key).or_insert((0, 0, false));
-        *entry = (ram.clock, entry.1 + 1, entry.2 || purpose != Purpose::Read);
-        Ok(())
-    }
-    fn release(&self, index: usize) {
-        let ram = &mut *self.ram.borrow_mut();
-        let entry = ram.hot.get_mut(&(self.tensor, index)).expect("released what is not in place");
-        entry.1 = entry.1.checked_sub(1).expect("released what is not pinned");
-    }
-    fn count(&self) -> usize {
-        self.count
-    }
-    fn is_served(&self) -> bool {
-        self.served
-    }
-    fn prefetch(&self, first: usize, count: usize) {
-        for index in first..first + count {
-            // Like the engine: only what fits without sending out what is pinned.
-            if self.acquire(index, Purpose::Read).is_ok() {
-                self.release(index);
-            }
-        }
-    }
-}
-
-/// Three tensors, all outside, in a RAM of `room` elements.
-fn counting(room: usize, chunk: usize, sizes: [usize; 3]) -> (Rc<RefCell<Ram>>, [Counting; 3]) {
-    let stored = (0..2).flat_map(|t| (0..sizes[t].div_ceil(chunk)).map(move |i| ((t, i), ()))).collect();
-    let ram = Rc::new(RefCell::new(Ram { room, clock: 0, hot: HashMap::new(), stored, traffic: 0 }));
-    let count = |tensor: usize| sizes[tensor].div_ceil(chunk);
-    let memory = |tensor| Counting { ram: ram.clone(), tensor, chunk, count: count(tensor), served: true };
-    let all = [memory(0), memory(1), memory(2)];
-    (ram, all)
-}
+/// How two matrices can meet: axis of left, axis of right.
+const LAYOUTS: [[(usize, usize); 1]; 4] = [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)]];
 
 /// Multiplies under a budget; gives the traffic, with what is left to be written counted.
 fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], room: usize, chunk: usize) -> usize {
+    check_served(true, left, right, bonds, room, chunk)
+}
+/// The same where only what is pinned may be touched.
+fn check_pinned(
+    left: &[usize],
+    right: &[usize],
+    bonds: &[(usize, usize)],
+    room: usize,
+    chunk: usize,
+) -> usize {
+    check_served(false, left, right, bonds, room, chunk)
+}
+fn check_served(
+    served: bool,
+    left: &[usize],
+    right: &[usize],
+    bonds: &[(usize, usize)],
+    room: usize,
+    chunk: usize,
+) -> usize {
     let mut random = Random::new(room as u64);
     let (a, b) = (random.tensor(left), random.tensor(right));
     let product = Product::row_major(left, right, bonds);
@@ -91,14 +37,14 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], room: usize,
     let mut expected = vec![Complex::new(0.0, 0.0); count];
     let mut out = vec![Complex::new(f32::NAN, f32::NAN); expected.len()];
     product.compute(&a, &b, &mut expected, &mut |_| Ok(())).unwrap();
-    let (ram, [chunked_a, chunked_b, chunked_c]) = counting(room, chunk, [a.len(), b.len(), out.len()]);
+    let room = Limited::new(room);
+    let sizes = [a.len(), b.len(), out.len()];
+    let [chunked_a, chunked_b, chunked_c] = room.tensors(served, chunk, sizes);
     let mut last = 0.0;
     let mut target = Target { elements: &mut out, chunked: Some(&chunked_c) };
-    let (left, right) = (
-        Source { elements: &a, chunked: Some(&chunked_a) },
-        Source { elements: &b, chunked: Some(&chunked_b) },
-    );
-    multiply(&product, left, right, &mut target, room * 9 / 10, None, &mut |done| {
+    let left = Source { elements: &a, chunked: Some(&chunked_a) };
+    let right = Source { elements: &b, chunked: Some(&chunked_b) };
+    multiply(&product, left, right, &mut target, &room, None, &mut |done| {
         assert!(done >= last && done <= 1.0 + 1e-9);
         last = done;
         Ok(())
@@ -106,26 +52,25 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], room: usize,
     .unwrap();
     assert!((last - 1.0).abs() < 1e-9);
     assert!(error(&out, &widen(&expected)) < 1e-5);
-    let ram = ram.borrow();
-    assert!(ram.hot.values().all(|entry| entry.1 == 0), "something is still pinned");
-    ram.traffic + ram.hot.values().filter(|entry| entry.2).count() * chunk
+    let ram = room.ram.borrow();
+    ram.assert_nothing_is_pinned();
+    ram.traffic()
 }
 
 #[test]
 fn without_room_nothing_is_touched_that_nobody_brings_in() {
     let elements = Random::new(1).tensor(&[64]);
     let product = Product::row_major(&[8, 8], &[8, 8], &[(1, 0)]);
-    let (_, [mut chunked, ..]) = counting(64, 16, [64; 3]);
+    let room = Limited { pinnable: 0, ..Limited::new(64) };
+    let [mut chunked, ..] = room.tensors(true, 16, [64; 3]);
     for served in [true, false] {
         chunked.served = served;
-        let (left, right) = (
-            Source { elements: &elements, chunked: Some(&chunked) },
-            Source { elements: &elements, chunked: None },
-        );
+        let left = Source { elements: &elements, chunked: Some(&chunked) };
+        let right = Source { elements: &elements, chunked: None };
         let nan = Complex::new(f32::NAN, f32::NAN);
         let mut out = vec![nan; 64];
         let mut target = Target { elements: &mut out, chunked: None };
-        let done = multiply(&product, left, right, &mut target, 0, None, &mut |_| Ok(()));
+        let done = multiply(&product, left, right, &mut target, &room, None, &mut |_| Ok(()));
         assert_eq!(done, if served { Ok(()) } else { Err(Error::OutOfMemory) });
         assert_eq!(out[0].re.is_nan(), !served);
     }
@@ -136,12 +81,14 @@ fn what_the_next_product_reads_is_on_its_way_when_a_product_ends() {
     let (a, b) = (random.tensor(&[8, 64]), random.tensor(&[64, 64]));
     let mut out = vec![Complex::new(0.0, 0.0); 8 * 64];
     let product = Product::row_major(&[8, 64], &[64, 64], &[(1, 0)]);
-    let (ram, [next, chunked_b, _]) = counting(2048, 64, [4096, b.len(), 0]);
-    let (left, right) =
-        (Source { elements: &a, chunked: None }, Source { elements: &b, chunked: Some(&chunked_b) });
+    let room = Limited { pinnable: 1500, temporaries: None, ..Limited::new(2048) };
+    let [next, chunked_b, _] = room.tensors(true, 64, [4096, b.len(), 0]);
+    let left = Source { elements: &a, chunked: None };
+    let right = Source { elements: &b, chunked: Some(&chunked_b) };
     let mut target = Target { elements: &mut out, chunked: None };
-    multiply(&product, left, right, &mut target, 1500, Some(&next), &mut |_| Ok(())).unwrap();
-    let hot: Vec<usize> = ram.borrow().hot.keys().filter(|key| key.0 == 0).map(|key| key.1).collect();
+    multiply(&product, left, right, &mut target, &room, Some(&next), &mut |_| Ok(())).unwrap();
+    let ram = room.ram.borrow();
+    let hot: Vec<usize> = ram.hot.keys().filter(|key| key.0 == 0).map(|key| key.1).collect();
     assert!(hot.len() >= 4 && hot.iter().all(|chunk| *chunk < hot.len()), "brought in: {hot:?}");
 }
 
@@ -166,8 +113,73 @@ fn traffic_of_wide_matrices_whose_chunks_hold_many_rows() {
     }
 }
 #[test]
+fn traffic_of_matrices_far_wider_than_the_memory() {
+    // 4 and 5.7 times as wide as the memory is: slabs of whole rows alone move 4.3 and 5.9 times the least.
+    for (n, chunks, most) in [(256, 16, 2.5), (256, 8, 2.0)] {
+        let least = 2.0 * (n as f64).powi(3) / ((chunks * n) as f64).sqrt();
+        for bonds in LAYOUTS {
+            let traffic = check_pinned(&[n, n], &[n, n], &bonds, chunks * n, n) as f64 / least;
+            assert!(traffic <= most, "{chunks} rows in place, {bonds:?}: {traffic:.2} of the least");
+        }
+    }
+}
+#[test]
+fn traffic_of_layouts_that_no_slab_suits() {
+    // Columns of A by rows of B: every chunk holds some of each row of A, or of each column of B.
+    let (n, chunk) = (256, 4 * 256);
+    let traffic = check_pinned(&[n, n], &[n, n], &[(0, 1)], 32 * chunk, chunk);
+    assert!(traffic <= 9 * n * n + chunk, "{:.2} matrices", traffic as f64 / (n * n) as f64);
+    check_pinned(&[8, 40, 8, 40], &[40, 8, 40, 8], &[(1, 2), (3, 0)], 20_000, 320);
+    check_pinned(&[40, 24, 50], &[24, 60, 40], &[(0, 2), (1, 0)], 8_000, 200);
+}
+/// Wide matrices in a small memory, whose copies do what the test asks; stopped when `stop` is done. Gives what came of it, the
+/// error of the result, and how many copies there were.
+fn wide(trouble: Option<Trouble>, stop: f64) -> (Result<()>, f64, usize) {
+    let (mut random, n) = (Random::new(7), 256);
+    let room = Limited { trouble, ..Limited::new(16 * n) };
+    let (a, b) = (random.tensor(&[n, n]), random.tensor(&[n, n]));
+    let product = Product::row_major(&[n, n], &[n, n], &[(1, 0)]);
+    let mut expected = vec![Complex::new(0.0, 0.0); n * n];
+    product.compute(&a, &b, &mut expected, &mut |_| Ok(())).unwrap();
+    let [chunked_a, chunked_b, chunked_c] = room.tensors(false, n, [n * n; 3]);
+    let left = Source { elements: &a, chunked: Some(&chunked_a) };
+    let right = Source { elements: &b, chunked: Some(&chunked_b) };
+    let mut out = vec![Complex::new(f32::NAN, f32::NAN); n * n];
+    let mut target = Target { elements: &mut out, chunked: Some(&chunked_c) };
+    let mut tick = |told: f64| if told >= stop { fail!(Limit, "stopped") } else { Ok(()) };
+    let done = multiply(&product, left, right, &mut target, &room, None, &mut tick);
+    let ram = room.ram.borrow();
+    ram.assert_nothing_is_pinned();
+    assert!(ram.hot.keys().all(|key| key.0 < 3), "a copy is still there");
+    (done, error(&out, &widen(&expected)), room.made.get())
+}
+#[test]
+fn without_room_for_copies_the_product_is_made_where_the_tensors_are() {
+    assert_eq!(wide(None, 2.0).2, 3);
+    for trouble in (0..3).map(Trouble::NoRoom).chain((0..9000).step_by(197).map(Trouble::DiskFull)) {
+        let (done, error, _) = wide(Some(trouble), 2.0);
+        assert!(done.is_ok() && error < 1e-5, "{trouble:?}: {done:?}, {error}");
+    }
+}
+#[test]
+fn what_goes_wrong_with_copies_is_told_and_leaves_none_of_them() {
+    let mut told = 0;
+    for chunks in (0..9000).step_by(197) {
+        let (done, error, _) = wide(Some(Trouble::Damage(chunks)), 2.0);
+        told += usize::from(done.is_err());
+        assert!(
+            if done.is_ok() { error < 1e-5 } else { done == Err(Error::Corruption) },
+            "{chunks}: {done:?}, {error}"
+        );
+    }
+    assert!(told > 10, "told {told} times");
+    for share in 0..20 {
+        assert_eq!(wide(None, f64::from(share) / 20.0).0, Err(Error::Limit), "at {share} of 20");
+    }
+}
+#[test]
 fn layouts_that_stream_both() {
-    for bonds in [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)]] {
+    for bonds in LAYOUTS {
         check(&[120, 120], &[120, 120], &bonds, 12_000, 100);
         check(&[120, 120], &[120, 120], &bonds, 60_000, 64);
     }

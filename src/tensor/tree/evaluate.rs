@@ -271,7 +271,7 @@ impl<'a> Evaluation<'a> {
                 let (done, total) = (self.done + told * work, self.plan.terms);
                 self.network.progress.report(OPERATIONS_PER_TERM * done, OPERATIONS_PER_TERM * total)
             };
-            tiled::multiply(product, sources[0], sources[1], out, self.memory.pinnable(), next, &mut tick)?;
+            tiled::multiply(product, sources[0], sources[1], out, self.memory, next, &mut tick)?;
             let unknown = scales.iter().any(Scale::is_unknown);
             if !unknown || !Scale::looks_wrong(Source { elements: out.elements, chunked: out.chunked })? {
                 return Ok(made);

@@ -123,6 +123,10 @@ impl Codec {
     pub fn bounded(tolerance: f64) -> Codec {
         Codec { grid: Grid::new(tolerance), ..Codec::lossless() }
     }
+    /// Whether what comes back may differ from what was encoded.
+    pub fn is_lossy(&self) -> bool {
+        self.grid.is_some()
+    }
     /// The same coder, storing as they are blocks of which less than one byte in `many` could be saved losslessly.
     pub fn saving_one_in(self, many: usize) -> Codec {
         Codec { least_saving: many, ..self }

@@ -1,0 +1,173 @@
+//! Tensors rearranged for a product: block by block, each block one part of those that the product is cut into.
+//!
+//! A chunk of a row-major tensor holds whole rows. A part of a product that has some of the rows and some of the columns
+//! needs all these chunks and uses little of each; a block of it lies in chunks of its own. Within a block the axes keep the
+//! tensor's order, so that what one chunk of the tensor holds goes to one place in each block.
+use super::chunked::{Extent, Pins};
+use super::split::{Group, Piece};
+use super::{Purpose, Source, Target};
+use crate::error::Result;
+use crate::tensor::kernel::{self, Axis};
+
+/// Where the blocks of a tensor are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blocks {
+    /// The tensor's axes, the largest stride first.
+    axes: Vec<Cut>,
+    /// Elements from one block to the next: whole chunks.
+    slot: usize,
+    chunk: usize,
+}
+/// An axis and how it is cut.
+#[derive(Clone, Debug, PartialEq)]
+struct Cut {
+    group: Group,
+    /// Its number in the group.
+    index: usize,
+    size: usize,
+    /// In the tensor as it was.
+    stride: usize,
+    /// Positions of a block, but for the last.
+    length: usize,
+}
+impl Cut {
+    fn blocks(&self) -> usize {
+        self.size.div_ceil(self.length)
+    }
+    /// Positions of block number `part`, and its first.
+    fn block(&self, part: usize) -> (usize, usize) {
+        let start = part * self.length;
+        (start, self.length.min(self.size - start))
+    }
+}
+
+/// What a box of the tensor and one block have in common.
+struct Share {
+    /// Where it begins in the tensor, and in the blocks.
+    at: [usize; 2],
+    /// Strides in the tensor and in the block.
+    axes: Vec<Axis>,
+}
+
+impl Blocks {
+    /// Blocks for tensor number `tensor` of a product that is cut into parts like `first`, in chunks of `chunk` elements.
+    pub fn new(whole: &Piece, first: &Piece, tensor: usize, chunk: usize) -> Blocks {
+        let (mut whole, mut first) = (whole.clone(), first.clone());
+        let mut axes = Vec::new();
+        for group in Group::of_tensor(tensor) {
+            for (index, axis) in whole.axes(group).iter_mut().enumerate() {
+                let (size, stride) = (axis.size, *group.stride(axis, tensor));
+                axes.push(Cut { group, index, size, stride, length: first.axes(group)[index].size });
+            }
+        }
+        axes.sort_by_key(|cut| core::cmp::Reverse(cut.stride));
+        let slot = axes.iter().map(|cut| cut.length).product::<usize>().next_multiple_of(chunk);
+        Blocks { axes, slot, chunk }
+    }
+    /// Elements of all blocks.
+    pub fn elements(&self) -> usize {
+        self.slot * self.axes.iter().map(Cut::blocks).product::<usize>()
+    }
+    /// Elements of a chunk of the blocks.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+    /// Blocks that get something of each chunk of the tensor, about, if it has chunks of `chunk` elements.
+    pub fn open(&self, chunk: usize) -> usize {
+        self.axes[self.outer(chunk)..].iter().map(Cut::blocks).product()
+    }
+    /// Makes a part of the product one of the rearranged tensor. It must be what the product was cut into.
+    pub fn place(&self, piece: &mut Piece, tensor: usize) {
+        let (mut stride, mut weight, mut number) = (1, 1, 0);
+        for cut in self.axes.iter().rev() {
+            number += piece.start(cut.group, cut.index) / cut.length * weight;
+            weight *= cut.blocks();
+            let axis = &mut piece.axes(cut.group)[cut.index];
+            *cut.group.stride(axis, tensor) = stride;
+            stride *= axis.size;
+        }
+        piece.at[tensor] = number * self.slot;
+    }
+    /// Axes that are walked position by position, so that what is left is no longer than a chunk.
+    fn outer(&self, chunk: usize) -> usize {
+        let mut inner = 1;
+        let fits = |cut: &&Cut| {
+            inner *= cut.size;
+            inner <= chunk
+        };
+        self.axes.len() - self.axes.iter().rev().take_while(fits).count()
+    }
+    /// What a box, given by the first position and the number of positions along each axis, shares with blocks.
+    fn shares(&self, from: &[usize], count: &[usize]) -> Vec<Share> {
+        let last = |a: usize| (from[a] + count[a] - 1) / self.axes[a].length;
+        let mut parts: Vec<usize> = (0..from.len()).map(|a| from[a] / self.axes[a].length).collect();
+        let mut shares = Vec::new();
+        loop {
+            let (mut stride, mut weight, mut number) = (1, 1, 0);
+            let mut share = Share { at: [0; 2], axes: Vec::with_capacity(parts.len()) };
+            for (a, cut) in self.axes.iter().enumerate().rev() {
+                let (start, length) = cut.block(parts[a]);
+                let (low, high) = (from[a].max(start), (from[a] + count[a]).min(start + length));
+                share.at[0] += low * cut.stride;
+                share.at[1] += (low - start) * stride;
+                share.axes.push(Axis { size: high - low, input: cut.stride, other: stride });
+                stride *= length;
+                number += parts[a] * weight;
+                weight *= cut.blocks();
+            }
+            share.at[1] += number * self.slot;
+            shares.push(share);
+            let Some(a) = (0..parts.len()).rev().find(|a| parts[*a] < last(*a)) else { return shares };
+            parts[a] += 1;
+            (a + 1..parts.len()).for_each(|b| parts[b] = from[b] / self.axes[b].length);
+        }
+    }
+    /// Copies the tensor to its blocks, or `back`. It goes through the tensor once, a chunk at a time; each chunk of the blocks
+    /// is done with before the next one of its block is begun. `tick` is told the share that is done.
+    pub fn copy(
+        &self,
+        from: Source,
+        to: &mut Target,
+        back: bool,
+        tick: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<()> {
+        let [tensor, blocks] = if back { [to.chunked, from.chunked] } else { [from.chunked, to.chunked] };
+        let [read, write] = [Purpose::Read, Purpose::Overwrite];
+        let [of_tensor, of_blocks] = if back { [write, read] } else { [read, write] };
+        let chunk = tensor.map_or(usize::MAX, |chunked| chunked.chunk());
+        let outer = self.outer(chunk);
+        let mut count: Vec<usize> =
+            self.axes.iter().enumerate().map(|(a, cut)| if a < outer { 1 } else { cut.size }).collect();
+        let inner: usize = count.iter().product();
+        let step = (chunk / inner).max(1);
+        let mut from_place = vec![0; count.len()];
+        let all = self.axes.iter().map(|cut| cut.size).product::<usize>() as f64;
+        let mut done = 0.0;
+        loop {
+            if let Some(walked) = outer.checked_sub(1) {
+                count[walked] = step.min(self.axes[walked].size - from_place[walked]);
+            }
+            let axes = self.axes.iter().zip(&count).map(|(cut, count)| (*count, cut.stride));
+            let at = self.axes.iter().zip(&from_place).map(|(cut, place)| place * cut.stride).sum();
+            let _in_tensor = Pins::new(tensor, Some(Extent::new(at, axes)), of_tensor)?;
+            for share in self.shares(&from_place, &count) {
+                let Share { at: [natural, placed], axes } = share;
+                let extent = Extent::new(placed, axes.iter().map(|axis| (axis.size, axis.other)));
+                let _in_block = Pins::new(blocks, Some(extent), of_blocks)?;
+                if back {
+                    let turned = |axis: Axis| Axis { input: axis.other, other: axis.input, ..axis };
+                    let axes = axes.into_iter().map(turned).collect();
+                    kernel::copy(axes, &from.elements[placed..], &mut to.elements[natural..]);
+                } else {
+                    kernel::copy(axes, &from.elements[natural..], &mut to.elements[placed..]);
+                }
+            }
+            done += count.iter().product::<usize>() as f64;
+            tick(done / all)?;
+            let next = |a: &usize| from_place[*a] + count[*a] < self.axes[*a].size;
+            let Some(a) = (0..outer).rev().find(next) else { return Ok(()) };
+            from_place[a] += count[a];
+            (a + 1..outer).for_each(|b| from_place[b] = 0);
+        }
+    }
+}

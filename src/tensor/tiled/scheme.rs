@@ -1,0 +1,285 @@
+//! Choosing how a product is cut, and which of its tensors are rearranged, for the least traffic that the memory allows.
+use super::blocks::Blocks;
+use super::chunked::Extent;
+use super::split::{Group, Piece};
+
+/// How a product is cut.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scheme {
+    /// Slabs of rows, about, as in [`Piece::split`].
+    slabs: usize,
+    /// Bands of columns that each slab is cut into.
+    bands: usize,
+    /// Pieces that pass by each of these cells.
+    pieces: usize,
+    /// The pieces are parts of the sum; else of the columns.
+    pub over_sums: bool,
+    /// The slab of A stays while the pieces pass; else parts of it come with each piece.
+    pub keep_left: bool,
+    /// All of B stays; else parts of it come with each piece.
+    pub keep_right: bool,
+    /// Where the blocks of left, right and out are, if they are rearranged.
+    pub blocks: [Option<Blocks>; 3],
+    /// Elements that are brought in and sent out, about.
+    pub traffic: f64,
+    /// Elements pinned at one time, and being brought in, about.
+    pub pinned: usize,
+    /// Of these, the elements of the operands' parts that come with each piece.
+    pub passing: usize,
+}
+
+/// What there is to choose from.
+#[derive(Clone, Copy)]
+pub struct Choice<'a> {
+    /// The product.
+    pub whole: &'a Piece,
+    /// Elements that may be pinned at one time.
+    pub budget: usize,
+    /// Tensors that are kept compressed within a tolerance.
+    pub compressed: [bool; 3],
+    /// Elements of a chunk of rearranged tensors; none if tensors must stay as they are.
+    pub rearranging: Option<usize>,
+}
+
+impl Choice<'_> {
+    /// The scheme with the least traffic of those that pin no more than the budget; the one that pins least if none does.
+    pub fn best(&self) -> Scheme {
+        /// Tensors stay as they are where that moves less than this many times the least there is, or than this many times
+        /// what moves otherwise: copies are written, too, which takes longer than reading, with nothing to multiply meanwhile.
+        const WORTH: f64 = 2.0;
+        let mut search = Search::new(self);
+        search.in_place();
+        let uncut = search.measure([1; 3], true, true, [false; 3]);
+        let in_place = search.best.take().unwrap_or(uncut);
+        if search.fits(&in_place) && in_place.traffic <= WORTH * search.least() {
+            return in_place;
+        }
+        search.limit = if search.fits(&in_place) { in_place.traffic / WORTH } else { f64::INFINITY };
+        search.rearranged(false);
+        if !search.fits(&in_place) && !search.best.as_ref().is_some_and(|best| search.fits(best)) {
+            search.rearranged(true);
+        }
+        match search.best {
+            Some(best) if self.fits(&best) && best.traffic < search.limit => best,
+            _ => in_place,
+        }
+    }
+    fn fits(&self, scheme: &Scheme) -> bool {
+        scheme.pinned <= self.budget
+    }
+}
+
+/// A search among the schemes, and the best so far.
+struct Search<'a> {
+    choice: &'a Choice<'a>,
+    /// Positions of rows, columns and sums.
+    positions: [usize; 3],
+    best: Option<Scheme>,
+    /// What moves more is of no interest.
+    limit: f64,
+}
+
+impl Search<'_> {
+    fn new<'a>(choice: &'a Choice) -> Search<'a> {
+        let product = &choice.whole.product;
+        let positions = [&product.rows, &product.columns, &product.sums]
+            .map(|axes| axes.iter().map(|axis| axis.size).product());
+        Search { choice, positions, best: None, limit: f64::INFINITY }
+    }
+    fn fits(&self, scheme: &Scheme) -> bool {
+        self.choice.fits(scheme)
+    }
+    /// Elements of a tensor's chunks.
+    fn elements(&self, tensor: usize) -> usize {
+        let all = [Piece::left, Piece::right, Piece::out][tensor](self.choice.whole);
+        elements(all, self.choice.whole.chunks[tensor])
+    }
+    /// Elements that any order moves: 2 m n k / sqrt(M), and each tensor once.
+    fn least(&self) -> f64 {
+        let once = (0..3).map(|tensor| self.elements(tensor)).sum::<usize>() as f64;
+        (2.0 * self.choice.whole.product.terms() / (self.choice.budget as f64).sqrt()).max(once)
+    }
+    fn offer(&mut self, scheme: Scheme) {
+        let better = match &self.best {
+            None => true,
+            Some(old) if self.fits(old) != self.fits(&scheme) => self.fits(&scheme),
+            Some(old) if self.fits(old) => scheme.is_better_than(old),
+            Some(old) => scheme.pinned < old.pinned,
+        };
+        if better {
+            self.best = Some(scheme);
+        }
+    }
+    /// Whether what moves at least so much is worse than what there is.
+    fn is_beaten(&self, traffic: f64) -> bool {
+        let beats = |best: &Scheme| self.fits(best) && traffic > best.traffic * SAME;
+        traffic > self.limit || self.best.as_ref().is_some_and(beats)
+    }
+
+    /// Tensors as they are: slabs of rows, and pieces of the sum or of the columns that pass by.
+    fn in_place(&mut self) {
+        let [rows, columns, sums] = self.positions;
+        for slabs in counts(rows) {
+            // Each slab meets all of B, unless B stays, and then every number of slabs costs the same.
+            if self.is_beaten(slabs as f64 * self.elements(1) as f64) {
+                break;
+            }
+            for over_sums in [true, false] {
+                for pieces in counts(if over_sums { sums } else { columns }) {
+                    for keep_left in [true, false] {
+                        // Every part of the columns needs the whole slab of A.
+                        if keep_left || over_sums {
+                            self.offer(self.measure([slabs, 1, pieces], over_sums, keep_left, [false; 3]));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    /// Some tensors in blocks: cells of rows and columns, and pieces of the sum that pass by. Tensors that are compressed
+    /// within a tolerance are not copied as they are in the clear, unless `any` may.
+    fn rearranged(&mut self, any: bool) {
+        let Some(_) = self.choice.rearranging else { return };
+        let movable = [0, 1, 2].map(|tensor| {
+            self.choice.whole.chunks[tensor].is_some() && (any || !self.choice.compressed[tensor])
+        });
+        let [rows, columns, _] = self.positions;
+        for slabs in counts(rows) {
+            for bands in counts(columns) {
+                let sides = [rows.div_ceil(slabs), columns.div_ceil(bands)];
+                let cell = sides[0] * sides[1];
+                // Cells that do not fit, and those that are smaller than need be.
+                if cell > self.choice.budget || (cell < self.choice.budget / 8 && slabs > 1 && bands > 1) {
+                    continue;
+                }
+                for moved in 1..8 {
+                    let moved = [0, 1, 2].map(|tensor| moved >> tensor & 1 == 1);
+                    if (0..3).all(|tensor| movable[tensor] || !moved[tensor]) {
+                        self.cells(slabs, bands, sides, moved);
+                    }
+                }
+            }
+        }
+    }
+    /// Offers cells with the fewest pieces of the sum that fit, and with a few more.
+    fn cells(&mut self, slabs: usize, bands: usize, sides: [usize; 2], moved: [bool; 3]) {
+        const MORE: usize = 4;
+        let moves = |tensor: usize, passes: usize| {
+            let copies = if moved[tensor] { 2 } else { 0 };
+            (copies + passes) * self.elements(tensor)
+        };
+        if self.is_beaten((moves(0, 1) + moves(1, slabs) + moves(2, 1)) as f64) {
+            return;
+        }
+        let [sums, budget] = [self.positions[2], self.choice.budget];
+        let mut more = MORE;
+        for pieces in counts(sums) {
+            for keep_left in [true, false] {
+                // At least: one piece is worked on, another one on its way.
+                let passing = if keep_left { sides[1] } else { sides[0] + sides[1] };
+                let pinned = sides[0] * sides[1] + if pieces > 1 { 2 * passing * (sums / pieces) } else { 0 };
+                // A slab in several blocks is not pinned as a whole.
+                if pinned <= budget && !(keep_left && moved[0] && pieces > 1) {
+                    let scheme = self.measure([slabs, bands, pieces], true, keep_left, moved);
+                    more -= usize::from(!keep_left && self.fits(&scheme));
+                    self.offer(scheme);
+                }
+            }
+            if more == 0 {
+                return;
+            }
+        }
+    }
+
+    /// What a scheme costs: `parts` are slabs, bands and pieces.
+    fn measure(&self, parts: [usize; 3], over_sums: bool, keep_left: bool, moved: [bool; 3]) -> Scheme {
+        let chunks = self.choice.whole.chunks;
+        let (slab, slabs) = self.choice.whole.first(Group::Rows, parts[0]);
+        let (cell, bands) = slab.first(Group::Columns, parts[1]);
+        let group = if over_sums { Group::Sums } else { Group::Columns };
+        let (mut piece, pieces) = cell.first(group, parts[2]);
+        let blocks = [0, 1, 2].map(|tensor| {
+            let chunk = self.choice.rearranging.filter(|_| moved[tensor])?;
+            Some(Blocks::new(self.choice.whole, &piece, tensor, chunk))
+        });
+        let chunk = |tensor: usize| blocks[tensor].as_ref().map(Blocks::chunk).or(chunks[tensor]);
+        blocks.iter().enumerate().for_each(|(tensor, blocks)| {
+            blocks.iter().for_each(|blocks| blocks.place(&mut piece, tensor));
+        });
+        let out = elements(if moved[2] { piece.out() } else { cell.out() }, chunk(2));
+        let right = elements(piece.right(), chunk(1));
+        let (left, left_passing) = match keep_left {
+            true => (elements(if moved[0] { piece.left() } else { cell.left() }, chunk(0)), 0),
+            false => (0, elements(piece.left(), chunk(0))),
+        };
+        // The next piece is on its way while one is worked on.
+        let passing = right + left_passing;
+        let moving = if pieces > 1 { 2 * passing } else { passing };
+        let (cells, rounds) = ((slabs * bands) as f64, (slabs * bands * pieces) as f64);
+        let keep_right = pieces == 1 && bands == 1;
+        let traffic_right = if keep_right { right as f64 } else { rounds * right as f64 };
+        // Chunks that several cells write parts of are read again.
+        let times_out = if bands == 1 || moved[2] { 1.0 } else { 2.0 };
+        let mut traffic = slabs as f64 * left as f64 + rounds * left_passing as f64;
+        traffic += traffic_right + times_out * cells * out as f64;
+        let mut pinned = out + left + moving;
+        for (tensor, blocks) in blocks.iter().enumerate() {
+            if let (Some(blocks), Some(chunk)) = (blocks, chunks[tensor]) {
+                traffic += (self.elements(tensor) + blocks.elements()) as f64;
+                // What is being copied, what comes next, and a chunk of each block that gets something.
+                pinned = pinned.max(blocks.open(chunk) * blocks.chunk() + 2 * chunk);
+            }
+        }
+        let [slabs, bands, pieces] = parts;
+        Scheme { slabs, bands, pieces, over_sums, keep_left, keep_right, blocks, traffic, pinned, passing }
+    }
+}
+
+impl Scheme {
+    /// Whether any tensor is rearranged.
+    pub fn rearranges(&self) -> bool {
+        self.blocks.iter().any(Option::is_some)
+    }
+    /// The cells of a product, slab by slab.
+    pub fn cells_of(&self, whole: &Piece) -> Vec<Vec<Piece>> {
+        let slabs = whole.split(Group::Rows, self.slabs);
+        slabs.iter().map(|slab| slab.split(Group::Columns, self.bands)).collect()
+    }
+    /// The pieces of one cell, in order, where their tensors are.
+    pub fn pieces_of(&self, cell: &Piece) -> Vec<Piece> {
+        let pieces = cell.split(if self.over_sums { Group::Sums } else { Group::Columns }, self.pieces);
+        pieces.iter().map(|piece| self.place(piece)).collect()
+    }
+    /// A part of the product with its tensors where they are. Of a tensor in blocks it must have one, or a part of one.
+    pub fn place(&self, piece: &Piece) -> Piece {
+        let mut placed = piece.clone();
+        for (tensor, blocks) in self.blocks.iter().enumerate() {
+            if let Some(blocks) = blocks {
+                blocks.place(&mut placed, tensor);
+            }
+        }
+        placed
+    }
+    /// Less traffic; for about the same traffic, pieces enough that one is on its way while another is worked on.
+    fn is_better_than(&self, other: &Scheme) -> bool {
+        const ENOUGH: usize = 8;
+        let overlap = |scheme: &Scheme| scheme.pieces.min(ENOUGH);
+        self.traffic < other.traffic / SAME
+            || self.traffic <= other.traffic * SAME && overlap(self) > overlap(other)
+    }
+}
+
+/// Traffics within this ratio count as the same.
+const SAME: f64 = 1.02;
+
+/// Numbers of parts worth trying for so many positions: 1 to 8, then 10, 12, 14, 16, 20 and so on.
+fn counts(positions: usize) -> impl Iterator<Item = usize> {
+    let powers = (0..12).map(|i| 1usize << i);
+    let all = (1..4).chain(powers.flat_map(|p| [4 * p, 5 * p, 6 * p, 7 * p]));
+    all.take_while(move |count| *count <= positions.max(1))
+}
+
+/// Elements of the chunks that an extent needs; 0 for plain memory.
+fn elements(extent: Extent, chunk: Option<usize>) -> usize {
+    chunk.map_or(0, |chunk| extent.count(chunk) * chunk)
+}

@@ -1,0 +1,84 @@
+//! Whole tensors, wherever they are, a chunk at a time: their magnitude, scaling, reading, writing.
+use super::{ChunkedMemory, Purpose, Source, Target};
+use crate::error::Result;
+use crate::tensor::Complex;
+use crate::tensor::kernel::scan::{self, Magnitude};
+use core::ops::Range;
+
+/// Calls `each` with the elements of `all` in order, chunk by chunk.
+fn sweep(
+    chunked: &dyn ChunkedMemory,
+    all: Range<usize>,
+    purpose: Purpose,
+    mut each: impl FnMut(Range<usize>),
+) -> Result<()> {
+    /// Chunks asked for before they are needed.
+    const AHEAD: usize = 4;
+    let chunk = chunked.chunk();
+    let chunks = all.end.div_ceil(chunk);
+    for index in all.start / chunk..chunks {
+        chunked.acquire(index, purpose)?;
+        let next = index + 1;
+        if next < chunks {
+            chunked.prefetch(next, AHEAD.min(chunks - next));
+        }
+        each(all.start.max(index * chunk)..all.end.min(next * chunk));
+        chunked.release(index);
+    }
+    Ok(())
+}
+
+/// The magnitude of a tensor, wherever it is.
+pub fn magnitude(source: Source) -> Result<Magnitude> {
+    let Some(chunked) = source.chunked else { return Ok(scan::magnitude(source.elements)) };
+    let mut all = Magnitude::Zero;
+    sweep(chunked, 0..source.elements.len(), Purpose::Read, |range| {
+        all = all.max(scan::magnitude(&source.elements[range]));
+    })?;
+    Ok(all)
+}
+
+/// Multiplies a tensor by 2 to the power `exponent`, wherever it is.
+pub fn scale(target: &mut Target, exponent: i32) -> Result<()> {
+    let Some(chunked) = target.chunked else {
+        scan::scale(target.elements, exponent);
+        return Ok(());
+    };
+    let count = target.elements.len();
+    sweep(chunked, 0..count, Purpose::Write, |range| scan::scale(&mut target.elements[range], exponent))
+}
+
+/// Copies the elements from `first` on to `out`, wherever they are.
+pub fn read(source: Source, first: usize, out: &mut [Complex]) -> Result<()> {
+    let all = first..first + out.len();
+    let mut copy = |range: Range<usize>| {
+        out[range.start - first..range.end - first].copy_from_slice(&source.elements[range])
+    };
+    match source.chunked {
+        Some(chunked) => sweep(chunked, all, Purpose::Read, copy),
+        None => {
+            copy(all);
+            Ok(())
+        }
+    }
+}
+/// Copies `elements` to the whole of a tensor, wherever it is.
+pub fn write(target: &mut Target, elements: &[Complex]) -> Result<()> {
+    write_each(target, |out, range| out.copy_from_slice(&elements[range]))
+}
+/// Makes all elements 0.
+pub fn clear(target: &mut Target) -> Result<()> {
+    write_each(target, |out, _| out.fill(Complex::new(0.0, 0.0)))
+}
+fn write_each(target: &mut Target, mut each: impl FnMut(&mut [Complex], Range<usize>)) -> Result<()> {
+    let all = 0..target.elements.len();
+    let mut write = |range: Range<usize>| each(&mut target.elements[range.clone()], range);
+    match target.chunked {
+        // Not as overwriting: the last chunk may reach beyond the tensor.
+        Some(chunked) => sweep(chunked, all, Purpose::Write, write),
+        None => {
+            write(all);
+            Ok(())
+        }
+    }
+}
