@@ -130,6 +130,45 @@ static int no_userfaultfd(void *unused) {
     EXPECT(strcmp(unimem_fault_mechanism(), "signal") == 0, "the mechanism is %s", unimem_fault_mechanism());
     return unused != NULL || tap.misses != 0;
 }
+/* As under valgrind, on emulated kernels and before Linux 5.7: no userfaultfd, and mremap leaves no mapping behind. */
+static int no_moving_of_pages(void *unused) {
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 4, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mremap, 0, 2),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3])),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 4 /* MREMAP_DONTUNMAP */, 2, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+    };
+    struct sock_fprog program = {.len = sizeof rules / sizeof rules[0], .filter = rules};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return SKIPPED;
+    unified_memory_interface_t *memory = unimem_open(&small_budget);
+    unsigned *fits = memory->allocate_streaming(256 * KIB, 0), *large = memory->allocate_streaming(16 * MIB, 64 * KIB);
+    EXPECT(fits && large, "%s", unimem_last_error_message());
+    EXPECT(strcmp(unimem_fault_mechanism(), "none") == 0, "the mechanism is %s", unimem_fault_mechanism());
+    for (unsigned i = 0; fits && i < 256 * KIB / 4; i++) fits[i] = i;
+    size_t words = 64 * KIB / 4, wrong = 0;
+    for (unsigned round = 0; large && round < 3; round++)
+        for (unsigned chunk = 0; chunk < unimem_chunk_count(large); chunk++) {
+            unsigned *part = unimem_chunk_acquire(large, chunk, UNIMEM_WRITE);
+            if (!EXPECT(part, "chunk %u: %s", chunk, unimem_last_error_message())) break;
+            for (unsigned i = 0; i < words; i++) {
+                wrong += part[i] != (round == 0 ? 0 : (chunk * 2654435761u ^ i * 40503u) + round - 1);
+                part[i] = (chunk * 2654435761u ^ i * 40503u) + round;
+            }
+            unimem_chunk_release(large, chunk);
+        }
+    for (unsigned i = 0; fits && i < 256 * KIB / 4; i++) wrong += fits[i] != i;
+    unimem_residency_t where = {0};
+    EXPECT(wrong == 0, "%zu words are wrong", wrong);
+    EXPECT(unimem_residency(large, &where) && where.evictions > 0, "nothing was sent out");
+    EXPECT(unimem_held_bytes(memory) <= small_budget.max_size, "%zu bytes are held", unimem_held_bytes(memory));
+    memory->free(fits), memory->free(large);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return unused != NULL || tap.misses != 0;
+}
 static int one_processor(void *unused) {
     cpu_set_t one;
     CPU_ZERO(&one);
@@ -238,6 +277,7 @@ int main(void) {
         {"one that cannot be written is an error", no_spill_directory, proc},
         {"without /proc everything works", no_proc, NULL},
         {"seccomp forbids userfaultfd: signals take its place", no_userfaultfd, NULL},
+        {"nothing moves pages: acquired chunks work, and memory that fits", no_moving_of_pages, NULL},
         {"on one processor everything works", one_processor, NULL},
         {"on a stack of 64 KiB everything works", tiny_stack, NULL},
         {"destructors of threads may allocate and free, to the last round", thread_destructors, NULL},

@@ -19,6 +19,9 @@ pub enum Pages {
     Copy(Userfaultfd),
     /// Page tables moved by mremap; the region is inaccessible where no chunk is.
     Remap,
+    /// Contents copied from here, for a system that can do none of these and mechanism `none` alone: it is not done in one
+    /// step, so nobody may touch a chunk but who has acquired it.
+    Plain,
 }
 
 /// How long a busy page is tried again before it is copied instead. Pages under direct I/O are free a moment after it;
@@ -55,14 +58,14 @@ impl Pages {
     pub fn userfaultfd(&self) -> Option<&Userfaultfd> {
         match self {
             Pages::Move(fd) | Pages::Copy(fd) => Some(fd),
-            Pages::Remap => None,
+            Pages::Remap | Pages::Plain => None,
         }
     }
     /// How a region without chunks is mapped.
     pub fn empty_access(&self) -> mapping::Access {
         match self {
             Pages::Move(_) | Pages::Copy(_) => mapping::Access::ReadWrite,
-            Pages::Remap => mapping::Access::Nothing,
+            Pages::Remap | Pages::Plain => mapping::Access::Nothing,
         }
     }
     /// Prepares a fresh, empty region.
@@ -127,6 +130,7 @@ impl Pages {
                 Pages::Move(fd) => place_by_moving(fd, slot, chunk),
                 Pages::Copy(fd) => place_by_copying(fd, slot, chunk),
                 Pages::Remap => place_by_remapping(slot, chunk),
+                Pages::Plain => place_plainly(slot, chunk),
             }
         }
     }
@@ -186,6 +190,7 @@ impl Pages {
                 Pages::Move(fd) => self.take_by_moving(fd, chunk, slot, nursery),
                 Pages::Copy(fd) => take_by_copying(fd, chunk, slot),
                 Pages::Remap => self.take_by_remapping(chunk, slot),
+                Pages::Plain => take_plainly(chunk, slot),
             }
         }
     }
@@ -346,6 +351,42 @@ unsafe fn take_by_copying(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(
         // SAFETY: the slot is the caller's and holds nothing yet.
         let _ = unsafe { discard(slot) };
     })
+}
+/// [`Pages::place`], where nobody else touches the chunk.
+///
+/// # Safety
+/// The same; and nobody touches the chunk until it is placed.
+unsafe fn place_plainly(slot: Span, chunk: Span) -> Result<(), Errno> {
+    // SAFETY: gives access to what is the caller's; then, by its promise, the chunk has pages and gets the slot's contents,
+    // or is absent as before.
+    unsafe {
+        system::protect(chunk.start, chunk.length, libc::PROT_READ | libc::PROT_WRITE)?;
+        mapping::populate(chunk).inspect_err(|_| close(chunk))?;
+        copy(slot, chunk);
+        let _ = discard(slot);
+    }
+    Ok(())
+}
+/// [`Pages::take`], where nobody else touches the chunk.
+///
+/// # Safety
+/// The same; and nobody touches the chunk any more.
+unsafe fn take_plainly(chunk: Span, slot: Span) -> Result<(), Errno> {
+    // SAFETY: by the caller's promise the slot, which has pages then or is empty as before, gets the chunk's contents.
+    unsafe {
+        mapping::populate(slot).inspect_err(|_| _ = discard(slot))?;
+        copy(chunk, slot);
+        close(chunk);
+    }
+    Ok(())
+}
+/// # Safety
+/// Two ranges of the caller's, as long as each other and apart, both present; nobody writes to either meanwhile.
+unsafe fn copy(from: Span, to: Span) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        core::ptr::copy_nonoverlapping(from.pointer().cast::<u8>(), to.pointer().cast::<u8>(), from.length);
+    }
 }
 
 const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
