@@ -151,4 +151,9 @@ else
 fi
 try "uninstall" "$MAKE" --no-print-directory uninstall B="$B" DESTDIR="$STAGE" PREFIX=/usr
 try "uninstall leaves nothing" nothing_left
+uninstall_again() {
+    mkdir -p "$STAGE/usr/include/unimem" && touch "$STAGE/usr/include/unimem/other.h" &&
+        "$MAKE" --no-print-directory uninstall B="$B" DESTDIR="$STAGE" PREFIX=/usr && [ -e "$STAGE/usr/include/unimem/other.h" ]
+}
+try "uninstall with nothing to do, beside files of others" uninstall_again
 finish

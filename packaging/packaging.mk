@@ -41,7 +41,8 @@ uninstall:
 	    $(DESTDIR)$(LIBDIR)/cmake/unimem/unimem-config*.cmake \
 	    $(DESTDIR)$(MANDIR)/man1/unimem.1 $(DESTDIR)$(MANDIR)/man3/unimem.3 \
 	    $(addprefix $(DESTDIR)$(DOCDIR)/,$(notdir $(DOCUMENTS)) $(GUIDES) $(EXAMPLES))
-	@rmdir $(DESTDIR)$(INCLUDEDIR)/unimem $(DESTDIR)$(LIBDIR)/cmake/unimem $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR)
+	@for directory in $(INCLUDEDIR)/unimem $(LIBDIR)/cmake/unimem $(DOCDIR)/examples $(DOCDIR)/docs $(DOCDIR); do \
+	    rmdir $(DESTDIR)$$directory 2>/dev/null || true; done # one that holds something of another's stays
 	@echo "removed from $(DESTDIR)$(PREFIX)"
 
 # A source archive that builds without a network: the crates are in it.
