@@ -414,9 +414,10 @@ unified_memory_interface_t *unimem_global(void);
 unified_memory_interface_t *unimem_open(const unified_pool_config_t *config);
 
 /**
- * Closes an instance: frees all that is live. False when anything was, tracked foreign blocks included; each is then
- * reported to the log. Also false, with `UNIMEM_ERROR_INVALID_ARGUMENT`, for the global instance and the interfaces
- * of pools and systems, which end otherwise, and while another thread closes it. No other thread may be inside the instance.
+ * Closes an instance: frees all that is live. False when anything was, tracked foreign blocks included; 16 of them, how
+ * many there are and their bytes are then reported to the log (`unimem_report_leaks` tells all). Also false, with
+ * `UNIMEM_ERROR_INVALID_ARGUMENT`, for the global instance and the interfaces of pools and systems, which end otherwise,
+ * and while another thread closes it. No other thread may be inside the instance.
  *
  * @pre Nobody uses the instance or its blocks afterwards.
  */
