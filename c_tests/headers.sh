@@ -107,5 +107,8 @@ for compiler in "${TEST_CXX:-c++}" clang++; do
     # shellcheck disable=SC2086
     try "$compiler c++17 layouts" "$compiler" -std=c++17 $W -Iinclude -x c++ c_tests/test_layouts.c
 done
+# Structures with enumerations in them would differ from the library's.
+short_enums() { ! ${TEST_CC:-cc} -std=c11 -fshort-enums -Iinclude -fsyntax-only "$1" && ${TEST_CC:-cc} -std=c11 -Iinclude -fsyntax-only "$1"; }
+for file in pool system singleton trees; do try "-fshort-enums is refused, $file" short_enums "$D/$file.c"; done
 command -v clang >/dev/null || { n=$((n + 1)) && echo "ok $n - clang # SKIP there is no clang"; }
 finish

@@ -69,4 +69,8 @@ typedef struct PoolConfig {
 } PoolConfig;
 
 #endif /* UNIMEM_TYPES_OF_THE_TREE */
+
+/* With -fshort-enums structures would lie otherwise than in the library, and nothing would say so. */
+typedef char unimem_enumerations_have_the_size_of_int[sizeof(HardwareType) == sizeof(int) ? 1 : -1];
+
 #endif /* UNIMEM_LEGACY_TYPES_H */
