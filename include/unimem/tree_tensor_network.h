@@ -233,7 +233,9 @@ bool optimize_tree_structure(tree_tensor_network_t *ttn);
  * one time, without the copies on disk that a product of tensors beyond the budget may make meanwhile. Either may be NULL. */
 bool unimem_contraction_cost(tree_tensor_network_t *ttn, double *flops, double *peak_bytes);
 /**
- * Brings the root's tree to canonical form and truncates its bonds.
+ * Brings the root's tree to canonical form and truncates its bonds. Works in double precision on one tensor after another,
+ * in RAM beside the cap of `memory`: up to about 250 bytes for each element of the largest. The new tensors are made
+ * in `memory`, where the old ones stay until all is done.
  *
  * @param target_error  error of the whole network at most, relative in the Frobenius norm; 0 keeps all above rounding
  * @return false where a bond stays larger than `max_rank` to keep the error: the tree is adapted all the same, and the
