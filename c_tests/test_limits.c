@@ -109,6 +109,7 @@ static int full_disk(void *unused) {
 static int no_spill_directory(void *directory) {
     setenv("UNIMEM_SPILL_DIR", directory, 1);
     tiers_are_refused(UNIMEM_ERROR_IO, UNIMEM_ERROR_IO);
+    EXPECT(strstr(unimem_last_error_message(), directory), "where is not said: %s", unimem_last_error_message());
     return tap.misses != 0;
 }
 static int no_proc(void *unused) {

@@ -1,9 +1,8 @@
 //! The room of a region in spill files: where its chunks are written, taken before they have to be.
-use super::chunk_error::ChunkError;
 use super::engine::Engine;
 use super::mapping::Errno;
-use super::spill::Spill;
-use crate::error::Result;
+use super::spill::{self, Spill};
+use crate::error::{Error, Result, pending};
 use crate::os::lock::Mutex;
 use std::sync::Arc;
 
@@ -54,7 +53,10 @@ impl SpillSpace {
     }
     /// Takes room for `count` chunks from `first` on.
     pub fn take(&self, first: usize, count: usize) -> Result<()> {
-        let disk = |errno| ChunkError::Disk(errno).error();
+        let disk = |errno| -> Error {
+            let directory = spill::directory();
+            pending(Error::Io, format_args!("spill file in {}: {errno}", directory.display()))
+        };
         let (file, spill) = self.engine.spill().map_err(disk)?;
         let length = (count * self.chunk) as u64;
         let start = spill.take_range(length);
