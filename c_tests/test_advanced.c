@@ -389,8 +389,72 @@ static void test_interface_of_system(advanced_memory_system_t *system) {
           memory->allocate(64, 3) == NULL && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
 }
 
+/* Two owners who both clean up, one while the other is at it: the program is told of something meanwhile. */
+static struct ending {
+    advanced_memory_system_t *system;
+    void *pool;
+    size_t told, answers, blocks;
+} ending;
+static void *destroy_too(void *unused) {
+    advanced_destroy_memory_pool(ending.system, ending.pool);
+    destroy_memory_system(ending.system);
+    return unused;
+}
+static void while_it_ends(int level, const char *text, void *context) {
+    (void)level, (void)text, (void)context;
+    memory_metrics_t metrics;
+    ending.told++;
+    ending.answers += get_memory_metrics(ending.system, &metrics);
+    pthread_t thread;
+    unimem_set_log(NULL, NULL);
+    if (pthread_create(&thread, NULL, destroy_too, NULL) == 0) pthread_join(thread, NULL);
+}
+static void when_it_has_ended(int level, const char *text, void *context) {
+    (void)level, (void)context;
+    memory_metrics_t metrics;
+    bool of_pool = strstr(text, "a pool of"), of_system = !of_pool && strstr(text, "a memory system ended");
+    ending.told += of_pool || of_system;
+    ending.answers += of_system && get_memory_metrics(ending.system, &metrics);
+    ending.blocks += of_system && memory_allocate(ending.system, 100, 0);
+    ending.blocks += of_pool && advanced_pool_allocate(ending.system, ending.pool, 100);
+}
+static void new_ending(void) {
+    ending = (struct ending){.system = create_memory_system(&config)};
+    ending.pool = advanced_create_memory_pool(ending.system, &(pool_config_t){.enable_growth = true});
+    EXPECT(ending.system && ending.pool, "no system, or no pool");
+}
+static void test_ending(void) {
+    TEST("destroy_memory_system: one too many while the system is ending is refused") {
+        new_ending();
+        int foreign;
+        unimem_system_interface(ending.system)->track_allocation(&foreign, sizeof foreign);
+        unimem_set_log(while_it_ends, NULL);
+        destroy_memory_system(ending.system);
+        unimem_set_log(NULL, NULL);
+        EXPECT(ending.told == 1, "told %zu times of what was tracked", ending.told);
+        EXPECT(ending.answers == 1, "the system is there while it ends");
+        advanced_memory_system_t *next = create_memory_system(&config);
+        void *pool = advanced_create_memory_pool(next, &(pool_config_t){.enable_growth = true});
+        void *block = memory_allocate(next, 100, 0);
+        EXPECT(next && pool && block, "no next system");
+        advanced_pool_free(next, pool, block);
+        EXPECT(get_allocation_size(next, block) == 100, "a system and a pool share a heap");
+        destroy_memory_system(next);
+    }
+    TEST("who is told of what was live finds neither the pool nor the system any more") {
+        new_ending();
+        EXPECT(memory_allocate(ending.system, 500, 0) && advanced_pool_allocate(ending.system, ending.pool, 500), "no block");
+        unimem_set_log(when_it_has_ended, NULL);
+        destroy_memory_system(ending.system);
+        unimem_set_log(NULL, NULL);
+        EXPECT(ending.told == 2, "told %zu times", ending.told);
+        EXPECT(ending.answers == 0 && ending.blocks == 0, "%zu answers, %zu blocks", ending.answers, ending.blocks);
+    }
+}
+
 int main(void) {
     test_one_system();
+    test_ending();
     advanced_memory_system_t *system = create_memory_system(&config);
     if (CHECK("a system for the tests", system != NULL)) {
         test_allocate(system);

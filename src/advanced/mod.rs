@@ -98,10 +98,10 @@ impl System {
     pub fn heap(&self) -> &'static Heap {
         self.heap
     }
-    /// Frees everything that is the system's own. Its pools have ended before. Reports what was live.
-    pub fn end(&self) {
+    /// Frees everything that is the system's own. Its pools have ended before. Gives what was live, for [`report`].
+    pub fn end(&self) -> Leaks {
         slots::disown(self.heap);
-        report(self.heap.destroy(), "a memory system");
+        self.heap.destroy()
     }
 
     /// `size` zeroed bytes at `alignment`, rounded up to a power of two; 0: the system's.
@@ -312,7 +312,8 @@ fn has_several_owners(pointer: *const u8) -> bool {
     attributes::is_marked(pointer) && attributes::references(pointer) > 1
 }
 
-fn report(leaks: Leaks, whose: &str) {
+/// Tells of what was live at the end of a system or pool. When nobody finds that any more: the program's callback may ask.
+pub fn report(leaks: Leaks, whose: &str) {
     if leaks.blocks > 0 {
         log!(Warning, "leak: {whose} ended with {} live blocks, {} bytes", leaks.blocks, leaks.bytes);
     }

@@ -1,7 +1,7 @@
 //! Pools of a memory system: a heap each, with limits where the program wants them.
-use super::{System, end_guard, report, structure};
+use super::{System, end_guard, structure};
 use crate::error::{Result, fail};
-use crate::heap::{Heap, HeapParams, HeapStatistics};
+use crate::heap::{Heap, HeapParams, HeapStatistics, Leaks};
 use crate::os::lock::{Mutex, MutexGuard};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -57,15 +57,15 @@ impl Pool {
         pools.push(self);
         Ok(())
     }
-    /// Frees every block and leaves the system. Reports what was live.
-    pub fn end(&'static self) {
+    /// Frees every block and leaves the system. Gives what was live, for [`report`](super::report).
+    pub fn end(&'static self) -> Leaks {
         let lock = structure();
         self.system.pools.lock().retain(|pool| !core::ptr::eq(*pool, self));
         drop(lock);
         let leaks = self.heap.destroy();
         // Fails only without memory for this thread's counters; the system's figures then stay too high.
         let _ = self.system.heap.count_foreign(-(leaks.bytes as isize));
-        report(leaks, "a pool of a memory system");
+        leaks
     }
     /// Its heap.
     pub fn heap(&self) -> &'static Heap {

@@ -4,19 +4,21 @@ use super::tables::of_slot;
 use super::types::unified_memory_interface_t;
 use super::{guard, guard_whole, layouts, reference, seam, store};
 use crate::advanced::registry::Registry;
-use crate::advanced::{System, program, structure};
+use crate::advanced::{self, System, program, report, structure};
 use crate::error::{Result, fail};
 use crate::instance::slots;
 use crate::singleton;
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 /// What a pointer to a system points at.
 struct SystemRecord {
     system: System,
     /// References that `create_memory_system` gave and `destroy_memory_system` has not taken back.
     references: AtomicUsize,
+    /// Somebody is destroying it. Set under the program's lock.
+    ending: AtomicBool,
 }
 static SYSTEMS: Registry<SystemRecord> = Registry::new();
 
@@ -48,8 +50,11 @@ pub unsafe extern "C" fn create_memory_system(
             // SAFETY: by the caller's promise.
             let config = unsafe { reference(config, "config") }?;
             let system = System::new(config.alignment, config.enable_monitoring.is_set())?;
-            let record = SystemRecord { system, references: AtomicUsize::new(0) };
-            let record = SYSTEMS.insert(record, &structure())?;
+            let heap = system.heap();
+            let record =
+                SystemRecord { system, references: AtomicUsize::new(0), ending: AtomicBool::new(false) };
+            let inserted = SYSTEMS.insert(record, &structure());
+            let record = inserted.inspect_err(|_| _ = heap.destroy())?;
             core::ptr::from_ref(record).cast_mut().cast()
         } else {
             existing
@@ -90,11 +95,19 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
         let Some(record) = record.filter(is_last) else {
             return Ok(()); // not the last reference, or somebody else's system
         };
+        if record.ending.swap(true, Relaxed) {
+            return fail!(InvalidArgument, "the memory system at {system:p} is being destroyed already");
+        }
         drop(program);
         layouts::destroy_pools_of(&record.system);
-        record.system.end();
-        // SAFETY: the last reference is gone, by the caller's promise.
-        unsafe { SYSTEMS.remove(NonNull::from(record), &structure()) };
+        let leaks = record.system.end();
+        {
+            // Who comes too late finds the record whole, or none.
+            let _program = advanced::program();
+            // SAFETY: the last reference is gone, by the caller's promise.
+            unsafe { SYSTEMS.remove(NonNull::from(record), &structure()) };
+        }
+        report(leaks, "a memory system");
         Ok(())
     })
 }

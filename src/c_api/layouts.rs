@@ -4,14 +4,14 @@ use super::legacy_types::*;
 use super::{guard, guard_whole, reference, slice};
 use crate::advanced::pool::{Limits, Pool};
 use crate::advanced::registry::Registry;
-use crate::advanced::{System, structure};
+use crate::advanced::{Structure, System, report, structure};
 use crate::error::{Result, fail};
 use crate::os::{lock::Mutex, records};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::mem::offset_of;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 /// What a pointer to a pool points at.
 #[repr(C)]
@@ -19,6 +19,8 @@ struct PoolRecord {
     /// What C reads.
     public: UnsafeCell<AdvancedMemoryPool>,
     pool: Pool,
+    /// Somebody is destroying it. Set under the structure's lock.
+    ending: AtomicBool,
     /// Reached under the structure's lock alone, which is the one that fork takes.
     made: Mutex<Made>,
 }
@@ -82,7 +84,8 @@ fn create_pool(system: *mut AdvancedMemorySystem, config: &AdvancedPoolConfig) -
         config: *config,
         use_neon: false.into(),
     };
-    let record = PoolRecord { public: public.into(), pool, made: Mutex::default() };
+    let record =
+        PoolRecord { public: public.into(), pool, ending: AtomicBool::new(false), made: Mutex::default() };
     let inserted = POOLS.insert(record, &structure());
     let record = inserted.inspect_err(|_| _ = heap.destroy())?;
     if let Err(error) = record.pool.join() {
@@ -92,24 +95,42 @@ fn create_pool(system: *mut AdvancedMemorySystem, config: &AdvancedPoolConfig) -
     Ok(pointer_of(&record.pool))
 }
 
+/// Whether the caller is to destroy it, and nobody else is already: two owners who both clean up come to that easily.
+fn begin_end(record: &PoolRecord, _structure: &Structure) -> bool {
+    !record.ending.swap(true, Relaxed)
+}
 fn destroy_record(record: &'static PoolRecord) {
-    record.pool.end();
-    let made = {
-        let _structure = structure();
-        core::mem::take(&mut *record.made.lock())
-    };
-    // SAFETY: records of these types, which end with their pool.
-    unsafe {
-        made.layouts.iter().for_each(|layout| records::release(layout.cast(), size_of::<MemoryLayout>()));
-        made.buffers.iter().for_each(|buffer| records::release(buffer.cast(), size_of::<MemoryBuffer>()));
-        POOLS.remove(NonNull::from(record), &structure());
+    let leaks = record.pool.end();
+    {
+        let structure = structure();
+        let made = core::mem::take(&mut *record.made.lock());
+        // SAFETY: records of these types, which end with their pool.
+        unsafe {
+            made.layouts.iter().for_each(|layout| records::release(layout.cast(), size_of::<MemoryLayout>()));
+            made.buffers.iter().for_each(|buffer| records::release(buffer.cast(), size_of::<MemoryBuffer>()));
+            POOLS.remove(NonNull::from(record), &structure);
+        }
     }
+    report(leaks, "a pool of a memory system");
+}
+/// Destroys a pool of the system.
+fn destroy_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) -> Result<()> {
+    let structure = structure();
+    let record = record_of(system, pool)?;
+    if !begin_end(record, &structure) {
+        return fail!(InvalidArgument, "the pool at {pool:p} is being destroyed already");
+    }
+    drop(structure);
+    destroy_record(record);
+    Ok(())
 }
 /// Destroys all pools of a system that is about to end.
 pub(super) fn destroy_pools_of(system: &System) {
-    let all = POOLS.all(&structure());
-    let own = all.into_iter().filter(|record| core::ptr::eq(record.pool.system(), system));
-    own.for_each(destroy_record);
+    let structure = structure();
+    let mut own = POOLS.all(&structure);
+    own.retain(|record| core::ptr::eq(record.pool.system(), system) && begin_end(record, &structure));
+    drop(structure);
+    own.into_iter().for_each(destroy_record);
 }
 /// All pools there are.
 pub(super) fn pools() -> Vec<&'static Pool> {
@@ -135,10 +156,7 @@ pub unsafe extern "C" fn advanced_create_memory_pool(
 /// Nobody uses the pool or what it gave afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn advanced_destroy_memory_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) {
-    guard_whole((), || {
-        destroy_record(record_of(system, pool)?);
-        Ok(())
-    })
+    guard_whole((), || destroy_pool(system, pool))
 }
 
 /// `size` zeroed bytes of a pool, aligned to 64; NULL for size 0, beyond the pool's limits, or without memory.
@@ -183,10 +201,7 @@ pub unsafe extern "C" fn ams_create_memory_pool(
 /// As there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ams_destroy_memory_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) {
-    guard_whole((), || {
-        destroy_record(record_of(system, pool)?);
-        Ok(())
-    })
+    guard_whole((), || destroy_pool(system, pool))
 }
 
 /// `advanced_pool_allocate`.

@@ -217,8 +217,10 @@ pub unsafe extern "C" fn destroy_memory_pool(pool: *mut MemoryPool) {
         let record = NonNull::new(pool.cast::<Pool>()).expect("checked");
         // SAFETY: a live record; from here on the pool is known as destroyed.
         let live = unsafe { record.as_ref() };
+        if live.heap.swap(null_mut(), AcqRel).is_null() {
+            return fail!(InvalidArgument, "the pool at {pool:p} is being destroyed already");
+        }
         live.heap_id.store(NO_HEAP, Release);
-        live.heap.store(null_mut(), Release);
         slots::disown(heap);
         let leaks = heap.destroy();
         if leaks.blocks > 0 {
