@@ -225,6 +225,39 @@ static void tracked_overrun(void) {
     MUST(live() == 0);
 }
 
+/* Callbacks that are told of something use the library. */
+static advanced_memory_system_t *asked;
+static void ask_system(int level, const char *message, void *context) {
+    note(level, message, context);
+    memory_metrics_t metrics;
+    MUST(get_memory_metrics(asked, &metrics));
+}
+static void asked_while_trimming(void) {
+    asked = create_memory_system(&(memory_system_config_t){.alignment = 64});
+    void *pool = advanced_create_memory_pool(asked, &(pool_config_t){.enable_growth = true});
+    unsigned char *block = advanced_pool_allocate(asked, pool, 1000);
+    MUST(block);
+    advanced_pool_free(asked, pool, block);
+    block[10] = 1;
+    unimem_set_log(ask_system, NULL);
+    MUST(optimize_memory_usage(asked, MEM_OPT_ADVANCED) && strstr(logged, "write after free"));
+    unimem_set_log(note, NULL);
+    destroy_memory_system(asked);
+}
+static void use_global(int level, const char *message, void *context) {
+    note(level, message, context);
+    void *block = unimem_global()->allocate(100, 0);
+    MUST(block);
+    unimem_global()->free(block);
+}
+static void global_at_close(void) {
+    unsigned char *left = allocates_the_block(77);
+    left[77] ^= 1;
+    unimem_set_log(use_global, NULL);
+    MUST(!unimem_close(memory) && strstr(logged, "overrun: bytes behind the block of 77 bytes"));
+}
+static void unknown_mode(void) { MUST(strstr(logged, "not understood")); }
+
 /* Nothing is wrong here, and nothing is to be found. */
 static void *work(void *seed) {
     unsigned state = (unsigned)(size_t)seed;
@@ -288,7 +321,9 @@ static const struct {
     void (*run)(void);
 } CASES[] = {{"overrun", overrun}, {"after_free", after_free}, {"after_free_large", after_free_large},
              {"bounded", bounded}, {"traced", traced}, {"long_path", long_path}, {"many", many}, {"tiered", tiered},
-             {"tiered_overrun", tiered_overrun}, {"tracked_overrun", tracked_overrun}, {"clean", clean}};
+             {"tiered_overrun", tiered_overrun}, {"tracked_overrun", tracked_overrun}, {"clean", clean},
+             {"asked_while_trimming", asked_while_trimming}, {"global_at_close", global_at_close},
+             {"unknown_mode", unknown_mode}};
 
 static int run(const char *setting, const char *name) {
     fflush(stdout);
@@ -318,7 +353,7 @@ static void read_text(const char *path, char text[TEXT]) {
 
 int main(int argc, char **argv) {
     if (argc > 1) {
-        unimem_set_log(note, NULL);
+        unimem_set_log(strcmp(argv[1], "unknown_mode") == 0 ? use_global : note, NULL);
         memory = unimem_open(NULL);
         MUST(memory);
         for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++)
@@ -333,6 +368,9 @@ int main(int argc, char **argv) {
     CHECK("with everything on too", passes("guard,quarantine,trace", "overrun"));
     CHECK("an overrun of tiered memory is found in its last chunk", passes("guard", "tiered_overrun"));
     CHECK("a callback may use the library when it is told of one in tracked memory", passes("guard", "tracked_overrun"));
+    CHECK("it may ask a system that gives memory back what it has done", passes("quarantine", "asked_while_trimming"));
+    CHECK("it may make the global instance while another is closed", passes("guard", "global_at_close"));
+    CHECK("it may make the global instance when UNIMEM_DEBUG is not understood", passes("odd", "unknown_mode"));
     CHECK("a write after free is found, a read sees the pattern", passes("quarantine", "after_free"));
     CHECK("with everything on too", passes("guard,quarantine,trace", "after_free"));
     int status = run("quarantine", "after_free_large");

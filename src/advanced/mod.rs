@@ -261,8 +261,10 @@ impl System {
         if !pools {
             return self.heap.trim();
         }
+        // Before the lock: the program's callback, which is told what is found, may ask this very system.
+        heap::debug::empty_quarantine(None);
         let mut bytes = 0;
-        self.for_each_heap(&structure(), |heap| bytes += heap.trim());
+        self.for_each_heap(&structure(), |heap| bytes += heap.trim_quietly());
         bytes
     }
     /// [`System::trim`], where fragmentation reaches `threshold`. InvalidArgument for a threshold that is not a number.

@@ -56,7 +56,16 @@ impl Heap {
 
     /// Ends the heap: every block goes, live ones too. Gives what was live. No other thread is inside the heap.
     pub fn destroy(&'static self) -> Leaks {
+        self.tell_end();
+        self.destroy_told()
+    }
+    /// In debug mode, tells of what is damaged or live: for those who end the heap under a lock that the program's callback may
+    /// want.
+    pub fn tell_end(&'static self) {
         debug::heap_ends(self);
+    }
+    /// [`Heap::destroy`], after [`Heap::tell_end`].
+    pub fn destroy_told(&'static self) -> Leaks {
         let mut leaks = Leaks::default();
         let mut marked = false;
         self.for_each_live(&mut |block| {

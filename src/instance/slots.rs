@@ -7,7 +7,7 @@
 use super::Instance;
 use super::config::Config;
 use crate::error::{Result, fail};
-use crate::heap::{Heap, HeapParams, RESERVED};
+use crate::heap::{Heap, HeapParams, RESERVED, debug};
 use crate::os::{fork, fork::AtFork, lock::Mutex};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
@@ -110,6 +110,7 @@ pub fn global() -> Result<&'static Instance> {
     }
     // Without the lock: what cannot be read is reported to the program's callback, which may use the library.
     let config = Config::from_environment();
+    debug::modes();
     let _lock = LOCK.lock();
     if let Some(instance) = get(GLOBAL) {
         return Ok(instance);
@@ -125,6 +126,7 @@ pub fn for_any(f: impl Fn(&'static Instance) -> bool) -> bool {
 
 /// Opens an instance. Gives its slot.
 pub fn open(config: Config) -> Result<usize> {
+    debug::modes(); // without the lock, as in `global`
     let _lock = LOCK.lock();
     let slot = free_slot(OPENED)?;
     put(slot, Heap::create(&heap_params(&config, slot))?, config);
@@ -179,7 +181,10 @@ pub fn close(slot: usize) -> Result<usize> {
     }
     let leaks = open_at(slot).map(|instance| {
         instance.tiered.tell_overruns();
-        instance.report_leaks()
+        let leaks = instance.report_leaks();
+        // Before the lock: the program's callback may use other instances, and so make the global one.
+        instance.heap.tell_end();
+        leaks
     });
     let _lock = LOCK.lock();
     let instance = match leaks {
@@ -193,6 +198,6 @@ pub fn close(slot: usize) -> Result<usize> {
     let instance = unsafe { Box::from_raw(instance) };
     instance.foreign.clear();
     instance.tiered.clear();
-    instance.heap.destroy();
+    instance.heap.destroy_told();
     Ok(leaks)
 }

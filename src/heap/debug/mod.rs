@@ -216,8 +216,8 @@ pub(super) fn quarantine(heap: &'static Heap, span: &'static Span, index: usize)
     }
     Ok(held)
 }
-/// Ends the quarantine of the blocks of `heap`, or of all. Whether there were any.
-pub(super) fn empty_quarantine(heap: Option<&Heap>) -> bool {
+/// Ends the quarantine of the blocks of `heap`, or of all. Whether there were any. Tells what was found: under no lock.
+pub fn empty_quarantine(heap: Option<&Heap>) -> bool {
     if !has(QUARANTINE_ON) {
         return false;
     }
