@@ -326,6 +326,47 @@ static void test_peak_is_not_taken_back(void) {
     CHECK("nothing is left of it", unimem_close(memory));
 }
 
+/* Two owners who give their memory another size at the same moment: what is counted is what it has in the end. */
+static struct {
+    unified_memory_interface_t *memory;
+    void *block;
+    size_t sizes[2];
+    atomic_size_t arrived;
+} shared;
+static void *resize_in_step(void *number) {
+    size_t own = (size_t)number;
+    for (size_t round = 0; round < 30000; round++) {
+        shared.arrived++;
+        for (size_t looks = 1; shared.arrived < 2 * (round + 1); looks++)
+            if (looks % 1000 == 0) sched_yield();
+        shared.memory->realloc(shared.block, shared.sizes[own] - round % 50);
+    }
+    return NULL;
+}
+static void test_owners_resize_at_once(void) {
+    TEST("two owners that reallocate one block at the same moment: its size is counted once") {
+        static const size_t sizes[] = {1000, 50000, 3 * MIB, 2 * MIB};
+        shared.memory = unimem_open(NULL);
+        for (size_t kind = 0; kind < 4; kind++) {
+            size_t size = sizes[kind];
+            shared.block = kind < 3 ? shared.memory->allocate(size, 0) : shared.memory->allocate_streaming(size, 64 * KIB);
+            shared.sizes[0] = size - size / 8, shared.sizes[1] = size - size / 10;
+            shared.arrived = 0;
+            EXPECT(shared.block && unimem_retain(shared.block), "no block of %zu bytes", size);
+            pthread_t thread;
+            pthread_create(&thread, NULL, resize_in_step, (void *)1);
+            resize_in_step((void *)0);
+            pthread_join(thread, NULL);
+            size_t counted = stats_of(shared.memory).total_allocated, usable = unimem_usable_size(shared.block);
+            EXPECT(counted == usable, "%zu bytes: %zu are counted, it has %zu", size, counted, usable);
+            shared.memory->free(shared.block);
+            shared.memory->free(shared.block);
+            EXPECT(stats_of(shared.memory).total_allocated == 0, "%zu bytes: some are left", size);
+        }
+        EXPECT(unimem_close(shared.memory), "something is left");
+    }
+}
+
 static unimem_error_t second_close;
 
 static void *close_too(void *instance) {
@@ -415,6 +456,7 @@ static void test_can_allocate(void) {
 int main(void) {
     test_open_and_close();
     test_closing_twice();
+    test_owners_resize_at_once();
     test_slots_change_hands();
     test_number();
     test_budget((unified_pool_config_t){.max_size = 16 * MIB, .enable_growth = true}, 16 * MIB, "max_size");

@@ -2,7 +2,7 @@
 //!
 //! Not at the first use of each module: a fork that another thread had begun just before would leave the child with that
 //! module's lock taken.
-use crate::instance::slots;
+use crate::instance::{slots, tiered};
 use crate::os::fork::{self, Order};
 use crate::os::{numa, records};
 use crate::tensor::{kernel, live};
@@ -25,6 +25,8 @@ static ORDER: Order = Order {
         singleton::HOOKS,
         // The table of open instances.
         &slots::HOOKS,
+        // Tiered memory that has several owners, one of whom makes it smaller.
+        tiered::HOOKS,
         // The residency engines.
         &tiers::HOOKS,
         // Finding out about NUMA nodes. Held while that allocates and opens libhwloc.

@@ -170,8 +170,8 @@ impl Heap {
             && span.first() == pointer as usize
     }
 
-    /// Gives the block `size` bytes where it is or by moving its pages; None when it has to be copied into a new
-    /// block. OutOfMemory leaves it as it was. DoubleFree: another thread has freed it. A `pinned` block, which other threads may
+    /// Gives the block `size` bytes where it is or by moving its pages, and says where it is then and how many it had; None when
+    /// it has to be copied into a new block. OutOfMemory leaves it as it was. DoubleFree: another thread has freed it. A `pinned` block, which other threads may
     /// look up meanwhile, keeps its mapping. What a `marked` block carries moves with it.
     pub(super) fn resize_large(
         &'static self,
@@ -180,16 +180,9 @@ impl Heap {
         size: usize,
         pinned: bool,
         marked: bool,
-    ) -> Result<Option<*mut u8>> {
-        if pinned {
-            let fits = size <= span.large_capacity.load(Relaxed);
-            if fits {
-                span.large_size.store(size, Relaxed);
-            }
-            return Ok(fits.then_some(pointer));
-        }
+    ) -> Result<Option<(*mut u8, usize)>> {
         let alignment = 1 << span.alignment_log2.load(Relaxed);
-        if self.class_for(size, alignment).is_some() {
+        if !pinned && self.class_for(size, alignment).is_some() {
             return Ok(None);
         }
         let first = pointer as usize;
@@ -197,6 +190,15 @@ impl Heap {
         if !self.is_mapped_by(span, pointer) || !slot::is_live(span.large_slot.load(Relaxed)) {
             drop(central);
             return fail!(DoubleFree, "the block was freed by another thread at the same moment");
+        }
+        // Under the lock: another owner may have given it another size since.
+        let size_before = span.large_size.load(Relaxed);
+        if pinned {
+            let fits = size <= span.large_capacity.load(Relaxed);
+            if fits {
+                span.large_size.store(size, Relaxed);
+            }
+            return Ok(fits.then_some((pointer, size_before)));
         }
         // SAFETY: the lock is held.
         let inner = unsafe { span.inner() };
@@ -234,7 +236,7 @@ impl Heap {
         let arrived = (now + lead) as *const u8;
         relocation.into_iter().for_each(|relocation| relocation.finish(arrived, size));
         self.write_header(now + lead, new - lead, u16::MAX);
-        Ok(Some((now + lead) as *mut u8))
+        Ok(Some(((now + lead) as *mut u8, size_before)))
     }
 
     /// Resizes a mapping where it is, else where `place` wants it, which it tells before its old range can be another's.

@@ -38,21 +38,22 @@ impl Heap {
             resized?
         } else if size <= block.capacity && (pinned || size > block.capacity / 2 || block.capacity <= 64) {
             if SHAPES[span.class() as usize].capacity == 1 {
-                span.set_only_size(size);
+                Some((pointer, span.replace_only_size(size)))
             } else {
                 let resized = (slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED);
                 if !slot::surrender(span.slot(index), value, resized) {
                     return self.reallocate(pointer, size); // it changed meanwhile: freed by another thread, or marked
                 }
+                Some((pointer, block.size))
             }
-            Some(pointer)
-        } else if size > block.capacity && self.grow_in_span(span, size, block.alignment) {
-            Some(pointer)
+        } else if size > block.capacity {
+            self.grow_in_span(span, size, block.alignment).map(|before| (pointer, before))
         } else {
             None
         };
-        if let Some(moved) = stays {
-            self.with_cache(|cache| cache.resize(self, block.size, size))?;
+        if let Some((moved, before)) = stays {
+            // Not as it was found: several owners may do this at the same moment, and each counts what it changed.
+            self.with_cache(|cache| cache.resize(self, before, size))?;
             debug::resized(moved, size);
             // Where it moved, that was seen to before its old place could be another's.
             if value & slot::MARKED != 0 && moved == pointer {
@@ -95,21 +96,21 @@ impl Heap {
         self.class_for(size, alignment).filter(|&class| class as usize >= FIRST_SINGLE)
     }
 
-    /// Grows the only block of `span` where it is, if it can.
-    fn grow_in_span(&'static self, span: &'static Span, size: usize, alignment: usize) -> bool {
+    /// Grows the only block of `span` where it is, if it can. Gives the size it had.
+    fn grow_in_span(&'static self, span: &'static Span, size: usize, alignment: usize) -> Option<usize> {
         let alone = !span.is_large() && span.class() as usize >= FIRST_SINGLE;
-        let Some(class) = self.single_class_for(size, alignment).filter(|_| alone) else { return false };
+        let class = self.single_class_for(size, alignment).filter(|_| alone)?;
         let mut central = self.central.lock();
         // Under the lock once more: the span lasts as long as its block is not back in it.
         let first = span.first() as *const u8;
         let same = page_map::span_of(first as usize).is_some_and(|found| core::ptr::eq(found, span));
         // SAFETY: the lock is held, the span this heap's and its block live.
         if !same || self.block(first).is_none() || !unsafe { central.change_class(self, span, class) } {
-            return false;
+            return None;
         }
+        let before = span.replace_only_size(size);
         drop(central);
-        span.set_only_size(size);
         self.write_header(span.first(), SHAPES[class as usize].stride as usize - self.prefix(), class as u16);
-        true
+        Some(before)
     }
 }

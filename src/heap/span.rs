@@ -174,7 +174,7 @@ impl Span {
         self.class.store(class, Relaxed);
     }
     fn set_of_nothing(&self, room: usize) {
-        self.of_nothing.store(tally::once(room) + slot::LIVE as usize, Relaxed);
+        self.of_nothing.store(of_nothing(room), Relaxed);
     }
     /// Size of a block that is live with `value` in its slot, as a tally counts it.
     #[inline(always)]
@@ -185,6 +185,11 @@ impl Span {
     #[inline(always)]
     pub fn set_only_size(&self, size: usize) {
         self.set_of_nothing(size);
+    }
+    /// The same, for one of several owners who may do so at the same moment. Gives the size noted before.
+    pub fn replace_only_size(&self, size: usize) -> usize {
+        let before = self.of_nothing.swap(of_nothing(size), Relaxed);
+        before.wrapping_sub(slot::LIVE as usize) as u32 as usize
     }
     /// Notes, in a span of a single class, that its block is asked for with `size` bytes at the usual alignment.
     #[inline(always)]
@@ -270,6 +275,12 @@ impl Span {
         // SAFETY: exclusive by the caller's promise.
         unsafe { &mut *self.inner.get() }
     }
+}
+
+/// What [`Span`] notes of blocks of `room` bytes.
+#[inline(always)]
+fn of_nothing(room: usize) -> usize {
+    tally::once(room) + slot::LIVE as usize
 }
 
 /// What is read as the slot of a mapped block: none that is live, so the fast path leaves it. Whoever looks the block up while

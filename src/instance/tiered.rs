@@ -5,6 +5,7 @@ use crate::heap::debug::{self, regions};
 use crate::heap::{Block, Heap, freed, tracked};
 use crate::log::log;
 use crate::os::map::{HUGE_PAGE, PAGE};
+use crate::os::{fork::AtFork, lock::Mutex};
 use crate::recording;
 use crate::tiers::budget::Budget;
 use crate::tiers::engine::Engine;
@@ -104,6 +105,10 @@ pub fn free_anywhere(pointer: *const u8) -> bool {
             && slots::for_any(|instance| instance.tiered.has(&region) && instance.give_up(&region).is_ok())
     })
 }
+/// Held while one of several owners makes a region smaller.
+static RESIZING: Mutex<()> = Mutex::new(());
+/// See load.rs.
+pub(crate) static HOOKS: &dyn AtFork = &RESIZING;
 /// A region as a block.
 pub fn as_block(region: &Region) -> Block {
     let size = region.size();
@@ -201,11 +206,14 @@ impl Instance {
     }
     /// Changes the size of a region; the old one is untouched on failure.
     pub fn reallocate_region(&self, region: &Arc<Region>, size: usize) -> Result<NonNull<u8>> {
+        let is_shared = region.further_owners.load(Relaxed) > 0;
+        check(region)?;
+        // What is known of its size is one owner's to change at a time.
+        let _alone = is_shared.then(|| RESIZING.lock());
         let old = region.size();
-        if region.further_owners.load(Relaxed) > 0 && size > old {
+        if is_shared && size > old {
             return fail!(Unsupported, "memory with several owners does not grow: it could move");
         }
-        check(region)?;
         // Counting must not fail once the region may have moved: what it needs is made now.
         self.heap.recount_region(0, 0)?;
         let before = region.start();
