@@ -487,7 +487,7 @@ bool unimem_can_allocate(unified_memory_interface_t *memory,
 size_t unimem_trim(unified_memory_interface_t *memory);
 
 /**
- * Begins a new history: counts at 0, the peak at what is live.
+ * Begins a new history: counts at 0, the peak at what is live. Exact while no other thread is inside the instance.
  */
 void unimem_reset_stats(unified_memory_interface_t *memory);
 

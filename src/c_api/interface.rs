@@ -169,7 +169,7 @@ pub extern "C" fn unimem_trim(memory: *mut unified_memory_interface_t) -> usize 
     guard_whole(0, || Ok(open_instance(memory)?.trim()))
 }
 
-/// Begins a new history: counts at 0, the peak at what is live.
+/// Begins a new history: counts at 0, the peak at what is live. Exact while no other thread is inside the instance.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_reset_stats(memory: *mut unified_memory_interface_t) {
     guard((), || {

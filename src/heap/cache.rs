@@ -10,7 +10,7 @@ use super::size_class::{
     CLASS_SCALE, CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, MAX_QUICK_SHARED, SHAPES,
 };
 use super::statistics::Counts;
-use super::tally::Tally;
+use super::tally::{Seen, Tally};
 use super::{Heap, page_map, slot};
 use crate::os::records;
 use crate::os::thread::{NEAR, Record, SENTINEL_BYTES, sentinel};
@@ -180,7 +180,13 @@ impl ThreadCache {
     }
     /// Counts so far.
     pub fn counts(&self) -> Counts {
-        Counts { largest: self.largest.load(Relaxed), ..self.tally.counts() }
+        self.look().counts
+    }
+    /// The same, and what is not published yet.
+    pub(super) fn look(&self) -> Seen {
+        let mut seen = self.tally.look();
+        seen.counts.largest = self.largest.load(Relaxed);
+        seen
     }
 }
 

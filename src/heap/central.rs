@@ -357,13 +357,13 @@ impl Central {
         }
     }
 
-    /// Calls `each` with every thread's cache, abandoned ones among them.
-    pub fn for_each_cache(&self, each: &mut dyn FnMut(&ThreadCache)) {
-        for list in [self.caches, self.abandoned] {
+    /// Calls `each` with every thread's cache, and whether the thread is there: abandoned ones are among them.
+    pub fn for_each_cache(&self, each: &mut dyn FnMut(&ThreadCache, bool)) {
+        for (list, is_used) in [(self.caches, true), (self.abandoned, false)] {
             let mut cache = list;
             // SAFETY: listed caches are live under the lock.
             while let Some(current) = unsafe { cache.as_ref() } {
-                each(current);
+                each(current, is_used);
                 cache = current.next.get();
             }
         }

@@ -2,7 +2,7 @@
 use super::cache::ThreadCache;
 use super::{Heap, recorded};
 use crate::error::Result;
-use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::*, fence};
 
 /// Figures that all threads write.
 pub struct Counters {
@@ -143,27 +143,60 @@ impl HeapStatistics {
     }
 }
 
+/// What all caches of a heap have counted.
+struct Totals {
+    counts: Counts,
+    live: isize,
+    peak: isize,
+    /// None of them published while they were read, so that nothing is in it twice.
+    settled: bool,
+}
+/// Calls a function with all caches of a heap, and whether their threads are there.
+type ForEachCache<'a> = &'a dyn Fn(&mut dyn FnMut(&ThreadCache, bool));
+/// Times that a reader looks for totals without a publication among them.
+const LOOKS: usize = 100;
+
 impl Heap {
+    /// Counts, live bytes and their peak.
     fn totals(&self) -> (Counts, isize, isize) {
         let orphans = self.orphans.lock();
         let central = self.central.lock();
-        let (mut counts, mut live) = (central.retired, self.counters.live.load(Relaxed));
-        let mut peak = self.counters.peak();
-        let published = live;
-        let mut add = |cache: &ThreadCache| {
-            counts.add(cache.counts());
-            let (delta, delta_peak) = cache.tally.unpublished();
-            live += delta;
-            peak = peak.max(published + delta_peak);
+        let for_each_cache = |each: &mut dyn FnMut(&ThreadCache, bool)| {
+            central.for_each_cache(each);
+            if let Some(cache) = *orphans {
+                // SAFETY: dissolved only when the heap ends, and under this lock.
+                each(unsafe { cache.as_ref() }, true);
+            }
         };
-        central.for_each_cache(&mut add);
-        if let Some(cache) = *orphans {
-            // SAFETY: dissolved only when the heap ends, and under this lock.
-            add(unsafe { cache.as_ref() });
+        let look = || self.look_at(central.retired, &for_each_cache);
+        let totals = (1..LOOKS).map(|_| look()).find(|totals| totals.settled).unwrap_or_else(look);
+        if totals.settled {
+            // What is told once is not taken back when one of these threads publishes.
+            self.counters.raise_peak(totals.peak.max(totals.live));
+            return (totals.counts, totals.live, self.counters.peak());
         }
-        // What is told once is not taken back when one of these threads publishes.
-        self.counters.raise_peak(peak.max(live));
-        (counts, live, self.counters.peak())
+        // What may be there twice is not to stay in the peak, of which threads that publish so often see to it themselves.
+        let peak = self.counters.peak();
+        (totals.counts, totals.live.min(peak), peak)
+    }
+    fn look_at(&self, mut counts: Counts, for_each_cache: ForEachCache) -> Totals {
+        let (mut live, mut peak) = (0, None);
+        let (mut publications, mut afterwards, mut settled) = (0u64, 0u64, true);
+        for_each_cache(&mut |cache, is_used| {
+            let seen = cache.look();
+            counts.add(seen.counts);
+            live += seen.live;
+            peak = peak.max(Some(seen.peak)); // perhaps below zero, all of them
+            publications += u64::from(seen.publications);
+            settled &= seen.publications % 2 == 0 || !is_used;
+        });
+        // A publication is begun before the heap knows of it, and over when it does: one that this sees, and the caches did
+        // not, is seen below.
+        let published = self.counters.live.load(Relaxed);
+        fence(Acquire);
+        for_each_cache(&mut |cache, _| afterwards += u64::from(cache.tally.publications()));
+        settled &= afterwards == publications;
+        Totals { counts, live: published + live, peak: published + peak.unwrap_or(0), settled }
     }
     /// The heap's figures.
     pub fn statistics(&self) -> HeapStatistics {
@@ -195,7 +228,7 @@ impl Heap {
         let mut central = self.central.lock();
         self.counters.forget_peak();
         central.retired.largest = 0;
-        central.for_each_cache(&mut ThreadCache::reset);
+        central.for_each_cache(&mut |cache, _| cache.reset());
         if let Some(cache) = *orphans {
             // SAFETY: dissolved only when the heap ends, and under this lock.
             unsafe { cache.as_ref() }.reset();

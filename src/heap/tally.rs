@@ -72,6 +72,17 @@ pub(super) struct Tally {
     /// In a publication: what there is in all.
     all: Totals,
 }
+/// What a reader finds.
+pub(super) struct Seen {
+    /// Counts so far.
+    pub counts: Counts,
+    /// Unpublished net bytes.
+    pub live: isize,
+    /// Their peak.
+    pub peak: isize,
+    /// Publications so far; odd in one.
+    pub publications: u32,
+}
 #[derive(Default)]
 struct Totals {
     hits: AtomicUsize,
@@ -208,13 +219,16 @@ impl Tally {
     }
     #[cold]
     fn publish_as(&self, heap: &Heap, live: isize, peak: isize) {
-        let before = heap.counters.live.fetch_add(live, Relaxed);
-        heap.counters.raise_peak(before + peak);
         let all = self.earlier.with(own(&self.allocated), own(&self.freed));
         self.all.set(all);
         let publications = self.publications.load(Relaxed);
         self.publications.store(publications.wrapping_add(1), Release);
+        // What the heap knows then is for whoever finds a publication begun, or over, and nobody else: see `Heap::totals`.
         fence(Release);
+        let before = heap.counters.live.fetch_add(live, Relaxed);
+        heap.counters.raise_peak(before + peak);
+        #[cfg(test)]
+        let _ = ON_PUBLISHED.try_with(|hook| hook.take().into_iter().for_each(|hook| hook()));
         self.end_publication(publications.wrapping_add(1));
     }
     fn end_publication(&self, publications: u32) {
@@ -239,27 +253,50 @@ impl Tally {
         let live = self.whole(|published| if published { 0 } else { self.difference() });
         self.peak.store(live.min(MOST), Relaxed);
     }
-    /// Counts so far.
-    pub fn counts(&self) -> Counts {
-        let [hits, frees, allocated] = self.whole(|published| match published {
-            true => self.all.with(0, NO_FREES),
-            false => self.earlier.with(self.allocated.load(Relaxed), self.freed.load(Relaxed)),
-        });
-        Counts { hits, misses: self.misses.load(Relaxed), frees, largest: 0, allocated }
+    /// All of it at once.
+    pub fn look(&self) -> Seen {
+        self.whole_of(|publications| {
+            let words = [self.allocated.load(Relaxed), self.freed.load(Relaxed)];
+            let ([hits, frees, allocated], live, peak) = match publications % 2 == 1 {
+                true => (self.all.with(0, NO_FREES), 0, 0),
+                false => (
+                    self.earlier.with(words[0], words[1]),
+                    difference(words[0], words[1]) >> COUNT_BITS,
+                    self.peak.load(Relaxed) >> COUNT_BITS,
+                ),
+            };
+            let counts = Counts { hits, misses: self.misses.load(Relaxed), frees, largest: 0, allocated };
+            Seen { counts, live, peak, publications }
+        })
+    }
+    /// Publications so far; odd in one.
+    pub fn publications(&self) -> u32 {
+        self.publications.load(Relaxed)
     }
     /// What `read` makes of the words while no publication changes them; it is told of one that was begun.
     fn whole<R>(&self, read: impl Fn(bool) -> R) -> R {
+        self.whole_of(|publications| read(publications % 2 == 1))
+    }
+    fn whole_of<R>(&self, read: impl Fn(u32) -> R) -> R {
         // So many publications in a row while this looks: not seen yet.
         const TRIES: usize = 1000;
         let read = || {
             let before = self.publications.load(Acquire);
-            let found = read(before % 2 == 1);
+            let found = read(before);
             fence(Acquire);
             (found, self.publications.load(Relaxed) == before)
         };
         let whole = (0..TRIES).map(|_| read()).find(|(_, whole)| *whole);
         whole.unwrap_or_else(read).0
     }
+}
+
+#[cfg(test)]
+type Hook = Box<dyn FnOnce()>;
+#[cfg(test)]
+std::thread_local! {
+    /// Called once in a publication of this thread, when the heap knows what is published.
+    pub static ON_PUBLISHED: core::cell::Cell<Option<Hook>> = const { core::cell::Cell::new(None) };
 }
 
 #[cfg(test)]
@@ -290,7 +327,7 @@ mod tests {
             free(&tally, heap, 1 + i % 3000);
             bytes += 8 + i % 3000;
         }
-        let (counts, (live, peak)) = (tally.counts(), tally.unpublished());
+        let (counts, (live, peak)) = (tally.look().counts, tally.unpublished());
         assert_eq!((counts.hits, counts.misses, counts.frees), (200_000, 0, 100_000));
         assert_eq!(counts.allocated, bytes);
         assert_eq!(heap.counters.live.load(Relaxed) + live, 700_000);
@@ -308,7 +345,7 @@ mod tests {
             tally.allocation(heap, 1 << 16, false);
             tally.free(heap, 1 << 16);
         }
-        let counts = tally.counts();
+        let counts = tally.look().counts;
         assert_eq!((counts.hits, counts.misses, counts.frees), (0, TIMES, TIMES));
         assert_eq!((counts.allocated, tally.unpublished().0), (TIMES << 16, 0));
         heap.destroy();
@@ -323,7 +360,7 @@ mod tests {
             allocate(&tally, heap, 28 << 10);
             free(&tally, heap, 28 << 10);
         }
-        let counts = tally.counts();
+        let counts = tally.look().counts;
         assert_eq!((counts.hits, counts.misses, counts.frees), (5_000_000, 0, 5_000_000));
         assert_eq!((counts.allocated, tally.unpublished().0), (5_000_000 * (28 << 10), 0));
         assert!(tally.publications.load(Relaxed) >= 2 * (5_000_000 / FREES as u32 - 1));
@@ -339,7 +376,7 @@ mod tests {
         (0..1 << 18).for_each(|_| free(&tally, heap, 3));
         tally.change(heap, 1 << 45, (1 << 45) + 1000);
         tally.refuse(heap, 3);
-        let counts = tally.counts();
+        let counts = tally.look().counts;
         assert_eq!((counts.hits, counts.misses, counts.frees), (0, 1, (1 << 18) - 1));
         assert_eq!(counts.allocated, (1 << 46) + (1 << 45));
         tally.publish(heap);
@@ -381,7 +418,7 @@ mod tests {
                 tally.allocated.store(0, Relaxed);
             }
             for _ in 0..2 {
-                let counts = tally.counts();
+                let counts = tally.look().counts;
                 assert_eq!((counts.hits, counts.frees, counts.allocated), (10, 1, 1000), "{stores}");
                 assert_eq!(tally.unpublished(), (0, 0));
                 tally.publish(heap);
@@ -403,16 +440,16 @@ mod tests {
                     (0..2).for_each(|_| free(&tally, heap, 40_000));
                 }
             });
-            let mut last = tally.counts();
+            let mut last = tally.look().counts;
             while !writer.is_finished() {
-                let next = tally.counts();
+                let next = tally.look().counts;
                 assert!(
                     next.hits >= last.hits && next.allocated >= last.allocated && next.frees >= last.frees
                 );
                 last = next;
             }
         });
-        assert_eq!(tally.counts().hits, 300_000);
+        assert_eq!(tally.look().counts.hits, 300_000);
         heap.destroy();
     }
 }

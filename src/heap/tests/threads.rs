@@ -366,6 +366,23 @@ fn of_two_frees_of_a_mapped_block_one_counts() {
     assert_eq!(heap.destroy(), Leaks::default());
 }
 
+/// The peak is exact with one thread that allocates, whoever asks for it meanwhile.
+#[test]
+fn who_looks_on_raises_no_peak() {
+    const SIZE: usize = 40_000;
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    // At the worst moment: the heap knows of the blocks, of which this thread's tally has not given up the first.
+    tally::ON_PUBLISHED.set(Some(Box::new(|| {
+        let figures = heap.statistics();
+        assert!(figures.peak <= 2 * SIZE && figures.live <= figures.peak, "{figures:?}");
+    })));
+    let blocks = [(); 2].map(|()| heap.allocate(SIZE, 0).unwrap().as_ptr());
+    assert!(tally::ON_PUBLISHED.take().is_none(), "nothing was published");
+    assert_eq!((heap.statistics().live, heap.statistics().peak), (2 * SIZE, 2 * SIZE));
+    blocks.iter().for_each(|&block| heap.free(block).unwrap());
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
 /// What is counted after a reset is in the peak, too.
 #[test]
 fn a_reset_forgets_no_peak_that_comes_meanwhile() {
