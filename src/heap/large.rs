@@ -164,7 +164,7 @@ impl Heap {
 
     /// Whether the record is still that of the mapping for the block at `pointer`. Under the lock, because it may be another
     /// block's by now, and another heap's.
-    fn is_mapped_by(&self, span: &'static Span, pointer: *const u8) -> bool {
+    pub(super) fn is_mapped_by(&self, span: &'static Span, pointer: *const u8) -> bool {
         page_map::span_of(pointer as usize).is_some_and(|found| core::ptr::eq(found, span))
             && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
             && span.first() == pointer as usize

@@ -230,15 +230,22 @@ fn span_of_block(pointer: *mut u8) -> &'static span::Span {
 /// The live block that starts at `pointer`, and its heap.
 pub fn owner(pointer: *const u8) -> Option<(&'static Heap, Block)> {
     let span = page_map::span_of(pointer as usize)?;
-    let heap = span.heap()?;
-    Some((heap, heap.block(pointer)?))
+    span.whole(|| {
+        let heap = span.heap()?;
+        let value = span.value(span.index_of(pointer as usize)?);
+        slot::is_live(value).then(|| (heap, heap.describe(span, pointer as usize, value)))
+    })
 }
 
 /// The live block that `pointer` lies in, start or inside, and its heap.
 pub fn owner_of_interior(pointer: *const u8) -> Option<(&'static Heap, Block)> {
     let span = page_map::span_of(pointer as usize)?;
-    let index = (pointer as usize).checked_sub(span.first())? / span.pitch();
-    let found = owner(core::ptr::without_provenance(span.address_of(index)))?;
+    let start = span.whole(|| {
+        // The pitch may be 0 while the record becomes another.
+        let index = (pointer as usize).checked_sub(span.first())?.checked_div(span.pitch())?;
+        Some(span.address_of(index))
+    })?;
+    let found = owner(core::ptr::without_provenance(start))?;
     ((pointer as usize) < found.1.start + found.1.size).then_some(found)
 }
 

@@ -37,17 +37,12 @@ impl Heap {
             }
             resized?
         } else if size <= block.capacity && (pinned || size > block.capacity / 2 || block.capacity <= 64) {
-            if SHAPES[span.class() as usize].capacity == 1 {
-                Some((pointer, span.replace_only_size(size)))
-            } else {
-                let resized = (slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED);
-                if !slot::surrender(span.slot(index), value, resized) {
-                    return self.reallocate(pointer, size); // it changed meanwhile: freed by another thread, or marked
-                }
-                Some((pointer, block.size))
-            }
+            let Some(before) = self.resize_in_room(span, index, value, &block, size) else {
+                return self.reallocate(pointer, size); // it changed meanwhile: freed by another thread, or marked
+            };
+            Some((pointer, before))
         } else if size > block.capacity {
-            self.grow_in_span(span, size, block.alignment).map(|before| (pointer, before))
+            self.grow_in_span(span, &block, size).map(|before| (pointer, before))
         } else {
             None
         };
@@ -96,16 +91,47 @@ impl Heap {
         self.class_for(size, alignment).filter(|&class| class as usize >= FIRST_SINGLE)
     }
 
+    /// Gives a block another size within its room. Gives the size it had; None when it is not as it was found.
+    pub(super) fn resize_in_room(
+        &self,
+        span: &'static Span,
+        index: usize,
+        value: u16,
+        block: &Block,
+        size: usize,
+    ) -> Option<usize> {
+        if block.capacity >= SHAPES[FIRST_SINGLE].stride as usize - self.prefix() {
+            let _central = self.central.lock();
+            return self.has_only_block(span, block).then(|| span.replace_only_size(size));
+        }
+        // Without the lock, which would cost as much as all the rest: should the span have ended meanwhile, then whose slot
+        // this is now has it back in a moment.
+        let is_it = || self.has_block(span, index, block.start as *const u8);
+        let resized = (slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED);
+        let done = is_it() && slot::surrender(span.slot(index), value, resized);
+        if done && !is_it() {
+            slot::surrender(span.slot(index), resized, value);
+            return None;
+        }
+        done.then_some(block.size)
+    }
+    /// Whether `block` is the live one of a span of a single class. Under the heap's lock.
+    fn has_only_block(&self, span: &'static Span, block: &Block) -> bool {
+        self.has_block(span, 0, block.start as *const u8)
+            && span.class() as usize >= FIRST_SINGLE
+            && slot::is_live(span.value(0))
+    }
+
     /// Grows the only block of `span` where it is, if it can. Gives the size it had.
-    fn grow_in_span(&'static self, span: &'static Span, size: usize, alignment: usize) -> Option<usize> {
-        let alone = !span.is_large() && span.class() as usize >= FIRST_SINGLE;
-        let class = self.single_class_for(size, alignment).filter(|_| alone)?;
+    fn grow_in_span(&'static self, span: &'static Span, block: &Block, size: usize) -> Option<usize> {
+        let class = self.single_class_for(size, block.alignment)?;
         let mut central = self.central.lock();
         // Under the lock once more: the span lasts as long as its block is not back in it.
-        let first = span.first() as *const u8;
-        let same = page_map::span_of(first as usize).is_some_and(|found| core::ptr::eq(found, span));
+        if !self.has_only_block(span, block) {
+            return None;
+        }
         // SAFETY: the lock is held, the span this heap's and its block live.
-        if !same || self.block(first).is_none() || !unsafe { central.change_class(self, span, class) } {
+        if !unsafe { central.change_class(self, span, class) } {
             return None;
         }
         let before = span.replace_only_size(size);

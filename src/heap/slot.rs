@@ -23,6 +23,11 @@
 //! If the thread that was late allocates at once, its free has freed what another was just given: to both that looks as a
 //! free of a block already given out again does, which nobody can tell from a good one.
 //!
+//! The span of the block may even have ended while that thread stood still, if all other blocks of it were freed too, and its
+//! slots be those of blocks of another class: then the thread takes one of their slots for its own, and has been given part
+//! of their memory. Look-ups and slow paths notice ([`Span::whole`](super::span::Span::whole), `Heap::has_block`); the
+//! fast path, between its load and its store, cannot.
+//!
 //! Live blocks leave the slow paths by compare-and-swap ([`surrender`]), so two frees there never both succeed: in
 //! debug mode, which has no fast path, the check is exact. The model at the end of this file tries all interleavings.
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};

@@ -281,7 +281,7 @@ impl Heap {
                 return Ok(false); // other owners are left
             }
         }
-        if debug::quarantine(self, span, index)? {
+        if debug::quarantine(self, span, index, pointer as usize)? {
             return Ok(true);
         }
         if span.is_large() {
@@ -293,7 +293,7 @@ impl Heap {
         Ok(true)
     }
 
-    fn free_to_class(
+    pub(super) fn free_to_class(
         &self,
         cache: &ThreadCache,
         span: &'static Span,
@@ -302,6 +302,10 @@ impl Heap {
         pointer: *mut u8,
     ) -> bool {
         self.tidy(cache);
+        let mut central = self.central.lock();
+        if !self.has_block(span, index, pointer) {
+            return false;
+        }
         let class = span.class() as usize;
         let magazine = cache.magazine(class);
         let (block, tag) = (span.slot(index), magazine.tag());
@@ -310,14 +314,13 @@ impl Heap {
             return false;
         }
         if !magazine.has_room(class, self.blocks_cached(cache)) && magazine.capacity() > 0 {
-            let mut central = self.central.lock();
             let oldest = magazine.capacity().div_ceil(2);
             magazine.drain_oldest(oldest, |entry| self.put_back(&mut central, cache, class, entry));
         }
         cache.tally.free(self, size);
         let entry = Entry::new(pointer, block, value & !slot::MARKED);
         if !magazine.push(entry) {
-            self.put_back(&mut self.central.lock(), cache, class, entry);
+            self.put_back(&mut central, cache, class, entry);
         }
         true
     }
@@ -326,13 +329,23 @@ impl Heap {
     fn put_back(&self, central: &mut Central, cache: &ThreadCache, class: usize, entry: Entry) {
         let place = page_map::span_of(entry.pointer as usize)
             .and_then(|span| Some((span, span.index_of(entry.pointer as usize)?)))
-            // Not the block that another span has made of its memory since.
-            .filter(|&(span, index)| !span.is_large() && entry.has_slot(span.slot(index)));
+            // Not the block that another span has made of its memory since, perhaps another heap's.
+            .filter(|&(span, index)| {
+                self.has_block(span, index, entry.pointer) && entry.has_slot(span.slot(index))
+            });
         if !place.is_some_and(|(span, index)| central.put(self, span, index, cache.magazine(class).tag())) {
             cache.refuse(self, class, entry);
         }
     }
 
+    /// Makes the live block at `start` one in quarantine. Gives what its slot was; None when another thread has freed it.
+    pub(super) fn set_aside(&self, span: &'static Span, index: usize, start: usize) -> Option<u16> {
+        let _central = self.central.lock();
+        let pointer = start as *const u8;
+        let aside = |value| slot::is_live(value).then_some(slot::ASIDE);
+        let found = self.has_block(span, index, pointer) || self.is_mapped_by(span, pointer);
+        found.then(|| span.slot_to_change(index).fetch_update(AcqRel, Relaxed, aside).ok())?
+    }
     /// Counts a block freed that stays in quarantine.
     pub(super) fn count_quarantined(&'static self, size: usize) -> Result<()> {
         self.with_cache(|cache| cache.tally.free(self, size))
@@ -362,13 +375,19 @@ impl Heap {
             }
             return fail!(NotOwned, "{pointer:p} is not memory of libunimem");
         };
-        if span.heap().is_none_or(|heap| !core::ptr::eq(heap, self)) {
+        let found = span.whole(|| {
+            let index = span.index_of(address);
+            Some((span.heap(), index, index.map_or(slot::FREE, |index| span.value(index))))
+        });
+        let Some((heap, index, value)) = found else {
+            return fail!(DoubleFree, "{pointer:p} is not live: freed by another thread at the same moment");
+        };
+        if heap.is_none_or(|heap| !core::ptr::eq(heap, self)) {
             return fail!(NotOwned, "{pointer:p} belongs to another pool, system or instance");
         }
-        let Some(index) = span.index_of(address) else {
+        let Some(index) = index else {
             return fail!(NotOwned, "{pointer:p} is not the start of a block");
         };
-        let value = span.value(index);
         if !slot::is_live(value) {
             return fail!(DoubleFree, "{pointer:p} is not live: freed before, or never handed out");
         }
@@ -377,12 +396,16 @@ impl Heap {
 
     /// The live block of this heap that starts at `pointer`.
     pub fn block(&self, pointer: *const u8) -> Option<Block> {
-        let span = page_map::span_of(pointer as usize)?;
-        if !core::ptr::eq(span.heap()?, self) {
-            return None;
-        }
-        let value = span.value(span.index_of(pointer as usize)?);
-        slot::is_live(value).then(|| self.describe(span, pointer as usize, value))
+        owner(pointer).filter(|(heap, _)| core::ptr::eq(*heap, self)).map(|(_, block)| block)
+    }
+
+    /// Whether block `index` of the span, which is one of a class, begins at `pointer` still. Under the heap's lock, under which
+    /// it stays so: the span may have ended since it was found, and be another one by now.
+    pub(super) fn has_block(&self, span: &'static Span, index: usize, pointer: *const u8) -> bool {
+        page_map::span_of(pointer as usize).is_some_and(|found| core::ptr::eq(found, span))
+            && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
+            && !span.is_large()
+            && span.index_of(pointer as usize) == Some(index)
     }
 
     pub(super) fn describe(&self, span: &Span, start: usize, value: u16) -> Block {

@@ -13,7 +13,9 @@ use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
 use super::{slot, tally};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{
+    AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, fence,
+};
 
 /// `kind` of a span that is a class's.
 pub const KIND_BLOCKS: u8 = 0;
@@ -51,6 +53,8 @@ pub struct Span {
     of_nothing: AtomicUsize,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
+    /// How often it was put into and out of service; odd while it is in service. See [`Span::whole`].
+    changes: AtomicU32,
     /// Bytes at the start of its first block that may have been written to, the rest of which reads as zero; ALL where
     /// there are many blocks, and once the only one is handed out.
     written: AtomicUsize,
@@ -121,6 +125,7 @@ impl Span {
         usable: usize,
         slots: *mut AtomicU16,
     ) {
+        let changes = self.end_service();
         let shape = &SHAPES[class as usize];
         let (stride, extent) = match shape.capacity {
             1 => (1, 1), // only the block's own address divides evenly
@@ -139,6 +144,7 @@ impl Span {
         self.kind.store(KIND_BLOCKS, Relaxed);
         self.heap_id.store(heap.id() as u32, Relaxed);
         self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
+        self.begin_service(changes);
     }
     /// Sets the record up for one mapped block at `first`. Its slot is the caller's to set.
     pub fn describe_large(
@@ -149,6 +155,7 @@ impl Span {
         capacity: usize,
         alignment_log2: u8,
     ) {
+        let changes = self.end_service();
         self.first.store(first, Relaxed);
         self.extent.store(1, Relaxed);
         self.stride.store(1, Relaxed);
@@ -162,9 +169,30 @@ impl Span {
         self.kind.store(KIND_LARGE, Relaxed);
         self.heap_id.store(heap.id() as u32, Relaxed);
         self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
+        self.begin_service(changes);
+    }
+    /// What `read` makes of the record as it is in one service. None: it is in none, or goes out of it meanwhile, so that no
+    /// pointer is a block of it at some moment of the look-up. Without it a look-up that stands still could have one
+    /// field of what the record was and another of what it has become, perhaps with another class, or another heap's.
+    pub fn whole<R>(&self, read: impl FnOnce() -> Option<R>) -> Option<R> {
+        let changes = self.changes.load(Acquire);
+        let found = read().filter(|_| changes % 2 == 1);
+        fence(Acquire);
+        found.filter(|_| self.changes.load(Relaxed) == changes)
+    }
+    fn end_service(&self) -> u32 {
+        let changes = self.changes.load(Relaxed);
+        let out = changes.wrapping_add(changes % 2);
+        self.changes.store(out, Relaxed);
+        fence(Release);
+        out
+    }
+    fn begin_service(&self, changes: u32) {
+        self.changes.store(changes.wrapping_add(1), Release);
     }
     /// Takes the record out of service: no pointer is a block of it any more.
     pub fn retire(&self) {
+        self.end_service();
         self.extent.store(0, Relaxed);
         self.heap.store(null_mut(), Relaxed);
         self.kind.store(KIND_BLOCKS, Relaxed);
@@ -353,6 +381,24 @@ mod tests {
         }
         span.retire();
         assert!(!slot::is_live(span.value(0)));
+        heap.destroy();
+    }
+    /// What a look-up may find on processors that reorder stores: the kind of what the record is now, the room of what it was.
+    #[test]
+    fn a_mapped_block_without_room_holds_no_address() {
+        use super::super::{owner_of_interior, page_map, size_class::SLICE};
+        let heap = Heap::create(&super::super::HeapParams::default()).unwrap();
+        let base = crate::os::map::map(SLICE, SLICE, 0).unwrap();
+        // SAFETY: zero bytes are a retired span.
+        let span: &'static Span = Box::leak(Box::new(unsafe { core::mem::zeroed() }));
+        span.describe_large(heap, base, 0, 0, 6);
+        span.large_slot.store(slot::LIVE, Relaxed);
+        assert!(page_map::insert(base, base + SLICE, NonNull::from(span)));
+        assert_eq!(owner_of_interior((base + 5) as *const u8).map(|found| found.1), None);
+        page_map::remove(base, base + SLICE);
+        span.retire();
+        // SAFETY: mapped above.
+        unsafe { crate::os::map::unmap(base, SLICE) };
         heap.destroy();
     }
     #[test]

@@ -200,16 +200,20 @@ pub(super) fn refused(pointer: *const u8, error: Error) {
 }
 
 /// Takes a block that is being freed into quarantine. False: not done, it is to be freed at once. DoubleFree.
-pub(super) fn quarantine(heap: &'static Heap, span: &'static Span, index: usize) -> Result<bool> {
+pub(super) fn quarantine(
+    heap: &'static Heap,
+    span: &'static Span,
+    index: usize,
+    start: usize,
+) -> Result<bool> {
     if !modes().any() {
         return Ok(false);
     }
-    let start = span.address_of(index);
     if !has(QUARANTINE_ON) {
         trace::freed(start);
         return Ok(false);
     }
-    let (held, damaged) = quarantine::take(heap, span, index, stack_here())?;
+    let (held, damaged) = quarantine::take(heap, span, index, start, stack_here())?;
     tell_writes(damaged);
     if !held {
         trace::freed(start);

@@ -136,14 +136,14 @@ pub(super) fn take(
     heap: &'static Heap,
     span: &'static Span,
     index: usize,
+    start: usize,
     freed_by: u64,
 ) -> Result<(bool, Vec<Written, Records>)> {
     let none = || Vec::new_in(Records);
     heap.ready_to_count()?; // so that counting below cannot fail
     let Some(record) = records::allocate(size_of::<Held>()) else { return Ok((false, none())) };
     let record = record.cast::<Held>();
-    let aside = |value| slot::is_live(value).then_some(slot::ASIDE);
-    let Ok(value) = span.slot_to_change(index).fetch_update(AcqRel, Relaxed, aside) else {
+    let Some(value) = heap.set_aside(span, index, start) else {
         // SAFETY: made above, and nobody has seen it.
         unsafe { records::release(record.cast(), size_of::<Held>()) };
         heap.count_refused();

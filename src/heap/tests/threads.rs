@@ -409,3 +409,55 @@ fn a_reset_forgets_no_peak_that_comes_meanwhile() {
     });
     heap.destroy();
 }
+
+/// Two classes of spans as long as each other: a span of one becomes one of the other at the same place.
+const CLASSES: [(usize, usize); 2] = [(300, 320), (1772, 1792)];
+fn uncached() -> &'static Heap {
+    Heap::create(&HeapParams { cache_blocks: 0, ..HeapParams::default() }).unwrap()
+}
+
+#[test]
+fn who_looks_up_a_stale_address_finds_one_class_or_none() {
+    let heap = uncached();
+    let start = heap.allocate(CLASSES[0].0, 0).unwrap().as_ptr() as usize;
+    heap.free(start as *mut u8).unwrap();
+    std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            for n in 0..200_000 {
+                let block = heap.allocate(CLASSES[n % 2].0, 0).unwrap();
+                assert_eq!(block.as_ptr() as usize, start);
+                heap.free(block.as_ptr()).unwrap();
+            }
+        });
+        while !changes.is_finished() {
+            for offset in [0, 290] {
+                let Some((_, found)) = owner_of_interior((start + offset) as *const u8) else { continue };
+                assert!(CLASSES.contains(&(found.size, found.capacity)), "{found:?}");
+            }
+        }
+    });
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
+/// A call that stood still since it found the block, which was freed meanwhile, as all others of its span: its slot is one of
+/// another class's block now, which holds the same.
+#[test]
+fn who_comes_late_changes_no_block_of_another_class() {
+    let heap = uncached();
+    let two_of = |class: usize| [(); 2].map(|()| heap.allocate(CLASSES[class].0, 0).unwrap().as_ptr());
+    let old = two_of(0);
+    let (span, index, value) = heap.find(old[1]).unwrap();
+    let known = heap.describe(span, old[1] as usize, value);
+    old.iter().for_each(|&block| heap.free(block).unwrap());
+    let new = two_of(1);
+    let now = heap.find(new[1]).unwrap();
+    assert!(core::ptr::eq(now.0, span) && (now.1, now.2) == (index, value), "not the same span");
+    let freed = heap.with_cache(|cache| heap.free_to_class(cache, span, index, value, old[1]));
+    assert_eq!(freed, Ok(false));
+    assert_eq!(heap.resize_in_room(span, index, value, &known, 310), None);
+    assert_eq!(heap.set_aside(span, index, old[1] as usize), None);
+    assert_eq!(heap.block(new[1]).map(|block| block.size), Some(CLASSES[1].0));
+    assert_eq!(heap.statistics().live, 2 * CLASSES[1].0);
+    new.iter().for_each(|&block| heap.free(block).unwrap());
+    assert_eq!(heap.destroy(), Leaks::default());
+}
