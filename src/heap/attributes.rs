@@ -74,8 +74,10 @@ pub(crate) static HOOKS: &dyn AtFork = &TABLE;
 
 fn live_slot(pointer: *const u8) -> Option<(&'static Span, usize)> {
     let span = page_map::span_of(pointer as usize)?;
-    let index = span.index_of(pointer as usize)?;
-    slot::is_live(span.value(index)).then_some((span, index))
+    span.whole(|| {
+        let index = span.index_of(pointer as usize)?;
+        slot::is_live(span.value(index)).then_some((span, index))
+    })
 }
 /// Whether the block at `pointer` has attributes.
 pub fn is_marked(pointer: *const u8) -> bool {
@@ -91,20 +93,31 @@ fn with<R>(pointer: *const u8, f: impl FnOnce(&mut Attributes) -> R) -> Result<R
     if shard.try_reserve(1).is_err() {
         return fail!(OutOfMemory, "no memory for the attributes of {pointer:p}");
     }
-    mark_slot(span, index)?;
+    if !mark_slot(span, index, pointer)? {
+        // Of an earlier block, which another thread freed at the very moment that it was given attributes.
+        remove(&mut shard, pointer);
+    }
     Ok(f(shard.entry(pointer as usize).or_default()))
 }
-fn mark_slot(span: &Span, index: usize) -> Result<()> {
+/// Gives whether it was marked before.
+fn mark_slot(span: &'static Span, index: usize, pointer: *const u8) -> Result<bool> {
     let marked = |value| slot::is_live(value).then_some(value | slot::MARKED);
-    match span.slot_to_change(index).fetch_update(Relaxed, Relaxed, marked) {
-        Ok(_) => Ok(()),
-        Err(_) => fail!(NotOwned, "the block was freed at the same moment"),
+    let place = span.slot_to_change(index);
+    let before = place.fetch_update(Relaxed, Relaxed, marked);
+    let is_it = live_slot(pointer).is_some_and(|(found, at)| core::ptr::eq(found, span) && at == index);
+    match before {
+        Ok(before) if is_it => Ok(before & slot::MARKED != 0),
+        before => {
+            // The span has ended since it was found: whose slot this is now gets it back.
+            before.into_iter().for_each(|before| _ = slot::surrender(place, before | slot::MARKED, before));
+            fail!(NotOwned, "the block was freed at the same moment")
+        }
     }
 }
 /// Sends the free of the live block at `pointer` the way that ends its tracking. NotOwned.
 pub fn mark(pointer: *const u8) -> Result<()> {
     match live_slot(pointer) {
-        Some((span, index)) => mark_slot(span, index),
+        Some((span, index)) => mark_slot(span, index, pointer).map(|_| ()),
         None => fail!(NotOwned, "{pointer:p} is not a live block"),
     }
 }

@@ -461,3 +461,18 @@ fn who_comes_late_changes_no_block_of_another_class() {
     new.iter().for_each(|&block| heap.free(block).unwrap());
     assert_eq!(heap.destroy(), Leaks::default());
 }
+
+/// A thread that found the block without another owner, and frees it when there is one.
+#[test]
+fn attributes_end_with_a_block_that_is_freed_at_the_same_moment() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let block = heap.allocate(100, 0).unwrap();
+    attributes::retain(block.as_ptr()).unwrap();
+    free_late(heap, block, 100);
+    assert_eq!(heap.allocate(100, 0), Ok(block));
+    attributes::retain(block.as_ptr()).unwrap();
+    assert_eq!(attributes::references(block.as_ptr()), 2);
+    (0..2).for_each(|_| heap.free(block.as_ptr()).unwrap());
+    assert_eq!(heap.block(block.as_ptr()), None);
+    assert_eq!(heap.destroy(), Leaks::default());
+}
