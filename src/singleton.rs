@@ -7,7 +7,8 @@ use crate::heap::tracked::SINGLETON as TRACKED;
 use crate::heap::{self, Heap};
 use crate::instance::{self, tiered};
 use crate::log::log;
-use crate::os::{fork::AtFork, lock::Mutex};
+use crate::os::{fork::AtFork, lock::Mutex, records::Records};
+use allocator_api2::vec::Vec;
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 
@@ -52,11 +53,16 @@ pub fn unregister(system: NonZeroUsize) -> Result<bool> {
 /// What is still tracked is reported to the log, freed if it is a live block of libunimem, and tracked no more. `free` frees
 /// the block of a heap as its owner does.
 pub fn give_up_tracked(free: impl Fn(&'static Heap, *mut u8) -> Result<()>) -> Result<()> {
-    let mut addresses = Vec::new();
-    if addresses.try_reserve_exact(TRACKED.count()).is_err() {
-        return fail!(OutOfMemory, "no memory to report {} tracked blocks", TRACKED.count());
+    // In records: malloc's may be a heap, whose locks come before the tracker's; and more may be tracked meanwhile.
+    let mut addresses = Vec::new_in(Records);
+    let mut missing = 0;
+    TRACKED.for_each(|address| match addresses.try_reserve(1) {
+        Ok(()) => addresses.push(address),
+        Err(_) => missing += 1,
+    });
+    if missing > 0 {
+        return fail!(OutOfMemory, "no memory to report {} tracked blocks", addresses.len() + missing);
     }
-    TRACKED.for_each(|address| addresses.push(address));
     let (mut leaks, mut freed) = (0, 0);
     for address in addresses {
         if !TRACKED.untrack(address) {
