@@ -1,9 +1,13 @@
 //! Calls that find no memory for the library's own records. A program of its own, because faults are injected into the
 //! whole process.
 use std::sync::Mutex;
-use unimem::heap::attributes;
+use unimem::advanced::System;
+use unimem::advanced::pool::{Limits, Pool};
+use unimem::c_api::advanced_system::{create_memory_system, destroy_memory_system};
+use unimem::c_api::legacy_types::MemorySystemConfig;
 use unimem::heap::tracked::{INSTANCES, SINGLETON};
 use unimem::heap::tracking_table::TrackingTable;
+use unimem::heap::{Heap, HeapParams, attributes};
 use unimem::instance::{config::Config, slots};
 use unimem::os::injection::{Operation::Record, arm, disarm};
 
@@ -11,8 +15,12 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// Runs `body` in a thread that can make no records: not even its own.
 fn without_records<R: Send>(body: impl FnOnce() -> R + Send) -> R {
+    with_records(0, body)
+}
+/// Runs `body` in a thread that can make so many.
+fn with_records<R: Send>(count: usize, body: impl FnOnce() -> R + Send) -> R {
     let body = || {
-        arm(&[Record], 0, libc::ENOMEM);
+        arm(&[Record], count, libc::ENOMEM);
         let result = body();
         disarm();
         result
@@ -76,4 +84,58 @@ fn what_is_not_counted_is_not_tracked() {
     instance.untrack(first as *mut u8).unwrap();
     assert_eq!(instance.statistics().live, 0);
     assert_eq!(slots::close(slot), Ok(0));
+}
+
+/// Allocations and frees of a pool count in its system too: both, or neither.
+#[test]
+fn a_pool_and_its_system_count_the_same() {
+    let _turn = TURN.lock();
+    let system: &'static System = Box::leak(Box::new(System::new(0, false).unwrap()));
+    let pool: &'static Pool = Box::leak(Box::new(Pool::new(system, Limits::default()).unwrap()));
+    pool.join().unwrap();
+    for records in 0..12 {
+        let made = with_records(records, || pool.allocate(1000).map(|block| block.as_ptr() as usize));
+        let (allocations, live) = (system.metrics().allocations, system.metrics().live);
+        assert_eq!(
+            (allocations, live),
+            (usize::from(made.is_ok()), 1000 * usize::from(made.is_ok())),
+            "{records} records"
+        );
+        if let Ok(block) = made {
+            let freed = with_records(records, || pool.free(block as *mut u8));
+            let live = if freed.is_ok() { 0 } else { 1000 };
+            assert_eq!(
+                (pool.heap().statistics().live, system.metrics().live),
+                (live, live),
+                "{records} records"
+            );
+            if freed.is_err() {
+                pool.free(block as *mut u8).unwrap();
+            }
+        }
+        system.reset_metrics();
+    }
+    pool.end();
+    system.end();
+}
+
+/// A system that could not be entered among the others leaves no heap behind.
+#[test]
+fn a_system_that_is_not_made_leaves_no_heap() {
+    let _turn = TURN.lock();
+    let config = MemorySystemConfig::default();
+    let next_heap = || {
+        let heap = Heap::create(&HeapParams::default()).unwrap();
+        heap.destroy();
+        heap.id()
+    };
+    // SAFETY: a configuration; nobody else has the system.
+    let make = || unsafe { create_memory_system(&config) as usize };
+    for records in 0..12 {
+        let next = next_heap();
+        let system = with_records(records, make);
+        // SAFETY: as above; NULL is fine.
+        unsafe { destroy_memory_system(system as *mut _) };
+        assert!(next_heap() == next || system != 0, "{records} records: another heap is in use");
+    }
 }

@@ -112,15 +112,17 @@ impl Pool {
         } else {
             self.heap.allocate_zeroed(size, 0)
         }?;
-        self.system.pool_allocations.fetch_add(1, Relaxed);
         if let Err(error) = self.system.heap.count_foreign(size as isize) {
             self.heap.free(block.as_ptr())?;
             return Err(error);
         }
+        self.system.pool_allocations.fetch_add(1, Relaxed);
         Ok(block)
     }
     /// Frees a block of this pool.
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
+        // Counting must not fail once it is freed: what it needs is made now.
+        self.system.heap.ready_to_count()?;
         let size = self.heap.block(pointer).map_or(0, |block| block.size);
         end_guard(self.heap, pointer);
         match self.heap.give_up(pointer)? {

@@ -258,7 +258,8 @@ fn keep<T>(
     let _structure = structure();
     let mut made = pool.made.lock();
     let all = all(&mut made);
-    let record = records::allocate(size_of::<T>()).filter(|_| all.try_reserve(1).is_ok());
+    // Room for it first: a record without would be nobody's.
+    let record = all.try_reserve(1).ok().and_then(|()| records::allocate(size_of::<T>()));
     let Some(record) = record.map(NonNull::cast::<T>) else {
         return fail!(OutOfMemory, "no memory for another layout or buffer");
     };
