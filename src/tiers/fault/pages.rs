@@ -90,8 +90,8 @@ impl Pages {
 
     /// Gives an empty slot pages of unspecified contents. `nursery` is as long, plain memory that only serves this.
     pub fn fill_slot(&self, slot: Span, nursery: Span) -> Result<(), Errno> {
-        let Pages::Move(fd) = self else { return mapping::populate(slot) };
-        mapping::populate(nursery)?;
+        let Pages::Move(fd) = self else { return fill(slot) };
+        fill(nursery)?;
         let mut result = move_all(fd, slot, nursery);
         if result == Err(Errno(libc::EEXIST)) {
             // The slot was to be emptied, and the system refused at the time.
@@ -345,7 +345,7 @@ fn move_back(fd: &Userfaultfd, chunk: Span, slot: Span, moved: usize) {
 /// # Safety
 /// The same.
 unsafe fn take_by_copying(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errno> {
-    mapping::populate(slot)?;
+    fill(slot)?;
     // SAFETY: by the caller's promise.
     unsafe { copy_out(fd, chunk, slot) }.inspect_err(|_| {
         // SAFETY: the slot is the caller's and holds nothing yet.
@@ -412,6 +412,14 @@ unsafe fn close(chunk: Span) {
 pub fn is_busy(error: Option<Errno>) -> bool {
     matches!(error, Some(Errno(libc::EBUSY | libc::EAGAIN)))
 }
+/// Makes all pages of a span of ours, which holds nothing; on failure none, where the system has made some: nobody has charged
+/// them to a budget.
+fn fill(span: Span) -> Result<(), Errno> {
+    mapping::populate(span).inspect_err(|_| {
+        // SAFETY: the caller's own, and holds nothing anybody wants.
+        let _ = unsafe { discard(span) };
+    })
+}
 fn rest(span: Span, done: usize) -> Span {
     Span { start: span.start + done, length: span.length - done }
 }
@@ -447,5 +455,25 @@ unsafe fn copy_out(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errn
         discard(chunk).inspect_err(|_| {
             let _ = fd.write_protect(chunk, false); // it stays, as it was
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::map::{self, PAGE};
+    use crate::tiers::mapping::is_present;
+
+    #[test]
+    fn a_slot_that_cannot_be_filled_keeps_no_pages() {
+        let start = map::map(4 * PAGE, PAGE, 0).unwrap();
+        // SAFETY: the last page of what was mapped just now: there the system stops.
+        unsafe { map::unmap(start + 3 * PAGE, PAGE) };
+        let slot = Span { start, length: 4 * PAGE };
+        let filled = Pages::Remap.fill_slot(slot, Span { start, length: 0 });
+        assert_eq!(filled, Err(Errno(libc::ENOMEM)));
+        assert!((0..3).all(|page| !is_present(start + page * PAGE)), "pages are left");
+        // SAFETY: mapped above.
+        unsafe { map::unmap(start, 3 * PAGE) };
     }
 }
