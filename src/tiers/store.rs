@@ -203,14 +203,14 @@ impl Engine {
             left -= 1;
             // Each time, or what was listed anew meanwhile would look the oldest.
             let now = self.tick();
-            let oldest = |r: &&Arc<Region>| {
-                let stamp = r.lists().oldest_stamp(r.table(), ListKind::Warm);
-                stamp.map_or(0, |stamp| now.wrapping_sub(stamp).max(1))
+            // Looked at once: the oldest may be gone the next moment, with others behind it.
+            let age = |region: &Arc<Region>| {
+                let stamp = region.lists().oldest_stamp(region.table(), ListKind::Warm)?;
+                Some(now.wrapping_sub(stamp))
             };
             let staying = regions.iter().filter(|region| !region.is_leaving());
-            let Some(region) = staying.max_by_key(oldest).filter(|r| oldest(r) > 0) else {
-                return Ok(false);
-            };
+            let aged = staying.filter_map(|region| Some((age(region)?, region)));
+            let Some((_, region)) = aged.max_by_key(|&(age, _)| age) else { return Ok(false) };
             let Some(index) = region.lists().oldest(ListKind::Warm) else { continue };
             sync_points::pass(SyncPoint::OldestChosen);
             if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
