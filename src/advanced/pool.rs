@@ -36,6 +36,7 @@ impl Pool {
     /// A pool of `system`, not yet among its pools.
     pub fn new(system: &'static System, limits: Limits) -> Result<Pool> {
         let heap = Heap::create(&HeapParams::default())?;
+        heap.count_in(system.heap);
         let pool = Pool {
             heap,
             system,

@@ -152,6 +152,11 @@ impl ThreadCache {
                 .map_or(0, |span| super::central::requested_size(span, value)),
         };
         self.tally.refuse(heap, size);
+        // SAFETY: null, or a heap, which are never unmapped.
+        if let Some(whole) = unsafe { heap.counted_in.load(Relaxed).as_ref() } {
+            // Past the threads' tallies: no cache of that heap can be looked for under the lock that is held here.
+            whole.counters.live.fetch_add(size as isize, Relaxed);
+        }
         heap.count_refused();
     }
     /// Counts that a block of `old` bytes now has `new`.

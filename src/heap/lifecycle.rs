@@ -42,6 +42,7 @@ impl Heap {
         heap.placed.store(params.placed, Relaxed);
         heap.limit.store(params.limit, Relaxed);
         heap.write_header.store(params.write_header.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);
+        heap.counted_in.store(core::ptr::null_mut(), Relaxed);
         heap.counters.live.store(0, Relaxed);
         heap.counters.count_held_in(None);
         heap.counters.held().store(0, Relaxed);
@@ -99,6 +100,11 @@ impl Heap {
             self.companion.store(made.as_ptr(), Relaxed);
             Some(made)
         })
+    }
+    /// Whoever owns the heap counts its blocks in `whole` too, which lasts as long. A free that is refused only later was counted
+    /// there as well.
+    pub fn count_in(&self, whole: &'static Heap) {
+        self.counted_in.store(core::ptr::from_ref(whole).cast_mut(), Relaxed);
     }
     /// Counts bytes held in `counter`, which lives as long as the heap.
     pub fn count_held_in(&self, counter: &'static AtomicUsize) {

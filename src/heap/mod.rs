@@ -138,6 +138,8 @@ pub struct Heap {
     limit: AtomicUsize,
     write_header: AtomicPtr<()>,
     companion: AtomicPtr<u8>,
+    /// The heap in whose live bytes its owner counts this one's blocks too.
+    counted_in: AtomicPtr<Heap>,
     counters: Counters,
     central: Mutex<Central>,
     /// Cache of all threads that have none of their own: past their end, or short of memory.
@@ -163,6 +165,7 @@ impl Heap {
             limit: AtomicUsize::new(0),
             write_header: AtomicPtr::new(core::ptr::null_mut()),
             companion: AtomicPtr::new(core::ptr::null_mut()),
+            counted_in: AtomicPtr::new(core::ptr::null_mut()),
             counters: Counters::new(),
             central: Mutex::new(Central::new()),
             orphans: Mutex::new(None),

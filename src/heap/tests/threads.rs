@@ -325,6 +325,25 @@ fn a_free_that_comes_late_is_refused() {
     }
 }
 
+/// A pool's blocks count in its system too, where a free that is refused later was counted as well.
+#[test]
+fn a_free_that_comes_late_is_refused_where_it_was_counted_too() {
+    const SIZE: usize = 100;
+    let (heap, whole) = (Heap::create(&HeapParams::default()), Heap::create(&HeapParams::default()));
+    let (heap, whole) = (heap.unwrap(), whole.unwrap());
+    heap.count_in(whole);
+    let [block, other] = [(); 2].map(|()| heap.allocate(SIZE, 0).unwrap());
+    whole.count_foreign(2 * SIZE as isize).unwrap();
+    let address = block.as_ptr() as usize;
+    std::thread::spawn(move || heap.free(address as *mut u8).unwrap()).join().unwrap();
+    free_late(heap, block, SIZE);
+    whole.count_foreign(-2 * SIZE as isize).unwrap();
+    heap.flush_caches();
+    assert_eq!((heap.statistics().live, whole.statistics().live), (SIZE, SIZE));
+    heap.free(other.as_ptr()).unwrap();
+    [heap, whole].iter().for_each(|heap| assert_eq!(heap.destroy(), Leaks::default()));
+}
+
 /// Waits for another thread that is about as far: soon, unless it has no processor.
 fn until(reached: impl Fn() -> bool) {
     let mut looks = 0;
