@@ -176,6 +176,11 @@ int main(int count, char **arguments) {
                strstr(text, "unimem") && strstr(text, unimem_error_string(UNIMEM_ERROR_NOT_OWNED)) &&
                    text[strlen(text) - 1] == '\n'))
         printf("# printed '%s'\n", text);
+    setenv("UNIMEM_LOG", "warning", 1);
+    run_with("UNIMEM_CHUNK_SIZE", "64K\xE9", text, sizeof text);
+    if (!CHECK("a setting that is no text is told of too", strstr(text, "UNIMEM_CHUNK_SIZE=64K\\xe9 is not understood")))
+        printf("# printed '%s'\n", text);
+    unsetenv("UNIMEM_LOG");
     run_with("UNIMEM_LOG", "error", text, sizeof text);
     if (!CHECK("UNIMEM_LOG=error: a warning is not", text[0] == 0)) printf("# printed '%s'\n", text);
     return tap_done();

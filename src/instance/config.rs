@@ -2,6 +2,8 @@
 use crate::error::{Result, fail};
 use crate::heap::HeapParams;
 use crate::log::log;
+use crate::os::environment::variable;
+use core::ffi::CStr;
 
 /// Chunk of streaming and hierarchical memory when none is given.
 pub const DEFAULT_CHUNK: usize = 1 << 20;
@@ -70,12 +72,12 @@ impl Config {
     /// reported to the log and left at its default.
     pub fn from_environment() -> Config {
         let mut config = Config::default();
-        set("UNIMEM_INITIAL_SIZE", size, &mut config.initial_size);
-        set("UNIMEM_MAX_SIZE", size, &mut config.max_size);
-        set("UNIMEM_CHUNK_SIZE", size, &mut config.chunk_size);
-        set("UNIMEM_GEOMETRIC", flag, &mut config.use_geometric_layout);
-        set("UNIMEM_STREAMING", flag, &mut config.enable_streaming);
-        set("UNIMEM_TOLERANCE", tolerance, &mut config.compression_tolerance);
+        set(c"UNIMEM_INITIAL_SIZE", size, &mut config.initial_size);
+        set(c"UNIMEM_MAX_SIZE", size, &mut config.max_size);
+        set(c"UNIMEM_CHUNK_SIZE", size, &mut config.chunk_size);
+        set(c"UNIMEM_GEOMETRIC", flag, &mut config.use_geometric_layout);
+        set(c"UNIMEM_STREAMING", flag, &mut config.enable_streaming);
+        set(c"UNIMEM_TOLERANCE", tolerance, &mut config.compression_tolerance);
         if config.max_size != 0 && config.initial_size > config.max_size {
             log!(Warning, "UNIMEM_INITIAL_SIZE is more than UNIMEM_MAX_SIZE, which is made ready instead");
             config.initial_size = config.max_size;
@@ -84,11 +86,11 @@ impl Config {
     }
 }
 
-fn set<T>(name: &str, parse: impl Fn(&str) -> Option<T>, value: &mut T) {
-    let Ok(text) = std::env::var(name) else { return };
-    match parse(text.trim()) {
+fn set<T>(name: &CStr, parse: impl Fn(&str) -> Option<T>, value: &mut T) {
+    let Some(text) = variable(name) else { return };
+    match core::str::from_utf8(text).ok().and_then(|text| parse(text.trim())) {
         Some(parsed) => *value = parsed,
-        None => log!(Warning, "{name}={text} is not understood"),
+        None => log!(Warning, "{}={} is not understood", name.to_string_lossy(), text.escape_ascii()),
     }
 }
 fn flag(text: &str) -> Option<bool> {
@@ -106,6 +108,7 @@ fn is_tolerance(value: &f64) -> bool {
 }
 /// Bytes, from a number with or without a suffix K, M, G or T. Allocates nothing.
 pub fn size(text: &str) -> Option<usize> {
+    let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let suffix = &text[digits.len()..];
     let (unit, rest) = match suffix.as_bytes().first().map(u8::to_ascii_uppercase) {
@@ -131,6 +134,7 @@ mod tests {
             ("4k", Some(4096)),
             ("512MiB", Some(512 << 20)),
             ("2 G", Some(2 << 30)),
+            (" 64M\t", Some(64 << 20)),
             ("G", None),
             ("1x", None),
             ("-1", None),
