@@ -9,7 +9,8 @@ use unimem::heap::tracked::{INSTANCES, SINGLETON};
 use unimem::heap::tracking_table::TrackingTable;
 use unimem::heap::{Heap, HeapParams, attributes};
 use unimem::instance::{config::Config, slots};
-use unimem::os::injection::{Operation::Record, arm, disarm};
+use unimem::os::injection::Operation::{Record, ThreadKey};
+use unimem::os::injection::{arm, disarm};
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -138,4 +139,21 @@ fn a_system_that_is_not_made_leaves_no_heap() {
         unsafe { destroy_memory_system(system as *mut _) };
         assert!(next_heap() == next || system != 0, "{records} records: another heap is in use");
     }
+}
+
+/// Threads that have no record share a cache, which counts as any other.
+#[test]
+fn a_thread_without_a_record_counts_its_reallocations() {
+    let _turn = TURN.lock();
+    let system: &'static System = Box::leak(Box::new(System::new(0, false).unwrap()));
+    let reallocate = || {
+        arm(&[ThreadKey], 0, libc::ENOMEM);
+        let block = system.allocate(100, 0).unwrap();
+        let resized = system.reallocate(block.as_ptr(), 5000).map(|block| block.is_some());
+        disarm();
+        assert_eq!(resized, Ok(true));
+    };
+    std::thread::scope(|scope| scope.spawn(reallocate).join().unwrap());
+    assert_eq!((system.metrics().allocations, system.metrics().live), (2, 5000));
+    system.end();
 }

@@ -279,9 +279,8 @@ impl Heap {
     }
     /// Counts an allocation and a free of no bytes: what was resized was exchanged for another, to those who ask.
     pub fn count_exchange(&'static self) {
-        if let Some(cache) = self.existing_cache() {
-            cache.tally.exchange();
-        }
+        // The cache is there by now, this thread's or that of all that have none.
+        let _ = self.with_cache(|cache| cache.tally.exchange());
     }
     /// Counts live bytes that are not the heap's own: tracked foreign blocks.
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {

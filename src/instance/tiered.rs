@@ -198,6 +198,7 @@ impl Instance {
         tracked::ended(region.start());
         regions::ends(region.start());
         if !region.engine().free(region) {
+            self.heap.count_refused();
             return fail!(DoubleFree, "the memory at {:#x} is being freed already", region.start());
         }
         recording::freed(region.start());
@@ -269,4 +270,24 @@ pub fn retain(pointer: *const u8) -> Result<()> {
 /// Owners of the region at `pointer`; 0 when there is none.
 pub fn references(pointer: *const u8) -> usize {
     region_at(pointer).map_or(0, |region| 1 + region.further_owners.load(Relaxed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::config::Config;
+
+    /// Of two threads that free one region at the same moment.
+    #[test]
+    fn the_second_of_two_frees_is_refused_and_counted() {
+        let slot = slots::open(Config::default()).unwrap();
+        let instance = slots::open_at(slot).unwrap();
+        let start = instance.allocate_streaming(100_000, 0).unwrap();
+        let region = region_at(start.as_ptr()).unwrap();
+        assert_eq!(instance.free_region(&region), Ok(()));
+        assert_eq!(instance.free_region(&region), Err(Error::DoubleFree));
+        assert_eq!((instance.heap().refused(), instance.statistics().frees), (1, 1));
+        drop(region);
+        assert_eq!(slots::close(slot), Ok(0));
+    }
 }
