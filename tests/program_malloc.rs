@@ -3,6 +3,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::num::NonZeroUsize;
 use unimem::heap::{Heap, HeapParams};
+use unimem::instance::{config::Config, slots};
 use unimem::singleton;
 
 thread_local! {
@@ -33,6 +34,15 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: forwarded.
         unsafe { System.dealloc(block, layout) }
     }
+}
+
+/// Where malloc has nothing left, opening one is an error: Rust's own boxes would end the program.
+#[test]
+fn an_instance_is_opened_without_malloc() {
+    ALLOCATED.set(Some(1));
+    let slot = slots::open(Config::default());
+    assert_eq!(ALLOCATED.take(), Some(1));
+    assert_eq!(slots::close(slot.unwrap()), Ok(0));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use unimem::c_api::advanced_system::{create_memory_system, destroy_memory_system
 use unimem::c_api::legacy_types::MemorySystemConfig;
 use unimem::heap::tracked::{INSTANCES, SINGLETON};
 use unimem::heap::tracking_table::TrackingTable;
-use unimem::heap::{Heap, HeapParams, attributes};
+use unimem::heap::{Heap, HeapParams, RESERVED, attributes};
 use unimem::instance::{config::Config, slots};
 use unimem::os::injection::Operation::{Record, ThreadKey};
 use unimem::os::injection::{arm, disarm};
@@ -139,6 +139,19 @@ fn a_system_that_is_not_made_leaves_no_heap() {
         unsafe { destroy_memory_system(system as *mut _) };
         assert!(next_heap() == next || system != 0, "{records} records: another heap is in use");
     }
+}
+
+/// What was made so far of an instance is gone when the rest has no memory.
+#[test]
+fn an_instance_that_is_not_opened_leaves_nothing() {
+    let _turn = TURN.lock();
+    let opened = (0..8).map(|records| with_records(records, || slots::open(Config::default())));
+    let opened: Vec<_> = opened.collect();
+    assert!(opened.iter().any(|slot| slot.is_err()) && opened.iter().any(|slot| slot.is_ok()), "{opened:?}");
+    opened.into_iter().flatten().for_each(|slot| assert_eq!(slots::close(slot), Ok(0)));
+    let more: Vec<_> = std::iter::from_fn(|| slots::open(Config::default()).ok()).collect();
+    assert_eq!(more.len(), RESERVED - 1, "all of them can be opened");
+    more.into_iter().for_each(|slot| assert_eq!(slots::close(slot), Ok(0)));
 }
 
 /// Threads that have no record share a cache, which counts as any other.

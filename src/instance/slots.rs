@@ -8,7 +8,8 @@ use super::Instance;
 use super::config::Config;
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, RESERVED, debug};
-use crate::os::{fork, fork::AtFork, lock::Mutex};
+use crate::os::{fork, fork::AtFork, lock::Mutex, records::Records};
+use allocator_api2::boxed::Box;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
 
@@ -84,13 +85,22 @@ pub fn open_at(slot: usize) -> Result<&'static Instance> {
     }
 }
 
-fn put(slot: usize, heap: &'static Heap, config: Config) -> &'static Instance {
-    let instance = Box::leak(Box::new(Instance::new(heap, config)));
+fn put(slot: usize, heap: &'static Heap, config: Config) -> Result<&'static Instance> {
+    // A record, since malloc's failure would end the program.
+    let Ok(instance) = Box::try_new_in(Instance::new(heap, config), Records) else {
+        return fail!(OutOfMemory, "no memory for an instance");
+    };
+    let instance = Box::leak(instance);
     INSTANCES[slot].store(instance, Release);
     if slot >= RESERVED {
         HEAP_IDS[slot - RESERVED].store(heap.id(), Relaxed);
     }
-    instance
+    Ok(instance)
+}
+/// Makes an instance, and its heap.
+fn make(slot: usize, config: Config) -> Result<&'static Instance> {
+    let heap = Heap::create(&heap_params(&config, slot))?;
+    put(slot, heap, config).inspect_err(|_| _ = heap.destroy())
 }
 fn heap_params(config: &Config, slot: usize) -> HeapParams {
     HeapParams { id: Some(slot), ..config.heap_params() }
@@ -115,7 +125,7 @@ pub fn global() -> Result<&'static Instance> {
     if let Some(instance) = get(GLOBAL) {
         return Ok(instance);
     }
-    Ok(put(GLOBAL, Heap::create(&heap_params(&config, GLOBAL))?, config))
+    make(GLOBAL, config)
 }
 
 /// Whether `f` is true of any open instance. None opens or closes meanwhile.
@@ -129,7 +139,7 @@ pub fn open(config: Config) -> Result<usize> {
     debug::modes(); // without the lock, as in `global`
     let _lock = LOCK.lock();
     let slot = free_slot(OPENED)?;
-    put(slot, Heap::create(&heap_params(&config, slot))?, config);
+    make(slot, config)?;
     Ok(slot)
 }
 
@@ -140,7 +150,7 @@ pub fn adopt(heap: &'static Heap) -> Result<usize> {
         return Ok(slot);
     }
     let slot = free_slot(ADOPTED)?;
-    put(slot, heap, Config { max_size: heap.limit(), ..Config::default() });
+    put(slot, heap, Config { max_size: heap.limit(), ..Config::default() })?;
     Ok(slot)
 }
 
@@ -163,7 +173,7 @@ pub fn disown(heap: &'static Heap) {
     }
     let _lock = LOCK.lock();
     // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
-    let instance = unsafe { Box::from_raw(INSTANCES[slot].swap(null_mut(), AcqRel)) };
+    let instance = unsafe { Box::from_raw_in(INSTANCES[slot].swap(null_mut(), AcqRel), Records) };
     instance.tiered.clear();
     HEAP_IDS[slot - RESERVED].store(NO_HEAP, Relaxed);
 }
@@ -195,7 +205,7 @@ pub fn close(slot: usize) -> Result<usize> {
     CLOSING[slot].store(false, Release);
     let leaks = leaks?;
     // SAFETY: put there by `put`, and open: nobody else closes it. Nobody uses it meanwhile, by contract.
-    let instance = unsafe { Box::from_raw(instance) };
+    let instance = unsafe { Box::from_raw_in(instance, Records) };
     instance.foreign.clear();
     instance.tiered.clear();
     instance.heap.destroy_told();
