@@ -7,6 +7,8 @@
 use super::mapping::Errno;
 use crate::os::lock::Mutex;
 use crate::os::system::{self, NotCancelled};
+#[cfg(test)]
+use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -17,9 +19,9 @@ pub struct Spill {
     ranges: Mutex<Ranges>,
     /// Since a fork another process reads it too: nothing in it may change.
     shared: AtomicBool,
-    /// Refuses new blocks and writes, as a full disk does.
+    /// How often blocks are made and bytes written before it is as if the disk were full.
     #[cfg(test)]
-    full: AtomicBool,
+    room: AtomicUsize,
 }
 
 /// Free room in the file. Kept sorted; used only where allocation is allowed.
@@ -124,7 +126,7 @@ impl Spill {
             ranges: Mutex::default(),
             shared: AtomicBool::new(false),
             #[cfg(test)]
-            full: AtomicBool::new(false),
+            room: AtomicUsize::new(usize::MAX),
         }
     }
     /// Whether it refuses everything.
@@ -138,12 +140,17 @@ impl Spill {
     /// Has new blocks and writes refused, as on a full disk, or not any more.
     #[cfg(test)]
     pub fn refuse(&self, refuse: bool) {
-        self.full.store(refuse, Relaxed);
+        self.room.store(if refuse { 0 } else { usize::MAX }, Relaxed);
+    }
+    /// The same once `count` more have been granted.
+    #[cfg(test)]
+    pub fn refuse_after(&self, count: usize) {
+        self.room.store(count, Relaxed);
     }
     /// The file, for what may find the disk full.
     fn file_to_fill(&self) -> Result<BorrowedFd<'_>, Errno> {
         #[cfg(test)]
-        if self.full.load(Relaxed) {
+        if self.room.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
             return Err(Errno(libc::ENOSPC));
         }
         self.file()

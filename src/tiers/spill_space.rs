@@ -65,9 +65,10 @@ impl SpillSpace {
         if length > spill.capacity() || made.is_some() {
             let bits = made.get_or_insert_default();
             bits.resize(self.words(), 0);
-            // The first piece may have been made as far as the region went.
+            // The first piece may have been made as far as the region went, those behind it when it went further.
             let piece = first / self.chunks_a_piece();
-            bits[piece / 64] &= !(1 << (piece % 64));
+            bits[piece / 64] &= (1 << (piece % 64)) - 1;
+            bits[piece / 64 + 1..].fill(0);
         } else if let Err(errno) = spill.make_blocks(start, length) {
             spill.give_range(start, length);
             return Err(disk(errno));
@@ -92,7 +93,7 @@ impl SpillSpace {
         }
         let first = piece * self.chunks_a_piece();
         let (file, last) = (self.engine.current_file(), count.min(first + self.chunks_a_piece()));
-        let mut next = first;
+        let (mut next, mut any) = (first, false);
         while next < last {
             // Where there is no room yet it is found out when it is spilled.
             let Some((spill, start, left)) = self.run(file, next) else {
@@ -101,9 +102,9 @@ impl SpillSpace {
             };
             let run = left.min(last - next);
             spill.make_blocks(start, (run * self.chunk) as u64)?;
-            bits[piece / 64] |= 1 << (piece % 64);
-            next += run;
+            (next, any) = (next + run, true);
         }
+        bits[piece / 64] |= u64::from(any) << (piece % 64);
         Ok(())
     }
     /// The file where a chunk is to be written now, its number, and the offset. Where no room was taken in advance,

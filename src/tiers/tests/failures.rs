@@ -2,6 +2,7 @@
 use super::*;
 use crate::error::Error;
 use crate::tiers::chunk_error::ChunkError;
+use crate::tiers::spill::Spill;
 use crate::tiers::state::{MOST_ACQUIRED, Phase, Settle};
 use crate::tiers::transit::Transit;
 use std::sync::mpsc::channel;
@@ -233,6 +234,53 @@ fn memory_that_grows_has_blocks_made_for_what_is_new() {
     spill.refuse(true);
     acquire(&region, 16).unwrap(); // made with it
     spill.refuse(false);
+    engine.clear();
+    assert_eq!(budget.used.load(SeqCst), 0);
+}
+
+/// Memory whose blocks on disk are made piece by piece, four chunks each, as after a fork.
+fn made_by_pieces(engine: &Arc<Engine>, chunks: usize) -> (Arc<Region>, Arc<Spill>) {
+    let region = streaming(engine, chunks << 20, 1 << 20);
+    region.advise(Advice::Random).unwrap();
+    let (file, spill) = engine.new_file().unwrap();
+    region.spill_space().move_to(file, &spill);
+    (region, spill)
+}
+#[test]
+fn memory_that_was_larger_has_blocks_made_again_for_what_is_new() {
+    let budget = Fixed::new(32 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    for moves in [false, true] {
+        let (mut region, spill) = made_by_pieces(&engine, 16);
+        (0..16).step_by(4).for_each(|index| acquire(&region, index).unwrap());
+        (0..16).step_by(4).for_each(|index| region.release(index).unwrap());
+        region = engine.resize(&region, 2 << 20).unwrap();
+        region = engine.resize(&region, if moves { 80 << 20 } else { 16 << 20 }).unwrap();
+        for index in [3, 4, 8, 12] {
+            spill.refuse(true);
+            assert_eq!(acquire(&region, index), Err(Error::Io), "chunk {index}: the disk is full");
+            spill.refuse(false);
+            acquire(&region, index).unwrap();
+        }
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+#[test]
+fn blocks_of_which_the_disk_had_room_for_a_part_are_made_when_it_has_more() {
+    const CHUNK: usize = 2 << 20;
+    let budget = Fixed::new(32 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    let (_, spill) = engine.spill().unwrap();
+    // More than the disk could hold. The last piece is half of this room, and half of what it grows by.
+    let count = (spill.capacity() as usize / CHUNK + 2) / 2 * 2 + 1;
+    let region = streaming(&engine, count * CHUNK, CHUNK);
+    assert!(Arc::ptr_eq(&engine.resize(&region, (count + 4) * CHUNK).unwrap(), &region));
+    spill.refuse_after(1);
+    assert_eq!(acquire(&region, count), Err(Error::Io), "the disk is full");
+    assert_eq!(acquire(&region, count), Err(Error::Io), "and still is");
+    spill.refuse(false);
+    acquire(&region, count).unwrap();
     engine.clear();
     assert_eq!(budget.used.load(SeqCst), 0);
 }
