@@ -26,8 +26,11 @@ pub enum Advice {
 /// Room in the budget for a chunk that is acquired, beside what plain access needs.
 pub(super) struct Acquisition<'a>(&'a Region);
 impl<'a> Acquisition<'a> {
-    /// The room for a chunk that is not acquired yet, which is the claimer's.
-    pub fn begin(region: &'a Region, transit: &mut Transit) -> core::result::Result<Self, ChunkError> {
+    /// The room for a chunk that is not acquired yet, which is the claimer's. None if others want what he holds.
+    pub fn begin(
+        region: &'a Region,
+        transit: &mut Transit,
+    ) -> core::result::Result<Option<Self>, ChunkError> {
         let engine = region.engine();
         let room = || engine.guarantee(|account| account.acquire(region.chunk_size()));
         // What is in place for good takes nothing from others.
@@ -38,12 +41,15 @@ impl<'a> Acquisition<'a> {
                 break;
             }
             // The room of what other threads are bringing in is free when they have settled.
-            if !engine.account().could_acquire(region.chunk_size()) || !engine.starve(region, seen) {
+            if !engine.account().could_acquire(region.chunk_size()) {
                 return Err(ChunkError::NoRoomBeside);
+            }
+            if !engine.starve_to_acquire(region, seen)? {
+                return Ok(None);
             }
         }
         region.counters.acquired.fetch_add(1, Relaxed);
-        Ok(Acquisition(region))
+        Ok(Some(Acquisition(region)))
     }
     /// It lasts until the chunk is released.
     pub fn keep(self) {

@@ -4,6 +4,7 @@
 //! which things are acquired: the gate, a workspace, a claim, a slot, then single locks, none of which is held while
 //! another is waited for.
 use super::budget::{Budget, BudgetAccount};
+use super::chunk_error::ChunkError;
 use super::fault::pages::Pages;
 use super::fault::{Faults, Mechanism, handler};
 use super::files::{Files, Numbered};
@@ -12,7 +13,7 @@ use super::region::{Params, Region};
 use super::spill::Spill;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
-use super::waiting::Waiting;
+use super::waiting::{Outcome, Waiting};
 use super::warm::Warm;
 use super::{fork, gate, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
@@ -331,6 +332,20 @@ impl Engine {
     /// frees or moves the region waits for this one.
     pub(super) fn starve(&self, region: &Region, seen: u32) -> bool {
         self.waiting.starve(seen, || region.is_leaving())
+    }
+    /// The same for room to acquire the chunk. False if others want what is held: then it is to be let go of, and asked for
+    /// again later.
+    pub(super) fn starve_to_acquire(
+        &self,
+        region: &Region,
+        seen: u32,
+    ) -> core::result::Result<bool, ChunkError> {
+        match self.waiting.starve_for_more(seen, || region.is_leaving()) {
+            Outcome::Progress => Ok(true),
+            Outcome::Called => Ok(false),
+            Outcome::Hopeless if region.is_leaving() => Err(ChunkError::Leaving),
+            Outcome::Hopeless => Err(ChunkError::NoRoomBeside),
+        }
     }
 }
 impl Drop for Engine {

@@ -90,22 +90,25 @@ impl Region {
                             })
                         })
                     };
-                    // None: another thread was first.
-                    if let Some(result) = brought {
-                        return result;
+                    match brought {
+                        Some(Ok(false)) => self.engine().waiting.stand_aside(),
+                        Some(result) => return result.map(drop),
+                        None => {} // another thread was first
                     }
                 }
             }
         }
     }
-    /// Does the work for a claimed chunk; if it is to be acquired, with the room for that in hand.
+    /// Does the work for a claimed chunk; if it is to be acquired, with the room for that in hand. False, and nothing is done, if
+    /// others want the place of the chunk first.
     fn bring_claimed<'a>(
         &self,
         mut transit: Transit<'a>,
         acquire: bool,
         handler: bool,
         work: impl FnOnce(Transit<'a>) -> Result<(), ChunkError>,
-    ) -> Result<(), ChunkError> {
+    ) -> Result<bool, ChunkError> {
+        sync_points::pass(SyncPoint::Claimed);
         // Who shrinks the region stores its size, then drops the chunks behind it: it finds this claim, or its size is seen.
         fence(SeqCst);
         if transit.index >= self.count() {
@@ -114,7 +117,11 @@ impl Region {
         }
         // By the claimer, so that two who acquire one chunk need the room once.
         let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
-            Ok(acquisition) => acquisition,
+            Ok(Some(None)) => {
+                transit.settle_unchanged();
+                return Ok(false);
+            }
+            Ok(acquisition) => acquisition.flatten(),
             Err(error) => {
                 sync_points::pass(SyncPoint::AcquiredInVain);
                 transit.settle_unchanged();
@@ -125,7 +132,7 @@ impl Region {
         self.read_ahead(transit.index, !handler);
         work(transit)?;
         acquisition.into_iter().for_each(Acquisition::keep);
-        Ok(())
+        Ok(true)
     }
     /// A fault in a chunk that is in place: most often another thread has brought it in meanwhile.
     fn reopen(&self, index: usize) -> Result<(), ChunkError> {

@@ -18,6 +18,8 @@ pub enum SyncPoint {
     OldestChosen,
     /// A chunk in place is looked at for the encoded copy it may have.
     CopyLookedFor,
+    /// A chunk is claimed to be brought in.
+    Claimed,
     /// A chunk is claimed to be acquired, and there is no room for that.
     AcquiredInVain,
     /// A chunk in place is pinned, because its touch was a fault.

@@ -11,6 +11,9 @@
 //!   held was not used in the end: others may have looked for it meanwhile.
 //! - Progress ends all waiting then, not when the sleepers come to run: until they have looked again they are at work.
 //! - Of those who wait the last to come gives up, alone. The others look again when he has ended.
+//! - But some hold a chunk in place, which could leave for another, and wait for the right to keep it: to acquire it
+//!   (`starve_for_more`). Where all wait, and one of the others among them, these let go first, and *stand aside*: they look
+//!   again when somebody has ended, or nobody is at work. Else a plain touch would end the program for what an acquire holds.
 //!
 //! `end_unnoted` is for those who have held nothing that another could have used: what a search tries and leaves as it was must
 //! not be its own progress, or two that find nothing would give hope to each other for ever. The model test at the end tries
@@ -27,12 +30,35 @@ pub struct Counts {
     progress: u32,
     /// Those who wait for it to change.
     waiting: u32,
+    /// Of these: those who let go first.
+    for_more: u32,
+    /// Changes when they are to.
+    called: u32,
 }
 impl Counts {
     fn note(&mut self) {
         self.progress = self.progress.wrapping_add(1);
-        self.waiting = 0;
+        (self.waiting, self.for_more) = (0, 0);
     }
+    fn count_in(&mut self, for_more: bool) {
+        self.waiting += 1;
+        self.for_more += u32::from(for_more);
+    }
+    fn count_out(&mut self, for_more: bool) {
+        self.waiting -= 1;
+        self.for_more -= u32::from(for_more);
+    }
+}
+
+/// How waiting for progress ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There is some: to look again.
+    Progress,
+    /// There is none to hope for.
+    Hopeless,
+    /// Others want what is held: to let go of it, and stand aside.
+    Called,
 }
 
 /// A lock and those who sleep until something under it changes: the system's, and the model checker's.
@@ -118,20 +144,54 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
     /// One who is at work has found nothing since progress was `seen`. Waits until there is some; false if there is none to
     /// hope for, or if he is `forsaken`, which is looked at when others wake him.
     pub fn starve(&self, seen: u32, forsaken: impl Fn() -> bool) -> bool {
+        self.wait_for_progress(seen, forsaken, false) == Outcome::Progress
+    }
+    /// The same by one who can let go of what he holds for others, and try again later (`stand_aside`).
+    pub fn starve_for_more(&self, seen: u32, forsaken: impl Fn() -> bool) -> Outcome {
+        self.wait_for_progress(seen, forsaken, true)
+    }
+    fn wait_for_progress(&self, seen: u32, forsaken: impl Fn() -> bool, for_more: bool) -> Outcome {
         let mut counts = self.counts.lock();
         if counts.progress != seen {
-            return true;
+            return Outcome::Progress;
         }
-        counts.waiting += 1;
+        let called = counts.called;
+        counts.count_in(for_more);
         loop {
-            if forsaken() || self.at_work.load() <= counts.waiting {
-                counts.waiting -= 1; // the others may hope for what he holds
-                return false;
+            if forsaken() {
+                counts.count_out(for_more);
+                return Outcome::Hopeless;
+            }
+            if self.at_work.load() <= counts.waiting {
+                if counts.for_more == 0 || counts.for_more == counts.waiting {
+                    counts.count_out(for_more); // the others may hope for what he holds
+                    return Outcome::Hopeless;
+                }
+                // Until they have let go they are at work, so nobody else gives up.
+                counts.waiting -= counts.for_more;
+                counts.for_more = 0;
+                counts.called = counts.called.wrapping_add(1);
+                self.counts.wake();
+                if for_more {
+                    return Outcome::Called;
+                }
             }
             counts = self.counts.sleep(counts);
+            // Whoever changed either has counted him out.
             if counts.progress != seen {
-                return true; // whoever noted it has counted him out
+                return Outcome::Progress;
             }
+            if for_more && counts.called != called {
+                return Outcome::Called;
+            }
+        }
+    }
+    /// By one who is not at work: waits until there is progress, or nobody is.
+    pub fn stand_aside(&self) {
+        let mut counts = self.counts.lock();
+        let seen = counts.progress;
+        while counts.progress == seen && self.at_work.load() > 0 {
+            counts = self.counts.sleep(counts);
         }
     }
     /// Waits until `done`, which is looked at whenever somebody ends or notes progress.
@@ -149,6 +209,7 @@ mod model {
     use super::super::state::{Phase, Settle, State};
     use super::super::word::modelled::{ModelledWord, explore};
     use super::*;
+    use loom::sync::atomic::{AtomicBool, Ordering::*};
     use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
 
     struct ModelledMonitor(Mutex<Counts>, Condvar);
@@ -165,10 +226,11 @@ mod model {
         }
     }
 
-    /// One chunk that can leave, and those at work.
+    /// One chunk that can leave, whether there is room to acquire it, and those at work.
     struct Model {
         waiting: Waiting<ModelledMonitor, ModelledWord>,
         chunk: State<ModelledWord>,
+        room: AtomicBool,
     }
     impl Model {
         fn new() -> Arc<Model> {
@@ -176,6 +238,7 @@ mod model {
             Arc::new(Model {
                 waiting: Waiting { at_work: ModelledWord::new(0), counts: monitor },
                 chunk: State::hot(),
+                room: AtomicBool::new(false),
             })
         }
         fn claim(&self) -> bool {
@@ -186,6 +249,10 @@ mod model {
         /// then: as that one can leave, so can this.
         fn want(&self) -> bool {
             self.waiting.begin();
+            self.want_at_work()
+        }
+        /// The same by one who is at work already. There is room to acquire the chunk when he has ended.
+        fn want_at_work(&self) -> bool {
             let found = loop {
                 let seen = self.waiting.progress();
                 if self.claim() {
@@ -198,8 +265,36 @@ mod model {
             if found {
                 self.chunk.settle(Phase::Hot, Settle::default());
             }
+            self.room.store(true, Release);
             self.waiting.end();
             found
+        }
+        /// As who acquires the chunk once there is room; whether there was.
+        fn acquire(&self) -> bool {
+            loop {
+                self.chunk.wait();
+                self.waiting.begin();
+                if !self.claim() {
+                    self.waiting.end_unnoted();
+                    continue;
+                }
+                let outcome = loop {
+                    let seen = self.waiting.progress();
+                    if self.room.load(Acquire) {
+                        break Outcome::Progress;
+                    }
+                    match self.waiting.starve_for_more(seen, || false) {
+                        Outcome::Progress => {}
+                        other => break other,
+                    }
+                };
+                self.chunk.settle(Phase::Hot, Settle::default());
+                self.waiting.end();
+                if outcome != Outcome::Called {
+                    return outcome == Outcome::Progress;
+                }
+                self.waiting.stand_aside();
+            }
         }
         /// As who acquires a chunk for which there is no room beside others.
         fn claim_in_vain(&self) {
@@ -250,6 +345,21 @@ mod model {
             |model| assert!(model.want(), "gave up, and the chunk can leave"),
             |model| assert!(model.want(), "gave up, and the chunk can leave"),
         ]);
+    }
+    /// Who wants the chunk holds what is in the way of one who waits to acquire it.
+    #[test]
+    fn nobody_gives_up_for_what_another_waits_to_acquire() {
+        explore(3, move || {
+            let model = Model::new();
+            model.waiting.begin();
+            let acquiring = {
+                let model = model.clone();
+                loom::thread::spawn(move || assert!(model.acquire(), "there is room in the end"))
+            };
+            assert!(model.want_at_work(), "gave up, and who holds the chunk can let go");
+            acquiring.join().unwrap();
+            assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
+        });
     }
     #[test]
     fn where_there_is_nothing_all_give_up() {

@@ -3,6 +3,7 @@ use super::*;
 use crate::tiers::chunk_error::ChunkError;
 use crate::tiers::state::Phase;
 use crate::tiers::sync_points::{SyncPoint, at};
+use crate::tiers::table::ListKind;
 use crate::tiers::transit::Transit;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -72,6 +73,42 @@ fn what_is_touched_in_place_meanwhile_can_leave_then() {
     let touched = room_is_wanted_while_both_are_held(&memory, SyncPoint::Reopening, touch);
     assert_eq!(touched, Ok(()));
     memory.0.clear();
+}
+
+/// Two threads wait to acquire the two chunks in place, for which an encoded one is in the way, and that one is touched.
+#[test]
+fn a_touch_gets_the_place_of_what_others_wait_to_acquire() {
+    for mechanism in serving() {
+        // Three chunks, and a quarter of the room of the encoded one.
+        let budget = Fixed::new(3 * CHUNK + CHUNK / 8 + 4096);
+        let engine = budget.engine(mechanism);
+        let region = streaming(&engine, 16 * CHUNK, CHUNK);
+        region.advise(Advice::Random).unwrap();
+        let half = &words(&region)[..CHUNK / 16];
+        half.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
+        region.advise(Advice::DontNeed).unwrap();
+        assert_eq!(region.is_listed(0), ListKind::Warm, "{mechanism:?}");
+        (2..4).for_each(|index| region.bring_in(index, Access::Write, false, false).unwrap());
+        let (starts, started) = channel();
+        {
+            let (engine, region) = (engine.clone(), region.clone());
+            at(SyncPoint::Claimed, move || {
+                let acquires = [2, 3].map(|index| {
+                    let region = region.clone();
+                    std::thread::spawn(move || region.acquire(index, Access::Write).map(drop))
+                });
+                while engine.waiting.waiting() < 2 && !acquires.iter().any(JoinHandle::is_finished) {
+                    std::thread::yield_now();
+                }
+                starts.send(acquires).unwrap();
+            });
+        }
+        assert_eq!(region.bring_in(0, Access::Write, false, false), Ok(()), "{mechanism:?}");
+        let acquired = started.recv().unwrap().map(|acquire| acquire.join().unwrap());
+        assert!(acquired.contains(&Ok(())), "{mechanism:?}: {acquired:?}");
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
 }
 
 /// Of encoded chunks and of those read ahead, others hold the oldest.
