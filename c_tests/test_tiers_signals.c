@@ -135,13 +135,20 @@ static int fault_without_handlers(void *unused)
     return 0;
 }
 
-/* A program that installs its handlers anew, again and again, and allocates in between. */
-static int install_again_and_again(void *unused)
+static volatile int others_faults;
+static void on_others_fault(int signal, siginfo_t *info, void *context)
 {
-    (void)unused;
+    others_faults++;
+    on_fault(signal, info, context);
+}
+
+/* A program that installs its handlers anew, again and again, one or two in turn, and allocates in between. */
+static int install_again_and_again(void *in_turn)
+{
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
     unified_memory_interface_t *memory = open_with(1 * MIB, 0);
-    for (int round = 0; round < 20; round++) {
+    for (int round = 0; round < 40; round++) {
+        if (in_turn) action.sa_sigaction = round % 2 ? on_others_fault : on_fault;
         sigaction(SIGSEGV, &action, NULL);
         sigaction(SIGBUS, &action, NULL);
         size_t count = 4 * MIB / 8;
@@ -152,7 +159,7 @@ static int install_again_and_again(void *unused)
             *hole = 1;
             return 2;
         }
-        if (seen_address != hole) return 3;
+        if (seen_address != hole || others_faults != (in_turn ? (round + 1) / 2 : 0)) return 3;
         memory->free(words);
     }
     return 0;
@@ -263,6 +270,8 @@ static void test_chaining(void)
 {
     int again = run_in_child(install_again_and_again, NULL, 60);
     CHECK_EQ("handlers that are installed anew are passed once each time", (size_t)again, 0);
+    int in_turn = run_in_child(install_again_and_again, &again, 60);
+    CHECK_EQ("also two that are installed in turn", (size_t)in_turn, 0);
     for (int ignored = 0; ignored < 2; ignored++)
         CHECK_EQ(ignored ? "what cannot be served ends a program that ignores SIGBUS" : "what cannot be served ends a program that blocks SIGBUS",
                  (size_t)run_in_child(touch_in_vain, ignored ? &ignored : NULL, 20), 256 + SIGBUS);

@@ -9,13 +9,44 @@ use crate::os::lock::Mutex;
 use crate::os::system::NotCancelled;
 use crate::tiers::engine::{self, Served};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::OnceLock;
 
-/// Handlers that ours was put in front of, by signal, oldest first.
-const DEPTH: usize = 8;
-static BEFORE: [[OnceLock<libc::sigaction>; DEPTH]; 2] = [const { [const { OnceLock::new() }; DEPTH] }; 2];
-fn before(signal: libc::c_int) -> &'static [OnceLock<libc::sigaction>; DEPTH] {
+/// How many different handlers of the program are kept for a signal.
+const PLACES: usize = 15;
+/// Handlers that ours was put in front of.
+struct Before {
+    /// Each once, in no order, and never another.
+    places: [OnceLock<libc::sigaction>; PLACES],
+    /// Their order, four bits each: a place's number from 1 on, the one that was in front last in the lowest. 0 ends it. One that
+    /// is installed again moves to the front, so those that a program installs in turn take up a place each.
+    chain: AtomicU64,
+}
+impl Before {
+    const fn none() -> Before {
+        Before { places: [const { OnceLock::new() }; PLACES], chain: AtomicU64::new(0) }
+    }
+    /// Has `action` come first. False if too many others are kept. By one thread at a time.
+    fn keep(&self, action: libc::sigaction) -> bool {
+        let at = self.places.iter().position(|place| place.get().is_none_or(|kept| is_same(kept, &action)));
+        let Some(at) = at else { return false };
+        let _ = self.places[at].set(action);
+        let (number, old) = (at as u64 + 1, self.chain.load(SeqCst));
+        let others = (0..16).map(|i| old >> (4 * i) & 15).filter(|other| ![0, number].contains(other));
+        let new = others.zip(1..).fold(number, |chain, (other, i)| chain | other << (4 * i));
+        self.chain.store(new, SeqCst);
+        true
+    }
+    /// Takes the first off a chain.
+    fn take_first(&self, chain: &mut u64) -> Option<&libc::sigaction> {
+        let number = (*chain & 15) as usize;
+        *chain >>= 4;
+        self.places.get(number.checked_sub(1)?)?.get()
+    }
+}
+/// By signal.
+static BEFORE: [Before; 2] = [const { Before::none() }; 2];
+fn before(signal: libc::c_int) -> &'static Before {
     &BEFORE[usize::from(signal == libc::SIGSEGV)]
 }
 
@@ -33,14 +64,10 @@ pub fn install(signal: libc::c_int) {
         if current.sa_sigaction == ours {
             return;
         }
-        // Kept first: a fault of another thread must find it the moment ours is in place. When a program has changed
-        // its handler that often, the new one stays in front; it has to pass our faults on.
-        let kept = before(signal).iter().take_while(|place| place.get().is_some()).count();
-        let again = kept > 0 && before(signal)[kept - 1].get().is_some_and(|last| is_same(last, &current));
-        let mut places = before(signal)[kept..].iter();
-        if !again {
-            let Some(place) = places.next() else { return };
-            let _ = place.set(current);
+        // Kept first: a fault of another thread must find it the moment ours is in place. Where too many are kept the new one
+        // stays in front; it has to pass our faults on.
+        if !before(signal).keep(current) {
+            return;
         }
         let mut new: libc::sigaction = core::mem::zeroed();
         new.sa_sigaction = ours;
@@ -51,11 +78,8 @@ pub fn install(signal: libc::c_int) {
         libc::sigaction(signal, &new, replaced.as_mut_ptr());
         let replaced = replaced.assume_init();
         // Another thread, of the program or of another copy of the library, has installed one meanwhile.
-        if replaced.sa_sigaction != current.sa_sigaction {
-            match places.next() {
-                Some(place) => drop(place.set(replaced)),
-                None => drop(libc::sigaction(signal, &replaced, core::ptr::null_mut())),
-            }
+        if replaced.sa_sigaction != current.sa_sigaction && !before(signal).keep(replaced) {
+            libc::sigaction(signal, &replaced, core::ptr::null_mut());
         }
         INSTALLING.store(false, SeqCst);
     }
@@ -72,31 +96,31 @@ fn is_same(one: &libc::sigaction, other: &libc::sigaction) -> bool {
     masks && one.sa_sigaction == other.sa_sigaction && one.sa_flags == other.sa_flags
 }
 
-/// What a copy of the library leaves behind the part of a siginfo_t that the kernel uses: how often a handler of the program
-/// has passed the signal on to it. The kernel writes zeros there for each signal (since Linux 4.20), so that what a handler
-/// left by longjmp left behind says nothing of the next one.
+/// What a copy of the library leaves behind the part of a siginfo_t that the kernel uses: to whom the signal goes when a handler
+/// of the program passes it on to it again. The kernel writes zeros there for each signal since Linux 4.20, so that what a
+/// handler left by longjmp left behind says nothing of the next one. Older ones never get here: no rung of the ladder works
+/// before Linux 5.7 (fault/mod.rs tries each out), and without one there are no regions, for which alone `install` is called.
 #[repr(C)]
 struct Mark {
-    copy: usize,
-    level: usize,
+    copy: u64,
+    rest: u64,
 }
 const USED_BY_KERNEL: usize = 48;
 const MARKS: usize = (size_of::<libc::siginfo_t>() - USED_BY_KERNEL) / size_of::<Mark>();
-/// How many handlers have passed this signal on to ours already.
-fn level_of(info: *mut libc::siginfo_t) -> usize {
-    let copy = (&raw const BEFORE).addr();
+/// The handler that this signal goes to now.
+fn next_of(before: &Before, info: *mut libc::siginfo_t) -> Option<&libc::sigaction> {
+    let copy = (&raw const BEFORE).addr() as u64;
+    let mut all = before.chain.load(SeqCst);
     // SAFETY: inside the siginfo_t that the kernel made for this handler, on this thread's stack, and aligned as it is.
     let marks: &mut [Mark; MARKS] = unsafe { &mut *info.byte_add(USED_BY_KERNEL).cast() };
     match marks.iter_mut().find(|mark| mark.copy == copy || mark.copy == 0) {
-        Some(mark) if mark.copy == copy => {
-            mark.level += 1;
-            mark.level
+        Some(mark) => {
+            if mark.copy == 0 {
+                *mark = Mark { copy, rest: all };
+            }
+            before.take_first(&mut mark.rest)
         }
-        Some(free) => {
-            *free = Mark { copy, level: 0 };
-            0
-        }
-        None => 0,
+        None => before.take_first(&mut all),
     }
 }
 
@@ -152,10 +176,7 @@ fn is_broken(signal: libc::c_int, code: libc::c_int) -> bool {
 
 /// To whoever handled the signal before.
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let list = before(signal);
-    let count = list.iter().take_while(|place| place.get().is_some()).count();
-    let wanted = count.checked_sub(1 + level_of(info));
-    let Some(old) = wanted.and_then(|at| list[at].get()) else { return end_by(signal, info) };
+    let Some(old) = next_of(before(signal), info) else { return end_by(signal, info) };
     match old.sa_sigaction {
         // SAFETY: valid, see `on_fault`.
         libc::SIG_IGN if !is_fault(signal, unsafe { (*info).si_code }) => {}
