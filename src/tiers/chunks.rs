@@ -115,11 +115,13 @@ impl Region {
         let _inside = gate::enter();
         workers::start();
         self.sweep.lock().note_asked();
-        for index in first..first + count {
-            // Chunks that nobody has written need no bringing in.
-            if self.word(index).phase() == Phase::Stored && !workers::bring_in(self, index) {
-                break;
-            }
+        // More would only drive out those before them. Chunks that nobody has written need no bringing in.
+        let fitting =
+            self.engine().account().limit().checked_div(self.chunk_size()).filter(|&fitting| fitting > 0);
+        let is_stored = |index: &usize| self.word(*index).phase() == Phase::Stored;
+        if let Some(next) = (first..first + count).find(is_stored) {
+            let left = first + count - next;
+            workers::bring_in(self, next, fitting.map_or(left, |fitting| left.min(fitting)));
         }
         Ok(())
     }
@@ -129,6 +131,8 @@ impl Region {
             return;
         }
         sync_points::pass(SyncPoint::BringingAhead);
+        // The program asks as long as these come. Else they would be taken for a sweep, and read ahead of themselves.
+        self.sweep.lock().note_asked();
         // As if read; the mark tells a later acquisition that it was worth it. What cannot be brought in now will
         // be reported to whoever needs it.
         if self.bring_in(index, Access::Read, false, false).is_ok() {

@@ -13,12 +13,12 @@ const THREADS: usize = 2;
 const STACK: usize = 256 << 10;
 const QUEUE: usize = 64;
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Job {
     /// Bring chunk `index` of the region at `start` into a slot.
     ReadAhead { start: usize, index: usize },
-    /// Bring a chunk in place.
-    BringIn { start: usize, index: usize },
+    /// Bring `count` chunks in place.
+    BringIn { start: usize, index: usize, count: usize },
     /// Make an empty slot of the region's full.
     Stock { start: usize },
 }
@@ -27,6 +27,16 @@ impl Job {
     fn start(self) -> usize {
         let (Job::ReadAhead { start, .. } | Job::BringIn { start, .. } | Job::Stock { start }) = self;
         start
+    }
+    /// A job for one thread, and what is left to others.
+    fn split(self) -> (Job, Option<Job>) {
+        match self {
+            Job::BringIn { start, index, count } if count > 1 => (
+                Job::BringIn { start, index, count: 1 },
+                Some(Job::BringIn { start, index: index + 1, count: count - 1 }),
+            ),
+            job => (job, None),
+        }
     }
 }
 struct Queue {
@@ -68,19 +78,27 @@ static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 /// False if the queue is full.
 fn push(job: Job) -> bool {
-    if !JOBS.lock().ask(job) {
-        return false;
+    let asked = JOBS.lock().ask(job);
+    if asked {
+        call();
     }
+    asked
+}
+fn call() {
     CALLS.fetch_add(1, Release);
     atomic_wait::wake_one(&CALLS);
-    true
 }
 /// The next job, which `end` ends.
 fn begin() -> Option<Job> {
     let mut queue = JOBS.lock();
-    let job = queue.pop()?;
+    let (job, rest) = queue.pop()?.split();
     if let Some(place) = queue.begun.iter_mut().find(|place| place.is_none()) {
         *place = Some(job);
+    }
+    if let Some(rest) = rest {
+        queue.push(rest); // behind the others, in the place of the one just taken out
+        drop(queue);
+        call();
     }
     Some(job)
 }
@@ -116,9 +134,9 @@ pub fn withdraw(region: &Region) {
 pub fn read_ahead(region: &Region, index: usize) {
     push(Job::ReadAhead { start: region.start(), index });
 }
-/// Asks for a chunk to be brought in place; false if the queue is full.
-pub fn bring_in(region: &Region, index: usize) -> bool {
-    push(Job::BringIn { start: region.start(), index })
+/// Asks for chunks to be brought in place; false if the queue is full.
+pub fn bring_in(region: &Region, index: usize, count: usize) -> bool {
+    push(Job::BringIn { start: region.start(), index, count })
 }
 /// Asks for a full slot.
 pub fn stock(region: &Region) {
@@ -172,10 +190,13 @@ mod tests {
     #[test]
     fn what_is_asked_for_again_waits_once_and_is_no_full_queue() {
         let mut queue = EMPTY;
-        let job = |index| Job::BringIn { start: 4096, index };
+        let job = |index| Job::BringIn { start: 4096, index, count: 3 };
         assert!(queue.ask(job(0)) && queue.ask(job(0)) && queue.count == 1);
         assert!((1..QUEUE).all(|index| queue.ask(job(index))));
         assert!(!queue.ask(job(QUEUE)) && queue.ask(job(7)));
         assert!((0..QUEUE).all(|index| queue.pop() == Some(job(index))) && queue.pop().is_none());
+        let job = |index, count| Job::BringIn { start: 4096, index, count };
+        assert_eq!(job(5, 3).split(), (job(5, 1), Some(job(6, 2))));
+        assert_eq!(job(5, 1).split(), (job(5, 1), None));
     }
 }

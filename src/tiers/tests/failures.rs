@@ -372,3 +372,22 @@ fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
     engine.free(&region);
     assert_eq!(budget.used.load(SeqCst), 0);
 }
+
+#[test]
+fn all_that_is_asked_for_ahead_comes() {
+    const CHUNK: usize = 4096;
+    let budget = Fixed::new(8 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    let region = streaming(&engine, 500 * CHUNK, CHUNK);
+    (0..500).for_each(|index| fill(&region, index, index as u64));
+    region.advise(Advice::DontNeed).unwrap();
+    region.prefetch(100, 300).unwrap();
+    ends(move || {
+        while region.residency().hot_bytes < 300 * CHUNK {
+            std::thread::yield_now();
+        }
+        (0..500).for_each(|index| holds(&region, index, index as u64));
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    });
+}
