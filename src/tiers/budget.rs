@@ -33,6 +33,9 @@ impl Budget for Unlimited {
     }
 }
 
+/// Chunks for which there is room in any case: see [`BudgetAccount`].
+pub const GUARANTEED: usize = 2;
+
 /// What an engine holds of its instance's budget.
 ///
 /// A little is kept whether it is used or not, so that neither plain blocks nor acquired chunks can take the last memory
@@ -300,6 +303,14 @@ impl BudgetAccount {
         let excess = balance.reserve.saturating_sub(before.reserve);
         balance.reserve -= excess;
         self.give(&mut balance, excess);
+    }
+    /// Reserves no more than memory needs whose largest chunks are of `chunk` bytes.
+    pub fn reserve_at_most(&self, chunk: usize) {
+        let Reservation { guarantee, reserve } = self.reservation();
+        self.restore_reservation(Reservation {
+            guarantee: guarantee.min(GUARANTEED * chunk),
+            reserve: reserve.min(chunk),
+        });
     }
     /// Gives everything back that is held without being used. Once nothing is left.
     pub fn close(&self) {

@@ -150,6 +150,8 @@ impl Engine {
                 let _pages = self.pages_in_hand();
                 self.drop_full(region.staging(), usize::MAX);
             }
+            let largest = self.regions().iter().map(|region| region.chunk_size()).max();
+            self.account.reserve_at_most(largest.unwrap_or(0));
             if self.regions().is_empty() {
                 // The worker threads may still have pages in hand; whoever comes next must not find them charged.
                 self.waiting.wait_until(|| self.waiting.at_work() == 0);

@@ -1,4 +1,5 @@
 //! A region: one piece of address space, cut into chunks that come and go.
+use super::budget::GUARANTEED;
 use super::chunk_error::ChunkError;
 use super::claims::Claims;
 use super::codec::Codec;
@@ -148,7 +149,7 @@ impl Region {
         let prepaid = table::bytes(length / chunk) <= limit / RECORDS_SHARE;
         let records = if prepaid { table::bytes(length / chunk) } else { 0 };
         // Two chunks, even for a region of one: an instruction that copies is at one of another region, too.
-        let guaranteed = engine.guarantee(|account| account.guarantee(length, 2 * chunk, chunk));
+        let guaranteed = engine.guarantee(|account| account.guarantee(length, GUARANTEED * chunk, chunk));
         if !guaranteed.map_err(ChunkError::error)? {
             return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
         }

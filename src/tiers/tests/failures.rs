@@ -374,6 +374,24 @@ fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
 }
 
 #[test]
+fn room_that_large_chunks_needed_is_free_when_they_are_gone() {
+    const CHUNK: usize = 64 << 10;
+    let budget = Fixed::new(32 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    let region = streaming(&engine, 1024 * CHUNK, CHUNK);
+    let before = (engine.held(), engine.account().guaranteed());
+    let large = streaming(&engine, 64 << 20, 8 << 20);
+    fill(&large, 3, 3);
+    engine.free(&large);
+    engine.trim();
+    assert_eq!((engine.held(), engine.account().guaranteed()), before);
+    fill(&region, 3, 3);
+    holds(&region, 3, 3);
+    engine.clear();
+    assert_eq!(budget.used.load(SeqCst), 0);
+}
+
+#[test]
 fn all_that_is_asked_for_ahead_comes() {
     const CHUNK: usize = 4096;
     let budget = Fixed::new(8 << 20);
