@@ -419,8 +419,24 @@ impl Region {
         if new < old {
             self.spill_space.shorten(new);
             account.shorten(self.extent.swap(length, Relaxed) - length);
+            self.give_back_records(new, old);
         }
         Ok(true)
+    }
+    /// Gives back the records of chunks from `new` to `old` that are gone, by whole pages. One that another thread is at in this
+    /// moment stays charged: it has known the chunk from before, and finds out that it is gone.
+    fn give_back_records(&self, new: usize, old: usize) {
+        for first in (new.next_multiple_of(table::A_PAGE)..old).step_by(table::A_PAGE) {
+            if !self.is_record_charged(first) {
+                continue;
+            }
+            self.begin_transit_leaving();
+            if self.table.forget_page(first) {
+                self.records.fetch_sub(PAGE, Relaxed);
+                self.engine.account().discharge_records(PAGE);
+            }
+            self.end_transit();
+        }
     }
     fn shrink_resident(&self, size: usize) -> bool {
         let fits = self.resident && size > 0;

@@ -132,6 +132,10 @@ impl<A: AtomicWord> State<A> {
         let unpinned = self.subtract(PIN, |word| word.pins() > 0);
         debug_assert!(unpinned.is_some());
     }
+    /// Wakes those who wait, where a claim ended by its chunk's record becoming zeros as a whole: Zero, and nobody waits.
+    pub fn wake(&self) {
+        self.0.wake();
+    }
     fn subtract(&self, one: u32, is_there: impl Fn(Word) -> bool) -> Option<Word> {
         loop {
             let word = self.load();

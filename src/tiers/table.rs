@@ -8,8 +8,8 @@
 //! (transit.rs), before anybody else can claim or pin it; and who has pinned one and takes its copy (`Region::take_copy`),
 //! which excludes claims. So of every chunk that is not Busy it tells exactly whether its record names a copy; of a Busy
 //! one, whether it did when it was claimed.
-use super::mapping::{Access, Advice, Mapping, advise};
-use super::state::State;
+use super::mapping::{Access, Advice, Mapping, advise, discard};
+use super::state::{Phase, Settle, State};
 use crate::os::map::{self, PAGE};
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -114,6 +114,9 @@ impl Chunk {
     }
 }
 
+/// Records in a page.
+pub const A_PAGE: usize = PAGE / size_of::<Chunk>();
+
 /// Bytes of memory that the records of `count` chunks come to take.
 pub fn bytes(count: usize) -> usize {
     map::round_to_page(count * size_of::<Chunk>())
@@ -139,8 +142,30 @@ impl Table {
         unsafe { &*(self.mapping.span().start as *const Chunk).add(index) }
     }
     fn first_of_page(&self, index: usize) -> &Chunk {
-        const A_PAGE: usize = PAGE / size_of::<Chunk>();
         self.get(index / A_PAGE * A_PAGE)
+    }
+    /// Gives the page of records that begins with `first` back to the system: they are as if never touched. False, and nothing is
+    /// changed, if one of them is claimed or used. No lock is held: its claim is what keeps others from a record, and who wants
+    /// one of these meanwhile waits for the claims made here. So a waiter may have left his mark in memory that is gone, and
+    /// all are woken.
+    pub fn forget_page(&self, first: usize) -> bool {
+        let page = first..(first + A_PAGE).min(self.capacity);
+        let claim = |index: &usize| {
+            let state = &self.get(*index).state;
+            let word = state.load();
+            word.phase() == Phase::Zero && state.claim(word)
+        };
+        let claimed = page.clone().take_while(claim).count();
+        let span = self.mapping.part(first * size_of::<Chunk>(), PAGE);
+        // SAFETY: all records of the page are claimed, and in no list, as they are Zero.
+        let forgotten = claimed == page.len() && unsafe { discard(span) }.is_ok();
+        for index in page.take(claimed) {
+            match forgotten {
+                true => self.get(index).state.wake(),
+                false => self.get(index).state.settle(Phase::Zero, Settle::default()),
+            }
+        }
+        forgotten
     }
     /// Whether the page of a chunk's record is charged to the budget.
     pub fn is_charged(&self, index: usize) -> bool {

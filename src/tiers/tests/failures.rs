@@ -2,6 +2,7 @@
 use super::*;
 use crate::error::Error;
 use crate::tiers::chunk_error::ChunkError;
+use crate::tiers::mapping;
 use crate::tiers::spill::Spill;
 use crate::tiers::state::{MOST_ACQUIRED, Phase, Settle};
 use crate::tiers::transit::Transit;
@@ -371,6 +372,72 @@ fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
     assert_eq!(charged(), 4 * 4096);
     engine.free(&region);
     assert_eq!(budget.used.load(SeqCst), 0);
+}
+
+#[test]
+fn memory_that_shrinks_gives_its_records_back() {
+    const CHUNK: usize = 4096;
+    // The records of all chunks are charged at once, or as they come to be used.
+    for limit in [8 << 20, 1 << 20] {
+        let budget = Fixed::new(limit);
+        let engine = budget.engine(serving().next().unwrap());
+        let region = streaming(&engine, 2000 * CHUNK, CHUNK);
+        region.advise(Advice::Random).unwrap();
+        let pages = || (engine.account().guaranteed() - 2 * CHUNK) / 4096;
+        for round in 0..3 {
+            (0..2000).step_by(50).chain([1999]).for_each(|index| fill(&region, index, index as u64));
+            assert_eq!(pages(), 32);
+            assert!(Arc::ptr_eq(&engine.resize(&region, 100 * CHUNK).unwrap(), &region));
+            assert_eq!(pages(), 2, "limit {limit}, round {round}");
+            for index in 128..2000 {
+                let record = core::ptr::from_ref(region.chunk(index)) as usize;
+                assert!(!mapping::is_present(record), "limit {limit}, the record of chunk {index}");
+            }
+            holds(&region, 50, 50);
+            assert!(Arc::ptr_eq(&engine.resize(&region, 2000 * CHUNK).unwrap(), &region));
+            region.acquire(1000, Access::Read).unwrap();
+            assert_eq!(words(&region)[1000 * CHUNK / 8].load(Relaxed), 0);
+            region.release(1000).unwrap();
+            assert_eq!(pages(), if limit == 8 << 20 { 32 } else { 3 });
+        }
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+#[test]
+fn records_are_given_back_while_others_are_at_them() {
+    const CHUNK: usize = 4096;
+    let budget = Fixed::new(8 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    let region = streaming(&engine, 300 * CHUNK, CHUNK);
+    let ended = Arc::new(AtomicUsize::new(0));
+    let others = [130, 131, 131].map(|index| {
+        let (region, ended) = (region.clone(), ended.clone());
+        move || {
+            while ended.load(Relaxed) == 0 {
+                match region.bring_in(index, Access::Write, false, false) {
+                    Ok(()) | Err(ChunkError::Leaving) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    });
+    ends(move || {
+        std::thread::scope(|scope| {
+            others.into_iter().for_each(|other| _ = scope.spawn(other));
+            for size in [1, 300].into_iter().cycle().take(3000) {
+                assert!(Arc::ptr_eq(&engine.resize(&region, size * CHUNK).unwrap(), &region));
+            }
+            ended.store(1, Relaxed);
+        });
+        engine.resize(&region, CHUNK).unwrap();
+        assert_eq!(region.residency().hot_bytes + region.residency().cold_bytes, 0);
+        engine.resize(&region, 300 * CHUNK).unwrap();
+        engine.resize(&region, CHUNK).unwrap();
+        assert_eq!(engine.account().guaranteed(), CHUNK + 4096);
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    });
 }
 
 #[test]
