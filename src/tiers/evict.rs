@@ -254,6 +254,8 @@ impl Engine {
                 break;
             };
             let region = transit.region;
+            // Where the system holds on to pages this is over when it lets go of them, or after 20 µs, or 1000 calls: then they
+            // are copied (`move_patiently`). So it waits for nobody, who could be waiting for this claim.
             // SAFETY: the claim owns the chunk, which was Hot and so is present; the slot is empty and ours.
             let taken =
                 unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };

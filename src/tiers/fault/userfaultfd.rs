@@ -181,7 +181,9 @@ impl Userfaultfd {
     pub fn copy(&self, to: usize, from: usize, length: usize) -> (usize, Option<Errno>) {
         self.transfer(Operation::CopyPages, 0x03, to, from, length)
     }
-    /// Protects present pages against writing, or ends that.
+    /// Protects present pages against writing, or ends that. EAGAIN the kernel gives here only to those who asked to be told of
+    /// forks and moves of memory (UFFD_FEATURE_EVENT_...), until they have read it, which nobody here does: so this does not
+    /// go round for ever, and waits for nobody.
     pub fn write_protect(&self, span: Span, on: bool) -> Result<(), Errno> {
         loop {
             let mut argument = WriteProtect { range: span.into(), mode: u64::from(on) };
