@@ -40,7 +40,9 @@ impl<'a> Acquisition<'a> {
             if room()? || engine.demote_claimed(transit)? && room()? {
                 break;
             }
-            // The room of what other threads are bringing in is free when they have settled.
+            // The room of what other threads are bringing in is free when they have settled. Meanwhile the claim is held: who frees or
+            // moves the region has marked it, which ends this; who shrinks it, or forks, waits for it with nothing in hand that
+            // those at work could wait for.
             if !engine.account().could_acquire(region.chunk_size()) {
                 return Err(ChunkError::NoRoomBeside);
             }

@@ -1,5 +1,6 @@
 //! Who looks for room while others hold what could leave, and do not use it.
 use super::*;
+use crate::error::Error;
 use crate::tiers::chunk_error::ChunkError;
 use crate::tiers::state::Phase;
 use crate::tiers::sync_points::{SyncPoint, at};
@@ -108,6 +109,43 @@ fn a_touch_gets_the_place_of_what_others_wait_to_acquire() {
         assert!(acquired.contains(&Ok(())), "{mechanism:?}: {acquired:?}");
         engine.clear();
         assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+
+/// Who waits to acquire a chunk ends when its memory is freed or moved, though what it waits for goes on.
+#[test]
+fn memory_is_freed_or_moved_while_another_waits_to_acquire_some() {
+    for mechanism in serving() {
+        for grows in [false, true] {
+            let budget = Fixed::new(3 * CHUNK + CHUNK / 8 + 4 * 4096);
+            let engine = budget.engine(mechanism);
+            let other = streaming(&engine, CHUNK, CHUNK);
+            let half = &words(&other)[..CHUNK / 16];
+            half.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
+            other.advise(Advice::DontNeed).unwrap();
+            let region = streaming(&engine, 16 * CHUNK, CHUNK);
+            region.advise(Advice::Random).unwrap();
+            words(&region)[2 * CHUNK / 8].store(7, Relaxed);
+            // In the way of the acquisition.
+            let encoded = Transit::claim(&other, 0, Some(Phase::Stored)).unwrap();
+            let acquire = {
+                let region = region.clone();
+                std::thread::spawn(move || region.acquire(2, Access::Write).map(drop))
+            };
+            while engine.waiting.waiting() < 1 && !acquire.is_finished() {
+                std::thread::yield_now();
+            }
+            if grows {
+                let grown = engine.resize(&region, 64 * CHUNK).unwrap();
+                assert_eq!(words(&grown)[2 * CHUNK / 8].load(Relaxed), 7, "{mechanism:?}");
+            } else {
+                assert!(engine.free(&region));
+            }
+            assert_eq!(acquire.join().unwrap(), Err(Error::NotOwned), "{mechanism:?}, grows: {grows}");
+            encoded.settle_unchanged();
+            engine.clear();
+            assert_eq!(budget.used.load(SeqCst), 0);
+        }
     }
 }
 
