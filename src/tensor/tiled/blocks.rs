@@ -72,9 +72,18 @@ impl Blocks {
     pub fn chunk(&self) -> usize {
         self.chunk
     }
-    /// Blocks that get something of each chunk of the tensor, about, if it has chunks of `chunk` elements.
+    /// Chunks of blocks that are being filled at one time while a tensor in chunks of `chunk` elements is copied.
     pub fn open(&self, chunk: usize) -> usize {
-        self.axes[self.outer(chunk)..].iter().map(Cut::blocks).product()
+        let outer = self.outer(chunk);
+        let (mut inner, mut open) = (1, 1);
+        for (a, cut) in self.axes.iter().enumerate().rev() {
+            inner *= cut.length;
+            // What lies in one chunk of the tensor; and what a block's chunk holds of the next position of a slower axis, too.
+            if a >= outer || (a > 0 && inner < self.chunk) {
+                open *= cut.blocks();
+            }
+        }
+        open
     }
     /// Makes a part of the product one of the rearranged tensor. It must be what the product was cut into.
     pub fn place(&self, piece: &mut Piece, tensor: usize) {
@@ -149,7 +158,12 @@ impl Blocks {
             }
             let axes = self.axes.iter().zip(&count).map(|(cut, count)| (*count, cut.stride));
             let at = self.axes.iter().zip(&from_place).map(|(cut, place)| place * cut.stride).sum();
-            let _in_tensor = Pins::new(tensor, Some(Extent::new(at, axes)), of_tensor)?;
+            let extent = Extent::new(at, axes);
+            let end = extent.end();
+            let _in_tensor = Pins::new(tensor, Some(extent), of_tensor)?;
+            if let Some(tensor) = tensor.filter(|tensor| !back && end / chunk < tensor.count()) {
+                tensor.prefetch(end / chunk, 1);
+            }
             for share in self.shares(&from_place, &count) {
                 let Share { at: [natural, placed], axes } = share;
                 let extent = Extent::new(placed, axes.iter().map(|axis| (axis.size, axis.other)));

@@ -97,6 +97,10 @@ impl Extent {
         axes.sort_by_key(|axis| axis.1);
         Extent { at, axes }
     }
+    /// Where the elements behind the last one begin.
+    pub fn end(&self) -> usize {
+        self.at + 1 + self.axes.iter().map(|(size, stride)| (size - 1) * stride).sum::<usize>()
+    }
     /// The length of pieces without gaps as long as a chunk, and the axes that tell where these pieces are.
     fn solid(&self, chunk: usize) -> (usize, &[(usize, usize)]) {
         let mut length = 1;
