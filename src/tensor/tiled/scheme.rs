@@ -47,6 +47,8 @@ impl Choice<'_> {
         /// Tensors stay as they are where that moves less than this many times the least there is, or than this many times
         /// what moves otherwise: copies are written, too, which takes longer than reading, with nothing to multiply meanwhile.
         const WORTH: f64 = 2.0;
+        /// Times the least there is, up to which what is compressed is decoded again and again instead of copied in the clear.
+        const FAR: f64 = 8.0;
         let mut search = Search::new(self);
         search.in_place();
         let uncut = search.measure([1; 3], true, true, [false; 3]);
@@ -56,7 +58,9 @@ impl Choice<'_> {
         }
         search.limit = if search.fits(&in_place) { in_place.traffic / WORTH } else { f64::INFINITY };
         search.rearranged(false);
-        if !search.fits(&in_place) && !search.best.as_ref().is_some_and(|best| search.fits(best)) {
+        let is_good = |scheme: &Scheme| search.fits(scheme) && scheme.traffic <= FAR * search.least();
+        let good = is_good(&in_place) || search.best.as_ref().is_some_and(is_good);
+        if !good && self.compressed.contains(&true) {
             search.rearranged(true);
         }
         match search.best {
@@ -137,7 +141,7 @@ impl Search<'_> {
         }
     }
     /// Some tensors in blocks: cells of rows and columns, and pieces of the sum that pass by. Tensors that are compressed
-    /// within a tolerance are not copied as they are in the clear, unless `any` may.
+    /// within a tolerance are copied, in the clear, only where `any` may be.
     fn rearranged(&mut self, any: bool) {
         let Some(_) = self.choice.rearranging else { return };
         let movable = [0, 1, 2].map(|tensor| {
@@ -203,9 +207,7 @@ impl Search<'_> {
             Some(Blocks::new(self.choice.whole, &piece, tensor, chunk))
         });
         let chunk = |tensor: usize| blocks[tensor].as_ref().map(Blocks::chunk).or(chunks[tensor]);
-        blocks.iter().enumerate().for_each(|(tensor, blocks)| {
-            blocks.iter().for_each(|blocks| blocks.place(&mut piece, tensor));
-        });
+        place(&blocks, &mut piece);
         let out = elements(if moved[2] { piece.out() } else { cell.out() }, chunk(2));
         let right = elements(piece.right(), chunk(1));
         let (left, left_passing) = match keep_left {
@@ -253,11 +255,7 @@ impl Scheme {
     /// A part of the product with its tensors where they are. Of a tensor in blocks it must have one, or a part of one.
     pub fn place(&self, piece: &Piece) -> Piece {
         let mut placed = piece.clone();
-        for (tensor, blocks) in self.blocks.iter().enumerate() {
-            if let Some(blocks) = blocks {
-                blocks.place(&mut placed, tensor);
-            }
-        }
+        place(&self.blocks, &mut placed);
         placed
     }
     /// Less traffic; for about the same traffic, pieces enough that one is on its way while another is worked on.
@@ -266,6 +264,14 @@ impl Scheme {
         let overlap = |scheme: &Scheme| scheme.pieces.min(ENOUGH);
         self.traffic < other.traffic / SAME
             || self.traffic <= other.traffic * SAME && overlap(self) > overlap(other)
+    }
+}
+
+fn place(blocks: &[Option<Blocks>; 3], piece: &mut Piece) {
+    for (tensor, blocks) in blocks.iter().enumerate() {
+        if let Some(blocks) = blocks {
+            blocks.place(piece, tensor);
+        }
     }
 }
 

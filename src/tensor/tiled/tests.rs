@@ -140,6 +140,25 @@ fn traffic_of_layouts_that_no_slab_suits() {
         assert!(traffic <= 3 * (sizes[0] + sizes[1]), "{left:?} by {right:?}: {traffic} elements");
     }
 }
+#[test]
+fn compressed_tensors_are_copied_only_where_all_else_moves_far_more() {
+    let best = |sizes: &[usize], bonds: &[(usize, usize)], chunk: usize, compressed: bool| {
+        let product = Product::row_major(sizes, sizes, bonds);
+        let whole = Piece::whole(&product, [Some(chunk); 3]);
+        let compressed = [compressed, compressed, false];
+        let scheme =
+            Choice { whole: &whole, budget: 32 * chunk, compressed, rearranging: Some(chunk / 8) }.best();
+        assert!(scheme.pinned <= 32 * chunk, "{bonds:?}");
+        scheme.blocks.map(|blocks| blocks.is_some())
+    };
+    for bonds in LAYOUTS {
+        assert_eq!(best(&[1024, 1024], &bonds, 1024, false), [true; 3], "{bonds:?}");
+        let [left, right, _] = best(&[1024, 1024], &bonds, 1024, true);
+        assert_eq!(left || right, bonds == [(0, 1)], "{bonds:?}");
+    }
+    let [left, right, _] = best(&[48, 60, 48], &[(0, 2), (2, 0)], 480, true);
+    assert!(left || right);
+}
 /// Wide matrices in a small memory, whose copies do what the test asks; stopped when `stop` is done. Gives what came of it, the
 /// error of the result, and how many copies there were.
 fn wide(trouble: Option<Trouble>, stop: f64) -> (Result<()>, f64, usize) {
