@@ -235,6 +235,45 @@ static int pass_on_what_was_passed_on(void *jump)
     return 0;
 }
 
+/* Two handlers that pass on what comes, to what was there before, are installed in turn in front of one that leaves. */
+static volatile size_t passed_by[2];
+static struct sigaction before_these[2];
+static void pass_as_first(int signal, siginfo_t *info, void *context)
+{
+    passed_by[0]++;
+    before_these[0].sa_sigaction(signal, info, context);
+}
+static void pass_as_second(int signal, siginfo_t *info, void *context)
+{
+    passed_by[1]++;
+    before_these[1].sa_sigaction(signal, info, context);
+}
+static int pass_on_in_turn(void *unused)
+{
+    (void)unused;
+    short_file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
+    if (short_file < 0) return 0;
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    bool by_segv = strcmp(unimem_fault_mechanism(), "signal") == 0;
+    volatile char *place = by_segv ? mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                                   : mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, short_file, 0);
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    sigaction(by_segv ? SIGSEGV : SIGBUS, &action, NULL);
+    for (size_t round = 0; round < 40; round++) {
+        void *words = memory->allocate_streaming(4 * MIB, 64 * KIB);
+        passed_by[0] = passed_by[1] = 0;
+        if (!words || sigsetjmp(back, 1) == 0) {
+            *place = 1;
+            return 1;
+        }
+        if (seen_address != place || passed_by[0] != (round > 0) || passed_by[1] != (round > 1)) return 2;
+        memory->free(words);
+        action.sa_sigaction = round % 2 ? pass_as_second : pass_as_first;
+        sigaction(by_segv ? SIGSEGV : SIGBUS, &action, &before_these[round % 2]);
+    }
+    return 0;
+}
+
 /* The library's own calls come here, too: it is as if another thread installed a handler between two of them. */
 static bool another_thread_installs;
 int sigaction(int signal, const struct sigaction *new, struct sigaction *old)
@@ -272,6 +311,7 @@ static void test_chaining(void)
     CHECK_EQ("handlers that are installed anew are passed once each time", (size_t)again, 0);
     int in_turn = run_in_child(install_again_and_again, &again, 60);
     CHECK_EQ("also two that are installed in turn", (size_t)in_turn, 0);
+    CHECK_EQ("and two that pass on what comes", (size_t)run_in_child(pass_on_in_turn, NULL, 60), 0);
     for (int ignored = 0; ignored < 2; ignored++)
         CHECK_EQ(ignored ? "what cannot be served ends a program that ignores SIGBUS" : "what cannot be served ends a program that blocks SIGBUS",
                  (size_t)run_in_child(touch_in_vain, ignored ? &ignored : NULL, 20), 256 + SIGBUS);
