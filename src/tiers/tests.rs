@@ -7,6 +7,8 @@ use super::fill::Access;
 use super::region::{Params, Policy, Region};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 mod copies;
 mod failures;
@@ -61,6 +63,12 @@ fn streaming(engine: &Arc<Engine>, size: usize, chunk: usize) -> Arc<Region> {
 fn words(region: &Region) -> &[AtomicU64] {
     // SAFETY: the region's memory, alive as long as the region is not freed; faults bring in what is missing.
     unsafe { core::slice::from_raw_parts(region.start() as *const AtomicU64, region.size() / 8) }
+}
+/// Runs what once went on for ever.
+fn ends<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    let (done, result) = channel();
+    std::thread::spawn(move || done.send(work()));
+    result.recv_timeout(Duration::from_secs(60)).expect("goes on for ever")
 }
 fn mix(i: u64) -> u64 {
     let mut z = i.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -6,15 +6,6 @@ use crate::tiers::mapping;
 use crate::tiers::spill::Spill;
 use crate::tiers::state::{MOST_ACQUIRED, Phase, Settle};
 use crate::tiers::transit::Transit;
-use std::sync::mpsc::channel;
-use std::time::Duration;
-
-/// Runs what once went on for ever.
-fn ends<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    let (done, result) = channel();
-    std::thread::spawn(move || done.send(work()));
-    result.recv_timeout(Duration::from_secs(60)).expect("goes on for ever")
-}
 fn acquire(region: &Arc<Region>, index: usize) -> Result<(), Error> {
     let region = region.clone();
     ends(move || region.acquire(index, Access::Read).map(|_| ()))

@@ -6,7 +6,7 @@ use crate::tiers::state::Phase;
 use crate::tiers::sync_points::{SyncPoint, at};
 use crate::tiers::table::ListKind;
 use crate::tiers::transit::Transit;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 const CHUNK: usize = 16 << 10;
@@ -76,39 +76,53 @@ fn what_is_touched_in_place_meanwhile_can_leave_then() {
     memory.0.clear();
 }
 
-/// Two threads wait to acquire the two chunks in place, for which an encoded one is in the way, and that one is touched.
+/// Two threads wait to acquire the two chunks in place, or one does and the other chunk is pinned; an encoded one is in the way, and
+/// that one is touched.
+fn a_touch_while_others_wait_to_acquire(mechanism: Mechanism, wanted: &'static [usize]) {
+    // Three chunks, and a quarter of the room of the encoded one.
+    let budget = Fixed::new(3 * CHUNK + CHUNK / 8 + 4096);
+    let engine = budget.engine(mechanism);
+    let region = streaming(&engine, 16 * CHUNK, CHUNK);
+    region.advise(Advice::Random).unwrap();
+    let half = &words(&region)[..CHUNK / 16];
+    half.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
+    region.advise(Advice::DontNeed).unwrap();
+    assert_eq!(region.is_listed(0), ListKind::Warm, "{mechanism:?}");
+    (2..4).for_each(|index| region.bring_in(index, Access::Write, false, false).unwrap());
+    let pinned = (2..4).filter(|index| !wanted.contains(index));
+    pinned.clone().for_each(|index| assert!(region.chunk(index).state.pin()));
+    let (starts, started) = channel();
+    {
+        let (engine, region) = (engine.clone(), region.clone());
+        at(SyncPoint::Claimed, move || {
+            let acquire = |index: &usize| {
+                let (index, region) = (*index, region.clone());
+                std::thread::spawn(move || region.acquire(index, Access::Write).map(drop))
+            };
+            let acquires: Vec<_> = wanted.iter().map(acquire).collect();
+            while (engine.waiting.waiting() as usize) < wanted.len()
+                && !acquires.iter().any(JoinHandle::is_finished)
+            {
+                std::thread::yield_now();
+            }
+            starts.send(acquires).unwrap();
+        });
+    }
+    assert_eq!(region.bring_in(0, Access::Write, false, false), Ok(()), "{mechanism:?}");
+    let acquired: Vec<_> =
+        started.recv().unwrap().into_iter().map(|acquire| acquire.join().unwrap()).collect();
+    // Once there is room for one of them.
+    assert!(acquired.contains(&Ok(())), "{mechanism:?}: {acquired:?}");
+    pinned.for_each(|index| region.chunk(index).state.unpin());
+    engine.clear();
+    assert_eq!(budget.used.load(SeqCst), 0);
+}
 #[test]
 fn a_touch_gets_the_place_of_what_others_wait_to_acquire() {
     for mechanism in serving() {
-        // Three chunks, and a quarter of the room of the encoded one.
-        let budget = Fixed::new(3 * CHUNK + CHUNK / 8 + 4096);
-        let engine = budget.engine(mechanism);
-        let region = streaming(&engine, 16 * CHUNK, CHUNK);
-        region.advise(Advice::Random).unwrap();
-        let half = &words(&region)[..CHUNK / 16];
-        half.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
-        region.advise(Advice::DontNeed).unwrap();
-        assert_eq!(region.is_listed(0), ListKind::Warm, "{mechanism:?}");
-        (2..4).for_each(|index| region.bring_in(index, Access::Write, false, false).unwrap());
-        let (starts, started) = channel();
-        {
-            let (engine, region) = (engine.clone(), region.clone());
-            at(SyncPoint::Claimed, move || {
-                let acquires = [2, 3].map(|index| {
-                    let region = region.clone();
-                    std::thread::spawn(move || region.acquire(index, Access::Write).map(drop))
-                });
-                while engine.waiting.waiting() < 2 && !acquires.iter().any(JoinHandle::is_finished) {
-                    std::thread::yield_now();
-                }
-                starts.send(acquires).unwrap();
-            });
+        for wanted in [&[2, 3][..], &[2]] {
+            ends(move || a_touch_while_others_wait_to_acquire(mechanism, wanted));
         }
-        assert_eq!(region.bring_in(0, Access::Write, false, false), Ok(()), "{mechanism:?}");
-        let acquired = started.recv().unwrap().map(|acquire| acquire.join().unwrap());
-        assert!(acquired.contains(&Ok(())), "{mechanism:?}: {acquired:?}");
-        engine.clear();
-        assert_eq!(budget.used.load(SeqCst), 0);
     }
 }
 
@@ -117,36 +131,41 @@ fn a_touch_gets_the_place_of_what_others_wait_to_acquire() {
 fn memory_is_freed_or_moved_while_another_waits_to_acquire_some() {
     for mechanism in serving() {
         for grows in [false, true] {
-            let budget = Fixed::new(3 * CHUNK + CHUNK / 8 + 4 * 4096);
-            let engine = budget.engine(mechanism);
-            let other = streaming(&engine, CHUNK, CHUNK);
-            let half = &words(&other)[..CHUNK / 16];
-            half.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
-            other.advise(Advice::DontNeed).unwrap();
-            let region = streaming(&engine, 16 * CHUNK, CHUNK);
-            region.advise(Advice::Random).unwrap();
-            words(&region)[2 * CHUNK / 8].store(7, Relaxed);
-            // In the way of the acquisition.
-            let encoded = Transit::claim(&other, 0, Some(Phase::Stored)).unwrap();
-            let acquire = {
-                let region = region.clone();
-                std::thread::spawn(move || region.acquire(2, Access::Write).map(drop))
-            };
-            while engine.waiting.waiting() < 1 && !acquire.is_finished() {
-                std::thread::yield_now();
-            }
-            if grows {
-                let grown = engine.resize(&region, 64 * CHUNK).unwrap();
-                assert_eq!(words(&grown)[2 * CHUNK / 8].load(Relaxed), 7, "{mechanism:?}");
-            } else {
-                assert!(engine.free(&region));
-            }
-            assert_eq!(acquire.join().unwrap(), Err(Error::NotOwned), "{mechanism:?}, grows: {grows}");
-            encoded.settle_unchanged();
-            engine.clear();
-            assert_eq!(budget.used.load(SeqCst), 0);
+            ends(move || leaves_while_another_waits_to_acquire_some(mechanism, grows));
         }
     }
+}
+fn leaves_while_another_waits_to_acquire_some(mechanism: Mechanism, grows: bool) {
+    let budget = Fixed::new(3 * CHUNK + CHUNK / 8 + 4 * 4096);
+    let engine = budget.engine(mechanism);
+    let other = streaming(&engine, CHUNK, CHUNK);
+    let half = &words(&other)[..CHUNK / 16];
+    half.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
+    other.advise(Advice::DontNeed).unwrap();
+    let region = streaming(&engine, 16 * CHUNK, CHUNK);
+    region.advise(Advice::Random).unwrap();
+    words(&region)[2 * CHUNK / 8].store(7, Relaxed);
+    // In the way of the acquisition.
+    let encoded = Transit::claim(&other, 0, Some(Phase::Stored)).unwrap();
+    let acquire = {
+        let region = region.clone();
+        std::thread::spawn(move || region.acquire(2, Access::Write).map(drop))
+    };
+    while engine.waiting.waiting() < 1 && !acquire.is_finished() {
+        std::thread::yield_now();
+    }
+    let kept = if grows {
+        let grown = engine.resize(&region, 64 * CHUNK).unwrap();
+        words(&grown)[2 * CHUNK / 8].load(Relaxed) == 7
+    } else {
+        engine.free(&region)
+    };
+    let acquired = acquire.join().unwrap();
+    encoded.settle_unchanged();
+    assert!(kept, "{mechanism:?}, grows: {grows}");
+    assert_eq!(acquired, Err(Error::NotOwned), "{mechanism:?}, grows: {grows}");
+    engine.clear();
+    assert_eq!(budget.used.load(SeqCst), 0);
 }
 
 /// Of encoded chunks and of those read ahead, others hold the oldest.
