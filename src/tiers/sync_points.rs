@@ -26,6 +26,8 @@ pub enum SyncPoint {
     Reopening,
     /// A chunk is about to be brought in by the worker threads.
     BringingAhead,
+    /// The records of a page are claimed, to give the page back.
+    RecordsClaimed,
     /// A chunk that is read ahead is claimed, and about to be given a slot.
     Staging,
 }

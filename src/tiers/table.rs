@@ -10,6 +10,7 @@
 //! one, whether it did when it was claimed.
 use super::mapping::{Access, Advice, Mapping, advise, discard};
 use super::state::{Phase, Settle, State};
+use super::sync_points::{self, SyncPoint};
 use crate::os::map::{self, PAGE};
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -156,6 +157,7 @@ impl Table {
             word.phase() == Phase::Zero && state.claim(word)
         };
         let claimed = page.clone().take_while(claim).count();
+        sync_points::pass(SyncPoint::RecordsClaimed);
         let span = self.mapping.part(first * size_of::<Chunk>(), PAGE);
         // SAFETY: all records of the page are claimed, and in no list, as they are Zero.
         let forgotten = claimed == page.len() && unsafe { discard(span) }.is_ok();
@@ -319,7 +321,41 @@ impl Lists {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mapping::is_present;
+    use super::super::sync_points::at;
     use super::*;
+    use std::sync::Arc;
+    #[test]
+    fn a_page_of_records_goes_only_when_nobody_is_at_one() {
+        fn claim(table: &Table, index: usize) -> bool {
+            let state = &table.get(index).state;
+            state.claim(state.load())
+        }
+        let settle =
+            |table: &Table, index: usize, phase| table.get(index).state.settle(phase, Settle::default());
+        let table = Arc::new(Table::new(3 * A_PAGE).unwrap());
+        let page = A_PAGE..2 * A_PAGE;
+        let (one, around) = (A_PAGE + 9, [A_PAGE - 1, 2 * A_PAGE]);
+        around.iter().for_each(|index| settle(&table, *index, Phase::Hot));
+        for phase in [Phase::Busy, Phase::Stored, Phase::Staged, Phase::Hot] {
+            settle(&table, one, phase);
+            assert!(!table.forget_page(page.start), "{phase:?}");
+            assert_eq!(table.get(one).state.load().phase(), phase);
+            for index in page.clone().filter(|index| *index != one) {
+                assert!(claim(&table, index), "{phase:?}: the claim of record {index} has not ended");
+                settle(&table, index, Phase::Zero);
+            }
+        }
+        settle(&table, one, Phase::Zero);
+        {
+            let (table, mut page) = (table.clone(), page.clone());
+            at(SyncPoint::RecordsClaimed, move || assert!(!page.any(|index| claim(&table, index))));
+        }
+        assert!(table.forget_page(page.start));
+        assert!(!is_present(core::ptr::from_ref(table.get(one)).addr()));
+        assert!(page.into_iter().all(|index| claim(&table, index)));
+        assert_eq!(around.map(|index| table.get(index).state.load().phase()), [Phase::Hot; 2]);
+    }
     #[test]
     fn lists_keep_their_order() {
         let table = Table::new(10).unwrap();

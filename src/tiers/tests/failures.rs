@@ -390,6 +390,10 @@ fn memory_that_shrinks_gives_its_records_back() {
             assert_eq!(words(&region)[1000 * CHUNK / 8].load(Relaxed), 0);
             region.release(1000).unwrap();
             assert_eq!(pages(), if limit == 8 << 20 { 32 } else { 3 });
+            // Of the pages that are not charged now nothing is given back.
+            assert!(Arc::ptr_eq(&engine.resize(&region, 100 * CHUNK).unwrap(), &region));
+            assert_eq!(pages(), 2, "limit {limit}, round {round}");
+            assert!(Arc::ptr_eq(&engine.resize(&region, 2000 * CHUNK).unwrap(), &region));
         }
         engine.clear();
         assert_eq!(budget.used.load(SeqCst), 0);
