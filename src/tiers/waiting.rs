@@ -361,6 +361,34 @@ mod model {
             assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
         });
     }
+    /// As long as who waits to acquire it has not let go.
+    #[test]
+    fn nobody_gives_up_for_what_another_is_about_to_let_go() {
+        explore(2, move || {
+            let model = Model::new();
+            model.waiting.begin();
+            let others = [Model::acquire as fn(&Model) -> bool, Model::want].map(|work| {
+                let model = model.clone();
+                loom::thread::spawn(move || assert!(work(&model), "there is room in the end"))
+            });
+            assert!(model.want_at_work(), "gave up, and who holds the chunk can let go");
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
+        });
+    }
+    #[test]
+    fn where_all_wait_to_acquire_all_give_up() {
+        explore(3, || {
+            let model = Model::new();
+            let other = {
+                let model = model.clone();
+                loom::thread::spawn(move || assert!(!model.acquire()))
+            };
+            assert!(!model.acquire());
+            other.join().unwrap();
+            assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
+        });
+    }
     #[test]
     fn where_there_is_nothing_all_give_up() {
         explore(3, || {

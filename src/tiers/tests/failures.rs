@@ -6,6 +6,7 @@ use crate::tiers::mapping;
 use crate::tiers::spill::Spill;
 use crate::tiers::state::{MOST_ACQUIRED, Phase, Settle};
 use crate::tiers::transit::Transit;
+
 fn acquire(region: &Arc<Region>, index: usize) -> Result<(), Error> {
     let region = region.clone();
     ends(move || region.acquire(index, Access::Read).map(|_| ()))
