@@ -480,9 +480,16 @@ impl Region {
         self.spill_space.shorten(0);
         self.give_up_extent();
     }
+    /// Once: of a region that was freed the last reference may go outside the gate, where a lock taken here could be a forked
+    /// child's for ever.
     fn give_up_extent(&self) {
-        self.engine.account().shorten(self.extent.swap(0, Relaxed));
-        self.engine.account().discharge_records(self.records.swap(0, Relaxed));
+        let (extent, records) = (self.extent.swap(0, Relaxed), self.records.swap(0, Relaxed));
+        if extent > 0 {
+            self.engine.account().shorten(extent);
+        }
+        if records > 0 {
+            self.engine.account().discharge_records(records);
+        }
     }
 }
 impl Drop for Region {
