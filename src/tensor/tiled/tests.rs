@@ -12,16 +12,7 @@ const LAYOUTS: [[(usize, usize); 1]; 4] = [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)
 fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], room: usize, chunk: usize) -> usize {
     check_served(true, left, right, bonds, room, chunk)
 }
-/// The same where only what is pinned may be touched.
-fn check_pinned(
-    left: &[usize],
-    right: &[usize],
-    bonds: &[(usize, usize)],
-    room: usize,
-    chunk: usize,
-) -> usize {
-    check_served(false, left, right, bonds, room, chunk)
-}
+/// The same; where touches are not `served`, only what is pinned may be touched.
 fn check_served(
     served: bool,
     left: &[usize],
@@ -118,7 +109,7 @@ fn traffic_of_matrices_far_wider_than_the_memory() {
     for (n, chunks, most) in [(256, 16, 2.5), (256, 8, 2.0)] {
         let least = 2.0 * (n as f64).powi(3) / ((chunks * n) as f64).sqrt();
         for bonds in LAYOUTS {
-            let traffic = check_pinned(&[n, n], &[n, n], &bonds, chunks * n, n) as f64 / least;
+            let traffic = check_served(false, &[n, n], &[n, n], &bonds, chunks * n, n) as f64 / least;
             assert!(traffic <= most, "{chunks} rows in place, {bonds:?}: {traffic:.2} of the least");
         }
     }
@@ -127,14 +118,14 @@ fn traffic_of_matrices_far_wider_than_the_memory() {
 fn traffic_of_layouts_that_no_slab_suits() {
     // Columns of A by rows of B: every chunk holds some of each row of A, or of each column of B.
     let (n, chunk) = (256, 4 * 256);
-    let traffic = check_pinned(&[n, n], &[n, n], &[(0, 1)], 32 * chunk, chunk);
+    let traffic = check_served(false, &[n, n], &[n, n], &[(0, 1)], 32 * chunk, chunk);
     assert!(traffic <= 9 * n * n + chunk, "{:.2} matrices", traffic as f64 / (n * n) as f64);
     // Two bonds whose axes lie the other way round in B.
     for (left, right, bonds, room, chunk) in [
         ([8, 40, 8, 40], [40, 8, 40, 8], [(1, 2), (3, 0)], 20_000, 320),
         ([48, 60, 48, 1], [48, 60, 48, 1], [(0, 2), (2, 0)], 30_000, 480),
     ] {
-        let traffic = check_pinned(&left, &right, &bonds, room, chunk);
+        let traffic = check_served(false, &left, &right, &bonds, room, chunk);
         let sizes = [&left, &right].map(|sizes| sizes.iter().product::<usize>());
 
         assert!(traffic <= 3 * (sizes[0] + sizes[1]), "{left:?} by {right:?}: {traffic} elements");
