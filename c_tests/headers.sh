@@ -44,7 +44,27 @@ size_t f(advanced_memory_system_t *system, MemoryPool *pool) {
     pool_free(system, pool, pool_allocate(system, pool, 8));
     return pool->num_layouts;
 }
-size_t g(simple_memory_pool_t *pool) { return get_total_allocated(pool); }
+size_t g(simple_memory_pool_t *pool) { return unimem_pool_interface(pool) ? get_total_allocated(pool) : 0; }
+C
+# The legacy advanced_memory_system.h, before ours and after: its MemoryPool has no tag, its system has.
+cat >"$D/legacy_system.h" <<'C'
+#ifndef ADVANCED_MEMORY_SYSTEM_H
+#define ADVANCED_MEMORY_SYSTEM_H
+typedef struct { int layouts; } MemoryPool;
+typedef struct advanced_memory_system_t advanced_memory_system_t;
+#endif
+C
+cat >"$D/legacy_system_first.c" <<'C'
+#include "legacy_system.h"
+#include "unimem.h"
+#include "unimem/memory_pool.h"
+int f(advanced_memory_system_t *system, MemoryPool *pool) { return unimem_system_interface(system) ? pool->layouts : 0; }
+size_t g(simple_memory_pool_t *pool) { return unimem_pool_interface(pool) ? get_total_allocated(pool) : 0; }
+C
+cat >"$D/legacy_system_last.c" <<'C'
+#include "unimem.h"
+#include "legacy_system.h"
+int f(advanced_memory_system_t *system, MemoryPool *pool) { return unimem_system_interface(system) ? pool->layouts : 0; }
 C
 cat >"$D/new_names.c" <<'C'
 #define UNIMEM_NO_OLD_NAMES
@@ -78,7 +98,8 @@ C
 for compiler in "${TEST_CC:-cc}" clang; do
     command -v "$compiler" >/dev/null || continue
     for standard in c11 c17; do
-        for file in unimem pool system singleton trees pool_then_system system_then_pool new_names; do
+        for file in unimem pool system singleton trees pool_then_system system_then_pool new_names legacy_system_first \
+            legacy_system_last; do
             # shellcheck disable=SC2086  # a list of words
             try "$compiler $standard $file" "$compiler" -std=$standard $W -Iinclude "$D/$file.c"
         done
@@ -92,7 +113,8 @@ done
 for compiler in "${TEST_CXX:-c++}" clang++; do
     command -v "$compiler" >/dev/null || continue
     for standard in c++11 c++17 c++20; do
-        for file in unimem pool system singleton trees pool_then_system system_then_pool new_names; do
+        for file in unimem pool system singleton trees pool_then_system system_then_pool new_names legacy_system_first \
+            legacy_system_last; do
             # shellcheck disable=SC2086
             try "$compiler $standard $file" "$compiler" -std=$standard $W -Iinclude -x c++ "$D/$file.c"
         done

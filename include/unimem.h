@@ -9,8 +9,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/** A memory pool: see unimem/memory_pool.h. */
-struct MemoryPool;
+/** A memory pool: see unimem/memory_pool.h. In C++ a tag is a type's name, too, and the legacy advanced_memory_system.h
+ * has another type of this name; so there any pointer goes through, and the call says whether it is a pool. */
+#ifdef __cplusplus
+typedef void unimem_memory_pool_t;
+#else
+typedef struct MemoryPool unimem_memory_pool_t;
+#endif
 /** An advanced memory system: see unimem/advanced_memory_system.h. */
 struct advanced_memory_system_t;
 
@@ -427,7 +432,7 @@ bool unimem_close(unified_memory_interface_t *memory);
  * The interface of a memory pool: its functions work on the pool's memory. The same table each time; it ends with the
  * pool. NULL for anything but a live pool of libunimem, a pool that the program's own C code made included.
  */
-unified_memory_interface_t *unimem_pool_interface(struct MemoryPool *pool);
+unified_memory_interface_t *unimem_pool_interface(unimem_memory_pool_t *pool);
 
 /**
  * The calling thread's last error; `UNIMEM_OK` when no call of it has failed. A success leaves it alone.

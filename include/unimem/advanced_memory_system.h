@@ -7,7 +7,7 @@
  * pool_allocate(system, pool, size), pool_free(system, pool, ptr) and destroy_memory_pool(system, pool) are the
  * ams_ functions under other names. memory_pool.h has functions and a MemoryPool of the same names. Of the two
  * headers the one that comes first in a file gives them; this one's structure is `advanced_memory_pool_t` in any
- * case. Define UNIMEM_NO_OLD_NAMES to leave them all to memory_pool.h. */
+ * case. Define UNIMEM_NO_OLD_NAMES to leave them all to memory_pool.h, as the legacy one needs where it comes later. */
 #ifndef UNIMEM_ADVANCED_MEMORY_SYSTEM_H
 #define UNIMEM_ADVANCED_MEMORY_SYSTEM_H
 #ifndef ADVANCED_MEMORY_SYSTEM_H /* the legacy header's own guard: it is not to come after this one */
@@ -124,11 +124,7 @@ typedef struct {
 } MemoryBuffer;
 
 /** A system's pool. Made by advanced_create_memory_pool() or ams_create_memory_pool() alone; may be read. */
-#if defined(UNIMEM_MEMORY_POOL_NAMED) || defined(UNIMEM_NO_OLD_NAMES)
 typedef struct advanced_memory_pool {
-#else
-typedef struct MemoryPool {
-#endif
     MemoryLayout *layouts; /**< NULL: they do not lie in one array, so none ever moves */
     MemoryBuffer *buffers; /**< NULL */
     size_t num_layouts;    /**< made by create_memory_layout() */

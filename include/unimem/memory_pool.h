@@ -18,6 +18,10 @@
 #endif
 #include "legacy_types.h"
 
+#if defined(ADVANCED_MEMORY_SYSTEM_H) && !defined(UNIMEM_ADVANCED_MEMORY_SYSTEM_H)
+#define UNIMEM_MEMORY_POOL_NAMED 1 /* by the legacy advanced_memory_system.h */
+#endif
+
 #define QG_POOL_ALIGNMENT 64
 #define QG_NUM_SIZE_CLASSES 64
 #define QG_MIN_BLOCK_SIZE 128
@@ -56,7 +60,7 @@ typedef struct SizeClass {
 } SizeClass;
 
 /** A pool. Made by create_memory_pool() alone; its fields may be read. */
-#ifdef UNIMEM_MEMORY_POOL_NAMED
+#if defined(__cplusplus) && defined(UNIMEM_MEMORY_POOL_NAMED) /* where a tag is a type's name, too */
 typedef struct simple_memory_pool {
 #else
 typedef struct MemoryPool {
