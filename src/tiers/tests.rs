@@ -119,7 +119,7 @@ fn what_is_written_comes_back_from_every_tier() {
 fn no_increment_is_lost_while_chunks_move() {
     const THREADS: usize = 4;
     for mechanism in serving() {
-        for (chunk, rounds) in [(4096, 2_000), (64 << 10, 4_000), (2 << 20, 200)] {
+        for (chunk, rounds) in [(4096, 1_500), (64 << 10, 1_000), (2 << 20, 100)] {
             let budget = Fixed::new(6 * chunk);
             let engine = budget.engine(mechanism);
             let region = streaming(&engine, 20 * chunk, chunk);
