@@ -4,11 +4,11 @@
 //! that goes on takes them over when its own thread's cache runs empty, on trim, and before it gives up for want of memory:
 //! it puts their blocks back into the spans and adds up their figures.
 //!
-//! A thread may have been in the middle of an operation. Then its magazine is not as it should be, but slots are the truth
-//! (slot.rs), and nobody changes these any more: an entry whose slot has not the magazine's tag, or that is only half there,
-//! is dropped, and a block that was on its way between the two stays where its slot says. At worst such a block is lost to
-//! the child, one a thread, and the figures are off by what one operation or publication (tally.rs) counts. A magazine that
-//! was growing has no base, and is left.
+//! A thread may have been in the middle of an operation when the process forked. Then its magazine may not be whole, but its
+//! slots are the truth (slot.rs), and nobody changes these any more: an entry that is only half written, or whose slot has
+//! not the magazine's tag, is dropped, and a block on its way between magazine and program stays where its slot says. At
+//! worst one such block a thread is lost to the child, and the figures are off by one operation or publication (tally.rs).
+//! A magazine that was growing has no base, and is left alone.
 use super::cache::{self, ThreadCache};
 use super::*;
 use core::ptr::null_mut;

@@ -6,14 +6,14 @@
 //! wild pointer can be looked up without a lock, but what nobody uses of them goes back to the system: slots with their
 //! slices, bitmaps, sixteen to a page, with the last slice of their region. The regions' own address space is given up
 //! when the system is short.
-use super::size_class::SLICE;
+use super::size_class::{SLICE, SMALLEST};
 use crate::os::{fork, lock::Mutex, map, records};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::AtomicU16;
 
 const REGION_SLICES: usize = 512;
 /// Slots beside each slice: one for each of the smallest blocks.
-pub const SLOTS: usize = SLICE / 32;
+pub const SLOTS: usize = SLICE / SMALLEST;
 /// Bitmap words beside each slice.
 const BITMAP_WORDS: usize = SLOTS / 64;
 const WORDS: usize = REGION_SLICES / 64;

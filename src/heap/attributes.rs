@@ -99,16 +99,16 @@ fn with<R>(pointer: *const u8, f: impl FnOnce(&mut Attributes) -> R) -> Result<R
     }
     Ok(f(shard.entry(pointer as usize).or_default()))
 }
-/// Gives whether it was marked before.
+/// Marks the slot of a live block. Gives whether it was marked before.
 fn mark_slot(span: &'static Span, index: usize, pointer: *const u8) -> Result<bool> {
     let marked = |value| slot::is_live(value).then_some(value | slot::MARKED);
     let place = span.slot_to_change(index);
     let before = place.fetch_update(Relaxed, Relaxed, marked);
-    let is_it = live_slot(pointer).is_some_and(|(found, at)| core::ptr::eq(found, span) && at == index);
+    let is_same = live_slot(pointer).is_some_and(|(found, at)| core::ptr::eq(found, span) && at == index);
     match before {
-        Ok(before) if is_it => Ok(before & slot::MARKED != 0),
+        Ok(before) if is_same => Ok(before & slot::MARKED != 0),
         before => {
-            // The span has ended since it was found: whose slot this is now gets it back.
+            // The span has ended since it was found, and the slot is another block's: it gets its value back.
             before.into_iter().for_each(|before| _ = slot::surrender(place, before | slot::MARKED, before));
             fail!(NotOwned, "the block was freed at the same moment")
         }
@@ -173,14 +173,15 @@ pub fn rename(from: *const u8, to: *const u8, size: usize) {
     begin_relocation(from).finish(to, size);
 }
 
-/// A block whose old place is about to be another's, perhaps before this one knows its new place: what it carries is in
-/// hand, and until that is settled whoever has the old place next cannot give it attributes of its own.
+/// What a block carries while it moves. Its old address may be another block's before its new one is known, so all that is
+/// known of the old address is taken out first, and its shard stays locked until one of the functions below: the next block
+/// there cannot be given attributes meanwhile.
 pub struct Relocation {
     from: *const u8,
     shard: MutexGuard<'static, Shard>,
     tracked: tracked::Relocation,
 }
-/// Takes in hand what the block at `from` carries. Ends with one of the functions below; a heap's lock may be held.
+/// Begins to move the block at `from`. A heap's lock may be held.
 pub fn begin_relocation(from: *const u8) -> Relocation {
     Relocation { from, shard: shard(from), tracked: tracked::begin_relocation(from as usize) }
 }

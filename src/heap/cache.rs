@@ -18,8 +18,8 @@ use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-/// What turns a size into room in whole cache lines, but for the last six bits, where so many bytes stand before a block.
-pub(super) const fn beside(prefix: usize) -> usize {
+/// What is added to a size, before it is cut down to whole cache lines, to give the room of a block with that prefix.
+pub(super) const fn prefix_and_rounding(prefix: usize) -> usize {
     prefix + DEFAULT_ALIGNMENT - 1
 }
 
@@ -32,17 +32,17 @@ const _: () = assert!(size_of::<ThreadCache>() <= SENTINEL_BYTES);
 
 /// One thread's part of one heap.
 ///
-/// It lies at the start of a page, as large blocks do, and small ones more often than anywhere else. A processor takes a load
-/// for one of what was just stored at the same place of another page, and waits; so what comes first is nothing a hit reads.
+/// It lies at the start of a page, where programs often store: large blocks begin there. So what comes first is nothing a
+/// hit reads, because of 4 KiB aliasing (see [`Span`](super::span::Span)).
 #[repr(C, align(64))]
 pub struct ThreadCache {
     /// The heap's list of caches, under its lock.
     pub next: Cell<*mut ThreadCache>,
-    /// Largest size that [`super::fast::allocate`] serves: none above the largest asked for so far, so that this is
-    /// one comparison with the other limits.
+    /// Largest size that [`super::fast::allocate`] serves. Never above the largest asked for so far, so that a hit need not
+    /// note its size in `largest`.
     pub(super) quick_size: AtomicUsize,
-    /// See [`beside`], of the heap.
-    pub(super) beside: usize,
+    /// See [`prefix_and_rounding`], for the heap.
+    pub(super) prefix_and_rounding: usize,
     pub(super) tally: Tally,
     largest: AtomicUsize,
     /// Largest room that fast.rs may serve; 0 where the heap's alignment is unusual.
@@ -51,16 +51,18 @@ pub struct ThreadCache {
     pub record: *const Record,
     /// The heap.
     pub heap: *const Heap,
-    /// Of all bytes allocated, those that recorded allocations stand for, in the recording of this number (recorded.rs).
+    /// Of the bytes allocated, those that samples of the recording with the number `sampled_in` stand for (recorded.rs).
     pub(super) sampled: Cell<usize>,
     magazines: Magazines,
+    /// See `sampled`.
     pub(super) sampled_in: Cell<u32>,
     /// The slot of `ground`.
     no_block: AtomicU16,
     /// Below the first entry of magazines that have no array yet.
     ground: Cell<Entry>,
-    /// How often the heap had wanted what caches hold when this one was last put back; and slow calls (slow.rs).
+    /// [`Heap`]'s `caches_wanted` when this cache was last looked at (slow.rs).
     pub(super) wanted_seen: Cell<u32>,
+    /// Slow calls of the thread so far (slow.rs).
     pub(super) slow_calls: Cell<u32>,
 }
 
@@ -76,7 +78,7 @@ impl ThreadCache {
             made.record = record;
             made.heap = heap;
             made.wanted_seen.set(heap.caches_wanted.load(Relaxed));
-            made.beside = beside(heap.prefix());
+            made.prefix_and_rounding = prefix_and_rounding(heap.prefix());
             made.quick_limit = if usual && !record.is_null() { MAX_QUICK } else { 0 };
             static MADE: AtomicU32 = AtomicU32::new(0);
             let number = MADE.fetch_add(1, Relaxed) as usize * CLASSES;
@@ -84,8 +86,8 @@ impl ThreadCache {
             made.ground.set(Entry::ground(&*no_block));
             for (class, (magazine, shape)) in made.magazines.0.iter().zip(&SHAPES).enumerate() {
                 let usable = shape.stride.wrapping_sub(heap.prefix() as u32);
-                let of_nothing = slot::LIVE.wrapping_add(usable as u16);
-                magazine.begin(made.ground.as_ptr(), slot::tag(number + class), of_nothing);
+                let zero_size_value = slot::LIVE.wrapping_add(usable as u16);
+                magazine.begin(made.ground.as_ptr(), slot::tag(number + class), zero_size_value);
             }
         }
         Some(cache)
@@ -111,7 +113,7 @@ impl ThreadCache {
         // SAFETY: classes come from the tables of size_class.rs, by way of a span's record.
         unsafe { self.magazines.0.get_unchecked(class) }
     }
-    /// The magazine of a class that is given scaled.
+    /// The magazine of a class that is given scaled (see [`CLASS_SCALE`]).
     #[inline(always)]
     pub fn magazine_at(&self, scaled_class: usize) -> &Magazine {
         debug_assert!(scaled_class < CLASSES * CLASS_SCALE);
@@ -133,7 +135,7 @@ impl ThreadCache {
     /// Whether prefix and size make up the room: the heap has no prefix.
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
-        self.beside == beside(0)
+        self.prefix_and_rounding == prefix_and_rounding(0)
     }
     /// Counts an allocation of `size` bytes.
     pub fn count_allocation(&self, heap: &Heap, size: usize, hit: bool) {
@@ -147,14 +149,15 @@ impl ThreadCache {
         let size = match (entry.value(), class < FIRST_SINGLE) {
             // It came from its span: the free that was one too many told nobody its size.
             (0, _) => 0,
-            (value, true) => (self.magazine(class).labels().of_nothing() - value) as usize,
+            (value, true) => (self.magazine(class).labels().zero_size_value() - value) as usize,
             (value, false) => page_map::span_of(entry.pointer as usize)
                 .map_or(0, |span| super::central::requested_size(span, value)),
         };
         self.tally.refuse(heap, size);
         // SAFETY: null, or a heap, which are never unmapped.
         if let Some(whole) = unsafe { heap.counted_in.load(Relaxed).as_ref() } {
-            // Past the threads' tallies: no cache of that heap can be looked for under the lock that is held here.
+            // Directly, not in this thread's tally of that heap: to find its cache there may take the registry's lock, which
+            // comes before the one held here.
             whole.counters.live.fetch_add(size as isize, Relaxed);
         }
         heap.count_refused();
@@ -172,7 +175,7 @@ impl ThreadCache {
         if size > self.largest.load(Relaxed) {
             self.largest.store(size, Relaxed);
             if self.quick_limit > 0 {
-                let most = MAX_QUICK_SHARED - (self.beside - beside(0));
+                let most = MAX_QUICK_SHARED - (self.prefix_and_rounding - prefix_and_rounding(0));
                 self.quick_size.store(size.min(most), Relaxed);
             }
         }
@@ -195,7 +198,7 @@ impl ThreadCache {
     }
 }
 
-/// What a cache that ends has counted becomes the heap's.
+/// Adds what a cache that ends has counted to its heap's figures.
 pub fn retire(cache: &ThreadCache, heap: &Heap, central: &mut Central) {
     cache.tally.publish(heap);
     central.retired.add(cache.counts());
@@ -213,14 +216,15 @@ fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
     Some(unsafe { &*record.far.load(Relaxed).add(id - NEAR) })
 }
 
-/// This thread's cache of the heap with `id`, one of the first, or one of zero bytes, which has no blocks and no room.
+/// This thread's cache of the heap with `id`, if that is below [`NEAR`]. Where there is none: the sentinel, whose zero bytes
+/// are a cache that has no blocks and no room.
 #[inline(always)]
 pub fn near(record: &Record, id: usize) -> &'static ThreadCache {
     let cache = record.near.get(id).map_or(sentinel(), |near| near.load(Relaxed));
     // SAFETY: entries are zero bytes or a cache that lives until its heap or this thread ends.
     unsafe { &*cache.cast::<ThreadCache>() }
 }
-/// The same of any heap.
+/// The same for any heap.
 pub fn anywhere(record: &Record, id: usize) -> &'static ThreadCache {
     let cache = entry(record, id).map_or(sentinel(), |entry| entry.load(Relaxed));
     // SAFETY: as in `near`.

@@ -17,7 +17,8 @@ use core::ptr::{NonNull, null_mut};
 /// Spans with free blocks that are left to other threads, at most, before one of them is taken over.
 const MOST_LEFT_TO_OTHERS: usize = 8;
 
-/// A block that may grow has touched memory of an earlier one for this many times its size, at most.
+/// Memory that earlier blocks have touched is left to a block that may grow up to this many times its size; what is beyond
+/// goes back to the system.
 const MOST_DIRTY_TO_GROW: usize = 8;
 
 /// Where a thread takes its next block.
@@ -42,7 +43,7 @@ pub struct Central {
     pub caches: *mut ThreadCache,
     /// In a forked child: those of threads that it does not have (abandoned.rs).
     pub abandoned: *mut ThreadCache,
-    /// How many they are.
+    /// Length of the list `caches`.
     pub number_of_caches: usize,
     /// Counts of caches that are gone.
     pub retired: Counts,
@@ -64,9 +65,9 @@ impl Central {
         }
     }
 
-    /// The span of `class` with free blocks that `cache` is to take from. Its own, if there is one: slots, and small
-    /// blocks, of one cache line should be used by one thread. Other threads have one each that they may still want;
-    /// if there are more, the one looked at last is taken over.
+    /// The span of `class` with free blocks that `cache` is to take from. Its own, if there is one: slots and small blocks
+    /// that share a cache line should be used by one thread. One span is left to each other thread, which may still want
+    /// it; if there are more, the next one is taken over.
     fn span_for(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<Span>> {
         let mut next = NonNull::new(self.partial[class as usize].head);
         let mut others = self.number_of_caches.saturating_sub(1).min(MOST_LEFT_TO_OTHERS);
@@ -98,8 +99,8 @@ impl Central {
         next
     }
 
-    /// Where `cache` is to take its next block of `class`, if `movable` of the bytes that count as held would go. None: the
-    /// budget has no room for it.
+    /// Where `cache` is to take its next block of `class`. None: the budget has no room for it. `movable`: bytes that chunks
+    /// of tiered memory hold now and would give up for it; 0 when a block is really taken.
     pub fn next_block(&self, heap: &Heap, cache: &ThreadCache, class: Class, movable: usize) -> Option<Next> {
         let fits = |bytes| self.kept.fits(heap, bytes, movable);
         let preferred = match self.span_for(cache, class) {
@@ -138,7 +139,7 @@ impl Central {
                     unsafe { span.as_ref().inner() }.user = cache;
                     Some(span)
                 }
-                // These for the first block only: a batch need not cost more memory, nor others their blocks.
+                // For the first block only: the rest of a batch is worth neither a new span nor another thread's blocks.
                 Some(Next::OfNewSpan) if taken == 0 => self.new_span(heap, cache, class),
                 Some(Next::OfAnother(span)) if taken == 0 => Some(span),
                 _ => None,
@@ -207,7 +208,7 @@ impl Central {
                 hand_out(index);
                 taken += 1;
             } else {
-                self.free_too_many(heap); // a thread was late with a free, and has the block
+                self.free_too_many(heap); // a late free (slot.rs) has the block
             }
         }
         let class = span.class();
@@ -232,8 +233,8 @@ impl Central {
         taken + wanted
     }
 
-    /// Puts a block back into its span. False when its slot does not hold `tag`, or the span has it already since a thread
-    /// was late with a free.
+    /// Puts a block back into its span. False when its slot does not hold `tag`, or the span has it already, after a late
+    /// free (slot.rs).
     pub fn put(&mut self, heap: &Heap, span: &'static Span, index: usize, tag: u16) -> bool {
         if !slot::put(span.slot(index), tag) {
             return false;
@@ -265,8 +266,8 @@ impl Central {
         is_new
     }
 
-    /// Whether no block of a span whose blocks are all marked free is a thread's all the same: one that was late with
-    /// a free. What is, is marked so.
+    /// Whether a span whose bitmap says that all blocks are free is really unused: a late free (slot.rs) may have given one
+    /// to a thread all the same. The bitmap is corrected where the slots say otherwise.
     fn is_unused(&mut self, heap: &Heap, span: &Span) -> bool {
         // SAFETY: the lock is held and the span is this heap's.
         let inner = unsafe { span.inner() };
@@ -278,8 +279,8 @@ impl Central {
         }
         inner.free == inner.carved
     }
-    /// One free more was counted than there was, and nobody knows by whom, nor of how many bytes: live bytes stay too low
-    /// by as many.
+    /// Takes back the count of a free that was one too many. By which thread and of how many bytes is not known, so live bytes
+    /// stay too low by these.
     #[cold]
     fn free_too_many(&mut self, heap: &Heap) {
         heap.count_refused();
@@ -335,7 +336,7 @@ impl Central {
         }
         inner.charged += extra;
         span.change_class(class);
-        // The same entries once more, but for the class: leaves are there.
+        // Only for the class that the entries note. Cannot fail, as their leaves exist.
         page_map::insert(inner.run.base, inner.run.base + inner.length, NonNull::from(span))
     }
 
@@ -382,5 +383,5 @@ fn to_charge(span: &Inner, class: Class, blocks: usize) -> usize {
 /// Size asked for, of a live block whose slot holds `value`.
 #[inline(always)]
 pub fn requested_size(span: &Span, value: u16) -> usize {
-    span.once_sized(value & !slot::MARKED) as u32 as usize
+    span.counted_size(value & !slot::MARKED) as u32 as usize
 }

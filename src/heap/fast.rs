@@ -31,8 +31,8 @@ pub fn is_usual(alignment: usize) -> bool {
 #[inline(always)]
 pub fn allocate(id: usize, prefix: Option<usize>, size: usize) -> Option<NonNull<u8>> {
     let cache = cache::near(thread::existing()?, id);
-    let beside = prefix.map_or(cache.beside, cache::beside);
-    shared(cache, size, || quick_scaled_class_of_lines(size.wrapping_add(beside)))
+    let prefix_and_rounding = prefix.map_or(cache.prefix_and_rounding, cache::prefix_and_rounding);
+    shared(cache, size, || quick_scaled_class_of_lines(size.wrapping_add(prefix_and_rounding)))
 }
 /// The same at malloc's alignment, from a heap without a prefix.
 #[inline(always)]
@@ -47,7 +47,7 @@ fn shared(cache: &ThreadCache, size: usize, scaled_class: impl FnOnce() -> usize
     }
     let magazine = cache.magazine_at(scaled_class());
     let taken = take(cache, magazine, size)?;
-    taken.slot.store(taken.labels.of_nothing().wrapping_sub(size as u16), Relaxed);
+    taken.slot.store(taken.labels.zero_size_value().wrapping_sub(size as u16), Relaxed);
     // SAFETY: taken just now, and no block is at address 0.
     Some(unsafe { NonNull::new_unchecked(taken.entry.as_ref().pointer) })
 }
@@ -75,13 +75,13 @@ fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Taken> 
     Some(Taken { entry, slot, labels })
 }
 
-/// What [`allocate`] leaves over is tried here next, one call more, still without a lock: other alignments that a class
-/// has anyway, the classes whose blocks have a span each, and heaps beyond the first. `zeroed`: a span is to know still what
-/// of its only block was written to.
+/// What [`allocate`] leaves over is tried here next, for one call more and still without a lock: other alignments that a
+/// class has anyway, classes whose blocks have a span each, and heaps with ids from [`thread::NEAR`] on. `zeroed`: the span is to
+/// remember how much of its only block was written to, for [`Span::take_written`](super::span::Span::take_written).
 pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) -> Option<NonNull<u8>> {
     let cache = cache::anywhere(thread::existing()?, id);
     let room = if is_usual(alignment) {
-        size.wrapping_add(cache.beside) & !(DEFAULT_ALIGNMENT - 1)
+        size.wrapping_add(cache.prefix_and_rounding) & !(DEFAULT_ALIGNMENT - 1)
     } else if alignment == MALLOC_ALIGNMENT && cache.is_plain() {
         size
     } else {
@@ -111,7 +111,7 @@ pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) ->
 pub fn free(id: usize, pointer: *mut u8) -> bool {
     thread::existing().is_some_and(|record| free_into(cache::near(record, id), id, pointer))
 }
-/// What [`free`] leaves over is tried here next, where that can help: heaps beyond the first.
+/// What [`free`] leaves over is tried here next, where that can help: heaps with ids from [`thread::NEAR`] on.
 pub fn free_other(id: usize, pointer: *mut u8) -> bool {
     let record = thread::existing().filter(|_| id >= thread::NEAR);
     record.is_some_and(|record| free_into(cache::anywhere(record, id), id, pointer))
@@ -128,10 +128,10 @@ fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
     if !slot::is_plainly_live(value) {
         return false;
     }
-    let once = span.once_sized(value);
+    let counted = span.counted_size(value);
     let magazine = cache.magazine_at(scaled_class);
     let Some(place) = magazine.place() else { return false };
-    if !cache.tally.quick_free(once) {
+    if !cache.tally.quick_free(counted) {
         return false;
     }
     magazine.fill(place, Entry::new(pointer, block, value));

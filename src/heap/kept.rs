@@ -17,7 +17,7 @@ use core::ptr::NonNull;
 const MOST_SLICES: usize = MAX_STRIDE / SLICE;
 /// Kept memory may exceed the most ever in use by this much, so that small heaps are left alone.
 const LEEWAY: usize = 1 << 20;
-/// Latest runs of a length that are looked at for one that the thread had before.
+/// How many of the latest runs of a length are searched for one that the thread itself used before.
 const MOST_OF_OTHERS: usize = 8;
 /// A heap keeps at most this share of the machine's memory (one part in ...).
 const SHARE: usize = 8;
@@ -76,7 +76,7 @@ impl Kept {
         self.occasions
     }
 
-    /// Whether [`Kept::charge`] would charge `bytes` now, if `movable` of the bytes held would go.
+    /// Whether [`Kept::charge`] would charge `bytes` now. `movable` as in [`Central::next_block`](super::central::Central).
     pub fn fits(&self, heap: &Heap, bytes: usize, movable: usize) -> bool {
         let in_use = heap.held().saturating_sub(self.bytes + movable);
         heap.limit() == 0 || bytes == 0 || in_use.saturating_add(bytes) <= heap.limit()
@@ -104,7 +104,7 @@ impl Kept {
     pub fn most_in_use(&self) -> usize {
         self.most_in_use
     }
-    /// Takes a charge of `bytes` back for which there was no memory; [`Kept::most_in_use`] before it.
+    /// Takes back a charge of `bytes` for which there was no memory. `most_in_use`: what [`Kept::most_in_use`] was before it.
     pub fn take_back(&mut self, heap: &Heap, bytes: usize, most_in_use: usize) {
         heap.discharge(bytes);
         self.most_in_use = most_in_use;
@@ -128,8 +128,8 @@ impl Kept {
         }
     }
 
-    /// The kept run of which [`Kept::reuse_run`] makes one of `slices`, and its length: the shortest, of those one that
-    /// `user` had before, whose processor has it cached, if it is among the latest.
+    /// The kept run that [`Kept::reuse_run`] takes, and its length: the shortest that is long enough, and of the latest of
+    /// that length preferably one that `user` had before, whose processor may still have it cached.
     fn run_for(&self, slices: usize, user: *const ThreadCache) -> Option<(NonNull<Span>, usize)> {
         let length = (slices..=MOST_SLICES).find(|&n| !self.runs[n].head.is_null())?;
         let mut next = NonNull::new(self.runs[length].head);
@@ -144,8 +144,8 @@ impl Kept {
         }
         Some((NonNull::new(self.runs[length].head)?, length))
     }
-    /// Whether [`Kept::reuse_run`] has a run, and the budget the room for it: for what is touched of it already and what
-    /// the span is to hold, if `movable` of the bytes that count as held would go.
+    /// Whether [`Kept::reuse_run`] has a run, and the budget the room for it: for what is touched of it already and for what
+    /// the span `needs`. `movable` as in [`Central::next_block`](super::central::Central).
     pub fn run_serves(
         &self,
         heap: &Heap,
@@ -157,9 +157,9 @@ impl Kept {
         self.run_for(slices, user).is_some_and(|(span, _)| {
             // SAFETY: the lock is held; kept spans are known to nobody else.
             let inner = unsafe { span.as_ref().inner() };
-            let (touched, beside) = (inner.charged.min(slices * SLICE), inner.beside);
-            touched >= needs.first && beside >= needs.beside
-                || self.fits(heap, touched.max(needs.first) + beside.max(needs.beside), movable)
+            let (touched, bookkeeping) = (inner.charged.min(slices * SLICE), inner.bookkeeping);
+            touched >= needs.run && bookkeeping >= needs.bookkeeping
+                || self.fits(heap, touched.max(needs.run) + bookkeeping.max(needs.bookkeeping), movable)
         })
     }
     /// A kept run of `slices` for `user`, cut from a longer one if need be.
@@ -179,8 +179,8 @@ impl Kept {
                 rest_inner.kept_order = inner.kept_order;
                 inner.charged -= rest_inner.charged;
                 let most = arena::side_bytes(slices, slices * arena::SLOTS) + size_of::<Span>();
-                rest_inner.beside = inner.beside.saturating_sub(most);
-                inner.beside -= rest_inner.beside;
+                rest_inner.bookkeeping = inner.bookkeeping.saturating_sub(most);
+                inner.bookkeeping -= rest_inner.bookkeeping;
                 self.runs[length - slices].push(rest);
             }
             self.bytes -= inner.held();
@@ -297,8 +297,9 @@ impl Kept {
         kept - self.bytes
     }
 
-    /// Gives back what was kept longest, `ready` memory last and if so asked; False when nothing is left that may go.
-    /// Whatever its size: a program in a steady state then loses what it no longer uses, and keeps what it takes up again.
+    /// Gives back what was kept longest, whatever its size: so a program in a steady state loses what it no longer uses, and
+    /// keeps what it uses again and again. Memory made ready when the heap was made goes last, and only with `ready`. False
+    /// when nothing is left that may go.
     fn release_oldest(&mut self, heap: &Heap, ready: bool) -> bool {
         let runs = (1..=MOST_SLICES).filter_map(|n| Some((self.runs[n].last()?, n)));
         let lasts = self.ranges.last().map(|span| (span, 0)).into_iter().chain(runs);
@@ -320,7 +321,7 @@ impl Kept {
             let inner = span.as_ref().inner();
             self.bytes -= inner.held();
             heap.discharge(inner.held());
-            inner.beside = 0;
+            inner.bookkeeping = 0;
             if slices == 0 {
                 self.ranges.remove(span);
                 map::unmap(inner.run.base, inner.length);

@@ -96,7 +96,7 @@ impl Heap {
         Ok(NonNull::new(first as *mut u8).expect("mappings are not at address 0"))
     }
 
-    /// Whether [`Heap::allocate_large`] would find room, if `movable` of the bytes that count as held would go.
+    /// Whether [`Heap::allocate_large`] would find room. `movable` as in [`Central::next_block`].
     pub(super) fn has_room_for_large(
         &self,
         central: &Central,
@@ -138,7 +138,7 @@ impl Heap {
         // SAFETY: fresh and known to nobody else.
         let inner = unsafe { span.as_ref().inner() };
         (inner.run.base, inner.length, inner.charged) = (base, length, length);
-        (inner.beside, inner.kept_since) = (0, 0);
+        (inner.bookkeeping, inner.kept_since) = (0, 0);
         Some(span)
     }
 
@@ -156,7 +156,7 @@ impl Heap {
             central.remove_large(NonNull::from(span));
             central.kept.keep_range(NonNull::from(span));
         }
-        // Before the range can be somebody else's, who would have it forgotten.
+        // Before anybody else can get the range, which would have it forgotten.
         freed::note(pointer as usize);
         drop(central);
         self.count(|cache| cache.tally.free(self, size))
@@ -170,9 +170,10 @@ impl Heap {
             && span.first() == pointer as usize
     }
 
-    /// Gives the block `size` bytes where it is or by moving its pages, and says where it is then and how many it had; None when
-    /// it has to be copied into a new block. OutOfMemory leaves it as it was. DoubleFree: another thread has freed it. A `pinned` block, which other threads may
-    /// look up meanwhile, keeps its mapping. What a `marked` block carries moves with it.
+    /// Resizes the block to `size` bytes in place or by moving its pages. Gives where it is then and the size it had; None when
+    /// it has to be copied into a new block. OutOfMemory leaves it as it was; DoubleFree: another thread has freed it. A
+    /// `pinned` block has other owners, who may look it up meanwhile: it keeps its mapping. What a `marked` block carries
+    /// moves along.
     pub(super) fn resize_large(
         &'static self,
         span: &'static Span,
@@ -210,7 +211,7 @@ impl Heap {
             drop(central);
             return self.out_of_memory(size);
         }
-        // Before the range changes: what it gives up may be another heap's the moment it is free.
+        // Before the range changes: what it gives up may be another heap's at once.
         page_map::remove(base, base + old);
         let mut relocation = None;
         let before_moving = || relocation = marked.then(|| attributes::begin_relocation(first as *const u8));
@@ -239,8 +240,8 @@ impl Heap {
         Ok(Some(((now + lead) as *mut u8, size_before)))
     }
 
-    /// Resizes a mapping where it is, else where `place` wants it, which it tells before its old range can be another's.
-    /// Gives its address, for which the page map is ready.
+    /// Resizes a mapping in place, else moves it to where `place` wants it; `moving` runs before its old range can become
+    /// anybody else's. Gives its address, for which the page map is ready.
     fn move_or_stay(
         &self,
         base: usize,

@@ -59,7 +59,7 @@ impl Entry {
     }
 }
 
-/// What the slots of a class's blocks hold, in one word that is read at once.
+/// What the slots of a class's blocks hold, both in one word so that one load reads them.
 #[derive(Clone, Copy)]
 pub struct Labels(u32);
 impl Labels {
@@ -68,9 +68,9 @@ impl Labels {
     pub fn tag(self) -> u16 {
         self.0 as u16
     }
-    /// While it is live, with 0 bytes; with more, that less its size. In classes whose blocks share a span.
+    /// While it is live with 0 bytes; while it is live with more, this less its size. For classes whose blocks share a span.
     #[inline(always)]
-    pub fn of_nothing(self) -> u16 {
+    pub fn zero_size_value(self) -> u16 {
         (self.0 >> u16::BITS) as u16
     }
 }
@@ -102,8 +102,8 @@ enum SinceGrowth {
 
 impl Magazine {
     /// Without room for blocks, on a ground entry that outlives it.
-    pub fn begin(&self, ground: *mut Entry, tag: u16, of_nothing: u16) {
-        self.labels.set(Labels(u32::from(of_nothing) << u16::BITS | u32::from(tag)));
+    pub fn begin(&self, ground: *mut Entry, tag: u16, zero_size_value: u16) {
+        self.labels.set(Labels(u32::from(zero_size_value) << u16::BITS | u32::from(tag)));
         self.top.set(ground.wrapping_add(1));
         self.limit.set(ground.wrapping_add(1));
     }
@@ -266,7 +266,7 @@ impl Magazine {
     }
 }
 
-/// As many entries, or where their ground would make the record twice as large one less: records have a power of two bytes.
+/// So many entries, or one less where the ground entry would double the array: records have sizes of powers of two.
 fn with_ground(entries: usize) -> usize {
     entries - usize::from(entries.is_power_of_two() && entries >= 16)
 }

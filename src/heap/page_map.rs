@@ -41,8 +41,8 @@ static FIRST_LEAF: FirstLeaf = FirstLeaf {
         huge_pages: [const { AtomicPtr::new(null_mut()) }; HUGE_PAGES],
     },
 };
-/// Zero, so that the leaf takes no room in the file; what lies in the lowest 16 GiB is looked up there in vain until then, and
-/// found through the root.
+/// Where the first leaf starts as long as none is needed. Zero, so that the static takes no room in the file. Until then the
+/// fast path looks up addresses of the lowest 16 GiB there in vain; slow paths find them through the root.
 const NOWHERE: usize = 0;
 
 fn leaf(address: usize) -> Option<&'static Leaf> {

@@ -68,7 +68,7 @@ impl Heap {
     fn replace(&'static self, block: &Block, size: usize, marked: bool) -> Result<NonNull<u8>> {
         let pointer = block.start as *mut u8;
         let moved = if size > block.capacity && self.single_class_for(size, block.alignment).is_some() {
-            // Huge pages would make memory of the address space.
+            // Huge pages would fill the address space with memory.
             let growth = !self.huge_pages();
             self.allocate_slow(size, block.alignment, Extras { growth, ..Extras::default() })?
         } else {
@@ -104,12 +104,12 @@ impl Heap {
             let _central = self.central.lock();
             return self.has_only_block(span, block).then(|| span.replace_only_size(size));
         }
-        // Without the lock, which would cost as much as all the rest: should the span have ended meanwhile, then whose slot
-        // this is now has it back in a moment.
-        let is_it = || self.has_block(span, index, block.start as *const u8);
+        // Without the lock, which would cost as much as all the rest. If the span has ended meanwhile the slot is another
+        // block's by now, and gets its value back at once.
+        let is_still_there = || self.has_block(span, index, block.start as *const u8);
         let resized = (slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED);
-        let done = is_it() && slot::surrender(span.slot(index), value, resized);
-        if done && !is_it() {
+        let done = is_still_there() && slot::surrender(span.slot(index), value, resized);
+        if done && !is_still_there() {
             slot::surrender(span.slot(index), resized, value);
             return None;
         }

@@ -3,13 +3,13 @@
 use super::*;
 
 impl Heap {
-    /// Whether this thread can allocate `size` bytes at `alignment` now, if `movable` of the bytes that count as held would
-    /// go. Whether the system has the memory is not known.
+    /// Whether this thread can allocate `size` bytes at `alignment` now, as far as the budget goes; whether the system has the
+    /// memory is not known. `movable` as in [`Central::next_block`].
     pub fn can_allocate(&'static self, size: usize, alignment: usize, movable: usize) -> bool {
         if size == 0 || size > MAX_SIZE {
             return false;
         }
-        // What an allocation does too before it gives up; who is refused elsewhere loses nothing by it.
+        // An allocation does this too before it gives up.
         let made_room = || debug::empty_quarantine(Some(self)) | self.flush_caches();
         self.limit() == 0
             || self.finds_room(size, alignment, movable)

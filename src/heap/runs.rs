@@ -32,7 +32,8 @@ impl Central {
         }
     }
 
-    /// A span of `slices` for blocks of `class` that `cache` takes, in no list of the class: from a kept run if there is one, else from the arena.
+    /// A span of `slices` for blocks of `class` that `cache` takes, not yet in the class's list: from a kept run if there is
+    /// one, else from the arena.
     pub(super) fn make_span(
         &mut self,
         heap: &Heap,
@@ -49,13 +50,13 @@ impl Central {
         // SAFETY: as above.
         let inner = unsafe { span_ref.inner() };
         inner.length = slices * SLICE;
-        let extra = needs.beside.saturating_sub(inner.beside);
+        let extra = needs.bookkeeping.saturating_sub(inner.bookkeeping);
         if extra > 0 && !self.kept.charge(heap, extra) {
             // SAFETY: in no list; the lock is held.
             unsafe { self.kept.keep_run(span, slices, scavenger::now()) };
             return None;
         }
-        inner.beside += extra;
+        inner.bookkeeping += extra;
         inner.carved = 0;
         inner.free = 0;
         inner.user = cache;
@@ -91,7 +92,7 @@ impl Central {
         };
         // SAFETY: fresh and ours alone.
         let inner = unsafe { span.as_ref().inner() };
-        (inner.run, inner.charged, inner.beside) = (run, 0, 0);
+        (inner.run, inner.charged, inner.bookkeeping) = (run, 0, 0);
         Some(span)
     }
 
@@ -103,26 +104,28 @@ impl Central {
             let wanted = left.min(MAX_STRIDE);
             let slices = wanted.div_ceil(SLICE);
             let slots = slices * arena::SLOTS;
-            let beside = arena::side_bytes(slices, slots) + slices * size_of::<Span>();
+            let bookkeeping = arena::side_bytes(slices, slots) + slices * size_of::<Span>();
             let room = match heap.limit() {
                 0 => usize::MAX,
-                limit => limit.saturating_sub(heap.held()).saturating_sub(beside) / map::PAGE * map::PAGE,
+                limit => {
+                    limit.saturating_sub(heap.held()).saturating_sub(bookkeeping) / map::PAGE * map::PAGE
+                }
             };
             let piece = wanted.min(room);
             if piece == 0 {
                 break;
             }
-            if !heap.charge(piece + beside) {
+            if !heap.charge(piece + bookkeeping) {
                 return false;
             }
             let Some(span) = self.make_run(heap, slices) else {
-                heap.discharge(piece + beside);
+                heap.discharge(piece + bookkeeping);
                 return false;
             };
             // SAFETY: fresh and ours alone; then kept under the lock.
             let run = unsafe {
                 let inner = span.as_ref().inner();
-                (inner.charged, inner.beside) = (piece, beside);
+                (inner.charged, inner.bookkeeping) = (piece, bookkeeping);
                 let run = inner.run;
                 self.kept.keep_run(span, slices, scavenger::NEVER);
                 run
@@ -159,25 +162,24 @@ impl Central {
 #[derive(Clone, Copy)]
 pub(super) struct Needs {
     /// Bytes of its run.
-    pub first: usize,
+    pub run: usize,
     /// Bytes of its bookkeeping.
-    pub beside: usize,
+    pub bookkeeping: usize,
 }
 impl Needs {
     /// Of a span of `slices` for blocks of `class`.
     pub fn of(class: Class, slices: usize) -> Needs {
         let slots = skew(class as usize) + SHAPES[class as usize].capacity as usize;
-        Needs { first: end_of(class, 1), beside: arena::side_bytes(slices, slots) + size_of::<Span>() }
+        Needs { run: end_of(class, 1), bookkeeping: arena::side_bytes(slices, slots) + size_of::<Span>() }
     }
     /// Both.
     pub fn sum(self) -> usize {
-        self.first + self.beside
+        self.run + self.bookkeeping
     }
 }
 
-/// Where a span's slots begin in its run's: not at the start of a page, as the first block does. A processor takes a
-/// store and a load at the same offset of two pages for the same place and makes the load wait; programs that use
-/// one block at a time use the first.
+/// Where a span's slots begin among its run's, where these are more than it needs: not at the start of a page, as the first
+/// block does, because of 4 KiB aliasing (see [`Span`]). Programs that use one block at a time use the first.
 const fn skew(class: usize) -> usize {
     const SKEW: usize = 17 * 64 / 2;
     let shape = &SHAPES[class];

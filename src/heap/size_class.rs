@@ -4,6 +4,14 @@
 //! 32 bytes to 28 KiB. *Aligned* classes are powers of two, for requests that ask for more than a cache line, so that
 //! a block's alignment can be told from its class when it is reallocated. *Single* classes, up to 1 MiB, have one
 //! block a span, which may change its class in place. Anything larger is mapped by itself (heap/large.rs).
+//!
+//! # Changing the classes
+//! The strides follow from `next_stride` and the limits below, and everything else is computed from them; only
+//! `single_class_of` and `aligned_class_of` know the steps by heart. What other files can take is checked when this is
+//! compiled: a shared block's size fits its slot (below), a span has a slot for each block (arena.rs), and a cache with all
+//! its magazines is no larger than the sentinel that stands in for it (cache.rs). A class costs each cache a magazine of 32
+//! bytes. Run `cargo checked --lib heap`, `ONLY=test_budget make test` and `make bench-alloc`.
+use super::slot::{LIVE, MARKED};
 use crate::os::in_register;
 
 /// Alignment of a block when none is asked for: a cache line.
@@ -13,8 +21,13 @@ pub const SLICE: usize = 1 << 16;
 /// Largest stride; beyond it blocks are mapped.
 pub const MAX_STRIDE: usize = 1 << 20;
 
-const SMALLEST: usize = 32;
+/// Smallest stride: the arena has a slot for each so many bytes.
+pub const SMALLEST: usize = 32;
+/// Largest stride of a shared class.
 const MAX_SHARED: usize = 28 << 10;
+const _: () =
+    assert!(MAX_SHARED <= (MARKED - LIVE) as usize, "a slot tells how much of its block is not asked for");
+/// Largest stride of an aligned class.
 const MAX_ALIGNED: usize = 16 << 10;
 /// Largest alignment that comes from a span; a run of slices is aligned to it.
 pub const MAX_SPAN_ALIGNMENT: usize = SLICE;
@@ -37,7 +50,7 @@ const fn count(from: usize, to: usize) -> usize {
 const SHARED: usize = count(SMALLEST, MAX_SHARED);
 const ALIGNED: usize = (MAX_ALIGNED / 128).ilog2() as usize + 1;
 const SINGLE: usize = count(32 << 10, MAX_STRIDE);
-/// Classes with many blocks a span come first.
+/// The first class with one block a span; those with many come before it.
 pub const FIRST_SINGLE: usize = SHARED + ALIGNED;
 /// How many classes there are.
 pub const CLASSES: usize = FIRST_SINGLE + SINGLE;
@@ -105,16 +118,18 @@ pub static SHAPES: [Shape; CLASSES] = {
     shapes
 };
 
-const GRANULE: usize = 16;
-/// Largest room whose class a table tells; and the largest in a class with many blocks a span.
+/// Largest room whose class a table tells.
 pub const MAX_QUICK: usize = (64 << 10) + 256;
+/// The same for classes with many blocks a span.
 pub const MAX_QUICK_SHARED: usize = MAX_SHARED;
-/// Tables that hits read have classes times this, the bytes of a magazine: that is one instruction less.
+/// The tables hold *scaled* classes, multiplied by the bytes of a magazine: that saves the fast path an instruction.
 pub const CLASS_SCALE: usize = 32;
+const GRANULE: usize = 16;
+/// For rooms of any size.
 static BY_GRANULE: [u16; MAX_QUICK / GRANULE + 1] = classes_by(GRANULE);
-/// Of rooms that are whole cache lines.
-static BY_LINE: [u16; MAX_QUICK_SHARED / LINE + 1] = classes_by(LINE);
 const LINE: usize = DEFAULT_ALIGNMENT;
+/// For rooms that are whole cache lines.
+static BY_LINE: [u16; MAX_QUICK_SHARED / LINE + 1] = classes_by(LINE);
 
 /// Scaled classes of rooms of 0, 1, 2 and more times `unit` bytes.
 const fn classes_by<const LENGTH: usize>(unit: usize) -> [u16; LENGTH] {
@@ -155,6 +170,7 @@ pub fn class_of(bytes: usize) -> Class {
     if bytes <= MAX_SHARED { quick_class_of(bytes) as Class } else { single_class_of(bytes) }
 }
 fn single_class_of(bytes: usize) -> Class {
+    // The first single class is 32 KiB, and four steps double it.
     if bytes <= 32 << 10 {
         return FIRST_SINGLE as Class;
     }
@@ -167,6 +183,7 @@ fn single_class_of(bytes: usize) -> Class {
 pub fn aligned_class_of(bytes: usize, alignment: usize) -> Class {
     let stride = bytes.max(alignment).next_power_of_two();
     if stride <= MAX_ALIGNED {
+        // The first aligned class is 128 bytes, and each is twice the one before.
         (SHARED + stride.trailing_zeros() as usize - 7) as Class
     } else {
         single_class_of(bytes)

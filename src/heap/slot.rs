@@ -12,21 +12,20 @@
 //!
 //! A free on the fast path is a load and a plain store, so two threads that free one block at the same moment may both
 //! find it live and both keep an entry for it. No free without a locked instruction or a fence can exclude that
-//! (Attiya and others, *Laws of Order*, 2011), and either costs as much as all the rest. What holds all the same, because
-//! the store that comes last decides whose tag the slot has:
+//! (Attiya and others, *Laws of Order*, 2011), and either costs as much as all the rest. Two things hold all the same,
+//! because the last store decides whose tag the slot has:
 //!
-//! - One entry at most is good. Whoever comes to the other one finds a foreign value and drops it, and with it what
-//!   its free had counted ([`claim`], [`put`]).
-//! - A late store may turn any state into the tag of the thread that was late. So a span hands out what its slots say,
-//!   not its bitmap ([`take`]), and counts as unused only when all of them say so.
+//! - At most one of the two entries is good. The thread with the other one finds, when it comes to it, that the slot has not
+//!   its magazine's tag: it drops the entry and takes back what its free had counted ([`claim`], [`put`]).
+//! - A *late free*, whose thread stood still between its load and its store, may turn any state into the tag of its
+//!   magazine. So a span trusts its slots, not its bitmap, when it hands out blocks ([`take`]), and counts as unused only
+//!   when all its slots say so.
 //!
-//! If the thread that was late allocates at once, its free has freed what another was just given: to both that looks as a
-//! free of a block already given out again does, which nobody can tell from a good one.
-//!
-//! The span of the block may even have ended while that thread stood still, if all other blocks of it were freed too, and its
-//! slots be those of blocks of another class: then the thread takes one of their slots for its own, and has been given part
-//! of their memory. Look-ups and slow paths notice ([`Span::whole`](super::span::Span::whole), `Heap::has_block`); the
-//! fast path, between its load and its store, cannot.
+//! What cannot be helped: a thread whose free was late and which allocates next may be given the block that another thread
+//! was just given, as after any double free of a block that was handed out again in between. And if every other block of
+//! the span was freed while the thread stood still, the span may have ended and its slots may belong to blocks of another
+//! class: the late store then takes one of those slots, and the thread is given a part of that block's memory. Look-ups and
+//! slow paths notice ([`Span::whole`](super::span::Span::whole), `Heap::has_block`); the fast path cannot.
 //!
 //! Live blocks leave the slow paths by compare-and-swap ([`surrender`]), so two frees there never both succeed: in
 //! debug mode, which has no fast path, the check is exact. The model at the end of this file tries all interleavings.
@@ -37,9 +36,11 @@ pub const FREE: u16 = 0;
 /// Held back by debug mode.
 pub const ASIDE: u16 = 1;
 const FIRST_TAG: u16 = 2;
-/// A prime: magazines of one class with numbers closer than that never share a tag.
+/// How many tags there are, all of them below [`LIVE`]. A prime, so that magazines of one class share a tag only if their
+/// caches were made 4093 apart.
 const TAGS: usize = 4093;
-/// Live, and as long as its room. No room of blocks that share a span is longer than `MARKED - LIVE`.
+/// A live block that fills its room. The slot of any live block is this and the bytes of its room that were not asked for, so
+/// blocks that share a span have at most `MARKED - LIVE` bytes of room (size_class.rs).
 pub const LIVE: u16 = 4096;
 /// The block has attributes (attributes.rs), is tracked (tracked.rs), or has a guard (guard.rs).
 pub const MARKED: u16 = 0x8000;
@@ -82,22 +83,23 @@ impl Slot for AtomicU16 {
     }
 }
 
-/// For whoever alone may change a block in the state `from`. False, with nothing changed, if it is in another.
+/// By a load and a store, for the only one who may change a block in the state `from`. False, with nothing changed, if the
+/// block is in another state.
 #[inline(always)]
 fn change(slot: &impl Slot, from: u16, to: u16) -> bool {
-    let is_it = slot.value() == from;
-    if is_it {
+    let is_in_state = slot.value() == from;
+    if is_in_state {
         slot.set(to);
     }
-    is_it
+    is_in_state
 }
 /// The thread of the magazine with `tag` makes a block in it live. False: its entry is to be dropped.
 #[inline(always)]
 pub fn claim(slot: &impl Slot, tag: u16, live: u16) -> bool {
     change(slot, tag, live)
 }
-/// A block found live, by a slow path, goes into the magazine with `tag`, or where else that value says. False: it
-/// changed meanwhile.
+/// A slow path takes a block that it found live and puts `tag` into its slot: a magazine's, or another value that says where
+/// the block is now. False: the slot changed meanwhile.
 pub fn surrender(slot: &impl Slot, live: u16, tag: u16) -> bool {
     slot.replace(live, tag)
 }

@@ -11,10 +11,11 @@ use crate::error::fail;
 use crate::os::records::{self, Records};
 use allocator_api2::vec::Vec;
 
-/// Bytes of blocks that a thread may cache of a heap with a limit in all, and the part of the limit that is (one part in ...);
-/// looked at with every so many of its slow calls.
+/// Most bytes of blocks that a thread may cache of a heap with a limit.
 const MOST_CACHED: usize = 16 << 20;
+/// The same as a share of the limit, one part in so many. The smaller of the two counts.
 const SHARE_CACHED: usize = 32;
+/// Slow calls of a thread from one look at what it caches to the next.
 const CALLS_A_LOOK: u32 = 16;
 
 /// What a block is to have beside the bytes asked for.
@@ -24,7 +25,7 @@ pub(super) struct Extras {
     pub slack: usize,
     /// Address space to grow into, where its class can have it.
     pub growth: bool,
-    /// That its span still knows what of it was written to.
+    /// Whether its span is to remember how much of it was written to, for [`Span::take_written`].
     pub zeroed: bool,
 }
 
@@ -94,7 +95,7 @@ impl Heap {
         }
         let within_limit = || self.limit() == 0 || self.held().saturating_add(size) <= self.limit();
         if result.is_err() && within_limit() {
-            // Then the system is short: of memory or address space that heaps keep, or the arena reserves.
+            // Not the limit but the system is short: of what heaps keep, or of address space that the arena reserves.
             registry::for_each_heap(|heap| _ = heap.release_kept(None));
             debug::empty_quarantine(None);
             arena::vacate_unused();
@@ -142,8 +143,8 @@ impl Heap {
         self.take_over_abandoned(&mut central) || cache.is_some()
     }
 
-    /// Has every other thread put back what it caches, when it next takes a slow path of this heap. One that sleeps keeps
-    /// it: its magazines are changed without a lock, so nobody can tell whether it is about to.
+    /// Makes every other thread put back what it caches when it next takes a slow path of this heap. A thread that sleeps
+    /// keeps it: magazines are changed without a lock, so nobody else can empty them.
     pub(super) fn want_caches(&self) {
         self.caches_wanted.fetch_add(1, Relaxed);
     }
@@ -229,7 +230,7 @@ impl Heap {
     fn claim(&self, cache: &ThreadCache, class: usize, entry: Entry, size: usize, zeroed: bool) -> bool {
         let magazine = cache.magazine(class);
         let single = class >= FIRST_SINGLE;
-        let live = if single { slot::LIVE } else { magazine.labels().of_nothing() - size as u16 };
+        let live = if single { slot::LIVE } else { magazine.labels().zero_size_value() - size as u16 };
         if !slot::claim(entry.slot(), magazine.tag(), live) {
             cache.refuse(self, class, entry);
             return false;
@@ -258,7 +259,7 @@ impl Heap {
         fail!(OutOfMemory, "no room for {size} bytes: {} of {} are held", self.held(), self.limit())
     }
 
-    /// Whether it is free now.
+    /// [`Heap::give_up`] for what fast.rs leaves over.
     #[cold]
     #[inline(never)]
     pub(super) fn free_slow(&'static self, pointer: *mut u8) -> Result<bool> {
@@ -325,11 +326,12 @@ impl Heap {
         true
     }
 
-    /// Puts a block back into its span, or refuses the free that made its entry: the block is another's, or there already.
+    /// Puts a block back into its span, or refuses the free that made its entry: the block is another thread's, or is in its
+    /// span already.
     fn put_back(&self, central: &mut Central, cache: &ThreadCache, class: usize, entry: Entry) {
         let place = page_map::span_of(entry.pointer as usize)
             .and_then(|span| Some((span, span.index_of(entry.pointer as usize)?)))
-            // Not the block that another span has made of its memory since, perhaps another heap's.
+            // Its memory may have become part of another span since, perhaps another heap's.
             .filter(|&(span, index)| {
                 self.has_block(span, index, entry.pointer) && entry.has_slot(span.slot(index))
             });
@@ -338,7 +340,7 @@ impl Heap {
         }
     }
 
-    /// Makes the live block at `start` one in quarantine. Gives what its slot was; None when another thread has freed it.
+    /// Marks the live block at `start` as in quarantine. Gives what its slot was; None when another thread has freed it.
     pub(super) fn set_aside(&self, span: &'static Span, index: usize, start: usize) -> Option<u16> {
         let _central = self.central.lock();
         let pointer = start as *const u8;
@@ -399,8 +401,8 @@ impl Heap {
         owner(pointer).filter(|(heap, _)| core::ptr::eq(*heap, self)).map(|(_, block)| block)
     }
 
-    /// Whether block `index` of the span, which is one of a class, begins at `pointer` still. Under the heap's lock, under which
-    /// it stays so: the span may have ended since it was found, and be another one by now.
+    /// Whether the span is still this heap's, with blocks of a class, of which the one with `index` begins at `pointer`: since
+    /// it was found it may have ended and become another. Under the heap's lock, which keeps it so.
     pub(super) fn has_block(&self, span: &'static Span, index: usize, pointer: *const u8) -> bool {
         page_map::span_of(pointer as usize).is_some_and(|found| core::ptr::eq(found, span))
             && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
@@ -432,7 +434,7 @@ impl Heap {
         self.trim_quietly();
         before.saturating_sub(self.held())
     }
-    /// The same, but for what is in quarantine: that may be found damaged, which the program is told.
+    /// The same without emptying the quarantine, in which damage may be found that the program is told of.
     pub fn trim_quietly(&'static self) -> usize {
         let before = self.held();
         self.flush_caches();
@@ -448,8 +450,8 @@ impl Heap {
         central.kept.ages()
     }
 
-    /// Adds the live blocks to a list, and gives how many there are: those for which there is no memory are left out. In records,
-    /// since malloc's may be a heap too, whose locks, and that of all heaps, come before the one held here.
+    /// Adds the live blocks to a list, as far as there is memory for it, and gives how many there are. A list of records: malloc
+    /// may be one of our heaps, and neither its locks nor the registry's may be taken under the lock held here.
     pub fn list_live(&self, blocks: &mut Vec<Block, Records>) -> usize {
         let mut count = 0;
         self.for_each_live(&mut |block| {
@@ -475,7 +477,7 @@ impl Heap {
             };
         }
     }
-    /// Makes what this thread needs for counting, where that is missing: what cannot be counted is not to be begun.
+    /// Makes this thread's cache if there is none, so that counting cannot fail later: called before anything is changed.
     pub fn ready_to_count(&'static self) -> Result<()> {
         self.with_cache(|_| ())
     }

@@ -25,38 +25,40 @@ pub const KIND_LARGE: u8 = 1;
 /// Bytes that may have been written to where nothing is known of them.
 pub const ALL: usize = usize::MAX;
 
-/// See [`Span`]. Of 1, where the only offset is 0, any number will do.
+/// See the field of [`Span`]. For a stride of 1, with which 0 is the only offset, any number will do.
 const fn reciprocal_of(stride: u32) -> u64 {
     if stride == 1 { u64::MAX } else { u64::MAX / stride as u64 + 1 }
 }
 
 /// A run of slices, or one mapped block. Records are type-stable: once a span, for ever a span.
 ///
-/// A free stores to its magazine, which begins at a multiple of 32 bytes, and the allocation before it did. A processor takes
-/// a load for one of what was just stored at the same place of another page, and waits; so what lies here at a multiple of 32
-/// is nothing a free reads.
+/// The order of the fields is about *4 KiB aliasing*: a processor takes a load for one of what was just stored at the same
+/// offset in another page, and waits for that store. A free, and the allocation before it, store to magazines, which begin
+/// at multiples of 32 bytes; so no field that a free reads begins at one here.
 #[repr(C, align(64))]
 pub struct Span {
     heap: AtomicPtr<Heap>,
     first: AtomicUsize,
     extent: AtomicUsize,
-    /// 2^64 / stride, rounded up: a product with it has the quotient above 2^64 and the remainder, so to speak, below.
+    /// 2^64 / stride, rounded up. The product of an offset with it has the quotient in its upper 64 bits, and its lower 64
+    /// bits are below this number just where the division leaves no remainder (Lemire, Kaser and Kurz, "Faster remainder
+    /// by direct computation", 2019).
     reciprocal: AtomicU64,
     stride: AtomicU32,
     class: AtomicU8,
     kind: AtomicU8,
     /// log2 of the alignment that a block keeps when it is reallocated.
     pub alignment_log2: AtomicU8,
-    /// What the slot of a live block of 0 bytes would hold: it, less the slot, is the size of a live block. In a span of
-    /// a single class, whose block's slot is always `LIVE`, it changes with the block's size. Above its lower 32 bits is
-    /// what counts a block once in a tally, so that a free need not add that.
-    of_nothing: AtomicUsize,
+    /// What the slot of a live block of 0 bytes would hold: this less the slot is the size of a live block. In a span of
+    /// a single class, whose block's slot is always `LIVE`, it changes with the block's size. It also has the one block in
+    /// it that a tally counts (tally.rs), so that a free need not add that.
+    zero_size_value: AtomicUsize,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
-    /// How often it was put into and out of service; odd while it is in service. See [`Span::whole`].
+    /// Sequence number: grows whenever the record goes into or out of service; odd while in service. See [`Span::whole`].
     changes: AtomicU32,
-    /// Bytes at the start of its first block that may have been written to, the rest of which reads as zero; ALL where
-    /// there are many blocks, and once the only one is handed out.
+    /// Bytes at the start of the only block that may have been written to; the rest of it reads as zero. [`ALL`] where there
+    /// are many blocks, and once the only one is handed out.
     written: AtomicUsize,
     /// The mapped block: its slot, since it has no side array.
     pub large_slot: AtomicU16,
@@ -78,8 +80,8 @@ pub struct Inner {
     pub length: usize,
     /// Bytes at the start of the run that count as held.
     pub charged: usize,
-    /// Bytes of bookkeeping for the run that count as held: see runs.rs. 0 for a mapped block, and out of service.
-    pub beside: usize,
+    /// Bytes of the run's slots, bitmap and record that count as held: see runs.rs. 0 for a mapped block, and out of service.
+    pub bookkeeping: usize,
     /// Blocks that exist; the rest of the run was never touched.
     pub carved: u16,
     /// Set bits of the bitmap: blocks free in the span.
@@ -111,7 +113,7 @@ pub const BY_HEAP: usize = 1;
 impl Inner {
     /// Bytes that count as held.
     pub fn held(&self) -> usize {
-        self.charged + self.beside
+        self.charged + self.bookkeeping
     }
 }
 
@@ -135,7 +137,7 @@ impl Span {
         self.extent.store(extent, Relaxed);
         self.stride.store(stride, Relaxed);
         self.reciprocal.store(reciprocal_of(stride), Relaxed);
-        self.set_of_nothing(usable);
+        self.set_zero_size_value(usable);
         // The first block lies a prefix behind the start of the run. (Without one the distance has 64 zeroes.)
         let alignment_log2 = shape.alignment.trailing_zeros().min(heap.prefix().trailing_zeros());
         self.alignment_log2.store(alignment_log2 as u8, Relaxed);
@@ -160,7 +162,7 @@ impl Span {
         self.extent.store(1, Relaxed);
         self.stride.store(1, Relaxed);
         self.reciprocal.store(reciprocal_of(1), Relaxed);
-        self.of_nothing.store(0, Relaxed);
+        self.zero_size_value.store(0, Relaxed);
         self.alignment_log2.store(alignment_log2, Relaxed);
         self.large_size.store(size, Relaxed);
         self.large_capacity.store(capacity, Relaxed);
@@ -171,9 +173,9 @@ impl Span {
         self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
         self.begin_service(changes);
     }
-    /// What `read` makes of the record as it is in one service. None: it is in none, or goes out of it meanwhile, so that no
-    /// pointer is a block of it at some moment of the look-up. Without it a look-up that stands still could have one
-    /// field of what the record was and another of what it has become, perhaps with another class, or another heap's.
+    /// Runs `read` on the record as a reader of a sequence lock does. None: the record was out of service at some moment
+    /// meanwhile, when no pointer was a block of it. Without this a look-up that is held up could combine a field of what the
+    /// record was with one of what it has become, perhaps of another class or another heap.
     pub fn whole<R>(&self, read: impl FnOnce() -> Option<R>) -> Option<R> {
         let changes = self.changes.load(Acquire);
         let found = read().filter(|_| changes % 2 == 1);
@@ -197,26 +199,26 @@ impl Span {
         self.heap.store(null_mut(), Relaxed);
         self.kind.store(KIND_BLOCKS, Relaxed);
     }
-    /// Gives the span of a single class's block another one of them.
+    /// Gives the span of a single class another single class.
     pub fn change_class(&self, class: Class) {
         self.class.store(class, Relaxed);
     }
-    fn set_of_nothing(&self, room: usize) {
-        self.of_nothing.store(of_nothing(room), Relaxed);
+    fn set_zero_size_value(&self, room: usize) {
+        self.zero_size_value.store(zero_size_value(room), Relaxed);
     }
-    /// Size of a block that is live with `value` in its slot, as a tally counts it.
+    /// Size of a block that is live with `value` in its slot, as a tally counts it: [`tally::counted`].
     #[inline(always)]
-    pub fn once_sized(&self, value: u16) -> usize {
-        self.of_nothing.load(Relaxed).wrapping_sub(value as usize)
+    pub fn counted_size(&self, value: u16) -> usize {
+        self.zero_size_value.load(Relaxed).wrapping_sub(value as usize)
     }
     /// Notes the size of the block of a single class.
     #[inline(always)]
     pub fn set_only_size(&self, size: usize) {
-        self.set_of_nothing(size);
+        self.set_zero_size_value(size);
     }
     /// The same, for one of several owners who may do so at the same moment. Gives the size noted before.
     pub fn replace_only_size(&self, size: usize) -> usize {
-        let before = self.of_nothing.swap(of_nothing(size), Relaxed);
+        let before = self.zero_size_value.swap(zero_size_value(size), Relaxed);
         before.wrapping_sub(slot::LIVE as usize) as u32 as usize
     }
     /// Notes, in a span of a single class, that its block is asked for with `size` bytes at the usual alignment.
@@ -305,14 +307,14 @@ impl Span {
     }
 }
 
-/// What [`Span`] notes of blocks of `room` bytes.
+/// The field of [`Span`] for blocks of `room` bytes.
 #[inline(always)]
-fn of_nothing(room: usize) -> usize {
-    tally::once(room) + slot::LIVE as usize
+fn zero_size_value(room: usize) -> usize {
+    tally::counted(room) + slot::LIVE as usize
 }
 
-/// What is read as the slot of a mapped block: none that is live, so the fast path leaves it. Whoever looks the block up while
-/// another thread frees it, and so takes it for one of a class's, finds that too; with whatever index of what the record was.
+/// The slots of a mapped block's span. None is live, so the fast path leaves the block to the slow one. There are as many as
+/// in the longest side array: a look-up may have its index from what the record was before.
 static UNUSED_SLOTS: [AtomicU16; SLOTS] = [const { AtomicU16::new(slot::FREE) }; SLOTS];
 
 /// A doubly linked list of spans through their links of that number.

@@ -171,11 +171,11 @@ impl Heap {
         let look = || self.look_at(central.retired, &for_each_cache);
         let totals = (1..LOOKS).map(|_| look()).find(|totals| totals.settled).unwrap_or_else(look);
         if totals.settled {
-            // What is told once is not taken back when one of these threads publishes.
+            // A figure that was told is not taken back when one of these threads publishes.
             self.counters.raise_peak(totals.peak.max(totals.live));
             return (totals.counts, totals.live, self.counters.peak());
         }
-        // What may be there twice is not to stay in the peak, of which threads that publish so often see to it themselves.
+        // Live bytes that may be counted twice do not go into the peak: threads that publish this often raise it themselves.
         let peak = self.counters.peak();
         (totals.counts, totals.live.min(peak), peak)
     }
@@ -277,7 +277,7 @@ impl Heap {
         self.with_cache(|cache| cache.tally.end_replacement(self, old, hits, result.is_ok()))?;
         result
     }
-    /// Counts an allocation and a free of no bytes: what was resized was exchanged for another, to those who ask.
+    /// Counts an allocation and a free of no bytes: for memory systems, to whose callers a reallocation is both.
     pub fn count_exchange(&'static self) {
         // The cache is there by now, this thread's or that of all that have none.
         let _ = self.with_cache(|cache| cache.tally.exchange());

@@ -1,18 +1,19 @@
 //! What one thread has allocated and freed of one heap.
 //!
-//! A hit writes one word: bytes in its lower 42 bits, and above them how often. Both are since the last *publication*,
-//! when the words begin at 0 again: they go to the earlier ones, and what they make of the heap's live bytes to the heap.
-//! That is due
-//! - when a hit would bring live bytes more than [`UNPUBLISHED`] above what the heap knows, so that its peak is never low by
-//!   more than that a thread; on slow paths also when they are as much below;
-//! - with every [`FREES`]th free, whose word begins so far below its sign: until then, and no further than magazines have
-//!   room, the heap may know of more live bytes than there are;
-//! - before a count leaves its word, or bytes come into its place. Hits need not look: they take blocks that were freed, or
-//!   that magazines held, of which neither are as many, or blocks that a slow path brought, which looks.
+//! A hit adds to one word: bytes in its lower 42 bits, one block in the bits above. There is such a word for allocations and
+//! one for frees. Both count since the last *publication*, which adds their contents to the totals of earlier ones and the
+//! difference of their bytes to the heap's live bytes, and begins the words anew. A publication is due
+//! - when a hit would bring live bytes more than [`UNPUBLISHED`] above what the heap knows, so that the heap's peak is never
+//!   low by more than that per thread; on slow paths also when they are as far below;
+//! - with every [`FREES`]th free. The word of frees begins that many blocks below its sign bit, so a free need only look at
+//!   the sign. Until then the heap may believe in more live bytes than there are, by no more than magazines hold;
+//! - before the count of blocks overflows its word, or the bytes overflow into the count. Hits need not look: the blocks they
+//!   take were freed since the last publication, or lay in a magazine, and neither are that many; or a slow path brought
+//!   them, which looks.
 //!
-//! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words: it writes
-//! down first what they come to, and while `publications` is odd, that counts instead. So whoever looks on finds it done or
-//! not begun, and so does a child that another thread has forked in the middle of it.
+//! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words: it first
+//! writes down what the totals will be (`all`), and while `publications` is odd these count instead. So a reader finds a
+//! publication done or not begun, and so does a child that another thread has forked in the middle of one.
 use super::Heap;
 use super::statistics::Counts;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -24,29 +25,29 @@ pub(super) const UNPUBLISHED: isize = 64 << 10;
 const COUNT_BITS: u32 = 22;
 /// Frees before a thread tells the heap.
 const FREES: usize = 1024;
-/// What the word of frees begins with.
-const NO_FREES: usize = (1 << (usize::BITS - 1)) - FREES * ONCE;
-const ONCE: usize = 1 << (usize::BITS - COUNT_BITS);
-const BYTES: usize = ONCE - 1;
-/// [`UNPUBLISHED`] as [`difference`] has it.
+/// What the word of frees begins with: so many blocks below its sign bit.
+const NO_FREES: usize = (1 << (usize::BITS - 1)) - FREES * ONE_BLOCK;
+/// A block without bytes.
+const ONE_BLOCK: usize = 1 << (usize::BITS - COUNT_BITS);
+const BYTES: usize = ONE_BLOCK - 1;
+/// [`UNPUBLISHED`], in the unit of [`difference`].
 const MOST: isize = UNPUBLISHED << COUNT_BITS;
 
-/// What counts a block of `size` bytes in a word.
+/// What a block of `size` bytes adds to a word.
 #[inline(always)]
-pub(super) fn once(size: usize) -> usize {
-    size + ONCE
+pub(super) fn counted(size: usize) -> usize {
+    size + ONE_BLOCK
 }
 /// Bytes that `allocated` has more than `freed`, times 2^22: the counts are shifted out.
 #[inline(always)]
 fn difference(allocated: usize, freed: usize) -> isize {
     (allocated.wrapping_sub(freed) << COUNT_BITS) as isize
 }
-/// Whether a slow path is to publish for the sake of the count: far below the sign, which hits do not look at.
+/// Whether a word has so many blocks that a slow path is to publish. Far below the sign bit, as hits do not look.
 fn is_full(word: usize) -> bool {
-    word / ONCE >= 1 << (COUNT_BITS - 3)
+    word / ONE_BLOCK >= 1 << (COUNT_BITS - 3)
 }
-/// What a word of the calling thread's own holds, which no other thread writes: a plain load, which the compiler may make
-/// part of another instruction.
+/// A word that only the calling thread writes, read by a plain load, which the compiler may make part of another instruction.
 #[inline(always)]
 fn own(word: &AtomicUsize) -> usize {
     // SAFETY: no other thread writes, so there is no race.
@@ -67,9 +68,9 @@ pub(super) struct Tally {
     peak: AtomicIsize,
     publications: AtomicU32,
     misses: AtomicUsize,
-    /// What the two words no longer hold, or never held.
+    /// What is not in the two words: earlier publications, and what slow paths counted past the words.
     earlier: Totals,
-    /// In a publication: what there is in all.
+    /// During a publication: the totals with the words, which will be `earlier` when it ends.
     all: Totals,
 }
 /// What a reader finds.
@@ -90,11 +91,11 @@ struct Totals {
     allocated: AtomicUsize,
 }
 impl Totals {
-    /// With what is in two words: hits, frees, bytes allocated.
+    /// These and what is in two words: hits, frees, bytes allocated.
     fn with(&self, allocated: usize, freed: usize) -> [usize; 3] {
         [
-            self.hits.load(Relaxed).wrapping_add(allocated / ONCE),
-            self.frees.load(Relaxed).wrapping_add(freed.wrapping_sub(NO_FREES) / ONCE),
+            self.hits.load(Relaxed).wrapping_add(allocated / ONE_BLOCK),
+            self.frees.load(Relaxed).wrapping_add(freed.wrapping_sub(NO_FREES) / ONE_BLOCK),
             self.allocated.load(Relaxed).wrapping_add(allocated & BYTES),
         ]
     }
@@ -125,7 +126,7 @@ impl Tally {
     /// published.
     #[inline(always)]
     pub fn hit(&self, size: usize) -> bool {
-        let allocated = own(&self.allocated).wrapping_add(once(size));
+        let allocated = own(&self.allocated).wrapping_add(counted(size));
         let live = difference(allocated, own(&self.freed));
         if live > self.peak.load(Relaxed) {
             if live > MOST {
@@ -136,10 +137,10 @@ impl Tally {
         self.allocated.store(allocated, Relaxed);
         true
     }
-    /// Counts a free, of so many bytes [`once`]. False, with nothing changed, when it is to be published.
+    /// Counts a free: adds what [`counted`] gave for its size. False, with nothing changed, when it is to be published.
     #[inline(always)]
-    pub fn quick_free(&self, once: usize) -> bool {
-        let freed = own(&self.freed).wrapping_add(once);
+    pub fn quick_free(&self, counted: usize) -> bool {
+        let freed = own(&self.freed).wrapping_add(counted);
         if (freed as isize) < 0 {
             return false;
         }
@@ -183,7 +184,7 @@ impl Tally {
         add(&self.earlier.frees, 1);
     }
     fn hits(&self) -> usize {
-        own(&self.earlier.hits).wrapping_add(own(&self.allocated) / ONCE)
+        own(&self.earlier.hits).wrapping_add(own(&self.allocated) / ONE_BLOCK)
     }
     /// Counts bytes allocated and bytes freed.
     pub fn change(&self, heap: &Heap, allocated: usize, freed: usize) {
@@ -193,13 +194,13 @@ impl Tally {
         peak = peak.max(live);
         add(&self.earlier.allocated, allocated);
         let words = [own(&self.allocated), own(&self.freed)];
-        let full = is_full(words[0]) || (words[1].wrapping_add(ONCE) as isize) < 0;
-        // Changes come without counts: by bytes alone a word fills up, too.
-        let full = full || (words[0] | words[1]) & (ONCE >> 1) != 0;
+        let full = is_full(words[0]) || (words[1].wrapping_add(ONE_BLOCK) as isize) < 0;
+        // Changes add bytes without a block: the bytes alone may fill their part of a word, too.
+        let full = full || (words[0] | words[1]) & (ONE_BLOCK >> 1) != 0;
         if full || live.unsigned_abs() > UNPUBLISHED as usize {
             return self.publish_as(heap, live, peak);
         }
-        // Bytes that a word holds are not among the earlier ones.
+        // The net change goes into a word, so it is no earlier one.
         if change >= 0 {
             add(&self.earlier.allocated, change.wrapping_neg() as usize);
             add(&self.allocated, change as usize);
@@ -223,7 +224,7 @@ impl Tally {
         self.all.set(all);
         let publications = self.publications.load(Relaxed);
         self.publications.store(publications.wrapping_add(1), Release);
-        // What the heap knows then is for whoever finds a publication begun, or over, and nobody else: see `Heap::totals`.
+        // Who sees the heap's new figures is to see that a publication was begun: see `Heap::totals`.
         fence(Release);
         let before = heap.counters.live.fetch_add(live, Relaxed);
         heap.counters.raise_peak(before + peak);
@@ -253,7 +254,7 @@ impl Tally {
         let live = self.whole(|published| if published { 0 } else { self.difference() });
         self.peak.store(live.min(MOST), Relaxed);
     }
-    /// All of it at once.
+    /// All of it, as it is at one moment.
     pub fn look(&self) -> Seen {
         self.whole_of(|publications| {
             let words = [self.allocated.load(Relaxed), self.freed.load(Relaxed)];
@@ -273,12 +274,13 @@ impl Tally {
     pub fn publications(&self) -> u32 {
         self.publications.load(Relaxed)
     }
-    /// What `read` makes of the words while no publication changes them; it is told of one that was begun.
+    /// Runs `read` on the words while no publication changes them, as a reader of a sequence lock does. It is told whether one
+    /// was begun.
     fn whole<R>(&self, read: impl Fn(bool) -> R) -> R {
         self.whole_of(|publications| read(publications % 2 == 1))
     }
     fn whole_of<R>(&self, read: impl Fn(u32) -> R) -> R {
-        // So many publications in a row while this looks: not seen yet.
+        // Never seen to be needed: each time another publication would have to come while this looks.
         const TRIES: usize = 1000;
         let read = || {
             let before = self.publications.load(Acquire);
@@ -311,7 +313,7 @@ mod tests {
         }
     }
     fn free(tally: &Tally, heap: &Heap, size: usize) {
-        if !tally.quick_free(once(size)) {
+        if !tally.quick_free(counted(size)) {
             tally.free(heap, size);
         }
     }

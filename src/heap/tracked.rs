@@ -12,21 +12,21 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
-/// Those for which instances were asked, each for its own memory.
+/// Places tracked through instances, each in the instance's own memory.
 pub static INSTANCES: Tracker = Tracker::new();
-/// Those of the program's memory system.
+/// Places tracked through the singleton.
 pub static SINGLETON: Tracker = Tracker::new();
 
 /// cbindgen:ignore
 type Places = HashSet<usize, FixedState, Records>;
 
-/// What one of those who track has tracked. All functions may be called from any thread.
+/// A set of tracked places. All functions may be called from any thread.
 pub struct Tracker {
     /// Addresses, each with its distance from the start of the memory it lies in.
     places: TrackingTable,
-    /// Of memory with tracked places behind its start: those, by the start.
+    /// The places that are not at the start of their memory, by that start.
     inside: Mutex<HashMap<usize, Places, FixedState, Records>>,
-    /// How many there are of these: most programs have none.
+    /// How many starts are in `inside`, to be read without its lock: most programs have none.
     inside_count: AtomicUsize,
 }
 
@@ -203,7 +203,7 @@ pub fn moved(from: usize, to: usize, size: usize) -> bool {
     false
 }
 
-/// Gives the size it lay behind.
+/// Forgets the guard of the memory that begins at `start`, if it has one. Gives the size that it lay behind.
 fn end_guard(start: usize) -> Option<usize> {
     if GUARDED.count() > 0 { GUARDED.untrack(start) } else { None }
 }

@@ -132,7 +132,7 @@ fn look_at_all() -> Vec<Block, Records> {
     live
 }
 fn write_text(path: &Path, value: &Value) -> std::io::Result<()> {
-    let _whole = NotCancelled::begin();
+    let _uncancelled = NotCancelled::begin();
     std::fs::write(path, format!("{value:#}\n"))
 }
 

@@ -164,7 +164,7 @@ pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
     calls
 }
 fn name(address: usize) -> Call {
-    let _whole = NotCancelled::begin();
+    let _uncancelled = NotCancelled::begin();
     let mut call = Call { address, ..Call::default() };
     // A return address may be the next function's first: the call is before it.
     backtrace::resolve((call.address - 1) as *mut c_void, |symbol| {

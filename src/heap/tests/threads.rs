@@ -293,7 +293,7 @@ fn free_late(heap: &'static Heap, block: NonNull<u8>, size: usize) {
     let index = span.index_of(block.as_ptr() as usize).unwrap();
     let cache = heap.existing_cache().unwrap();
     let magazine = cache.magazine(span.class() as usize);
-    let live = magazine.labels().of_nothing() - size as u16;
+    let live = magazine.labels().zero_size_value() - size as u16;
     assert!(magazine.push(magazine::Entry::new(block.as_ptr(), span.slot(index), live)));
     span.slot(index).store(magazine.tag(), Relaxed);
     cache.tally.free(heap, size);
