@@ -152,7 +152,7 @@ impl BudgetAccount {
     pub fn acquire(&self, chunk: usize) -> bool {
         self.guarantee_more(0, |balance| balance.acquired += chunk)
     }
-    /// Whether it could be if nothing were encoded: who cannot even so has nothing to wait for.
+    /// Whether it could be if nothing were encoded: if not even so, there is nothing to wait for.
     pub fn could_acquire(&self, chunk: usize) -> bool {
         let mut balance = self.balance.lock();
         let then = Balance { acquired: balance.acquired + chunk, ..*balance };

@@ -23,10 +23,10 @@ pub enum Advice {
     DontNeed,
 }
 
-/// Room in the budget for a chunk that is acquired, beside what plain access needs.
+/// The right to keep a chunk in place: room for it in the budget, beside what plain access needs.
 pub(super) struct Acquisition<'a>(&'a Region);
 impl<'a> Acquisition<'a> {
-    /// The room for a chunk that is not acquired yet, which is the claimer's. None if others want what he holds.
+    /// Gets the room for a claimed chunk that is not acquired yet. None if others want the chunk's place first (waiting.rs).
     pub fn begin(
         region: &'a Region,
         transit: &mut Transit,
@@ -40,9 +40,9 @@ impl<'a> Acquisition<'a> {
             if room()? || engine.demote_claimed(transit)? && room()? {
                 break;
             }
-            // The room of what other threads are bringing in is free when they have settled. Meanwhile the claim is held: who frees or
-            // moves the region has marked it, which ends this; who shrinks it, or forks, waits for it with nothing in hand that
-            // those at work could wait for.
+            // What other threads use while they bring chunks in is free when they have settled. The claim is held meanwhile.
+            // That blocks nobody for ever: a thread that frees or moves the region has marked it, which ends the wait; one
+            // that shrinks it, or forks, waits for this claim and holds nothing that those at work could wait for.
             if !engine.account().could_acquire(region.chunk_size()) {
                 return Err(ChunkError::NoRoomBeside);
             }
@@ -127,13 +127,13 @@ impl Region {
         }
         Ok(())
     }
-    /// By a worker thread: brings a chunk in place.
+    /// For worker threads: brings a chunk in place.
     pub(super) fn bring_ahead(&self, index: usize) {
         if self.word(index).phase() != Phase::Stored {
             return;
         }
         sync_points::pass(SyncPoint::BringingAhead);
-        // The program asks as long as these come. Else they would be taken for a sweep, and read ahead of themselves.
+        // As if the program had asked just now: else these uses would be taken for a sweep, and cause reading ahead.
         self.sweep.lock().note_asked();
         // As if read; the mark tells a later acquisition that it was worth it. What cannot be brought in now will
         // be reported to whoever needs it.

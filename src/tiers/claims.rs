@@ -2,9 +2,9 @@
 //!
 //! # Protocol
 //! Both are in one word. A claim of a chunk begins with adding one (`begin`), which fails once the region is leaving, and
-//! ends with taking it away. Who frees or moves a region first marks it (`leave`), then waits until the count is zero:
-//! a claim that began before the mark is waited for, one that begins after it fails. So from then on the chunks are
-//! his alone, even where other threads still hold a list of regions, or a job of the workers, from before. His own claims
+//! ends with taking it away. A thread that frees or moves a region first marks it (`leave`), then waits until the count is
+//! zero: a claim that began before the mark is waited for, one that begins after it fails. So from then on the chunks are
+//! that thread's alone, even where others still have a list of regions, or a job of the workers, from before. Its own claims
 //! begin with `begin_leaving`. The model test at the end tries all interleavings.
 use super::word::AtomicWord;
 use core::sync::atomic::AtomicU32;
@@ -29,7 +29,7 @@ impl<A: AtomicWord> Claims<A> {
     pub fn begin(&self) -> bool {
         self.change(|word| (word & LEAVING == 0).then_some(word + 1))
     }
-    /// Begins a claim of who has the region leave, or of who shrinks it.
+    /// The same for the thread that frees, moves or shrinks the region: never fails.
     pub fn begin_leaving(&self) {
         self.change(|word| Some(word + 1));
     }

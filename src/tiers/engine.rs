@@ -122,7 +122,7 @@ impl Engine {
         change(&self.regions, |list| list.push(region.clone()));
         registry::add(region);
     }
-    /// The reverse. False if it was not known.
+    /// Makes it unknown again. False if it was not known.
     pub(super) fn conceal(&self, region: &Arc<Region>) -> bool {
         registry::remove(region);
         let found = Cell::new(false);
@@ -137,7 +137,7 @@ impl Engine {
     /// Frees a region and everything stored for it. Waits for what is in flight. False if another thread was first.
     pub fn free(&self, region: &Arc<Region>) -> bool {
         let _inside = gate::enter();
-        // Nobody finds its chunks any more, but their pages come free: who waits for some is not to give up.
+        // Nobody finds its chunks any more, but their pages come free: a thread that waits for room must not give up.
         let pages = self.pages_in_hand();
         let first = self.conceal(region);
         if first {
@@ -317,8 +317,8 @@ impl Engine {
     pub(super) fn tick(&self) -> u32 {
         self.clock.fetch_add(1, Relaxed)
     }
-    /// For those who handle slots, or pin chunks, without a claim of their own: while this lives, what could leave may be with
-    /// them, so nobody who starves gives up.
+    /// For threads that handle slots, or pin chunks, without a claim: while this lives they count as at work (waiting.rs), since
+    /// what could leave may be with them.
     pub(super) fn pages_in_hand(&self) -> impl Drop + '_ {
         struct InHand<'a>(&'a Engine);
         impl Drop for InHand<'_> {
@@ -329,14 +329,14 @@ impl Engine {
         self.waiting.begin();
         InHand(self)
     }
-    /// A holder of a claim in `region` found nothing that could leave. Waits until something settles that was claimed when
-    /// it looked (`seen`); false if there is nothing to hope for, because all other claims wait here too, or because who
-    /// frees or moves the region waits for this one.
+    /// For a thread with a claim in `region` that found nothing that could leave. Waits for progress since it looked (`seen`);
+    /// false if there is nothing to hope for, because all others wait too, or because the region is leaving and the thread
+    /// that frees or moves it waits for this claim.
     pub(super) fn starve(&self, region: &Region, seen: u32) -> bool {
         self.waiting.starve(seen, || region.is_leaving())
     }
-    /// The same for room to acquire the chunk. False if others want what is held: then it is to be let go of, and asked for
-    /// again later.
+    /// The same for room to acquire the claimed chunk. False if others want the chunk's place: then the claim is to be given up,
+    /// and made again later.
     pub(super) fn starve_to_acquire(
         &self,
         region: &Region,

@@ -24,7 +24,8 @@ const MOST_KEPT: usize = 4 << 20;
 /// Victims tried before an eviction that fails is an error.
 const ATTEMPTS: usize = 4;
 
-/// Why nothing leaves for a chunk of the region. Of one that is leaving it is the owner who waits for this claim.
+/// Why nothing leaves for a chunk of the region. If the region is leaving, the thread that frees or moves it waits for this
+/// claim.
 fn no_room_for(region: &Region) -> ChunkError {
     if region.is_leaving() { ChunkError::Leaving } else { ChunkError::NoRoom }
 }
@@ -65,12 +66,12 @@ impl Engine {
                     staging.put_empty(slot);
                     return Ok(ahead);
                 }
-                // Who has the pages this one waits for may want a slot for them.
+                // The thread whose pages this one waits for may need a slot for them.
                 staging.put_empty(slot);
                 let room = match self.make_room(staging, workspace) {
                     Ok(made) => made || self.starve(region, seen),
-                    // What failed here has settled where it was, which is progress to others only, and not for ever. Then it
-                    // is found out again below.
+                    // The chunk that could not leave has settled again, which is progress for the others, not for this thread:
+                    // so it waits for what comes from here on. When it gives up waiting, the same error is met again below.
                     Err(error) => failed(error).is_ok() && self.starve(region, self.waiting.progress()),
                 };
                 if room {
@@ -112,11 +113,12 @@ impl Engine {
         if let Some(slot) = self.unstage(staging) {
             return Ok(Some(slot));
         }
-        // Or by chunks of this very region, which is known to nobody any more, and whose owner waits for this claim.
+        // Or by chunks of this very region, which nobody else finds any more, and whoever frees or moves it waits for this
+        // claim.
         if region.is_leaving() {
             return Err(ChunkError::Leaving);
         }
-        // Or by chunks that have no other place: then one of those has to be wanted first.
+        // Or by chunks that exist nowhere else (`put_back`): such a slot comes free only when its chunk is touched.
         if self.staged_chunks(staging) < staging.count() {
             staging.wait();
         } else if !self.starve(region, seen) {
@@ -132,7 +134,8 @@ impl Engine {
         workspace: &mut codec::Workspace,
     ) -> Result<bool, ChunkError> {
         let before = self.account().held();
-        // First what nobody is at: the other chunk may be the other half of an access, which would go on for ever.
+        // Chunks of this size last: the one that is left may be the other half of an access that spans two, which would go on
+        // for ever.
         let mut found = self.account().drop_reserve() > 0
             || self.warm.trim(self.account()) > 0
             || self.evict_elsewhere(staging, workspace)? > 0;
@@ -151,7 +154,7 @@ impl Engine {
         }
         Ok(true)
     }
-    /// Chunks of one size that are in place and not acquired. Room for two there is always, see budget.rs.
+    /// Chunks of one size that are in place and not acquired. There is always room for two: see budget.rs.
     fn chunks_to_spare(&self, staging: &Staging) -> usize {
         self.sum_over(staging, |region| {
             let acquired = region.counters.acquired.load(Relaxed);
@@ -189,12 +192,12 @@ impl Engine {
     }
     fn stock_one(&self, region: &Region, workspace: &mut codec::Workspace) {
         let staging = region.staging();
-        // Two stay, whatever they are: an access may span them, and would go on for ever if one of them always left, or if
-        // the room for it were always in our hands.
+        // Two stay in place, whichever they are: an access may span them, and would go on for ever if one of them always left,
+        // or if the room for it were always here.
         if self.chunks_to_spare(staging) <= 2 {
             return;
         }
-        // Who frees the region waits until this is dropped.
+        // A thread that frees the region waits until this is dropped.
         let Some(_pages) = region.pages_in_hand() else { return };
         let Some(slot) = staging.take_empty() else { return };
         // Failures are found out again, and reported, by whoever needs a slot.
@@ -254,8 +257,8 @@ impl Engine {
                 break;
             };
             let region = transit.region;
-            // Where the system holds on to pages this is over when it lets go of them, or after 20 µs, or 1000 calls: then they
-            // are copied (`move_patiently`). So it waits for nobody, who could be waiting for this claim.
+            // Pages that the system holds on to are tried again for 20 µs, or 1000 times, and then copied (`move_patiently`).
+            // So this waits for nobody who might be waiting for this claim.
             // SAFETY: the claim owns the chunk, which was Hot and so is present; the slot is empty and ours.
             let taken =
                 unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };
@@ -334,7 +337,7 @@ impl Engine {
                 continue;
             };
             if !transit.stored().is_kept() {
-                transit.settle_useless(); // the only copy, see `put_back`
+                transit.settle_unnoted(); // the only copy, see `put_back`
                 continue;
             }
             // SAFETY: put there by `stage`; the phase changes with this claim, so it is taken out once.
@@ -485,7 +488,7 @@ impl Engine {
         }
         region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
         if let Ok(slot) = self.store(transit, slot, workspace) {
-            // The next chunk that comes in finds its pages there, and a sender of many waits less for the system.
+            // The next chunk that comes in finds pages there, and whoever sends out many waits less for the system.
             if (staging.full() + 1) * staging.chunk() <= MOST_KEPT && !self.reserve_comes_first(staging) {
                 staging.put_full(slot);
             } else {

@@ -47,7 +47,7 @@ impl Region {
         let access = if store { Access::Write } else { Access::Read };
         self.bring_in(index, access, false, true)
     }
-    /// Brings a chunk in, and acquires it if asked. `handler`: on a thread whose stack is not to be used.
+    /// Brings a chunk in, and acquires it if asked. `handler`: called in a fault handler, whose stack may be too small.
     pub(super) fn bring_in(
         &self,
         index: usize,
@@ -99,8 +99,8 @@ impl Region {
             }
         }
     }
-    /// Does the work for a claimed chunk; if it is to be acquired, with the room for that in hand. False, and nothing is done, if
-    /// others want the place of the chunk first.
+    /// Runs `work` on a claimed chunk, which settles it; if it is to be acquired, after getting the room for that. False, with
+    /// the claim given up, if others want the chunk's place first (waiting.rs).
     fn bring_claimed<'a>(
         &self,
         mut transit: Transit<'a>,
@@ -109,13 +109,14 @@ impl Region {
         work: impl FnOnce(Transit<'a>) -> Result<(), ChunkError>,
     ) -> Result<bool, ChunkError> {
         sync_points::pass(SyncPoint::Claimed);
-        // Who shrinks the region stores its size, then drops the chunks behind it: it finds this claim, or its size is seen.
+        // A thread that shrinks the region stores its size, fences, and drops the chunks behind its end: either it finds this
+        // claim, or its size is seen here (`Region::resize`).
         fence(SeqCst);
         if transit.index >= self.count() {
             transit.settle_unchanged();
             return Err(ChunkError::Leaving);
         }
-        // By the claimer, so that two who acquire one chunk need the room once.
+        // Under the claim, so that two threads that acquire one chunk take the room once.
         let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
             Ok(Some(None)) => {
                 transit.settle_unchanged();
@@ -128,7 +129,7 @@ impl Region {
                 return Err(error);
             }
         };
-        // Before the work, so that others do theirs meanwhile.
+        // Before the work, so that the worker threads do theirs meanwhile.
         self.read_ahead(transit.index, !handler);
         work(transit)?;
         acquisition.into_iter().for_each(Acquisition::keep);
@@ -140,7 +141,7 @@ impl Region {
             return Ok(());
         }
         let chunk = self.chunk(index);
-        // Before it is pinned: who looks for a chunk that can leave must not give up for this one.
+        // Before it is pinned: a thread that looks for a chunk that can leave must not give up because of this one.
         let _in_hand = self.engine().pages_in_hand();
         if !chunk.state.pin() {
             return Ok(()); // on its way again: the next fault finds out
@@ -160,7 +161,7 @@ impl Region {
         drop(sweep);
         let Some(ahead) = ahead else { return };
         for index in ahead.indices() {
-            // Who acquires chunks decodes in his own thread; only the disk is worth being ahead of.
+            // A thread that acquires chunks decodes them itself; only the disk is worth being ahead of.
             let worth = match self.word(index).phase() {
                 Phase::Stored => !explicit || !self.is_warm(index),
                 _ => false,
@@ -219,8 +220,8 @@ impl Engine {
                 }
                 transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
                 region.record(begun, Movement::Fault, tier, index);
-                // Who acquires chunks that are encoded in RAM makes room in his own thread: what the worker threads have in
-                // their caches would have to come over. The disk is worth being ahead of.
+                // A thread that acquires chunks encoded in RAM had better make room itself: pages that a worker thread has
+                // emptied are in another processor's cache. The disk is worth being ahead of.
                 let ahead = !(acquire && tier == Tier::Warm);
                 if ahead && region.staging().full() == 0 && self.account().limit() != 0 {
                     workers::stock(region);

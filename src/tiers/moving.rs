@@ -23,7 +23,7 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     }
     let params = Params { size, chunk: old.chunk_size(), policy: old.policy() };
     let new = Arc::new(Region::reserve(engine, &params)?);
-    // Before pages are in hand: whoever waits for those keeps a workspace.
+    // Before pages are in hand: this may wait for a workspace, which a thread that waits for pages in hand may hold.
     workspace::with(false, |workspace| {
         let in_use = (0..old.count()).filter(|&index| old.word(index).phase() != Phase::Zero);
         in_use.for_each(|index| engine.charge_record(&new, index, workspace));

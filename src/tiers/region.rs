@@ -28,12 +28,13 @@ pub const CHUNK_SIZES: core::ops::RangeInclusive<usize> = PAGE..=64 << 20;
 const RECORDS_SHARE: usize = 16;
 /// Chunks of a region at most.
 const MOST_CHUNKS: usize = u32::MAX as usize / 2;
+
 /// One region.
 pub struct Region {
     engine: Arc<Engine>,
     memory: Mapping,
     size: AtomicUsize,
-    /// Bytes of chunks that the account knows of.
+    /// Bytes of chunks that the budget's account knows of.
     extent: AtomicUsize,
     chunk: usize,
     codec: Codec,
@@ -42,15 +43,15 @@ pub struct Region {
     lists: Mutex<Lists>,
     staging: Arc<Staging>,
     spill_space: SpillSpace,
-    /// All in place for good, because nothing serves faults and the data fit.
+    /// Whether all of it is in place for good, because nothing serves faults and the data fit.
     resident: bool,
-    /// Whether the records of all chunks are charged to the budget; else a page of them is with its first use.
+    /// Whether the records of all chunks are charged to the budget; else each page of them is when it is first used.
     prepaid: bool,
     /// Bytes of records that are charged to the budget.
     records: AtomicUsize,
     /// Claims held, and whether it is being freed or moved: nobody else claims a chunk any more.
     claims: Claims,
-    /// See `forbid`.
+    /// See [`Region::forbid`].
     forbidden: AtomicBool,
     /// Owners beyond the first.
     pub further_owners: AtomicUsize,
@@ -235,8 +236,8 @@ impl Region {
     pub(super) fn spill_space(&self) -> &SpillSpace {
         &self.spill_space
     }
-    /// From now on its chunks are the caller's alone, who claims them with `claim_leaving`; waits for what others have
-    /// begun.
+    /// From now on its chunks are the caller's alone, to be claimed with [`Transit::claim_leaving`]. Waits for the claims that
+    /// others have begun.
     pub(super) fn leave(&self) {
         self.claims.leave();
         self.engine.waiting.wake();
@@ -291,7 +292,7 @@ impl Region {
         self.claims.end();
         self.engine.waiting.end_unnoted();
     }
-    /// As [`Engine::pages_in_hand`]; who has the region leave waits for it too. None if it is leaving.
+    /// As [`Engine::pages_in_hand`], and a thread that frees or moves the region waits for it too. None if it is leaving.
     pub(super) fn pages_in_hand(&self) -> Option<impl Drop + '_> {
         struct InHand<'a>(&'a Region);
         impl Drop for InHand<'_> {
@@ -423,10 +424,10 @@ impl Region {
         }
         Ok(true)
     }
-    /// Gives back the records of chunks from `new` to `old` that are gone, by whole pages. One that another thread is at in this
-    /// moment stays charged: it has known the chunk from before, and finds out that it is gone.
+    /// Gives back the records of the chunks from `new` to `old`, which are gone, by whole pages. A page stays charged if another
+    /// thread, which has not seen yet that the chunk is gone, has one of its records claimed at this moment.
     fn give_back_records(&self, new: usize, old: usize) {
-        for first in (new.next_multiple_of(table::A_PAGE)..old).step_by(table::A_PAGE) {
+        for first in (new.next_multiple_of(table::RECORDS_PER_PAGE)..old).step_by(table::RECORDS_PER_PAGE) {
             if !self.is_record_charged(first) {
                 continue;
             }
@@ -480,8 +481,8 @@ impl Region {
         self.spill_space.shorten(0);
         self.give_up_extent();
     }
-    /// Once: of a region that was freed the last reference may go outside the gate, where a lock taken here could be a forked
-    /// child's for ever.
+    /// Does nothing the second time. The last reference to a region that was freed may be dropped outside the gate, and a lock
+    /// taken there could stay taken in a forked child for ever.
     fn give_up_extent(&self) {
         let (extent, records) = (self.extent.swap(0, Relaxed), self.records.swap(0, Relaxed));
         if extent > 0 {

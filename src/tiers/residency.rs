@@ -34,7 +34,7 @@ pub struct Counters {
     pub encode_ns: AtomicU64,
     /// Nanoseconds spent decoding.
     pub decode_ns: AtomicU64,
-    /// How often in a row a chunk that had been kept encoded was found changed.
+    /// How often in a row a chunk that had been kept encoded was found changed. No figure: it decides whether to keep more.
     changed: AtomicU64,
     /// Bytes written to and read from the spill file.
     pub spilled: AtomicU64,
@@ -79,7 +79,6 @@ impl Counters {
 
 /// A region's figures at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[repr(C)]
 pub struct Residency {
     /// Bytes in the clear in RAM.
     pub hot_bytes: usize,

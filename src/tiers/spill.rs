@@ -103,7 +103,7 @@ fn open_unnamed(direct: libc::c_int) -> Result<OwnedFd, Errno> {
 
 impl Drop for Spill {
     fn drop(&mut self) {
-        let _whole = NotCancelled::begin();
+        let _uncancelled = NotCancelled::begin();
         drop(self.file.take());
     }
 }

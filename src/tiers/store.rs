@@ -72,7 +72,7 @@ impl Region {
                 debug_assert!(copy.is_some(), "a chunk without a copy was listed among those with one");
                 return copy;
             }
-            next = lists.next_copy(self.table(), index); // on its way; no more are than there are claims
+            next = lists.next_copy(self.table(), index); // claimed; there are no more of these than claims
         }
         None
     }

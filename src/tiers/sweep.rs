@@ -31,19 +31,21 @@ pub struct Sweep {
     order: Order,
     tracks: [Track; 4],
     clock: u32,
-    /// When the program last asked for chunks ahead.
+    /// When the program last prefetched chunks itself.
     asked: Option<u32>,
-    /// The chunks that left last though they were of the youngest, and when the youngest last turned out to be in use.
+    /// The chunks that left last of the youngest ones.
     left: [Option<usize>; 4],
+    /// When the youngest last turned out to be in use.
     in_use: Option<u32>,
 }
 
-/// Chunks that a program wants after it has asked for some ahead before it is taken to have left that to us again.
+/// How many chunks a program that has prefetched some itself may use without doing so again, before it is taken to leave
+/// reading ahead to us.
 const ASKS: u32 = 64;
 
 /// The youngest chunks, which may still be in use though nobody has acquired them.
 pub const YOUNGEST: usize = 2;
-/// Chunks that a program wants for which they are spared once they have turned out to be in use.
+/// How many uses of chunks they are spared for, once they have turned out to be in use.
 const SPARING: u32 = 64;
 
 /// Chunks to read ahead: `count` from `first` on, upwards or downwards.
@@ -127,11 +129,12 @@ impl Sweep {
     pub fn note_asked(&mut self) {
         self.asked = Some(self.clock);
     }
-    /// Whether it does: what it acquires then tells nothing of what it will want that it does not say better.
+    /// Whether it does: then it says itself what it will want, and better than what it acquires would tell.
     pub fn is_asked(&self) -> bool {
         self.asked.is_some_and(|asked| self.clock.wrapping_sub(asked) < ASKS)
     }
-    /// Notes how `index` is wanted. Pointers use chunks unseen; and who wants back what has just left was not done with it.
+    /// Notes that `index` is used. The youngest chunks are in use where the program touches chunks by pointers, unseen by us;
+    /// and where it wants back one that has just left.
     pub fn note_use(&mut self, index: usize, acquired: bool) {
         if !acquired || self.left.contains(&Some(index)) {
             self.in_use = Some(self.clock);

@@ -3,11 +3,11 @@
 //! Records stand in one reserved array. Untouched ones are zero bytes in memory that was never touched, which is what
 //! makes a region of a tebibyte with three chunks in use cost three records.
 //!
-//! Of the chunks in place, those with an encoded copy in RAM are in a list of their own, too, so that giving up copies looks
-//! at these alone. Who may change what it holds, always under the lists' lock: whoever claimed a chunk, when he settles it
-//! (transit.rs), before anybody else can claim or pin it; and who has pinned one and takes its copy (`Region::take_copy`),
-//! which excludes claims. So of every chunk that is not Busy it tells exactly whether its record names a copy; of a Busy
-//! one, whether it did when it was claimed.
+//! Of the chunks in place, those with an encoded copy in RAM are also in a list of their own, so that giving up copies looks
+//! at these alone. It is changed under the lists' lock only, by a thread that settles its claim of a chunk (transit.rs),
+//! before anybody else can claim or pin that; and by one that has pinned a chunk, which excludes claims, and takes its copy
+//! (`Region::take_copy`). So the list has exactly the chunks whose records name a copy, but for those that are Busy: of these,
+//! the ones that had a copy when they were claimed.
 use super::mapping::{Access, Advice, Mapping, advise, discard};
 use super::state::{Phase, Settle, State};
 use super::sync_points::{self, SyncPoint};
@@ -40,7 +40,7 @@ pub struct Stored {
 impl Stored {
     /// The number of a file that there never is: the bytes are lost.
     pub const LOST: u16 = u16::MAX;
-    /// The encoded copy in RAM, its extent and its length, which is known no more; what is on disk stays known.
+    /// Forgets the encoded copy in RAM, and gives its extent and length. What is on disk stays known.
     pub fn take_copy(&mut self) -> Option<(u32, usize)> {
         let copy = (self.warm != 0).then_some((self.warm, self.length as usize));
         self.warm = 0;
@@ -115,8 +115,8 @@ impl Chunk {
     }
 }
 
-/// Records in a page.
-pub const A_PAGE: usize = PAGE / size_of::<Chunk>();
+/// How many records a page holds.
+pub const RECORDS_PER_PAGE: usize = PAGE / size_of::<Chunk>();
 
 /// Bytes of memory that the records of `count` chunks come to take.
 pub fn bytes(count: usize) -> usize {
@@ -143,14 +143,14 @@ impl Table {
         unsafe { &*(self.mapping.span().start as *const Chunk).add(index) }
     }
     fn first_of_page(&self, index: usize) -> &Chunk {
-        self.get(index / A_PAGE * A_PAGE)
+        self.get(index / RECORDS_PER_PAGE * RECORDS_PER_PAGE)
     }
-    /// Gives the page of records that begins with `first` back to the system: they are as if never touched. False, and nothing is
-    /// changed, if one of them is claimed or used. No lock is held: its claim is what keeps others from a record, and who wants
-    /// one of these meanwhile waits for the claims made here. So a waiter may have left his mark in memory that is gone, and
-    /// all are woken.
+    /// Gives the page of records that begins with `first` back to the system: they are as if never touched. False, with nothing
+    /// changed, if one of them is claimed or used. Without a lock: all of the records are claimed first, and whoever wants one
+    /// of them meanwhile waits for its claim to end. Since the mark that a waiter leaves in the state word may go with the
+    /// page, all waiters are woken.
     pub fn forget_page(&self, first: usize) -> bool {
-        let page = first..(first + A_PAGE).min(self.capacity);
+        let page = first..(first + RECORDS_PER_PAGE).min(self.capacity);
         let claim = |index: &usize| {
             let state = &self.get(*index).state;
             let word = state.load();
@@ -333,9 +333,9 @@ mod tests {
         }
         let settle =
             |table: &Table, index: usize, phase| table.get(index).state.settle(phase, Settle::default());
-        let table = Arc::new(Table::new(3 * A_PAGE).unwrap());
-        let page = A_PAGE..2 * A_PAGE;
-        let (one, around) = (A_PAGE + 9, [A_PAGE - 1, 2 * A_PAGE]);
+        let table = Arc::new(Table::new(3 * RECORDS_PER_PAGE).unwrap());
+        let page = RECORDS_PER_PAGE..2 * RECORDS_PER_PAGE;
+        let (one, around) = (RECORDS_PER_PAGE + 9, [RECORDS_PER_PAGE - 1, 2 * RECORDS_PER_PAGE]);
         around.iter().for_each(|index| settle(&table, *index, Phase::Hot));
         for phase in [Phase::Busy, Phase::Stored, Phase::Staged, Phase::Hot] {
             settle(&table, one, phase);

@@ -22,7 +22,7 @@ impl<'a> Transit<'a> {
     pub fn claim(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
         Transit::claim_after(region, index, from, || region.begin_transit())
     }
-    /// The same by who has the region leave, or who drops chunks that the program has given up.
+    /// The same for a thread that frees, moves or shrinks the region, for which it does not fail while the region is leaving.
     pub fn claim_leaving(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
         Transit::claim_after(region, index, from, || {
             region.begin_transit_leaving();
@@ -60,13 +60,14 @@ impl<'a> Transit<'a> {
         self.put(phase, how);
         self.region.end_transit();
     }
-    /// Ends the claim with the chunk where it was and as it was. That is progress too: it may have been what others looked for.
+    /// Ends the claim with the chunk where it was and as it was. That is progress too (waiting.rs): it may have been what others
+    /// looked for.
     pub fn settle_unchanged(self) {
         let from = self.from;
         self.settle(from, Settle::default());
     }
-    /// The same of a chunk that nobody could have used, for those who look for some that can be.
-    pub fn settle_useless(mut self) {
+    /// The same for a chunk that nobody else could have used: no progress.
+    pub fn settle_unnoted(mut self) {
         self.put(self.from, Settle::default());
         self.region.end_transit_unnoted();
     }

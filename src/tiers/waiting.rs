@@ -1,22 +1,23 @@
-//! Waiting for room: what a thread does that finds nothing that could leave, and when it may give up.
+//! Waiting for room: what a thread does that finds no chunk that can leave, and when it may give up.
 //!
 //! # Protocol
-//! Whoever claims or pins a chunk, or has pages in hand, is *at work*: he is counted before he holds anything (`begin`) and
-//! until he has let go of it (`end`). One who is at work and looks for room in vain, perhaps because others hold what could
-//! leave, waits for *progress* (`starve`), which is a number that he read before he looked. He gives up only once nobody is at
-//! work but him and others who wait for progress since the same number.
+//! A thread that claims or pins a chunk, or has pages in hand, is *at work*: it is counted before it holds anything (`begin`)
+//! and until it has let go (`end`). A thread at work that looks for room in vain, perhaps because others hold the chunks that
+//! could leave, waits for *progress* (`starve`): for a number to change that it read before it looked. It gives up only when
+//! all threads at work wait, itself included, since the same number.
 //!
-//! So that nobody gives up while room is coming:
-//! - Letting go comes before `end`, which takes one from the count and notes progress in one step. So it is also where what was
-//!   held was not used in the end: others may have looked for it meanwhile.
-//! - Progress ends all waiting then, not when the sleepers come to run: until they have looked again they are at work.
-//! - Of those who wait the last to come gives up, alone. The others look again when he has ended.
-//! - But some hold a chunk in place, which could leave for another, and wait for the right to keep it: to acquire it
-//!   (`starve_for_more`). Where all wait, and one of the others among them, these let go first, and *stand aside*: they look
-//!   again when somebody has ended, or nobody is at work. Else a plain touch would end the program for what an acquire holds.
+//! So that no thread gives up while room is coming:
+//! - A thread lets go before it calls `end`, which lowers the count and changes the number in one step; also where it did not
+//!   use what it held in the end, since others may have looked for that meanwhile.
+//! - Progress ends all waiting at once, not when the sleepers get to run: until they have looked again they count as at work.
+//! - Of those that wait, the last one to come gives up, alone. The others look again when it has ended.
+//! - Some threads hold a chunk in place, which could leave for another, and wait for the right to keep it: to acquire it
+//!   (`starve_for_more`). Where all wait, and not all of them for that, these let go first and *stand aside*: they look again
+//!   when some thread has ended, or none is at work. Otherwise an acquire in vain could make a plain touch fail, which ends
+//!   the program.
 //!
-//! `end_unnoted` is for those who have held nothing that another could have used: what a search tries and leaves as it was must
-//! not be its own progress, or two that find nothing would give hope to each other for ever. The model test at the end tries
+//! `end_unnoted` is for a thread that held nothing another could have used. What a search tries and leaves as it was must not
+//! count as progress, or two threads that find nothing would keep each other going for ever. The model test at the end tries
 //! all interleavings.
 use super::word::AtomicWord;
 use crate::os::lock::{Condvar, Mutex, MutexGuard};
@@ -26,13 +27,13 @@ use core::sync::atomic::AtomicU32;
 /// What stands under the lock.
 #[derive(Default)]
 pub struct Counts {
-    /// Changes with all that may be room for somebody.
+    /// Changes with everything that may have become room for somebody.
     progress: u32,
-    /// Those who wait for it to change.
+    /// Threads that wait for it to change.
     waiting: u32,
-    /// Of these: those who let go first.
+    /// Of these, the ones that can let go of something: they wait in `starve_for_more`.
     for_more: u32,
-    /// Changes when they are to.
+    /// Changes when those are to let go.
     called: u32,
 }
 impl Counts {
@@ -53,15 +54,15 @@ impl Counts {
 /// How waiting for progress ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// There is some: to look again.
+    /// There was some: look again.
     Progress,
     /// There is none to hope for.
     Hopeless,
-    /// Others want what is held: to let go of it, and stand aside.
+    /// Others want what the thread holds: let go of it, and stand aside.
     Called,
 }
 
-/// A lock and those who sleep until something under it changes: the system's, and the model checker's.
+/// A lock, and sleep until something under it changes: the system's, and the model checker's.
 pub trait Monitor {
     /// The lock, held.
     type Guard<'a>: DerefMut<Target = Counts>
@@ -90,39 +91,39 @@ impl Monitor for SystemMonitor {
     }
 }
 
-/// Those who are at work in one engine, and those who wait.
+/// The threads at work in one engine, and those of them that wait.
 #[derive(Default)]
 pub struct Waiting<M = SystemMonitor, A = AtomicU32> {
-    /// Added to without the lock, taken from with it: who sees what was taken after `begin` sees it counted.
+    /// Raised without the lock, lowered under it: a thread that sees what another took after `begin` sees that one counted.
     at_work: A,
     counts: M,
 }
 impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
-    /// Is at work from now on. Before anything is claimed, pinned or taken in hand.
+    /// The calling thread is at work from now on. Before it claims, pins or takes anything in hand.
     pub fn begin(&self) {
         self.at_work.add(1);
     }
-    /// Has let go of all that was claimed, pinned or in hand since `begin`.
+    /// It has let go of all that it claimed, pinned or had in hand since `begin`.
     pub fn end(&self) {
         self.change(|counts| {
             self.at_work.add(1_u32.wrapping_neg());
             counts.note();
         });
     }
-    /// The same where nobody could have used it.
+    /// The same where nobody else could have used what it held: no progress.
     pub fn end_unnoted(&self) {
         self.change(|_| _ = self.at_work.add(1_u32.wrapping_neg()));
     }
-    /// Something may be room for somebody now, though nobody has ended.
+    /// Progress: something may be room for somebody now, though no thread has ended.
     pub fn note(&self) {
         self.change(Counts::note);
     }
-    /// Makes those who wait look again at what they wait for.
+    /// Makes those that wait look again at their conditions.
     pub fn wake(&self) {
         self.change(|_| {});
     }
     fn change(&self, edit: impl FnOnce(&mut Counts)) {
-        // Who has looked, and does not sleep yet, holds the lock.
+        // Under the lock: a thread that has looked and does not sleep yet holds it.
         let mut counts = self.counts.lock();
         edit(&mut counts);
         drop(counts);
@@ -132,7 +133,7 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
     pub fn at_work(&self) -> u32 {
         self.at_work.load()
     }
-    /// How many of them wait.
+    /// How many of these wait.
     #[cfg(test)]
     pub fn waiting(&self) -> u32 {
         self.counts.lock().waiting
@@ -141,16 +142,16 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
     pub fn progress(&self) -> u32 {
         self.counts.lock().progress
     }
-    /// One who is at work has found nothing since progress was `seen`. Waits until there is some; false if there is none to
-    /// hope for, or if he is `forsaken`, which is looked at when others wake him.
-    pub fn starve(&self, seen: u32, forsaken: impl Fn() -> bool) -> bool {
-        self.wait_for_progress(seen, forsaken, false) == Outcome::Progress
+    /// For a thread at work that has found nothing since it read `seen` from `progress`. Waits until there is progress; false
+    /// if there is none to hope for, or if the wait is `cancelled`, which is asked again whenever others wake it.
+    pub fn starve(&self, seen: u32, cancelled: impl Fn() -> bool) -> bool {
+        self.wait_for_progress(seen, cancelled, false) == Outcome::Progress
     }
-    /// The same by one who can let go of what he holds for others, and try again later (`stand_aside`).
-    pub fn starve_for_more(&self, seen: u32, forsaken: impl Fn() -> bool) -> Outcome {
-        self.wait_for_progress(seen, forsaken, true)
+    /// The same for a thread that can let go of what it holds for others, and try again later (`stand_aside`).
+    pub fn starve_for_more(&self, seen: u32, cancelled: impl Fn() -> bool) -> Outcome {
+        self.wait_for_progress(seen, cancelled, true)
     }
-    fn wait_for_progress(&self, seen: u32, forsaken: impl Fn() -> bool, for_more: bool) -> Outcome {
+    fn wait_for_progress(&self, seen: u32, cancelled: impl Fn() -> bool, for_more: bool) -> Outcome {
         let mut counts = self.counts.lock();
         if counts.progress != seen {
             return Outcome::Progress;
@@ -158,16 +159,16 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
         let called = counts.called;
         counts.count_in(for_more);
         loop {
-            if forsaken() {
+            if cancelled() {
                 counts.count_out(for_more);
                 return Outcome::Hopeless;
             }
             if self.at_work.load() <= counts.waiting {
                 if counts.for_more == 0 || counts.for_more == counts.waiting {
-                    counts.count_out(for_more); // the others may hope for what he holds
+                    counts.count_out(for_more); // the others may hope for what it holds
                     return Outcome::Hopeless;
                 }
-                // Until they have let go they are at work, so nobody else gives up.
+                // They count as at work until they have let go, so nobody else gives up.
                 counts.waiting -= counts.for_more;
                 counts.for_more = 0;
                 counts.called = counts.called.wrapping_add(1);
@@ -177,7 +178,7 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
                 }
             }
             counts = self.counts.sleep(counts);
-            // Whoever changed either has counted him out.
+            // Whoever changed either has counted this thread out.
             if counts.progress != seen {
                 return Outcome::Progress;
             }
@@ -186,7 +187,7 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
             }
         }
     }
-    /// By one who is not at work: waits until there is progress, or nobody is.
+    /// For a thread that is not at work: waits until there is progress, or nobody is at work.
     pub fn stand_aside(&self) {
         let mut counts = self.counts.lock();
         let seen = counts.progress;

@@ -16,17 +16,17 @@ use std::sync::OnceLock;
 const PLACES: usize = 15;
 /// Handlers that ours was put in front of.
 struct Before {
-    /// Each once, in no order, and never another.
+    /// Each handler once, in no order. What a place holds never changes.
     places: [OnceLock<libc::sigaction>; PLACES],
-    /// Their order, four bits each: a place's number from 1 on, the one that was in front last in the lowest. 0 ends it. One that
-    /// is installed again moves to the front, so those that a program installs in turn take up a place each.
+    /// Their order, four bits each: numbers of places from 1 on, in the lowest bits the one that was in front last; 0 ends it.
+    /// One that is installed again moves to the front, so handlers that a program installs in turn take up a place each.
     chain: AtomicU64,
 }
 impl Before {
     const fn none() -> Before {
         Before { places: [const { OnceLock::new() }; PLACES], chain: AtomicU64::new(0) }
     }
-    /// Has `action` come first. False if too many others are kept. By one thread at a time.
+    /// Puts `action` first. False if too many others are kept. By one thread at a time.
     fn keep(&self, action: libc::sigaction) -> bool {
         let at = self.places.iter().position(|place| place.get().is_none_or(|kept| is_same(kept, &action)));
         let Some(at) = at else { return false };
@@ -64,8 +64,8 @@ pub fn install(signal: libc::c_int) {
         if current.sa_sigaction == ours {
             return;
         }
-        // Kept first: a fault of another thread must find it the moment ours is in place. Where too many are kept the new one
-        // stays in front; it has to pass our faults on.
+        // Kept before ours is installed: a fault of another thread must find it at once. Where too many are kept already, the
+        // new one stays in front, and has to pass our faults on.
         if !before(signal).keep(current) {
             return;
         }
@@ -84,7 +84,7 @@ pub fn install(signal: libc::c_int) {
         INSTALLING.store(false, SeqCst);
     }
 }
-/// Ours may be in place, and what it replaced not be known yet: foreign faults are to happen again.
+/// Ours may be in place while what it replaced is not known yet. A foreign fault then simply happens again.
 static INSTALLING: AtomicBool = AtomicBool::new(false);
 
 /// Whether a program has installed what it had installed before.
@@ -96,13 +96,15 @@ fn is_same(one: &libc::sigaction, other: &libc::sigaction) -> bool {
     masks && one.sa_sigaction == other.sa_sigaction && one.sa_flags == other.sa_flags
 }
 
-/// What a copy of the library leaves behind the part of a siginfo_t that the kernel uses: to whom the signal goes when a handler
-/// of the program passes it on to it again. The kernel writes zeros there for each signal since Linux 4.20, so that what a
-/// handler left by longjmp left behind says nothing of the next one. Older ones never get here: no rung of the ladder works
-/// before Linux 5.7 (fault/mod.rs tries each out), and without one there are no regions, for which alone `install` is called.
+/// A note in the part of a siginfo_t that the kernel does not use: the handlers to which a copy of the library has yet to pass
+/// the signal, for when a handler of the program passes it back to that copy. The kernel writes zeros there for each signal
+/// since Linux 4.20, so nothing is left of a signal whose handler was left by longjmp. Older kernels never get here: without
+/// Linux 5.7 no rung of the ladder works (fault/mod.rs), so there are no regions, for which alone `install` is called.
 #[repr(C)]
 struct Mark {
+    /// Which copy of the library wrote it (the address of its `BEFORE`); 0: none has.
     copy: u64,
+    /// The rest of that copy's chain.
     rest: u64,
 }
 const USED_BY_KERNEL: usize = 48;
@@ -147,7 +149,7 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     let served = match is_fault(signal, code) && !is_broken(signal, code) {
         true => {
-            let _whole = NotCancelled::begin();
+            let _uncancelled = NotCancelled::begin();
             engine::serve_fault(address, was_store(context))
         }
         false => Served::NotOurs,
@@ -174,7 +176,7 @@ fn is_broken(signal: libc::c_int, code: libc::c_int) -> bool {
     (signal, code) == (libc::SIGBUS, libc::BUS_MCEERR_AR)
 }
 
-/// To whoever handled the signal before.
+/// Passes the signal on to whoever handled it before.
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let Some(old) = next_of(before(signal), info) else { return end_by(signal, info) };
     match old.sa_sigaction {

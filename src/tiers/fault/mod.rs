@@ -64,7 +64,8 @@ pub struct Faults {
     pub pages: Pages,
 }
 
-static RUNGS: [OnceLock<Result<Faults, Errno>>; 4] = [const { OnceLock::new() }; 4];
+static RUNGS: [OnceLock<Result<Faults, Errno>>; Mechanism::LADDER.len()] =
+    [const { OnceLock::new() }; Mechanism::LADDER.len()];
 
 /// Whether an error may be gone the next time: the system is short of something. All others mean that a rung does not
 /// work here, now or later.
@@ -76,11 +77,11 @@ fn is_passing(error: Errno) -> bool {
 }
 
 impl Faults {
-    /// The given rung, tried out on first use; the error says why it does not work here. Outside the gate.
+    /// The given rung, tried out on first use; the error says why it does not work here. To be called outside the gate.
     pub fn get(mechanism: Mechanism) -> Result<&'static Faults, Errno> {
         let rung = &RUNGS[mechanism as usize];
         if rung.get().is_none() {
-            // A child inherits it whole, and with a descriptor of its own, or not at all.
+            // Inside the gate, so that a forked child inherits the rung whole, to reopen its descriptor, or not at all.
             let _inside = gate::enter();
             let tried = try_out(mechanism);
             if let Err(error) = tried
@@ -92,8 +93,8 @@ impl Faults {
         }
         rung.get().map_or(Err(Errno(libc::EAGAIN)), |tried| tried.as_ref().map_err(|error| *error))
     }
-    /// The rung this process uses: the one the environment asks for, else the best that works. While the system is short
-    /// of what it takes to find out, an error. Outside the gate.
+    /// The rung this process uses: the best that works, beginning with the one that the environment asks for. An error while the
+    /// system is short of what it takes to find out. To be called outside the gate.
     pub fn chosen() -> Result<&'static Faults, Errno> {
         static CHOSEN: OnceLock<Result<&'static Faults, Errno>> = OnceLock::new();
         if let Some(chosen) = CHOSEN.get() {

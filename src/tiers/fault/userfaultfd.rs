@@ -76,7 +76,7 @@ pub struct Userfaultfd {
 }
 
 fn open_descriptor(features: u64) -> Result<(OwnedFd, u64), Errno> {
-    let _whole = NotCancelled::begin();
+    let _uncancelled = NotCancelled::begin();
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // Ordinary users get user-mode faults only, which is all that is needed here.
     let descriptor = system::userfaultfd(flags).or_else(|_| system::userfaultfd(flags | USER_MODE_ONLY))?;
@@ -90,7 +90,7 @@ fn open_descriptor(features: u64) -> Result<(OwnedFd, u64), Errno> {
 impl Userfaultfd {
     /// The features this system offers.
     pub fn offered() -> Result<u64, Errno> {
-        let _whole = NotCancelled::begin();
+        let _uncancelled = NotCancelled::begin();
         Ok(open_descriptor(0)?.1)
     }
     /// Opens one with `features` enabled.
@@ -196,7 +196,7 @@ impl Userfaultfd {
 }
 fn close(descriptor: libc::c_int) {
     if descriptor != NONE {
-        let _whole = NotCancelled::begin();
+        let _uncancelled = NotCancelled::begin();
         // SAFETY: that of a `Userfaultfd`, which does not use it any more.
         drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
     }
