@@ -155,3 +155,32 @@ fn count(operation: Operation) -> Option<Injected> {
         errno => Injected::Fail(Errno(errno)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    /// The words of a list of variants or enumerators.
+    fn words<'a>(text: &'a str, begin: &str, end: &str) -> Vec<&'a str> {
+        let list = text.split_once(begin).unwrap().1.split_once(end).unwrap().0;
+        let lines = list.lines().map(|line| line.split("//").next().unwrap());
+        lines.flat_map(|line| line.split([',', ' ']).filter(|word| !word.is_empty())).collect()
+    }
+    fn as_in_c(name: &str) -> String {
+        let mut words = String::new();
+        for letter in name.chars() {
+            if letter.is_uppercase() && !words.is_empty() {
+                words.push('_');
+            }
+            words.push(letter.to_ascii_uppercase());
+        }
+        words
+    }
+    /// Otherwise the fault sweep would make other calls fail than it says.
+    #[test]
+    fn operations_have_the_same_numbers_in_c() {
+        let here = words(include_str!("injection.rs"), "pub enum Operation {", "Defect,");
+        let in_c =
+            words(include_str!("../../c_tests/faults.h"), "src/os/injection.rs. */\nenum {", "OPERATIONS,");
+        assert_eq!(here.len(), super::OPERATIONS - 1);
+        assert_eq!(here.into_iter().map(as_in_c).collect::<Vec<_>>(), in_c);
+    }
+}
