@@ -88,7 +88,7 @@ pub fn send(level: Level, message: core::fmt::Arguments) {
     if callback.is_none() && !stderr {
         return;
     }
-    let _whole = NotCancelled::begin();
+    let _uncancelled = NotCancelled::begin();
     let mut buffer = [0; LENGTH];
     let mut text = Text::new(&mut buffer);
     let _ = text.write_fmt(message); // cut when too long

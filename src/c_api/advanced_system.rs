@@ -2,7 +2,7 @@
 use super::legacy_types::*;
 use super::tables::of_slot;
 use super::types::unified_memory_interface_t;
-use super::{guard, guard_whole, layouts, reference, seam, store};
+use super::{guard, guard_uncancelled, layouts, reference, seam, store};
 use crate::advanced::registry::Registry;
 use crate::advanced::{self, System, program, report, structure};
 use crate::error::{Result, fail};
@@ -42,7 +42,7 @@ pub(super) fn system_at(system: *const AdvancedMemorySystem) -> Result<&'static 
 pub unsafe extern "C" fn create_memory_system(
     config: *const MemorySystemConfig,
 ) -> *mut AdvancedMemorySystem {
-    guard_whole(null_mut(), || {
+    guard_uncancelled(null_mut(), || {
         // From the question to the registration: nobody may end the system in between.
         let _program = program();
         let existing = seam::get_global_memory_system();
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
     if system.is_null() {
         return;
     }
-    guard_whole((), || {
+    guard_uncancelled((), || {
         let program = program();
         let record = record_at(system);
         if let Some(record) = record
@@ -132,7 +132,7 @@ fn take_back(system: &System, pointer: *mut AdvancedMemorySystem) {
 pub extern "C" fn unimem_system_interface(
     system: *mut AdvancedMemorySystem,
 ) -> *mut unified_memory_interface_t {
-    guard_whole(null_mut(), || slots::adopt(system_at(system)?.heap()).map(of_slot))
+    guard_uncancelled(null_mut(), || slots::adopt(system_at(system)?.heap()).map(of_slot))
 }
 
 /// `size` zeroed bytes at `alignment`, up to 1 GiB, rounded up to a power of two; 0: the configuration's.
@@ -175,7 +175,7 @@ pub unsafe extern "C" fn memory_reallocate(
 /// Gives unused memory back to the operating system; false for NULL or an unknown level.
 #[unsafe(no_mangle)]
 pub extern "C" fn optimize_memory_usage(system: *mut AdvancedMemorySystem, level: OptimizationLevel) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let system = system_at(system)?;
         match level {
             OptimizationLevel::NONE => (),
@@ -193,7 +193,7 @@ pub extern "C" fn optimize_allocation_strategy(
     system: *mut AdvancedMemorySystem,
     strategy: AllocationStrategy,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         system_at(system)?;
         if strategy.is_known() { Ok(true) } else { fail!(InvalidArgument, "{strategy:?}") }
     })
@@ -209,7 +209,7 @@ pub unsafe extern "C" fn start_defragmentation(
     system: *mut AdvancedMemorySystem,
     config: *const DefragConfig,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         // SAFETY: by the caller's promise.
         let config = unsafe { reference(config, "config") }?;
         system_at(system)?

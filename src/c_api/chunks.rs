@@ -1,6 +1,6 @@
 //! The functions of `unimem.h` for streaming and hierarchical memory.
 use super::types::{unimem_access_t, unimem_advice_t, unimem_residency_t};
-use super::{guard, guard_whole, store};
+use super::{guard, guard_uncancelled, store};
 use crate::error::{Result, fail};
 use crate::instance::tiered::expect_region;
 use crate::tiers::chunks::Advice;
@@ -84,7 +84,7 @@ pub extern "C" fn unimem_chunk_prefetch(ptr: *mut c_void, index: usize, count: u
 /// Says how the memory will be used. `UNIMEM_DONT_NEED` sends out what is in place; it never loses anything.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_advise(ptr: *mut c_void, advice: unimem_advice_code_t) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let advice = advice_of(advice)?;
         expect_region(ptr.cast())?.advise(advice).map(|()| true)
     })
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn unimem_residency(ptr: *const c_void, out: *mut unimem_r
 /// not block that signal, and a handler installed later comes first until the next tiered allocation.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_fault_mechanism() -> *const c_char {
-    guard_whole(c"none".as_ptr(), || match Faults::chosen() {
+    guard_uncancelled(c"none".as_ptr(), || match Faults::chosen() {
         Ok(faults) => Ok(faults.mechanism.name().as_ptr()),
         Err(errno) => fail!(Unsupported, "pages cannot be moved here: {errno}"),
     })

@@ -2,7 +2,7 @@
 use super::legacy_types::MemoryPool;
 use super::tables::{allocate_tensor_at, of_slot, slot_of};
 use super::types::*;
-use super::{guard, guard_whole, memory_pool, store};
+use super::{guard, guard_uncancelled, memory_pool, store};
 use crate::error::{self, Error, Result, fail};
 use crate::heap::{self, attributes};
 use crate::instance::{self, Instance, config::Config, slots, tiered};
@@ -22,7 +22,7 @@ fn open_instance(memory: *const unified_memory_interface_t) -> Result<&'static I
 /// `UNIMEM_GEOMETRIC`, `UNIMEM_STREAMING` (0 or 1), `UNIMEM_TOLERANCE`. NULL only when memory is short.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_global() -> *mut unified_memory_interface_t {
-    guard_whole(null_mut(), || slots::global().map(|_| of_slot(slots::GLOBAL)))
+    guard_uncancelled(null_mut(), || slots::global().map(|_| of_slot(slots::GLOBAL)))
 }
 
 /// Opens an instance; a NULL `config` means defaults: no cap, growth, streaming, chunks of 1 MiB, tolerance 0. At least 64 can be
@@ -34,7 +34,7 @@ pub extern "C" fn unimem_global() -> *mut unified_memory_interface_t {
 pub unsafe extern "C" fn unimem_open(
     config: *const unified_pool_config_t,
 ) -> *mut unified_memory_interface_t {
-    guard_whole(null_mut(), || {
+    guard_uncancelled(null_mut(), || {
         // SAFETY: by the caller's promise.
         let config = match unsafe { config.as_ref() } {
             None => Config::default(),
@@ -61,14 +61,14 @@ pub unsafe extern "C" fn unimem_open(
 /// Nobody uses the instance or its blocks afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_close(memory: *mut unified_memory_interface_t) -> bool {
-    guard_whole(false, || Ok(slots::close(slot_of(memory)?)? == 0))
+    guard_uncancelled(false, || Ok(slots::close(slot_of(memory)?)? == 0))
 }
 
 /// The interface of a memory pool: its functions work on the pool's memory. The same table each time; it ends with the
 /// pool. NULL for anything but a live pool of libunimem, a pool that the program's own C code made included.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_pool_interface(pool: *mut MemoryPool) -> *mut unified_memory_interface_t {
-    guard_whole(null_mut(), || slots::adopt(memory_pool::known_heap_of(pool)?).map(of_slot))
+    guard_uncancelled(null_mut(), || slots::adopt(memory_pool::known_heap_of(pool)?).map(of_slot))
 }
 
 /// The calling thread's last error; `UNIMEM_OK` when no call of it has failed. A success leaves it alone.
@@ -166,7 +166,7 @@ pub extern "C" fn unimem_can_allocate(memory: *mut unified_memory_interface_t, s
 /// thread caches. Gives the bytes handed back.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_trim(memory: *mut unified_memory_interface_t) -> usize {
-    guard_whole(0, || Ok(open_instance(memory)?.trim()))
+    guard_uncancelled(0, || Ok(open_instance(memory)?.trim()))
 }
 
 /// Begins a new history: counts at 0, the peak at what is live. Exact while no other thread is inside the instance.
@@ -216,7 +216,7 @@ pub unsafe extern "C" fn unimem_allocate_tensor(
 /// `layout` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_layout_t) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let found = attributes::with_layout(ptr.cast(), |found| unimem_layout_t {
             num_dims: found.rank,
             element_size: found.element_size,
@@ -242,7 +242,7 @@ pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_l
 /// `path` is zero-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_write_leaks(path: *const c_char) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         if path.is_null() {
             return fail!(InvalidArgument, "the path is NULL");
         }
@@ -264,7 +264,7 @@ pub unsafe extern "C" fn unimem_write_leaks(path: *const c_char) -> bool {
 /// `path` is zero-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_trace_start(path: *const c_char) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         if path.is_null() {
             return fail!(InvalidArgument, "the path is NULL");
         }
@@ -277,7 +277,7 @@ pub unsafe extern "C" fn unimem_trace_start(path: *const c_char) -> bool {
 /// of it cannot be written.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_trace_stop() -> bool {
-    guard_whole(false, || recording::stop().map(|()| true))
+    guard_uncancelled(false, || recording::stop().map(|()| true))
 }
 
 /// Calls `callback`, which may be NULL, with every live block and every tracked foreign one. Gives how many there are.
@@ -290,7 +290,7 @@ pub unsafe extern "C" fn unimem_report_leaks(
     callback: unimem_leak_callback_t,
     context: *mut c_void,
 ) -> usize {
-    guard_whole(0, || {
+    guard_uncancelled(0, || {
         Ok(open_instance(memory)?.for_each_leak(|leak| {
             let Some(callback) = callback else { return };
             let leak = unimem_leak_t {
@@ -320,7 +320,7 @@ pub extern "C" fn unimem_held_bytes(memory: *mut unified_memory_interface_t) -> 
 /// NUMA nodes of the machine, at least 1.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_numa_nodes() -> usize {
-    guard_whole(1, || Ok(os::numa::nodes()))
+    guard_uncancelled(1, || Ok(os::numa::nodes()))
 }
 
 #[cfg(test)]

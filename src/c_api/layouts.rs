@@ -1,7 +1,7 @@
 //! The functions of `advanced_memory_system.h` on pools, layouts and buffers.
 use super::advanced_system::system_at;
 use super::legacy_types::*;
-use super::{guard, guard_whole, reference, slice};
+use super::{guard, guard_uncancelled, reference, slice};
 use crate::advanced::pool::{Limits, Pool};
 use crate::advanced::registry::Registry;
 use crate::advanced::{Structure, System, report, structure};
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn advanced_create_memory_pool(
     config: *const AdvancedPoolConfig,
 ) -> *mut c_void {
     // SAFETY: by the caller's promise.
-    guard_whole(null_mut(), || create_pool(system, unsafe { reference(config, "config") }?))
+    guard_uncancelled(null_mut(), || create_pool(system, unsafe { reference(config, "config") }?))
 }
 
 /// Frees a pool of the system and every block, layout and buffer of it. Anything else is ignored.
@@ -156,7 +156,7 @@ pub unsafe extern "C" fn advanced_create_memory_pool(
 /// Nobody uses the pool or what it gave afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn advanced_destroy_memory_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) {
-    guard_whole((), || destroy_pool(system, pool))
+    guard_uncancelled((), || destroy_pool(system, pool))
 }
 
 /// `size` zeroed bytes of a pool, aligned to 64; NULL for size 0, beyond the pool's limits, or without memory.
@@ -192,7 +192,7 @@ pub unsafe extern "C" fn ams_create_memory_pool(
     config: *const AdvancedPoolConfig,
 ) -> *mut c_void {
     // SAFETY: by the caller's promise.
-    guard_whole(null_mut(), || create_pool(system, unsafe { reference(config, "config") }?))
+    guard_uncancelled(null_mut(), || create_pool(system, unsafe { reference(config, "config") }?))
 }
 
 /// `advanced_destroy_memory_pool`.
@@ -201,7 +201,7 @@ pub unsafe extern "C" fn ams_create_memory_pool(
 /// As there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ams_destroy_memory_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) {
-    guard_whole((), || destroy_pool(system, pool))
+    guard_uncancelled((), || destroy_pool(system, pool))
 }
 
 /// `advanced_pool_allocate`.

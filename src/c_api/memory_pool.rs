@@ -1,6 +1,6 @@
 //! The functions of `memory_pool.h`. A pool is a heap whose blocks carry the legacy header.
 use super::legacy_types::{Block, Flag, MemoryPool, PoolConfig, SizeClass};
-use super::{guard, guard_whole};
+use super::{guard, guard_uncancelled};
 use crate::error::{Result, fail};
 use crate::heap::{DEFAULT_BLOCKS, Heap, HeapParams, HeapStatistics, SHAPES, fast, heap_of_companion};
 use crate::instance::{slots, tiered};
@@ -106,7 +106,7 @@ fn write_header(block: *mut u8, room: usize, class: u16) {
 /// `config` is NULL or points at a configuration.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn create_memory_pool(config: *const PoolConfig) -> *mut MemoryPool {
-    guard_whole(null_mut(), || {
+    guard_uncancelled(null_mut(), || {
         // SAFETY: by the caller's promise.
         let config = *unsafe { super::reference(config, "config") }?;
         make(&config)
@@ -211,7 +211,7 @@ pub unsafe extern "C" fn destroy_memory_pool(pool: *mut MemoryPool) {
     if pool.is_null() {
         return;
     }
-    guard_whole((), || {
+    guard_uncancelled((), || {
         // SAFETY: by the caller's promise.
         let heap = unsafe { heap_of(pool) }?;
         let record = NonNull::new(pool.cast::<Pool>()).expect("checked");

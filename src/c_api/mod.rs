@@ -44,10 +44,10 @@ pub(crate) fn guard<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
         }
     }
 }
-/// [`guard`] for calls that use files, wait for threads or call the program: the thread is not cancelled in them. All
-/// others have that where they need it, so that the short ones do not pay for it.
-pub(crate) fn guard_whole<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
-    let _whole = NotCancelled::begin();
+/// [`guard`], and the thread is not cancelled meanwhile ([`NotCancelled`]): for calls that use files, wait for threads or call
+/// the program. Others protect themselves just where they need it, so that short calls do not pay for it.
+pub(crate) fn guard_uncancelled<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
+    let _uncancelled = NotCancelled::begin();
     guard(nothing, f)
 }
 #[cold]

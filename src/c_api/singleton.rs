@@ -1,6 +1,6 @@
 //! The functions of `memory_singleton.h`.
 use super::legacy_types::AdvancedMemorySystem;
-use super::{guard, guard_whole, layouts, seam};
+use super::{guard, guard_uncancelled, layouts, seam};
 use crate::error::{Result, fail};
 use crate::log::log;
 use crate::singleton;
@@ -24,7 +24,7 @@ pub extern "C" fn get_global_memory_system() -> *mut AdvancedMemorySystem {
 /// Makes `system` the program's if there is none yet, and counts one more reference. NULL does nothing.
 #[unsafe(no_mangle)]
 pub extern "C" fn register_memory_system(system: *mut AdvancedMemorySystem) {
-    guard_whole((), || {
+    guard_uncancelled((), || {
         singleton::register(address(system)?);
         Ok(())
     })
@@ -34,7 +34,7 @@ pub extern "C" fn register_memory_system(system: *mut AdvancedMemorySystem) {
 /// blocks that are tracked still are reported to the log, those of libunimem freed, and all of them forgotten.
 #[unsafe(no_mangle)]
 pub extern "C" fn unregister_memory_system(system: *mut AdvancedMemorySystem) {
-    guard_whole((), || {
+    guard_uncancelled((), || {
         if singleton::unregister(address(system)?)? {
             // A pool counts its blocks in its system.
             let pools = layouts::pools();

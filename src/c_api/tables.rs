@@ -1,25 +1,39 @@
 //! The tables of functions. The functions take no instance, so each slot has functions of its own: the same code,
 //! made once for each slot number.
 use super::types::{memory_stats_t, unified_memory_interface_t};
-use super::{guard, guard_whole, slice, store};
+use super::{guard, guard_uncancelled, slice, store};
 use crate::error::{Result, fail};
 use crate::heap::{DEFAULT_ALIGNMENT, fast};
 use crate::instance::slots::{self, SLOTS};
+use crate::tensor::memory::Table;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 
 /// Bytes of a `ComplexFloat`.
 const COMPLEX_FLOAT: usize = 8;
 
-// A hit in the thread's cache is served in the slot's own function; everything else goes to one body for all slots: a C
-// function, which does not unwind, so that the fast path ends in a jump and needs no frame.
+/// A network takes a table by a type of its own, since that may be the program's (tensor/memory.rs): one layout, told twice.
+macro_rules! same_places {
+    ($($function:ident)*) => {
+        const _: () = assert!(size_of::<Table>() == size_of::<unified_memory_interface_t>());
+        $(const _: () = assert!(
+            core::mem::offset_of!(Table, $function)
+                == core::mem::offset_of!(unified_memory_interface_t, $function)
+        );)*
+    };
+}
+same_places!(allocate free realloc allocate_geometric allocate_hierarchical allocate_streaming track_allocation
+    untrack_allocation get_stats);
+
+// A hit in the thread's cache is served in the slot's own function; everything else goes to one body for all slots. That is
+// a C function, which does not unwind: so the fast path ends in a jump and needs no stack frame.
 unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) -> *mut c_void {
     if !fast::is_usual(alignment) {
         return allocate_at(size, alignment, SLOT);
     }
     match fast::allocate(slots::heap_id(SLOT), slots::prefix(SLOT), size) {
         Some(block) => block.as_ptr().cast(),
-        // Not as asked for, which means the same: so no register has to keep it.
+        // The usual alignment, not the one passed, which means the same: so no register has to keep that.
         None => allocate_at(size, DEFAULT_ALIGNMENT, SLOT),
     }
 }
@@ -72,7 +86,7 @@ pub(super) unsafe fn allocate_tensor_at(
     })
 }
 unsafe extern "C" fn allocate_hierarchical<const SLOT: usize>(size: usize, tolerance: f64) -> *mut c_void {
-    guard_whole(null_mut(), || {
+    guard_uncancelled(null_mut(), || {
         Ok(slots::open_at(SLOT)?.allocate_hierarchical(size, tolerance)?.as_ptr().cast())
     })
 }
@@ -80,7 +94,7 @@ unsafe extern "C" fn allocate_streaming<const SLOT: usize>(
     total_size: usize,
     chunk_size: usize,
 ) -> *mut c_void {
-    guard_whole(null_mut(), || {
+    guard_uncancelled(null_mut(), || {
         Ok(slots::open_at(SLOT)?.allocate_streaming(total_size, chunk_size)?.as_ptr().cast())
     })
 }

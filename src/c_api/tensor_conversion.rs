@@ -1,7 +1,7 @@
 //! The two conversions of `tree_tensor_network.h`: reading a program's `tensor_network_t`, and building one.
 //!
 //! What is built is blocks of C's `malloc`, one for each structure and array, because the program frees them itself.
-use super::guard_whole;
+use super::guard_uncancelled;
 use super::tensor_types::*;
 use super::tree_tensor_network::{list, make, memory, not_null};
 use crate::error::{Result, fail};
@@ -22,7 +22,7 @@ pub unsafe extern "C" fn convert_tensor_network_to_tree(
     network: *mut tensor_network_t,
     ttn: *mut *mut tree_tensor_network_t,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let start = Instant::now();
         not_null(network, "the network")?;
         not_null(ttn, "where the tree goes")?;
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn convert_tree_to_tensor_network(
     ttn: *mut tree_tensor_network_t,
     network: *mut *mut tensor_network_t,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let start = Instant::now();
         not_null(network, "where the network goes")?;
         let mut session = Session::new(ttn)?;

@@ -1,5 +1,5 @@
 //! Streams of `tree_tensor_network.h`: a node's elements piece by piece.
-use super::guard_whole;
+use super::guard_uncancelled;
 use super::tensor_types::*;
 use super::tree_tensor_network::memory;
 use crate::tensor::live::{self, Session};
@@ -18,7 +18,7 @@ pub unsafe extern "C" fn create_tensor_stream(
     node: *mut tree_tensor_node_t,
     chunk_size: usize,
 ) -> *mut tensor_stream_t {
-    guard_whole(ptr::null_mut(), || {
+    guard_uncancelled(ptr::null_mut(), || {
         let session = Session::new(ttn)?;
         let id = session.find(node)?;
         let stream = Stream::new(session.view(), &memory(&session)?, id, chunk_size)?;
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn create_tensor_stream(
 /// Nobody uses the stream any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn destroy_tensor_stream(stream: *mut tensor_stream_t) {
-    guard_whole((), || if stream.is_null() { Ok(()) } else { live::close(stream) })
+    guard_uncancelled((), || if stream.is_null() { Ok(()) } else { live::close(stream) })
 }
 
 /// Reads the next piece into `buffer`; it ends at `current_offset`. False at the end, which is no error.
@@ -53,7 +53,7 @@ pub unsafe extern "C" fn destroy_tensor_stream(stream: *mut tensor_stream_t) {
 /// The pointer is a live stream.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn stream_next_chunk(stream: *mut tensor_stream_t) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let (session, public, state) = live::stream(stream)?;
         // SAFETY: live, and its network's session makes this call the only user.
         let state = unsafe { &mut *state };
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn contract_tensor_streams(
     stream2: *mut tensor_stream_t,
     result: *mut tensor_stream_t,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let start = Instant::now();
         let nodes = [live::node_of_stream(stream1)?, live::node_of_stream(stream2)?];
         let (mut session, public, state) = live::stream(result)?;

@@ -5,7 +5,7 @@
 //! one that comes meanwhile is refused.
 use super::legacy_types::{AdvancedMemorySystem, MemoryPool};
 use super::tensor_types::*;
-use super::{advanced_system, guard_whole, layouts, memory_pool, tables};
+use super::{advanced_system, guard_uncancelled, layouts, memory_pool, tables};
 use crate::error::{Result, fail};
 use crate::instance::slots;
 use crate::tensor::live::{self, Session};
@@ -48,7 +48,7 @@ pub extern "C" fn create_tree_tensor_network(
     max_rank: usize,
     tolerance: f64,
 ) -> *mut tree_tensor_network_t {
-    guard_whole(ptr::null_mut(), || make(num_qubits, max_rank, tolerance))
+    guard_uncancelled(ptr::null_mut(), || make(num_qubits, max_rank, tolerance))
 }
 
 /// Frees a network with all its nodes and streams. NULL does nothing.
@@ -57,7 +57,7 @@ pub extern "C" fn create_tree_tensor_network(
 /// Nobody uses the network, its nodes or its streams any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn destroy_tree_tensor_network(ttn: *mut tree_tensor_network_t) {
-    guard_whole((), || if ttn.is_null() { Ok(()) } else { live::destroy(ttn) })
+    guard_uncancelled((), || if ttn.is_null() { Ok(()) } else { live::destroy(ttn) })
 }
 
 /// Adds a node with a copy of `data` (row-major; NULL: zeros). No dimensions mean a scalar. NULL on failure.
@@ -72,7 +72,7 @@ pub unsafe extern "C" fn add_tree_tensor_node(
     num_dimensions: usize,
     use_hierarchical: bool,
 ) -> *mut tree_tensor_node_t {
-    guard_whole(ptr::null_mut(), || {
+    guard_uncancelled(ptr::null_mut(), || {
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
         if num_dimensions > 0 {
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn connect_tree_tensor_nodes(
     parent: *mut tree_tensor_node_t,
     child: *mut tree_tensor_node_t,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let mut session = Session::new(ttn)?;
         let (parent, child) = (session.find(parent)?, session.find(child)?);
         let memory = memory(&session)?;
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn unimem_connect_axes(
     child: *mut tree_tensor_node_t,
     child_axis: usize,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let mut session = Session::new(ttn)?;
         let parent = End { node: session.find(parent)?, axis: parent_axis };
         let child = End { node: session.find(child)?, axis: child_axis };
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn contract_tree_tensor_nodes(
     node2: *mut tree_tensor_node_t,
     result: *mut *mut tree_tensor_node_t,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         not_null(result, "the result")?;
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
@@ -185,7 +185,7 @@ pub unsafe extern "C" fn contract_full_tree_network(
     result_dims: *mut usize,
     num_dims: *mut usize,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         not_null(num_dims, "the number of dimensions")?;
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
@@ -215,7 +215,7 @@ pub unsafe extern "C" fn contract_full_tree_network(
 /// The pointer is a live network.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn optimize_tree_structure(ttn: *mut tree_tensor_network_t) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
         tree::optimize(session.network(), &memory)?;
@@ -232,7 +232,7 @@ pub unsafe extern "C" fn optimize_tree_structure(ttn: *mut tree_tensor_network_t
 /// The pointer is a live network.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn adapt_bond_dimensions(ttn: *mut tree_tensor_network_t, target_error: f64) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
         // SAFETY: a live network's public structure.
@@ -254,7 +254,7 @@ pub unsafe extern "C" fn unimem_contraction_cost(
     flops: *mut f64,
     peak_bytes: *mut f64,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
         let (operations, bytes) = tree::cost(session.network(), &memory)?;
@@ -280,7 +280,7 @@ pub unsafe extern "C" fn get_tree_tensor_network_metrics(
     ttn: *const tree_tensor_network_t,
     metrics: *mut tensor_network_metrics_t,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         not_null(metrics, "where the metrics go")?;
         let session = Session::new(ttn)?;
         // SAFETY: the caller's promise.
@@ -295,7 +295,7 @@ pub unsafe extern "C" fn get_tree_tensor_network_metrics(
 /// The pointer is a live network.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn reset_tree_tensor_network_metrics(ttn: *mut tree_tensor_network_t) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let mut session = Session::new(ttn)?;
         session.network().metrics = tensor_network_metrics_t::default();
         session.network().account.reset_peak();
@@ -314,7 +314,7 @@ pub unsafe extern "C" fn unimem_set_progress(
     callback: unimem_progress_t,
     context: *mut c_void,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let mut session = Session::new(ttn)?;
         // SAFETY: the caller's promise.
         session.network().progress = unsafe { Progress::new(callback, context) };
@@ -329,7 +329,7 @@ pub unsafe extern "C" fn unimem_set_progress(
 /// The pointers are a live network and a live pool, which outlives the network.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn set_memory_pool(ttn: *mut tree_tensor_network_t, pool: *mut MemoryPool) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let session = Session::new(ttn)?;
         let heap = match layouts::system_of_pool(pool.cast()) {
             Some(system) => system.heap(),
@@ -349,7 +349,7 @@ pub unsafe extern "C" fn set_memory_system(
     ttn: *mut tree_tensor_network_t,
     system: *mut AdvancedMemorySystem,
 ) -> bool {
-    guard_whole(false, || {
+    guard_uncancelled(false, || {
         let session = Session::new(ttn)?;
         let heap = advanced_system::system_at(system)?.heap();
         session.set_table(tables::of_slot(slots::adopt(heap)?).cast());
@@ -366,7 +366,7 @@ pub extern "C" fn unimem_set_threads(count: usize) {
 /// Threads that one contraction uses where it is large enough.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_threads() -> usize {
-    guard_whole(1, || Ok(kernel::threads()))
+    guard_uncancelled(1, || Ok(kernel::threads()))
 }
 
 /// Where the tensors of a network go: its table, and our instance behind it if it is one.

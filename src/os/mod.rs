@@ -12,8 +12,8 @@ pub mod records;
 pub mod system;
 pub mod thread;
 
-/// The address of a static, in a register. Otherwise the compiler, which must allow for a definition of the static in another
-/// library, adds it from the global offset table wherever it indexes: a load more each time.
+/// Makes the compiler hold the address of a static in a register. Otherwise it loads it from the global offset table wherever
+/// the static is indexed, as it must allow for a definition of the static in another library.
 #[inline(always)]
 pub fn in_register<T>(of: &'static T) -> &'static T {
     let mut address: *const T = of;

@@ -52,7 +52,7 @@ fn machine() -> &'static Machine {
     static MACHINE: AtomicPtr<Machine> = AtomicPtr::new(null_mut());
     let mut known = MACHINE.load(Ordering::Acquire);
     if known.is_null() {
-        let _whole = NotCancelled::begin();
+        let _uncancelled = NotCancelled::begin();
         let _discovering = DISCOVERING.lock();
         known = MACHINE.load(Ordering::Relaxed);
         if known.is_null() {

@@ -1,4 +1,4 @@
-//! The seam: every system call that can fail is made here, and asks [`injection`](super::injection) first.
+//! System calls: every one that can fail is made here, and asks [`injection`](super::injection) first.
 //!
 //! Thin: a call, its error as a value, nothing decided. What to do about an error is its caller's.
 use super::injection::{Injected, Operation, check, injected};
@@ -110,7 +110,7 @@ pub fn open_to_read(path: &CStr) -> Result<OwnedFd, Errno> {
 }
 fn open_as(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
     check(Operation::Open)?;
-    let _whole = NotCancelled::begin();
+    let _uncancelled = NotCancelled::begin();
     // SAFETY: a zero-terminated path; makes a descriptor that is ours alone.
     let file = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, 0o600) };
     // SAFETY: just opened.
@@ -194,7 +194,7 @@ fn within_limit(end: u64) -> Result<(), Errno> {
 /// fallocate: makes blocks for a part of a file.
 pub fn make_blocks(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno> {
     check(Operation::MakeBlocks)?;
-    let _whole = NotCancelled::begin();
+    let _uncancelled = NotCancelled::begin();
     within_limit(start + length)?;
     // SAFETY: changes the file only.
     done(unsafe { libc::fallocate(file.as_raw_fd(), 0, start as i64, length as i64) })
@@ -202,7 +202,7 @@ pub fn make_blocks(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errn
 /// fallocate: gives the blocks of a part of a file back.
 pub fn punch_hole(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno> {
     check(Operation::PunchHole)?;
-    let _whole = NotCancelled::begin();
+    let _uncancelled = NotCancelled::begin();
     let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: changes the file only.
     done(unsafe { libc::fallocate(file.as_raw_fd(), flags, start as i64, length as i64) })
@@ -219,7 +219,7 @@ fn piece(fault: Option<Injected>, length: usize) -> Result<usize, Errno> {
 pub fn write_at(file: BorrowedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
     let length = piece(injected(Operation::Write), bytes.len())?;
     within_limit(offset + length as u64)?;
-    let _whole = NotCancelled::begin();
+    let _uncancelled = NotCancelled::begin();
     // SAFETY: reads `bytes` only.
     let wrote = unsafe { libc::pwrite(file.as_raw_fd(), bytes.as_ptr().cast(), length, offset as i64) };
     usize::try_from(wrote).map_err(|_| Errno::last())
@@ -228,7 +228,7 @@ pub fn write_at(file: BorrowedFd, bytes: &[u8], offset: u64) -> Result<usize, Er
 pub fn read_at(file: BorrowedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let fault = injected(Operation::Read);
     let length = piece(fault, bytes.len())?;
-    let _whole = NotCancelled::begin();
+    let _uncancelled = NotCancelled::begin();
     // SAFETY: writes to `bytes` only.
     let got = unsafe { libc::pread(file.as_raw_fd(), bytes.as_mut_ptr().cast(), length, offset as i64) };
     let got = usize::try_from(got).map_err(|_| Errno::last())?;
@@ -281,16 +281,16 @@ unsafe extern "C" {
     // Not in the libc crate.
     safe fn pthread_setcancelstate(state: c_int, before: Option<&mut c_int>) -> c_int;
 }
-/// While it lives, pthread_cancel does not end its thread: a cancellation waits for the thread's next cancellation point
-/// after that. One that came in the middle would unwind through the library and leave locks held. Whatever may be a
-/// cancellation point needs one: opening, reading, writing and closing files, sleeping, waiting for threads, functions of
-/// the program. Two calls of about 5 ns.
+/// While one of these lives, pthread_cancel does not end its thread: a cancellation waits for the thread's next cancellation
+/// point after that. One in the middle of a call would unwind through the library and leave locks held. So it is needed around
+/// whatever may be a cancellation point: opening, reading, writing and closing files, sleeping, waiting for threads, functions
+/// of the program. Costs two calls of about 5 ns.
 pub struct NotCancelled {
     before: c_int,
     of_this_thread: PhantomData<*mut ()>,
 }
 impl NotCancelled {
-    /// From now on.
+    /// The calling thread is not cancelled from now on.
     pub fn begin() -> NotCancelled {
         const DISABLE: c_int = 1;
         let mut before = 0;

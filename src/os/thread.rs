@@ -4,8 +4,7 @@
 //! exit its record is taken from the thread, and the function given to [`at_exit`] runs with it; from then on the thread has
 //! none, and whoever asks takes the path without one. That way destructors that run later still may allocate and free.
 //!
-//! A place in a record where nothing is stored refers to [`SENTINEL`]: who is in a hurry follows it without asking, and finds
-//! zeroes.
+//! A place in a record where nothing is stored points to [`SENTINEL`], which is zeros: fast paths follow it without asking.
 use super::{records, system};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
@@ -16,18 +15,18 @@ pub const MESSAGE: usize = 256;
 /// Heaps whose caches a record holds itself.
 pub const NEAR: usize = 256;
 
-/// Zero bytes, for ever: what stands where nothing was stored.
+/// Bytes of the [`Sentinel`]: as many as the largest thing in a record that fast paths read (heap/cache.rs).
+pub const SENTINEL_BYTES: usize = 4096;
+/// Zero bytes, for ever: what a place in a record points to where nothing is stored.
 #[repr(C, align(64))]
 pub struct Sentinel([u8; SENTINEL_BYTES]);
-/// How many.
-pub const SENTINEL_BYTES: usize = 4096;
 static SENTINEL: Sentinel = Sentinel([0; SENTINEL_BYTES]);
-/// Where they are.
+/// Where the sentinel is.
 pub const fn sentinel() -> *mut u8 {
     (&raw const SENTINEL).cast::<u8>().cast_mut()
 }
 
-/// What a thread owns. What comes first is not read in a hurry (see the heap's `ThreadCache`).
+/// What a thread owns. Fast paths do not read what comes first, because of 4 KiB aliasing (heap/span.rs).
 #[repr(C)]
 pub struct Record {
     /// The message of the last error, and of a failure not yet reported; both end with a zero byte.
