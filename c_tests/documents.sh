@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every snippet of the documents does what it says: blocks of C compile and run, blocks of sh run, as a reader would run
-# them, with an installed tree.  documents.sh BUILD
+# them, with an installed tree. And what documents and comments name is there.  documents.sh BUILD
 #
 # A block of C is a program if it has a main; else statements, put into a function that has `memory`, an interface with
 # a cap of 64 MiB, and must leave nothing behind in it. Programs are kept as program.c for the sh blocks behind them in
@@ -114,4 +114,42 @@ for document in README.md docs/*.md; do
     try "$document: links" test -z "$broken"
     [ -z "$broken" ] || printf '%s\n' "$broken" | sed 's/^/# no such file: /'
 done
+
+# ---- names ----
+# Text of documents without their blocks; comments of the Rust code; the code without them.
+prose() { awk '/^ *```/ { inside = !inside; next } !inside' README.md CHANGELOG.md docs/*.md; }
+comments() { find src tests benches -name '*.rs' -exec sed -n 's|^.*//[/!]* ||p' {} +; }
+code() {
+    find src tests benches -name '*.rs' -exec sed 's|//.*||' {} +
+    find include c_tests examples bench demo packaging tools .cargo -type f ! -name '*.gz' -exec cat {} +
+    cat Makefile Cargo.toml build.rs cbindgen.toml unimem.map src/c_api/*.c src/os/*.[ch] man/unimem.3.in
+}
+files() { find . \( -path ./.git -o -path ./target -o -path "./$B" -o -path ./vendor \) -prune -o -type f -print; }
+# none FILE: whether it is empty; else the test shows it.
+none() { cat "$1" && [ ! -s "$1" ]; }
+
+B=$1
+files >"$D/files"
+# Files: the end of some path. Not those of others, of readers, and of the project that this one replaces.
+{ prose; comments; } | grep -oE '[A-Za-z0-9_./*-]*[A-Za-z0-9_*]\.(rs|c|h|hpp|cpp|sh|md|py|toml|mk|map)\b' | sort -u |
+    grep -vxE 'program\.c|linux/userfaultfd\.h|(.*\.\./)?.*\*.*' |
+    while read -r name; do grep -q "/${name##*../}\$" "$D/files" || echo "$name"; done >"$D/missing"
+try "files that documents and comments name" none "$D/missing"
+
+# Words in backquotes: names in the code, or parts of names of files. Not what others call so.
+{ code; cat "$D/files"; } | grep -oE '[A-Za-z_][A-Za-z_0-9]*' | sort -u >"$D/words"
+{ prose; comments; } | grep -oE '`[^`]+`' | grep -v '\.\.\.`$' | grep -oE '[A-Za-z_][A-Za-z_0-9]{2,}' | sort -u |
+    comm -23 - "$D/words" | grep -vxE '_release|_prefetch|_size|_count|max_align_t|available_idle_cpu' >"$D/missing"
+try "names that they have in backquotes" none "$D/missing"
+
+# Goals of make.
+prose | grep -oE '`make [a-z-]+' | sed 's/^`make //' | sort -u |
+    while read -r goal; do grep -qE "^([a-z-]+ )*$goal( [a-z-]+)*:" Makefile ./*/*.mk || echo "make $goal"; done >"$D/missing"
+try "goals of make that they name" none "$D/missing"
+
+# Variables of the environment that the library reads, all of them described.
+find src -name '*.rs' ! -path '*/tests*' ! -path 'src/bin/*' -exec sed '/^#\[cfg(test)\]/,$d' {} \; |
+    grep -oE '"UNIMEM_[A-Z_]+"' | tr -d '"' | sort -u |
+    while read -r name; do prose | grep -q "\b$name\b" || echo "$name"; done >"$D/missing"
+try "variables of the environment are described" none "$D/missing"
 finish
