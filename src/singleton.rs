@@ -53,7 +53,8 @@ pub fn unregister(system: NonZeroUsize) -> Result<bool> {
 /// What is still tracked is reported to the log, freed if it is a live block of libunimem, and tracked no more. `free` frees
 /// the block of a heap as its owner does.
 pub fn give_up_tracked(free: impl Fn(&'static Heap, *mut u8) -> Result<()>) -> Result<()> {
-    // In records: malloc's may be a heap, whose locks come before the tracker's; and more may be tracked meanwhile.
+    // First into a list, as more may be tracked meanwhile; one of records, as malloc's heap may be ours, and its locks come
+    // before the tracker's.
     let mut addresses = Vec::new_in(Records);
     let mut missing = 0;
     TRACKED.for_each(|address| match addresses.try_reserve(1) {

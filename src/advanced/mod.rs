@@ -23,8 +23,8 @@ const LEAST_ALIGNMENT: usize = 64;
 /// Fragmentation above which defragmentation is said to be needed.
 const TOO_FRAGMENTED: f64 = 0.2;
 
-/// Held from the question who is the program's system to its registration or its end. The singleton is asked under it, whose
-/// messages go to the program's callback, which may ask a system anything: nothing else is done under this lock.
+/// Held from asking which system is the program's to registering or ending it. Nothing else is done under this lock, since the
+/// singleton is asked under it, and its messages go to the program's callback, which may call anything.
 static PROGRAM: Mutex<()> = Mutex::new(());
 /// Held while systems and pools come and go. No message is sent under it.
 static STRUCTURE: Mutex<()> = Mutex::new(());
@@ -314,7 +314,8 @@ fn has_several_owners(pointer: *const u8) -> bool {
     attributes::is_marked(pointer) && attributes::references(pointer) > 1
 }
 
-/// Tells of what was live at the end of a system or pool. When nobody finds that any more: the program's callback may ask.
+/// Tells of what was live at the end of a system or pool. Called when the system or pool cannot be found any more, since the
+/// program's callback may ask for it.
 pub fn report(leaks: Leaks, whose: &str) {
     if leaks.blocks > 0 {
         log!(Warning, "leak: {whose} ended with {} live blocks, {} bytes", leaks.blocks, leaks.bytes);

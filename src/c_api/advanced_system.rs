@@ -102,7 +102,7 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
         layouts::destroy_pools_of(&record.system);
         let leaks = record.system.end();
         {
-            // Who comes too late finds the record whole, or none.
+            // Under both locks, so that a call that comes too late finds the record whole or not at all.
             let _program = advanced::program();
             // SAFETY: the last reference is gone, by the caller's promise.
             unsafe { SYSTEMS.remove(NonNull::from(record), &structure()) };
@@ -112,8 +112,8 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
     })
 }
 
-/// A legacy C singleton calls `free` on what is still tracked when it loses its last reference, which blocks of ours
-/// would not survive: they leave its list before. Our own singleton knows whose block is whose.
+/// Takes the blocks of a system that ends off the list of the program's own C singleton, which calls C's `free` on whatever is
+/// still tracked when it loses its last reference. Our own singleton frees each block where it belongs.
 fn take_back(system: &System, pointer: *mut AdvancedMemorySystem) {
     if singleton::global().is_some_and(|global| global.get() == pointer as usize) {
         return;

@@ -95,7 +95,7 @@ fn create_pool(system: *mut AdvancedMemorySystem, config: &AdvancedPoolConfig) -
     Ok(pointer_of(&record.pool))
 }
 
-/// Whether the caller is to destroy it, and nobody else is already: two owners who both clean up come to that easily.
+/// Whether the caller is the one to destroy the pool. Of two owners that both clean up, the second is told no.
 fn begin_end(record: &PoolRecord, _structure: &Structure) -> bool {
     !record.ending.swap(true, Relaxed)
 }

@@ -60,8 +60,8 @@ impl Heap {
         self.tell_end();
         self.destroy_told()
     }
-    /// In debug mode, tells of what is damaged or live: for those who end the heap under a lock that the program's callback may
-    /// want.
+    /// In debug mode, tells of what is damaged or live. Apart from [`Heap::destroy_told`] for callers that end the heap under a
+    /// lock, which the program's callback might want.
     pub fn tell_end(&'static self) {
         debug::heap_ends(self);
     }
@@ -101,8 +101,8 @@ impl Heap {
             Some(made)
         })
     }
-    /// Whoever owns the heap counts its blocks in `whole` too, which lasts as long. A free that is refused only later was counted
-    /// there as well.
+    /// Says that the heap's owner counts its blocks in `whole` as well, which lasts as long: so a free that is refused later is
+    /// taken back there too.
     pub fn count_in(&self, whole: &'static Heap) {
         self.counted_in.store(core::ptr::from_ref(whole).cast_mut(), Relaxed);
     }

@@ -24,15 +24,16 @@ pub const DEFAULT_BLOCKS: usize = 256;
 /// A free block, in two words: a cache line holds four.
 #[derive(Clone, Copy)]
 pub struct Entry {
-    /// Where it begins. Alone in its word: whoever frees the block next need not wait for what its slot was.
+    /// Where it begins. In a word of its own: so a free of the block, right after it was allocated, need not wait for the other
+    /// word to be taken apart.
     pub pointer: *mut u8,
     /// Its slot, and below the bits of an address what the slot was when the block was freed.
     slot_and_value: usize,
 }
 const VALUE_BITS: u32 = u16::BITS;
 impl Entry {
-    /// What lies below a magazine's first block: none, with a slot that is [`slot::FREE`] for ever. Whoever takes a block out
-    /// compares its slot with the magazine's tag in any case, and finds by that alone that there is none.
+    /// What lies below a magazine's first block: no block, with a slot that is [`slot::FREE`] for ever. An allocation compares
+    /// an entry's slot with the magazine's tag in any case, and that alone tells it that the magazine is empty.
     pub fn ground(slot: &'static AtomicU16) -> Entry {
         Entry::new(null_mut(), slot, 0)
     }

@@ -138,13 +138,13 @@ pub struct Heap {
     limit: AtomicUsize,
     write_header: AtomicPtr<()>,
     companion: AtomicPtr<u8>,
-    /// The heap in whose live bytes its owner counts this one's blocks too.
+    /// See [`Heap::count_in`].
     counted_in: AtomicPtr<Heap>,
     counters: Counters,
     central: Mutex<Central>,
     /// Cache of all threads that have none of their own: past their end, or short of memory.
     orphans: Mutex<Option<NonNull<ThreadCache>>>,
-    /// How often what threads cache was wanted by others.
+    /// How often threads were asked to put back what they cache (`want_caches` in slow.rs).
     caches_wanted: AtomicU32,
 }
 // SAFETY: the orphans' cache is only reached under its lock; all else is Sync by itself.
@@ -176,7 +176,7 @@ impl Heap {
     pub fn id(&self) -> usize {
         self.id
     }
-    /// Bytes of a block's prefix, rounded up to the heap's alignment.
+    /// Bytes before each block, the header's rounded up to the heap's alignment.
     fn prefix(&self) -> usize {
         self.prefix.load(Relaxed)
     }

@@ -16,10 +16,11 @@ pub const RESERVED: usize = 96;
 struct Registry {
     /// Every heap record ever made, through `next`; type-stable.
     heaps: *mut Heap,
-    /// Those out of service, through `next_spare`.
+    /// Those out of service, through `next_spare`, but for reserved ones.
     spare: *mut Heap,
-    /// Those of instances, by their ids.
+    /// Those with ids that callers chose (instances), by id.
     reserved: [*mut Heap; RESERVED],
+    /// The next id to give out.
     count: usize,
 }
 // SAFETY: only followed under the lock.

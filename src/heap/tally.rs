@@ -224,7 +224,7 @@ impl Tally {
         self.all.set(all);
         let publications = self.publications.load(Relaxed);
         self.publications.store(publications.wrapping_add(1), Release);
-        // Who sees the heap's new figures is to see that a publication was begun: see `Heap::totals`.
+        // A reader that sees the heap's new figures has to see that a publication was begun: see `Heap::totals`.
         fence(Release);
         let before = heap.counters.live.fetch_add(live, Relaxed);
         heap.counters.raise_peak(before + peak);

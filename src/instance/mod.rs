@@ -19,8 +19,8 @@ use tiered::Tiered;
 
 /// Tensors of at least this many bytes start on a huge page.
 const HUGE_TENSOR: usize = crate::os::map::HUGE_PAGE;
-/// Addresses that a process has on all processors this is for, unless it asks for more. Sizes of tracked blocks near 2^63 would
-/// make the sum of two wrap.
+/// Bytes of address space that a process has, on all processors this is for, unless it asks for more. A tracked block cannot be
+/// larger, and sizes that large cannot make a sum of live bytes wrap.
 const ADDRESS_SPACE: usize = 1 << 48;
 /// Leaks named one by one in the log when an instance is closed.
 const LEAKS_LOGGED: usize = 16;
@@ -35,7 +35,7 @@ pub struct Instance {
     tiered: Tiered,
 }
 
-/// A block that is live, or tracked, and nobody may have a pointer to any more.
+/// A block that is live or tracked when leaks are reported.
 #[derive(Clone, Copy, Debug)]
 pub struct Leak {
     /// Where it begins.
@@ -224,7 +224,7 @@ impl Instance {
     }
 }
 
-/// In records: they are collected under locks that come behind those of malloc's heap.
+/// A list of records: it is filled under locks under which malloc's heap, which may be ours, must not be entered.
 type Leaks = Vec<Leak, Records>;
 /// Tells of them; there are `count`.
 fn report(leaks: &[Leak], count: usize) {

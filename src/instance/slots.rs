@@ -154,7 +154,7 @@ pub fn adopt(heap: &'static Heap) -> Result<usize> {
     Ok(slot)
 }
 
-/// The slot of a pool's or system's heap. Without the lock: no other heap has the heap's id while it lives.
+/// The slot of a pool's or system's heap, if it has been given one. Needs no lock: no other heap has this id while it lives.
 fn slot_of(heap: &Heap) -> Option<usize> {
     ADOPTED.into_iter().find(|&slot| heap_id(slot) == heap.id())
 }
@@ -201,7 +201,7 @@ pub fn close(slot: usize) -> Result<usize> {
         Ok(_) => INSTANCES[slot].swap(null_mut(), AcqRel),
         Err(_) => null_mut(),
     };
-    // When it is out of the slot, and before the lock goes: the next one there may be closed as soon as it is open.
+    // After the instance is out of the slot, and under the lock: the next one there may be closed as soon as it is open.
     CLOSING[slot].store(false, Release);
     let leaks = leaks?;
     // SAFETY: put there by `put`, and open: nobody else closes it. Nobody uses it meanwhile, by contract.

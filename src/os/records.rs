@@ -29,9 +29,9 @@ fn rounded_log2(size: usize) -> u32 {
     size.next_power_of_two().trailing_zeros().max(SMALLEST)
 }
 
-/// Mappings of records that are known at most.
+/// How many mappings are remembered for [`mappings`].
 pub const MAPPINGS: usize = 1024;
-/// Start and bytes of each; what finds no room is not known.
+/// Start and bytes of each. What finds no room is not remembered.
 static KNOWN: [(AtomicUsize, AtomicUsize); MAPPINGS] =
     [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; MAPPINGS];
 fn know(start: usize, length: usize) {
@@ -46,7 +46,7 @@ fn forget(start: usize) {
         known.store(0, Relaxed);
     }
 }
-/// Where records are: for whoever looks for pointers of the program and must not take the library's own for those.
+/// Where records are. A search for the program's pointers leaves them out, not to take the library's own for those.
 pub fn mappings() -> impl Iterator<Item = core::ops::Range<usize>> {
     KNOWN.iter().map(|(start, bytes)| start.load(Relaxed)..start.load(Relaxed) + bytes.load(Relaxed))
 }

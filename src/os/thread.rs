@@ -43,8 +43,8 @@ pub struct Record {
     pub in_trace: AtomicBool,
 }
 
-/// What is known of a thread without a record. Bit 0: it is gone for good; above it the code of the last error. So a thread
-/// that cannot even have a record has a last error.
+/// A thread without a record has a *mark*, a thread-local word: this bit says that its record is gone for good, and above it
+/// is the code of the last error, so that a thread for which there was no memory has one too.
 const ENDED: usize = 1;
 
 unsafe extern "C" {
@@ -109,7 +109,7 @@ pub fn current() -> Option<&'static Record> {
     let made = unsafe { record.as_ref() };
     made.near.iter().for_each(|near| near.store(sentinel(), Relaxed));
     made.last_error.store((before >> 1) as u32, Relaxed);
-    // The C library may allocate for the value: whoever is its malloc then finds a thread without a record.
+    // The C library may allocate for the value, from us if we are its malloc: that call finds a thread without a record.
     set_mark(before | ENDED);
     // SAFETY: a pointer that is only read back by `ended`, which takes it for what it is.
     let kept = unsafe { system::set_thread_value(key, record.as_ptr().cast()) };

@@ -26,9 +26,9 @@ use std::time::Duration;
 const STACK: usize = 256 << 10;
 const TICK: Duration = Duration::from_millis(5);
 const SLOWEST: u64 = 1_000_000_000;
-/// Samples at one pace.
+/// Samples before the pace is halved.
 const PACE: u32 = 1000;
-/// The file's descriptor is out of the way of programs that count on theirs.
+/// Lowest number for the file's descriptor, out of the way of programs that count on theirs.
 const LEAST_DESCRIPTOR: i32 = 500;
 
 static RECORDING: Mutex<Option<Recording>> = Mutex::new(None);
@@ -54,13 +54,15 @@ struct Recording {
     /// Bytes in the file.
     length: u64,
     buffer: Buffer,
-    /// When it began, and when the next sample is due, by the system's clock.
+    /// When it began, by the system's clock.
     began: u64,
+    /// When the next sample is due, by the same clock.
     due: u64,
-    /// Nanoseconds from sample to sample, and samples left at this pace.
+    /// Nanoseconds from sample to sample.
     pace: u64,
+    /// Samples left at this pace.
     left: u32,
-    /// Live bytes when sizes were told last.
+    /// Live bytes when sizes of blocks were recorded last.
     told: usize,
     /// Nothing has been taken from the queue yet.
     new: bool,
@@ -168,7 +170,7 @@ impl Recording {
     }
     fn add_event(&mut self, event: &Event) -> core::result::Result<(), Errno> {
         match event {
-            // Begun before the recording was: of one before it.
+            // Begun before this recording: left over from an earlier one.
             Event::Moved(e) if e.time < self.began => Ok(()),
             Event::Contracted(e) if e.began < self.began => Ok(()),
             Event::Moved(e) => self.add(format::Moved { time: self.since(e.time), ..*e }),

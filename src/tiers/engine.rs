@@ -38,11 +38,11 @@ pub struct Engine {
     regions: Mutex<Snapshot<Region>>,
     stagings: Mutex<Snapshot<Staging>>,
     files: Files,
-    /// Held while a region is made or moved, and while the last one goes.
+    /// Held while a region is made or moved, and while what a freed one leaves is cleared away.
     arrangement: Mutex<()>,
-    /// Order of age.
+    /// Counts up with every chunk that is put into a list: the stamps that tell the age of chunks.
     clock: AtomicU32,
-    /// Who holds claims, and who of them waits for room.
+    /// The threads at work, and those of them that wait for room.
     pub(super) waiting: Waiting,
 }
 

@@ -6,11 +6,11 @@
 //! across fork, and none needs fork handling of its own.
 //!
 //! # Protocol
-//! The word counts who is inside; its highest bit says that the gate is closed. Nobody comes in while it is set: coming
-//! in is one compare-and-swap of the whole word. Whoever finds it set sleeps, and whoever closes sleeps, until the word
-//! is another; the last to leave a closed gate wakes whoever closes, opening it wakes the others. Coming in acquires
-//! what was done before it was opened, and closing what was done inside. The model at the end of this file tries all
-//! interleavings.
+//! The word counts the threads inside; its highest bit says that the gate is closed. Coming in is one compare-and-swap of
+//! the whole word, so nobody comes in while that bit is set: a thread that finds it set sleeps until the word changes, and so
+//! does the one that closes the gate, until the count is zero. The last thread to leave a closed gate wakes that one, opening
+//! it wakes the others. Coming in acquires what was done before the gate was opened, closing it what was done inside. The
+//! model at the end of this file tries all interleavings.
 use super::word::AtomicWord;
 use crate::os::system;
 use core::sync::atomic::AtomicU32;

@@ -132,7 +132,8 @@ impl<A: AtomicWord> State<A> {
         let unpinned = self.subtract(PIN, |word| word.pins() > 0);
         debug_assert!(unpinned.is_some());
     }
-    /// Wakes those who wait, where a claim ended by its chunk's record becoming zeros as a whole: Zero, and nobody waits.
+    /// Wakes those that wait, after a claim that ended without `settle`: its record was given back to the system and is zeros
+    /// now, phase Zero without the mark of a waiter ([`Table::forget_page`](super::table::Table::forget_page)).
     pub fn wake(&self) {
         self.0.wake();
     }

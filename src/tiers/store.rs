@@ -65,7 +65,7 @@ impl Region {
             let chunk = self.chunk(index);
             sync_points::pass(SyncPoint::CopyLookedFor);
             if chunk.state.pin() {
-                // SAFETY: while it is pinned nobody claims it, and of those who pin only this function looks, under the lock.
+                // SAFETY: while it is pinned nobody claims it, and of all that pin only this function looks, under the lock.
                 let copy = unsafe { chunk.stored() }.take_copy();
                 lists.lose_copy(self.table(), index);
                 chunk.state.unpin();
@@ -197,7 +197,7 @@ impl Engine {
     /// Writes the chunk that has been encoded in RAM the longest to disk. False if none can be had.
     pub(super) fn demote_oldest(&self) -> Result<bool, ChunkError> {
         let regions = self.regions();
-        // Whoever has claimed the oldest may be waiting for the room of those behind them.
+        // Not only the very oldest: the thread that has claimed it may be waiting for the room of those behind it.
         let mut left: usize = regions.iter().map(|region| region.lists().count(ListKind::Warm)).sum();
         while left > 0 {
             left -= 1;

@@ -246,13 +246,13 @@ mod model {
             let word = self.chunk.load();
             word.phase() == Phase::Hot && self.chunk.claim(word)
         }
-        /// Looks until there is room; whether there was. Meanwhile holds a chunk of his own, in whose place the other one is
-        /// then: as that one can leave, so can this.
+        /// A thread that looks until there is room; whether there was. It takes the chunk's place for one of its own, which
+        /// can leave just as well: so the chunk itself stands for both.
         fn want(&self) -> bool {
             self.waiting.begin();
             self.want_at_work()
         }
-        /// The same by one who is at work already. There is room to acquire the chunk when he has ended.
+        /// The same for a thread that is at work already. There is room to acquire the chunk when it has ended.
         fn want_at_work(&self) -> bool {
             let found = loop {
                 let seen = self.waiting.progress();
@@ -270,7 +270,7 @@ mod model {
             self.waiting.end();
             found
         }
-        /// As who acquires the chunk once there is room; whether there was.
+        /// A thread that acquires the chunk once there is room; whether there was.
         fn acquire(&self) -> bool {
             loop {
                 self.chunk.wait();
@@ -297,7 +297,7 @@ mod model {
                 self.waiting.stand_aside();
             }
         }
-        /// As who acquires a chunk for which there is no room beside others.
+        /// A thread that claims the chunk to acquire it, and finds no room for that.
         fn claim_in_vain(&self) {
             self.waiting.begin();
             if self.claim() {
@@ -307,7 +307,7 @@ mod model {
                 self.waiting.end_unnoted();
             }
         }
-        /// As who finds a chunk in place that was not a moment ago.
+        /// A thread that faulted, and finds that the chunk is in place already.
         fn pin_in_vain(&self) {
             self.waiting.begin();
             if self.chunk.pin() {
@@ -347,7 +347,7 @@ mod model {
             |model| assert!(model.want(), "gave up, and the chunk can leave"),
         ]);
     }
-    /// Who wants the chunk holds what is in the way of one who waits to acquire it.
+    /// One thread waits to acquire the chunk; the room for that comes only when another has ended, which wants its place.
     #[test]
     fn nobody_gives_up_for_what_another_waits_to_acquire() {
         explore(3, move || {
@@ -362,7 +362,7 @@ mod model {
             assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
         });
     }
-    /// As long as who waits to acquire it has not let go.
+    /// The same while the thread that waits to acquire it is about to let go.
     #[test]
     fn nobody_gives_up_for_what_another_is_about_to_let_go() {
         explore(2, move || {

@@ -108,7 +108,7 @@ fn read<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Damaged> {
 
 /// What the last probed block told about its neighbours.
 #[derive(Clone, Copy)]
-struct Advice {
+struct Probed {
     element: usize,
     size: usize,
     repack: bool,
@@ -149,7 +149,7 @@ impl Codec {
         }
         let workspace = &mut workspace.coders;
         let directory = chunk.div_ceil(BLOCK);
-        let mut advice = Advice { element: 1, size: 256, repack: false };
+        let mut probed = Probed { element: 1, size: 256, repack: false };
         let mut used = 0;
         let mut raw = true;
         // Nothing is moved while all blocks so far are raw: they are where they belong, less the tags.
@@ -157,7 +157,7 @@ impl Codec {
         for index in 0..directory {
             let start = index * BLOCK;
             let end = (start + BLOCK).min(chunk);
-            let (tag, size) = self.encode_block(&memory[start..end], index % 8 == 0, &mut advice, workspace);
+            let (tag, size) = self.encode_block(&memory[start..end], index % 8 == 0, &mut probed, workspace);
             if tag != Tag::Raw && raw {
                 raw = false;
             }
@@ -191,7 +191,7 @@ impl Codec {
         &self,
         block: &[u8],
         probe: bool,
-        advice: &mut Advice,
+        probed: &mut Probed,
         workspace: &mut Coders,
     ) -> (Tag, usize) {
         if let Some(grid) = self.grid {
@@ -202,9 +202,9 @@ impl Codec {
             if probe {
                 // Packed bits that still repeat: periodic or constant data. Rare, so only some blocks are tried.
                 let sample = &workspace.block.0[..size];
-                advice.repack = size >= 2048 && bytes::probe(&mut workspace.bytes, &[1], sample).1 < 128;
+                probed.repack = size >= 2048 && bytes::probe(&mut workspace.bytes, &[1], sample).1 < 128;
             }
-            if advice.repack {
+            if probed.repack {
                 let packed = bytes::encode(&mut workspace.bytes, 1, &workspace.block.0[..size]);
                 if packed < size - size / 4 {
                     return (Tag::BoundedPacked, packed);
@@ -214,16 +214,16 @@ impl Codec {
         }
         if probe {
             let (element, size) = bytes::probe(&mut workspace.bytes, &[1, 4, 8], block);
-            *advice = Advice { element, size, repack: false };
+            *probed = Probed { element, size, repack: false };
         }
         let estimate = float::estimate(self.isa, block);
-        let expected = block.len() * advice.size / 256;
+        let expected = block.len() * probed.size / 256;
         // lz4 is several times slower than packing: it has to be clearly smaller.
         if expected < estimate - estimate / 4 && expected < block.len() / 10 * 9 {
-            let size = bytes::encode(&mut workspace.bytes, advice.element, block);
+            let size = bytes::encode(&mut workspace.bytes, probed.element, block);
             if size < estimate && size < block.len() {
                 return (
-                    match advice.element {
+                    match probed.element {
                         1 => Tag::Bytes1,
                         4 => Tag::Bytes4,
                         _ => Tag::Bytes8,

@@ -19,8 +19,8 @@ pub enum Pages {
     Copy(Userfaultfd),
     /// Page tables moved by mremap; the region is inaccessible where no chunk is.
     Remap,
-    /// Contents copied from here, for a system that can do none of these and mechanism `none` alone: it is not done in one
-    /// step, so nobody may touch a chunk but who has acquired it.
+    /// Contents copied by plain loads and stores, for systems that can do none of these. Not in one step, so only chunks that
+    /// are acquired may be touched: for the mechanism `none` alone.
     Plain,
 }
 
@@ -141,8 +141,8 @@ impl Pages {
             mapping::advise(chunk, mapping::Advice::OnePage);
         }
     }
-    /// Makes sure that a present chunk can be accessed. It always can, but where the system once refused to undo what a
-    /// `take` that failed had begun.
+    /// Makes sure that a present chunk can be accessed, which fails to be so only after a `take` that failed and that the
+    /// system refused to undo.
     ///
     /// # Safety
     /// The chunk is present, and stays so meanwhile.

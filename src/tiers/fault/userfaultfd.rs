@@ -15,7 +15,7 @@ pub const FEATURE_SIGBUS: u64 = 1 << 7;
 /// Pages can be moved (6.8).
 pub const FEATURE_MOVE: u64 = 1 << 16;
 
-/// How often a move that stops at a page without counting anything is looked into.
+/// How often in a row a move that stops without having moved anything is looked into (see `move_pages`).
 const RECOUNTS: usize = 10_000;
 
 const MODE_MISSING: u64 = 1;
@@ -181,9 +181,8 @@ impl Userfaultfd {
     pub fn copy(&self, to: usize, from: usize, length: usize) -> (usize, Option<Errno>) {
         self.transfer(Operation::CopyPages, 0x03, to, from, length)
     }
-    /// Protects present pages against writing, or ends that. EAGAIN the kernel gives here only to those who asked to be told of
-    /// forks and moves of memory (UFFD_FEATURE_EVENT_...), until they have read it, which nobody here does: so this does not
-    /// go round for ever, and waits for nobody.
+    /// Protects present pages against writing, or ends that. The loop ends, and waits for nobody: the kernel answers EAGAIN here
+    /// only while events of forks and moves of memory (UFFD_FEATURE_EVENT_...) are unread, for which nobody here has asked.
     pub fn write_protect(&self, span: Span, on: bool) -> Result<(), Errno> {
         loop {
             let mut argument = WriteProtect { range: span.into(), mode: u64::from(on) };
