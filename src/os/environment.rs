@@ -1,5 +1,5 @@
 //! The environment, read without allocating: the heap may be malloc's, and the standard library's lock of the environment
-//! may be taken in a forked child.
+//! may be taken in a forked child. Each variable is read where it is used; the documents have them all.
 use crate::text::Text;
 use core::ffi::CStr;
 use core::fmt::Write;

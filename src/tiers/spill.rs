@@ -5,12 +5,16 @@
 //! Transfers bypass the page cache where the file system allows it: cached pages would eat the RAM that spilling is
 //! to free. Offsets, lengths and buffers are multiples of 4 KiB for that.
 use super::mapping::Errno;
+use crate::os::environment;
 use crate::os::lock::Mutex;
 use crate::os::system::{self, NotCancelled};
 #[cfg(test)]
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// One file.
 pub struct Spill {
@@ -64,15 +68,13 @@ impl Ranges {
 }
 
 /// Where spill files go: `UNIMEM_SPILL_DIR`, else `TMPDIR`, else /var/tmp.
-pub fn directory() -> std::path::PathBuf {
-    ["UNIMEM_SPILL_DIR", "TMPDIR"]
-        .into_iter()
-        .filter_map(std::env::var_os)
-        .find(|value| !value.is_empty())
-        .map_or_else(|| "/var/tmp".into(), Into::into)
+pub fn directory() -> PathBuf {
+    let mut names = [c"UNIMEM_SPILL_DIR", c"TMPDIR"].into_iter().filter_map(environment::variable);
+    let named = names.find(|directory| !directory.is_empty());
+    PathBuf::from(OsStr::from_bytes(named.unwrap_or(b"/var/tmp")))
 }
 fn open_unnamed(direct: libc::c_int) -> Result<OwnedFd, Errno> {
-    let path = |path: std::path::PathBuf| {
+    let path = |path: PathBuf| {
         std::ffi::CString::new(path.into_os_string().into_encoded_bytes()).map_err(|_| Errno(libc::EINVAL))
     };
     let directory = directory();
