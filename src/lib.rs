@@ -4,8 +4,9 @@
 //! The modules are the library's own, hidden here, and may change with every version; their functions take plain
 //! addresses, and can free under a [`Tensor`] what it holds.
 //!
-//! Modules point downwards only: the C and Rust boundaries, then tensor networks, then instances, then the heap, then
-//! the operating system. Recordings lie between heap and operating system.
+//! Modules point downwards only: the C and Rust boundaries (`c_api`, `rust_api`), `tensor` networks, the surfaces
+//! (`instance`, `advanced`, `singleton`), `tiers`, the `heap`, `recording`, the operating system (`os`). docs/design.md has a
+//! page for each, docs/contributing.md says where a change goes.
 #[doc(hidden)]
 pub mod advanced;
 #[doc(hidden)]

@@ -1,4 +1,7 @@
 //! The types of `unimem.h`, named as C sees them.
+//!
+//! Programs have structures of these types in memory of their own, and fill in tables and configurations themselves. So no
+//! structure gets another field, nor the table another function, before the next soname: what is new is a new function.
 #![allow(non_camel_case_types)] // C's own names
 use super::legacy_types::Flag;
 use core::ffi::{c_char, c_int, c_void};

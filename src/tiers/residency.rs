@@ -77,7 +77,7 @@ impl Counters {
     }
 }
 
-/// A region's figures at one moment.
+/// A region's figures at one moment. C sees them as `unimem_residency_t`, which has these and never gets more.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Residency {
     /// Bytes in the clear in RAM.

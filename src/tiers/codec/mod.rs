@@ -2,8 +2,9 @@
 //!
 //! A chunk is coded in blocks of 64 KiB. The encoded blocks stand at the front of the chunk's own staging memory, in
 //! order, followed by one 32-bit length a block: no second buffer of a chunk's size is ever needed, in either
-//! direction. Each block begins with a tag that names its coder; a block that gains nothing is stored raw, and a
-//! chunk of nothing but raw blocks is stored without tags ([`Form::Raw`]).
+//! direction. Each block has a tag behind the lengths that names its coder; a block that gains nothing is stored raw, and a
+//! chunk of nothing but raw blocks is stored without tags ([`Form::Raw`]). Nobody but this process and its forked children
+//! reads what is stored, so tags and layouts may change.
 pub mod bits;
 pub mod bounded;
 pub mod bytes;
@@ -18,7 +19,7 @@ use isa::Isa;
 pub const BLOCK: usize = 64 << 10;
 /// Groups of 512 values between the one being worked on and the one asked for from memory.
 const AHEAD: usize = 2;
-/// Room for the tag and for what the coders' headers add to a block.
+/// Room for a block and for what the coders' headers add to it.
 const BLOCK_ROOM: usize = BLOCK + BLOCK / 16;
 
 /// Encoded bytes that cannot have come from the encoder.
@@ -152,7 +153,7 @@ impl Codec {
         let mut probed = Probed { element: 1, size: 256, repack: false };
         let mut used = 0;
         let mut raw = true;
-        // Nothing is moved while all blocks so far are raw: they are where they belong, less the tags.
+        // Nothing is moved while all blocks so far are raw: they are where they belong.
         let mut lengths_at = chunk;
         for index in 0..directory {
             let start = index * BLOCK;
