@@ -141,8 +141,8 @@ impl Pages {
             mapping::advise(chunk, mapping::Advice::OnePage);
         }
     }
-    /// Makes sure that a present chunk can be accessed, which fails to be so only after a `take` that failed and that the
-    /// system refused to undo.
+    /// Makes sure that a present chunk can be accessed. It always can, except after a `take` that failed and that the system
+    /// refused to undo.
     ///
     /// # Safety
     /// The chunk is present, and stays so meanwhile.
