@@ -1,9 +1,10 @@
-//! Memory that only counts: what is in place, what is pinned, what moves; and that fails when told to.
+//! A model of memory in chunks: what is in place, what is pinned, what moves. It fails when told to. What is not in place
+//! reads as NaN, and what was written there, or into what counts as read, is lost.
 use super::{ChunkedMemory, Purpose, Room, Source, Target, Temporary};
 use crate::error::{Error, Result, fail};
 use crate::tensor::Complex;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 /// RAM that several tensors share: chunks in place, the one used longest ago goes first.
@@ -12,10 +13,12 @@ pub struct Ram {
     clock: usize,
     /// Tensor and chunk: what is in place.
     pub hot: HashMap<(usize, usize), Hot>,
+    /// Those that are not pinned, by their last use.
+    free: BTreeMap<usize, (usize, usize)>,
     /// Elements in place.
     used: usize,
-    /// Chunks that exist outside.
-    stored: HashSet<(usize, usize)>,
+    /// What there is of each chunk outside.
+    stored: HashMap<(usize, usize), Vec<Complex>>,
     /// Elements moved in and out.
     traffic: usize,
 }
@@ -24,11 +27,21 @@ pub struct Hot {
     pins: usize,
     is_written: bool,
     size: usize,
+    /// Its elements in the tensor: less than its size at the tensor's end.
+    place: *mut [Complex],
 }
+impl Hot {
+    fn elements(&mut self) -> &mut [Complex] {
+        // SAFETY: its tensor is there, whose end takes it from the RAM; nobody reads or writes through the tensor's slices
+        // meanwhile: a test is one thread, and is here.
+        unsafe { &mut *self.place }
+    }
+}
+const NOTHING: Complex = Complex::new(f32::NAN, f32::NAN);
 impl Ram {
     fn new(room: usize) -> Rc<RefCell<Ram>> {
-        let (hot, stored) = (HashMap::new(), HashSet::new());
-        Rc::new(RefCell::new(Ram { room, clock: 0, hot, used: 0, stored, traffic: 0 }))
+        let (hot, free, stored) = (HashMap::new(), BTreeMap::new(), HashMap::new());
+        Rc::new(RefCell::new(Ram { room, clock: 0, hot, free, used: 0, stored, traffic: 0 }))
     }
     /// Elements moved in and out, with what is left to be written.
     pub fn traffic(&self) -> usize {
@@ -44,7 +57,7 @@ pub struct Counting {
     ram: Rc<RefCell<Ram>>,
     tensor: usize,
     chunk: usize,
-    count: usize,
+    memory: *mut [Complex],
     pub served: bool,
     /// How many acquisitions do well before one fails, and how it does.
     fails: Cell<Option<(usize, Error)>>,
@@ -65,25 +78,35 @@ impl ChunkedMemory for Counting {
         let key = (self.tensor, index);
         if !ram.hot.contains_key(&key) {
             while ram.used + self.chunk > ram.room {
-                let free = ram.hot.iter().filter(|(_, hot)| hot.pins == 0);
-                let Some(oldest) = free.min_by_key(|(_, hot)| hot.last_use).map(|(key, _)| *key) else {
+                let Some((_, oldest)) = ram.free.pop_first() else {
                     return fail!(OutOfMemory, "all is pinned");
                 };
-                if let Some(gone) = ram.hot.remove(&oldest) {
+                if let Some(mut gone) = ram.hot.remove(&oldest) {
                     ram.used -= gone.size;
                     if gone.is_written {
                         ram.traffic += gone.size;
-                        ram.stored.insert(oldest);
+                        ram.stored.insert(oldest, gone.elements().to_vec());
                     }
+                    gone.elements().fill(NOTHING);
                 }
             }
             ram.used += self.chunk;
-            if purpose != Purpose::Overwrite && ram.stored.contains(&key) {
-                ram.traffic += self.chunk;
+            let mut new = self.hot(index);
+            match ram.stored.get(&key) {
+                _ if purpose == Purpose::Overwrite => {}
+                Some(stored) => {
+                    ram.traffic += self.chunk;
+                    new.elements().copy_from_slice(stored);
+                }
+                None => new.elements().fill(Complex::new(0.0, 0.0)),
             }
+            ram.hot.insert(key, new);
         }
-        let new = Hot { last_use: 0, pins: 0, is_written: false, size: self.chunk };
-        let hot = ram.hot.entry(key).or_insert(new);
+        let hot = ram.hot.get_mut(&key).expect("in place");
+        ram.free.remove(&hot.last_use);
+        if purpose == Purpose::Overwrite && hot.pins == 0 {
+            hot.elements().fill(NOTHING);
+        }
         (hot.last_use, hot.pins) = (ram.clock, hot.pins + 1);
         hot.is_written |= purpose != Purpose::Read;
         Ok(())
@@ -92,9 +115,12 @@ impl ChunkedMemory for Counting {
         let ram = &mut *self.ram.borrow_mut();
         let hot = ram.hot.get_mut(&(self.tensor, index)).expect("released what is not in place");
         hot.pins = hot.pins.checked_sub(1).expect("released what is not pinned");
+        if hot.pins == 0 {
+            ram.free.insert(hot.last_use, (self.tensor, index));
+        }
     }
     fn count(&self) -> usize {
-        self.count
+        self.memory.len().div_ceil(self.chunk)
     }
     fn is_served(&self) -> bool {
         self.served
@@ -109,6 +135,43 @@ impl ChunkedMemory for Counting {
                 self.release(index);
             }
         }
+    }
+}
+impl Counting {
+    fn hot(&self, index: usize) -> Hot {
+        let (start, end) = (index * self.chunk, self.memory.len().min((index + 1) * self.chunk));
+        let first = self.memory.cast::<Complex>().wrapping_add(start);
+        let place = core::ptr::slice_from_raw_parts_mut(first, end - start);
+        Hot { last_use: 0, pins: 0, is_written: false, size: self.chunk, place }
+    }
+    /// The tensor to read, as a product sees it.
+    pub fn source(&self) -> Source<'_> {
+        // SAFETY: its own memory. As in tiers, what is there changes only while it is not pinned, and is only read while it is.
+        Source { elements: unsafe { &*self.memory }, chunked: Some(self) }
+    }
+    /// The tensor to write.
+    pub fn target(&self) -> Target<'_> {
+        // SAFETY: as above, and a product has no other slice of what it writes.
+        Target { elements: unsafe { &mut *self.memory }, chunked: Some(self) }
+    }
+    /// All its elements, wherever they are.
+    pub fn elements(&self) -> Vec<Complex> {
+        let ram = &mut *self.ram.borrow_mut();
+        let chunk = |index: usize| match ram.hot.get_mut(&(self.tensor, index)) {
+            Some(hot) => hot.elements().to_vec(),
+            None => ram.stored.get(&(self.tensor, index)).cloned().unwrap_or_default(),
+        };
+        (0..self.count()).flat_map(chunk).collect()
+    }
+}
+impl Drop for Counting {
+    fn drop(&mut self) {
+        let ram = &mut *self.ram.borrow_mut();
+        ram.hot.retain(|key, _| key.0 != self.tensor);
+        ram.free.retain(|_, key| key.0 != self.tensor);
+        ram.used = ram.hot.values().map(|hot| hot.size).sum();
+        // SAFETY: made by `Box` in `tensor`; the RAM has forgotten where it is.
+        drop(unsafe { Box::from_raw(self.memory) });
     }
 }
 
@@ -134,16 +197,30 @@ impl Limited {
         let (ram, temporaries) = (Ram::new(room), Some((room / 256).next_power_of_two()));
         Limited { ram, pinnable: room * 9 / 10, temporaries, trouble: None, made: Cell::new(0) }
     }
-    /// Three tensors, the first two all outside.
-    pub fn tensors(&self, served: bool, chunk: usize, sizes: [usize; 3]) -> [Counting; 3] {
-        let count = |tensor: usize| sizes[tensor].div_ceil(chunk);
-        let stored = (0..2).flat_map(|tensor| (0..count(tensor)).map(move |i| (tensor, i)));
-        self.ram.borrow_mut().stored.extend(stored);
-        [0, 1, 2].map(|tensor| Counting { served, ..self.tensor(tensor, chunk, count(tensor)) })
+    /// Two operands, all outside, and a result of so many elements.
+    pub fn tensors(
+        &self,
+        served: bool,
+        chunk: usize,
+        operands: [&[Complex]; 2],
+        count: usize,
+    ) -> [Counting; 3] {
+        for (tensor, elements) in operands.into_iter().enumerate() {
+            let chunks = elements.chunks(chunk).enumerate();
+            let stored = chunks.map(|(index, chunk)| ((tensor, index), chunk.to_vec()));
+            self.ram.borrow_mut().stored.extend(stored);
+        }
+        let counts = [operands[0].len(), operands[1].len(), count];
+        [0, 1, 2].map(|tensor| {
+            let mut made = self.tensor(tensor, chunk, counts[tensor]);
+            made.served = served;
+            made
+        })
     }
     fn tensor(&self, tensor: usize, chunk: usize, count: usize) -> Counting {
         let (ram, fails) = (self.ram.clone(), Cell::new(None));
-        Counting { ram, tensor, chunk, count, served: true, fails }
+        let memory = Box::into_raw(vec![NOTHING; count].into_boxed_slice());
+        Counting { ram, tensor, chunk, memory, served: true, fails }
     }
 }
 impl Room for Limited {
@@ -159,31 +236,20 @@ impl Room for Limited {
             return None;
         }
         self.made.set(number + 1);
-        let chunked = self.tensor(3 + number, chunk, elements.div_ceil(chunk));
+        let chunked = self.tensor(3 + number, chunk, elements);
         chunked.fails.set(match self.trouble {
             Some(Trouble::DiskFull(chunks)) => Some((chunks, Error::Io)),
             Some(Trouble::Damage(chunks)) => Some((chunks, Error::Corruption)),
             _ => None,
         });
-        Some(Box::new(Made { elements: vec![Complex::new(f32::NAN, 0.0); elements], chunked }))
+        Some(Box::new(chunked))
     }
 }
-struct Made {
-    elements: Vec<Complex>,
-    chunked: Counting,
-}
-impl Temporary for Made {
+impl Temporary for Counting {
     fn source(&self) -> Source<'_> {
-        Source { elements: &self.elements, chunked: Some(&self.chunked) }
+        Counting::source(self)
     }
     fn target(&mut self) -> Target<'_> {
-        Target { elements: &mut self.elements, chunked: Some(&self.chunked) }
-    }
-}
-impl Drop for Made {
-    fn drop(&mut self) {
-        let ram = &mut *self.chunked.ram.borrow_mut();
-        ram.hot.retain(|key, _| key.0 != self.chunked.tensor);
-        ram.used = ram.hot.values().map(|hot| hot.size).sum();
+        Counting::target(self)
     }
 }

@@ -21,31 +21,35 @@ fn check_served(
     room: usize,
     chunk: usize,
 ) -> usize {
-    let mut random = Random::new(room as u64);
+    check_in(&Limited::new(room), served, left, right, bonds, chunk)
+}
+fn check_in(
+    room: &Limited,
+    served: bool,
+    left: &[usize],
+    right: &[usize],
+    bonds: &[(usize, usize)],
+    chunk: usize,
+) -> usize {
+    let mut random = Random::new(chunk as u64);
     let (a, b) = (random.tensor(left), random.tensor(right));
     let product = Product::row_major(left, right, bonds);
     let count = product.rows.iter().chain(&product.columns).map(|axis| axis.size).product();
     let mut expected = vec![Complex::new(0.0, 0.0); count];
-    let mut out = vec![Complex::new(f32::NAN, f32::NAN); expected.len()];
     product.compute(&a, &b, &mut expected, &mut |_| Ok(())).unwrap();
-    let room = Limited::new(room);
-    let sizes = [a.len(), b.len(), out.len()];
-    let [chunked_a, chunked_b, chunked_c] = room.tensors(served, chunk, sizes);
+    let [left, right, out] = room.tensors(served, chunk, [&a, &b], expected.len());
     let mut last = 0.0;
-    let mut target = Target { elements: &mut out, chunked: Some(&chunked_c) };
-    let left = Source { elements: &a, chunked: Some(&chunked_a) };
-    let right = Source { elements: &b, chunked: Some(&chunked_b) };
-    multiply(&product, left, right, &mut target, &room, None, &mut |done| {
+    multiply(&product, left.source(), right.source(), &mut out.target(), room, None, &mut |done| {
         assert!(done >= last && done <= 1.0 + 1e-9);
         last = done;
         Ok(())
     })
     .unwrap();
     assert!((last - 1.0).abs() < 1e-9);
-    assert!(error(&out, &widen(&expected)) < 1e-5);
-    let ram = room.ram.borrow();
-    ram.assert_nothing_is_pinned();
-    ram.traffic()
+    let traffic = room.ram.borrow().traffic();
+    room.ram.borrow().assert_nothing_is_pinned();
+    assert!(error(&out.elements(), &widen(&expected)) < 1e-5);
+    traffic
 }
 
 #[test]
@@ -53,15 +57,16 @@ fn without_room_nothing_is_touched_that_nobody_brings_in() {
     let elements = Random::new(1).tensor(&[64]);
     let product = Product::row_major(&[8, 8], &[8, 8], &[(1, 0)]);
     let room = Limited { pinnable: 0, ..Limited::new(64) };
-    let [mut chunked, ..] = room.tensors(true, 16, [64; 3]);
+    let [mut left, ..] = room.tensors(true, 16, [&elements, &[]], 0);
+    // In place, as if touching had brought it in.
+    left.prefetch(0, 4);
     for served in [true, false] {
-        chunked.served = served;
-        let left = Source { elements: &elements, chunked: Some(&chunked) };
+        left.served = served;
         let right = Source { elements: &elements, chunked: None };
         let nan = Complex::new(f32::NAN, f32::NAN);
         let mut out = vec![nan; 64];
         let mut target = Target { elements: &mut out, chunked: None };
-        let done = multiply(&product, left, right, &mut target, &room, None, &mut |_| Ok(()));
+        let done = multiply(&product, left.source(), right, &mut target, &room, None, &mut |_| Ok(()));
         assert_eq!(done, if served { Ok(()) } else { Err(Error::OutOfMemory) });
         assert_eq!(out[0].re.is_nan(), !served);
     }
@@ -73,11 +78,10 @@ fn what_the_next_product_reads_is_on_its_way_when_a_product_ends() {
     let mut out = vec![Complex::new(0.0, 0.0); 8 * 64];
     let product = Product::row_major(&[8, 64], &[64, 64], &[(1, 0)]);
     let room = Limited { pinnable: 1500, temporaries: None, ..Limited::new(2048) };
-    let [next, chunked_b, _] = room.tensors(true, 64, [4096, b.len(), 0]);
+    let [next, right, _] = room.tensors(true, 64, [&b, &b], 0);
     let left = Source { elements: &a, chunked: None };
-    let right = Source { elements: &b, chunked: Some(&chunked_b) };
     let mut target = Target { elements: &mut out, chunked: None };
-    multiply(&product, left, right, &mut target, &room, Some(&next), &mut |_| Ok(())).unwrap();
+    multiply(&product, left, right.source(), &mut target, &room, Some(&next), &mut |_| Ok(())).unwrap();
     let ram = room.ram.borrow();
     let hot: Vec<usize> = ram.hot.keys().filter(|key| key.0 == 0).map(|key| key.1).collect();
     assert!(hot.len() >= 4 && hot.iter().all(|chunk| *chunk < hot.len()), "brought in: {hot:?}");
@@ -159,17 +163,13 @@ fn wide(trouble: Option<Trouble>, stop: f64) -> (Result<()>, f64, usize) {
     let product = Product::row_major(&[n, n], &[n, n], &[(1, 0)]);
     let mut expected = vec![Complex::new(0.0, 0.0); n * n];
     product.compute(&a, &b, &mut expected, &mut |_| Ok(())).unwrap();
-    let [chunked_a, chunked_b, chunked_c] = room.tensors(false, n, [n * n; 3]);
-    let left = Source { elements: &a, chunked: Some(&chunked_a) };
-    let right = Source { elements: &b, chunked: Some(&chunked_b) };
-    let mut out = vec![Complex::new(f32::NAN, f32::NAN); n * n];
-    let mut target = Target { elements: &mut out, chunked: Some(&chunked_c) };
+    let [left, right, out] = room.tensors(false, n, [&a, &b], n * n);
     let mut tick = |told: f64| if told >= stop { fail!(Limit, "stopped") } else { Ok(()) };
-    let done = multiply(&product, left, right, &mut target, &room, None, &mut tick);
-    let ram = room.ram.borrow();
-    ram.assert_nothing_is_pinned();
-    assert!(ram.hot.keys().all(|key| key.0 < 3), "a copy is still there");
-    (done, error(&out, &widen(&expected)), room.made.get())
+    let done = multiply(&product, left.source(), right.source(), &mut out.target(), &room, None, &mut tick);
+    room.ram.borrow().assert_nothing_is_pinned();
+    assert!(room.ram.borrow().hot.keys().all(|key| key.0 < 3), "a copy is still there");
+    let error = if done.is_ok() { error(&out.elements(), &widen(&expected)) } else { f64::NAN };
+    (done, error, room.made.get())
 }
 #[test]
 fn without_room_for_copies_the_product_is_made_where_the_tensors_are() {
