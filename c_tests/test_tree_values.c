@@ -271,18 +271,20 @@ static void larger_than_the_budget(unified_memory_interface_t *plain) {
 }
 
 /* Matrices of 14 MB in 8 MiB that meet at each pair of their axes. Where the columns of the one meet the rows of the other,
- * every chunk holds some of each row or column, so that both are copied into blocks first. */
-static void every_layout_beyond_the_budget(void) {
+ * every chunk holds some of each row or column, so that both are copied into blocks first. Last, once the network has
+ * been given another memory: that has room for all, but the matrices are still where they were. */
+static void every_layout_beyond_the_budget(unified_memory_interface_t *plain) {
     enum { SIDE = 1311, SAMPLES = 40 };
     unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 8 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
     random_t random = {11};
     size_t sizes[2] = {SIDE, SIDE}, count = SIDE * SIDE;
     ComplexFloat *a = random_elements(&random, count), *b = random_elements(&random, count);
-    for (size_t layout = 0; layout < 4; layout++) {
-        size_t of_a = layout / 2, of_b = layout % 2;
+    for (size_t layout = 0; layout < 5; layout++) {
+        size_t of_a = layout / 2 % 2, of_b = layout % 2;
         tree_tensor_network_t *ttn = network_on(small);
         tree_tensor_node_t *left = add_tree_tensor_node(ttn, a, sizes, 2, false), *right = add_tree_tensor_node(ttn, b, sizes, 2, false), *result = NULL;
         CHECK("joined", left && right && unimem_connect_axes(ttn, left, of_a, right, of_b));
+        if (layout == 4) ttn->memory = plain;
         if (CHECK("contracted", contract_tree_tensor_nodes(ttn, left, right, &result))) {
             ComplexFloat sample[SAMPLES];
             double expected[2 * SAMPLES];
@@ -336,7 +338,7 @@ int main(void) {
     what_keeps_the_value();
     many();
     larger_than_the_budget(plain);
-    every_layout_beyond_the_budget();
+    every_layout_beyond_the_budget(plain);
     order_under_a_limit(plain);
     CHECK("the instances close clean", unimem_close(plain) && unimem_close(small) && unimem_close(tiers));
     return tap_done();

@@ -120,7 +120,8 @@ fn in_tiers(
         // Other tensors take more room than thought, or later cells more than the first, as they begin in the middle of
         // chunks: smaller cells may do. Where there are none, the room is taken by chunks on their way to the disk.
         if !is_least {
-            let mut half = Choice { budget: choice.budget / 2, ..choice };
+            // Of what was tried: the tensors may be in another memory, which has far less room than this one tells of.
+            let mut half = Choice { budget: choice.budget.min(scheme.pinned) / 2, ..choice };
             let smaller = half.best();
             half.budget = half.budget.max(smaller.pinned);
             is_least = smaller.pinned >= scheme.pinned;

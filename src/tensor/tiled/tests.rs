@@ -88,6 +88,15 @@ fn what_the_next_product_reads_is_on_its_way_when_a_product_ends() {
 }
 
 #[test]
+fn far_less_room_than_was_told() {
+    // As where a network's memory was changed, and its tensors are still in another, smaller one.
+    for (bonds, pinnable) in LAYOUTS.iter().flat_map(|bonds| [(bonds, usize::MAX), (bonds, 1 << 20)]) {
+        let room = Limited { pinnable, ..Limited::new(2_000) };
+        check_in(&room, false, &[120, 120], &[120, 120], bonds, 60);
+    }
+}
+
+#[test]
 fn traffic_is_near_the_least_there_is() {
     // Matrices of n by n in a RAM of m elements: 2 n^3 / sqrt(m), and no less than the three matrices.
     for (n, room) in [(256usize, 60_000usize), (384, 130_000), (512, 250_000)] {
