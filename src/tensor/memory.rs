@@ -192,10 +192,9 @@ impl Room for Memory {
     }
     fn temporary(&self, elements: usize, chunk: usize) -> Option<Box<dyn Temporary>> {
         let bytes = elements.checked_mul(size_of::<Complex>())?;
-        let allocate = self.functions().allocate_streaming?;
-        // SAFETY: the size is above 0, and the chunk a power of two of at least 4096 bytes.
-        let start = unsafe { allocate(bytes, chunk * size_of::<Complex>()) };
-        let block = self.tiered(start, bytes).ok()?;
+        // Not through the table, which makes a failure the thread's last error: the product can do without.
+        let start = self.instance?.allocate_streaming(bytes, chunk * size_of::<Complex>()).ok()?;
+        let block = self.tiered(start.as_ptr().cast(), bytes).ok()?;
         block.region.is_some().then(|| Box::new(block) as Box<dyn Temporary>)
     }
 }
