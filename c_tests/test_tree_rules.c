@@ -174,7 +174,9 @@ static void what_is_written(void)
     size_t sizes[16], count = 0;
     connect_tree_tensor_nodes(ttn, a, b);
     bool done = contract_full_tree_network(ttn, &before, sizes, &count);
+    a->use_hierarchical = true;
     a->children = NULL, a->num_children = SIZE_MAX, b->parent = c, a->is_leaf = true, a->id = 9, ttn->num_nodes = 7, ttn->root = c;
+    ComplexFloat *elements = b->data;
     a->dimensions[0] = 1000, a->dimensions = NULL, a->num_dimensions = SIZE_MAX, b->data = NULL, b->dimensions = (size_t *)64;
     done = done && contract_full_tree_network(ttn, &after, sizes, &count);
     CHECK("the tree is what it was", done && count == 2 && sizes[0] == 2 && sizes[1] == 2 && !memcmp(before, after, 4 * sizeof *after));
@@ -182,12 +184,15 @@ static void what_is_written(void)
     free(after);
     CHECK("and a pair", contract_tree_tensor_nodes(ttn, a, b, &result) && SHAPE(result, 2, 2));
     CHECK("and can grow", connect_tree_tensor_nodes(ttn, a, c) && a->num_children == 2 && a->children && a->children[1] == c);
-    tensor_stream_t *stream = create_tensor_stream(ttn, c, 1);
+    tensor_stream_t *stream = create_tensor_stream(ttn, b, 1);
+    CHECK("a stream is over the elements there are", stream && stream->source == elements && !stream->is_hierarchical);
+    stream = create_tensor_stream(ttn, c, 1);
     stream->chunk_size = stream->current_offset = SIZE_MAX, stream->total_size = 0, stream->buffer = NULL, stream->node = NULL;
     CHECK("a stream goes on", stream_next_chunk(stream) && stream_next_chunk(stream) && !stream_next_chunk(stream) &&
                                   stream->current_offset == 2);
     CHECK("and the tree can be adapted", adapt_bond_dimensions(ttn, 0) && a->dimensions && a->dimensions[0] == 1 &&
                                              a->dimensions[1] == 1 && b->data && b->dimensions && b->dimensions[1] == 2);
+    CHECK("each tensor in the kind of memory it was in", unimem_chunk_count(a->data) == 0);
     destroy_tree_tensor_network(ttn);
 }
 

@@ -22,16 +22,15 @@ pub unsafe extern "C" fn create_tensor_stream(
         let session = Session::new(ttn)?;
         let id = session.find(node)?;
         let stream = Stream::new(session.view(), &memory(&session)?, id, chunk_size)?;
-        // SAFETY: a live node of this network.
-        let (source, is_hierarchical) = unsafe { ((*node).data.cast(), (*node).use_hierarchical) };
+        let of = session.view().node(id);
         let public = tensor_stream_t {
             chunk_size: stream.chunk,
             current_offset: 0,
-            total_size: session.view().node(id).count(),
+            total_size: of.count(),
             buffer: stream.buffer.as_ptr().cast(),
-            source,
+            source: of.block().as_ptr().cast(),
             node,
-            is_hierarchical,
+            is_hierarchical: of.is_hierarchical(),
             memory_pool: ptr::null_mut(),
         };
         Ok(live::open(&session, stream, public))

@@ -199,9 +199,11 @@ impl Adapting<'_> {
     fn store(&mut self, id: usize, folded: &Folded) -> Result<()> {
         let dimensions = folded.dimensions();
         let count = shape::elements(&dimensions)?;
-        // SAFETY: a live node's own public structure.
-        let hierarchical = unsafe { (*self.network.record(id)).use_hierarchical };
-        let storage = if hierarchical { Storage::Hierarchical } else { storage_for(self.memory, count) };
+        let storage = if self.network.node(id).is_hierarchical() {
+            Storage::Hierarchical
+        } else {
+            storage_for(self.memory, count)
+        };
         let mut data = self.memory.elements(count, storage)?;
         folded.unfold(&mut data.target(count))?;
         self.work[id] = Some(Work { dimensions, data });

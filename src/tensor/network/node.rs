@@ -17,6 +17,7 @@ pub struct Node {
     /// The public list of children, with room for more.
     list: Option<Block>,
     data: Block,
+    hierarchical: bool,
     dimensions: Vec<usize>,
     pub(super) parent: Option<usize>,
     pub(super) children: Vec<usize>,
@@ -55,6 +56,7 @@ impl Node {
             record,
             list: None,
             data,
+            hierarchical,
             dimensions: dimensions.to_vec(),
             parent: None,
             children: Vec::new(),
@@ -85,6 +87,10 @@ impl Node {
     /// The block of the elements.
     pub fn block(&self) -> &Block {
         &self.data
+    }
+    /// Whether it was made for hierarchical memory.
+    pub fn is_hierarchical(&self) -> bool {
+        self.hierarchical
     }
     /// The parent.
     pub fn parent(&self) -> Option<usize> {
