@@ -253,6 +253,25 @@ static void far_from_one(void)
                                                                      isinf(result[0].real) && result[1].real == 0 && result[1].imag == 0);
     free(result);
     destroy_tree_tensor_network(ttn);
+    /* 1e30 three times, and 1e-30 twice: their product is 1e30, whatever stands beside them. */
+    const float beside[] = {INFINITY, NAN};
+    for (size_t b = 0; b < 2; b++) {
+        tree_tensor_node_t *last = NULL;
+        ttn = network();
+        for (size_t i = 0; i < 5; i++) {
+            float scale = i < 2 ? 1e-30f : 1e30f;
+            ComplexFloat elements[4] = {{scale, 0}, {0, 0}, {0, 0}, {scale, 0}};
+            if (i == 4) elements[0].real = beside[b];
+            tree_tensor_node_t *node = add_tree_tensor_node(ttn, elements, (size_t[]){2, 2}, 2, false);
+            if (last) unimem_connect_axes(ttn, last, 1, node, 0);
+            last = node;
+        }
+        CHECK(b ? "nor because there is a NaN" : "no column overflows because there is an infinity in another",
+              contract_full_tree_network(ttn, &result, sizes, &count) && !isfinite(result[0].real) && fabsf(result[3].real - 1e30f) < 1e25f &&
+                  result[3].imag == 0 && result[1].real == 0);
+        free(result);
+        destroy_tree_tensor_network(ttn);
+    }
 }
 
 int main(void)

@@ -10,7 +10,6 @@ mod matrix;
 #[cfg(test)]
 mod tests;
 
-use super::kernel::scan::Magnitude;
 use super::kernel::threads_of_decompositions;
 use super::memory::{Block, Memory, Storage};
 use super::network::{Network, storage_for};
@@ -130,7 +129,7 @@ impl Adapting<'_> {
     /// are about equal.
     fn spread_exponent(&mut self) -> Result<()> {
         const COMFORTABLE: core::ops::RangeInclusive<i32> = -60..=120;
-        let Magnitude::Below(root) = tiled::magnitude(self.source(self.ids[0]))? else {
+        let Some(root) = tiled::magnitude(self.source(self.ids[0]))?.below else {
             return Ok(()); // all is 0, whatever the exponent
         };
         if COMFORTABLE.contains(&(root + self.exponent)) {

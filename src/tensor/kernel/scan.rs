@@ -3,46 +3,60 @@ use super::{Complex, threads};
 use pulp::{Arch, Simd, WithSimd};
 
 /// How large the elements of a tensor are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Magnitude {
-    /// All elements are 0.
-    Zero,
-    /// The largest real or imaginary part is below 2 to this power, and at least half of it.
-    Below(i32),
-    /// There is an infinity or a NaN.
-    NotFinite,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Magnitude {
+    /// The largest real or imaginary part that is finite is below 2 to this power, and at least half of it; none if all are 0.
+    pub below: Option<i32>,
+    /// There is no infinity and no NaN.
+    pub is_finite: bool,
 }
 impl Magnitude {
-    /// The power of two below which all parts are; 0 where there is nothing to keep in range, or nothing that could be kept.
+    /// Of no elements, or zeros.
+    pub const ZERO: Magnitude = Magnitude { below: None, is_finite: true };
+    /// The power of two below which all finite parts are; 0 where there is nothing to keep in range.
     pub fn bound(self) -> i32 {
-        match self {
-            Magnitude::Below(bound) => bound,
-            Magnitude::Zero | Magnitude::NotFinite => 0,
-        }
+        self.below.unwrap_or(0)
+    }
+    /// Of these elements and others.
+    pub fn and(self, other: Magnitude) -> Magnitude {
+        let is_finite = self.is_finite && other.is_finite;
+        Magnitude { below: self.below.max(other.below), is_finite }
     }
 }
 
 /// Finds the magnitude of `elements`.
 pub fn magnitude(elements: &[Complex]) -> Magnitude {
+    let mut bits = largest_bits(elements, largest_of_all);
+    let is_finite = f32::from_bits(bits).is_finite();
+    if !is_finite {
+        bits = largest_bits(elements, largest_of_finite);
+    }
+    let below = match bits {
+        0 => None,
+        // A subnormal has its leading one where its bit length says; 2^-149 is the lowest bit.
+        _ if f32::from_bits(bits).is_subnormal() => Some(-149 + 32 - bits.leading_zeros() as i32),
+        _ => Some((bits >> 23) as i32 - 126),
+    };
+    Magnitude { below, is_finite }
+}
+/// The largest bit pattern that `largest` finds.
+fn largest_bits(elements: &[Complex], largest: fn(&[Complex]) -> u32) -> u32 {
     const SHARE: usize = 1 << 16;
     let parts = elements.chunks(SHARE).len();
-    let bits = if parts >= 4 && threads() > 1 {
-        threads::fold(parts, |i| largest_bits(&elements[i * SHARE..elements.len().min((i + 1) * SHARE)]))
+    if parts >= 4 && threads() > 1 {
+        threads::fold(parts, |i| largest(&elements[i * SHARE..elements.len().min((i + 1) * SHARE)]))
     } else {
-        largest_bits(elements)
-    };
-    let value = f32::from_bits(bits);
-    match bits {
-        0 => Magnitude::Zero,
-        _ if !value.is_finite() => Magnitude::NotFinite,
-        // A subnormal has its leading one where its bit length says; 2^-149 is the lowest bit.
-        _ if value.is_subnormal() => Magnitude::Below(-149 + 32 - bits.leading_zeros() as i32),
-        _ => Magnitude::Below((bits >> 23) as i32 - 126),
+        largest(elements)
     }
+}
+/// The largest bit pattern of any part that is finite, without its sign.
+fn largest_of_finite(elements: &[Complex]) -> u32 {
+    let bits = |part: f32| if part.is_finite() { part.abs().to_bits() } else { 0 };
+    elements.iter().map(|z| bits(z.re).max(bits(z.im))).max().unwrap_or(0)
 }
 
 /// The largest bit pattern of any part without its sign: the order of floats, with infinity and NaN on top.
-fn largest_bits(elements: &[Complex]) -> u32 {
+fn largest_of_all(elements: &[Complex]) -> u32 {
     struct Largest<'a>(&'a [Complex]);
     impl WithSimd for Largest<'_> {
         type Output = u32;

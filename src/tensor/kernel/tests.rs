@@ -123,17 +123,22 @@ fn scaled_operands() {
 #[test]
 fn magnitudes() {
     let of = |x: f32| magnitude(&[Complex::new(0.0, 0.0), Complex::new(0.0, -x)]);
-    assert_eq!(of(0.0), Magnitude::Zero);
-    assert_eq!(of(1.0), Magnitude::Below(1));
-    assert_eq!(of(0.75), Magnitude::Below(0));
-    assert_eq!(of(f32::MAX), Magnitude::Below(128));
-    assert_eq!(of(f32::MIN_POSITIVE), Magnitude::Below(-125));
-    assert_eq!(of(f32::from_bits(1)), Magnitude::Below(-148));
-    assert_eq!(of(f32::NAN), Magnitude::NotFinite);
-    assert_eq!(of(f32::INFINITY), Magnitude::NotFinite);
+    let below = |bound: i32| Magnitude { below: Some(bound), is_finite: true };
+    assert_eq!(of(0.0), Magnitude::ZERO);
+    assert_eq!(of(1.0), below(1));
+    assert_eq!(of(0.75), below(0));
+    assert_eq!(of(f32::MAX), below(128));
+    assert_eq!(of(f32::MIN_POSITIVE), below(-125));
+    assert_eq!(of(f32::from_bits(1)), below(-148));
+    for not_finite in [f32::NAN, f32::INFINITY] {
+        assert_eq!(of(not_finite), Magnitude { below: None, is_finite: false });
+        let beside = magnitude(&[Complex::new(-9.0, not_finite), Complex::new(not_finite, 3.0)]);
+        assert_eq!(beside, Magnitude { below: Some(4), is_finite: false });
+        assert_eq!(beside.and(below(7)), Magnitude { below: Some(7), is_finite: false });
+    }
     let mut many = vec![Complex::new(0.5, 0.0); 1 << 20];
     many[1 << 19].im = -3.0;
-    assert_eq!(magnitude(&many), Magnitude::Below(2));
+    assert_eq!(magnitude(&many), below(2));
     for exponent in [-252, -149, -126, -1, 0, 1, 127, 128, 254] {
         let (first, second) = powers(exponent);
         assert_eq!(f64::from(first) * f64::from(second), 2f64.powi(exponent));

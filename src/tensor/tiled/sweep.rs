@@ -31,9 +31,9 @@ fn sweep(
 /// The magnitude of a tensor, wherever it is.
 pub fn magnitude(source: Source) -> Result<Magnitude> {
     let Some(chunked) = source.chunked else { return Ok(scan::magnitude(source.elements)) };
-    let mut all = Magnitude::Zero;
+    let mut all = Magnitude::ZERO;
     sweep(chunked, 0..source.elements.len(), Purpose::Read, |range| {
-        all = all.max(scan::magnitude(&source.elements[range]));
+        all = all.and(scan::magnitude(&source.elements[range]));
     })?;
     Ok(all)
 }

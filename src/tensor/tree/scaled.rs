@@ -3,7 +3,6 @@
 //! Every tensor carries a bound on its largest part. The bound of a product follows from those of its operands; only
 //! when it has become too loose, or leaves the comfortable range, are the elements looked at again.
 use crate::error::Result;
-use crate::tensor::kernel::scan::Magnitude;
 use crate::tensor::kernel::{Product, volume_log2};
 use crate::tensor::tiled::{self, Source, Target};
 
@@ -56,10 +55,8 @@ impl Scale {
     }
     /// Whether a product of operands that nobody has looked at shows that the range was left.
     pub fn looks_wrong(elements: Source) -> Result<bool> {
-        Ok(match tiled::magnitude(elements)? {
-            Magnitude::Below(bound) => bound < *SAFE.start(),
-            Magnitude::Zero | Magnitude::NotFinite => true,
-        })
+        let magnitude = tiled::magnitude(elements)?;
+        Ok(!magnitude.is_finite || magnitude.below.is_none_or(|bound| bound < *SAFE.start()))
     }
     /// Looks at a product's elements again if its bound is too loose, and brings them near 1 if they are far off.
     pub fn refresh(&mut self, tensor: &mut Target) -> Result<()> {
