@@ -30,6 +30,8 @@ proptest! {
         let mut random = Random::new(seed);
         random_tree(&mut network, &memory, &mut random, nodes, 1 << 14);
         let (dimensions, expected) = direct_sum(&network);
+        let elements = |network: &Network| (0..network.len()).map(|id| network.node(id).data().to_vec()).collect::<Vec<_>>();
+        let given = elements(&network);
         network.account.reset_peak();
         let before = network.account.peak();
         let (result, sizes) = contracted(&mut network, &memory);
@@ -43,7 +45,8 @@ proptest! {
         optimize(&mut network, &memory).unwrap();
         let (again, _) = contracted(&mut network, &memory);
         prop_assert!(error(&again, &expected) < 1e-5);
-        prop_assert_eq!(direct_sum(&network).1, expected);
+        prop_assert_eq!(super::dimensions(&network).unwrap(), dimensions);
+        prop_assert!(elements(&network) == given);
     }
     #[test]
     fn every_failing_allocation_leaves_all_as_it_was(seed: u64, nodes in 1usize..9) {
@@ -153,15 +156,15 @@ fn scales_beyond_the_range_of_floats() {
     let scales = [1e30f32, 1e30, 1e30, 1e-30, 1e-30, 1e-30, 1e-35, 1e-35, 1e35, 1e35];
     let mut random = Random::new(5);
     for (i, scale) in scales.iter().enumerate() {
-        let elements: Vec<_> = random.tensor(&[4, 4]).iter().map(|z| z * scale).collect();
-        let id = add(&mut network, &memory, &[4, 4], &elements);
+        let elements: Vec<_> = random.tensor(&[3, 3]).iter().map(|z| z * scale).collect();
+        let id = add(&mut network, &memory, &[3, 3], &elements);
         if i > 0 {
             network.connect(&memory, id - 1, id).unwrap();
         }
     }
     let (_, expected) = direct_sum(&network);
     let (result, dimensions) = contracted(&mut network, &memory);
-    assert_eq!(dimensions, [4, 4]);
+    assert_eq!(dimensions, [3, 3]);
     assert!(error(&result, &expected) < 1e-5);
 }
 #[test]
