@@ -170,6 +170,33 @@ static int no_moving_of_pages(void *unused) {
     EXPECT(unimem_close(memory), "something was live at close");
     return unused != NULL || tap.misses != 0;
 }
+/* A program that has locked all memory there will be (mlockall): chunks come and go all the same. */
+static int locked_memory(void *mechanism) {
+    enum { CHUNK = 64 << 10, CHUNKS = 512 };
+    struct rlimit limit = {0, 0};
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    if (geteuid() != 0 && limit.rlim_cur != RLIM_INFINITY) return SKIPPED;
+    setenv("UNIMEM_FAULTS", mechanism, 1);
+    if (strcmp(unimem_fault_mechanism(), mechanism) != 0 || mlockall(MCL_CURRENT | MCL_FUTURE) != 0) return SKIPPED;
+    size_t before = resident_bytes();
+    unified_memory_interface_t *memory = unimem_open(&small_budget);
+    uint64_t *tiered = memory ? memory->allocate_streaming(CHUNKS * CHUNK, CHUNK) : NULL;
+    if (!EXPECT(tiered, "no tiered memory: %s", unimem_last_error_message())) return 1;
+    size_t words = CHUNK / 8, wrong = 0;
+    for (size_t i = 0; i < CHUNKS * words; i++) tiered[i] = i * 7919;
+    size_t more = resident_bytes() - before;
+    EXPECT(more < CHUNKS * CHUNK / 2, "%zu KiB are resident, of a budget of 2 MiB", more / KIB);
+    for (size_t c = 0; c < CHUNKS; c++) {
+        uint64_t *part = unimem_chunk_acquire(tiered, c, UNIMEM_READ);
+        if (!EXPECT(part, "chunk %zu: %s", c, unimem_last_error_message())) break;
+        for (size_t i = 0; i < words; i++) wrong += part[i] != (c * words + i) * 7919;
+        unimem_chunk_release(tiered, c);
+    }
+    EXPECT(wrong == 0, "%zu words are wrong", wrong);
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return tap.misses != 0;
+}
 static int one_processor(void *unused) {
     cpu_set_t one;
     CPU_ZERO(&one);
@@ -266,6 +293,7 @@ static int calls_from_atexit(void *unused) {
 
 int main(void) {
     static char nowhere[] = "/nonexistent/directory", proc[] = "/proc";
+    static char uffd[] = "userfaultfd", copy[] = "userfaultfd-copy", handler[] = "signal";
     const struct {
         const char *name;
         int (*body)(void *);
@@ -279,6 +307,9 @@ int main(void) {
         {"without /proc everything works", no_proc, NULL},
         {"seccomp forbids userfaultfd: signals take its place", no_userfaultfd, NULL},
         {"nothing moves pages: acquired chunks work, and memory that fits", no_moving_of_pages, NULL},
+        {"all memory is locked (userfaultfd): chunks come and go", locked_memory, uffd},
+        {"all memory is locked (userfaultfd-copy): chunks come and go", locked_memory, copy},
+        {"all memory is locked (signal): chunks come and go", locked_memory, handler},
         {"on one processor everything works", one_processor, NULL},
         {"on a stack of 64 KiB everything works", tiny_stack, NULL},
         {"destructors of threads may allocate and free, to the last round", thread_destructors, NULL},

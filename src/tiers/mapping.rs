@@ -38,11 +38,7 @@ impl Mapping {
     pub fn reserve(length: usize, alignment: usize, access: Access) -> Option<Mapping> {
         let alignment = alignment.max(PAGE);
         let room = length.checked_next_multiple_of(PAGE)?.checked_add(alignment - PAGE)?;
-        let protection = match access {
-            Access::Nothing => libc::PROT_NONE,
-            Access::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
-        };
-        let start = system::map(room, protection).ok()?;
+        let start = system::map(room, libc::PROT_NONE).ok()?;
         let aligned = start.next_multiple_of(alignment);
         let length = length.next_multiple_of(PAGE);
         // SAFETY: both ends belong to the mapping just made, and nobody has seen them.
@@ -50,7 +46,15 @@ impl Mapping {
             map::unmap(start, aligned - start);
             map::unmap(aligned + length, start + room - aligned - length);
         }
-        Some(Mapping(Span { start: aligned, length }))
+        let mapping = Mapping(Span { start: aligned, length });
+        if access == Access::ReadWrite {
+            // Where the program has locked all memory to come (mlockall), what is accessible has pages from the first moment on:
+            // more than there may be, and no touch of them would be a fault.
+            system::unlock(aligned, length);
+            // SAFETY: gives access, takes none.
+            unsafe { system::protect(aligned, length, libc::PROT_READ | libc::PROT_WRITE) }.ok()?;
+        }
+        Some(mapping)
     }
     /// All of it.
     pub fn span(&self) -> Span {
