@@ -83,6 +83,59 @@ static int no_file_size(void *unused) {
     everything_works();
     return unused != NULL || tap.misses != 0;
 }
+/* Programs close descriptors that they do not know, and have the numbers for files of their own from then on. */
+static int descriptors_become_the_programs(void *mechanism) {
+    enum { MOST = 1024, CHUNK = 64 << 10, CHUNKS = 256 };
+    static bool known[MOST];
+    setenv("UNIMEM_FAULTS", mechanism, 1);
+    int file = memfd_create("the program's", MFD_CLOEXEC);
+    for (int i = 0; i < MOST; i++) known[i] = fcntl(i, F_GETFD) >= 0;
+    if (strcmp(unimem_fault_mechanism(), mechanism) != 0) return SKIPPED;
+    if (file < 0 || write(file, "mine", 4) != 4) return SKIPPED;
+    unified_memory_interface_t *memory = unimem_open(&small_budget);
+    char *tiered = memory ? memory->allocate_streaming(CHUNKS * CHUNK, CHUNK) : NULL;
+    if (!EXPECT(tiered, "no tiered memory: %s", unimem_last_error_message())) return 1;
+    random_t random = {1};
+    for (size_t c = 0; c < CHUNKS; c++) {
+        uint64_t *part = unimem_chunk_acquire(tiered, c, UNIMEM_OVERWRITE);
+        if (!EXPECT(part, "chunk %zu: %s", c, unimem_last_error_message())) return 1;
+        for (size_t i = 0; i < CHUNK / 8; i++) part[i] = random_next(&random);
+        unimem_chunk_release(tiered, c);
+    }
+    size_t count = 0, served = 0;
+    for (int i = 0; i < MOST; i++)
+        if (!known[i] && fcntl(i, F_GETFD) >= 0) count += dup2(file, i) == i;
+    EXPECT(count > 0, "the library has no descriptors");
+    random.state = 1;
+    for (size_t c = 0; c < CHUNKS; c++) {
+        uint64_t *part = unimem_chunk_acquire(tiered, c, UNIMEM_WRITE);
+        for (size_t i = 0; i < CHUNK / 8; i++) {
+            uint64_t value = random_next(&random);
+            if (part && !EXPECT(part[i] == value, "chunk %zu, word %zu is wrong", c, i)) break;
+        }
+        served += part != NULL;
+        if (part) unimem_chunk_release(tiered, c);
+        else EXPECT(unimem_last_error() != UNIMEM_OK && unimem_last_error() != UNIMEM_ERROR_INTERNAL, "chunk %zu", c);
+    }
+    EXPECT(served > 0 && served < CHUNKS, "%zu chunks were served", served);
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    for (int i = 0; i < MOST; i++) count -= !known[i] && fcntl(i, F_GETFD) >= 0;
+    char text[5] = "";
+    EXPECT(count == 0, "%zu descriptors of the program were closed", count);
+    EXPECT(lseek(file, 0, SEEK_END) == 4 && pread(file, text, 4, 0) == 4 && strcmp(text, "mine") == 0, "its file was changed");
+    return tap.misses != 0;
+}
+/* A program without standard output, say, prints to whatever has its number. */
+static int no_standard_files(void *unused) {
+    for (int i = 0; i < 3; i++) close(i);
+    if (!everything_works()) return 2;
+    unified_memory_interface_t *memory = unimem_open(&small_budget);
+    void *tiered = memory->allocate_streaming(8 * MIB, 0);
+    for (int i = 0; i < 3; i++)
+        if (!tiered || fcntl(i, F_GETFD) >= 0) return 3 + i;
+    return unused != NULL || !unimem_close(memory) != !!tiered;
+}
 static int full_disk(void *unused) {
     char directory[] = "/tmp/unimem-full-XXXXXX";
     if (!mkdtemp(directory)) return SKIPPED;
@@ -301,6 +354,10 @@ int main(void) {
     } cases[] = {
         {"without descriptors tiers are an error, and work when there are some again", no_descriptors, NULL},
         {"RLIMIT_FSIZE: tiers that could not be spilled are an error", no_file_size, NULL},
+        {"its descriptors become the program's (userfaultfd): nothing of that is touched", descriptors_become_the_programs, uffd},
+        {"its descriptors become the program's (userfaultfd-copy): nothing of that is touched", descriptors_become_the_programs, copy},
+        {"its descriptors become the program's (signal): nothing of that is touched", descriptors_become_the_programs, handler},
+        {"without standard files none of the library's has their numbers", no_standard_files, NULL},
         {"a full disk: what fits works, what does not is an error", full_disk, NULL},
         {"a spill directory that does not exist is an error", no_spill_directory, nowhere},
         {"one that cannot be written is an error", no_spill_directory, proc},

@@ -8,6 +8,7 @@ pub mod lock;
 pub mod map;
 pub mod numa;
 pub mod placement;
+pub mod private_file;
 pub mod records;
 pub mod system;
 pub mod thread;

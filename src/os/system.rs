@@ -116,13 +116,13 @@ fn open_as(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
     // SAFETY: just opened.
     if file < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(file) }) }
 }
-/// The same file by the first free descriptor from `least` on. The old one is closed.
-pub fn move_descriptor(file: OwnedFd, least: c_int) -> Result<OwnedFd, Errno> {
+/// The same file by another descriptor, the first free one from `least` on.
+pub fn copy_descriptor(file: BorrowedFd, least: c_int) -> Result<OwnedFd, Errno> {
     check(Operation::Open)?;
     // SAFETY: makes a descriptor that is ours alone.
-    let moved = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
+    let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
     // SAFETY: just made.
-    if moved < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(moved) }) }
+    if copy < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(copy) }) }
 }
 /// flock, without waiting: whether nobody else has the file locked.
 pub fn lock_file(file: BorrowedFd) -> Result<(), Errno> {

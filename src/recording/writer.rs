@@ -12,14 +12,15 @@ use crate::error::{Result, fail};
 use crate::log::log;
 use crate::os::environment::{variable, with_process_number};
 use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::private_file::PrivateFile;
 use crate::os::records::Records;
-use crate::os::system::{self, Errno, FileState};
+use crate::os::system::{self, Errno};
 use crate::os::{fork, map::PAGE};
 use allocator_api2::vec::Vec;
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use std::borrow::Cow;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// Enough for a path, and for a program with much thread-local memory.
@@ -28,8 +29,6 @@ const TICK: Duration = Duration::from_millis(5);
 const SLOWEST: u64 = 1_000_000_000;
 /// Samples before the pace is halved.
 const PACE: u32 = 1000;
-/// Lowest number for the file's descriptor, out of the way of programs that count on theirs.
-const LEAST_DESCRIPTOR: i32 = 500;
 
 static RECORDING: Mutex<Option<Recording>> = Mutex::new(None);
 /// Whether the thread lives. Changed under the lock.
@@ -49,8 +48,7 @@ impl Sink for Buffer {
 }
 
 struct Recording {
-    file: OwnedFd,
-    state: FileState,
+    file: PrivateFile,
     /// Bytes in the file.
     length: u64,
     buffer: Buffer,
@@ -74,15 +72,12 @@ impl Recording {
         if self.buffer.bytes.len() == BLOCK_HEAD {
             return Ok(());
         }
-        // Programs close descriptors that they do not know, and then get the number for a file of theirs.
-        if system::state_of(self.file.as_fd())?.identity != self.state.identity {
-            return Err(Errno(libc::EBADF));
-        }
+        let file = self.file.get()?;
         let head = format::block_head(&self.buffer.bytes[BLOCK_HEAD..]);
         self.buffer.bytes[..BLOCK_HEAD].copy_from_slice(&head);
         let mut rest = &self.buffer.bytes[..];
         while !rest.is_empty() {
-            let wrote = match system::write_at(self.file.as_fd(), rest, self.length) {
+            let wrote = match system::write_at(file, rest, self.length) {
                 Ok(0) => return Err(Errno(libc::ENOSPC)),
                 Err(Errno(libc::EINTR)) => 0,
                 wrote => wrote?,
@@ -300,18 +295,16 @@ fn resident() -> u64 {
 }
 
 /// Opens the file, for this process alone.
-fn open(path: &CStr) -> core::result::Result<(OwnedFd, FileState), Errno> {
+fn open(path: &CStr) -> core::result::Result<PrivateFile, Errno> {
     let file = system::open(path, libc::O_CREAT)?;
     system::lock_file(file.as_fd())?;
-    let file = system::move_descriptor(file, LEAST_DESCRIPTOR)?;
     system::set_length(file.as_fd(), 0)?;
     let head = format::head();
     match system::write_at(file.as_fd(), &head, 0)? {
         wrote if wrote == head.len() => {}
         _ => return Err(Errno(libc::ENOSPC)),
     }
-    let state = system::state_of(file.as_fd())?;
-    Ok((file, state))
+    PrivateFile::new(file)
 }
 
 /// Begins a recording into the file at `path`, which is made or replaced. InvalidArgument while there is one, Io.
@@ -344,7 +337,7 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
         return fail!(OutOfMemory, "no memory for a recording");
     }
     bytes.resize(BLOCK_HEAD, 0);
-    let (file, state) = match open(name) {
+    let file = match open(name) {
         Ok(opened) => opened,
         Err(Errno(libc::EWOULDBLOCK)) => {
             return fail!(Io, "another process records into {}", text(path));
@@ -359,7 +352,6 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
     let began = now();
     let mut new = Recording {
         file,
-        state,
         length: format::HEAD as u64,
         buffer: Buffer { bytes },
         began,

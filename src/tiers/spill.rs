@@ -7,19 +7,20 @@
 use super::mapping::Errno;
 use crate::os::environment;
 use crate::os::lock::Mutex;
-use crate::os::system::{self, NotCancelled};
+use crate::os::private_file::PrivateFile;
+use crate::os::system;
 #[cfg(test)]
 use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// One file.
 pub struct Spill {
     /// None: everything fails.
-    file: Option<OwnedFd>,
+    file: Option<PrivateFile>,
     ranges: Mutex<Ranges>,
     /// Since a fork another process reads it too: nothing in it may change.
     shared: AtomicBool,
@@ -103,13 +104,6 @@ fn open_unnamed(direct: libc::c_int) -> Result<OwnedFd, Errno> {
     Err(Errno(libc::EEXIST))
 }
 
-impl Drop for Spill {
-    fn drop(&mut self) {
-        let _uncancelled = NotCancelled::begin();
-        drop(self.file.take());
-    }
-}
-
 impl Spill {
     /// Opens a file in the directory the environment names.
     pub fn open() -> Result<Spill, Errno> {
@@ -118,7 +112,7 @@ impl Spill {
             result => result,
         }?;
         let mut spill = Spill::closed();
-        spill.file = Some(file);
+        spill.file = Some(PrivateFile::new(file)?);
         Ok(spill)
     }
     /// One that refuses everything.
@@ -158,7 +152,7 @@ impl Spill {
         self.file()
     }
     fn file(&self) -> Result<BorrowedFd<'_>, Errno> {
-        self.file.as_ref().map(|file| file.as_fd()).ok_or(Errno(libc::EBADF))
+        self.file.as_ref().ok_or(Errno(libc::EBADF))?.get()
     }
     /// Bytes the file system could hold if it were empty.
     pub fn capacity(&self) -> u64 {

@@ -1,10 +1,12 @@
 //! The userfaultfd system call and its ioctls, as `linux/userfaultfd.h` defines them.
 use crate::os::injection::{Injected, Operation, injected};
+use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
+use crate::os::private_file::PrivateFile;
 use crate::os::system::{self, NotCancelled};
 use crate::tiers::mapping::{Errno, Span, is_present};
 use core::sync::atomic::{AtomicI32, Ordering::*};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 const API: u64 = 0xAA;
 const USER_MODE_ONLY: libc::c_int = 1;
@@ -70,12 +72,14 @@ const NONE: libc::c_int = -1;
 /// One userfaultfd. The descriptor can be replaced, because a forked child needs one of its own: the parent's acts on the
 /// parent's memory, whoever uses it.
 pub struct Userfaultfd {
-    /// Or [`NONE`].
+    /// Of `file`, or [`NONE`]. Where the program has closed it, requests fail: EBADF, or ENOTTY from whatever has its number.
     descriptor: AtomicI32,
+    /// Locked by a forked child's only thread alone.
+    file: Mutex<Option<PrivateFile>>,
     features: u64,
 }
 
-fn open_descriptor(features: u64) -> Result<(OwnedFd, u64), Errno> {
+fn open_file(features: u64) -> Result<(OwnedFd, u64), Errno> {
     let _uncancelled = NotCancelled::begin();
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // Ordinary users get user-mode faults only, which is all that is needed here.
@@ -91,19 +95,22 @@ impl Userfaultfd {
     /// The features this system offers.
     pub fn offered() -> Result<u64, Errno> {
         let _uncancelled = NotCancelled::begin();
-        Ok(open_descriptor(0)?.1)
+        Ok(open_file(0)?.1)
     }
     /// Opens one with `features` enabled.
     pub fn open(features: u64) -> Result<Userfaultfd, Errno> {
-        let (descriptor, _) = open_descriptor(features)?;
-        Ok(Userfaultfd { descriptor: AtomicI32::new(descriptor.into_raw_fd()), features })
+        let file = PrivateFile::new(open_file(features)?.0)?;
+        let descriptor = AtomicI32::new(file.number());
+        Ok(Userfaultfd { descriptor, file: Mutex::new(Some(file)), features })
     }
     /// In a forked child: replaces the parent's descriptor by one for this process. On failure there is none. The
     /// parent's goes first: its number is then free, also where the program has used up all others.
     pub fn reopen(&self) -> Result<(), Errno> {
-        close(self.descriptor.swap(NONE, Relaxed));
-        let (descriptor, _) = open_descriptor(self.features)?;
-        self.descriptor.store(descriptor.into_raw_fd(), Relaxed);
+        self.descriptor.store(NONE, Relaxed);
+        let mut file = self.file.lock();
+        *file = None;
+        let new = file.insert(PrivateFile::new(open_file(self.features)?.0)?);
+        self.descriptor.store(new.number(), Relaxed);
         Ok(())
     }
     /// Whether there is one: none could be opened in this child otherwise.
@@ -191,18 +198,6 @@ impl Userfaultfd {
                 return result;
             }
         }
-    }
-}
-fn close(descriptor: libc::c_int) {
-    if descriptor != NONE {
-        let _uncancelled = NotCancelled::begin();
-        // SAFETY: that of a `Userfaultfd`, which does not use it any more.
-        drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
-    }
-}
-impl Drop for Userfaultfd {
-    fn drop(&mut self) {
-        close(*self.descriptor.get_mut());
     }
 }
 
