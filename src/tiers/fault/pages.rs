@@ -236,8 +236,14 @@ impl Pages {
         // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
         let moved = unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
         if let Err(error) = moved {
-            // SAFETY: the chunk did not move, so it is present, and the caller's.
-            let _ = unsafe { self.open(chunk) };
+            // SAFETY: the chunk did not move, so it is present, and the caller's; the slot is empty still.
+            unsafe {
+                // Where the process has as many mappings as it may have, those of chunks that leave are needed.
+                if error == Errno(libc::ENOMEM) && take_by_reading(chunk, slot).is_ok() {
+                    return Ok(());
+                }
+                let _ = self.open(chunk);
+            }
             return Err(error);
         }
         // SAFETY: the slot's new pages, the caller's alone.
@@ -253,6 +259,22 @@ impl Pages {
         unsafe { close(chunk) };
         Ok(())
     }
+}
+
+/// [`Pages::take`] of a chunk that nobody can store into any more, by copying.
+///
+/// # Safety
+/// The caller owns both; the chunk is present, and inaccessible; the slot is empty.
+unsafe fn take_by_reading(chunk: Span, slot: Span) -> Result<(), Errno> {
+    fill(slot)?;
+    // SAFETY: two ranges of the caller's, as long as each other and apart, both present. Other threads may read the chunk
+    // meanwhile, and store into neither.
+    unsafe {
+        system::protect(chunk.start, chunk.length, libc::PROT_READ).inspect_err(|_| _ = discard(slot))?;
+        copy(chunk, slot);
+        close(chunk);
+    }
+    Ok(())
 }
 
 /// [`Pages::place`], page by page.
