@@ -83,6 +83,21 @@ static int no_file_size(void *unused) {
     everything_works();
     return unused != NULL || tap.misses != 0;
 }
+/* What the library writes for the program does not end it, with SIGXFSZ, either. */
+static int no_room_for_a_report(void *unused) {
+    char name[] = "/tmp/unimem-report-XXXXXX";
+    int file = mkstemp(name);
+    if (file < 0) return SKIPPED;
+    struct rlimit limit;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = 10;
+    setrlimit(RLIMIT_FSIZE, &limit);
+    EXPECT(!unimem_write_leaks(name) && unimem_last_error() == UNIMEM_ERROR_IO, "error %d", (int)unimem_last_error());
+    EXPECT(unimem_write_leaks("/dev/null"), "what is no regular file has no limit: %s", unimem_last_error_message());
+    close(file);
+    unlink(name);
+    return unused != NULL || tap.misses != 0;
+}
 /* Programs close descriptors that they do not know, and have the numbers for files of their own from then on. */
 static int descriptors_become_the_programs(void *mechanism) {
     enum { MOST = 1024, CHUNK = 64 << 10, CHUNKS = 256 };
@@ -381,6 +396,7 @@ int main(void) {
     } cases[] = {
         {"without descriptors tiers are an error, and work when there are some again", no_descriptors, NULL},
         {"RLIMIT_FSIZE: tiers that could not be spilled are an error", no_file_size, NULL},
+        {"RLIMIT_FSIZE: a report that is too long is an error", no_room_for_a_report, NULL},
         {"its descriptors become the program's (userfaultfd): nothing of that is touched", descriptors_become_the_programs, uffd},
         {"its descriptors become the program's (userfaultfd-copy): nothing of that is touched", descriptors_become_the_programs, copy},
         {"its descriptors become the program's (signal): nothing of that is touched", descriptors_become_the_programs, handler},

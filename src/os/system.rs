@@ -185,7 +185,7 @@ pub fn remove_name(path: &CStr) -> Result<(), Errno> {
     done(unsafe { libc::unlink(path.as_ptr()) })
 }
 /// EFBIG for a file that would come to end beyond the process's limit: the system would end the program (SIGXFSZ).
-fn within_limit(end: u64) -> Result<(), Errno> {
+pub fn within_limit(end: u64) -> Result<(), Errno> {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: fills in the structure; where it fails there is no limit to know of.
     unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };

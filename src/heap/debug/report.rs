@@ -18,7 +18,7 @@ use crate::os::errno::Errno;
 use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
-use crate::os::system::{self, NotCancelled};
+use crate::os::system::{self, NotCancelled, within_limit};
 use allocator_api2::vec::Vec;
 use core::cmp::Reverse;
 use core::ffi::CStr;
@@ -26,6 +26,8 @@ use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -133,7 +135,12 @@ fn look_at_all() -> Vec<Block, Records> {
 }
 fn write_text(path: &Path, value: &Value) -> std::io::Result<()> {
     let _uncancelled = NotCancelled::begin();
-    std::fs::write(path, format!("{value:#}\n"))
+    let text = format!("{value:#}\n");
+    let mut file = File::create(path)?;
+    if file.metadata()?.is_file() {
+        within_limit(text.len() as u64).map_err(|Errno(error)| std::io::Error::from_raw_os_error(error))?;
+    }
+    file.write_all(text.as_bytes())
 }
 
 /// Writes what is live in all heaps to the file at `path`, as JSON. Io.
