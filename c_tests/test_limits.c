@@ -292,6 +292,23 @@ static int no_mappings(void *unused) {
     EXPECT(unimem_close(memory), "something was live at close");
     return unused != NULL || tap.misses != 0;
 }
+/* What prints is the program: neither the library nor what it uses. */
+static int no_sys(void *unused) {
+    char name[] = "/tmp/unimem-printed-XXXXXX";
+    int file = mkstemp(name);
+    if (file < 0 || unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", "/sys", "tmpfs", 0, "size=4k") != 0)
+        return SKIPPED;
+    int out = dup(1), errors = dup(2);
+    dup2(file, 1), dup2(file, 2);
+    bool works = everything_works();
+    size_t nodes = unimem_numa_nodes();
+    off_t printed = lseek(file, 0, SEEK_END);
+    dup2(out, 1), dup2(errors, 2);
+    EXPECT(printed == 0 && nodes == 1, "%zu nodes, %ld bytes printed", nodes, (long)printed);
+    unlink(name);
+    return unused != NULL || !works || tap.misses != 0;
+}
 static int one_processor(void *unused) {
     cpu_set_t one;
     CPU_ZERO(&one);
@@ -405,6 +422,7 @@ int main(void) {
         {"a spill directory that does not exist is an error", no_spill_directory, nowhere},
         {"one that cannot be written is an error", no_spill_directory, proc},
         {"without /proc everything works", no_proc, NULL},
+        {"without /sys everything works, and nothing is printed", no_sys, NULL},
         {"seccomp forbids userfaultfd: signals take its place", no_userfaultfd, NULL},
         {"nothing moves pages: acquired chunks work, and memory that fits", no_moving_of_pages, NULL},
         {"all memory is locked (userfaultfd): chunks come and go", locked_memory, uffd},

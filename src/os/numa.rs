@@ -68,7 +68,8 @@ impl Machine {
     fn discover() -> Machine {
         let machine = Machine::from_sysfs(std::path::Path::new("/sys/devices/system/node"));
         #[cfg(unimem_hwloc)]
-        if machine.nodes.len() != 1 || hwloc::is_told_of_another_machine() {
+        // Without the kernel's tree it knows nothing either, and prints that.
+        if machine.nodes.len() > 1 || hwloc::is_told_of_another_machine() {
             return hwloc::this_machine().unwrap_or(machine);
         }
         machine
