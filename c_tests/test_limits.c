@@ -186,18 +186,41 @@ static int no_proc(void *unused) {
         return SKIPPED;
     return unused != NULL || !everything_works();
 }
+/* Has the system refuse these calls from now on. */
+static bool refuse(const unsigned *calls, size_t count, unsigned error) {
+    struct sock_filter rules[16] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+    unsigned short length = 1;
+    for (size_t i = 0; i < count; i++) {
+        rules[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, calls[i], 0, 1);
+        rules[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error);
+    }
+    rules[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog program = {.len = length, .filter = rules};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
 static int no_userfaultfd(void *unused) {
-    struct sock_filter rules[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {.len = sizeof rules / sizeof rules[0], .filter = rules};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) return SKIPPED;
+    if (!refuse((unsigned[]){SYS_userfaultfd}, 1, EPERM)) return SKIPPED;
     everything_works();
     EXPECT(strcmp(unimem_fault_mechanism(), "signal") == 0, "the mechanism is %s", unimem_fault_mechanism());
     return unused != NULL || tap.misses != 0;
+}
+/* The threads of the library that wait between two looks at something do so all the same. */
+static int no_sleep(void *unused) {
+    char name[] = "/tmp/unimem-recording-XXXXXX";
+    int file = mkstemp(name);
+    if (file < 0 || !refuse((unsigned[]){SYS_nanosleep, SYS_clock_nanosleep}, 2, EPERM)) return SKIPPED;
+    EXPECT(unimem_trace_start(name), "%s", unimem_last_error_message());
+    off_t length = 0; /* grows each time that its thread has waited */
+    for (int looks = 0; looks < 3; sched_yield()) {
+        off_t now = lseek(file, 0, SEEK_END);
+        looks += now != length;
+        length = now;
+        unimem_global()->free(unimem_global()->allocate(5 * MIB, 0)); /* kept for a while, and looked at then */
+    }
+    EXPECT(unimem_trace_stop(), "%s", unimem_last_error_message());
+    close(file);
+    unlink(name);
+    return unused != NULL || !everything_works();
 }
 /* As under valgrind, on emulated kernels and before Linux 5.7: no userfaultfd, and mremap leaves no mapping behind. */
 static int no_moving_of_pages(void *unused) {
@@ -425,6 +448,7 @@ int main(void) {
         {"without /sys everything works, and nothing is printed", no_sys, NULL},
         {"seccomp forbids userfaultfd: signals take its place", no_userfaultfd, NULL},
         {"nothing moves pages: acquired chunks work, and memory that fits", no_moving_of_pages, NULL},
+        {"seccomp forbids to sleep: everything works", no_sleep, NULL},
         {"all memory is locked (userfaultfd): chunks come and go", locked_memory, uffd},
         {"all memory is locked (userfaultfd-copy): chunks come and go", locked_memory, copy},
         {"all memory is locked (signal): chunks come and go", locked_memory, handler},

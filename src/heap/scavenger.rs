@@ -3,7 +3,7 @@
 //! A thread that lives only while some heap keeps something. It counts ticks, so that heaps note an age without
 //! reading a clock. Where it cannot be started, what is kept goes back at once.
 use super::registry;
-use crate::os::system;
+use crate::os::{lock::sleep, system};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ fn start_thread() -> bool {
 }
 fn run() {
     loop {
-        std::thread::sleep(TICK);
+        sleep(TICK);
         let tick = NOW.fetch_add(1, Relaxed) + 1;
         if !look(tick) {
             RUNNING.store(false, SeqCst);

@@ -11,7 +11,7 @@ use super::{
 use crate::error::{Result, fail};
 use crate::log::log;
 use crate::os::environment::{variable, with_process_number};
-use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::lock::{Mutex, MutexGuard, sleep};
 use crate::os::private_file::PrivateFile;
 use crate::os::records::Records;
 use crate::os::system::{self, Errno};
@@ -440,7 +440,7 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
             // Without the lock: the program's callback may use the library.
             log!(Error, "the recording ends here: its file cannot be written, {error}");
         }
-        std::thread::sleep(TICK);
+        sleep(TICK);
     }
 }
 

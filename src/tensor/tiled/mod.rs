@@ -20,6 +20,7 @@ pub use sweep::{clear, magnitude, read, scale, write};
 use super::Complex;
 use super::kernel::{Axis, Product};
 use crate::error::{Error, Result, fail};
+use crate::os::lock::sleep;
 use crate::recording;
 use blocks::Blocks;
 use chunked::{Extent, Pins};
@@ -131,7 +132,7 @@ fn in_tiers(
             }
         }
         waited += 1;
-        std::thread::sleep(Duration::from_millis(waited));
+        sleep(Duration::from_millis(waited));
     }
 }
 /// How often a product waits for chunks to reach the disk, each time a millisecond longer.
