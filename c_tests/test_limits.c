@@ -186,6 +186,14 @@ static int no_proc(void *unused) {
         return SKIPPED;
     return unused != NULL || !everything_works();
 }
+/* One that is worth sharing between threads. */
+static void large_product(void) {
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
+    tree_tensor_node_t *a = add_tree_tensor_node(ttn, NULL, (size_t[]){300, 300}, 2, false), *product = NULL;
+    tree_tensor_node_t *b = add_tree_tensor_node(ttn, NULL, (size_t[]){300, 300}, 2, false);
+    EXPECT(a && b && contract_tree_tensor_nodes(ttn, a, b, &product), "a product: %s", unimem_last_error_message());
+    destroy_tree_tensor_network(ttn);
+}
 /* Has the system refuse these calls from now on. */
 static bool refuse(const unsigned *calls, size_t count, unsigned error) {
     struct sock_filter rules[16] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
@@ -332,6 +340,14 @@ static int no_sys(void *unused) {
     unlink(name);
     return unused != NULL || !works || tap.misses != 0;
 }
+static int little_data(void *unused) {
+    struct rlimit limit;
+    getrlimit(RLIMIT_DATA, &limit);
+    limit.rlim_cur = 60 * MIB;
+    if (setrlimit(RLIMIT_DATA, &limit) != 0) return SKIPPED;
+    large_product();
+    return unused != NULL || tap.misses != 0;
+}
 static int one_processor(void *unused) {
     cpu_set_t one;
     CPU_ZERO(&one);
@@ -446,6 +462,7 @@ int main(void) {
         {"one that cannot be written is an error", no_spill_directory, proc},
         {"without /proc everything works", no_proc, NULL},
         {"without /sys everything works, and nothing is printed", no_sys, NULL},
+        {"RLIMIT_DATA of 60 MiB: products need no more than their tensors", little_data, NULL},
         {"seccomp forbids userfaultfd: signals take its place", no_userfaultfd, NULL},
         {"nothing moves pages: acquired chunks work, and memory that fits", no_moving_of_pages, NULL},
         {"seccomp forbids to sleep: everything works", no_sleep, NULL},

@@ -1,5 +1,5 @@
-//! What is made once for the process, by the first product: the pool's threads, and what the crate of the decompositions
-//! finds out about the processor.
+//! What is made once for the process: the threads of the first product, and what the crate of the decompositions finds out
+//! about the processor and takes for its work (64 MiB of address space, without which it ends the program).
 //!
 //! A child that is forked while another thread makes it would wait for that thread for ever. So it is made under a lock
 //! that fork takes.
@@ -18,7 +18,7 @@ pub fn making() -> MutexGuard<'static, ()> {
 }
 
 static MADE: AtomicBool = AtomicBool::new(false);
-/// Before anything that multiplies.
+/// Before anything that is decomposed.
 pub fn ready() {
     if !MADE.load(Acquire) {
         make();

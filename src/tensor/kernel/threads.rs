@@ -17,11 +17,11 @@ pub fn threads() -> usize {
 }
 /// The number of threads of one decomposition.
 pub fn threads_of_decompositions() -> usize {
+    first_use::ready();
     let limit = limit();
     if limit > 1 && (workers::forked() || !workers::of_decompositions()) { 1 } else { limit }
 }
 fn limit() -> usize {
-    first_use::ready();
     match LIMIT.load(Relaxed) {
         0 => workers::processors(),
         limit => limit.min(workers::processors()),
