@@ -7,6 +7,7 @@
 
 #include "support.h"
 #include "tap.h"
+#include "trees.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -229,6 +230,24 @@ static int no_sleep(void *unused) {
     close(file);
     unlink(name);
     return unused != NULL || !everything_works();
+}
+static int no_random_numbers(void *unused) {
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", "/dev", "tmpfs", 0, "size=4k") != 0 || !refuse((unsigned[]){SYS_getrandom}, 1, ENOSYS))
+        return SKIPPED;
+    everything_works();
+    tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0), *back = NULL;
+    tree_tensor_node_t *a = add_tree_tensor_node(ttn, NULL, (size_t[]){4, 4}, 2, false);
+    connect_tree_tensor_nodes(ttn, a, add_tree_tensor_node(ttn, NULL, (size_t[]){4, 4}, 2, false));
+    tensor_network_t *general = NULL;
+    if (EXPECT(convert_tree_to_tensor_network(ttn, &general), "to a general network: %s", unimem_last_error_message())) {
+        EXPECT(convert_tensor_network_to_tree(general, &back), "and back: %s", unimem_last_error_message());
+        free_network(general);
+    }
+    destroy_tree_tensor_network(back);
+    destroy_tree_tensor_network(ttn);
+    large_product();
+    return unused != NULL || tap.misses != 0;
 }
 /* As under valgrind, on emulated kernels and before Linux 5.7: no userfaultfd, and mremap leaves no mapping behind. */
 static int no_moving_of_pages(void *unused) {
@@ -466,6 +485,7 @@ int main(void) {
         {"seccomp forbids userfaultfd: signals take its place", no_userfaultfd, NULL},
         {"nothing moves pages: acquired chunks work, and memory that fits", no_moving_of_pages, NULL},
         {"seccomp forbids to sleep: everything works", no_sleep, NULL},
+        {"neither getrandom nor /dev: everything works", no_random_numbers, NULL},
         {"all memory is locked (userfaultfd): chunks come and go", locked_memory, uffd},
         {"all memory is locked (userfaultfd-copy): chunks come and go", locked_memory, copy},
         {"all memory is locked (signal): chunks come and go", locked_memory, handler},

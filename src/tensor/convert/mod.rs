@@ -11,6 +11,7 @@ use super::memory::Memory;
 use super::network::{Network, storage_for};
 use super::shape;
 use crate::error::{Result, fail};
+use foldhash::fast::FixedState; // the standard library's asks the system for random numbers, and panics without
 use forest::{Parts, joined};
 use std::collections::{HashMap, VecDeque};
 
@@ -31,7 +32,7 @@ type End = (usize, usize);
 
 /// Finds the partner of every link: for each tensor and axis, the tensor (by place) and axis it is joined with.
 fn partners(tensors: &[Tensor]) -> Result<Vec<Vec<Option<End>>>> {
-    let mut place_of = HashMap::with_capacity(tensors.len());
+    let mut place_of = HashMap::with_capacity_and_hasher(tensors.len(), FixedState::default());
     for (place, tensor) in tensors.iter().enumerate() {
         if tensor.elements.len() != shape::elements(&tensor.dimensions)? {
             let (count, id) = (tensor.elements.len(), tensor.id);
@@ -42,7 +43,7 @@ fn partners(tensors: &[Tensor]) -> Result<Vec<Vec<Option<End>>>> {
         }
     }
     // The axes of each tensor towards each neighbour, in order.
-    let mut towards: HashMap<(usize, usize), Vec<usize>> = HashMap::new();
+    let mut towards: HashMap<(usize, usize), Vec<usize>, FixedState> = HashMap::default();
     for (place, tensor) in tensors.iter().enumerate() {
         for &(id, axis) in &tensor.links {
             let Some(&neighbour) = place_of.get(&id) else {
@@ -158,7 +159,7 @@ pub fn to_network(network: &Network) -> Result<Vec<Exported>> {
         if let Some(parent) = node.parent() {
             links.extend(network.node(parent).bonds_to(id).iter().map(|bond| (place_of[parent], bond.1)));
         }
-        let mut by_child: HashMap<usize, Vec<usize>> = HashMap::new();
+        let mut by_child: HashMap<usize, Vec<usize>, FixedState> = HashMap::default();
         for axis in 0..node.dimensions().len() {
             if let Some(end) = node.end(axis).filter(|end| Some(end.node) != node.parent()) {
                 by_child.entry(end.node).or_default().push(axis);
