@@ -253,6 +253,17 @@ static void far_from_one(void)
                                                                      isinf(result[0].real) && result[1].real == 0 && result[1].imag == 0);
     free(result);
     destroy_tree_tensor_network(ttn);
+    /* No term of a sum is beyond the range, but the sum is, until the next product. */
+    ttn = network();
+    static ComplexFloat left[2048], right[1024];
+    for (size_t i = 0; i < 2048; i++) left[i].real = 0x1p60f, right[i / 2].real = 0x1p58f;
+    tree_tensor_node_t *long_sum = add_tree_tensor_node(ttn, left, (size_t[]){1024, 2}, 2, false),
+                       *partner = add_tree_tensor_node(ttn, right, (size_t[]){1024}, 1, false),
+                       *small = add_tree_tensor_node(ttn, (ComplexFloat[]){{0x1p-20f, 0}, {0x1p-20f, 0}}, (size_t[]){2}, 1, false);
+    CHECK("joined", unimem_connect_axes(ttn, long_sum, 0, partner, 0) && unimem_connect_axes(ttn, long_sum, 1, small, 0));
+    CHECK("a sum may go beyond the range on the way", contract_full_tree_network(ttn, &result, sizes, &count) && result[0].real == 0x1p109f);
+    free(result);
+    destroy_tree_tensor_network(ttn);
     /* 1e30 three times, and 1e-30 twice: their product is 1e30, whatever stands beside them. */
     const float beside[] = {INFINITY, NAN};
     for (size_t b = 0; b < 2; b++) {

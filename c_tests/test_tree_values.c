@@ -310,18 +310,20 @@ static void every_layout_beyond_the_budget(unified_memory_interface_t *plain) {
     CHECK("closed", unimem_close(small));
 }
 
-/* The fastest order of this tree makes a tensor of 1000 x 600; a slower one, none larger than 10 x 600 x 10. */
+/* The fastest order of this tree makes a tensor of 1000 x 600; a slower one, none larger than 10 x 600 x 10. The network is
+ * given the memory with the limit when it has a plan for that without. */
 static void order_under_a_limit(unified_memory_interface_t *plain) {
     unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
     double flops[2], peak[2];
+    tree_tensor_network_t *ttn = network_on(plain);
+    tree_tensor_node_t *a = add_tree_tensor_node(ttn, NULL, (size_t[]){10}, 1, false), *b = add_tree_tensor_node(ttn, NULL, (size_t[]){10, 1000, 600}, 3, false),
+                       *c = add_tree_tensor_node(ttn, NULL, (size_t[]){1000, 10}, 2, false);
+    CHECK("joined", unimem_connect_axes(ttn, b, 0, a, 0) && unimem_connect_axes(ttn, b, 1, c, 0));
     for (size_t limited = 0; limited < 2; limited++) {
-        tree_tensor_network_t *ttn = network_on(limited ? small : plain);
-        tree_tensor_node_t *a = add_tree_tensor_node(ttn, NULL, (size_t[]){10}, 1, false), *b = add_tree_tensor_node(ttn, NULL, (size_t[]){10, 1000, 600}, 3, false),
-                           *c = add_tree_tensor_node(ttn, NULL, (size_t[]){1000, 10}, 2, false);
-        CHECK("joined", unimem_connect_axes(ttn, b, 0, a, 0) && unimem_connect_axes(ttn, b, 1, c, 0));
+        ttn->memory = limited ? small : plain;
         CHECK("planned", unimem_contraction_cost(ttn, &flops[limited], &peak[limited]));
-        destroy_tree_tensor_network(ttn);
     }
+    destroy_tree_tensor_network(ttn);
     CHECK("without a limit the fastest order is taken", flops[0] < flops[1] && peak[0] > 4 * MIB);
     CHECK("under a limit, one that keeps it", peak[1] <= 4 * MIB);
     CHECK("closed", unimem_close(small));

@@ -137,7 +137,7 @@ impl Extent {
         runs
     }
     /// Whether all of a chunk belongs to the extent.
-    fn covers(&self, index: usize, chunk: usize) -> bool {
+    pub fn covers(&self, index: usize, chunk: usize) -> bool {
         let mut length = 1;
         for &(size, stride) in &self.axes {
             if stride > length {

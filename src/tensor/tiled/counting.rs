@@ -154,6 +154,10 @@ impl Counting {
         // SAFETY: as above, and a product has no other slice of what it writes.
         Target { elements: unsafe { &mut *self.memory }, chunked: Some(self) }
     }
+    /// So many acquisitions do well, and the next fails.
+    pub fn fail_after(&mut self, acquisitions: usize, error: Error) {
+        self.fails.set(Some((acquisitions, error)));
+    }
     /// All its elements, wherever they are.
     pub fn elements(&self) -> Vec<Complex> {
         let ram = &mut *self.ram.borrow_mut();

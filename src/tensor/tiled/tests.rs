@@ -2,8 +2,10 @@
 use super::counting::{Limited, Trouble};
 use super::*;
 use crate::error::fail;
+use crate::tensor::kernel::scan::Magnitude;
 use crate::tensor::testing::*;
 use proptest::prelude::*;
+use std::collections::HashSet;
 
 /// How two matrices can meet: axis of left, axis of right.
 const LAYOUTS: [[(usize, usize); 1]; 4] = [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)]];
@@ -90,9 +92,9 @@ fn what_the_next_product_reads_is_on_its_way_when_a_product_ends() {
 #[test]
 fn far_less_room_than_was_told() {
     // As where a network's memory was changed, and its tensors are still in another, smaller one.
-    for (bonds, pinnable) in LAYOUTS.iter().flat_map(|bonds| [(bonds, usize::MAX), (bonds, 1 << 20)]) {
-        let room = Limited { pinnable, ..Limited::new(2_000) };
-        check_in(&room, false, &[120, 120], &[120, 120], bonds, 60);
+    for bonds in LAYOUTS {
+        let room = Limited { pinnable: usize::MAX, ..Limited::new(300) };
+        check_in(&room, false, &[40, 40], &[40, 40], &bonds, 10);
     }
 }
 
@@ -163,6 +165,34 @@ fn compressed_tensors_are_copied_only_where_all_else_moves_far_more() {
     let [left, right, _] = best(&[48, 60, 48], &[(0, 2), (2, 0)], 480, true);
     assert!(left || right);
 }
+#[test]
+fn sweeps_reach_every_element() {
+    let (given, other) = (Random::new(3).tensor(&[1000]), Random::new(4).tensor(&[1000]));
+    let room = Limited::new(3 * 64);
+    let [mut first, last, target] = room.tensors(false, 64, [&given, &given], 1000);
+    let doubled = |elements: &[Complex]| elements.iter().map(|z| z * 2.0).collect::<Vec<_>>();
+    write(&mut target.target(), &other).unwrap();
+    assert_eq!(target.elements(), other);
+    scale(&mut target.target(), 1).unwrap();
+    assert_eq!(target.elements(), doubled(&other));
+    clear(&mut target.target()).unwrap();
+    assert_eq!(magnitude(target.source()), Ok(Magnitude::ZERO));
+    for (from, count) in [(0, 1000), (1, 999), (63, 130), (128, 64), (990, 10)] {
+        let mut part = vec![Complex::new(f32::NAN, 0.0); count];
+        read(last.source(), from, &mut part).unwrap();
+        assert_eq!(part, given[from..from + count]);
+    }
+    for place in [0, 500, 999] {
+        let mut one = other.clone();
+        one[place].im = -9.0;
+        write(&mut first.target(), &one).unwrap();
+        assert_eq!(magnitude(first.source()), Ok(Magnitude { below: Some(4), is_finite: true }));
+    }
+    // The second chunk: four that are asked for ahead of it do well, too.
+    first.fail_after(5, Error::Io);
+    assert_eq!(magnitude(first.source()), Err(Error::Io));
+    room.ram.borrow().assert_nothing_is_pinned();
+}
 /// Wide matrices in a small memory, whose copies do what the test asks; stopped when `stop` is done. Gives what came of it, the
 /// error of the result, and how many copies there were.
 fn wide(trouble: Option<Trouble>, stop: f64) -> (Result<()>, f64, usize) {
@@ -173,7 +203,12 @@ fn wide(trouble: Option<Trouble>, stop: f64) -> (Result<()>, f64, usize) {
     let mut expected = vec![Complex::new(0.0, 0.0); n * n];
     product.compute(&a, &b, &mut expected, &mut |_| Ok(())).unwrap();
     let [left, right, out] = room.tensors(false, n, [&a, &b], n * n);
-    let mut tick = |told: f64| if told >= stop { fail!(Limit, "stopped") } else { Ok(()) };
+    let mut last = 0.0;
+    let mut tick = |told: f64| {
+        assert!(told >= last, "{told} after {last}");
+        last = told;
+        if told >= stop { fail!(Limit, "stopped") } else { Ok(()) }
+    };
     let done = multiply(&product, left.source(), right.source(), &mut out.target(), &room, None, &mut tick);
     room.ram.borrow().assert_nothing_is_pinned();
     assert!(room.ram.borrow().hot.keys().all(|key| key.0 < 3), "a copy is still there");
@@ -209,6 +244,8 @@ fn layouts_that_stream_both() {
     for bonds in LAYOUTS {
         check(&[120, 120], &[120, 120], &bonds, 12_000, 100);
         check(&[120, 120], &[120, 120], &bonds, 60_000, 64);
+        // Chunks that two slabs share.
+        check(&[120, 120], &[120, 120], &bonds, 12_000, 77);
     }
     check(&[6, 20, 30], &[30, 40, 6], &[(2, 0), (0, 2)], 5_000, 50);
     check(&[10_000], &[10_000], &[(0, 0)], 2_000, 64);
@@ -240,15 +277,26 @@ proptest! {
     #[test]
     fn extents_list_the_chunks_they_touch(seed: u64, chunk in 1usize..20, at in 0usize..50) {
         let mut random = Random::new(seed);
-        let axes: Vec<(usize, usize)> = (0..3).map(|_| (1 + random.below(5), 1 + random.below(60))).collect();
+        let mut axes: Vec<(usize, usize)> = (0..3).map(|_| (1 + random.below(5), 1 + random.below(60))).collect();
+        if random.below(2) == 0 {
+            // Without gaps, or with one between positions of the last.
+            axes[0].1 = 1;
+            axes[1].1 = axes[0].0;
+            axes[2].1 = axes[0].0 * axes[1].0 + random.below(2);
+        }
         let extent = Extent::new(at, axes.iter().copied());
         let listed: Vec<usize> = extent.chunks(chunk).iter().flat_map(|(first, count)| *first..first + count).collect();
+        let mut places = HashSet::new();
         for i in 0..axes[0].0 * axes[1].0 * axes[2].0 {
             let place = at
                 + i % axes[0].0 * axes[0].1
                 + i / axes[0].0 % axes[1].0 * axes[1].1
                 + i / axes[0].0 / axes[1].0 * axes[2].1;
             prop_assert!(listed.contains(&(place / chunk)));
+            places.insert(place);
+        }
+        for index in listed.iter().filter(|index| extent.covers(**index, chunk)) {
+            prop_assert!((index * chunk..(index + 1) * chunk).all(|place| places.contains(&place)));
         }
         prop_assert!(listed.windows(2).all(|pair| pair[0] < pair[1]));
     }
