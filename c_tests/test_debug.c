@@ -10,6 +10,7 @@
 #include "tap.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 
 enum { TEXT = 1 << 16, THREADS = 4 };
 #define MUST(condition) \
@@ -244,6 +245,26 @@ static void asked_while_trimming(void) {
     unimem_set_log(note, NULL);
     destroy_memory_system(asked);
 }
+/* Memory that the system refuses empties the quarantine, in the middle of an allocation from a pool with limits. */
+static void *asked_pool;
+static void allocate_from_pool(int level, const char *message, void *context) {
+    note(level, message, context);
+    advanced_pool_allocate(asked, asked_pool, 10); /* whether there is any or not */
+}
+static void asked_by_a_limited_pool(void) {
+    asked = create_memory_system(&(memory_system_config_t){.alignment = 64});
+    asked_pool = advanced_create_memory_pool(asked, &(pool_config_t){.pool_size = 4 * (size_t)1024 * MIB});
+    unsigned char *block = advanced_pool_allocate(asked, asked_pool, 1000);
+    MUST(block);
+    advanced_pool_free(asked, asked_pool, block);
+    block[10] = 1;
+    unimem_set_log(allocate_from_pool, NULL);
+    MUST(setrlimit(RLIMIT_AS, &(struct rlimit){512 * MIB, RLIM_INFINITY}) == 0);
+    MUST(!advanced_pool_allocate(asked, asked_pool, 1024 * MIB) && strstr(logged, "write after free"));
+    MUST(setrlimit(RLIMIT_AS, &(struct rlimit){RLIM_INFINITY, RLIM_INFINITY}) == 0);
+    unimem_set_log(note, NULL);
+    destroy_memory_system(asked);
+}
 static void use_global(int level, const char *message, void *context) {
     note(level, message, context);
     void *block = unimem_global()->allocate(100, 0);
@@ -322,7 +343,8 @@ static const struct {
 } CASES[] = {{"overrun", overrun}, {"after_free", after_free}, {"after_free_large", after_free_large},
              {"bounded", bounded}, {"traced", traced}, {"long_path", long_path}, {"many", many}, {"tiered", tiered},
              {"tiered_overrun", tiered_overrun}, {"tracked_overrun", tracked_overrun}, {"clean", clean},
-             {"asked_while_trimming", asked_while_trimming}, {"global_at_close", global_at_close},
+             {"asked_while_trimming", asked_while_trimming},
+             {"asked_by_a_limited_pool", asked_by_a_limited_pool}, {"global_at_close", global_at_close},
              {"unknown_mode", unknown_mode}};
 
 static int run(const char *setting, const char *name) {
@@ -369,6 +391,8 @@ int main(int argc, char **argv) {
     CHECK("an overrun of tiered memory is found in its last chunk", passes("guard", "tiered_overrun"));
     CHECK("a callback may use the library when it is told of one in tracked memory", passes("guard", "tracked_overrun"));
     CHECK("it may ask a system that gives memory back what it has done", passes("quarantine", "asked_while_trimming"));
+    CHECK("it may allocate from a pool with limits, in the middle of whose allocation it is called",
+          passes("quarantine", "asked_by_a_limited_pool"));
     CHECK("it may make the global instance while another is closed", passes("guard", "global_at_close"));
     CHECK("it may make the global instance when UNIMEM_DEBUG is not understood", passes("odd", "unknown_mode"));
     CHECK("a write after free is found, a read sees the pattern", passes("quarantine", "after_free"));

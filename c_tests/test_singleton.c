@@ -134,6 +134,41 @@ static void test_last_reference_of_a_system(void) {
     destroy_memory_system(system);
 }
 
+/* Who is told of tracked blocks makes and ends systems meanwhile, and forks. */
+typedef struct {
+    advanced_memory_system_t *next;
+    int children;
+} successor_t;
+static void succeed(int level, const char *message, void *context) {
+    successor_t *successor = context;
+    (void)level;
+    if (!strstr(message, "tracked still")) return;
+    const memory_system_config_t zeros = {0};
+    successor->next = create_memory_system(&zeros);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        destroy_memory_system(successor->next);
+        _exit(get_global_memory_system() != NULL);
+    }
+    int status = -1;
+    successor->children += child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+static void test_successor(void) {
+    const memory_system_config_t zeros = {0};
+    successor_t successor = {NULL, 0};
+    advanced_memory_system_t *system = create_memory_system(&zeros);
+    safe_memory_allocate(system, 500, 64);
+    unimem_set_log(succeed, &successor);
+    alarm(60); /* once it waited for itself, for ever */
+    destroy_memory_system(system);
+    alarm(0);
+    unimem_set_log(NULL, NULL);
+    CHECK("who is told of a tracked block may make another system, and fork",
+          successor.next && get_global_memory_system() == successor.next && successor.children == 1);
+    destroy_memory_system(successor.next);
+}
+
 /* Blocks that are freed or moved by other calls than the safe ones. */
 static void test_what_ends_tracking(void) {
     static const size_t sizes[] = {24, 900, 30000, 500000, 5000000};
@@ -299,6 +334,7 @@ int main(void) {
     test_tracking();
     test_last_reference();
     test_last_reference_of_a_system();
+    test_successor();
     test_what_ends_tracking();
     test_safe_calls();
     test_threads();

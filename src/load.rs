@@ -66,3 +66,39 @@ extern "C" fn at_load() {
 pub fn ready() -> bool {
     fork::install(&ORDER)
 }
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use super::*;
+    use crate::instance::config::Config;
+    use crate::os::watch;
+    use std::process::Command;
+
+    /// In a process of its own, where no other test takes locks between the fork and the question.
+    #[test]
+    fn fork_takes_all_locks_that_nothing_shelters() {
+        const ALONE: &str = "UNIMEM_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let name = "load::tests::fork_takes_all_locks_that_nothing_shelters";
+            let program = std::env::current_exe().unwrap();
+            let output = Command::new(program).args(["--exact", name]).env(ALONE, "1").output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            return assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        }
+        let slot = slots::open(Config::default()).unwrap();
+        let instance = slots::open_at(slot).unwrap();
+        let block = instance.allocate(100, 0).unwrap().as_ptr();
+        instance.track(0x1000 as *mut u8, 1).unwrap();
+        let tiered = instance.allocate_streaming(100_000, 0).unwrap().as_ptr();
+        // SAFETY: a child that ends at once, in which nothing of the parent's is used.
+        unsafe {
+            match libc::fork() {
+                0 => libc::_exit(0),
+                child => assert_eq!(libc::waitpid(child, core::ptr::null_mut(), 0), child),
+            }
+        }
+        [block, tiered].into_iter().for_each(|memory| instance.free(memory).unwrap());
+        slots::close(slot).unwrap();
+        assert_eq!(watch::missed_by_fork(), [""; 0]);
+    }
+}

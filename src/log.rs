@@ -4,10 +4,13 @@
 //! means nothing goes to stderr. Messages are made on the stack: logging never allocates.
 use crate::os::lock::Mutex;
 use crate::os::system::NotCancelled;
-use crate::os::{environment, fork};
+use crate::os::{environment, fork, records, watch};
 use crate::text::Text;
-use core::ffi::{c_char, c_int, c_void};
+use core::cell::Cell;
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write as _;
+use core::marker::PhantomData;
+use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 /// How grave a message is.
@@ -80,24 +83,89 @@ pub fn is_wanted(level: Level) -> bool {
 /// Sends a message. Through `log!`.
 #[cold]
 pub fn send(level: Level, message: core::fmt::Arguments) {
+    if !is_wanted(level) {
+        return;
+    }
+    let mut buffer = [0; LENGTH];
+    let mut text = Text::new(&mut buffer);
+    let _ = text.write_fmt(message); // cut when too long
+    if LATER.get() > 0 {
+        return keep(level, text.finish());
+    }
+    deliver(level, text.finish());
+}
+fn deliver(level: Level, text: &CStr) {
+    watch::about_to_call_program();
     let (callback, context) = {
         let target = TARGET.lock();
         (target.callback, target.context)
     };
-    let stderr = asked().is_some_and(|most| level <= most);
-    if callback.is_none() && !stderr {
-        return;
-    }
     let _uncancelled = NotCancelled::begin();
-    let mut buffer = [0; LENGTH];
-    let mut text = Text::new(&mut buffer);
-    let _ = text.write_fmt(message); // cut when too long
-    if stderr {
-        to_stderr(text.as_bytes());
+    if asked().is_some_and(|most| level <= most) {
+        to_stderr(text.to_bytes());
     }
     if let Some(callback) = callback {
         // SAFETY: the program gave the callback for this; the text is zero-terminated.
-        unsafe { callback(level as c_int, text.finish().as_ptr(), context) };
+        unsafe { callback(level as c_int, text.as_ptr(), context) };
+    }
+}
+
+/// While it lives, messages of its thread wait: for what is done under locks that the program's callback may want. To be made
+/// before these are taken, so that it is dropped after.
+pub struct Later(PhantomData<*mut ()>);
+/// Has messages of this thread wait.
+#[inline]
+pub fn later() -> Later {
+    LATER.set(LATER.get() + 1);
+    Later(PhantomData)
+}
+impl Drop for Later {
+    #[inline]
+    fn drop(&mut self) {
+        LATER.set(LATER.get() - 1);
+        if LATER.get() == 0 && !KEPT.get().is_null() {
+            deliver_kept();
+        }
+    }
+}
+/// A message that waits, in a record of the library's own.
+struct Kept {
+    next: *mut Kept,
+    level: Level,
+    text: [u8; LENGTH],
+}
+std::thread_local! {
+    /// How many [`Later`]s live in this thread, and what waits for them, the last one first.
+    static LATER: Cell<u32> = const { Cell::new(0) };
+    static KEPT: Cell<*mut Kept> = const { Cell::new(null_mut()) };
+}
+/// Without memory for it nobody hears it.
+fn keep(level: Level, message: &CStr) {
+    let Some(kept) = records::allocate(size_of::<Kept>()) else { return };
+    let kept = kept.cast::<Kept>();
+    let mut text = [0; LENGTH];
+    text[..message.count_bytes()].copy_from_slice(message.to_bytes());
+    // SAFETY: a fresh record of that size.
+    unsafe { kept.write(Kept { next: KEPT.get(), level, text }) };
+    KEPT.set(kept.as_ptr());
+}
+#[cold]
+fn deliver_kept() {
+    let (mut last, mut first) = (KEPT.take(), null_mut::<Kept>());
+    // SAFETY: records of this thread's list, made by `keep`, each read and given back once.
+    unsafe {
+        while !last.is_null() {
+            let kept = last;
+            last = (*kept).next;
+            (*kept).next = first;
+            first = kept;
+        }
+        while let Some(record) = NonNull::new(first) {
+            let Kept { next, level, text } = record.read();
+            records::release(record.cast(), size_of::<Kept>());
+            first = next;
+            deliver(level, CStr::from_bytes_until_nul(&text).unwrap_or_default());
+        }
     }
 }
 
@@ -108,3 +176,33 @@ macro_rules! log {
     };
 }
 pub(crate) use log;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_wait_come_in_order_when_the_last_one_is_dropped() {
+        static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        unsafe extern "C-unwind" fn hear(_: c_int, message: *const c_char, context: *mut c_void) {
+            // SAFETY: a text, as messages are.
+            let text = unsafe { CStr::from_ptr(message) }.to_string_lossy();
+            // Those of other tests have other texts.
+            if context.is_null() && text.starts_with("waits: ") {
+                HEARD.lock().push(text.into_owned());
+            }
+        }
+        set_callback(Some(hear), null_mut());
+        let outer = later();
+        {
+            let _inner = later();
+            log!(Warning, "waits: {}", 1);
+        }
+        (2..5).for_each(|number| log!(Error, "waits: {number}"));
+        assert!(HEARD.lock().is_empty());
+        drop(outer);
+        log!(Error, "waits: 5");
+        set_callback(None, null_mut());
+        assert_eq!(HEARD.lock()[..], [1, 2, 3, 4, 5].map(|number| format!("waits: {number}")));
+    }
+}

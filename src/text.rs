@@ -25,6 +25,7 @@ impl<'a> Text<'a> {
         Ok(())
     }
     /// The text so far, without the zero.
+    #[cfg(test)]
     pub fn as_bytes(&self) -> &[u8] {
         &self.buffer[..self.used]
     }

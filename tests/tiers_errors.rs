@@ -64,6 +64,7 @@ struct Aligned([u8; 4 * PAGE]);
 
 #[test]
 fn bytes_come_back_and_errors_are_values() {
+    unimem::os::watch::look_on();
     let _one = ONE_AT_A_TIME.lock().unwrap();
     let spill = Spill::open().unwrap();
     let start = spill.take_range(8 * PAGE as u64);

@@ -11,33 +11,48 @@ use crate::heap::guard::{self, GUARD, GUARDED};
 use crate::heap::tracking_table::Tracked;
 use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
 use crate::instance::{Memory, memory_at, slots, tiered};
-use crate::log::log;
+use crate::log::{self, Later, log};
 use crate::os::records::Records;
 use crate::os::{fork::AtFork, lock::Mutex, lock::MutexGuard};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use pool::Pool;
 
+/// In records: they are added to under locks, and malloc may be a heap that finds something.
+type List<T> = allocator_api2::vec::Vec<T, Records>;
+
 /// Least alignment of a block.
 const LEAST_ALIGNMENT: usize = 64;
 /// Fragmentation above which defragmentation is said to be needed.
 const TOO_FRAGMENTED: f64 = 0.2;
 
-/// Held from asking which system is the program's to registering or ending it. Nothing else is done under this lock, since the
-/// singleton is asked under it, and its messages go to the program's callback, which may call anything.
+/// Held from asking which system is the program's to registering or ending it.
 static PROGRAM: Mutex<()> = Mutex::new(());
-/// Held while systems and pools come and go. No message is sent under it.
+/// Held while systems and pools come and go.
 static STRUCTURE: Mutex<()> = Mutex::new(());
+
+/// One of these locks. Messages wait until it is released: the program's callback may make and end systems and pools itself.
+pub struct Locked {
+    // In this order, as they are dropped.
+    _lock: MutexGuard<'static, ()>,
+    _later: Later,
+}
+fn lock(lock: &'static Mutex<()>) -> Locked {
+    let _later = log::later();
+    Locked { _lock: lock.lock(), _later }
+}
 /// Proof that the structure's lock is held.
-pub type Structure = MutexGuard<'static, ()>;
+pub struct Structure {
+    _lock: Locked,
+}
 
 /// Takes the lock under which a system becomes the program's, or ends to be.
-pub fn program() -> MutexGuard<'static, ()> {
-    PROGRAM.lock()
+pub fn program() -> Locked {
+    lock(&PROGRAM)
 }
 /// Takes the lock under which systems and pools come and go.
 pub fn structure() -> Structure {
-    STRUCTURE.lock()
+    Structure { _lock: lock(&STRUCTURE) }
 }
 /// See load.rs.
 pub(crate) static HOOKS: [&dyn AtFork; 3] = [&PROGRAM, &STRUCTURE, &pool::LIMITS];
@@ -51,7 +66,7 @@ pub struct System {
     /// A defragmentation was started and not stopped.
     defragmenting: AtomicBool,
     /// Its pools. Reached under the structure's lock alone, which is the one that fork takes.
-    pools: Mutex<Vec<&'static Pool>>,
+    pools: Mutex<List<&'static Pool>>,
     pool_allocations: AtomicUsize,
 }
 
@@ -90,7 +105,7 @@ impl System {
             heap: Heap::create(&HeapParams::default())?,
             monitoring: AtomicBool::new(monitoring),
             defragmenting: AtomicBool::new(false),
-            pools: Mutex::new(Vec::new()),
+            pools: Mutex::sheltered(List::new_in(Records)),
             pool_allocations: AtomicUsize::new(0),
         })
     }
@@ -196,6 +211,14 @@ impl System {
         let _structure = structure();
         self.pools.lock().iter().find(|pool| core::ptr::eq(pool.heap(), heap)).map(|&pool| Some(pool))
     }
+    /// The pool made last of those that are `wanted`.
+    pub fn find_pool(
+        &self,
+        _structure: &Structure,
+        wanted: impl Fn(&'static Pool) -> bool,
+    ) -> Option<&'static Pool> {
+        self.pools.lock().iter().rev().copied().find(|pool| wanted(pool))
+    }
     /// Whether `pointer` lies in a live block of the system or a pool of it.
     pub fn is_inside_block(&self, pointer: *const u8) -> bool {
         match memory_at(pointer) {
@@ -284,8 +307,8 @@ impl System {
     }
 
     /// Every live block, those of pools included, as far as there is memory for the list.
-    pub fn live_blocks(&self, structure: &Structure) -> allocator_api2::vec::Vec<Block, Records> {
-        let mut live = allocator_api2::vec::Vec::new_in(Records);
+    pub fn live_blocks(&self, structure: &Structure) -> List<Block> {
+        let mut live = List::new_in(Records);
         self.for_each_heap(structure, |heap| _ = heap.list_live(&mut live));
         live
     }

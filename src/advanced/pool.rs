@@ -2,6 +2,7 @@
 use super::{System, end_guard, structure};
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, HeapStatistics, Leaks};
+use crate::log;
 use crate::os::lock::{Mutex, MutexGuard};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -97,6 +98,8 @@ impl Pool {
         if !self.limited.load(Acquire) {
             return self.allocate_unlimited(size);
         }
+        // The program's callback, which may allocate from this very pool, is called when the lock is released.
+        let _later = log::later();
         let _lock = self.limits_lock();
         let HeapStatistics { live, allocations, frees, .. } = self.heap.statistics();
         let exceeds = |limit: usize, value: usize| limit != 0 && value > limit;

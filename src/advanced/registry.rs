@@ -3,7 +3,8 @@
 use super::Structure;
 use crate::error::Result;
 use crate::heap::{Block, Heap, HeapParams};
-use crate::os::records::Records;
+use crate::os::records::{self, Records};
+use allocator_api2::vec::Vec;
 use core::marker::PhantomData;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering::*};
@@ -75,14 +76,15 @@ impl<T: Sync + 'static> Registry<T> {
         // SAFETY: the start of a live block of this heap, all of which are records made by `insert`.
         Some(unsafe { &*core::ptr::with_exposed_provenance::<T>(address.addr()) })
     }
-    /// All live records.
-    pub fn all(&self, _structure: &Structure) -> Vec<&'static T> {
-        let mut blocks = allocator_api2::vec::Vec::new_in(Records);
+    /// All live records, as far as there is memory for the list.
+    pub fn all(&self, _structure: &Structure) -> Vec<&'static T, Records> {
+        let (mut blocks, mut all) = (Vec::new_in(Records), Vec::new_in(Records));
         if let Some(heap) = self.known_heap() {
             heap.list_live(&mut blocks);
         }
         let record = |block: &Block| self.get(core::ptr::with_exposed_provenance(block.start));
-        blocks.iter().filter_map(record).collect()
+        blocks.iter().filter_map(record).for_each(|record| records::push(&mut all, record));
+        all
     }
     /// Takes a record out. False when it was not there.
     ///
@@ -120,7 +122,7 @@ mod tests {
         assert!(REGISTRY.get(address(first)).is_none());
         // SAFETY: as above.
         assert!(!unsafe { REGISTRY.remove(NonNull::from(first), &lock) });
-        assert_eq!(REGISTRY.all(&lock), [&2]);
+        assert_eq!(REGISTRY.all(&lock)[..], [&2]);
         assert_eq!(REGISTRY.get(address(second)), Some(&2));
     }
 }

@@ -6,7 +6,9 @@ use crate::advanced::pool::{Limits, Pool};
 use crate::advanced::registry::Registry;
 use crate::advanced::{Structure, System, report, structure};
 use crate::error::{Result, fail};
-use crate::os::{lock::Mutex, records};
+use crate::os::lock::Mutex;
+use crate::os::records::{self, Records};
+use allocator_api2::vec::Vec;
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::mem::offset_of;
@@ -28,10 +30,14 @@ struct PoolRecord {
 unsafe impl Sync for PoolRecord {}
 
 /// Layouts and buffers of a pool, each a record of its own: C holds their addresses.
-#[derive(Default)]
 struct Made {
-    layouts: Vec<NonNull<MemoryLayout>>,
-    buffers: Vec<NonNull<MemoryBuffer>>,
+    layouts: Vec<NonNull<MemoryLayout>, Records>,
+    buffers: Vec<NonNull<MemoryBuffer>, Records>,
+}
+impl Default for Made {
+    fn default() -> Made {
+        Made { layouts: Vec::new_in(Records), buffers: Vec::new_in(Records) }
+    }
 }
 static POOLS: Registry<PoolRecord> = Registry::new();
 
@@ -84,8 +90,12 @@ fn create_pool(system: *mut AdvancedMemorySystem, config: &AdvancedPoolConfig) -
         config: *config,
         use_neon: false.into(),
     };
-    let record =
-        PoolRecord { public: public.into(), pool, ending: AtomicBool::new(false), made: Mutex::default() };
+    let record = PoolRecord {
+        public: public.into(),
+        pool,
+        ending: AtomicBool::new(false),
+        made: Mutex::sheltered(Default::default()),
+    };
     let inserted = POOLS.insert(record, &structure());
     let record = inserted.inspect_err(|_| _ = heap.destroy())?;
     if let Err(error) = record.pool.join() {
@@ -126,15 +136,21 @@ fn destroy_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) -> Result<
 }
 /// Destroys all pools of a system that is about to end.
 pub(super) fn destroy_pools_of(system: &System) {
-    let structure = structure();
-    let mut own = POOLS.all(&structure);
-    own.retain(|record| core::ptr::eq(record.pool.system(), system) && begin_end(record, &structure));
-    drop(structure);
-    own.into_iter().for_each(destroy_record);
+    // One after the other: a list of them would want memory, which may be what the program is short of.
+    let next = || {
+        let structure = structure();
+        let of_pool = |pool: &'static Pool| record_at(pointer_of(pool)).ok();
+        system
+            .find_pool(&structure, |pool| of_pool(pool).is_some_and(|record| begin_end(record, &structure)))
+            .and_then(of_pool)
+    };
+    core::iter::from_fn(next).for_each(destroy_record);
 }
-/// All pools there are.
-pub(super) fn pools() -> Vec<&'static Pool> {
-    POOLS.all(&structure()).into_iter().map(|record| &record.pool).collect()
+/// All pools there are, as far as there is memory for the list.
+pub(super) fn pools() -> Vec<&'static Pool, Records> {
+    let (structure, mut pools) = (structure(), Vec::new_in(Records));
+    POOLS.all(&structure).iter().for_each(|record| records::push(&mut pools, &record.pool));
+    pools
 }
 
 /// Makes a pool of the system; NULL for a NULL argument, an impossible configuration, or without memory.
@@ -251,7 +267,7 @@ pub unsafe extern "C" fn optimize_pool_configuration(
 
 /// A record of the library's own with `value` in it, added to `all`.
 fn keep<T>(
-    all: impl FnOnce(&mut Made) -> &mut Vec<NonNull<T>>,
+    all: impl FnOnce(&mut Made) -> &mut Vec<NonNull<T>, Records>,
     pool: &PoolRecord,
     value: T,
 ) -> Result<*mut T> {

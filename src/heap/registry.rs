@@ -183,10 +183,8 @@ pub fn end_caches(heap: &Heap) {
 pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || {
         let registry = REGISTRY.lock();
-        registry.heaps().for_each(|heap| {
-            core::mem::forget(heap.orphans.lock());
-            core::mem::forget(heap.central.lock());
-        });
+        registry.heaps().for_each(|heap| core::mem::forget(heap.orphans.lock()));
+        registry.heaps().for_each(|heap| core::mem::forget(heap.central.lock()));
         records_of_spans::lock();
         core::mem::forget(registry);
     },

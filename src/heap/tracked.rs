@@ -209,27 +209,8 @@ fn end_guard(start: usize) -> Option<usize> {
 }
 
 /// See load.rs.
-pub(crate) static HOOKS: [&dyn AtFork; 3] = [&INSTANCES, &SINGLETON, &GUARDED];
-impl AtFork for Tracker {
-    fn prepare(&self) {
-        self.inside.prepare();
-        self.places.prepare();
-    }
-    unsafe fn parent(&self) {
-        // SAFETY: forwarded.
-        unsafe {
-            self.places.parent();
-            self.inside.parent();
-        }
-    }
-    unsafe fn child(&self) {
-        // SAFETY: forwarded.
-        unsafe {
-            self.places.child();
-            self.inside.child();
-        }
-    }
-}
+pub(crate) static HOOKS: [&dyn AtFork; 5] =
+    [&INSTANCES.inside, &SINGLETON.inside, &INSTANCES.places, &SINGLETON.places, &GUARDED];
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,9 @@ use super::Instance;
 use super::config::Config;
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, RESERVED, debug};
-use crate::os::{fork, fork::AtFork, lock::Mutex, records::Records};
+use crate::log::{self, Later};
+use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::{fork, fork::AtFork, records::Records};
 use allocator_api2::boxed::Box;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
@@ -28,6 +30,12 @@ static INSTANCES: [AtomicPtr<Instance>; SLOTS] = [const { AtomicPtr::new(null_mu
 static HEAP_IDS: [AtomicUsize; SLOTS - RESERVED] = [const { AtomicUsize::new(NO_HEAP) }; SLOTS - RESERVED];
 const NO_HEAP: usize = usize::MAX >> 1;
 static LOCK: Mutex<()> = Mutex::new(());
+
+/// Takes it. Messages wait until it is released: the program's callback may open and close instances.
+fn lock() -> (MutexGuard<'static, ()>, Later) {
+    let later = log::later();
+    (LOCK.lock(), later) // dropped in this order
+}
 
 /// Id of the heap in a slot, for heap/fast.rs: an instance's heap has its slot's number.
 #[inline(always)]
@@ -121,7 +129,7 @@ pub fn global() -> Result<&'static Instance> {
     // Without the lock: what cannot be read is reported to the program's callback, which may use the library.
     let config = Config::from_environment();
     debug::modes();
-    let _lock = LOCK.lock();
+    let _lock = lock();
     if let Some(instance) = get(GLOBAL) {
         return Ok(instance);
     }
@@ -130,14 +138,14 @@ pub fn global() -> Result<&'static Instance> {
 
 /// Whether `f` is true of any open instance. None opens or closes meanwhile.
 pub fn for_any(f: impl Fn(&'static Instance) -> bool) -> bool {
-    let _lock = LOCK.lock();
+    let _lock = lock();
     all().any(f)
 }
 
 /// Opens an instance. Gives its slot.
 pub fn open(config: Config) -> Result<usize> {
     debug::modes(); // without the lock, as in `global`
-    let _lock = LOCK.lock();
+    let _lock = lock();
     let slot = free_slot(OPENED)?;
     make(slot, config)?;
     Ok(slot)
@@ -145,7 +153,7 @@ pub fn open(config: Config) -> Result<usize> {
 
 /// The slot through which the heap of a pool or system is an instance too; the same one each time.
 pub fn adopt(heap: &'static Heap) -> Result<usize> {
-    let _lock = LOCK.lock();
+    let _lock = lock();
     if let Some(slot) = slot_of(heap) {
         return Ok(slot);
     }
@@ -171,7 +179,7 @@ pub fn disown(heap: &'static Heap) {
         instance.tiered.tell_overruns();
         instance.report_leaks_beside_blocks();
     }
-    let _lock = LOCK.lock();
+    let _lock = lock();
     // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
     let instance = unsafe { Box::from_raw_in(INSTANCES[slot].swap(null_mut(), AcqRel), Records) };
     instance.tiered.clear();
@@ -196,7 +204,7 @@ pub fn close(slot: usize) -> Result<usize> {
         instance.heap.tell_end();
         leaks
     });
-    let _lock = LOCK.lock();
+    let _lock = lock();
     let instance = match leaks {
         Ok(_) => INSTANCES[slot].swap(null_mut(), AcqRel),
         Err(_) => null_mut(),

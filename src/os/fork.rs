@@ -11,6 +11,7 @@
 //! and release locks, and allocate nothing.
 use super::lock::Mutex;
 use super::system::{self, NotCancelled};
+use super::watch;
 use core::cell::Cell;
 use core::mem::ManuallyDrop;
 use core::ptr::null_mut;
@@ -143,6 +144,7 @@ extern "C" fn prepare() {
     if !FORKING.replace(true) {
         UNCANCELLED.set(ManuallyDrop::new(Some(NotCancelled::begin())));
         SIGNALS.set(Some(system::block_signals()));
+        watch::set_forking(true);
         order.hooks.iter().for_each(|hooks| hooks.prepare());
     }
 }
@@ -150,6 +152,7 @@ fn release(one: fn(&dyn AtFork)) {
     let Some(order) = order() else { return };
     if FORKING.replace(false) {
         order.hooks.iter().rev().for_each(|hooks| one(*hooks));
+        watch::set_forking(false);
         if let Some(signals) = SIGNALS.take() {
             system::set_signals(&signals);
         }

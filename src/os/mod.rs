@@ -12,6 +12,7 @@ pub mod private_file;
 pub mod records;
 pub mod system;
 pub mod thread;
+pub mod watch;
 
 /// Makes the compiler hold the address of a static in a register. Otherwise it loads it from the global offset table wherever
 /// the static is indexed, as it must allow for a definition of the static in another library.

@@ -8,6 +8,7 @@ use super::records::{Metrics, TensorStream, TreeTensorNetwork, TreeTensorNode};
 use super::stream::Stream;
 use crate::error::{Result, fail};
 use crate::instance::Instance;
+use crate::log::{self, Later};
 use crate::os::fork::AtFork;
 use crate::os::lock::{Mutex, MutexGuard};
 use core::cell::UnsafeCell;
@@ -38,22 +39,25 @@ enum Kind {
     Stream(usize),
 }
 
-static LIVE: Mutex<Option<HashMap<usize, Kind, FixedState>>> = Mutex::new(None);
+type Live = Option<HashMap<usize, Kind, FixedState>>;
+static LIVE: Mutex<Live> = Mutex::new(None);
 
 /// See load.rs.
 pub static HOOKS: &dyn AtFork = &LIVE;
 
-fn live() -> MutexGuard<'static, Option<HashMap<usize, Kind, FixedState>>> {
-    LIVE.lock()
+/// Messages wait until the lock is released: its table is malloc's, which may find something.
+fn live() -> (MutexGuard<'static, Live>, Later) {
+    let later = log::later();
+    (LIVE.lock(), later) // dropped in this order
 }
 fn kind<T>(address: *const T) -> Option<Kind> {
-    live().as_ref()?.get(&(address as usize)).copied()
+    live().0.as_ref()?.get(&(address as usize)).copied()
 }
 fn insert<T>(address: *const T, kind: Kind) {
-    live().get_or_insert_default().insert(address as usize, kind);
+    live().0.get_or_insert_default().insert(address as usize, kind);
 }
 fn remove<T>(address: *const T) {
-    if let Some(table) = live().as_mut() {
+    if let Some(table) = live().0.as_mut() {
         table.remove(&(address as usize));
     }
 }
@@ -83,7 +87,7 @@ pub fn destroy(public: *mut TreeTensorNetwork) -> Result<()> {
     core::mem::forget(session);
     let address = record as usize;
     let mut streams = Vec::new();
-    if let Some(table) = live().as_mut() {
+    if let Some(table) = live().0.as_mut() {
         table.retain(|at, kind| {
             if *kind == Kind::Stream(address) {
                 streams.push(*at as *mut StreamRecord);

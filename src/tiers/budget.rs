@@ -102,6 +102,13 @@ impl Balance {
         self.reserve += kept;
         bytes - kept
     }
+    /// Reserves what was reserved before, and no more; gives what is over.
+    fn reserve_again(&mut self, before: Reservation) -> usize {
+        (self.guarantee, self.reserve_target) = (before.guarantee, before.reserve);
+        let excess = self.reserve.saturating_sub(before.reserve);
+        self.reserve -= excess;
+        excess
+    }
     fn give(&mut self, budget: &dyn Budget, bytes: usize) {
         self.used -= bytes;
         let needed = self.needed(self.used);
@@ -117,7 +124,7 @@ impl BudgetAccount {
     pub fn new(budget: Box<dyn Budget>) -> BudgetAccount {
         BudgetAccount {
             budget,
-            balance: Mutex::new(Balance::default()),
+            balance: Mutex::sheltered(Balance::default()),
             held: AtomicUsize::new(0),
             guaranteed: AtomicUsize::new(0),
         }
@@ -297,11 +304,8 @@ impl BudgetAccount {
     /// Reserves no more than `before`. Gives back what was held for it without being used.
     pub fn restore_reservation(&self, before: Reservation) {
         let mut balance = self.balance.lock();
-        balance.guarantee = before.guarantee;
+        let excess = balance.reserve_again(before);
         self.guaranteed.store(balance.guaranteed(), Relaxed);
-        balance.reserve_target = before.reserve;
-        let excess = balance.reserve.saturating_sub(before.reserve);
-        balance.reserve -= excess;
         self.give(&mut balance, excess);
     }
     /// Reserves no more than memory needs whose largest chunks are of `chunk` bytes.
@@ -316,11 +320,18 @@ impl BudgetAccount {
     pub fn close(&self) {
         self.restore_reservation(Reservation::default());
     }
+    /// The same by who ends the account, outside the gate: there a lock that is taken could be a forked child's for ever.
+    pub fn end(&mut self) {
+        let balance = self.balance.get_mut();
+        let excess = balance.reserve_again(Reservation::default());
+        balance.give(&*self.budget, excess);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tiers::gate;
     use std::sync::Arc;
     struct Fixed(Arc<AtomicUsize>, usize);
     impl Budget for Fixed {
@@ -341,6 +352,7 @@ mod tests {
     }
     #[test]
     fn the_account_balances() {
+        let _inside = gate::enter();
         let used = Arc::new(AtomicUsize::new(0));
         let account = BudgetAccount::new(Box::new(Fixed(used.clone(), 100)));
         assert!(account.guarantee(200, 20, 10));

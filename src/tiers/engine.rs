@@ -76,10 +76,10 @@ impl Engine {
             faults,
             account,
             warm,
-            regions: Mutex::default(),
-            stagings: Mutex::default(),
+            regions: Mutex::sheltered(Default::default()),
+            stagings: Mutex::sheltered(Default::default()),
             files: Files::default(),
-            arrangement: Mutex::new(()),
+            arrangement: Mutex::sheltered(()),
             clock: AtomicU32::new(0),
             waiting: Waiting::default(),
         });
@@ -352,7 +352,7 @@ impl Engine {
 }
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.account.close();
+        self.account.end();
     }
 }
 

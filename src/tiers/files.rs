@@ -15,8 +15,12 @@ use std::sync::Arc;
 pub type Numbered = (u16, Arc<Spill>);
 
 /// The files.
-#[derive(Default)]
 pub struct Files(Mutex<Set>);
+impl Default for Files {
+    fn default() -> Files {
+        Files(Mutex::sheltered(Set::default()))
+    }
+}
 #[derive(Clone, Default)]
 struct Set {
     /// Replaced, never changed. By number less one; closed ones among them.
@@ -120,8 +124,10 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tiers::gate;
     #[test]
     fn who_opens_one_too_many_uses_the_current_one() {
+        let _inside = gate::enter();
         let files = Files::default();
         assert_eq!(files.current_number(), 0);
         let (number, first) = files.current().unwrap();

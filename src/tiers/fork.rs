@@ -27,7 +27,7 @@ use crate::os::lock::Mutex;
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
-static ENGINES: Mutex<Vec<Weak<Engine>>> = Mutex::new(Vec::new());
+static ENGINES: Mutex<Vec<Weak<Engine>>> = Mutex::sheltered(Vec::new());
 /// See load.rs.
 pub static HOOKS: Hooks = Hooks { prepare, parent, child };
 

@@ -12,11 +12,15 @@
 //! it wakes the others. Coming in acquires what was done before the gate was opened, closing it what was done inside. The
 //! model at the end of this file tries all interleavings.
 use super::word::AtomicWord;
+use crate::log::{self, Later};
 use crate::os::system;
+use crate::os::watch::{Held, Kind, Watch};
 use core::sync::atomic::AtomicU32;
 
 const CLOSED: u32 = 1 << 31;
 static GATE: Gate = Gate(AtomicU32::new(0));
+/// To those who watch locks it is one: who goes in twice waits for ever where a fork closes it in between.
+static WATCH: Watch = Watch::new(Kind::TakenByFork);
 
 struct Gate<A = AtomicU32>(A);
 impl<A: AtomicWord> Gate<A> {
@@ -51,17 +55,24 @@ impl<A: AtomicWord> Gate<A> {
 /// Proof of being inside; leaving is dropping it.
 pub struct Inside {
     signals: Option<libc::sigset_t>,
+    // In this order, as they are dropped once it is left.
+    _held: Held<'static>,
+    _later: Later,
 }
 /// Goes inside.
 pub fn enter() -> Inside {
-    let signals = system::block_signals();
-    GATE.pass();
-    Inside { signals: Some(signals) }
+    enter_with(Some(system::block_signals()))
 }
 /// Goes inside from a fault handler or a worker thread, whose signals are blocked already.
 pub fn enter_masked() -> Inside {
+    enter_with(None)
+}
+fn enter_with(signals: Option<libc::sigset_t>) -> Inside {
+    // What is told inside, as by a malloc that finds something, is told outside: the program's callback may come in.
+    let _later = log::later();
+    WATCH.about_to_take();
     GATE.pass();
-    Inside { signals: None }
+    Inside { signals, _held: WATCH.hold(), _later }
 }
 impl Drop for Inside {
     fn drop(&mut self) {
@@ -74,11 +85,14 @@ impl Drop for Inside {
 
 /// Lets nobody in any more and waits until all are out. Not while it is closed.
 pub fn close() {
+    WATCH.about_to_take();
     GATE.close();
+    core::mem::forget(WATCH.hold());
 }
 /// Lets everybody in again. By whoever closed it, or in a child forked meanwhile.
 pub fn open() {
     GATE.open();
+    WATCH.leave();
 }
 
 #[cfg(test)]

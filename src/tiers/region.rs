@@ -168,7 +168,7 @@ impl Region {
             codec: policy.codec(),
             policy,
             table,
-            lists: Mutex::default(),
+            lists: Mutex::sheltered(Default::default()),
             staging,
             spill_space,
             resident: false,
@@ -178,7 +178,7 @@ impl Region {
             prepaid,
             records: AtomicUsize::new(records),
             counters: Counters::default(),
-            sweep: Mutex::default(),
+            sweep: Mutex::sheltered(Default::default()),
         })
     }
     /// Takes the room on disk that a budget may make necessary.

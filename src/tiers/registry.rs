@@ -12,7 +12,7 @@ struct Entry {
 }
 /// How many there are: most programs ask about plain blocks only.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-static REGIONS: Mutex<Option<Arc<Vec<Entry>>>> = Mutex::new(None);
+static REGIONS: Mutex<Option<Arc<Vec<Entry>>>> = Mutex::sheltered(None);
 
 /// Replaces the list by an edited copy. As in engine.rs, the lock is held for the exchange only.
 fn change(edit: impl Fn(&mut Vec<Entry>)) {

@@ -119,7 +119,7 @@ impl Spill {
     pub fn closed() -> Spill {
         Spill {
             file: None,
-            ranges: Mutex::default(),
+            ranges: Mutex::sheltered(Default::default()),
             shared: AtomicBool::new(false),
             #[cfg(test)]
             room: AtomicUsize::new(usize::MAX),

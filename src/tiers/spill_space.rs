@@ -41,7 +41,7 @@ pub struct SpillSpace {
 impl SpillSpace {
     /// No room yet.
     pub fn new(engine: &Arc<Engine>, chunk: usize, capacity: usize) -> SpillSpace {
-        let (extents, made) = (Mutex::default(), Mutex::new(None));
+        let (extents, made) = (Mutex::sheltered(Vec::new()), Mutex::sheltered(None));
         SpillSpace { engine: engine.clone(), chunk, capacity, extents, made }
     }
     fn chunks_a_piece(&self) -> usize {
@@ -153,11 +153,9 @@ impl SpillSpace {
     }
     /// Takes over the room of a smaller region, and takes what is missing, `more` chunks from `first` on.
     pub fn inherit(&self, old: &SpillSpace, first: usize, more: usize) -> Result<()> {
-        *self.made.lock() = old.made.lock().as_ref().map(|bits| {
-            let mut bits = bits.clone();
-            bits.resize(self.words(), 0);
-            bits
-        });
+        let mut made = old.made.lock().clone();
+        made.iter_mut().for_each(|bits| bits.resize(self.words(), 0));
+        *self.made.lock() = made;
         if !old.extents.lock().is_empty() && more > 0 {
             self.take(first, more)?;
         }
@@ -168,7 +166,8 @@ impl SpillSpace {
     /// Gives the room of the first `count` chunks back to where it came from.
     pub fn return_to(&self, old: &SpillSpace, count: usize) {
         self.shorten(count);
-        *old.extents.lock() = core::mem::take(&mut *self.extents.lock());
+        let extents = core::mem::take(&mut *self.extents.lock());
+        *old.extents.lock() = extents;
     }
     /// Gives back the room of all chunks from `count` on.
     pub fn shorten(&self, count: usize) {

@@ -88,7 +88,7 @@ impl Staging {
             count,
             slots,
             nursery,
-            stock: Mutex::new(stock),
+            stock: Mutex::sheltered(stock),
             returned: Condvar::new(),
         };
         staging.adopt(pages)?;
@@ -181,7 +181,7 @@ impl Staging {
     pub fn wait(&self) {
         let stock = self.stock.lock();
         if stock.empty.count + stock.full.count == 0 {
-            drop(self.returned.wait_timeout(stock, core::time::Duration::from_millis(20)));
+            self.returned.wait_awhile(stock, core::time::Duration::from_millis(20));
         }
     }
     /// Takes a full slot's pages away; their charge is the caller's to give back.

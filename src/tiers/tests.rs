@@ -1,10 +1,13 @@
 //! The engine through its public face, on every rung of the ladder.
 use super::budget::{Budget, Unlimited};
+use super::chunk_error::ChunkError;
 use super::chunks::Advice;
 use super::engine::Engine;
 use super::fault::{Faults, Mechanism};
 use super::fill::Access;
+use super::gate;
 use super::region::{Params, Policy, Region};
+use crate::os::watch::look_on;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -59,15 +62,23 @@ fn serving() -> impl Iterator<Item = Mechanism> {
 fn streaming(engine: &Arc<Engine>, size: usize, chunk: usize) -> Arc<Region> {
     engine.allocate(&Params { size, chunk, policy: Policy::Streaming }).unwrap()
 }
+/// Brings a chunk in as fault handlers and worker threads do.
+fn bring_in(region: &Region, index: usize, access: Access, acquire: bool) -> Result<(), ChunkError> {
+    let _inside = gate::enter();
+    region.bring_in(index, access, acquire, false)
+}
 /// The words of a region, as the program sees them.
 fn words(region: &Region) -> &[AtomicU64] {
     // SAFETY: the region's memory, alive as long as the region is not freed; faults bring in what is missing.
     unsafe { core::slice::from_raw_parts(region.start() as *const AtomicU64, region.size() / 8) }
 }
 /// Runs what once went on for ever.
-fn ends<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+pub(super) fn ends<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
     let (done, result) = channel();
-    std::thread::spawn(move || done.send(work()));
+    std::thread::spawn(move || {
+        look_on();
+        done.send(work())
+    });
     result.recv_timeout(Duration::from_secs(60)).expect("goes on for ever")
 }
 fn mix(i: u64) -> u64 {
@@ -424,6 +435,7 @@ fn rewriting_a_record_with_its_own_checksum_is_seen() {
 
 #[test]
 fn what_the_program_said_of_its_order_outlives_growing() {
+    look_on();
     let engine = Engine::new(Box::new(Unlimited)).unwrap();
     let region = streaming(&engine, 128 << 10, 64 << 10);
     region.advise(Advice::Sequential).unwrap();
@@ -468,5 +480,17 @@ fn what_fits_is_acquired_whatever_others_bring_in() {
         });
         engine.free(&region);
         assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+
+/// Who looks a region up may be the last to know it: outside the gate, where fork does not wait for locks.
+#[test]
+fn the_last_reference_takes_no_lock() {
+    for mechanism in Mechanism::LADDER.into_iter().filter(|mechanism| Faults::get(*mechanism).is_ok()) {
+        let engine = Fixed::new(1 << 20).engine(mechanism);
+        let region = streaming(&engine, 100_000, 4096);
+        assert!(engine.free(&region));
+        drop(engine);
+        drop(region); // checked builds end here where it does: os/watch.rs
     }
 }

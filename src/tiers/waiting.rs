@@ -76,8 +76,12 @@ pub trait Monitor {
     fn wake(&self);
 }
 /// The system's.
-#[derive(Default)]
 pub struct SystemMonitor(Mutex<Counts>, Condvar);
+impl Default for SystemMonitor {
+    fn default() -> SystemMonitor {
+        SystemMonitor(Mutex::sheltered(Counts::default()), Condvar::new())
+    }
+}
 impl Monitor for SystemMonitor {
     type Guard<'a> = MutexGuard<'a, Counts>;
     fn lock(&self) -> MutexGuard<'_, Counts> {

@@ -81,7 +81,7 @@ impl Warm {
             arena,
             units,
             bitmaps,
-            state: Mutex::new(State { next: 0, used: 0, cached: 0, cached_in: NOWHERE }),
+            state: Mutex::sheltered(State { next: 0, used: 0, cached: 0, cached_in: NOWHERE }),
         })
     }
     /// Used units, and units that have pages.
@@ -214,10 +214,12 @@ impl Warm {
 mod tests {
     use super::*;
     use crate::tiers::budget::Unlimited;
+    use crate::tiers::gate;
     use proptest::prelude::*;
     proptest! {
         #[test]
         fn extents_keep_their_bytes(steps in prop::collection::vec((1usize..40_000, any::<bool>(), any::<prop::sample::Index>()), 1..200)) {
+            let _inside = gate::enter();
             let warm = Warm::new(4 << 20).unwrap();
             let account = BudgetAccount::new(Box::new(Unlimited));
             let mut live: Vec<(u32, Vec<u8>)> = vec![];

@@ -68,7 +68,7 @@ impl Queue {
     }
 }
 const EMPTY: Queue = Queue { jobs: [None; QUEUE], first: 0, count: 0, begun: [None; THREADS] };
-static JOBS: Mutex<Queue> = Mutex::new(EMPTY);
+static JOBS: Mutex<Queue> = Mutex::sheltered(EMPTY);
 /// Changes with every job; what idle threads wait on.
 static CALLS: AtomicU32 = AtomicU32::new(0);
 /// Changes when a job is done; what `withdraw` waits on.

@@ -23,7 +23,7 @@ struct Entry {
 // SAFETY: plain memory, used by one thread at a time.
 unsafe impl Send for Entry {}
 
-static FREE: Mutex<Free> = Mutex::new(Free { made: 0, list: [const { None }; COUNT], used: 0 });
+static FREE: Mutex<Free> = Mutex::sheltered(Free { made: 0, list: [const { None }; COUNT], used: 0 });
 static RETURNED: Condvar = Condvar::new();
 
 fn make() -> Option<Entry> {

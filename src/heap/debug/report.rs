@@ -12,7 +12,7 @@
 use super::super::{Block, registry};
 use super::{damaged_by, findings, guards_are_on, reachable, regions, trace, traces_are_on};
 use crate::error::{Result, fail};
-use crate::log::{Level, is_wanted, log};
+use crate::log::{self, Level, is_wanted, log};
 use crate::os::environment::{variable, with_process_number};
 use crate::os::errno::Errno;
 use crate::os::fork::AtFork;
@@ -170,6 +170,7 @@ fn file() -> Option<PathBuf> {
 /// Something was found that belongs in the file: it has it from now on. What cannot be written now is tried again at the end.
 pub(super) fn note_finding() {
     let Some(file) = file() else { return };
+    let _later = log::later();
     UNWRITTEN.store(true, SeqCst);
     while UNWRITTEN.load(SeqCst) {
         let Some(_writing) = WRITING.try_lock() else { return };
@@ -201,6 +202,7 @@ fn finish(frame: usize) {
         lost.take(SITES_LOGGED).for_each(|site| log_site(site.stack, site.lost));
     }
     let Some(file) = file() else { return };
+    let _later = log::later();
     let _writing = WRITING.lock();
     loop {
         UNWRITTEN.store(false, SeqCst);

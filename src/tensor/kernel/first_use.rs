@@ -3,6 +3,7 @@
 //!
 //! A child that is forked while another thread makes it would wait for that thread for ever. So it is made under a lock
 //! that fork takes.
+use crate::log::{self, Later};
 use crate::os::fork::AtFork;
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::tensor::Complex;
@@ -12,9 +13,10 @@ use faer::{Accum, Mat, Par, linalg::matmul::matmul};
 static MAKING: Mutex<()> = Mutex::new(());
 /// See load.rs.
 pub static HOOKS: &dyn AtFork = &MAKING;
-/// The lock under which things are made once.
-pub fn making() -> MutexGuard<'static, ()> {
-    MAKING.lock()
+/// The lock under which things are made once. Messages wait until it is released: malloc may find something.
+pub fn making() -> (MutexGuard<'static, ()>, Later) {
+    let later = log::later();
+    (MAKING.lock(), later) // dropped in this order
 }
 
 static MADE: AtomicBool = AtomicBool::new(false);

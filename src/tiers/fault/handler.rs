@@ -52,7 +52,7 @@ fn before(signal: libc::c_int) -> &'static Before {
 
 /// Puts the handler for `signal` in place, in front of whatever is there.
 pub fn install(signal: libc::c_int) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::sheltered(());
     let _one = ONE_AT_A_TIME.lock();
     let mut current = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: zero bytes are a valid sigaction to fill in; ours stays valid for ever, as the library is never unloaded.

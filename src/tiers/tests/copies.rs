@@ -18,6 +18,7 @@ fn read(region: &Region, index: usize) {
 
 #[test]
 fn of_many_chunks_in_place_the_one_with_a_copy_is_looked_at() {
+    look_on();
     let looked = Arc::new(AtomicUsize::new(0));
     for _ in 0..200 {
         let looked = looked.clone();
@@ -57,6 +58,7 @@ fn counted(region: &Region) -> (usize, usize) {
 }
 #[test]
 fn copies_are_counted_whatever_happens_to_their_chunks() {
+    look_on();
     let mut most = 0;
     for mechanism in serving() {
         let budget = Fixed::new(24 * CHUNK);

@@ -33,6 +33,7 @@ fn holds(region: &Region, index: usize, seed: u64) {
 
 #[test]
 fn without_faults_memory_that_did_not_fit_grows_once_it_fits() {
+    look_on();
     let budget = Fixed::new(1 << 20);
     let engine = budget.engine(Mechanism::None);
     let plain = 240 * 4096;
@@ -49,6 +50,7 @@ fn without_faults_memory_that_did_not_fit_grows_once_it_fits() {
 
 #[test]
 fn all_that_fits_is_acquired_and_the_disk_fails() {
+    look_on();
     for mechanism in serving() {
         let (chunk, count) = (64 << 10, 256);
         let budget = Fixed::new(4 << 20);
@@ -77,6 +79,7 @@ fn all_that_fits_is_acquired_and_the_disk_fails() {
 
 #[test]
 fn a_chunk_that_is_acquired_in_place_gives_its_copy_for_its_room() {
+    look_on();
     const CHUNK: usize = 16 << 10;
     for mechanism in serving() {
         for refuses in [false, true] {
@@ -101,6 +104,7 @@ fn a_chunk_that_is_acquired_in_place_gives_its_copy_for_its_room() {
 }
 #[test]
 fn all_slots_hold_chunks_that_have_no_other_place() {
+    look_on();
     for mechanism in serving() {
         let chunk = 4096;
         let engine = Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap();
@@ -131,6 +135,7 @@ fn all_slots_hold_chunks_that_have_no_other_place() {
 
 #[test]
 fn a_chunk_is_acquired_too_often() {
+    look_on();
     let engine = Engine::new(Box::new(Unlimited)).unwrap();
     let region = streaming(&engine, 1 << 20, 64 << 10);
     // `acquire` is a thread each time.
@@ -145,6 +150,7 @@ fn a_chunk_is_acquired_too_often() {
 
 #[test]
 fn what_fails_leaves_nothing_charged() {
+    look_on();
     let mechanism = serving().next().unwrap();
     let budget = Fixed::new(8 << 20);
     let engine = budget.engine(mechanism);
@@ -175,6 +181,7 @@ fn what_fails_leaves_nothing_charged() {
 /// All other room is with chunks of another size, and the disk refuses these.
 #[test]
 fn a_touch_ends_while_chunks_of_another_size_cannot_be_stored() {
+    look_on();
     for mechanism in serving() {
         const LARGE: usize = 64 << 10;
         let budget = Fixed::new(3 * LARGE + 2 * 4096);
@@ -187,7 +194,7 @@ fn a_touch_ends_while_chunks_of_another_size_cannot_be_stored() {
         let (_, spill) = engine.spill().unwrap();
         let touch = |region: &Arc<Region>, index| {
             let region = region.clone();
-            ends(move || region.bring_in(index, Access::Write, false, false))
+            ends(move || bring_in(&region, index, Access::Write, false))
         };
         touch(&large, 0).unwrap();
         let store = |region: &Region, index| {
@@ -211,6 +218,7 @@ fn a_touch_ends_while_chunks_of_another_size_cannot_be_stored() {
 
 #[test]
 fn memory_that_grows_has_blocks_made_for_what_is_new() {
+    look_on();
     const CHUNK: usize = 4096;
     let budget = Fixed::new(1 << 20);
     let engine = budget.engine(serving().next().unwrap());
@@ -241,6 +249,7 @@ fn made_by_pieces(engine: &Arc<Engine>, chunks: usize) -> (Arc<Region>, Arc<Spil
 }
 #[test]
 fn memory_that_was_larger_has_blocks_made_again_for_what_is_new() {
+    look_on();
     let budget = Fixed::new(32 << 20);
     let engine = budget.engine(serving().next().unwrap());
     for moves in [false, true] {
@@ -261,6 +270,7 @@ fn memory_that_was_larger_has_blocks_made_again_for_what_is_new() {
 }
 #[test]
 fn blocks_of_which_the_disk_had_room_for_a_part_are_made_when_it_has_more() {
+    look_on();
     const CHUNK: usize = 2 << 20;
     let budget = Fixed::new(32 << 20);
     let engine = budget.engine(serving().next().unwrap());
@@ -280,6 +290,7 @@ fn blocks_of_which_the_disk_had_room_for_a_part_are_made_when_it_has_more() {
 
 #[test]
 fn chunk_sizes_that_nothing_has_any_more_take_no_mappings() {
+    look_on();
     for mechanism in serving() {
         let budget = Fixed::new(8 << 20);
         let engine = budget.engine(mechanism);
@@ -320,6 +331,7 @@ fn has_small_pages(address: usize) -> Option<bool> {
 }
 #[test]
 fn what_is_charged_by_the_page_takes_no_huge_ones() {
+    look_on();
     if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
         println!("SKIP: no huge pages here");
         return;
@@ -350,6 +362,7 @@ fn what_is_charged_by_the_page_takes_no_huge_ones() {
 
 #[test]
 fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
+    look_on();
     const CHUNK: usize = 4096;
     let budget = Fixed::new(8 << 20);
     let engine = budget.engine(serving().next().unwrap());
@@ -368,6 +381,7 @@ fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
 
 #[test]
 fn memory_that_shrinks_gives_its_records_back() {
+    look_on();
     const CHUNK: usize = 4096;
     // The records of all chunks are charged at once, or as they come to be used.
     for limit in [8 << 20, 1 << 20] {
@@ -402,6 +416,7 @@ fn memory_that_shrinks_gives_its_records_back() {
 }
 #[test]
 fn records_are_given_back_while_others_are_at_them() {
+    look_on();
     const CHUNK: usize = 4096;
     let budget = Fixed::new(8 << 20);
     let engine = budget.engine(serving().next().unwrap());
@@ -411,7 +426,7 @@ fn records_are_given_back_while_others_are_at_them() {
         let (region, ended) = (region.clone(), ended.clone());
         move || {
             while ended.load(Relaxed) == 0 {
-                match region.bring_in(index, Access::Write, false, false) {
+                match bring_in(&region, index, Access::Write, false) {
                     Ok(()) | Err(ChunkError::Leaving) => {}
                     Err(error) => panic!("{error}"),
                 }
@@ -438,6 +453,7 @@ fn records_are_given_back_while_others_are_at_them() {
 
 #[test]
 fn room_that_large_chunks_needed_is_free_when_they_are_gone() {
+    look_on();
     const CHUNK: usize = 64 << 10;
     let budget = Fixed::new(32 << 20);
     let engine = budget.engine(serving().next().unwrap());
@@ -456,6 +472,7 @@ fn room_that_large_chunks_needed_is_free_when_they_are_gone() {
 
 #[test]
 fn all_that_is_asked_for_ahead_comes() {
+    look_on();
     const CHUNK: usize = 4096;
     let budget = Fixed::new(8 << 20);
     let engine = budget.engine(serving().next().unwrap());

@@ -31,6 +31,7 @@ const CHUNK: usize = 16 << 10;
 
 #[test]
 fn two_threads_open_the_spill_file_at_once() {
+    look_on();
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         let regions = [1000, 2_000_000].map(|seed| {
@@ -67,6 +68,7 @@ fn two_threads_open_the_spill_file_at_once() {
 
 #[test]
 fn a_region_grows_while_an_eviction_holds_the_list_that_had_it() {
+    look_on();
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         // Everything has been out once, so there is room on disk for the new region to inherit.
@@ -100,6 +102,7 @@ fn a_region_grows_while_an_eviction_holds_the_list_that_had_it() {
 
 #[test]
 fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
+    look_on();
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         let region = streaming(&engine, 2 * CHUNK, CHUNK);
@@ -110,7 +113,8 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
         {
             let region = region.clone();
             at(SyncPoint::OldestChosen, move || {
-                region.acquire(index, Access::Read).unwrap();
+                let acquire = move || region.acquire(index, Access::Read).map(drop);
+                assert_eq!(std::thread::spawn(acquire).join().unwrap(), Ok(()));
             });
         }
         engine.reclaim(usize::MAX);
@@ -123,6 +127,7 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
 
 #[test]
 fn memory_is_freed_while_a_worker_is_about_to_bring_some_in() {
+    look_on();
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         let region = stored(&engine, 2, 9);
@@ -137,6 +142,7 @@ fn memory_is_freed_while_a_worker_is_about_to_bring_some_in() {
 
 #[test]
 fn memory_that_holds_all_slots_is_freed_while_a_worker_wants_one_for_it() {
+    look_on();
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         let region = stored(&engine, 64, 10);
@@ -155,6 +161,7 @@ fn memory_that_holds_all_slots_is_freed_while_a_worker_wants_one_for_it() {
                         std::thread::yield_now();
                     }
                 });
+                let _inside = gate::enter();
                 region.stage(slots);
             })
         };
@@ -167,6 +174,7 @@ fn memory_that_holds_all_slots_is_freed_while_a_worker_wants_one_for_it() {
 
 #[test]
 fn a_chunk_is_wanted_while_all_room_is_with_memory_that_is_freed_or_moved() {
+    look_on();
     for mechanism in serving() {
         for grows in [false, true] {
             let budget = Fixed::new(8 * CHUNK);
@@ -203,6 +211,7 @@ fn a_chunk_is_wanted_while_all_room_is_with_memory_that_is_freed_or_moved() {
 
 #[test]
 fn memory_shrinks_while_a_worker_is_about_to_bring_in_what_is_cut_off() {
+    look_on();
     for mechanism in serving() {
         let engine = unlimited(mechanism);
         let region = stored(&engine, 4, 14);

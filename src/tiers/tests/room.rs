@@ -18,13 +18,13 @@ fn two_can_leave(mechanism: Mechanism) -> (Arc<Engine>, Arc<Region>) {
     let region = streaming(&engine, 16 * CHUNK, CHUNK);
     region.advise(Advice::Random).unwrap();
     (0..2).for_each(|index| _ = region.acquire(index, Access::Write).unwrap());
-    (2..4).for_each(|index| region.bring_in(index, Access::Write, false, false).unwrap());
+    (2..4).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
     (engine, region)
 }
 /// A plain touch of another chunk, once it has looked in vain.
 fn touch_another(engine: &Arc<Engine>, region: &Arc<Region>) -> Wanting {
     let touched = region.clone();
-    let wanting = std::thread::spawn(move || touched.bring_in(9, Access::Write, false, false));
+    let wanting = std::thread::spawn(move || bring_in(&touched, 9, Access::Write, false));
     while engine.waiting.waiting() == 0 && !wanting.is_finished() {
         std::thread::yield_now();
     }
@@ -56,10 +56,11 @@ fn room_is_wanted_while_both_are_held(
 
 #[test]
 fn what_is_acquired_in_vain_meanwhile_can_leave_then() {
+    look_on();
     for mechanism in serving() {
         let memory = two_can_leave(mechanism);
         let acquire_in_vain = |region: &Region, index| {
-            assert_eq!(region.bring_in(index, Access::Read, true, false), Err(ChunkError::NoRoomBeside));
+            assert_eq!(bring_in(region, index, Access::Read, true), Err(ChunkError::NoRoomBeside));
         };
         let touched = room_is_wanted_while_both_are_held(&memory, SyncPoint::AcquiredInVain, acquire_in_vain);
         assert_eq!(touched, Ok(()), "{mechanism:?}");
@@ -69,8 +70,12 @@ fn what_is_acquired_in_vain_meanwhile_can_leave_then() {
 
 #[test]
 fn what_is_touched_in_place_meanwhile_can_leave_then() {
+    look_on();
     let memory = two_can_leave(Mechanism::Signal);
-    let touch = |region: &Region, index| region.touch(index, true).unwrap();
+    let touch = |region: &Region, index| {
+        let _inside = gate::enter();
+        region.touch(index, true).unwrap();
+    };
     let touched = room_is_wanted_while_both_are_held(&memory, SyncPoint::Reopening, touch);
     assert_eq!(touched, Ok(()));
     memory.0.clear();
@@ -88,7 +93,7 @@ fn a_touch_while_others_wait_to_acquire(mechanism: Mechanism, wanted: &'static [
     half.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
     region.advise(Advice::DontNeed).unwrap();
     assert_eq!(region.is_listed(0), ListKind::Warm, "{mechanism:?}");
-    (2..4).for_each(|index| region.bring_in(index, Access::Write, false, false).unwrap());
+    (2..4).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
     let pinned = (2..4).filter(|index| !wanted.contains(index));
     pinned.clone().for_each(|index| assert!(region.chunk(index).state.pin()));
     let (starts, started) = channel();
@@ -108,7 +113,7 @@ fn a_touch_while_others_wait_to_acquire(mechanism: Mechanism, wanted: &'static [
             starts.send(acquires).unwrap();
         });
     }
-    assert_eq!(region.bring_in(0, Access::Write, false, false), Ok(()), "{mechanism:?}");
+    assert_eq!(bring_in(&region, 0, Access::Write, false), Ok(()), "{mechanism:?}");
     let acquired: Vec<_> =
         started.recv().unwrap().into_iter().map(|acquire| acquire.join().unwrap()).collect();
     // Once there is room for one of them.
@@ -119,6 +124,7 @@ fn a_touch_while_others_wait_to_acquire(mechanism: Mechanism, wanted: &'static [
 }
 #[test]
 fn a_touch_gets_the_place_of_what_others_wait_to_acquire() {
+    look_on();
     for mechanism in serving() {
         for wanted in [&[2, 3][..], &[2]] {
             ends(move || a_touch_while_others_wait_to_acquire(mechanism, wanted));
@@ -129,6 +135,7 @@ fn a_touch_gets_the_place_of_what_others_wait_to_acquire() {
 /// Who waits to acquire a chunk ends when its memory is freed or moved, though what it waits for goes on.
 #[test]
 fn memory_is_freed_or_moved_while_another_waits_to_acquire_some() {
+    look_on();
     for mechanism in serving() {
         for grows in [false, true] {
             ends(move || leaves_while_another_waits_to_acquire_some(mechanism, grows));
@@ -171,6 +178,7 @@ fn leaves_while_another_waits_to_acquire_some(mechanism: Mechanism, grows: bool)
 /// Of encoded chunks and of those read ahead, others hold the oldest.
 #[test]
 fn what_is_behind_claimed_chunks_is_found() {
+    look_on();
     const CLAIMED: usize = 6;
     for mechanism in serving() {
         let engine = Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap();

@@ -1,0 +1,276 @@
+//! Checked builds watch how locks are taken, and end the program where that could leave a thread waiting for ever: not only
+//! in the one run of thousands in which it does.
+//!
+//! Locks made at the same place of the source are of one *class*; the gate of the tiers is one too. Ends the program:
+//! - A lock is taken under one that is elsewhere taken under it, directly or by way of others. Fork takes all that load.rs
+//!   lists, in its order, so any lock taken in another order is found out as soon as the process has forked once.
+//! - One is taken by a thread that has it, or another of its class: which of the two comes first is nowhere said.
+//! - A sheltered one is taken where fork does not wait for it: a child could inherit it taken, for ever.
+//! - A message is sent under a lock: the program's callback may call anything.
+//!
+//! In other builds there is nothing of this.
+#[cfg(debug_assertions)]
+use core::panic::Location;
+#[cfg(debug_assertions)]
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
+
+/// What fork does about a lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Takes it.
+    TakenByFork,
+    /// Waits until who has taken it has left what shelters it.
+    Sheltered,
+}
+
+/// What is known of a lock.
+pub struct Watch {
+    #[cfg(debug_assertions)]
+    kind: Kind,
+    #[cfg(debug_assertions)]
+    made: &'static Location<'static>,
+    /// Its number, plus one; 0: not looked up yet.
+    #[cfg(debug_assertions)]
+    class: AtomicUsize,
+}
+/// It is held, until this is dropped.
+pub struct Held<'a>(&'a Watch);
+
+impl Watch {
+    /// Of a lock that is made by the caller.
+    #[track_caller]
+    #[cfg_attr(not(debug_assertions), expect(unused_variables))]
+    pub const fn new(kind: Kind) -> Watch {
+        Watch {
+            #[cfg(debug_assertions)]
+            kind,
+            #[cfg(debug_assertions)]
+            made: Location::caller(),
+            #[cfg(debug_assertions)]
+            class: AtomicUsize::new(0),
+        }
+    }
+    /// The calling thread takes it now, or waits for it.
+    #[inline]
+    pub fn about_to_take(&self) {
+        #[cfg(debug_assertions)]
+        self.look();
+    }
+    /// The calling thread has it from now on.
+    #[inline]
+    pub fn hold(&self) -> Held<'_> {
+        #[cfg(debug_assertions)]
+        self.note_held();
+        Held(self)
+    }
+    /// The calling thread has it no more.
+    #[inline]
+    pub fn leave(&self) {
+        #[cfg(debug_assertions)]
+        HELD.with(|held| held[self.class()].update(|count| count - 1));
+    }
+}
+impl<'a> Held<'a> {
+    /// Is held no more, for a while.
+    pub fn rest(self) -> &'a Watch {
+        self.0 // and is dropped
+    }
+}
+impl Drop for Held<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// The calling thread takes all locks for a fork from now on, or has released them.
+pub fn set_forking(forking: bool) {
+    #[cfg(debug_assertions)]
+    FORKING.set(forking);
+    #[cfg(not(debug_assertions))]
+    let _ = forking;
+}
+/// From now on the calling thread, a test's, may take sheltered locks anywhere: it looks at what they guard.
+pub fn look_on() {
+    #[cfg(debug_assertions)]
+    LOOKING_ON.set(true);
+}
+/// The calling thread is about to call the program.
+#[inline]
+pub fn about_to_call_program() {
+    #[cfg(debug_assertions)]
+    if let Some(class) = classes(held_now()).next() {
+        found(&["the program is called under the lock of ", &name(class)]);
+    }
+}
+
+#[cfg(debug_assertions)]
+const MOST: usize = 64;
+/// Where the locks of each class are made.
+#[cfg(debug_assertions)]
+static MADE: [AtomicPtr<Location<'static>>; MOST] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MOST];
+/// By class, those that were taken under it: a bit each.
+#[cfg(debug_assertions)]
+static UNDER: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
+/// The classes that are no sheltered ones, and those that fork has taken.
+#[cfg(debug_assertions)]
+static NOT_SHELTERED: AtomicU64 = AtomicU64::new(0);
+#[cfg(debug_assertions)]
+static TAKEN_BY_FORK: AtomicU64 = AtomicU64::new(0);
+
+#[cfg(debug_assertions)]
+std::thread_local! {
+    /// How many of each class this thread has.
+    static HELD: [core::cell::Cell<u32>; MOST] = const { [const { core::cell::Cell::new(0) }; MOST] };
+    static FORKING: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+    static LOOKING_ON: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+}
+#[cfg(debug_assertions)]
+fn held_now() -> u64 {
+    HELD.with(|held| {
+        held.iter().enumerate().fold(0, |set, (class, count)| set | u64::from(count.get() > 0) << class)
+    })
+}
+#[cfg(debug_assertions)]
+fn classes(set: u64) -> impl Iterator<Item = usize> {
+    (0..MOST).filter(move |class| set >> class & 1 == 1)
+}
+#[cfg(debug_assertions)]
+fn name(class: usize) -> String {
+    // SAFETY: null, or what `Watch::class` has stored, which is 'static.
+    unsafe { MADE[class].load(SeqCst).as_ref() }.map_or_else(String::new, |made| made.to_string())
+}
+
+#[cfg(debug_assertions)]
+impl Watch {
+    fn class(&self) -> usize {
+        if let Some(class) = self.class.load(SeqCst).checked_sub(1) {
+            return class;
+        }
+        let made = core::ptr::from_ref(self.made).cast_mut();
+        for (class, place) in MADE.iter().enumerate() {
+            let first = place.compare_exchange(core::ptr::null_mut(), made, SeqCst, SeqCst);
+            // SAFETY: only 'static references are stored here.
+            if first.is_ok() || first.is_err_and(|other| unsafe { *other } == *self.made) {
+                if self.kind != Kind::Sheltered {
+                    NOT_SHELTERED.fetch_or(1 << class, SeqCst);
+                }
+                self.class.store(class + 1, SeqCst);
+                return class;
+            }
+        }
+        found(&["there are more classes of locks than are watched"]);
+    }
+    fn look(&self) {
+        let (class, held, forking) = (self.class(), held_now(), FORKING.get());
+        if held >> class & 1 == 1 && !forking {
+            found(&["the lock of ", &name(class), " is taken by a thread that has one of these"]);
+        }
+        for outer in classes(held & !(1 << class)) {
+            let before = UNDER[outer].fetch_or(1 << class, SeqCst);
+            if before >> class & 1 == 0 && comes_under(outer, class) {
+                found(&[
+                    "the lock of ",
+                    &name(class),
+                    " is taken under that of ",
+                    &name(outer),
+                    ", and elsewhere the other way round",
+                ]);
+            }
+        }
+        self.look_for_shelter(class, held, forking);
+    }
+    fn look_for_shelter(&self, class: usize, held: u64, forking: bool) {
+        let sheltered = held & NOT_SHELTERED.load(SeqCst) != 0 || LOOKING_ON.get();
+        if self.kind == Kind::Sheltered && !sheltered {
+            found(&["the lock of ", &name(class), " is taken where fork does not wait for it"]);
+        }
+        if self.kind == Kind::TakenByFork && forking {
+            TAKEN_BY_FORK.fetch_or(1 << class, SeqCst);
+        }
+    }
+    fn note_held(&self) {
+        let class = self.class();
+        // Also where it was tried only.
+        self.look_for_shelter(class, held_now(), FORKING.get());
+        HELD.with(|held| held[class].update(|count| count + 1));
+    }
+}
+/// Whether locks of class `inner` were taken under those of `outer`, directly or by way of others.
+#[cfg(debug_assertions)]
+fn comes_under(inner: usize, outer: usize) -> bool {
+    let (mut seen, mut next) = (0, 1 << outer);
+    while next & !seen != 0 {
+        let found = classes(next & !seen).fold(0, |set, class| set | UNDER[class].load(SeqCst));
+        seen |= next;
+        next |= found;
+    }
+    seen >> inner & 1 == 1
+}
+/// Says what is wrong, and ends the program: nothing else is sure to be noticed in signal handlers, fork handlers, and where
+/// panics are caught.
+#[cfg(debug_assertions)]
+fn found(what: &[&str]) -> ! {
+    let stack = backtrace::Backtrace::new();
+    eprintln!("unimem: {}\n{stack:?}", what.concat());
+    std::process::abort()
+}
+
+/// Where locks were made that some thread has taken and fork has not, since it was asked for that.
+#[cfg(all(test, debug_assertions))]
+pub fn missed_by_fork() -> Vec<String> {
+    classes(NOT_SHELTERED.load(SeqCst) & !TAKEN_BY_FORK.load(SeqCst)).map(name).collect()
+}
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use crate::log::log;
+    use crate::os::lock::Mutex;
+    use std::process::Command;
+
+    /// What is said, and of what.
+    const CASES: [(&str, fn()); 4] = [
+        ("and elsewhere the other way round", || {
+            static LOCKS: [Mutex<()>; 3] = [Mutex::new(()), Mutex::new(()), Mutex::new(())];
+            for (outer, inner) in [(0, 1), (1, 2), (2, 0)] {
+                let _outer = LOCKS[outer].lock();
+                drop(LOCKS[inner].lock());
+            }
+        }),
+        ("is taken by a thread that has one of these", || {
+            static LOCKS: [Mutex<()>; 2] = [const { Mutex::new(()) }; 2];
+            let _first = LOCKS[0].lock();
+            drop(LOCKS[1].lock());
+        }),
+        ("is taken where fork does not wait for it", || {
+            static LOCKS: (Mutex<()>, Mutex<()>) = (Mutex::new(()), Mutex::sheltered(()));
+            let shelter = LOCKS.0.lock();
+            drop(LOCKS.1.lock());
+            drop(shelter);
+            drop(LOCKS.1.try_lock());
+        }),
+        ("the program is called under the lock of", || {
+            static LOCK: Mutex<()> = Mutex::new(());
+            let _held = LOCK.lock();
+            log!(Warning, "whatever");
+        }),
+    ];
+    #[test]
+    fn what_could_wait_for_ever_ends_the_program() {
+        const CASE: &str = "UNIMEM_TEST_CASE";
+        if let Ok(case) = std::env::var(CASE) {
+            return CASES[case.parse::<usize>().unwrap()].1();
+        }
+        for (case, (said, _)) in CASES.iter().enumerate() {
+            let mut program = Command::new(std::env::current_exe().unwrap());
+            let name = "os::watch::tests::what_could_wait_for_ever_ends_the_program";
+            program
+                .args(["--exact", name, "--nocapture"])
+                .env(CASE, case.to_string())
+                .env("UNIMEM_LOG", "warning");
+            let output = program.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && text.contains(said), "{text}");
+        }
+    }
+}
