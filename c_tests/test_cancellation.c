@@ -113,6 +113,21 @@ static int cancelled(void *call) {
     return unimem_close(memory) ? 0 : 6;
 }
 
+/* exit() runs what the library does at exit, in a thread that a cancellation waits for. */
+static void *ends_the_program(void *unused) {
+    pthread_cancel(pthread_self());
+    exit(3);
+    return unused;
+}
+static int exits(void *unused) {
+    (void)unused;
+    if (!unimem_trace_start(recording)) return 1;
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, ends_the_program, NULL) != 0) return 2;
+    pthread_join(thread, NULL);
+    return 4;
+}
+
 int main(void) {
     struct {
         const char *name;
@@ -126,6 +141,7 @@ int main(void) {
         snprintf(name, sizeof name, "cancelled in the middle of %s", calls[i].name);
         CHECK_EQ(name, (size_t)run_in_child(cancelled, &calls[i].call, 60), 0);
     }
+    CHECK_EQ("cancelled while exit() ends a recording", (size_t)run_in_child(exits, NULL, 60), 3);
     if (file >= 0) unlink(recording);
     return tap_done();
 }

@@ -14,7 +14,7 @@ use crate::os::environment::{variable, with_process_number};
 use crate::os::lock::{Mutex, MutexGuard, sleep};
 use crate::os::private_file::PrivateFile;
 use crate::os::records::Records;
-use crate::os::system::{self, Errno};
+use crate::os::system::{self, Errno, NotCancelled};
 use crate::os::{fork, map::PAGE};
 use allocator_api2::vec::Vec;
 use core::ffi::{CStr, c_void};
@@ -416,6 +416,7 @@ pub fn stop() -> Result<()> {
     }
 }
 extern "C" fn at_exit() {
+    let _uncancelled = NotCancelled::begin();
     if super::is_on()
         && let Err(error) = stop()
     {

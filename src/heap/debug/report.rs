@@ -183,6 +183,7 @@ pub(super) fn note_finding() {
 /// Reports when the program ends: in the log what is lost, in the file all of it.
 pub(super) fn at_exit() {
     extern "C" fn exiting() {
+        let _whole = NotCancelled::begin();
         let frame = 0usize;
         if variable(c"UNIMEM_DEBUG_REPORT").is_some() || is_wanted(Level::Warning) {
             finish(&raw const frame as usize);
