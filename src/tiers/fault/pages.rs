@@ -332,17 +332,25 @@ unsafe fn place_by_remapping(slot: Span, chunk: Span) -> Result<(), Errno> {
 /// # Safety
 /// The caller owns both.
 unsafe fn put_back(fd: &Userfaultfd, slot: Span, chunk: Span, moved: usize, present: usize) {
-    let (mut back, mut stopped) = fd.move_pages(slot.start, chunk.start, moved);
-    while back < moved && is_busy(stopped) {
-        std::thread::yield_now();
-        let (more, error) = fd.move_pages(slot.start + back, chunk.start + back, moved - back);
-        back += more;
-        stopped = error;
+    let (back, stopped) = move_patiently(fd, part(slot, 0..moved), part(chunk, 0..moved));
+    if is_busy(stopped) {
+        // Held by the system, perhaps for good: direct I/O of the program's has found them a moment ago. Copies do as well.
+        let left = part(chunk, back..moved);
+        // SAFETY: the caller's own; nobody can store into it while it is copied, and then it is gone.
+        unsafe {
+            let copied = fd.write_protect(left, true).and_then(|()| {
+                match fd.copy(slot.start + back, left.start, left.length) {
+                    (_, None) => discard(left),
+                    (_, Some(error)) => Err(error),
+                }
+            });
+            let _ = copied.inspect_err(|_| _ = fd.write_protect(left, false));
+        }
     }
     if present > moved {
-        let part = Span { start: chunk.start + moved, length: present - moved };
+        let pages = moved..present;
         // SAFETY: the copies; stores that went into them meanwhile are copied back over the slot's pages.
-        let _ = unsafe { copy_out(fd, part, Span { start: slot.start + moved, length: part.length }) };
+        let _ = unsafe { copy_out(fd, part(chunk, pages.clone()), part(slot, pages)) };
     }
 }
 /// After a `take` that failed half-way: brings bytes up to `moved` back, by moves, or copies where the system refuses those
@@ -442,8 +450,11 @@ fn fill(span: Span) -> Result<(), Errno> {
         let _ = unsafe { discard(span) };
     })
 }
+fn part(span: Span, bytes: core::ops::Range<usize>) -> Span {
+    Span { start: span.start + bytes.start, length: bytes.len() }
+}
 fn rest(span: Span, done: usize) -> Span {
-    Span { start: span.start + done, length: span.length - done }
+    part(span, done..span.length)
 }
 fn move_all(fd: &Userfaultfd, to: Span, from: Span) -> Result<(), Errno> {
     let (moved, stopped) = move_patiently(fd, to, from);
@@ -481,21 +492,4 @@ unsafe fn copy_out(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errn
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::os::map::{self, PAGE};
-    use crate::tiers::mapping::is_present;
-
-    #[test]
-    fn a_slot_that_cannot_be_filled_keeps_no_pages() {
-        let start = map::map(4 * PAGE, PAGE, 0).unwrap();
-        // SAFETY: the last page of what was mapped just now: there the system stops.
-        unsafe { map::unmap(start + 3 * PAGE, PAGE) };
-        let slot = Span { start, length: 4 * PAGE };
-        let filled = Pages::Remap.fill_slot(slot, Span { start, length: 0 });
-        assert_eq!(filled, Err(Errno(libc::ENOMEM)));
-        assert!((0..3).all(|page| !is_present(start + page * PAGE)), "pages are left");
-        // SAFETY: mapped above.
-        unsafe { map::unmap(start, 3 * PAGE) };
-    }
-}
+mod tests;
