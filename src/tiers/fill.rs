@@ -119,7 +119,7 @@ impl Region {
         // Under the claim, so that two threads that acquire one chunk take the room once.
         let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
             Ok(Some(None)) => {
-                transit.settle_unchanged();
+                transit.settle_called();
                 return Ok(false);
             }
             Ok(acquisition) => acquisition.flatten(),

@@ -287,6 +287,11 @@ impl Region {
         self.claims.end();
         self.engine.waiting.end();
     }
+    /// The same by one who was called to let go.
+    pub(super) fn end_transit_called(&self) {
+        self.claims.end();
+        self.engine.waiting.end_called();
+    }
     /// The same where nothing was held that others could have used.
     pub(super) fn end_transit_unnoted(&self) {
         self.claims.end();

@@ -66,6 +66,11 @@ impl<'a> Transit<'a> {
         let from = self.from;
         self.settle(from, Settle::default());
     }
+    /// The same by a thread that lets go for others, and is about to stand aside.
+    pub fn settle_called(mut self) {
+        self.put(self.from, Settle::default());
+        self.region.end_transit_called();
+    }
     /// The same for a chunk that nobody else could have used: no progress.
     pub fn settle_unnoted(mut self) {
         self.put(self.from, Settle::default());

@@ -15,6 +15,7 @@
 //!   (`starve_for_more`). Where all wait, and not all of them for that, these let go first and *stand aside*: they look again
 //!   when some thread has ended, or none is at work. Otherwise an acquire in vain could make a plain touch fail, which ends
 //!   the program.
+//!   That another lets go like that (`end_called`) is no reason to look: two that want one chunk would take turns at it.
 //!
 //! `end_unnoted` is for a thread that held nothing another could have used. What a search tries and leaves as it was must not
 //! count as progress, or two threads that find nothing would keep each other going for ever. The model test at the end tries
@@ -29,7 +30,9 @@ use core::sync::atomic::AtomicU32;
 pub struct Counts {
     /// Changes with everything that may have become room for somebody.
     progress: u32,
-    /// Threads that wait for it to change.
+    /// The same, but for what a called thread lets go of.
+    uncalled: u32,
+    /// Threads that wait for progress to change.
     waiting: u32,
     /// Of these, the ones that can let go of something: they wait in `starve_for_more`.
     for_more: u32,
@@ -38,6 +41,10 @@ pub struct Counts {
 }
 impl Counts {
     fn note(&mut self) {
+        self.uncalled = self.uncalled.wrapping_add(1);
+        self.note_called();
+    }
+    fn note_called(&mut self) {
         self.progress = self.progress.wrapping_add(1);
         (self.waiting, self.for_more) = (0, 0);
     }
@@ -112,6 +119,13 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
         self.change(|counts| {
             self.at_work.add(1_u32.wrapping_neg());
             counts.note();
+        });
+    }
+    /// The same by a thread that was called, and is about to stand aside.
+    pub fn end_called(&self) {
+        self.change(|counts| {
+            self.at_work.add(1_u32.wrapping_neg());
+            counts.note_called();
         });
     }
     /// The same where nobody else could have used what it held: no progress.
@@ -191,11 +205,11 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
             }
         }
     }
-    /// For a thread that is not at work: waits until there is progress, or nobody is at work.
+    /// For a thread that is not at work: waits until another has made progress, or none is at work.
     pub fn stand_aside(&self) {
         let mut counts = self.counts.lock();
-        let seen = counts.progress;
-        while counts.progress == seen && self.at_work.load() > 0 {
+        let seen = counts.uncalled;
+        while counts.uncalled == seen && self.at_work.load() > 0 {
             counts = self.counts.sleep(counts);
         }
     }
@@ -294,10 +308,11 @@ mod model {
                     }
                 };
                 self.chunk.settle(Phase::Hot, Settle::default());
-                self.waiting.end();
                 if outcome != Outcome::Called {
+                    self.waiting.end();
                     return outcome == Outcome::Progress;
                 }
+                self.waiting.end_called();
                 self.waiting.stand_aside();
             }
         }
@@ -375,6 +390,21 @@ mod model {
             let others = [Model::acquire as fn(&Model) -> bool, Model::want].map(|work| {
                 let model = model.clone();
                 loom::thread::spawn(move || assert!(work(&model), "there is room in the end"))
+            });
+            assert!(model.want_at_work(), "gave up, and who holds the chunk can let go");
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
+        });
+    }
+    /// Two who want the chunk for good let go of it for one who wants its place, one after the other.
+    #[test]
+    fn nobody_gives_up_for_what_others_take_turns_at() {
+        explore(2, move || {
+            let model = Model::new();
+            model.waiting.begin();
+            let others = [(); 2].map(|()| {
+                let model = model.clone();
+                loom::thread::spawn(move || assert!(model.acquire(), "there is room in the end"))
             });
             assert!(model.want_at_work(), "gave up, and who holds the chunk can let go");
             others.into_iter().for_each(|other| other.join().unwrap());
