@@ -121,6 +121,31 @@ fn scaled_operands() {
     assert!((f64::from(out[0].re) * 2f64.powi(200) / -3e60 - 1.0).abs() < 1e-6);
 }
 #[test]
+fn scaled_and_added_by_every_way() {
+    let mut random = Random::new(14);
+    // Packed; A as it lies; thin, also with the operands exchanged; exchanged and packed; a sum that threads share.
+    for (m, n, k) in [(40, 90, 50), (40, 20, 50), (1, 90, 5), (90, 1, 5), (60, 1, 90), (23, 34, 4000)] {
+        let (left, right) = ([m, k], [k, n]);
+        let (a, b, before) = (random.tensor(&left), random.tensor(&right), random.tensor(&[m, n]));
+        let (_, sum) = direct_product(&left, &a, &right, &b, &[(1, 0)]);
+        let times = |elements: &[Complex], exponent: i32| -> Vec<Complex> {
+            elements.iter().map(|z| z * 2f32.powi(exponent)).collect()
+        };
+        // Neither exponent would do for the other operand.
+        for (exponents, value) in [((0, 0), 1.0), ((-100, 97), 0.125)] {
+            let (left_exponent, right_exponent) = exponents;
+            let product = Product::row_major(&left, &right, &[(1, 0)]);
+            let product = Product { left_exponent, right_exponent, accumulate: true, ..product };
+            let scaled = if left_exponent == 0 { 0 } else { 100 };
+            let mut out = before.clone();
+            product.compute(&times(&a, scaled), &times(&b, -scaled), &mut out, &mut |_| Ok(())).unwrap();
+            let expected: Vec<c64> =
+                widen(&before).iter().zip(&sum).map(|(z, sum)| z + sum * value).collect();
+            assert!(error(&out, &expected) < 1e-5, "{m} {n} {k}, {exponents:?}: {}", error(&out, &expected));
+        }
+    }
+}
+#[test]
 fn magnitudes() {
     let of = |x: f32| magnitude(&[Complex::new(0.0, 0.0), Complex::new(0.0, -x)]);
     let below = |bound: i32| Magnitude { below: Some(bound), is_finite: true };

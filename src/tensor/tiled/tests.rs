@@ -217,7 +217,8 @@ fn wide(trouble: Option<Trouble>, stop: f64) -> (Result<()>, f64, usize) {
 }
 #[test]
 fn without_room_for_copies_the_product_is_made_where_the_tensors_are() {
-    assert_eq!(wide(None, 2.0).2, 3);
+    let (done, error, copies) = wide(None, 2.0);
+    assert!(done.is_ok() && error < 1e-5 && copies == 3, "{done:?}, {error}, {copies} copies");
     for trouble in (0..3).map(Trouble::NoRoom).chain((0..9000).step_by(1999).map(Trouble::DiskFull)) {
         let (done, error, _) = wide(Some(trouble), 2.0);
         assert!(done.is_ok() && error < 1e-5, "{trouble:?}: {done:?}, {error}");
