@@ -11,6 +11,7 @@ use super::sweep::YOUNGEST;
 use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
 use super::transit::Transit;
+use crate::os::map::PAGE;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -292,7 +293,7 @@ impl Engine {
         Ok(0)
     }
     /// Evicts chunks of one size until `wanted` bytes of pages are given back, or nothing more can leave.
-    pub(super) fn evict_bytes(
+    fn evict_bytes(
         &self,
         staging: &Arc<Staging>,
         wanted: usize,
@@ -437,6 +438,56 @@ impl Engine {
         None
     }
 
+    /// Makes room for plain blocks: gives back at least `wanted` bytes if that can be done by evicting. Gives what
+    /// was given back.
+    pub fn reclaim(&self, wanted: usize) -> usize {
+        let _inside = super::gate::enter();
+        super::workspace::with(false, |workspace| self.reclaim_with(wanted, workspace))
+    }
+    fn reclaim_with(&self, wanted: usize, workspace: &mut codec::Workspace) -> usize {
+        let _pages = self.pages_in_hand();
+        let before = self.account().held();
+        let freed = || before.saturating_sub(self.account().held());
+        self.warm.trim(self.account());
+        for staging in self.stagings().iter() {
+            while freed() < wanted {
+                match self.evict_bytes(staging, wanted - freed(), workspace) {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
+                }
+            }
+        }
+        while freed() < wanted && self.free_encoded() == Ok(true) {
+            self.warm.trim(self.account());
+        }
+        if freed() < wanted {
+            self.account().drop_reserve();
+        }
+        freed()
+    }
+    /// Charges records of chunks; chunks leave for them. False if there is no room even so.
+    pub(super) fn charge_records(&self, bytes: usize, workspace: &mut codec::Workspace) -> bool {
+        while !self.account().charge_records(bytes) {
+            if self.reclaim_with(bytes, workspace) == 0 {
+                return self.account().charge_records(bytes);
+            }
+        }
+        true
+    }
+    /// Charges the page of the record of a chunk that is about to be used for the first time, where that is not done yet.
+    /// Where nothing can leave for it, the page is charged beyond the limit: to refuse it would end the program at a plain
+    /// access.
+    pub(super) fn charge_record(&self, region: &Region, index: usize, workspace: &mut codec::Workspace) {
+        if region.is_record_charged(index) {
+            return;
+        }
+        if !self.charge_records(PAGE, workspace) {
+            self.account().charge_records_anyway(PAGE);
+        }
+        if !region.note_record_charged(index) {
+            self.account().discharge_records(PAGE);
+        }
+    }
     /// Sends a chunk out if nobody uses it. For advice; failure is no error.
     pub(super) fn evict_one(&self, region: &Region, index: usize) {
         super::workspace::with(false, |workspace| self.evict_one_with(region, index, workspace));

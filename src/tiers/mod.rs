@@ -20,7 +20,6 @@ mod fork;
 pub(crate) mod gate;
 mod mapping;
 mod moving;
-mod reclaim;
 mod recorded;
 pub mod region;
 pub mod registry;

@@ -207,27 +207,3 @@ fn what_is_behind_claimed_chunks_is_found() {
         assert_eq!(engine.held(), 0);
     }
 }
-
-#[test]
-fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
-    look_on();
-    for mechanism in serving() {
-        let engine = Fixed::new(4 * CHUNK + 4096).engine(mechanism);
-        let region = streaming(&engine, 16 * CHUNK, CHUNK);
-        (0..4).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
-        let inside = gate::enter();
-        let held: Vec<_> =
-            (0..4).map(|index| Transit::claim(&region, index, Some(Phase::Hot)).unwrap()).collect();
-        let reclaiming = {
-            let engine = engine.clone();
-            std::thread::spawn(move || engine.reclaim(CHUNK))
-        };
-        while engine.waiting.waiting() == 0 && !reclaiming.is_finished() {
-            std::thread::yield_now();
-        }
-        held.into_iter().for_each(Transit::settle_unchanged);
-        drop(inside);
-        assert!(ends(move || reclaiming.join().unwrap()) >= CHUNK, "{mechanism:?}");
-        engine.clear();
-    }
-}
