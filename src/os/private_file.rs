@@ -1,16 +1,14 @@
 //! Descriptors of ours among the program's.
 //!
 //! A program closes descriptors that it does not know (closefrom, as daemons do), and then gets their numbers for files of its
-//! own; or it was started without standard output, and prints to whatever is number 1. So ours are out of the way, and before
+//! own; or it was started without standard output, and prints to whatever is number 1. So ours have other numbers, and before
 //! each use it is looked at whether the number still stands for what was opened. A program that closes it at that very moment
 //! is not met.
 use super::system::{self, Errno, NotCancelled};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-/// Out of the way of programs that count on theirs.
-const LEAST: RawFd = 500;
 /// Those below are standard input, output and errors.
-const LEAST_OF_FEW: RawFd = 3;
+const LEAST: RawFd = 3;
 
 /// An open file that only the library uses.
 pub struct PrivateFile {
@@ -19,17 +17,18 @@ pub struct PrivateFile {
     identity: Option<(u64, u64)>,
 }
 impl PrivateFile {
-    /// Of a file that has just been opened. Its number is another one then, if there is a better one.
+    /// Of a file that has just been opened.
     pub fn new(file: OwnedFd) -> Result<PrivateFile, Errno> {
+        PrivateFile::numbered_from(LEAST, file)
+    }
+    /// Its number is at least `least`, where the process may have so many.
+    pub fn numbered_from(least: RawFd, file: OwnedFd) -> Result<PrivateFile, Errno> {
         let _uncancelled = NotCancelled::begin();
-        // The process may not have so many.
-        let moved = system::copy_descriptor(file.as_fd(), LEAST)
-            .or_else(|_| system::copy_descriptor(file.as_fd(), LEAST_OF_FEW));
-        let file = match moved {
-            Ok(moved) => moved,
-            Err(error) if file.as_raw_fd() < LEAST_OF_FEW => return Err(error),
-            Err(_) => file,
+        let copied = |least| match file.as_raw_fd() < least {
+            true => system::copy_descriptor(file.as_fd(), least).map(Some),
+            false => Ok(None),
         };
+        let file = copied(least).or_else(|_| copied(LEAST))?.unwrap_or(file);
         let identity = system::state_of(file.as_fd()).ok().map(|state| state.identity);
         Ok(PrivateFile { number: file.into_raw_fd(), identity })
     }
@@ -68,7 +67,7 @@ mod tests {
     #[test]
     fn a_number_that_is_the_programs_by_now_is_left_alone() {
         let [ours, theirs] = [open(), open()];
-        assert!(ours.number() >= LEAST_OF_FEW && ours.get().is_ok());
+        assert!(ours.number() >= LEAST && ours.get().is_ok());
         // SAFETY: descriptors of this test alone.
         unsafe { libc::dup2(theirs.number(), ours.number()) };
         assert_eq!(ours.get().err(), Some(Errno(libc::EBADF)));

@@ -29,6 +29,8 @@ const TICK: Duration = Duration::from_millis(5);
 const SLOWEST: u64 = 1_000_000_000;
 /// Samples before the pace is halved.
 const PACE: u32 = 1000;
+/// The file's descriptor is out of the way of programs that count on theirs.
+const LEAST_DESCRIPTOR: i32 = 500;
 
 static RECORDING: Mutex<Option<Recording>> = Mutex::new(None);
 /// Whether the thread lives. Changed under the lock.
@@ -304,7 +306,7 @@ fn open(path: &CStr) -> core::result::Result<PrivateFile, Errno> {
         wrote if wrote == head.len() => {}
         _ => return Err(Errno(libc::ENOSPC)),
     }
-    PrivateFile::new(file)
+    PrivateFile::numbered_from(LEAST_DESCRIPTOR, file)
 }
 
 /// Begins a recording into the file at `path`, which is made or replaced. InvalidArgument while there is one, Io.

@@ -3,7 +3,7 @@ use super::budget::BudgetAccount;
 use super::chunk_error::ChunkError;
 use super::codec;
 use super::engine::Engine;
-use super::fault::pages::{Pages, is_busy};
+use super::fault::pages::is_busy;
 use super::region::Region;
 use super::staging::{Slot, Staging};
 use super::state::{Phase, Settle};
@@ -21,8 +21,6 @@ const CLEAR_SHARE: usize = 8;
 const SPARE: usize = 2;
 /// Bytes of pages that stay in stock when chunks are sent out on advice.
 const MOST_KEPT: usize = 4 << 20;
-/// Chunks that leave at a time for want of mappings: some for others in the process too.
-const MAPPINGS: usize = 64;
 /// Victims tried before an eviction that fails is an error.
 const ATTEMPTS: usize = 4;
 
@@ -359,23 +357,6 @@ impl Engine {
         while let Some(slot) = self.unstage_from(region, &claim) {
             self.drop_pages(region.staging(), slot);
         }
-    }
-    /// For a process that has as many mappings as the system lets it have: where chunks in place are mappings of their own,
-    /// some leave. False if none can.
-    pub(super) fn free_mappings(&self, workspace: &mut codec::Workspace) -> bool {
-        let mut left = MAPPINGS;
-        for staging in self.stagings().iter().filter(|_| matches!(self.pages(), Pages::Remap)) {
-            // Two stay, see `stock_one`.
-            while left > 0
-                && self.chunks_to_spare(staging) > 2
-                && let Some(slot) = self.empty_slot(staging)
-            {
-                let Ok(Some(slot)) = self.evict_into(staging, slot, workspace) else { break };
-                self.drop_pages(staging, slot);
-                left -= 1;
-            }
-        }
-        left < MAPPINGS
     }
     /// An empty slot; if need be the pages of a full one are given back.
     pub(super) fn empty_slot(&self, staging: &Staging) -> Option<Slot> {

@@ -273,13 +273,8 @@ impl Engine {
             self.remember_content(transit, &mut slot);
         }
         let staging = region.staging();
-        // SAFETY: the claim owns the chunk, which is absent in all phases but Hot; the slot is full and ours. Both as before
-        // where it fails.
-        let place = || unsafe { self.pages().place(staging.span(&slot), transit.span()) };
-        let placed = match place() {
-            Err(Errno(libc::ENOMEM)) if self.free_mappings(workspace) => place(),
-            placed => placed,
-        };
+        // SAFETY: the claim owns the chunk, which is absent in all phases but Hot; the slot is full and ours.
+        let placed = unsafe { self.pages().place(staging.span(&slot), transit.span()) };
         match placed {
             Ok(()) => {
                 staging.put_empty(slot);

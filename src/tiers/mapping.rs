@@ -1,5 +1,5 @@
 //! Ranges of address space: reserved, advised, given back.
-use crate::os::map::{self, PAGE};
+use crate::os::map::{self, HUGE_PAGE, PAGE};
 use crate::os::system;
 pub use crate::os::system::Errno;
 
@@ -92,6 +92,16 @@ pub enum Advice {
 pub fn advise(span: Span, advice: Advice) {
     // SAFETY: none of these changes the contents of memory.
     let _ = unsafe { system::advise(span.start, span.length, advice as i32) };
+}
+/// Advises how a region or slot with chunks of this size is backed. Both must be alike, or moving costs a hundredfold.
+pub fn advise_pages(span: Span, chunk: usize) {
+    advise(span, if chunk.is_multiple_of(HUGE_PAGE) { Advice::HugePages } else { Advice::SmallPages });
+}
+/// All advice for a region with chunks of this size, or a part of one: what is alike the system keeps as one mapping, of which a
+/// process may have few.
+pub fn advise_region(span: Span, chunk: usize) {
+    advise_pages(span, chunk);
+    advise(span, Advice::NotDumped);
 }
 /// Makes all pages of the caller's own range present, and accessible.
 pub fn populate(span: Span) -> Result<(), Errno> {

@@ -5,7 +5,7 @@ use super::claims::Claims;
 use super::codec::Codec;
 use super::engine::Engine;
 use super::fault::Mechanism;
-use super::mapping::{Advice, Mapping, Span, advise};
+use super::mapping::{Mapping, Span, advise_region};
 use super::residency::Counters;
 use super::spill_space::SpillSpace;
 use super::staging::{self, Staging};
@@ -138,8 +138,7 @@ impl Region {
         let Some((memory, capacity)) = found else {
             return fail!(OutOfMemory, "no address space for memory of {size} bytes");
         };
-        staging::advise_pages(memory.span(), chunk);
-        advise(memory.span(), Advice::NotDumped);
+        advise_region(memory.span(), chunk);
         let Some(table) = Table::new(capacity) else {
             return fail!(OutOfMemory, "no address space for the records of {capacity} chunks");
         };

@@ -4,7 +4,7 @@
 //! charged to the budget, contents unspecified). A [`Slot`] is the right to use it, passed along by value; it is not
 //! copied, and returning it is the holder's duty.
 use super::fault::pages::Pages;
-use super::mapping::{Access, Advice, Errno, Mapping, Span, advise, discard};
+use super::mapping::{Access, Advice, Errno, Mapping, Span, advise, advise_pages, discard};
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::tiers::codec::directory_size;
@@ -66,11 +66,6 @@ pub struct Staging {
 pub fn alignment(chunk: usize) -> usize {
     if chunk.is_multiple_of(HUGE_PAGE) { HUGE_PAGE } else { PAGE }
 }
-/// Advises how a region or slot with chunks of this size is backed. Both must be alike, or moving costs a hundredfold.
-pub fn advise_pages(span: Span, chunk: usize) {
-    advise(span, if chunk.is_multiple_of(HUGE_PAGE) { Advice::HugePages } else { Advice::SmallPages });
-}
-
 impl Staging {
     /// A set for chunks of `chunk` bytes.
     pub fn new(pages: &Pages, chunk: usize) -> Result<Staging, Errno> {

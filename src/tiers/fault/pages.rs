@@ -236,14 +236,8 @@ impl Pages {
         // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
         let moved = unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
         if let Err(error) = moved {
-            // SAFETY: the chunk did not move, so it is present, and the caller's; the slot is empty still.
-            unsafe {
-                // Where the process has as many mappings as it may have, those of chunks that leave are needed.
-                if error == Errno(libc::ENOMEM) && take_by_reading(chunk, slot).is_ok() {
-                    return Ok(());
-                }
-                let _ = self.open(chunk);
-            }
+            // SAFETY: the chunk did not move, so it is present, and the caller's.
+            let _ = unsafe { self.open(chunk) };
             return Err(error);
         }
         // SAFETY: the slot's new pages, the caller's alone.
@@ -259,22 +253,6 @@ impl Pages {
         unsafe { close(chunk) };
         Ok(())
     }
-}
-
-/// [`Pages::take`] of a chunk that nobody can store into any more, by copying.
-///
-/// # Safety
-/// The caller owns both; the chunk is present, and inaccessible; the slot is empty.
-unsafe fn take_by_reading(chunk: Span, slot: Span) -> Result<(), Errno> {
-    fill(slot)?;
-    // SAFETY: two ranges of the caller's, as long as each other and apart, both present. Other threads may read the chunk
-    // meanwhile, and store into neither.
-    unsafe {
-        system::protect(chunk.start, chunk.length, libc::PROT_READ).inspect_err(|_| _ = discard(slot))?;
-        copy(chunk, slot);
-        close(chunk);
-    }
-    Ok(())
 }
 
 /// [`Pages::place`], page by page.
@@ -428,7 +406,9 @@ const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MRE
 /// The caller owns the chunk, and nobody wants its contents any more.
 unsafe fn close(chunk: Span) {
     // SAFETY: by the caller's promise.
-    if unsafe { system::map_over(chunk.start, chunk.length, libc::PROT_NONE) }.is_err() {
+    if unsafe { system::map_over(chunk.start, chunk.length, libc::PROT_NONE) }.is_ok() {
+        mapping::advise_region(chunk, chunk.length);
+    } else {
         // No room for another mapping: drop the pages and forbid access instead.
         // SAFETY: by the caller's promise.
         unsafe {
