@@ -282,23 +282,23 @@ int main(void) {
     for (size_t s = 0; s < 3; s++) {
         snprintf(name, sizeof name, "%s: filled up, freed, filled up again, with blocks of every size",
                  surfaces[s].name);
-        CHECK_EQ(name, (size_t)run_in_child(fill_and_free, (void *)(uintptr_t)&surfaces[s], 20), 0);
+        CHECK_EQ(name, (size_t)run_in_child(fill_and_free, (void *)(uintptr_t)&surfaces[s], 60), 0);
     }
     CHECK_EQ("a program with 64 MiB of address space can use every surface",
-             (size_t)run_in_child(start_with_little, NULL, 20), 0);
+             (size_t)run_in_child(start_with_little, NULL, 60), 0);
     CHECK_EQ("track_allocation: false when there is no memory, nothing lost",
-             (size_t)run_in_child(track_without_end, NULL, 20), 0);
+             (size_t)run_in_child(track_without_end, NULL, 60), 0);
     CHECK_EQ("track_memory_block: false when there is no memory, nothing lost",
-             (size_t)run_in_child(track_without_end, name, 20), 0);
+             (size_t)run_in_child(track_without_end, name, 60), 0);
     CHECK_EQ("with no memory at all nothing crashes, and all works again after",
-             (size_t)run_in_child(go_on_with_nothing, NULL, 20), 0);
+             (size_t)run_in_child(go_on_with_nothing, NULL, 60), 0);
     size_t size = more_than_there_is();
     if (size)
         CHECK_EQ("more than the machine has is NULL at once, with every surface",
-                 (size_t)run_in_child(more_than_the_machine, &size, 20), 0);
+                 (size_t)run_in_child(more_than_the_machine, &size, 60), 0);
     if (size)
         CHECK_EQ("nothing leaves for it and no more is kept afterwards; where it is tiered, it fits",
-                 (size_t)run_in_child(refused_for_nothing, &size, 20), 0);
+                 (size_t)run_in_child(refused_for_nothing, &size, 60), 0);
     else
         SKIP("more than the machine has is NULL at once", "this system grants memory that it does not have");
     return tap_done();
