@@ -8,7 +8,10 @@
 //! lock of the first kind. Checked builds find out where that is not so (watch.rs).
 use super::watch::{Held, Kind, Watch};
 use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use core::time::Duration;
+use rustix::thread::futex;
+use rustix::time::Timespec;
 
 /// A lock, and what it guards.
 pub struct Mutex<T> {
@@ -77,43 +80,54 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// What threads sleep on that wait for something under a lock.
-pub struct Condvar(rustix_futex_sync::Condvar);
+/// What threads sleep on that wait for something under a lock: a number that changes when they are woken. The crate's own asks
+/// the time to sleep for a while, for which it reads what the kernel maps (vDSO) even where valgrind has unmapped it.
+#[derive(Default)]
+pub struct Condvar(AtomicU32);
 impl Condvar {
     /// Nobody sleeps.
     pub const fn new() -> Condvar {
-        Condvar(rustix_futex_sync::Condvar::new())
+        Condvar(AtomicU32::new(0))
     }
     /// Gives the lock up until woken, or for no reason.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        let MutexGuard { guard, held } = guard;
+        let MutexGuard { mut guard, held } = guard;
         let watch = held.rest();
-        let guard = self.0.wait(guard);
+        // Under the lock: who changes what is waited for later changes the number later, too.
+        let seen = self.0.load(Relaxed);
+        rustix_futex_sync::MutexGuard::unlocked(&mut guard, || block(&self.0, seen, None));
         MutexGuard { guard, held: watch.hold() }
     }
     /// Gives the lock up until woken, or for no reason, or for so long, and does not take it again.
     pub fn wait_awhile<T>(&self, guard: MutexGuard<'_, T>, most: Duration) {
-        let MutexGuard { guard, held } = guard;
-        held.rest();
-        drop(self.0.wait_timeout(guard, most));
+        let seen = self.0.load(Relaxed);
+        drop(guard);
+        block(&self.0, seen, Some(most));
     }
     /// Wakes one.
     pub fn notify_one(&self) {
-        self.0.notify_one();
+        self.wake(1);
     }
     /// Wakes all.
     pub fn notify_all(&self) {
-        self.0.notify_all();
+        self.wake(i32::MAX as u32);
     }
-}
-impl Default for Condvar {
-    fn default() -> Condvar {
-        Condvar::new()
+    fn wake(&self, most: u32) {
+        self.0.fetch_add(1, Relaxed);
+        // Fails only for arguments that are no futex.
+        let _ = futex::wake(&self.0, futex::Flags::PRIVATE, most);
     }
 }
 
 /// Waits for about this long. Not as the standard library does, which panics where the system forbids that (seccomp).
 pub fn sleep(time: Duration) {
-    let (nothing, never) = (rustix_futex_sync::Mutex::new(()), rustix_futex_sync::Condvar::new());
-    drop(never.wait_timeout(nothing.lock(), time));
+    block(&AtomicU32::new(0), 0, Some(time));
+}
+
+/// Sleeps while the number is as it was seen, until it is woken or a signal comes, or for so long.
+fn block(number: &AtomicU32, seen: u32, most: Option<Duration>) {
+    let most =
+        most.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() });
+    // Whatever it returns for, the caller looks again.
+    let _ = futex::wait(number, futex::Flags::PRIVATE, seen, most.as_ref());
 }
