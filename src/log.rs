@@ -2,7 +2,7 @@
 //!
 //! `UNIMEM_LOG` is `error`, `warning`, `info` or `debug` (or anything else, which means `warning`); unset or empty
 //! means nothing goes to stderr. Messages are made on the stack: logging never allocates.
-use crate::os::lock::Mutex;
+use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::system::NotCancelled;
 use crate::os::{environment, fork, records, watch};
 use crate::text::Text;
@@ -10,6 +10,7 @@ use core::cell::Cell;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write as _;
 use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
@@ -126,6 +127,29 @@ impl Drop for Later {
         if LATER.get() == 0 && !KEPT.get().is_null() {
             deliver_kept();
         }
+    }
+}
+/// The right to what a lock guards; messages of the thread wait until it is dropped.
+pub struct QuietGuard<'a, T> {
+    // In this order, as they are dropped.
+    guard: MutexGuard<'a, T>,
+    _later: Later,
+}
+/// Takes a lock that the program's callback may want, or under which malloc, which may be a heap that finds something, is
+/// called: messages of this thread wait until it is released.
+pub fn lock_quietly<T>(lock: &Mutex<T>) -> QuietGuard<'_, T> {
+    let _later = later();
+    QuietGuard { guard: lock.lock(), _later }
+}
+impl<T> Deref for QuietGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+impl<T> DerefMut for QuietGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
     }
 }
 /// A message that waits, in a record of the library's own.

@@ -11,9 +11,9 @@ use crate::heap::guard::{self, GUARD, GUARDED};
 use crate::heap::tracking_table::Tracked;
 use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
 use crate::instance::{Memory, memory_at, slots, tiered};
-use crate::log::{self, Later, log};
+use crate::log::{QuietGuard, lock_quietly, log};
 use crate::os::records::Records;
-use crate::os::{fork::AtFork, lock::Mutex, lock::MutexGuard};
+use crate::os::{fork::AtFork, lock::Mutex};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use pool::Pool;
@@ -31,28 +31,19 @@ static PROGRAM: Mutex<()> = Mutex::new(());
 /// Held while systems and pools come and go.
 static STRUCTURE: Mutex<()> = Mutex::new(());
 
-/// One of these locks. Messages wait until it is released: the program's callback may make and end systems and pools itself.
-pub struct Locked {
-    // In this order, as they are dropped.
-    _lock: MutexGuard<'static, ()>,
-    _later: Later,
-}
-fn lock(lock: &'static Mutex<()>) -> Locked {
-    let _later = log::later();
-    Locked { _lock: lock.lock(), _later }
-}
 /// Proof that the structure's lock is held.
 pub struct Structure {
-    _lock: Locked,
+    _lock: QuietGuard<'static, ()>,
 }
 
-/// Takes the lock under which a system becomes the program's, or ends to be.
-pub fn program() -> Locked {
-    lock(&PROGRAM)
+/// Takes the lock under which a system becomes the program's, or ends to be. Quietly, like the next: the program's callback
+/// may make and end systems and pools itself.
+pub fn program() -> QuietGuard<'static, ()> {
+    lock_quietly(&PROGRAM)
 }
 /// Takes the lock under which systems and pools come and go.
 pub fn structure() -> Structure {
-    Structure { _lock: lock(&STRUCTURE) }
+    Structure { _lock: lock_quietly(&STRUCTURE) }
 }
 /// See load.rs.
 pub(crate) static HOOKS: [&dyn AtFork; 3] = [&PROGRAM, &STRUCTURE, &pool::LIMITS];

@@ -2,8 +2,8 @@
 use super::{System, end_guard, structure};
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, HeapStatistics, Leaks};
-use crate::log;
-use crate::os::lock::{Mutex, MutexGuard};
+use crate::log::{QuietGuard, lock_quietly};
+use crate::os::lock::Mutex;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
@@ -78,8 +78,9 @@ impl Pool {
         self.system
     }
 
-    fn limits_lock(&self) -> MutexGuard<'static, ()> {
-        LIMITS[core::ptr::from_ref(self) as usize / size_of::<Pool>() % LIMITS.len()].lock()
+    /// Quietly: the program's callback may allocate from this very pool.
+    fn limits_lock(&self) -> QuietGuard<'static, ()> {
+        lock_quietly(&LIMITS[core::ptr::from_ref(self) as usize / size_of::<Pool>() % LIMITS.len()])
     }
     /// Sets other limits. Blocks that live stay, also beyond them.
     pub fn set_limits(&self, limits: Limits) {
@@ -98,8 +99,6 @@ impl Pool {
         if !self.limited.load(Acquire) {
             return self.allocate_unlimited(size);
         }
-        // The program's callback, which may allocate from this very pool, is called when the lock is released.
-        let _later = log::later();
         let _lock = self.limits_lock();
         let HeapStatistics { live, allocations, frees, .. } = self.heap.statistics();
         let exceeds = |limit: usize, value: usize| limit != 0 && value > limit;

@@ -8,8 +8,8 @@ use super::Instance;
 use super::config::Config;
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, RESERVED, debug};
-use crate::log::{self, Later};
-use crate::os::lock::{Mutex, MutexGuard};
+use crate::log::{QuietGuard, lock_quietly};
+use crate::os::lock::Mutex;
 use crate::os::{fork, fork::AtFork, records::Records};
 use allocator_api2::boxed::Box;
 use core::ptr::null_mut;
@@ -31,10 +31,9 @@ static HEAP_IDS: [AtomicUsize; SLOTS - RESERVED] = [const { AtomicUsize::new(NO_
 const NO_HEAP: usize = usize::MAX >> 1;
 static LOCK: Mutex<()> = Mutex::new(());
 
-/// Takes it. Messages wait until it is released: the program's callback may open and close instances.
-fn lock() -> (MutexGuard<'static, ()>, Later) {
-    let later = log::later();
-    (LOCK.lock(), later) // dropped in this order
+/// Takes it, quietly: the program's callback may open and close instances.
+fn lock() -> QuietGuard<'static, ()> {
+    lock_quietly(&LOCK)
 }
 
 /// Id of the heap in a slot, for heap/fast.rs: an instance's heap has its slot's number.

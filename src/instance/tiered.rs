@@ -3,7 +3,7 @@ use super::{Instance, slots};
 use crate::error::{Error, Result, fail};
 use crate::heap::debug::{self, regions};
 use crate::heap::{Block, Heap, freed, tracked};
-use crate::log::{self, log};
+use crate::log::{lock_quietly, log};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::os::{fork::AtFork, lock::Mutex};
 use crate::recording;
@@ -210,10 +210,7 @@ impl Instance {
         let is_shared = region.further_owners.load(Relaxed) > 0;
         check(region)?;
         // What is known of its size is one owner's to change at a time.
-        let _alone = is_shared.then(|| {
-            let later = log::later();
-            (RESIZING.lock(), later) // dropped in this order
-        });
+        let _alone = is_shared.then(|| lock_quietly(&RESIZING));
         let old = region.size();
         if is_shared && size > old {
             return fail!(Unsupported, "memory with several owners does not grow: it could move");

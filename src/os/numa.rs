@@ -11,7 +11,7 @@ use super::injection::{Operation, check};
 use super::lock::Mutex;
 use super::system::{self, NotCancelled};
 use crate::error::{Result, fail};
-use crate::log;
+use crate::log::lock_quietly;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -54,8 +54,7 @@ fn machine() -> &'static Machine {
     let mut known = MACHINE.load(Ordering::Acquire);
     if known.is_null() {
         let _uncancelled = NotCancelled::begin();
-        let _later = log::later(); // malloc may find something
-        let _discovering = DISCOVERING.lock();
+        let _discovering = lock_quietly(&DISCOVERING);
         known = MACHINE.load(Ordering::Relaxed);
         if known.is_null() {
             known = Box::into_raw(Box::new(Machine::discover()));

@@ -8,9 +8,9 @@ use super::records::{Metrics, TensorStream, TreeTensorNetwork, TreeTensorNode};
 use super::stream::Stream;
 use crate::error::{Result, fail};
 use crate::instance::Instance;
-use crate::log::{self, Later};
+use crate::log::{QuietGuard, lock_quietly};
 use crate::os::fork::AtFork;
-use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::lock::Mutex;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use foldhash::fast::FixedState;
@@ -45,19 +45,18 @@ static LIVE: Mutex<Live> = Mutex::new(None);
 /// See load.rs.
 pub static HOOKS: &dyn AtFork = &LIVE;
 
-/// Messages wait until the lock is released: its table is malloc's, which may find something.
-fn live() -> (MutexGuard<'static, Live>, Later) {
-    let later = log::later();
-    (LIVE.lock(), later) // dropped in this order
+/// Quietly: its table is malloc's.
+fn live() -> QuietGuard<'static, Live> {
+    lock_quietly(&LIVE)
 }
 fn kind<T>(address: *const T) -> Option<Kind> {
-    live().0.as_ref()?.get(&(address as usize)).copied()
+    live().as_ref()?.get(&(address as usize)).copied()
 }
 fn insert<T>(address: *const T, kind: Kind) {
-    live().0.get_or_insert_default().insert(address as usize, kind);
+    live().get_or_insert_default().insert(address as usize, kind);
 }
 fn remove<T>(address: *const T) {
-    if let Some(table) = live().0.as_mut() {
+    if let Some(table) = live().as_mut() {
         table.remove(&(address as usize));
     }
 }
@@ -87,7 +86,7 @@ pub fn destroy(public: *mut TreeTensorNetwork) -> Result<()> {
     core::mem::forget(session);
     let address = record as usize;
     let mut streams = Vec::new();
-    if let Some(table) = live().0.as_mut() {
+    if let Some(table) = live().as_mut() {
         table.retain(|at, kind| {
             if *kind == Kind::Stream(address) {
                 streams.push(*at as *mut StreamRecord);

@@ -12,7 +12,7 @@
 use super::super::{Block, registry};
 use super::{damaged_by, findings, guards_are_on, reachable, regions, trace, traces_are_on};
 use crate::error::{Result, fail};
-use crate::log::{self, Level, is_wanted, log};
+use crate::log::{self, Level, is_wanted, lock_quietly, log};
 use crate::os::environment::{variable, with_process_number};
 use crate::os::errno::Errno;
 use crate::os::fork::AtFork;
@@ -203,8 +203,7 @@ fn finish(frame: usize) {
         lost.take(SITES_LOGGED).for_each(|site| log_site(site.stack, site.lost));
     }
     let Some(file) = file() else { return };
-    let _later = log::later();
-    let _writing = WRITING.lock();
+    let _writing = lock_quietly(&WRITING);
     loop {
         UNWRITTEN.store(false, SeqCst);
         let written = write_text(&file, &to_json(true, &sites, reached.is_some()));

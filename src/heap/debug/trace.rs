@@ -4,7 +4,7 @@
 //! 2.35, and never one of ours). Names are looked up only where something is told to people, and under a lock of their
 //! own: fork waits for it, so that no child inherits the symboliser's locks half taken.
 use super::regions;
-use crate::log::{self, log};
+use crate::log::{lock_quietly, log};
 use crate::os::fork::AtFork;
 use crate::os::{lock::Mutex, records::Records, system::NotCancelled, thread};
 use crate::recording::{DEPTH, Stack};
@@ -150,8 +150,7 @@ pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
     let mut calls: std::vec::Vec<Call> =
         addresses.map(|address| Call { address, ..Call::default() }).collect();
     alone(|| {
-        let _later = log::later();
-        let mut symbols = SYMBOLS.lock();
+        let mut symbols = lock_quietly(&SYMBOLS);
         for call in &mut calls {
             call.clone_from(symbols.entry(call.address).or_insert_with_key(|&address| name(address)));
         }

@@ -3,9 +3,9 @@
 //!
 //! A child that is forked while another thread makes it would wait for that thread for ever. So it is made under a lock
 //! that fork takes.
-use crate::log::{self, Later};
+use crate::log::{QuietGuard, lock_quietly};
 use crate::os::fork::AtFork;
-use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::lock::Mutex;
 use crate::tensor::Complex;
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use faer::{Accum, Mat, Par, linalg::matmul::matmul};
@@ -13,10 +13,9 @@ use faer::{Accum, Mat, Par, linalg::matmul::matmul};
 static MAKING: Mutex<()> = Mutex::new(());
 /// See load.rs.
 pub static HOOKS: &dyn AtFork = &MAKING;
-/// The lock under which things are made once. Messages wait until it is released: malloc may find something.
-pub fn making() -> (MutexGuard<'static, ()>, Later) {
-    let later = log::later();
-    (MAKING.lock(), later) // dropped in this order
+/// The lock under which things are made once.
+pub fn making() -> QuietGuard<'static, ()> {
+    lock_quietly(&MAKING)
 }
 
 static MADE: AtomicBool = AtomicBool::new(false);
