@@ -366,50 +366,36 @@ mod model {
             |model| assert!(model.want(), "gave up, and the chunk can leave"),
         ]);
     }
-    /// One thread waits to acquire the chunk; the room for that comes only when another has ended, which wants its place.
-    #[test]
-    fn nobody_gives_up_for_what_another_waits_to_acquire() {
-        explore(3, move || {
+    /// The others begin while one is at work that wants the chunk's place; room to acquire comes only when that one has ended.
+    fn all_find_room_beside_one_at_work(preemptions: usize, others: &'static [fn(&Model) -> bool]) {
+        explore(preemptions, move || {
             let model = Model::new();
             model.waiting.begin();
-            let acquiring = {
-                let model = model.clone();
-                loom::thread::spawn(move || assert!(model.acquire(), "there is room in the end"))
-            };
+            let others: Vec<_> = others
+                .iter()
+                .map(|work| {
+                    let model = model.clone();
+                    loom::thread::spawn(move || assert!(work(&model), "there is room in the end"))
+                })
+                .collect();
             assert!(model.want_at_work(), "gave up, and who holds the chunk can let go");
-            acquiring.join().unwrap();
+            others.into_iter().for_each(|other| other.join().unwrap());
             assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
         });
+    }
+    #[test]
+    fn nobody_gives_up_for_what_another_waits_to_acquire() {
+        all_find_room_beside_one_at_work(3, &[Model::acquire]);
     }
     /// The same while the thread that waits to acquire it is about to let go.
     #[test]
     fn nobody_gives_up_for_what_another_is_about_to_let_go() {
-        explore(2, move || {
-            let model = Model::new();
-            model.waiting.begin();
-            let others = [Model::acquire as fn(&Model) -> bool, Model::want].map(|work| {
-                let model = model.clone();
-                loom::thread::spawn(move || assert!(work(&model), "there is room in the end"))
-            });
-            assert!(model.want_at_work(), "gave up, and who holds the chunk can let go");
-            others.into_iter().for_each(|other| other.join().unwrap());
-            assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
-        });
+        all_find_room_beside_one_at_work(2, &[Model::acquire, Model::want]);
     }
-    /// Two who want the chunk for good let go of it for one who wants its place, one after the other.
+    /// Two threads that want to acquire the chunk let go of it, one after the other, for one that wants its place.
     #[test]
     fn nobody_gives_up_for_what_others_take_turns_at() {
-        explore(2, move || {
-            let model = Model::new();
-            model.waiting.begin();
-            let others = [(); 2].map(|()| {
-                let model = model.clone();
-                loom::thread::spawn(move || assert!(model.acquire(), "there is room in the end"))
-            });
-            assert!(model.want_at_work(), "gave up, and who holds the chunk can let go");
-            others.into_iter().for_each(|other| other.join().unwrap());
-            assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
-        });
+        all_find_room_beside_one_at_work(2, &[Model::acquire, Model::acquire]);
     }
     #[test]
     fn where_all_wait_to_acquire_all_give_up() {
