@@ -27,12 +27,9 @@ const NO_HEAP: usize = usize::MAX >> 1;
 /// # Safety
 /// `pool` is NULL or came from [`create_memory_pool`].
 #[inline(always)]
-unsafe fn heap_id(pool: *const MemoryPool) -> usize {
-    if pool.is_null() {
-        return NO_HEAP;
-    }
+unsafe fn heap_id(pool: *const MemoryPool) -> Option<usize> {
     // SAFETY: pools are records of type `Pool` that are never unmapped.
-    unsafe { (*pool.cast::<Pool>()).heap_id.load(Relaxed) }
+    unsafe { pool.cast::<Pool>().as_ref() }.map(|pool| pool.heap_id.load(Relaxed))
 }
 
 /// What `size_classes` of every pool points at: the heap's size classes, for programs that look.
@@ -159,7 +156,8 @@ fn make(config: &PoolConfig) -> Result<*mut MemoryPool> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *mut c_void {
     // SAFETY: by the caller's promise.
-    match fast::allocate(unsafe { heap_id(pool) }, Some(size_of::<Block>()), size) {
+    let id = unsafe { heap_id(pool) };
+    match id.and_then(|id| fast::allocate(id, Some(size_of::<Block>()), size)) {
         Some(block) => block.as_ptr().cast(),
         None => allocate_slow(pool, size),
     }
@@ -168,7 +166,8 @@ pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *m
 #[cold]
 extern "C" fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
     // SAFETY: by the promise of `pool_allocate`'s caller.
-    if let Some(block) = fast::allocate_other(unsafe { heap_id(pool) }, size, 0, false) {
+    let id = unsafe { heap_id(pool) };
+    if let Some(block) = id.and_then(|id| fast::allocate_other(id, size, 0, false)) {
         return block.as_ptr().cast();
     }
     guard(null_mut(), || {
@@ -186,7 +185,8 @@ extern "C" fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pool_free(pool: *mut MemoryPool, ptr: *mut c_void) {
     // SAFETY: by the caller's promise.
-    if !fast::free(unsafe { heap_id(pool) }, ptr.cast()) {
+    let id = unsafe { heap_id(pool) };
+    if !id.is_some_and(|id| fast::free(id, ptr.cast())) {
         free_slow(pool, ptr);
     }
 }

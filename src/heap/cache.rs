@@ -5,6 +5,7 @@
 //! therefore atomic, though never locked. Caches are found through the thread's record, by the heap's id; the table
 //! of a record and the caches in it are made and dissolved under [`super::registry`]'s lock.
 use super::central::Central;
+use super::front::Front;
 use super::magazine::{Entry, Magazine};
 use super::size_class::{
     CLASS_SCALE, CLASSES, DEFAULT_ALIGNMENT, FIRST_SINGLE, MAX_QUICK, MAX_QUICK_SHARED, SHAPES,
@@ -53,6 +54,7 @@ pub struct ThreadCache {
     pub heap: *const Heap,
     /// Of the bytes allocated, those that samples of the recording with the number `sampled_in` stand for (recorded.rs).
     pub(super) sampled: Cell<usize>,
+    pub(super) front: Front,
     magazines: Magazines,
     /// See `sampled`.
     pub(super) sampled_in: Cell<u32>,
@@ -75,6 +77,7 @@ impl ThreadCache {
         unsafe {
             let made = &mut *cache.as_ptr();
             made.tally = Tally::default();
+            made.front.begin();
             made.record = record;
             made.heap = heap;
             made.wanted_seen.set(heap.caches_wanted.load(Relaxed));
@@ -219,10 +222,10 @@ fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
 /// This thread's cache of the heap with `id`, if that is below [`NEAR`]. Where there is none: the sentinel, whose zero bytes
 /// are a cache that has no blocks and no room.
 #[inline(always)]
-pub fn near(record: &Record, id: usize) -> &'static ThreadCache {
-    let cache = record.near.get(id).map_or(sentinel(), |near| near.load(Relaxed));
+pub fn near(record: &Record, id: usize) -> Option<&'static ThreadCache> {
+    let cache = record.near.get(id)?.load(Relaxed);
     // SAFETY: entries are zero bytes or a cache that lives until its heap or this thread ends.
-    unsafe { &*cache.cast::<ThreadCache>() }
+    Some(unsafe { &*cache.cast::<ThreadCache>() })
 }
 /// The same for any heap.
 pub fn anywhere(record: &Record, id: usize) -> &'static ThreadCache {

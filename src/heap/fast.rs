@@ -3,15 +3,17 @@
 //! No locks, no calls, no failure: whatever is unusual gives `None` or `false` with nothing changed, and the caller
 //! goes on to slow.rs. They need only the heap's id, so that a table's functions reach the cache in two loads.
 //!
-//! What an allocation costs at least: the thread's record, its cache, the magazine's top, the entry and the slot, each
-//! load waiting for the one before; a free waits for the page map's root and leaf, the span and the slot.
+//! A cache has one block in front of its magazines (front.rs). Past that, what an allocation costs at least: the thread's record,
+//! its cache, the magazine's top, the entry and the slot, each load waiting for the one before; a free waits for the page map's
+//! root and leaf, the span and the slot.
 use super::cache::{self, ThreadCache};
+use super::front::Freed;
 use super::magazine::{Entry, Labels, Magazine};
 use super::size_class::{
     CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, quick_class_of, quick_scaled_class_of,
     quick_scaled_class_of_lines,
 };
-use super::span::ALL;
+use super::span::{ALL, Span};
 use super::{page_map, slot, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
@@ -30,14 +32,14 @@ pub fn is_usual(alignment: usize) -> bool {
 /// its blocks, where the caller knows.
 #[inline(always)]
 pub fn allocate(id: usize, prefix: Option<usize>, size: usize) -> Option<NonNull<u8>> {
-    let cache = cache::near(thread::existing()?, id);
+    let cache = cache::near(thread::existing()?, id)?;
     let prefix_and_rounding = prefix.map_or(cache.prefix_and_rounding, cache::prefix_and_rounding);
     shared(cache, size, || quick_scaled_class_of_lines(size.wrapping_add(prefix_and_rounding)))
 }
 /// The same at malloc's alignment, from a heap without a prefix.
 #[inline(always)]
 pub fn allocate_for_malloc(id: usize, size: usize) -> Option<NonNull<u8>> {
-    shared(cache::near(thread::existing()?, id), size, || quick_scaled_class_of(size))
+    shared(cache::near(thread::existing()?, id)?, size, || quick_scaled_class_of(size))
 }
 #[inline(always)]
 fn shared(cache: &ThreadCache, size: usize, scaled_class: impl FnOnce() -> usize) -> Option<NonNull<u8>> {
@@ -45,7 +47,11 @@ fn shared(cache: &ThreadCache, size: usize, scaled_class: impl FnOnce() -> usize
     if size.wrapping_sub(1) >= cache.quick_size.load(Relaxed) {
         return None;
     }
-    let magazine = cache.magazine_at(scaled_class());
+    let scaled_class = scaled_class();
+    if cache.front.holds(scaled_class) {
+        return cache.front.give(&cache.tally, size);
+    }
+    let magazine = cache.magazine_at(scaled_class);
     let taken = take(cache, magazine, size)?;
     taken.slot.store(taken.labels.zero_size_value().wrapping_sub(size as u16), Relaxed);
     // SAFETY: taken just now, and no block is at address 0.
@@ -109,7 +115,9 @@ pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) ->
 /// Frees into the calling thread's cache of the heap with `id`. False: not done, for whatever reason.
 #[inline(always)]
 pub fn free(id: usize, pointer: *mut u8) -> bool {
-    thread::existing().is_some_and(|record| free_into(cache::near(record, id), id, pointer))
+    let near = thread::existing().and_then(|record| cache::near(record, id));
+    let Some(cache) = near else { return false };
+    free_into(cache, id, pointer)
 }
 /// What [`free`] leaves over is tried here next, where that can help: heaps with ids from [`thread::NEAR`] on.
 pub fn free_other(id: usize, pointer: *mut u8) -> bool {
@@ -118,6 +126,11 @@ pub fn free_other(id: usize, pointer: *mut u8) -> bool {
 }
 #[inline(always)]
 fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
+    match cache.front.free(&cache.tally, pointer) {
+        Freed::Yes => return true,
+        Freed::Slowly => return false,
+        Freed::Unknown => {}
+    }
     let Some((span, scaled_class)) = page_map::blocks_of(pointer as usize) else { return false };
     if !span.is_of(id) {
         return false;
@@ -134,7 +147,20 @@ fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
     if !cache.tally.quick_free(counted) {
         return false;
     }
-    magazine.fill(place, Entry::new(pointer, block, value));
+    let entry = Entry::new(pointer, block, value);
+    if cache.front.has_room(scaled_class) {
+        keep_in_front(cache, span, entry, scaled_class);
+        return true;
+    }
+    magazine.fill(place, entry);
     block.store(magazine.tag(), Relaxed);
     true
+}
+/// The end of a free, apart so that the usual one needs fewer registers. A C function, as none of these unwinds: then it is
+/// jumped to.
+#[inline(never)]
+extern "C" fn keep_in_front(cache: &ThreadCache, span: &Span, entry: Entry, scaled_class: usize) {
+    let labels = cache.magazine_at(scaled_class).labels();
+    cache.front.keep(span, entry, scaled_class, labels);
+    entry.slot().store(labels.tag(), Relaxed);
 }

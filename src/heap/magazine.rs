@@ -23,6 +23,7 @@ pub const DEFAULT_BLOCKS: usize = 256;
 
 /// A free block, in two words: a cache line holds four.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Entry {
     /// Where it begins. In a word of its own: so a free of the block, right after it was allocated, need not wait for the other
     /// word to be taken apart.

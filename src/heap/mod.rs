@@ -17,6 +17,7 @@ mod central;
 pub mod debug;
 pub(crate) mod fast;
 pub mod freed;
+mod front;
 pub mod guard;
 mod kept;
 mod large;

@@ -18,6 +18,7 @@ impl Heap {
     pub(super) fn finds_room(&'static self, size: usize, alignment: usize, movable: usize) -> bool {
         let (alignment, slack) = (self.alignment_for(alignment), debug::slack());
         let fits = self.with_cache(|cache| {
+            self.empty_front(cache);
             let central = self.central.lock();
             match self.class_for(size + slack, alignment) {
                 Some(class) => {

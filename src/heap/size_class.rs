@@ -47,7 +47,8 @@ const fn count(from: usize, to: usize) -> usize {
     }
     n
 }
-const SHARED: usize = count(SMALLEST, MAX_SHARED);
+/// The classes of blocks that share a span at the usual alignments come first, and there are so many.
+pub const SHARED: usize = count(SMALLEST, MAX_SHARED);
 const ALIGNED: usize = (MAX_ALIGNED / 128).ilog2() as usize + 1;
 const SINGLE: usize = count(32 << 10, MAX_STRIDE);
 /// The first class with one block a span; those with many come before it.

@@ -135,7 +135,10 @@ impl Heap {
     /// Puts what this thread caches back into its spans, and what was cached by threads that a child does not have. False
     /// when there is nothing.
     pub(super) fn flush_caches(&'static self) -> bool {
-        let cache = self.existing_cache().filter(|cache| cache.magazines().iter().any(|m| m.length() > 0));
+        let cache = self.existing_cache().filter(|cache| {
+            self.empty_front(cache);
+            cache.magazines().iter().any(|m| m.length() > 0)
+        });
         let mut central = self.central.lock();
         if let Some(cache) = cache {
             self.flush(&mut central, cache);
@@ -150,9 +153,18 @@ impl Heap {
     }
     /// Puts back what this thread caches, if that is wanted or, in a heap with a limit, has become too much.
     fn tidy(&self, cache: &ThreadCache) {
+        self.empty_front(cache);
         let wanted = self.caches_wanted.load(Relaxed);
         if cache.wanted_seen.replace(wanted) != wanted || self.limit() != 0 && self.caches_too_much(cache) {
             self.flush(&mut self.central.lock(), cache);
+        }
+    }
+    /// Puts what is in the front of this thread's cache into its magazine.
+    pub(super) fn empty_front(&self, cache: &ThreadCache) {
+        if let Some((class, entry)) = cache.front.remove()
+            && !cache.magazine(class).push(entry)
+        {
+            self.put_back(&mut self.central.lock(), cache, class, entry);
         }
     }
     /// Looked at with some of the calls only.
@@ -422,6 +434,9 @@ impl Heap {
 
     /// Puts the blocks of all magazines of `cache` back into their spans.
     pub(super) fn flush(&self, central: &mut Central, cache: &ThreadCache) {
+        if let Some((class, entry)) = cache.front.remove() {
+            self.put_back(central, cache, class, entry);
+        }
         for (class, magazine) in cache.magazines().iter().enumerate() {
             magazine.drain_oldest(usize::MAX, |entry| self.put_back(central, cache, class, entry));
         }

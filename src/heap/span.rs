@@ -182,6 +182,11 @@ impl Span {
         fence(Acquire);
         found.filter(|_| self.changes.load(Relaxed) == changes)
     }
+    /// Number of the record's service. Whoever finds the same one again knows that the record has not been out of it.
+    #[inline(always)]
+    pub fn service(&self) -> u32 {
+        self.changes.load(Relaxed)
+    }
     fn end_service(&self) -> u32 {
         let changes = self.changes.load(Relaxed);
         let out = changes.wrapping_add(changes % 2);

@@ -3,6 +3,7 @@ use super::*;
 use crate::error::Error;
 
 mod blocks;
+mod front;
 mod limits;
 mod model;
 mod threads;

@@ -495,3 +495,37 @@ fn attributes_end_with_a_block_that_is_freed_at_the_same_moment() {
     assert_eq!(heap.block(block.as_ptr()), None);
     assert_eq!(heap.destroy(), Leaks::default());
 }
+
+/// The same where the block had come to the front of the thread whose free was in time.
+#[test]
+fn a_block_that_a_late_free_took_is_not_given_out_from_the_front() {
+    const SIZE: usize = 100;
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let [block, other] = [(); 2].map(|()| heap.allocate(SIZE, 0).unwrap());
+    let address = block.as_ptr() as usize;
+    let barrier = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // So that it has a cache.
+            heap.free(heap.allocate(SIZE, 0).unwrap().as_ptr()).unwrap();
+            barrier.wait();
+            barrier.wait();
+            free_late(heap, NonNull::new(address as *mut u8).unwrap(), SIZE);
+            barrier.wait();
+            barrier.wait();
+        });
+        barrier.wait();
+        heap.free(block.as_ptr()).unwrap();
+        assert_eq!(heap.statistics().live, SIZE);
+        barrier.wait();
+        barrier.wait();
+        // The late free has the block, and has counted it as freed a second time.
+        let next = heap.allocate(SIZE, 0).unwrap();
+        assert_ne!(next, block);
+        assert_eq!((heap.statistics().live, heap.refused()), (2 * SIZE, 1));
+        heap.free(next.as_ptr()).unwrap();
+        barrier.wait();
+    });
+    heap.free(other.as_ptr()).unwrap();
+    assert_eq!(heap.destroy(), Leaks::default());
+}

@@ -1,0 +1,128 @@
+//! The front: a place for one block before all magazines of a thread's cache.
+//!
+//! Programs often free what they were given last and ask for the like again. Such a block comes back from here, and its free
+//! looks nothing up: what a free must find out from an address (span, slot, class) is still known of the block that the front
+//! gave out last. Nor does an allocation wait for what the free before it has stored, which through a magazine it does.
+//!
+//! A block in the front counts as in its class's magazine: its slot has the magazine's tag (slot.rs).
+//! - A free that finds the front empty puts its block there with all it has found out.
+//! - An allocation of its class takes it. The front is empty then, and remembers the block.
+//! - A free of the block that it remembers puts it back. What is remembered holds if the slot says that a block is live and the
+//!   span was in the same service ever since ([`Span::service`]), whoever allocated and freed it meanwhile. While the block
+//!   is in the front, its span stays in service.
+//! - A block of another class would stay for ever: slow paths put it into its magazine, and every thread passes one with each
+//!   1024th free at the latest (tally.rs).
+use super::magazine::{Entry, Labels};
+use super::size_class::{CLASS_SCALE, SHARED};
+use super::slot;
+use super::span::Span;
+use super::tally::Tally;
+use core::cell::Cell;
+use core::ptr::{NonNull, with_exposed_provenance_mut};
+use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
+
+/// The class of no block; those of blocks are even.
+const NONE: usize = 1;
+
+/// See the module's comment. Of zero bytes (in the sentinel) nothing may be put into it or asked of it, but a block to free: it
+/// remembers none.
+#[repr(C, align(64))]
+pub struct Front {
+    /// Programs store to where blocks begin, at multiples of 64: see [`Span`] about 4 KiB aliasing.
+    unused: usize,
+    /// Scaled class of the block in it, or [`NONE`].
+    holds: Cell<usize>,
+    /// The block in it, or the one it remembers, or 0. (A number: of two pointers the compiler thinks that they differ.)
+    address: Cell<usize>,
+    slot: Cell<Option<&'static AtomicU16>>,
+    span: Cell<*const Span>,
+    /// [`Span::counted_size`] of a slot's value is this less the value.
+    counted: Cell<usize>,
+    scaled_class: Cell<u32>,
+    /// See [`Span::service`].
+    service: Cell<u32>,
+    labels: Cell<Labels>,
+    /// What the slot was when the block was freed.
+    value: Cell<u16>,
+}
+
+/// What a free came to.
+pub enum Freed {
+    /// It is done.
+    Yes,
+    /// A slow path is to do it; nothing is changed.
+    Slowly,
+    /// The front does not know the block.
+    Unknown,
+}
+
+impl Front {
+    /// Empty.
+    pub fn begin(&self) {
+        self.holds.set(NONE);
+    }
+    /// Whether it has a block of that class, which is given scaled.
+    #[inline(always)]
+    pub fn holds(&self, scaled_class: usize) -> bool {
+        self.holds.get() == scaled_class
+    }
+    /// Gives out the block it holds, counted as a hit of `size` bytes. None: a slow path is to do it; nothing is changed.
+    #[inline(always)]
+    pub fn give(&self, tally: &Tally, size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: it holds a block.
+        let slot = unsafe { self.slot.get().unwrap_unchecked() };
+        let labels = self.labels.get();
+        if slot.load(Relaxed) != labels.tag() || !tally.hit(size) {
+            return None;
+        }
+        self.holds.set(NONE);
+        slot.store(labels.zero_size_value().wrapping_sub(size as u16), Relaxed);
+        // SAFETY: no block is at address 0.
+        Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(self.address.get())) })
+    }
+    /// Frees `pointer` into it, if that is the block it remembers.
+    #[inline(always)]
+    pub fn free(&self, tally: &Tally, pointer: *mut u8) -> Freed {
+        if self.address.get() != pointer.expose_provenance() {
+            return Freed::Unknown;
+        }
+        let Some(slot) = self.slot.get() else { return Freed::Unknown };
+        // SAFETY: it remembers a block, and span records stay mapped for ever.
+        let span = unsafe { &*self.span.get() };
+        let value = slot.load(Relaxed);
+        if !slot::is_plainly_live(value) || span.service() != self.service.get() {
+            return Freed::Unknown;
+        }
+        if !tally.quick_free(self.counted.get().wrapping_sub(value as usize)) {
+            return Freed::Slowly;
+        }
+        self.value.set(value);
+        self.holds.set(self.scaled_class.get() as usize);
+        slot.store(self.labels.get().tag(), Relaxed);
+        Freed::Yes
+    }
+    /// Whether a block of that class may be put in.
+    #[inline(always)]
+    pub fn has_room(&self, scaled_class: usize) -> bool {
+        self.holds.get() == NONE && scaled_class < SHARED * CLASS_SCALE
+    }
+    /// Puts a block in for which there is room, and whose slot the caller sets then.
+    pub fn keep(&self, span: &Span, entry: Entry, scaled_class: usize, labels: Labels) {
+        self.address.set(entry.pointer.expose_provenance());
+        self.slot.set(Some(entry.slot()));
+        self.value.set(entry.value());
+        self.span.set(span);
+        self.counted.set(span.counted_size(0));
+        self.scaled_class.set(scaled_class as u32);
+        self.service.set(span.service());
+        self.labels.set(labels);
+        self.holds.set(scaled_class);
+    }
+    /// Takes out what it holds: class and entry.
+    pub fn remove(&self) -> Option<(usize, Entry)> {
+        let scaled_class = self.holds.replace(NONE);
+        let slot = self.slot.get().filter(|_| scaled_class != NONE)?;
+        let pointer = with_exposed_provenance_mut(self.address.get());
+        Some((scaled_class / CLASS_SCALE, Entry::new(pointer, slot, self.value.get())))
+    }
+}

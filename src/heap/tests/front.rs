@@ -1,0 +1,157 @@
+//! The place for one block before a thread's magazines.
+use super::super::cache::ThreadCache;
+use super::*;
+
+fn heap() -> &'static Heap {
+    Heap::create(&HeapParams::default()).unwrap()
+}
+fn allocate(heap: &'static Heap, size: usize) -> *mut u8 {
+    heap.allocate(size, 0).unwrap().as_ptr()
+}
+fn free(heap: &'static Heap, block: *mut u8) {
+    heap.free(block).unwrap();
+}
+fn cache(heap: &'static Heap) -> &'static ThreadCache {
+    heap.existing_cache().unwrap()
+}
+/// A block that the front has given out, and remembers.
+fn remembered(heap: &'static Heap, size: usize) -> *mut u8 {
+    let block = allocate(heap, size);
+    free(heap, block);
+    assert_eq!(allocate(heap, size), block);
+    block
+}
+/// Stride of the block that the front holds.
+fn held_stride(heap: &'static Heap) -> Option<usize> {
+    let (class, entry) = cache(heap).front.remove()?;
+    assert!(cache(heap).magazine(class).push(entry));
+    Some(size_class::SHAPES[class].stride as usize)
+}
+fn end(heap: &'static Heap) {
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
+#[test]
+fn a_block_freed_and_wanted_again_stays_out_of_the_magazines() {
+    let heap = heap();
+    let block = remembered(heap, 1000);
+    for size in [1000, 900, 1024] {
+        free(heap, block);
+        assert_eq!(held_stride(heap), Some(1024));
+        assert_eq!(allocate(heap, size), block);
+        assert_eq!(heap.block(block).map(|block| block.size), Some(size));
+        assert_eq!(heap.statistics().live, size);
+    }
+    free(heap, block);
+    assert_eq!((heap.statistics().live, heap.refused()), (0, 0));
+    end(heap);
+}
+
+#[test]
+fn a_class_that_is_no_longer_used_makes_room() {
+    let heap = heap();
+    let other = allocate(heap, 3000);
+    free(heap, other);
+    for _ in 0..1100 {
+        free(heap, allocate(heap, 100));
+    }
+    free(heap, allocate(heap, 100));
+    assert_eq!(held_stride(heap), Some(128));
+    assert_eq!(allocate(heap, 3000), other, "the block that made room");
+    free(heap, other);
+    end(heap);
+}
+
+#[test]
+fn a_block_in_the_front_is_not_live() {
+    let heap = heap();
+    let block = remembered(heap, 100);
+    free(heap, block);
+    assert_eq!(heap.free(block), Err(Error::DoubleFree));
+    assert_eq!((heap.statistics().frees, heap.refused(), heap.block(block)), (2, 1, None));
+    end(heap);
+}
+
+#[test]
+fn memory_in_the_front_is_given_back() {
+    let heap = heap();
+    std::thread::spawn(move || free(heap, remembered(heap, 100))).join().unwrap();
+    free(heap, remembered(heap, 5000));
+    heap.trim();
+    assert_eq!(heap.held(), 0);
+    end(heap);
+}
+
+#[test]
+fn the_front_is_room_for_one_more() {
+    // One span of blocks, and what it takes to know of them.
+    let heap = Heap::create(&HeapParams { limit: 640 << 10, ..HeapParams::default() }).unwrap();
+    let mut blocks = vec![];
+    while let Ok(block) = heap.allocate(20_000, 0) {
+        blocks.push(block.as_ptr());
+    }
+    assert!(!heap.can_allocate(20_000, 0, 0));
+    free(heap, blocks[0]);
+    assert!(heap.can_allocate(20_000, 0, 0));
+    assert_eq!(allocate(heap, 20_000), blocks[0]);
+    blocks.iter().for_each(|&block| free(heap, block));
+    end(heap);
+}
+
+/// Blocks pass from thread to thread. When the first frees the one it remembers, that has become another class's.
+#[test]
+fn what_is_remembered_ends_with_the_span() {
+    let heap = heap();
+    let block = remembered(heap, 100);
+    heap.flush_caches(); // the others that came with it
+    let address = block as usize;
+    let successor = move || {
+        free(heap, address as *mut u8);
+        heap.flush_caches();
+        // Of as many slices, so the range is used again, from its start.
+        let next = allocate(heap, 190);
+        heap.flush_caches();
+        assert_eq!(next as usize, address);
+        190
+    };
+    let size = std::thread::spawn(successor).join().unwrap();
+    assert_eq!(heap.statistics().live, size);
+    free(heap, block);
+    assert_eq!((heap.statistics().live, heap.refused()), (0, 0));
+    assert_eq!(allocate(heap, size), block, "it is in the magazine of its class");
+    free(heap, block);
+    end(heap);
+}
+
+#[test]
+fn what_another_thread_did_to_the_block_counts() {
+    let heap = heap();
+    let block = remembered(heap, 100);
+    let address = block as usize;
+    let other = move || {
+        let block = address as *mut u8;
+        free(heap, block);
+        assert_eq!(allocate(heap, 77), block);
+        heap.reallocate(block, 120).unwrap();
+    };
+    std::thread::spawn(other).join().unwrap();
+    assert_eq!(heap.statistics().live, 120);
+    free(heap, block);
+    assert_eq!(heap.statistics().live, 0);
+    let other = move || heap.free(address as *mut u8);
+    assert_eq!(std::thread::spawn(other).join().unwrap(), Err(Error::DoubleFree));
+    end(heap);
+}
+
+#[test]
+fn a_block_that_carries_something_is_freed_slowly() {
+    let heap = heap();
+    let block = remembered(heap, 100);
+    let place = block as usize + 8;
+    tracked::INSTANCES.track_in_block(place, block as usize).unwrap();
+    assert!(tracked::INSTANCES.is_tracked(place));
+    free(heap, block);
+    assert!(!tracked::INSTANCES.is_tracked(place));
+    assert_eq!((heap.statistics().live, heap.refused()), (0, 0));
+    end(heap);
+}
