@@ -315,30 +315,6 @@ static int locked_memory(void *mechanism) {
     EXPECT(unimem_close(memory), "something was live at close");
     return tap.misses != 0;
 }
-/* With few mappings left to the process: where each chunk in place is one, those that have left are none. */
-static int few_mappings(void *unused) {
-    enum { CHUNK = 4096, CHUNKS = 8192, LEFT = 2000 };
-    const size_t most = (size_t)1 << 21;
-    char *pages = mmap(NULL, 2 * most * CHUNK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (pages == MAP_FAILED) return SKIPPED;
-    setenv("UNIMEM_FAULTS", "signal", 1);
-    unified_memory_interface_t *memory = unimem_open(&small_budget);
-    char *tiered = memory ? memory->allocate_streaming((size_t)CHUNKS * CHUNK, CHUNK) : NULL;
-    if (!EXPECT(tiered, "no tiered memory: %s", unimem_last_error_message())) return 1;
-    size_t count = 0;
-    while (count < most && mprotect(pages + 2 * count * CHUNK, CHUNK, PROT_READ) == 0) count++;
-    if (count < LEFT || count == most) return SKIPPED;
-    for (size_t i = count - LEFT / 2; i < count; i++) mprotect(pages + 2 * i * CHUNK, CHUNK, PROT_NONE);
-    for (size_t round = 0; round < 2; round++)
-        for (size_t c = 0; c < CHUNKS; c += 2) {
-            volatile size_t *word = (volatile size_t *)(void *)(tiered + c * CHUNK);
-            if (!EXPECT(*word == round * c, "round %zu, chunk %zu: %zu", round, c, *word)) return 1;
-            *word += c;
-        }
-    memory->free(tiered);
-    EXPECT(unimem_close(memory), "something was live at close");
-    return unused != NULL || tap.misses != 0;
-}
 /* What prints is the program: neither the library nor what it uses. */
 static int no_sys(void *unused) {
     char name[] = "/tmp/unimem-printed-XXXXXX";
@@ -486,7 +462,6 @@ int main(void) {
         {"all memory is locked (userfaultfd): chunks come and go", locked_memory, uffd},
         {"all memory is locked (userfaultfd-copy): chunks come and go", locked_memory, copy},
         {"all memory is locked (signal): chunks come and go", locked_memory, handler},
-        {"few mappings are left: chunks that have left take none", few_mappings, NULL},
         {"on one processor everything works", one_processor, NULL},
         {"on a stack of 64 KiB everything works", tiny_stack, NULL},
         {"destructors of threads may allocate and free, to the last round", thread_destructors, NULL},

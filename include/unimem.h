@@ -362,7 +362,7 @@ size_t unimem_chunk_count(const void *ptr);
  * NULL if beside the chunks that are acquired the budget has no room for this one and two more, which plain access may
  * need at once (`UNIMEM_ERROR_OUT_OF_MEMORY`; where all chunks fit, all can be acquired), or the spill file fails
  * (`UNIMEM_ERROR_IO`), or its bytes are not what was written (`UNIMEM_ERROR_CORRUPTION`), or the chunk is acquired 65535
- * times already (`UNIMEM_ERROR_LIMIT`).
+ * times already, or, where faults are served by a signal, no mapping of the process is left for it (`UNIMEM_ERROR_LIMIT`).
  */
 void *unimem_chunk_acquire(void *ptr,
                            size_t index,

@@ -15,6 +15,8 @@ pub enum ChunkError {
     Damaged,
     /// Pages cannot be moved: the system is out of memory or mappings.
     Pages(Errno),
+    /// Chunks in place take as many of the process's mappings as they may, and none of them can leave.
+    Mappings,
     /// Beside the chunks that are acquired there would be no room for those that plain access needs.
     NoRoomBeside,
     /// The chunk is acquired as often as can be counted.
@@ -29,7 +31,7 @@ impl ChunkError {
             ChunkError::NoRoom | ChunkError::NoRoomBeside | ChunkError::Pages(_) => Error::OutOfMemory,
             ChunkError::Disk(_) => Error::Io,
             ChunkError::Damaged => Error::Corruption,
-            ChunkError::Acquired => Error::Limit,
+            ChunkError::Acquired | ChunkError::Mappings => Error::Limit,
             ChunkError::Leaving => Error::NotOwned,
         };
         pending(error, format_args!("{self}"))
@@ -48,6 +50,9 @@ impl fmt::Display for ChunkError {
             ChunkError::Disk(errno) => write!(f, "spill file: {errno}"),
             ChunkError::Damaged => f.write_str("a stored chunk does not match its checksum"),
             ChunkError::Pages(errno) => write!(f, "moving pages: {errno}"),
+            ChunkError::Mappings => f.write_str(
+                "chunks in place take as many of the process's mappings (vm.max_map_count) as they may, and none of them can leave",
+            ),
             ChunkError::Acquired => write!(f, "the chunk is acquired {MOST_ACQUIRED} times already"),
             ChunkError::Leaving => f.write_str("another thread is freeing or reallocating this memory"),
         }

@@ -6,7 +6,7 @@ use super::state::{Phase, Settle};
 use super::sweep::Order;
 use super::sync_points::{self, SyncPoint};
 use super::transit::Transit;
-use super::{gate, workers};
+use super::{gate, mappings, workers};
 use crate::error::{Result, fail};
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -129,7 +129,8 @@ impl Region {
     }
     /// For worker threads: brings a chunk in place.
     pub(super) fn bring_ahead(&self, index: usize) {
-        if self.word(index).phase() != Phase::Stored {
+        // Where mappings are short, others would leave for it.
+        if self.word(index).phase() != Phase::Stored || self.splits_mappings() && mappings::are_short() {
             return;
         }
         sync_points::pass(SyncPoint::BringingAhead);

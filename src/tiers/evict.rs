@@ -11,7 +11,6 @@ use super::sweep::YOUNGEST;
 use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
 use super::transit::Transit;
-use crate::os::map::PAGE;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -155,7 +154,7 @@ impl Engine {
         Ok(true)
     }
     /// Chunks of one size that are in place and not acquired. There is always room for two: see budget.rs.
-    fn chunks_to_spare(&self, staging: &Staging) -> usize {
+    pub(super) fn chunks_to_spare(&self, staging: &Staging) -> usize {
         self.sum_over(staging, |region| {
             let acquired = region.counters.acquired.load(Relaxed);
             region.lists().count(ListKind::Hot).saturating_sub(acquired)
@@ -241,7 +240,7 @@ impl Engine {
 
     /// Evicts a chunk into the empty `slot`, which is full then. None, and the slot is returned, if nothing of this
     /// chunk size can leave now; an error, and the slot is returned, if a chunk could not be stored (and stays).
-    fn evict_into(
+    pub(super) fn evict_into(
         &self,
         staging: &Arc<Staging>,
         slot: Slot,
@@ -291,7 +290,7 @@ impl Engine {
         Ok(0)
     }
     /// Evicts chunks of one size until `wanted` bytes of pages are given back, or nothing more can leave.
-    fn evict_bytes(
+    pub(super) fn evict_bytes(
         &self,
         staging: &Arc<Staging>,
         wanted: usize,
@@ -419,56 +418,6 @@ impl Engine {
         None
     }
 
-    /// Makes room for plain blocks: gives back at least `wanted` bytes if that can be done by evicting. Gives what
-    /// was given back.
-    pub fn reclaim(&self, wanted: usize) -> usize {
-        let _inside = super::gate::enter();
-        super::workspace::with(false, |workspace| self.reclaim_with(wanted, workspace))
-    }
-    fn reclaim_with(&self, wanted: usize, workspace: &mut codec::Workspace) -> usize {
-        let _pages = self.pages_in_hand();
-        let before = self.account().held();
-        let freed = || before.saturating_sub(self.account().held());
-        self.warm.trim(self.account());
-        for staging in self.stagings().iter() {
-            while freed() < wanted {
-                match self.evict_bytes(staging, wanted - freed(), workspace) {
-                    Ok(0) | Err(_) => break,
-                    Ok(_) => {}
-                }
-            }
-        }
-        while freed() < wanted && self.free_encoded() == Ok(true) {
-            self.warm.trim(self.account());
-        }
-        if freed() < wanted {
-            self.account().drop_reserve();
-        }
-        freed()
-    }
-    /// Charges records of chunks; chunks leave for them. False if there is no room even so.
-    pub(super) fn charge_records(&self, bytes: usize, workspace: &mut codec::Workspace) -> bool {
-        while !self.account().charge_records(bytes) {
-            if self.reclaim_with(bytes, workspace) == 0 {
-                return self.account().charge_records(bytes);
-            }
-        }
-        true
-    }
-    /// Charges the page of the record of a chunk that is about to be used for the first time, where that is not done yet.
-    /// Where nothing can leave for it, the page is charged beyond the limit: to refuse it would end the program at a plain
-    /// access.
-    pub(super) fn charge_record(&self, region: &Region, index: usize, workspace: &mut codec::Workspace) {
-        if region.is_record_charged(index) {
-            return;
-        }
-        if !self.charge_records(PAGE, workspace) {
-            self.account().charge_records_anyway(PAGE);
-        }
-        if !region.note_record_charged(index) {
-            self.account().discharge_records(PAGE);
-        }
-    }
     /// Sends a chunk out if nobody uses it. For advice; failure is no error.
     pub(super) fn evict_one(&self, region: &Region, index: usize) {
         super::workspace::with(false, |workspace| self.evict_one_with(region, index, workspace));
@@ -488,12 +437,16 @@ impl Engine {
         }
         region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
         if let Ok(slot) = self.store(transit, slot, workspace) {
-            // The next chunk that comes in finds pages there, and whoever sends out many waits less for the system.
-            if (staging.full() + 1) * staging.chunk() <= MOST_KEPT && !self.reserve_comes_first(staging) {
-                staging.put_full(slot);
-            } else {
-                self.drop_pages(staging, slot);
-            }
+            self.keep_pages(staging, slot);
+        }
+    }
+    /// Returns a slot that an eviction has filled. The next chunk that comes in finds pages there, and whoever sends out many waits
+    /// less for the system.
+    pub(super) fn keep_pages(&self, staging: &Staging, slot: Slot) {
+        if (staging.full() + 1) * staging.chunk() <= MOST_KEPT && !self.reserve_comes_first(staging) {
+            staging.put_full(slot);
+        } else {
+            self.drop_pages(staging, slot);
         }
     }
 }

@@ -4,6 +4,7 @@ use super::chunks::Acquisition;
 use super::engine::Engine;
 use super::fault::Mechanism;
 use super::mapping::Errno;
+use super::mappings;
 use super::region::Region;
 use super::staging::Slot;
 use super::state::{MOST_ACQUIRED, Phase, Settle};
@@ -16,6 +17,9 @@ use crate::recording::{self, Movement, Tier};
 use core::sync::atomic::{Ordering::*, fence};
 use std::time::Instant;
 use twox_hash::XxHash3_128;
+
+/// How often chunks leave for one that comes in because the system has refused it a mapping.
+const MOST_REFUSED: usize = 16;
 
 /// What the chunk is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,7 @@ impl Region {
         handler: bool,
     ) -> Result<(), ChunkError> {
         let chunk = self.chunk(index);
+        let mut refused = 0;
         loop {
             let word = chunk.state.load();
             match word.phase() {
@@ -70,6 +75,11 @@ impl Region {
                 Phase::Busy => chunk.state.wait(),
                 _ if self.is_leaving() => return Err(ChunkError::Leaving),
                 phase => {
+                    // Before the claim, as this takes a workspace. One that is in place already, and then cannot leave any more, too.
+                    let needs_mapping = self.splits_mappings() && mappings::are_short();
+                    if needs_mapping && Engine::free_mappings(handler) == 0 && acquire {
+                        return Err(ChunkError::Mappings);
+                    }
                     let claim = || Transit::claim(self, index, Some(phase));
                     let brought = if phase == Phase::Hot || self.is_resident() {
                         claim().map(|transit| {
@@ -92,6 +102,14 @@ impl Region {
                     };
                     match brought {
                         Some(Ok(false)) => self.engine().waiting.stand_aside(),
+                        // The program may have more mappings than were seen: then some chunks leave, as above.
+                        Some(Err(ChunkError::Pages(Errno(libc::ENOMEM))))
+                            if self.splits_mappings()
+                                && refused < MOST_REFUSED
+                                && mappings::note_refused() =>
+                        {
+                            refused += 1;
+                        }
                         Some(result) => return result.map(drop),
                         None => {} // another thread was first
                     }

@@ -146,7 +146,7 @@ impl Engine {
     fn renew(&self) {
         let pages = self.pages();
         for region in self.regions().iter().filter(|r| !r.is_resident() && !r.is_forbidden()) {
-            if let Err(error) = pages.adopt_region(region.reserved()) {
+            if let Err(error) = pages.adopt_region(region.reserved(), region.chunk_size()) {
                 FORBIDDEN.note(error);
                 region.forbid();
             }

@@ -97,8 +97,7 @@ pub fn advise(span: Span, advice: Advice) {
 pub fn advise_pages(span: Span, chunk: usize) {
     advise(span, if chunk.is_multiple_of(HUGE_PAGE) { Advice::HugePages } else { Advice::SmallPages });
 }
-/// All advice for a region with chunks of this size, or a part of one: what is alike the system keeps as one mapping, of which a
-/// process may have few.
+/// All advice for memory with chunks of this size that stays where it is.
 pub fn advise_region(span: Span, chunk: usize) {
     advise_pages(span, chunk);
     advise(span, Advice::NotDumped);

@@ -6,6 +6,7 @@ use super::codec::Codec;
 use super::engine::Engine;
 use super::fault::Mechanism;
 use super::mapping::{Mapping, Span, advise_region};
+use super::mappings;
 use super::residency::Counters;
 use super::spill_space::SpillSpace;
 use super::staging::{self, Staging};
@@ -138,12 +139,15 @@ impl Region {
         let Some((memory, capacity)) = found else {
             return fail!(OutOfMemory, "no address space for memory of {size} bytes");
         };
-        advise_region(memory.span(), chunk);
         let Some(table) = Table::new(capacity) else {
             return fail!(OutOfMemory, "no address space for the records of {capacity} chunks");
         };
         let staging = engine.staging_for(chunk)?;
-        if let Err(errno) = pages.adopt_region(memory.span()) {
+        if pages.splits_mappings() {
+            let in_place = if limit == 0 { capacity } else { capacity.min(limit / chunk) };
+            mappings::prepare(2 * in_place);
+        }
+        if let Err(errno) = pages.adopt_region(memory.span(), chunk) {
             return Err(ChunkError::Pages(errno).error());
         }
         let prepaid = table::bytes(length / chunk) <= limit / RECORDS_SHARE;
@@ -180,6 +184,10 @@ impl Region {
             sweep: Mutex::sheltered(Default::default()),
         })
     }
+    /// Whether its chunks in place are mappings of their own (mappings.rs).
+    pub(super) fn splits_mappings(&self) -> bool {
+        self.engine.pages().splits_mappings() && !self.resident
+    }
     /// Takes the room on disk that a budget may make necessary.
     pub(super) fn take_spill_space(&self) -> Result<()> {
         if self.resident || self.engine.account().limit() == 0 {
@@ -206,6 +214,7 @@ impl Region {
             account.discharge_resident(length);
             return fail!(OutOfMemory, "{length} bytes cannot be made accessible: {error}");
         }
+        advise_region(span, self.chunk);
         self.resident = true;
         self.counters.hot.fetch_add(length, Relaxed);
         Ok(())

@@ -45,6 +45,13 @@ pub fn add(region: &Arc<Region>) {
 pub fn remove(region: &Arc<Region>) {
     change(|list| list.retain(|e| !Arc::ptr_eq(&e.region, region)));
 }
+/// The region with the greatest `figure`, of all engines, if that is not zero.
+pub fn greatest(figure: impl Fn(&Region) -> usize) -> Option<Arc<Region>> {
+    let regions = REGIONS.lock().clone()?;
+    let figures = regions.iter().map(|entry| (figure(&entry.region), &entry.region));
+    let (most, region) = figures.max_by_key(|&(figure, _)| figure)?;
+    (most > 0).then(|| region.clone())
+}
 /// The region whose address space holds `address`. For callers outside the gate.
 pub fn lookup(address: usize) -> Option<Arc<Region>> {
     if COUNT.load(Acquire) == 0 {

@@ -71,6 +71,13 @@ pub enum ListKind {
     Staged,
 }
 
+impl ListKind {
+    /// Whether chunks listed so are in place.
+    pub fn is_in_place(self) -> bool {
+        matches!(self, ListKind::Hot | ListKind::Copied)
+    }
+}
+
 /// A chunk's place in one list.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -313,6 +320,15 @@ impl Lists {
     pub fn which(&self, table: &Table, index: usize) -> ListKind {
         table.get(index).which.get()
     }
+    /// By how many the mappings of a region become more when this chunk comes in, and fewer when it leaves, where each chunk in place
+    /// is one, and each gap between them.
+    pub fn mappings_of(&self, table: &Table, index: usize) -> isize {
+        let beside = [index.checked_sub(1), Some(index + 1).filter(|&next| next < table.capacity)];
+        // It becomes one, and cuts its gap in two; there is no gap on the side where there is a neighbour, or an end.
+        let without_gap =
+            |side: &&Option<usize>| side.is_none_or(|side| self.which(table, side).is_in_place());
+        2 - beside.iter().filter(without_gap).count() as isize
+    }
     /// How many chunks are in a list.
     pub fn count(&mut self, which: ListKind) -> usize {
         self.list(which).count
@@ -355,6 +371,29 @@ mod tests {
         assert!(!is_present(core::ptr::from_ref(table.get(one)).addr()));
         assert!(page.into_iter().all(|index| claim(&table, index)));
         assert_eq!(around.map(|index| table.get(index).state.load().phase()), [Phase::Hot; 2]);
+    }
+    #[test]
+    fn mappings_are_chunks_in_place_and_gaps_between_them() {
+        const CHUNKS: usize = 9;
+        let table = Table::new(CHUNKS).unwrap();
+        let mut lists = Lists::default();
+        let mut mappings = 1;
+        for step in 0..10_000_usize {
+            let index = step.wrapping_mul(step).wrapping_mul(2_654_435_761) >> 7 & 0xFFFF;
+            let index = index % CHUNKS;
+            match lists.remove(&table, index) {
+                ListKind::Nowhere => {
+                    mappings += lists.mappings_of(&table, index);
+                    let which = if step % 3 == 0 { ListKind::Copied } else { ListKind::Hot };
+                    lists.append(&table, which, index, 0);
+                }
+                _ => mappings -= lists.mappings_of(&table, index),
+            }
+            let in_place = |index| lists.which(&table, index).is_in_place();
+            let chunks = (0..CHUNKS).filter(|&index| in_place(index)).count();
+            let gaps = (0..CHUNKS).filter(|&index| !in_place(index) && (index == 0 || in_place(index - 1)));
+            assert_eq!(mappings, (chunks + gaps.count()) as isize, "step {step}");
+        }
     }
     #[test]
     fn lists_keep_their_order() {

@@ -1,5 +1,6 @@
 //! A claimed chunk: the right to move it, from claiming to settling.
 use super::mapping::Span;
+use super::mappings;
 use super::region::Region;
 use super::state::{Phase, Settle};
 use super::table::{Chunk, ListKind, Stored};
@@ -80,7 +81,11 @@ impl<'a> Transit<'a> {
         let warm = self.stored().warm != 0;
         {
             let mut lists = self.region.lists();
-            lists.remove(self.region.table(), self.index);
+            let was_in_place = lists.remove(self.region.table(), self.index).is_in_place();
+            if self.region.splits_mappings() && was_in_place != (phase == Phase::Hot) {
+                let mappings = lists.mappings_of(self.region.table(), self.index);
+                mappings::note(if was_in_place { -mappings } else { mappings });
+            }
             let list = match phase {
                 Phase::Hot if warm => Some(ListKind::Copied),
                 Phase::Hot => Some(ListKind::Hot),

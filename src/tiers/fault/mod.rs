@@ -161,7 +161,7 @@ fn round_trip(pages: &Pages) -> Result<(), Errno> {
     let slot = Mapping::reserve(LENGTH, PAGE, Access::ReadWrite).ok_or(no_memory)?;
     let nursery = Mapping::reserve(LENGTH, PAGE, Access::ReadWrite).ok_or(no_memory)?;
     let (chunk, slot, nursery) = (region.span(), slot.span(), nursery.span());
-    pages.adopt_region(chunk)?;
+    pages.adopt_region(chunk, LENGTH)?;
     pages.adopt_slot(slot)?;
     pages.fill_slot(slot, nursery)?;
     let last = LENGTH - 1;

@@ -61,6 +61,10 @@ impl Pages {
             Pages::Remap | Pages::Plain => None,
         }
     }
+    /// Whether each chunk in place is a mapping to the system, beside what is between them (mappings.rs); else a region is one.
+    pub fn splits_mappings(&self) -> bool {
+        matches!(self, Pages::Remap | Pages::Plain)
+    }
     /// How a region without chunks is mapped.
     pub fn empty_access(&self) -> mapping::Access {
         match self {
@@ -68,10 +72,14 @@ impl Pages {
             Pages::Remap | Pages::Plain => mapping::Access::Nothing,
         }
     }
-    /// Prepares a fresh, empty region.
-    pub fn adopt_region(&self, span: Span) -> Result<(), Errno> {
+    /// Prepares a fresh, empty region with chunks of this size.
+    pub fn adopt_region(&self, span: Span, chunk: usize) -> Result<(), Errno> {
         match self.userfaultfd() {
-            Some(fd) => fd.register(span, true),
+            Some(fd) => {
+                mapping::advise_region(span, chunk);
+                fd.register(span, true)
+            }
+            // What is advised for slots goes with their pages (see `close`).
             None => Ok(()),
         }
     }
@@ -236,8 +244,14 @@ impl Pages {
         // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
         let moved = unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
         if let Err(error) = moved {
-            // SAFETY: the chunk did not move, so it is present, and the caller's.
-            let _ = unsafe { self.open(chunk) };
+            // SAFETY: the chunk did not move, so it is present, and the caller's; the slot is empty still.
+            unsafe {
+                // Where the process has as many mappings as it may have, chunks have to leave without one.
+                if error == Errno(libc::ENOMEM) && take_by_reading(chunk, slot).is_ok() {
+                    return Ok(());
+                }
+                let _ = self.open(chunk);
+            }
             return Err(error);
         }
         // SAFETY: the slot's new pages, the caller's alone.
@@ -253,6 +267,22 @@ impl Pages {
         unsafe { close(chunk) };
         Ok(())
     }
+}
+
+/// [`Pages::take`] of a chunk that nobody can store into any more, by copying. On failure it is inaccessible still.
+///
+/// # Safety
+/// The caller owns both; the chunk is present, and inaccessible; the slot is empty.
+unsafe fn take_by_reading(chunk: Span, slot: Span) -> Result<(), Errno> {
+    fill(slot)?;
+    // SAFETY: two ranges of the caller's, as long as each other and apart, both present. Other threads may read the chunk
+    // meanwhile, and store into neither.
+    unsafe {
+        system::protect(chunk.start, chunk.length, libc::PROT_READ).inspect_err(|_| _ = discard(slot))?;
+        copy(chunk, slot);
+        close(chunk);
+    }
+    Ok(())
 }
 
 /// [`Pages::place`], page by page.
@@ -369,6 +399,7 @@ unsafe fn place_plainly(slot: Span, chunk: Span) -> Result<(), Errno> {
     // or is absent as before.
     unsafe {
         system::protect(chunk.start, chunk.length, libc::PROT_READ | libc::PROT_WRITE)?;
+        mapping::advise_region(chunk, chunk.length);
         mapping::populate(chunk).inspect_err(|_| close(chunk))?;
         copy(slot, chunk);
         let _ = discard(slot);
@@ -399,16 +430,14 @@ unsafe fn copy(from: Span, to: Span) {
 
 const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
 
-/// Puts a fresh inaccessible mapping in the chunk's place, which the kernel can merge with its neighbours: the number
-/// of mappings of a process is limited.
+/// Puts a fresh inaccessible mapping in the chunk's place, which the kernel can merge with its neighbours as long as nothing is
+/// advised for either: the number of mappings of a process is limited.
 ///
 /// # Safety
 /// The caller owns the chunk, and nobody wants its contents any more.
 unsafe fn close(chunk: Span) {
     // SAFETY: by the caller's promise.
-    if unsafe { system::map_over(chunk.start, chunk.length, libc::PROT_NONE) }.is_ok() {
-        mapping::advise_region(chunk, chunk.length);
-    } else {
+    if unsafe { system::map_over(chunk.start, chunk.length, libc::PROT_NONE) }.is_err() {
         // No room for another mapping: drop the pages and forbid access instead.
         // SAFETY: by the caller's promise.
         unsafe {

@@ -1,0 +1,225 @@
+/* Where faults are served by a signal, each chunk in place is a mapping of the process, which may have so many
+ * (vm.max_map_count). Chunks leave before there are none left, whoever has the others. Each case in a child. */
+#define _GNU_SOURCE
+#include "unimem.h"
+
+#include "support.h"
+#include "tap.h"
+
+enum { CHUNK = 4096, SKIPPED = 77 };
+static const unified_pool_config_t roomy = {.max_size = 1024 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = CHUNK};
+
+static size_t number_in(const char *path)
+{
+    size_t number = 0;
+    FILE *file = fopen(path, "r");
+    if (file && fscanf(file, "%zu", &number) != 1) number = 0;
+    if (file) fclose(file);
+    return number;
+}
+static size_t mappings(void)
+{
+    size_t lines = 0;
+    FILE *file = fopen("/proc/self/maps", "r");
+    for (int c; file && (c = getc(file)) != EOF;) lines += c == '\n';
+    if (file) fclose(file);
+    return lines;
+}
+static size_t most(void)
+{
+    return number_in("/proc/sys/vm/max_map_count");
+}
+/* Has the program take all mappings but so many: false if the system lets it have more than is tried. */
+static bool take_all_but(size_t left)
+{
+    const size_t tried = (size_t)1 << 21;
+    static char *pages;
+    static size_t taken;
+    if (!pages) pages = mmap(NULL, 2 * tried * CHUNK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED) return false;
+    while (taken < tried && mprotect(pages + 2 * taken * CHUNK, CHUNK, PROT_READ) == 0) taken++;
+    if (taken == tried || taken < left) return false;
+    for (size_t i = 0; i < left / 2; i++) taken--, mprotect(pages + 2 * taken * CHUNK, CHUNK, PROT_NONE);
+    return true;
+}
+static uint64_t *words_of(char *memory, size_t chunk)
+{
+    return (uint64_t *)(void *)(memory + chunk * CHUNK);
+}
+static uint64_t value(size_t chunk, size_t round)
+{
+    return chunk * 2654435761u + round + 1;
+}
+static char *streaming(unified_memory_interface_t *memory, size_t chunks)
+{
+    char *start = memory ? memory->allocate_streaming(chunks * CHUNK, CHUNK) : NULL;
+    EXPECT(start, "no tiered memory: %s", unimem_last_error_message());
+    if (start) unimem_advise(start, UNIMEM_RANDOM);
+    return start;
+}
+static size_t hot_chunks(const char *memory)
+{
+    unimem_residency_t where = {0};
+    EXPECT(unimem_residency(memory, &where), "no figures");
+    return where.hot_bytes / CHUNK;
+}
+/* Writes in all chunks, `step` apart; then reads what was written, in another order. */
+static size_t written_and_read(char *memory, size_t chunks, size_t step, size_t round)
+{
+    size_t wrong = 0;
+    for (size_t i = 0; i < chunks; i++) words_of(memory, i * step % chunks)[i % 512] = value(i, round);
+    for (size_t i = chunks; i-- > 0;) wrong += words_of(memory, i * step % chunks)[i % 512] != value(i, round);
+    return wrong;
+}
+
+/* Nothing but the library's own, and a budget that would hold it all. */
+static int more_than_a_process_may_have(void *unused)
+{
+    size_t chunks = most() + most() / 8;
+    if (most() == 0 || chunks > 100000) return SKIPPED;
+    unified_memory_interface_t *memory = unimem_open(&roomy);
+    char *tiered = streaming(memory, chunks);
+    if (!tiered) return 1;
+    EXPECT(written_and_read(tiered, chunks, 1, 0) == 0, "chunks are wrong");
+    EXPECT(mappings() < most() - most() / 20, "%zu mappings of %zu", mappings(), most());
+    EXPECT(hot_chunks(tiered) > most() / 4 * 3, "%zu chunks are in place, of %zu mappings", hot_chunks(tiered), most());
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return unused != NULL || tap.misses != 0;
+}
+/* The program has most of them, from before; chunks in place with gaps between them. */
+static int most_are_the_programs(void *unused)
+{
+    enum { LEFT = 8000, CHUNKS = 7001 };
+    if (!take_all_but(LEFT)) return SKIPPED;
+    unified_memory_interface_t *memory = unimem_open(&roomy);
+    char *tiered = streaming(memory, CHUNKS);
+    if (!tiered) return 1;
+    EXPECT(written_and_read(tiered, CHUNKS, 1, 0) == 0, "chunks are wrong in order");
+    EXPECT(written_and_read(tiered, CHUNKS, 7919, 1) == 0, "chunks are wrong in no order");
+    EXPECT(mappings() < most() - 1000, "%zu mappings of %zu", mappings(), most());
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return unused != NULL || tap.misses != 0;
+}
+/* The program takes all that are left when many chunks are in place; then again and again what these give up. */
+static int the_program_takes_the_rest(void *unused)
+{
+    enum { LEFT = 8000, CHUNKS = 7001, ROUNDS = 3 };
+    if (!take_all_but(LEFT)) return SKIPPED;
+    unified_memory_interface_t *memory = unimem_open(&roomy);
+    char *tiered = streaming(memory, CHUNKS);
+    if (!tiered) return 1;
+    for (size_t c = 0; c < 3000; c++) words_of(tiered, c)[0] = value(c, 0);
+    for (size_t round = 0; round < ROUNDS; round++) {
+        if (!take_all_but(0)) return SKIPPED;
+        size_t wrong = 0;
+        for (size_t c = 0; c < 3000; c++) wrong += words_of(tiered, c)[0] != value(c, round);
+        for (size_t i = 0; i < 6000; i++) words_of(tiered, i * 7919 % CHUNKS)[1]++;
+        for (size_t c = 0; c < 3000; c++) words_of(tiered, c)[0] = value(c, round + 1);
+        EXPECT(wrong == 0, "round %zu: %zu chunks are wrong", round, wrong);
+    }
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return unused != NULL || tap.misses != 0;
+}
+/* Acquired chunks stay, so there is an end to them; plain access goes on beside them. */
+static int acquired_chunks_have_an_end(void *unused)
+{
+    enum { LEFT = 8000, CHUNKS = 9000 };
+    if (!take_all_but(LEFT)) return SKIPPED;
+    unified_memory_interface_t *memory = unimem_open(&roomy);
+    char *tiered = streaming(memory, CHUNKS);
+    if (!tiered) return 1;
+    size_t acquired = 0;
+    while (acquired < CHUNKS / 2 && unimem_chunk_acquire(tiered, 2 * acquired, UNIMEM_WRITE)) acquired++;
+    EXPECT(acquired > 1000 && acquired < LEFT / 2 && unimem_last_error() == UNIMEM_ERROR_LIMIT, "%zu are acquired: %s", acquired, unimem_last_error_message());
+    for (size_t c = 0; c < acquired; c++) words_of(tiered, 2 * c)[3] = value(c, 0);
+    size_t wrong = 0;
+    for (size_t round = 0; round < 2; round++)
+        for (size_t c = 1; c < CHUNKS; c += 2) {
+            wrong += words_of(tiered, c)[5] != (round ? value(c, 1) : 0);
+            words_of(tiered, c)[5] = value(c, 1);
+        }
+    EXPECT(wrong == 0, "%zu other chunks are wrong", wrong);
+    for (size_t c = 0; c < acquired; c++) wrong += words_of(tiered, 2 * c)[3] != value(c, 0);
+    for (size_t c = 0; c < acquired; c++) EXPECT(unimem_chunk_release(tiered, 2 * c), "chunk %zu was not acquired", 2 * c);
+    EXPECT(wrong == 0 && unimem_chunk_acquire(tiered, 2 * acquired, UNIMEM_READ), "%zu wrong; none is acquired once all others are released: %s", wrong, unimem_last_error_message());
+    unimem_chunk_release(tiered, 2 * acquired);
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return unused != NULL || tap.misses != 0;
+}
+/* One instance has all its chunks in place; others want some of theirs, in several threads. */
+enum { THREADS = 4, THEIRS = 1009 };
+static void *work_elsewhere(void *number)
+{
+    unified_memory_interface_t *memory = unimem_open(&roomy);
+    char *tiered = streaming(memory, THEIRS);
+    for (size_t round = 0; tiered && round < 3; round++) EXPECT(written_and_read(tiered, THEIRS, 1 + *(size_t *)number * 100, round) == 0, "thread %zu", *(size_t *)number);
+    if (tiered) memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return NULL;
+}
+static int instances_share_them(void *unused)
+{
+    enum { LEFT = 8000, CHUNKS = 7001 };
+    if (!take_all_but(LEFT)) return SKIPPED;
+    unified_memory_interface_t *memory = unimem_open(&roomy);
+    char *tiered = streaming(memory, CHUNKS);
+    if (!tiered) return 1;
+    EXPECT(written_and_read(tiered, CHUNKS, 7919, 0) == 0, "chunks are wrong");
+    pthread_t threads[THREADS];
+    size_t numbers[THREADS];
+    for (size_t t = 0; t < THREADS; t++) numbers[t] = t, pthread_create(&threads[t], NULL, work_elsewhere, &numbers[t]);
+    for (size_t round = 1; round < 3; round++) EXPECT(written_and_read(tiered, CHUNKS, 31, round) == 0, "chunks are wrong beside others");
+    for (size_t t = 0; t < THREADS; t++) pthread_join(threads[t], NULL);
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return unused != NULL || tap.misses != 0;
+}
+/* Chunks that have left take none. */
+static int chunks_that_have_left(void *unused)
+{
+    enum { CHUNKS = 8192, LEFT = 2000 };
+    static const unified_pool_config_t small = {.max_size = 2 * MIB, .enable_growth = true, .enable_streaming = true};
+    unified_memory_interface_t *memory = unimem_open(&small);
+    char *tiered = streaming(memory, CHUNKS);
+    if (!tiered) return 1;
+    if (!take_all_but(LEFT)) return SKIPPED;
+    for (size_t round = 0; round < 2; round++)
+        for (size_t c = 0; c < CHUNKS; c += 2) {
+            if (!EXPECT(*words_of(tiered, c) == round * c, "round %zu, chunk %zu: %zu", round, c, (size_t)*words_of(tiered, c))) return 1;
+            *words_of(tiered, c) += c;
+        }
+    size_t before = mappings(), hot = hot_chunks(tiered);
+    unimem_advise(tiered, UNIMEM_DONT_NEED);
+    EXPECT(hot > 256 && hot_chunks(tiered) == 0 && mappings() + hot < before, "%zu mappings with %zu chunks, %zu without", before, hot, mappings());
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return unused != NULL || tap.misses != 0;
+}
+
+int main(void)
+{
+    const struct {
+        const char *name;
+        int (*body)(void *);
+    } cases[] = {
+        {"more chunks than a process may have mappings", more_than_a_process_may_have},
+        {"most mappings are the program's", most_are_the_programs},
+        {"the program takes what mappings are left", the_program_takes_the_rest},
+        {"acquired chunks have an end before mappings have", acquired_chunks_have_an_end},
+        {"instances share the mappings of the process", instances_share_them},
+        {"chunks that have left take none", chunks_that_have_left},
+    };
+    setenv("UNIMEM_FAULTS", "signal", 1);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int result = run_in_child(cases[i].body, NULL, 120);
+        if (result == SKIPPED)
+            SKIP(cases[i].name, "this system does not let the test set that up");
+        else
+            CHECK_EQ(cases[i].name, (size_t)result, 0);
+    }
+    return tap_done();
+}
