@@ -4,37 +4,67 @@ use super::engine::Engine;
 use super::mappings;
 use super::region::Region;
 use super::staging::Staging;
+use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
-use super::{registry, workspace};
+use super::{gate, registry, workspace};
 use crate::os::map::PAGE;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
+/// How often who wants room for a plain block looks again.
+const ROUNDS: usize = 64;
+
 impl Engine {
     /// Makes room for plain blocks: gives back at least `wanted` bytes if that can be done by evicting. Gives what
-    /// was given back.
+    /// was given back. Where there is nothing, but others are at work, waits for them to let go of what could leave, as a touch
+    /// does: a chunk that is being moved is no reason to be out of memory. Acquired chunks are no work.
     pub fn reclaim(&self, wanted: usize) -> usize {
-        let _inside = super::gate::enter();
-        super::workspace::with(false, |workspace| self.reclaim_with(wanted, workspace))
+        let _inside = gate::enter();
+        // Not for ever: others may take each time what comes free.
+        for _ in 0..ROUNDS {
+            // Before looking: whatever is let go of from here on changes it.
+            let seen = self.waiting.progress();
+            let freed = self.reclaim_now(wanted);
+            if freed > 0 {
+                return freed;
+            }
+            sync_points::pass(SyncPoint::ReclaimedNothing);
+            // Nothing is held here but the gate, so nobody at work waits for this thread: each ends, or waits for one that does.
+            if !self.waiting.progress_since(seen) {
+                return 0;
+            }
+        }
+        0
+    }
+    /// The same without waiting.
+    pub(super) fn reclaim_now(&self, wanted: usize) -> usize {
+        workspace::with(false, |workspace| self.reclaim_with(wanted, workspace))
     }
     fn reclaim_with(&self, wanted: usize, workspace: &mut codec::Workspace) -> usize {
-        let _pages = self.pages_in_hand();
+        self.waiting.begin();
         let before = self.account().held();
         let freed = || before.saturating_sub(self.account().held());
-        self.warm.trim(self.account());
+        let mut found = self.warm.trim(self.account()) > 0;
         for staging in self.stagings().iter() {
             while freed() < wanted {
                 match self.evict_bytes(staging, wanted - freed(), workspace) {
                     Ok(0) | Err(_) => break,
-                    Ok(_) => {}
+                    Ok(_) => found = true,
                 }
             }
         }
         while freed() < wanted && self.free_encoded() == Ok(true) {
+            found = true;
             self.warm.trim(self.account());
         }
         if freed() < wanted {
-            self.account().drop_reserve();
+            found |= self.account().drop_reserve() > 0;
+        }
+        // Others may have taken it meanwhile, so this is not told by what is left.
+        if found {
+            self.waiting.end()
+        } else {
+            self.waiting.end_unnoted()
         }
         freed()
     }

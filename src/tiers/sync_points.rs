@@ -28,6 +28,8 @@ pub enum SyncPoint {
     BringingAhead,
     /// The records of a page are claimed, to give the page back.
     RecordsClaimed,
+    /// Nothing has been found that could leave for a plain block.
+    ReclaimedNothing,
     /// A chunk that is read ahead is claimed, and about to be given a slot.
     Staging,
 }

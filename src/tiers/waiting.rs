@@ -17,6 +17,9 @@
 //!   the program.
 //!   That another lets go like that (`end_called`) is no reason to look: two that want one chunk would take turns at it.
 //!
+//! A thread that can do without (it wants room for a plain block) does not wait at work: it ends, and looks again when there
+//! is progress (`progress_since`). So no touch gives up sooner for it; it gives up itself when nobody is at work any more.
+//!
 //! `end_unnoted` is for a thread that held nothing another could have used. What a search tries and leaves as it was must not
 //! count as progress, or two threads that find nothing would keep each other going for ever. The model test at the end tries
 //! all interleavings.
@@ -213,6 +216,16 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
             counts = self.counts.sleep(counts);
         }
     }
+    /// For a thread that is not at work, and has looked in vain since it read `seen` from `progress`. Waits until there is progress
+    /// since, and says so; false once nobody is at work, so that nothing is on its way. It holds nothing meanwhile, and nobody
+    /// gives up for it.
+    pub fn progress_since(&self, seen: u32) -> bool {
+        let mut counts = self.counts.lock();
+        while counts.progress == seen && self.at_work.load() > 0 {
+            counts = self.counts.sleep(counts);
+        }
+        counts.progress != seen
+    }
     /// Waits until `done`, which is looked at whenever somebody ends or notes progress.
     pub fn wait_until(&self, done: impl Fn() -> bool) {
         let mut counts = self.counts.lock();
@@ -316,6 +329,22 @@ mod model {
                 self.waiting.stand_aside();
             }
         }
+        /// A thread that can do without the chunk's place; whether it found it.
+        fn ask(&self) -> bool {
+            loop {
+                let seen = self.waiting.progress();
+                self.waiting.begin();
+                if self.claim() {
+                    self.chunk.settle(Phase::Hot, Settle::default());
+                    self.waiting.end();
+                    return true;
+                }
+                self.waiting.end_unnoted();
+                if !self.waiting.progress_since(seen) {
+                    return false;
+                }
+            }
+        }
         /// A thread that claims the chunk to acquire it, and finds no room for that.
         fn claim_in_vain(&self) {
             self.waiting.begin();
@@ -364,6 +393,31 @@ mod model {
         all_find_room(&[
             |model| assert!(model.want(), "gave up, and the chunk can leave"),
             |model| assert!(model.want(), "gave up, and the chunk can leave"),
+        ]);
+    }
+    #[test]
+    fn who_can_do_without_finds_what_others_hold_for_a_moment() {
+        fn ask(model: &Model) {
+            assert!(model.ask(), "gave up, and the chunk can leave");
+        }
+        for others in [[Model::claim_in_vain, Model::pin_in_vain], [Model::claim_in_vain, ask]] {
+            explore(3, move || {
+                let model = Model::new();
+                let others = others.map(|work| {
+                    let model = model.clone();
+                    loom::thread::spawn(move || work(&model))
+                });
+                ask(&model);
+                others.into_iter().for_each(|other| other.join().unwrap());
+                assert_eq!((model.waiting.at_work(), model.waiting.waiting()), (0, 0));
+            });
+        }
+    }
+    #[test]
+    fn nobody_gives_up_for_one_who_can_do_without() {
+        all_find_room(&[
+            |model| assert!(model.ask(), "gave up, and the chunk can leave"),
+            Model::claim_in_vain,
         ]);
     }
     /// The others begin while one is at work that wants the chunk's place; room to acquire comes only when that one has ended.
@@ -416,10 +470,9 @@ mod model {
             let model = Model::new();
             // Somebody else's for good.
             assert!(model.claim());
-            let others = [model.clone(), model.clone()].map(|model| {
-                loom::thread::spawn(move || {
-                    assert!(!model.want());
-                })
+            let others = [Model::want, Model::ask].map(|work| {
+                let model = model.clone();
+                loom::thread::spawn(move || assert!(!work(&model)))
             });
             assert!(!model.want());
             others.into_iter().for_each(|other| other.join().unwrap());

@@ -6,6 +6,7 @@ use crate::tiers::state::Phase;
 use crate::tiers::sync_points::{SyncPoint, at};
 use crate::tiers::table::ListKind;
 use crate::tiers::transit::Transit;
+use crate::tiers::workers;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
@@ -205,5 +206,41 @@ fn what_is_behind_claimed_chunks_is_found() {
         held.into_iter().for_each(Transit::settle_unchanged);
         engine.clear();
         assert_eq!(engine.held(), 0);
+    }
+}
+
+#[test]
+fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
+    look_on();
+    for mechanism in serving() {
+        let engine = Fixed::new(16 * CHUNK).engine(mechanism);
+        let region = streaming(&engine, 32 * CHUNK, CHUNK);
+        region.advise(Advice::Random).unwrap();
+        (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
+        // What the worker threads have done by now, and kept.
+        workers::withdraw(&region);
+        engine.trim();
+        let inside = gate::enter();
+        engine.account().drop_reserve();
+        let held: Vec<_> =
+            (0..8).filter_map(|index| Transit::claim(&region, index, Some(Phase::Hot))).collect();
+        assert!(held.len() > 4, "{mechanism:?}");
+        let (looks, looked) = channel();
+        let reclaiming = {
+            let engine = engine.clone();
+            std::thread::spawn(move || {
+                at(SyncPoint::ReclaimedNothing, move || looks.send(()).unwrap());
+                engine.reclaim(CHUNK)
+            })
+        };
+        looked.recv().unwrap();
+        held.into_iter().for_each(Transit::settle_unchanged);
+        drop(inside);
+        assert!(ends(move || reclaiming.join().unwrap()) >= CHUNK, "{mechanism:?}");
+        // Those that are acquired may stay so for ever.
+        (0..8).for_each(|index| _ = region.acquire(index, Access::Read).unwrap());
+        let others = engine.clone();
+        ends(move || while others.reclaim(16 * CHUNK) > 0 {});
+        engine.clear();
     }
 }
