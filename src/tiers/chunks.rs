@@ -10,6 +10,9 @@ use super::{gate, mappings, workers};
 use crate::error::{Result, fail};
 use core::sync::atomic::Ordering::Relaxed;
 
+/// Of the chunks that are asked for ahead, those looked at behind the first that is stored. Records are 64 bytes each.
+const MOST_LOOKED_AT: usize = 1 << 20;
+
 /// What the program says about a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
@@ -114,18 +117,27 @@ impl Region {
                 self.count()
             );
         }
+        // More would only drive out those before them.
+        let fitting = self.engine().account().limit().checked_div(self.chunk_size());
+        self.ask_for(first, count, fitting.filter(|&fitting| fitting > 0).unwrap_or(usize::MAX));
+        Ok(())
+    }
+    /// Asks for the first `most` of these chunks that are stored: those in place, and those that nobody has written, need no
+    /// bringing in.
+    fn ask_for(&self, first: usize, count: usize, most: usize) {
         let _inside = gate::enter();
         workers::start();
         self.sweep.lock().note_asked();
-        // More would only drive out those before them. Chunks that nobody has written need no bringing in.
-        let fitting =
-            self.engine().account().limit().checked_div(self.chunk_size()).filter(|&fitting| fitting > 0);
-        let is_stored = |index: &usize| self.word(*index).phase() == Phase::Stored;
-        if let Some(next) = (first..first + count).find(is_stored) {
-            let left = first + count - next;
-            workers::bring_in(self, next, fitting.map_or(left, |fitting| left.min(fitting)));
+        if self.counters.warm.load(Relaxed) + self.counters.cold.load(Relaxed) == 0 {
+            return; // no need to look at all records
         }
-        Ok(())
+        let is_stored = |index: &usize| self.word(*index).phase() == Phase::Stored;
+        let mut indices = first..first + count;
+        if let Some(next) = indices.find(is_stored) {
+            let others = indices.take(MOST_LOOKED_AT).filter(is_stored).take(most.saturating_sub(1));
+            let last = others.last().unwrap_or(next);
+            workers::bring_in(self, next, last + 1 - next);
+        }
     }
     /// For worker threads: brings a chunk in place.
     pub(super) fn bring_ahead(&self, index: usize) {
@@ -150,16 +162,16 @@ impl Region {
     }
     /// Takes advice.
     pub fn advise(&self, advice: Advice) -> Result<()> {
-        let inside = gate::enter();
+        if advice == Advice::WillNeed {
+            let half = (self.engine().account().limit() / 2).checked_div(self.chunk_size());
+            let most = half.filter(|_| self.engine().account().limit() != 0).unwrap_or(usize::MAX);
+            self.ask_for(0, self.count(), most);
+            return Ok(());
+        }
+        let _inside = gate::enter();
         match advice {
             Advice::Sequential => self.sweep.lock().set_order(Order::Sequential),
             Advice::Random => self.sweep.lock().set_order(Order::Random),
-            Advice::WillNeed => {
-                drop(inside);
-                let limit = self.engine().account().limit();
-                let fitting = if limit == 0 { usize::MAX } else { limit / 2 / self.chunk_size() };
-                return self.prefetch(0, self.count().min(fitting));
-            }
             Advice::DontNeed if !self.is_resident() => {
                 workers::withdraw(self);
                 let pages = self.engine().pages_in_hand();
@@ -174,7 +186,7 @@ impl Region {
                     self.lists().rotate(self.table(), index);
                 }
             }
-            Advice::DontNeed => {}
+            Advice::DontNeed | Advice::WillNeed => {}
         }
         Ok(())
     }

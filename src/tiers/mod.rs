@@ -26,6 +26,7 @@ mod recorded;
 pub mod region;
 pub mod registry;
 pub mod residency;
+mod resize;
 pub mod spill;
 mod spill_space;
 mod staging;

@@ -19,7 +19,7 @@ use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::PAGE;
 use crate::os::system;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*, fence};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::sync::Arc;
 
 /// Smallest and largest chunk.
@@ -34,9 +34,9 @@ const MOST_CHUNKS: usize = u32::MAX as usize / 2;
 pub struct Region {
     engine: Arc<Engine>,
     memory: Mapping,
-    size: AtomicUsize,
+    pub(super) size: AtomicUsize,
     /// Bytes of chunks that the budget's account knows of.
-    extent: AtomicUsize,
+    pub(super) extent: AtomicUsize,
     chunk: usize,
     codec: Codec,
     policy: Policy,
@@ -47,9 +47,9 @@ pub struct Region {
     /// Whether all of it is in place for good, because nothing serves faults and the data fit.
     resident: bool,
     /// Whether the records of all chunks are charged to the budget; else each page of them is when it is first used.
-    prepaid: bool,
+    pub(super) prepaid: bool,
     /// Bytes of records that are charged to the budget.
-    records: AtomicUsize,
+    pub(super) records: AtomicUsize,
     /// Claims held, and whether it is being freed or moved: nobody else claims a chunk any more.
     claims: Claims,
     /// See [`Region::forbid`].
@@ -220,7 +220,7 @@ impl Region {
         Ok(())
     }
     /// Charges the records of `count` chunks, as far as that is not done. False if there is no room for them.
-    fn prepay(&self, count: usize) -> bool {
+    pub(super) fn prepay(&self, count: usize) -> bool {
         let more = table::bytes(count).saturating_sub(self.records.load(Relaxed));
         let paid = workspace::with(false, |workspace| self.engine.charge_records(more, workspace));
         if paid {
@@ -395,72 +395,8 @@ impl Region {
         self.chunk(index).state.load()
     }
 
-    /// Changes the size in place if the reserved address space allows; false if it does not. What it grows by is zero from
-    /// the next chunk boundary on (tail.rs clears what is before).
-    pub(super) fn resize(&self, size: usize) -> Result<bool> {
-        let (old, new) = (self.count(), size.div_ceil(self.chunk));
-        if self.resident || new > self.table.capacity() {
-            return Ok(new <= old && self.shrink_resident(size));
-        }
-        let (account, length) = (self.engine.account(), new * self.chunk);
-        if new > old {
-            let more = length - old * self.chunk;
-            let records = self.records.load(Relaxed);
-            let room = self.engine.guarantee(|account| account.extend(more));
-            if !room.map_err(ChunkError::error)? {
-                return fail!(OutOfMemory, "the budget has no room beside the chunks that are acquired");
-            }
-            if self.prepaid && !self.prepay(new) {
-                account.shorten(more);
-                return fail!(OutOfMemory, "the budget has no room for the records of {} chunks", new - old);
-            }
-            if account.limit() != 0
-                && let Err(error) = self.spill_space.take(old, new - old)
-            {
-                account.shorten(more);
-                if self.prepaid {
-                    account.discharge_records(self.records.swap(records, Relaxed) - records);
-                }
-                return Err(error);
-            }
-            self.extent.store(length, Relaxed);
-        }
-        self.size.store(size, Relaxed);
-        fence(SeqCst); // see `Region::bring_claimed`
-        for index in new..old {
-            self.forget(index);
-        }
-        if new < old {
-            self.spill_space.shorten(new);
-            account.shorten(self.extent.swap(length, Relaxed) - length);
-            self.give_back_records(new, old);
-        }
-        Ok(true)
-    }
-    /// Gives back the records of the chunks from `new` to `old`, which are gone, by whole pages. A page stays charged if another
-    /// thread, which has not seen yet that the chunk is gone, has one of its records claimed at this moment.
-    fn give_back_records(&self, new: usize, old: usize) {
-        for first in (new.next_multiple_of(table::RECORDS_PER_PAGE)..old).step_by(table::RECORDS_PER_PAGE) {
-            if !self.is_record_charged(first) {
-                continue;
-            }
-            self.begin_transit_leaving();
-            if self.table.forget_page(first) {
-                self.records.fetch_sub(PAGE, Relaxed);
-                self.engine.account().discharge_records(PAGE);
-            }
-            self.end_transit();
-        }
-    }
-    fn shrink_resident(&self, size: usize) -> bool {
-        let fits = self.resident && size > 0;
-        if fits {
-            self.size.store(size, Relaxed);
-        }
-        fits
-    }
     /// Drops a chunk's contents, wherever they are. Waits for whoever is moving it; an acquisition does not hold it.
-    fn forget(&self, index: usize) {
+    pub(super) fn forget(&self, index: usize) {
         let chunk = self.chunk(index);
         loop {
             let word = chunk.state.load();

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+mod ahead;
 mod copies;
 mod failures;
 mod interleavings;

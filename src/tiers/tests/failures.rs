@@ -12,7 +12,7 @@ fn acquire(region: &Arc<Region>, index: usize) -> Result<(), Error> {
     ends(move || region.acquire(index, Access::Read).map(|_| ()))
 }
 /// Stores `seed` in a way that halves a chunk when it is encoded.
-fn fill(region: &Region, index: usize, seed: u64) {
+pub(super) fn fill(region: &Region, index: usize, seed: u64) {
     region.acquire(index, Access::Write).unwrap();
     let words = &words(region)[index * region.chunk_size() / 8..][..region.chunk_size() / 8];
     words[..words.len() / 2]
@@ -21,7 +21,7 @@ fn fill(region: &Region, index: usize, seed: u64) {
         .for_each(|(i, word)| word.store(mix(seed + i as u64), Relaxed));
     region.release(index).unwrap();
 }
-fn holds(region: &Region, index: usize, seed: u64) {
+pub(super) fn holds(region: &Region, index: usize, seed: u64) {
     region.acquire(index, Access::Read).unwrap();
     let words = &words(region)[index * region.chunk_size() / 8..][..region.chunk_size() / 8];
     for (i, word) in words.iter().enumerate() {
@@ -471,21 +471,28 @@ fn room_that_large_chunks_needed_is_free_when_they_are_gone() {
 }
 
 #[test]
-fn all_that_is_asked_for_ahead_comes() {
+fn memory_in_place_for_good_grows_again_to_what_it_was() {
     look_on();
     const CHUNK: usize = 4096;
-    let budget = Fixed::new(8 << 20);
-    let engine = budget.engine(serving().next().unwrap());
-    let region = streaming(&engine, 500 * CHUNK, CHUNK);
-    (0..500).for_each(|index| fill(&region, index, index as u64));
-    region.advise(Advice::DontNeed).unwrap();
-    region.prefetch(100, 300).unwrap();
-    ends(move || {
-        while region.residency().hot_bytes < 300 * CHUNK {
-            std::thread::yield_now();
-        }
-        (0..500).for_each(|index| holds(&region, index, index as u64));
-        engine.clear();
-        assert_eq!(budget.used.load(SeqCst), 0);
-    });
+    let budget = Fixed::new(1 << 20);
+    let engine = budget.engine(Mechanism::None);
+    let region = streaming(&engine, 8 * CHUNK, CHUNK);
+    assert!(region.is_resident());
+    (0..8).for_each(|index| fill(&region, index, index as u64));
+    let same = |size| {
+        let resized = engine.resize(&region, size).unwrap();
+        assert!(Arc::ptr_eq(&resized, &region) && region.size() == size);
+    };
+    same(2 * CHUNK + 8);
+    same(6 * CHUNK + 16);
+    (0..2).for_each(|index| holds(&region, index, index as u64));
+    assert_eq!(words(&region)[2 * CHUNK / 8].load(Relaxed), mix(2 + 0));
+    assert!(words(&region)[2 * CHUNK / 8 + 1..].iter().all(|word| word.load(Relaxed) == 0));
+    assert_eq!(region.first_overrun().unwrap(), None);
+    same(8 * CHUNK);
+    assert!(words(&region)[6 * CHUNK / 8..].iter().all(|word| word.load(Relaxed) == 0));
+    assert_eq!(engine.resize(&region, 8 * CHUNK + 1).err(), Some(Error::Unsupported));
+    (0..2).for_each(|index| holds(&region, index, index as u64));
+    engine.clear();
+    assert_eq!(budget.used.load(SeqCst), 0);
 }

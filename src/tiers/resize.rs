@@ -1,0 +1,80 @@
+//! Changes a region's size where it is. Moving it to grow is in moving.rs.
+use super::chunk_error::ChunkError;
+use super::region::Region;
+use super::table;
+use crate::error::{Result, fail};
+use crate::os::map::PAGE;
+use core::sync::atomic::{Ordering::*, fence};
+
+impl Region {
+    /// Changes the size in place if the reserved address space allows; false if it does not. What it grows by is zero from
+    /// the next chunk boundary on (tail.rs clears what is before).
+    pub(super) fn resize(&self, size: usize) -> Result<bool> {
+        let (old, new) = (self.count(), size.div_ceil(self.chunk_size()));
+        if self.is_resident() || new > self.table().capacity() {
+            return Ok(self.is_resident() && self.resize_resident(size, new));
+        }
+        let (account, length) = (self.engine().account(), new * self.chunk_size());
+        if new > old {
+            let more = length - old * self.chunk_size();
+            let records = self.records.load(Relaxed);
+            let room = self.engine().guarantee(|account| account.extend(more));
+            if !room.map_err(ChunkError::error)? {
+                return fail!(OutOfMemory, "the budget has no room beside the chunks that are acquired");
+            }
+            if self.prepaid && !self.prepay(new) {
+                account.shorten(more);
+                return fail!(OutOfMemory, "the budget has no room for the records of {} chunks", new - old);
+            }
+            if account.limit() != 0
+                && let Err(error) = self.spill_space().take(old, new - old)
+            {
+                account.shorten(more);
+                if self.prepaid {
+                    account.discharge_records(self.records.swap(records, Relaxed) - records);
+                }
+                return Err(error);
+            }
+            self.extent.store(length, Relaxed);
+        }
+        self.size.store(size, Relaxed);
+        fence(SeqCst); // see `Region::bring_claimed`
+        for index in new..old {
+            self.forget(index);
+        }
+        if new < old {
+            self.spill_space().shorten(new);
+            account.shorten(self.extent.swap(length, Relaxed) - length);
+            self.give_back_records(new, old);
+        }
+        Ok(true)
+    }
+    /// Gives back the records of the chunks from `new` to `old`, which are gone, by whole pages. A page stays charged if another
+    /// thread, which has not seen yet that the chunk is gone, has one of its records claimed at this moment.
+    fn give_back_records(&self, new: usize, old: usize) {
+        for first in (new.next_multiple_of(table::RECORDS_PER_PAGE)..old).step_by(table::RECORDS_PER_PAGE) {
+            if !self.is_record_charged(first) {
+                continue;
+            }
+            self.begin_transit_leaving();
+            if self.table().forget_page(first) {
+                self.records.fetch_sub(PAGE, Relaxed);
+                self.engine().account().discharge_records(PAGE);
+            }
+            self.end_transit();
+        }
+    }
+    /// What is cut off stays in place, and charged: so there is room up to what there was at first.
+    fn resize_resident(&self, size: usize, count: usize) -> bool {
+        let (old, length) = (self.size(), count * self.chunk_size());
+        let fits = size > 0 && length <= self.extent.load(Relaxed);
+        if fits && size > old {
+            // SAFETY: in place for good, and behind what is the program's, up to the end of the chunk that will be the last.
+            unsafe { core::ptr::write_bytes((self.start() + old) as *mut u8, 0, length - old) };
+        }
+        if fits {
+            self.size.store(size, Relaxed);
+        }
+        fits
+    }
+}
