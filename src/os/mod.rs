@@ -2,6 +2,8 @@
 //! that can fail go through one file, `system`, where tests make them fail.
 pub mod environment;
 pub mod errno;
+#[cfg(debug_assertions)]
+pub mod findings;
 pub mod fork;
 pub mod injection;
 pub mod lock;

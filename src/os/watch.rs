@@ -10,6 +10,8 @@
 //!
 //! In other builds there is nothing of this.
 #[cfg(debug_assertions)]
+use super::findings::found;
+#[cfg(debug_assertions)]
 use core::panic::Location;
 #[cfg(debug_assertions)]
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -100,7 +102,7 @@ pub fn look_on() {
 pub fn about_to_call_program() {
     #[cfg(debug_assertions)]
     if let Some(class) = classes(held_now()).next() {
-        found(&["the program is called under the lock of ", &name(class)]);
+        found(format_args!("the program is called under the lock of {}", name(class)));
     }
 }
 
@@ -136,9 +138,9 @@ fn classes(set: u64) -> impl Iterator<Item = usize> {
     (0..MOST).filter(move |class| set >> class & 1 == 1)
 }
 #[cfg(debug_assertions)]
-fn name(class: usize) -> String {
-    // SAFETY: null, or what `Watch::class` has stored, which is 'static.
-    unsafe { MADE[class].load(SeqCst).as_ref() }.map_or_else(String::new, |made| made.to_string())
+fn name(class: usize) -> &'static Location<'static> {
+    // SAFETY: what `Watch::class` has stored, which is 'static, as it did where it found the number.
+    unsafe { &*MADE[class].load(SeqCst) }
 }
 
 #[cfg(debug_assertions)]
@@ -159,23 +161,21 @@ impl Watch {
                 return class;
             }
         }
-        found(&["there are more classes of locks than are watched"]);
+        found(format_args!("there are more classes of locks than are watched"));
     }
     fn look(&self) {
         let (class, held, forking) = (self.class(), held_now(), FORKING.get());
         if held >> class & 1 == 1 && !forking {
-            found(&["the lock of ", &name(class), " is taken by a thread that has one of these"]);
+            found(format_args!("the lock of {} is taken by a thread that has one of these", name(class)));
         }
         for outer in classes(held & !(1 << class)) {
             let before = UNDER[outer].fetch_or(1 << class, SeqCst);
             if before >> class & 1 == 0 && comes_under(outer, class) {
-                found(&[
-                    "the lock of ",
-                    &name(class),
-                    " is taken under that of ",
-                    &name(outer),
-                    ", and elsewhere the other way round",
-                ]);
+                found(format_args!(
+                    "the lock of {} is taken under that of {}, and elsewhere the other way round",
+                    name(class),
+                    name(outer)
+                ));
             }
         }
         self.look_for_shelter(class, held, forking);
@@ -183,7 +183,7 @@ impl Watch {
     fn look_for_shelter(&self, class: usize, held: u64, forking: bool) {
         let sheltered = held & NOT_SHELTERED.load(SeqCst) != 0 || LOOKING_ON.get();
         if self.kind == Kind::Sheltered && !sheltered {
-            found(&["the lock of ", &name(class), " is taken where fork does not wait for it"]);
+            found(format_args!("the lock of {} is taken where fork does not wait for it", name(class)));
         }
         if self.kind == Kind::TakenByFork && forking {
             TAKEN_BY_FORK.fetch_or(1 << class, SeqCst);
@@ -207,19 +207,12 @@ fn comes_under(inner: usize, outer: usize) -> bool {
     }
     seen >> inner & 1 == 1
 }
-/// Says what is wrong, and ends the program: nothing else is sure to be noticed in signal handlers, fork handlers, and where
-/// panics are caught.
-#[cfg(debug_assertions)]
-fn found(what: &[&str]) -> ! {
-    let stack = backtrace::Backtrace::new();
-    eprintln!("unimem: {}\n{stack:?}", what.concat());
-    std::process::abort()
-}
-
 /// Where locks were made that some thread has taken and fork has not, since it was asked for that.
 #[cfg(all(test, debug_assertions))]
 pub fn missed_by_fork() -> Vec<String> {
-    classes(NOT_SHELTERED.load(SeqCst) & !TAKEN_BY_FORK.load(SeqCst)).map(name).collect()
+    classes(NOT_SHELTERED.load(SeqCst) & !TAKEN_BY_FORK.load(SeqCst))
+        .map(|class| name(class).to_string())
+        .collect()
 }
 
 #[cfg(all(test, debug_assertions))]
