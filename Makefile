@@ -17,7 +17,8 @@ CFLAGS     ?= -O2 -g
 VERSION  := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SOVERSION := $(firstword $(subst ., ,$(VERSION)))
 B        := build
-ARCHIVE  := $(or $(CARGO_TARGET_DIR),target)/release/libunimem.a
+TARGET   := $(or $(CARGO_TARGET_DIR),target)
+ARCHIVE  := $(TARGET)/release/libunimem.a
 SHARED   := $(B)/libunimem.so.$(VERSION)
 # What Rust's standard library asks of the system.
 SYSTEM_LIBS := -lgcc_s -lpthread -lm -ldl -lc
@@ -29,7 +30,7 @@ all: $(B)/libunimem.so $(B)/libunimem.a $(B)/libunimem-malloc.so $(B)/unimem
 
 # Cargo knows what is stale; the archive's time changes only when it did something.
 $(ARCHIVE): FORCE
-	@$(CARGO) build --quiet --release --locked --lib --bins
+	@$(CARGO) build --quiet --release --locked $(CARGO_OPTIONS) --lib --bins
 FORCE:
 
 # The exported names, one a line.
@@ -109,6 +110,16 @@ soak: $(B)/tests/soak
 .PHONY: sanitize
 sanitize:
 	@CARGO="$(CARGO)" TEST_CC="$(CC)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/sanitize.sh $(B)
+
+# The C tests, and the soak for MINUTES, with a library that watches its locks, has its assertions and looks for overflows, and
+# ends the program where one of these finds something: a quarter of an hour.  ONLY=text
+.PHONY: checked run-checked
+checked:
+	@CARGO_BUILD_BUILD_DIR=$(TARGET) $(MAKE) --no-print-directory B=$(B)/checked CARGO_TARGET_DIR=$(TARGET)/checked \
+	    CARGO_OPTIONS="--config tools/checked.toml" run-checked
+run-checked: MINUTES = 4
+run-checked: all
+	@CARGO="$(CARGO)" TEST_CC="$(CC)" TEST_CXX="$(CXX)" MAKE="$(MAKE)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/checked.sh $(B) $(MINUTES)
 
 # The public project's own tests on each mixture of its C and this library.  TREE=directory of its sources
 .PHONY: legacy-project
