@@ -14,7 +14,7 @@
 use super::word::AtomicWord;
 use crate::log::{self, Later};
 use crate::os::system;
-use crate::os::watch::{Held, Kind, Watch};
+use crate::os::watch::{Kind, Watch};
 use core::sync::atomic::AtomicU32;
 
 const CLOSED: u32 = 1 << 31;
@@ -55,8 +55,7 @@ impl<A: AtomicWord> Gate<A> {
 /// Proof of being inside; leaving is dropping it.
 pub struct Inside {
     signals: Option<libc::sigset_t>,
-    // In this order, as they are dropped once it is left.
-    _held: Held<'static>,
+    // Dropped once it is left.
     _later: Later,
 }
 /// Goes inside.
@@ -72,11 +71,14 @@ fn enter_with(signals: Option<libc::sigset_t>) -> Inside {
     let _later = log::later();
     WATCH.about_to_take();
     GATE.pass();
-    Inside { signals, _held: WATCH.hold(), _later }
+    core::mem::forget(WATCH.hold());
+    Inside { signals, _later }
 }
 impl Drop for Inside {
     fn drop(&mut self) {
         GATE.leave();
+        // Before a handler of the program that has waited comes in.
+        WATCH.leave();
         if let Some(signals) = &self.signals {
             system::set_signals(signals);
         }
