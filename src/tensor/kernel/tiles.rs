@@ -111,7 +111,7 @@ pub unsafe fn run(
         plan.share_sum(threads);
         return tick(1.0);
     }
-    let work = |worker: &mut Borrowed, part| plan.tile(&mut worker.0, part, 0..plan.depth, None);
+    let work = |worker: &mut Borrowed, part| plan.tile(worker.worker(), part, 0..plan.depth, None);
     threads::share(threads, tiles, Borrowed::new, work, &mut |done| tick(done as f64 / tiles as f64))
 }
 
@@ -178,20 +178,26 @@ struct Worker {
 
 thread_local! {
     /// Kept from product to product, three huge pages at most: fresh memory cost a fault for every small page, a third of the
-    /// time of a product of 192 cubed.
-    static KEPT: Cell<Worker> = Cell::new(Worker::default());
+    /// time of a product of 192 cubed. Boxed, as there is little room for variables of threads (os/thread_pointer.c).
+    static KEPT: Cell<Option<Box<Worker>>> = const { Cell::new(None) };
 }
 /// This thread's worker, for one product; a new one while that is out, or when the thread is at its end.
-struct Borrowed(Worker);
+struct Borrowed(Option<Box<Worker>>);
 impl Borrowed {
     fn new() -> Borrowed {
-        Borrowed(Worker { left_holds: None, ..KEPT.try_with(Cell::take).unwrap_or_default() })
+        Borrowed(KEPT.try_with(Cell::take).unwrap_or_default())
+    }
+    fn worker(&mut self) -> &mut Worker {
+        self.0.get_or_insert_default()
     }
 }
 impl Drop for Borrowed {
     fn drop(&mut self) {
+        if let Some(worker) = &mut self.0 {
+            worker.left_holds = None;
+        }
         // At the thread's end there is nowhere to keep it.
-        let _ = KEPT.try_with(|kept| kept.set(core::mem::take(&mut self.0)));
+        let _ = KEPT.try_with(|kept| kept.set(self.0.take()));
     }
 }
 
@@ -274,7 +280,7 @@ impl Plan {
         let partial = std::sync::Mutex::new(vec![Vec::new(); parts]);
         let work = |worker: &mut Borrowed, part: usize| {
             let mut own = vec![zero; self.size.0 * self.size.1];
-            single.tile(&mut worker.0, 0, part * share..self.depth.min((part + 1) * share), Some(&mut own));
+            single.tile(worker.worker(), 0, part * share..self.depth.min((part + 1) * share), Some(&mut own));
             partial.lock().unwrap_or_else(|e| e.into_inner())[part] = own;
         };
         threads::each(threads, parts, Borrowed::new, work);
