@@ -3,7 +3,9 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::sync::{Mutex, OnceLock};
+use unimem::c_api::advanced_system::{create_memory_system, destroy_memory_system};
 use unimem::c_api::interface::{unimem_global, unimem_set_log};
+use unimem::c_api::legacy_types::MemorySystemConfig;
 use unimem::error::Error;
 use unimem::heap::{Heap, HeapParams};
 use unimem::instance::slots;
@@ -80,6 +82,29 @@ fn a_log_callback_may_use_the_library() {
         }
         assert!(!unimem_global().is_null());
     }));
+}
+
+/// It allocates under the lock of systems, which fork takes after that of the recording: whoever waits for the recording there,
+/// may wait for ever.
+#[test]
+fn a_system_that_is_made_first_begins_the_recording_without_waiting_for_it() {
+    let name = "a_system_that_is_made_first_begins_the_recording_without_waiting_for_it";
+    let trace = std::env::temp_dir().join(format!("unimem-processes-{}.trace", std::process::id()));
+    if std::env::var_os("UNIMEM_TRACE").is_none() {
+        let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = program.args(["--exact", name]).env("UNIMEM_TRACE", &trace).output().unwrap();
+        let length = std::fs::metadata(&trace).map(|file| file.len());
+        let _ = std::fs::remove_file(&trace);
+        assert!(output.status.success() && length.unwrap() > 0, "{output:?}");
+        return;
+    }
+    let config = MemorySystemConfig::default();
+    // SAFETY: a configuration, and a system that is ended once. The child leaves without returning.
+    unsafe {
+        let system = create_memory_system(&config);
+        assert!(!system.is_null() && child_survives(|| ()));
+        destroy_memory_system(system);
+    }
 }
 
 fn mapped_pages() -> usize {

@@ -311,17 +311,20 @@ fn open(path: &CStr) -> core::result::Result<PrivateFile, Errno> {
 
 /// Begins a recording into the file at `path`, which is made or replaced. InvalidArgument while there is one, Io.
 pub fn start(path: &[u8]) -> Result<()> {
-    install();
+    let will_end = install(&RECORDING.lock());
+    warn_unless(will_end);
     start_holding(RECORDING.lock(), path)
 }
-fn install() {
+/// Whether what is recorded when the program exits will have an end. Under the lock that fork takes, so that no child inherits
+/// this half done.
+fn install(_: &MutexGuard<Option<Recording>>) -> bool {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
-    // Under the lock that fork takes, so that no child inherits this half done.
-    let recording = RECORDING.lock();
-    let failed = !INSTALLED.load(Relaxed) && system::at_exit(at_exit).is_err();
-    INSTALLED.store(!failed, Relaxed);
-    drop(recording);
-    if failed {
+    let installed = INSTALLED.load(Relaxed) || system::at_exit(at_exit).is_ok();
+    INSTALLED.store(installed, Relaxed);
+    installed
+}
+fn warn_unless(will_end: bool) {
+    if !will_end {
         log!(Warning, "no memory for a handler at exit: a recording will have no end");
     }
 }
@@ -394,14 +397,15 @@ pub(super) fn start_as_asked() {
     if UNDER_WAY.swap(true, AcqRel) {
         return;
     }
-    install();
     // Without waiting: the caller may hold locks that come after this one. The next allocation tries again.
     let Some(recording) = RECORDING.try_lock() else { return UNDER_WAY.store(false, Release) };
     if STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed).is_err() {
         return; // the program has begun one itself
     }
-    if let Err(error) = start_holding(recording, path) {
-        log!(Error, "UNIMEM_TRACE: nothing is recorded: {}", error.message());
+    let will_end = install(&recording);
+    match start_holding(recording, path) {
+        Ok(()) => warn_unless(will_end),
+        Err(error) => log!(Error, "UNIMEM_TRACE: nothing is recorded: {}", error.message()),
     }
 }
 
