@@ -2,10 +2,11 @@
 # Every test there is; the last line is "N passed, N failed".
 #   run.sh BUILD        BUILD: the directory of the libraries
 # From the environment: CARGO TEST_CC TEST_CXX MAKE SYSTEM_LIBS, ONLY (run what contains this text), VALGRIND=0 (leave
-# it out), EXCEPT (names to leave out, with | between them), SOAK (minutes). Not CC: Cargo would build everything anew for a compiler by another name.
+# it out), EXCEPT (names to leave out, with | between them), SOAK (minutes), AGAIN (tests to run recorded and in debug mode,
+# too). Not CC: Cargo would build everything anew for a compiler by another name.
 set -u
 B=$1
-: "${CARGO:=cargo}" "${TEST_CC:=cc}" "${TEST_CXX:=c++}" "${MAKE:=make}" "${SYSTEM_LIBS:=}" "${ONLY:=}" "${EXCEPT:=}" "${SOAK:=}"
+: "${CARGO:=cargo}" "${TEST_CC:=cc}" "${TEST_CXX:=c++}" "${MAKE:=make}" "${SYSTEM_LIBS:=}" "${ONLY:=}" "${EXCEPT:=}" "${SOAK:=}" "${AGAIN:=}"
 export TEST_CC TEST_CXX MAKE SYSTEM_LIBS
 ALL=$B/test.tap
 # Scratch files of the line that is run.
@@ -175,6 +176,11 @@ fi
 joined
 for name in $ALONE; do
     c_test "$name"
+done
+for name in $AGAIN; do
+    collect "$name (recorded)" 300 env UNIMEM_TRACE="$T/%p.trace" UNIMEM_TRACE_INTERVAL=4096 "$B/tests/$name"
+    collect "$name (debug mode)" 300 env UNIMEM_DEBUG=guard,quarantine,trace "$B/tests/$name"
+    rm -f "$T"/*.trace
 done
 if wanted fuzz && compile c_tests/fuzz.c "$B/tests/fuzz" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
     collect "fuzz" 120 "$B/tests/fuzz" 4
