@@ -88,6 +88,8 @@ fn a_log_callback_may_use_the_library() {
 /// may wait for ever.
 #[test]
 fn a_system_that_is_made_first_begins_the_recording_without_waiting_for_it() {
+    // The standard library's lock of the environment, too, is nobody's while another test forks.
+    let _turn = TURN.lock();
     let name = "a_system_that_is_made_first_begins_the_recording_without_waiting_for_it";
     let trace = std::env::temp_dir().join(format!("unimem-processes-{}.trace", std::process::id()));
     if std::env::var_os("UNIMEM_TRACE").is_none() {

@@ -3,7 +3,7 @@ mod memory;
 mod reference;
 
 pub use memory::{counts, fail_allocation, memory};
-pub use reference::{direct_sum, random_tree};
+pub use reference::{direct_sum, random_tree, sum_of_terms};
 
 use super::{Complex, shape};
 use faer::c64;
@@ -95,9 +95,13 @@ pub fn direct_product_wide(
 
 /// Relative error in the Frobenius norm.
 pub fn error(actual: &[Complex], expected: &[c64]) -> f64 {
+    error_beside(actual, expected, 0.0)
+}
+/// The same, relative to `terms` if that is larger: the norm of the terms whose sums were expected.
+pub fn error_beside(actual: &[Complex], expected: &[c64], terms: f64) -> f64 {
     assert_eq!(actual.len(), expected.len());
     let square = |z: c64| z.re * z.re + z.im * z.im;
     let difference: f64 = widen(actual).iter().zip(expected).map(|(a, b)| square(a - b)).sum();
-    let norm: f64 = expected.iter().map(|b| square(*b)).sum();
+    let norm: f64 = expected.iter().map(|b| square(*b)).sum::<f64>().max(terms * terms);
     if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
 }

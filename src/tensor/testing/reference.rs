@@ -7,6 +7,12 @@ use faer::c64;
 
 /// The root's tree contracted by its definition: a sum over all indices, in f64. Dimensions and elements.
 pub fn direct_sum(network: &Network) -> (Vec<usize>, Vec<c64>) {
+    let (dimensions, elements, _) = sum_of_terms(network);
+    (dimensions, elements)
+}
+/// The same, and the norm of all terms: how large the result is where they do not happen to cancel, and so what rounding is in
+/// proportion to.
+pub fn sum_of_terms(network: &Network) -> (Vec<usize>, Vec<c64>, f64) {
     let ids = network.preorder(network.root().unwrap());
     // Number the free axes in the order of the result, then the bonds.
     let mut sizes = Vec::new();
@@ -33,6 +39,7 @@ pub fn direct_sum(network: &Network) -> (Vec<usize>, Vec<c64>) {
     let strides: Vec<_> = ids.iter().map(|&id| shape::strides(network.node(id).dimensions())).collect();
     let data: Vec<_> = ids.iter().map(|&id| widen(network.node(id).data())).collect();
     let mut out = vec![c64::new(0.0, 0.0); sizes[..free].iter().product()];
+    let mut squares = 0.0;
     let mut at = vec![0; sizes.len()];
     for position in 0..sizes.iter().product::<usize>() {
         let mut rest = position;
@@ -45,12 +52,13 @@ pub fn direct_sum(network: &Network) -> (Vec<usize>, Vec<c64>) {
             term *= data[n][offset];
         }
         out[position / sizes[free..].iter().product::<usize>()] += term;
+        squares += term.norm_sqr();
     }
     let mut dimensions = sizes[..free].to_vec();
     if dimensions.is_empty() {
         dimensions.push(1);
     }
-    (dimensions, out)
+    (dimensions, out, squares.sqrt())
 }
 
 /// A random tree with at most `limit` positions of all its indices together: ranks 0 to 6, sizes 1 to 7, none to three
