@@ -13,7 +13,7 @@ use super::size_class::{
     CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, quick_class_of, quick_scaled_class_of,
     quick_scaled_class_of_lines,
 };
-use super::span::{ALL, Span};
+use super::span::ALL;
 use super::{page_map, slot, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
@@ -149,7 +149,7 @@ fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
     }
     let entry = Entry::new(pointer, block, value);
     if cache.front.has_room(scaled_class) {
-        keep_in_front(cache, span, entry, scaled_class);
+        keep_in_front(cache, entry, scaled_class);
         return true;
     }
     magazine.fill(place, entry);
@@ -159,8 +159,12 @@ fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
 /// The end of a free, apart so that the usual one needs fewer registers. A C function, as none of these unwinds: then it is
 /// jumped to.
 #[inline(never)]
-extern "C" fn keep_in_front(cache: &ThreadCache, span: &Span, entry: Entry, scaled_class: usize) {
-    let labels = cache.magazine_at(scaled_class).labels();
-    cache.front.keep(span, entry, scaled_class, labels);
-    entry.slot().store(labels.tag(), Relaxed);
+extern "C" fn keep_in_front(cache: &ThreadCache, entry: Entry, scaled_class: usize) {
+    let magazine = cache.magazine_at(scaled_class);
+    match page_map::span_of(entry.pointer as usize) {
+        Some(span) => cache.front.keep(span, entry, scaled_class, magazine.labels()),
+        // It has ended meanwhile: another thread has freed the block as well, and its entry is to be refused.
+        None => _ = magazine.push(entry),
+    }
+    entry.slot().store(magazine.tag(), Relaxed);
 }
