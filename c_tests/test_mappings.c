@@ -72,9 +72,17 @@ static size_t written_and_read(char *memory, size_t chunks, size_t step, size_t 
     return wrong;
 }
 
+static int ended(unified_memory_interface_t *memory, char *tiered)
+{
+    memory->free(tiered);
+    EXPECT(unimem_close(memory), "something was live at close");
+    return tap.misses != 0;
+}
+
 /* Nothing but the library's own, and a budget that would hold it all. */
 static int more_than_a_process_may_have(void *unused)
 {
+    (void)unused;
     size_t chunks = most() + most() / 16;
     if (most() == 0 || chunks > 100000) return SKIPPED;
     unified_memory_interface_t *memory = unimem_open(&roomy);
@@ -86,13 +94,12 @@ static int more_than_a_process_may_have(void *unused)
     EXPECT(wrong == 0, "%zu chunks are wrong", wrong);
     EXPECT(mappings() < most() - most() / 20, "%zu mappings of %zu", mappings(), most());
     EXPECT(hot_chunks(tiered) > most() / 4 * 3, "%zu chunks are in place, of %zu mappings", hot_chunks(tiered), most());
-    memory->free(tiered);
-    EXPECT(unimem_close(memory), "something was live at close");
-    return unused != NULL || tap.misses != 0;
+    return ended(memory, tiered);
 }
 /* The program has most of them, from before; chunks in place with gaps between them. */
 static int most_are_the_programs(void *unused)
 {
+    (void)unused;
     enum { LEFT = 8000, CHUNKS = 7001 };
     if (!take_all_but(LEFT)) return SKIPPED;
     unified_memory_interface_t *memory = unimem_open(&roomy);
@@ -101,13 +108,12 @@ static int most_are_the_programs(void *unused)
     EXPECT(written_and_read(tiered, CHUNKS, 1, 0) == 0, "chunks are wrong in order");
     EXPECT(written_and_read(tiered, CHUNKS, 7919, 1) == 0, "chunks are wrong in no order");
     EXPECT(mappings() < most() - 1000, "%zu mappings of %zu", mappings(), most());
-    memory->free(tiered);
-    EXPECT(unimem_close(memory), "something was live at close");
-    return unused != NULL || tap.misses != 0;
+    return ended(memory, tiered);
 }
 /* The program takes all that are left when many chunks are in place; then again and again what these give up. */
 static int the_program_takes_the_rest(void *unused)
 {
+    (void)unused;
     enum { LEFT = 8000, CHUNKS = 7001, ROUNDS = 2 };
     if (!take_all_but(LEFT)) return SKIPPED;
     unified_memory_interface_t *memory = unimem_open(&roomy);
@@ -122,13 +128,12 @@ static int the_program_takes_the_rest(void *unused)
         for (size_t c = 0; c < 3000; c++) words_of(tiered, c)[0] = value(c, round + 1);
         EXPECT(wrong == 0, "round %zu: %zu chunks are wrong", round, wrong);
     }
-    memory->free(tiered);
-    EXPECT(unimem_close(memory), "something was live at close");
-    return unused != NULL || tap.misses != 0;
+    return ended(memory, tiered);
 }
 /* Acquired chunks stay, so there is an end to them; plain access goes on beside them. */
 static int acquired_chunks_have_an_end(void *unused)
 {
+    (void)unused;
     enum { LEFT = 8000, CHUNKS = 9000 };
     if (!take_all_but(LEFT)) return SKIPPED;
     unified_memory_interface_t *memory = unimem_open(&roomy);
@@ -149,9 +154,7 @@ static int acquired_chunks_have_an_end(void *unused)
     for (size_t c = 0; c < acquired; c++) EXPECT(unimem_chunk_release(tiered, 2 * c), "chunk %zu was not acquired", 2 * c);
     EXPECT(wrong == 0 && unimem_chunk_acquire(tiered, 2 * acquired, UNIMEM_READ), "%zu wrong; none is acquired once all others are released: %s", wrong, unimem_last_error_message());
     unimem_chunk_release(tiered, 2 * acquired);
-    memory->free(tiered);
-    EXPECT(unimem_close(memory), "something was live at close");
-    return unused != NULL || tap.misses != 0;
+    return ended(memory, tiered);
 }
 /* One instance has all its chunks in place; others want some of theirs, in several threads. */
 enum { THREADS = 4, THEIRS = 1009 };
@@ -166,6 +169,7 @@ static void *work_elsewhere(void *number)
 }
 static int instances_share_them(void *unused)
 {
+    (void)unused;
     enum { LEFT = 8000, CHUNKS = 7001 };
     if (!take_all_but(LEFT)) return SKIPPED;
     unified_memory_interface_t *memory = unimem_open(&roomy);
@@ -177,13 +181,12 @@ static int instances_share_them(void *unused)
     for (size_t t = 0; t < THREADS; t++) numbers[t] = t, pthread_create(&threads[t], NULL, work_elsewhere, &numbers[t]);
     for (size_t round = 1; round < 2; round++) EXPECT(written_and_read(tiered, CHUNKS, 31, round) == 0, "chunks are wrong beside others");
     for (size_t t = 0; t < THREADS; t++) pthread_join(threads[t], NULL);
-    memory->free(tiered);
-    EXPECT(unimem_close(memory), "something was live at close");
-    return unused != NULL || tap.misses != 0;
+    return ended(memory, tiered);
 }
 /* Chunks that have left take none. */
 static int chunks_that_have_left(void *unused)
 {
+    (void)unused;
     enum { CHUNKS = 8192, LEFT = 2000 };
     static const unified_pool_config_t small = {.max_size = 2 * MIB, .enable_growth = true, .enable_streaming = true};
     unified_memory_interface_t *memory = unimem_open(&small);
@@ -198,9 +201,7 @@ static int chunks_that_have_left(void *unused)
     size_t before = mappings(), hot = hot_chunks(tiered);
     unimem_advise(tiered, UNIMEM_DONT_NEED);
     EXPECT(hot > 256 && hot_chunks(tiered) == 0 && mappings() + hot < before, "%zu mappings with %zu chunks, %zu without", before, hot, mappings());
-    memory->free(tiered);
-    EXPECT(unimem_close(memory), "something was live at close");
-    return unused != NULL || tap.misses != 0;
+    return ended(memory, tiered);
 }
 
 int main(void)
