@@ -2,6 +2,7 @@
 use super::legacy_types::{Block, Flag, MemoryPool, PoolConfig, SizeClass};
 use super::{guard, guard_uncancelled};
 use crate::error::{Result, fail};
+use crate::heap::fast::NO_HEAP;
 use crate::heap::{DEFAULT_BLOCKS, Heap, HeapParams, HeapStatistics, SHAPES, fast, heap_of_companion};
 use crate::instance::{slots, tiered};
 use crate::log::log;
@@ -20,7 +21,6 @@ struct Pool {
     heap_id: AtomicUsize,
     statistics: AtomicUsize,
 }
-const NO_HEAP: usize = usize::MAX >> 1;
 
 /// Number of the pool's heap, for heap/fast.rs.
 ///

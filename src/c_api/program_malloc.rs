@@ -9,6 +9,7 @@
 //! `free` and counted; `realloc` of one is NULL.
 use super::guard;
 use crate::error::{Result, fail};
+use crate::heap::fast::NO_HEAP;
 use crate::heap::{Heap, HeapParams, MAX_ALIGNMENT, fast};
 use crate::instance::config;
 use crate::os::environment::variable;
@@ -20,7 +21,6 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 /// What every block is aligned to, as the C standard's `max_align_t` wants.
 const ALIGNMENT: usize = 16;
 const PAGE: usize = crate::os::map::PAGE;
-const NO_HEAP: usize = usize::MAX >> 1;
 static HEAP: AtomicPtr<Heap> = AtomicPtr::new(null_mut());
 /// Its number, for heap/fast.rs.
 static ID: AtomicUsize = AtomicUsize::new(NO_HEAP);

@@ -19,6 +19,8 @@ use crate::os::thread;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
+/// An id that no heap has.
+pub const NO_HEAP: usize = usize::MAX >> 1;
 /// What malloc promises.
 const MALLOC_ALIGNMENT: usize = 16;
 

@@ -7,6 +7,7 @@
 use super::Instance;
 use super::config::Config;
 use crate::error::{Result, fail};
+use crate::heap::fast::NO_HEAP;
 use crate::heap::{Heap, HeapParams, RESERVED, debug};
 use crate::log::{QuietGuard, lock_quietly};
 use crate::os::lock::Mutex;
@@ -28,7 +29,6 @@ static CLOSING: [AtomicBool; SLOTS] = [const { AtomicBool::new(false) }; SLOTS];
 static INSTANCES: [AtomicPtr<Instance>; SLOTS] = [const { AtomicPtr::new(null_mut()) }; SLOTS];
 /// Ids of the heaps in the slots of pools and systems.
 static HEAP_IDS: [AtomicUsize; SLOTS - RESERVED] = [const { AtomicUsize::new(NO_HEAP) }; SLOTS - RESERVED];
-const NO_HEAP: usize = usize::MAX >> 1;
 static LOCK: Mutex<()> = Mutex::new(());
 
 /// Takes it, quietly: the program's callback may open and close instances.
