@@ -17,9 +17,10 @@ pub enum ChunkError {
     Pages(Errno),
     /// Chunks in place take as many of the process's mappings as they may, and none of them can leave.
     Mappings,
-    /// Beside the chunks that are acquired there would be no room for those that plain access needs.
+    /// If this chunk were acquired too, the budget would have no room for the two chunks that a plain access may
+    /// need.
     NoRoomBeside,
-    /// The chunk is acquired as often as can be counted.
+    /// The chunk's count of acquisitions is full.
     Acquired,
     /// The memory is being freed or moved.
     Leaving,
@@ -37,7 +38,7 @@ impl ChunkError {
         pending(error, format_args!("{self}"))
     }
 }
-/// Needs no memory.
+/// Writes the message without allocating.
 impl fmt::Display for ChunkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

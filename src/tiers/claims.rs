@@ -1,17 +1,21 @@
 //! How many chunks of a region are claimed, and whether the region is leaving: being freed, or moved to a larger one.
 //!
 //! # Protocol
-//! Both are in one word. A claim of a chunk begins with adding one (`begin`), which fails once the region is leaving, and
-//! ends with taking it away. A thread that frees or moves a region first marks it (`leave`), then waits until the count is
-//! zero: a claim that began before the mark is waited for, one that begins after it fails. So from then on the chunks are
-//! that thread's alone, even where others still have a list of regions, or a job of the workers, from before. Its own claims
-//! begin with `begin_leaving`. The model test at the end tries all interleavings.
+//! One word holds both: the number of claims, and a mark that the region is leaving.
+//! - A claim of a chunk begins by adding one (`begin`), which fails once the region is leaving. It ends by
+//!   subtracting one.
+//! - A thread that frees or moves a region first sets the mark (`leave`), then waits until the count is zero. So it
+//!   waits for every claim that began before the mark, and every later one fails.
+//! - From then on the chunks belong to that thread alone, even if other threads still have an older list of regions
+//!   or an older job of the workers. Its own claims begin with `begin_leaving`.
+//!
+//! The model test at the end tries all interleavings.
 use super::word::AtomicWord;
 use core::sync::atomic::AtomicU32;
 
 const LEAVING: u32 = 1 << 31;
 
-/// The word.
+/// The word that holds the count and the mark.
 #[derive(Default)]
 pub struct Claims<A = AtomicU32>(A);
 
@@ -29,7 +33,7 @@ impl<A: AtomicWord> Claims<A> {
     pub fn begin(&self) -> bool {
         self.change(|word| (word & LEAVING == 0).then_some(word + 1))
     }
-    /// The same for the thread that frees, moves or shrinks the region: never fails.
+    /// Begins a claim for the thread that frees, moves or shrinks the region. Never fails.
     pub fn begin_leaving(&self) {
         self.change(|word| Some(word + 1));
     }
@@ -37,11 +41,11 @@ impl<A: AtomicWord> Claims<A> {
     pub fn end(&self) {
         self.change(|word| Some(word - 1));
     }
-    /// From now on nobody else begins one.
+    /// Marks the region as leaving: from now on `begin` fails.
     pub fn leave(&self) {
         self.change(|word| Some(word | LEAVING));
     }
-    /// The reverse.
+    /// Removes the mark.
     pub fn stay(&self) {
         self.change(|word| Some(word & !LEAVING));
     }
@@ -49,7 +53,7 @@ impl<A: AtomicWord> Claims<A> {
     pub fn is_leaving(&self) -> bool {
         self.0.load() & LEAVING != 0
     }
-    /// Whether there is none.
+    /// Whether there are no claims.
     pub fn is_zero(&self) -> bool {
         self.0.load() & !LEAVING == 0
     }
@@ -62,15 +66,15 @@ mod model {
     use crate::tiers::word::modelled::{ModelledWord, explore};
     use loom::sync::Arc;
 
-    /// A region of one chunk, which is in place, and the room on disk that goes along when the region is moved.
+    /// A region of one chunk, which is in place, and the room on disk that moves with the region.
     struct Model {
         claims: Claims<ModelledWord>,
         state: State<ModelledWord>,
-        /// Where the chunk would be written, and where it was. The checker complains if two threads use them at once.
+        /// How often the chunk was written to the room on disk. The checker complains if two threads use it at once.
         home: loom::cell::UnsafeCell<u32>,
     }
     impl Model {
-        /// By a thread that knows the region from an older list.
+        /// An eviction by a thread that knows the region from an older list.
         fn evict(&self) {
             let word = self.state.load();
             if word.phase() != Phase::Hot || !self.claims.begin() {
@@ -85,7 +89,7 @@ mod model {
             }
             self.claims.end();
         }
-        /// Takes the room, then the chunk.
+        /// What the thread that moves the region does: it takes the room, then the chunk.
         fn leave(&self) {
             self.claims.leave();
             while !self.claims.is_zero() {

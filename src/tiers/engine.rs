@@ -1,8 +1,8 @@
 //! The residency engine of one instance: its regions, its share of the budget, its spill files.
 //!
-//! Bringing chunks in is in fill.rs, sending them out in evict.rs; why no write is lost is told in state.rs. Order in
-//! which things are acquired: the gate, a workspace, a claim, a slot, then single locks, none of which is held while
-//! another is waited for.
+//! fill.rs brings chunks in, evict.rs sends them out; state.rs says why no write is lost. A thread takes things in
+//! this order: the gate, a workspace, a claim, a slot, then single locks. It never takes one lock while it holds
+//! another.
 use super::budget::{Budget, BudgetAccount};
 use super::chunk_error::ChunkError;
 use super::fault::pages::Pages;
@@ -24,10 +24,11 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
-/// Sets of slots that are kept though no region uses them. Each takes about a hundred of the mappings that a process may have.
+/// How many sets of slots are kept although no region uses them. Each set takes about a hundred of the mappings that
+/// a process may have.
 const KEPT_SETS: usize = 8;
 
-/// A list that is replaced, never changed: readers take the current one and keep it.
+/// A list that is replaced, never changed: a reader takes the current list and can go on using it.
 pub type Snapshot<T> = Arc<Vec<Arc<T>>>;
 
 /// The engine.
@@ -38,11 +39,12 @@ pub struct Engine {
     regions: Mutex<Snapshot<Region>>,
     stagings: Mutex<Snapshot<Staging>>,
     files: Files,
-    /// Held while a region is made or moved, and while what a freed one leaves is cleared away.
+    /// Held while a region is made or moved, and while the sets of slots and the account are adjusted after one was
+    /// freed.
     arrangement: Mutex<()>,
-    /// Counts up with every chunk that is put into a list: the stamps that tell the age of chunks.
+    /// Counts up with every chunk that is put into a list, and gives the stamp that tells the chunk's age.
     clock: AtomicU32,
-    /// The threads at work, and those of them that wait for room.
+    /// The threads at work, and which of them wait for room.
     pub(super) waiting: Waiting,
 }
 
@@ -87,7 +89,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Runs `work`, once more if it finds no room and the instance then makes some. Outside the gate.
+    /// Runs `work`. If it finds no room, and the instance can then make some, runs `work` once more. To be called
+    /// outside the gate.
     pub(super) fn with_room<R>(&self, work: impl Fn() -> Result<R>) -> Result<R> {
         match work() {
             Err(Error::OutOfMemory) if self.account.make_room() => work(),
@@ -122,7 +125,7 @@ impl Engine {
         change(&self.regions, |list| list.push(region.clone()));
         registry::add(region);
     }
-    /// Makes it unknown again. False if it was not known.
+    /// Makes a region unknown again. Returns false if it was not known.
     pub(super) fn conceal(&self, region: &Arc<Region>) -> bool {
         registry::remove(region);
         let found = Cell::new(false);
@@ -134,10 +137,12 @@ impl Engine {
         sync_points::pass(SyncPoint::Concealed);
         found.get()
     }
-    /// Frees a region and everything stored for it. Waits for what is in flight. False if another thread was first.
+    /// Frees a region and everything stored for it. Waits for operations on it that other threads have begun. Returns
+    /// false if another thread freed it first.
     pub fn free(&self, region: &Arc<Region>) -> bool {
         let _inside = gate::enter();
-        // Nobody finds its chunks any more, but their pages come free: a thread that waits for room must not give up.
+        // From here on no thread finds the region's chunks, but their pages will come free: so this thread counts as
+        // at work, and no thread that waits for room gives up.
         let pages = self.pages_in_hand();
         let first = self.conceal(region);
         if first {
@@ -146,14 +151,15 @@ impl Engine {
             let _arrangement = self.arrangement.lock();
             self.drop_sets();
             if !self.stagings().iter().any(|set| Arc::ptr_eq(set, region.staging())) {
-                // It may have gone while chunks of this region were still on their way to its slots.
+                // `drop_sets` may have removed this region's set while chunks were still on their way to its slots.
                 let _pages = self.pages_in_hand();
                 self.drop_full(region.staging(), usize::MAX);
             }
             let largest = self.regions().iter().map(|region| region.chunk_size()).max();
             self.account.reserve_at_most(largest.unwrap_or(0));
             if self.regions().is_empty() {
-                // The worker threads may still have pages in hand; whoever comes next must not find them charged.
+                // A worker thread may still have pages in hand; the next user of the budget must not find them
+                // charged.
                 self.waiting.wait_until(|| self.waiting.at_work() == 0);
                 self.give_back();
                 self.account.close();
@@ -162,8 +168,8 @@ impl Engine {
         }
         first
     }
-    /// Changes a region's size, moving it if it has to grow beyond its address space. What is new is zeros. The old one
-    /// is untouched on failure, and gone if the new one is another.
+    /// Changes a region's size. Moves the region if it has to grow beyond its address space; then the result is
+    /// another region, and the old one is gone. The bytes it grows by are zeros. On failure the region is as it was.
     pub fn resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
@@ -181,12 +187,13 @@ impl Engine {
         let _arrangement = self.arrangement.lock();
         self.arrange(|| super::moving::grow(self, region, size))
     }
-    /// Makes a region. If that fails the budget guarantees what it did before. While `arrangement` is held.
+    /// Runs `make`, which makes a region. If it fails, the budget's guarantee is restored to what it was before. Only
+    /// while `arrangement` is held.
     fn arrange<R>(&self, make: impl FnOnce() -> Result<R>) -> Result<R> {
         let before = self.account.reservation();
         make().inspect_err(|_| self.account.restore_reservation(before))
     }
-    /// Frees all regions. The engine can be used again.
+    /// Frees all regions, and returns how many there were. The engine can be used again.
     pub fn clear(&self) -> usize {
         let all = self.list();
         for region in &all {
@@ -195,7 +202,7 @@ impl Engine {
         all.len()
     }
 
-    /// Gives back what is held for the next chunk. Gives the bytes.
+    /// Gives back the pages that are held for chunks to come. Returns how many bytes.
     pub fn trim(&self) -> usize {
         let _inside = gate::enter();
         let before = self.account.held();
@@ -214,11 +221,11 @@ impl Engine {
         let _inside = gate::enter();
         self.regions().to_vec()
     }
-    /// All regions now, for those who are inside the gate.
+    /// All regions now. To be called inside the gate.
     pub(super) fn regions(&self) -> Snapshot<Region> {
         self.regions.lock().clone()
     }
-    /// Bytes that could be given back to the budget if need be.
+    /// Bytes that chunks hold and could give back to the budget.
     pub fn movable(&self) -> usize {
         self.account.held().saturating_sub(self.account.guaranteed())
     }
@@ -236,8 +243,9 @@ impl Engine {
         change(&self.stagings, |list| list.push(staging.clone()));
         Ok(staging)
     }
-    /// Gives up sets of slots that no region uses, but for a few that the next one may want. While `arrangement` is held: no
-    /// region is being made. Their slots are empty then, or on their way to it: pages go into slots for a region only.
+    /// Gives up the sets of slots that no region uses, except a few that the next region may want. Only while
+    /// `arrangement` is held, so that no region is being made. The slots of such a set are empty or about to become
+    /// so, because pages go into slots only for a region.
     fn drop_sets(&self) {
         let before = self.stagings();
         if before.len() <= KEPT_SETS {
@@ -265,7 +273,7 @@ impl Engine {
     pub(super) fn pages(&self) -> &'static Pages {
         &self.faults.pages
     }
-    /// How faults are served.
+    /// The mechanism that serves faults.
     pub fn mechanism(&self) -> Mechanism {
         self.faults.mechanism
     }
@@ -278,19 +286,19 @@ impl Engine {
     pub(super) fn spill(&self) -> core::result::Result<Numbered, Errno> {
         self.files.current()
     }
-    /// Opens another spill file; from now on it is the current one. While nobody spills.
+    /// Opens another spill file, which is the current one from now on. Only while nobody spills.
     pub(super) fn new_file(&self) -> core::result::Result<Numbered, Errno> {
         self.files.open_instead_of(self.current_file())
     }
-    /// Until another is opened nothing can be spilled.
+    /// Leaves the engine without a current spill file, until another one is opened.
     pub(super) fn use_no_file(&self) {
         self.files.use_none();
     }
-    /// Whether chunks are stored in a file.
+    /// Whether any chunk is stored in the spill file with this number.
     pub(super) fn stores_in(&self, file: u16) -> bool {
         self.regions().iter().any(|region| region.spill_space().stores_in(file))
     }
-    /// Closes the files that were left at a fork and hold nothing any more. While nobody moves a region.
+    /// Closes the spill files that were left at a fork and hold nothing any more. Only while nobody moves a region.
     pub(super) fn close_files_left(&self) {
         let regions = self.regions();
         self.files.close(|number| {
@@ -301,7 +309,7 @@ impl Engine {
             unused
         });
     }
-    /// The number of the current file. 0 if there is none.
+    /// The number of the current spill file; 0 if there is none.
     pub(super) fn current_file(&self) -> u16 {
         self.files.current_number()
     }
@@ -309,7 +317,7 @@ impl Engine {
     pub(super) fn files(&self) -> Snapshot<Spill> {
         self.files.all()
     }
-    /// A file by its number, from 1 on.
+    /// The spill file with this number, from 1 on.
     pub fn file(&self, number: u16) -> Option<Arc<Spill>> {
         self.files.get(number)
     }
@@ -317,8 +325,8 @@ impl Engine {
     pub(super) fn tick(&self) -> u32 {
         self.clock.fetch_add(1, Relaxed)
     }
-    /// For threads that handle slots, or pin chunks, without a claim: while this lives they count as at work (waiting.rs), since
-    /// what could leave may be with them.
+    /// For threads that handle slots, or pin chunks, without a claim: while the returned value lives, the thread
+    /// counts as at work (waiting.rs), because what could leave may be with this thread.
     pub(super) fn pages_in_hand(&self) -> impl Drop + '_ {
         struct InHand<'a>(&'a Engine);
         impl Drop for InHand<'_> {
@@ -329,14 +337,14 @@ impl Engine {
         self.waiting.begin();
         InHand(self)
     }
-    /// For a thread with a claim in `region` that found nothing that could leave. Waits for progress since it looked (`seen`);
-    /// false if there is nothing to hope for, because all others wait too, or because the region is leaving and the thread
-    /// that frees or moves it waits for this claim.
+    /// For a thread with a claim in `region` that found nothing that could leave. Waits for progress since the thread
+    /// began to look (`seen`). Returns false if there is nothing to hope for: all other threads wait too, or the
+    /// region is leaving, and the thread that frees or moves it waits for this claim.
     pub(super) fn starve(&self, region: &Region, seen: u32) -> bool {
         self.waiting.starve(seen, || region.is_leaving())
     }
-    /// The same for room to acquire the claimed chunk. False if others want the chunk's place: then the claim is to be given up,
-    /// and made again later.
+    /// Like `starve`, for room to acquire the claimed chunk. Returns false if other threads want the place of this
+    /// chunk: then the caller must give up the claim and claim the chunk again later.
     pub(super) fn starve_to_acquire(
         &self,
         region: &Region,
@@ -356,7 +364,8 @@ impl Drop for Engine {
     }
 }
 
-/// Replaces a list by a changed copy. Nothing is allocated or freed while the lock is held: see gate.rs.
+/// Replaces a list by a changed copy. Nothing is allocated or freed while the lock is held, because malloc may be
+/// this library's own heap (docs/contributing.md).
 fn change<T>(list: &Mutex<Snapshot<T>>, edit: impl Fn(&mut Vec<Arc<T>>)) {
     loop {
         let old = list.lock().clone();
@@ -380,11 +389,12 @@ pub enum Served {
     Yes,
     /// Not in tiered memory.
     NotOurs,
-    /// In tiered memory, and it could not be brought in. The log knows why.
+    /// In tiered memory, but the chunk could not be brought in. The log says why.
     Failed,
 }
 
-/// Serves a fault at `address`. From signal handlers, with all signals blocked.
+/// Serves a fault at `address`. `store`: whether the fault was a store, if known. Called from signal handlers, with
+/// all signals blocked.
 pub fn serve_fault(address: usize, store: Option<bool>) -> Served {
     let inside = gate::enter_masked();
     let Some((region, index)) = registry::find(address).and_then(|r| r.index_of(address).map(|i| (r, i)))
@@ -396,7 +406,8 @@ pub fn serve_fault(address: usize, store: Option<bool>) -> Served {
     drop(inside);
     match touched {
         Ok(()) => Served::Yes,
-        // Outside, because the program's callback may go inside, which waits where a fork has closed the gate meanwhile.
+        // Logged outside the gate: the program's callback may go through the gate, and would wait there for ever if a
+        // fork has closed the gate meanwhile.
         Err(error) => {
             log!(Error, "tiered memory at {address:#x} cannot be brought in: {error}");
             Served::Failed

@@ -1,8 +1,9 @@
-//! The spill files of an engine, and the one that is written to.
+//! The spill files of an engine, and which of them is written to.
 //!
-//! The current file's number and the file itself are chosen together, under one lock, and whoever stores a chunk
-//! carries both along: what is noted is where the bytes went, whatever has become current meanwhile. Files are opened
-//! without a lock; of two threads that open one at once, one finds the other's in place, and uses it.
+//! The current file and its number are chosen together, under one lock, and a thread that stores a chunk keeps both.
+//! So the number that it notes for the chunk is that of the file it has written to, even if another file has become
+//! current meanwhile. Files are opened without the lock: if two threads open one at once, one of them finds the
+//! other's in place and uses that.
 use super::engine::Snapshot;
 use super::mapping::Errno;
 use super::spill::Spill;
@@ -23,7 +24,7 @@ impl Default for Files {
 }
 #[derive(Clone, Default)]
 struct Set {
-    /// Replaced, never changed. By number less one; closed ones among them.
+    /// The file with number n is at n - 1; closed files stay in the list. The list is replaced, never changed.
     all: Snapshot<Spill>,
     /// Number of the file that is written to; 0: none.
     current: u16,
@@ -35,7 +36,7 @@ impl Set {
     fn current(&self) -> Option<Numbered> {
         Some((self.current, self.get(self.current)?.clone()))
     }
-    /// With one more file, which is the current one. Numbers of closed files serve again.
+    /// This set with one more file, which is the current one. Numbers of closed files are used again.
     fn with(&self, spill: &Arc<Spill>) -> Result<Set, Errno> {
         let mut all = (*self.all).clone();
         let at = all.iter().position(|file| file.is_closed()).unwrap_or(all.len());
@@ -54,8 +55,8 @@ impl Files {
     fn set(&self) -> Set {
         self.0.lock().clone()
     }
-    /// Replaces what was read before; false if it has changed since. Nothing is allocated or freed under the lock: see
-    /// gate.rs.
+    /// Replaces the set that was read before. Returns false if it has changed since. Nothing is allocated or freed
+    /// under the lock, because malloc may be this library's own heap (docs/contributing.md).
     fn replace(&self, old: &Set, new: Set) -> bool {
         let mut set = self.0.lock();
         if !Arc::ptr_eq(&set.all, &old.all) || set.current != old.current {
@@ -77,7 +78,8 @@ impl Files {
             None => self.open_instead_of(0),
         }
     }
-    /// Opens a file that is the current one from now on, if that is still `number`. Gives the current one.
+    /// Opens a file and makes it the current one, if file `number` is still current. Otherwise the new file is
+    /// closed. Returns the current file.
     pub fn open_instead_of(&self, number: u16) -> Result<Numbered, Errno> {
         sync_points::pass(SyncPoint::OpeningFile);
         let spill = Arc::new(Spill::open()?);
@@ -93,11 +95,11 @@ impl Files {
             }
         }
     }
-    /// Until another is opened there is no current one.
+    /// Leaves the set without a current file, until another one is opened.
     pub fn use_none(&self) {
         self.0.lock().current = 0;
     }
-    /// Closes those but the current one of which `unused`, given their numbers, says so.
+    /// Closes all files, except the current one, whose numbers `unused` accepts.
     pub fn close(&self, unused: impl Fn(u16) -> bool) {
         loop {
             let old = self.set();
@@ -111,11 +113,11 @@ impl Files {
             self.replace(&old, Set { all: Arc::new(all), current: old.current });
         }
     }
-    /// All, closed ones among them.
+    /// All files, including closed ones.
     pub fn all(&self) -> Snapshot<Spill> {
         self.0.lock().all.clone()
     }
-    /// A file by its number.
+    /// The file with this number.
     pub fn get(&self, number: u16) -> Option<Arc<Spill>> {
         self.0.lock().get(number).cloned()
     }

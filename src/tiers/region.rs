@@ -24,10 +24,10 @@ use std::sync::Arc;
 
 /// Smallest and largest chunk.
 pub const CHUNK_SIZES: core::ops::RangeInclusive<usize> = PAGE..=64 << 20;
-/// The records of all chunks of a region are charged to the budget when it is made if they take at most this share of it
-/// (one part in ...).
+/// A region's records are charged to the budget when the region is made, if the records of all its chunks take at
+/// most this share of the budget (one part in ...).
 const RECORDS_SHARE: usize = 16;
-/// Chunks of a region at most.
+/// The most chunks a region can have.
 const MOST_CHUNKS: usize = u32::MAX as usize / 2;
 
 /// One region.
@@ -35,7 +35,7 @@ pub struct Region {
     engine: Arc<Engine>,
     memory: Mapping,
     pub(super) size: AtomicUsize,
-    /// Bytes of chunks that the budget's account knows of.
+    /// Bytes of chunks that the budget's account counts in its extent.
     pub(super) extent: AtomicUsize,
     chunk: usize,
     codec: Codec,
@@ -44,13 +44,15 @@ pub struct Region {
     lists: Mutex<Lists>,
     staging: Arc<Staging>,
     spill_space: SpillSpace,
-    /// Whether all of it is in place for good, because nothing serves faults and the data fit.
+    /// Whether the whole region is in place for good. It is if no faults are served and the data fit the budget.
     resident: bool,
-    /// Whether the records of all chunks are charged to the budget; else each page of them is when it is first used.
+    /// Whether the records of all chunks are charged to the budget from the start. Otherwise each page of records is
+    /// charged when it is first used.
     pub(super) prepaid: bool,
     /// Bytes of records that are charged to the budget.
     pub(super) records: AtomicUsize,
-    /// Claims held, and whether it is being freed or moved: nobody else claims a chunk any more.
+    /// The number of claims, and whether the region is being freed or moved, so that nobody else may claim its
+    /// chunks.
     claims: Claims,
     /// See [`Region::forbid`].
     forbidden: AtomicBool,
@@ -58,34 +60,35 @@ pub struct Region {
     pub further_owners: AtomicUsize,
     /// Figures.
     pub counters: Counters,
-    /// How it is swept.
+    /// The order in which the program uses its chunks.
     pub sweep: Mutex<Sweep>,
 }
 
 /// What a region is for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Policy {
-    /// Speed out of core: every byte comes back, and what saves little is stored as it is.
+    /// For speed out of core: lossless, and a block is stored as it is unless encoding saves much.
     Streaming,
-    /// Space: float32 elements that may differ by `tolerance` (absolute) once they have left; with 0 every byte comes
-    /// back. Small gains are taken too.
+    /// For space: float32 elements that may differ by `tolerance` (absolute) once they have left; with tolerance 0
+    /// the policy is lossless. Small savings are taken too.
     Hierarchical {
-        /// Greatest error.
+        /// The greatest absolute error of an element.
         tolerance: f64,
     },
 }
 impl Policy {
-    /// The coder of its chunks.
+    /// The coder for chunks of this policy.
     pub fn codec(self) -> Codec {
         match self {
-            // A processor packs an eighth away in the time in which a disk moves it; then the processor is worth more.
+            // Packing takes the processor as long as a disk takes to move an eighth of the block. For less than that
+            // the processor's time is worth more.
             Policy::Streaming => Codec::lossless().saving_one_in(8),
             Policy::Hierarchical { tolerance } => Codec::bounded(tolerance),
         }
     }
 }
 
-/// What a region is made with.
+/// The parameters of a new region.
 #[derive(Clone, Copy, Debug)]
 pub struct Params {
     /// Bytes.
@@ -96,7 +99,7 @@ pub struct Params {
     pub policy: Policy,
 }
 impl Params {
-    /// Bytes of its chunks, the last one whole. InvalidArgument.
+    /// Bytes of all chunks, the last one counted whole. Fails with InvalidArgument.
     fn length(&self) -> Result<usize> {
         let Params { size, chunk, policy } = *self;
         if size == 0 {
@@ -121,7 +124,7 @@ impl Params {
 }
 
 impl Region {
-    /// Reserves a region. The engine makes it known.
+    /// Reserves a region. The caller, the engine, then makes it known to faults and evictions.
     pub(super) fn reserve(engine: &Arc<Engine>, params: &Params) -> Result<Region> {
         let Params { size, chunk, policy } = *params;
         let length = params.length()?;
@@ -133,7 +136,7 @@ impl Region {
         let reserve = |chunks: usize| {
             Mapping::reserve(chunks.checked_mul(chunk)?, staging::alignment(chunk), pages.empty_access())
         };
-        // With room to grow in place, where there is address space for it.
+        // Twice the address space, so that the region can grow in place; if there is not so much, only what it needs.
         let (least, roomy) = (length / chunk, (2 * (length / chunk)).min(MOST_CHUNKS));
         let found = [roomy, least].into_iter().find_map(|chunks| Some((reserve(chunks)?, chunks)));
         let Some((memory, capacity)) = found else {
@@ -152,7 +155,8 @@ impl Region {
         }
         let prepaid = table::bytes(length / chunk) <= limit / RECORDS_SHARE;
         let records = if prepaid { table::bytes(length / chunk) } else { 0 };
-        // Two chunks, even for a region of one: an instruction that copies is at one of another region, too.
+        // Two chunks, even for a region of one chunk: an instruction that copies memory touches a chunk of another
+        // region as well.
         let guaranteed = engine.guarantee(|account| account.guarantee(length, GUARANTEED * chunk, chunk));
         if !guaranteed.map_err(ChunkError::error)? {
             return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
@@ -184,19 +188,19 @@ impl Region {
             sweep: Mutex::sheltered(Default::default()),
         })
     }
-    /// Whether its chunks in place are mappings of their own (mappings.rs).
+    /// Whether each of its chunks in place is a mapping of its own (mappings.rs).
     pub(super) fn splits_mappings(&self) -> bool {
         self.engine.pages().splits_mappings() && !self.resident
     }
-    /// Takes the room on disk that a budget may make necessary.
+    /// Takes room on disk for all chunks if there is a limit, since then any chunk may have to be spilled.
     pub(super) fn take_spill_space(&self) -> Result<()> {
         if self.resident || self.engine.account().limit() == 0 {
             return Ok(());
         }
         self.spill_space.take(0, self.count())
     }
-    /// Where nothing serves faults and the data fit, has all of it in place for good. While it is fresh: one that has
-    /// stored chunks stays one whose chunks are acquired.
+    /// Brings the whole region in place for good if no faults are served and the data fit the budget. Only for a
+    /// fresh region: a region that moves to grow may have stored chunks, so its chunks go on being acquired.
     pub(super) fn settle_in(&mut self) -> Result<()> {
         let length = self.count() * self.chunk;
         let account = self.engine.account();
@@ -219,7 +223,8 @@ impl Region {
         self.counters.hot.fetch_add(length, Relaxed);
         Ok(())
     }
-    /// Charges the records of `count` chunks, as far as that is not done. False if there is no room for them.
+    /// Charges the records of `count` chunks, less those that are charged already. Returns false if there is no room
+    /// for them.
     pub(super) fn prepay(&self, count: usize) -> bool {
         let more = table::bytes(count).saturating_sub(self.records.load(Relaxed));
         let paid = workspace::with(false, |workspace| self.engine.charge_records(more, workspace));
@@ -228,7 +233,7 @@ impl Region {
         }
         paid
     }
-    /// Notes that the page of the record of a chunk was charged. False if another thread was first.
+    /// Notes that the page with a chunk's record was charged. Returns false if another thread noted it first.
     pub(super) fn note_record_charged(&self, index: usize) -> bool {
         let first = self.table.note_charged(index);
         if first {
@@ -244,19 +249,19 @@ impl Region {
     pub(super) fn spill_space(&self) -> &SpillSpace {
         &self.spill_space
     }
-    /// From now on its chunks are the caller's alone, to be claimed with [`Transit::claim_leaving`]. Waits for the claims that
-    /// others have begun.
+    /// Marks the region as leaving: from now on its chunks are the caller's alone, who claims them with
+    /// [`Transit::claim_leaving`]. Waits for the claims that other threads have begun.
     pub(super) fn leave(&self) {
         self.claims.leave();
         self.engine.waiting.wake();
         self.engine.waiting.wait_until(|| self.claims.is_zero());
     }
-    /// The reverse.
+    /// Ends what `leave` began: other threads may claim its chunks again.
     pub(super) fn stay(&self) {
         self.claims.stay();
     }
-    /// In a child where its faults are not served: from now on every touch of a chunk that is not in place is SIGSEGV.
-    /// Those in place are memory as any other, and stay where they are.
+    /// For a forked child in which the faults of this region cannot be served: from now on every touch of a chunk
+    /// that is not in place is SIGSEGV. Chunks in place are ordinary memory and stay where they are.
     pub(super) fn forbid(&self) {
         self.forbidden.store(true, Relaxed);
         let span = self.reserved();
@@ -264,22 +269,24 @@ impl Region {
         unsafe {
             let closed = system::protect(span.start, span.length, libc::PROT_NONE);
             if closed.is_err() && system::map_over(span.start, span.length, libc::PROT_NONE).is_ok() {
-                return; // what was in place is lost, but not taken for zeros
+                return; // what was in place is lost, but does not read as zeros
             }
         }
         let mut lists = self.lists();
         for _ in 0..lists.count(ListKind::Hot) {
             let Some(index) = lists.oldest(ListKind::Hot) else { return };
             lists.rotate(&self.table, index);
-            // SAFETY: in place in this process too. Where the system refuses, touching it is SIGSEGV as well.
+            // SAFETY: a chunk in the Hot list is in place, in this process too. If the system refuses, a touch of the
+            // chunk is SIGSEGV as well.
             let _ = unsafe { self.engine.pages().open(self.span_of(index)) };
         }
     }
-    /// Whether its faults are not served in this process. Its children cannot either: what is absent stays so.
+    /// Whether faults of this region are not served in this process. Its forked children cannot serve them either: an
+    /// absent chunk stays absent.
     pub(super) fn is_forbidden(&self) -> bool {
         self.forbidden.load(Relaxed)
     }
-    /// Begins to work at a chunk (waiting.rs). False if the region is leaving.
+    /// Begins to work on a chunk (waiting.rs). Returns false if the region is leaving.
     pub(super) fn begin_transit(&self) -> bool {
         let begun = self.claims.begin();
         if begun {
@@ -295,17 +302,18 @@ impl Region {
         self.claims.end();
         self.engine.waiting.end();
     }
-    /// The same by one who was called to let go.
+    /// Like `end_transit`, by a thread that was called to let go of the chunk.
     pub(super) fn end_transit_called(&self) {
         self.claims.end();
         self.engine.waiting.end_called();
     }
-    /// The same where nothing was held that others could have used.
+    /// Like `end_transit`, if no other thread could have used what this one held.
     pub(super) fn end_transit_unnoted(&self) {
         self.claims.end();
         self.engine.waiting.end_unnoted();
     }
-    /// As [`Engine::pages_in_hand`], and a thread that frees or moves the region waits for it too. None if it is leaving.
+    /// Like [`Engine::pages_in_hand`], and a thread that frees or moves the region waits for this one too. Returns
+    /// None if the region is leaving.
     pub(super) fn pages_in_hand(&self) -> Option<impl Drop + '_> {
         struct InHand<'a>(&'a Region);
         impl Drop for InHand<'_> {
@@ -315,7 +323,7 @@ impl Region {
         }
         self.begin_transit().then(|| InHand(self))
     }
-    /// Whether it is being freed or moved.
+    /// Whether the region is being freed or moved.
     pub(super) fn is_leaving(&self) -> bool {
         self.claims.is_leaving()
     }
@@ -350,7 +358,7 @@ impl Region {
     pub fn start(&self) -> usize {
         self.memory.span().start
     }
-    /// The address space that is its own, room to grow included.
+    /// The address space of the region, including its room to grow.
     pub(super) fn reserved(&self) -> Span {
         self.memory.span()
     }
@@ -374,7 +382,8 @@ impl Region {
     pub(super) fn codec(&self) -> &Codec {
         &self.codec
     }
-    /// The coder of a chunk that leaves: lossless where its last bytes are no whole float32.
+    /// The coder for a chunk that leaves. If the region's size is not a multiple of four bytes, its last chunk is
+    /// coded losslessly, because the last element is not a whole float32.
     pub(super) fn encoder(&self, index: usize) -> Codec {
         let size = self.size();
         let cut = !size.is_multiple_of(size_of::<f32>()) && index == size / self.chunk;
@@ -383,11 +392,11 @@ impl Region {
     pub(super) fn span_of(&self, index: usize) -> Span {
         self.memory.part(index * self.chunk, self.chunk)
     }
-    /// Whether its elements may differ, within a tolerance, once they have left.
+    /// Whether elements may differ, within a tolerance, once they have left.
     pub fn is_lossy(&self) -> bool {
         self.codec.is_lossy()
     }
-    /// Whether all of it is in place for good.
+    /// Whether the whole region is in place for good.
     pub fn is_resident(&self) -> bool {
         self.resident
     }
@@ -395,7 +404,8 @@ impl Region {
         self.chunk(index).state.load()
     }
 
-    /// Drops a chunk's contents, wherever they are. Waits for whoever is moving it; an acquisition does not hold it.
+    /// Drops a chunk's contents, wherever they are. Waits for a thread that is moving the chunk. Gives up all
+    /// acquisitions of it.
     pub(super) fn forget(&self, index: usize) {
         let chunk = self.chunk(index);
         loop {
@@ -413,14 +423,14 @@ impl Region {
             }
         }
     }
-    /// Drops all contents, charges and room on disk. The region is known to nobody any more.
+    /// Drops all contents, charges and room on disk. Only for a region that is in no list any more.
     pub(super) fn dissolve(&self) {
         if self.resident {
             self.engine.account().discharge_resident(self.counters.hot.swap(0, Relaxed));
             self.give_up_extent();
             return;
         }
-        // Chunks that others hold are in lists again, or in none for good, when they have settled.
+        // After this every chunk has settled: it is in a list again, or it is Zero and will stay so.
         self.leave();
         for which in [ListKind::Hot, ListKind::Warm, ListKind::Staged] {
             while let Some(index) = { self.lists().oldest(which) } {
@@ -430,8 +440,9 @@ impl Region {
         self.spill_space.shorten(0);
         self.give_up_extent();
     }
-    /// Does nothing the second time. The last reference to a region that was freed may be dropped outside the gate, and a lock
-    /// taken there could stay taken in a forked child for ever.
+    /// Gives back what the region has charged to the budget; does nothing the second time. That matters because the
+    /// last reference to a freed region may be dropped outside the gate: a lock taken there could stay taken for ever
+    /// in a forked child.
     fn give_up_extent(&self) {
         let (extent, records) = (self.extent.swap(0, Relaxed), self.records.swap(0, Relaxed));
         if extent > 0 {

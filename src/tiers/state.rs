@@ -1,26 +1,31 @@
-//! The state word of a chunk: who may touch it, and who has to wait.
+//! The state word of a chunk: who may touch the chunk, and who has to wait.
 //!
 //! # Protocol
 //! A chunk is in one phase at a time:
 //!
 //! | phase | where the bytes are | who may change the phase |
 //! | --- | --- | --- |
-//! | Zero | nowhere: all are zero | whoever claims it |
-//! | Stored | encoded, in RAM or in the spill file | whoever claims it |
-//! | Staged | decoded, in a staging slot (read ahead of a sweep) | whoever claims it |
-//! | Hot | in the region, where the program reads and writes them | whoever claims it, when it is neither acquired nor pinned |
-//! | Busy | with the one thread that claimed it | that thread, by settling |
+//! | Zero | nowhere: all are zero | a thread that claims the chunk |
+//! | Stored | encoded, in RAM or in the spill file | a thread that claims the chunk |
+//! | Staged | decoded, in a staging slot (read ahead of a sweep) | a thread that claims the chunk |
+//! | Hot | in the region, where the program reads and writes them | a thread that claims the chunk while nobody has acquired or pinned it |
+//! | Busy | with the one thread that claimed the chunk | that thread, by settling |
 //!
-//! *Claiming* is one compare-and-swap of the whole word to Busy. It fails if anything changed since the word was
-//! read, an acquisition above all, so an acquired chunk never leaves; it is not tried where the region is leaving (claims.rs). The
-//! claimer owns the chunk's record and staging slot until it *settles* the new phase, which releases everything it
-//! wrote; whoever reads the phase acquires that.
+//! - *Claiming* is one compare-and-swap of the whole word to Busy. It fails if anything changed since the word was
+//!   read. An acquisition is such a change, so an acquired chunk never leaves.
+//! - While a region is leaving, only the thread that frees or moves it may claim its chunks (claims.rs).
+//! - The claimer owns the chunk's record and staging slot until it *settles* the new phase. Settling releases
+//!   everything that the claimer wrote, and a thread that reads the phase acquires it.
 //!
-//! Why no write is lost: a chunk leaves Hot only by moving its pages out of the region ("take"), an operation that
-//! the system makes atomic for every page: a store either lands before and moves along, or faults. What faults finds
-//! Busy and waits until the chunk is settled. The bytes are encoded after the move, from memory that nobody else can
-//! reach. No reader ever sees a half-filled chunk, because pages come into the region ("place") only when all of
-//! them hold their final bytes. The model test at the end of this file tries all interleavings.
+//! Why no write is lost: a chunk leaves Hot only when its pages are moved out of the region ("take"). The system
+//! makes this move atomic for every page: a store either lands before the move and goes along, or faults. The thread
+//! that faults finds the chunk Busy and waits until it is settled. The bytes are encoded after the move, from memory
+//! that no other thread can reach.
+//!
+//! Why no reader sees a half-filled chunk: pages come into the region ("place") only when all of them hold their
+//! final bytes.
+//!
+//! The model test at the end of this file tries all interleavings.
 use super::word::AtomicWord;
 use core::sync::atomic::AtomicU32;
 
@@ -36,7 +41,7 @@ pub enum Phase {
     Staged,
     /// In place.
     Hot,
-    /// Being worked on by the thread that claimed it.
+    /// Claimed by one thread, which is moving or changing the chunk.
     Busy,
 }
 
@@ -44,11 +49,11 @@ const PHASE: u32 = 7;
 const WAITED: u32 = 1 << 3;
 const REFERENCED: u32 = 1 << 4;
 const PREFETCHED: u32 = 1 << 5;
-/// Acquisitions are counted apart from the engine's own pins, because they count against the budget.
+/// One engine pin. Acquisitions are counted apart from pins, because they count against the budget.
 const PIN: u32 = 1 << 8;
 const ACQUIRED: u32 = 1 << 16;
 
-/// How often a chunk can be acquired at once.
+/// The most acquisitions a chunk can have at one time.
 pub const MOST_ACQUIRED: u32 = u32::MAX / ACQUIRED;
 const MOST_PINS: u32 = ACQUIRED / PIN - 1;
 
@@ -69,30 +74,30 @@ impl Word {
     fn pins(self) -> u32 {
         self.0 % ACQUIRED / PIN
     }
-    /// How often the program has acquired it.
+    /// Number of acquisitions that the program has not released yet.
     pub fn acquisitions(self) -> u32 {
         self.0 / ACQUIRED
     }
-    /// Whether it can be claimed: neither Busy nor pinned nor acquired.
+    /// Whether the chunk can be claimed: it is not Busy, and nobody has pinned or acquired it.
     pub fn is_claimable(self) -> bool {
         self.phase() != Phase::Busy && self.0 < PIN
     }
-    /// Whether it was acquired since `forget_reference`.
+    /// Whether the chunk was acquired since the last `forget_reference`.
     pub fn referenced(self) -> bool {
         self.0 & REFERENCED != 0
     }
-    /// Whether it was brought in ahead of need and not acquired since.
+    /// Whether the chunk was brought in ahead of need and not acquired since.
     pub fn prefetched(self) -> bool {
         self.0 & PREFETCHED != 0
     }
 }
 
-/// How a chunk is settled.
+/// What a settled chunk is marked with.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settle {
-    /// Acquired once, by the claimer.
+    /// The claimer has acquired the chunk once.
     pub acquired: bool,
-    /// Brought in ahead of need.
+    /// The chunk was brought in ahead of need.
     pub prefetched: bool,
 }
 
@@ -101,21 +106,23 @@ pub struct Settle {
 pub struct State<A = AtomicU32>(A);
 
 impl<A: AtomicWord> State<A> {
-    /// The word now.
+    /// Reads the word.
     pub fn load(&self) -> Word {
         Word(self.0.load())
     }
-    /// Acquires a Hot chunk that is still as it was when `word` was read, and not acquired as often as can be counted.
+    /// Acquires a Hot chunk. Fails if the word has changed since `word` was read, or if the count of acquisitions is
+    /// full.
     pub fn acquire(&self, word: Word) -> bool {
         word.phase() == Phase::Hot
             && word.acquisitions() < MOST_ACQUIRED
             && self.0.replace(word.0, ((word.0 + ACQUIRED) | REFERENCED) & !PREFETCHED)
     }
-    /// Gives up one acquisition. Gives how many are left; None if there was none.
+    /// Gives up one acquisition. Returns how many are left, or None if there was none.
     pub fn release(&self) -> Option<u32> {
         self.subtract(ACQUIRED, |word| word.acquisitions() > 0).map(|word| word.acquisitions() - 1)
     }
-    /// The engine's own pin on a chunk: while it lasts the chunk stays in place, and nobody claims it. False if it is not Hot.
+    /// Pins a Hot chunk for the engine: until `unpin` the chunk stays in place and nobody can claim it. Returns false
+    /// if the chunk is not Hot.
     pub fn pin(&self) -> bool {
         loop {
             let word = self.load();
@@ -127,13 +134,14 @@ impl<A: AtomicWord> State<A> {
             }
         }
     }
-    /// Ends it.
+    /// Ends one pin.
     pub fn unpin(&self) {
         let unpinned = self.subtract(PIN, |word| word.pins() > 0);
         debug_assert!(unpinned.is_some());
     }
-    /// Wakes those that wait, after a claim that ended without `settle`: its record was given back to the system and is zeros
-    /// now, phase Zero without the mark of a waiter ([`Table::forget_page`](super::table::Table::forget_page)).
+    /// Wakes the threads in `wait` after a claim that ended without `settle`: the record was given back to the
+    /// system, so it reads as zeros, which is phase Zero without the mark of a waiter
+    /// ([`Table::forget_page`](super::table::Table::forget_page)).
     pub fn wake(&self) {
         self.0.wake();
     }
@@ -148,16 +156,16 @@ impl<A: AtomicWord> State<A> {
             }
         }
     }
-    /// Takes away the reference mark; whether there was one.
+    /// Removes the reference mark. Returns whether this call removed it.
     pub fn forget_reference(&self) -> bool {
         let word = self.load();
         word.referenced() && self.0.replace(word.0, word.0 & !REFERENCED)
     }
-    /// Claims a chunk that is neither Busy nor pinned and still as it was when `word` was read.
+    /// Claims a chunk. Fails if it is Busy, pinned or acquired, or if the word has changed since `word` was read.
     pub fn claim(&self, word: Word) -> bool {
         word.is_claimable() && self.0.replace(word.0, Phase::Busy as u32)
     }
-    /// Ends a claim. Only by the claimer.
+    /// Ends a claim. Only the claimer may call this.
     pub fn settle(&self, phase: Phase, how: Settle) {
         let mut word = phase as u32;
         if how.acquired {
@@ -186,7 +194,7 @@ impl<A: AtomicWord> State<A> {
 
 #[cfg(test)]
 mod model {
-    //! All interleavings of threads that write through faults and threads that evict, with the memory they fight over.
+    //! All interleavings of threads that write through faults, and threads that evict, on one page of memory.
     use super::super::word::modelled::{ModelledWord, explore};
     use super::*;
     use loom::sync::Arc;
@@ -199,14 +207,15 @@ mod model {
         }
     }
 
-    /// Every known error of the protocol needs fewer.
+    /// Every known error of the protocol shows with fewer preemptions.
     const PREEMPTIONS: usize = 2;
     const ABSENT: u32 = u32::MAX;
     /// A chunk of one page that holds a counter. `page` is what the processor sees: a number, or no page.
     struct Model {
         state: State<ModelledWord>,
         page: AtomicU32,
-        /// What the claimer may touch: the encoded bytes. The checker complains if two threads ever do at once.
+        /// The encoded bytes, which only the claimer may touch. The checker complains if two threads ever touch them
+        /// at once.
         stored: loom::cell::UnsafeCell<u32>,
     }
     impl Model {

@@ -1,13 +1,15 @@
 //! The record of each chunk, and the lists that order chunks by age.
 //!
-//! Records stand in one reserved array. Untouched ones are zero bytes in memory that was never touched, which is what
-//! makes a region of a tebibyte with three chunks in use cost three records.
+//! The records of a region are one reserved array. A record that was never touched is zero bytes in memory that was
+//! never touched, so a region of a tebibyte with three chunks in use costs three records.
 //!
-//! Of the chunks in place, those with an encoded copy in RAM are also in a list of their own, so that giving up copies looks
-//! at these alone. It is changed under the lists' lock only, by a thread that settles its claim of a chunk (transit.rs),
-//! before anybody else can claim or pin that; and by one that has pinned a chunk, which excludes claims, and takes its copy
-//! (`Region::take_copy`). So the list has exactly the chunks whose records name a copy, but for those that are Busy: of these,
-//! the ones that had a copy when they were claimed.
+//! A chunk in place that has an encoded copy in RAM is also in the list of copies, so that a search for copies to
+//! give up looks at these chunks alone. Only two threads change this list, and only under the lists' lock:
+//! - a thread that settles its claim of a chunk (transit.rs), before any other thread can claim or pin the chunk;
+//! - a thread that takes the copy of a chunk that it has pinned (`Region::take_copy`). The pin excludes claims.
+//!
+//! So the list holds exactly the chunks in place whose records name a copy. A Busy chunk is the exception: it is
+//! still in the list if it had a copy when it was claimed.
 use super::mapping::{Access, Advice, Mapping, advise, discard};
 use super::state::{Phase, Settle, State};
 use super::sync_points::{self, SyncPoint};
@@ -15,8 +17,9 @@ use crate::os::map::{self, PAGE};
 use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-/// How a chunk is stored while it is not in place, and, while it is in place and unchanged, what is still stored.
-/// All-zero bytes: nothing is stored. Packed, so that no byte of a record is left over; in a record all are aligned.
+/// How a chunk is stored while it is not in place. While it is in place and unchanged: what is still stored of it.
+/// All-zero bytes mean that nothing is stored. The structure is packed so that no byte of a record is wasted; inside
+/// a record all fields are aligned.
 #[derive(Clone, Copy, Default)]
 #[repr(C, packed(2))]
 pub struct Stored {
@@ -26,21 +29,21 @@ pub struct Stored {
     pub checksum: u64,
     /// Encoded bytes.
     pub length: u32,
-    /// Where they are in the warm arena, plus one; 0: not there.
+    /// The extent of the encoded bytes in the warm arena, plus one; 0: they are not in RAM.
     pub warm: u32,
-    /// The number of the spill file that holds them too; 0: none does.
+    /// The number of the spill file that holds the encoded bytes; 0: no file does. They may be in RAM too.
     pub file: u16,
     /// The staging slot of a chunk in phase Staged.
     pub slot: u8,
-    /// Whether the encoded bytes are blocks; else they are the chunk itself.
+    /// Whether the encoded bytes are blocks; otherwise they are the bytes of the chunk itself.
     pub blocks: bool,
     /// Whether `content` is valid.
     pub content_known: bool,
 }
 impl Stored {
-    /// The number of a file that there never is: the bytes are lost.
+    /// A number that no file ever has: the bytes are lost.
     pub const LOST: u16 = u16::MAX;
-    /// Forgets the encoded copy in RAM, and gives its extent and length. What is on disk stays known.
+    /// Forgets the encoded copy in RAM, and returns its extent and length. What is on disk stays known.
     pub fn take_copy(&mut self) -> Option<(u32, usize)> {
         let copy = (self.warm != 0).then_some((self.warm, self.length as usize));
         self.warm = 0;
@@ -63,7 +66,7 @@ pub enum ListKind {
     Nowhere,
     /// In place.
     Hot,
-    /// In place, with an encoded copy in RAM: among those in place, and in the list of copies.
+    /// In place, with an encoded copy in RAM: in the list of chunks in place and in the list of copies.
     Copied,
     /// Encoded in RAM.
     Warm,
@@ -72,7 +75,7 @@ pub enum ListKind {
 }
 
 impl ListKind {
-    /// Whether chunks listed so are in place.
+    /// Whether chunks of this kind are in place.
     pub fn is_in_place(self) -> bool {
         matches!(self, ListKind::Hot | ListKind::Copied)
     }
@@ -88,14 +91,14 @@ struct Place {
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Links {
-    /// By age, among those where it is.
+    /// The place in the list for its kind, by age.
     aged: Place,
-    /// In the list of copies.
+    /// The place in the list of copies.
     copies: Place,
     stamp: u32,
 }
 
-/// One chunk's record. 64 bytes; all zero is a chunk never touched.
+/// One chunk's record, of 64 bytes. All zeros is a chunk that was never touched.
 #[repr(C)]
 pub struct Chunk {
     /// Who may touch it.
@@ -103,21 +106,25 @@ pub struct Chunk {
     links: UnsafeCell<Links>,
     stored: UnsafeCell<Stored>,
     which: Cell<ListKind>,
-    /// In the first record of a page: whether the page is charged to the budget.
+    /// In the first record of a page: whether the page is charged to the budget. Unused in the others.
     charged: AtomicU8,
 }
 const _: () = assert!(size_of::<Chunk>() == 64);
-// SAFETY: `stored` is reached through a claim (Transit), or with the chunk pinned and under the lists' lock, which excludes
-// claims and each other; `links` and `which` under the lists' lock only.
+// SAFETY: `stored` is reached only through a claim (Transit), or with the chunk pinned and the lists' lock held. A
+// pin excludes claims, and the lock excludes other threads with a pin. `links` and `which` are reached only under the
+// lists' lock.
 unsafe impl Sync for Chunk {}
 
 impl Chunk {
+    /// The part of the record that only a claim, or a pin together with the lists' lock, gives access to.
+    ///
     /// # Safety
-    /// The caller holds the claim of this chunk, or has pinned it and holds the lock of its region's lists; and no other
-    /// reference from here.
+    /// The caller holds the claim of this chunk, or has pinned it and holds the lock of its region's lists. No other
+    /// reference from this function is alive.
     #[allow(clippy::mut_from_ref)] // that is what a claim is
     pub unsafe fn stored(&self) -> &mut Stored {
-        // SAFETY: a claim is exclusive, and a pinned chunk cannot be claimed (state.rs); the lock is exclusive among those who pin.
+        // SAFETY: the caller's promise makes the reference exclusive: there is one claim of a chunk at a time, a
+        // pinned chunk cannot be claimed (state.rs), and among threads with a pin the lock excludes all but one.
         unsafe { &mut *self.stored.get() }
     }
 }
@@ -125,7 +132,7 @@ impl Chunk {
 /// How many records a page holds.
 pub const RECORDS_PER_PAGE: usize = PAGE / size_of::<Chunk>();
 
-/// Bytes of memory that the records of `count` chunks come to take.
+/// Bytes of memory that the records of `count` chunks take when all are used.
 pub fn bytes(count: usize) -> usize {
     map::round_to_page(count * size_of::<Chunk>())
 }
@@ -139,23 +146,26 @@ impl Table {
     /// Records for up to `capacity` chunks.
     pub fn new(capacity: usize) -> Option<Table> {
         let mapping = Mapping::reserve(capacity.checked_mul(size_of::<Chunk>())?, 64, Access::ReadWrite)?;
-        // They are charged by the page.
+        // Records are charged by the page.
         advise(mapping.span(), Advice::SmallPages);
         Some(Table { mapping, capacity })
     }
     /// The record of a chunk.
     pub fn get(&self, index: usize) -> &Chunk {
         assert!(index < self.capacity);
-        // SAFETY: inside the mapping; zeroed memory is a valid record, and all changes go through `Chunk`.
+        // SAFETY: the index is below the capacity, so the record is inside the mapping. Zeroed memory is a valid
+        // record, and all changes go through `Chunk`.
         unsafe { &*(self.mapping.span().start as *const Chunk).add(index) }
     }
     fn first_of_page(&self, index: usize) -> &Chunk {
         self.get(index / RECORDS_PER_PAGE * RECORDS_PER_PAGE)
     }
-    /// Gives the page of records that begins with `first` back to the system: they are as if never touched. False, with nothing
-    /// changed, if one of them is claimed or used. Without a lock: all of the records are claimed first, and whoever wants one
-    /// of them meanwhile waits for its claim to end. Since the mark that a waiter leaves in the state word may go with the
-    /// page, all waiters are woken.
+    /// Gives the page of records that begins with `first` back to the system, after which they are as if never
+    /// touched. Returns false, with nothing changed, if one of the records is claimed or in use.
+    ///
+    /// No lock is needed, because all records of the page are claimed first: a thread that wants one of them
+    /// meanwhile waits until its claim ends. The mark of a waiter in the state word may go with the page, so all
+    /// waiters are woken.
     pub fn forget_page(&self, first: usize) -> bool {
         let page = first..(first + RECORDS_PER_PAGE).min(self.capacity);
         let claim = |index: &usize| {
@@ -166,7 +176,8 @@ impl Table {
         let claimed = page.clone().take_while(claim).count();
         sync_points::pass(SyncPoint::RecordsClaimed);
         let span = self.mapping.part(first * size_of::<Chunk>(), PAGE);
-        // SAFETY: all records of the page are claimed, and in no list, as they are Zero.
+        // SAFETY: all records of the page are claimed, and as they are Zero they are in no list: nobody reads or
+        // writes the page.
         let forgotten = claimed == page.len() && unsafe { discard(span) }.is_ok();
         for index in page.take(claimed) {
             match forgotten {
@@ -180,7 +191,7 @@ impl Table {
     pub fn is_charged(&self, index: usize) -> bool {
         self.first_of_page(index).charged.load(Relaxed) != 0
     }
-    /// Notes that it is. False if it was already.
+    /// Notes that the page of a chunk's record is charged. Returns false if that was noted already.
     pub fn note_charged(&self, index: usize) -> bool {
         self.first_of_page(index).charged.swap(1, Relaxed) == 0
     }
@@ -190,10 +201,10 @@ impl Table {
     }
 }
 
-/// Which of its places a list has in a chunk's links.
+/// Selects one of the two places in a chunk's links.
 type PlaceIn = fn(&mut Links) -> &mut Place;
 
-/// One list, oldest first. Indices are stored plus one; 0 is none.
+/// One list, oldest first. Indices are stored plus one; 0 means none.
 #[derive(Default)]
 struct List {
     first: u32,
@@ -202,8 +213,8 @@ struct List {
 }
 #[allow(clippy::mut_from_ref)] // the borrow of the lists makes it exclusive, not the table's
 fn links(table: &Table, index: u32) -> &mut Links {
-    // SAFETY: links are touched through a `&mut Lists` of the same region only, which is one at a time, and no
-    // two references to the same record's live together below.
+    // SAFETY: links are reached only through a `&mut Lists` of the same region, and there is one at a time; the code
+    // below never holds two references to the links of the same record.
     unsafe { &mut *table.get(index as usize).links.get() }
 }
 impl List {
@@ -241,7 +252,7 @@ pub struct Lists {
 impl Lists {
     const AGED: PlaceIn = |links| &mut links.aged;
     const COPIES: PlaceIn = |links| &mut links.copies;
-    /// The list that tells the age of chunks listed so.
+    /// The list that orders chunks of this kind by age.
     fn aged(&mut self, which: ListKind) -> &mut List {
         match which {
             ListKind::Warm => &mut self.warm,
@@ -249,7 +260,7 @@ impl Lists {
             _ => &mut self.hot,
         }
     }
-    /// All that are listed so.
+    /// The list of exactly the chunks of this kind; for `Hot`, of all chunks in place.
     fn list(&mut self, which: ListKind) -> &mut List {
         if which == ListKind::Copied { &mut self.copies } else { self.aged(which) }
     }
@@ -264,7 +275,7 @@ impl Lists {
             self.copies.append(table, index as u32, Lists::COPIES);
         }
     }
-    /// Takes a chunk out of whatever list it is in.
+    /// Takes a chunk out of the lists it is in. Returns what it was listed as.
     pub fn remove(&mut self, table: &Table, index: usize) -> ListKind {
         let which = table.get(index).which.get();
         if which != ListKind::Nowhere {
@@ -274,7 +285,7 @@ impl Lists {
         }
         which
     }
-    /// Has a chunk in place no copy any more, and the age that it had.
+    /// Takes a chunk out of the list of copies. A chunk in place keeps its age.
     pub fn lose_copy(&mut self, table: &Table, index: usize) {
         let chunk = table.get(index);
         if chunk.which.get() == ListKind::Copied {
@@ -282,11 +293,11 @@ impl Lists {
             self.copies.remove(table, index as u32, Lists::COPIES);
         }
     }
-    /// The oldest chunk of a list; of copies the one that came first.
+    /// The oldest chunk of a list. The list of copies is in the order in which chunks were added to it.
     pub fn oldest(&mut self, which: ListKind) -> Option<usize> {
         (self.list(which).first as usize).checked_sub(1)
     }
-    /// The stamp of the oldest.
+    /// The stamp of the oldest chunk of a list.
     pub fn oldest_stamp(&mut self, table: &Table, which: ListKind) -> Option<u32> {
         let first = self.list(which).first.checked_sub(1)?;
         Some(links(table, first).stamp)
@@ -299,16 +310,16 @@ impl Lists {
         }
         (number as usize).checked_sub(1)
     }
-    /// The chunk with a copy behind one that has one, on the way to the young end.
+    /// The chunk that follows `index` in the list of copies, towards the young end.
     pub fn next_copy(&mut self, table: &Table, index: usize) -> Option<usize> {
         (links(table, index as u32).copies.next as usize).checked_sub(1)
     }
-    /// Puts a chunk that is in a list at its young end.
+    /// Moves a chunk to the young end of its list. It keeps its stamp.
     pub fn rotate(&mut self, table: &Table, index: usize) {
         let stamp = links(table, index as u32).stamp;
         self.renew(table, index, stamp);
     }
-    /// The same with another stamp.
+    /// Moves a chunk to the young end of its list, with a new stamp.
     pub fn renew(&mut self, table: &Table, index: usize, stamp: u32) {
         let which = table.get(index).which.get();
         if which != ListKind::Nowhere {
@@ -320,11 +331,12 @@ impl Lists {
     pub fn which(&self, table: &Table, index: usize) -> ListKind {
         table.get(index).which.get()
     }
-    /// By how many the mappings of a region become more when this chunk comes in, and fewer when it leaves, where each chunk in place
-    /// is one, and each gap between them.
+    /// By how many the region's mappings grow when this chunk comes in, and shrink when it leaves, if each chunk in
+    /// place is a mapping, and each gap between them.
     pub fn mappings_of(&self, table: &Table, index: usize) -> isize {
         let beside = [index.checked_sub(1), Some(index + 1).filter(|&next| next < table.capacity)];
-        // It becomes one, and cuts its gap in two; there is no gap on the side where there is a neighbour, or an end.
+        // The chunk becomes a mapping, and cuts the gap that it was part of in two. On a side with a neighbour in
+        // place, or the end of the region, there is no gap.
         let without_gap =
             |side: &&Option<usize>| side.is_none_or(|side| self.which(table, side).is_in_place());
         2 - beside.iter().filter(without_gap).count() as isize
@@ -415,7 +427,7 @@ mod tests {
         );
         assert_eq!(lists.youngest(&table, ListKind::Hot, 2), None);
         assert_eq!(lists.oldest_stamp(&table, ListKind::Warm), Some(9));
-        // Among those in place and in the list of copies at once.
+        // Such chunks are in the list of chunks in place and in the list of copies.
         lists.append(&table, ListKind::Copied, 5, 10);
         lists.append(&table, ListKind::Copied, 6, 11);
         assert_eq!((lists.count(ListKind::Hot), lists.count(ListKind::Copied)), (4, 2));

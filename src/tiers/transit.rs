@@ -5,7 +5,8 @@ use super::region::Region;
 use super::state::{Phase, Settle};
 use super::table::{Chunk, ListKind, Stored};
 
-/// The claim of one chunk. Must be settled; a claim that is dropped instead would leave all others waiting.
+/// The claim of one chunk. It must be settled: after a claim that is merely dropped, all other threads would wait for
+/// ever.
 pub struct Transit<'a> {
     /// The chunk's region.
     pub region: &'a Region,
@@ -18,12 +19,13 @@ pub struct Transit<'a> {
 }
 
 impl<'a> Transit<'a> {
-    /// Tries to claim a chunk in phase `from`, or in any phase if None. None if it is busy, acquired or pinned, or the
-    /// region is leaving.
+    /// Tries to claim a chunk in phase `from`, or in any phase if `from` is None. Returns None if the chunk is Busy,
+    /// acquired or pinned, or if the region is leaving.
     pub fn claim(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
         Transit::claim_after(region, index, from, || region.begin_transit())
     }
-    /// The same for a thread that frees, moves or shrinks the region, for which it does not fail while the region is leaving.
+    /// Like `claim`, for the thread that frees, moves or shrinks the region: does not fail because the region is
+    /// leaving.
     pub fn claim_leaving(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
         Transit::claim_after(region, index, from, || {
             region.begin_transit_leaving();
@@ -47,7 +49,7 @@ impl<'a> Transit<'a> {
         }
         Some(Transit { region, index, from: word.phase(), chunk, settled: false })
     }
-    /// What is stored of the chunk.
+    /// How the chunk is stored.
     pub fn stored(&mut self) -> &mut Stored {
         // SAFETY: the claim is this object, and it is borrowed for as long as the reference.
         unsafe { self.chunk.stored() }
@@ -56,23 +58,23 @@ impl<'a> Transit<'a> {
     pub fn span(&self) -> Span {
         self.region.span_of(self.index)
     }
-    /// Ends the claim with the chunk in `phase`, in the list that belongs to it.
+    /// Ends the claim with the chunk in `phase`, and puts the chunk in the list that belongs to the phase.
     pub fn settle(mut self, phase: Phase, how: Settle) {
         self.put(phase, how);
         self.region.end_transit();
     }
-    /// Ends the claim with the chunk where it was and as it was. That is progress too (waiting.rs): it may have been what others
-    /// looked for.
+    /// Ends the claim with the chunk where it was and as it was. This counts as progress too (waiting.rs), because
+    /// the chunk may be what other threads looked for.
     pub fn settle_unchanged(self) {
         let from = self.from;
         self.settle(from, Settle::default());
     }
-    /// The same by a thread that lets go for others, and is about to stand aside.
+    /// Like `settle_unchanged`, by a thread that lets go of the chunk for others and is about to stand aside.
     pub fn settle_called(mut self) {
         self.put(self.from, Settle::default());
         self.region.end_transit_called();
     }
-    /// The same for a chunk that nobody else could have used: no progress.
+    /// Like `settle_unchanged`, for a chunk that no other thread could have used: this is no progress.
     pub fn settle_unnoted(mut self) {
         self.put(self.from, Settle::default());
         self.region.end_transit_unnoted();
