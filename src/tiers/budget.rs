@@ -2,19 +2,20 @@
 use crate::os::lock::Mutex;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// What the instance may hold. Called with all signals of the thread blocked and with a lock of the engine held, also
-/// from fault handlers: it must neither allocate nor call back into the engine.
+/// What the instance may hold. Its functions, except `make_room`, are called with all signals of the thread blocked,
+/// with a lock of the engine held, and also from fault handlers. So they must neither allocate nor call back into the
+/// engine.
 pub trait Budget: Send + Sync {
-    /// Takes `bytes` out of what the instance may still hold. False if there is not that much.
+    /// Charges `bytes` to the instance. Returns false, with nothing charged, if it may not hold so much more.
     fn try_charge(&self, bytes: usize) -> bool;
-    /// Takes `bytes` whether there is room or not. What is held beyond the limit is the next that nobody else gets.
+    /// Charges `bytes`, even beyond the limit. Until as much has been given back, nobody else is granted anything.
     fn charge_anyway(&self, bytes: usize);
     /// Gives `bytes` back.
     fn discharge(&self, bytes: usize);
-    /// What the instance may hold in all; 0: no limit.
+    /// The most bytes that the instance may hold; 0: no limit.
     fn limit(&self) -> usize;
-    /// Gives back what the instance holds without using it; false if there is nothing. Not called as the others are, but
-    /// with no lock held.
+    /// Gives back what the instance holds without using it. Returns false if there is nothing. Unlike the others,
+    /// this is called with no lock held.
     fn make_room(&self) -> bool {
         false
     }
@@ -33,23 +34,25 @@ impl Budget for Unlimited {
     }
 }
 
-/// Chunks for which there is room in any case: see [`BudgetAccount`].
+/// How many chunks there is always room for: see [`BudgetAccount`].
 pub const GUARANTEED: usize = 2;
 
 /// What an engine holds of its instance's budget.
 ///
-/// A little is kept whether it is used or not, so that neither plain blocks nor acquired chunks can take the last memory
-/// with which chunks move (`guarantee`): two chunks, since one access may span two and goes on only with both in place.
-/// And where there is a limit, a *reserve* is set aside for encoded chunks: an eviction needs
-/// room for the encoded bytes before it can give up the chunk's own.
+/// Some bytes are held whether they are used or not:
+/// - The *guarantee* is room for two chunks. Neither plain blocks nor acquired chunks may take it, because chunks
+///   could not move without it. It is two chunks because one access may span two chunks, and goes on only when both
+///   are in place.
+/// - The *reserve*, if there is a limit, is room for encoded chunks: an eviction needs room for the encoded bytes
+///   before it can give up the chunk's own pages.
 pub struct BudgetAccount {
     budget: Box<dyn Budget>,
     balance: Mutex<Balance>,
-    /// Copy of the balance's, to be read without the lock.
+    /// Copies of values of the balance, to be read without the lock.
     held: AtomicUsize,
     guaranteed: AtomicUsize,
 }
-/// What is held whether it is used or not.
+/// What is held whether it is used or not: see [`BudgetAccount`].
 #[derive(Clone, Copy, Default)]
 pub struct Reservation {
     guarantee: usize,
@@ -57,33 +60,35 @@ pub struct Reservation {
 }
 #[derive(Clone, Copy, Default)]
 struct Balance {
-    /// In use, the reserve included.
+    /// Bytes in use, including the reserve.
     used: usize,
-    /// Charged to the instance: the greater of `used` and what is guaranteed beside encoded chunks and records.
+    /// Bytes charged to the instance: the greater of `used` and the sum of all guaranteed and all encoded bytes.
     held: usize,
     guarantee: usize,
-    /// Of what is used: chunks that the program has acquired. The guarantee is beside these, as far as there are others.
+    /// Chunks that the program has acquired; part of `used`. The guarantee is beside these, as far as there are other
+    /// chunks.
     acquired: usize,
-    /// Bytes of all chunks.
+    /// All chunks of all regions, in place or not.
     extent: usize,
-    /// Of these, and of what is used: chunks that are in place for good. Room for others is beside them.
+    /// Chunks that are in place for good; part of `extent` and of `used`. Room for other chunks is beside them.
     resident: usize,
-    /// Of what is used: encoded chunks. One that is wanted in the clear needs its room as long as it is decoded.
+    /// Encoded chunks; part of `used`. They add to what is guaranteed, because an encoded chunk keeps its room while
+    /// it is decoded.
     encoded: usize,
-    /// Of what is used: records of chunks. They stay as long as their region.
+    /// Records of chunks; part of `used`. They stay as long as their region.
     records: usize,
     reserve: usize,
     reserve_target: usize,
-    /// Of what is used: whole chunks in the clear.
+    /// Whole chunks in the clear; part of `used`.
     pages: usize,
 }
 impl Balance {
-    /// What never goes while there are regions.
+    /// Bytes that are never given back while there are regions.
     fn guaranteed(&self) -> usize {
         let others = self.extent.saturating_sub(self.resident);
         self.resident + (self.guarantee + self.acquired).min(others) + self.records
     }
-    /// What has to be held with so much in use.
+    /// Bytes that have to be held when `used` bytes are in use.
     fn needed(&self, used: usize) -> usize {
         used.max(self.guaranteed() + self.encoded)
     }
@@ -96,13 +101,13 @@ impl Balance {
         self.used += bytes;
         true
     }
-    /// Fills the reserve; gives what is over.
+    /// Fills the reserve. Returns the bytes that are left over.
     fn set_aside(&mut self, bytes: usize) -> usize {
         let kept = bytes.min(self.reserve_target.saturating_sub(self.reserve));
         self.reserve += kept;
         bytes - kept
     }
-    /// Reserves what was reserved before, and no more; gives what is over.
+    /// Sets the reservation to `before`. Returns the bytes of the reserve that are left over.
     fn reserve_again(&mut self, before: Reservation) -> usize {
         (self.guarantee, self.reserve_target) = (before.guarantee, before.reserve);
         let excess = self.reserve.saturating_sub(before.reserve);
@@ -133,12 +138,12 @@ impl BudgetAccount {
     pub fn limit(&self) -> usize {
         self.budget.limit()
     }
-    /// Whether there is more room than before. With no lock held.
+    /// Asks the instance to make room. Returns whether there is more than before. To be called with no lock held.
     pub fn make_room(&self) -> bool {
         self.budget.make_room()
     }
-    /// For `extent` bytes more of chunks: raises what is held in any case to `bytes`, and the reserve aimed at to
-    /// `reserve`. False if there is no room.
+    /// For `extent` more bytes of chunks: raises the guarantee to at least `bytes`, and the target of the reserve to
+    /// at least `reserve`. Returns false, with nothing changed, if there is no room.
     pub fn guarantee(&self, extent: usize, bytes: usize, reserve: usize) -> bool {
         let reserve = if self.budget.limit() == 0 { 0 } else { reserve };
         self.guarantee_more(0, |balance| {
@@ -147,19 +152,19 @@ impl BudgetAccount {
             balance.reserve_target = balance.reserve_target.max(reserve);
         })
     }
-    /// There are chunks of so many bytes more. False if what is guaranteed then is not there.
+    /// Counts `bytes` more of chunks. Returns false if there is no room for what is guaranteed then.
     pub fn extend(&self, bytes: usize) -> bool {
         self.guarantee_more(0, |balance| balance.extent += bytes)
     }
-    /// So many bytes less.
+    /// Counts `bytes` less of chunks.
     pub fn shorten(&self, bytes: usize) {
         self.guarantee_less(0, |balance| balance.extent -= bytes);
     }
-    /// A chunk is acquired. False if what is guaranteed would not be left beside it.
+    /// Counts a chunk as acquired. Returns false if there would be no room beside it for what is guaranteed.
     pub fn acquire(&self, chunk: usize) -> bool {
         self.guarantee_more(0, |balance| balance.acquired += chunk)
     }
-    /// Whether it could be if nothing were encoded: if not even so, there is nothing to wait for.
+    /// Whether a chunk could be acquired if nothing were encoded. If not even then, there is nothing to wait for.
     pub fn could_acquire(&self, chunk: usize) -> bool {
         let mut balance = self.balance.lock();
         let then = Balance { acquired: balance.acquired + chunk, ..*balance };
@@ -171,11 +176,11 @@ impl BudgetAccount {
         }
         there
     }
-    /// It is not any more.
+    /// Counts a chunk as no longer acquired.
     pub fn release(&self, chunk: usize) {
         self.guarantee_less(0, |balance| balance.acquired -= chunk);
     }
-    /// Charges a chunk's pages.
+    /// Charges a chunk's pages. Returns false if there is no room.
     pub fn charge_pages(&self, bytes: usize) -> bool {
         let mut balance = self.balance.lock();
         let charged = self.take(&mut balance, bytes);
@@ -184,29 +189,29 @@ impl BudgetAccount {
         }
         charged
     }
-    /// Gives a chunk's pages back, to the reserve first.
+    /// Gives a chunk's pages back: to the reserve until it is full, then to the budget.
     pub fn discharge_pages(&self, bytes: usize) {
         let mut balance = self.balance.lock();
         balance.pages -= bytes;
         let excess = balance.set_aside(bytes);
         self.give(&mut balance, excess);
     }
-    /// Charges the pages of chunks that are in place for good, which are in the extent already. False if there is no room
-    /// for them beside what is guaranteed to others.
+    /// Charges the pages of chunks that are in place for good and are counted in the extent already. Returns false if
+    /// there is no room for them beside what is guaranteed to other chunks.
     pub fn charge_resident(&self, bytes: usize) -> bool {
         self.guarantee_more(bytes, |balance| {
             balance.resident += bytes;
             balance.pages += bytes;
         })
     }
-    /// Gives them back. Before the extent is shortened by them.
+    /// Gives these pages back. To be called before the extent is shortened by them.
     pub fn discharge_resident(&self, bytes: usize) {
         self.guarantee_less(bytes, |balance| {
             balance.resident -= bytes;
             balance.pages -= bytes;
         });
     }
-    /// Charges encoded bytes, out of the reserve first.
+    /// Charges encoded bytes: to the reserve first, then to the budget. Returns false if there is no room.
     pub fn charge_encoded(&self, bytes: usize) -> bool {
         let mut balance = self.balance.lock();
         let reserved = bytes.min(balance.reserve);
@@ -218,18 +223,18 @@ impl BudgetAccount {
         }
         charged
     }
-    /// Gives encoded bytes back, to the reserve first.
+    /// Gives encoded bytes back: to the reserve until it is full, then to the budget.
     pub fn discharge_encoded(&self, bytes: usize) {
         let mut balance = self.balance.lock();
         balance.encoded -= bytes;
         let excess = balance.set_aside(bytes);
         self.give(&mut balance, excess);
     }
-    /// Charges records of chunks.
+    /// Charges records of chunks. Returns false if there is no room.
     pub fn charge_records(&self, bytes: usize) -> bool {
         self.guarantee_more(bytes, |balance| balance.records += bytes)
     }
-    /// Charges them whether there is room or not.
+    /// Charges records of chunks, even beyond the limit.
     pub fn charge_records_anyway(&self, bytes: usize) {
         let mut balance = self.balance.lock();
         balance.records += bytes;
@@ -240,7 +245,7 @@ impl BudgetAccount {
         self.held.store(balance.held, Relaxed);
         self.guaranteed.store(balance.guaranteed(), Relaxed);
     }
-    /// Gives them back.
+    /// Gives records of chunks back.
     pub fn discharge_records(&self, bytes: usize) {
         self.guarantee_less(bytes, |balance| balance.records -= bytes);
     }
@@ -249,7 +254,7 @@ impl BudgetAccount {
         let balance = self.balance.lock();
         balance.reserve < balance.reserve_target
     }
-    /// Empties the reserve into the budget; gives the bytes.
+    /// Gives the reserve back to the budget. Returns how many bytes it was.
     pub fn drop_reserve(&self) -> usize {
         let mut balance = self.balance.lock();
         let bytes = core::mem::take(&mut balance.reserve);
@@ -268,7 +273,8 @@ impl BudgetAccount {
     pub fn guaranteed(&self) -> usize {
         self.guaranteed.load(Relaxed)
     }
-    /// Changes what is guaranteed, and takes `bytes` of it into use. False, with nothing changed, if there is no room.
+    /// Changes what is guaranteed, and takes `bytes` of it into use. Returns false, with nothing changed, if there is
+    /// no room.
     fn guarantee_more(&self, bytes: usize, change: impl FnOnce(&mut Balance)) -> bool {
         let mut balance = self.balance.lock();
         let before = *balance;
@@ -280,7 +286,7 @@ impl BudgetAccount {
         self.guaranteed.store(balance.guaranteed(), Relaxed);
         there
     }
-    /// The reverse.
+    /// Changes what is guaranteed, and gives back `bytes` that were in use.
     fn guarantee_less(&self, bytes: usize, change: impl FnOnce(&mut Balance)) {
         let mut balance = self.balance.lock();
         change(&mut balance);
@@ -301,14 +307,14 @@ impl BudgetAccount {
         let balance = self.balance.lock();
         Reservation { guarantee: balance.guarantee, reserve: balance.reserve_target }
     }
-    /// Reserves no more than `before`. Gives back what was held for it without being used.
+    /// Sets the reservation to `before`, and gives back what is held beyond it without being used.
     pub fn restore_reservation(&self, before: Reservation) {
         let mut balance = self.balance.lock();
         let excess = balance.reserve_again(before);
         self.guaranteed.store(balance.guaranteed(), Relaxed);
         self.give(&mut balance, excess);
     }
-    /// Reserves no more than memory needs whose largest chunks are of `chunk` bytes.
+    /// Reserves no more than chunks of up to `chunk` bytes need.
     pub fn reserve_at_most(&self, chunk: usize) {
         let Reservation { guarantee, reserve } = self.reservation();
         self.restore_reservation(Reservation {
@@ -316,11 +322,12 @@ impl BudgetAccount {
             reserve: reserve.min(chunk),
         });
     }
-    /// Gives everything back that is held without being used. Once nothing is left.
+    /// Gives back everything that is held without being used. For when no region is left.
     pub fn close(&self) {
         self.restore_reservation(Reservation::default());
     }
-    /// The same by who ends the account, outside the gate: there a lock that is taken could be a forked child's for ever.
+    /// The same as `close`, by the owner that drops the account, without taking the lock: this runs outside the gate,
+    /// and a lock taken there could stay taken for ever in a forked child.
     pub fn end(&mut self) {
         let balance = self.balance.get_mut();
         let excess = balance.reserve_again(Reservation::default());

@@ -10,7 +10,8 @@ use super::{gate, mappings, workers};
 use crate::error::{Result, fail};
 use core::sync::atomic::Ordering::Relaxed;
 
-/// Of the chunks that are asked for ahead, those looked at behind the first that is stored. Records are 64 bytes each.
+/// How many chunks behind the first stored one are looked at when the program asks for chunks ahead. Records are 64
+/// bytes each.
 const MOST_LOOKED_AT: usize = 1 << 20;
 
 /// What the program says about a region.
@@ -18,34 +19,37 @@ const MOST_LOOKED_AT: usize = 1 << 20;
 pub enum Advice {
     /// It will be swept in order.
     Sequential,
-    /// It will be used in no order: read nothing ahead.
+    /// It will be used in no order: nothing is read ahead.
     Random,
-    /// It will be used soon: bring in what the budget holds.
+    /// It will be used soon: chunks are brought in, as many as the budget holds.
     WillNeed,
-    /// It will not be used for a while: send out what is in place.
+    /// It will not be used for a while: chunks in place are sent out.
     DontNeed,
 }
 
-/// The right to keep a chunk in place: room for it in the budget, beside what plain access needs.
+/// The right to keep a chunk in place: room for the chunk in the budget, beside the room that plain access needs.
 pub(super) struct Acquisition<'a>(&'a Region);
 impl<'a> Acquisition<'a> {
-    /// Gets the room for a claimed chunk that is not acquired yet. None if others want the chunk's place first (waiting.rs).
+    /// Gets the room for a claimed chunk that is not acquired yet. Returns None if other threads want the chunk's
+    /// place first (waiting.rs).
     pub fn begin(
         region: &'a Region,
         transit: &mut Transit,
     ) -> core::result::Result<Option<Self>, ChunkError> {
         let engine = region.engine();
         let room = || engine.guarantee(|account| account.acquire(region.chunk_size()));
-        // What is in place for good takes nothing from others.
+        // A chunk that is in place for good takes no room from others.
         while !region.is_resident() {
-            // Before looking: whatever settles from here on changes it.
+            // Read before looking, so that a chunk that settles from here on counts as progress.
             let seen = engine.waiting.progress();
             if room()? || engine.demote_claimed(transit)? && room()? {
                 break;
             }
-            // What other threads use while they bring chunks in is free when they have settled. The claim is held meanwhile.
-            // That blocks nobody for ever: a thread that frees or moves the region has marked it, which ends the wait; one
-            // that shrinks it, or forks, waits for this claim and holds nothing that those at work could wait for.
+            // The room that other threads use while they bring chunks in is free when these have settled. So this
+            // thread waits, and keeps its claim meanwhile. The claim blocks nobody for ever:
+            // - A thread that frees or moves the region has marked it as leaving, which ends the wait.
+            // - A thread that shrinks the region, or forks, waits for this claim, but holds nothing that a thread at
+            //   work could wait for.
             if !engine.account().could_acquire(region.chunk_size()) {
                 return Err(ChunkError::NoRoomBeside);
             }
@@ -56,7 +60,7 @@ impl<'a> Acquisition<'a> {
         region.counters.acquired.fetch_add(1, Relaxed);
         Ok(Some(Acquisition(region)))
     }
-    /// It lasts until the chunk is released.
+    /// Keeps the right until the chunk is released.
     pub fn keep(self) {
         core::mem::forget(self);
     }
@@ -67,7 +71,7 @@ impl Drop for Acquisition<'_> {
         if !self.0.is_resident() {
             self.0.engine().account().release(self.0.chunk_size());
         }
-        // Somebody may wait for a chunk that can leave.
+        // Another thread may wait for a chunk that can leave.
         self.0.engine().waiting.note();
     }
 }
@@ -79,7 +83,7 @@ impl Region {
         }
         fail!(InvalidArgument, "chunk {index} of {}", self.count())
     }
-    /// Brings a chunk in, and it stays in place until it is released as often as it was acquired. With
+    /// Brings a chunk in and keeps it in place until it is released as often as it was acquired. With
     /// [`Access::Overwrite`] its contents are unspecified until written. The calling thread does the work.
     pub fn acquire(&self, index: usize, access: Access) -> Result<*mut u8> {
         self.check(index)?;
@@ -89,7 +93,7 @@ impl Region {
         })?;
         Ok(self.span_of(index).start as *mut u8)
     }
-    /// Gives up one acquisition.
+    /// Gives up one acquisition of a chunk.
     pub fn release(&self, index: usize) -> Result<()> {
         self.check(index)?;
         let _inside = gate::enter();
@@ -106,7 +110,7 @@ impl Region {
         }
         true
     }
-    /// Asks for chunks to be brought in by the worker threads, as many as fit. Returns at once.
+    /// Asks the worker threads to bring in chunks, as many as fit. Returns at once.
     pub fn prefetch(&self, first: usize, count: usize) -> Result<()> {
         self.check(first)?;
         if count > self.count() - first {
@@ -117,13 +121,13 @@ impl Region {
                 self.count()
             );
         }
-        // More would only drive out those before them.
+        // More chunks would only drive out the first of them.
         let fitting = self.engine().account().limit().checked_div(self.chunk_size());
         self.ask_for(first, count, fitting.filter(|&fitting| fitting > 0).unwrap_or(usize::MAX));
         Ok(())
     }
-    /// Asks for the first `most` of these chunks that are stored: those in place, and those that nobody has written, need no
-    /// bringing in.
+    /// Asks for the first `most` of these chunks that are stored. Chunks in place, and chunks that nobody has
+    /// written, need not be brought in.
     fn ask_for(&self, first: usize, count: usize, most: usize) {
         let _inside = gate::enter();
         workers::start();
@@ -139,17 +143,18 @@ impl Region {
             workers::bring_in(self, next, last + 1 - next);
         }
     }
-    /// For worker threads: brings a chunk in place.
+    /// Brings a chunk in place, by a worker thread.
     pub(super) fn bring_ahead(&self, index: usize) {
-        // Where mappings are short, others would leave for it.
+        // If mappings are short, other chunks would have to leave for this one.
         if self.word(index).phase() != Phase::Stored || self.splits_mappings() && mappings::are_short() {
             return;
         }
         sync_points::pass(SyncPoint::BringingAhead);
-        // As if the program had asked just now: else these uses would be taken for a sweep, and cause reading ahead.
+        // This counts as a request of the program. Otherwise these uses would be taken for a sweep, and cause reading
+        // ahead.
         self.sweep.lock().note_asked();
-        // As if read; the mark tells a later acquisition that it was worth it. What cannot be brought in now will
-        // be reported to whoever needs it.
+        // For reading: the stored bytes stay valid. The mark lets a later acquisition count this as a hit. A chunk
+        // that cannot be brought in now will be an error for the thread that needs it.
         if self.bring_in(index, Access::Read, false, false).is_ok() {
             self.counters.prefetches.fetch_add(1, Relaxed);
             self.mark_prefetched(index);
@@ -160,7 +165,7 @@ impl Region {
             transit.settle(Phase::Hot, Settle { acquired: false, prefetched: true });
         }
     }
-    /// Takes advice.
+    /// Takes the program's advice about a region.
     pub fn advise(&self, advice: Advice) -> Result<()> {
         if advice == Advice::WillNeed {
             let half = (self.engine().account().limit() / 2).checked_div(self.chunk_size());

@@ -18,17 +18,17 @@ use core::sync::atomic::{Ordering::*, fence};
 use std::time::Instant;
 use twox_hash::XxHash3_128;
 
-/// How often chunks leave for one that comes in because the system has refused it a mapping.
+/// How often, for one chunk that comes in, the system may refuse a mapping and others leave for it.
 const MOST_REFUSED: usize = 16;
 
 /// What the chunk is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Reading. What is stored stays valid as long as nothing is written.
+    /// Reading. The stored bytes stay valid as long as nothing is written.
     Read,
     /// Reading and writing.
     Write,
-    /// Writing all of it: what it held need not be brought in.
+    /// Writing the whole chunk: its contents need not be brought in.
     Overwrite,
 }
 
@@ -37,7 +37,8 @@ pub(super) fn content_hash(bytes: &[u8]) -> [u64; 2] {
     let hash = XxHash3_128::oneshot(bytes);
     [hash as u64, (hash >> 64) as u64]
 }
-/// Hash of encoded bytes. Half of the long hash, which this crate computes more than twice as fast as the short one.
+/// Hash of encoded bytes: half of the 128-bit hash, which this crate computes more than twice as fast as the 64-bit
+/// one.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
     content_hash(bytes)[0]
 }
@@ -46,12 +47,13 @@ pub(super) fn whole_pages(length: usize) -> usize {
 }
 
 impl Region {
-    /// Serves a fault of direct access in chunk `index`.
+    /// Serves a fault of a direct access to chunk `index`.
     pub(super) fn touch(&self, index: usize, store: bool) -> Result<(), ChunkError> {
         let access = if store { Access::Write } else { Access::Read };
         self.bring_in(index, access, false, true)
     }
-    /// Brings a chunk in, and acquires it if asked. `handler`: called in a fault handler, whose stack may be too small.
+    /// Brings a chunk in, and acquires it if `acquire`. `handler`: whether this is called in a fault handler, whose
+    /// stack may be too small.
     pub(super) fn bring_in(
         &self,
         index: usize,
@@ -75,7 +77,8 @@ impl Region {
                 Phase::Busy => chunk.state.wait(),
                 _ if self.is_leaving() => return Err(ChunkError::Leaving),
                 phase => {
-                    // Before the claim, as this takes a workspace. One that is in place already, and then cannot leave any more, too.
+                    // Before the claim, because this takes a workspace. Also for a chunk that is in place already:
+                    // once it is acquired it cannot leave, so its mapping counts.
                     let needs_mapping = self.splits_mappings() && mappings::are_short();
                     if needs_mapping && Engine::free_mappings(handler) == 0 && acquire {
                         return Err(ChunkError::Mappings);
@@ -102,7 +105,8 @@ impl Region {
                     };
                     match brought {
                         Some(Ok(false)) => self.engine().waiting.stand_aside(),
-                        // The program may have more mappings than were seen: then some chunks leave, as above.
+                        // The program may have more mappings than were seen. Then some chunks leave in the next
+                        // round, as above.
                         Some(Err(ChunkError::Pages(Errno(libc::ENOMEM))))
                             if self.splits_mappings()
                                 && refused < MOST_REFUSED
@@ -117,8 +121,8 @@ impl Region {
             }
         }
     }
-    /// Runs `work` on a claimed chunk, which settles it; if it is to be acquired, after getting the room for that. False, with
-    /// the claim given up, if others want the chunk's place first (waiting.rs).
+    /// Runs `work`, which settles the chunk, on a claimed chunk. If the chunk is to be acquired, first gets the room
+    /// for that. Returns false, with the claim given up, if other threads want the chunk's place first (waiting.rs).
     fn bring_claimed<'a>(
         &self,
         mut transit: Transit<'a>,
@@ -127,14 +131,15 @@ impl Region {
         work: impl FnOnce(Transit<'a>) -> Result<(), ChunkError>,
     ) -> Result<bool, ChunkError> {
         sync_points::pass(SyncPoint::Claimed);
-        // A thread that shrinks the region stores its size, fences, and drops the chunks behind its end: either it finds this
-        // claim, or its size is seen here (`Region::resize`).
+        // Pairs with the fence in `Region::resize`. A thread that shrinks the region stores the new size, fences, and
+        // then drops the chunks behind the end. So either that thread finds this claim, or this thread sees the new
+        // size.
         fence(SeqCst);
         if transit.index >= self.count() {
             transit.settle_unchanged();
             return Err(ChunkError::Leaving);
         }
-        // Under the claim, so that two threads that acquire one chunk take the room once.
+        // The room is taken under the claim, so that two threads that acquire one chunk take it once.
         let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
             Ok(Some(None)) => {
                 transit.settle_called();
@@ -147,25 +152,26 @@ impl Region {
                 return Err(error);
             }
         };
-        // Before the work, so that the worker threads do theirs meanwhile.
+        // Before the work, so that the worker threads read ahead at the same time.
         self.read_ahead(transit.index, !handler);
         work(transit)?;
         acquisition.into_iter().for_each(Acquisition::keep);
         Ok(true)
     }
-    /// A fault in a chunk that is in place: most often another thread has brought it in meanwhile.
+    /// Serves a fault in a chunk that is in place. Most often another thread has brought the chunk in meanwhile.
+    /// Under `signal` the chunk may also have been left inaccessible (`Pages::open`).
     fn reopen(&self, index: usize) -> Result<(), ChunkError> {
         if self.engine().mechanism() != Mechanism::Signal {
             return Ok(());
         }
         let chunk = self.chunk(index);
-        // Before it is pinned: a thread that looks for a chunk that can leave must not give up because of this one.
+        // Before the pin: a thread that looks for a chunk that can leave must not give up because of this pin.
         let _in_hand = self.engine().pages_in_hand();
         if !chunk.state.pin() {
-            return Ok(()); // on its way again: the next fault finds out
+            return Ok(()); // leaving again: the next fault finds out
         }
         sync_points::pass(SyncPoint::Reopening);
-        // SAFETY: pinned, so present until it is unpinned.
+        // SAFETY: a pinned chunk cannot be claimed, so it stays present until it is unpinned.
         let opened = unsafe { self.engine().pages().open(self.span_of(index)) };
         chunk.state.unpin();
         opened.map_err(ChunkError::Pages)
@@ -189,7 +195,7 @@ impl Region {
             }
         }
     }
-    /// How many chunks may be read ahead.
+    /// How many chunks may be read ahead of a sweep. Without a limit nothing leaves, so nothing is read ahead.
     fn window(&self) -> usize {
         let limit = self.engine().account().limit();
         if limit == 0 {
@@ -198,7 +204,7 @@ impl Region {
         // A quarter of the staging slots, and not more than an eighth of the budget.
         (limit / 8 / self.chunk_size()).min(6)
     }
-    /// Brings a chunk into a staging slot, ready to be put in place by the first touch.
+    /// Brings a stored chunk into a staging slot, from which the first touch puts it in place.
     pub(super) fn stage(&self, index: usize) {
         workspace::with(false, |workspace| {
             let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
@@ -228,7 +234,7 @@ impl Engine {
                     && counters.evictions.load(Relaxed) == 0
                     && region.chunk_size().is_multiple_of(HUGE_PAGE)
                 {
-                    // It may be that everything fits.
+                    // A first touch, and nothing was evicted so far: perhaps all data fit, and the chunk will stay.
                     self.pages().join(region.span_of(index));
                 }
                 counters.hot.fetch_add(region.chunk_size(), Relaxed);
@@ -238,8 +244,8 @@ impl Engine {
                 }
                 transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
                 region.record(begun, Movement::Fault, tier, index);
-                // A thread that acquires chunks encoded in RAM had better make room itself: pages that a worker thread has
-                // emptied are in another processor's cache. The disk is worth being ahead of.
+                // A thread that acquires chunks encoded in RAM had better make room itself, because pages that a
+                // worker thread has emptied are in another processor's cache. Being ahead pays only for the disk.
                 let ahead = !(acquire && tier == Tier::Warm);
                 if ahead && region.staging().full() == 0 && self.account().limit() != 0 {
                     workers::stock(region);
@@ -266,7 +272,8 @@ impl Engine {
         }
         let staged = transit.from == Phase::Staged;
         let mut slot = if staged {
-            // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.
+            // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with this
+            // claim, so the slot is taken out once.
             unsafe { Slot::from_number(transit.stored().slot) }
         } else {
             let mut slot = self.full_slot(region, workspace)?;
@@ -291,7 +298,8 @@ impl Engine {
             self.remember_content(transit, &mut slot);
         }
         let staging = region.staging();
-        // SAFETY: the claim owns the chunk, which is absent in all phases but Hot; the slot is full and ours.
+        // SAFETY: the claim owns the chunk, which is absent in all phases but Hot. The slot is full, and this thread
+        // holds it.
         let placed = unsafe { self.pages().place(staging.span(&slot), transit.span()) };
         match placed {
             Ok(()) => {
@@ -311,7 +319,7 @@ impl Engine {
             }
         }
     }
-    /// Notes the hash of decoded bytes, by which an unchanged chunk is known when it leaves.
+    /// Notes the hash of the decoded bytes. By this hash an unchanged chunk is recognised when it leaves.
     fn remember_content(&self, transit: &mut Transit, slot: &mut Slot) {
         let region = transit.region;
         let stored = transit.stored();
@@ -329,7 +337,7 @@ impl Engine {
             return transit.settle(Phase::Stored, Settle::default());
         };
         if self.load(&mut transit, &mut slot, workspace).is_err() {
-            // Whoever needs it will find out why.
+            // The thread that needs the chunk will meet the same error.
             staging.put_full(slot);
             return transit.settle(Phase::Stored, Settle::default());
         }
@@ -354,7 +362,7 @@ impl Engine {
         let damaged = |_| ChunkError::Damaged;
         if stored.warm != 0 {
             let start = Instant::now();
-            // SAFETY: the claim owns the extent.
+            // SAFETY: the claim owns the chunk's record and so its extent, which is not freed while the claim lasts.
             let encoded = &unsafe { self.warm.pages(stored.warm, length) }[..length];
             if checksum(encoded) != stored.checksum {
                 return Err(ChunkError::Damaged);
@@ -372,7 +380,7 @@ impl Engine {
             return Err(ChunkError::Damaged);
         }
         if !stored.blocks {
-            // Stored as it is, so this hash is the content's too, and keeping it costs nothing.
+            // The chunk is stored as it is, so this hash is also that of the contents, and noting it costs nothing.
             (transit.stored().content, transit.stored().content_known) = (hash, true);
         } else {
             let start = Instant::now();

@@ -4,7 +4,7 @@
 //! never touched, so a region of a tebibyte with three chunks in use costs three records.
 //!
 //! A chunk in place that has an encoded copy in RAM is also in the list of copies, so that a search for copies to
-//! give up looks at these chunks alone. Only two threads change this list, and only under the lists' lock:
+//! give up looks at these chunks alone. Only these threads change this list, under the lists' lock:
 //! - a thread that settles its claim of a chunk (transit.rs), before any other thread can claim or pin the chunk;
 //! - a thread that takes the copy of a chunk that it has pinned (`Region::take_copy`). The pin excludes claims.
 //!
