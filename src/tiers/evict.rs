@@ -1,4 +1,4 @@
-//! Sending chunks out: choosing one and taking its pages. What happens to them then is in store.rs.
+//! Sending chunks out: choosing a chunk and taking its pages. store.rs says what happens to the pages then.
 use super::budget::BudgetAccount;
 use super::chunk_error::ChunkError;
 use super::codec;
@@ -14,24 +14,25 @@ use super::transit::Transit;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
-/// Of the budget, the part in which chunks stay in the clear before encoded ones have to leave RAM for them.
+/// The share of the budget (one part in ...) in which chunks stay in the clear; only beyond it room for encoded
+/// chunks comes first.
 const CLEAR_SHARE: usize = 8;
-/// Full slots the worker threads keep in stock.
+/// How many full slots the worker threads keep in stock.
 const SPARE: usize = 2;
-/// Bytes of pages that stay in stock when chunks are sent out on advice.
+/// Bytes of pages that may stay in stock when chunks are sent out on advice or to free mappings.
 const MOST_KEPT: usize = 4 << 20;
-/// Victims tried before an eviction that fails is an error.
+/// How many victims are tried before a failing eviction is an error.
 const ATTEMPTS: usize = 4;
 
-/// Why nothing leaves for a chunk of the region. If the region is leaving, the thread that frees or moves it waits for this
-/// claim.
+/// Why nothing leaves for a claimed chunk of the region. If the region is leaving, the thread that frees or moves it
+/// waits for this claim.
 fn no_room_for(region: &Region) -> ChunkError {
     if region.is_leaving() { ChunkError::Leaving } else { ChunkError::NoRoom }
 }
 
 impl Engine {
-    /// A full slot for chunks of the region: a free one, one with fresh pages, or one whose pages come from a chunk
-    /// that has to leave for it.
+    /// A full slot for chunks of the region: a free one, one with fresh pages, or one with the pages of a chunk that
+    /// has to leave for it.
     pub(super) fn full_slot(
         &self,
         region: &Region,
@@ -44,7 +45,7 @@ impl Engine {
             if failures < ATTEMPTS { Ok(()) } else { Err(error) }
         };
         loop {
-            // Before looking: whatever becomes free from here on changes it.
+            // Read before looking, so that whatever becomes free from here on counts as progress.
             let seen = self.waiting.progress();
             if let Some(slot) = staging.take_full() {
                 return Ok(slot);
@@ -60,17 +61,19 @@ impl Engine {
                 Err(slot) => slot,
             };
             if self.chunks_to_spare(staging) <= 1 {
-                // It may be the other half of an access that spans two, which would go on for ever: rather anything else.
+                // The last chunk to spare may be the other half of an access that spans two chunks. Such an access
+                // would fault for ever if each chunk left for the other. So anything else leaves first.
                 if let Some(ahead) = self.unstage(staging) {
                     staging.put_empty(slot);
                     return Ok(ahead);
                 }
-                // The thread whose pages this one waits for may need a slot for them.
+                // The thread that this one waits for may need a slot for its pages.
                 staging.put_empty(slot);
                 let room = match self.make_room(staging, workspace) {
                     Ok(made) => made || self.starve(region, seen),
-                    // The chunk that could not leave has settled again, which is progress for the others, not for this thread:
-                    // so it waits for what comes from here on. When it gives up waiting, the same error is met again below.
+                    // The chunk that could not leave has settled again. That is progress for other threads, but not
+                    // for this one, so it waits for progress from here on. If it gives up waiting, it meets the same
+                    // error again below.
                     Err(error) => failed(error).is_ok() && self.starve(region, self.waiting.progress()),
                 };
                 if room {
@@ -104,20 +107,20 @@ impl Engine {
             }
         }
     }
-    /// Where no slot is free: the full one of a chunk that was read ahead, or none once a slot may have been returned, or
-    /// something has settled that had not when the caller looked (`seen`).
+    /// What to do when no slot is free. Returns the full slot of a chunk that was read ahead. Returns None once a
+    /// slot may have been returned, or a chunk has settled since the caller looked (`seen`).
     fn slot_in_use(&self, region: &Region, seen: u32) -> Result<Option<Slot>, ChunkError> {
         let staging = region.staging();
-        // All in use by other threads, which return them, or by chunks read ahead, which can wait.
+        // The slots are held by other threads, which return them, or by chunks read ahead, which can give them up.
         if let Some(slot) = self.unstage(staging) {
             return Ok(Some(slot));
         }
-        // Or by chunks of this very region, which nobody else finds any more, and whoever frees or moves it waits for this
-        // claim.
+        // Or they are held by chunks of this very region. If it is leaving, nobody else finds those chunks, and the
+        // thread that frees or moves it waits for this claim.
         if region.is_leaving() {
             return Err(ChunkError::Leaving);
         }
-        // Or by chunks that exist nowhere else (`put_back`): such a slot comes free only when its chunk is touched.
+        // Or they hold the only copies of chunks (`put_back`). Such a slot comes free only when its chunk is touched.
         if self.staged_chunks(staging) < staging.count() {
             staging.wait();
         } else if !self.starve(region, seen) {
@@ -125,26 +128,28 @@ impl Engine {
         }
         Ok(None)
     }
-    /// Gives back to the budget what can be had without chunks of this size: the reserve, chunks of other sizes,
-    /// encoded chunks. False if there is nothing; an error if there is, and it cannot be stored.
+    /// Gives back to the budget what can be had without taking pages from chunks of this size: the reserve, chunks of
+    /// other sizes, encoded chunks. Returns false if there is nothing, and an error if there is something that cannot
+    /// be stored.
     fn make_room(
         &self,
         staging: &Arc<Staging>,
         workspace: &mut codec::Workspace,
     ) -> Result<bool, ChunkError> {
         let before = self.account().held();
-        // Chunks of this size last: the one that is left may be the other half of an access that spans two, which would go on
-        // for ever.
+        // Chunks of this size are not evicted here: the last one may be the other half of an access that spans two
+        // chunks, which would then fault for ever.
         let mut found = self.account().drop_reserve() > 0
             || self.warm.trim(self.account()) > 0
             || self.evict_elsewhere(staging, workspace)? > 0;
         while !found && self.free_encoded()? {
-            // A large one went back at once.
+            // The pages of a large extent went back to the budget at once.
             found = self.warm.trim(self.account()) > 0 || self.account().held() < before;
         }
         Ok(found)
     }
-    /// Asks the account for something to be guaranteed; encoded chunks go to disk for it, and copies of those in place.
+    /// Asks the account for a guarantee. As long as there is no room for it, encoded chunks go to disk, and then
+    /// encoded copies of chunks in place are dropped.
     pub(super) fn guarantee(&self, ask: impl Fn(&BudgetAccount) -> bool) -> Result<bool, ChunkError> {
         while !ask(self.account()) {
             if self.warm.trim(self.account()) == 0 && !self.free_encoded()? {
@@ -153,14 +158,15 @@ impl Engine {
         }
         Ok(true)
     }
-    /// Chunks of one size that are in place and not acquired. There is always room for two: see budget.rs.
+    /// The number of chunks of one size that are in place and not acquired. There is always room for two: see
+    /// budget.rs.
     pub(super) fn chunks_to_spare(&self, staging: &Staging) -> usize {
         self.sum_over(staging, |region| {
             let acquired = region.counters.acquired.load(Relaxed);
             region.lists().count(ListKind::Hot).saturating_sub(acquired)
         })
     }
-    /// Chunks of one size that are in slots.
+    /// The number of chunks of one size that are in slots.
     pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
         self.sum_over(staging, |region| region.lists().count(ListKind::Staged))
     }
@@ -169,7 +175,8 @@ impl Engine {
         let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
         same.map(|region| of(region)).sum()
     }
-    /// Gives an empty slot pages of its own, if the budget has room for them; else gives it back.
+    /// Gives an empty slot fresh pages if the budget has room for them. Otherwise returns the slot, still empty, as
+    /// the inner error.
     fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, ChunkError> {
         if !self.account().charge_pages(staging.chunk()) {
             return Ok(Err(slot));
@@ -191,15 +198,15 @@ impl Engine {
     }
     fn stock_one(&self, region: &Region, workspace: &mut codec::Workspace) {
         let staging = region.staging();
-        // Two stay in place, whichever they are: an access may span them, and would go on for ever if one of them always left,
-        // or if the room for it were always here.
+        // Two chunks stay in place, whichever they are, because an access may span two. It would fault for ever if
+        // one of the two always left, or if the room for it always went into stock.
         if self.chunks_to_spare(staging) <= 2 {
             return;
         }
-        // A thread that frees the region waits until this is dropped.
+        // A thread that frees or moves the region waits until this is dropped.
         let Some(_pages) = region.pages_in_hand() else { return };
         let Some(slot) = staging.take_empty() else { return };
-        // Failures are found out again, and reported, by whoever needs a slot.
+        // A thread that needs a slot will meet the same failure, and reports it.
         let slot = match self.fresh_pages(staging, slot) {
             Ok(Ok(slot)) => Some(slot),
             Ok(Err(slot)) => self.evict_into(staging, slot, workspace).ok().flatten(),
@@ -213,11 +220,11 @@ impl Engine {
             staging.put_full(slot);
         }
     }
-    /// Whether room for encoded chunks is wanted before more pages for chunks in the clear.
+    /// Whether room for encoded chunks comes before more pages for chunks in the clear.
     fn reserve_comes_first(&self, staging: &Staging) -> bool {
         self.account().wants_reserve() && self.account().pages() > self.clear_floor(staging.chunk())
     }
-    /// Bytes that stay in the clear however much could be kept encoded instead.
+    /// Bytes that stay in the clear, however much could be kept encoded instead.
     fn clear_floor(&self, chunk: usize) -> usize {
         (self.account().limit() / CLEAR_SHARE).max(4 * chunk)
     }
@@ -226,7 +233,7 @@ impl Engine {
         staging.put_empty(slot);
         self.account().discharge_pages(staging.chunk());
     }
-    /// Gives back pages of free slots, up to `most` bytes.
+    /// Gives back pages of free slots until `most` bytes are reached or none is left. Returns how many bytes.
     pub(super) fn drop_full(&self, staging: &Staging, most: usize) -> usize {
         let mut bytes = 0;
         while bytes < most
@@ -238,8 +245,9 @@ impl Engine {
         bytes
     }
 
-    /// Evicts a chunk into the empty `slot`, which is full then. None, and the slot is returned, if nothing of this
-    /// chunk size can leave now; an error, and the slot is returned, if a chunk could not be stored (and stays).
+    /// Evicts a chunk into the empty `slot`, which is full then. In all other cases the caller no longer has the
+    /// slot. Returns None if nothing of this chunk size can leave now, and an error if a chunk could not be stored
+    /// (it stays in place).
     pub(super) fn evict_into(
         &self,
         staging: &Arc<Staging>,
@@ -256,13 +264,14 @@ impl Engine {
                 break;
             };
             let region = transit.region;
-            // Pages that the system holds on to are tried again for 20 µs, or 1000 times, and then copied (`move_patiently`).
-            // So this waits for nobody who might be waiting for this claim.
+            // `take` waits for nobody who might wait for this claim: pages that the system holds on to are tried
+            // again for 20 µs, or 1000 times, and then copied (`move_patiently`).
             // SAFETY: the claim owns the chunk, which was Hot and so is present; the slot is empty and ours.
             let taken =
                 unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };
             if let Err(errno) = taken {
-                // Its pages are held by the system, by direct I/O for instance. It goes to the end of the queue.
+                // The system may hold its pages, for direct I/O for instance. The chunk goes to the young end of the
+                // list.
                 transit.settle(Phase::Hot, Settle::default());
                 if !is_busy(Some(errno)) {
                     failed = Some(errno);
@@ -275,7 +284,7 @@ impl Engine {
         staging.put_empty(slot);
         failed.map_or(Ok(None), |errno| Err(ChunkError::Pages(errno)))
     }
-    /// Evicts a chunk of another size and gives its pages back. Gives the bytes.
+    /// Evicts a chunk of a size other than that of `not`, and gives its pages back. Returns how many bytes.
     fn evict_elsewhere(
         &self,
         not: &Arc<Staging>,
@@ -308,7 +317,7 @@ impl Engine {
         }
         Ok(bytes)
     }
-    /// Takes the slot, which is full, of a chunk that was read ahead and not touched yet.
+    /// Takes the full slot of a chunk that was read ahead and not touched yet. The chunk is Stored then.
     pub(super) fn unstage(&self, staging: &Arc<Staging>) -> Option<Slot> {
         let regions = self.regions();
         regions
@@ -316,7 +325,7 @@ impl Engine {
             .filter(|r| Arc::ptr_eq(r.staging(), staging))
             .find_map(|region| self.unstage_from(region, Transit::claim))
     }
-    /// The same for one region, whose chunks are to be claimed with `claim`.
+    /// Like `unstage`, for one region, whose chunks are claimed with `claim`.
     pub(super) fn unstage_from<'a>(
         &self,
         region: &'a Region,
@@ -328,7 +337,7 @@ impl Engine {
         {
             left -= 1;
             let Some(mut transit) = claim(region, index, Some(Phase::Staged)) else {
-                // Somebody else's: those behind it may be anybody's.
+                // Another thread has claimed it. It goes behind the others, which may be free.
                 let mut lists = region.lists();
                 if lists.oldest(ListKind::Staged) == Some(index) {
                     lists.rotate(region.table(), index);
@@ -339,7 +348,8 @@ impl Engine {
                 transit.settle_unnoted(); // the only copy, see `put_back`
                 continue;
             }
-            // SAFETY: put there by `stage`; the phase changes with this claim, so it is taken out once.
+            // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with this
+            // claim, so the slot is taken out once.
             let slot = unsafe { Slot::from_number(transit.stored().slot) };
             region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
             transit.settle(Phase::Stored, Settle::default());
@@ -347,7 +357,7 @@ impl Engine {
         }
         None
     }
-    /// Gives back the slots of all such chunks of a region, and their pages.
+    /// Gives back the slots, and their pages, of all chunks of a region that were read ahead.
     pub(super) fn drop_staged<'a>(
         &self,
         region: &'a Region,
@@ -357,7 +367,7 @@ impl Engine {
             self.drop_pages(region.staging(), slot);
         }
     }
-    /// An empty slot; if need be the pages of a full one are given back.
+    /// An empty slot. If there is none, gives back the pages of a full one.
     pub(super) fn empty_slot(&self, staging: &Staging) -> Option<Slot> {
         staging.take_empty().or_else(|| {
             let mut slot = staging.take_full()?;
@@ -367,8 +377,8 @@ impl Engine {
         })
     }
 
-    /// Claims the chunk that should leave first: of a region that is being swept the one just left behind, else the
-    /// oldest that was not acquired lately.
+    /// Claims the chunk that should leave first. In a region that is being swept, that is a chunk that the sweep has
+    /// just left behind; otherwise the oldest chunk that was not acquired lately.
     fn victim<'a>(&self, regions: impl Iterator<Item = &'a Arc<Region>> + Clone) -> Option<Transit<'a>> {
         let now = self.tick();
         let age = |region: &&Arc<Region>| {
@@ -381,12 +391,13 @@ impl Engine {
     fn victim_in<'a>(&self, region: &'a Region) -> Option<Transit<'a>> {
         let spared = {
             let sweep = region.sweep.lock();
-            // The disk takes longer than the processor's cache saves.
+            // If chunks are on disk, the youngest are spared always: bringing one back from disk takes longer than
+            // the processor's cache can save.
             let cold = region.counters.cold.load(Relaxed) > 0;
             sweep.is_swept().then(|| if cold { YOUNGEST } else { sweep.spared() })
         };
         if let Some(spared) = spared {
-            // Of the youngest few, some have been asked for and are still to be used.
+            // Some of the youngest chunks were prefetched and are still to be used.
             for back in spared..8 {
                 let index = region.lists().youngest(region.table(), ListKind::Hot, back);
                 let Some(index) = index else { break };
@@ -410,7 +421,8 @@ impl Engine {
                 return Some(transit);
             }
             let mut lists = region.lists();
-            // Pinned, in use lately, or on its way: to the young end, unless it has gone.
+            // Pinned, acquired lately, or claimed by another thread. The chunk goes to the young end, unless it has
+            // left the list.
             if lists.oldest(ListKind::Hot) == Some(index) {
                 lists.renew(region.table(), index, self.tick());
             }
@@ -418,7 +430,7 @@ impl Engine {
         None
     }
 
-    /// Sends a chunk out if nobody uses it. For advice; failure is no error.
+    /// Sends a chunk out if nobody uses it. This is only for advice, so failure is no error.
     pub(super) fn evict_one(&self, region: &Region, index: usize) {
         super::workspace::with(false, |workspace| self.evict_one_with(region, index, workspace));
     }
@@ -440,8 +452,8 @@ impl Engine {
             self.keep_pages(staging, slot);
         }
     }
-    /// Returns a slot that an eviction has filled. The next chunk that comes in finds pages there, and whoever sends out many waits
-    /// less for the system.
+    /// Returns a slot that an eviction has filled, with its pages if few are in stock. Then the next chunk that comes
+    /// in finds pages, and a thread that sends out many chunks waits less for the system.
     pub(super) fn keep_pages(&self, staging: &Staging, slot: Slot) {
         if (staging.full() + 1) * staging.chunk() <= MOST_KEPT && !self.reserve_comes_first(staging) {
             staging.put_full(slot);

@@ -1,7 +1,7 @@
 //! Moves the chunks of a region to a larger one, without bringing in what is stored.
 //!
-//! Neither region is in any list meanwhile, and the old one is leaving (claims.rs): evictions and jobs that know it from
-//! before do not touch it, so room on disk and chunks go over as one.
+//! While this goes on neither region is in any list, and the old one is leaving (claims.rs). So evictions and jobs
+//! that know the old region from before do not touch it, and its room on disk and its chunks go over as one.
 use super::chunk_error::ChunkError;
 use super::engine::Engine;
 use super::region::{Params, Region};
@@ -15,24 +15,25 @@ use crate::error::{Result, fail};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
-/// Makes a region of `size` bytes, more than `old` has address space for, and moves everything there. `old` is gone
-/// then; on failure it is as it was. The program must not use it meanwhile.
+/// Makes a region of `size` bytes, more than `old` has address space for, and moves everything there. On success
+/// `old` is gone; on failure it is as it was. The program must not use `old` meanwhile.
 pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
     if old.is_resident() {
         return fail!(Unsupported, "memory without fault handling does not grow");
     }
     let params = Params { size, chunk: old.chunk_size(), policy: old.policy() };
     let new = Arc::new(Region::reserve(engine, &params)?);
-    // Before pages are in hand: this may wait for a workspace, which a thread that waits for pages in hand may hold.
+    // Before this thread has pages in hand: this may wait for a workspace, and the thread that holds it may be
+    // waiting for the threads that have pages in hand.
     workspace::with(false, |workspace| {
         let in_use = (0..old.count()).filter(|&index| old.word(index).phase() != Phase::Zero);
         in_use.for_each(|index| engine.charge_record(&new, index, workspace));
     });
-    // Before it is in no list, see `Engine::free`.
+    // Before the region leaves the lists, for the reason given in `Engine::free`.
     let _pages = engine.pages_in_hand();
     engine.conceal(old);
     old.leave();
-    // Chunks read ahead hold slots that nobody else can take any more.
+    // Chunks read ahead hold slots, which from here on no other thread can take from them.
     engine.drop_staged(old, Transit::claim_leaving);
     let moved = new
         .spill_space()
@@ -54,7 +55,7 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     old.dissolve();
     Ok(new)
 }
-/// Moves all chunks; on failure they and the room on disk are back.
+/// Moves all chunks. On failure the chunks and the room on disk are back in the old region.
 fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Result<(), ChunkError> {
     for index in 0..old.count() {
         if let Err(error) = move_chunk(engine, old, new, index) {
@@ -69,7 +70,8 @@ fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Res
     }
     Ok(())
 }
-/// Where the system has let a chunk go but not come back: using it is an error from now on, not zeroes.
+/// Marks a chunk as lost that the system would not let come back: from now on using it is an error, and it does not
+/// read as zeros.
 fn lose(old: &Region, index: usize) {
     if let Some(mut transit) = claim(old, index) {
         transit.stored().file = Stored::LOST;
@@ -81,7 +83,7 @@ fn claim(region: &Region, index: usize) -> Option<Transit<'_>> {
         let word = region.word(index);
         match word.phase() {
             Phase::Busy => region.chunk(index).state.wait(),
-            Phase::Hot if word.acquisitions() > 0 => return None, // it cannot go
+            Phase::Hot if word.acquisitions() > 0 => return None, // an acquired chunk cannot move
             _ => {
                 if let Some(transit) = Transit::claim_leaving(region, index, None) {
                     return Some(transit);
@@ -105,7 +107,8 @@ fn move_chunk(
         return Err(ChunkError::NoRoom);
     };
     let before = from.from;
-    // Where stored chunks lie on disk is known by region and index, and the room has been inherited.
+    // The place of a stored chunk on disk follows from its region and index, and the new region has inherited that
+    // room. So only pages in place have to be moved.
     let slot = match before {
         Phase::Hot => match move_pages(engine, &from, &to) {
             Ok(slot) => slot,
@@ -139,7 +142,7 @@ fn move_chunk(
         _ => {}
     }
     if let Some(slot) = slot {
-        // What is stored may be older than what the slot holds.
+        // The stored bytes may be older than those in the slot.
         engine.drop_stored(&mut to);
         to.stored().slot = slot.into_number();
     }
@@ -147,7 +150,7 @@ fn move_chunk(
     from.settle(Phase::Zero, Settle::default());
     Ok(())
 }
-/// Moves a chunk's pages. Gives the slot they have stayed in, if they could be taken and not be placed again.
+/// Moves a chunk's pages. If they could be taken but not placed again, returns the slot that they are left in.
 fn move_pages(
     engine: &Engine,
     from: &Transit,
@@ -165,19 +168,19 @@ fn move_pages(
                     if staged >= staging.count() {
                         return Err(ChunkError::NoRoom);
                     }
-                    // In use by other threads, which return them.
+                    // The slots are held by other threads, which return them.
                     staging.wait();
                 }
             },
         }
     };
     let (span, nursery) = (staging.span(&slot), staging.nursery(&slot));
-    // SAFETY: the claim owns the chunk, which is present; the slot is empty and ours.
+    // SAFETY: the claim owns the chunk, which is present. The slot is empty, and this thread holds it.
     if let Err(errno) = unsafe { engine.pages().take(from.span(), span, nursery) } {
         staging.put_empty(slot);
         return Err(ChunkError::Pages(errno));
     }
-    // SAFETY: the claim owns the chunk, which is absent; the slot is full and ours.
+    // SAFETY: the claim owns the chunk, which is absent. The slot is full, and this thread holds it.
     if unsafe { engine.pages().place(span, to.span()) }.is_err() {
         return Ok(Some(slot));
     }

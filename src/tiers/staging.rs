@@ -1,29 +1,29 @@
 //! Staging slots: where chunks are decoded before they go into a region, and encoded after they have come out.
 //!
-//! All regions of an engine with the same chunk size share one set. A slot is *empty* (no pages) or *full* (pages
-//! charged to the budget, contents unspecified). A [`Slot`] is the right to use it, passed along by value; it is not
-//! copied, and returning it is the holder's duty.
+//! All regions of an engine with the same chunk size share one set of slots. A slot is *empty* (it has no pages) or
+//! *full* (its pages are charged to the budget, their contents are unspecified). A [`Slot`] is the right to use one:
+//! it is passed on by value, it cannot be copied, and its holder must return it.
 use super::fault::pages::Pages;
 use super::mapping::{Access, Advice, Errno, Mapping, Span, advise, advise_pages, discard};
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::tiers::codec::directory_size;
 
-/// Slots of a set, unless chunks are large.
+/// The most slots of a set. Sets for large chunks have fewer.
 const MOST: usize = 24;
 const _: () = assert!(MOST <= u8::MAX as usize, "a slot's number is a byte");
-/// Address space a set should not exceed by much.
+/// A set should not take much more address space than this.
 const MOST_BYTES: usize = 1 << 30;
 
 /// The right to use one slot.
 #[derive(Debug)]
 pub struct Slot(u8);
 impl Slot {
-    /// For keeping it in a chunk's record.
+    /// The slot as a number, to be kept in a chunk's record.
     pub fn into_number(self) -> u8 {
         self.0
     }
-    /// The reverse.
+    /// The slot with a number from `into_number`.
     ///
     /// # Safety
     /// `number` came from `into_number` of a slot of the same set, and comes back only once.
@@ -62,7 +62,7 @@ pub struct Staging {
     returned: Condvar,
 }
 
-/// Alignment that lets chunks of this size be whole huge pages.
+/// The alignment of regions and slots: chunks that are multiples of a huge page can then be huge pages.
 pub fn alignment(chunk: usize) -> usize {
     if chunk.is_multiple_of(HUGE_PAGE) { HUGE_PAGE } else { PAGE }
 }
@@ -95,7 +95,7 @@ impl Staging {
     fn adopt(&self, pages: &Pages) -> Result<(), Errno> {
         for mapping in [&self.slots, &self.nursery] {
             advise(mapping.span(), Advice::NotDumped);
-            // What stands behind the chunks, too.
+            // This includes the room behind each chunk; `advise_pages` below changes it for the chunks themselves.
             advise(mapping.span(), Advice::SmallPages);
             if pages.slots_are_private() {
                 advise(mapping.span(), Advice::NotInherited);
@@ -109,12 +109,14 @@ impl Staging {
         }
         Ok(())
     }
-    /// In a forked child: prepares the set anew where the parent's pages were not inherited. All slots are empty then. The
-    /// range itself is inherited: a handler of the program that runs before ours must not find a hole there to map into.
+    /// In a forked child: prepares the set anew if the parent's pages were not inherited. All slots are empty then.
+    /// The address range itself is inherited, so that a handler of the program that runs before ours finds no hole to
+    /// map into.
     pub fn renew(&self, pages: &Pages) -> Result<(), Errno> {
         for mapping in [&self.slots, &self.nursery] {
-            // SAFETY: the ranges are this set's alone; what the parent had in them is not needed (no slot is in
-            // use while a process forks, see fork.rs). There is something only if the advice was refused.
+            // SAFETY: the ranges belong to this set alone, and no slot is in use while a process forks (fork.rs), so
+            // nobody needs what the parent had in them. There is something in them only if the advice not to inherit
+            // was refused.
             unsafe { discard(mapping.span())? };
         }
         self.adopt(pages)
@@ -130,18 +132,19 @@ impl Staging {
     fn part(&self, mapping: &Mapping, index: usize) -> Span {
         mapping.part(index * self.stride, self.chunk)
     }
-    /// Where a slot's chunk stands.
+    /// The memory of a slot's chunk.
     pub fn span(&self, slot: &Slot) -> Span {
         self.part(&self.slots, usize::from(slot.0))
     }
-    /// Memory for [`Pages::fill_slot`] and [`Pages::take`].
+    /// The nursery of a slot: memory for [`Pages::fill_slot`] and [`Pages::take`].
     pub fn nursery(&self, slot: &Slot) -> Span {
         self.part(&self.nursery, usize::from(slot.0))
     }
-    /// The bytes of a full slot: the chunk, and room for what the codec adds.
+    /// The bytes of a full slot: the chunk, and behind it room for what the codec adds.
     pub fn bytes<'a>(&'a self, slot: &'a mut Slot) -> &'a mut [u8] {
         let span = self.span(slot);
-        // SAFETY: holding the slot is the sole right to it; it is full, so every page is there.
+        // SAFETY: the borrow of the slot is the only right to its memory. The slot is full, so every page of it is
+        // present.
         unsafe {
             core::slice::from_raw_parts_mut(
                 span.start as *mut u8,
@@ -158,7 +161,7 @@ impl Staging {
     pub fn take_empty(&self) -> Option<Slot> {
         self.stock.lock().empty.pop()
     }
-    /// How many are full and not in use.
+    /// How many full slots are in stock.
     pub fn full(&self) -> usize {
         self.stock.lock().full.count
     }
@@ -172,20 +175,20 @@ impl Staging {
         self.stock.lock().empty.push(slot);
         self.returned.notify_one();
     }
-    /// Waits a while for a slot to be returned, unless one is there.
+    /// Waits for a slot to be returned, for 20 ms at most, unless one is in stock.
     pub fn wait(&self) {
         let stock = self.stock.lock();
         if stock.empty.count + stock.full.count == 0 {
             self.returned.wait_awhile(stock, core::time::Duration::from_millis(20));
         }
     }
-    /// Takes a full slot's pages away; their charge is the caller's to give back.
+    /// Drops the pages of a full slot. The caller gives back their charge.
     pub fn empty(&self, slot: &mut Slot) {
         let span = self.span(slot);
-        // SAFETY: this set's memory, and the slot is the caller's.
+        // SAFETY: the span is memory of this set, and the caller holds its slot.
         let _ = unsafe { discard(span) };
     }
-    /// In a child that did not inherit the slots: all are empty. Gives how many were full.
+    /// In a forked child that did not inherit the slots: marks all of them as empty. Returns how many were full.
     pub fn forget_full(&self) -> usize {
         let mut stock = self.stock.lock();
         let count = stock.full.count;

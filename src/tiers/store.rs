@@ -1,4 +1,5 @@
-//! Storing a chunk that has left the region: encoded in RAM, or in the spill file, or back in place if neither works.
+//! Storing a chunk that has left the region: encoded in RAM, or in the spill file. If neither works the chunk goes
+//! back in place.
 use super::chunk_error::ChunkError;
 use super::codec::{self, Form};
 use super::engine::Engine;
@@ -14,11 +15,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Encoded bytes stay in RAM if they are at most this many eighths of the chunk: those in the clear that they would
-/// displace cost nothing to use.
+/// Encoded bytes stay in RAM if they take at most this many eighths of the chunk. Otherwise they would displace
+/// nearly as many bytes in the clear, which cost nothing to use.
 const WORTH_KEEPING: usize = 7;
 
-/// Encodes a chunk, which comes first in `memory`, in place. Gives the bytes that it is then.
+/// Encodes the chunk at the front of `memory` in place. Returns its form and its encoded bytes.
 fn encode(
     region: &Region,
     index: usize,
@@ -29,8 +30,8 @@ fn encode(
     let start = Instant::now();
     let (form, length) = region.encoder(index).encode_in_place(memory, chunk, workspace);
     let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
-        // Saves no page: raw is simpler and faster. Decoding what was just encoded gives the values the
-        // program may see anyway.
+        // Encoding saved no page, and raw bytes are simpler and faster. Decoding restores the values as the program
+        // may see them anyway after a lossy coder.
         match region.codec().decode_in_place(memory, length, chunk, workspace) {
             Ok(()) => (Form::Raw, chunk),
             Err(_) => unreachable!("the encoder's own bytes"),
@@ -43,7 +44,7 @@ fn encode(
     counters.encoded_to.fetch_add(length.max(1) as u64, Relaxed);
     (form, length)
 }
-/// Ends the claim of a chunk that has left.
+/// Ends the claim of a chunk that has left the region.
 fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
     let (region, index) = (transit.region, transit.index);
     region.counters.evictions.fetch_add(1, Relaxed);
@@ -53,11 +54,12 @@ fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
 }
 
 impl Region {
-    /// Whether a chunk that is in place has an encoded copy in RAM.
+    /// Whether any chunk in place has an encoded copy in RAM.
     fn has_copies(&self) -> bool {
         self.counters.warm.load(Relaxed) > 0 && self.lists().count(ListKind::Copied) > 0
     }
-    /// The encoded copy in RAM of a chunk that is in place, acquired or not: see `Stored::take_copy` in table.rs.
+    /// Takes the encoded copy in RAM of a chunk that is in place, acquired or not: see `Stored::take_copy` in
+    /// table.rs.
     fn take_copy(&self) -> Option<(u32, usize)> {
         let mut lists = self.lists();
         let mut next = lists.oldest(ListKind::Copied);
@@ -65,21 +67,22 @@ impl Region {
             let chunk = self.chunk(index);
             sync_points::pass(SyncPoint::CopyLookedFor);
             if chunk.state.pin() {
-                // SAFETY: while it is pinned nobody claims it, and of all that pin only this function looks, under the lock.
+                // SAFETY: the chunk is pinned, so nobody can claim it, and the lists' lock is held. This function is
+                // the only one that reaches `stored` by a pin.
                 let copy = unsafe { chunk.stored() }.take_copy();
                 lists.lose_copy(self.table(), index);
                 chunk.state.unpin();
                 debug_assert!(copy.is_some(), "a chunk without a copy was listed among those with one");
                 return copy;
             }
-            next = lists.next_copy(self.table(), index); // claimed; there are no more of these than claims
+            next = lists.next_copy(self.table(), index); // claimed: no more chunks are skipped than there are claims
         }
         None
     }
 }
 
 impl Engine {
-    /// Stores the chunk whose pages are in `slot`, settles it, and gives the slot back. If it cannot be stored it
+    /// Stores the chunk whose pages are in `slot`, settles it, and returns the slot. If the chunk cannot be stored it
     /// goes back in place.
     pub(super) fn store(
         &self,
@@ -117,7 +120,7 @@ impl Engine {
             }
         }
     }
-    /// Keeps the encoded bytes at the front of `memory`, in RAM if that pays and there is room, else on disk.
+    /// Keeps the encoded bytes at the front of `memory`: in RAM if that pays and there is room, otherwise on disk.
     fn keep(
         &self,
         transit: &mut Transit,
@@ -140,7 +143,8 @@ impl Engine {
                     region.counters.warm.fetch_add(pages, Relaxed);
                     return Ok(());
                 }
-                // The oldest make room, on disk. Where that fails, so will this chunk, and say why.
+                // The oldest encoded chunks go to disk to make room. If the disk fails them, it will fail this chunk
+                // as well, and then the error is returned.
                 if self.demote_oldest() != Ok(true) {
                     break;
                 }
@@ -161,7 +165,7 @@ impl Engine {
         region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
         Ok(())
     }
-    /// Undoes an eviction whose bytes found no place.
+    /// Undoes an eviction whose bytes could not be stored.
     fn put_back(
         &self,
         mut transit: Transit,
@@ -179,7 +183,7 @@ impl Engine {
                 unreachable!("the encoder's own bytes");
             }
         }
-        // SAFETY: the claim owns the chunk, which is absent; the slot is full and ours.
+        // SAFETY: the claim owns the chunk, which is absent. The slot is full, and this thread holds it.
         match unsafe { self.pages().place(staging.span(&slot), transit.span()) } {
             Ok(()) => {
                 staging.put_empty(slot);
@@ -187,23 +191,24 @@ impl Engine {
                 transit.settle(Phase::Hot, Settle::default());
             }
             Err(_) => {
-                // The bytes stay in the slot: as good as read ahead, but for being the only copy.
+                // The bytes stay in the slot, as if the chunk had been read ahead; but they are its only copy.
                 transit.stored().slot = slot.into_number();
                 region.counters.staged.fetch_add(region.chunk_size(), Relaxed);
                 transit.settle(Phase::Staged, Settle::default());
             }
         }
     }
-    /// Writes the chunk that has been encoded in RAM the longest to disk. False if none can be had.
+    /// Writes the chunk that has been encoded in RAM the longest to disk. Returns false if none can be claimed.
     pub(super) fn demote_oldest(&self) -> Result<bool, ChunkError> {
         let regions = self.regions();
-        // Not only the very oldest: the thread that has claimed it may be waiting for the room of those behind it.
+        // Not only the very oldest is tried: the thread that has claimed it may be waiting for the room of those
+        // behind it.
         let mut left: usize = regions.iter().map(|region| region.lists().count(ListKind::Warm)).sum();
         while left > 0 {
             left -= 1;
-            // Each time, or what was listed anew meanwhile would look the oldest.
+            // Read each time. With an older time a chunk that was listed anew meanwhile would seem the oldest.
             let now = self.tick();
-            // Looked at once: the oldest may be gone the next moment, with others behind it.
+            // The stamp is read in one step: a moment later the oldest may be gone, and others behind it first.
             let age = |region: &Arc<Region>| {
                 let stamp = region.lists().oldest_stamp(region.table(), ListKind::Warm)?;
                 Some(now.wrapping_sub(stamp))
@@ -216,7 +221,7 @@ impl Engine {
             if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
                 return self.demote(transit).map(|()| true);
             }
-            // Claimed by somebody else, who may have listed it anew meanwhile, here or elsewhere.
+            // Another thread has claimed the chunk, and may have listed it anew meanwhile, here or in another list.
             let mut lists = region.lists();
             if lists.oldest(ListKind::Warm) == Some(index) {
                 lists.renew(region.table(), index, self.tick());
@@ -239,12 +244,13 @@ impl Engine {
             }
         }
     }
-    /// Writes the encoded bytes of a claimed chunk to disk, or drops them where it is in place. False if they are not in RAM.
+    /// Frees the encoded bytes in RAM of a claimed chunk. They are written to disk first, unless they are there
+    /// already or the chunk is in place. Returns false if there are none in RAM.
     pub(super) fn demote_claimed(&self, transit: &mut Transit) -> Result<bool, ChunkError> {
         let region = transit.region;
         let stored = *transit.stored();
         if stored.warm != 0 && stored.file == 0 && transit.from != Phase::Hot {
-            // SAFETY: the claim owns the extent.
+            // SAFETY: the claim owns the chunk's record and so its extent, which is not freed while the claim lasts.
             let bytes = unsafe { self.warm.pages(stored.warm, stored.length as usize) };
             self.write_out(transit, bytes)?;
         }
@@ -252,23 +258,23 @@ impl Engine {
         copy.into_iter().for_each(|copy| self.free_copy(region, copy));
         Ok(copy.is_some())
     }
-    /// Frees an encoded copy that no record of a chunk names any more.
+    /// Frees an encoded copy that no chunk's record names any more.
     pub(super) fn free_copy(&self, region: &Region, (extent, length): (u32, usize)) {
         self.warm.free(self.account(), extent, length);
         region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
     }
 
-    /// Frees encoded bytes in RAM, the dearest last: those of chunks that are out go to disk, those of chunks that are in place
-    /// are needed only if these leave unchanged. False if there are none.
+    /// Frees encoded bytes in RAM: it writes the bytes of a chunk that is out to disk, or else drops the copy of a
+    /// chunk in place, which is needed only if that chunk leaves unchanged. Returns false if there are none.
     pub(super) fn free_encoded(&self) -> Result<bool, ChunkError> {
         match self.demote_oldest() {
             Ok(true) => Ok(true),
-            // Dropping a copy needs no disk.
+            // Dropping a copy needs no disk, so it works after an error too.
             _ if self.drop_copy() => Ok(true),
             nothing => nothing,
         }
     }
-    /// Forgets the encoded copy of a chunk that is in place. False if there is none.
+    /// Drops the encoded copy of a chunk that is in place. Returns false if there is none.
     fn drop_copy(&self) -> bool {
         self.regions().iter().any(|region| {
             if !region.has_copies() || !region.begin_transit() {
@@ -300,7 +306,8 @@ impl Engine {
                 self.account().discharge_pages(region.chunk_size());
             }
             Phase::Staged => {
-                // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.
+                // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with
+                // this claim, so the slot is taken out once.
                 let slot = unsafe { Slot::from_number(transit.stored().slot) };
                 region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
                 self.drop_pages(staging, slot);

@@ -1,7 +1,9 @@
-//! What a thread needs while it moves a chunk: buffers for the codecs and a stack. A few for the whole process.
+//! What a thread needs while it moves a chunk: buffers for the coders, and a stack. There are a few for the whole
+//! process.
 //!
-//! Faults are served on stacks of our own because the thread's signal stack may be tiny. Workspaces come
-//! before claims: whoever holds a claim can always go on, and nobody waits for a chunk of another while holding one.
+//! Faults are served on these stacks because the thread's signal stack may be tiny. A thread takes its workspace
+//! before it claims. So a thread that holds a claim can always go on. And no thread waits for a chunk that another
+//! thread has claimed while it holds a workspace.
 use super::codec::Workspace;
 use super::mapping::{Access, Mapping};
 use crate::os::lock::{Condvar, Mutex};
@@ -20,23 +22,24 @@ struct Entry {
     stack: usize,
     workspace: NonNull<Workspace>,
 }
-// SAFETY: plain memory, used by one thread at a time.
+// SAFETY: an entry is plain memory that one thread at a time uses: the one that took it from the list.
 unsafe impl Send for Entry {}
 
 static FREE: Mutex<Free> = Mutex::sheltered(Free { made: 0, list: [const { None }; COUNT], used: 0 });
 static RETURNED: Condvar = Condvar::new();
 
 fn make() -> Option<Entry> {
-    // One mapping: the stack (growing down, below it whatever the kernel put there), then the buffers.
+    // One mapping: first the stack, which grows down towards whatever the kernel put below, then the buffers.
     let mapping = Mapping::reserve(STACK + size_of::<Workspace>(), 64, Access::ReadWrite)?;
     let span = mapping.span();
     core::mem::forget(mapping); // kept for the life of the process
     let workspace = NonNull::new((span.start + STACK) as *mut Workspace)?;
-    // SAFETY: fresh zeroed memory of that size, aligned to a page.
+    // SAFETY: the mapping is fresh zeroed memory of sufficient size, and the buffers in it are aligned to a page.
     unsafe { Workspace::init(workspace) };
     Some(Entry { stack: span.start, workspace })
 }
-/// Makes the workspaces, once; false if there is no memory for a single one. Before anything else here.
+/// Makes the workspaces, once. Returns false if there is no memory for a single one. To be called before anything
+/// else here.
 pub fn prepare() -> bool {
     let mut free = FREE.lock();
     while free.made < COUNT {
@@ -73,11 +76,11 @@ fn give(entry: Entry) {
 /// Runs `work` with a workspace, on its stack if `own_stack`. `work` must not panic.
 pub fn with<R>(own_stack: bool, work: impl FnOnce(&mut Workspace) -> R) -> R {
     let mut entry = take();
-    // SAFETY: initialised by `make`, and this thread's alone until `give`.
+    // SAFETY: `make` has initialised the workspace, and it is this thread's alone until `give`.
     let workspace = unsafe { entry.workspace.as_mut() };
     let result = if own_stack {
-        // SAFETY: the stack is STACK bytes, page-aligned, and this thread's alone; `work` neither unwinds nor keeps
-        // anything on it.
+        // SAFETY: the stack has STACK bytes, is page-aligned, and is this thread's alone until `give`. `work` neither
+        // unwinds nor keeps anything on it.
         unsafe { psm::on_stack(entry.stack as *mut u8, STACK, || work(workspace)) }
     } else {
         work(workspace)
