@@ -1,10 +1,11 @@
 //! Signal handlers: faults in tiered memory are served where they happen, all others go to the program's handler.
 //!
-//! A handler runs on whatever stack the thread has for signals, which may be small: it only finds out whose fault it
-//! is. The work is done on stacks of our own (workspace.rs).
+//! A handler runs on whatever stack the thread has for signals, which may be small. So it only finds out whose fault
+//! it is; the work is done on stacks of our own (workspace.rs).
 //!
-//! A program may install a handler after ours. The next allocation puts ours in front again, and keeps that one to pass
-//! foreign faults on to. Should it in turn pass them on to ours, they go to the one before it.
+//! A program may install a handler after ours. Then the next allocation of tiered memory puts our handler in front
+//! again, and keeps the program's to pass foreign faults on to it. If that handler passes a fault back to ours, ours
+//! passes it to the handler kept before it.
 use crate::os::lock::Mutex;
 use crate::os::system::NotCancelled;
 use crate::tiers::engine::{self, Served};
@@ -12,21 +13,22 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::OnceLock;
 
-/// How many different handlers of the program are kept for a signal.
+/// How many different handlers of the program are kept for each signal.
 const PLACES: usize = 15;
-/// Handlers that ours was put in front of.
+/// The handlers that ours was put in front of.
 struct Before {
-    /// Each handler once, in no order. What a place holds never changes.
+    /// Each handler once, in no order. A place that holds one never changes.
     places: [OnceLock<libc::sigaction>; PLACES],
-    /// Their order, four bits each: numbers of places from 1 on, in the lowest bits the one that was in front last; 0 ends it.
-    /// One that is installed again moves to the front, so handlers that a program installs in turn take up a place each.
+    /// The order of the handlers: four bits for each, the number of its place from 1 on. The lowest bits are for the
+    /// handler that was in front last; 0 ends the chain. A handler that is installed again moves to the front, so a
+    /// program that installs handlers in turn takes up one place for each.
     chain: AtomicU64,
 }
 impl Before {
     const fn none() -> Before {
         Before { places: [const { OnceLock::new() }; PLACES], chain: AtomicU64::new(0) }
     }
-    /// Puts `action` first. False if too many others are kept. By one thread at a time.
+    /// Puts `action` first in the chain. Returns false if too many others are kept. Called by one thread at a time.
     fn keep(&self, action: libc::sigaction) -> bool {
         let at = self.places.iter().position(|place| place.get().is_none_or(|kept| is_same(kept, &action)));
         let Some(at) = at else { return false };
@@ -37,26 +39,26 @@ impl Before {
         self.chain.store(new, SeqCst);
         true
     }
-    /// Takes the first off a chain.
+    /// Takes the first handler off a chain.
     fn take_first(&self, chain: &mut u64) -> Option<&libc::sigaction> {
         let number = (*chain & 15) as usize;
         *chain >>= 4;
         self.places.get(number.checked_sub(1)?)?.get()
     }
 }
-/// By signal.
+/// For SIGBUS and for SIGSEGV.
 static BEFORE: [Before; 2] = [const { Before::none() }; 2];
 fn before(signal: libc::c_int) -> &'static Before {
     &BEFORE[usize::from(signal == libc::SIGSEGV)]
 }
 
-/// Puts the handler for `signal` in place, in front of whatever is there.
+/// Installs our handler for `signal`, in front of whatever is there.
 pub fn install(signal: libc::c_int) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::sheltered(());
     let _one = ONE_AT_A_TIME.lock();
     let mut current = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: zero bytes are a valid sigaction to fill in; ours stays valid for ever, as the library is never unloaded.
-    // All signals are blocked while it runs: see gate.rs.
+    // SAFETY: zero bytes are a valid sigaction to fill in. Our handler stays valid for ever, as the library is never
+    // unloaded. All signals are blocked while it runs (gate.rs says why).
     unsafe {
         libc::sigaction(signal, core::ptr::null(), current.as_mut_ptr());
         let current = current.assume_init();
@@ -64,8 +66,8 @@ pub fn install(signal: libc::c_int) {
         if current.sa_sigaction == ours {
             return;
         }
-        // Kept before ours is installed: a fault of another thread must find it at once. Where too many are kept already, the
-        // new one stays in front, and has to pass our faults on.
+        // The current handler is kept before ours is installed, because a fault of another thread must find it at
+        // once. If too many handlers are kept already, the current one stays in front, and has to pass our faults on.
         if !before(signal).keep(current) {
             return;
         }
@@ -77,43 +79,47 @@ pub fn install(signal: libc::c_int) {
         INSTALLING.store(true, SeqCst);
         libc::sigaction(signal, &new, replaced.as_mut_ptr());
         let replaced = replaced.assume_init();
-        // Another thread, of the program or of another copy of the library, has installed one meanwhile.
+        // Another thread, of the program or of another copy of the library, has installed a handler in between.
         if replaced.sa_sigaction != current.sa_sigaction && !before(signal).keep(replaced) {
             libc::sigaction(signal, &replaced, core::ptr::null_mut());
         }
         INSTALLING.store(false, SeqCst);
     }
 }
-/// Ours may be in place while what it replaced is not known yet. A foreign fault then simply happens again.
+/// Set while our handler may be in place but the handler that it replaced is not known yet. A foreign fault is then
+/// left to happen again.
 static INSTALLING: AtomicBool = AtomicBool::new(false);
 
-/// Whether a program has installed what it had installed before.
+/// Whether two handlers are the same: address, flags and mask.
 fn is_same(one: &libc::sigaction, other: &libc::sigaction) -> bool {
-    // SAFETY: two sets that are read.
+    // SAFETY: the two sets are valid, and only read.
     let masks = (1..=64).all(|signal| unsafe {
         libc::sigismember(&one.sa_mask, signal) == libc::sigismember(&other.sa_mask, signal)
     });
     masks && one.sa_sigaction == other.sa_sigaction && one.sa_flags == other.sa_flags
 }
 
-/// A note in the part of a siginfo_t that the kernel does not use: the handlers to which a copy of the library has yet to pass
-/// the signal, for when a handler of the program passes it back to that copy. The kernel writes zeros there for each signal
-/// since Linux 4.20, so nothing is left of a signal whose handler was left by longjmp. Older kernels never get here: without
-/// Linux 5.7 no rung of the ladder works (fault/mod.rs), so there are no regions, for which alone `install` is called.
+/// A note in the part of a siginfo_t that the kernel does not use: which handlers a copy of the library has yet to
+/// pass the signal to. It is read when a handler of the program passes the signal back to that copy.
+///
+/// Since Linux 4.20 the kernel writes zeros there for each signal, so nothing is left of a signal whose handler was
+/// left by longjmp. Older kernels never get here: before Linux 5.7 no rung of the ladder works that serves faults
+/// (fault/mod.rs), and `install` is called only for such a rung.
 #[repr(C)]
 struct Mark {
-    /// Which copy of the library wrote it (the address of its `BEFORE`); 0: none has.
+    /// Which copy of the library wrote the note (the address of its `BEFORE`); 0: none.
     copy: u64,
-    /// The rest of that copy's chain.
+    /// What is left of that copy's chain.
     rest: u64,
 }
 const USED_BY_KERNEL: usize = 48;
 const MARKS: usize = (size_of::<libc::siginfo_t>() - USED_BY_KERNEL) / size_of::<Mark>();
-/// The handler that this signal goes to now.
+/// The handler to which this signal is passed next.
 fn next_of(before: &Before, info: *mut libc::siginfo_t) -> Option<&libc::sigaction> {
     let copy = (&raw const BEFORE).addr() as u64;
     let mut all = before.chain.load(SeqCst);
-    // SAFETY: inside the siginfo_t that the kernel made for this handler, on this thread's stack, and aligned as it is.
+    // SAFETY: the marks are inside the siginfo_t that the kernel made for this handler on this thread's stack, and
+    // are aligned as it is.
     let marks: &mut [Mark; MARKS] = unsafe { &mut *info.byte_add(USED_BY_KERNEL).cast() };
     match marks.iter_mut().find(|mark| mark.copy == copy || mark.copy == 0) {
         Some(mark) => {
@@ -126,7 +132,7 @@ fn next_of(before: &Before, info: *mut libc::siginfo_t) -> Option<&libc::sigacti
     }
 }
 
-/// Whether the fault was a store; None where the processor's context does not tell.
+/// Whether the fault was a store; None if the processor's context does not tell.
 fn was_store(context: *const libc::c_void) -> Option<bool> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -143,7 +149,7 @@ fn was_store(context: *const libc::c_void) -> Option<bool> {
 }
 
 extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: errno of this thread; the code between must not change what the program sees.
+    // SAFETY: reads errno of this thread. It is restored below, because the interrupted code must not see it change.
     let errno = unsafe { *libc::__errno_location() };
     // SAFETY: the kernel passes a valid siginfo_t.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
@@ -165,27 +171,29 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Whether an instruction caused the signal, and will again when it is run again. Otherwise somebody sent it, or it tells
-/// of memory found broken that nobody waits for.
+/// Whether an instruction caused the signal, and will cause it again when it is run again. Otherwise another thread
+/// or process sent the signal, or the signal reports broken memory that no instruction has touched.
 fn is_fault(signal: libc::c_int, code: libc::c_int) -> bool {
     code > 0 && (signal, code) != (libc::SIGBUS, libc::BUS_MCEERR_AO)
 }
 
-/// Whether the instruction touched memory that the machine found broken: bringing its chunk in does not help.
+/// Whether the instruction touched memory that the machine found broken. Bringing its chunk in does not help then.
 fn is_broken(signal: libc::c_int, code: libc::c_int) -> bool {
     (signal, code) == (libc::SIGBUS, libc::BUS_MCEERR_AR)
 }
 
-/// Passes the signal on to whoever handled it before.
+/// Passes the signal on to the handler before ours.
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let Some(old) = next_of(before(signal), info) else { return end_by(signal, info) };
     match old.sa_sigaction {
         // SAFETY: valid, see `on_fault`.
         libc::SIG_IGN if !is_fault(signal, unsafe { (*info).si_code }) => {}
-        // Ignoring a fault would only repeat it for ever: the kernel kills then, and so do we.
+        // An ignored fault would only happen again for ever. The kernel ends the program in this case, and so does
+        // this.
         libc::SIG_DFL | libc::SIG_IGN => end_by(signal, info),
         handler => {
-            // SAFETY: the program's own handler, called as the kernel would: with its mask, and its arguments.
+            // SAFETY: this is the program's own handler, called as the kernel would call it: with its mask and its
+            // arguments.
             unsafe {
                 let mut mask = (*context.cast::<libc::ucontext_t>()).uc_sigmask;
                 for other in 1..=64 {
@@ -210,17 +218,18 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     }
 }
 
-/// Ends the program as without a handler. A fault happens again when its instruction is run again, and leaves a true core
-/// dump. What does not happen again is sent again, to this thread, where it is pending until the handler returns.
+/// Ends the program as if there were no handler. A fault happens again when its instruction is run again, and then
+/// leaves a true core dump. Any other signal is sent again to this thread, where it is pending until the handler
+/// returns.
 fn end_by(signal: libc::c_int, info: *const libc::siginfo_t) {
     reset(signal);
     // SAFETY: valid, see `on_fault`.
     if !is_fault(signal, unsafe { (*info).si_code }) && !queue(signal, info) {
-        // SAFETY: a plain call. It has no limit as queues have.
+        // SAFETY: a plain call without memory. Unlike queued signals it has no limit.
         unsafe { libc::raise(signal) };
     }
 }
-/// Back to the default.
+/// Sets the signal's action to the default.
 fn reset(signal: libc::c_int) {
     // SAFETY: zero bytes and SIG_DFL are a valid action.
     unsafe {
@@ -230,8 +239,9 @@ fn reset(signal: libc::c_int) {
     }
 }
 
-/// SIGBUS at `address` for this thread, pending until the handler returns. Where the program blocks or ignores it, it ends
-/// the program, as when the system raises it for a fault: else the instruction would be run again for ever.
+/// Sends SIGBUS at `address` to this thread, where it is pending until the handler returns. If the program blocks or
+/// ignores SIGBUS, it ends the program, as when the system raises it for a fault. Otherwise the instruction would be
+/// run again for ever.
 fn raise_bus_error(address: usize, context: *mut libc::c_void) {
     #[repr(C)]
     struct Info {
@@ -246,8 +256,8 @@ fn raise_bus_error(address: usize, context: *mut libc::c_void) {
     let info =
         Info { signal: libc::SIGBUS, errno: 0, code: libc::BUS_ADRERR, _padding: 0, address, _rest: [0; 13] };
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: zero bytes are a valid sigaction to fill in; the kernel passes a ucontext_t, whose mask is the thread's again
-    // when the handler returns.
+    // SAFETY: zero bytes are a valid sigaction to fill in. The kernel passes a ucontext_t, whose mask becomes the
+    // thread's again when the handler returns.
     unsafe {
         libc::sigaction(libc::SIGBUS, core::ptr::null(), action.as_mut_ptr());
         let mask = &raw mut (*context.cast::<libc::ucontext_t>()).uc_sigmask;
@@ -261,9 +271,10 @@ fn raise_bus_error(address: usize, context: *mut libc::c_void) {
         reset(libc::SIGSEGV);
     }
 }
-/// Sends a signal to this thread. False where the system refuses.
+/// Queues a signal to this thread. Returns false if the system refuses.
 fn queue(signal: libc::c_int, info: *const libc::siginfo_t) -> bool {
-    // SAFETY: as large and laid out as a siginfo_t; a thread may queue a signal of any code to itself.
+    // SAFETY: `info` points to memory of the size and layout of a siginfo_t. A thread may queue a signal of any code
+    // to itself.
     unsafe {
         let (process, thread) = (libc::getpid(), libc::syscall(libc::SYS_gettid));
         libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signal, info) == 0

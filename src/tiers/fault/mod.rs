@@ -1,14 +1,14 @@
-//! The ladder of fault mechanisms: what is there, which one is used.
+//! The ladder of fault mechanisms: which of them work here, and which one is used.
 //!
 //! | name | needs | direct access to a chunk that is not in place | system calls given such memory |
 //! | --- | --- | --- | --- |
 //! | `userfaultfd` | Linux 6.8 | SIGBUS handler in the touching thread moves pages in | fail with EFAULT |
 //! | `userfaultfd-copy` | Linux 5.7 | the same, pages are copied in and out | fail with EFAULT |
 //! | `signal` | Linux 5.7 | SIGSEGV handler, page tables moved by mremap | fail with EFAULT |
-//! | `none` | Linux | works while all data fit the budget at allocation, else the program dies of SIGSEGV | EFAULT |
+//! | `none` | Linux | not served: the program dies of SIGSEGV. Memory that fits the budget when it is allocated is in place for good | fail with EFAULT |
 //!
-//! An acquired chunk is in place until it is released, and good for system calls too, under each.
-//! `UNIMEM_FAULTS` forces one; `userfaultfd` means whichever of the first two works.
+//! Under each mechanism an acquired chunk is in place until it is released, and may be given to system calls too.
+//! `UNIMEM_FAULTS` names the rung with which the search for one that works begins; otherwise that is the first.
 pub mod handler;
 pub mod pages;
 pub mod userfaultfd;
@@ -37,7 +37,7 @@ pub enum Mechanism {
 impl Mechanism {
     /// All rungs, the best first.
     pub const LADDER: [Mechanism; 4] = [Mechanism::Move, Mechanism::Copy, Mechanism::Signal, Mechanism::None];
-    /// As `UNIMEM_FAULTS` and the log call it.
+    /// The name in `UNIMEM_FAULTS` and in the log.
     pub fn name(self) -> &'static core::ffi::CStr {
         match self {
             Mechanism::Move => c"userfaultfd",
@@ -46,7 +46,7 @@ impl Mechanism {
             Mechanism::None => c"none",
         }
     }
-    /// The signal by which faults arrive.
+    /// The signal that reports faults.
     pub fn signal(self) -> Option<libc::c_int> {
         match self {
             Mechanism::Move | Mechanism::Copy => Some(libc::SIGBUS),
@@ -60,15 +60,15 @@ impl Mechanism {
 pub struct Faults {
     /// Which.
     pub mechanism: Mechanism,
-    /// What moves its pages.
+    /// How pages are moved.
     pub pages: Pages,
 }
 
 static RUNGS: [OnceLock<Result<Faults, Errno>>; Mechanism::LADDER.len()] =
     [const { OnceLock::new() }; Mechanism::LADDER.len()];
 
-/// Whether an error may be gone the next time: the system is short of something. All others mean that a rung does not
-/// work here, now or later.
+/// Whether an error may be gone the next time, because the system is short of something. All other errors mean that a
+/// rung does not work here, now or later.
 fn is_passing(error: Errno) -> bool {
     matches!(
         error,
@@ -77,11 +77,13 @@ fn is_passing(error: Errno) -> bool {
 }
 
 impl Faults {
-    /// The given rung, tried out on first use; the error says why it does not work here. To be called outside the gate.
+    /// The given rung, tried out on first use. An error says why it does not work here. To be called outside the
+    /// gate.
     pub fn get(mechanism: Mechanism) -> Result<&'static Faults, Errno> {
         let rung = &RUNGS[mechanism as usize];
         if rung.get().is_none() {
-            // Inside the gate, so that a forked child inherits the rung whole, to reopen its descriptor, or not at all.
+            // Inside the gate, so that a forked child inherits the rung either whole, and reopens its descriptor, or
+            // not at all.
             let _inside = gate::enter();
             let tried = try_out(mechanism);
             if let Err(error) = tried
@@ -93,8 +95,9 @@ impl Faults {
         }
         rung.get().map_or(Err(Errno(libc::EAGAIN)), |tried| tried.as_ref().map_err(|error| *error))
     }
-    /// The rung this process uses: the best that works, beginning with the one that the environment asks for. An error while the
-    /// system is short of what it takes to find out. To be called outside the gate.
+    /// The rung that this process uses: the first that works, beginning with the one that the environment asks for.
+    /// Fails, to be asked again later, if the system is too short of something to find out. To be called outside the
+    /// gate.
     pub fn chosen() -> Result<&'static Faults, Errno> {
         static CHOSEN: OnceLock<Result<&'static Faults, Errno>> = OnceLock::new();
         if let Some(chosen) = CHOSEN.get() {
@@ -128,7 +131,7 @@ impl Faults {
         let _inside = gate::enter();
         *CHOSEN.get_or_init(|| result)
     }
-    /// All rungs that have been used so far. For fork.
+    /// All rungs that were tried out so far and work. For fork.
     pub fn used() -> impl Iterator<Item = &'static Faults> {
         RUNGS.iter().filter_map(|rung| rung.get()?.as_ref().ok())
     }
@@ -143,7 +146,7 @@ fn try_out(mechanism: Mechanism) -> Result<Faults, Errno> {
     };
     use userfaultfd::{FEATURE_MOVE, FEATURE_SIGBUS, FEATURE_WRITE_PROTECT};
     let pages = match mechanism {
-        // Where mremap leaves no mapping behind: valgrind, emulated kernels, Linux before 5.7.
+        // If mremap cannot leave the old mapping behind: valgrind, emulated kernels, Linux before 5.7.
         Mechanism::None if round_trip(&Pages::Remap).is_err_and(|error| !is_passing(error)) => Pages::Plain,
         Mechanism::Move => Pages::Move(open(FEATURE_SIGBUS | FEATURE_WRITE_PROTECT | FEATURE_MOVE)?),
         Mechanism::Copy => Pages::Copy(open(FEATURE_SIGBUS | FEATURE_WRITE_PROTECT)?),
@@ -153,7 +156,8 @@ fn try_out(mechanism: Mechanism) -> Result<Faults, Errno> {
     Ok(Faults { mechanism, pages })
 }
 
-/// One chunk of two pages in and out: what is promised on paper is not always there (seccomp, emulated kernels).
+/// Moves one chunk of two pages in and out, because what the system promises does not always work (seccomp, emulated
+/// kernels).
 fn round_trip(pages: &Pages) -> Result<(), Errno> {
     const LENGTH: usize = 2 * PAGE;
     let no_memory = Errno(libc::ENOMEM);
@@ -165,7 +169,8 @@ fn round_trip(pages: &Pages) -> Result<(), Errno> {
     pages.adopt_slot(slot)?;
     pages.fill_slot(slot, nursery)?;
     let last = LENGTH - 1;
-    // SAFETY: all three are ours; the slot is full and the chunk absent, then the other way round, then again.
+    // SAFETY: all three mappings are ours. The slot is full and the chunk absent before `place`, and the other way
+    // round before `take`.
     unsafe {
         (slot.start as *mut u8).add(last).write_volatile(42);
         pages.place(slot, chunk)?;

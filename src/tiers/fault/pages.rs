@@ -1,37 +1,37 @@
 //! How pages get into the region and out again, on every rung of the ladder.
 //!
-//! * *place* makes the contents of a staging slot appear as a chunk of the region. No thread sees the chunk with a
-//!   part of its bytes missing or different: what is not there yet faults, what is there is final.
+//! * *place* makes the contents of a staging slot appear as a chunk of the region. No thread sees a chunk with some
+//!   of its bytes missing or different: absent pages fault, and present pages have their final bytes.
 //! * *take* makes a chunk disappear from the region and its contents appear in a slot. Every store to the chunk
-//!   either comes before and is in the slot, or faults.
+//!   either comes before, and is in the slot, or faults.
 //!
-//! After `place` the slot is empty, after `take` it is full: pages change hands, their number stays the same.
+//! After `place` the slot is empty, after `take` it is full: pages change hands, and their number stays the same.
 use super::userfaultfd::Userfaultfd;
 use crate::os::system;
 use crate::tiers::mapping::{self, Errno, Span, discard};
 use std::time::{Duration, Instant};
 
-/// What moves pages.
+/// How pages are moved.
 pub enum Pages {
     /// userfaultfd, pages moved (Linux 6.8).
     Move(Userfaultfd),
     /// userfaultfd, pages write-protected and copied (5.7).
     Copy(Userfaultfd),
-    /// Page tables moved by mremap; the region is inaccessible where no chunk is.
+    /// Page tables moved by mremap. The region is inaccessible where no chunk is in place.
     Remap,
-    /// Contents copied by plain loads and stores, for systems that can do none of these. Not in one step, so only chunks that
-    /// are acquired may be touched: for the mechanism `none` alone.
+    /// Contents copied by plain loads and stores, for systems that can do nothing better. This is not atomic, so only
+    /// acquired chunks may be touched: it serves the mechanism `none` alone.
     Plain,
 }
 
-/// How long a busy page is tried again before it is copied instead. Pages under direct I/O are free a moment after it;
-/// those shared with a forked child stay busy for good. The processor is not yielded meanwhile: where many threads want
-/// it, that could cost a thousand times as much as the copy.
+/// How long the move of a busy page is tried again before the page is copied instead. Pages under direct I/O are free
+/// a moment after it; pages shared with a forked child stay busy for good. The processor is not yielded meanwhile,
+/// because with many threads that want it this could cost a thousand times as much as the copy.
 const PATIENCE: Duration = Duration::from_micros(20);
-/// How often a move is tried again that the system says was disturbed by something that passes (EAGAIN).
+/// How often a move is tried again that something passing disturbed (EAGAIN).
 const REPEATS: usize = 1000;
 
-/// Moves pages, with patience. Gives how many bytes went, and the error that stopped it.
+/// Moves pages, with patience for busy ones. Returns how many bytes went, and the error that stopped it.
 fn move_patiently(fd: &Userfaultfd, to: Span, from: Span) -> (usize, Option<Errno>) {
     let (mut moved, mut stopped) = fd.move_pages(to.start, from.start, to.length);
     if is_busy(stopped) {
@@ -61,11 +61,11 @@ impl Pages {
             Pages::Remap | Pages::Plain => None,
         }
     }
-    /// Whether each chunk in place is a mapping to the system, beside what is between them (mappings.rs); else a region is one.
+    /// Whether each chunk in place and each gap between them is a mapping (mappings.rs). Else a region is one.
     pub fn splits_mappings(&self) -> bool {
         matches!(self, Pages::Remap | Pages::Plain)
     }
-    /// How a region without chunks is mapped.
+    /// How a region with no chunk in place is mapped.
     pub fn empty_access(&self) -> mapping::Access {
         match self {
             Pages::Move(_) | Pages::Copy(_) => mapping::Access::ReadWrite,
@@ -79,14 +79,14 @@ impl Pages {
                 mapping::advise_region(span, chunk);
                 fd.register(span, true)
             }
-            // What is advised for slots goes with their pages (see `close`).
+            // `close` says why nothing is advised here; pages bring the advice of their slots along.
             None => Ok(()),
         }
     }
     /// Prepares an empty slot.
     pub fn adopt_slot(&self, span: Span) -> Result<(), Errno> {
         match self {
-            // Pages can only be moved into registered memory. Others than us never touch slots.
+            // Pages can only be moved into registered memory. Only this library touches slots.
             Pages::Move(fd) => fd.register(span, true),
             _ => Ok(()),
         }
@@ -96,13 +96,13 @@ impl Pages {
         matches!(self, Pages::Move(_))
     }
 
-    /// Gives an empty slot pages of unspecified contents. `nursery` is as long, plain memory that only serves this.
+    /// Gives an empty slot pages of unspecified contents. `nursery`: plain memory of the same length, only for this.
     pub fn fill_slot(&self, slot: Span, nursery: Span) -> Result<(), Errno> {
         let Pages::Move(fd) = self else { return fill(slot) };
         fill(nursery)?;
         let mut result = move_all(fd, slot, nursery);
         if result == Err(Errno(libc::EEXIST)) {
-            // The slot was to be emptied, and the system refused at the time.
+            // The slot still has pages: the system refused to drop them when it was emptied.
             // SAFETY: the caller's own, and holds nothing anybody wants.
             result = unsafe { discard(slot) }.and_then(|()| move_all(fd, slot, nursery));
         }
@@ -118,11 +118,11 @@ impl Pages {
     /// See the top of this file. On failure the chunk is absent and the slot full, as before.
     ///
     /// # Safety
-    /// The caller owns both; the chunk is absent, the slot full.
+    /// The caller owns the chunk and the slot. The chunk is absent, the slot is full.
     pub unsafe fn place(&self, slot: Span, chunk: Span) -> Result<(), Errno> {
         // SAFETY: by the caller's promise.
         match unsafe { self.place_once(slot, chunk) } {
-            // The chunk's pages were to be dropped, and the system refused at the time.
+            // The chunk still has pages: the system refused to drop them when it was vacated.
             // SAFETY: by the caller's promise; nobody wants what an absent chunk holds.
             Err(Errno(libc::EEXIST)) => unsafe {
                 discard(chunk)?;
@@ -142,24 +142,24 @@ impl Pages {
             }
         }
     }
-    /// Makes a huge page of a present chunk's small ones, where copies have made it (Linux 6.1). Costs another copy, so it
-    /// is for chunks that will stay. Where the system refuses, they work as well, only slower.
+    /// Makes huge pages of the small ones that copies have made of a present chunk (Linux 6.1). This costs another
+    /// copy, so it is for chunks that will stay. If the system refuses, the chunk works as well, only slower.
     pub fn join(&self, chunk: Span) {
         if matches!(self, Pages::Copy(_)) {
             mapping::advise(chunk, mapping::Advice::OnePage);
         }
     }
-    /// Makes sure that a present chunk can be accessed. It always can, except after a `take` that failed and that the system
+    /// Makes sure that a present chunk can be accessed. It always can, except after a failed `take` that the system
     /// refused to undo.
     ///
     /// # Safety
-    /// The chunk is present, and stays so meanwhile.
+    /// The chunk is present, and stays so until this returns.
     pub unsafe fn open(&self, chunk: Span) -> Result<(), Errno> {
-        // SAFETY: gives access, takes none.
+        // SAFETY: this only adds access to a chunk that stays present.
         unsafe { system::protect(chunk.start, chunk.length, libc::PROT_READ | libc::PROT_WRITE) }
     }
 
-    /// Drops the pages of a chunk; it is absent afterwards.
+    /// Drops the pages of a chunk, which is absent then.
     ///
     /// # Safety
     /// The caller owns the chunk, and nobody wants its contents any more.
@@ -169,20 +169,20 @@ impl Pages {
                 // SAFETY: by the caller's promise.
                 let _ = unsafe { discard(chunk) };
             }
-            // Where no touch of what is absent would be a fault, it must be inaccessible.
+            // If touching absent pages would not fault, they must be inaccessible.
             // SAFETY: by the caller's promise.
             _ => unsafe { close(chunk) },
         }
     }
 
-    /// See the top of this file. On failure the chunk is as it was and the slot empty. `nursery` as in `fill_slot`.
+    /// See the top of this file. On failure the chunk is as it was and the slot empty. `nursery`: as in `fill_slot`.
     ///
     /// # Safety
-    /// The caller owns both; the chunk is present, the slot empty.
+    /// The caller owns the chunk and the slot. The chunk is present, the slot is empty.
     pub unsafe fn take(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
         // SAFETY: by the caller's promise.
         match unsafe { self.take_once(chunk, slot, nursery) } {
-            // The slot was to be emptied, and the system refused at the time.
+            // The slot still has pages: the system refused to drop them when it was emptied.
             // SAFETY: by the caller's promise; an empty slot holds nothing that anybody wants.
             Err(Errno(libc::EEXIST)) => unsafe {
                 discard(slot)?;
@@ -202,10 +202,10 @@ impl Pages {
             }
         }
     }
-    /// `take`, page by page.
+    /// `take` for [`Pages::Move`]: page by page.
     ///
     /// # Safety
-    /// The same.
+    /// As for `take`.
     unsafe fn take_by_moving(
         &self,
         fd: &Userfaultfd,
@@ -218,15 +218,15 @@ impl Pages {
             return Ok(());
         }
         let (chunk_left, slot_left) = (rest(chunk, moved), rest(slot, moved));
-        // Pages shared with a forked child, or held by direct I/O: protect and copy them.
+        // The rest is shared with a forked child, or held by direct I/O: protect these pages and copy them.
         let result = match stopped {
             Some(error) if !is_busy(Some(error)) => Err(error),
             _ => self.fill_slot(slot_left, Span { length: slot_left.length, ..nursery }).and_then(|()| {
-                // SAFETY: a huge page may have been made where a part was wanted: what is left of it serves
-                // nobody. Then the rest of the caller's chunk, and of its slot, which now has pages and, on
-                // failure, must not keep them.
+                // SAFETY: chunk and slot are the caller's, and nobody uses the nursery. It is emptied first, because
+                // a huge page may have been made of which only a part was needed. If the copy fails the slot must not
+                // keep its new pages.
                 unsafe {
-                    // Where the system refuses that too, the pages are given back with the slot's next ones.
+                    // If the system refuses to drop them, they are dropped when the slot gets its next pages.
                     let leave = |_: &Errno| _ = discard(slot_left);
                     discard(nursery).and_then(|()| copy_out(fd, chunk_left, slot_left)).inspect_err(leave)
                 }
@@ -234,19 +234,19 @@ impl Pages {
         };
         result.inspect_err(|_| move_back(fd, chunk, slot, moved))
     }
-    /// `take`, all pages at once.
+    /// `take` for [`Pages::Remap`]: all pages at once.
     ///
     /// # Safety
-    /// The same.
+    /// As for `take`.
     unsafe fn take_by_remapping(&self, chunk: Span, slot: Span) -> Result<(), Errno> {
-        // SAFETY: only changes what may be done with the caller's chunk: from here on stores fault.
+        // SAFETY: this only takes away access to the caller's chunk: from here on stores fault.
         unsafe { system::protect(chunk.start, chunk.length, libc::PROT_NONE) }?;
-        // SAFETY: replaces the slot, which is empty and the caller's; the chunk stays mapped, inaccessible.
+        // SAFETY: the slot that is replaced is empty and the caller's. The chunk stays mapped, inaccessible.
         let moved = unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
         if let Err(error) = moved {
-            // SAFETY: the chunk did not move, so it is present, and the caller's; the slot is empty still.
+            // SAFETY: the chunk did not move, so it is present and the caller's. The slot is still empty.
             unsafe {
-                // Where the process has as many mappings as it may have, chunks have to leave without one.
+                // If the process has as many mappings as it may have, chunks have to leave without a new one.
                 if error == Errno(libc::ENOMEM) && take_by_reading(chunk, slot).is_ok() {
                     return Ok(());
                 }
@@ -254,29 +254,29 @@ impl Pages {
             }
             return Err(error);
         }
-        // SAFETY: the slot's new pages, the caller's alone.
+        // SAFETY: this only adds access to the slot's new pages, which are the caller's alone.
         if let Err(error) = unsafe { self.open(slot) } {
-            // SAFETY: they go back where they came from.
+            // SAFETY: the pages go back to the chunk's range, which is the caller's and empty.
             unsafe {
                 system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start)?;
                 let _ = self.open(chunk);
             }
             return Err(error);
         }
-        // SAFETY: the chunk is empty.
+        // SAFETY: the chunk is the caller's, and its pages have moved out.
         unsafe { close(chunk) };
         Ok(())
     }
 }
 
-/// [`Pages::take`] of a chunk that nobody can store into any more, by copying. On failure it is inaccessible still.
+/// [`Pages::take`] by copying, for a chunk that nobody can store into. On failure the chunk is still inaccessible.
 ///
 /// # Safety
-/// The caller owns both; the chunk is present, and inaccessible; the slot is empty.
+/// The caller owns the chunk and the slot. The chunk is present and inaccessible, the slot is empty.
 unsafe fn take_by_reading(chunk: Span, slot: Span) -> Result<(), Errno> {
     fill(slot)?;
-    // SAFETY: two ranges of the caller's, as long as each other and apart, both present. Other threads may read the chunk
-    // meanwhile, and store into neither.
+    // SAFETY: the chunk and the slot are the caller's, of the same length, apart, and both present. Other threads may
+    // read the chunk meanwhile, but nobody stores into either.
     unsafe {
         system::protect(chunk.start, chunk.length, libc::PROT_READ).inspect_err(|_| _ = discard(slot))?;
         copy(chunk, slot);
@@ -285,17 +285,17 @@ unsafe fn take_by_reading(chunk: Span, slot: Span) -> Result<(), Errno> {
     Ok(())
 }
 
-/// [`Pages::place`], page by page.
+/// [`Pages::place`] for [`Pages::Move`]: page by page.
 ///
 /// # Safety
-/// The same.
+/// As for `Pages::place`.
 unsafe fn place_by_moving(fd: &Userfaultfd, slot: Span, chunk: Span) -> Result<(), Errno> {
     let (moved, _) = move_patiently(fd, chunk, slot);
     if moved < chunk.length {
-        // Pages under direct I/O, or shared with a child: copies do as well.
+        // Pages under direct I/O, or shared with a forked child, are copied.
         let (copied, error) = fd.copy(chunk.start + moved, slot.start + moved, chunk.length - moved);
         if let Some(error) = error {
-            // SAFETY: what has arrived goes back; the chunk is still the caller's to claim.
+            // SAFETY: the caller owns the chunk and the slot. What has arrived in the chunk goes back.
             unsafe { put_back(fd, slot, chunk, moved, moved + copied) };
             return Err(error);
         }
@@ -304,10 +304,10 @@ unsafe fn place_by_moving(fd: &Userfaultfd, slot: Span, chunk: Span) -> Result<(
     }
     Ok(())
 }
-/// [`Pages::place`], where pages cannot be moved.
+/// [`Pages::place`] for [`Pages::Copy`].
 ///
 /// # Safety
-/// The same.
+/// As for `Pages::place`.
 unsafe fn place_by_copying(fd: &Userfaultfd, slot: Span, chunk: Span) -> Result<(), Errno> {
     let (copied, error) = fd.copy(chunk.start, slot.start, chunk.length);
     match error {
@@ -318,33 +318,34 @@ unsafe fn place_by_copying(fd: &Userfaultfd, slot: Span, chunk: Span) -> Result<
         }
         Some(error) => {
             if copied > 0 {
-                // A thread may have stored into what was there already: it has to be kept.
-                // SAFETY: both are the caller's; the slot is full, and so much of the chunk is present.
+                // Another thread may have stored into the pages that are there already, so these are copied back.
+                // SAFETY: chunk and slot are the caller's. The slot is full, and `copied` bytes of the chunk are
+                // present.
                 unsafe { copy_out(fd, Span { length: copied, ..chunk }, slot) }?;
             }
             Err(error)
         }
     }
 }
-/// [`Pages::place`], all pages at once.
+/// [`Pages::place`] for [`Pages::Remap`]: all pages at once.
 ///
 /// # Safety
-/// The same.
+/// As for `Pages::place`.
 unsafe fn place_by_remapping(slot: Span, chunk: Span) -> Result<(), Errno> {
-    // SAFETY: replaces the chunk, which is inaccessible, in one step; the slot stays mapped and empty.
+    // SAFETY: replaces the caller's inaccessible chunk in one step. The slot stays mapped and empty.
     unsafe { system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start) }.map(|_| ())
 }
-/// After a `place` that failed half-way: bytes up to `moved` have gone from the slot, up to `present` are in the
-/// chunk. Brings them back.
+/// Undoes a `place` that failed half-way: the first `moved` bytes have gone from the slot to the chunk, and the bytes
+/// from there to `present` were copied into the chunk.
 ///
 /// # Safety
-/// The caller owns both.
+/// The caller owns the chunk and the slot.
 unsafe fn put_back(fd: &Userfaultfd, slot: Span, chunk: Span, moved: usize, present: usize) {
     let (back, stopped) = move_patiently(fd, part(slot, 0..moved), part(chunk, 0..moved));
     if is_busy(stopped) {
-        // Held by the system, perhaps for good: direct I/O of the program's has found them a moment ago. Copies do as well.
+        // The system holds these pages, perhaps for good, as for direct I/O of the program. So copy them.
         let left = part(chunk, back..moved);
-        // SAFETY: the caller's own; nobody can store into it while it is copied, and then it is gone.
+        // SAFETY: the chunk is the caller's. Nobody can store into it between its protection and the discard.
         unsafe {
             let copied = fd.write_protect(left, true).and_then(|()| {
                 match fd.copy(slot.start + back, left.start, left.length) {
@@ -357,16 +358,15 @@ unsafe fn put_back(fd: &Userfaultfd, slot: Span, chunk: Span, moved: usize, pres
     }
     if present > moved {
         let pages = moved..present;
-        // SAFETY: the copies; stores that went into them meanwhile are copied back over the slot's pages.
+        // SAFETY: the caller owns both. Stores that reached the copies meanwhile go back over the slot's pages.
         let _ = unsafe { copy_out(fd, part(chunk, pages.clone()), part(slot, pages)) };
     }
 }
-/// After a `take` that failed half-way: brings bytes up to `moved` back, by moves, or copies where the system refuses those
-/// as well.
+/// Undoes a `take` that failed half-way: the first `moved` bytes go back to the chunk, by moves, else by copies.
 fn move_back(fd: &Userfaultfd, chunk: Span, slot: Span, moved: usize) {
     let mut back = 0;
     while back < moved {
-        // Nothing holds these pages: they were moved a moment ago.
+        // Nothing holds these pages, since they were moved only a moment ago.
         let (more, stopped) = fd.move_pages(chunk.start + back, slot.start + back, moved - back);
         back += more;
         if more == 0 && !is_busy(stopped) {
@@ -378,10 +378,10 @@ fn move_back(fd: &Userfaultfd, chunk: Span, slot: Span, moved: usize) {
         }
     }
 }
-/// [`Pages::take`], where pages cannot be moved.
+/// [`Pages::take`] for [`Pages::Copy`].
 ///
 /// # Safety
-/// The same.
+/// As for `Pages::take`.
 unsafe fn take_by_copying(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errno> {
     fill(slot)?;
     // SAFETY: by the caller's promise.
@@ -390,13 +390,13 @@ unsafe fn take_by_copying(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(
         let _ = unsafe { discard(slot) };
     })
 }
-/// [`Pages::place`], where nobody else touches the chunk.
+/// [`Pages::place`] for [`Pages::Plain`].
 ///
 /// # Safety
-/// The same; and nobody touches the chunk until it is placed.
+/// As for `Pages::place`; and nobody touches the chunk until it is placed.
 unsafe fn place_plainly(slot: Span, chunk: Span) -> Result<(), Errno> {
-    // SAFETY: gives access to what is the caller's; then, by its promise, the chunk has pages and gets the slot's contents,
-    // or is absent as before.
+    // SAFETY: nobody else touches the caller's chunk and slot. The chunk gets access and pages, then the slot's
+    // contents; on failure it is absent as before.
     unsafe {
         system::protect(chunk.start, chunk.length, libc::PROT_READ | libc::PROT_WRITE)?;
         mapping::advise_region(chunk, chunk.length);
@@ -406,12 +406,13 @@ unsafe fn place_plainly(slot: Span, chunk: Span) -> Result<(), Errno> {
     }
     Ok(())
 }
-/// [`Pages::take`], where nobody else touches the chunk.
+/// [`Pages::take`] for [`Pages::Plain`].
 ///
 /// # Safety
-/// The same; and nobody touches the chunk any more.
+/// As for `Pages::take`; and nobody touches the chunk any more.
 unsafe fn take_plainly(chunk: Span, slot: Span) -> Result<(), Errno> {
-    // SAFETY: by the caller's promise the slot, which has pages then or is empty as before, gets the chunk's contents.
+    // SAFETY: nobody else touches the caller's chunk and slot. The slot gets pages, then the contents; or stays
+    // empty.
     unsafe {
         mapping::populate(slot).inspect_err(|_| _ = discard(slot))?;
         copy(chunk, slot);
@@ -420,7 +421,7 @@ unsafe fn take_plainly(chunk: Span, slot: Span) -> Result<(), Errno> {
     Ok(())
 }
 /// # Safety
-/// Two ranges of the caller's, as long as each other and apart, both present; nobody writes to either meanwhile.
+/// Both ranges are the caller's, of the same length, apart, and present. Nobody writes to either meanwhile.
 unsafe fn copy(from: Span, to: Span) {
     // SAFETY: by the caller's promise.
     unsafe {
@@ -430,15 +431,15 @@ unsafe fn copy(from: Span, to: Span) {
 
 const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
 
-/// Puts a fresh inaccessible mapping in the chunk's place, which the kernel can merge with its neighbours as long as nothing is
-/// advised for either: the number of mappings of a process is limited.
+/// Puts a fresh inaccessible mapping in the chunk's place. The kernel can merge it with its neighbours as long as
+/// nothing is advised for any of them. That matters because the number of mappings of a process is limited.
 ///
 /// # Safety
 /// The caller owns the chunk, and nobody wants its contents any more.
 unsafe fn close(chunk: Span) {
     // SAFETY: by the caller's promise.
     if unsafe { system::map_over(chunk.start, chunk.length, libc::PROT_NONE) }.is_err() {
-        // No room for another mapping: drop the pages and forbid access instead.
+        // There is no room for another mapping, so drop the pages and forbid access instead.
         // SAFETY: by the caller's promise.
         unsafe {
             let _ = system::protect(chunk.start, chunk.length, libc::PROT_NONE);
@@ -447,12 +448,11 @@ unsafe fn close(chunk: Span) {
     }
 }
 
-/// Whether the system only holds on to pages for a while.
+/// Whether the error says that the system only holds on to pages for a while.
 pub fn is_busy(error: Option<Errno>) -> bool {
     matches!(error, Some(Errno(libc::EBUSY | libc::EAGAIN)))
 }
-/// Makes all pages of a span of ours, which holds nothing; on failure none, where the system has made some: nobody has charged
-/// them to a budget.
+/// Makes all pages of a span of ours that holds nothing. On failure drops them: no budget is charged for them.
 fn fill(span: Span) -> Result<(), Errno> {
     mapping::populate(span).inspect_err(|_| {
         // SAFETY: the caller's own, and holds nothing anybody wants.
@@ -472,21 +472,21 @@ fn move_all(fd: &Userfaultfd, to: Span, from: Span) -> Result<(), Errno> {
         Some(error) if !is_busy(Some(error)) => return Err(error),
         Some(_) => {}
     }
-    // The system holds on to a page. A copy does as well.
+    // The system holds on to a page, so the rest is copied.
     let (_, error) = fd.copy(to.start + moved, from.start + moved, to.length - moved);
-    // SAFETY: the caller's own; what it held has been moved or copied.
+    // SAFETY: the range is the caller's, and its contents have been moved or copied.
     let _ = unsafe { discard(from) };
     error.map_or(Ok(()), Err)
 }
-/// Stops all stores to `chunk`, copies it into `slot`, and drops it.
+/// Stops all stores to `chunk`, copies it into `slot`, and drops its pages.
 ///
 /// # Safety
-/// The caller owns both, and both are present.
+/// The caller owns both ranges, and both are present.
 unsafe fn copy_out(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errno> {
     fd.write_protect(chunk, true).inspect_err(|_| {
-        let _ = fd.write_protect(chunk, false); // what was protected before the failure
+        let _ = fd.write_protect(chunk, false); // for the part that was protected before the failure
     })?;
-    // SAFETY: two ranges of the caller's, as long as each other, apart; nobody can store into either any more.
+    // SAFETY: both ranges are the caller's, of the same length, apart, and nobody can store into either any more.
     // Other threads may still read the chunk: reads do not conflict.
     unsafe {
         core::ptr::copy_nonoverlapping(

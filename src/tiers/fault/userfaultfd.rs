@@ -17,7 +17,7 @@ pub const FEATURE_SIGBUS: u64 = 1 << 7;
 /// Pages can be moved (6.8).
 pub const FEATURE_MOVE: u64 = 1 << 16;
 
-/// How often in a row a move that stops without having moved anything is looked into (see `move_pages`).
+/// How often in a row a move that stops without having moved anything is examined (see `move_pages`).
 const RECOUNTS: usize = 10_000;
 
 const MODE_MISSING: u64 = 1;
@@ -66,15 +66,16 @@ impl From<Span> for Range {
     }
 }
 
-/// Instead of a descriptor: every request fails with EBADF.
+/// Stands for no descriptor: every request fails with EBADF.
 const NONE: libc::c_int = -1;
 
-/// One userfaultfd. The descriptor can be replaced, because a forked child needs one of its own: the parent's acts on the
-/// parent's memory, whoever uses it.
+/// One userfaultfd. The descriptor can be replaced, because a forked child needs its own: the parent's descriptor
+/// acts on the parent's memory, whichever process uses it.
 pub struct Userfaultfd {
-    /// Of `file`, or [`NONE`]. Where the program has closed it, requests fail: EBADF, or ENOTTY from whatever has its number.
+    /// The descriptor of `file`, or [`NONE`]. If the program has closed it, requests fail with EBADF, or with ENOTTY
+    /// if another file has its number.
     descriptor: AtomicI32,
-    /// Locked by a forked child's only thread alone.
+    /// Only `reopen` locks this, in a forked child's only thread.
     file: Mutex<Option<PrivateFile>>,
     features: u64,
 }
@@ -86,7 +87,7 @@ fn open_file(features: u64) -> Result<(OwnedFd, u64), Errno> {
     let descriptor = system::userfaultfd(flags).or_else(|_| system::userfaultfd(flags | USER_MODE_ONLY))?;
     let mut api = Api { api: API, features, ioctls: 0 };
     let request = request(READ_WRITE, 0x3F, size_of::<Api>());
-    // SAFETY: the structure is the one the request is for; it touches no memory.
+    // SAFETY: `api` is the structure that this request takes. The request touches no other memory.
     unsafe { system::control(Operation::Userfaultfd, descriptor.as_raw_fd(), request, &mut api)? };
     Ok((descriptor, api.features))
 }
@@ -97,14 +98,14 @@ impl Userfaultfd {
         let _uncancelled = NotCancelled::begin();
         Ok(open_file(0)?.1)
     }
-    /// Opens one with `features` enabled.
+    /// Opens a userfaultfd with `features` enabled.
     pub fn open(features: u64) -> Result<Userfaultfd, Errno> {
         let file = PrivateFile::new(open_file(features)?.0)?;
         let descriptor = AtomicI32::new(file.number());
         Ok(Userfaultfd { descriptor, file: Mutex::new(Some(file)), features })
     }
     /// In a forked child: replaces the parent's descriptor by one for this process. On failure there is none. The
-    /// parent's goes first: its number is then free, also where the program has used up all others.
+    /// parent's is closed first, so that its number is free even if the program has used up all others.
     pub fn reopen(&self) -> Result<(), Errno> {
         self.descriptor.store(NONE, Relaxed);
         let mut file = self.file.lock();
@@ -113,17 +114,18 @@ impl Userfaultfd {
         self.descriptor.store(new.number(), Relaxed);
         Ok(())
     }
-    /// Whether there is one: none could be opened in this child otherwise.
+    /// Whether there is a descriptor. There is none if `reopen` failed in this child.
     pub fn is_open(&self) -> bool {
         self.descriptor.load(Relaxed) != NONE
     }
     fn control<T>(&self, operation: Operation, number: u32, argument: &mut T) -> Result<(), Errno> {
         let request = request(READ_WRITE, number, size_of::<T>());
-        // SAFETY: `T` is the structure of that request (the callers below pair them); the requests change only
-        // ranges registered here, whose owners (pages.rs) call them.
+        // SAFETY: `T` is the structure that this request takes; the callers below pair them. The requests change only
+        // ranges registered here, and their owners (pages.rs) are the callers.
         unsafe { system::control(operation, self.descriptor.load(Relaxed), request, argument) }
     }
-    /// Faults on missing pages of the range come here from now on; with `protect` also writes to protected ones.
+    /// Registers a range: from now on touches of its missing pages are faults of this userfaultfd. With `protect`
+    /// stores to protected pages are too.
     pub fn register(&self, span: Span, protect: bool) -> Result<(), Errno> {
         let mode = if protect { MODE_MISSING | MODE_WRITE_PROTECT } else { MODE_MISSING };
         self.control(Operation::Register, 0x00, &mut Register { range: span.into(), mode, ioctls: 0 })
@@ -150,20 +152,20 @@ impl Userfaultfd {
             match self.control(operation, number, &mut argument) {
                 Ok(()) if short => return (done + piece, Some(Errno(libc::EBUSY))),
                 Ok(()) => return (length, None),
-                // Partly done: go on where it stopped.
+                // The request was partly done: go on where it stopped.
                 Err(_) if argument.done > 0 => done += argument.done as usize,
                 Err(error) => return (done, Some(error)),
             }
         }
         (done, None)
     }
-    /// Moves pages. Gives how many bytes went, and the error that stopped it.
+    /// Moves pages. Returns how many bytes went, and the error that stopped it.
     ///
-    /// Linux 6.18 miscounts: where a move is disturbed and the system itself tries again, it moves pages (up to 512)
-    /// without counting them, and then stops with EEXIST at the first of them (a loop of moves beside a loop of forks
-    /// meets it within a second). So EEXIST is believed only where the page is in both places; otherwise what has gone
-    /// uncounted comes back and goes again. A page is in one of the two places at any moment, so nothing that is stored
-    /// meanwhile is lost.
+    /// Linux 6.18 miscounts. If a move is disturbed and the system itself tries again, it moves pages (up to 512)
+    /// without counting them, and then stops with EEXIST at the first of them. (A loop of moves beside a loop of
+    /// forks shows it within a second.) So EEXIST is believed only if the page is in both places. Otherwise the pages
+    /// that went uncounted are moved back and moved again. A page is in one of the two places at any moment, so no
+    /// store is lost meanwhile.
     pub fn move_pages(&self, to: usize, from: usize, length: usize) -> (usize, Option<Errno>) {
         const EXISTS: Option<Errno> = Some(Errno(libc::EEXIST));
         let mut done = 0;
@@ -173,13 +175,13 @@ impl Userfaultfd {
                 self.transfer(Operation::MovePages, 0x05, to + done, from + done, length - done);
             done += more;
             rounds = if more > 0 { 0 } else { rounds + 1 };
-            // The limit is for pages that are swapped out, which cannot be seen.
+            // The limit of rounds is for pages that are swapped out: `is_present` does not see them.
             if error != EXISTS || rounds > RECOUNTS || (is_present(from + done) && is_present(to + done)) {
                 return (done, error);
             }
             let (_, back) = self.transfer(Operation::MovePages, 0x05, from + done, to + done, length - done);
             if back == Some(Errno(libc::EBUSY)) && is_present(to + done) && !is_present(from + done) {
-                // Shared with a forked child since it went: it cannot come back, and need not.
+                // The page was shared with a forked child after it had moved. It cannot move back, and need not.
                 done += PAGE;
             }
         }
@@ -188,8 +190,9 @@ impl Userfaultfd {
     pub fn copy(&self, to: usize, from: usize, length: usize) -> (usize, Option<Errno>) {
         self.transfer(Operation::CopyPages, 0x03, to, from, length)
     }
-    /// Protects present pages against writing, or ends that. The loop ends, and waits for nobody: the kernel answers EAGAIN here
-    /// only while events of forks and moves of memory (UFFD_FEATURE_EVENT_...) are unread, for which nobody here has asked.
+    /// Protects present pages against writing, or ends that. The loop does not wait for another thread, and ends: the
+    /// kernel answers EAGAIN here only while events of forks and of moves of memory (UFFD_FEATURE_EVENT_...) are
+    /// unread, and this library never asks for such events.
     pub fn write_protect(&self, span: Span, on: bool) -> Result<(), Errno> {
         loop {
             let mut argument = WriteProtect { range: span.into(), mode: u64::from(on) };
@@ -208,7 +211,8 @@ mod tests {
 
     const COUNT: usize = 64;
 
-    /// The state in which the kernel's error leaves both sides: pages in `moved` are there already, uncounted.
+    /// Puts both sides in the state in which the kernel's error leaves them, with the pages in `moved` there already,
+    /// uncounted; then moves all.
     fn a_move_goes_on_after(moved: core::ops::Range<usize>) {
         let Ok(fd) = Userfaultfd::open(FEATURE_MOVE | FEATURE_SIGBUS | FEATURE_WRITE_PROTECT) else { return };
         let mapping = Mapping::reserve(2 * COUNT * PAGE, PAGE, Access::ReadWrite).unwrap();

@@ -3,7 +3,8 @@ use crate::os::map::{self, PAGE};
 use crate::tiers::fault::userfaultfd;
 use crate::tiers::mapping::{Access, Mapping, is_present};
 
-/// Memory shared with a forked child cannot be moved as long as that lives, nor can what a device reads or writes.
+/// Memory shared with a forked child cannot be moved while the child lives. Neither can memory that a device is
+/// reading or writing.
 #[test]
 fn what_cannot_move_back_is_copied() {
     const LENGTH: usize = 4 * PAGE;
@@ -13,7 +14,7 @@ fn what_cannot_move_back_is_copied() {
     let mapping = Mapping::reserve(2 * LENGTH, PAGE, Access::ReadWrite).unwrap();
     mapping::advise(mapping.span(), mapping::Advice::SmallPages);
     let (chunk, slot) = (mapping.part(0, LENGTH), mapping.part(LENGTH, LENGTH));
-    // SAFETY: its own, and not registered yet. The child does nothing but wait for its end.
+    // SAFETY: the mapping is the test's own, and not registered yet. The child only waits for its end.
     let child = unsafe {
         chunk.pointer().cast::<u8>().write_bytes(7, LENGTH);
         fd.register(mapping.span(), true).unwrap();
@@ -26,7 +27,7 @@ fn what_cannot_move_back_is_copied() {
     };
     let (_, busy) = fd.move_pages(slot.start, chunk.start, LENGTH);
     crate::tiers::tests::ends(move || {
-        // SAFETY: both are its own; as after a `place` that has moved all of the chunk.
+        // SAFETY: both ranges are the test's own, in the state after a `place` that has moved all of the chunk.
         unsafe { put_back(&fd, slot, chunk, LENGTH, LENGTH) };
         // SAFETY: all pages are there.
         let seen = unsafe { core::slice::from_raw_parts(slot.pointer().cast::<u8>(), LENGTH) };
