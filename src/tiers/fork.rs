@@ -1,17 +1,20 @@
 //! What fork does to tiered memory: parent and child both go on with the data as they were.
 //!
-//! Before the fork the gate is closed, so nothing is on its way. Chunks in place and encoded chunks in RAM are the
-//! child's by the system's copy-on-write. The pages of staging slots are not inherited where the mechanism moves
-//! pages (shared ones cannot be moved), the child's slots are empty. A spill file that holds chunks is shared, so from then on nobody
-//! changes anything in it, holes for what is freed included: both open another one for what they spill afterwards,
-//! without blocks made in advance, and close the shared one when they have brought in or freed all that is theirs in
-//! it (looked at when they fork again, and when their last region goes). The child registers its memory with a
-//! userfaultfd of its own, and closes the parent's first, with which it could only do harm there. Where the child cannot
-//! be given what it needs, its chunks that are not in place stay inaccessible: touching them is SIGBUS or SIGSEGV,
-//! acquiring them an error, never wrong bytes.
+//! - Before the fork the gate is closed, so no operation is under way.
+//! - Chunks in place, and encoded chunks in RAM, are the child's by the system's copy-on-write.
+//! - The pages of staging slots are not inherited if the mechanism moves pages, because shared pages cannot be moved.
+//!   The child's slots are empty then.
+//! - A spill file that holds chunks is shared. From then on nobody changes anything in it, so nobody makes holes for
+//!   what is freed either. Both processes open another file for what they spill afterwards, without making blocks in
+//!   advance. Each closes the shared file when it has brought in or freed all of its chunks there; it checks this
+//!   when it forks again, and when its last region is freed.
+//! - The child registers its memory with a userfaultfd of its own. It closes the parent's first, because through that
+//!   one it would act on the parent's memory.
+//! - If the child cannot get what it needs, its chunks that are not in place stay inaccessible: touching them is
+//!   SIGBUS or SIGSEGV, acquiring them is an error, and nobody sees wrong bytes.
 //!
-//! What went wrong is told when fork has released all locks: the program's callback may allocate and free, which waits at
-//! the gate.
+//! Failures are reported when fork has released all locks: the program's callback may allocate and free, which waits
+//! at the gate.
 use super::engine::Engine;
 use super::fault::Faults;
 use super::mapping::Errno;
@@ -31,7 +34,7 @@ static ENGINES: Mutex<Vec<Weak<Engine>>> = Mutex::sheltered(Vec::new());
 /// See load.rs.
 pub static HOOKS: Hooks = Hooks { prepare, parent, child };
 
-/// What may go wrong while a process forks.
+/// Something that may fail while a process forks, noted to be reported later.
 struct Failure {
     /// The first error number of this fork; 0: none.
     first: AtomicI32,
@@ -53,7 +56,7 @@ static FORBIDDEN: Failure =
 static NO_STAGING: Failure = Failure::that("a forked child has no staging memory");
 static FAILURES: [&Failure; 4] = [&NO_FILE, &NO_USERFAULTFD, &FORBIDDEN, &NO_STAGING];
 
-/// Tells what went wrong in the last fork.
+/// Reports what failed in the last fork.
 pub fn report() {
     for failure in FAILURES {
         match failure.first.swap(0, Relaxed) {
@@ -63,14 +66,14 @@ pub fn report() {
     }
 }
 
-/// Makes fork know an engine. Inside the gate.
+/// Makes an engine known to fork. To be called inside the gate.
 pub fn add(engine: &Arc<Engine>) {
     let mut engines = ENGINES.lock();
     engines.retain(|engine| engine.strong_count() > 0);
     engines.push(Arc::downgrade(engine));
 }
 
-/// Visits all engines. Inside the gate, or with it closed.
+/// Visits all engines. To be called inside the gate, or while it is closed.
 pub(super) fn each(mut visit: impl FnMut(&Engine)) {
     ENGINES.lock().iter().filter_map(Weak::upgrade).for_each(|engine| visit(&engine));
 }
@@ -89,7 +92,7 @@ fn parent() {
 }
 fn child() {
     workers::forget();
-    // What another thread of the parent was about to tell is told there.
+    // What another thread of the parent was about to report is reported in the parent.
     FAILURES.iter().for_each(|failure| failure.first.store(0, Relaxed));
     for userfaultfd in Faults::used().filter_map(|faults| faults.pages.userfaultfd()) {
         userfaultfd.reopen().unwrap_or_else(|error| NO_USERFAULTFD.note(error));
@@ -103,7 +106,7 @@ fn child() {
 }
 
 impl Engine {
-    /// Puts all chunks that were read ahead back to where they are stored.
+    /// Turns all chunks that were read ahead back into stored ones.
     fn unstage_all(&self) {
         for staging in self.stagings().iter() {
             while let Some(slot) = self.unstage(staging) {
@@ -111,7 +114,7 @@ impl Engine {
             }
         }
     }
-    /// Changes nothing any more in the files there are, and writes to another one from now on, if there are any.
+    /// Marks all spill files as shared, and opens another one to be written from now on, if there were any.
     fn leave_file(&self) {
         if self.current_file() == 0 {
             return;
@@ -121,20 +124,22 @@ impl Engine {
             Ok((file, spill)) => {
                 self.regions().iter().for_each(|region| region.spill_space().move_to(file, &spill))
             }
-            // The shared one must not be written; it is tried again when something has to be spilled.
+            // The shared file must not be written. Opening another one is tried again when something has to be
+            // spilled.
             Err(error) => {
                 NO_FILE.note(error);
                 self.use_no_file();
             }
         }
     }
-    /// In a child without the parent's slots: chunks whose only copy is in one (they could neither be stored nor go
-    /// back in place) are lost, and bringing them in is an error.
+    /// In a child without the parent's slots: a chunk whose only copy is in a slot (it could neither be stored nor go
+    /// back in place) is lost. Bringing it in is an error from now on.
     fn lose_staged(&self, region: &Region) {
         while let Some(index) = { region.lists().oldest(ListKind::Staged) } {
-            // Nobody else is there.
+            // The child has no other thread, so the claim succeeds.
             let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) else { return };
-            // SAFETY: put there when the chunk became Staged; the phase changes with this claim, so it is taken out once.
+            // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with this
+            // claim, so the slot is taken out once.
             region.staging().put_empty(unsafe { Slot::from_number(transit.stored().slot) });
             transit.stored().file = Stored::LOST;
             region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
@@ -142,7 +147,7 @@ impl Engine {
             transit.settle(Phase::Stored, Settle::default());
         }
     }
-    /// In a child: registers its memory anew.
+    /// In a child: registers the engine's memory anew.
     fn renew(&self) {
         let pages = self.pages();
         for region in self.regions().iter().filter(|r| !r.is_resident() && !r.is_forbidden()) {

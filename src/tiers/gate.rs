@@ -1,16 +1,20 @@
-//! The gate every operation of the tiers goes through, so that fork finds them all at rest.
+//! The gate that every operation of the tiers goes through, so that fork finds them all at rest.
 //!
-//! Inside, all signals of the thread are blocked: a handler of the program that touches tiered memory would otherwise
-//! fault on top of an operation whose locks it needs. The fault handlers are inside with their signals blocked from
-//! the start. `fork` closes the gate and waits until nobody is inside; so no lock of this module tree is ever held
-//! across fork, and none needs fork handling of its own.
+//! Inside the gate all signals of the thread are blocked. Otherwise a signal handler of the program that touches
+//! tiered memory could fault on top of an operation whose locks the fault handler needs. Fault handlers are inside
+//! with their signals blocked from the start. `fork` closes the gate and waits until nobody is inside. So no lock of
+//! this module tree is ever held across fork, and none needs fork handling of its own.
 //!
 //! # Protocol
-//! The word counts the threads inside; its highest bit says that the gate is closed. Coming in is one compare-and-swap of
-//! the whole word, so nobody comes in while that bit is set: a thread that finds it set sleeps until the word changes, and so
-//! does the one that closes the gate, until the count is zero. The last thread to leave a closed gate wakes that one, opening
-//! it wakes the others. Coming in acquires what was done before the gate was opened, closing it what was done inside. The
-//! model at the end of this file tries all interleavings.
+//! The word counts the threads inside; its highest bit says that the gate is closed.
+//! - Coming in is one compare-and-swap of the whole word, so nobody comes in while that bit is set. A thread that
+//!   finds it set sleeps until the word changes.
+//! - The thread that closes the gate sets the bit, and sleeps until the count is zero. The last thread to leave a
+//!   closed gate wakes it.
+//! - Opening the gate wakes the threads that wait to come in.
+//! - Coming in acquires what was done before the gate was opened. Closing acquires what was done inside.
+//!
+//! The model at the end of this file tries all interleavings.
 use super::word::AtomicWord;
 use crate::log::{self, Later};
 use crate::os::system;
@@ -19,7 +23,8 @@ use core::sync::atomic::AtomicU32;
 
 const CLOSED: u32 = 1 << 31;
 static GATE: Gate = Gate(AtomicU32::new(0));
-/// To those who watch locks it is one: who goes in twice waits for ever where a fork closes it in between.
+/// The lock checker sees the gate as a lock, because a thread that goes in twice waits for ever if a fork closes the
+/// gate in between.
 static WATCH: Watch = Watch::new(Kind::TakenByFork);
 
 struct Gate<A = AtomicU32>(A);
@@ -55,7 +60,7 @@ impl<A: AtomicWord> Gate<A> {
 /// Proof of being inside; leaving is dropping it.
 pub struct Inside {
     signals: Option<libc::sigset_t>,
-    // Dropped once it is left.
+    // Dropped after the gate is left.
     _later: Later,
 }
 /// Goes inside.
@@ -67,7 +72,8 @@ pub fn enter_masked() -> Inside {
     enter_with(None)
 }
 fn enter_with(signals: Option<libc::sigset_t>) -> Inside {
-    // What is told inside, as by a malloc that finds something, is told outside: the program's callback may come in.
+    // A message logged inside, for instance by a malloc that finds damage, is delivered outside: the program's
+    // callback may come in.
     let _later = log::later();
     WATCH.about_to_take();
     GATE.pass();
@@ -77,7 +83,7 @@ fn enter_with(signals: Option<libc::sigset_t>) -> Inside {
 impl Drop for Inside {
     fn drop(&mut self) {
         GATE.leave();
-        // Before a handler of the program that has waited comes in.
+        // Before the signals are unblocked, since a pending handler of the program may come in.
         WATCH.leave();
         if let Some(signals) = &self.signals {
             system::set_signals(signals);
@@ -85,13 +91,14 @@ impl Drop for Inside {
     }
 }
 
-/// Lets nobody in any more and waits until all are out. Not while it is closed.
+/// Closes the gate: nobody comes in any more. Waits until all threads are out. Must not be called while the gate is
+/// closed.
 pub fn close() {
     WATCH.about_to_take();
     GATE.close();
     core::mem::forget(WATCH.hold());
 }
-/// Lets everybody in again. By whoever closed it, or in a child forked meanwhile.
+/// Opens the gate again. Called by the thread that closed it, or in a child forked meanwhile.
 pub fn open() {
     GATE.open();
     WATCH.leave();
@@ -99,14 +106,14 @@ pub fn open() {
 
 #[cfg(test)]
 mod model {
-    //! Threads that work inside, and one that closes the gate: it must find what they work on at rest.
+    //! Threads that work inside, and one that closes the gate. That one must find what they work on at rest.
     use super::super::word::modelled::{ModelledWord, explore};
     use super::*;
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
 
-    /// The gate, and what each thread works on inside. The checker complains where two threads touch one of these and
-    /// nothing orders them, and where a thread sleeps for ever.
+    /// The gate, and what each thread works on inside. The checker complains if two threads touch one of these
+    /// without an order between them, and if a thread sleeps for ever.
     struct Model {
         gate: Gate<ModelledWord>,
         work: [UnsafeCell<u32>; 2],
@@ -115,17 +122,17 @@ mod model {
         fn work(&self, thread: usize) {
             self.gate.pass();
             self.work[thread].with_mut(|work| {
-                // SAFETY: of this thread alone, while the gate is not closed; the checker verifies it.
+                // SAFETY: only this thread touches it while the gate is open; the checker verifies that.
                 unsafe { *work += 1 }
             });
             self.gate.leave();
         }
-        /// What fork does.
+        /// What fork does: closes the gate, touches everything, and opens it again.
         fn stop_all(&self) {
             self.gate.close();
             for work in &self.work {
                 work.with_mut(|work| {
-                    // SAFETY: nobody is inside; the checker verifies it.
+                    // SAFETY: nobody is inside; the checker verifies that.
                     unsafe { *work += 10 }
                 });
             }
@@ -147,7 +154,7 @@ mod model {
             (0..closings).for_each(|_| model.stop_all());
             workers.into_iter().for_each(|worker| worker.join().unwrap());
             for work in &model.work[..threads] {
-                // SAFETY: all others have ended; the checker verifies it.
+                // SAFETY: all other threads have ended; the checker verifies that.
                 let done = work.with(|work| unsafe { *work });
                 assert_eq!(done, passes as u32 + 10 * closings);
             }

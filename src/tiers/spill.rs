@@ -1,9 +1,10 @@
 //! The spill file: where chunks go that RAM has no room for.
 //!
-//! The file has no name, so nothing is left behind whatever happens to the process, and mode 0600. Regions reserve
-//! their room when they are made, so that a full disk is an error of an allocation and not of some later touch.
-//! Transfers bypass the page cache where the file system allows it: cached pages would eat the RAM that spilling is
-//! to free. Offsets, lengths and buffers are multiples of 4 KiB for that.
+//! - The file has no name and mode 0600, so nothing is left behind, whatever happens to the process.
+//! - Regions reserve their room when they are made, so that a full disk is an error of an allocation and not of some
+//!   later touch.
+//! - Transfers bypass the page cache if the file system allows it: cached pages would take up the RAM that spilling
+//!   is to free. This requires offsets, lengths and buffers that are multiples of 4 KiB.
 use super::mapping::Errno;
 use crate::os::environment;
 use crate::os::lock::Mutex;
@@ -19,17 +20,17 @@ use std::path::PathBuf;
 
 /// One file.
 pub struct Spill {
-    /// None: everything fails.
+    /// None: the file is closed, and every request fails.
     file: Option<PrivateFile>,
     ranges: Mutex<Ranges>,
-    /// Since a fork another process reads it too: nothing in it may change.
+    /// Since a fork another process reads the file too: nothing in it may change.
     shared: AtomicBool,
-    /// How often blocks are made and bytes written before it is as if the disk were full.
+    /// How many more requests to make blocks or to write succeed before the disk seems full.
     #[cfg(test)]
     room: AtomicUsize,
 }
 
-/// Free room in the file. Kept sorted; used only where allocation is allowed.
+/// Free ranges of the file, sorted, and where the file ends. Used only where allocation is allowed.
 #[derive(Default)]
 struct Ranges {
     free: Vec<(u64, u64)>,
@@ -94,7 +95,7 @@ fn open_unnamed(direct: libc::c_int) -> Result<OwnedFd, Errno> {
                 return Ok(file);
             }
             Err(Errno(libc::EEXIST)) => {}
-            // A file may have been made and then not opened for direct transfers.
+            // The file may have been made although it could not be opened for direct transfers.
             Err(error) => {
                 let _ = system::remove_name(&name);
                 return Err(error);
@@ -115,7 +116,7 @@ impl Spill {
         spill.file = Some(PrivateFile::new(file)?);
         Ok(spill)
     }
-    /// One that refuses everything.
+    /// A closed file, which refuses everything.
     pub fn closed() -> Spill {
         Spill {
             file: None,
@@ -125,25 +126,25 @@ impl Spill {
             room: AtomicUsize::new(usize::MAX),
         }
     }
-    /// Whether it refuses everything.
+    /// Whether the file is closed, and so refuses everything.
     pub fn is_closed(&self) -> bool {
         self.file.is_none()
     }
-    /// From now on another process reads it too. Its room is given back when both have closed it.
+    /// Notes that from now on another process reads the file too. Its room is given back when both have closed it.
     pub fn share(&self) {
         self.shared.store(true, Relaxed);
     }
-    /// Has new blocks and writes refused, as on a full disk, or not any more.
+    /// Refuses new blocks and writes, as on a full disk, or ends that.
     #[cfg(test)]
     pub fn refuse(&self, refuse: bool) {
         self.room.store(if refuse { 0 } else { usize::MAX }, Relaxed);
     }
-    /// The same once `count` more have been granted.
+    /// Refuses new blocks and writes after `count` more of them.
     #[cfg(test)]
     pub fn refuse_after(&self, count: usize) {
         self.room.store(count, Relaxed);
     }
-    /// The file, for what may find the disk full.
+    /// The file, for requests that may find the disk full.
     fn file_to_fill(&self) -> Result<BorrowedFd<'_>, Errno> {
         #[cfg(test)]
         if self.room.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
@@ -166,26 +167,26 @@ impl Spill {
             }
         }
     }
-    /// A part of the file for the caller alone, without blocks on disk yet.
+    /// Takes a range of the file for the caller alone, without blocks on disk yet.
     pub fn take_range(&self, length: u64) -> u64 {
         self.ranges.lock().take(length)
     }
-    /// Gives a part back, its blocks too.
+    /// Gives a range and its blocks back.
     pub fn give_range(&self, start: u64, length: u64) {
         if self.shared.load(Relaxed) {
             return; // the other process may need what is there
         }
-        // Where holes cannot be made the blocks stay until the file is closed.
+        // If the file system cannot make holes, the blocks stay until the file is closed.
         let _ = self.file().and_then(|file| system::punch_hole(file, start, length));
         self.ranges.lock().give(start, length);
     }
-    /// Makes blocks for a part of the file, so that writing there cannot find the disk full.
+    /// Makes blocks on disk for a range of the file, so that writing there cannot find the disk full.
     pub fn make_blocks(&self, start: u64, length: u64) -> Result<(), Errno> {
         let file = self.file_to_fill()?;
         loop {
             match system::make_blocks(file, start, length) {
                 Err(Errno(libc::EINTR)) => {}
-                // The file system cannot; then writes tell.
+                // The file system cannot make blocks in advance. A write tells if the disk is full.
                 Err(Errno(libc::EOPNOTSUPP | libc::ENOSYS)) => return Ok(()),
                 result => return result,
             }
@@ -197,7 +198,7 @@ impl Spill {
         let mut done = 0;
         while done < bytes.len() {
             match system::write_at(file, &bytes[done..], offset + done as u64) {
-                // Direct transfers may stop short only at the end of room.
+                // A write stops without progress only if there is no room left.
                 Ok(0) => return Err(Errno(libc::ENOSPC)),
                 Ok(wrote) => done += wrote,
                 Err(Errno(libc::EINTR)) => {}

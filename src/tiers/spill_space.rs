@@ -1,4 +1,4 @@
-//! The room of a region in spill files: where its chunks are written, taken before they have to be.
+//! The room of a region in spill files: where its chunks are written. It is taken before any chunk has to be written.
 use super::engine::Engine;
 use super::mapping::Errno;
 use super::spill::{self, Spill};
@@ -6,10 +6,10 @@ use crate::error::{Error, Result, pending};
 use crate::os::lock::Mutex;
 use std::sync::Arc;
 
-/// Blocks of a sparse region are made on disk for this many bytes at a time, or a chunk if that is larger.
+/// The blocks of a sparse region are made on disk for this many bytes at a time, or for one chunk if that is larger.
 const PIECE: usize = 4 << 20;
 
-/// A part of a spill file that is a region's: chunk `first + i` has its place at `start + i * chunk`.
+/// A part of a spill file that belongs to a region: the place of chunk `first + i` is at `start + i * chunk`.
 struct Extent {
     /// Number of the file.
     file: u16,
@@ -17,7 +17,7 @@ struct Extent {
     first: usize,
     count: usize,
     start: u64,
-    /// Chunks that are stored there.
+    /// How many chunks are stored there.
     stored: usize,
 }
 impl Extent {
@@ -34,7 +34,8 @@ pub struct SpillSpace {
     /// Chunks the region has address space for.
     capacity: usize,
     extents: Mutex<Vec<Extent>>,
-    /// Blocks on disk are made for all of it, or, if it is sparse, for the pieces noted here (one bit each).
+    /// None: blocks on disk are made for all of the room. Otherwise the room is sparse, and blocks are made for the
+    /// pieces noted here, one bit each.
     made: Mutex<Option<Vec<u64>>>,
 }
 
@@ -47,11 +48,11 @@ impl SpillSpace {
     fn chunks_a_piece(&self) -> usize {
         (PIECE / self.chunk).max(1)
     }
-    /// Words of a bit for each piece.
+    /// Words of a bitmap with one bit for each piece.
     fn words(&self) -> usize {
         self.capacity.div_ceil(self.chunks_a_piece()).div_ceil(64)
     }
-    /// Takes room for `count` chunks from `first` on.
+    /// Takes room in the current file for `count` chunks from `first` on. Fails with Io.
     pub fn take(&self, first: usize, count: usize) -> Result<()> {
         let disk = |errno| -> Error {
             let directory = spill::directory();
@@ -61,11 +62,12 @@ impl SpillSpace {
         let length = (count * self.chunk) as u64;
         let start = spill.take_range(length);
         let mut made = self.made.lock();
-        // What the disk could never hold must be sparse; anything else has its blocks made now.
+        // What the disk could never hold must be sparse. Otherwise blocks are made now.
         if length > spill.capacity() || made.is_some() {
             let bits = made.get_or_insert_default();
             bits.resize(self.words(), 0);
-            // The first piece may have been made as far as the region went, those behind it when it went further.
+            // The bits from the first new piece on are cleared. The first piece may have blocks only as far as the
+            // region went before, and pieces behind it may be marked from a time when the region was larger.
             let piece = first / self.chunks_a_piece();
             bits[piece / 64] &= (1 << (piece % 64)) - 1;
             bits[piece / 64 + 1..].fill(0);
@@ -77,13 +79,13 @@ impl SpillSpace {
         self.extents.lock().push(Extent { file, spill, first, count, start, stored: 0 });
         Ok(())
     }
-    /// Takes room for all chunks there may ever be, without making blocks.
+    /// Takes room for all chunks that the region has address space for, without making blocks.
     fn take_sparse(&self, file: u16, spill: &Arc<Spill>) {
         let (first, count) = (0, self.capacity);
         let start = spill.take_range((count * self.chunk) as u64);
         self.extents.lock().push(Extent { file, spill: spill.clone(), first, count, start, stored: 0 });
     }
-    /// Makes sure that chunk `index` of `count`, about to be used for the first time, can be spilled.
+    /// Makes blocks so that chunk `index` of `count`, which is about to be used for the first time, can be spilled.
     pub fn make_blocks(&self, index: usize, count: usize) -> core::result::Result<(), Errno> {
         let mut made = self.made.lock();
         let Some(bits) = made.as_mut() else { return Ok(()) };
@@ -95,7 +97,7 @@ impl SpillSpace {
         let (file, last) = (self.engine.current_file(), count.min(first + self.chunks_a_piece()));
         let (mut next, mut any) = (first, false);
         while next < last {
-            // Where there is no room yet it is found out when it is spilled.
+            // For a chunk without room in this file, a full disk shows when the chunk is spilled.
             let Some((spill, start, left)) = self.run(file, next) else {
                 next += 1;
                 continue;
@@ -107,8 +109,8 @@ impl SpillSpace {
         bits[piece / 64] |= u64::from(any) << (piece % 64);
         Ok(())
     }
-    /// The file where a chunk is to be written now, its number, and the offset. Where no room was taken in advance,
-    /// because there is no budget, it is taken now.
+    /// The number of the file that a chunk is to be written to now, the file, and the chunk's offset. If no room was
+    /// taken in advance, because there is no budget, it is taken now.
     pub fn place_for_writing(&self, index: usize) -> core::result::Result<(u16, Arc<Spill>, u64), Errno> {
         let (file, spill) = self.engine.spill()?;
         if self.place(file, index).is_none() {
@@ -121,14 +123,14 @@ impl SpillSpace {
     pub fn place(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64)> {
         self.run(file, index).map(|(spill, offset, _)| (spill, offset))
     }
-    /// The same, and how many chunks from this one on lie there one behind the other.
+    /// Like `place`; also tells how many chunks, from this one on, lie there one behind the other.
     fn run(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64, usize)> {
         let extents = self.extents.lock();
         let extent = extents.iter().find(|extent| extent.file == file && extent.holds(index))?;
         let before = index - extent.first;
         Some((extent.spill.clone(), extent.start + (before * self.chunk) as u64, extent.count - before))
     }
-    /// Notes that a chunk is stored in a file, or not any more.
+    /// Notes that a chunk is stored in a file, or no longer is.
     pub fn note_stored(&self, file: u16, index: usize, stored: bool) {
         if let Some(extent) =
             self.extents.lock().iter_mut().find(|extent| extent.file == file && extent.holds(index))
@@ -136,22 +138,22 @@ impl SpillSpace {
             extent.stored = if stored { extent.stored + 1 } else { extent.stored - 1 };
         }
     }
-    /// Whether chunks are stored in a file.
+    /// Whether any chunk is stored in the file with this number.
     pub fn stores_in(&self, file: u16) -> bool {
         self.extents.lock().iter().any(|extent| extent.file == file && extent.stored > 0)
     }
-    /// After a fork: takes room in the file now current, if there was some before. Without making blocks.
+    /// After a fork: takes room in the file that is current now, if the region had room before. Makes no blocks.
     pub fn move_to(&self, file: u16, spill: &Arc<Spill>) {
         if !self.extents.lock().is_empty() {
             self.take_sparse(file, spill);
             *self.made.lock() = Some(vec![0; self.words()]);
         }
     }
-    /// Has no room any more in a file that is being closed.
+    /// Gives up the room in a file that is being closed.
     pub fn leave(&self, file: u16) {
         self.extents.lock().retain(|extent| extent.file != file);
     }
-    /// Takes over the room of a smaller region, and takes what is missing, `more` chunks from `first` on.
+    /// Takes over the room of a smaller region, and takes what is missing: `more` chunks from `first` on.
     pub fn inherit(&self, old: &SpillSpace, first: usize, more: usize) -> Result<()> {
         let mut made = old.made.lock().clone();
         made.iter_mut().for_each(|bits| bits.resize(self.words(), 0));
@@ -163,7 +165,7 @@ impl SpillSpace {
         self.extents.lock().extend(inherited);
         Ok(())
     }
-    /// Gives the room of the first `count` chunks back to where it came from.
+    /// Undoes `inherit`: gives the room of the first `count` chunks back to `old`, and the rest back to the file.
     pub fn return_to(&self, old: &SpillSpace, count: usize) {
         self.shorten(count);
         let extents = core::mem::take(&mut *self.extents.lock());

@@ -1,27 +1,29 @@
-//! Encoded chunks in RAM: extents of whole pages in one reserved arena, found by bitmap, nothing allocated.
+//! Encoded chunks in RAM: extents of whole pages in one reserved arena.
+//!
+//! A bitmap shows which pages (*units*) are in use, and a second one which have memory. Nothing is allocated.
 use super::budget::BudgetAccount;
 use super::mapping::{Access, Advice, Mapping, Span, advise, discard};
 use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
 use core::ops::Range;
 
-/// Freed pages kept for the next extent, at most. They stay charged.
+/// The most bytes of freed pages that are kept for the next extent. They stay charged to the budget.
 const MOST_CACHED: usize = 4 << 20;
 
 /// The arena.
 pub struct Warm {
     arena: Mapping,
     units: usize,
-    /// One word of each bitmap for 64 units, in mapped memory.
+    /// Both bitmaps, one behind the other, in mapped memory: one word of each for 64 units.
     bitmaps: Mapping,
     state: Mutex<State>,
 }
 struct State {
     next: usize,
     used: usize,
-    /// Units that have pages but are free.
+    /// Number of units that are free but have pages.
     cached: usize,
-    /// They are among these.
+    /// The range of units that contains all of these.
     cached_in: Range<usize>,
 }
 const NOWHERE: Range<usize> = Range { start: usize::MAX, end: 0 };
@@ -69,7 +71,7 @@ fn units_for(length: usize) -> usize {
 }
 
 impl Warm {
-    /// An arena that can hold `bytes`, fragmentation allowed for.
+    /// An arena that can hold `bytes`, with room for fragmentation.
     pub fn new(bytes: usize) -> Option<Warm> {
         let units = units_for(bytes.checked_mul(2)?).next_multiple_of(64);
         let arena = Mapping::reserve(units * PAGE, PAGE, Access::ReadWrite)?;
@@ -84,11 +86,12 @@ impl Warm {
             state: Mutex::sheltered(State { next: 0, used: 0, cached: 0, cached_in: NOWHERE }),
         })
     }
-    /// Used units, and units that have pages.
+    /// The bitmaps: units in use, and units that have pages.
     fn bitmaps<'a>(&'a self, _state: &'a mut State) -> (Bits<'a>, Bits<'a>) {
         let words = self.units / 64;
         let start = self.bitmaps.span().start as *mut u64;
-        // SAFETY: two halves of the mapping, reached under the lock only: the borrow of the state stands for it.
+        // SAFETY: these are two separate halves of the mapping. They are reached only under the lock, for which the
+        // borrow of the state stands.
         unsafe {
             (
                 Bits(core::slice::from_raw_parts_mut(start, words)),
@@ -100,21 +103,21 @@ impl Warm {
         self.arena.part(unit * PAGE, count * PAGE)
     }
 
-    /// Stores `bytes`; gives the extent's number (not zero), or None when the budget has no room. The last page is
-    /// padded with zeroes.
+    /// Stores `bytes`. Returns the extent's number, which is not zero, or None if the budget has no room. The last
+    /// page is padded with zeros.
     pub fn store(&self, account: &BudgetAccount, bytes: &[u8]) -> Option<u32> {
         let count = units_for(bytes.len());
         let mut state = self.state.lock();
         let mut next = state.next;
         let (mut used, mut paged) = self.bitmaps(&mut state);
-        // Low addresses first, where freed pages are likely; the hint skips what was found full.
+        // The search prefers low addresses, where freed pages are likely. `next` skips units that were found in use.
         let unit = used
             .clear_run(next, self.units, count, self.units)
             .or_else(|| used.clear_run(0, next, count, self.units))?;
         let fresh = (unit..unit + count).filter(|u| !paged.get(*u)).count();
         if !account.charge_encoded(fresh * PAGE) {
             drop(state);
-            // Cached pages may be elsewhere.
+            // There may be cached pages elsewhere, which can be given back.
             if self.trim(account) == 0 {
                 return None;
             }
@@ -130,7 +133,7 @@ impl Warm {
         state.cached -= count - fresh;
         drop(state);
         let span = self.span(unit, count);
-        // SAFETY: the extent was free and is ours now; nobody else knows it.
+        // SAFETY: the extent was free, and is marked as used. Nobody else knows its number yet.
         let target = unsafe { core::slice::from_raw_parts_mut(span.start as *mut u8, span.length) };
         target[..bytes.len()].copy_from_slice(bytes);
         target[bytes.len()..].fill(0);
@@ -162,12 +165,12 @@ impl Warm {
             state.cached += count;
             state.cached_in = state.cached_in.start.min(unit)..state.cached_in.end.max(unit + count);
         } else {
-            // SAFETY: free, and under the lock nobody can have been given it again.
+            // SAFETY: the units are free, and nobody can get them while the lock is held.
             let _ = unsafe { discard(self.span(unit, count)) };
             account.discharge_encoded(count * PAGE);
         }
     }
-    /// Gives cached pages back; how many bytes.
+    /// Gives cached pages back. Returns how many bytes.
     pub fn trim(&self, account: &BudgetAccount) -> usize {
         let mut state = self.state.lock();
         let bytes = state.cached * PAGE;
@@ -186,7 +189,7 @@ impl Warm {
             for u in unit..unit + 64 {
                 if idle >> (u % 64) & 1 != 0 {
                     paged.set(u, false);
-                    // SAFETY: free, and nobody can be given it while the lock is held.
+                    // SAFETY: the unit is free, and nobody can get it while the lock is held.
                     let _ = unsafe { discard(self.span(u, 1)) };
                 }
             }
