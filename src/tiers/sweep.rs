@@ -1,17 +1,17 @@
-//! Watches the order in which chunks are wanted, and tells what to read ahead.
+//! Watches the order in which chunks are wanted, and says what to read ahead.
 //!
-//! Up to four sweeps are followed at a time, upwards or downwards, so that two threads sweeping their halves, or a
-//! copy from one end to the other, are each seen. A sweep is believed after three chunks in a row.
+//! Up to four sweeps are followed at a time, upwards or downwards. So two threads that sweep their halves, or a copy
+//! from one end to the other, are each seen. A sweep is believed after three chunks in a row.
 
 /// What the program said about its order of access.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// Nothing: it is found out.
+    /// Nothing: sweeps are detected.
     #[default]
     Unknown,
-    /// One after the other: believed at once, read further ahead.
+    /// One after the other: a sweep is believed at its first chunk.
     Sequential,
-    /// None: never read ahead.
+    /// In no order: nothing is read ahead.
     Random,
 }
 
@@ -20,7 +20,7 @@ struct Track {
     next: usize,
     down: bool,
     length: u32,
-    /// How far has been read ahead, in chunks from the start of the region (exclusive if upwards).
+    /// How far chunks have been read ahead: the index of the last one downwards, and the one behind it upwards.
     ahead: usize,
     used: u32,
 }
@@ -31,21 +31,21 @@ pub struct Sweep {
     order: Order,
     tracks: [Track; 4],
     clock: u32,
-    /// When the program last prefetched chunks itself.
+    /// The clock when the program last prefetched chunks itself.
     asked: Option<u32>,
-    /// The chunks that left last of the youngest ones.
+    /// The chunks that last left while they were among the youngest.
     left: [Option<usize>; 4],
-    /// When the youngest last turned out to be in use.
+    /// The clock when the youngest chunks last turned out to be in use.
     in_use: Option<u32>,
 }
 
-/// How many chunks a program that has prefetched some itself may use without doing so again, before it is taken to leave
-/// reading ahead to us.
+/// A program that prefetches chunks itself is left alone. If it uses this many chunks without prefetching again, we
+/// read ahead for it again.
 const ASKS: u32 = 64;
 
-/// The youngest chunks, which may still be in use though nobody has acquired them.
+/// How many of the youngest chunks may still be in use though nobody has acquired them.
 pub const YOUNGEST: usize = 2;
-/// How many uses of chunks they are spared for, once they have turned out to be in use.
+/// For how many uses of chunks the youngest are spared, once they have turned out to be in use.
 const SPARING: u32 = 64;
 
 /// Chunks to read ahead: `count` from `first` on, upwards or downwards.
@@ -63,23 +63,24 @@ impl Ahead {
 }
 
 impl Sweep {
-    /// Sets what the program says.
+    /// Sets the order that the program announces.
     pub fn set_order(&mut self, order: Order) {
         self.order = order;
         self.tracks = Default::default();
     }
-    /// What the program said.
+    /// The order that the program announced.
     pub fn order(&self) -> Order {
         self.order
     }
-    /// Notes that `index` of `count` chunks is wanted. Tells which chunks to read ahead now, at most `window` beyond.
+    /// Notes that `index` of `count` chunks is wanted. Returns which chunks to read ahead now, at most `window`
+    /// beyond it.
     pub fn note(&mut self, index: usize, count: usize, window: usize) -> Option<Ahead> {
         if self.order == Order::Random {
             return None;
         }
         self.clock += 1;
         let clock = self.clock;
-        // A chunk or three may have been in place already and not been noticed.
+        // Up to three chunks of a sweep may be missed, because they were in place already.
         let near = |t: &Track| {
             t.length > 0
                 && if t.down { t.next.wrapping_sub(index) <= 3 } else { index.wrapping_sub(t.next) <= 3 }
@@ -125,16 +126,18 @@ impl Sweep {
         track.ahead = target;
         Some(Ahead { first, count: many, down: false })
     }
-    /// Notes that the program asks for chunks ahead itself.
+    /// Notes that the program prefetches chunks itself.
     pub fn note_asked(&mut self) {
         self.asked = Some(self.clock);
     }
-    /// Whether it does: then it says itself what it will want, and better than what it acquires would tell.
+    /// Whether the program prefetches chunks itself. Then its requests tell better what it will want than its
+    /// acquisitions.
     pub fn is_asked(&self) -> bool {
         self.asked.is_some_and(|asked| self.clock.wrapping_sub(asked) < ASKS)
     }
-    /// Notes that `index` is used. The youngest chunks are in use where the program touches chunks by pointers, unseen by us;
-    /// and where it wants back one that has just left.
+    /// Notes that `index` is used, and whether it was acquired. The youngest chunks count as in use in two cases: the
+    /// program touches chunks by pointers, whose further uses are not seen; or it wants back a chunk that has just
+    /// left.
     pub fn note_use(&mut self, index: usize, acquired: bool) {
         if !acquired || self.left.contains(&Some(index)) {
             self.in_use = Some(self.clock);
@@ -145,15 +148,17 @@ impl Sweep {
         self.left.rotate_right(1);
         self.left[0] = Some(index);
     }
-    /// How many of the youngest chunks are not to leave. None where they are acquired and released: then the one just
-    /// released is the best to leave, as what comes in its place finds it in the processor's cache.
+    /// How many of the youngest chunks must not leave. It is none while chunks are acquired and released: then the
+    /// chunk just released is the best to leave, because the chunk that takes its place finds the pages in the
+    /// processor's cache.
     pub fn spared(&self) -> usize {
         match self.in_use {
             Some(noted) if self.clock.wrapping_sub(noted) < SPARING => YOUNGEST,
             _ => 0,
         }
     }
-    /// Whether the region is being swept: then the chunk just left is the best to evict, not the oldest.
+    /// Whether the region is being swept. Then the chunk that the sweep just left behind is the best to evict, not
+    /// the oldest.
     pub fn is_swept(&self) -> bool {
         self.order == Order::Sequential
             || self.order == Order::Unknown

@@ -1,24 +1,24 @@
-//! An atomic word that threads wait on: the system's, and the model checker's.
+//! An atomic word that threads can wait on: the system's futex, and one for the model checker.
 use core::sync::atomic::{AtomicU32, Ordering::*};
 
-/// An atomic word one can wait on.
+/// An atomic word that threads can wait on.
 pub trait AtomicWord {
     /// Reads.
     fn load(&self) -> u32;
-    /// Replaces `current` by `new`; false if it was something else.
+    /// Replaces `current` by `new`. Returns false if the word was something else.
     fn replace(&self, current: u32, new: u32) -> bool;
-    /// Stores `new`, gives the old.
+    /// Stores `new`. Returns the old value.
     fn exchange(&self, new: u32) -> u32;
-    /// Adds, modulo 2^32, and gives the old.
+    /// Adds, modulo 2^32. Returns the old value.
     fn add(&self, number: u32) -> u32;
-    /// Sleeps while the word is `value` (or wakes for no reason).
+    /// Sleeps while the word is `value`. May wake for no reason.
     fn wait(&self, value: u32);
     /// Wakes all sleepers.
     fn wake(&self);
 }
 
-/// What is done to the word, with the same orders for the system's and the model checker's: those the models show to be
-/// enough are those that are used.
+/// The operations, with the same memory orders for the system's word and the model checker's. So the orders that the
+/// models prove to be enough are the orders in use.
 macro_rules! operations {
     ($self:ident => $word:expr) => {
         fn load(&$self) -> u32 {
@@ -46,16 +46,16 @@ impl AtomicWord for AtomicU32 {
     }
 }
 
-/// For models.
+/// The word for models.
 #[cfg(test)]
 pub(crate) mod modelled {
     use super::*;
     use loom::sync::{Condvar, Mutex};
 
-    /// Sleeps and wakes as a futex does: a thread whom nobody wakes any more is found as a deadlock.
+    /// Sleeps and wakes as a futex does. The checker reports a thread that nobody wakes any more as a deadlock.
     pub struct ModelledWord {
         word: loom::sync::atomic::AtomicU32,
-        /// Makes looking at the word and going to sleep one step, as the kernel does.
+        /// Makes the look at the word and going to sleep one step, as the kernel does.
         asleep: Mutex<()>,
         woken: Condvar,
     }
@@ -81,7 +81,7 @@ pub(crate) mod modelled {
             self.woken.notify_all();
         }
     }
-    /// All interleavings with so many preemptions at most.
+    /// Tries all interleavings with at most this many preemptions.
     pub fn explore(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(preemptions);

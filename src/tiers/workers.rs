@@ -1,8 +1,9 @@
-//! The worker threads: two for the whole process that read ahead and keep slots in stock.
+//! The worker threads: two for the whole process, which read ahead and keep slots in stock.
 //!
-//! Started with the first region that has a budget, never in a fault handler. They block all signals, so the program's
-//! handlers never run on them. Jobs are hints: when the queue is full they are dropped. A forked child has none
-//! until it allocates again; everything works without them, only later.
+//! - They are started with the first region that has a budget, and never in a fault handler.
+//! - They block all signals, so the program's handlers never run on them.
+//! - Jobs are hints: they are dropped when the queue is full.
+//! - A forked child has no worker threads until it allocates again. Everything works without them, only later.
 use super::region::Region;
 use super::{gate, registry};
 use crate::os::lock::Mutex;
@@ -19,7 +20,7 @@ enum Job {
     ReadAhead { start: usize, index: usize },
     /// Bring `count` chunks in place.
     BringIn { start: usize, index: usize, count: usize },
-    /// Make an empty slot of the region's full.
+    /// Fill one empty slot of the region.
     Stock { start: usize },
 }
 impl Job {
@@ -28,7 +29,7 @@ impl Job {
         let (Job::ReadAhead { start, .. } | Job::BringIn { start, .. } | Job::Stock { start }) = self;
         start
     }
-    /// A job for one thread, and what is left to others.
+    /// Splits off a job for one thread. The rest is left to others.
     fn split(self) -> (Job, Option<Job>) {
         match self {
             Job::BringIn { start, index, count } if count > 1 => (
@@ -43,11 +44,11 @@ struct Queue {
     jobs: [Option<Job>; QUEUE],
     first: usize,
     count: usize,
-    /// The jobs that threads are at.
+    /// The jobs that threads have begun.
     begun: [Option<Job>; THREADS],
 }
 impl Queue {
-    /// Puts a job at the end, unless it waits already. False if the queue is full.
+    /// Puts a job at the end of the queue, unless it is in the queue already. Returns false if the queue is full.
     fn ask(&mut self, job: Job) -> bool {
         let waits = (0..self.count).any(|i| self.jobs[(self.first + i) % QUEUE] == Some(job));
         if !waits && self.count < QUEUE {
@@ -69,14 +70,14 @@ impl Queue {
 }
 const EMPTY: Queue = Queue { jobs: [None; QUEUE], first: 0, count: 0, begun: [None; THREADS] };
 static JOBS: Mutex<Queue> = Mutex::sheltered(EMPTY);
-/// Changes with every job; what idle threads wait on.
+/// Changes with every job. Idle threads wait for a change.
 static CALLS: AtomicU32 = AtomicU32::new(0);
-/// Changes when a job is done; what `withdraw` waits on.
+/// Changes when a job is done. `withdraw` waits for a change.
 static DONE: AtomicU32 = AtomicU32::new(0);
-/// How many threads there are.
+/// How many worker threads there are.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// False if the queue is full.
+/// Queues a job and wakes a thread. Returns false if the queue is full.
 fn push(job: Job) -> bool {
     let asked = JOBS.lock().ask(job);
     if asked {
@@ -88,7 +89,7 @@ fn call() {
     CALLS.fetch_add(1, Release);
     atomic_wait::wake_one(&CALLS);
 }
-/// The next job, which `end` ends.
+/// Takes the next job, to be ended by `end`.
 fn begin() -> Option<Job> {
     let mut queue = JOBS.lock();
     let (job, rest) = queue.pop()?.split();
@@ -96,7 +97,7 @@ fn begin() -> Option<Job> {
         *place = Some(job);
     }
     if let Some(rest) = rest {
-        queue.push(rest); // behind the others, in the place of the one just taken out
+        queue.push(rest); // behind the others; the job taken out has left room for it
         drop(queue);
         call();
     }
@@ -111,7 +112,7 @@ fn end(job: Job) {
     DONE.fetch_add(1, Release);
     atomic_wait::wake_all(&DONE);
 }
-/// Takes back what was asked for a region, and waits for what has been begun.
+/// Withdraws the jobs for a region that wait, and waits for those that were begun.
 pub fn withdraw(region: &Region) {
     let start = region.start();
     loop {
@@ -130,11 +131,11 @@ pub fn withdraw(region: &Region) {
     }
 }
 
-/// Asks for a stored chunk to be decoded into a slot.
+/// Asks for a stored chunk to be decoded into a staging slot.
 pub fn read_ahead(region: &Region, index: usize) {
     push(Job::ReadAhead { start: region.start(), index });
 }
-/// Asks for chunks to be brought in place; false if the queue is full.
+/// Asks for chunks to be brought in place. Returns false if the queue is full.
 pub fn bring_in(region: &Region, index: usize, count: usize) -> bool {
     push(Job::BringIn { start: region.start(), index, count })
 }
@@ -168,7 +169,7 @@ extern "C" fn serve(_: *mut core::ffi::c_void) -> *mut core::ffi::c_void {
     }
 }
 
-/// Starts the threads that do not run. Without them nothing is done ahead.
+/// Starts the threads that are not running. If that fails, nothing is done ahead.
 pub fn start() {
     let one_more = |count| (count < THREADS).then_some(count + 1);
     while RUNNING.load(Relaxed) < THREADS && RUNNING.fetch_update(AcqRel, Relaxed, one_more).is_ok() {
@@ -178,7 +179,8 @@ pub fn start() {
         }
     }
 }
-/// In a forked child: the threads are the parent's, and the queue too. No job is begun while a process forks (gate.rs).
+/// In a forked child: forgets the threads, which are the parent's, and empties the queue. No job is under way while a
+/// process forks (gate.rs).
 pub fn forget() {
     RUNNING.store(0, Release);
     while JOBS.lock().pop().is_some() {}
