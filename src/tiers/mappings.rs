@@ -1,16 +1,20 @@
-//! How many mappings of the process the chunks in place take, and how many they may.
+//! How many mappings of the process the chunks in place take, and how many they may take.
 //!
-//! Where pages move by mremap (`Pages::splits_mappings`) each chunk in place is a mapping to the system, for it keeps the
-//! offset and the origin of the slot that its pages came from, and neighbours never agree on these; so is what is between two
-//! chunks in place that are no neighbours, as it is alike. A process may have vm.max_map_count of them, and its own calls of
-//! mmap fail with the rest. So all engines of a process count together, and chunks leave long before there are as many
+//! If pages move by mremap (`Pages::splits_mappings`), each chunk in place is a mapping to the system. It keeps the
+//! offset and origin of the slot that its pages came from, and neighbours never agree on these. Each gap between such
+//! chunks is one mapping too. A process may have vm.max_map_count mappings, and when they run out the program's own
+//! calls of mmap fail as well. So all engines of a process count together, and chunks leave long before the limit
 //! (`Engine::free_mappings` in reclaim.rs).
 //!
-//! One that leaves need not free a mapping: between two that stay it only becomes a gap. So [`LEAVING`] leave for one that
-//! comes in, as long as mappings are short. That is enough: n chunks in place take 2 n at most. They become short, S of them, with at
-//! most S chunks in place; each that comes in then adds two at most, and leaves LEAVING - 1 fewer in place. So they are never
-//! more than where S + 2 i = 2 (S - (LEAVING - 1) i), which is S (1 + 1 / LEAVING): the number they may be. (Threads that
-//! bring in at once, of which each has a workspace, add two each.)
+//! A chunk that leaves need not free a mapping: between two chunks that stay it only becomes a gap. So while mappings
+//! are short, [`LEAVING`] chunks leave for one that comes in. That is enough:
+//! - n chunks in place take 2 n mappings at most.
+//! - Mappings become short when S of them are taken, by at most S chunks in place.
+//! - Each chunk that comes in then adds two mappings at most, and leaves LEAVING - 1 fewer chunks in place.
+//! - So there are never more mappings than where S + 2 i = 2 (S - (LEAVING - 1) i), which is S (1 + 1 / LEAVING). S
+//!   is chosen so that this is the number they may be.
+//!
+//! Threads that bring in chunks at the same time, each of which has a workspace, add two mappings each.
 use crate::os::system;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -18,31 +22,32 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Chunks that leave for one that comes in, where mappings are short.
+/// How many chunks leave for one that comes in while mappings are short.
 pub const LEAVING: usize = 8;
-/// What Linux gives a process where nothing else was asked for.
+/// The limit that Linux sets if nothing else was asked for.
 const USUAL: usize = 65530;
-/// Of those a process may have, the part that is left free (one in ...): for what the program maps from now on, and for the slots
-/// of the engines, some fifty for each size of chunks.
+/// The share of the limit (one part in ...) that is left free: for what the program maps from now on, and for the
+/// slots of the engines, some fifty mappings for each size of chunks.
 const FREE: usize = 16;
-/// The part taken for the program's own as long as nobody has looked.
+/// The share of the limit that is taken to be the program's own as long as nobody has looked.
 const ASSUMED: usize = 8;
-/// The chunks of a process may have so many however many others there are: below them something else is short.
+/// Chunks may take this many mappings, however many others there are: if even these are too many, chunks are not the
+/// cause.
 const LEAST: usize = 256;
-/// Between two looks, which take a millisecond for ten thousand mappings.
+/// The least time between two looks. A look takes a millisecond for ten thousand mappings.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Mappings that chunks in place take, those of all engines.
+/// Mappings that the chunks in place of all engines take.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
-/// From how many on they are short. Set before anything can be in place.
+/// From how many taken mappings on they are short. Set before any chunk can be in place.
 static SHORT_FROM: AtomicUsize = AtomicUsize::new(usize::MAX);
-/// When somebody looked last, in milliseconds since the first look, plus one.
+/// When a thread last looked, in milliseconds since the first look, plus one. 0: nobody has.
 static LOOKED: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the system has refused one since.
+/// Whether the system has refused a mapping since the last look.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
-/// What is read into, a part at a time.
+/// The buffer that a file is read into, part by part.
 type Buffer = [u8; 4096];
 
 /// Reads a file of the system's, part by part. False if it cannot be read.
@@ -60,7 +65,7 @@ fn read(path: &CStr, mut take: impl FnMut(&[u8])) -> bool {
         }
     }
 }
-/// How many a process may have. As it was when first asked for: what is changed later matters to few.
+/// How many mappings a process may have, as it was when first asked for. Later changes matter to few programs.
 fn most() -> usize {
     static MOST: OnceLock<usize> = OnceLock::new();
     *MOST.get_or_init(|| {
@@ -73,20 +78,20 @@ fn most() -> usize {
         if read(c"/proc/sys/vm/max_map_count", digits) && number > 0 { number } else { USUAL }
     })
 }
-/// How many the process has. None where the system does not tell.
+/// How many mappings the process has. None if the system does not tell.
 fn all() -> Option<usize> {
     let mut lines = 0;
     let told = read(c"/proc/self/maps", |text| lines += text.iter().filter(|&&byte| byte == b'\n').count());
     told.then_some(lines)
 }
-/// What is left to chunks beside `others`, and from how many on they are short.
+/// From how many mappings on chunks are short, if other mappings are `others` of `most`.
 fn short_from(most: usize, others: usize) -> usize {
     let may_be = most.saturating_sub(others + most / FREE).max(LEAST);
     may_be / (LEAVING + 1) * LEAVING
 }
 
-/// Before a region is made whose chunks may come to take `more`. Not where a fault is served: it may look at all mappings there
-/// are, where that is worth it.
+/// To be called before a region is made whose chunks may come to take `more` mappings, but never while a fault is
+/// served: if it is worth it, this looks at all mappings of the process.
 pub fn prepare(more: usize) {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     let (most, taken) = (most(), TAKEN.load(Relaxed));
@@ -97,14 +102,15 @@ pub fn prepare(more: usize) {
     if rested && worth {
         REFUSED.store(false, Relaxed);
         LOOKED.store(now, Relaxed);
-        // `taken` was read before: what has come in since is among the others, on the safe side.
+        // `taken` was read before: mappings of chunks that came in since then count as others, which is on the safe
+        // side.
         let others = all().map_or(most / ASSUMED, |all| all.saturating_sub(taken));
         SHORT_FROM.store(short_from(most, others), Relaxed);
     } else if looked == 0 {
         SHORT_FROM.fetch_min(short_from(most, most / ASSUMED), Relaxed);
     }
 }
-/// Notes what a chunk that has come in, or left, makes of them.
+/// Notes how many mappings a chunk that has come in has added. Negative for a chunk that has left.
 pub fn note(more: isize) {
     TAKEN.fetch_add(more as usize, Relaxed);
 }
@@ -112,8 +118,9 @@ pub fn note(more: isize) {
 pub fn are_short() -> bool {
     TAKEN.load(Relaxed) >= SHORT_FROM.load(Relaxed)
 }
-/// The system has refused one: the program has more of its own than was seen. From now on what there is counts as the most there
-/// may be, until somebody looks. False if chunks take so few that it is not for these.
+/// Notes that the system has refused a mapping: the program has more mappings of its own than were seen. Until
+/// somebody looks again, the present number counts as the most there may be. Returns false if chunks take so few that
+/// they cannot be the cause.
 pub fn note_refused() -> bool {
     let taken = TAKEN.load(Relaxed);
     let may_be = taken - taken / FREE;
@@ -136,7 +143,7 @@ mod tests {
     fn chunks_leave_before_there_are_too_many() {
         for (most, others) in [(65530, 100), (65530, 8000), (1 << 20, 100), (4096, 100), (65530, 65000)] {
             let short = short_from(most, others);
-            // Of the worst there is: all are neighbours, and those that leave are not.
+            // The worst case: all chunks in place are neighbours, and those that leave are not.
             let (mut chunks, mut taken) = (short, short);
             let mut highest = taken;
             while taken >= short {

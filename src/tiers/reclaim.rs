@@ -1,4 +1,4 @@
-//! Room for what is not chunks: plain blocks, records of chunks, mappings of the process.
+//! Makes room for what is not a chunk: plain blocks, records of chunks, mappings of the process.
 use super::codec;
 use super::engine::Engine;
 use super::mappings;
@@ -11,32 +11,34 @@ use crate::os::map::PAGE;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
-/// How often who wants room for a plain block looks again.
+/// How often a thread that wants room for a plain block looks for it.
 const ROUNDS: usize = 64;
 
 impl Engine {
-    /// Makes room for plain blocks: gives back at least `wanted` bytes if that can be done by evicting. Gives what
-    /// was given back. Where there is nothing, but others are at work, waits for them to let go of what could leave, as a touch
-    /// does: a chunk that is being moved is no reason to be out of memory. Acquired chunks are no work.
+    /// Makes room for plain blocks: gives back at least `wanted` bytes if evicting can do that. Returns the bytes
+    /// given back. If there is nothing to give back but other threads are at work, waits for them to let go of what
+    /// could leave, as a touch does: a chunk that is being moved is no reason to be out of memory. Acquired chunks do
+    /// not count as work.
     pub fn reclaim(&self, wanted: usize) -> usize {
         let _inside = gate::enter();
-        // Not for ever: others may take each time what comes free.
+        // Not for ever: other threads may each time take what comes free.
         for _ in 0..ROUNDS {
-            // Before looking: whatever is let go of from here on changes it.
+            // Read before looking, so that whatever is let go of from here on counts as progress.
             let seen = self.waiting.progress();
             let freed = self.reclaim_now(wanted);
             if freed > 0 {
                 return freed;
             }
             sync_points::pass(SyncPoint::ReclaimedNothing);
-            // Nothing is held here but the gate, so nobody at work waits for this thread: each ends, or waits for one that does.
+            // This thread holds nothing but the gate, so no thread at work waits for it: each of them ends, or waits
+            // for another that does.
             if !self.waiting.progress_since(seen) {
                 return 0;
             }
         }
         0
     }
-    /// The same without waiting.
+    /// Like `reclaim`, without waiting.
     pub(super) fn reclaim_now(&self, wanted: usize) -> usize {
         workspace::with(false, |workspace| self.reclaim_with(wanted, workspace))
     }
@@ -60,7 +62,7 @@ impl Engine {
         if freed() < wanted {
             found |= self.account().drop_reserve() > 0;
         }
-        // Others may have taken it meanwhile, so this is not told by what is left.
+        // Other threads may have taken it meanwhile, so what `freed` says does not tell whether there was progress.
         if found {
             self.waiting.end()
         } else {
@@ -68,7 +70,7 @@ impl Engine {
         }
         freed()
     }
-    /// Charges records of chunks; chunks leave for them. False if there is no room even so.
+    /// Charges records of chunks; chunks leave to make room. Returns false if there is no room even so.
     pub(super) fn charge_records(&self, bytes: usize, workspace: &mut codec::Workspace) -> bool {
         while !self.account().charge_records(bytes) {
             if self.reclaim_with(bytes, workspace) == 0 {
@@ -77,9 +79,9 @@ impl Engine {
         }
         true
     }
-    /// Charges the page of the record of a chunk that is about to be used for the first time, where that is not done yet.
-    /// Where nothing can leave for it, the page is charged beyond the limit: to refuse it would end the program at a plain
-    /// access.
+    /// Charges the page of the record of a chunk that is about to be used for the first time, unless that is done
+    /// already. If nothing can leave for it, the page is charged beyond the limit, because a refusal would end the
+    /// program at a plain access.
     pub(super) fn charge_record(&self, region: &Region, index: usize, workspace: &mut codec::Workspace) {
         if region.is_record_charged(index) {
             return;
@@ -92,11 +94,12 @@ impl Engine {
         }
     }
 
-    /// For one chunk that is about to come in while mappings are short: some leave, of those that take most, whosever they are.
-    /// Gives how many have left. To be called without a claim.
+    /// Frees mappings for one chunk that is about to come in while mappings are short: chunks leave, from the region
+    /// that takes most, in whichever engine. Returns how many have left. To be called without a claim.
     pub(super) fn free_mappings(handler: bool) -> usize {
         workspace::with(handler, |workspace| {
-            // Of all engines, as the process has one number for all; of those in place alone, as others take none.
+            // All engines count, because the process has one limit for all. Only chunks in place count, because
+            // others take no mapping.
             let Some(region) = registry::greatest(|region| match region.splits_mappings() {
                 true => {
                     let acquired = region.counters.acquired.load(Relaxed);
@@ -109,11 +112,11 @@ impl Engine {
             region.engine().evict_some(region.staging(), mappings::LEAVING, workspace)
         })
     }
-    /// Evicts up to `most` chunks of one size, while enough stay in place for one access. Gives how many have left.
+    /// Evicts up to `most` chunks of one size, while enough stay in place for one access. Returns how many have left.
     fn evict_some(&self, staging: &Arc<Staging>, most: usize, workspace: &mut codec::Workspace) -> usize {
         let _pages = self.pages_in_hand();
         let mut evicted = 0;
-        // As in `stock_one`.
+        // Two chunks stay in place, as in `stock_one`.
         while evicted < most && self.chunks_to_spare(staging) > 2 {
             let Some(slot) = self.empty_slot(staging) else { break };
             let Ok(Some(slot)) = self.evict_into(staging, slot, workspace) else { break };

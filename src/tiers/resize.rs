@@ -1,4 +1,4 @@
-//! Changes a region's size where it is. Moving it to grow is in moving.rs.
+//! Changes a region's size in place. moving.rs moves a region that grows beyond its address space.
 use super::chunk_error::ChunkError;
 use super::region::Region;
 use super::table;
@@ -7,8 +7,8 @@ use crate::os::map::PAGE;
 use core::sync::atomic::{Ordering::*, fence};
 
 impl Region {
-    /// Changes the size in place if the reserved address space allows; false if it does not. What it grows by is zero from
-    /// the next chunk boundary on (tail.rs clears what is before).
+    /// Changes the size in place if the reserved address space allows. Returns false if it does not. The bytes it
+    /// grows by are zeros from the next chunk boundary on; tail.rs clears those before it.
     pub(super) fn resize(&self, size: usize) -> Result<bool> {
         let (old, new) = (self.count(), size.div_ceil(self.chunk_size()));
         if self.is_resident() || new > self.table().capacity() {
@@ -49,8 +49,9 @@ impl Region {
         }
         Ok(true)
     }
-    /// Gives back the records of the chunks from `new` to `old`, which are gone, by whole pages. A page stays charged if another
-    /// thread, which has not seen yet that the chunk is gone, has one of its records claimed at this moment.
+    /// Gives back, by whole pages, the records of the chunks from `new` to `old`, which are gone. A page stays
+    /// charged if another thread that has not yet seen that the chunk is gone has one of its records claimed at this
+    /// moment.
     fn give_back_records(&self, new: usize, old: usize) {
         for first in (new.next_multiple_of(table::RECORDS_PER_PAGE)..old).step_by(table::RECORDS_PER_PAGE) {
             if !self.is_record_charged(first) {
@@ -64,12 +65,14 @@ impl Region {
             self.end_transit();
         }
     }
-    /// What is cut off stays in place, and charged: so there is room up to what there was at first.
+    /// Resizes a region that is in place for good. What is cut off stays in place and charged, so the region can grow
+    /// again up to its first extent.
     fn resize_resident(&self, size: usize, count: usize) -> bool {
         let (old, length) = (self.size(), count * self.chunk_size());
         let fits = size > 0 && length <= self.extent.load(Relaxed);
         if fits && size > old {
-            // SAFETY: in place for good, and behind what is the program's, up to the end of the chunk that will be the last.
+            // SAFETY: the range is in place for good and belongs to the region: it begins behind the program's bytes
+            // and ends with the new last chunk.
             unsafe { core::ptr::write_bytes((self.start() + old) as *mut u8, 0, length - old) };
         }
         if fits {
