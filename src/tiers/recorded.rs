@@ -1,4 +1,4 @@
-//! What recordings (crate::recording) learn from the tiers: figures, live regions, and chunks that come and go.
+//! What recordings (crate::recording) learn from the tiers: figures, live regions, and the chunks that come and go.
 use super::fault::Mechanism;
 use super::region::{Policy, Region};
 use super::state::Phase;
@@ -9,7 +9,7 @@ use crate::recording::{self, Begun, Figures, Layer, Live, Memory, Movement, Sour
 
 static SOURCE: Source = Source { figures, live, stack: |_| None };
 
-/// Makes recordings know the tiers.
+/// Makes the tiers known to recordings.
 pub fn install() {
     recording::register(Layer::Tiers, &SOURCE);
 }
@@ -44,7 +44,7 @@ impl Transit<'_> {
     pub(super) fn stored_tier(&mut self) -> Tier {
         if self.stored().warm != 0 { Tier::Warm } else { Tier::Cold }
     }
-    /// Where the contents of a chunk that is not in place are.
+    /// Where the contents are of a chunk that is not in place.
     pub(super) fn tier(&mut self) -> Tier {
         match self.from {
             Phase::Zero => Tier::Zero,
@@ -54,14 +54,14 @@ impl Transit<'_> {
     }
 }
 impl Region {
-    /// As recordings call it.
+    /// The kind of memory, as recordings call it.
     fn memory_kind(&self) -> Memory {
         match self.policy() {
             Policy::Hierarchical { .. } => Memory::Hierarchical,
             Policy::Streaming => Memory::Streaming,
         }
     }
-    /// Chunk `index` came or went.
+    /// Records that chunk `index` came or went.
     pub(super) fn record(&self, begun: Begun, movement: Movement, tier: Tier, index: usize) {
         let mechanism = match self.engine().mechanism() {
             Mechanism::Move => recording::Mechanism::Move,
@@ -72,7 +72,7 @@ impl Region {
         let what = (movement, self.memory_kind(), tier, mechanism);
         recording::moved(begun, what, self.chunk_size(), self.span_of(index).start);
     }
-    /// The region was allocated, or has another size now.
+    /// Records that the region was allocated, or has another size now.
     pub fn record_allocation(&self) {
         recording::start_if_asked();
         if recording::is_on()

@@ -1,4 +1,4 @@
-//! Which region an address belongs to. Read from fault handlers.
+//! Which region an address belongs to. Fault handlers read this.
 use super::gate;
 use super::region::Region;
 use crate::os::lock::Mutex;
@@ -10,7 +10,7 @@ struct Entry {
     end: usize,
     region: Arc<Region>,
 }
-/// How many there are: most programs ask about plain blocks only.
+/// Number of regions. It spares a look at the list in most programs, which ask about plain blocks only.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static REGIONS: Mutex<Option<Arc<Vec<Entry>>>> = Mutex::sheltered(None);
 
@@ -45,14 +45,14 @@ pub fn add(region: &Arc<Region>) {
 pub fn remove(region: &Arc<Region>) {
     change(|list| list.retain(|e| !Arc::ptr_eq(&e.region, region)));
 }
-/// The region with the greatest `figure`, of all engines, if that is not zero.
+/// The region with the greatest `figure` among the regions of all engines, unless that is zero.
 pub fn greatest(figure: impl Fn(&Region) -> usize) -> Option<Arc<Region>> {
     let regions = REGIONS.lock().clone()?;
     let figures = regions.iter().map(|entry| (figure(&entry.region), &entry.region));
     let (most, region) = figures.max_by_key(|&(figure, _)| figure)?;
     (most > 0).then(|| region.clone())
 }
-/// The region whose address space holds `address`. For callers outside the gate.
+/// The region whose address space holds `address`. To be called outside the gate.
 pub fn lookup(address: usize) -> Option<Arc<Region>> {
     if COUNT.load(Acquire) == 0 {
         return None;
@@ -60,7 +60,7 @@ pub fn lookup(address: usize) -> Option<Arc<Region>> {
     let _inside = gate::enter();
     find(address)
 }
-/// The region whose address space holds `address`.
+/// The region whose address space holds `address`. To be called inside the gate.
 pub fn find(address: usize) -> Option<Arc<Region>> {
     let regions = REGIONS.lock();
     let list = regions.as_deref()?;

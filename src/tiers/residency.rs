@@ -20,7 +20,7 @@ pub struct Counters {
     pub faults: AtomicU64,
     /// Chunks that left.
     pub evictions: AtomicU64,
-    /// Of these: unchanged since they came in, so that nothing was encoded.
+    /// How many of these were unchanged since they came in, so that nothing was encoded.
     pub clean_evictions: AtomicU64,
     /// Chunks brought in ahead of need, and those of them that were then used.
     pub prefetches: AtomicU64,
@@ -34,7 +34,8 @@ pub struct Counters {
     pub encode_ns: AtomicU64,
     /// Nanoseconds spent decoding.
     pub decode_ns: AtomicU64,
-    /// How often in a row a chunk that had been kept encoded was found changed. No figure: it decides whether to keep more.
+    /// How often in a row a chunk that had been kept encoded was found changed. This is no figure: it decides whether
+    /// more chunks are kept encoded.
     changed: AtomicU64,
     /// Bytes written to and read from the spill file.
     pub spilled: AtomicU64,
@@ -70,14 +71,14 @@ impl Counters {
             self.changed.fetch_add(1, Relaxed);
         }
     }
-    /// Whether chunks brought in by a read are worth keeping encoded too: not where they are changed soon after, but
-    /// one in sixteen is tried, in case that changes.
+    /// Whether chunks brought in by a read are worth keeping encoded too. They are not if they are changed soon
+    /// after; but one in sixteen is tried, in case the program behaves differently by now.
     pub fn keeping_pays(&self) -> bool {
         self.changed.load(Relaxed) < 4 || self.faults.load(Relaxed).is_multiple_of(16)
     }
 }
 
-/// A region's figures at one moment. C sees them as `unimem_residency_t`, which has these and never gets more.
+/// A region's figures at one moment. C sees them as `unimem_residency_t`, which has these fields and never gets more.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Residency {
     /// Bytes in the clear in RAM.
@@ -92,7 +93,7 @@ pub struct Residency {
     pub evictions: u64,
     /// Chunks brought in ahead of need.
     pub prefetches: u64,
-    /// Those of them that were used.
+    /// How many of these were used.
     pub prefetch_hits: u64,
     /// Bytes before encoding per byte after it, over all that was encoded; 1 if nothing was.
     pub compression_ratio: f64,
@@ -101,7 +102,7 @@ pub struct Residency {
 }
 
 impl Region {
-    /// Its figures.
+    /// The region's figures.
     pub fn residency(&self) -> Residency {
         let c = &self.counters;
         let (from, to) = (c.encoded_from.load(Relaxed), c.encoded_to.load(Relaxed));

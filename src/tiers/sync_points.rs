@@ -1,32 +1,32 @@
-//! Synchronisation points: at these a test can let other threads go first, so that one interleaving happens every time.
-//! In the library itself they are nothing.
+//! Synchronisation points. At these a test can let other threads go first, so that one interleaving happens every
+//! time. In the library itself they do nothing.
 
-/// Where a thread passes.
+/// A point that threads pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncPoint {
     /// There is no spill file, and one is about to be opened.
     OpeningFile,
-    /// A chunk's bytes are in the file, and nobody knows yet.
+    /// A chunk's bytes are in the file, but nothing notes that yet.
     Written,
-    /// Chosen from which regions chunks may leave.
+    /// An eviction has read the list of regions from which chunks may leave.
     RegionsListed,
-    /// A region that is freed or moved is in no list any more, and has all its chunks still.
+    /// A region that is being freed or moved is in no list any more, but still has all its chunks.
     Concealed,
-    /// A growing region's room on disk is the new one's, its chunks are not yet.
+    /// A growing region's room on disk has moved to the new region, but its chunks have not yet.
     RoomInherited,
     /// An encoded chunk is about to be claimed to be written out.
     OldestChosen,
-    /// A chunk in place is looked at for the encoded copy it may have.
+    /// A chunk in place is about to be pinned for the encoded copy that it has.
     CopyLookedFor,
     /// A chunk is claimed to be brought in.
     Claimed,
-    /// A chunk is claimed to be acquired, and there is no room for that.
+    /// A chunk is claimed to be acquired, but there is no room for that.
     AcquiredInVain,
     /// A chunk in place is pinned, because its touch was a fault.
     Reopening,
-    /// A chunk is about to be brought in by the worker threads.
+    /// A worker thread is about to bring a chunk in.
     BringingAhead,
-    /// The records of a page are claimed, to give the page back.
+    /// The records of a page are claimed so that the page can be given back.
     RecordsClaimed,
     /// Nothing has been found that could leave for a plain block.
     ReclaimedNothing,
@@ -44,7 +44,7 @@ type Action = Box<dyn FnOnce()>;
 thread_local! {
     static ACTIONS: core::cell::RefCell<Vec<(SyncPoint, Action)>> = const { core::cell::RefCell::new(Vec::new()) };
 }
-/// Does what this thread was told to do here.
+/// Runs the action that this thread has set for this point.
 #[cfg(test)]
 pub fn pass(point: SyncPoint) {
     let action = ACTIONS.with_borrow_mut(|actions| {

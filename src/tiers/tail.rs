@@ -1,7 +1,7 @@
 //! What lies behind a region's end in its last chunk: zeros, as long as the program writes no further than it may.
 //!
-//! They are part of what is stored and come back with the rest, so they tell of overruns (debug mode), and growing
-//! makes them the program's.
+//! These bytes are stored with the chunk and come back with it. So debug mode can find overruns there, and a region
+//! that grows makes them the program's.
 use super::fill::Access;
 use super::region::Region;
 use super::state::Phase;
@@ -12,30 +12,31 @@ impl Region {
     fn used_in_last(&self) -> usize {
         self.size() - (self.count() - 1) * self.chunk_size()
     }
-    /// Calls `look` with what is behind the end, unless nothing ever was there.
+    /// Calls `look` with the bytes behind the end, unless nothing was ever there.
     fn with_tail<R>(&self, access: Access, look: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
         let (last, used) = (self.count() - 1, self.used_in_last());
         if used == self.chunk_size() || (self.word(last).phase() == Phase::Zero && !self.is_resident()) {
             return Ok(None);
         }
         let start = self.acquire(last, access)?;
-        // SAFETY: acquired, so the whole chunk is in place until the release. Nobody has a right to these bytes but us:
-        // a program that stores there meanwhile is in error, and only the bytes are undefined.
+        // SAFETY: the chunk is acquired, so all of it is in place until the release. Only this library has a right to
+        // these bytes: a program that stores there meanwhile is in error, and only the bytes are undefined.
         let tail = unsafe { core::slice::from_raw_parts_mut(start.add(used), self.chunk_size() - used) };
         let result = look(tail);
         self.release(last)?;
         Ok(Some(result))
     }
-    /// The first byte behind the end that is no zero, counted from the start of the region. Brings the last chunk in.
+    /// The offset of the first byte behind the end that is not zero, from the start of the region. Brings the last
+    /// chunk in.
     pub fn first_overrun(&self) -> Result<Option<usize>> {
         let found = self.with_tail(Access::Read, |tail| tail.iter().position(|&byte| byte != 0))?;
         Ok(found.flatten().map(|at| self.size() + at))
     }
-    /// Makes them zeros, whatever was there.
+    /// Fills the bytes behind the end with zeros.
     pub fn clear_tail(&self) -> Result<()> {
         self.with_tail(Access::Write, |tail| tail.fill(0)).map(drop)
     }
-    /// In a chunk that is being filled to be overwritten: the program writes its part alone.
+    /// Does this in a chunk that is brought in to be overwritten, because the program writes only its own part.
     pub(super) fn clear_tail_in(&self, index: usize, bytes: &mut [u8]) {
         if index + 1 == self.count() {
             bytes[self.used_in_last()..self.chunk_size()].fill(0);

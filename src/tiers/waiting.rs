@@ -1,45 +1,48 @@
 //! Waiting for room: what a thread does that finds no chunk that can leave, and when it may give up.
 //!
 //! # Protocol
-//! A thread that claims or pins a chunk, or has pages in hand, is *at work*: it is counted before it holds anything (`begin`)
-//! and until it has let go (`end`). A thread at work that looks for room in vain, perhaps because others hold the chunks that
-//! could leave, waits for *progress* (`starve`): for a number to change that it read before it looked. It gives up only when
-//! all threads at work wait, itself included, since the same number.
+//! A thread that claims or pins a chunk, or has pages in hand, is *at work*: it is counted from before it holds
+//! anything (`begin`) until it has let go (`end`). A thread at work may look for room in vain, perhaps because other
+//! threads hold the chunks that could leave. Then it waits for *progress* (`starve`): it reads a number before it
+//! looks, and waits for that number to change. It gives up only when all threads at work, itself included, wait since
+//! the same number.
 //!
 //! So that no thread gives up while room is coming:
-//! - A thread lets go before it calls `end`, which lowers the count and changes the number in one step; also where it did not
-//!   use what it held in the end, since others may have looked for that meanwhile.
-//! - Progress ends all waiting at once, not when the sleepers get to run: until they have looked again they count as at work.
-//! - Of those that wait, the last one to come gives up, alone. The others look again when it has ended.
-//! - Some threads hold a chunk in place, which could leave for another, and wait for the right to keep it: to acquire it
-//!   (`starve_for_more`). Where all wait, and not all of them for that, these let go first and *stand aside*: they look again
-//!   when some thread has ended, or none is at work. Otherwise an acquire in vain could make a plain touch fail, which ends
-//!   the program.
-//!   That another lets go like that (`end_called`) is no reason to look: two that want one chunk would take turns at it.
+//! - A thread lets go before it calls `end`, which lowers the count and changes the number in one step. It does so
+//!   even if it did not use what it held in the end, because others may have looked for that meanwhile.
+//! - Progress ends all waiting at once, not when the sleepers get to run: until they have looked again they count as
+//!   at work.
+//! - Of the threads that wait, the last one to come gives up, alone. The others look again when it has ended.
+//! - Some threads hold a chunk in place that could leave for another, and wait for the right to keep it: they want to
+//!   acquire it (`starve_for_more`). If all threads wait, and not all of them for that right, then these let go first
+//!   and *stand aside*: they look again when some thread has ended, or when none is at work. Otherwise an acquire in
+//!   vain could make a plain touch fail, which ends the program. A thread that lets go in this way (`end_called`)
+//!   does not count here as one that has ended: two threads that want one chunk would take turns at it for ever.
 //!
-//! A thread that can do without (it wants room for a plain block) does not wait at work: it ends, and looks again when there
-//! is progress (`progress_since`). So no touch gives up sooner for it; it gives up itself when nobody is at work any more.
+//! A thread that wants room for a plain block can do without it. It does not wait at work: it ends, and looks again
+//! when there is progress (`progress_since`). So no touch gives up sooner because of it; it gives up itself when
+//! nobody is at work any more.
 //!
-//! `end_unnoted` is for a thread that held nothing another could have used. What a search tries and leaves as it was must not
-//! count as progress, or two threads that find nothing would keep each other going for ever. The model test at the end tries
-//! all interleavings.
+//! `end_unnoted` is for a thread that held nothing that another could have used. What a search tries and leaves as it
+//! was must not count as progress, or two threads that find nothing would keep each other going for ever. The model
+//! test at the end tries all interleavings.
 use super::word::AtomicWord;
 use crate::os::lock::{Condvar, Mutex, MutexGuard};
 use core::ops::DerefMut;
 use core::sync::atomic::AtomicU32;
 
-/// What stands under the lock.
+/// The values under the lock.
 #[derive(Default)]
 pub struct Counts {
     /// Changes with everything that may have become room for somebody.
     progress: u32,
-    /// The same, but for what a called thread lets go of.
+    /// The same, except that a called thread that lets go does not change it.
     uncalled: u32,
     /// Threads that wait for progress to change.
     waiting: u32,
-    /// Of these, the ones that can let go of something: they wait in `starve_for_more`.
+    /// How many of these can let go of a chunk: they wait in `starve_for_more`.
     for_more: u32,
-    /// Changes when those are to let go.
+    /// Changes when these threads have to let go.
     called: u32,
 }
 impl Counts {
@@ -64,7 +67,7 @@ impl Counts {
 /// How waiting for progress ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// There was some: look again.
+    /// There was progress: look again.
     Progress,
     /// There is none to hope for.
     Hopeless,
@@ -72,7 +75,7 @@ pub enum Outcome {
     Called,
 }
 
-/// A lock, and sleep until something under it changes: the system's, and the model checker's.
+/// A lock, and sleep until a value under it changes: the system's, and the model checker's.
 pub trait Monitor {
     /// The lock, held.
     type Guard<'a>: DerefMut<Target = Counts>
@@ -80,7 +83,7 @@ pub trait Monitor {
         Self: 'a;
     /// Takes the lock.
     fn lock(&self) -> Self::Guard<'_>;
-    /// Gives it up until woken (or for no reason).
+    /// Sleeps without the lock until woken, or for no reason.
     fn sleep<'a>(&'a self, guard: Self::Guard<'a>) -> Self::Guard<'a>;
     /// Wakes all.
     fn wake(&self);
@@ -108,7 +111,8 @@ impl Monitor for SystemMonitor {
 /// The threads at work in one engine, and those of them that wait.
 #[derive(Default)]
 pub struct Waiting<M = SystemMonitor, A = AtomicU32> {
-    /// Raised without the lock, lowered under it: a thread that sees what another took after `begin` sees that one counted.
+    /// Number of threads at work. It is raised without the lock and lowered under it. `begin` comes before a thread
+    /// takes anything, so whoever sees that it was taken sees the thread counted.
     at_work: A,
     counts: M,
 }
@@ -117,21 +121,21 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
     pub fn begin(&self) {
         self.at_work.add(1);
     }
-    /// It has let go of all that it claimed, pinned or had in hand since `begin`.
+    /// The calling thread has let go of all that it claimed, pinned or had in hand since `begin`. This is progress.
     pub fn end(&self) {
         self.change(|counts| {
             self.at_work.add(1_u32.wrapping_neg());
             counts.note();
         });
     }
-    /// The same by a thread that was called, and is about to stand aside.
+    /// Like `end`, by a thread that was called and is about to stand aside.
     pub fn end_called(&self) {
         self.change(|counts| {
             self.at_work.add(1_u32.wrapping_neg());
             counts.note_called();
         });
     }
-    /// The same where nobody else could have used what it held: no progress.
+    /// Like `end`, if nobody else could have used what the thread held: this is no progress.
     pub fn end_unnoted(&self) {
         self.change(|_| _ = self.at_work.add(1_u32.wrapping_neg()));
     }
@@ -144,13 +148,13 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
         self.change(|_| {});
     }
     fn change(&self, edit: impl FnOnce(&mut Counts)) {
-        // Under the lock: a thread that has looked and does not sleep yet holds it.
+        // Under the lock, because a thread that has looked and does not sleep yet holds it.
         let mut counts = self.counts.lock();
         edit(&mut counts);
         drop(counts);
         self.counts.wake();
     }
-    /// How many are at work.
+    /// How many threads are at work.
     pub fn at_work(&self) -> u32 {
         self.at_work.load()
     }
@@ -159,16 +163,17 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
     pub fn waiting(&self) -> u32 {
         self.counts.lock().waiting
     }
-    /// A number that changes with every progress. To be read before looking for room.
+    /// The number that changes with all progress. To be read before looking for room.
     pub fn progress(&self) -> u32 {
         self.counts.lock().progress
     }
-    /// For a thread at work that has found nothing since it read `seen` from `progress`. Waits until there is progress; false
-    /// if there is none to hope for, or if the wait is `cancelled`, which is asked again whenever others wake it.
+    /// For a thread at work that has found nothing since it read `seen` from `progress`. Waits until there is
+    /// progress. Returns false if there is none to hope for, or if the wait is `cancelled`, which is asked again
+    /// whenever another thread wakes this one.
     pub fn starve(&self, seen: u32, cancelled: impl Fn() -> bool) -> bool {
         self.wait_for_progress(seen, cancelled, false) == Outcome::Progress
     }
-    /// The same for a thread that can let go of what it holds for others, and try again later (`stand_aside`).
+    /// Like `starve`, for a thread that can let go of what it holds, and try again later (`stand_aside`).
     pub fn starve_for_more(&self, seen: u32, cancelled: impl Fn() -> bool) -> Outcome {
         self.wait_for_progress(seen, cancelled, true)
     }
@@ -186,10 +191,10 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
             }
             if self.at_work.load() <= counts.waiting {
                 if counts.for_more == 0 || counts.for_more == counts.waiting {
-                    counts.count_out(for_more); // the others may hope for what it holds
+                    counts.count_out(for_more); // the others may still hope for what this thread holds
                     return Outcome::Hopeless;
                 }
-                // They count as at work until they have let go, so nobody else gives up.
+                // These threads count as at work until they have let go, so nobody else gives up.
                 counts.waiting -= counts.for_more;
                 counts.for_more = 0;
                 counts.called = counts.called.wrapping_add(1);
@@ -199,7 +204,7 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
                 }
             }
             counts = self.counts.sleep(counts);
-            // Whoever changed either has counted this thread out.
+            // The thread that changed either number has counted this one out.
             if counts.progress != seen {
                 return Outcome::Progress;
             }
@@ -208,7 +213,7 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
             }
         }
     }
-    /// For a thread that is not at work: waits until another has made progress, or none is at work.
+    /// For a thread that is not at work. Waits until another thread has made progress, or none is at work.
     pub fn stand_aside(&self) {
         let mut counts = self.counts.lock();
         let seen = counts.uncalled;
@@ -216,9 +221,9 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
             counts = self.counts.sleep(counts);
         }
     }
-    /// For a thread that is not at work, and has looked in vain since it read `seen` from `progress`. Waits until there is progress
-    /// since, and says so; false once nobody is at work, so that nothing is on its way. It holds nothing meanwhile, and nobody
-    /// gives up for it.
+    /// For a thread that is not at work, and has looked in vain since it read `seen` from `progress`. Waits until
+    /// there is progress, and returns true; or until nobody is at work, so that none is coming, and returns false.
+    /// The thread holds nothing meanwhile, and nobody gives up because of it.
     pub fn progress_since(&self, seen: u32) -> bool {
         let mut counts = self.counts.lock();
         while counts.progress == seen && self.at_work.load() > 0 {
@@ -226,7 +231,7 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
         }
         counts.progress != seen
     }
-    /// Waits until `done`, which is looked at whenever somebody ends or notes progress.
+    /// Waits until `done`, which is asked again whenever a thread ends or notes progress.
     pub fn wait_until(&self, done: impl Fn() -> bool) {
         let mut counts = self.counts.lock();
         while !done() {
@@ -258,7 +263,7 @@ mod model {
         }
     }
 
-    /// One chunk that can leave, whether there is room to acquire it, and those at work.
+    /// One chunk that can leave, whether there is room to acquire it, and the threads at work.
     struct Model {
         waiting: Waiting<ModelledMonitor, ModelledWord>,
         chunk: State<ModelledWord>,
@@ -277,13 +282,13 @@ mod model {
             let word = self.chunk.load();
             word.phase() == Phase::Hot && self.chunk.claim(word)
         }
-        /// A thread that looks until there is room; whether there was. It takes the chunk's place for one of its own, which
-        /// can leave just as well: so the chunk itself stands for both.
+        /// A thread that looks until there is room. Returns whether there was. It takes the chunk's place for a chunk
+        /// of its own, which can leave just as well. So the model's chunk stands for both.
         fn want(&self) -> bool {
             self.waiting.begin();
             self.want_at_work()
         }
-        /// The same for a thread that is at work already. There is room to acquire the chunk when it has ended.
+        /// Like `want`, for a thread that is at work already. When it has ended there is room to acquire the chunk.
         fn want_at_work(&self) -> bool {
             let found = loop {
                 let seen = self.waiting.progress();
@@ -301,7 +306,7 @@ mod model {
             self.waiting.end();
             found
         }
-        /// A thread that acquires the chunk once there is room; whether there was.
+        /// A thread that acquires the chunk once there is room. Returns whether there was.
         fn acquire(&self) -> bool {
             loop {
                 self.chunk.wait();
@@ -329,7 +334,7 @@ mod model {
                 self.waiting.stand_aside();
             }
         }
-        /// A thread that can do without the chunk's place; whether it found it.
+        /// A thread that can do without the chunk's place. Returns whether it found it.
         fn ask(&self) -> bool {
             loop {
                 let seen = self.waiting.progress();
@@ -420,7 +425,8 @@ mod model {
             Model::claim_in_vain,
         ]);
     }
-    /// The others begin while one is at work that wants the chunk's place; room to acquire comes only when that one has ended.
+    /// The others begin while a thread is at work that wants the chunk's place. Room to acquire comes only when that
+    /// thread has ended.
     fn all_find_room_beside_one_at_work(preemptions: usize, others: &'static [fn(&Model) -> bool]) {
         explore(preemptions, move || {
             let model = Model::new();

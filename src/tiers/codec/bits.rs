@@ -1,8 +1,8 @@
-//! Bit packing of groups of 512 words: every word keeps its lowest `width` bits.
+//! Bit packing of groups of 512 words: of every word the lowest `width` bits are kept.
 //!
-//! Word `i` belongs to lane `i % 16`, and each lane fills its own column of 32-bit words, so that one shift and one
-//! or serve sixteen words at a time (the vertical layout of Lemire and Boytsov, "Decoding billions of integers per
-//! second through vectorization", 2015). The compiler turns the lanes into vector registers of whatever width the
+//! Word `i` belongs to lane `i % 16`, and each lane fills its own column of 32-bit words. So one shift and one or
+//! serve sixteen words at a time (the vertical layout of Lemire and Boytsov, "Decoding billions of integers per
+//! second through vectorization", 2015). The compiler turns the lanes into vector registers of the width that the
 //! caller's instruction set has; all functions are `#[inline(always)]` for that.
 
 /// Words packed side by side.
@@ -101,7 +101,8 @@ macro_rules! by_width {
     };
 }
 
-/// Packs the first `rows` rows of `values` less `least`, all of which fit `width` bits, into the front of `out`.
+/// Subtracts `least` from each value, and packs the first `rows` rows of the results into the front of `out`. All of
+/// these must fit in `width` bits.
 #[inline(always)]
 pub fn pack(values: &Group, least: u32, rows: usize, width: u32, out: &mut [u8]) {
     let out = &mut out[..packed_size(rows, width)];
@@ -115,7 +116,7 @@ pub fn unpack(packed: &[u8], rows: usize, width: u32, values: &mut Group) {
     by_width!(width, unpack_width, *values = [[0; LANES]; ROWS], packed, rows, values)
 }
 
-/// Unpacks a full group, passing row after row, in their order, through `through`.
+/// Unpacks a full group. Each row, in order, is replaced by what `through` returns for it.
 #[inline(always)]
 pub fn unpack_through(
     packed: &[u8],

@@ -1,19 +1,19 @@
-//! Lossless coding of any bytes: lz4 behind a byte shuffle, where a cheap probe says that it pays.
+//! Lossless coding of any bytes: lz4 after a byte shuffle, for blocks where a cheap probe says that it pays.
 //!
-//! The shuffle puts the first bytes of all elements together, then the second bytes, and so on, as Blosc does: bytes
-//! of the same significance resemble each other.
+//! The shuffle puts the first bytes of all elements together, then the second bytes, and so on, as Blosc does,
+//! because bytes of the same significance resemble each other.
 use super::{BLOCK, Damaged};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 
-/// Bytes looked at to decide.
+/// How many bytes a probe compresses.
 const PROBE: usize = 4096;
 
-/// Buffers of one encoding or decoding thread; nothing is allocated while coding.
+/// Buffers of one thread that encodes or decodes. Nothing is allocated while coding.
 pub struct Workspace {
-    /// lz4's, the only part that is not valid when zeroed.
+    /// The table of lz4, the only part that is not valid when zeroed.
     pub table: CompressTable,
     shuffled: [u8; BLOCK],
-    /// Where lz4 writes what is tried.
+    /// The output of lz4.
     pub packed: [u8; get_maximum_output_size(BLOCK + BLOCK / 16)],
 }
 /// A fresh table for lz4.
@@ -54,8 +54,8 @@ fn compressed_size(workspace: &mut Workspace, element: usize, sample: &[u8]) -> 
     compress_into_with_table(sample, packed, table).unwrap_or(usize::MAX)
 }
 
-/// Which of the `elements` to shuffle by (1: not at all) makes a sample of the block smallest, and that size in 1/256 of
-/// the sample's. 4 KiB from its middle are tried.
+/// Which of the `elements` to shuffle by (1: not at all) makes a sample of the block smallest, and the size of the
+/// result in 1/256 of the sample's. The sample is 4 KiB from the block's middle.
 pub fn probe(workspace: &mut Workspace, elements: &[usize], block: &[u8]) -> (usize, usize) {
     let length = PROBE.min(block.len());
     let start = ((block.len() - length) / 2) & !7;
@@ -65,7 +65,7 @@ pub fn probe(workspace: &mut Workspace, elements: &[usize], block: &[u8]) -> (us
     (element, size.saturating_mul(256) / length.max(1))
 }
 
-/// Shuffles by `element` and compresses into the workspace's `packed`; gives the bytes used.
+/// Shuffles by `element` and compresses into the workspace's `packed`. Returns the bytes used.
 pub fn encode(workspace: &mut Workspace, element: usize, block: &[u8]) -> usize {
     compressed_size(workspace, element, block)
 }

@@ -1,8 +1,12 @@
 //! Lossless block-float coding: what 512 float32 have in common is stored once.
 //!
-//! A group's values share the range of their exponents (stored as distance from the greatest), the zero bits at the
-//! end of their mantissas (many, where the data were born as bf16), and the zeros among them go into a mask. What is
-//! left is packed. Every bit pattern comes back, whatever it means; a group that gains nothing is kept as it is.
+//! The values of a group have three things in common:
+//! - a narrow range of exponents, stored as the distance from the greatest one;
+//! - zero bits at the end of their mantissas, of which there are many if the data were bf16 once;
+//! - zeros among the values, which go into a mask.
+//!
+//! What is left is packed. Every bit pattern comes back, whatever it means. A group that gains nothing is stored as
+//! it is.
 use super::bits::{self, GROUP, Group, LANES, ROWS};
 use super::isa::{self, Isa};
 use super::{AHEAD, Damaged, read, write};
@@ -14,16 +18,16 @@ const MASK_BYTES: usize = GROUP / 8;
 const MANTISSA: u32 = 23;
 const MANTISSA_MASK: u32 = (1 << MANTISSA) - 1;
 
-/// All values are packed.
+/// Mode: all values are packed.
 const DENSE: u8 = 0;
-/// A mask tells which are packed; the others are +0.
+/// Mode: a mask tells which values are packed; the others are +0.
 const SPARSE: u8 = 1;
-/// A second mask tells which of the others are -0.
+/// Mode: a second mask tells which of the others are -0.
 const SPARSE_SIGNED: u8 = 2;
-/// Kept as they are.
+/// Mode: the values are stored as they are.
 const EXACT: u8 = 3;
 
-/// The largest a block of `size` bytes can become.
+/// The most bytes that a block of `size` bytes can become.
 pub fn bound(size: usize) -> usize {
     size / GROUP_BYTES * (HEADER + GROUP_BYTES)
 }
@@ -31,14 +35,14 @@ pub fn bound(size: usize) -> usize {
 /// What the values of a group have in common.
 #[derive(Clone, Copy)]
 struct Common {
-    /// All set bits of all values.
+    /// All bits that are set in any value.
     union: u32,
     /// Least and greatest exponent of the values that are not zero.
     least: u32,
     greatest: u32,
     /// Values that are not zero.
     present: usize,
-    /// How many are +0.
+    /// Values that are +0.
     positive_zeros: usize,
 }
 impl Common {
@@ -63,7 +67,7 @@ impl Common {
     fn trailing(&self) -> u32 {
         self.union.trailing_zeros().min(MANTISSA)
     }
-    /// Bits of a packed value, zeros taken as values too or not.
+    /// Bits of a packed value. `with_zeros`: whether zeros are packed too.
     #[inline(always)]
     fn width(&self, with_zeros: bool) -> u32 {
         let least = if with_zeros && self.present < GROUP { 0 } else { self.least.min(self.greatest) };
@@ -91,7 +95,7 @@ impl Common {
     }
 }
 
-/// From a float's bits to what is packed of them: exponent below the greatest, mantissa, sign.
+/// What is packed of a float's bits `w`: the exponent's distance from the greatest, the mantissa, the sign.
 #[inline(always)]
 fn folded(common: &Common, trailing: u32, w: u32) -> u32 {
     let (exponent, mantissa, sign) = (w >> MANTISSA & 0xFF, w & MANTISSA_MASK, w >> 31);
@@ -125,14 +129,14 @@ fn encode_group(source: &[u8; GROUP_BYTES], values: &mut Group, out: &mut [u8]) 
                 let present = w << 1 != 0;
                 mask |= u8::from(present) << bit;
                 negative[byte] |= u8::from(w == 1 << 31) << bit;
-                // Written in any case, kept only if present: cheaper than a branch.
+                // Written in any case, and overwritten unless present: cheaper than a branch.
                 values.as_flattened_mut()[next] = w;
                 next += usize::from(present);
             }
             out[at + byte] = mask;
         }
         if next < GROUP {
-            // Fill up with a value that fits the width.
+            // Fill up with a value that fits in the width.
             values.as_flattened_mut()[next..].fill(common.greatest << MANTISSA);
         }
         at += MASK_BYTES;
@@ -148,9 +152,10 @@ fn encode_group(source: &[u8; GROUP_BYTES], values: &mut Group, out: &mut [u8]) 
     size
 }
 
-/// The group that stands for each four in an estimate, in turn: at no fixed distance, as the rows of a matrix are.
+/// Which group is looked at in each run of four, in turn. The distances vary, so that they do not coincide with the
+/// rows of a matrix.
 const SAMPLES: [usize; 8] = [0, 1, 3, 2, 2, 3, 1, 0];
-/// About how many bytes [`encode`] will make of the block: a quarter of the groups is looked at.
+/// About how many bytes [`encode`] will make of the block. A quarter of the groups is looked at.
 pub fn estimate(isa: Isa, block: &[u8]) -> usize {
     let groups = block.as_chunks::<GROUP_BYTES>().0;
     isa.run(
@@ -167,7 +172,7 @@ pub fn estimate(isa: Isa, block: &[u8]) -> usize {
     )
 }
 
-/// Encodes a block (a multiple of 2 KiB) into `out`, which holds [`bound`] bytes; gives the bytes used.
+/// Encodes a block (a multiple of 2 KiB) into `out`, which has room for [`bound`] bytes. Returns the bytes used.
 pub fn encode(isa: Isa, block: &[u8], out: &mut [u8]) -> usize {
     let mut used = 0;
     let mut values: Group = [[0; LANES]; ROWS]; // once a block, as in bounded.rs

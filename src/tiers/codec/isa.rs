@@ -1,7 +1,7 @@
-//! Which vector instructions the codecs run with: chosen once, each path testable on its own.
+//! Which vector instructions the coders run with. This is chosen once; tests run each choice.
 //!
-//! The kernels are plain loops marked `#[inline(always)]`; [`Isa::run`] compiles them once for each instruction set,
-//! and the compiler makes the vectors.
+//! The kernels are plain loops marked `#[inline(always)]`. [`Isa::run`] compiles them once for each instruction set,
+//! and the compiler makes vector code of them.
 use std::sync::OnceLock;
 
 /// An instruction set this processor has.
@@ -17,7 +17,7 @@ pub enum Isa {
     Avx512(pulp::x86::V4),
 }
 impl Isa {
-    /// All this processor has, the best last.
+    /// All instruction sets that this processor has, the best last.
     pub fn all() -> Vec<Isa> {
         let all = core::iter::once(Isa::Baseline);
         #[cfg(target_arch = "x86_64")]
@@ -31,7 +31,8 @@ impl Isa {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| Isa::all().pop().unwrap_or(Isa::Baseline))
     }
-    /// The same without AVX-512: for loops over rows of lanes, of which the compiler otherwise makes gathers down the lanes.
+    /// The same without AVX-512, for loops over rows of lanes: with AVX-512 the compiler makes gathers down the lanes
+    /// of them.
     pub fn narrow(self) -> Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -62,7 +63,8 @@ impl Isa {
     }
 }
 
-/// Asks for bytes that will be read or written soon. The processor's own looking ahead ends at pages and while it computes.
+/// Prefetches bytes that will be read or written soon. The processor's own prefetching stops at the end of a page,
+/// and while it computes.
 #[inline(always)]
 pub fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]

@@ -1,10 +1,10 @@
 //! What chunks become when they leave: coders, and the layout of an encoded chunk.
 //!
-//! A chunk is coded in blocks of 64 KiB. The encoded blocks stand at the front of the chunk's own staging memory, in
-//! order, followed by one 32-bit length a block: no second buffer of a chunk's size is ever needed, in either
-//! direction. Each block has a tag behind the lengths that names its coder; a block that gains nothing is stored raw, and a
-//! chunk of nothing but raw blocks is stored without tags ([`Form::Raw`]). Nobody but this process and its forked children
-//! reads what is stored, so tags and layouts may change.
+//! A chunk is coded in blocks of 64 KiB. The encoded blocks stand, in order, at the front of the chunk's own staging
+//! memory, so neither direction ever needs a second buffer of a chunk's size. Behind them stand the *lengths*, 32
+//! bits for each block, and behind these the *tags*, one byte for each block, which name its coder. A block that
+//! gains nothing is stored raw, and a chunk of nothing but raw blocks is stored without lengths and tags
+//! ([`Form::Raw`]). Only this process and its forked children read what is stored, so tags and layouts may change.
 pub mod bits;
 pub mod bounded;
 pub mod bytes;
@@ -17,23 +17,23 @@ use isa::Isa;
 
 /// Bytes coded at a time.
 pub const BLOCK: usize = 64 << 10;
-/// Groups of 512 values between the one being worked on and the one asked for from memory.
+/// The coders prefetch from memory the group of 512 values that is this many groups ahead.
 const AHEAD: usize = 2;
-/// Room for a block and for what the coders' headers add to it.
+/// Room for a block, and for what the headers of the coders add to it.
 const BLOCK_ROOM: usize = BLOCK + BLOCK / 16;
 
-/// Encoded bytes that cannot have come from the encoder.
+/// The error for encoded bytes that cannot have come from the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged;
 
 /// How a chunk is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Nothing but zero bytes: not stored at all.
+    /// All bytes are zero: nothing is stored.
     Zero,
-    /// As it is.
+    /// The bytes of the chunk itself.
     Raw,
-    /// Encoded blocks and their lengths.
+    /// Encoded blocks, then their lengths and tags.
     Blocks,
 }
 
@@ -71,12 +71,13 @@ impl Workspace {
     pub fn boxed() -> Box<Workspace> {
         Box::default()
     }
-    /// Makes one in place; needs no stack of its size.
+    /// Makes a workspace in place, without a copy of it on the stack.
     ///
     /// # Safety
     /// `place` is valid for writes, aligned, and zeroed.
     pub unsafe fn init(place: core::ptr::NonNull<Workspace>) {
-        // SAFETY: by the caller's promise. All other fields are arrays of bytes, for which zeroes will do.
+        // SAFETY: `place` is valid for writes, by the caller's promise. All other fields are arrays of bytes, for
+        // which zeros are valid.
         unsafe { (&raw mut (*place.as_ptr()).coders.bytes.table).write(bytes::table()) }
     }
 }
@@ -86,15 +87,15 @@ impl Workspace {
 pub struct Codec {
     isa: Isa,
     grid: Option<Grid>,
-    /// Losslessly packed is what saves at least one byte in so many.
+    /// Lossless coding is used for a block if it saves at least one byte in this many.
     least_saving: usize,
 }
-/// The usual least saving: below it, reading the packed bytes costs more than the space is worth.
+/// The usual least saving: below it, decoding costs more than the space is worth.
 const LEAST_SAVING: usize = 32;
 
-/// Bytes of staging memory a chunk needs beyond its own.
+/// Bytes of staging memory that a chunk needs beyond its own size.
 pub fn directory_size(chunk: usize) -> usize {
-    // One tag and one length a block.
+    // A length of four bytes and a tag of one byte for each block.
     chunk.div_ceil(BLOCK) * 5
 }
 
@@ -107,7 +108,7 @@ fn read<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Damaged> {
     bytes.get(at..at + N).and_then(|b| b.try_into().ok()).ok_or(Damaged)
 }
 
-/// What the last probed block told about its neighbours.
+/// What probing the last probed block told; used for the blocks after it.
 #[derive(Clone, Copy)]
 struct Probed {
     element: usize,
@@ -116,11 +117,12 @@ struct Probed {
 }
 
 impl Codec {
-    /// Every byte comes back.
+    /// A lossless coder.
     pub fn lossless() -> Codec {
         Codec { isa: Isa::best(), grid: None, least_saving: LEAST_SAVING }
     }
-    /// float32 that come back within `tolerance`; lossless where the tolerance is zero or too small to compute with.
+    /// A coder for float32 that come back within `tolerance`. It is lossless if the tolerance is zero or too small to
+    /// compute with.
     pub fn bounded(tolerance: f64) -> Codec {
         Codec { grid: Grid::new(tolerance), ..Codec::lossless() }
     }
@@ -128,7 +130,7 @@ impl Codec {
     pub fn is_lossy(&self) -> bool {
         self.grid.is_some()
     }
-    /// The same coder, storing as they are blocks of which less than one byte in `many` could be saved losslessly.
+    /// The same coder, which stores a block as it is if lossless coding would save less than one byte in `many`.
     pub fn saving_one_in(self, many: usize) -> Codec {
         Codec { least_saving: many, ..self }
     }
@@ -137,8 +139,9 @@ impl Codec {
         Codec { isa, ..self }
     }
 
-    /// Encodes the chunk in the first `chunk` bytes of `memory` (a multiple of 4 KiB) in place. `memory` has at least
-    /// `chunk + directory_size(chunk)` bytes. Gives the form and the bytes now at the front.
+    /// Encodes in place the chunk in the first `chunk` bytes of `memory`. `chunk` is a multiple of 4 KiB, and
+    /// `memory` has at least `chunk + directory_size(chunk)` bytes. Returns the form, and how many bytes at the front
+    /// are the result.
     pub fn encode_in_place(
         &self,
         memory: &mut [u8],
@@ -153,7 +156,7 @@ impl Codec {
         let mut probed = Probed { element: 1, size: 256, repack: false };
         let mut used = 0;
         let mut raw = true;
-        // Nothing is moved while all blocks so far are raw: they are where they belong.
+        // While all blocks so far are raw, nothing is moved: they are where they belong.
         let mut lengths_at = chunk;
         for index in 0..directory {
             let start = index * BLOCK;
@@ -175,7 +178,7 @@ impl Codec {
                 None => {}
             }
             used += size;
-            // Lengths and tags gather behind the chunk's end, where staging memory has room for them.
+            // Lengths and tags are collected behind the chunk's end, where staging memory has room for them.
             write(memory, lengths_at, (size as u32).to_le_bytes());
             memory[chunk + directory * 4 + index] = tag as u8;
             lengths_at += 4;
@@ -187,7 +190,7 @@ impl Codec {
         (Form::Blocks, used + directory * 5)
     }
 
-    /// Tag and size of the encoded block; the bytes are in the workspace's buffer of that coder.
+    /// Encodes a block. Returns its tag and size; the encoded bytes are in the workspace's buffer for that coder.
     fn encode_block(
         &self,
         block: &[u8],
@@ -201,7 +204,8 @@ impl Codec {
                 return (Tag::Raw, block.len());
             }
             if probe {
-                // Packed bits that still repeat: periodic or constant data. Rare, so only some blocks are tried.
+                // Periodic or constant data: their packed bits still repeat. This is rare, so only some blocks are
+                // probed for it.
                 let sample = &workspace.block.0[..size];
                 probed.repack = size >= 2048 && bytes::probe(&mut workspace.bytes, &[1], sample).1 < 128;
             }
@@ -219,7 +223,7 @@ impl Codec {
         }
         let estimate = float::estimate(self.isa, block);
         let expected = block.len() * probed.size / 256;
-        // lz4 is several times slower than packing: it has to be clearly smaller.
+        // lz4 is several times slower than packing, so its result has to be clearly smaller.
         if expected < estimate - estimate / 4 && expected < block.len() / 10 * 9 {
             let size = bytes::encode(&mut workspace.bytes, probed.element, block);
             if size < estimate && size < block.len() {
@@ -269,8 +273,8 @@ impl Codec {
         Ok(())
     }
 
-    /// Decodes `encoded` (of form [`Form::Blocks`]) into `chunk`. From the last block to the first, so that what a reader
-    /// begins with is in the cache.
+    /// Decodes `encoded`, of form [`Form::Blocks`], into `chunk`. Goes from the last block to the first, so that the
+    /// bytes that a reader begins with are in the cache.
     pub fn decode(&self, encoded: &[u8], chunk: &mut [u8], workspace: &mut Workspace) -> Result<(), Damaged> {
         let directory = Directory::of(encoded, chunk.len())?;
         let mut end = directory.start;
@@ -283,8 +287,8 @@ impl Codec {
         if end == 0 { Ok(()) } else { Err(Damaged) }
     }
 
-    /// Decodes the `encoded` bytes (of form [`Form::Blocks`]) at the front of `memory` in place, into its first
-    /// `chunk` bytes. From the last block to the first, so that none is overwritten before its turn.
+    /// Decodes in place the `encoded` bytes, of form [`Form::Blocks`], at the front of `memory` into its first
+    /// `chunk` bytes. Goes from the last block to the first, so that no encoded block is overwritten before its turn.
     pub fn decode_in_place(
         &self,
         memory: &mut [u8],
@@ -294,7 +298,7 @@ impl Codec {
     ) -> Result<(), Damaged> {
         let directory = Directory::of(memory.get(..encoded).ok_or(Damaged)?, chunk)?;
         let blocks = chunk.div_ceil(BLOCK);
-        // Behind the chunk: the first blocks to be decoded may lie over where the lengths stand now.
+        // The lengths and tags move behind the chunk, because the blocks that are decoded first may lie over them.
         memory.copy_within(directory.start..directory.start + blocks * 5, chunk);
         let directory = Directory { start: chunk, blocks };
         let mut end = encoded - blocks * 5;
@@ -321,7 +325,7 @@ impl Codec {
     }
 }
 
-/// Where the lengths and tags of an encoded chunk stand.
+/// Where the lengths and tags of an encoded chunk begin.
 struct Directory {
     start: usize,
     blocks: usize,
