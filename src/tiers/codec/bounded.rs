@@ -1,19 +1,25 @@
 //! Error-bounded coding of float32: values on a grid, differences packed into as few bits as they need.
 //!
-//! The grid's step is the largest power of two not above twice the tolerance, so a value already on the grid is
-//! found again exactly: coding twice changes nothing more, and no error adds up. A group of 512 values is coded as
-//! grid numbers relative to their minimum, or to the value one or two before (two suits interleaved complex
-//! numbers), or to the line through the two before (smooth data), whichever takes the fewest bits. A group in which the checked error of any value exceeds the tolerance
-//! (it is not a number, infinite, or beyond 2^24 steps) is kept exactly as it is.
+//! The grid's step is the largest power of two not above twice the tolerance. A value that is already on the grid is
+//! found again exactly, so coding a second time changes nothing more, and errors do not add up.
+//!
+//! A group of 512 values is coded as grid numbers, relative to whichever of these takes the fewest bits:
+//! - their minimum;
+//! - the number before;
+//! - the number two before (for interleaved complex numbers);
+//! - the line through the two numbers before (for smooth data).
+//!
+//! A group is stored exactly as it is if the checked error of any value exceeds the tolerance: the value is not a
+//! number, infinite, or beyond 2^24 steps.
 use super::bits::{self, GROUP, Group, LANES, ROWS};
 use super::isa::{self, Isa};
 use super::lanes;
 use super::{AHEAD, Damaged, read, write};
 
-/// Bytes before each group's packed values: mode, width, two spare, base, least difference.
+/// Bytes before each group's packed values: mode, width, two unused, base, least difference.
 const HEADER: usize = 12;
 const GROUP_BYTES: usize = GROUP * 4;
-/// Grid numbers stay below this, so that number times step is exact.
+/// Grid numbers stay below this, so that a number times the step is exact.
 const MOST: f32 = (1 << 24) as f32;
 
 /// The grid that belongs to a tolerance.
@@ -24,13 +30,13 @@ pub struct Grid {
     bound: f32,
 }
 impl Grid {
-    /// The grid for an absolute error of at most `tolerance`; None where only exact coding will do (tolerance zero,
-    /// or so small that steps leave the range in which float32 computes exactly).
+    /// The grid for an absolute error of at most `tolerance`. None if only exact coding will do: the tolerance is
+    /// zero, or so small that steps would leave the range in which float32 computes exactly.
     pub fn new(tolerance: f64) -> Option<Grid> {
         if !tolerance.is_finite() || tolerance < 2f64.powi(-100) {
             return None;
         }
-        // 2^99 * 2^24 is still finite, and the inverse of the step still normal.
+        // Steps stay at 2^99 or less: 2^99 * 2^24 is still finite, and the inverse of such a step is still normal.
         let tolerance = tolerance.min(2f64.powi(98));
         let mut bound = tolerance as f32;
         if f64::from(bound) > tolerance {
@@ -51,11 +57,12 @@ enum Mode {
     SecondDifference,
 }
 
-/// What the groups of a block are worked on in: made once a block, as clearing it takes a fifth of the time of a group.
+/// Buffers for the groups of a block. They are made once a block, because clearing them takes a fifth of the time of
+/// a group.
 struct Scratch {
     /// Grid numbers in their order.
     numbers: Group,
-    /// The same dealt out to lanes, then what they are coded as.
+    /// The same numbers dealt out to lanes, then their residuals.
     lanes: Group,
 }
 impl Default for Scratch {
@@ -64,7 +71,7 @@ impl Default for Scratch {
     }
 }
 
-/// The largest a block of `size` bytes can become.
+/// The most bytes that a block of `size` bytes can become.
 pub fn bound(size: usize) -> usize {
     size / GROUP_BYTES * (HEADER + 4 + GROUP_BYTES)
 }
@@ -72,12 +79,13 @@ pub fn bound(size: usize) -> usize {
 /// Least and greatest grid number of one group.
 type Range = (i32, i32);
 
-/// Nearest grid numbers of one group; None if one of them would break the bound.
+/// Finds the nearest grid numbers of one group. Returns None if one of them would break the bound.
 #[inline(always)]
 fn quantise(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut Group) -> Option<Range> {
     quantise_small(grid, source, numbers).or_else(|| quantise_large(grid, source, numbers))
 }
-/// For numbers below 2^22: adding 1.5 * 2^23 rounds to a whole number, which is then the lowest bits of the float.
+/// `quantise` for numbers below 2^22: adding 1.5 * 2^23 rounds to a whole number, which is then in the lowest bits of
+/// the float.
 #[inline(always)]
 fn quantise_small(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut Group) -> Option<Range> {
     const MAGIC: f32 = 1.5 * (1 << 23) as f32;
@@ -86,18 +94,19 @@ fn quantise_small(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut Group) -
     for (number, bytes) in numbers.as_flattened_mut().iter_mut().zip(source.as_chunks().0) {
         let x = f32::from_le_bytes(*bytes);
         let raised = x * grid.inverse + MAGIC;
-        // Whatever is larger, or not a number, has another exponent or sign and so gives no small number here.
+        // A value that is larger, or not a number, has another exponent or sign, and so gives no small number here.
         let whole = raised.to_bits().wrapping_sub(MAGIC.to_bits());
         *number = whole;
         least = least.min(whole as i32);
         most = most.max(whole as i32);
-        // Sizes of floats are in the order of their bits; not-a-number is above all.
+        // The bits of floats without sign are in the order of their sizes, and those of not-a-number above all
+        // others.
         error = error.max(((raised - MAGIC) * grid.step - x).abs().to_bits());
     }
     let held = least >= -LIMIT && most < LIMIT && f32::from_bits(error) <= grid.bound;
     held.then_some((least, most))
 }
-/// For all that the grid can hold.
+/// `quantise` for all numbers that the grid can hold.
 #[cold]
 #[inline(always)]
 fn quantise_large(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut Group) -> Option<Range> {
@@ -108,16 +117,17 @@ fn quantise_large(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut Group) -
         let x = f32::from_le_bytes(*bytes);
         let y = x * grid.inverse;
         let y = if y.abs() < MOST { y } else { 0.0 }; // also not-a-number
-        // Adding and taking away 2^23 rounds to a whole number; beyond it a float is one already.
+        // Adding and subtracting 2^23 rounds to a whole number. A float beyond 2^23 is a whole number already.
         let size = y.abs();
         let whole = if size < MAGIC { (size + MAGIC) - MAGIC } else { size };
         let rounded = whole.copysign(y);
-        // SAFETY: a whole number of at most 2^24.
+        // SAFETY: `rounded` is a whole number of at most 2^24, which an i32 holds.
         let whole = unsafe { rounded.to_int_unchecked::<i32>() };
         *number = whole as u32;
         least = least.min(whole);
         most = most.max(whole);
-        // Both are within one step of each other, so the difference is exact (Sterbenz); not-a-number fails.
+        // The two are within one step of each other, so their difference is exact (Sterbenz). The comparison fails
+        // for not-a-number.
         bad |= u32::from((rounded * grid.step - x).abs() <= grid.bound) ^ 1;
     }
     (bad == 0).then_some((least, most))
@@ -126,9 +136,10 @@ fn quantise_large(grid: Grid, source: &[u8; GROUP_BYTES], numbers: &mut Group) -
 /// What a number is coded relative to.
 trait Prediction {
     const MODE: Mode;
-    /// What is left of a number, given the one before it and the one before that.
+    /// What is left of a number, given the number before it and the number before that.
     fn residual(number: i32, last: i32, second_last: i32) -> i32;
-    /// Numbers to stand before the first two of a group, such that these have residuals that others have too.
+    /// The numbers to assume before the first two of a group, chosen so that the first two get residuals that other
+    /// numbers have too.
     fn before(first: [i32; 4]) -> [i32; 2];
 }
 struct Previous;
@@ -182,11 +193,11 @@ impl Plan {
         Plan { mode, width: bits::bits((most - least) as u32), least }
     }
 }
-/// Numbers looked at, at each of so many places, to see which prediction can pay.
+/// How many numbers are looked at in each sample, and how many samples, to see which prediction can pay.
 const SAMPLE: usize = 16;
 const SAMPLES: usize = 4;
 
-/// Bits a prediction takes for the sampled numbers.
+/// The bits that a prediction needs for the sampled numbers.
 #[inline(always)]
 fn sampled_width<P: Prediction>(numbers: &Group) -> u32 {
     let numbers = numbers.as_flattened();
@@ -200,7 +211,7 @@ fn sampled_width<P: Prediction>(numbers: &Group) -> u32 {
     }
     bits::bits((most - least) as u32)
 }
-/// The last number of each lane moves to the lane after it, before whose first it stands.
+/// Moves the last number of each lane to the lane after it, where it stands before the first number.
 #[inline(always)]
 fn shifted(row: &Row, first: i32) -> Row {
     core::array::from_fn(
@@ -208,7 +219,8 @@ fn shifted(row: &Row, first: i32) -> Row {
         |l| if l == 0 { first as u32 } else { row[l - 1] },
     )
 }
-/// Replaces numbers by what a prediction leaves of them. The first, which have nothing before them, are of no account.
+/// Replaces numbers by their residuals. Those of the first numbers, which have nothing before them, do not matter,
+/// because the group's header has these numbers.
 #[inline(always)]
 fn predict<P: Prediction>(lanes: &mut Group) -> Plan {
     let first = core::array::from_fn(|row| lanes[row][0] as i32);
@@ -229,7 +241,7 @@ fn predict<P: Prediction>(lanes: &mut Group) -> Plan {
     }
     Plan::new(P::MODE, (least, most))
 }
-/// The prediction that takes the fewest bits. Undoing predictions costs time: they have to save a bit.
+/// The prediction that takes the fewest bits. It has to save a bit, because undoing it costs time.
 #[inline(always)]
 fn choose(numbers: &Group, width: u32) -> Mode {
     let better = |best: (u32, Mode), width, mode| if width < best.0 { (width, mode) } else { best };
@@ -265,7 +277,7 @@ fn encode_group(
             Mode::DifferenceOfTwo => predict::<SecondLast>(lanes),
             _ => predict::<Line>(lanes),
         };
-        // The numbers sampled may have been the smooth ones.
+        // The samples may have been smoother than the rest.
         if better.width < plan.width {
             plan = better;
         }
@@ -280,7 +292,7 @@ fn encode_group(
     write(out, 8, minimum.to_le_bytes());
     let mut size = HEADER;
     if matches!(mode, Mode::DifferenceOfTwo | Mode::SecondDifference) {
-        // They have two starting values.
+        // These modes have two starting values.
         write(out, size, numbers[0][1].to_le_bytes());
         size += 4;
     }
@@ -288,7 +300,7 @@ fn encode_group(
     size + bits::packed_size(ROWS, width)
 }
 
-/// Encodes a block (a multiple of 2 KiB) into `out`, which holds [`bound`] bytes; gives the bytes used.
+/// Encodes a block (a multiple of 2 KiB) into `out`, which has room for [`bound`] bytes. Returns the bytes used.
 pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
     let mut used = 0;
     let mut scratch = Scratch::default();
@@ -307,7 +319,7 @@ pub fn encode(isa: Isa, grid: Grid, block: &[u8], out: &mut [u8]) -> usize {
     used
 }
 
-/// One number a lane.
+/// One number for each lane.
 type Row = [u32; LANES];
 #[inline(always)]
 fn add(a: &Row, b: &Row) -> Row {
@@ -317,13 +329,13 @@ fn add(a: &Row, b: &Row) -> Row {
     }
     sum
 }
-/// What is to be added to numbers that are sums within their lanes: `first` to those in even and odd rows, and `slope`
-/// more for every two rows further down.
+/// What has to be added to numbers that are sums within their lanes: `first` in the first even and odd row, and
+/// `slope` more for every two rows further down.
 struct Offsets {
     first: [Row; 2],
     slope: Row,
 }
-/// Sums down the rows of a packed group: each number is what its prediction left of it, and the numbers `BACK` rows up.
+/// Unpacks a group and sums down its rows: each number becomes its residual plus the number `BACK` rows above.
 #[inline(always)]
 fn sums<const BACK: usize>(packed: &[u8], width: u32, least: &Row, lanes: &mut Group) {
     let mut sums = [[0; LANES]; BACK];
@@ -340,7 +352,7 @@ fn sums<const BACK: usize>(packed: &[u8], width: u32, least: &Row, lanes: &mut G
         },
     );
 }
-/// Sums of sums. Gives the last of the inner ones.
+/// Unpacks a group and takes sums of sums down its rows. Returns the last of the inner sums.
 #[inline(always)]
 fn sums_of_sums(packed: &[u8], width: u32, least: &Row, lanes: &mut Group) -> Row {
     let (mut inner, mut outer) = ([0; LANES], [0; LANES]);
@@ -357,7 +369,7 @@ fn sums_of_sums(packed: &[u8], width: u32, least: &Row, lanes: &mut Group) -> Ro
     );
     inner
 }
-/// Values in their order of grid numbers, less their offsets, in lanes.
+/// Turns grid numbers in lanes, from which `offsets` are still missing, into values in their order.
 #[inline(always)]
 fn values(isa: Isa, grid: Grid, lanes: &Group, offsets: &Offsets, target: &mut [[u8; 4]; GROUP]) {
     lanes::gather(
@@ -412,7 +424,7 @@ fn decode_group(
     let packed = encoded.get(at..at + size).ok_or(Damaged)?;
     let target: &mut [[u8; 4]; GROUP] = target.as_chunks_mut().0.first_chunk_mut().ok_or(Damaged)?;
     let least = [minimum; LANES];
-    // The first lane begins such that its first numbers are those known.
+    // The first lane's offset is chosen so that its first numbers are the known ones.
     let offsets = match header[0] {
         m if m == Mode::Offset as u8 => {
             bits::unpack(packed, ROWS, width, lanes);
@@ -437,7 +449,8 @@ fn decode_group(
         }
         m if m == Mode::SecondDifference as u8 => {
             let bends = sums_of_sums(packed, width, &least, lanes);
-            // A lane begins with the slope with which the one before it ends, and where that has led to.
+            // A lane begins with the slope with which the lane before it ends, at the number to which that slope
+            // leads.
             let known = second.wrapping_sub(base);
             let slope =
                 lanes::sums_before(isa, &bends, known.wrapping_sub(lanes[1][0]).wrapping_add(lanes[0][0]));

@@ -1,18 +1,18 @@
-//! Between the order of values and the order of lanes in which they are summed.
+//! Converts between the order of values and the order of lanes in which they are summed.
 //!
-//! A running sum over values in their order is a chain in which each vector waits for the last number of the one before.
-//! So each of the 16 lanes gets 32 *consecutive* values (as in the transposed layout of Afroozeh and Boncz, "The FastLanes
-//! compression layout", 2023): sums down the rows are plain additions of vectors, and only the sums of whole lanes, 16 a
-//! group, have to be added up across. Value `i` is in row `i % 32` of lane `i / 32`.
+//! A running sum over values in their order is a chain, in which each vector waits for the last number of the vector
+//! before. So each of the 16 lanes gets 32 *consecutive* values (as in the transposed layout of Afroozeh and Boncz,
+//! "The FastLanes compression layout", 2023). Then sums down the rows are plain additions of vectors, and only the
+//! sums of whole lanes, 16 for each group, have to be added up across. Value `i` is in row `i % 32` of lane `i / 32`.
 //!
-//! Compilers make no vectors of a transposition, so this is the one place where instructions are named.
+//! Compilers make no vector code of a transposition, so this is the one place that names instructions.
 use super::bits::{GROUP, Group, LANES, ROWS};
 use super::isa::Isa;
 
-/// Rows and columns of a tile that is turned in registers.
+/// Rows and columns of a tile that is transposed in registers.
 const SIDE: usize = 8;
 
-/// Deals values in their order out to the lanes.
+/// Deals out values in their order to the lanes.
 #[inline(always)]
 pub fn deal(isa: Isa, values: &Group, lanes: &mut Group) {
     let values = values.as_flattened();
@@ -39,8 +39,9 @@ pub fn deal(isa: Isa, values: &Group, lanes: &mut Group) {
 /// Numbers of neighbouring lanes in one row.
 pub type Part = [u32; SIDE];
 
-/// Gathers the values of the lanes in their order, as bytes. For the part of the lanes that begins with `lane`,
-/// `through(lane)` makes what all rows pass through in their order, with their indices.
+/// Gathers the values of the lanes in their order, as bytes. `through(lane)` is called for each part of the lanes,
+/// which begins with `lane`, and returns a function. All rows of the part pass through that function, in order, with
+/// their indices.
 #[inline(always)]
 pub fn gather<F: FnMut(usize, Part) -> Part>(
     isa: Isa,
@@ -74,13 +75,13 @@ pub fn gather<F: FnMut(usize, Part) -> Part>(
         }
     }
 }
-/// The numbers of a row that begin with `lane`.
+/// The part of a row that begins with `lane`.
 #[inline(always)]
 pub fn part(row: &[u32; LANES], lane: usize) -> Part {
     *row[lane..].first_chunk().expect("lanes are whole parts")
 }
 
-/// For each lane the sum of all lanes before it, from `start` on.
+/// For each lane, `start` plus the sum of all lanes before it.
 #[inline(always)]
 pub fn sums_before(isa: Isa, totals: &[u32; LANES], start: u32) -> [u32; LANES] {
     #[cfg(target_arch = "x86_64")]
@@ -116,22 +117,22 @@ fn store<T: pulp::bytemuck::Pod>(row: __m256i, to: &mut [T]) {
     let row: [T; SIDE] = pulp::cast(row);
     to[..SIDE].copy_from_slice(&row);
 }
-/// Running sums.
+/// Running sums within one part.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn sums(avx2: Avx2, numbers: __m256i) -> __m256i {
-    // Of pairs, of fours, then the lower four for the upper.
+    // Sums of pairs, then of fours; then the sum of the lower four is added to the upper four.
     let pairs = avx2._mm256_add_epi32(numbers, avx2._mm256_slli_si256::<4>(numbers));
     let fours = avx2._mm256_add_epi32(pairs, avx2._mm256_slli_si256::<8>(pairs));
     let lower = avx2._mm256_permute2x128_si256::<0x08>(fours, fours);
     avx2._mm256_add_epi32(fours, avx2._mm256_shuffle_epi32::<0xFF>(lower))
 }
-/// Rows become columns.
+/// Transposes a tile: rows become columns.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn turn(avx2: Avx2, rows: [__m256i; SIDE]) -> [__m256i; SIDE] {
     let [a, b, c, d, e, f, g, h] = rows;
-    // Names tell which rows are in it, and which columns of each half.
+    // A name tells which rows are in the vector, and which columns of each half.
     let ones = |x, y| (avx2._mm256_unpacklo_epi32(x, y), avx2._mm256_unpackhi_epi32(x, y));
     let twos = |x, y| (avx2._mm256_unpacklo_epi64(x, y), avx2._mm256_unpackhi_epi64(x, y));
     let fours =

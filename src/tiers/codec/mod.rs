@@ -17,7 +17,7 @@ use isa::Isa;
 
 /// Bytes coded at a time.
 pub const BLOCK: usize = 64 << 10;
-/// The coders prefetch from memory the group of 512 values that is this many groups ahead.
+/// How many groups of 512 values ahead the coders prefetch.
 const AHEAD: usize = 2;
 /// Room for a block, and for what the headers of the coders add to it.
 const BLOCK_ROOM: usize = BLOCK + BLOCK / 16;
