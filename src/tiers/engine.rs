@@ -1,8 +1,10 @@
 //! The residency engine of one instance: its regions, its share of the budget, its spill files.
 //!
 //! fill.rs brings chunks in, evict.rs sends them out; state.rs says why no write is lost. A thread takes things in
-//! this order: the gate, a workspace, a claim, a slot, then single locks. It never takes one lock while it holds
-//! another.
+//! this order: the gate, `arrangement`, a workspace, a claim, a slot, then other locks. It holds one of these while
+//! it takes another in few places: a spill space holds its lists while it asks for files, the warm arena its lock
+//! while it charges the account, the account its own while it charges the instance, and fork the list of engines
+//! while it visits them.
 use super::budget::{Budget, BudgetAccount};
 use super::chunk_error::ChunkError;
 use super::fault::pages::Pages;

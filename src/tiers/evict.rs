@@ -107,8 +107,8 @@ impl Engine {
             }
         }
     }
-    /// What to do when no slot is free. Returns the full slot of a chunk that was read ahead. Returns None once a
-    /// slot may have been returned, or a chunk has settled since the caller looked (`seen`).
+    /// Waits for a slot while none is in stock. Returns the full slot of a chunk that was read ahead, or None once a
+    /// slot may have been returned or a chunk has settled since the caller looked (`seen`).
     fn slot_in_use(&self, region: &Region, seen: u32) -> Result<Option<Slot>, ChunkError> {
         let staging = region.staging();
         // The slots are held by other threads, which return them, or by chunks read ahead, which can give them up.

@@ -31,7 +31,7 @@ use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 static ENGINES: Mutex<Vec<Weak<Engine>>> = Mutex::sheltered(Vec::new());
-/// See load.rs.
+/// The hooks that load.rs registers.
 pub static HOOKS: Hooks = Hooks { prepare, parent, child };
 
 /// Something that may fail while a process forks, noted to be reported later.

@@ -1,10 +1,10 @@
 //! How many mappings of the process the chunks in place take, and how many they may take.
 //!
-//! If pages move by mremap (`Pages::splits_mappings`), each chunk in place is a mapping to the system. It keeps the
-//! offset and origin of the slot that its pages came from, and neighbours never agree on these. Each gap between such
-//! chunks is one mapping too. A process may have vm.max_map_count mappings, and when they run out the program's own
-//! calls of mmap fail as well. So all engines of a process count together, and chunks leave long before the limit
-//! (`Engine::free_mappings` in reclaim.rs).
+//! If pages move by mremap (`Pages::splits_mappings`), each chunk in place is a mapping to the system. Such a mapping
+//! keeps the offset and origin of the slot that its pages came from, and neighbours never agree on these, so they do
+//! not merge. Each gap between such chunks is one mapping too. A process may have vm.max_map_count mappings, and when
+//! they run out the program's own calls of mmap fail as well. So all engines of a process count together, and chunks
+//! leave long before the limit (`Engine::free_mappings` in reclaim.rs).
 //!
 //! A chunk that leaves need not free a mapping: between two chunks that stay it only becomes a gap. So while mappings
 //! are short, [`LEAVING`] chunks leave for one that comes in. That is enough:

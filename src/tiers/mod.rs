@@ -1,9 +1,9 @@
 //! Tiered memory: ordinary pointers to more memory than there is RAM.
 //!
 //! A [`region::Region`] is one piece of address space cut into chunks. Each chunk is hot (in place), warm (encoded in
-//! RAM) or cold (encoded in a spill file), or zero (never written). Two policies share the [`engine::Engine`]:
-//! streaming memory is lossless, hierarchical memory may differ by a tolerance once it has been encoded. An engine
-//! belongs to one instance and lives on that instance's budget.
+//! RAM), cold (encoded in a spill file) or zero (never written). Two policies share the [`engine::Engine`]: streaming
+//! memory is lossless, hierarchical memory may differ by a tolerance once it has been encoded. An engine belongs to
+//! one instance and lives on that instance's budget.
 //!
 //! Read state.rs first: it states the protocol of a chunk. fault/pages.rs states how pages move.
 pub mod budget;

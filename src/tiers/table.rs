@@ -29,7 +29,7 @@ pub struct Stored {
     pub checksum: u64,
     /// Encoded bytes.
     pub length: u32,
-    /// The extent of the encoded bytes in the warm arena, plus one; 0: they are not in RAM.
+    /// The number of their extent in the warm arena; 0: they are not in RAM.
     pub warm: u32,
     /// The number of the spill file that holds the encoded bytes; 0: no file does. They may be in RAM too.
     pub file: u16,

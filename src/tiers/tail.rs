@@ -36,7 +36,8 @@ impl Region {
     pub fn clear_tail(&self) -> Result<()> {
         self.with_tail(Access::Write, |tail| tail.fill(0)).map(drop)
     }
-    /// Does this in a chunk that is brought in to be overwritten, because the program writes only its own part.
+    /// Fills the bytes behind the end with zeros in a chunk that is brought in to be overwritten, because the program
+    /// writes only its own part.
     pub(super) fn clear_tail_in(&self, index: usize, bytes: &mut [u8]) {
         if index + 1 == self.count() {
             bytes[self.used_in_last()..self.chunk_size()].fill(0);

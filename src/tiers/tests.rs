@@ -1,4 +1,4 @@
-//! The engine through its public face, on every rung of the ladder.
+//! The engine through its public functions, on every rung of the ladder.
 use super::budget::{Budget, Unlimited};
 use super::chunk_error::ChunkError;
 use super::chunks::Advice;
@@ -19,7 +19,7 @@ mod failures;
 mod interleavings;
 mod room;
 
-/// A budget of fixed size that remembers the most that was ever charged.
+/// A budget of fixed size that notes the most that was ever charged.
 #[derive(Clone)]
 struct Fixed {
     limit: usize,
@@ -70,10 +70,10 @@ fn bring_in(region: &Region, index: usize, access: Access, acquire: bool) -> Res
 }
 /// The words of a region, as the program sees them.
 fn words(region: &Region) -> &[AtomicU64] {
-    // SAFETY: the region's memory, alive as long as the region is not freed; faults bring in what is missing.
+    // SAFETY: this is the region's memory, which lives until the region is freed; faults bring in what is missing.
     unsafe { core::slice::from_raw_parts(region.start() as *const AtomicU64, region.size() / 8) }
 }
-/// Runs what once went on for ever.
+/// Runs `work`, and fails if it goes on for ever.
 pub(super) fn ends<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
     let (done, result) = channel();
     std::thread::spawn(move || {
@@ -141,7 +141,7 @@ fn no_increment_is_lost_while_chunks_move() {
                     scope.spawn(move || {
                         let words = words(region);
                         for i in 0..rounds {
-                            // Interleaved owners: all threads in all chunks, words of a line shared.
+                            // All threads are in all chunks, and share the words of cache lines.
                             let at = mix((i * THREADS + thread) as u64) as usize % words.len() / 64 * 64;
                             words[at + thread].fetch_add(1, Relaxed);
                             words[at + 7].fetch_add(1, Relaxed);
@@ -215,7 +215,7 @@ fn a_chunk_acquired_again_and_again_beside_a_sweep_stays() {
         let (mut swept, mut kept) = (0, 190);
         while swept < 180 {
             if swept % 30 == 0 {
-                kept += 10; // another one, that belongs to no sweep
+                kept += 10; // another chunk, which belongs to no sweep
             }
             visit(kept, Access::Read);
             visit(swept, Access::Read);
@@ -287,7 +287,7 @@ fn acquired_chunks_stay_and_work_without_any_faults() {
         let region = streaming(&engine, 20 * chunk, chunk);
         let fill = |index: usize, value: u8| {
             let pointer = region.acquire(index, Access::Overwrite).unwrap();
-            // SAFETY: acquired, so in place, `chunk` bytes.
+            // SAFETY: the chunk is acquired, so its `chunk` bytes are in place.
             unsafe { pointer.write_bytes(value, chunk) };
             region.release(index).unwrap();
         };
@@ -296,7 +296,7 @@ fn acquired_chunks_stay_and_work_without_any_faults() {
         for i in (0..20).rev() {
             let pointer = region.acquire(i, Access::Read).unwrap();
             assert_eq!(pointer as usize, region.start() + i * chunk);
-            // SAFETY: acquired.
+            // SAFETY: the chunk is acquired, so its bytes are in place.
             let bytes = unsafe { core::slice::from_raw_parts(pointer, chunk) };
             assert!(bytes.iter().all(|b| *b == i as u8 + 1), "{mechanism:?} chunk {i}");
             // SAFETY: still acquired since before the loop.
@@ -306,7 +306,7 @@ fn acquired_chunks_stay_and_work_without_any_faults() {
         region.release(3).unwrap();
         assert!(region.release(3).is_err(), "released once too often");
         assert!(region.acquire(20, Access::Read).is_err() && region.release(99).is_err());
-        // With all that fits pinned, one more is an error, and releasing helps.
+        // When as many chunks are acquired as fit, one more is an error, and a release helps.
         let mut pinned = vec![];
         let failed = loop {
             match region.acquire(pinned.len(), Access::Write) {
@@ -368,7 +368,7 @@ fn sizes_change_without_losing_data() {
         words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i as u64), Relaxed));
         let mut kept = (2 << 20) / 8;
         for size in [3 << 20, 20 << 20, 1 << 20, (1 << 20) + 8, 5 << 20, 50 << 20, 4096] {
-            // With chunks read ahead in as many slots as there are.
+            // Chunks are read ahead into all slots.
             region.advise(Advice::Sequential).unwrap();
             for i in (0..kept).step_by(chunk / 8).take(20) {
                 words(&region)[i].load(Relaxed);
@@ -402,13 +402,13 @@ fn unlimited_engines_keep_everything_in_place() {
     engine.free(&region);
 }
 
-/// CRC-64 of `words`, bit by bit, by a reflected polynomial.
+/// CRC-64 of `words`, computed bit by bit with a reflected polynomial.
 fn crc_64(polynomial: u64, words: &[u64]) -> u64 {
     let bits = words.iter().flat_map(|word| (0..64).map(move |bit| word >> bit & 1));
     !bits.fold(u64::MAX, |crc, bit| (crc >> 1) ^ if (crc ^ bit) & 1 == 1 { polynomial } else { 0 })
 }
-/// A record and its checksum change together by a multiple of the checksum's polynomial: a checksum by that polynomial, of the
-/// whole chunk, would not change, and the write be taken for none.
+/// If a record and its checksum change, they change by a multiple of the checksum's polynomial. A hash of the whole
+/// chunk by that polynomial would stay the same, and the write would be lost.
 #[test]
 fn rewriting_a_record_with_its_own_checksum_is_seen() {
     const POLYNOMIALS: [u64; 2] = [0x9A6C_9329_AC4B_C9B5, 0xC96C_5795_D787_0F42]; // of NVMe, of xz
@@ -451,7 +451,7 @@ fn what_fits_is_acquired_whatever_others_bring_in() {
     const CHUNK: usize = 16 << 10;
     const COUNT: usize = 64;
     for mechanism in serving() {
-        // All threads' chunks, the two of plain access, and the records of chunks.
+        // One chunk for each thread, the two of plain access, and the records of chunks.
         let budget = Fixed::new((THREADS + 2) * CHUNK + 4096);
         let engine = budget.engine(mechanism);
         let region = streaming(&engine, COUNT * CHUNK, CHUNK);
@@ -484,7 +484,8 @@ fn what_fits_is_acquired_whatever_others_bring_in() {
     }
 }
 
-/// Who looks a region up may be the last to know it: outside the gate, where fork does not wait for locks.
+/// A thread that has looked a region up may hold the last reference to it, outside the gate, where fork does not wait
+/// for locks.
 #[test]
 fn the_last_reference_takes_no_lock() {
     for mechanism in Mechanism::LADDER.into_iter().filter(|mechanism| Faults::get(*mechanism).is_ok()) {
@@ -492,6 +493,6 @@ fn the_last_reference_takes_no_lock() {
         let region = streaming(&engine, 100_000, 4096);
         assert!(engine.free(&region));
         drop(engine);
-        drop(region); // checked builds end here where it does: os/watch.rs
+        drop(region); // checked builds end here if it takes one: os/watch.rs
     }
 }

@@ -34,7 +34,7 @@ use core::sync::atomic::AtomicU32;
 /// The values under the lock.
 #[derive(Default)]
 pub struct Counts {
-    /// Changes with everything that may have become room for somebody.
+    /// Changes whenever something may have become room for a thread.
     progress: u32,
     /// The same, except that a called thread that lets go does not change it.
     uncalled: u32,

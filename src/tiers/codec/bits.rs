@@ -109,7 +109,8 @@ pub fn pack(values: &Group, least: u32, rows: usize, width: u32, out: &mut [u8])
     by_width!(width, pack_width, (), (values, least), rows, out)
 }
 
-/// The reverse of [`pack`]. `packed` holds at least `packed_size(rows, width)` bytes; `width` is at most 32.
+/// Unpacks what [`pack`] has packed, without adding `least` again. `packed` holds at least `packed_size(rows, width)`
+/// bytes, and `width` is at most 32.
 #[inline(always)]
 pub fn unpack(packed: &[u8], rows: usize, width: u32, values: &mut Group) {
     let packed = &packed[..packed_size(rows, width)];

@@ -1,4 +1,4 @@
-//! What the codecs promise, tried on data made to break it.
+//! What the coders promise, tried on data that are made to break it.
 use super::*;
 use proptest::prelude::*;
 
@@ -55,7 +55,7 @@ fn floats(kind: u8, seed: u64, words: usize) -> Vec<u8> {
             8 => (i as u32 / 7) % 50,
             9 if i.is_multiple_of(2) => (i as f32 * 0.01).sin().to_bits(),
             9 => (3.0 + (i as f32 * 0.013).cos()).to_bits(),
-            // Smooth but for jumps, which a look at a few values does not show.
+            // Smooth except for jumps, which a look at a few values does not show.
             10 if next() % 256 == 0 => (unit * 100.0).to_bits(),
             10 => (i as f32 * 0.01).sin().to_bits(),
             _ => (unit * 1e7).to_bits(),
@@ -63,7 +63,7 @@ fn floats(kind: u8, seed: u64, words: usize) -> Vec<u8> {
     };
     (0..words).map(word).flat_map(u32::to_le_bytes).collect()
 }
-/// Through both decoders; they have to agree.
+/// Encodes, and decodes with both decoders, which have to agree.
 fn cycle(codec: &Codec, source: &[u8], workspace: &mut Workspace) -> (Form, usize, Vec<u8>) {
     let chunk = source.len();
     let mut memory = source.to_vec();
@@ -127,7 +127,7 @@ proptest! {
         let mut written = floats(1, seed, 2048);
         let mut held = written.clone();
         for round in 0..cycles {
-            // NaN drops in and out of one group, so that the group changes between grid and exact.
+            // A NaN comes and goes in one group, so the group changes between grid and exact.
             let value = if round % 2 == 0 { f32::NAN } else { 0.25 };
             held[40..44].copy_from_slice(&value.to_le_bytes());
             written[40..44].copy_from_slice(&value.to_le_bytes());
@@ -155,7 +155,7 @@ proptest! {
     }
 }
 
-/// Data as programs have them, beside the made-up kinds above; the same as in benches/tiers_codec.rs.
+/// Data as programs have them, beside the made-up kinds above. The same as in benches/tiers_codec.rs.
 fn data(name: &str) -> Vec<u8> {
     let mut state = 88172645463325252u64;
     let mut uniform = move || {

@@ -225,7 +225,7 @@ fn end_by(signal: libc::c_int, info: *const libc::siginfo_t) {
     reset(signal);
     // SAFETY: valid, see `on_fault`.
     if !is_fault(signal, unsafe { (*info).si_code }) && !queue(signal, info) {
-        // SAFETY: a plain call without memory. Unlike queued signals it has no limit.
+        // SAFETY: `raise` takes no memory. Unlike queued signals it has no limit.
         unsafe { libc::raise(signal) };
     }
 }

@@ -1,4 +1,4 @@
-//! What the program asks for ahead of need.
+//! Chunks that the program asks for ahead of need.
 use super::failures::{fill, holds};
 use super::*;
 
@@ -41,7 +41,7 @@ fn what_is_asked_for_ahead_need_not_come_first() {
     // Half the budget is 128 chunks.
     region.advise(Advice::WillNeed).unwrap();
     comes(region.clone(), 50);
-    // With others in place between them.
+    // Now with chunks in place between those that are asked for.
     region.advise(Advice::DontNeed).unwrap();
     (600..650).step_by(2).for_each(|index| holds(&region, index, index as u64));
     region.prefetch(0, 1000).unwrap();

@@ -1,4 +1,4 @@
-//! Encoded copies of chunks that are in place: counted exactly, and looked for only where there is one.
+//! Encoded copies of chunks in place: they are counted exactly, and looked for only if there is one.
 use super::*;
 use crate::tiers::state::Phase;
 use crate::tiers::sync_points::{SyncPoint, at};
@@ -6,7 +6,7 @@ use crate::tiers::table::ListKind;
 use crate::tiers::workers;
 
 const CHUNK: usize = 16 << 10;
-/// Words that halve a chunk when it is encoded.
+/// Writes words into half of a chunk, so that encoding halves it.
 fn fill(region: &Region, index: usize, seed: u64) {
     let words = &words(region)[index * CHUNK / 8..][..CHUNK / 16];
     words.iter().enumerate().for_each(|(i, word)| word.store(mix(seed + i as u64), Relaxed));
@@ -43,12 +43,12 @@ fn of_many_chunks_in_place_the_one_with_a_copy_is_looked_at() {
     }
 }
 
-/// The count, and what it should be. Nobody else is at the region.
+/// The number of listed copies, and the true number. Nobody else uses the region.
 fn counted(region: &Region) -> (usize, usize) {
     workers::withdraw(region);
     let has_copy = |index: &usize| {
         let chunk = region.chunk(*index);
-        // SAFETY: nobody else is at the region.
+        // SAFETY: nobody else uses the region, so there is no other reference.
         chunk.state.load().phase() == Phase::Hot && unsafe { chunk.stored() }.warm != 0
     };
     let listed = (0..region.count()).filter(|index| region.is_listed(*index) == ListKind::Copied).count();

@@ -1,4 +1,4 @@
-//! What has no room, or no disk, ends in an error, and nothing is lost.
+//! Without room, or without disk, operations fail with an error, and nothing is lost.
 use super::*;
 use crate::error::Error;
 use crate::tiers::chunk_error::ChunkError;
@@ -11,7 +11,7 @@ fn acquire(region: &Arc<Region>, index: usize) -> Result<(), Error> {
     let region = region.clone();
     ends(move || region.acquire(index, Access::Read).map(|_| ()))
 }
-/// Stores `seed` in a way that halves a chunk when it is encoded.
+/// Fills half of a chunk with words of `seed`, so that encoding halves it.
 pub(super) fn fill(region: &Region, index: usize, seed: u64) {
     region.acquire(index, Access::Write).unwrap();
     let words = &words(region)[index * region.chunk_size() / 8..][..region.chunk_size() / 8];
@@ -111,7 +111,7 @@ fn all_slots_hold_chunks_that_have_no_other_place() {
         let region = streaming(&engine, 100 * chunk, chunk);
         let staging = region.staging();
         let mut parked = 0;
-        // As after evictions whose chunks could neither be stored nor go back in place.
+        // The state after evictions whose chunks could neither be stored nor go back in place.
         while let Some(mut slot) = staging.take_empty() {
             assert!(engine.account().charge_pages(chunk));
             engine.pages().fill_slot(staging.span(&slot), staging.nursery(&slot)).unwrap();
@@ -123,7 +123,7 @@ fn all_slots_hold_chunks_that_have_no_other_place() {
             parked += 1;
         }
         assert_eq!(acquire(&region, 99), Err(Error::OutOfMemory), "{mechanism:?}");
-        // One of them goes in place, and its slot is free.
+        // When one of them goes in place its slot is free.
         acquire(&region, 3).unwrap();
         acquire(&region, 99).unwrap();
         let byte = |index: usize| words(&region)[index * chunk / 8].load(Relaxed) as u8;
@@ -138,7 +138,7 @@ fn a_chunk_is_acquired_too_often() {
     look_on();
     let engine = Engine::new(Box::new(Unlimited)).unwrap();
     let region = streaming(&engine, 1 << 20, 64 << 10);
-    // `acquire` is a thread each time.
+    // Not by `acquire` above, which starts a thread each time.
     (0..MOST_ACQUIRED).for_each(|_| assert!(region.acquire(0, Access::Read).is_ok()));
     assert_eq!(acquire(&region, 0), Err(Error::Limit));
     region.release(0).unwrap();
@@ -156,7 +156,7 @@ fn what_fails_leaves_nothing_charged() {
     let engine = budget.engine(mechanism);
     let chunk = 64 << 10;
     let params = Params { size: 40 << 20, chunk: 1 << 20, policy: Policy::Streaming };
-    // Nothing lives, then a region with small chunks.
+    // First without any region, then with a region of small chunks.
     let first = streaming(&engine, 1 << 20, chunk);
     engine.free(&first);
     for living in [false, true] {
@@ -178,7 +178,7 @@ fn what_fails_leaves_nothing_charged() {
     assert_eq!(budget.used.load(SeqCst), 0);
 }
 
-/// All other room is with chunks of another size, and the disk refuses these.
+/// All other room is taken by chunks of another size, which the disk refuses.
 #[test]
 fn a_touch_ends_while_chunks_of_another_size_cannot_be_stored() {
     look_on();
@@ -224,7 +224,7 @@ fn memory_that_grows_has_blocks_made_for_what_is_new() {
     let engine = budget.engine(serving().next().unwrap());
     let region = streaming(&engine, 10 * CHUNK, CHUNK);
     let (file, spill) = engine.new_file().unwrap();
-    // As fork does: from now on blocks are made for a piece at a time, of which there are ten chunks.
+    // As fork does: from now on blocks are made one piece at a time, and all ten chunks are in the first.
     region.spill_space().move_to(file, &spill);
     acquire(&region, 0).unwrap();
     assert!(Arc::ptr_eq(&engine.resize(&region, 20 * CHUNK).unwrap(), &region));
@@ -275,7 +275,7 @@ fn blocks_of_which_the_disk_had_room_for_a_part_are_made_when_it_has_more() {
     let budget = Fixed::new(32 << 20);
     let engine = budget.engine(serving().next().unwrap());
     let (_, spill) = engine.spill().unwrap();
-    // More than the disk could hold. The last piece is half of this room, and half of what it grows by.
+    // More than the disk could hold. The last piece has one chunk of this room, and one that is added.
     let count = (spill.capacity() as usize / CHUNK + 2) / 2 * 2 + 1;
     let region = streaming(&engine, count * CHUNK, CHUNK);
     assert!(Arc::ptr_eq(&engine.resize(&region, (count + 4) * CHUNK).unwrap(), &region));
@@ -303,7 +303,7 @@ fn chunk_sizes_that_nothing_has_any_more_take_no_mappings() {
             region.advise(Advice::DontNeed).unwrap();
             holds(&region, 2, 32);
             engine.free(&region);
-            // More than there is.
+            // More than there is address space.
             let params = Params { size: 1 << 62, chunk: chunk + (1 << 20), policy: Policy::Streaming };
             assert!(engine.allocate(&params).is_err());
         }
@@ -314,7 +314,7 @@ fn chunk_sizes_that_nothing_has_any_more_take_no_mappings() {
     }
 }
 
-/// Whether the kernel was told to back the mapping at `address` with small pages only; None where it does not say.
+/// Whether the kernel was told to back the mapping at `address` with small pages only; None if it does not say.
 fn has_small_pages(address: usize) -> Option<bool> {
     let all = std::fs::read_to_string("/proc/self/smaps").ok()?;
     let mut inside = false;
@@ -345,7 +345,7 @@ fn what_is_charged_by_the_page_takes_no_huge_ones() {
     let stored = *transit.stored();
     transit.settle(Phase::Stored, Settle::default());
     assert!(stored.warm != 0, "it is encoded in RAM");
-    // SAFETY: only asked where it is.
+    // SAFETY: only the address is used.
     let encoded = unsafe { engine.warm.pages(stored.warm, 1) }.as_ptr() as usize;
     let slot = region.staging().take_empty().or_else(|| region.staging().take_full()).unwrap();
     let behind = region.staging().span(&slot).start + region.chunk_size();
@@ -383,7 +383,7 @@ fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
 fn memory_that_shrinks_gives_its_records_back() {
     look_on();
     const CHUNK: usize = 4096;
-    // The records of all chunks are charged at once, or as they come to be used.
+    // With the first limit the records of all chunks are charged at once, with the second as they are used.
     for limit in [8 << 20, 1 << 20] {
         let budget = Fixed::new(limit);
         let engine = budget.engine(serving().next().unwrap());
@@ -405,7 +405,7 @@ fn memory_that_shrinks_gives_its_records_back() {
             assert_eq!(words(&region)[1000 * CHUNK / 8].load(Relaxed), 0);
             region.release(1000).unwrap();
             assert_eq!(pages(), if limit == 8 << 20 { 32 } else { 3 });
-            // Of the pages that are not charged now nothing is given back.
+            // Pages that are not charged by now are not given back.
             assert!(Arc::ptr_eq(&engine.resize(&region, 100 * CHUNK).unwrap(), &region));
             assert_eq!(pages(), 2, "limit {limit}, round {round}");
             assert!(Arc::ptr_eq(&engine.resize(&region, 2000 * CHUNK).unwrap(), &region));

@@ -1,4 +1,4 @@
-//! Interleavings of threads that once lost something, each made to happen.
+//! Interleavings of threads in which something was lost once; each is made to happen.
 use super::*;
 use crate::tiers::sync_points::{SyncPoint, at};
 use crate::tiers::table::ListKind;
@@ -42,7 +42,7 @@ fn two_threads_open_the_spill_file_at_once() {
         let (opened, opens) = channel();
         let [first, second] = regions.clone();
         at(SyncPoint::OpeningFile, move || {
-            // The other opens one too, writes a chunk there, and waits before it says so.
+            // The other thread opens a file too, writes a chunk there, and waits before it notes that.
             let (wrote, writes) = channel();
             let other = std::thread::spawn(move || {
                 at(SyncPoint::Written, move || {
@@ -71,7 +71,7 @@ fn a_region_grows_while_an_eviction_holds_the_list_that_had_it() {
     look_on();
     for mechanism in serving() {
         let engine = unlimited(mechanism);
-        // Everything has been out once, so there is room on disk for the new region to inherit.
+        // All chunks have been out once, so there is room on disk for the new region to inherit.
         let region = stored(&engine, 8, 4);
         fill(&region, 5);
         let (grown, grows) = channel();
@@ -91,7 +91,8 @@ fn a_region_grows_while_an_eviction_holds_the_list_that_had_it() {
             });
         }
         {
-            // Without waiting for those at work: one is, and waits for this thread, as no thread but this test's does.
+            // Without waiting for the threads at work: one of them waits for this thread, which happens only in this
+            // test.
             let _inside = gate::enter();
             engine.reclaim_now(20 * CHUNK);
         }

@@ -1,4 +1,4 @@
-//! Who looks for room while others hold what could leave, and do not use it.
+//! Threads that look for room while others hold chunks that could leave, without using them.
 use super::*;
 use crate::error::Error;
 use crate::tiers::chunk_error::ChunkError;
@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 const CHUNK: usize = 16 << 10;
 type Wanting = JoinHandle<Result<(), ChunkError>>;
 
-/// Room for four chunks and the records; two are acquired, and two more in place: 2 and 3.
+/// Room for four chunks and the records. Two chunks are acquired, and two more are in place: 2 and 3.
 fn two_can_leave(mechanism: Mechanism) -> (Arc<Engine>, Arc<Region>) {
     let engine = Fixed::new(4 * CHUNK + 4096).engine(mechanism);
     let region = streaming(&engine, 16 * CHUNK, CHUNK);
@@ -22,7 +22,7 @@ fn two_can_leave(mechanism: Mechanism) -> (Arc<Engine>, Arc<Region>) {
     (2..4).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
     (engine, region)
 }
-/// A plain touch of another chunk, once it has looked in vain.
+/// A plain touch of another chunk, by a thread that has looked for room in vain by now.
 fn touch_another(engine: &Arc<Engine>, region: &Arc<Region>) -> Wanting {
     let touched = region.clone();
     let wanting = std::thread::spawn(move || bring_in(&touched, 9, Access::Write, false));
@@ -31,7 +31,7 @@ fn touch_another(engine: &Arc<Engine>, region: &Arc<Region>) -> Wanting {
     }
     wanting
 }
-/// Two threads hold a chunk each by `hold`, which passes `point` while it does, and between them a third wants room.
+/// Two threads hold a chunk each by `hold`, which passes `point` meanwhile. A third thread wants room in between.
 fn room_is_wanted_while_both_are_held(
     (engine, region): &(Arc<Engine>, Arc<Region>),
     point: SyncPoint,
@@ -82,10 +82,10 @@ fn what_is_touched_in_place_meanwhile_can_leave_then() {
     memory.0.clear();
 }
 
-/// Two threads wait to acquire the two chunks in place, or one does and the other chunk is pinned; an encoded one is in the way, and
-/// that one is touched.
+/// Two threads wait to acquire the two chunks in place; or one thread does, and the other chunk is pinned. An encoded
+/// chunk takes the room for that. Then the encoded chunk is touched.
 fn a_touch_while_others_wait_to_acquire(mechanism: Mechanism, wanted: &'static [usize]) {
-    // Three chunks, and a quarter of the room of the encoded one.
+    // Room for three chunks, and for a quarter of the encoded one.
     let budget = Fixed::new(3 * CHUNK + CHUNK / 8 + 4096);
     let engine = budget.engine(mechanism);
     let region = streaming(&engine, 16 * CHUNK, CHUNK);
@@ -117,7 +117,7 @@ fn a_touch_while_others_wait_to_acquire(mechanism: Mechanism, wanted: &'static [
     assert_eq!(bring_in(&region, 0, Access::Write, false), Ok(()), "{mechanism:?}");
     let acquired: Vec<_> =
         started.recv().unwrap().into_iter().map(|acquire| acquire.join().unwrap()).collect();
-    // Once there is room for one of them.
+    // In the end there is room to acquire one of them.
     assert!(acquired.contains(&Ok(())), "{mechanism:?}: {acquired:?}");
     pinned.for_each(|index| region.chunk(index).state.unpin());
     engine.clear();
@@ -133,7 +133,7 @@ fn a_touch_gets_the_place_of_what_others_wait_to_acquire() {
     }
 }
 
-/// Who waits to acquire a chunk ends when its memory is freed or moved, though what it waits for goes on.
+/// A thread that waits to acquire a chunk stops when the memory is freed or moved, even if what it waits for goes on.
 #[test]
 fn memory_is_freed_or_moved_while_another_waits_to_acquire_some() {
     look_on();
@@ -153,7 +153,7 @@ fn leaves_while_another_waits_to_acquire_some(mechanism: Mechanism, grows: bool)
     let region = streaming(&engine, 16 * CHUNK, CHUNK);
     region.advise(Advice::Random).unwrap();
     words(&region)[2 * CHUNK / 8].store(7, Relaxed);
-    // In the way of the acquisition.
+    // This encoded chunk, which is claimed, takes the room for the acquisition.
     let encoded = Transit::claim(&other, 0, Some(Phase::Stored)).unwrap();
     let acquire = {
         let region = region.clone();
@@ -176,7 +176,7 @@ fn leaves_while_another_waits_to_acquire_some(mechanism: Mechanism, grows: bool)
     assert_eq!(budget.used.load(SeqCst), 0);
 }
 
-/// Of encoded chunks and of those read ahead, others hold the oldest.
+/// Other threads hold the oldest of the encoded chunks, and of those read ahead.
 #[test]
 fn what_is_behind_claimed_chunks_is_found() {
     look_on();
@@ -217,7 +217,7 @@ fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
         let region = streaming(&engine, 32 * CHUNK, CHUNK);
         region.advise(Advice::Random).unwrap();
         (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
-        // What the worker threads have done by now, and kept.
+        // Ends the jobs of the worker threads, and gives back what they keep.
         workers::withdraw(&region);
         engine.trim();
         let inside = gate::enter();
@@ -237,7 +237,7 @@ fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
         held.into_iter().for_each(Transit::settle_unchanged);
         drop(inside);
         assert!(ends(move || reclaiming.join().unwrap()) >= CHUNK, "{mechanism:?}");
-        // Those that are acquired may stay so for ever.
+        // Nobody waits for acquired chunks, which may stay acquired for ever.
         (0..8).for_each(|index| _ = region.acquire(index, Access::Read).unwrap());
         let others = engine.clone();
         ends(move || while others.reclaim(16 * CHUNK) > 0 {});
