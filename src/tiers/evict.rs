@@ -246,8 +246,8 @@ impl Engine {
     }
 
     /// Evicts a chunk into the empty `slot`, which is full then. In all other cases the caller no longer has the
-    /// slot. Returns None if nothing of this chunk size can leave now, and an error if a chunk could not be stored
-    /// (it stays in place).
+    /// slot. Returns None if nothing of this chunk size can leave now, and an error if a chunk could not be taken or
+    /// stored (it stays in RAM).
     pub(super) fn evict_into(
         &self,
         staging: &Arc<Staging>,

@@ -1,4 +1,4 @@
-//! Bringing chunks in.
+//! Bringing chunks in: in place on a touch or an acquire, and into a staging slot ahead of need.
 use super::chunk_error::ChunkError;
 use super::chunks::Acquisition;
 use super::engine::Engine;
@@ -195,7 +195,7 @@ impl Region {
             }
         }
     }
-    /// How many chunks may be read ahead of a sweep. Without a limit nothing leaves, so nothing is read ahead.
+    /// How many chunks may be read ahead of a sweep: none without a limit.
     fn window(&self) -> usize {
         let limit = self.engine().account().limit();
         if limit == 0 {

@@ -430,7 +430,7 @@ impl Region {
             self.give_up_extent();
             return;
         }
-        // After this every chunk has settled: it is in a list again, or it is Zero and will stay so.
+        // After this every chunk has settled: it is in a list again, or it is zero or only on disk, and will stay so.
         self.leave();
         for which in [ListKind::Hot, ListKind::Warm, ListKind::Staged] {
             while let Some(index) = { self.lists().oldest(which) } {

@@ -62,7 +62,7 @@ impl Stored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ListKind {
-    /// None.
+    /// In no list: the chunk is zero, or encoded on disk only.
     Nowhere,
     /// In place.
     Hot,
