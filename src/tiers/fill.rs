@@ -201,7 +201,7 @@ impl Region {
         if limit == 0 {
             return 0;
         }
-        // A quarter of the staging slots, and not more than an eighth of the budget.
+        // At most a quarter of the slots of a full set (24), and not more than an eighth of the budget.
         (limit / 8 / self.chunk_size()).min(6)
     }
     /// Brings a stored chunk into a staging slot, from which the first touch puts it in place.
