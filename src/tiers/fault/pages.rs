@@ -275,8 +275,7 @@ impl Pages {
 /// The caller owns the chunk and the slot. The chunk is present and inaccessible, the slot is empty.
 unsafe fn take_by_reading(chunk: Span, slot: Span) -> Result<(), Errno> {
     fill(slot)?;
-    // SAFETY: the chunk and the slot are the caller's, of the same length, apart, and both present. Other threads may
-    // read the chunk meanwhile, but nobody stores into either.
+    // SAFETY: both are the caller's, equally long, apart, and present. Others may read the chunk, but nobody stores.
     unsafe {
         system::protect(chunk.start, chunk.length, libc::PROT_READ).inspect_err(|_| _ = discard(slot))?;
         copy(chunk, slot);
@@ -319,8 +318,7 @@ unsafe fn place_by_copying(fd: &Userfaultfd, slot: Span, chunk: Span) -> Result<
         Some(error) => {
             if copied > 0 {
                 // Another thread may have stored into the pages that are there already, so these are copied back.
-                // SAFETY: chunk and slot are the caller's. The slot is full, and `copied` bytes of the chunk are
-                // present.
+                // SAFETY: chunk and slot are the caller's, the slot full, and `copied` bytes of the chunk present.
                 unsafe { copy_out(fd, Span { length: copied, ..chunk }, slot) }?;
             }
             Err(error)
@@ -395,8 +393,7 @@ unsafe fn take_by_copying(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(
 /// # Safety
 /// As for `Pages::place`; and nobody touches the chunk until it is placed.
 unsafe fn place_plainly(slot: Span, chunk: Span) -> Result<(), Errno> {
-    // SAFETY: nobody else touches the caller's chunk and slot. The chunk gets access and pages, then the slot's
-    // contents; on failure it is absent as before.
+    // SAFETY: nobody else touches the caller's chunk and slot. The chunk gets pages and contents, or stays absent.
     unsafe {
         system::protect(chunk.start, chunk.length, libc::PROT_READ | libc::PROT_WRITE)?;
         mapping::advise_region(chunk, chunk.length);
@@ -411,8 +408,7 @@ unsafe fn place_plainly(slot: Span, chunk: Span) -> Result<(), Errno> {
 /// # Safety
 /// As for `Pages::take`; and nobody touches the chunk any more.
 unsafe fn take_plainly(chunk: Span, slot: Span) -> Result<(), Errno> {
-    // SAFETY: nobody else touches the caller's chunk and slot. The slot gets pages, then the contents; or stays
-    // empty.
+    // SAFETY: nobody else touches the caller's chunk and slot. The slot gets pages and contents, or stays empty.
     unsafe {
         mapping::populate(slot).inspect_err(|_| _ = discard(slot))?;
         copy(chunk, slot);
@@ -486,8 +482,7 @@ unsafe fn copy_out(fd: &Userfaultfd, chunk: Span, slot: Span) -> Result<(), Errn
     fd.write_protect(chunk, true).inspect_err(|_| {
         let _ = fd.write_protect(chunk, false); // for the part that was protected before the failure
     })?;
-    // SAFETY: both ranges are the caller's, of the same length, apart, and nobody can store into either any more.
-    // Other threads may still read the chunk: reads do not conflict.
+    // SAFETY: both are the caller's, equally long, apart, and nobody can store into either. Others may still read.
     unsafe {
         core::ptr::copy_nonoverlapping(
             chunk.pointer().cast::<u8>(),
