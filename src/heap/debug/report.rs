@@ -5,7 +5,7 @@
 //! "address", "size", "offset", "found", "allocated", "freed"}], "sites": [{"blocks", "bytes", "stack"}], "more_sites"}`:
 //! - A stack is a list of `{"address", "function", "file", "line"}`, innermost call first. `function` and `file` may be
 //!   empty, and `line` 0. If `trace` is off, stacks are empty or missing.
-//! - Sites with most bytes come first. Only the first of them are listed; `more_sites` is how many are not.
+//! - Sites with most lost bytes, then with most bytes, come first. Only the first are listed; `more_sites` counts the rest.
 //! - At the end of a program each site, and the report, also have `lost_blocks` and `lost_bytes`: blocks that nothing points
 //!   to (reachable.rs).
 //! - `complete` is false while the program runs. Then the file of `UNIMEM_DEBUG_REPORT` has the problems found so far; that
