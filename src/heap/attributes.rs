@@ -162,8 +162,8 @@ fn remove(shard: &mut Shard, pointer: *const u8) -> Option<Attributes> {
     removed.leave(pointer as usize);
     Some(removed)
 }
-/// Follows a reallocation to `size` bytes, which has perhaps moved the block. The attributes go along, except the layout.
-/// The block still has its old place, which cannot be another's yet.
+/// Follows a reallocation to `size` bytes, which has perhaps moved the block. Its owners go along; its layout and its record
+/// as a sampled allocation end. The block still has its old place, which cannot be another's yet.
 pub fn rename(from: *const u8, to: *const u8, size: usize) {
     if from == to {
         tracked::moved(from as usize, to as usize, size);

@@ -26,8 +26,7 @@ pub const NO_HEAP: usize = usize::MAX >> 1;
 /// The alignment that malloc promises.
 const MALLOC_ALIGNMENT: usize = 16;
 
-/// Whether [`allocate`] serves blocks of this alignment. It does up to a cache line, because every block begins with one
-/// anyway.
+/// Whether [`allocate`] serves this alignment: 0 and 64 only, as the blocks it gives out begin with a cache line anyway.
 #[inline(always)]
 pub fn is_usual(alignment: usize) -> bool {
     alignment & !DEFAULT_ALIGNMENT == 0
