@@ -52,8 +52,7 @@ impl Heap {
             // counts the change that it made.
             self.with_cache(|cache| cache.resize(self, before, size))?;
             debug::resized(moved, size);
-            // If the block has moved, `resize_large` has taken along what it carries, before its old place could become
-            // another's.
+            // Where it moved, that was seen to before its old place could be another's.
             if value & slot::MARKED != 0 && moved == pointer {
                 attributes::rename(pointer, moved, size);
             }
@@ -108,8 +107,8 @@ impl Heap {
             let _central = self.central.lock();
             return self.has_only_block(span, block).then(|| span.replace_only_size(size));
         }
-        // Without the lock, which would cost as much as all the rest. If the span has ended meanwhile, the slot belongs
-        // to another block by now, and gets its value back at once.
+        // Without the lock, which would cost as much as all the rest. If the span has ended meanwhile the slot is another
+        // block's by now, and gets its value back at once.
         let is_still_there = || self.has_block(span, index, block.start as *const u8);
         let resized = (slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED);
         let done = is_still_there() && slot::surrender(span.slot(index), value, resized);

@@ -120,10 +120,10 @@ pub(crate) static HOOKS: [&dyn AtFork; 4] =
 pub(super) fn slack() -> usize {
     if has(GUARD_ON) { GUARD } else { 0 }
 }
-/// Called when a block of `size` bytes, and [`slack`] more, was allocated.
+/// A block of `size` bytes, and [`slack`] more, was made.
 pub(super) fn allocated(block: NonNull<u8>, size: usize) {
     if has(GUARD_ON) {
-        // SAFETY: the block is fresh and has that much slack.
+        // SAFETY: a fresh block with that much slack.
         unsafe { guard::write(block, size) };
     }
     if has(TRACE_ON) {
@@ -135,7 +135,7 @@ pub(super) fn allocated(block: NonNull<u8>, size: usize) {
 pub(super) fn moves_blocks(block: &Block, size: usize, pinned: bool) -> bool {
     modes().any() && !(pinned && size <= block.size)
 }
-/// Called when a block was given another size in place.
+/// A block was given another size in place.
 pub(super) fn resized(pointer: *mut u8, size: usize) {
     if !has(GUARD_ON) {
         return;
@@ -143,7 +143,7 @@ pub(super) fn resized(pointer: *mut u8, size: usize) {
     if let (Some(block), Some((_, found))) = (NonNull::new(pointer), owner(pointer))
         && found.capacity - size >= GUARD
     {
-        // SAFETY: the block is live and the caller's, and its capacity was checked to have room for the guard.
+        // SAFETY: a live block of the caller's that is long enough.
         unsafe { guard::write(block, size) };
     }
 }
@@ -165,13 +165,13 @@ pub fn check(pointer: *const u8) -> Result<()> {
         None => Ok(()),
     }
 }
-/// The live block at `pointer` if bytes behind it were overwritten, and the offset of the first of them.
+/// The live block at `pointer` if bytes behind it were overwritten, and which is the first.
 fn damaged_by(pointer: *const u8) -> Option<(Block, usize)> {
     let (_, block) = owner(pointer)?;
     if block.capacity - block.size < GUARD {
         return None;
     }
-    // SAFETY: with guards on, each live block with that much slack has had a guard written behind it.
+    // SAFETY: with guards on, every live block has had one written behind it.
     unsafe { guard::first_damage(&block) }.map(|byte| (block, block.size + byte))
 }
 fn tell_damage((block, offset): (Block, usize)) {
