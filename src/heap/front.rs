@@ -25,8 +25,8 @@ use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 /// The class of no block; those of blocks are even.
 const NONE: usize = 1;
 
-/// See the module's comment. The sentinel has a front of zero bytes. Such a front remembers no block, so a free may ask it;
-/// nothing else may be done with it.
+/// See the module's comment. Of zero bytes (in the sentinel) nothing may be put into it or asked of it, but a block to free: it
+/// remembers none.
 #[repr(C, align(64))]
 pub struct Front {
     /// Programs store to where blocks begin, at multiples of 64: see [`Span`] about 4 KiB aliasing.
