@@ -1,27 +1,29 @@
 //! The arena: address space for spans, shared by all heaps.
 //!
-//! Regions of 32 MiB are reserved as needed and handed out in runs of 64 KiB slices. A free slice is always clean
-//! (never touched, or given back to the system), so a run reads as zero. Beside each region lie the side arrays of
-//! its slices: 2048 slots and one bitmap each, touched only as far as blocks exist. They stay mapped for ever, so that a
-//! wild pointer can be looked up without a lock, but what nobody uses of them goes back to the system: slots with their
-//! slices, bitmaps, sixteen to a page, with the last slice of their region. The regions' own address space is given up
-//! when the system is short.
+//! Regions of 32 MiB are reserved as needed and handed out in runs of 64 KiB slices. A free slice is always clean: never
+//! touched, or given back to the system. So a run reads as zero.
+//!
+//! Beside each region lie the side arrays of its slices: for each slice 2048 slots and one bitmap, which are touched only
+//! as far as blocks exist. They stay mapped for ever, so that a wild pointer can be looked up without a lock. What nobody
+//! uses of them goes back to the system: slots with their slices, and bitmaps, sixteen of which share a page, when no
+//! slice of their region is used any more. When the system is short, the address space of unused regions is given up as
+//! well.
 use super::size_class::{SLICE, SMALLEST};
 use crate::os::{fork, lock::Mutex, map, records};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::AtomicU16;
 
 const REGION_SLICES: usize = 512;
-/// Slots beside each slice: one for each of the smallest blocks.
+/// Slots beside each slice: one for each block if blocks are of the smallest size.
 pub const SLOTS: usize = SLICE / SMALLEST;
 /// Bitmap words beside each slice.
 const BITMAP_WORDS: usize = SLOTS / 64;
 const WORDS: usize = REGION_SLICES / 64;
 
 struct Region {
-    /// 0 while the region is vacant: its address space was given up, its side arrays were not.
+    /// Start of the address space. 0 while the region is vacant: its address space was given up, its side arrays were not.
     base: usize,
-    /// Slices of address space; none while vacant.
+    /// Slices of address space; 0 while vacant.
     slices: usize,
     /// Slices that the side arrays serve.
     capacity: usize,
@@ -43,9 +45,9 @@ static ARENA: Mutex<Arena> = Mutex::new(Arena { regions: null_mut() });
 pub struct Run {
     /// Address of the first slice; a multiple of [`SLICE`].
     pub base: usize,
-    /// Slots, one for each 32 bytes of the run, all `FREE`.
+    /// Slots, one for each 32 bytes of the run. All are `FREE` when the run is taken.
     pub slots: *mut AtomicU16,
-    /// Bitmap words, one bit for each slot; contents undefined.
+    /// Words of the bitmap, one bit for each slot. Their contents are undefined.
     pub bitmap: *mut u64,
 }
 impl Run {
@@ -63,8 +65,8 @@ const fn side_length(slices: usize) -> usize {
     map::round_to_page(slices * (SLOTS * size_of::<AtomicU16>() + BITMAP_WORDS * size_of::<u64>()))
 }
 
-/// Bytes of memory that the side arrays of a run of `slices` come to take when `slots` of its slots are used: whole pages
-/// of slots, since each slice's begin on one, and of bitmaps the run's share of their pages.
+/// Bytes of memory that the side arrays of a run of `slices` take when `slots` of its slots are used. Slots count in whole
+/// pages, because those of each slice begin on one. Bitmaps count as the run's share of their pages.
 pub const fn side_bytes(slices: usize, slots: usize) -> usize {
     const BITMAP: usize = BITMAP_WORDS * size_of::<u64>();
     let bitmaps = if slices * BITMAP < map::PAGE { slices * BITMAP } else { map::PAGE };
@@ -85,7 +87,7 @@ impl Region {
         }
         self.free = if used { self.free - count } else { self.free + count };
     }
-    /// First run of `count` free slices.
+    /// The first run of `count` free slices.
     fn find(&self, count: usize) -> Option<usize> {
         let (mut slice, mut length) = (0, 0);
         while slice < self.slices {
@@ -106,7 +108,7 @@ impl Region {
         let base = map::map(slices * SLICE, map::HUGE_PAGE, 0);
         let side = base.and_then(|_| map::map(side_length(slices), map::PAGE, 0));
         let (Some(base), Some(side)) = (base, side) else {
-            // SAFETY: what was made so far is known to nobody else.
+            // SAFETY: nobody else knows what was made so far.
             unsafe {
                 base.inspect(|&base| map::unmap(base, slices * SLICE));
                 records::release(record.cast(), size_of::<Region>());
@@ -133,18 +135,18 @@ impl Region {
     fn contains(&self, address: usize) -> bool {
         address.wrapping_sub(self.base) < self.slices * SLICE
     }
-    /// Gives the address space of an unused region up.
+    /// Gives up the address space of an unused region. Returns the number of bytes.
     fn vacate(&mut self) -> usize {
         if self.base == 0 || self.free < self.slices {
             return 0;
         }
-        // SAFETY: no slice is used, so nobody has a pointer into the region.
+        // SAFETY: no slice is used, so nobody uses memory of the region.
         unsafe { map::unmap(self.base, self.slices * SLICE) };
         let given = self.slices * SLICE;
         (self.base, self.slices, self.free) = (0, 0, 0);
         given
     }
-    /// Takes address space for a vacant region again: all it can serve, else `slices`.
+    /// Takes address space for a vacant region again: for all the slices it can serve, or else for `slices`.
     fn occupy(&mut self, slices: usize) -> bool {
         let map = |slices: usize| Some((map::map(slices * SLICE, map::HUGE_PAGE, 0)?, slices));
         let Some((base, slices)) = map(self.capacity).or_else(|| map(slices)) else { return false };
@@ -157,11 +159,11 @@ impl Region {
 }
 
 impl Arena {
-    /// All regions; the lock is held by whoever has `self`.
+    /// All regions. Whoever has `self` holds the lock.
     fn iter(&mut self) -> impl Iterator<Item = &mut Region> {
         let mut next = self.regions;
         core::iter::from_fn(move || {
-            // SAFETY: listed regions are live and exclusive under the lock; each is given out once.
+            // SAFETY: listed regions are live, and the lock makes them exclusive. Each is given out once.
             let region = unsafe { next.as_mut() }?;
             next = region.next;
             Some(region)
@@ -169,7 +171,7 @@ impl Arena {
     }
 }
 
-/// Takes a run of `slices` clean slices, from regions of huge pages if so asked. None when memory is short.
+/// Takes a run of `slices` clean slices, from a region of huge pages if these are asked for. None when memory is short.
 pub fn take(slices: usize, huge_pages: bool) -> Option<Run> {
     let mut arena = ARENA.lock();
     for region in arena.iter().filter(|r| r.free >= slices && r.huge_pages == huge_pages) {
@@ -185,9 +187,9 @@ pub fn take(slices: usize, huge_pages: bool) -> Option<Run> {
         region.mark(0, slices, true);
         return Some(region.run(0));
     }
-    // Where address space is limited a region just large enough may still fit.
+    // Where address space is limited, a region that is just large enough may still fit.
     let mut fresh = Region::make(REGION_SLICES, huge_pages).or_else(|| Region::make(slices, huge_pages))?;
-    // SAFETY: just made; becomes known by the store into the list, under the lock.
+    // SAFETY: the region was just made. Others get to know it by the store into the list, under the lock.
     let region = unsafe { fresh.as_mut() };
     region.next = arena.regions;
     arena.regions = fresh.as_ptr();
@@ -195,8 +197,8 @@ pub fn take(slices: usize, huge_pages: bool) -> Option<Run> {
     Some(region.run(0))
 }
 
-/// Gives a run back. Its first `touched` bytes are handed to the system, with the slots beside them, and with the last run
-/// of a region its bitmaps.
+/// Gives a run back. Its first `touched` bytes go back to the system, with the slots beside the run, and with the last run
+/// in use of a region the region's bitmaps.
 ///
 /// # Safety
 /// The run came from [`take`] with the same count and nothing uses it any more.
@@ -205,8 +207,8 @@ pub unsafe fn give(base: usize, slices: usize, touched: usize) {
     let region = arena.iter().find(|r| r.contains(base)).expect("runs come from regions");
     let slice = (base - region.base) / SLICE;
     let slots = region.run(slice).slots;
-    // SAFETY: given up by the caller; both ranges are mapped by the region. What the system refuses to take back
-    // (locked pages) is zeroed, because free slices are clean.
+    // SAFETY: the caller has given up the run, and both ranges lie within mappings of the region. What the system refuses
+    // to take back (locked pages) is zeroed, because free slices have to be clean.
     unsafe {
         if touched > 0 && !map::decommit(base, touched) {
             core::ptr::write_bytes(base as *mut u8, 0, touched);
@@ -219,13 +221,13 @@ pub unsafe fn give(base: usize, slices: usize, touched: usize) {
     region.mark(slice, slices, false);
     if region.free == region.slices {
         let bitmap = region.run(0).bitmap as usize;
-        // SAFETY: part of the side arrays' mapping; no run is in use, and what the bitmaps hold then does not matter,
-        // nor whether the system takes them.
+        // SAFETY: the range is part of the side arrays' mapping, and no run of the region is in use. Then it matters
+        // neither what the bitmaps hold nor whether the system takes them.
         let _ = unsafe { map::decommit(bitmap, region.capacity * BITMAP_WORDS * size_of::<u64>()) };
     }
 }
 
-/// Gives the address space of unused regions up. Gives the bytes.
+/// Gives up the address space of all unused regions. Returns the number of bytes.
 pub fn vacate_unused() -> usize {
     ARENA.lock().iter().map(Region::vacate).sum()
 }

@@ -1,8 +1,9 @@
-//! What a few blocks carry beyond their size: further owners, the layout of a tensor, and whether they are tracked.
+//! What a few blocks carry beyond their size: further owners, the layout of a tensor, and whether their allocation was
+//! recorded.
 //!
-//! A block with attributes has [`slot::MARKED`] set in its slot, which sends its free down the slow path; all other
-//! blocks never come here. The table is sharded by address and lives in the library's own records. What is tracked is in
-//! tracked.rs, so a marked block need not be in the table.
+//! A block with attributes has [`slot::MARKED`] set in its slot, which sends its free down the slow path; no other block
+//! ever comes here. Tracked and guarded blocks are marked too (tracked.rs, guard.rs), so a marked block need not be in this
+//! table. The table is sharded by address and lies in the library's own records.
 use super::span::Span;
 use super::{page_map, slot, tracked};
 use crate::error::{Result, fail};
@@ -21,9 +22,9 @@ pub const MAX_DIMENSIONS: usize = 64;
 pub struct Layout {
     /// Bytes of an element.
     pub element_size: usize,
-    /// How many dimensions.
+    /// Number of dimensions.
     pub rank: usize,
-    /// Extents, then strides: `rank` of each.
+    /// `rank` extents, then `rank` strides.
     pub extents: Box<[usize], Records>,
 }
 impl Layout {
@@ -34,14 +35,14 @@ impl Layout {
 
 #[derive(Default)]
 struct Attributes {
-    /// Owners beyond the first.
+    /// Number of owners beyond the first.
     further_owners: usize,
     /// Whether its allocation was recorded (recorded.rs).
     sampled: bool,
     layout: Option<Layout>,
 }
 impl Attributes {
-    /// The block at `start` goes, or moves: what others count of it.
+    /// Takes off what others count of the block at `start`, which goes, moves or is resized.
     fn leave(&mut self, start: usize) {
         self.set_layout(None);
         if core::mem::take(&mut self.sampled) {
@@ -54,7 +55,7 @@ impl Attributes {
         self.layout = layout;
     }
 }
-/// Bytes of all blocks with a layout.
+/// Bytes of all tensors with a layout.
 static TENSOR_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// Live bytes of tensors in all heaps.
 pub fn tensor_bytes() -> usize {
@@ -79,12 +80,13 @@ fn live_slot(pointer: *const u8) -> Option<(&'static Span, usize)> {
         slot::is_live(span.value(index)).then_some((span, index))
     })
 }
-/// Whether the block at `pointer` has attributes.
+/// Whether the block at `pointer` is live and marked.
 pub fn is_marked(pointer: *const u8) -> bool {
     live_slot(pointer).is_some_and(|(span, index)| span.value(index) & slot::MARKED != 0)
 }
 
-/// Runs `f` on the attributes of the live block at `pointer`, which are made if need be. NotOwned, OutOfMemory.
+/// Runs `f` on the attributes of the live block at `pointer`; they are made if there are none. Errors: NotOwned,
+/// OutOfMemory.
 fn with<R>(pointer: *const u8, f: impl FnOnce(&mut Attributes) -> R) -> Result<R> {
     let Some((span, index)) = live_slot(pointer) else {
         return fail!(NotOwned, "{pointer:p} is not a live block");
@@ -94,12 +96,12 @@ fn with<R>(pointer: *const u8, f: impl FnOnce(&mut Attributes) -> R) -> Result<R
         return fail!(OutOfMemory, "no memory for the attributes of {pointer:p}");
     }
     if !mark_slot(span, index, pointer)? {
-        // Of an earlier block, which another thread freed at the very moment that it was given attributes.
+        // If there are attributes they are an earlier block's, which another thread freed just when it was given them.
         remove(&mut shard, pointer);
     }
     Ok(f(shard.entry(pointer as usize).or_default()))
 }
-/// Marks the slot of a live block. Gives whether it was marked before.
+/// Marks the slot of a live block. Returns whether it was marked before.
 fn mark_slot(span: &'static Span, index: usize, pointer: *const u8) -> Result<bool> {
     let marked = |value| slot::is_live(value).then_some(value | slot::MARKED);
     let place = span.slot_to_change(index);
@@ -108,13 +110,14 @@ fn mark_slot(span: &'static Span, index: usize, pointer: *const u8) -> Result<bo
     match before {
         Ok(before) if is_same => Ok(before & slot::MARKED != 0),
         before => {
-            // The span has ended since it was found, and the slot is another block's: it gets its value back.
+            // The span has ended since it was found, and the slot belongs to another block. It gets its value back.
             before.into_iter().for_each(|before| _ = slot::surrender(place, before | slot::MARKED, before));
             fail!(NotOwned, "the block was freed at the same moment")
         }
     }
 }
-/// Sends the free of the live block at `pointer` the way that ends its tracking. NotOwned.
+/// Marks the live block at `pointer`, so that its free takes the path that ends its tracking and its guard. Error:
+/// NotOwned.
 pub fn mark(pointer: *const u8) -> Result<()> {
     match live_slot(pointer) {
         Some((span, index)) => mark_slot(span, index, pointer).map(|_| ()),
@@ -122,18 +125,18 @@ pub fn mark(pointer: *const u8) -> Result<()> {
     }
 }
 
-/// One more owner of the live block at `pointer`.
+/// Adds an owner to the live block at `pointer`.
 pub fn retain(pointer: *const u8) -> Result<()> {
     with(pointer, |attributes| attributes.further_owners += 1)
 }
-/// Owners of the live block at `pointer`; 0 when there is none.
+/// Number of owners of the live block at `pointer`; 0 if there is no such block.
 pub fn references(pointer: *const u8) -> usize {
     match live_slot(pointer) {
         None => 0,
         Some(_) => 1 + shard(pointer).get(&(pointer as usize)).map_or(0, |a| a.further_owners),
     }
 }
-/// One owner less. True when it was the last: the attributes are gone and the block is to be freed.
+/// Takes an owner off. True if it was the last: then the attributes are gone, and the caller has to free the block.
 pub fn give_up(pointer: *const u8) -> bool {
     let mut shard = shard(pointer);
     match shard.get_mut(&(pointer as usize)) {
@@ -149,7 +152,7 @@ pub fn give_up(pointer: *const u8) -> bool {
         }
     }
 }
-/// Drops the attributes of a block that goes with its heap.
+/// Drops the attributes of a block that ends with its heap.
 pub fn forget(pointer: *const u8) {
     remove(&mut shard(pointer), pointer);
     tracked::ended(pointer as usize);
@@ -159,12 +162,12 @@ fn remove(shard: &mut Shard, pointer: *const u8) -> Option<Attributes> {
     removed.leave(pointer as usize);
     Some(removed)
 }
-/// The block was reallocated to `size` bytes, and perhaps moved: its attributes go along, but for the layout. Its old place
-/// is still its own.
+/// Follows a reallocation to `size` bytes, which has perhaps moved the block. Its owners go along; its layout and its record
+/// as a sampled allocation end. The block still has its old place, which cannot be another's yet.
 pub fn rename(from: *const u8, to: *const u8, size: usize) {
     if from == to {
         tracked::moved(from as usize, to as usize, size);
-        // In place, and never without its entry: another owner may give up meanwhile.
+        // Changed in place, so that the entry is never missing: another owner may give up at the same moment.
         if let Some(attributes) = shard(from).get_mut(&(from as usize)) {
             attributes.leave(from as usize);
         }
@@ -173,33 +176,33 @@ pub fn rename(from: *const u8, to: *const u8, size: usize) {
     begin_relocation(from).finish(to, size);
 }
 
-/// What a block carries while it moves. Its old address may be another block's before its new one is known, so all that is
-/// known of the old address is taken out first, and its shard stays locked until one of the functions below: the next block
-/// there cannot be given attributes meanwhile.
+/// What a block carries while it moves. Its old address may become another block's before its new address is known. So the
+/// tracked places of the old address are taken out first, and its shard stays locked until one of the functions below is
+/// called: until then the next block at that address cannot be given attributes.
 pub struct Relocation {
     from: *const u8,
     shard: MutexGuard<'static, Shard>,
     tracked: tracked::Relocation,
 }
-/// Begins to move the block at `from`. A heap's lock may be held.
+/// Begins to move the block at `from`. The caller may hold a heap's lock.
 pub fn begin_relocation(from: *const u8) -> Relocation {
     Relocation { from, shard: shard(from), tracked: tracked::begin_relocation(from as usize) }
 }
 impl Relocation {
-    /// The block is at `to` now, elsewhere, and has `size` bytes.
+    /// Ends the move: the block is at `to`, another place, and has `size` bytes.
     pub fn finish(mut self, to: *const u8, size: usize) {
         let removed = remove(&mut self.shard, self.from);
-        // Before the other shard's, which may be the same one, is taken.
+        // Released before the other shard is locked, which may be the same one.
         drop(self.shard);
         if let Some(attributes) = removed {
-            // A failure leaves the block without attributes: one owner.
+            // If this fails the block has no attributes, and so one owner.
             let _ = with(to, |new| *new = Attributes { sampled: new.sampled, ..attributes });
         }
         if self.tracked.finish(to as usize, size) {
             mark(to).expect("the block is live");
         }
     }
-    /// The block has stayed where it was.
+    /// Ends the move: the block has stayed where it was.
     pub fn cancel(self) {
         self.tracked.cancel();
     }
@@ -208,11 +211,11 @@ impl Relocation {
 pub fn set_layout(pointer: *const u8, layout: Layout) -> Result<()> {
     with(pointer, |attributes| attributes.set_layout(Some(layout)))
 }
-/// Notes that the allocation of the live block at `pointer` was recorded: its free will be too.
+/// Notes that the allocation of the live block at `pointer` was recorded, so that its free will be too.
 pub fn set_sampled(pointer: *const u8) -> Result<()> {
     with(pointer, |attributes| attributes.sampled = true)
 }
-/// Runs `f` on the layout of the live block at `pointer`; None when it has none.
+/// Runs `f` on the layout of the live block at `pointer`. None if it has none.
 pub fn with_layout<R>(pointer: *const u8, f: impl FnOnce(&Layout) -> R) -> Option<R> {
     live_slot(pointer)?;
     shard(pointer).get(&(pointer as usize))?.layout.as_ref().map(f)

@@ -1,9 +1,12 @@
 //! Thread caches: each thread's blocks of each heap, and its share of the heap's statistics.
 //!
-//! A cache holds one *magazine* a size class: a stack of free blocks with their slots, so that a hit touches neither
-//! the block nor its span. Only the owning thread pushes and pops. Everyone else may read the counters, which are
-//! therefore atomic, though never locked. Caches are found through the thread's record, by the heap's id; the table
-//! of a record and the caches in it are made and dissolved under [`super::registry`]'s lock.
+//! A cache holds one *magazine* for each size class: a stack of free blocks with their slots, so that a hit touches neither
+//! the block nor its span.
+//!
+//! - Only the owning thread pushes and pops. Everyone else may read the counters, so these are atomic, but no instruction on
+//!   them is locked.
+//! - A cache is found through the thread's record, by the heap's id. The table in the record, and the caches in it, are made
+//!   and dissolved under the lock of [`super::registry`].
 use super::central::Central;
 use super::front::Front;
 use super::magazine::{Entry, Magazine};
@@ -19,61 +22,62 @@ use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-/// What is added to a size, before it is cut down to whole cache lines, to give the room of a block with that prefix.
+/// A size plus this, rounded down to whole cache lines, is the room that a block of that size needs behind that prefix.
 pub(super) const fn prefix_and_rounding(prefix: usize) -> usize {
     prefix + DEFAULT_ALIGNMENT - 1
 }
 
-/// Two to a cache line.
+/// Two magazines share a cache line.
 #[repr(C, align(64))]
 struct Magazines([Magazine; CLASSES]);
 const _: () = assert!(size_of::<Magazine>() == CLASS_SCALE);
-// Zero bytes are a cache that serves nothing.
+// The sentinel's zero bytes are a cache that serves nothing.
 const _: () = assert!(size_of::<ThreadCache>() <= SENTINEL_BYTES);
 
 /// One thread's part of one heap.
 ///
-/// It lies at the start of a page, where programs often store: large blocks begin there. So what comes first is nothing a
-/// hit reads, because of 4 KiB aliasing (see [`Span`](super::span::Span)).
+/// A cache lies at the start of a page. Programs often store at the start of pages, because large blocks begin there. So
+/// nothing that a hit reads comes first here: see [`Span`](super::span::Span) about 4 KiB aliasing.
 #[repr(C, align(64))]
 pub struct ThreadCache {
-    /// The heap's list of caches, under its lock.
+    /// The next cache in the heap's list; under the heap's lock.
     pub next: Cell<*mut ThreadCache>,
-    /// Largest size that [`super::fast::allocate`] serves. Never above the largest asked for so far, so that a hit need not
-    /// note its size in `largest`.
+    /// Largest size that [`super::fast::allocate`] serves. It is never above the largest size asked for so far, so a hit
+    /// need not note its size in `largest`.
     pub(super) quick_size: AtomicUsize,
-    /// See [`prefix_and_rounding`], for the heap.
+    /// [`prefix_and_rounding`] for the heap's prefix.
     pub(super) prefix_and_rounding: usize,
     pub(super) tally: Tally,
     largest: AtomicUsize,
-    /// Largest room that fast.rs may serve; 0 where the heap's alignment is unusual.
+    /// Largest room that fast.rs may serve; 0 if the heap's alignment is unusual or the cache is not one thread's own.
     pub(super) quick_limit: usize,
     /// The thread's record; null for the cache that threads without a record share.
     pub record: *const Record,
     /// The heap.
     pub heap: *const Heap,
-    /// Of the bytes allocated, those that samples of the recording with the number `sampled_in` stand for (recorded.rs).
+    /// How many of the bytes allocated are covered by samples of the recording with the number `sampled_in` (recorded.rs).
     pub(super) sampled: Cell<usize>,
     pub(super) front: Front,
     magazines: Magazines,
-    /// See `sampled`.
+    /// Number of the recording that `sampled` belongs to.
     pub(super) sampled_in: Cell<u32>,
-    /// The slot of `ground`.
+    /// The slot of `ground`, which stays free.
     no_block: AtomicU16,
-    /// Below the first entry of magazines that have no array yet.
+    /// The ground entry of all magazines that have no array yet.
     ground: Cell<Entry>,
-    /// [`Heap`]'s `caches_wanted` when this cache was last looked at (slow.rs).
+    /// Value of the heap's `caches_wanted` when the thread last looked at it (slow.rs).
     pub(super) wanted_seen: Cell<u32>,
     /// Slow calls of the thread so far (slow.rs).
     pub(super) slow_calls: Cell<u32>,
 }
 
 impl ThreadCache {
-    /// A cache of `heap` for the thread of `record`. None when memory is short.
+    /// Makes a cache of `heap` for the thread of `record`. None when memory is short.
     pub fn make(heap: &Heap, record: *const Record) -> Option<NonNull<ThreadCache>> {
         let cache = records::allocate(size_of::<ThreadCache>())?.cast::<ThreadCache>();
         let usual = heap.alignment.load(Relaxed) == DEFAULT_ALIGNMENT;
-        // SAFETY: fresh and ours; zero bytes are a valid empty cache but for these.
+        // SAFETY: the record is fresh and ours alone. Zero bytes are a valid empty cache, but for the fields that are set
+        // here.
         unsafe {
             let made = &mut *cache.as_ptr();
             made.tally = Tally::default();
@@ -113,21 +117,23 @@ impl ThreadCache {
     #[inline(always)]
     pub fn magazine(&self, class: usize) -> &Magazine {
         debug_assert!(class < CLASSES);
-        // SAFETY: classes come from the tables of size_class.rs, by way of a span's record.
+        // SAFETY: `class` comes from the tables of size_class.rs, directly or through a span's record, so it is below
+        // `CLASSES`.
         unsafe { self.magazines.0.get_unchecked(class) }
     }
-    /// The magazine of a class that is given scaled (see [`CLASS_SCALE`]).
+    /// The magazine of a scaled class (see [`CLASS_SCALE`]).
     #[inline(always)]
     pub fn magazine_at(&self, scaled_class: usize) -> &Magazine {
         debug_assert!(scaled_class < CLASSES * CLASS_SCALE);
-        // SAFETY: as in `magazine`; the scale is the size of a magazine.
+        // SAFETY: as in `magazine`. A scaled class is the magazine's distance in bytes, as the scale is the size of a
+        // magazine.
         unsafe { &*self.magazines.0.as_ptr().byte_add(scaled_class) }
     }
     /// All magazines, in the order of their classes.
     pub fn magazines(&self) -> &[Magazine] {
         &self.magazines.0
     }
-    /// Bytes of the blocks in them.
+    /// Bytes of the blocks in all magazines.
     pub fn bytes(&self) -> usize {
         self.magazines()
             .iter()
@@ -135,7 +141,7 @@ impl ThreadCache {
             .map(|(magazine, shape)| magazine.length() * shape.stride as usize)
             .sum()
     }
-    /// Whether prefix and size make up the room: the heap has no prefix.
+    /// Whether the heap has no prefix, so that a block's room is just its size, rounded up.
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
         self.prefix_and_rounding == prefix_and_rounding(0)
@@ -145,22 +151,22 @@ impl ThreadCache {
         self.tally.allocation(heap, size, hit);
         self.note_largest(size);
     }
-    /// Drops an entry of `class`: two threads freed its block at the same moment, and the free that made this entry is
+    /// Drops an entry of `class`. Two threads freed its block at the same moment, and the free that made this entry is now
     /// refused after all.
     #[cold]
     pub fn refuse(&self, heap: &Heap, class: usize, entry: Entry) {
         let size = match (entry.value(), class < FIRST_SINGLE) {
-            // It came from its span: the free that was one too many told nobody its size.
+            // The entry came from the span. The free that was one too many was another one, of a size that nobody knows.
             (0, _) => 0,
             (value, true) => (self.magazine(class).labels().zero_size_value() - value) as usize,
             (value, false) => page_map::span_of(entry.pointer as usize)
                 .map_or(0, |span| super::central::requested_size(span, value)),
         };
         self.tally.refuse(heap, size);
-        // SAFETY: null, or a heap, which are never unmapped.
+        // SAFETY: null, or a heap record, which is never unmapped.
         if let Some(whole) = unsafe { heap.counted_in.load(Relaxed).as_ref() } {
-            // Directly, not in this thread's tally of that heap: to find its cache there may take the registry's lock, which
-            // comes before the one held here.
+            // Not through this thread's tally of that heap: finding its cache there may take the registry's lock, which has
+            // to be taken before the heap's lock that is held here.
             whole.counters.live.fetch_add(size as isize, Relaxed);
         }
         heap.count_refused();
@@ -193,7 +199,7 @@ impl ThreadCache {
     pub fn counts(&self) -> Counts {
         self.look().counts
     }
-    /// The same, and what is not published yet.
+    /// Counts so far, and what is not published yet.
     pub(super) fn look(&self) -> Seen {
         let mut seen = self.tally.look();
         seen.counts.largest = self.largest.load(Relaxed);
@@ -201,13 +207,13 @@ impl ThreadCache {
     }
 }
 
-/// Adds what a cache that ends has counted to its heap's figures.
+/// Adds the figures of a cache that is about to end to its heap's.
 pub fn retire(cache: &ThreadCache, heap: &Heap, central: &mut Central) {
     cache.tally.publish(heap);
     central.retired.add(cache.counts());
 }
 
-/// Where `record` holds its cache of the heap with `id`.
+/// The entry of `record` for its cache of the heap with `id`. None: the record has no entry for that id.
 fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
     if let Some(near) = record.near.get(id) {
         return Some(near);
@@ -215,19 +221,19 @@ fn entry(record: &Record, id: usize) -> Option<&AtomicPtr<u8>> {
     if id - NEAR >= record.far_capacity.load(Relaxed) as usize {
         return None;
     }
-    // SAFETY: the table has `far_capacity` entries.
+    // SAFETY: the table has `far_capacity` entries, and the index is below that.
     Some(unsafe { &*record.far.load(Relaxed).add(id - NEAR) })
 }
 
-/// This thread's cache of the heap with `id`, if that is below [`NEAR`]. Where there is none: the sentinel, whose zero bytes
-/// are a cache that has no blocks and no room.
+/// This thread's cache of the heap with `id`. None if the id is not below [`NEAR`]. If the thread has no such cache this is
+/// the sentinel, whose zero bytes are a cache without blocks or room.
 #[inline(always)]
 pub fn near(record: &Record, id: usize) -> Option<&'static ThreadCache> {
     let cache = record.near.get(id)?.load(Relaxed);
-    // SAFETY: entries are zero bytes or a cache that lives until its heap or this thread ends.
+    // SAFETY: an entry points at the sentinel, or at a cache that lives until its heap or this thread ends.
     Some(unsafe { &*cache.cast::<ThreadCache>() })
 }
-/// The same for any heap.
+/// This thread's cache of the heap with `id`, whatever the id; the sentinel if there is none.
 pub fn anywhere(record: &Record, id: usize) -> &'static ThreadCache {
     let cache = entry(record, id).map_or(sentinel(), |entry| entry.load(Relaxed));
     // SAFETY: as in `near`.
@@ -243,8 +249,8 @@ pub fn ids(record: &Record) -> core::ops::Range<usize> {
     0..NEAR + record.far_capacity.load(Relaxed) as usize
 }
 
-/// Makes an entry for `id` in `record`. False when memory is short. The registry's lock is held, by the thread of the
-/// record.
+/// Makes an entry for `id` in `record`. False when memory is short. The caller is the record's own thread and holds the
+/// registry's lock.
 pub fn make_entry(record: &Record, id: usize) -> bool {
     if entry(record, id).is_some() {
         return true;
@@ -254,8 +260,8 @@ pub fn make_entry(record: &Record, id: usize) -> bool {
     let Some(table) = records::allocate(grown * size_of::<AtomicPtr<u8>>()) else { return false };
     let table = table.cast::<AtomicPtr<u8>>();
     let old = record.far.load(Relaxed);
-    // SAFETY: the new table is larger, and zero bytes are valid entries; the old one has `capacity` entries and is read by
-    // nobody else while the lock is held, nor by this thread while it is here.
+    // SAFETY: the new table is larger than the old one, and its zero bytes are valid entries. The old one has `capacity`
+    // entries. Nobody else reads it while the lock is held, and its own thread is here.
     unsafe {
         let entries = core::slice::from_raw_parts(table.as_ptr(), grown);
         entries.iter().for_each(|entry| entry.store(sentinel(), Relaxed));
@@ -269,18 +275,18 @@ pub fn make_entry(record: &Record, id: usize) -> bool {
     true
 }
 
-/// Sets the cache of the heap with `id`, whose entry exists, or that there is none; the registry's lock is held.
+/// Sets the cache of the heap with `id`, or that there is none. The entry exists, and the registry's lock is held.
 pub fn set(record: &Record, id: usize, cache: Option<NonNull<ThreadCache>>) {
     if let Some(entry) = entry(record, id) {
         entry.store(cache.map_or(sentinel(), |cache| cache.as_ptr().cast()), Relaxed);
     }
 }
 
-/// Gives the table of a record back; the registry's lock is held and all entries are empty.
+/// Gives back the table of a record. The registry's lock is held, and all entries are empty.
 pub fn release_table(record: &Record) {
     let capacity = record.far_capacity.swap(0, Relaxed) as usize;
     if let Some(table) = NonNull::new(record.far.swap(null_mut(), Relaxed)) {
-        // SAFETY: made by `make_entry` with that capacity; the thread is at its end.
+        // SAFETY: `make_entry` made the table with that capacity. The thread is ending, so nobody reads it any more.
         unsafe { records::release(table.cast(), capacity * size_of::<AtomicPtr<u8>>()) };
     }
 }

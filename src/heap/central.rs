@@ -1,7 +1,8 @@
 //! What all threads of a heap share: its spans. Everything here runs under the heap's lock.
 //!
-//! A span gives blocks from its bitmap first and is then carved further: memory past `carved` was never touched and
-//! does not count as held. When every block of a span is back, its run is kept for the next span (kept.rs).
+//! A span gives blocks from its bitmap first, and then *carves* further ones from memory that it has not used yet. Memory
+//! counts as held from when blocks in it are carved. When every block of a span is back, its run is kept for the next span
+//! (kept.rs).
 use super::cache::ThreadCache;
 use super::kept::Kept;
 use super::magazine::Entry;
@@ -14,26 +15,26 @@ use super::{Heap, page_map};
 use crate::os::map;
 use core::ptr::{NonNull, null_mut};
 
-/// Spans with free blocks that are left to other threads, at most, before one of them is taken over.
+/// A thread passes over at most this many spans that belong to other threads before it takes one of them over.
 const MOST_LEFT_TO_OTHERS: usize = 8;
 
-/// Memory that earlier blocks have touched is left to a block that may grow up to this many times its size; what is beyond
-/// goes back to the system.
+/// A span made for a growing block may begin in memory that earlier blocks have touched. The block is left this many times
+/// its size of it; what is beyond goes back to the system.
 const MOST_DIRTY_TO_GROW: usize = 8;
 
 /// Where a thread takes its next block.
 pub enum Next {
-    /// This span, the thread's own if there is one: a free block, or one to be carved.
+    /// This span: one of its blocks is free, or one more can be carved. It is the thread's own span if it has one.
     Of(NonNull<Span>),
-    /// A span to be made.
+    /// A new span, which is to be made.
     OfNewSpan,
-    /// A free block of a span that is another thread's: the budget has no room for anything else.
+    /// A free block of another thread's span, because the budget has no room for anything else.
     OfAnother(NonNull<Span>),
 }
 
 /// The part of a heap that its lock guards.
 pub struct Central {
-    /// Per class, spans with free or uncarved blocks.
+    /// For each class, the spans with free or uncarved blocks.
     pub(super) partial: [List; CLASSES],
     /// Memory kept for reuse.
     pub kept: Kept,
@@ -41,18 +42,18 @@ pub struct Central {
     pub(super) all: List<BY_HEAP>,
     /// The threads' caches of this heap.
     pub caches: *mut ThreadCache,
-    /// In a forked child: those of threads that it does not have (abandoned.rs).
+    /// In a forked child: the caches of threads that it does not have (abandoned.rs).
     pub abandoned: *mut ThreadCache,
     /// Length of the list `caches`.
     pub number_of_caches: usize,
-    /// Counts of caches that are gone.
+    /// Counts of caches that have ended.
     pub retired: Counts,
 }
 // SAFETY: the pointers are only followed under the lock.
 unsafe impl Send for Central {}
 
 impl Central {
-    /// Nothing yet.
+    /// Without spans and caches.
     pub const fn new() -> Central {
         Central {
             partial: [const { List::new() }; CLASSES],
@@ -65,9 +66,9 @@ impl Central {
         }
     }
 
-    /// The span of `class` with free blocks that `cache` is to take from. Its own, if there is one: slots and small blocks
-    /// that share a cache line should be used by one thread. One span is left to each other thread, which may still want
-    /// it; if there are more, the next one is taken over.
+    /// The span of `class` that `cache` is to take blocks from. That is its own if it has one, because slots and small
+    /// blocks that share a cache line should be used by one thread. One span is left for each other thread, which may still
+    /// want it. If there are more spans than that, the next one is taken over.
     fn span_for(&self, cache: &ThreadCache, class: Class) -> Option<NonNull<Span>> {
         let mut next = NonNull::new(self.partial[class as usize].head);
         let mut others = self.number_of_caches.saturating_sub(1).min(MOST_LEFT_TO_OTHERS);
@@ -84,7 +85,7 @@ impl Central {
         next
     }
 
-    /// A span of `class` with blocks that need not be carved.
+    /// A span of `class` with free blocks, which take no more of the budget.
     fn with_free_blocks(&self, class: Class) -> Option<NonNull<Span>> {
         let mut next = NonNull::new(self.partial[class as usize].head);
         while let Some(span) = next {
@@ -99,8 +100,8 @@ impl Central {
         next
     }
 
-    /// Where `cache` is to take its next block of `class`. None: the budget has no room for it. `movable`: bytes that chunks
-    /// of tiered memory hold now and would give up for it; 0 when a block is really taken.
+    /// Where `cache` is to take its next block of `class`. None: the budget has no room for a block. `movable` is how many
+    /// bytes chunks of tiered memory hold and would give up for the block; it is 0 when a block is really taken.
     pub fn next_block(&self, heap: &Heap, cache: &ThreadCache, class: Class, movable: usize) -> Option<Next> {
         let fits = |bytes| self.kept.fits(heap, bytes, movable);
         let preferred = match self.span_for(cache, class) {
@@ -119,8 +120,8 @@ impl Central {
         preferred.or_else(|| self.with_free_blocks(class).map(Next::OfAnother))
     }
 
-    /// Takes up to `count` blocks of `class` for `cache` and gives each to `accept`, marked as cached. Gives how many;
-    /// 0 when the budget or the system has no memory.
+    /// Takes up to `count` blocks of `class` for `cache`, stores its magazine's tag into their slots and gives each to
+    /// `accept`. Returns how many; 0 when the budget or the system has no memory.
     pub fn take(
         &mut self,
         heap: &Heap,
@@ -139,7 +140,7 @@ impl Central {
                     unsafe { span.as_ref().inner() }.user = cache;
                     Some(span)
                 }
-                // For the first block only: the rest of a batch is worth neither a new span nor another thread's blocks.
+                // Only for the first block: the rest of a batch is not worth a new span or another thread's blocks.
                 Some(Next::OfNewSpan) if taken == 0 => self.new_span(heap, cache, class),
                 Some(Next::OfAnother(span)) if taken == 0 => Some(span),
                 _ => None,
@@ -161,13 +162,13 @@ impl Central {
                     span_ref.inner().listed = false;
                 }
             } else if got == 0 && !had_free {
-                break; // chunks of tiered memory have taken the room
+                break; // chunks of tiered memory have taken the room meanwhile
             }
         }
         taken
     }
 
-    /// A span of `class` for `cache`, listed; or whichever there is, where the system has no memory for one.
+    /// Makes a span of `class` for `cache` and lists it. If the system has no memory for one, returns any listed span.
     fn new_span(&mut self, heap: &Heap, cache: &ThreadCache, class: Class) -> Option<NonNull<Span>> {
         match self.make_span(heap, cache, class, SHAPES[class as usize].slices as usize) {
             Some(span) => {
@@ -179,7 +180,7 @@ impl Central {
         }
     }
 
-    /// Takes blocks from one span: free ones, then uncarved ones as far as the budget goes.
+    /// Takes blocks from one span: first free ones, then uncarved ones as far as the budget goes.
     fn take_from(
         &mut self,
         heap: &Heap,
@@ -208,7 +209,7 @@ impl Central {
                 hand_out(index);
                 taken += 1;
             } else {
-                self.free_too_many(heap); // a late free (slot.rs) has the block
+                self.free_too_many(heap); // a late free (slot.rs) has taken the block
             }
         }
         let class = span.class();
@@ -221,7 +222,7 @@ impl Central {
                 inner.charged += extra;
                 break;
             }
-            // One block may still fit where a batch does not.
+            // Perhaps one block fits where a batch does not.
             wanted = if wanted > 1 && taken == 0 { 1 } else { 0 };
         }
         for index in inner.carved as usize..inner.carved as usize + wanted {
@@ -233,8 +234,8 @@ impl Central {
         taken + wanted
     }
 
-    /// Puts a block back into its span. False when its slot does not hold `tag`, or the span has it already, after a late
-    /// free (slot.rs).
+    /// Puts a block back into its span. False if its slot does not hold `tag`, or if the bitmap has the block already
+    /// because of a late free (slot.rs).
     pub fn put(&mut self, heap: &Heap, span: &'static Span, index: usize, tag: u16) -> bool {
         if !slot::put(span.slot(index), tag) {
             return false;
@@ -266,8 +267,8 @@ impl Central {
         is_new
     }
 
-    /// Whether a span whose bitmap says that all blocks are free is really unused: a late free (slot.rs) may have given one
-    /// to a thread all the same. The bitmap is corrected where the slots say otherwise.
+    /// Whether a span is really unused whose bitmap says so. A late free (slot.rs) may have given one of its blocks to a
+    /// thread. Where the slots say otherwise the bitmap is corrected.
     fn is_unused(&mut self, heap: &Heap, span: &Span) -> bool {
         // SAFETY: the lock is held and the span is this heap's.
         let inner = unsafe { span.inner() };
@@ -279,15 +280,15 @@ impl Central {
         }
         inner.free == inner.carved
     }
-    /// Takes back the count of a free that was one too many. By which thread and of how many bytes is not known, so live bytes
-    /// stay too low by these.
+    /// Takes back the count of a free that was one too many. Neither the thread that freed nor the size is known here, so
+    /// the figure of live bytes stays too low by that size.
     #[cold]
     fn free_too_many(&mut self, heap: &Heap) {
         heap.count_refused();
         self.retired.frees = self.retired.frees.wrapping_sub(1);
     }
 
-    /// Enters a span into the list of those that have blocks of `class`.
+    /// Puts a span into the list of its class.
     pub(super) unsafe fn list(&mut self, span: NonNull<Span>, class: usize) {
         // SAFETY: the caller holds the lock and the span is in no list of its class.
         unsafe {
@@ -296,8 +297,8 @@ impl Central {
         }
     }
 
-    /// Takes a block of a single class, marked as cached, whose span has address space to grow into. None where there
-    /// is none to be had, or no budget.
+    /// Takes a block of a single class whose span has address space to grow into, and marks it as cached. None if there is
+    /// no memory for such a span, or no budget.
     pub fn take_to_grow(&mut self, heap: &Heap, cache: &ThreadCache, class: Class) -> Option<Entry> {
         let span = self.make_span(heap, cache, class, slices_to_grow(class))?;
         let tag = cache.magazine(class as usize).tag();
@@ -306,14 +307,14 @@ impl Central {
         let needed = end_of(class, 1);
         if inner.charged > needed * MOST_DIRTY_TO_GROW {
             let extra = inner.charged - needed;
-            // SAFETY: no block lies there.
+            // SAFETY: the span has no block yet, and its only one will end before this range.
             if unsafe { map::decommit(inner.run.base + needed, extra) } {
                 inner.charged = needed;
                 heap.discharge(extra);
             }
         }
         let mut taken = None;
-        // SAFETY: just made; records are never unmapped.
+        // SAFETY: the span was just made, and span records are never unmapped.
         self.take_from(heap, unsafe { span.as_ref() }, tag, 1, &mut |entry| taken = Some(entry));
         if taken.is_none() {
             // SAFETY: the lock is held, and the span has no blocks.
@@ -322,7 +323,7 @@ impl Central {
         taken
     }
 
-    /// Gives the block of a single class another one, if the address space of its span and the budget allow it.
+    /// Gives the block of a single class another class, if the address space of its span and the budget allow it.
     ///
     /// # Safety
     /// The lock is held, the span is this heap's and its block live.
@@ -336,7 +337,8 @@ impl Central {
         }
         inner.charged += extra;
         span.change_class(class);
-        // Only for the class that the entries note. Cannot fail, as their leaves exist.
+        // The page map has this span already; this updates the class in its entries. It cannot fail, because their leaves
+        // exist.
         page_map::insert(inner.run.base, inner.run.base + inner.length, NonNull::from(span))
     }
 
@@ -358,7 +360,7 @@ impl Central {
         }
     }
 
-    /// Calls `each` with every thread's cache, and whether the thread is there: abandoned ones are among them.
+    /// Calls `each` with every cache, and whether it has a thread: false for abandoned ones.
     pub fn for_each_cache(&self, each: &mut dyn FnMut(&ThreadCache, bool)) {
         for (list, is_used) in [(self.caches, true), (self.abandoned, false)] {
             let mut cache = list;
@@ -380,7 +382,7 @@ fn to_charge(span: &Inner, class: Class, blocks: usize) -> usize {
     end_of(class, span.carved as usize + blocks).saturating_sub(span.charged)
 }
 
-/// Size asked for, of a live block whose slot holds `value`.
+/// Size that was asked for, of a live block with `value` in its slot.
 #[inline(always)]
 pub fn requested_size(span: &Span, value: u16) -> usize {
     span.counted_size(value & !slot::MARKED) as u32 as usize

@@ -1,11 +1,13 @@
 //! The fast paths: a hit in the calling thread's cache, and nothing else.
 //!
-//! No locks, no calls, no failure: whatever is unusual gives `None` or `false` with nothing changed, and the caller
-//! goes on to slow.rs. They need only the heap's id, so that a table's functions reach the cache in two loads.
+//! A fast path takes no lock, makes no call and cannot fail. Whatever is unusual makes it return `None` or `false` with
+//! nothing changed, and the caller goes on to slow.rs. It needs only the heap's id, so the functions of an instance's table
+//! reach the cache in two loads.
 //!
-//! A cache has one block in front of its magazines (front.rs). Past that, what an allocation costs at least: the thread's record,
-//! its cache, the magazine's top, the entry and the slot, each load waiting for the one before; a free waits for the page map's
-//! root and leaf, the span and the slot.
+//! A cache has one block in front of its magazines (front.rs). If that does not serve the call, the least cost is a chain of
+//! loads, each of which waits for the one before:
+//! - for an allocation: the thread's record, its cache, the magazine's top, the entry and the slot;
+//! - for a free: the page map's root and leaf, the span and the slot.
 use super::cache::{self, ThreadCache};
 use super::front::Freed;
 use super::magazine::{Entry, Labels, Magazine};
@@ -21,31 +23,31 @@ use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 /// An id that no heap has.
 pub const NO_HEAP: usize = usize::MAX >> 1;
-/// What malloc promises.
+/// The alignment that malloc promises.
 const MALLOC_ALIGNMENT: usize = 16;
 
-/// Whether [`allocate`] serves such an alignment: blocks begin with a cache line anyway.
+/// Whether [`allocate`] serves this alignment: 0 and 64 only, as the blocks it gives out begin with a cache line anyway.
 #[inline(always)]
 pub fn is_usual(alignment: usize) -> bool {
     alignment & !DEFAULT_ALIGNMENT == 0
 }
 
-/// Allocates from the calling thread's cache of the heap with `id`, at the usual alignment. `prefix`: bytes before each of
-/// its blocks, where the caller knows.
+/// Allocates from the calling thread's cache of the heap with `id`, at the usual alignment. `prefix` is the number of bytes
+/// before each of the heap's blocks, if the caller knows it.
 #[inline(always)]
 pub fn allocate(id: usize, prefix: Option<usize>, size: usize) -> Option<NonNull<u8>> {
     let cache = cache::near(thread::existing()?, id)?;
     let prefix_and_rounding = prefix.map_or(cache.prefix_and_rounding, cache::prefix_and_rounding);
     shared(cache, size, || quick_scaled_class_of_lines(size.wrapping_add(prefix_and_rounding)))
 }
-/// The same at malloc's alignment, from a heap without a prefix.
+/// Allocates at malloc's alignment, from a heap without a prefix.
 #[inline(always)]
 pub fn allocate_for_malloc(id: usize, size: usize) -> Option<NonNull<u8>> {
     shared(cache::near(thread::existing()?, id)?, size, || quick_scaled_class_of(size))
 }
 #[inline(always)]
 fn shared(cache: &ThreadCache, size: usize, scaled_class: impl FnOnce() -> usize) -> Option<NonNull<u8>> {
-    // A size of 0 wraps, and is left to the slow path.
+    // A size of 0 wraps around to the largest number, so it is left to the slow path.
     if size.wrapping_sub(1) >= cache.quick_size.load(Relaxed) {
         return None;
     }
@@ -60,20 +62,21 @@ fn shared(cache: &ThreadCache, size: usize, scaled_class: impl FnOnce() -> usize
     Some(unsafe { NonNull::new_unchecked(taken.entry.as_ref().pointer) })
 }
 
-/// A block taken out of a magazine: its entry, which nobody has written to yet, its slot, and what that is to hold.
+/// A block taken out of a magazine: its entry, which has not been overwritten yet, its slot, and the labels from which the
+/// caller computes what the slot is to hold.
 struct Taken {
     entry: NonNull<Entry>,
     slot: &'static AtomicU16,
     labels: Labels,
 }
 
-/// Takes a block out of a magazine, counted as a hit of `size` bytes. The caller makes it live: [`slot::claim`] in two
-/// parts.
+/// Takes a block out of a magazine and counts a hit of `size` bytes. The caller stores the live value into the slot; the two
+/// steps together are [`slot::claim`].
 #[inline(always)]
 fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Taken> {
-    // SAFETY: entries below the top are initialised, down to the ground, whose slot has no magazine's tag.
+    // SAFETY: all entries below the top are initialised, down to the ground entry, whose slot never holds a magazine's tag.
     let entry = unsafe { NonNull::new_unchecked(magazine.top.get().sub(1)) };
-    // SAFETY: as above. Its pointer is for later, when there are registers again.
+    // SAFETY: the entry is initialised, as above. The caller reads its pointer later, when registers are free again.
     let slot = unsafe { entry.as_ref() }.slot();
     let labels = magazine.labels();
     if slot.load(Relaxed) != labels.tag() || !cache.tally.hit(size) {
@@ -83,9 +86,13 @@ fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Taken> 
     Some(Taken { entry, slot, labels })
 }
 
-/// What [`allocate`] leaves over is tried here next, for one call more and still without a lock: other alignments that a
-/// class has anyway, classes whose blocks have a span each, and heaps with ids from [`thread::NEAR`] on. `zeroed`: the span is to
-/// remember how much of its only block was written to, for [`Span::take_written`](super::span::Span::take_written).
+/// Tries what [`allocate`] leaves over, at the cost of one more call and still without a lock. It serves:
+/// - heaps with ids from [`thread::NEAR`] on;
+/// - classes whose blocks have a span each;
+/// - malloc's alignment, in heaps without a prefix.
+///
+/// `zeroed` says that the span is to remember how much of its only block was written to, for
+/// [`Span::take_written`](super::span::Span::take_written).
 pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) -> Option<NonNull<u8>> {
     let cache = cache::anywhere(thread::existing()?, id);
     let room = if is_usual(alignment) {
@@ -103,7 +110,7 @@ pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) ->
         return shared(cache, size, || class * CLASS_SCALE);
     }
     let taken = take(cache, cache.magazine(class), size)?;
-    // SAFETY: taken just now.
+    // SAFETY: the entry was taken just now and has not been overwritten.
     let pointer = unsafe { taken.entry.as_ref() }.pointer;
     let span = span_of_block(pointer);
     span.note_request(size);
@@ -114,14 +121,15 @@ pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) ->
     NonNull::new(pointer)
 }
 
-/// Frees into the calling thread's cache of the heap with `id`. False: not done, for whatever reason.
+/// Frees into the calling thread's cache of the heap with `id`. False: nothing was done, and a slow path has to find out
+/// why.
 #[inline(always)]
 pub fn free(id: usize, pointer: *mut u8) -> bool {
     let near = thread::existing().and_then(|record| cache::near(record, id));
     let Some(cache) = near else { return false };
     free_into(cache, id, pointer)
 }
-/// What [`free`] leaves over is tried here next, where that can help: heaps with ids from [`thread::NEAR`] on.
+/// Tries what [`free`] leaves over, for heaps with ids from [`thread::NEAR`] on, which have no other quick path.
 pub fn free_other(id: usize, pointer: *mut u8) -> bool {
     let record = thread::existing().filter(|_| id >= thread::NEAR);
     record.is_some_and(|record| free_into(cache::anywhere(record, id), id, pointer))
@@ -158,14 +166,15 @@ fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
     block.store(magazine.tag(), Relaxed);
     true
 }
-/// The end of a free, apart so that the usual one needs fewer registers. A C function, as none of these unwinds: then it is
-/// jumped to.
+/// The end of a free into an empty front. It is a function of its own so that the usual free needs fewer registers. It is
+/// `extern "C"` because such a function does not unwind, which lets the compiler turn the call into a jump.
 #[inline(never)]
 extern "C" fn keep_in_front(cache: &ThreadCache, entry: Entry, scaled_class: usize) {
     let magazine = cache.magazine_at(scaled_class);
     match page_map::span_of(entry.pointer as usize) {
         Some(span) => cache.front.keep(span, entry, scaled_class, magazine.labels()),
-        // It has ended meanwhile: another thread has freed the block as well, and its entry is to be refused.
+        // The span has ended meanwhile, because another thread freed the block as well. The magazine drops this entry when
+        // it comes to it.
         None => _ = magazine.push(entry),
     }
     entry.slot().store(magazine.tag(), Relaxed);

@@ -1,8 +1,9 @@
-//! Where large blocks and tiered memory that were freed lately began, so that a second free is told from that of foreign
-//! memory. Smaller blocks need none of it: their slots remember.
+//! Notes where large blocks and tiered memory began that were freed lately, so that a second free of one is not mistaken
+//! for a free of foreign memory. Smaller blocks need no such note, because their slots remember.
 //!
-//! A table with one place for several addresses, the latest wins: what is forgotten is told as foreign, which is refused
-//! all the same. The places are single words, so any thread may read and write at any time.
+//! The notes are a table in which several addresses share a place and the latest one wins. An address that was forgotten is
+//! reported as foreign, which is refused just as well. Each place is a single word, so any thread may read and write it at
+//! any time.
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const PLACES: usize = 4096;
@@ -12,16 +13,17 @@ fn place(start: usize) -> &'static AtomicUsize {
     // Fibonacci hashing (Knuth 6.4).
     &STARTS[(start as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) as usize >> (usize::BITS - PLACES.ilog2())]
 }
-/// Remembers that what began at `start` was freed.
+/// Notes that what began at `start` was freed.
 pub fn note(start: usize) {
     place(start).store(start, Relaxed);
 }
-/// Forgets it, since tiered memory begins at `start` now: another instance does not find that, and is not to call it freed.
+/// Forgets that, because tiered memory begins at `start` now. An instance that does not own this memory must not call it
+/// freed.
 pub fn forget(start: usize) {
-    // Whatever else stands there is somebody else's.
+    // If another address stands there it stays.
     let _ = place(start).compare_exchange(start, 0, Relaxed, Relaxed);
 }
-/// Whether something that began at `start` is remembered. Whoever asks has found that nothing is there now.
+/// Whether a note says that something that began at `start` was freed. The caller has found that nothing is there now.
 pub fn lately(start: usize) -> bool {
     start != 0 && place(start).load(Relaxed) == start
 }

@@ -1,8 +1,9 @@
 //! The front: a place for one block before all magazines of a thread's cache.
 //!
-//! Programs often free what they were given last and ask for the like again. Such a block comes back from here, and its free
-//! looks nothing up: what a free must find out from an address (span, slot, class) is still known of the block that the front
-//! gave out last. Nor does an allocation wait for what the free before it has stored, which through a magazine it does.
+//! Programs often free the block they were given last and then ask for another like it. The front serves such pairs faster
+//! than a magazine can. It remembers the block that it gave out last, with its span, slot and class, so freeing that block
+//! looks nothing up. And an allocation need not wait for what the free before it has stored, as it must when both go through
+//! a magazine.
 //!
 //! A block in the front counts as in its class's magazine: its slot has the magazine's tag (slot.rs).
 //! - A free that finds the front empty puts its block there with all it has found out.
@@ -36,21 +37,21 @@ pub struct Front {
     address: Cell<usize>,
     slot: Cell<Option<&'static AtomicU16>>,
     span: Cell<*const Span>,
-    /// [`Span::counted_size`] of a slot's value is this less the value.
+    /// The counted size of a block ([`Span::counted_size`]) is this number minus the value of its slot.
     counted: Cell<usize>,
     scaled_class: Cell<u32>,
     /// See [`Span::service`].
     service: Cell<u32>,
     labels: Cell<Labels>,
-    /// What the slot was when the block was freed.
+    /// Value of the block's slot before the block was freed.
     value: Cell<u16>,
 }
 
 /// What a free came to.
 pub enum Freed {
-    /// It is done.
+    /// The block is free now.
     Yes,
-    /// A slow path is to do it; nothing is changed.
+    /// A slow path has to free the block; nothing was changed.
     Slowly,
     /// The front does not know the block.
     Unknown,
@@ -61,12 +62,13 @@ impl Front {
     pub fn begin(&self) {
         self.holds.set(NONE);
     }
-    /// Whether it has a block of that class, which is given scaled.
+    /// Whether the front has a block of this scaled class.
     #[inline(always)]
     pub fn holds(&self, scaled_class: usize) -> bool {
         self.holds.get() == scaled_class
     }
-    /// Gives out the block it holds, counted as a hit of `size` bytes. None: a slow path is to do it; nothing is changed.
+    /// Gives out the block in the front and counts a hit of `size` bytes. None: a slow path has to serve the call; nothing
+    /// was changed.
     #[inline(always)]
     pub fn give(&self, tally: &Tally, size: usize) -> Option<NonNull<u8>> {
         // SAFETY: it holds a block.
@@ -80,7 +82,7 @@ impl Front {
         // SAFETY: no block is at address 0.
         Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(self.address.get())) })
     }
-    /// Frees `pointer` into it, if that is the block it remembers.
+    /// Frees `pointer` into the front, if that is the block it remembers.
     #[inline(always)]
     pub fn free(&self, tally: &Tally, pointer: *mut u8) -> Freed {
         if self.address.get() != pointer.expose_provenance() {
@@ -101,12 +103,12 @@ impl Front {
         slot.store(self.labels.get().tag(), Relaxed);
         Freed::Yes
     }
-    /// Whether a block of that class may be put in.
+    /// Whether a block of this scaled class may be put into the front.
     #[inline(always)]
     pub fn has_room(&self, scaled_class: usize) -> bool {
         self.holds.get() == NONE && scaled_class < SHARED * CLASS_SCALE
     }
-    /// Puts a block in for which there is room, and whose slot the caller sets then.
+    /// Puts a block into the front. The caller has checked that there is room, and sets the block's slot afterwards.
     pub fn keep(&self, span: &Span, entry: Entry, scaled_class: usize, labels: Labels) {
         self.address.set(entry.pointer.expose_provenance());
         self.slot.set(Some(entry.slot()));
@@ -118,7 +120,7 @@ impl Front {
         self.labels.set(labels);
         self.holds.set(scaled_class);
     }
-    /// Takes out what it holds: class and entry.
+    /// Takes the block out of the front: its class and its entry.
     pub fn remove(&self) -> Option<(usize, Entry)> {
         let scaled_class = self.holds.replace(NONE);
         let slot = self.slot.get().filter(|_| scaled_class != NONE)?;

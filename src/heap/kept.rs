@@ -1,11 +1,14 @@
 //! Memory that a heap keeps for reuse: runs of ended spans, and ranges of ended mappings.
 //!
-//! Kept memory is dirty and counts as held. It goes back to the system when it is too old (scavenger.rs), when the
-//! limit or the system wants it, on trim, and whenever it would raise the heap's peak: what is kept plus what is in
-//! use never exceeds the most that was ever in use, so keeping costs time only where it saves time.
+//! Kept memory is dirty and counts as held. It goes back to the system
+//! - when it is too old (scavenger.rs);
+//! - when the limit or the system needs it;
+//! - on trim;
+//! - when it would raise the heap's peak. What is kept and what is in use together never exceed the most that was ever in
+//!   use (but for [`LEEWAY`]).
 //!
-//! Ranges are kept like the free pages of a page heap: cut where a smaller block is wanted, joined with a neighbour
-//! when one comes back. All of it runs under the heap's lock.
+//! Ranges are kept like the free pages of a page heap: cut where a smaller block is wanted, joined with their neighbours
+//! when they come back. All of it runs under the heap's lock.
 use super::cache::ThreadCache;
 use super::runs::Needs;
 use super::size_class::{MAX_STRIDE, SLICE};
@@ -15,39 +18,39 @@ use crate::os::map;
 use core::ptr::NonNull;
 
 const MOST_SLICES: usize = MAX_STRIDE / SLICE;
-/// Kept memory may exceed the most ever in use by this much, so that small heaps are left alone.
+/// Kept memory and memory in use may exceed the most ever in use by this much, so that small heaps are left alone.
 const LEEWAY: usize = 1 << 20;
-/// How many of the latest runs of a length are searched for one that the thread itself used before.
+/// How many of the latest runs of a length are searched for one that the thread itself has used before.
 const MOST_OF_OTHERS: usize = 8;
-/// A heap keeps at most this share of the machine's memory (one part in ...).
+/// A heap keeps at most one part in so many of the machine's memory.
 const SHARE: usize = 8;
 
-/// See the file's comment.
+/// See the module's comment.
 pub struct Kept {
     /// Runs, by their number of slices.
     runs: [List; MOST_SLICES + 1],
     /// Ranges of mappings.
     ranges: List,
-    /// Bytes of them all that count as held.
+    /// Bytes of all runs and ranges that count as held.
     bytes: usize,
-    /// The most bytes ever held by what was in use.
+    /// The most bytes that were ever in use at once.
     most_in_use: usize,
-    /// How often something was put aside.
+    /// How often something was put aside so far.
     occasions: u64,
 }
 
 /// What a range must be like to serve a block.
 #[derive(Clone, Copy)]
 pub struct RangeRequest {
-    /// Bytes.
+    /// Bytes that it has to have.
     pub length: usize,
-    /// The start plus `offset` is a multiple of this, a slice at least.
+    /// The start plus `offset` is to be a multiple of this, which is at least a slice.
     pub alignment: usize,
     /// See `alignment`.
     pub offset: usize,
 }
 impl RangeRequest {
-    /// The first suitable start at `base` or behind it.
+    /// The first suitable start at or after `base`.
     fn start_from(self, base: usize) -> usize {
         (base + self.offset).next_multiple_of(self.alignment) - self.offset
     }
@@ -60,7 +63,7 @@ fn most_kept() -> usize {
 }
 
 impl Kept {
-    /// Nothing.
+    /// Nothing is kept.
     pub const fn new() -> Kept {
         Kept {
             runs: [const { List::new() }; MOST_SLICES + 1],
@@ -82,8 +85,8 @@ impl Kept {
         heap.limit() == 0 || bytes == 0 || in_use.saturating_add(bytes) <= heap.limit()
     }
 
-    /// Charges `bytes` for memory about to be used, and gives kept memory back where that is needed: to stay below the
-    /// limit, or below the heap's peak. False, with nothing charged, when they do not fit.
+    /// Charges `bytes` for memory that is about to be used. Gives kept memory back as far as that is needed to stay below
+    /// the limit and below the heap's peak. False, with nothing charged, when the bytes do not fit.
     pub fn charge(&mut self, heap: &Heap, bytes: usize) -> bool {
         let in_use = heap.held() - self.bytes + bytes;
         let most_in_use = self.most_in_use.max(in_use);
@@ -100,11 +103,12 @@ impl Kept {
         }
     }
 
-    /// The most bytes ever in use at once, those charged last among them.
+    /// The most bytes that were ever in use at once, including those charged last.
     pub fn most_in_use(&self) -> usize {
         self.most_in_use
     }
-    /// Takes back a charge of `bytes` for which there was no memory. `most_in_use`: what [`Kept::most_in_use`] was before it.
+    /// Takes back a charge of `bytes` for which there was no memory. `most_in_use` is what [`Kept::most_in_use`] was before
+    /// the charge.
     pub fn take_back(&mut self, heap: &Heap, bytes: usize, most_in_use: usize) {
         heap.discharge(bytes);
         self.most_in_use = most_in_use;
@@ -128,14 +132,14 @@ impl Kept {
         }
     }
 
-    /// The kept run that [`Kept::reuse_run`] takes, and its length: the shortest that is long enough, and of the latest of
-    /// that length preferably one that `user` had before, whose processor may still have it cached.
+    /// The kept run that [`Kept::reuse_run`] takes, and its length. It is the shortest that is long enough. Among the latest
+    /// of that length it is preferably one that `user` had before, because that thread's processor may still have it cached.
     fn run_for(&self, slices: usize, user: *const ThreadCache) -> Option<(NonNull<Span>, usize)> {
         let length = (slices..=MOST_SLICES).find(|&n| !self.runs[n].head.is_null())?;
         let mut next = NonNull::new(self.runs[length].head);
         for _ in 0..MOST_OF_OTHERS {
             let Some(span) = next else { break };
-            // SAFETY: the lock is held; kept spans are known to nobody but their list.
+            // SAFETY: the lock is held, and kept spans are known to nobody but their list.
             let inner = unsafe { span.as_ref().inner() };
             if core::ptr::eq(inner.user, user) {
                 return Some((span, length));
@@ -144,8 +148,8 @@ impl Kept {
         }
         Some((NonNull::new(self.runs[length].head)?, length))
     }
-    /// Whether [`Kept::reuse_run`] has a run, and the budget the room for it: for what is touched of it already and for what
-    /// the span `needs`. `movable` as in [`Central::next_block`](super::central::Central).
+    /// Whether [`Kept::reuse_run`] has a run, and the budget has room for it: for what was touched of it already and for
+    /// what the new span `needs`. `movable` as in [`Central::next_block`](super::central::Central).
     pub fn run_serves(
         &self,
         heap: &Heap,
@@ -162,11 +166,11 @@ impl Kept {
                 || self.fits(heap, touched.max(needs.run) + bookkeeping.max(needs.bookkeeping), movable)
         })
     }
-    /// A kept run of `slices` for `user`, cut from a longer one if need be.
+    /// Takes out a kept run of `slices` for `user`, cut from a longer one if need be.
     pub fn reuse_run(&mut self, slices: usize, user: *const ThreadCache) -> Option<NonNull<Span>> {
         let (span, length) = self.run_for(slices, user)?;
         let rest = if length > slices { Some(records_of_spans::take()?) } else { None };
-        // SAFETY: the lock is held; kept spans are known to nobody else, `rest` is fresh.
+        // SAFETY: the lock is held. Kept spans are known to nobody but their list, and `rest` is fresh.
         unsafe {
             self.runs[length].remove(span);
             let inner = span.as_ref().inner();
@@ -188,7 +192,7 @@ impl Kept {
         Some(span)
     }
 
-    /// Keeps the range of a retired mapping, joined with those that border on it.
+    /// Keeps the range of a retired mapping, joined with kept ranges that border on it.
     ///
     /// # Safety
     /// The heap's lock is held and the span is in no list.
@@ -196,7 +200,8 @@ impl Kept {
         // SAFETY: by the caller's promise; kept spans are known to nobody but their list.
         unsafe {
             let inner = span.as_ref().inner();
-            // All of it is as old as its longest part: what is used time and again does not keep what is not.
+            // The joined range is as old as its longest part, so a part that is used time and again does not keep one that
+            // is not.
             let (mut longest, mut since) = (inner.length, scavenger::now());
             let mut next = NonNull::new(self.ranges.head);
             while let Some(other) = next {
@@ -248,7 +253,8 @@ impl Kept {
         }
         best.map(|(span, _)| span)
     }
-    /// Takes it out, cut at both ends, whole slices long or with all there is.
+    /// Takes that range out and cuts it at both ends. What remains is a whole number of slices, or reaches to the range's
+    /// end.
     pub fn reuse_range(&mut self, request: RangeRequest) -> Option<NonNull<Span>> {
         let span = self.range_for(request)?;
         // SAFETY: kept spans are known to nobody but their list, under the lock; the references end with the block.
@@ -278,12 +284,12 @@ impl Kept {
         Some(span)
     }
 
-    /// Gives back what was kept before the tick `before`, or all. Gives the bytes.
+    /// Gives back what was kept before the tick `before`, or everything. Returns the number of bytes.
     pub fn release(&mut self, heap: &Heap, before: Option<u32>) -> usize {
-        // Not by what is held: chunks of tiered memory come and go meanwhile.
+        // Not counted by what is held: chunks of tiered memory come and go meanwhile.
         let kept = self.bytes;
         for slices in 0..=MOST_SLICES {
-            // The list of ranges stands where runs of no slices would be.
+            // Index 0 stands for the list of ranges, as no run has 0 slices.
             let mut next = if slices == 0 { self.ranges.last() } else { self.runs[slices].last() };
             while let Some(span) = next {
                 // SAFETY: kept spans are known to nobody but their list, under the lock.
@@ -297,9 +303,9 @@ impl Kept {
         kept - self.bytes
     }
 
-    /// Gives back what was kept longest, whatever its size: so a program in a steady state loses what it no longer uses, and
-    /// keeps what it uses again and again. Memory made ready when the heap was made goes last, and only with `ready`. False
-    /// when nothing is left that may go.
+    /// Gives back what was kept longest, whatever its size. So a program in a steady state loses what it no longer uses, and
+    /// keeps what it uses again and again. Memory that was made ready with the heap goes last, and only if `ready` is set.
+    /// False when nothing is left that may go.
     fn release_oldest(&mut self, heap: &Heap, ready: bool) -> bool {
         let runs = (1..=MOST_SLICES).filter_map(|n| Some((self.runs[n].last()?, n)));
         let lasts = self.ranges.last().map(|span| (span, 0)).into_iter().chain(runs);
@@ -333,9 +339,9 @@ impl Kept {
         records_of_spans::give(span);
     }
 
-    /// Whether anything is kept that ages.
+    /// Whether anything is kept that ages. Memory made ready with the heap does not.
     pub fn ages(&self) -> bool {
-        // All of a list: the rest of a run that was cut comes first, whatever its age.
+        // The whole list has to be searched: the rest of a run that was cut stands first, whatever its age.
         let ages = |list: &List| {
             let mut next = NonNull::new(list.head);
             while let Some(span) = next {
@@ -357,7 +363,7 @@ mod tests {
     use super::super::HeapParams;
     use super::*;
 
-    /// Makes all that is kept of mappings as old as the process.
+    /// Makes all kept ranges as old as the process.
     fn age(heap: &Heap) {
         let central = heap.central.lock();
         let mut next = NonNull::new(central.kept.ranges.head);

@@ -1,7 +1,7 @@
-//! Blocks above 1 MiB, and those aligned more than a span is: each a mapping of its own.
+//! Large blocks: those above 1 MiB, and those aligned to more than spans can be. Each is a mapping of its own.
 //!
-//! From 2 MiB up they start on a huge page and ask for huge pages. A freed mapping is kept for the next blocks
-//! (kept.rs); a growing one is extended, or moved by its page tables, without a copy.
+//! From 2 MiB up they start on a huge page and ask for huge pages. A freed mapping is kept for the next blocks (kept.rs). A
+//! block that grows is extended in place, or moved by its page tables without a copy.
 use super::central::Central;
 use super::kept::RangeRequest;
 use super::size_class::SLICE;
@@ -15,9 +15,9 @@ use crate::os::numa;
 /// Where a block lies in its mapping, and how the mapping is aligned.
 #[derive(Clone, Copy)]
 struct Placement {
-    /// From the start of the mapping to the block.
+    /// Distance from the start of the mapping to the block.
     lead: usize,
-    /// The start of the mapping plus `offset` is a multiple of this, a slice at least.
+    /// The start of the mapping plus `offset` is a multiple of this, which is at least a slice.
     alignment: usize,
     /// See `alignment`: 0, or a slice.
     offset: usize,
@@ -27,7 +27,7 @@ impl Placement {
         let page = if size >= HUGE_PAGE { HUGE_PAGE } else { SLICE };
         match heap.prefix() {
             0 => Placement { lead: 0, alignment: alignment.max(page), offset: 0 },
-            // The prefix and the block share a slice, or the prefix has one of its own.
+            // The prefix and the beginning of the block share a slice, or the prefix has a slice to itself.
             prefix if alignment < SLICE => {
                 Placement { lead: prefix.next_multiple_of(alignment), alignment: page, offset: 0 }
             }
@@ -37,7 +37,7 @@ impl Placement {
     fn map(self, length: usize) -> Option<usize> {
         map::map_to_fill(length, self.alignment, self.offset)
     }
-    /// Address space for a mapping that moves there.
+    /// Reserves address space to which a mapping can be moved.
     fn reserve(self, length: usize) -> Option<usize> {
         map::map(length, self.alignment, self.offset)
     }
@@ -53,7 +53,7 @@ impl Heap {
         alignment: usize,
         slack: usize,
     ) -> Result<NonNull<u8>> {
-        // Counting needs the thread's cache: what cannot be counted is not handed out.
+        // Counting needs the thread's cache. A block that cannot be counted is not handed out, so the cache is made first.
         self.ready_to_count()?;
         let (place, length) = self.mapping_for(size, alignment, slack);
         let mut central = self.central.lock();
@@ -69,7 +69,7 @@ impl Heap {
                 }
             },
         };
-        // SAFETY: in no list and known to nobody else; the lock is held.
+        // SAFETY: the span is in no list and known to nobody else, and the lock is held.
         let (span_ref, inner) = unsafe { (span.as_ref(), span.as_ref().inner()) };
         let (base, length) = (inner.run.base, inner.length);
         let first = base + place.lead;
@@ -79,16 +79,16 @@ impl Heap {
         span_ref.large_slot.store(slot::LIVE, Relaxed);
         if !page_map::insert(base, base + length, span) {
             span_ref.retire();
-            // SAFETY: in no list, retired.
+            // SAFETY: the span is retired and in no list; the lock is held.
             unsafe { central.release_large(self, span) };
             drop(central);
             return self.out_of_memory(size);
         }
-        // SAFETY: not linked yet.
+        // SAFETY: the span is in no list yet; the lock is held.
         unsafe { central.all.push(span) };
         drop(central);
         if fresh && self.placed.load(Relaxed) {
-            // Advice: a page that ends up on another node still works.
+            // Only advice: a page that ends up on another node works as well.
             let _ = numa::bind_to_current_node(NonNull::new(base as *mut u8).expect("mapped"), length);
         }
         self.write_header(first, length - place.lead, u16::MAX);
@@ -109,7 +109,7 @@ impl Heap {
         central.kept.range_for(place.request(length)).is_some() || central.kept.fits(self, length, movable)
     }
 
-    /// Where a block lies in its mapping, and how long that is.
+    /// Where a block lies in its mapping, and how long the mapping has to be.
     fn mapping_for(&self, size: usize, alignment: usize, slack: usize) -> (Placement, usize) {
         let place = Placement::of(self, size, alignment);
         (place, round_to_page(place.lead + size + slack))
@@ -123,7 +123,7 @@ impl Heap {
         let span = records_of_spans::take();
         let base = span.and_then(|_| {
             place.map(length).or_else(|| {
-                // Kept memory may be what the system lacks.
+                // Perhaps the system lacks just what is kept here.
                 (central.kept.release(self, None) > 0).then(|| place.map(length))?
             })
         });
@@ -135,7 +135,7 @@ impl Heap {
         if length >= HUGE_PAGE {
             map::advise_huge(base, length);
         }
-        // SAFETY: fresh and known to nobody else.
+        // SAFETY: the record is fresh and known to nobody else.
         let inner = unsafe { span.as_ref().inner() };
         (inner.run.base, inner.length, inner.charged) = (base, length, length);
         (inner.bookkeeping, inner.kept_since) = (0, 0);
@@ -151,29 +151,32 @@ impl Heap {
             return fail!(DoubleFree, "the block was freed by another thread at the same moment");
         }
         let size = span.large_size.load(Relaxed);
-        // SAFETY: live until now, so linked; the lock is held.
+        // SAFETY: the block was live until now, so its span is in the list; the lock is held.
         unsafe {
             central.remove_large(NonNull::from(span));
             central.kept.keep_range(NonNull::from(span));
         }
-        // Before anybody else can get the range, which would have it forgotten.
+        // Noted while the lock is held. Once others can get the range, tiered memory may begin here and have the note
+        // forgotten; a note made after that would stay.
         freed::note(pointer as usize);
         drop(central);
         self.count(|cache| cache.tally.free(self, size))
     }
 
-    /// Whether the record is still that of the mapping for the block at `pointer`. Under the lock, because it may be another
-    /// block's by now, and another heap's.
+    /// Whether `span` is still the mapping of the block at `pointer`. The caller holds the lock. Since it found the record,
+    /// this may have become another block's, and another heap's.
     pub(super) fn is_mapped_by(&self, span: &'static Span, pointer: *const u8) -> bool {
         page_map::span_of(pointer as usize).is_some_and(|found| core::ptr::eq(found, span))
             && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
             && span.first() == pointer as usize
     }
 
-    /// Resizes the block to `size` bytes in place or by moving its pages. Gives where it is then and the size it had; None when
-    /// it has to be copied into a new block. OutOfMemory leaves it as it was; DoubleFree: another thread has freed it. A
-    /// `pinned` block has other owners, who may look it up meanwhile: it keeps its mapping. What a `marked` block carries
-    /// moves along.
+    /// Resizes the block to `size` bytes, in place or by moving its pages. Returns where the block is then and the size it
+    /// had before. None: it has to be copied into a new block.
+    ///
+    /// - A `pinned` block has other owners, who may look it up meanwhile, so it keeps its mapping.
+    /// - What a `marked` block carries moves along.
+    /// - OutOfMemory leaves the block as it was. DoubleFree: another thread has freed it.
     pub(super) fn resize_large(
         &'static self,
         span: &'static Span,
@@ -192,7 +195,7 @@ impl Heap {
             drop(central);
             return fail!(DoubleFree, "the block was freed by another thread at the same moment");
         }
-        // Under the lock: another owner may have given it another size since.
+        // Read under the lock: another owner may have given the block another size since it was looked up.
         let size_before = span.large_size.load(Relaxed);
         if pinned {
             let fits = size <= span.large_capacity.load(Relaxed);
@@ -211,14 +214,14 @@ impl Heap {
             drop(central);
             return self.out_of_memory(size);
         }
-        // Before the range changes: what it gives up may be another heap's at once.
+        // Removed before the range changes: what the range gives up may become another heap's at once.
         page_map::remove(base, base + old);
         let mut relocation = None;
         let before_moving = || relocation = marked.then(|| attributes::begin_relocation(first as *const u8));
         let Some(now) =
             self.move_or_stay(base, old, new, Placement::of(self, size, alignment), before_moving)
         else {
-            // A range joined from several mappings is not moved by the system; then a copy has to do.
+            // The system does not move a range that was joined from several mappings. It has to be copied.
             page_map::insert(base, base + old, NonNull::from(span));
             relocation.into_iter().for_each(attributes::Relocation::cancel);
             central.kept.take_back(self, new.saturating_sub(old), most_in_use);
@@ -240,8 +243,8 @@ impl Heap {
         Ok(Some(((now + lead) as *mut u8, size_before)))
     }
 
-    /// Resizes a mapping in place, else moves it to where `place` wants it; `moving` runs before its old range can become
-    /// anybody else's. Gives its address, for which the page map is ready.
+    /// Resizes a mapping in place, or else moves it to where `place` wants it. `moving` runs before anybody else can get the
+    /// old range. Returns the mapping's address, for which the page map is ready.
     fn move_or_stay(
         &self,
         base: usize,
@@ -254,7 +257,7 @@ impl Heap {
             return Some(base);
         }
         if page_map::make_ready(base, base + new) {
-            // SAFETY: the whole mapping of a block, which its owner does not use while it is reallocated.
+            // SAFETY: this is the whole mapping of a block, and the block's owner does not use it while it is reallocated.
             match unsafe { map::resize(base, old, new) } {
                 Resized::Done => return Some(base),
                 Resized::Several => return None,
@@ -262,7 +265,7 @@ impl Heap {
             }
         }
         let target = place.reserve(new)?;
-        // SAFETY: the owner's, as above; the target was mapped for this and nobody has seen it.
+        // SAFETY: the old range is the owner's, as above. The target was mapped for this, and nobody has seen it.
         unsafe {
             if !page_map::make_ready(target, target + new) {
                 map::unmap(target, new);
@@ -275,10 +278,10 @@ impl Heap {
 }
 
 impl Central {
-    /// Takes a mapped block out of the page map and the list of all.
+    /// Takes a mapped block out of the page map and out of the list of all spans, and retires its span.
     ///
     /// # Safety
-    /// The lock is held and the span is in both.
+    /// The lock is held, and the span is in both.
     pub unsafe fn remove_large(&mut self, span: NonNull<Span>) {
         // SAFETY: by the caller's promise.
         unsafe {
@@ -289,10 +292,10 @@ impl Central {
         }
     }
 
-    /// Unmaps a retired mapping and gives its record back.
+    /// Unmaps a retired mapping, and gives its record back.
     ///
     /// # Safety
-    /// The lock is held; the span is retired and in no list.
+    /// The lock is held, and the span is retired and in no list.
     pub unsafe fn release_large(&mut self, heap: &Heap, span: NonNull<Span>) {
         // SAFETY: by the caller's promise nobody uses the mapping.
         unsafe {

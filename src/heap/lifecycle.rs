@@ -8,7 +8,7 @@ use crate::error::fail;
 use crate::os::map;
 
 impl Heap {
-    /// Makes a heap. InvalidArgument or OutOfMemory.
+    /// Makes a heap. Errors: InvalidArgument, OutOfMemory, and Unsupported where the system's pages are not of 4 KiB.
     pub fn create(params: &HeapParams) -> Result<&'static Heap> {
         let alignment = params.alignment.max(DEFAULT_ALIGNMENT);
         if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
@@ -31,11 +31,11 @@ impl Heap {
         let Some(heap) = registry::take_record(params.id) else {
             return fail!(OutOfMemory, "no memory for a heap");
         };
-        // Blocks that are aligned to more are mappings, where the prefix has a slice of its own.
+        // Blocks aligned to more than this are mappings of their own, in which the prefix has a slice to itself.
         let prefix = params.prefix.next_multiple_of(alignment.min(MAX_SPAN_ALIGNMENT));
         heap.prefix.store(prefix, Relaxed);
         heap.alignment.store(alignment, Relaxed);
-        // Without caches no call is served by fast.rs: all come to slow.rs, where debug/ sees them.
+        // Without caches fast.rs serves no call. All of them come to slow.rs, where debug/ sees them.
         let cached = if debug::modes().any() { 0 } else { params.cache_blocks };
         heap.cache_blocks.store(cached, Relaxed);
         heap.huge_pages.store(params.huge_pages, Relaxed);
@@ -55,17 +55,17 @@ impl Heap {
         Ok(heap)
     }
 
-    /// Ends the heap: every block goes, live ones too. Gives what was live. No other thread is inside the heap.
+    /// Ends the heap, with all its blocks, live ones too. Returns what was live. No other thread may be inside the heap.
     pub fn destroy(&'static self) -> Leaks {
         self.tell_end();
         self.destroy_told()
     }
-    /// In debug mode, tells of what is damaged or live. Apart from [`Heap::destroy_told`] for callers that end the heap under a
-    /// lock, which the program's callback might want.
+    /// Reports what is damaged or live, in debug mode. This is apart from [`Heap::destroy_told`] for callers that end the
+    /// heap under a lock, which the program's callback might take.
     pub fn tell_end(&'static self) {
         debug::heap_ends(self);
     }
-    /// [`Heap::destroy`], after [`Heap::tell_end`].
+    /// Does what [`Heap::destroy`] does after [`Heap::tell_end`].
     pub fn destroy_told(&'static self) -> Leaks {
         let mut leaks = Leaks::default();
         let mut marked = false;
@@ -79,7 +79,7 @@ impl Heap {
         }
         registry::end_caches(self);
         if let Some(orphans) = self.orphans.lock().take() {
-            // SAFETY: its blocks go with the heap and nobody else reaches it.
+            // SAFETY: its blocks go with the heap, and nobody else reaches this cache.
             unsafe { ThreadCache::release(orphans) };
         }
         let mut central = self.central.lock();
@@ -92,7 +92,7 @@ impl Heap {
     }
 
     /// A record of `size` bytes that belongs to whoever wraps the heap. It is made once and stays with the heap's own
-    /// record, also for the heaps that use that after this one. None when memory is short.
+    /// record, so later heaps with that record use it too. None when memory is short.
     pub fn companion(&self, size: usize) -> Option<NonNull<u8>> {
         let known = NonNull::new(self.companion.load(Relaxed));
         known.or_else(|| {
@@ -101,12 +101,12 @@ impl Heap {
             Some(made)
         })
     }
-    /// Says that the heap's owner counts its blocks in `whole` as well, which lasts as long: so a free that is refused later is
-    /// taken back there too.
+    /// Says that the heap's owner counts its blocks in the heap `whole` as well, which lasts as long as this one. A free
+    /// that is refused later is then taken back there too.
     pub fn count_in(&self, whole: &'static Heap) {
         self.counted_in.store(core::ptr::from_ref(whole).cast_mut(), Relaxed);
     }
-    /// Counts bytes held in `counter`, which lives as long as the heap.
+    /// Counts held bytes in `counter`, which lives as long as the heap.
     pub fn count_held_in(&self, counter: &'static AtomicUsize) {
         self.counters.count_held_in(Some(counter));
     }

@@ -1,44 +1,46 @@
 //! Magazines: stacks of free blocks of one size class, in a thread's cache.
 //!
-//! Only the cache's thread pushes and pops. A magazine grows where it is used: a class that is hardly touched costs
-//! hardly any memory, one that runs empty and full by turns holds a whole batch.
+//! Only the cache's thread pushes and pops. A magazine grows where it is used, so a class that is hardly touched costs
+//! hardly any memory, and a magazine that runs empty and full by turns comes to hold a whole batch.
 use super::size_class::{FIRST_SINGLE, SHAPES};
 use crate::os::records;
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicU16, Ordering::SeqCst, compiler_fence};
 
-/// Bytes of blocks a magazine comes to hold by misses alone, while it holds at least [`LEAST_BLOCKS`].
+/// Misses alone let a magazine grow to this many bytes of blocks, or to [`LEAST_BLOCKS`] if these are more.
 const USUAL_BYTES: usize = 32 << 10;
 const LEAST_BLOCKS: usize = 8;
-/// Bytes of blocks a magazine may hold in any case; larger blocks are not cached.
+/// Most bytes of blocks that a magazine may hold through [`LEAST_BLOCKS`]. Classes with larger blocks are not cached.
 const MOST_BYTES: usize = 256 << 10;
-/// Bytes of blocks, and blocks, a magazine may hold when it runs empty and full by turns.
+/// Most bytes of blocks, and most blocks, of a magazine that runs empty and full by turns.
 const GROWN_BYTES: usize = 2 << 20;
 const GROWN_BLOCKS: usize = 2048;
-/// Bytes of blocks the first miss of a class asks for: a page of them.
+/// The first miss of a class asks for this many bytes of blocks: a page of them.
 const FIRST_BYTES: usize = 4 << 10;
-/// Blocks a magazine comes to hold by misses alone when nothing was configured, and at most.
+/// Misses alone let a magazine grow to at most this many blocks, unless the heap was configured otherwise.
 pub const DEFAULT_BLOCKS: usize = 256;
 
-/// A free block, in two words: a cache line holds four.
+/// A free block, in two words, so that a cache line holds four entries.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Entry {
-    /// Where it begins. In a word of its own: so a free of the block, right after it was allocated, need not wait for the other
-    /// word to be taken apart.
+    /// Where the block begins. It has a word of its own: so a free of the block right after its allocation need not wait
+    /// until the other word is taken apart.
     pub pointer: *mut u8,
-    /// Its slot, and below the bits of an address what the slot was when the block was freed.
+    /// Address of the block's slot, shifted left by [`VALUE_BITS`], and below it the slot's value before the block was
+    /// freed.
     slot_and_value: usize,
 }
 const VALUE_BITS: u32 = u16::BITS;
 impl Entry {
-    /// What lies below a magazine's first block: no block, with a slot that is [`slot::FREE`] for ever. An allocation compares
-    /// an entry's slot with the magazine's tag in any case, and that alone tells it that the magazine is empty.
+    /// The entry below a magazine's first one. It stands for no block, and its slot is [`slot::FREE`] for ever. An
+    /// allocation compares an entry's slot with the magazine's tag in any case, and that comparison alone tells it that the
+    /// magazine is empty.
     pub fn ground(slot: &'static AtomicU16) -> Entry {
         Entry::new(null_mut(), slot, 0)
     }
-    /// A block that was live with `value` in its slot; 0: one that comes from its span.
+    /// The entry of a block that was live with `value` in its slot; 0: the block comes from its span.
     #[inline(always)]
     pub fn new(pointer: *mut u8, slot: &'static AtomicU16, value: u16) -> Entry {
         // Addresses in user space have 48 bits, on all processors that this runs on.
@@ -48,29 +50,30 @@ impl Entry {
     /// The block's slot.
     #[inline(always)]
     pub fn slot(&self) -> &'static AtomicU16 {
-        // SAFETY: made from such a reference.
+        // SAFETY: `new` made the number from a `&'static` reference.
         unsafe { &*core::ptr::with_exposed_provenance(self.slot_and_value >> VALUE_BITS) }
     }
-    /// Whether its slot is this one. Also of entries that a fork has cut in half.
+    /// Whether this is the entry's slot. Safe to ask of an entry that a fork has caught half written.
     pub fn has_slot(self, slot: &AtomicU16) -> bool {
         self.slot_and_value >> VALUE_BITS == core::ptr::from_ref(slot).addr()
     }
-    /// See `new`.
+    /// The slot's value before the block was freed; 0: the block came from its span.
     pub fn value(self) -> u16 {
         self.slot_and_value as u16
     }
 }
 
-/// What the slots of a class's blocks hold, both in one word so that one load reads them.
+/// What the slots of a class's blocks hold: two values in one word, so that one load reads both.
 #[derive(Clone, Copy)]
 pub struct Labels(u32);
 impl Labels {
-    /// While a block is in the magazine.
+    /// The slot's value while the block is in the magazine.
     #[inline(always)]
     pub fn tag(self) -> u16 {
         self.0 as u16
     }
-    /// While it is live with 0 bytes; while it is live with more, this less its size. For classes whose blocks share a span.
+    /// The slot's value while the block is live with 0 bytes. For a live block of more bytes the slot holds this minus its
+    /// size. Only for classes whose blocks share a span.
     #[inline(always)]
     pub fn zero_size_value(self) -> u16 {
         (self.0 >> u16::BITS) as u16
@@ -80,9 +83,9 @@ impl Labels {
 /// A stack of free blocks of one size class.
 #[repr(C)]
 pub struct Magazine {
-    /// One past the entry pushed last, or past a ground entry.
+    /// One past the entry pushed last, or past the ground entry if the magazine is empty.
     pub(super) top: Cell<*mut Entry>,
-    /// One past the ground entry of an array of its own; null without one.
+    /// One past the ground entry of the magazine's own array; null if it has none yet.
     base: Cell<*mut Entry>,
     limit: Cell<*mut Entry>,
     labels: Cell<Labels>,
@@ -103,23 +106,23 @@ enum SinceGrowth {
 }
 
 impl Magazine {
-    /// Without room for blocks, on a ground entry that outlives it.
+    /// Makes an empty magazine without room for blocks. Its ground entry outlives it.
     pub fn begin(&self, ground: *mut Entry, tag: u16, zero_size_value: u16) {
         self.labels.set(Labels(u32::from(zero_size_value) << u16::BITS | u32::from(tag)));
         self.top.set(ground.wrapping_add(1));
         self.limit.set(ground.wrapping_add(1));
     }
-    /// What its blocks' slots hold.
+    /// The values that the slots of its blocks hold.
     #[inline(always)]
     pub fn labels(&self) -> Labels {
         self.labels.get()
     }
-    /// The same of those in it.
+    /// The value that the slots of blocks in the magazine hold.
     #[inline(always)]
     pub fn tag(&self) -> u16 {
         self.labels.get().tag()
     }
-    /// The block freed last.
+    /// The entry of the block freed last.
     pub fn top(&self) -> Option<Entry> {
         if self.length() == 0 {
             return None;
@@ -127,7 +130,7 @@ impl Magazine {
         // SAFETY: entries below the top are initialised, and there is one.
         Some(unsafe { *self.top.get().sub(1) })
     }
-    /// Takes it.
+    /// Takes out the entry of the block freed last.
     pub fn pop(&self) -> Option<Entry> {
         let entry = self.top()?;
         self.top.set(self.top.get().wrapping_sub(1));
@@ -144,23 +147,23 @@ impl Magazine {
     #[inline(always)]
     pub fn place(&self) -> Option<NonNull<Entry>> {
         let top = self.top.get();
-        // SAFETY: only a record of zero bytes has a null top, and then the limit is too.
+        // SAFETY: only a magazine of zero bytes has a null top. It has a null limit as well, so the two are equal.
         (top != self.limit.get()).then(|| unsafe { NonNull::new_unchecked(top) })
     }
     /// Puts a block into the place that [`Magazine::place`] gave just now.
     #[inline(always)]
     pub fn fill(&self, place: NonNull<Entry>, entry: Entry) {
-        // SAFETY: below the limit.
+        // SAFETY: `place` lies below the limit, so within the array.
         unsafe {
             place.write(entry);
             self.top.set(place.as_ptr().add(1));
         }
     }
-    /// Free blocks in it.
+    /// Number of blocks in it.
     pub fn length(&self) -> usize {
         self.entries_below(self.top.get())
     }
-    /// Blocks it may hold.
+    /// Number of blocks it may hold now.
     pub fn capacity(&self) -> usize {
         self.entries_below(self.limit.get())
     }
@@ -170,8 +173,9 @@ impl Magazine {
             base => (end as usize - base as usize) / size_of::<Entry>(),
         }
     }
-    /// Blocks to take from central now that it is empty, beside the one that is wanted. Grows it: at first with every
-    /// miss, so that a class that is hardly used costs hardly any memory; later only when it ran full meanwhile.
+    /// How many blocks to take from central now that the magazine is empty, beside the one that is wanted. This may grow it:
+    /// at first with every miss, so that a class that is hardly used costs hardly any memory; later only if the magazine has
+    /// run full meanwhile.
     pub fn room_to_fill(&self, class: usize, blocks: usize) -> usize {
         let (usual, most) = limits(class, blocks);
         let most = if self.since_growth.get() == SinceGrowth::Full { most } else { usual };
@@ -181,8 +185,8 @@ impl Magazine {
         }
         self.capacity().min(usual) / 2
     }
-    /// Whether a block may be pushed, after growing it if it ran empty since it last grew. False when it is full, when
-    /// blocks of the class are not cached, or when memory is short.
+    /// Whether a block may be pushed. This may grow the magazine if it ran empty since it last grew. False when it stays
+    /// full, when blocks of the class are not cached, or when memory is short.
     pub fn has_room(&self, class: usize, blocks: usize) -> bool {
         if self.top.get() != self.limit.get() {
             return true;
@@ -209,11 +213,12 @@ impl Magazine {
         // SAFETY: the array has the ground and `grown` entries.
         let base = unsafe { ground.add(1) };
         let old = self.base.get();
-        // SAFETY: the ground and `length` entries are initialised, or the ground alone that `begin` was given; the new
-        // array is larger.
+        // SAFETY: `length + 1` entries are initialised, the ground among them (in the array, or the ground that `begin` was
+        // given). The new array has room for more.
         unsafe { core::ptr::copy_nonoverlapping(self.top.get().sub(length + 1), ground, length + 1) };
-        // Another thread may fork between any two of these. The child gives an array back when the heap ends, by base and
-        // limit: without a base none, else the two belong together and nobody else has the array. At worst it leaks one.
+        // Another thread may fork between any two of these stores. A child gives the array back when the heap ends, and
+        // finds it by base and limit. Where there is no base it gives back nothing; otherwise base and limit belong together
+        // and nobody else has the array. At worst the child loses one array.
         let fence = || compiler_fence(SeqCst);
         self.base.set(null_mut());
         fence();
@@ -222,7 +227,7 @@ impl Magazine {
         fence();
         self.base.set(base);
         fence();
-        // SAFETY: nobody reaches it any more.
+        // SAFETY: the magazine has the new array, and nobody else reaches the old one.
         unsafe { release(old, capacity) };
         self.since_growth.set(SinceGrowth::Nothing);
         true
@@ -232,7 +237,7 @@ impl Magazine {
     pub fn array(&self) -> *mut u8 {
         self.base.get().wrapping_sub(1).cast()
     }
-    /// Gives its memory back.
+    /// Gives its array back.
     ///
     /// # Safety
     /// Nobody uses it any more.
@@ -247,14 +252,14 @@ impl Magazine {
             unsafe { core::slice::from_raw_parts_mut(self.base.get(), self.length()) }.reverse();
         }
     }
-    /// Takes out the `count` oldest blocks, and gives them to `each`.
+    /// Takes out the `count` oldest blocks, or all there are, and gives them to `each`.
     pub fn drain_oldest(&self, count: usize, mut each: impl FnMut(Entry)) {
         if self.base.get().is_null() {
-            return; // it has none, or a fork came while it grew
+            return; // it has no array, or a fork came while it grew
         }
         let length = self.length();
         let count = count.min(length);
-        // SAFETY: entries below the top are initialised; the rest moves down to the bottom.
+        // SAFETY: entries below the top are initialised. Those that stay move down to the bottom of the same array.
         unsafe {
             let entries = self.base.get();
             for i in 0..count {
@@ -268,27 +273,27 @@ impl Magazine {
     }
 }
 
-/// So many entries, or one less where the ground entry would double the array: records have sizes of powers of two.
+/// `entries`, or one less if the ground entry would double the array: records have sizes of powers of two.
 fn with_ground(entries: usize) -> usize {
     entries - usize::from(entries.is_power_of_two() && entries >= 16)
 }
-/// Bytes of an array of so many entries above its ground.
+/// Bytes of an array for `entries` above its ground.
 fn bytes_for(entries: usize) -> usize {
     (entries + 1) * size_of::<Entry>()
 }
-/// Gives an array back, if there is one.
+/// Gives an array back if there is one.
 ///
 /// # Safety
 /// `base` is one past the ground of an array for `capacity` entries that nobody reaches any more, or null.
 unsafe fn release(base: *mut Entry, capacity: usize) {
     if !base.is_null() {
-        // SAFETY: by the caller's promise; the ground is no null pointer.
+        // SAFETY: by the caller's promise. The ground lies within the array, so its address is not null.
         unsafe { records::release(NonNull::new_unchecked(base.sub(1)).cast(), bytes_for(capacity)) };
     }
 }
 
-/// Blocks of `class` that a magazine configured for `blocks` comes to hold by misses alone; and at most. Both are 0 when
-/// `blocks` is.
+/// How many blocks of `class` a magazine configured for `blocks` comes to hold by misses alone, and how many at most. Both
+/// are 0 when `blocks` is.
 fn limits(class: usize, blocks: usize) -> (usize, usize) {
     let stride = SHAPES[class].stride as usize;
     let usual = (USUAL_BYTES / stride).max(LEAST_BLOCKS.min(MOST_BYTES / stride)).min(blocks);

@@ -68,23 +68,27 @@ pub type WriteHeader = fn(*mut u8, usize, u16);
 /// How a heap is made.
 #[derive(Clone, Copy, Debug)]
 pub struct HeapParams {
-    /// The heap's number, below [`RESERVED`], which no other heap has meanwhile; None: any above.
+    /// The number that the heap is to have, below [`RESERVED`]; no other heap in use may have it. None: the registry picks
+    /// one, [`RESERVED`] or above.
     pub id: Option<usize>,
     /// Bytes before each block that belong to it; 0 or a multiple of 64.
     pub prefix: usize,
     /// Writes the header that the prefix is for, once for each block made.
     pub write_header: Option<WriteHeader>,
-    /// Least alignment of a block, a power of two up to [`MAX_ALIGNMENT`]; 0 means 64. Above 64 KiB each block is a mapping.
+    /// Least alignment of a block, a power of two up to [`MAX_ALIGNMENT`]; 0 means 64. Above 64 KiB each block is a mapping
+    /// of its own.
     pub alignment: usize,
-    /// Blocks of a size class that a thread caches before it shows that it uses more by turns; 0: none, ever.
+    /// How many blocks of a size class a thread caches at first. A magazine that runs empty and full by turns grows beyond
+    /// this (magazine.rs). 0: threads cache nothing.
     pub cache_blocks: usize,
     /// Whether spans ask for huge pages.
     pub huge_pages: bool,
-    /// Whether mapped blocks are put on the caller's NUMA node; otherwise they are where they are first touched.
+    /// Whether mapped blocks are placed on the caller's NUMA node. Otherwise each page lands on the node of the thread that
+    /// touches it first.
     pub placed: bool,
-    /// Most bytes held; 0: no limit.
+    /// Most bytes that the heap may hold; 0: no limit.
     pub limit: usize,
-    /// Bytes made ready now.
+    /// Bytes that are mapped and populated when the heap is made.
     pub ready: usize,
 }
 impl Default for HeapParams {
@@ -143,12 +147,13 @@ pub struct Heap {
     counted_in: AtomicPtr<Heap>,
     counters: Counters,
     central: Mutex<Central>,
-    /// Cache of all threads that have none of their own: past their end, or short of memory.
+    /// The cache shared by all threads that have none of their own, because they have ended already or because there was no
+    /// memory for one.
     orphans: Mutex<Option<NonNull<ThreadCache>>>,
-    /// How often threads were asked to put back what they cache (`want_caches` in slow.rs).
+    /// How often [`Heap::want_caches`] (slow.rs) has asked the threads to put back what they cache.
     caches_wanted: AtomicU32,
 }
-// SAFETY: the orphans' cache is only reached under its lock; all else is Sync by itself.
+// SAFETY: the orphans' cache is only reached under its lock; every other field is Sync by itself.
 unsafe impl Sync for Heap {}
 
 impl Heap {
@@ -173,11 +178,11 @@ impl Heap {
             caches_wanted: AtomicU32::new(0),
         }
     }
-    /// Its number, for fast.rs. No other heap has it while this one exists.
+    /// The heap's number, by which fast.rs finds its caches. No other heap has it while this one exists.
     pub fn id(&self) -> usize {
         self.id
     }
-    /// Bytes before each block, the header's rounded up to the heap's alignment.
+    /// Bytes before each block: the length of the header, rounded up to the heap's alignment.
     fn prefix(&self) -> usize {
         self.prefix.load(Relaxed)
     }
@@ -212,11 +217,13 @@ impl Heap {
         self.allocate_slow(size, alignment, Extras { slack, ..Extras::default() })
     }
 
-    /// Frees a block. NULL is no block and is fine. NotOwned, DoubleFree: nothing changed but the count of refusals.
+    /// Frees a block. NULL is allowed and does nothing. If `pointer` is not a live block of this heap the error is NotOwned
+    /// or DoubleFree, and nothing changes but the count of refused frees.
     pub fn free(&'static self, pointer: *mut u8) -> Result<()> {
         self.give_up(pointer).map(|_| ())
     }
-    /// The same, and whether the block is free now: it is not where it has other owners, and NULL is none.
+    /// Frees a block as [`Heap::free`] does, and tells whether it is free now. It is not if it has other owners
+    /// (attributes.rs), or if `pointer` is NULL.
     pub fn give_up(&'static self, pointer: *mut u8) -> Result<bool> {
         if fast::free(self.id, pointer) || fast::free_other(self.id, pointer) {
             Ok(true)
@@ -245,7 +252,7 @@ pub fn owner(pointer: *const u8) -> Option<(&'static Heap, Block)> {
 pub fn owner_of_interior(pointer: *const u8) -> Option<(&'static Heap, Block)> {
     let span = page_map::span_of(pointer as usize)?;
     let start = span.whole(|| {
-        // The pitch may be 0 while the record becomes another.
+        // The pitch may read as 0 while another thread reuses the record.
         let index = (pointer as usize).checked_sub(span.first())?.checked_div(span.pitch())?;
         Some(span.address_of(index))
     })?;

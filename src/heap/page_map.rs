@@ -1,9 +1,10 @@
-//! The registry of who owns an address: two loads from an address to the span that covers it.
+//! The page map: leads from an address to the span that covers it, in two loads.
 //!
-//! A static root holds one pointer for each 16 GiB of address space, to a leaf with one entry a slice; the leaf needed
-//! first is static too. Blocks of 2 MiB and more enter one pointer for each whole huge page instead of thirty-two for its
-//! slices; they are looked at only when the slice's own entry is empty. Leaves are never unmapped and span records are
-//! never anything but span records, so any number may be looked up at any time, from any thread.
+//! A static root has one pointer for each 16 GiB of address space. It leads to a leaf with one entry for each slice. The
+//! leaf needed first is static too. A block of 2 MiB or more enters one pointer for each whole huge page in place of 32 for
+//! its slices; a look-up reads these only when the slice's own entry is empty.
+//!
+//! Leaves are never unmapped, and a span record is never anything else. So any thread may look up any number at any time.
 use super::size_class::{CLASS_SCALE, Class, SLICE};
 use super::span::Span;
 use crate::os::in_register;
@@ -11,7 +12,7 @@ use crate::os::map::{self, HUGE_PAGE};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
 
-/// Bits of a user address that the system hands out unasked: aarch64 kernels map from the top of 48 bits down.
+/// Bits of a user address that the system hands out unless asked for more: aarch64 kernels map from the top of 48 bits down.
 const ADDRESS_BITS: u32 = if cfg!(target_arch = "x86_64") { 47 } else { 48 };
 const LEAF_BITS: u32 = 34;
 const COVERED: usize = 1 << LEAF_BITS;
@@ -20,16 +21,16 @@ const HUGE_PAGES: usize = COVERED / HUGE_PAGE;
 
 struct Leaf {
     slices: [AtomicPtr<Span>; SLICES],
-    /// Class of each span, scaled: a free then need not wait for the span's record to find its magazine.
+    /// Scaled class of each span, so that a free finds its magazine without waiting for the span's record.
     scaled_classes: [AtomicU32; SLICES],
     huge_pages: [AtomicPtr<Span>; HUGE_PAGES],
 }
 static ROOT: [AtomicPtr<Leaf>; 1 << (ADDRESS_BITS - LEAF_BITS)] =
     [const { AtomicPtr::new(null_mut()) }; 1 << (ADDRESS_BITS - LEAF_BITS)];
 
-/// The leaf of the 16 GiB that are used first, which hold all of most programs: a look-up there needs no pointer to it.
+/// The leaf for the 16 GiB that are used first. Most programs need no other. A look-up there needs no pointer to the leaf.
 struct FirstLeaf {
-    /// Where they begin.
+    /// Where these 16 GiB begin.
     start: AtomicUsize,
     leaf: Leaf,
 }
@@ -41,13 +42,14 @@ static FIRST_LEAF: FirstLeaf = FirstLeaf {
         huge_pages: [const { AtomicPtr::new(null_mut()) }; HUGE_PAGES],
     },
 };
-/// Where the first leaf starts as long as none is needed. Zero, so that the static takes no room in the file. Until then the
-/// fast path looks up addresses of the lowest 16 GiB there in vain; slow paths find them through the root.
+/// Start of the first leaf while no leaf is needed. It is zero, so that the static takes no room in the file. Until a start
+/// is set, the fast path looks up addresses in the lowest 16 GiB there and finds nothing; slow paths find them through the
+/// root.
 const NOWHERE: usize = 0;
 
 fn leaf(address: usize) -> Option<&'static Leaf> {
     let leaf = ROOT.get(address >> LEAF_BITS)?.load(Acquire);
-    // SAFETY: leaves are published whole and stay mapped for ever.
+    // SAFETY: a leaf is complete before it is published, and it stays mapped for ever.
     unsafe { leaf.as_ref() }
 }
 
@@ -61,7 +63,7 @@ pub fn span_of(address: usize) -> Option<&'static Span> {
         found => found,
     }
 }
-/// The span that `address` lies in and its class, scaled; None too where a mapped block of 2 MiB or more lies.
+/// The span that `address` lies in, and its scaled class. Also None for addresses in a mapped block's whole huge pages.
 #[inline(always)]
 pub fn blocks_of(address: usize) -> Option<(&'static Span, usize)> {
     let first_leaf = in_register(&FIRST_LEAF);
@@ -80,7 +82,7 @@ fn huge_span_of(leaf: &'static Leaf, address: usize) -> Option<&'static Span> {
     unsafe { leaf.huge_pages[address % COVERED / HUGE_PAGE].load(Acquire).as_ref() }
 }
 
-/// Makes sure that [`insert`] for the range, or any part of it, cannot fail. False when memory is short.
+/// Makes sure that [`insert`] cannot fail for the range or any part of it. False when memory is short.
 pub fn make_ready(start: usize, end: usize) -> bool {
     if end > 1 << ADDRESS_BITS {
         return false;
@@ -100,7 +102,7 @@ pub fn make_ready(start: usize, end: usize) -> bool {
         let Some(fresh) = map::map(length, map::PAGE, 0) else { return false };
         // Zero bytes are null pointers, so the fresh mapping is an empty leaf.
         if root.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire).is_err() {
-            // SAFETY: another thread was first; nobody has seen this mapping.
+            // SAFETY: another thread stored its leaf first, so nobody has seen this mapping.
             unsafe { map::unmap(fresh, length) };
         }
     }
@@ -123,7 +125,7 @@ fn set(start: usize, end: usize, span: *mut Span, class: Class) {
     }
 }
 
-/// Enters `span` for `[start, end)`; `start` is a multiple of [`SLICE`]. False when memory is short.
+/// Enters `span` for `[start, end)`; `start` is a multiple of [`SLICE`]. False, with nothing entered, when memory is short.
 pub fn insert(start: usize, end: usize, span: NonNull<Span>) -> bool {
     let ready = make_ready(start, end);
     if ready {

@@ -1,4 +1,4 @@
-//! What recordings (crate::recording) learn from heaps: figures, live blocks, and sampled allocations.
+//! What recordings (crate::recording) learn from heaps: their figures, their live blocks, and sampled allocations.
 use super::{Heap, attributes, debug, registry};
 use crate::recording::{self, Figures, Layer, Live, Memory, Source};
 use core::ptr::NonNull;
@@ -6,14 +6,14 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 static SOURCE: Source = Source { figures, live, stack: debug::stack_of };
 
-/// Makes recordings know the heaps.
+/// Registers the heaps with the recordings.
 pub(super) fn install() {
     recording::register(Layer::Heaps, &SOURCE);
 }
 
-/// Bytes of tiered memory among what heaps count as live.
+/// Bytes of tiered memory in what heaps count as live.
 static REGIONS: AtomicUsize = AtomicUsize::new(0);
-/// Tiered memory that a heap counts has `new` bytes instead of `old`.
+/// Counts that a region of tiered memory has `new` bytes instead of `old`.
 pub(super) fn regions_changed(old: usize, new: usize) {
     REGIONS.fetch_add(new.wrapping_sub(old), Relaxed);
 }
@@ -41,8 +41,8 @@ fn live(each: &mut dyn FnMut(Live)) {
 }
 
 impl Heap {
-    /// A block was allocated, or resized in place, on the slow path: where enough was allocated since this thread's
-    /// last sample, it is one.
+    /// Called when a block was allocated or resized in place on the slow path. Samples the block if enough was
+    /// allocated since this thread's last sample.
     #[inline]
     pub(super) fn sample(&'static self, block: NonNull<u8>, size: usize) {
         if recording::may_be_on() {
@@ -55,15 +55,15 @@ impl Heap {
         let Some(cache) = self.existing_cache().filter(|_| recording::is_on()) else { return };
         let allocated = cache.counts().allocated;
         if cache.sampled_in.replace(recording::number()) != recording::number() {
-            // What was allocated before this recording is nobody's sample.
+            // What was allocated before this recording counts for no sample.
             cache.sampled.set(allocated.wrapping_sub(size));
         }
         let since = allocated.wrapping_sub(cache.sampled.get());
         let interval = recording::interval();
         let weight = if size >= interval {
-            size // what others have allocated is for the next one
+            size // the bytes allocated before it count for the next sample
         } else {
-            // Half the interval to one and a half, so that no rhythm of the program is missed for ever.
+            // Between half the interval and one and a half, so that no rhythm in the program is missed every time.
             let varied = interval / 2 + (allocated.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % interval;
             if since < varied {
                 return;
@@ -71,7 +71,7 @@ impl Heap {
             since
         };
         cache.sampled.set(cache.sampled.get().wrapping_add(weight));
-        // Without memory for the mark its free would not be seen: better no sample.
+        // If there is no memory for the mark, the free would not be recorded. Then it is better to have no sample.
         if let Some(stack) = debug::walk_stack()
             && attributes::set_sampled(block.as_ptr()).is_ok()
         {

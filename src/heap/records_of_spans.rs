@@ -1,14 +1,14 @@
-//! Span records that are out of service. They are type-stable, so they have a list of their own.
+//! Span records out of service. Records are type-stable, so these have a list of their own.
 use super::span::{BY_USE, Span};
 use crate::os::{lock::Mutex, records};
 use core::ptr::{NonNull, null_mut};
 
 struct Spare(*mut Span);
-// SAFETY: only followed under the lock.
+// SAFETY: the pointer is only followed under the lock.
 unsafe impl Send for Spare {}
 static SPARE: Mutex<Spare> = Mutex::new(Spare(null_mut()));
 
-/// A record in no list and out of service. None when memory is short.
+/// Takes a record that is in no list and out of service. None when memory is short.
 pub fn take() -> Option<NonNull<Span>> {
     let mut spare = SPARE.lock();
     let Some(span) = NonNull::new(spare.0) else {
@@ -23,18 +23,18 @@ pub fn take() -> Option<NonNull<Span>> {
 /// Puts a retired record back.
 pub fn give(span: NonNull<Span>) {
     let mut spare = SPARE.lock();
-    // SAFETY: retired and in no list, so known to nobody else.
+    // SAFETY: the record is retired and in no list, so nobody else uses its inner part.
     unsafe { span.as_ref().inner() }.links[BY_USE].next = spare.0;
     spare.0 = span.as_ptr();
 }
-/// Around fork.
+/// Takes the lock before a fork.
 pub fn lock() {
     core::mem::forget(SPARE.lock());
 }
-/// Around fork.
+/// Releases the lock after a fork.
 ///
 /// # Safety
-/// `lock` was called before, by this thread.
+/// This thread has called `lock`.
 pub unsafe fn unlock() {
     // SAFETY: taken by `lock`, whose guard was forgotten.
     unsafe { SPARE.force_unlock() }

@@ -1,8 +1,8 @@
 //! All heaps and all threads' caches: ids, the end of a thread, the end of a heap, fork.
 //!
-//! One lock, taken before any heap's own: it guards the ids, every record's table of caches, and which caches exist.
-//! A cache is entered into its thread's table by that thread and taken out either by it or, when the heap ends, by
-//! whoever ends the heap; no thread may use a heap while another one ends it.
+//! One lock, which is taken before any heap's own, guards the ids, every record's table of caches, and which caches
+//! exist. A cache is entered into its thread's table by that thread. It is taken out by that thread or, when the heap
+//! ends, by the thread that ends the heap. No thread may use a heap while another one ends it.
 use super::cache::{self, ThreadCache};
 use super::central::Central;
 use super::{Heap, recorded, records_of_spans, scavenger};
@@ -10,15 +10,15 @@ use crate::os::{fork, lock::Mutex, records, thread};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::Relaxed;
 
-/// Ids that callers choose themselves; all other heaps get the next free one.
+/// Ids below this are chosen by callers. All other heaps get the next free id from here on.
 pub const RESERVED: usize = 96;
 
 struct Registry {
-    /// Every heap record ever made, through `next`; type-stable.
+    /// Every heap record ever made, linked through `next`. Records are type-stable.
     heaps: *mut Heap,
-    /// Those out of service, through `next_spare`, but for reserved ones.
+    /// Records out of service, linked through `next_spare`, except those with reserved ids.
     spare: *mut Heap,
-    /// Those with ids that callers chose (instances), by id.
+    /// Records with ids that callers chose (instances), by id.
     reserved: [*mut Heap; RESERVED],
     /// The next id to give out.
     count: usize,
@@ -44,8 +44,8 @@ impl Registry {
     }
 }
 
-/// A heap record for service: the one with the reserved `id`, which no heap in use has, or any other. None when memory
-/// is short.
+/// Takes a heap record into service: the one with the reserved `id`, which no heap in use has, or any other. None when
+/// memory is short.
 pub fn take_record(id: Option<usize>) -> Option<&'static Heap> {
     thread::at_exit(end_thread);
     recorded::install();
@@ -60,7 +60,7 @@ pub fn take_record(id: Option<usize>) -> Option<&'static Heap> {
         return Some(heap);
     }
     let record = records::allocate(size_of::<Heap>())?.cast::<Heap>();
-    // SAFETY: fresh memory of that size; from here on it is a heap for ever.
+    // SAFETY: the memory is fresh and of that size. From here on it is a heap record for ever.
     let heap = unsafe {
         record.write(Heap::out_of_service(id.unwrap_or(registry.count), registry.heaps));
         record.as_ref()
@@ -74,7 +74,7 @@ pub fn take_record(id: Option<usize>) -> Option<&'static Heap> {
     Some(heap)
 }
 
-/// Puts a record back whose heap has ended.
+/// Puts back the record of a heap that has ended.
 pub fn give_record(heap: &'static Heap) {
     let mut registry = REGISTRY.lock();
     heap.in_use.store(false, Relaxed);
@@ -96,14 +96,16 @@ pub fn heap_of_companion(address: *const u8) -> Option<&'static Heap> {
 pub fn for_each_heap(each: impl FnMut(&'static Heap)) {
     begin_with_heaps(|| (), each);
 }
-/// The same after `begin`; no heap comes or goes, and no thread forks, between all that.
+/// Calls `begin`, then `each` with every heap in use. No heap comes or goes and no thread forks until all of that is
+/// done.
 pub fn begin_with_heaps(begin: impl FnOnce(), each: impl FnMut(&'static Heap)) {
     let registry = REGISTRY.lock();
     begin();
     registry.heaps().filter(|h| h.in_use.load(Relaxed)).for_each(each);
 }
 
-/// This thread's cache of `heap`, made now if need be. None when memory is short or the thread is past its end.
+/// This thread's cache of `heap`; it is made if there is none. None when memory is short or the thread has ended
+/// already.
 pub fn cache_of(heap: &'static Heap) -> Option<&'static ThreadCache> {
     let record = thread::current()?;
     if let Some(cache) = cache::existing(record, heap.id()) {
@@ -115,14 +117,14 @@ pub fn cache_of(heap: &'static Heap) -> Option<&'static ThreadCache> {
     }
     let cache = ThreadCache::make(heap, record)?;
     let mut central = heap.central.lock();
-    // SAFETY: fresh; listed under the heap's lock.
+    // SAFETY: the cache is fresh, and listed caches are live under the heap's lock.
     link(&mut central, unsafe { cache.as_ref() });
     cache::set(record, heap.id(), Some(cache));
-    // SAFETY: lives until this thread or the heap ends.
+    // SAFETY: the cache lives until this thread or the heap ends.
     Some(unsafe { &*cache.as_ptr() })
 }
 
-/// Dissolves every cache of a thread that ends: blocks go back to their heaps, counts are added to theirs.
+/// Ends every cache of a thread that ends. The blocks go back to their spans, and the counts are added to the heaps'.
 fn end_thread(record: &'static thread::Record) {
     let registry = REGISTRY.lock();
     for id in cache::ids(record) {
@@ -134,7 +136,7 @@ fn end_thread(record: &'static thread::Record) {
         cache::retire(cache, heap, &mut central);
         unlink(&mut central, cache);
         cache::set(record, id, None);
-        // SAFETY: empty, unlisted, and no longer in the thread's table.
+        // SAFETY: the cache is empty, in no list, and no longer in the thread's table.
         unsafe { ThreadCache::release(NonNull::from(cache)) };
     }
     cache::release_table(record);
@@ -148,7 +150,7 @@ pub fn link(central: &mut Central, cache: &ThreadCache) {
     central.caches = core::ptr::from_ref(cache).cast_mut();
     central.number_of_caches += 1;
 }
-/// Takes it out.
+/// Takes a cache out of its heap's list.
 pub fn unlink(central: &mut Central, cache: &ThreadCache) {
     let mut link: *mut *mut ThreadCache = &mut central.caches;
     // SAFETY: listed caches are live under the heap's lock.
@@ -161,14 +163,14 @@ pub fn unlink(central: &mut Central, cache: &ThreadCache) {
     central.number_of_caches -= 1;
 }
 
-/// Dissolves every thread's cache of a heap that ends; the blocks in them go with the heap.
+/// Ends every thread's cache of a heap that ends. The blocks in them go with the heap.
 pub fn end_caches(heap: &Heap) {
     let _registry = REGISTRY.lock();
     let mut central = heap.central.lock();
     heap.take_over_abandoned(&mut central);
     while let Some(cache) = NonNull::new(central.caches) {
-        // SAFETY: listed caches are live; their threads are outside the heap while it ends, by its contract, and
-        // their tables are guarded by the registry's lock.
+        // SAFETY: listed caches are live. By the heap's contract their threads are outside the heap while it ends, and
+        // the registry's lock guards their tables.
         unsafe {
             central.caches = cache.as_ref().next.get();
             central.number_of_caches -= 1;
@@ -200,7 +202,7 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     },
 };
 fn unlock() {
-    // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards; the list of heaps cannot
+    // SAFETY: runs only after `prepare` has taken these locks and forgotten their guards. The list of heaps cannot
     // have changed in between.
     unsafe {
         records_of_spans::unlock();

@@ -1,15 +1,16 @@
-//! Reallocation: in place where it can be, else a new block and a copy.
+//! Reallocation: in place where that can be done, otherwise into a new block by a copy.
 //!
-//! A block that has a span of its own grows by taking a larger class, as far as the span's address space goes. One that
-//! comes to have such a span by growing gets address space for eight times its size, since it is likely to grow on.
+//! A block that has a span of its own grows by taking a larger class, as far as the span's address space goes. If a block
+//! comes to have such a span by growing, the span gets address space for eight times the block's size, because the block
+//! is likely to grow further.
 use super::size_class::{Class, FIRST_SINGLE, SHAPES};
 use super::span::Span;
 use super::*;
 use crate::error::{Error, fail};
 
 impl Heap {
-    /// Changes the size of the block at `pointer`; contents up to the smaller size and the alignment stay. The error
-    /// leaves the block as it was.
+    /// Changes the size of the block at `pointer`. Its contents up to the smaller of both sizes stay, and so does its
+    /// alignment. An error leaves the block as it was.
     pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
         let (span, index, value) = self.find(pointer).inspect_err(|&error| debug::refused(pointer, error))?;
         if size == 0 {
@@ -19,7 +20,7 @@ impl Heap {
             return fail!(OutOfMemory, "{size} bytes are more than any address space holds");
         }
         let block = self.describe(span, pointer as usize, value);
-        // Counting needs the thread's cache: without one nothing is changed.
+        // Counting needs the thread's cache. It is made before anything is changed, because that may fail.
         self.ready_to_count()?;
         let pinned = value & slot::MARKED != 0 && attributes::references(pointer) > 1;
         debug::check(pointer)?;
@@ -28,7 +29,7 @@ impl Heap {
         } else if span.is_large() {
             let resize = || self.resize_large(span, pointer, size, pinned, value & slot::MARKED != 0);
             let mut resized = resize();
-            // As an allocation does that finds no room.
+            // An allocation that finds no room does the same.
             if resized == Err(Error::OutOfMemory) && self.flush_caches() {
                 resized = resize();
             }
@@ -47,7 +48,8 @@ impl Heap {
             None
         };
         if let Some((moved, before)) = stays {
-            // Not as it was found: several owners may do this at the same moment, and each counts what it changed.
+            // `before` is not the size that was found above: several owners may resize at the same moment, and each
+            // counts the change that it made.
             self.with_cache(|cache| cache.resize(self, before, size))?;
             debug::resized(moved, size);
             // Where it moved, that was seen to before its old place could be another's.
@@ -68,19 +70,20 @@ impl Heap {
     fn replace(&'static self, block: &Block, size: usize, marked: bool) -> Result<NonNull<u8>> {
         let pointer = block.start as *mut u8;
         let moved = if size > block.capacity && self.single_class_for(size, block.alignment).is_some() {
-            // Huge pages would fill the address space with memory.
+            // Not with huge pages: each page that the block touches would fill a large part of that address space with
+            // memory.
             let growth = !self.huge_pages();
             self.allocate_slow(size, block.alignment, Extras { growth, ..Extras::default() })?
         } else {
             self.allocate(size, block.alignment)?
         };
-        // SAFETY: both blocks are live and at least that long; the new one overlaps nothing.
+        // SAFETY: both blocks are live and at least that long. The new block overlaps nothing.
         unsafe { core::ptr::copy_nonoverlapping(pointer, moved.as_ptr(), size.min(block.size)) };
         if marked {
             attributes::rename(pointer, moved.as_ptr(), size);
         }
         if let Err(error) = self.free(pointer) {
-            self.free(moved.as_ptr())?; // another thread was first
+            self.free(moved.as_ptr())?; // another thread freed it first
             return Err(error);
         }
         Ok(moved)
@@ -91,7 +94,7 @@ impl Heap {
         self.class_for(size, alignment).filter(|&class| class as usize >= FIRST_SINGLE)
     }
 
-    /// Gives a block another size within its room. Gives the size it had; None when it is not as it was found.
+    /// Gives a block another size within its room. Returns the size it had; None if it is not as it was found any more.
     pub(super) fn resize_in_room(
         &self,
         span: &'static Span,
@@ -115,22 +118,22 @@ impl Heap {
         }
         done.then_some(block.size)
     }
-    /// Whether `block` is the live one of a span of a single class. Under the heap's lock.
+    /// Whether `block` is the live block of a span of a single class. The heap's lock is held.
     fn has_only_block(&self, span: &'static Span, block: &Block) -> bool {
         self.has_block(span, 0, block.start as *const u8)
             && span.class() as usize >= FIRST_SINGLE
             && slot::is_live(span.value(0))
     }
 
-    /// Grows the only block of `span` where it is, if it can. Gives the size it had.
+    /// Grows the only block of `span` in place if possible. Returns the size it had; None if it cannot grow there.
     fn grow_in_span(&'static self, span: &'static Span, block: &Block, size: usize) -> Option<usize> {
         let class = self.single_class_for(size, block.alignment)?;
         let mut central = self.central.lock();
-        // Under the lock once more: the span lasts as long as its block is not back in it.
+        // Checked again under the lock: the span lasts until its block is back in it.
         if !self.has_only_block(span, block) {
             return None;
         }
-        // SAFETY: the lock is held, the span this heap's and its block live.
+        // SAFETY: the lock is held, the span is this heap's, and its block is live.
         if !unsafe { central.change_class(self, span, class) } {
             return None;
         }

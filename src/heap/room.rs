@@ -1,15 +1,15 @@
-//! Whether a block would fit, found out without allocating: where the block would come from is asked of the same functions
+//! Whether a block would fit, found out without allocating it. The same functions are asked where the block would come from
 //! as when it is allocated.
 use super::*;
 
 impl Heap {
-    /// Whether this thread can allocate `size` bytes at `alignment` now, as far as the budget goes; whether the system has the
-    /// memory is not known. `movable` as in [`Central::next_block`].
+    /// Whether this thread can allocate `size` bytes at `alignment` now, as far as the budget is concerned. Whether the
+    /// system has the memory is not known. `movable` as in [`Central::next_block`].
     pub fn can_allocate(&'static self, size: usize, alignment: usize, movable: usize) -> bool {
         if size == 0 || size > MAX_SIZE {
             return false;
         }
-        // An allocation does this too before it gives up.
+        // An allocation does this too, before it gives up.
         let made_room = || debug::empty_quarantine(Some(self)) | self.flush_caches();
         self.limit() == 0
             || self.finds_room(size, alignment, movable)
@@ -28,7 +28,7 @@ impl Heap {
                 None => self.has_room_for_large(&central, size, alignment, slack, movable),
             }
         });
-        // Without memory for a cache there is none for blocks.
+        // If there is no memory for a cache there is none for a block.
         fits.unwrap_or(false)
     }
 }

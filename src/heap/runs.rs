@@ -1,8 +1,8 @@
-//! How spans begin and end: made from runs of the arena or from kept ones, put aside when they have no blocks, listed in
-//! between. Under the heap's lock, like all of central.rs.
+//! How spans begin and end. A span is made from a kept run or from one of the arena; it is listed while it has blocks; and
+//! it is put aside when it has none. All of this runs under the heap's lock, like central.rs.
 //!
-//! What a span takes beside its blocks (slots, bitmap, record) counts as held from when it is made, and stays with its run
-//! while that is kept, as the touched memory does.
+//! What a span takes beside its blocks (slots, bitmap, record) counts as held from when the span is made. It stays with the
+//! run while the run is kept, as the touched memory does.
 use super::arena;
 use super::cache::ThreadCache;
 use super::central::{Central, end_of};
@@ -15,7 +15,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 
 impl Central {
-    /// Puts a span without live or cached blocks aside.
+    /// Puts a span aside that has neither live nor cached blocks.
     pub(super) unsafe fn keep(&mut self, span: NonNull<Span>) {
         // SAFETY: the caller holds the lock and the span is in no class's list.
         unsafe {
@@ -32,8 +32,8 @@ impl Central {
         }
     }
 
-    /// A span of `slices` for blocks of `class` that `cache` takes, not yet in the class's list: from a kept run if there is
-    /// one, else from the arena.
+    /// Makes a span of `slices` for blocks of `class` that `cache` takes, from a kept run if there is one, else from the
+    /// arena. It is not in the class's list yet.
     pub(super) fn make_span(
         &mut self,
         heap: &Heap,
@@ -61,7 +61,7 @@ impl Central {
         inner.free = 0;
         inner.user = cache;
         let capacity = SHAPES[class as usize].capacity as usize;
-        // Beyond what is charged nothing was touched.
+        // Beyond what is charged nothing was touched, so it reads as zero.
         span_ref.set_written(if capacity == 1 { inner.charged.saturating_sub(heap.prefix()) } else { ALL });
         let words = capacity.div_ceil(64);
         // SAFETY: the run's side arrays have room for the capacity of every class.
@@ -96,8 +96,8 @@ impl Central {
         Some(span)
     }
 
-    /// Makes `bytes` ready: populated runs that are kept until they are used or the heap is trimmed, and their slots,
-    /// whatever blocks they are for. As far as the limit goes.
+    /// Makes `bytes` ready, as far as the limit goes: populates runs and all their slots, whatever blocks they will be for,
+    /// and keeps the runs until they are used or the heap is trimmed.
     pub fn make_ready(&mut self, heap: &Heap, bytes: usize) -> bool {
         let mut left = map::round_to_page(bytes);
         while left > 0 {
@@ -139,10 +139,10 @@ impl Central {
         true
     }
 
-    /// Releases everything; the heap is at its end and its caches are gone.
+    /// Releases everything. The heap is at its end, and its caches are gone.
     pub fn release_all(&mut self, heap: &Heap) {
         while let Some(span) = NonNull::new(self.all.head) {
-            // SAFETY: live records under the lock; nobody uses the blocks any more.
+            // SAFETY: listed spans are live records, and the lock is held. Nobody uses the blocks any more.
             unsafe {
                 if span.as_ref().is_large() {
                     self.remove_large(span);
@@ -158,7 +158,7 @@ impl Central {
     }
 }
 
-/// What a span has to hold before it gives its first block.
+/// What a span takes before it gives its first block.
 #[derive(Clone, Copy)]
 pub(super) struct Needs {
     /// Bytes of its run.
@@ -178,8 +178,9 @@ impl Needs {
     }
 }
 
-/// Where a span's slots begin among its run's, where these are more than it needs: not at the start of a page, as the first
-/// block does, because of 4 KiB aliasing (see [`Span`]). Programs that use one block at a time use the first.
+/// Where a span's slots begin among those of its run, if the run has more than the span needs. They do not begin at the
+/// start of a page, because the first block does, and programs that use one block at a time use the first: see [`Span`]
+/// about 4 KiB aliasing.
 const fn skew(class: usize) -> usize {
     const SKEW: usize = 17 * 64 / 2;
     let shape = &SHAPES[class];

@@ -1,18 +1,18 @@
 //! The scavenger: gives kept memory back once nobody has used it for a while.
 //!
-//! A thread that lives only while some heap keeps something. It counts ticks, so that heaps note an age without
-//! reading a clock. Where it cannot be started, what is kept goes back at once.
+//! It is a thread that lives only while some heap keeps something. It counts ticks, so that heaps note an age
+//! without reading a clock. If the thread cannot be started, what is kept goes back at once.
 use super::registry;
 use crate::os::{lock::sleep, system};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::time::Duration;
 
-/// Enough for munmap and madvise, and for a program with much thread-local memory.
+/// Enough for munmap and madvise, and for the thread-local memory of a program that has much of it.
 const STACK: usize = 128 << 10;
 const TICK: Duration = Duration::from_millis(500);
-/// Memory is kept for this many ticks at least: four seconds.
+/// Memory is kept for at least this many ticks: four seconds.
 const KEEP: u32 = 8;
-/// Age of what never ages.
+/// The tick at which memory was kept that never ages.
 pub const NEVER: u32 = u32::MAX;
 
 static NOW: AtomicU32 = AtomicU32::new(1);
@@ -23,11 +23,11 @@ static WANTED: AtomicBool = AtomicBool::new(false);
 pub fn now() -> u32 {
     NOW.load(Relaxed)
 }
-/// Notes that something was kept; [`start_if_wanted`] follows when no lock is held.
+/// Notes that something was kept. [`start_if_wanted`] is called later, when no lock is held.
 pub fn wanted() {
     WANTED.store(true, SeqCst);
 }
-/// Starts the thread if something is kept and it does not run. Called without locks.
+/// Starts the thread if something is kept and it does not run. Called without any lock.
 #[inline]
 pub fn start_if_wanted() {
     if WANTED.load(SeqCst) && !RUNNING.load(SeqCst) {
@@ -59,18 +59,20 @@ fn run() {
         let tick = NOW.fetch_add(1, Relaxed) + 1;
         if !look(tick) {
             RUNNING.store(false, SeqCst);
-            // What was kept since the look at its heap found the thread still running. Each side stores first and
-            // then looks, in one order for all (SeqCst), so that one of them sees the other.
+            // Something may have been kept since the look at its heap, by a thread that found this one still
+            // running. Each side stores first and then loads, in one order for all (SeqCst), so at least one of them
+            // sees the other's store.
             if !WANTED.load(SeqCst) || RUNNING.swap(true, AcqRel) {
                 return;
             }
         }
     }
 }
-/// Gives back what is too old at `tick`. Whether something is kept that will be.
+/// Gives back what is too old at `tick`. True if something is left that ages.
 fn look(tick: u32) -> bool {
     let mut keeps = false;
-    // Without a moment in which what is kept is not wanted and a child could be made, where nobody would look again.
+    // The registry's lock is held all the time. Otherwise a child could be made in a moment in which memory is kept
+    // and not wanted, and nobody would look again in the child.
     registry::begin_with_heaps(
         || WANTED.store(false, SeqCst),
         |heap| {
@@ -92,7 +94,7 @@ mod tests {
     use super::super::{Heap, HeapParams};
     use super::*;
 
-    /// In a process of its own, where nobody else keeps anything.
+    /// Runs the test in a process of its own, where nobody else keeps anything.
     fn alone(name: &str) -> bool {
         const ALONE: &str = "UNIMEM_TEST_ALONE";
         if std::env::var_os(ALONE).is_some() {
@@ -119,7 +121,8 @@ mod tests {
         heap.destroy();
     }
 
-    /// A fork that comes while the thread looks takes the registry's lock: what is kept is wanted then.
+    /// A fork that comes while the thread looks takes the registry's lock. It has to find that what is kept is
+    /// wanted.
     #[test]
     fn who_has_the_registrys_lock_sees_what_is_kept_wanted() {
         let heap = Heap::create(&HeapParams::default()).unwrap();

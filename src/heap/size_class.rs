@@ -1,16 +1,23 @@
 //! Size classes: which stride a request gets, computed once at compile time.
 //!
-//! Three groups share one index space. *Shared* classes put many blocks into a span, four strides per doubling from
-//! 32 bytes to 28 KiB. *Aligned* classes are powers of two, for requests that ask for more than a cache line, so that
-//! a block's alignment can be told from its class when it is reallocated. *Single* classes, up to 1 MiB, have one
-//! block a span, which may change its class in place. Anything larger is mapped by itself (heap/large.rs).
+//! Three groups share one index space:
+//! - *Shared* classes put many blocks into a span. They have four strides per doubling, from 32 bytes to 28 KiB.
+//! - *Aligned* classes are powers of two, for requests that ask for more than a cache line. A block's alignment follows
+//!   from its class, and so is known when the block is reallocated.
+//! - *Single* classes, up to 1 MiB, have one block for each span. Such a span may change its class in place.
+//!
+//! Anything larger is mapped by itself (heap/large.rs).
 //!
 //! # Changing the classes
-//! The strides follow from `next_stride` and the limits below, and everything else is computed from them; only
-//! `single_class_of` and `aligned_class_of` know the steps by heart. What other files can take is checked when this is
-//! compiled: a shared block's size fits its slot (below), a span has a slot for each block (arena.rs), and a cache with all
-//! its magazines is no larger than the sentinel that stands in for it (cache.rs). A class costs each cache a magazine of 32
-//! bytes. Run `cargo checked --lib heap`, `ONLY=test_budget make test` and `make bench-alloc`.
+//! The strides follow from `next_stride` and the limits below, and everything else is computed from them. Only
+//! `single_class_of` and `aligned_class_of` have the steps written into them. The compiler checks what other files depend
+//! on:
+//! - the size of a shared block fits its slot (below);
+//! - a span has a slot for each block (arena.rs);
+//! - a cache with all its magazines is no larger than the sentinel that stands in for it (cache.rs).
+//!
+//! Each class costs each cache a magazine of 32 bytes. After a change run `cargo checked --lib heap`,
+//! `ONLY=test_budget make test` and `make bench-alloc`.
 use super::slot::{LIVE, MARKED};
 use crate::os::in_register;
 
@@ -21,7 +28,7 @@ pub const SLICE: usize = 1 << 16;
 /// Largest stride; beyond it blocks are mapped.
 pub const MAX_STRIDE: usize = 1 << 20;
 
-/// Smallest stride: the arena has a slot for each so many bytes.
+/// Smallest stride. The arena has one slot for each piece of this size.
 pub const SMALLEST: usize = 32;
 /// Largest stride of a shared class.
 const MAX_SHARED: usize = 28 << 10;
@@ -36,7 +43,7 @@ pub const MAX_SPAN_ALIGNMENT: usize = SLICE;
 pub type Class = u8;
 
 const fn next_stride(stride: usize) -> usize {
-    // 16-byte steps to 128 bytes, then quarters of the power of two below.
+    // Steps of 16 bytes up to 128, then steps of a quarter of the power of two below.
     if stride < 128 { stride + 16 } else { stride + (1 << (stride.ilog2() - 2)) }
 }
 const fn count(from: usize, to: usize) -> usize {
@@ -47,7 +54,7 @@ const fn count(from: usize, to: usize) -> usize {
     }
     n
 }
-/// The classes of blocks that share a span at the usual alignments come first, and there are so many.
+/// Number of shared classes: those whose blocks share a span at the usual alignments. They come first.
 pub const SHARED: usize = count(SMALLEST, MAX_SHARED);
 const ALIGNED: usize = (MAX_ALIGNED / 128).ilog2() as usize + 1;
 const SINGLE: usize = count(32 << 10, MAX_STRIDE);
@@ -56,8 +63,8 @@ pub const FIRST_SINGLE: usize = SHARED + ALIGNED;
 /// How many classes there are.
 pub const CLASSES: usize = FIRST_SINGLE + SINGLE;
 
-/// Slices of a span whose block is expected to grow: eight times what it needs, up to the largest stride. It is address
-/// space only; memory counts, and is touched, as far as the block's class reaches.
+/// Slices of a span whose block is expected to grow: eight times what it needs, up to the largest stride. This is address
+/// space only. Memory is touched, and counts, as far as the block's class reaches.
 pub const fn slices_to_grow(class: Class) -> usize {
     let slices = SHAPES[class as usize].slices as usize * 8;
     if slices < MAX_STRIDE / SLICE { slices } else { MAX_STRIDE / SLICE }
@@ -77,7 +84,7 @@ pub struct Shape {
 }
 
 const fn shape(stride: usize, aligned: bool) -> Shape {
-    // Enough slices for about 2048 blocks while blocks are small, for a dozen and more when they are not.
+    // A span has room for about 2048 blocks while blocks are small, and for a dozen or more when they are not.
     let slices = match stride {
         0..64 => 1,
         64..256 => 2,
@@ -119,17 +126,18 @@ pub static SHAPES: [Shape; CLASSES] = {
     shapes
 };
 
-/// Largest room whose class a table tells.
+/// Largest room whose class stands in a table.
 pub const MAX_QUICK: usize = (64 << 10) + 256;
-/// The same for classes with many blocks a span.
+/// The same for shared classes.
 pub const MAX_QUICK_SHARED: usize = MAX_SHARED;
-/// The tables hold *scaled* classes, multiplied by the bytes of a magazine: that saves the fast path an instruction.
+/// The tables hold *scaled* classes: the class times the size of a magazine in bytes. That saves the fast path an
+/// instruction.
 pub const CLASS_SCALE: usize = 32;
 const GRANULE: usize = 16;
-/// For rooms of any size.
+/// For rooms of any size: scaled class by number of granules.
 static BY_GRANULE: [u16; MAX_QUICK / GRANULE + 1] = classes_by(GRANULE);
 const LINE: usize = DEFAULT_ALIGNMENT;
-/// For rooms that are whole cache lines.
+/// For rooms that are whole cache lines: scaled class by number of lines.
 static BY_LINE: [u16; MAX_QUICK_SHARED / LINE + 1] = classes_by(LINE);
 
 /// Scaled classes of rooms of 0, 1, 2 and more times `unit` bytes.
@@ -146,20 +154,20 @@ const fn classes_by<const LENGTH: usize>(unit: usize) -> [u16; LENGTH] {
     table
 }
 
-/// [`class_of`] for at most [`MAX_QUICK`] bytes.
+/// [`class_of`] for rooms up to [`MAX_QUICK`] bytes.
 pub fn quick_class_of(bytes: usize) -> usize {
     quick_scaled_class_of(bytes) / CLASS_SCALE
 }
-/// The same, scaled.
+/// Scaled class for rooms up to [`MAX_QUICK`] bytes.
 #[inline(always)]
 pub fn quick_scaled_class_of(bytes: usize) -> usize {
-    // SAFETY: the table has an entry for every number of granules up to the limit.
+    // SAFETY: the table has an entry for every number of granules up to the limit, which callers keep to.
     unsafe { *in_register(&BY_GRANULE).get_unchecked(bytes.div_ceil(GRANULE)) as usize }
 }
-/// The same for the whole cache lines in `bytes`, at most [`MAX_QUICK_SHARED`].
+/// Scaled class for as many whole cache lines as `bytes` contains, at most [`MAX_QUICK_SHARED`] bytes.
 #[inline(always)]
 pub fn quick_scaled_class_of_lines(bytes: usize) -> usize {
-    // SAFETY: the table has an entry for every number of lines up to the limit.
+    // SAFETY: the table has an entry for every number of lines up to the limit, which callers keep to.
     unsafe { *in_register(&BY_LINE).get_unchecked(bytes / LINE) as usize }
 }
 
@@ -171,11 +179,11 @@ pub fn class_of(bytes: usize) -> Class {
     if bytes <= MAX_SHARED { quick_class_of(bytes) as Class } else { single_class_of(bytes) }
 }
 fn single_class_of(bytes: usize) -> Class {
-    // The first single class is 32 KiB, and four steps double it.
+    // The first single class is 32 KiB, and every fourth class after it doubles the stride.
     if bytes <= 32 << 10 {
         return FIRST_SINGLE as Class;
     }
-    let log2 = (bytes - 1).ilog2(); // 15 and up
+    let log2 = (bytes - 1).ilog2(); // 15 or more
     let quarter = (bytes - 1) >> (log2 - 2) & 3;
     (FIRST_SINGLE + (log2 as usize - 15) * 4 + quarter + 1) as Class
 }

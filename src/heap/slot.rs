@@ -1,7 +1,7 @@
 //! The 16-bit slot of a block: what state the block is in, and who may change it.
 //!
 //! # Protocol
-//! The slot is the truth; magazines' entries and spans' bitmaps only say where to look for a block.
+//! The slot alone decides. A magazine's entries and a span's bitmap only say where to look for a block.
 //!
 //! | value | the block is | who may change it |
 //! | --- | --- | --- |
@@ -10,46 +10,49 @@
 //! | a *tag* | in the magazine with that tag | the magazine's thread |
 //! | [`LIVE`] + bytes of its room not asked for, perhaps or'ed with [`MARKED`] | live | its owner, which is any thread |
 //!
-//! A free on the fast path is a load and a plain store, so two threads that free one block at the same moment may both
-//! find it live and both keep an entry for it. No free without a locked instruction or a fence can exclude that
-//! (Attiya and others, *Laws of Order*, 2011), and either costs as much as all the rest. Two things hold all the same,
-//! because the last store decides whose tag the slot has:
+//! A free on the fast path is a load and a plain store. So two threads that free one block at the same moment may both find
+//! it live, and both keep an entry for it. Only a locked instruction or a fence in every free could exclude that (Attiya and
+//! others, *Laws of Order*, 2011), and either costs as much as all the rest of a free. The last store decides whose tag the
+//! slot holds. Two things follow from this:
 //!
-//! - At most one of the two entries is good. The thread with the other one finds, when it comes to it, that the slot has not
-//!   its magazine's tag: it drops the entry and takes back what its free had counted ([`claim`], [`put`]).
-//! - A *late free*, whose thread stood still between its load and its store, may turn any state into the tag of its
-//!   magazine. So a span trusts its slots, not its bitmap, when it hands out blocks ([`take`]), and counts as unused only
-//!   when all its slots say so.
+//! - At most one of the two entries is good. When the thread with the other entry comes to it, it finds that the slot does
+//!   not hold its magazine's tag. It drops the entry and takes back what its free had counted ([`claim`], [`put`]).
+//! - A *late free* is one whose thread stood still between its load and its store. Its store may turn any state into the tag
+//!   of its magazine. So a span trusts its slots, not its bitmap, when it hands out blocks ([`take`]), and counts as unused
+//!   only when all its slots say so.
 //!
-//! What cannot be helped: a thread whose free was late and which allocates next may be given the block that another thread
-//! was just given, as after any double free of a block that was handed out again in between. And if every other block of
-//! the span was freed while the thread stood still, the span may have ended and its slots may belong to blocks of another
-//! class: the late store then takes one of those slots, and the thread is given a part of that block's memory. Look-ups and
-//! slow paths notice ([`Span::whole`](super::span::Span::whole), `Heap::has_block`); the fast path cannot.
+//! Two cases cannot be helped:
 //!
-//! Live blocks leave the slow paths by compare-and-swap ([`surrender`]), so two frees there never both succeed: in
-//! debug mode, which has no fast path, the check is exact. The model at the end of this file tries all interleavings.
+//! - A thread whose free was late, and which allocates next, may be given a block that another thread was given just before.
+//!   The same happens after any double free of a block that was handed out again in between.
+//! - If every other block of the span was freed while the thread stood still, the span may have ended, and its slots may
+//!   belong to blocks of another class. The late store then takes one of those slots, and the thread is given a part of that
+//!   block's memory. Look-ups and slow paths notice ([`Span::whole`](super::span::Span::whole), `Heap::has_block`); the fast
+//!   path cannot.
+//!
+//! Slow paths free live blocks by compare-and-swap ([`surrender`]), so two frees there never both succeed. Debug mode has no
+//! fast path, so its check is exact. The model at the end of this file tries all interleavings.
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-/// In the span, for anyone.
+/// The block is in its span, for anyone.
 pub const FREE: u16 = 0;
-/// Held back by debug mode.
+/// Debug mode holds the block back (quarantine).
 pub const ASIDE: u16 = 1;
 const FIRST_TAG: u16 = 2;
-/// How many tags there are, all of them below [`LIVE`]. A prime, so that magazines of one class share a tag only if their
-/// caches were made 4093 apart.
+/// How many tags there are; all of them lie below [`LIVE`]. The number is prime, so magazines of one class share a tag only
+/// if one cache was made a multiple of 4093 caches after the other.
 const TAGS: usize = 4093;
-/// A live block that fills its room. The slot of any live block is this and the bytes of its room that were not asked for, so
-/// blocks that share a span have at most `MARKED - LIVE` bytes of room (size_class.rs).
+/// A live block that fills its room. The slot of any live block is this plus the bytes of its room that were not asked for.
+/// So blocks that share a span may have at most `MARKED - LIVE` bytes of room (size_class.rs).
 pub const LIVE: u16 = 4096;
 /// The block has attributes (attributes.rs), is tracked (tracked.rs), or has a guard (guard.rs).
 pub const MARKED: u16 = 0x8000;
 
-/// Tag of the magazine with `number`.
+/// The tag of the magazine with this number.
 pub fn tag(number: usize) -> u16 {
     FIRST_TAG + (number % TAGS) as u16
 }
-/// Whether `value` is that of a live block without attributes.
+/// Whether `value` is that of a live block without a mark.
 #[inline(always)]
 pub fn is_plainly_live(value: u16) -> bool {
     value.wrapping_sub(LIVE) < MARKED - LIVE
@@ -59,14 +62,14 @@ pub fn is_live(value: u16) -> bool {
     value & !MARKED >= LIVE
 }
 
-/// A slot. Implemented by the real one and by the model checker's. The order of other memory is not its business: a
-/// block passes from thread to thread through the program's own synchronisation or the heap's lock.
+/// A slot: the real one, or the model checker's. It orders no other memory. A block passes from thread to thread through the
+/// program's own synchronisation or the heap's lock, and these order it.
 pub trait Slot {
-    /// Reads.
+    /// Reads the value.
     fn value(&self) -> u16;
-    /// Stores.
+    /// Stores a value.
     fn set(&self, value: u16);
-    /// Replaces `current` by `new`; false if it was something else.
+    /// Replaces `current` by `new`, atomically. False if the value was something else.
     fn replace(&self, current: u16, new: u16) -> bool;
 }
 impl Slot for AtomicU16 {
@@ -83,8 +86,8 @@ impl Slot for AtomicU16 {
     }
 }
 
-/// By a load and a store, for the only one who may change a block in the state `from`. False, with nothing changed, if the
-/// block is in another state.
+/// Changes the state by a load and a store. Only the one who may change a block in the state `from` calls this. False, with
+/// nothing changed, if the block is in another state.
 #[inline(always)]
 fn change(slot: &impl Slot, from: u16, to: u16) -> bool {
     let is_in_state = slot.value() == from;
@@ -93,28 +96,29 @@ fn change(slot: &impl Slot, from: u16, to: u16) -> bool {
     }
     is_in_state
 }
-/// The thread of the magazine with `tag` makes a block in it live. False: its entry is to be dropped.
+/// Makes a block live, for the thread of the magazine with `tag`. False: its entry is to be dropped.
 #[inline(always)]
 pub fn claim(slot: &impl Slot, tag: u16, live: u16) -> bool {
     change(slot, tag, live)
 }
-/// A slow path takes a block that it found live and puts `tag` into its slot: a magazine's, or another value that says where
-/// the block is now. False: the slot changed meanwhile.
+/// Takes a block that a slow path found live, and puts `tag` into its slot: a magazine's tag, or another value that says
+/// where the block is now. False: the slot changed meanwhile.
 pub fn surrender(slot: &impl Slot, live: u16, tag: u16) -> bool {
     slot.replace(live, tag)
 }
-/// A block of the magazine with `tag` goes back to its span. False: the entry is to be dropped.
+/// Returns a block of the magazine with `tag` to its span. False: the entry is to be dropped.
 pub fn put(slot: &impl Slot, tag: u16) -> bool {
     change(slot, tag, FREE)
 }
-/// A block that is in the span goes into the magazine with `tag`. False: it is not in the span.
+/// Moves a block from its span into the magazine with `tag`. False: the block is not in the span.
 pub fn take(slot: &impl Slot, tag: u16) -> bool {
     change(slot, FREE, tag)
 }
 
 #[cfg(test)]
 mod model {
-    //! One block, freed by two threads at the same moment, which both go on to use their magazines; all interleavings.
+    //! Two threads free one block at the same moment, and both go on to use their magazines. The model checker tries all
+    //! interleavings.
     use super::*;
     use core::cell::Cell;
     use core::sync::atomic::AtomicBool;
@@ -131,22 +135,23 @@ mod model {
         slot: AtomicU16,
         /// Whether the span's bitmap has the block.
         marked_free: Mutex<bool>,
-        /// Whether the block was released since it was last given out: freed, or found in its span. No atomic of the
-        /// checker's: between two of those only one thread runs, so it changes together with the slot.
+        /// Whether the block was released (freed, or found in its span) since it was last given out. This is none of the
+        /// checker's atomics: the checker switches threads only at those, so this changes together with the slot.
         released: AtomicBool,
-        /// Whether an operation that may has put it into its span: only then one that finds it there releases it.
+        /// Whether the block was put into its span by an operation that had the right to. Only then does an operation that
+        /// finds it there release it.
         put_back: AtomicBool,
     }
-    /// The slot as one operation sees it, which keeps `released`.
+    /// The slot as one operation sees it; it keeps `released` up to date.
     ///
-    /// Loads and stores of one place have one order, whatever theirs: that is all the protocol rests on. Loom keeps it for
-    /// read-modify-writes only.
+    /// The protocol rests on one thing only: all loads and stores of one place have a single order, whatever their memory
+    /// ordering. Loom keeps that order for read-modify-writes only, so these stand in for loads and stores.
     struct Watched<'a> {
         model: &'a Model,
         looked: Cell<Option<u16>>,
         /// Whether an operation that finds this value releases the block by what it stores.
         releases: fn(u16) -> bool,
-        /// Of an operation that gives the block out: `released`, as it was when the operation looked.
+        /// For an operation that gives the block out: what `released` was when the operation looked at the slot.
         gives: Option<Cell<Option<bool>>>,
     }
     impl Watched<'_> {
@@ -182,7 +187,8 @@ mod model {
         fn slot(&self, releases: fn(u16) -> bool) -> Watched<'_> {
             Watched { model: self, looked: Cell::new(None), releases, gives: None }
         }
-        /// Of several that are given the block, each is given one that was released since.
+        /// Claims the block. If several threads are given the block, each must find that it was released since the one
+        /// before.
         fn claim(&self, tag: u16) -> bool {
             let slot = Watched { gives: Some(Cell::new(None)), ..self.slot(|_| false) };
             let claimed = claim(&slot, tag, LIVE);
@@ -210,7 +216,7 @@ mod model {
         fn new(model: &Arc<Model>, number: usize) -> Thread {
             Thread { model: model.clone(), tag: tag(number), entries: 0, frees: 0, refused: 0, given: 0 }
         }
-        /// fast.rs
+        /// Frees as fast.rs does.
         fn free(&mut self) {
             let slot = self.model.slot(is_live);
             if is_plainly_live(slot.value()) {

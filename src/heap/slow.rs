@@ -13,17 +13,17 @@ use allocator_api2::vec::Vec;
 
 /// Most bytes of blocks that a thread may cache of a heap with a limit.
 const MOST_CACHED: usize = 16 << 20;
-/// The same as a share of the limit, one part in so many. The smaller of the two counts.
+/// The same bound as a share of the limit: one part in so many. The smaller bound counts.
 const SHARE_CACHED: usize = 32;
-/// Slow calls of a thread from one look at what it caches to the next.
+/// Slow calls of a thread between two looks at how much it caches.
 const CALLS_A_LOOK: u32 = 16;
 
 /// What a block is to have beside the bytes asked for.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Extras {
-    /// Bytes of capacity.
+    /// Bytes of capacity beyond the size.
     pub slack: usize,
-    /// Address space to grow into, where its class can have it.
+    /// Whether its span is to have address space to grow into, where the class can have it.
     pub growth: bool,
     /// Whether its span is to remember how much of it was written to, for [`Span::take_written`].
     pub zeroed: bool,
@@ -43,23 +43,23 @@ impl Heap {
                 None => return fail!(OutOfMemory, "no memory for a thread's cache"),
             },
         };
-        // SAFETY: reached under the lock only, which is held until `f` has returned.
+        // SAFETY: the orphans' cache is only reached under this lock, which is held until `f` has returned.
         Ok(f(unsafe { cache.as_ref() }))
     }
 
-    /// Blocks that `cache` may hold of a class.
+    /// How many blocks of a class `cache` may hold. The orphans' cache holds none.
     fn blocks_cached(&self, cache: &ThreadCache) -> usize {
         if cache.record.is_null() { 0 } else { self.cache_blocks.load(Relaxed) }
     }
 
-    /// Allocates a block of zeroes. What was never written to is not touched.
+    /// Allocates a block of zeroes. Memory that was never written to is zero already, and is not touched.
     pub fn allocate_zeroed(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let block = match self.allocate_quickly(size, alignment, true) {
             Some(block) => block,
             None => self.allocate_slow(size, alignment, Extras { zeroed: true, ..Extras::default() })?,
         };
         let written = span_of_block(block.as_ptr()).take_written();
-        // SAFETY: a fresh block of that size.
+        // SAFETY: the block is fresh and has at least `size` bytes.
         unsafe { block.write_bytes(0, size.min(written)) };
         Ok(block)
     }
@@ -95,12 +95,12 @@ impl Heap {
         }
         let within_limit = || self.limit() == 0 || self.held().saturating_add(size) <= self.limit();
         if result.is_err() && within_limit() {
-            // Not the limit but the system is short: of what heaps keep, or of address space that the arena reserves.
+            // The limit has room, so the system is short: of memory that heaps keep, or of addresses that the arena has.
             registry::for_each_heap(|heap| _ = heap.release_kept(None));
             debug::empty_quarantine(None);
             arena::vacate_unused();
             result = self.allocate_anywhere(size, alignment, extras);
-            // A block needs more than its size: a span of such blocks, and the bookkeeping.
+            // It may be the limit after all: a block takes more than its size, for its span and the bookkeeping.
             if result.is_err() && self.limit() != 0 && within_limit() && !self.finds_room(size, alignment, 0)
             {
                 result = self.no_room(size);
@@ -132,8 +132,7 @@ impl Heap {
         }
     }
 
-    /// Puts what this thread caches back into its spans, and what was cached by threads that a child does not have. False
-    /// when there is nothing.
+    /// Puts back what this thread caches and, in a forked child, what abandoned caches hold. False if there is nothing.
     pub(super) fn flush_caches(&'static self) -> bool {
         let cache = self.existing_cache().filter(|cache| {
             self.empty_front(cache);
@@ -147,11 +146,11 @@ impl Heap {
     }
 
     /// Makes every other thread put back what it caches when it next takes a slow path of this heap. A thread that sleeps
-    /// keeps it: magazines are changed without a lock, so nobody else can empty them.
+    /// keeps its blocks: magazines have no lock, so only their own thread may empty them.
     pub(super) fn want_caches(&self) {
         self.caches_wanted.fetch_add(1, Relaxed);
     }
-    /// Puts back what this thread caches, if that is wanted or, in a heap with a limit, has become too much.
+    /// Empties the front. Puts back all this thread caches if `want_caches` asked for it or, with a limit, it is too much.
     fn tidy(&self, cache: &ThreadCache) {
         self.empty_front(cache);
         let wanted = self.caches_wanted.load(Relaxed);
@@ -159,7 +158,7 @@ impl Heap {
             self.flush(&mut self.central.lock(), cache);
         }
     }
-    /// Puts what is in the front of this thread's cache into its magazine.
+    /// Moves the block in the front of this thread's cache into its magazine, or into its span if the magazine is full.
     pub(super) fn empty_front(&self, cache: &ThreadCache) {
         if let Some((class, entry)) = cache.front.remove()
             && !cache.magazine(class).push(entry)
@@ -167,14 +166,14 @@ impl Heap {
             self.put_back(&mut self.central.lock(), cache, class, entry);
         }
     }
-    /// Looked at with some of the calls only.
+    /// Whether `cache` holds too much. Only one call in [`CALLS_A_LOOK`] adds it up, the others say no.
     fn caches_too_much(&self, cache: &ThreadCache) -> bool {
         let calls = cache.slow_calls.get().wrapping_add(1);
         cache.slow_calls.set(calls);
         calls.is_multiple_of(CALLS_A_LOOK) && cache.bytes() > MOST_CACHED.min(self.limit() / SHARE_CACHED)
     }
 
-    /// The alignment of a block for which `alignment` is asked; 0: none is.
+    /// The alignment that a block gets when the caller asks for `alignment`; 0: the caller asks for none.
     pub(super) fn alignment_for(&self, alignment: usize) -> usize {
         match (alignment, self.alignment.load(Relaxed)) {
             (0, own) => own,
@@ -183,7 +182,7 @@ impl Heap {
         }
     }
 
-    /// Class of the spans that serve `room` bytes at `alignment`; None: a mapping of its own.
+    /// The class whose spans serve `room` bytes at `alignment`. None: the block becomes a mapping of its own.
     pub(super) fn class_for(&self, room: usize, alignment: usize) -> Option<Class> {
         let prefix = self.prefix();
         let bytes = room.checked_add(prefix)?;
@@ -218,7 +217,7 @@ impl Heap {
                     return Some(entry);
                 }
             }
-            // One block to use now, and some to come.
+            // One block to use now, and some for later calls.
             let extra = magazine.room_to_fill(index, self.blocks_cached(cache));
             let mut first = None;
             let mut central = self.central.lock();
@@ -227,7 +226,7 @@ impl Heap {
                 Some(_) => assert!(magazine.push(entry), "an empty magazine has room for half its capacity"),
             });
             drop(central);
-            // Lowest address first, as the blocks lie.
+            // The block with the lowest address is to be handed out first.
             magazine.reverse();
             let entry = first.filter(|&entry| self.claim(cache, index, entry, size, extras.zeroed))?;
             cache.count_allocation(self, size, false);
@@ -288,7 +287,7 @@ impl Heap {
         };
         debug::check(pointer)?;
         if value & slot::MARKED != 0 {
-            // Counting needs the thread's cache: without one the block keeps what it carries.
+            // Counting needs the thread's cache. Making it may fail, so it is made before the block loses what it carries.
             self.ready_to_count()?;
             if !attributes::give_up(pointer) {
                 return Ok(false); // other owners are left
@@ -338,8 +337,7 @@ impl Heap {
         true
     }
 
-    /// Puts a block back into its span, or refuses the free that made its entry: the block is another thread's, or is in its
-    /// span already.
+    /// Puts a block back into its span. If another thread or the span has it already, refuses the free that made the entry.
     fn put_back(&self, central: &mut Central, cache: &ThreadCache, class: usize, entry: Entry) {
         let place = page_map::span_of(entry.pointer as usize)
             .and_then(|span| Some((span, span.index_of(entry.pointer as usize)?)))
@@ -352,7 +350,7 @@ impl Heap {
         }
     }
 
-    /// Marks the live block at `start` as in quarantine. Gives what its slot was; None when another thread has freed it.
+    /// Marks the live block at `start` as in quarantine. Returns what its slot held; None: another thread has freed it.
     pub(super) fn set_aside(&self, span: &'static Span, index: usize, start: usize) -> Option<u16> {
         let _central = self.central.lock();
         let pointer = start as *const u8;
@@ -360,11 +358,11 @@ impl Heap {
         let found = self.has_block(span, index, pointer) || self.is_mapped_by(span, pointer);
         found.then(|| span.slot_to_change(index).fetch_update(AcqRel, Relaxed, aside).ok())?
     }
-    /// Counts a block freed that stays in quarantine.
+    /// Counts a free of `size` bytes whose block stays in quarantine.
     pub(super) fn count_quarantined(&'static self, size: usize) -> Result<()> {
         self.with_cache(|cache| cache.tally.free(self, size))
     }
-    /// Puts a block back that was in quarantine.
+    /// Takes a block out of quarantine: puts it back into its span, or keeps the range of a mapped one.
     pub(super) fn take_back(&self, span: &'static Span, index: usize) {
         let mut central = self.central.lock();
         if !span.is_large() {
@@ -373,14 +371,14 @@ impl Heap {
         }
         span.large_slot.store(slot::FREE, Relaxed);
         freed::note(span.first());
-        // SAFETY: in quarantine until now, so linked; the lock is held.
+        // SAFETY: the block was in quarantine until now, so its span is still in the heap's list; the lock is held.
         unsafe {
             central.remove_large(NonNull::from(span));
             central.kept.keep_range(NonNull::from(span));
         }
     }
 
-    /// The live block at `pointer`: its span, index and slot value. NotOwned, DoubleFree.
+    /// Finds the live block at `pointer`: its span, index and slot value. Errors: NotOwned, DoubleFree.
     pub(super) fn find(&self, pointer: *const u8) -> Result<(&'static Span, usize, u16)> {
         let address = pointer as usize;
         let Some(span) = page_map::span_of(address) else {
@@ -413,8 +411,8 @@ impl Heap {
         owner(pointer).filter(|(heap, _)| core::ptr::eq(*heap, self)).map(|(_, block)| block)
     }
 
-    /// Whether the span is still this heap's, with blocks of a class, of which the one with `index` begins at `pointer`: since
-    /// it was found it may have ended and become another. Under the heap's lock, which keeps it so.
+    /// Whether `span` is still this heap's, has blocks of a class, and its block `index` begins at `pointer`. It may have
+    /// ended since it was found. The caller holds the heap's lock, which keeps the answer true.
     pub(super) fn has_block(&self, span: &'static Span, index: usize, pointer: *const u8) -> bool {
         page_map::span_of(pointer as usize).is_some_and(|found| core::ptr::eq(found, span))
             && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
@@ -442,14 +440,14 @@ impl Heap {
         }
     }
 
-    /// Gives memory back to the system: what this thread caches and what the heap keeps. Gives the bytes.
+    /// Gives back to the system what this thread caches and what the heap keeps. Returns the number of bytes.
     pub fn trim(&'static self) -> usize {
         let before = self.held();
         debug::empty_quarantine(Some(self));
         self.trim_quietly();
         before.saturating_sub(self.held())
     }
-    /// The same without emptying the quarantine, in which damage may be found that the program is told of.
+    /// Trims without emptying the quarantine: that may find damage, of which the program would be told.
     pub fn trim_quietly(&'static self) -> usize {
         let before = self.held();
         self.flush_caches();
@@ -458,15 +456,15 @@ impl Heap {
         before.saturating_sub(self.held())
     }
 
-    /// Gives kept memory back that was put aside before the tick, or all. Whether something that ages is left.
+    /// Gives back memory that was kept before the tick `before`, or all that is kept. True if something that ages is left.
     pub(super) fn release_kept(&self, before: Option<u32>) -> bool {
         let mut central = self.central.lock();
         central.kept.release(self, before);
         central.kept.ages()
     }
 
-    /// Adds the live blocks to a list, as far as there is memory for it, and gives how many there are. A list of records: malloc
-    /// may be one of our heaps, and neither its locks nor the registry's may be taken under the lock held here.
+    /// Adds the live blocks to a list as far as there is memory for it, and returns how many there are. The list consists of
+    /// records, as malloc may be one of our heaps: its locks and the registry's may not be taken under the lock held here.
     pub fn list_live(&self, blocks: &mut Vec<Block, Records>) -> usize {
         let mut count = 0;
         self.for_each_live(&mut |block| {
@@ -475,14 +473,13 @@ impl Heap {
         });
         count
     }
-    /// Calls `each`, which must not allocate but records, with every live block. Blocks that other threads free or allocate
-    /// meanwhile may be missed.
+    /// Calls `each`, which may allocate only records, with every live block. May miss blocks allocated or freed meanwhile.
     pub fn for_each_live(&self, each: &mut dyn FnMut(Block)) {
         let central = self.central.lock();
         central.for_each_live(&mut |span, start, value| each(self.describe(span, start, value)));
     }
 
-    /// Writes the header before a block, where the heap has one.
+    /// Writes the header before a block, if the heap has headers.
     pub(super) fn write_header(&self, pointer: usize, room: usize, class: u16) {
         let write_header = self.write_header.load(Relaxed);
         if !write_header.is_null() {
@@ -492,11 +489,10 @@ impl Heap {
             };
         }
     }
-    /// Makes this thread's cache if there is none, so that counting cannot fail later: called before anything is changed.
+    /// Makes this thread's cache if it has none. Callers do this before they change anything, so that counting cannot fail.
     pub fn ready_to_count(&'static self) -> Result<()> {
         self.with_cache(|_| ())
     }
-    /// Counts through this thread's cache.
     pub(super) fn count(&'static self, f: impl FnOnce(&ThreadCache)) -> Result<()> {
         self.with_cache(f)
     }

@@ -1,11 +1,11 @@
 //! Span records: what the heap knows about a run of slices, kept apart from the memory itself.
 //!
-//! Each block of a span has a 16-bit *slot* (slot.rs) in a side array. It says whether the block is free in the span,
-//! cached by a thread, or live, and for a live block how much shorter the request was than the room; so one load
-//! tells a good free from a bad one and gives the exact size back.
+//! Each block of a span has a 16-bit *slot* (slot.rs) in a side array. The slot says whether the block is free in the span,
+//! cached by a thread, or live, and for a live block by how much the request was shorter than the room. So one load tells a
+//! good free from a bad one and gives the exact size.
 //!
-//! The first cache line of a record is what a free reads; all of it is atomic because a wild pointer may be looked up
-//! while another thread reuses the record. The rest is only touched under the owning heap's lock.
+//! The first cache line of a record is what a free reads. All fields but `inner` are atomic, because a wild pointer may be
+//! looked up while another thread reuses the record. `inner` is only touched under the owning heap's lock.
 use super::Heap;
 use super::arena::{Run, SLOTS};
 use super::cache::ThreadCache;
@@ -17,84 +17,86 @@ use core::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, fence,
 };
 
-/// `kind` of a span that is a class's.
+/// `kind` of a span that has blocks of a size class.
 pub const KIND_BLOCKS: u8 = 0;
 /// `kind` of a span that is one mapped block.
 pub const KIND_LARGE: u8 = 1;
 
-/// Bytes that may have been written to where nothing is known of them.
+/// Stands for "perhaps all": nothing is known about which bytes of a block were written to.
 pub const ALL: usize = usize::MAX;
 
-/// See the field of [`Span`]. For a stride of 1, with which 0 is the only offset, any number will do.
+/// The value of the field `reciprocal` of [`Span`]. With a stride of 1 the only offset is 0, and any number serves.
 const fn reciprocal_of(stride: u32) -> u64 {
     if stride == 1 { u64::MAX } else { u64::MAX / stride as u64 + 1 }
 }
 
-/// A run of slices, or one mapped block. Records are type-stable: once a span, for ever a span.
+/// A run of slices, or one mapped block. Records are type-stable: memory that was once a span record stays one for ever.
 ///
-/// The order of the fields is about *4 KiB aliasing*: a processor takes a load for one of what was just stored at the same
-/// offset in another page, and waits for that store. A free, and the allocation before it, store to magazines, which begin
-/// at multiples of 32 bytes; so no field that a free reads begins at one here.
+/// The order of the fields is chosen for *4 KiB aliasing*: a processor that has just stored at some offset in a page
+/// mistakes a load at the same offset in another page for a load of those bytes, and waits for the store. A free, and the
+/// allocation before it, store to magazines, which begin at multiples of 32 bytes. So no field that a free reads lies at
+/// such an offset here.
 #[repr(C, align(64))]
 pub struct Span {
     heap: AtomicPtr<Heap>,
     first: AtomicUsize,
     extent: AtomicUsize,
-    /// 2^64 / stride, rounded up. The product of an offset with it has the quotient in its upper 64 bits, and its lower 64
-    /// bits are below this number just where the division leaves no remainder (Lemire, Kaser and Kurz, "Faster remainder
-    /// by direct computation", 2019).
+    /// 2^64 / stride, rounded up. An offset times this number has the quotient in its upper 64 bits, and its lower 64 bits
+    /// are below this number exactly if the division leaves no remainder (Lemire, Kaser and Kurz, "Faster remainder by
+    /// direct computation", 2019).
     reciprocal: AtomicU64,
     stride: AtomicU32,
     class: AtomicU8,
     kind: AtomicU8,
     /// log2 of the alignment that a block keeps when it is reallocated.
     pub alignment_log2: AtomicU8,
-    /// What the slot of a live block of 0 bytes would hold: this less the slot is the size of a live block. In a span of
-    /// a single class, whose block's slot is always `LIVE`, it changes with the block's size. It also has the one block in
-    /// it that a tally counts (tally.rs), so that a free need not add that.
+    /// What the slot of a live block of 0 bytes would hold, so this minus the slot is the size of a live block. In a span of
+    /// a single class the slot of the live block is always `LIVE`, and this field changes with the block's size. It also
+    /// includes the one block that a tally counts ([`tally::counted`]), so that a free need not add it.
     zero_size_value: AtomicUsize,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
-    /// Sequence number: grows whenever the record goes into or out of service; odd while in service. See [`Span::whole`].
+    /// Sequence number: grows whenever the record goes into service or out of it, and is odd while in service. See
+    /// [`Span::whole`].
     changes: AtomicU32,
-    /// Bytes at the start of the only block that may have been written to; the rest of it reads as zero. [`ALL`] where there
-    /// are many blocks, and once the only one is handed out.
+    /// Only for a span of one block: bytes at the start of the block that may have been written to; the rest of it reads as
+    /// zero. [`ALL`] from when the block is handed out, and in spans of many blocks.
     written: AtomicUsize,
-    /// The mapped block: its slot, since it has no side array.
+    /// For a mapped block: its slot, since it has no side array.
     pub large_slot: AtomicU16,
-    /// The mapped block: size asked for.
+    /// For a mapped block: the size asked for.
     pub large_size: AtomicUsize,
-    /// The mapped block: room.
+    /// For a mapped block: its room.
     pub large_capacity: AtomicUsize,
-    /// Under the heap's lock.
+    /// The part that the heap's lock guards.
     pub inner: UnsafeCell<Inner>,
 }
-// SAFETY: the hot part is atomic, `inner` is only reached under the heap's lock.
+// SAFETY: every field but `inner` is atomic, and `inner` is only reached under the heap's lock.
 unsafe impl Sync for Span {}
 
 /// The part of a span that the heap's lock guards.
 pub struct Inner {
-    /// The run; of a mapped block only its start counts.
+    /// The run; of a mapped block only its start is used.
     pub run: Run,
-    /// Bytes mapped, or of a class's run.
+    /// Bytes of the run or of the mapping.
     pub length: usize,
     /// Bytes at the start of the run that count as held.
     pub charged: usize,
-    /// Bytes of the run's slots, bitmap and record that count as held: see runs.rs. 0 for a mapped block, and out of service.
+    /// Bytes of the run's slots, bitmap and record that count as held (runs.rs). 0 for a mapped block and for a spare record.
     pub bookkeeping: usize,
-    /// Blocks that exist; the rest of the run was never touched.
+    /// Blocks that exist. The run beyond them was not touched for this span.
     pub carved: u16,
     /// Set bits of the bitmap: blocks free in the span.
     pub free: u16,
     /// Whether the span is in its class's list of spans with free blocks.
     pub listed: bool,
-    /// The cache that took blocks last; perhaps gone, so only to be compared.
+    /// The cache that took blocks last. It may be gone, so the pointer may be compared but not followed.
     pub user: *const ThreadCache,
-    /// Scavenger tick at which the span was put aside.
+    /// The scavenger's tick when the span was put aside.
     pub kept_since: u32,
-    /// Number of that occasion, among all of the heap.
+    /// A number that grows with everything the heap puts aside, so it tells what was put aside first.
     pub kept_order: u64,
-    /// Its neighbours in the lists it is in: [`BY_USE`] and [`BY_HEAP`].
+    /// Neighbours in the two lists, [`BY_USE`] and [`BY_HEAP`].
     pub links: [Links; 2],
 }
 /// Neighbours in a list, or null.
@@ -105,9 +107,9 @@ pub struct Links {
     /// The span in front.
     pub previous: *mut Span,
 }
-/// Number of the links of the list the span is in: its class's, or that of kept spans.
+/// Index of the links for the list that the span is in at the moment: its class's, or that of kept spans.
 pub const BY_USE: usize = 0;
-/// Number of the links of the list of all spans of the heap.
+/// Index of the links for the list of all spans of the heap.
 pub const BY_HEAP: usize = 1;
 
 impl Inner {
@@ -118,7 +120,7 @@ impl Inner {
 }
 
 impl Span {
-    /// Sets the record up for blocks of `class` whose first pointer is `first`.
+    /// Sets the record up for blocks of `class`, with `usable` bytes each, the first of which begins at `first`.
     pub fn describe_blocks(
         &self,
         heap: &Heap,
@@ -138,7 +140,7 @@ impl Span {
         self.stride.store(stride, Relaxed);
         self.reciprocal.store(reciprocal_of(stride), Relaxed);
         self.set_zero_size_value(usable);
-        // The first block lies a prefix behind the start of the run. (Without one the distance has 64 zeroes.)
+        // The first block begins a prefix after the start of the run. (If the prefix is 0, it has 64 trailing zeroes.)
         let alignment_log2 = shape.alignment.trailing_zeros().min(heap.prefix().trailing_zeros());
         self.alignment_log2.store(alignment_log2 as u8, Relaxed);
         self.slots.store(slots, Relaxed);
@@ -148,7 +150,7 @@ impl Span {
         self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
         self.begin_service(changes);
     }
-    /// Sets the record up for one mapped block at `first`. Its slot is the caller's to set.
+    /// Sets the record up for one mapped block at `first`. The caller sets its slot.
     pub fn describe_large(
         &self,
         heap: &Heap,
@@ -174,15 +176,16 @@ impl Span {
         self.begin_service(changes);
     }
     /// Runs `read` on the record as a reader of a sequence lock does. None: the record was out of service at some moment
-    /// meanwhile, when no pointer was a block of it. Without this a look-up that is held up could combine a field of what the
-    /// record was with one of what it has become, perhaps of another class or another heap.
+    /// meanwhile, and at that moment no pointer was a block of it. Without this, a look-up that is held up could combine a
+    /// field of the old span with a field of the new one, perhaps of another class or another heap.
     pub fn whole<R>(&self, read: impl FnOnce() -> Option<R>) -> Option<R> {
         let changes = self.changes.load(Acquire);
         let found = read().filter(|_| changes % 2 == 1);
         fence(Acquire);
         found.filter(|_| self.changes.load(Relaxed) == changes)
     }
-    /// Number of the record's service. Whoever finds the same one again knows that the record has not been out of it.
+    /// Number of the record's service. Whoever reads the same number again knows that the record was in service all the
+    /// time.
     #[inline(always)]
     pub fn service(&self) -> u32 {
         self.changes.load(Relaxed)
@@ -204,29 +207,30 @@ impl Span {
         self.heap.store(null_mut(), Relaxed);
         self.kind.store(KIND_BLOCKS, Relaxed);
     }
-    /// Gives the span of a single class another single class.
+    /// Gives a span of a single class another single class.
     pub fn change_class(&self, class: Class) {
         self.class.store(class, Relaxed);
     }
     fn set_zero_size_value(&self, room: usize) {
         self.zero_size_value.store(zero_size_value(room), Relaxed);
     }
-    /// Size of a block that is live with `value` in its slot, as a tally counts it: [`tally::counted`].
+    /// Size of the live block with `value` in its slot, in the form that a tally adds: [`tally::counted`].
     #[inline(always)]
     pub fn counted_size(&self, value: u16) -> usize {
         self.zero_size_value.load(Relaxed).wrapping_sub(value as usize)
     }
-    /// Notes the size of the block of a single class.
+    /// Notes the size of the block in a span of a single class.
     #[inline(always)]
     pub fn set_only_size(&self, size: usize) {
         self.set_zero_size_value(size);
     }
-    /// The same, for one of several owners who may do so at the same moment. Gives the size noted before.
+    /// Does what [`Span::set_only_size`] does where several owners may do it at the same moment. Returns the size noted
+    /// before.
     pub fn replace_only_size(&self, size: usize) -> usize {
         let before = self.zero_size_value.swap(zero_size_value(size), Relaxed);
         before.wrapping_sub(slot::LIVE as usize) as u32 as usize
     }
-    /// Notes, in a span of a single class, that its block is asked for with `size` bytes at the usual alignment.
+    /// Notes that the block of a span of a single class was requested with `size` bytes at the usual alignment.
     #[inline(always)]
     pub fn note_request(&self, size: usize) {
         self.set_only_size(size);
@@ -239,7 +243,7 @@ impl Span {
     }
     /// The heap that owns the span.
     pub fn heap(&self) -> Option<&'static Heap> {
-        // SAFETY: heaps are type-stable.
+        // SAFETY: null, or a heap record. These are type-stable and never unmapped.
         unsafe { self.heap.load(Acquire).as_ref() }
     }
     /// Size class of its blocks.
@@ -256,7 +260,7 @@ impl Span {
     pub fn set_written(&self, bytes: usize) {
         self.written.store(bytes, Relaxed);
     }
-    /// How much of the block may have been written to, which is handed out now.
+    /// How much of the only block may have been written to. Called when the block is handed out, and sets [`ALL`].
     pub fn take_written(&self) -> usize {
         self.written.swap(ALL, Relaxed)
     }
@@ -264,7 +268,7 @@ impl Span {
     pub fn first(&self) -> usize {
         self.first.load(Relaxed)
     }
-    /// Which block starts at `address`.
+    /// The index of the block that starts at `address`. None: no block starts there.
     #[inline(always)]
     pub fn index_of(&self, address: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.first.load(Relaxed));
@@ -275,21 +279,21 @@ impl Span {
         let product = offset as u128 * reciprocal as u128;
         ((product as u64) < reciprocal).then_some((product >> 64) as usize)
     }
-    /// Slot of block `index`, which [`Span::index_of`] gave.
+    /// The slot of block `index`, which came from [`Span::index_of`].
     #[inline(always)]
     pub fn slot(&self, index: usize) -> &'static AtomicU16 {
-        // SAFETY: the side array stays mapped for ever and covers every index below the capacity.
+        // SAFETY: the side array stays mapped for ever, and it covers every index below the capacity.
         unsafe { &*self.slots.load(Relaxed).add(index) }
     }
-    /// What the slot of block `index` holds.
+    /// The value of the slot of block `index`, also for a mapped block.
     pub fn value(&self, index: usize) -> u16 {
         if self.is_large() { self.large_slot.load(Relaxed) } else { self.slot(index).load(Relaxed) }
     }
-    /// The slot to change, of block `index`.
+    /// The slot of block `index`, to be changed, also for a mapped block.
     pub fn slot_to_change(&self, index: usize) -> &AtomicU16 {
         if self.is_large() { &self.large_slot } else { self.slot(index) }
     }
-    /// Bytes from one block to the next; all of the block where there is only one.
+    /// Bytes from one block to the next; for a mapped block, its room.
     pub fn pitch(&self) -> usize {
         match (self.is_large(), &SHAPES[self.class() as usize]) {
             (true, _) => self.large_capacity.load(Relaxed),
@@ -300,11 +304,11 @@ impl Span {
     pub fn address_of(&self, index: usize) -> usize {
         self.first.load(Relaxed) + index * self.stride.load(Relaxed) as usize
     }
-    /// The part under the heap's lock.
+    /// The part that the heap's lock guards.
     ///
     /// # Safety
-    /// The caller holds the lock of the heap that owns the span, or nobody else knows the span, and keeps no other
-    /// reference to its inner part.
+    /// The caller holds the lock of the heap that owns the span, or nobody else knows the span. The caller keeps no other
+    /// reference to the inner part meanwhile.
     #[allow(clippy::mut_from_ref)] // the lock makes it exclusive, not the borrow
     pub unsafe fn inner(&self) -> &mut Inner {
         // SAFETY: exclusive by the caller's promise.
@@ -312,17 +316,17 @@ impl Span {
     }
 }
 
-/// The field of [`Span`] for blocks of `room` bytes.
+/// The value of the field `zero_size_value` of [`Span`] for blocks of `room` bytes.
 #[inline(always)]
 fn zero_size_value(room: usize) -> usize {
     tally::counted(room) + slot::LIVE as usize
 }
 
 /// The slots of a mapped block's span. None is live, so the fast path leaves the block to the slow one. There are as many as
-/// in the longest side array: a look-up may have its index from what the record was before.
+/// in the longest side array, because a look-up may come with an index that it computed from the previous span.
 static UNUSED_SLOTS: [AtomicU16; SLOTS] = [const { AtomicU16::new(slot::FREE) }; SLOTS];
 
-/// A doubly linked list of spans through their links of that number.
+/// A doubly linked list of spans, through the links with that index.
 pub struct List<const LINKS: usize = BY_USE> {
     /// First span, or null.
     pub head: *mut Span,
@@ -366,7 +370,7 @@ impl<const LINKS: usize> List<LINKS> {
             }
         }
     }
-    /// The span put in first.
+    /// The last span: the one that was pushed first.
     pub fn last(&self) -> Option<NonNull<Span>> {
         NonNull::new(self.tail)
     }
@@ -375,7 +379,8 @@ impl<const LINKS: usize> List<LINKS> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    /// A look-up may have an index of what the record was, and read the rest of it when that is a mapped block, or none.
+    /// A look-up may have computed its index from what the record was before, and read the rest when the record is a mapped
+    /// block's or retired.
     #[test]
     fn a_record_that_changes_meanwhile_has_no_live_block() {
         let heap = Heap::create(&super::super::HeapParams::default()).unwrap();
@@ -390,7 +395,7 @@ mod tests {
         assert!(!slot::is_live(span.value(0)));
         heap.destroy();
     }
-    /// What a look-up may find on processors that reorder stores: the kind of what the record is now, the room of what it was.
+    /// Processors that reorder stores may let a look-up find the kind of the new span together with the room of the old one.
     #[test]
     fn a_mapped_block_without_room_holds_no_address() {
         use super::super::{owner_of_interior, page_map, size_class::SLICE};

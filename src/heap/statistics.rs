@@ -1,4 +1,4 @@
-//! A heap's figures: what its threads have published, what a reader makes of it all, and what counts against its limit.
+//! A heap's figures: what its threads have published, what a reader adds to that, and what counts against the limit.
 use super::cache::ThreadCache;
 use super::{Heap, recorded};
 use crate::error::Result;
@@ -6,11 +6,11 @@ use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::*, fence
 
 /// Figures that all threads write.
 pub struct Counters {
-    /// Live bytes, as far as threads have published.
+    /// Live bytes, as far as the threads have published them.
     pub live: AtomicIsize,
     peak: AtomicIsize,
     held: AtomicUsize,
-    /// Where bytes held are counted instead, for a pool whose callers read the figure.
+    /// Where held bytes are counted instead, for a pool whose callers read the figure in its own memory.
     held_elsewhere: AtomicPtr<AtomicUsize>,
     /// Frees refused: foreign, interior, double.
     pub refused: AtomicUsize,
@@ -35,10 +35,10 @@ impl Counters {
     }
     /// Bytes that count against the limit.
     pub fn held(&self) -> &AtomicUsize {
-        // SAFETY: only `count_held_in` stores here, a counter that lives as long as the heap.
+        // SAFETY: only `count_held_in` stores here, and what it stores is null or a counter that lives as long as the heap.
         unsafe { self.held_elsewhere.load(Relaxed).as_ref() }.unwrap_or(&self.held)
     }
-    /// Counts bytes held in `counter` from now on; None: here.
+    /// Counts held bytes in `counter` from now on; None: in the heap's own counter.
     pub fn count_held_in(&self, counter: Option<&'static AtomicUsize>) {
         let held = self.held().load(Relaxed);
         counter.unwrap_or(&self.held).store(held, Relaxed);
@@ -46,13 +46,13 @@ impl Counters {
             counter.map_or(core::ptr::null_mut(), |counter| core::ptr::from_ref(counter).cast_mut());
         self.held_elsewhere.store(counter, Relaxed);
     }
-    /// The peak is at least `live`.
+    /// Raises the peak to `live` if it is lower.
     pub fn raise_peak(&self, live: isize) {
         if live > self.peak.load(Relaxed) {
             self.peak.fetch_max(live, Relaxed);
         }
     }
-    /// Peak as published.
+    /// The peak, as far as the threads have published.
     pub fn peak(&self) -> isize {
         self.peak.load(Relaxed)
     }
@@ -60,7 +60,7 @@ impl Counters {
     pub fn forget_peak(&self) {
         self.peak.store(0, Relaxed);
     }
-    /// Begins a new history at `live` bytes and `counts`, but for the peak.
+    /// Begins a new history at `live` bytes and `counts`. The peak is not reset here.
     pub fn reset(&self, live: isize, counts: Counts) {
         self.live_at_reset.store(live, Relaxed);
         let counts = [counts.hits, counts.misses, counts.frees, counts.allocated];
@@ -71,7 +71,7 @@ impl Counters {
     }
     /// `counts` since the last reset.
     pub fn since_reset(&self, counts: Counts) -> Counts {
-        // A reset that came between the steps of another thread's reallocation has counted one too many.
+        // If a reset came between the steps of another thread's reallocation, the baseline may have one more than the count.
         let since = |count: usize, i: usize| match count.wrapping_sub(self.baseline[i].load(Relaxed)) {
             negative if negative > isize::MAX as usize => 0,
             since => since,
@@ -101,7 +101,7 @@ pub struct Counts {
     pub allocated: usize,
 }
 impl Counts {
-    /// Adds another's.
+    /// Adds the counts of another cache.
     pub fn add(&mut self, other: Counts) {
         self.hits += other.hits;
         self.misses += other.misses;
@@ -116,24 +116,25 @@ impl Counts {
 pub struct HeapStatistics {
     /// Live bytes, as requested.
     pub live: usize,
-    /// Highest `live` since creation or reset: exact with one thread, with several never low by more than 64 KiB
-    /// a thread.
+    /// Highest `live` since creation or reset. Exact with one thread; with several it is never low by more than 64 KiB for
+    /// each thread.
     pub peak: usize,
-    /// Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
+    /// Allocations that succeeded. A reallocation counts neither as an allocation nor as a free, whether the block moves or
+    /// not.
     pub allocations: usize,
     /// Blocks freed.
     pub frees: usize,
     /// Largest request.
     pub largest: usize,
-    /// Bytes allocated, freed ones included. A reallocation frees the old size and allocates the new.
+    /// Bytes allocated, including those freed since. A reallocation frees the old size and allocates the new one.
     pub allocated_bytes: usize,
     /// Bytes freed.
     pub freed_bytes: usize,
-    /// Bytes of RAM held: touched or ready, live or not.
+    /// Bytes of RAM held: touched or made ready, whether live or not.
     pub held: usize,
     /// Allocations served by the thread's own cache.
     pub cache_hits: usize,
-    /// All others.
+    /// All other allocations.
     pub cache_misses: usize,
 }
 impl HeapStatistics {
@@ -143,17 +144,17 @@ impl HeapStatistics {
     }
 }
 
-/// What all caches of a heap have counted.
+/// What all caches of a heap have counted together.
 struct Totals {
     counts: Counts,
     live: isize,
     peak: isize,
-    /// None of them published while they were read, so that nothing is in it twice.
+    /// Whether no cache published while they were read, so that nothing is counted twice.
     settled: bool,
 }
-/// Calls a function with all caches of a heap, and whether their threads are there.
+/// Calls a function with every cache of a heap, and whether the cache has a thread.
 type ForEachCache<'a> = &'a dyn Fn(&mut dyn FnMut(&ThreadCache, bool));
-/// Times that a reader looks for totals without a publication among them.
+/// How often a reader tries to find totals without a publication among them.
 const LOOKS: usize = 100;
 
 impl Heap {
@@ -164,18 +165,19 @@ impl Heap {
         let for_each_cache = |each: &mut dyn FnMut(&ThreadCache, bool)| {
             central.for_each_cache(each);
             if let Some(cache) = *orphans {
-                // SAFETY: dissolved only when the heap ends, and under this lock.
+                // SAFETY: the orphans' cache ends only when the heap does, and only under this lock.
                 each(unsafe { cache.as_ref() }, true);
             }
         };
         let look = || self.look_at(central.retired, &for_each_cache);
         let totals = (1..LOOKS).map(|_| look()).find(|totals| totals.settled).unwrap_or_else(look);
         if totals.settled {
-            // A figure that was told is not taken back when one of these threads publishes.
+            // A figure that was reported must not fall back when one of these threads publishes.
             self.counters.raise_peak(totals.peak.max(totals.live));
             return (totals.counts, totals.live, self.counters.peak());
         }
-        // Live bytes that may be counted twice do not go into the peak: threads that publish this often raise it themselves.
+        // Some bytes may be counted twice here, so they do not go into the peak. Threads that publish this often raise it
+        // themselves.
         let peak = self.counters.peak();
         (totals.counts, totals.live.min(peak), peak)
     }
@@ -186,12 +188,12 @@ impl Heap {
             let seen = cache.look();
             counts.add(seen.counts);
             live += seen.live;
-            peak = peak.max(Some(seen.peak)); // perhaps below zero, all of them
+            peak = peak.max(Some(seen.peak)); // the peaks of all caches may be below zero
             publications += u64::from(seen.publications);
             settled &= seen.publications % 2 == 0 || !is_used;
         });
-        // A publication is begun before the heap knows of it, and over when it does: one that this sees, and the caches did
-        // not, is seen below.
+        // A publication begins before the heap's live bytes change and ends after that. If this load sees one that the
+        // caches did not show, the second look at the caches shows it.
         let published = self.counters.live.load(Relaxed);
         fence(Acquire);
         for_each_cache(&mut |cache, _| afterwards += u64::from(cache.tally.publications()));
@@ -216,10 +218,10 @@ impl Heap {
             cache_misses: counts.misses,
         }
     }
-    /// Begins a new history: counts at 0, the peak at what is live.
+    /// Begins a new history: the counts begin at 0, the peak at what is live.
     pub fn reset_statistics(&self) {
         self.forget_peaks();
-        // After that, so that the peak is at least what is live, and what others count meanwhile.
+        // The peaks were forgotten first, so that the new peak is at least what is live now and what others count meanwhile.
         let (counts, live, _) = self.totals();
         self.counters.reset(live, counts);
     }
@@ -230,7 +232,7 @@ impl Heap {
         central.retired.largest = 0;
         central.for_each_cache(&mut |cache, _| cache.reset());
         if let Some(cache) = *orphans {
-            // SAFETY: dissolved only when the heap ends, and under this lock.
+            // SAFETY: the orphans' cache ends only when the heap does, and only under this lock.
             unsafe { cache.as_ref() }.reset();
         }
     }
@@ -247,11 +249,11 @@ impl Heap {
     pub fn refused(&self) -> usize {
         self.counters.refused.load(Relaxed)
     }
-    /// Counts a free that the caller itself had to refuse.
+    /// Counts a refused free, for a caller that had to refuse it itself.
     pub fn count_refused(&self) {
         self.counters.refused.fetch_add(1, Relaxed);
     }
-    /// Charges bytes against the limit. False, with nothing charged, when they do not fit.
+    /// Charges `bytes` against the limit. False, with nothing charged, when they do not fit.
     pub fn charge(&self, bytes: usize) -> bool {
         let limit = match self.limit.load(Relaxed) {
             0 => usize::MAX,
@@ -260,33 +262,34 @@ impl Heap {
         let fits = |held: usize| held.checked_add(bytes).filter(|&sum| sum <= limit);
         self.counters.held().fetch_update(Relaxed, Relaxed, fits).is_ok()
     }
-    /// Charges them beyond the limit if need be. Then nothing more is to be had until as much has gone.
+    /// Charges `bytes`, beyond the limit if need be. Until held bytes fall below the limit again nothing more can be
+    /// charged.
     pub fn charge_anyway(&self, bytes: usize) {
         self.counters.held().fetch_add(bytes, Relaxed);
     }
-    /// Takes bytes off again.
+    /// Takes `bytes` off what is charged.
     pub fn discharge(&self, bytes: usize) {
         self.counters.held().fetch_sub(bytes, Relaxed);
     }
-    /// Runs `replace`, which allocates a block in place of one of `old` bytes and frees that: together they count as a
-    /// reallocation, as if the block had been resized where it was.
+    /// Runs `replace`, which allocates a block in place of one of `old` bytes and frees that one. Together they count as a
+    /// reallocation, as if the block had been resized in place.
     pub fn count_as_resize<R>(&'static self, old: usize, replace: impl FnOnce() -> Result<R>) -> Result<R> {
         let hits = self.with_cache(|cache| cache.tally.begin_replacement(self, old))?;
         let result = replace();
-        // The cache is there by now.
+        // This thread's cache was made above, so this does not fail.
         self.with_cache(|cache| cache.tally.end_replacement(self, old, hits, result.is_ok()))?;
         result
     }
-    /// Counts an allocation and a free of no bytes: for memory systems, to whose callers a reallocation is both.
+    /// Counts an allocation and a free of no bytes. For memory systems, whose callers are told that a reallocation is both.
     pub fn count_exchange(&'static self) {
-        // The cache is there by now, this thread's or that of all that have none.
+        // The caller has used this thread's cache, or that of the orphans, already, so this does not fail.
         let _ = self.with_cache(|cache| cache.tally.exchange());
     }
-    /// Counts live bytes that are not the heap's own: tracked foreign blocks.
+    /// Counts live bytes outside the heap: tracked foreign blocks. `bytes` is negative when they go.
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
         self.count(|cache| cache.tally.change(self, bytes.max(0) as usize, bytes.min(0).unsigned_abs()))
     }
-    /// Counts a block of `size` bytes that is not in the heap but as live as if it were: tiered memory.
+    /// Counts a region of tiered memory of `size` bytes as if it were a live block of the heap.
     pub fn count_region(&'static self, size: usize) -> Result<()> {
         self.count(|cache| {
             cache.count_allocation(self, size, false);
@@ -295,13 +298,13 @@ impl Heap {
         recorded::regions_changed(0, size);
         Ok(())
     }
-    /// Counts that it was freed.
+    /// Counts that a region of `size` bytes was freed.
     pub fn uncount_region(&'static self, size: usize) -> Result<()> {
         self.count(|cache| cache.tally.free(self, size))?;
         recorded::regions_changed(size, 0);
         Ok(())
     }
-    /// Counts that it was resized.
+    /// Counts that a region of `old` bytes was resized to `new`.
     pub fn recount_region(&'static self, old: usize, new: usize) -> Result<()> {
         self.count(|cache| {
             cache.resize(self, old, new);

@@ -1,36 +1,36 @@
 //! What one thread has allocated and freed of one heap.
 //!
-//! A hit adds to one word: bytes in its lower 42 bits, one block in the bits above. There is such a word for allocations and
-//! one for frees. Both count since the last *publication*, which adds their contents to the totals of earlier ones and the
-//! difference of their bytes to the heap's live bytes, and begins the words anew. A publication is due
-//! - when a hit would bring live bytes more than [`UNPUBLISHED`] above what the heap knows, so that the heap's peak is never
-//!   low by more than that per thread; on slow paths also when they are as far below;
+//! A hit adds to one word: the bytes in its lower 42 bits, and one block in the bits above. There is one such word for
+//! allocations and one for frees. Both count since the last *publication*. A publication adds the words to the totals of
+//! earlier ones, adds the difference of their bytes to the heap's live bytes, and begins the words anew. It is due
+//! - when a hit would bring the thread's live bytes more than [`UNPUBLISHED`] above what the heap knows. So the heap's peak
+//!   is never low by more than that for each thread. Slow paths also publish when the bytes are that far below;
 //! - with every [`FREES`]th free. The word of frees begins that many blocks below its sign bit, so a free need only look at
-//!   the sign. Until then the heap may believe in more live bytes than there are, by no more than magazines hold;
-//! - before the count of blocks overflows its word, or the bytes overflow into the count. Hits need not look: the blocks they
-//!   take were freed since the last publication, or lay in a magazine, and neither are that many; or a slow path brought
-//!   them, which looks.
+//!   the sign. Until then the heap may believe in more live bytes than there are, but not by more than what magazines hold;
+//! - before the count of blocks overflows its word, or the bytes overflow into the count. Hits need not look for that. The
+//!   blocks they take were freed since the last publication or lay in a magazine, and these are far too few to overflow it;
+//!   or a slow path brought them, and slow paths look.
 //!
-//! Only the owning thread writes, so nothing is locked; everyone may read. A publication changes several words: it first
-//! writes down what the totals will be (`all`), and while `publications` is odd these count instead. So a reader finds a
-//! publication done or not begun, and so does a child that another thread has forked in the middle of one.
+//! Only the owning thread writes, so no instruction is locked; everyone may read. A publication changes several words. It
+//! first writes down what the totals will be (`all`), and these count instead while `publications` is odd. So a reader finds
+//! a publication either done or not begun, and so does a child that another thread has forked in the middle of one.
 use super::Heap;
 use super::statistics::Counts;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, fence};
 
-/// Net bytes a thread may have allocated or freed before it tells the heap.
+/// Net bytes that a thread may allocate or free before it publishes.
 pub(super) const UNPUBLISHED: isize = 64 << 10;
 
 const COUNT_BITS: u32 = 22;
-/// Frees before a thread tells the heap.
+/// Number of frees with which a thread publishes.
 const FREES: usize = 1024;
-/// What the word of frees begins with: so many blocks below its sign bit.
+/// What the word of frees begins with: [`FREES`] blocks below its sign bit.
 const NO_FREES: usize = (1 << (usize::BITS - 1)) - FREES * ONE_BLOCK;
-/// A block without bytes.
+/// What a block of 0 bytes adds to a word.
 const ONE_BLOCK: usize = 1 << (usize::BITS - COUNT_BITS);
 const BYTES: usize = ONE_BLOCK - 1;
-/// [`UNPUBLISHED`], in the unit of [`difference`].
+/// [`UNPUBLISHED`] in the unit of [`difference`].
 const MOST: isize = UNPUBLISHED << COUNT_BITS;
 
 /// What a block of `size` bytes adds to a word.
@@ -38,19 +38,21 @@ const MOST: isize = UNPUBLISHED << COUNT_BITS;
 pub(super) fn counted(size: usize) -> usize {
     size + ONE_BLOCK
 }
-/// Bytes that `allocated` has more than `freed`, times 2^22: the counts are shifted out.
+/// Bytes that `allocated` has more than `freed`, times 2^22: the shift drops the counts.
 #[inline(always)]
 fn difference(allocated: usize, freed: usize) -> isize {
     (allocated.wrapping_sub(freed) << COUNT_BITS) as isize
 }
-/// Whether a word has so many blocks that a slow path is to publish. Far below the sign bit, as hits do not look.
+/// Whether a word counts so many blocks that a slow path has to publish. The bound is far below the sign bit, because hits
+/// do not look.
 fn is_full(word: usize) -> bool {
     word / ONE_BLOCK >= 1 << (COUNT_BITS - 3)
 }
-/// A word that only the calling thread writes, read by a plain load, which the compiler may make part of another instruction.
+/// Reads a word that only the calling thread writes. The load is plain, so the compiler may make it part of another
+/// instruction.
 #[inline(always)]
 fn own(word: &AtomicUsize) -> usize {
-    // SAFETY: no other thread writes, so there is no race.
+    // SAFETY: only the calling thread writes this word, so a plain load races with no store.
     unsafe { word.as_ptr().read() }
 }
 fn add(counter: &AtomicUsize, amount: usize) {
@@ -60,28 +62,29 @@ fn add(counter: &AtomicUsize, amount: usize) {
 /// See the module's comment.
 #[repr(C)]
 pub(super) struct Tally {
-    /// Hits and their bytes.
+    /// Blocks and bytes of hits since the last publication.
     allocated: AtomicUsize,
-    /// Quick frees and their bytes.
+    /// Blocks and bytes of quick frees since the last publication, on top of [`NO_FREES`].
     freed: AtomicUsize,
-    /// The highest [`difference`] since the last publication. A reset of the heap's statistics stores here too.
+    /// The highest [`difference`] since the last publication. Resetting the heap's statistics stores here too, from any
+    /// thread.
     peak: AtomicIsize,
     publications: AtomicU32,
     misses: AtomicUsize,
-    /// What is not in the two words: earlier publications, and what slow paths counted past the words.
+    /// What the two words do not have: earlier publications, and what slow paths counted.
     earlier: Totals,
-    /// During a publication: the totals with the words, which will be `earlier` when it ends.
+    /// During a publication: the totals and the words together. `earlier` will be the same when the publication ends.
     all: Totals,
 }
-/// What a reader finds.
+/// What a reader of a tally finds.
 pub(super) struct Seen {
     /// Counts so far.
     pub counts: Counts,
     /// Unpublished net bytes.
     pub live: isize,
-    /// Their peak.
+    /// Highest unpublished net bytes since the last publication.
     pub peak: isize,
-    /// Publications so far; odd in one.
+    /// Twice the number of publications so far, and one more during a publication.
     pub publications: u32,
 }
 #[derive(Default)]
@@ -91,7 +94,7 @@ struct Totals {
     allocated: AtomicUsize,
 }
 impl Totals {
-    /// These and what is in two words: hits, frees, bytes allocated.
+    /// The sums of these totals and two words: hits, frees, bytes allocated.
     fn with(&self, allocated: usize, freed: usize) -> [usize; 3] {
         [
             self.hits.load(Relaxed).wrapping_add(allocated / ONE_BLOCK),
@@ -122,8 +125,8 @@ impl Default for Tally {
     }
 }
 impl Tally {
-    /// Counts a hit of `size` bytes, few enough for the fast path. False, with nothing changed, when it is to be
-    /// published.
+    /// Counts a hit of `size` bytes, which is small enough for the fast path. False, with nothing changed, when a slow path
+    /// has to publish.
     #[inline(always)]
     pub fn hit(&self, size: usize) -> bool {
         let allocated = own(&self.allocated).wrapping_add(counted(size));
@@ -137,7 +140,8 @@ impl Tally {
         self.allocated.store(allocated, Relaxed);
         true
     }
-    /// Counts a free: adds what [`counted`] gave for its size. False, with nothing changed, when it is to be published.
+    /// Counts a free; `counted` is what [`counted`] gave for its size. False, with nothing changed, when a slow path has to
+    /// publish.
     #[inline(always)]
     pub fn quick_free(&self, counted: usize) -> bool {
         let freed = own(&self.freed).wrapping_add(counted);
@@ -147,7 +151,7 @@ impl Tally {
         self.freed.store(freed, Relaxed);
         true
     }
-    /// Counts an allocation of `size` bytes, or a miss.
+    /// Counts an allocation of `size` bytes, as a hit or as a miss.
     pub fn allocation(&self, heap: &Heap, size: usize, hit: bool) {
         add(if hit { &self.earlier.hits } else { &self.misses }, 1);
         self.change(heap, size, 0);
@@ -157,19 +161,19 @@ impl Tally {
         add(&self.earlier.frees, 1);
         self.change(heap, 0, size);
     }
-    /// Takes a free of `size` bytes back.
+    /// Takes back a free of `size` bytes.
     pub fn refuse(&self, heap: &Heap, size: usize) {
         add(&self.earlier.frees, 1usize.wrapping_neg());
         self.change(heap, 0, size.wrapping_neg());
     }
-    /// A block of `old` bytes is about to be replaced by another: its bytes are off first, so that the peak never has both.
-    /// Gives what [`Tally::end_replacement`] wants to know.
+    /// Begins to count that another block replaces one of `old` bytes. The bytes are taken off first, so that the peak never
+    /// has both blocks. Returns what [`Tally::end_replacement`] takes as `hits`.
     pub fn begin_replacement(&self, heap: &Heap, old: usize) -> usize {
         self.change(heap, 0, old);
         self.hits()
     }
-    /// The other one was allocated and the block freed, each counted as what it is, or, if not `replaced`, nothing was
-    /// done: what counts is that a block was resized, or nothing.
+    /// Ends what [`Tally::begin_replacement`] began. If the block was `replaced`, an allocation and a free were counted
+    /// meanwhile; they are taken off again, so that only a change of size counts. Otherwise nothing counts.
     pub fn end_replacement(&self, heap: &Heap, old: usize, hits: usize, replaced: bool) {
         self.change(heap, 0, old.wrapping_neg());
         if replaced {
@@ -178,7 +182,7 @@ impl Tally {
             add(&self.earlier.frees, 1_usize.wrapping_neg());
         }
     }
-    /// Counts an allocation and a free.
+    /// Counts an allocation and a free of no bytes.
     pub fn exchange(&self) {
         add(&self.misses, 1);
         add(&self.earlier.frees, 1);
@@ -195,12 +199,12 @@ impl Tally {
         add(&self.earlier.allocated, allocated);
         let words = [own(&self.allocated), own(&self.freed)];
         let full = is_full(words[0]) || (words[1].wrapping_add(ONE_BLOCK) as isize) < 0;
-        // Changes add bytes without a block: the bytes alone may fill their part of a word, too.
+        // Changes add bytes without a block, so the bytes alone may come near the end of their part of a word.
         let full = full || (words[0] | words[1]) & (ONE_BLOCK >> 1) != 0;
         if full || live.unsigned_abs() > UNPUBLISHED as usize {
             return self.publish_as(heap, live, peak);
         }
-        // The net change goes into a word, so it is no earlier one.
+        // The net change goes into a word, so the totals must not have it as well.
         if change >= 0 {
             add(&self.earlier.allocated, change.wrapping_neg() as usize);
             add(&self.allocated, change as usize);
@@ -213,7 +217,7 @@ impl Tally {
     pub fn publish(&self, heap: &Heap) {
         let publications = self.publications.load(Relaxed);
         if publications % 2 == 1 {
-            return self.end_publication(publications); // of a thread that this child does not have
+            return self.end_publication(publications); // begun by a thread that this child does not have
         }
         let (live, peak) = self.unpublished();
         self.publish_as(heap, live, peak);
@@ -224,7 +228,7 @@ impl Tally {
         self.all.set(all);
         let publications = self.publications.load(Relaxed);
         self.publications.store(publications.wrapping_add(1), Release);
-        // A reader that sees the heap's new figures has to see that a publication was begun: see `Heap::totals`.
+        // A reader that sees the heap's new live bytes has to see that a publication was begun: see `Heap::totals`.
         fence(Release);
         let before = heap.counters.live.fetch_add(live, Relaxed);
         heap.counters.raise_peak(before + peak);
@@ -239,7 +243,7 @@ impl Tally {
         self.peak.store(0, Relaxed);
         self.publications.store(publications.wrapping_add(1), Release);
     }
-    /// Unpublished net bytes and their peak.
+    /// Net bytes that are not published, and their peak.
     pub fn unpublished(&self) -> (isize, isize) {
         self.whole(|published| match published {
             true => (0, 0),
@@ -254,7 +258,7 @@ impl Tally {
         let live = self.whole(|published| if published { 0 } else { self.difference() });
         self.peak.store(live.min(MOST), Relaxed);
     }
-    /// All of it, as it is at one moment.
+    /// All figures, as they are at one moment.
     pub fn look(&self) -> Seen {
         self.whole_of(|publications| {
             let words = [self.allocated.load(Relaxed), self.freed.load(Relaxed)];
@@ -270,17 +274,17 @@ impl Tally {
             Seen { counts, live, peak, publications }
         })
     }
-    /// Publications so far; odd in one.
+    /// Twice the number of publications so far, and one more during a publication.
     pub fn publications(&self) -> u32 {
         self.publications.load(Relaxed)
     }
-    /// Runs `read` on the words while no publication changes them, as a reader of a sequence lock does. It is told whether one
-    /// was begun.
+    /// Runs `read` on the words until no publication has changed them meanwhile, as a reader of a sequence lock does. `read`
+    /// is told whether a publication is under way.
     fn whole<R>(&self, read: impl Fn(bool) -> R) -> R {
         self.whole_of(|publications| read(publications % 2 == 1))
     }
     fn whole_of<R>(&self, read: impl Fn(u32) -> R) -> R {
-        // Never seen to be needed: each time another publication would have to come while this looks.
+        // The limit has never been seen to be reached: another publication would have to come during each try.
         const TRIES: usize = 1000;
         let read = || {
             let before = self.publications.load(Acquire);
@@ -297,7 +301,7 @@ impl Tally {
 type Hook = Box<dyn FnOnce()>;
 #[cfg(test)]
 std::thread_local! {
-    /// Called once in a publication of this thread, when the heap knows what is published.
+    /// Called once in a publication of this thread, after the heap's live bytes have changed and before the words have.
     pub static ON_PUBLISHED: core::cell::Cell<Option<Hook>> = const { core::cell::Cell::new(None) };
 }
 
@@ -306,7 +310,7 @@ mod tests {
     use super::super::HeapParams;
     use super::*;
 
-    /// What goes the fast way where it may, as fast.rs and slow.rs do.
+    /// Allocates as fast.rs and slow.rs do: the quick way if that may be.
     fn allocate(tally: &Tally, heap: &Heap, size: usize) {
         if !tally.hit(size) {
             tally.allocation(heap, size, true);
@@ -337,7 +341,7 @@ mod tests {
         heap.destroy();
     }
 
-    /// Slow calls bring bytes and no counts into the words: 4 TiB, more than they hold.
+    /// Slow calls add bytes without blocks to the words. These add 4 TiB, more than a word can hold.
     #[test]
     fn bytes_alone_never_come_to_count() {
         let heap = Heap::create(&HeapParams::default()).unwrap();
@@ -353,7 +357,7 @@ mod tests {
         heap.destroy();
     }
 
-    /// Pairs alone never raise the live bytes: what makes the heap publish is the count of frees.
+    /// Pairs of an allocation and a free never raise the live bytes, so only the count of frees makes the heap publish.
     #[test]
     fn counts_are_exact_over_many_pairs() {
         let heap = Heap::create(&HeapParams::default()).unwrap();
@@ -400,7 +404,7 @@ mod tests {
         heap.destroy();
     }
 
-    /// What a child finds of a thread that its parent had in a publication, after any of the stores.
+    /// A child may find the tally of a thread that was in a publication, after any of the stores.
     #[test]
     fn a_publication_cut_short_is_whole() {
         let heap = Heap::create(&HeapParams::default()).unwrap();
@@ -430,7 +434,7 @@ mod tests {
         heap.destroy();
     }
 
-    /// A reader that looks in the middle of a publication gets counts of before or after it.
+    /// A reader that looks in the middle of a publication gets the counts of before or of after it.
     #[test]
     fn counts_only_grow_for_who_looks_on() {
         let heap = Heap::create(&HeapParams::default()).unwrap();

@@ -1,8 +1,8 @@
-//! Tracked places of live memory of libunimem, blocks and tiered memory alike: at its start or inside.
+//! Tracked places in live memory of libunimem, in blocks and tiered memory alike, at the start of the memory or inside.
 //!
-//! Tracking ends when the memory is freed, and goes along when it is reallocated. A block with tracked places is marked
-//! (attributes.rs), so that all others are freed without a look here; tiered memory is looked up with every free. The
-//! singleton's tracker has foreign addresses too, which only the program forgets.
+//! Tracking ends when the memory is freed, and moves along when it is reallocated. A block with tracked places is marked
+//! (attributes.rs), so frees of all other blocks do not look here. Every free of tiered memory does. The singleton's
+//! tracker also has foreign addresses, which only the program itself can remove.
 use super::attributes;
 use super::guard::GUARDED;
 use super::tracking_table::{Tracked, TrackingTable};
@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
-/// Places tracked through instances, each in the instance's own memory.
+/// Places tracked through instances. Each lies in the instance's own memory.
 pub static INSTANCES: Tracker = Tracker::new();
 /// Places tracked through the singleton.
 pub static SINGLETON: Tracker = Tracker::new();
@@ -22,11 +22,11 @@ type Places = HashSet<usize, FixedState, Records>;
 
 /// A set of tracked places. All functions may be called from any thread.
 pub struct Tracker {
-    /// Addresses, each with its distance from the start of the memory it lies in.
+    /// Addresses, each with its distance from the start of its memory.
     places: TrackingTable,
-    /// The places that are not at the start of their memory, by that start.
+    /// Those places that are not at the start of their memory, by that start.
     inside: Mutex<HashMap<usize, Places, FixedState, Records>>,
-    /// How many starts are in `inside`, to be read without its lock: most programs have none.
+    /// Number of starts in `inside`. It can be read without the lock, and most programs have none.
     inside_count: AtomicUsize,
 }
 
@@ -38,7 +38,7 @@ impl Tracker {
             inside_count: AtomicUsize::new(0),
         }
     }
-    /// Tracks an address in tiered memory that begins at `start`; or a foreign one, which is a start of its own.
+    /// Tracks an address in tiered memory that begins at `start`, or a foreign address, which counts as a start.
     pub fn track(&self, address: usize, start: usize) -> Result<()> {
         let tracked = match address - start {
             0 => self.places.track(address, 0) != Tracked::NoMemory,
@@ -46,19 +46,20 @@ impl Tracker {
         };
         if tracked { Ok(()) } else { fail!(OutOfMemory, "no memory to track {address:#x}") }
     }
-    /// Tracks an address in the live block that begins at `start`. OutOfMemory, NotOwned.
+    /// Tracks an address in the live block that begins at `start`. Errors: OutOfMemory, NotOwned.
     pub fn track_in_block(&self, address: usize, start: usize) -> Result<()> {
         self.track(address, start)?;
         attributes::mark(start as *const u8).inspect_err(|_| _ = self.untrack(address))
     }
-    /// Tracks an address no more; false when it was not tracked.
+    /// Stops tracking an address. False if it was not tracked.
     pub fn untrack(&self, address: usize) -> bool {
         match self.places.get(address) {
             None => return false,
             Some(0) => return self.places.untrack(address).is_some(),
             Some(_) => {}
         }
-        // Both under one lock, as in `track_inside`: others may track the same place again meanwhile.
+        // Both tables change under one lock, as in `track_inside`, because other threads may track the same place again
+        // meanwhile.
         let mut inside = self.inside.lock();
         let offset = self.places.untrack(address);
         if let Some(offset @ 1..) = offset {
@@ -76,16 +77,16 @@ impl Tracker {
     pub fn is_tracked(&self, address: usize) -> bool {
         self.places.get(address).is_some()
     }
-    /// How many are tracked.
+    /// How many addresses are tracked.
     pub fn count(&self) -> usize {
         self.places.count()
     }
-    /// Calls `each` with every tracked address. The tracker must not be used from within.
+    /// Calls `each` with every tracked address. `each` must not use the tracker.
     pub fn for_each(&self, mut each: impl FnMut(usize)) {
         self.places.for_each(|address, _| each(address));
     }
 
-    /// False when memory is short: then nothing has changed.
+    /// Tracks an address that is not at the start of its memory. False, with nothing changed, when memory is short.
     fn track_inside(&self, address: usize, start: usize) -> bool {
         let mut inside = self.inside.lock();
         let is_tracked = self.places.get(address) == Some(address - start);
@@ -124,7 +125,7 @@ impl Tracker {
         let Some(inside) = self.take_inside(start) else { return };
         inside.into_iter().for_each(|address| _ = self.places.untrack(address));
     }
-    /// Takes out what is tracked of the memory that begins at `from`.
+    /// Takes out what is tracked in the memory that begins at `from`.
     fn take(&self, from: usize) -> Taken {
         if self.places.count() == 0 {
             return Taken { start: false, inside: None };
@@ -136,16 +137,16 @@ impl Tracker {
         inside.iter().flatten().for_each(|address| _ = self.places.untrack(*address));
         inside
     }
-    /// Tracks it where that memory is now. Gives whether anything is.
+    /// Tracks what was taken where that memory is now. True if anything is tracked there.
     fn put(&self, taken: Taken, from: usize, to: usize, size: usize) -> bool {
-        // Without memory for a place it is tracked no more.
+        // A place for which there is no memory is not tracked any more.
         let mut any = taken.start && self.track(to, to).is_ok();
         for offset in taken.inside.iter().flatten().map(|address| address - from) {
             any |= offset < size && self.track(to + offset, to).is_ok();
         }
         any
     }
-    /// Forgets what is tracked behind the first `size` bytes of the memory that begins at `start`.
+    /// Stops tracking what lies behind the first `size` bytes of the memory that begins at `start`.
     fn cut(&self, start: usize, size: usize) {
         if self.inside_count.load(Relaxed) > 0 {
             let taken = Taken { start: false, inside: self.untrack_inside(start) };
@@ -154,46 +155,48 @@ impl Tracker {
     }
 }
 
-/// What one tracker had of a piece of memory.
+/// What one tracker had in a piece of memory.
 struct Taken {
     start: bool,
     inside: Option<Places>,
 }
-/// What is tracked of memory that is about to move, in hand: its old place may be another's before its new one is known.
+/// What is tracked in memory that is about to move. It is taken out first, because the old place may become another's
+/// before the new one is known.
 pub struct Relocation {
     from: usize,
     taken: [Taken; 2],
     guard: Option<usize>,
 }
 const TRACKERS: [&Tracker; 2] = [&INSTANCES, &SINGLETON];
-/// Takes it in hand.
+/// Takes out what is tracked in the memory that begins at `from`, and its guard.
 pub fn begin_relocation(from: usize) -> Relocation {
     Relocation { from, taken: TRACKERS.map(|tracker| tracker.take(from)), guard: end_guard(from) }
 }
 impl Relocation {
-    /// The memory has stayed, and its guard with it.
+    /// Puts everything back, the guard as well: the memory has stayed where it was.
     pub fn cancel(self) {
         if let Some(size) = self.guard {
-            GUARDED.track(self.from, size); // without memory for it the guard is not looked at any more
+            GUARDED.track(self.from, size); // if there is no memory for it the guard is not checked any more
         }
         let from = self.from;
         self.finish(from, usize::MAX);
     }
-    /// The memory begins at `to` now and has `size` bytes. Gives whether any of it is tracked.
+    /// Tracks everything at the new place: the memory begins at `to` now and has `size` bytes. True if any of it is
+    /// tracked. The guard is not put back.
     pub fn finish(self, to: usize, size: usize) -> bool {
         let put = |(tracker, taken): (&Tracker, Taken)| tracker.put(taken, self.from, to, size);
         TRACKERS.into_iter().zip(self.taken).fold(false, |any, both| any | put(both))
     }
 }
 
-/// The memory that begins at `start` is about to be freed.
+/// Stops tracking: the memory that begins at `start` is about to be freed.
 pub fn ended(start: usize) {
     end_guard(start);
     INSTANCES.end(start);
     SINGLETON.end(start);
 }
-/// The memory at `from` was reallocated: it is at `to`, perhaps the same place, and has `size` bytes. Gives whether any of
-/// it is tracked at a new place.
+/// Follows a reallocation: the memory at `from` is now at `to`, perhaps the same place, and has `size` bytes. True if any
+/// of it is tracked at a new place.
 pub fn moved(from: usize, to: usize, size: usize) -> bool {
     if from != to {
         return begin_relocation(from).finish(to, size);
@@ -203,7 +206,8 @@ pub fn moved(from: usize, to: usize, size: usize) -> bool {
     false
 }
 
-/// Forgets the guard of the memory that begins at `start`, if it has one. Gives the size that it lay behind.
+/// Forgets the guard of the memory that begins at `start`. Returns the size that the guard lay behind; None if it had
+/// none.
 fn end_guard(start: usize) -> Option<usize> {
     if GUARDED.count() > 0 { GUARDED.untrack(start) } else { None }
 }

@@ -1,4 +1,5 @@
-//! Tables of addresses with a number each: without a limit, at a cost that does not depend on how many there are.
+//! Tables of addresses, each with a number. They have no limit, and the cost of a call does not depend on how many
+//! addresses there are.
 use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use crate::os::records::Records;
@@ -8,16 +9,16 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 const SHARDS: usize = 64;
-/// A shard with more room than this gives it back when less than one part in [`SPARSE`] of it is used.
+/// A shard with room for more entries than this gives room back when less than one part in [`SPARSE`] is used.
 const SMALL: usize = 1024;
 /// See [`SMALL`].
 const SPARSE: usize = 8;
 /// cbindgen:ignore
 type Shard = HashMap<usize, usize, ByPage, Records>;
 
-/// Hashes addresses so that neighbours stay neighbours: those of one page land side by side in the table, from a place
-/// that depends on the page. A program that goes through its blocks in order then finds several entries in each cache
-/// line, however many blocks there are. The upper bits, by which hashbrown tells entries apart, mix all of the address.
+/// Hashes addresses so that neighbours stay neighbours. Those of one page land side by side in the table, at a place that
+/// depends on the page. So a program that goes through its blocks in order finds several entries in each cache line,
+/// however many blocks there are. The upper bits, by which hashbrown tells entries apart, depend on the whole address.
 #[derive(Clone, Copy, Default)]
 struct ByPage;
 struct PageHasher(u64);
@@ -44,7 +45,7 @@ impl Hasher for PageHasher {
     }
 }
 
-/// Tracked pointers with a size each. All functions may be called from any thread.
+/// Tracked addresses, each with a size. All functions may be called from any thread.
 pub struct TrackingTable {
     shards: [Mutex<Shard>; SHARDS],
     count: AtomicUsize,
@@ -53,11 +54,11 @@ pub struct TrackingTable {
 /// What [`TrackingTable::track`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracked {
-    /// The pointer is new.
+    /// The address was not tracked before.
     New,
-    /// It was tracked already, with this size, which is now replaced.
+    /// The address was tracked already, with this size. The new size replaces it.
     Again(usize),
-    /// There is no memory to remember it.
+    /// There is no memory to track the address.
     NoMemory,
 }
 
@@ -67,7 +68,7 @@ impl Default for TrackingTable {
     }
 }
 impl TrackingTable {
-    /// Nothing tracked.
+    /// Nothing is tracked.
     pub const fn new() -> TrackingTable {
         TrackingTable {
             shards: [const { Mutex::new(HashMap::with_hasher_in(ByPage, Records)) }; SHARDS],
@@ -75,10 +76,10 @@ impl TrackingTable {
         }
     }
     fn shard(&self, address: usize) -> &Mutex<Shard> {
-        // Neighbours share a shard, so that a program that tracks block after block stays in the same few lines.
+        // Neighbours share a shard, so a program that tracks block after block stays in the same few cache lines.
         &self.shards[(address >> 12 ^ address >> 20) % SHARDS]
     }
-    /// Tracks `address`; tracking again replaces the size.
+    /// Tracks `address`. If it is tracked already, replaces its size.
     pub fn track(&self, address: usize, size: usize) -> Tracked {
         let mut shard = self.shard(address).lock();
         if let Some(old) = shard.get_mut(&address) {
@@ -92,7 +93,7 @@ impl TrackingTable {
         self.count.fetch_add(1, Relaxed);
         Tracked::New
     }
-    /// Forgets `address`; gives its size if it was tracked.
+    /// Stops tracking `address`. Returns its size if it was tracked.
     pub fn untrack(&self, address: usize) -> Option<usize> {
         let mut shard = self.shard(address).lock();
         let size = shard.remove(&address)?;
@@ -101,21 +102,21 @@ impl TrackingTable {
         self.count.fetch_sub(1, Relaxed);
         Some(size)
     }
-    /// The size `address` is tracked with.
+    /// The size that `address` is tracked with; None if it is not tracked.
     pub fn get(&self, address: usize) -> Option<usize> {
         self.shard(address).lock().get(&address).copied()
     }
-    /// How many are tracked.
+    /// How many addresses are tracked.
     pub fn count(&self) -> usize {
         self.count.load(Relaxed)
     }
-    /// Calls `each` with every address and its size. The table must not be used from within.
+    /// Calls `each` with every address and its size. `each` must not use the table.
     pub fn for_each(&self, mut each: impl FnMut(usize, usize)) {
         for shard in &self.shards {
             shard.lock().iter().for_each(|(&address, &size)| each(address, size));
         }
     }
-    /// Forgets everything and gives the memory back. Gives how many were tracked.
+    /// Stops tracking everything, and gives the memory back. Returns how many addresses were tracked.
     pub fn clear(&self) -> usize {
         for shard in &self.shards {
             *shard.lock() = HashMap::with_hasher_in(ByPage, Records);
@@ -123,9 +124,10 @@ impl TrackingTable {
         self.count.swap(0, Relaxed)
     }
 }
-/// See [`SMALL`]. Where there is no memory for the smaller table it stays as it is: hashbrown's own would end the program.
+/// Gives room back: see [`SMALL`]. If there is no memory for the smaller table the shard stays as it is; hashbrown's own
+/// shrinking would end the program then.
 fn give_room_back(shard: &mut Shard) {
-    // Not hashbrown's capacity, in which removed entries count as long as their places are not free.
+    // Not by hashbrown's capacity: it counts removed entries until their places are free again.
     let room = shard.allocation_size() / size_of::<(usize, usize)>();
     if room > SMALL && shard.len() < room / SPARSE {
         let mut smaller = HashMap::with_hasher_in(ByPage, Records);

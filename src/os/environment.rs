@@ -1,17 +1,19 @@
-//! The environment, read without allocating: the heap may be malloc's, and the standard library's lock of the environment
-//! may be taken in a forked child. Each variable is read where it is used; the documents have them all.
+//! The environment, read without allocating and without the standard library. The heap may be malloc's, and a forked
+//! child may inherit the standard library's lock of the environment taken. Each variable is read where it is used;
+//! docs/tuning.md lists them all.
 use crate::text::Text;
 use core::ffi::CStr;
 use core::fmt::Write;
 use core::ptr::NonNull;
 
-/// A variable of the environment. Its text is good for as long as the program leaves the variable alone.
+/// The text of a variable of the environment. It stays valid for as long as the program leaves the variable alone.
 pub fn variable(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: a zero-terminated name, and a zero-terminated text or NULL.
+    // SAFETY: the name ends with a zero, and getenv returns NULL or a text that ends with one.
     unsafe { NonNull::new(libc::getenv(name.as_ptr())).map(|text| CStr::from_ptr(text.as_ptr()).to_bytes()) }
 }
 
-/// `path` with a zero at its end, and the number of this process for each `%p`. None: too long for the system.
+/// `path` with each `%p` replaced by the number of this process, and a zero at its end. None if that is too long for the
+/// system.
 pub fn with_process_number<'a>(
     path: &[u8],
     buffer: &'a mut [u8; libc::PATH_MAX as usize],

@@ -1,16 +1,16 @@
-//! Error numbers of the system, and what they say to people. Needs no memory and no lock, as it is also told from handlers of
-//! signals, where strerror must not be called.
+//! Error numbers of the system, and their texts. Texts need no memory and no lock, because they are also used in signal
+//! handlers, where strerror must not be called.
 use core::fmt;
 
 /// The error number of a failed system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errno(pub i32);
 impl Errno {
-    /// Of the call that just failed in this thread.
+    /// The number of the call that just failed in this thread.
     pub fn last() -> Errno {
         Errno::of(&std::io::Error::last_os_error())
     }
-    /// Of a call that the standard library made; 0 where it was none.
+    /// The number of a call that the standard library made; 0 if the error comes from no call.
     pub fn of(error: &std::io::Error) -> Errno {
         Errno(error.raw_os_error().unwrap_or(0))
     }
@@ -29,7 +29,7 @@ macro_rules! texts {
         const ALL: &[i32] = &[$(libc::$name),*];
     };
 }
-// Those that calls made in `system` can have; the C library's texts.
+// The numbers that calls in `system` can fail with. The texts are the C library's.
 texts! {
     EPERM "Operation not permitted", ENOENT "No such file or directory", ESRCH "No such process",
     EINTR "Interrupted system call", EIO "Input/output error", ENXIO "No such device or address",

@@ -1,14 +1,16 @@
 //! What is locked across fork, so that a child never inherits a lock that nobody will release.
 //!
-//! Each module that owns locks has one [`AtFork`]; load.rs lists them all, in the order in which locks are taken everywhere
-//! in the library. Before a fork they are taken in that order, and released in reverse in parent and child. All signals of
-//! the forking thread are blocked meanwhile: a handler of the program that touches tiered memory would wait for the thread
-//! it interrupted. Messages would call the program with all that held: what hooks have to tell is kept for
-//! [`Order::report`].
+//! - Each module that owns locks has one [`AtFork`]. load.rs lists them all, in the order in which locks are taken
+//!   everywhere in the library. Before a fork they are taken in that order; in parent and child they are released in
+//!   reverse.
+//! - All signals of the forking thread are blocked meanwhile. A handler of the program that touches tiered memory would
+//!   wait for the very thread that it interrupted.
+//! - No message is sent meanwhile, because a message calls the program. What hooks have to tell is kept for
+//!   [`Order::report`].
 //!
-//! The handlers are installed when the library is loaded, before any thread can hold a lock: they are in place, all of
-//! them, whenever a fork begins. So they run for modules that were never used too, and have to be harmless then: they take
-//! and release locks, and allocate nothing.
+//! The handlers are installed when the library is loaded, before any thread can hold a lock, so all of them are in place
+//! whenever a fork begins. So they also run for modules that were never used, and have to be harmless then: they take and
+//! release locks, and allocate nothing.
 use super::lock::Mutex;
 use super::system::{self, NotCancelled};
 use super::watch;
@@ -17,19 +19,19 @@ use core::mem::ManuallyDrop;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::*};
 
-/// What happens to one module's locks around fork. A lock that needs nothing else is one itself.
+/// What one module does about its locks around fork. A lock that needs nothing else is an `AtFork` itself.
 pub trait AtFork: Sync {
-    /// Takes them.
+    /// Takes the module's locks.
     fn prepare(&self);
-    /// Releases them in the parent.
+    /// Releases the locks in the parent.
     ///
     /// # Safety
-    /// This thread has called `prepare`, and has not released them since.
+    /// This thread has called `prepare`, and has not released the locks since.
     unsafe fn parent(&self);
-    /// Releases them in the child and drops what only the parent has, threads above all.
+    /// Releases the locks in the child, and drops what only the parent has, threads above all.
     ///
     /// # Safety
-    /// As for `parent`; the thread is the child's only one.
+    /// As for `parent`; and the thread is the only one of the child.
     unsafe fn child(&self);
 }
 impl<T: Send> AtFork for Mutex<T> {
@@ -37,11 +39,11 @@ impl<T: Send> AtFork for Mutex<T> {
         core::mem::forget(self.lock());
     }
     unsafe fn parent(&self) {
-        // SAFETY: held, by the caller's promise, and its guard forgotten.
+        // SAFETY: by the caller's promise this thread holds the lock, whose guard `prepare` has forgotten.
         unsafe { self.force_unlock() }
     }
     unsafe fn child(&self) {
-        // SAFETY: held, by the caller's promise, and its guard forgotten.
+        // SAFETY: by the caller's promise this thread holds the lock, whose guard `prepare` has forgotten.
         unsafe { self.force_unlock() }
     }
 }
@@ -58,7 +60,7 @@ impl<T: AtFork + ?Sized> AtFork for &T {
         unsafe { (**self).child() }
     }
 }
-/// Several, outermost first.
+/// Several locks or modules, outermost first.
 impl<T: AtFork, const N: usize> AtFork for [T; N] {
     fn prepare(&self) {
         self.iter().for_each(|hooks| hooks.prepare());
@@ -72,7 +74,7 @@ impl<T: AtFork, const N: usize> AtFork for [T; N] {
         self.iter().rev().for_each(|hooks| unsafe { hooks.child() });
     }
 }
-/// For those that need more. The functions are called as [`AtFork`] says.
+/// For modules that need more than locks taken and released. The functions are called as [`AtFork`] says.
 pub struct Hooks {
     /// See [`AtFork::prepare`].
     pub prepare: fn(),
@@ -92,32 +94,33 @@ impl AtFork for Hooks {
         (self.child)();
     }
 }
-/// All there is to do.
+/// Everything that is done around fork.
 pub struct Order {
     /// Outermost lock first.
     pub hooks: &'static [&'static dyn AtFork],
-    /// Tells the program what the hooks had to tell, in parent and child: all locks are released then, and the signals
-    /// are the program's again.
+    /// Sends the messages that the hooks have kept, in parent and child. All locks are released then, and the signals are
+    /// the program's again.
     pub report: fn(),
 }
 static ORDER: AtomicPtr<Order> = AtomicPtr::new(null_mut());
 
 std::thread_local! {
-    /// This thread forks, and has taken all locks.
+    /// Whether this thread is forking, and has taken all locks.
     static FORKING: Cell<bool> = const { Cell::new(false) };
-    /// This thread installs the handlers.
+    /// Whether this thread is installing the handlers.
     static INSTALLING: Cell<bool> = const { Cell::new(false) };
-    /// What the forking thread had blocked before.
+    /// The signals that the forking thread had blocked before the fork.
     static SIGNALS: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
-    /// The forking thread is not cancelled from the first hook to the last.
+    /// Keeps the forking thread from being cancelled from the first hook to the last.
     static UNCANCELLED: Cell<ManuallyDrop<Option<NotCancelled>>> = const { Cell::new(ManuallyDrop::new(None)) };
 }
 
-/// Installs the handlers for the life of the process, always with the same `order`. False when the system has no memory
-/// for that (or this very thread is about to, and the C library allocates meanwhile): then the next call tries again.
+/// Installs the handlers for the life of the process; every call gives the same `order`. False if the system has no memory
+/// for that; then the next call tries again. Also false in a call that the C library causes by allocating while this very
+/// thread installs the handlers.
 ///
-/// Never through a lock or a `Once`, which a child could inherit half done: threads that come first at the same moment,
-/// before the library's constructor has run, each install them, and all but one of a thread's do nothing.
+/// This uses no lock and no `Once`, which a child could inherit half done. Threads that come first at the same moment,
+/// before the library's constructor has run, each install the handlers. All but the first to run in a fork do nothing.
 pub fn install(order: &'static Order) -> bool {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     if INSTALLED.load(Acquire) {
@@ -136,7 +139,7 @@ pub fn install(order: &'static Order) -> bool {
     installed
 }
 fn order() -> Option<&'static Order> {
-    // SAFETY: only `install` stores here, and only 'static references.
+    // SAFETY: only `install` stores here, and it stores only 'static references.
     unsafe { ORDER.load(Acquire).as_ref() }
 }
 extern "C" fn prepare() {
@@ -161,10 +164,10 @@ fn release(one: fn(&dyn AtFork)) {
     }
 }
 extern "C" fn parent() {
-    // SAFETY: only where `prepare` has run in this thread.
+    // SAFETY: `release` calls this only if `prepare` has run in this thread.
     release(|hooks| unsafe { hooks.parent() });
 }
 extern "C" fn child() {
-    // SAFETY: only where `prepare` has run in this thread, the only one of a child.
+    // SAFETY: `release` calls this only if `prepare` has run in this thread, which is the only one of the child.
     release(|hooks| unsafe { hooks.child() });
 }

@@ -1,8 +1,8 @@
 /* hwloc_shim.c - libhwloc, opened at run time.
  *
- * hwlocality calls libhwloc's functions by name. Here each of those names is a jump through a slot, and
- * unimem_hwloc_open() fills the slots from libhwloc.so.15 if the machine has it. So libunimem neither needs hwloc's
- * headers to be built nor the library to run: without it src/os/numa.rs asks sysfs instead. */
+ * hwlocality calls libhwloc's functions by name. Here each of those names is a jump through a slot, and unimem_hwloc_open()
+ * fills the slots from libhwloc.so.15 if the machine has it. So libunimem is built without hwloc's headers and runs without
+ * the library: then src/os/numa.rs has to do with what sysfs says. */
 #include <dlfcn.h>
 #include <stddef.h>
 #include "hwloc_functions.h"
@@ -26,7 +26,8 @@
 HWLOC_FUNCTIONS(SLOT)
 HWLOC_FUNCTIONS(DEFINE)
 
-/* 1 when every function was found. Threads that call it at once store the same addresses. The library stays open. */
+/* Returns 1 if every function was found; then the library stays open. Threads that call this at the same time store the same
+ * addresses. */
 HIDDEN int unimem_hwloc_open(void);
 int unimem_hwloc_open(void) {
 #define ROW(name) {#name, &unimem_slot_##name},

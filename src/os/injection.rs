@@ -1,14 +1,17 @@
 //! Fault injection: makes chosen system calls fail, so that tests see what the library does then.
 //!
-//! Every call in os/system.rs, and every record allocation, asks [`injected`] first. While nothing is armed that is one
-//! relaxed load. The functions that arm it are not among the exported names, so no program that uses the library can
-//! reach them, by accident or by the environment; tests link the same archive once more with those names
-//! (`build/libunimem_faults.so`), or call them from Rust. What is armed is the whole process's: tests take turns.
+//! Every call in os/system.rs, and every allocation of a record, first asks [`injected`]. While nothing is armed that
+//! costs one relaxed load.
+//!
+//! The functions that arm it are not among the exported names, so no program that uses the library can reach them,
+//! neither by accident nor by the environment. Tests link the same archive again with those names
+//! (`build/libunimem_faults.so`), or call them from Rust. What is armed holds for the whole process, so tests take
+//! turns.
 use super::system::Errno;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::*};
 
-/// A kind of call that can fail. The numbers are known to `c_tests/faults.h`.
+/// A kind of call that can fail. `c_tests/faults.h` has the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Operation {
@@ -42,7 +45,7 @@ pub enum Operation {
     Write,
     /// userfaultfd and its first ioctl.
     Userfaultfd,
-    /// ioctl that registers a range with it.
+    /// ioctl that registers a range with userfaultfd.
     Register,
     /// ioctl that moves pages.
     MovePages,
@@ -63,15 +66,15 @@ pub enum Operation {
 }
 const OPERATIONS: usize = Operation::Defect as usize + 1;
 
-/// Instead of an error number: a transfer is cut short.
+/// In place of an error number: the transfer is cut short.
 pub const SHORT: c_int = -1;
-/// Instead of an error number: a read gives a wrong byte.
+/// In place of an error number: the read gives a wrong byte.
 pub const DAMAGE: c_int = -2;
 
 static ARMED: AtomicBool = AtomicBool::new(false);
 /// One bit for each operation that may be made to fail.
 static CHOSEN: AtomicU32 = AtomicU32::new(0);
-/// The first chosen call that is made to fail, from 1 on, and how many are.
+/// Number of the first chosen call that is made to fail, from 1 on. `HOW_MANY` calls from there on fail.
 static FIRST: AtomicUsize = AtomicUsize::new(0);
 static HOW_MANY: AtomicUsize = AtomicUsize::new(0);
 static ERRNO: AtomicI32 = AtomicI32::new(0);
@@ -79,8 +82,8 @@ static CHOSEN_CALLS: AtomicUsize = AtomicUsize::new(0);
 static INJECTED: AtomicUsize = AtomicUsize::new(0);
 static CALLS: [AtomicUsize; OPERATIONS] = [const { AtomicUsize::new(0) }; OPERATIONS];
 
-/// From now on the calls of the kinds in `operations` (one bit each) are counted, and `how_many` of them from the
-/// `first` on (1 is the next) fail with `errno`, or misbehave as [`SHORT`] and [`DAMAGE`] say.
+/// Counts, from now on, the calls of the kinds in `operations` (one bit each). `how_many` of them fail with `errno`, or
+/// misbehave as [`SHORT`] and [`DAMAGE`] say, beginning with the `first` (1 is the next).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_inject_faults(operations: u32, first: usize, how_many: usize, errno: c_int) {
     ARMED.store(false, SeqCst);
@@ -93,44 +96,44 @@ pub extern "C" fn unimem_inject_faults(operations: u32, first: usize, how_many: 
     CALLS.iter().for_each(|calls| calls.store(0, SeqCst));
     ARMED.store(true, SeqCst);
 }
-/// Every call works again. Gives how many were made to fail since the last arming.
+/// Lets every call work again. Returns how many calls were made to fail since the last arming.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_end_faults() -> usize {
     ARMED.store(false, SeqCst);
     INJECTED.load(SeqCst)
 }
-/// How many calls of a kind there were since the last arming, those made to fail included.
+/// Returns how many calls of a kind there were since the last arming, including those made to fail.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_fault_calls(operation: u32) -> usize {
     CALLS.get(operation as usize).map_or(0, |calls| calls.load(SeqCst))
 }
 
-/// For tests in Rust: all calls of these kinds fail with `errno` from the `n`-th on (0 is the next).
+/// For tests in Rust: makes all calls of these kinds fail with `errno`, from the `n`-th on (0 is the next).
 pub fn arm(operations: &[Operation], n: usize, errno: c_int) {
     let bits = operations.iter().fold(0, |bits, operation| bits | 1 << *operation as u32);
     unimem_inject_faults(bits, n + 1, usize::MAX, errno);
 }
-/// Ends it.
+/// Ends what [`arm`] began.
 pub fn disarm() {
     unimem_end_faults();
 }
 
-/// What is to happen to a call.
+/// What is to happen to a call instead of its usual work.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Injected {
-    /// It fails.
+    /// The call fails.
     Fail(Errno),
-    /// It does less than asked.
+    /// The call does less than it was asked for.
     Short,
-    /// It works, and what it read is wrong.
+    /// The call works, but what it read is wrong.
     Damage,
 }
-/// What is to happen to this call, if it is to fail.
+/// What is to happen to this call; None: it works as usual.
 #[inline]
 pub fn injected(operation: Operation) -> Option<Injected> {
     if ARMED.load(Relaxed) { count(operation) } else { None }
 }
-/// The same for calls that can only fail.
+/// Asks the same for a call that can only fail as a whole.
 #[inline]
 pub fn check(operation: Operation) -> Result<(), Errno> {
     match injected(operation) {
@@ -158,7 +161,7 @@ fn count(operation: Operation) -> Option<Injected> {
 
 #[cfg(test)]
 mod tests {
-    /// The words of a list of variants or enumerators.
+    /// The words of a list of variants or of enumerators.
     fn words<'a>(text: &'a str, begin: &str, end: &str) -> Vec<&'a str> {
         let list = text.split_once(begin).unwrap().1.split_once(end).unwrap().0;
         let lines = list.lines().map(|line| line.split("//").next().unwrap());
@@ -174,7 +177,7 @@ mod tests {
         }
         words
     }
-    /// Otherwise the fault sweep would make other calls fail than it says.
+    /// If the numbers differed, the fault sweep would make other calls fail than it says.
     #[test]
     fn operations_have_the_same_numbers_in_c() {
         let here = words(include_str!("injection.rs"), "pub enum Operation {", "Defect,");

@@ -1,11 +1,15 @@
 //! The lock of everything that a forked child reaches.
 //!
-//! Futex words behind lock_api's guards: no allocation, no parking table that fork could leave half locked, and
-//! `force_unlock` lets the fork handlers (os/fork.rs) release in parent and child what they took before the fork.
+//! It is a futex word behind lock_api's guards. It allocates nothing, and there is no parking table that fork could leave
+//! half locked. The fork handlers (os/fork.rs) use `force_unlock` to release in parent and child what they took before the
+//! fork.
 //!
-//! There are two kinds. Those made by [`Mutex::new`] are taken by the fork handlers: load.rs lists them. Those made by
-//! [`Mutex::sheltered`] are not, and are taken only by threads that fork waits for: inside the gate of the tiers, or under a
-//! lock of the first kind. Checked builds find out where that is not so (watch.rs).
+//! There are two kinds:
+//! - Locks made by [`Mutex::new`] are taken by the fork handlers; load.rs lists them.
+//! - Locks made by [`Mutex::sheltered`] are not. Only threads that fork waits for may take them: inside the gate of the
+//!   tiers, or under a lock of the first kind.
+//!
+//! Checked builds find a lock that is taken elsewhere (watch.rs).
 use super::watch::{Held, Kind, Watch};
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -13,56 +17,56 @@ use core::time::Duration;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
-/// A lock, and what it guards.
+/// A lock, together with what it guards.
 pub struct Mutex<T> {
     lock: rustix_futex_sync::Mutex<T>,
     watch: Watch,
 }
 impl<T> Mutex<T> {
-    /// One that the fork handlers take.
+    /// Makes a lock that the fork handlers take.
     #[track_caller]
     pub const fn new(value: T) -> Mutex<T> {
         Mutex { lock: rustix_futex_sync::Mutex::new(value), watch: Watch::new(Kind::TakenByFork) }
     }
-    /// One that is taken only where fork waits for who has it.
+    /// Makes a lock that is taken only where fork waits for its holder.
     #[track_caller]
     pub const fn sheltered(value: T) -> Mutex<T> {
         Mutex { lock: rustix_futex_sync::Mutex::new(value), watch: Watch::new(Kind::Sheltered) }
     }
-    /// Takes it.
+    /// Takes the lock.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.watch.about_to_take();
         let guard = self.lock.lock();
         MutexGuard { guard, held: self.watch.hold() }
     }
-    /// Takes it unless somebody has it.
+    /// Takes the lock unless somebody has it.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let guard = self.lock.try_lock()?;
         Some(MutexGuard { guard, held: self.watch.hold() })
     }
-    /// Where what it guards is.
+    /// The address of what the lock guards.
     pub fn data_ptr(&self) -> *mut T {
         self.lock.data_ptr()
     }
-    /// What it guards, which nobody else can reach.
+    /// What the lock guards, which nobody else can reach meanwhile.
     pub fn get_mut(&mut self) -> &mut T {
         self.lock.get_mut()
     }
-    /// Releases it.
+    /// Releases the lock.
     ///
     /// # Safety
-    /// This thread has taken it, and forgotten the guard.
+    /// This thread has taken the lock, and forgotten the guard.
     pub unsafe fn force_unlock(&self) {
-        // SAFETY: by the caller's promise.
+        // SAFETY: by the caller's promise this thread holds the lock.
         unsafe { self.lock.force_unlock() };
         self.watch.leave();
     }
 }
 
-/// The right to what a lock guards, until it is dropped.
+/// The right to use what a lock guards. Dropping it releases the lock.
 pub struct MutexGuard<'a, T> {
-    // In this order, as they are dropped.
+    // The order of the fields is the order in which they are dropped.
     guard: rustix_futex_sync::MutexGuard<'a, T>,
     held: Held<'a>,
 }
@@ -80,8 +84,9 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// What threads sleep on that wait for something under a lock: a number that changes when they are woken. The crate's own asks
-/// the time to sleep for a while, for which it reads what the kernel maps (vDSO) even where valgrind has unmapped it.
+/// Lets threads that hold a lock sleep until another thread wakes them. It is a number that changes with each waking. It
+/// stands in for the Condvar of the same crate, which asks for the time when it sleeps for a while: that reads memory that
+/// the kernel maps (vDSO), even where valgrind has unmapped it.
 #[derive(Default)]
 pub struct Condvar(AtomicU32);
 impl Condvar {
@@ -89,45 +94,46 @@ impl Condvar {
     pub const fn new() -> Condvar {
         Condvar(AtomicU32::new(0))
     }
-    /// Gives the lock up until woken, or for no reason.
+    /// Releases the lock and sleeps until woken, then takes the lock again. It may also wake for no reason.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         let MutexGuard { mut guard, held } = guard;
         let watch = held.rest();
-        // Under the lock: who changes what is waited for later changes the number later, too.
+        // Read under the lock. Whoever changes what this thread waits for takes the lock after that, and so changes the
+        // number after that.
         let seen = self.0.load(Relaxed);
         rustix_futex_sync::MutexGuard::unlocked(&mut guard, || block(&self.0, seen, None));
         MutexGuard { guard, held: watch.hold() }
     }
-    /// Gives the lock up until woken, or for no reason, or for so long, and does not take it again.
+    /// Releases the lock and sleeps until woken, or for `most`, or less for no reason. It does not take the lock again.
     pub fn wait_awhile<T>(&self, guard: MutexGuard<'_, T>, most: Duration) {
         let seen = self.0.load(Relaxed);
         drop(guard);
         block(&self.0, seen, Some(most));
     }
-    /// Wakes one.
+    /// Wakes one thread.
     pub fn notify_one(&self) {
         self.wake(1);
     }
-    /// Wakes all.
+    /// Wakes all threads.
     pub fn notify_all(&self) {
         self.wake(i32::MAX as u32);
     }
     fn wake(&self, most: u32) {
         self.0.fetch_add(1, Relaxed);
-        // Fails only for arguments that are no futex.
+        // Fails only if the address is no futex.
         let _ = futex::wake(&self.0, futex::Flags::PRIVATE, most);
     }
 }
 
-/// Waits for about this long. Not as the standard library does, which panics where the system forbids that (seccomp).
+/// Sleeps for about this long. The standard library's function would panic where the system forbids its call (seccomp).
 pub fn sleep(time: Duration) {
     block(&AtomicU32::new(0), 0, Some(time));
 }
 
-/// Sleeps while the number is as it was seen, until it is woken or a signal comes, or for so long.
+/// Sleeps while the number is what was `seen`: until it is woken, until a signal comes, or for `most`.
 fn block(number: &AtomicU32, seen: u32, most: Option<Duration>) {
     let most =
         most.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() });
-    // Whatever it returns for, the caller looks again.
+    // Whatever the reason for which this returns, the caller looks again.
     let _ = futex::wait(number, futex::Flags::PRIVATE, seen, most.as_ref());
 }

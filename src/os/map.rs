@@ -1,35 +1,36 @@
 //! Mapped memory of the heap and of the library's records: aligned ranges, huge pages, moving without copies.
 use super::system::{self, Errno};
 
-/// Bytes of a page. Kernels with larger ones exist (aarch64); there no heap is made, see [`pages_are_supported`].
+/// Bytes of a page. Some aarch64 kernels have larger pages; there no heap can be made: see [`pages_are_supported`].
 pub const PAGE: usize = 4096;
 /// Bytes of a huge page.
 pub const HUGE_PAGE: usize = 2 << 20;
 
-/// Whether the system's pages are as long as this library takes them to be.
+/// Whether the system's pages have the length that this library counts on.
 pub fn pages_are_supported() -> bool {
-    // SAFETY: a plain query.
+    // SAFETY: sysconf only returns a value.
     unsafe { libc::sysconf(libc::_SC_PAGESIZE) == PAGE as libc::c_long }
 }
 
-/// Rounds `size` up to whole pages; saturates.
+/// Rounds `size` up to whole pages, or down to the last multiple of a page if there is none above it.
 pub const fn round_to_page(size: usize) -> usize {
     size.saturating_add(PAGE - 1) & !(PAGE - 1)
 }
 
 const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Maps `length` bytes (whole pages) of zeroed memory whose address plus `offset` is a multiple of `alignment`
-/// (a power of two, at least a page). Pages cost nothing until touched.
+/// Maps `length` bytes (whole pages) of zeroed memory. Their address plus `offset` is a multiple of `alignment`, a
+/// power of two that is at least a page. Pages cost nothing until they are touched.
 pub fn map(length: usize, alignment: usize, offset: usize) -> Option<usize> {
     aligned(length, alignment, offset, system::map)
 }
 
-/// The same for a block, all of which may be written: a length that the machine can never hold is refused where the
-/// system does so for malloc, while [`map`] may reserve more than there is.
+/// Maps memory as [`map`] does, for a block all of whose bytes may be written. Where the system refuses malloc a
+/// length that the machine can never hold, it refuses that here too, while [`map`] may reserve more than there is.
 pub fn map_to_fill(length: usize, alignment: usize, offset: usize) -> Option<usize> {
     aligned(length, alignment, offset, system::map_accounted).or_else(|| {
-        // What was asked for beside it, for the sake of the alignment, is not to count.
+        // The bytes that were asked for beyond `length`, for the alignment, are not to count. So this tries `length`
+        // alone.
         let trial = system::map_accounted(length, READ_WRITE).ok()?;
         // SAFETY: mapped just now, and nobody has seen it.
         unsafe { unmap(trial, length) };
@@ -59,11 +60,11 @@ fn aligned(
     Some(address)
 }
 
-/// Unmaps whole pages. Where the system cannot (it would have to cut a mapping in two and there are too many already),
-/// their memory goes back at least, and the address space is lost.
+/// Unmaps whole pages. The system may refuse, because it would have to cut a mapping in two and there are too many
+/// already. Then at least their memory goes back, and the address space is lost.
 ///
 /// # Safety
-/// The range was mapped by this module and nothing uses it any more.
+/// This module mapped the range, and nothing uses it any more.
 pub unsafe fn unmap(address: usize, length: usize) {
     if length > 0 {
         // SAFETY: the caller gives up the range.
@@ -75,25 +76,25 @@ pub unsafe fn unmap(address: usize, length: usize) {
     }
 }
 
-/// Hands the memory of whole pages back; they read as zero afterwards. False when the system refused.
+/// Gives the memory of whole pages back to the system. They read as zero afterwards. False if the system refused.
 ///
 /// # Safety
-/// The range was mapped by this module and its contents are no longer needed.
+/// This module mapped the range, and its contents are not needed any more.
 #[must_use]
 pub unsafe fn decommit(address: usize, length: usize) -> bool {
-    // SAFETY: private anonymous memory whose contents the caller gives up.
+    // SAFETY: the range is private anonymous memory, and the caller gives up its contents.
     unsafe { system::advise(address, length, libc::MADV_DONTNEED) }.is_ok()
 }
 
 /// Asks for huge pages in the range; advice only.
 pub fn advise_huge(address: usize, length: usize) {
-    // SAFETY: changes how pages are made, never what they hold; a range that is not ours is an error value.
+    // SAFETY: this changes how pages are made, never what they hold. A range that is not ours is an error.
     let _ = unsafe { system::advise(address, length, libc::MADV_HUGEPAGE) };
 }
 
 /// Makes the pages of the range present. False when memory is short.
 pub fn populate(address: usize, length: usize) -> bool {
-    // SAFETY: prefaults pages, never changes what they hold.
+    // SAFETY: this makes pages present and never changes what they hold.
     unsafe { system::advise(address, length, libc::MADV_POPULATE_WRITE) }.is_ok()
 }
 
@@ -102,16 +103,17 @@ pub fn populate(address: usize, length: usize) -> bool {
 pub enum Resized {
     /// The mapping has the new length.
     Done,
-    /// It is as it was: there is no room behind it.
+    /// The mapping is as it was: there is no room behind it.
     NoRoom,
-    /// It is as it was, and consists of several mappings to the system, which moves only one at a time.
+    /// The mapping is as it was: it consists of several mappings to the system, which resizes and moves only one at a
+    /// time.
     Several,
 }
 
-/// Makes a mapping longer or shorter where it is.
+/// Makes a mapping longer or shorter in place.
 ///
 /// # Safety
-/// `[address, address + old)` is one mapping of this module; what is cut off is not used any more.
+/// `[address, address + old)` is one mapping of this module, and what is cut off is not used any more.
 #[must_use]
 pub unsafe fn resize(address: usize, old: usize, new: usize) -> Resized {
     // SAFETY: without MAYMOVE the range changes where it is, or the call fails.
@@ -122,17 +124,18 @@ pub unsafe fn resize(address: usize, old: usize, new: usize) -> Resized {
     }
 }
 
-/// Moves the pages of a mapping to `target`, without copying, and makes it `new` bytes long there. False leaves the
-/// first as it was, and the target is nobody's any more: a system that refuses may have unmapped it already, so that
-/// unmapping it here could hit what another thread has mapped there since. At worst that costs address space.
+/// Moves the pages of a mapping to `target`, without copying, and makes the mapping `new` bytes long there. False
+/// leaves the mapping as it was. The target is given up in any case: a system that refuses may have unmapped it
+/// already, and unmapping it here could then hit what another thread has mapped there since. At worst that loses
+/// address space.
 ///
 /// # Safety
-/// `[address, address + old)` and `[target, target + new)` are mappings of this module, nobody uses the first
-/// meanwhile, and nothing is in the second.
+/// `[address, address + old)` and `[target, target + new)` are mappings of this module. Nobody uses the first
+/// meanwhile, and the second holds nothing.
 #[must_use]
 pub unsafe fn relocate(address: usize, old: usize, target: usize, new: usize) -> bool {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    // SAFETY: MREMAP_FIXED replaces just the target, which the caller gives up.
+    // SAFETY: MREMAP_FIXED replaces the target and nothing else, and the caller gives up the target.
     let moved = unsafe { system::remap(address, old, new, flags, target) }.is_ok();
     #[cfg(test)]
     ON_RELOCATED.take().into_iter().for_each(|hook| hook(address));
@@ -148,7 +151,7 @@ std::thread_local! {
 
 /// Bytes of RAM in the machine.
 pub fn physical_memory() -> usize {
-    // SAFETY: two plain queries.
+    // SAFETY: sysconf only returns a value.
     let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
     usize::try_from(pages).unwrap_or(0).saturating_mul(usize::try_from(page).unwrap_or(0))
 }

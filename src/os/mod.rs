@@ -1,5 +1,5 @@
-//! The operating system: mapped memory, locks, threads, fork. The only layer that makes system calls, and all of those
-//! that can fail go through one file, `system`, where tests make them fail.
+//! The operating system: mapped memory, locks, threads, fork. Only this layer makes system calls. All of them that can fail
+//! are in one file, `system`, where tests make them fail.
 pub mod environment;
 pub mod errno;
 #[cfg(debug_assertions)]
@@ -16,12 +16,12 @@ pub mod system;
 pub mod thread;
 pub mod watch;
 
-/// Makes the compiler hold the address of a static in a register. Otherwise it loads it from the global offset table wherever
-/// the static is indexed, as it must allow for a definition of the static in another library.
+/// Makes the compiler hold the address of a static in a register. Otherwise it loads the address from the global offset
+/// table each time the static is indexed, because another library might define the static too.
 #[inline(always)]
 pub fn in_register<T>(of: &'static T) -> &'static T {
     let mut address: *const T = of;
-    // SAFETY: nothing is done.
+    // SAFETY: the assembly does nothing.
     #[cfg(not(miri))]
     unsafe {
         core::arch::asm!("/* {0} */", inout(reg) address, options(pure, readonly, nostack, preserves_flags));

@@ -1,8 +1,9 @@
 //! NUMA: how many nodes the machine has, which one the caller runs on, and placing memory there.
 //!
-//! The topology is read once, at the first question: from sysfs, and where that tells of several nodes, or of none,
-//! through hwlocality if `libhwloc.so.15` is installed. With one node there is nothing to place, and libhwloc would cost
-//! its callers some milliseconds and a megabyte. Under a lock that fork takes, so a forked child can always ask.
+//! The topology is read once, by the first caller that asks. It comes from sysfs. If sysfs tells of several nodes, or
+//! the environment describes a machine to hwloc, it comes through hwlocality instead, provided `libhwloc.so.15` is
+//! installed. With one node there is nothing to place, and libhwloc would cost its callers some milliseconds and a
+//! megabyte. All of this happens under a lock that fork takes, so a forked child can always ask.
 #[cfg(unimem_hwloc)]
 use super::environment;
 use super::fork::AtFork;
@@ -20,13 +21,13 @@ pub fn nodes() -> usize {
     machine().nodes.len().max(1)
 }
 
-/// The node of the processor this thread runs on, by the system's number; `None` where that is not known.
+/// The node of the processor that this thread runs on, by the system's number. `None` if that is not known.
 pub fn current_node() -> Option<usize> {
     machine().current_node()
 }
 
-/// Asks the system to put the pages of `length` bytes at `address`, so far untouched, on the caller's node, and on
-/// another one only when that is full. Does nothing on a machine with one node.
+/// Asks the system to put the pages of `length` bytes at `address`, none of which was touched yet, on the caller's node,
+/// and on another node only when that one is full. Does nothing on a machine with one node.
 pub fn bind_to_current_node(address: NonNull<u8>, length: usize) -> Result<()> {
     let machine = machine();
     match machine.current_node() {
@@ -38,13 +39,13 @@ pub fn bind_to_current_node(address: NonNull<u8>, length: usize) -> Result<()> {
 struct Machine {
     /// The system's numbers of the nodes that have memory.
     nodes: Box<[usize]>,
-    /// By processor number.
+    /// The node of each processor, by the processor's number.
     node_of_processor: Box<[Option<usize>]>,
     #[cfg(unimem_hwloc)]
     topology: Option<hwlocality::Topology>,
 }
 
-/// Held while the system is asked: libhwloc has locks of its own, which a child must not inherit taken.
+/// Held while the topology is read: libhwloc has locks of its own, which a child must not inherit taken.
 static DISCOVERING: Mutex<()> = Mutex::new(());
 /// See load.rs.
 pub(crate) static HOOKS: &dyn AtFork = &DISCOVERING;
@@ -61,7 +62,7 @@ fn machine() -> &'static Machine {
             MACHINE.store(known, Ordering::Release);
         }
     }
-    // SAFETY: what is published stays, and is never changed.
+    // SAFETY: a machine that was published is never released or changed.
     unsafe { &*known }
 }
 
@@ -69,7 +70,7 @@ impl Machine {
     fn discover() -> Machine {
         let machine = Machine::from_sysfs(std::path::Path::new("/sys/devices/system/node"));
         #[cfg(unimem_hwloc)]
-        // Without the kernel's tree it knows nothing either, and prints that.
+        // Not if sysfs has no nodes: then libhwloc knows nothing either, and prints that.
         if machine.nodes.len() > 1 || hwloc::is_told_of_another_machine() {
             return hwloc::this_machine().unwrap_or(machine);
         }
@@ -113,7 +114,7 @@ impl Machine {
         }
         #[cfg(unimem_hwloc)]
         if let Some(topology) = &self.topology {
-            // hwlocality makes the call itself.
+            // hwlocality makes the system call itself, so `system` cannot ask for an injected fault.
             if let Err(error) = check(Operation::Bind) {
                 return fail!(Unsupported, "cannot place {length} bytes on NUMA node {node}: {error}");
             }
@@ -139,7 +140,7 @@ fn bind_by_system_call(address: NonNull<u8>, length: usize, node: usize) -> Resu
     Ok(())
 }
 
-/// The kernel's lists: "0-3,8,10-11".
+/// Reads a list as the kernel writes them: "0-3,8,10-11".
 fn parse_list(text: &str) -> Vec<usize> {
     let part = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -164,23 +165,24 @@ mod hwloc {
     }
 
     pub(super) fn this_machine() -> Option<Machine> {
-        // A topology that hwlocality cannot make sense of is one we do not have.
+        // A topology that makes hwlocality panic counts as none.
         std::panic::catch_unwind(|| Some(machine(builder()?.build().ok()?))).ok().flatten()
     }
 
-    /// Whether the environment describes a machine to hwloc, instead of the one this runs on.
+    /// Whether the environment describes to hwloc another machine than the one this runs on.
     pub(super) fn is_told_of_another_machine() -> bool {
         let variables = [c"HWLOC_SYNTHETIC", c"HWLOC_XMLFILE", c"HWLOC_FSROOT"];
         variables.iter().any(|name| environment::variable(name).is_some())
     }
 
-    /// `None` without the library.
+    /// `None` if the library is not installed.
     pub(super) fn builder() -> Option<TopologyBuilder> {
-        // SAFETY: fills the shim's own slots, always with the same addresses.
+        // SAFETY: the call fills the shim's own variables, always with the same addresses.
         if unsafe { unimem_hwloc_open() } == 0 {
             return None;
         }
-        // The x86 component would bind this thread to one processor after the other. The system's own account will do.
+        // The x86 component would bind this thread to one processor after the other. What the system says is good
+        // enough.
         Topology::builder().without_component("x86").ok()
     }
 
@@ -197,11 +199,11 @@ mod hwloc {
     pub(super) fn bind(topology: &Topology, address: NonNull<u8>, length: usize, node: usize) -> Result<()> {
         let index = BitmapIndex::try_from(node);
         let Ok(index) = index else { return fail!(InvalidArgument, "there is no NUMA node {node}") };
-        // SAFETY: bytes that may hold anything, named only so that hwloc learns their address and number.
+        // SAFETY: the bytes may hold anything, and hwloc learns only their address and number from the slice.
         let bytes: &[MaybeUninit<u8>] =
             unsafe { core::slice::from_raw_parts(address.as_ptr().cast(), length) };
         let set = NodeSet::from(index);
-        // Without STRICT this is a preference, not an order.
+        // Without STRICT this is a preference and not a requirement.
         match topology.bind_memory_area(bytes, &set, MemoryBindingPolicy::Bind, MemoryBindingFlags::empty()) {
             Ok(()) => Ok(()),
             Err(why) => fail!(Unsupported, "cannot place {length} bytes on NUMA node {node}: {why}"),
@@ -222,7 +224,7 @@ mod tests {
     }
 
     fn page() -> NonNull<u8> {
-        // SAFETY: a fresh anonymous mapping, never unmapped.
+        // SAFETY: the mapping is fresh and anonymous, and nobody unmaps it.
         let page = unsafe {
             libc::mmap(null_mut(), 4096, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
         };
@@ -273,7 +275,7 @@ mod tests {
         assert_eq!(machine.bind(page(), 4096, 2), Err(Error::InvalidArgument));
     }
 
-    /// hwloc reads `HWLOC_SYNTHETIC` itself: asked in a process of its own.
+    /// hwloc reads `HWLOC_SYNTHETIC` itself, so this asks in a process of its own.
     #[cfg(unimem_hwloc)]
     #[test]
     fn the_environment_can_describe_a_machine() {

@@ -1,32 +1,32 @@
 //! Keeps threads that help a caller off the processor that the caller is on.
 //!
-//! The system wakes a thread where it likes. On a virtual machine that is often the processor of the thread that wakes it,
-//! since an idle one that the host has taken away counts as busy there (`available_idle_cpu` in Linux's
-//! kernel/sched): it then waits until its waker has used up a time slice of some milliseconds, or has done a short
-//! job alone. Libraries whose threads stay awake for that, up to 200 ms after each job, do not meet this.
+//! The system wakes a thread on a processor of its choice. On a virtual machine that is often the processor of the thread
+//! that wakes it: an idle processor that the host has taken away counts as busy (`available_idle_cpu` in Linux's
+//! kernel/sched). The woken thread then waits until its waker has used up a time slice of some milliseconds, or has done a
+//! short job alone. Libraries whose threads stay awake for up to 200 ms after each job do not have this problem.
 use super::lock::Mutex;
 use super::system::{self, LastingThread, Processors};
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 
-/// Of more threads than these, one that comes late is no matter, and moving all of them is.
+/// With more threads than these, it does not matter if one of them starts late, but moving all of them takes long.
 const FEW: usize = 15;
 
-/// Threads, and where they may be.
+/// Some threads, and where they may run.
 pub struct Placement {
     threads: Vec<LastingThread>,
-    /// Where they could be at first.
+    /// The processors that they were allowed at first.
     all: Processors,
-    /// The processor that they are kept off, [`NONE`], or [`LEFT_ALONE`]. Changed under the lock.
+    /// The processor that the threads are kept off, or [`NONE`], or [`LEFT_ALONE`]. It changes under the lock `moving`.
     kept_off: AtomicUsize,
     moving: Mutex<()>,
 }
-/// Not the number of a processor: without it, all are left.
+/// Not the number of a processor: the threads are kept off none.
 const NONE: usize = usize::MAX;
-/// They are many, or the program or the system has a say in where they are: then we have none.
+/// Stands for threads that are not placed: they are too many, or the program or the system places them itself.
 const LEFT_ALONE: usize = usize::MAX - 1;
 
 impl Placement {
-    /// Of threads that may all be on the same processors.
+    /// For threads that are all allowed the same processors.
     pub fn new(threads: Vec<LastingThread>) -> Placement {
         let first = threads.first().filter(|_| threads.len() <= FEW);
         let all = first.and_then(|first| first.affinity().ok());
@@ -34,14 +34,14 @@ impl Placement {
         Placement { threads, all: all.unwrap_or_else(Processors::none), kept_off, moving: Mutex::new(()) }
     }
 
-    /// From now on the threads are kept off the processor that the calling thread is on. Costs nothing as long as that is
-    /// the same. Of callers at the same time the last one counts.
+    /// Keeps the threads off the processor that the calling thread is on. Costs nothing while that processor stays the
+    /// same. If several threads call this at the same time, one of them wins.
     pub fn keep_off_caller(&self) {
         if let Some(processor) = system::processor() {
             self.place(processor);
         }
     }
-    /// They may be anywhere again: their caller goes to sleep.
+    /// Allows the threads every processor again, because their caller is about to sleep.
     pub fn let_go(&self) {
         self.place(NONE);
     }
@@ -57,7 +57,7 @@ impl Placement {
             return;
         }
         let (now, wanted) = (self.all.without(before), self.all.without(kept_off));
-        // Those that are not where we had put them are somebody else's; the rest is given back.
+        // If a thread is not where we put it, somebody else places it. Then the others are given back.
         let ours = wanted != Processors::none() && self.threads.iter().all(|thread| is_at(thread, now));
         let moved = ours && self.threads.iter().all(|thread| thread.set_affinity(wanted).is_ok());
         if !moved {
@@ -68,10 +68,10 @@ impl Placement {
         }
         self.kept_off.store(if moved { kept_off } else { LEFT_ALONE }, Relaxed);
     }
-    /// Those that may be on `some` only may be on all again.
+    /// Allows every processor again to those threads that are allowed just `some`.
     fn give_back(&self, some: Processors) {
         for thread in self.threads.iter().filter(|thread| is_at(thread, some)) {
-            let _ = thread.set_affinity(self.all); // where that fails it stays there, and works there
+            let _ = thread.set_affinity(self.all); // a thread for which this fails stays there and works there
         }
     }
 }
@@ -84,11 +84,11 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Sender, channel};
 
-    /// A thread that waits until its sender goes.
+    /// A thread that waits until its sender is dropped.
     fn waiting() -> (LastingThread, Sender<()>) {
         let (stop, stopped) = channel();
         let thread = std::thread::spawn(move || _ = stopped.recv());
-        // SAFETY: the tests ask only while they hold the sender.
+        // SAFETY: the tests use the thread only while they hold its sender, so it still runs.
         (unsafe { LastingThread::new(thread) }, stop)
     }
 
@@ -97,7 +97,7 @@ mod tests {
         let (thread, _stop) = waiting();
         let all = thread.affinity().unwrap();
         let placement = Placement::new(vec![thread]);
-        // The caller may move in between: then once more.
+        // The caller may move between these calls; then it tries again.
         let placed = (0..1000).any(|_| {
             let before = system::processor().unwrap();
             placement.keep_off_caller();

@@ -1,27 +1,27 @@
-//! Descriptors of ours among the program's.
+//! The library's descriptors among the program's.
 //!
-//! A program closes descriptors that it does not know (closefrom, as daemons do), and then gets their numbers for files of its
-//! own; or it was started without standard output, and prints to whatever is number 1. So ours have other numbers, and before
-//! each use it is looked at whether the number still stands for what was opened. A program that closes it at that very moment
-//! is not met.
+//! A program may close descriptors that it does not know (closefrom, as daemons do), and then gets their numbers for files
+//! of its own. Or it was started without standard output, and prints to whatever has number 1. So the library's descriptors
+//! have numbers of at least 3, and each use first checks that the number still stands for the file that was opened. A
+//! program that closes it just after this check is not protected against.
 use super::system::{self, Errno, NotCancelled};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-/// Those below are standard input, output and errors.
+/// Lower numbers are standard input, output and error.
 const LEAST: RawFd = 3;
 
 /// An open file that only the library uses.
 pub struct PrivateFile {
     number: RawFd,
-    /// None where the system does not tell.
+    /// Device and number of the file. None if the system does not tell.
     identity: Option<(u64, u64)>,
 }
 impl PrivateFile {
-    /// Of a file that has just been opened.
+    /// Takes over a file that has just been opened. Its number will be at least 3.
     pub fn new(file: OwnedFd) -> Result<PrivateFile, Errno> {
         PrivateFile::numbered_from(LEAST, file)
     }
-    /// Its number is at least `least`, where the process may have so many.
+    /// Takes over a file and gives it a number of at least `least`, if the process may have such a number.
     pub fn numbered_from(least: RawFd, file: OwnedFd) -> Result<PrivateFile, Errno> {
         let _uncancelled = NotCancelled::begin();
         let copied = |least| match file.as_raw_fd() < least {
@@ -32,9 +32,10 @@ impl PrivateFile {
         let identity = system::state_of(file.as_fd()).ok().map(|state| state.identity);
         Ok(PrivateFile { number: file.into_raw_fd(), identity })
     }
-    /// The file. EBADF if the program has closed it.
+    /// The file. EBADF if the program has closed it or its number stands for another file.
     pub fn get(&self) -> Result<BorrowedFd<'_>, Errno> {
-        // SAFETY: a number that is none, or another file's by now, is found out, and goes no further.
+        // SAFETY: if nothing or another file has that number by now, the check below finds out, and the descriptor goes no
+        // further.
         let file = unsafe { BorrowedFd::borrow_raw(self.number) };
         let ours = match system::state_of(file) {
             Ok(state) => self.identity.is_none_or(|identity| identity == state.identity),
@@ -42,7 +43,7 @@ impl PrivateFile {
         };
         if ours { Ok(file) } else { Err(Errno(libc::EBADF)) }
     }
-    /// Its number, for where a wrong one does no harm.
+    /// The file's number, for uses in which a wrong one does no harm.
     pub fn number(&self) -> RawFd {
         self.number
     }
@@ -51,7 +52,7 @@ impl Drop for PrivateFile {
     fn drop(&mut self) {
         let _uncancelled = NotCancelled::begin();
         if self.get().is_ok() {
-            // SAFETY: still what was opened, for us alone.
+            // SAFETY: the number still stands for the file that was opened for us alone.
             drop(unsafe { OwnedFd::from_raw_fd(self.number) });
         }
     }

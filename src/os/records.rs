@@ -1,14 +1,15 @@
 //! Memory for the library's own records: mapped, never malloc'd, so that the heap can itself serve as malloc.
 //!
-//! Sizes are rounded to powers of two; up to 64 KiB they come from free lists over mapped pieces and stay in those
-//! lists for ever, which keeps records type-stable: a stale pointer to one still points at a record. Larger ones are
-//! mappings of their own.
+//! Sizes are rounded up to powers of two. Up to 64 KiB, records come from free lists over mapped pieces, and go back
+//! to those lists. Their memory is never unmapped, so a stale pointer to one can still be read. If it must also keep
+//! its type, as spans and heaps must, its owner keeps it in a list of its own and never releases it. Larger records
+//! are mappings of their own.
 use super::injection::{Operation, check};
 use super::{fork, lock::Mutex, map};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-const SMALLEST: u32 = 6; // log2: one cache line
+const SMALLEST: u32 = 6; // base-2 logarithm: one cache line
 const LARGEST: u32 = 16;
 const PIECE: usize = 1 << 18;
 
@@ -29,9 +30,9 @@ fn rounded_log2(size: usize) -> u32 {
     size.next_power_of_two().trailing_zeros().max(SMALLEST)
 }
 
-/// How many mappings are remembered for [`mappings`].
+/// Most mappings that are remembered for [`mappings`].
 pub const MAPPINGS: usize = 1024;
-/// Start and bytes of each. What finds no room is not remembered.
+/// Start and length of each mapping. One for which there is no room is not remembered.
 static KNOWN: [(AtomicUsize, AtomicUsize); MAPPINGS] =
     [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; MAPPINGS];
 fn know(start: usize, length: usize) {
@@ -46,12 +47,13 @@ fn forget(start: usize) {
         known.store(0, Relaxed);
     }
 }
-/// Where records are. A search for the program's pointers leaves them out, not to take the library's own for those.
+/// The ranges that hold records. A search for the program's pointers leaves them out, so that it does not take the
+/// library's own pointers for those.
 pub fn mappings() -> impl Iterator<Item = core::ops::Range<usize>> {
     KNOWN.iter().map(|(start, bytes)| start.load(Relaxed)..start.load(Relaxed) + bytes.load(Relaxed))
 }
 
-/// Allocates `size` zeroed bytes, aligned to 64 and, from 4 KiB up, to a page. None when memory is short.
+/// Allocates `size` zeroed bytes, aligned to 64 bytes, and to a page from 4 KiB on. None when memory is short.
 pub fn allocate(size: usize) -> Option<NonNull<u8>> {
     check(Operation::Record).ok()?;
     if size > 1 << LARGEST {
@@ -67,10 +69,10 @@ pub fn allocate(size: usize) -> Option<NonNull<u8>> {
     let log2 = rounded_log2(size);
     let mut lists = LISTS.lock();
     if let Some(record) = lists.heads[(log2 - SMALLEST) as usize] {
-        // SAFETY: records in the lists are free, mapped for ever, and hold a `FreeRecord`.
+        // SAFETY: records in the lists are free and mapped for ever, and each begins with a `FreeRecord`.
         lists.heads[(log2 - SMALLEST) as usize] = unsafe { record.read() }.next;
         drop(lists);
-        // SAFETY: taken off the list, so ours alone; 1 << log2 bytes long.
+        // SAFETY: the record was taken off the list, so it is ours alone. It is 1 << log2 bytes long.
         unsafe { record.cast::<u8>().write_bytes(0, 1 << log2) };
         return Some(record.cast());
     }
@@ -89,10 +91,10 @@ pub fn allocate(size: usize) -> Option<NonNull<u8>> {
 type Hook = Box<dyn FnMut(NonNull<u8>)>;
 #[cfg(test)]
 std::thread_local! {
-    /// Looks at each record that this thread is about to give back.
+    /// Called with each record that this thread is about to give back.
     pub static ON_RELEASE: core::cell::RefCell<Option<Hook>> = const { core::cell::RefCell::new(None) };
 }
-/// Gives back what [`allocate`] gave for the same `size`.
+/// Gives back what [`allocate`] returned for the same `size`.
 ///
 /// # Safety
 /// `record` came from `allocate(size)` and is not used any more.
@@ -101,14 +103,14 @@ pub unsafe fn release(record: NonNull<u8>, size: usize) {
     let _ = ON_RELEASE.try_with(|hook| hook.borrow_mut().iter_mut().for_each(|hook| hook(record)));
     if size > 1 << LARGEST {
         forget(record.as_ptr() as usize);
-        // SAFETY: a mapping of its own, given up by the caller.
+        // SAFETY: the record is a mapping of its own, and the caller has given it up.
         unsafe { map::unmap(record.as_ptr() as usize, map::round_to_page(size)) };
         return;
     }
     let mut lists = LISTS.lock();
     let head = &mut lists.heads[(rounded_log2(size) - SMALLEST) as usize];
     let record = record.cast::<FreeRecord>();
-    // SAFETY: at least 64 bytes, aligned to 64, given up by the caller.
+    // SAFETY: the record has at least 64 bytes, is aligned to 64, and the caller has given it up.
     unsafe { record.write(FreeRecord { next: *head }) };
     *head = Some(record);
 }
@@ -116,7 +118,7 @@ pub unsafe fn release(record: NonNull<u8>, size: usize) {
 /// [`allocate`] and [`release`] as an allocator for collections.
 #[derive(Clone, Copy, Default)]
 pub struct Records;
-// SAFETY: blocks stay valid until released, and clones are interchangeable (there is one set of lists).
+// SAFETY: a record stays valid until it is released. Clones are interchangeable, because there is one set of lists.
 unsafe impl allocator_api2::alloc::Allocator for Records {
     fn allocate(
         &self,
@@ -127,12 +129,12 @@ unsafe impl allocator_api2::alloc::Allocator for Records {
         Ok(NonNull::slice_from_raw_parts(record, layout.size()))
     }
     unsafe fn deallocate(&self, record: NonNull<u8>, layout: core::alloc::Layout) {
-        // SAFETY: same size as at allocation, by the trait's contract.
+        // SAFETY: by the trait's contract the size is the one that was allocated.
         unsafe { release(record, layout.size().max(1)) }
     }
 }
 
-/// Adds to a list, if there is memory for that.
+/// Adds `value` to a list if there is memory for it; otherwise drops it.
 pub fn push<T>(list: &mut allocator_api2::vec::Vec<T, Records>, value: T) {
     if list.try_reserve(1).is_ok() {
         list.push(value);

@@ -1,6 +1,7 @@
-//! System calls: every one that can fail is made here, and asks [`injection`](super::injection) first.
+//! System calls. Every call that can fail is made here, and asks [`injection`](super::injection) first.
 //!
-//! Thin: a call, its error as a value, nothing decided. What to do about an error is its caller's.
+//! Each function makes one call, returns its error as a value, and decides nothing. What to do about an error is up to the
+//! caller.
 use super::injection::{Injected, Operation, check, injected};
 use core::ffi::{CStr, c_int, c_ulong, c_void};
 use core::marker::PhantomData;
@@ -16,20 +17,21 @@ fn mapped(address: *mut c_void) -> Result<usize, Errno> {
     if address == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(address as usize) }
 }
 
-/// Private anonymous memory without reserve, at an address of the system's choice.
+/// Maps private anonymous memory, without reserving swap for it, at an address that the system chooses.
 pub fn map(length: usize, protection: c_int) -> Result<usize, Errno> {
     // SAFETY: without MAP_FIXED nothing that exists is touched.
     unsafe { map_with(0, length, protection, libc::MAP_NORESERVE) }
 }
-/// The same, except that a system which refuses what it could never provide (see proc(5), overcommit_memory) may do so.
+/// Maps memory as [`map`] does, but accounted for: a system that refuses what it could never provide may do so (see proc(5),
+/// overcommit_memory).
 pub fn map_accounted(length: usize, protection: c_int) -> Result<usize, Errno> {
     // SAFETY: without MAP_FIXED nothing that exists is touched.
     unsafe { map_with(0, length, protection, 0) }
 }
-/// Private anonymous memory without reserve at `address`, in place of what is there.
+/// Maps private anonymous memory, without reserving swap for it, at `address`, in place of what is there.
 ///
 /// # Safety
-/// The range is the caller's, who needs what it holds no more.
+/// The range is the caller's, who does not need its contents any more.
 pub unsafe fn map_over(address: usize, length: usize, protection: c_int) -> Result<(), Errno> {
     // SAFETY: by the caller's promise.
     unsafe { map_with(address, length, protection, libc::MAP_NORESERVE | libc::MAP_FIXED) }.map(|_| ())
@@ -37,7 +39,7 @@ pub unsafe fn map_over(address: usize, length: usize, protection: c_int) -> Resu
 unsafe fn map_with(address: usize, length: usize, protection: c_int, more: c_int) -> Result<usize, Errno> {
     check(Operation::Map)?;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | more;
-    // SAFETY: by the promises of the callers.
+    // SAFETY: by the promises of the callers, only `map_over` replaces anything.
     mapped(unsafe { libc::mmap(address as *mut c_void, length, protection, flags, -1, 0) })
 }
 /// munmap.
@@ -58,10 +60,10 @@ pub unsafe fn protect(address: usize, length: usize, protection: c_int) -> Resul
     // SAFETY: by the caller's promise.
     done(unsafe { libc::mprotect(address as *mut c_void, length, protection) })
 }
-/// mremap; `target` counts with MREMAP_FIXED only.
+/// mremap. `target` is used only with MREMAP_FIXED.
 ///
 /// # Safety
-/// Both ranges are the caller's; what the flags make the call replace or move is not in use.
+/// Both ranges are the caller's. Nothing uses what the flags make the call replace or move.
 pub unsafe fn remap(
     address: usize,
     old: usize,
@@ -76,7 +78,7 @@ pub unsafe fn remap(
 /// madvise.
 ///
 /// # Safety
-/// The range is the caller's, who needs its contents no more if the advice ends them.
+/// The range is the caller's, who does not need its contents any more if the advice ends them.
 pub unsafe fn advise(address: usize, length: usize, advice: c_int) -> Result<(), Errno> {
     check(match advice {
         libc::MADV_DONTNEED => Operation::Discard,
@@ -86,68 +88,69 @@ pub unsafe fn advise(address: usize, length: usize, advice: c_int) -> Result<(),
     // SAFETY: by the caller's promise.
     done(unsafe { libc::madvise(address as *mut c_void, length, advice) })
 }
-/// munlock. Memory that is not locked, or not there, is none of its business: nothing to report.
+/// munlock. It fails for memory that is not locked or not there, which is nothing to report.
 pub fn unlock(address: usize, length: usize) {
     // SAFETY: only lets the system page the range again.
     unsafe { libc::munlock(address as *const c_void, length) };
 }
-/// mbind with one node preferred; `mask` names it.
+/// mbind, with one node preferred: the one in `mask`.
 pub fn prefer_node(address: usize, length: usize, mask: &[usize]) -> Result<(), Errno> {
     check(Operation::Bind)?;
     let (preferred, bits): (c_int, usize) = (1, size_of_val(mask) * 8 + 1); // MPOL_PREFERRED
-    // SAFETY: sets the policy of pages, never their contents; the mask outlives the call and holds the bits it says.
+    // SAFETY: this sets the policy of pages, never their contents. The mask outlives the call and has as many bits as it
+    // says.
     done(unsafe { libc::syscall(libc::SYS_mbind, address, length, preferred, mask.as_ptr(), bits, 0) }
         as c_int)
 }
 
-/// open, for reading and writing, mode 0600.
+/// open for reading and writing, with mode 0600.
 pub fn open(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
     open_as(path, flags | libc::O_RDWR)
 }
-/// open, for reading.
+/// open for reading.
 pub fn open_to_read(path: &CStr) -> Result<OwnedFd, Errno> {
     open_as(path, libc::O_RDONLY)
 }
 fn open_as(path: &CStr, flags: c_int) -> Result<OwnedFd, Errno> {
     check(Operation::Open)?;
     let _uncancelled = NotCancelled::begin();
-    // SAFETY: a zero-terminated path; makes a descriptor that is ours alone.
+    // SAFETY: the path ends with a zero. The call makes a descriptor that is ours alone.
     let file = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, 0o600) };
-    // SAFETY: just opened.
+    // SAFETY: the descriptor was just opened, and nobody else owns it.
     if file < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(file) }) }
 }
-/// The same file by another descriptor, the first free one from `least` on.
+/// Another descriptor of the same file: the first free number from `least` on.
 pub fn copy_descriptor(file: BorrowedFd, least: c_int) -> Result<OwnedFd, Errno> {
     check(Operation::Open)?;
-    // SAFETY: makes a descriptor that is ours alone.
+    // SAFETY: the call makes a descriptor that is ours alone.
     let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
-    // SAFETY: just made.
+    // SAFETY: the descriptor was just made, and nobody else owns it.
     if copy < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(copy) }) }
 }
-/// flock, without waiting: whether nobody else has the file locked.
+/// flock, without waiting. An error if somebody else has the file locked.
 pub fn lock_file(file: BorrowedFd) -> Result<(), Errno> {
     check(Operation::Open)?;
-    // SAFETY: a descriptor that stays open during the call.
+    // SAFETY: the descriptor stays open during the call.
     done(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })
 }
 /// ftruncate.
 pub fn set_length(file: BorrowedFd, length: u64) -> Result<(), Errno> {
     check(Operation::Write)?;
-    // SAFETY: changes the file only.
+    // SAFETY: the call changes the file only.
     done(unsafe { libc::ftruncate(file.as_raw_fd(), length as i64) })
 }
 /// What is known of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FileState {
-    /// Which it is: its device and its number there.
+    /// Which file it is: its device, and its number there.
     pub identity: (u64, u64),
-    /// Bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// When it was changed last, nanoseconds since 1970.
+    /// When the file was last changed, in nanoseconds since 1970.
     pub modified: u64,
 }
 fn state_from(fill: impl FnOnce(*mut libc::stat) -> c_int) -> Result<FileState, Errno> {
-    // SAFETY: plain numbers, for which zeros are a value.
+    // SAFETY: the structure consists of numbers, for which zero is a valid value.
     let mut state: libc::stat = unsafe { core::mem::zeroed() };
     done(fill(&mut state))?;
     let modified = state.st_mtime.wrapping_mul(1_000_000_000).wrapping_add(state.st_mtime_nsec);
@@ -159,55 +162,55 @@ fn state_from(fill: impl FnOnce(*mut libc::stat) -> c_int) -> Result<FileState, 
 }
 /// fstat.
 pub fn state_of(file: BorrowedFd) -> Result<FileState, Errno> {
-    // SAFETY: fills in the structure.
+    // SAFETY: the call fills in the structure.
     state_from(|state| unsafe { libc::fstat(file.as_raw_fd(), state) })
 }
 /// stat.
 pub fn file_state(path: &CStr) -> Result<FileState, Errno> {
-    // SAFETY: a zero-terminated path; fills in the structure.
+    // SAFETY: the path ends with a zero, and the call fills in the structure.
     state_from(|state| unsafe { libc::stat(path.as_ptr(), state) })
 }
-/// realpath, without allocating.
+/// realpath, without allocating. None if it fails.
 pub fn real_path<'a>(path: &CStr, buffer: &'a mut [u8; libc::PATH_MAX as usize]) -> Option<&'a CStr> {
-    // SAFETY: a zero-terminated path, and a buffer of the length that the function wants.
+    // SAFETY: the path ends with a zero, and the buffer has the length that the function asks for.
     let found = unsafe { libc::realpath(path.as_ptr(), buffer.as_mut_ptr().cast()) };
     if found.is_null() { None } else { CStr::from_bytes_until_nul(buffer).ok() }
 }
-/// atexit: `function` runs when the program ends by itself.
+/// atexit: `function` runs when the program exits (not when it is killed).
 pub fn at_exit(function: extern "C" fn()) -> Result<(), Errno> {
-    // SAFETY: a function that lives as long as the process (the library is never unloaded).
+    // SAFETY: the function lives as long as the process, because the library is never unloaded.
     if unsafe { libc::atexit(function) } == 0 { Ok(()) } else { Err(Errno(libc::ENOMEM)) }
 }
 /// unlink.
 pub fn remove_name(path: &CStr) -> Result<(), Errno> {
     check(Operation::RemoveName)?;
-    // SAFETY: a zero-terminated path.
+    // SAFETY: the path ends with a zero.
     done(unsafe { libc::unlink(path.as_ptr()) })
 }
-/// EFBIG for a file that would come to end beyond the process's limit: the system would end the program (SIGXFSZ).
+/// EFBIG if a file that reaches `end` would exceed the process's limit. The system would end the program (SIGXFSZ).
 pub fn within_limit(end: u64) -> Result<(), Errno> {
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: fills in the structure; where it fails there is no limit to know of.
+    // SAFETY: the call fills in the structure. If it fails, no limit is known.
     unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
     if limit.rlim_cur < end { Err(Errno(libc::EFBIG)) } else { Ok(()) }
 }
-/// fallocate: makes blocks for a part of a file.
+/// fallocate: allocates blocks for a part of a file.
 pub fn make_blocks(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno> {
     check(Operation::MakeBlocks)?;
     let _uncancelled = NotCancelled::begin();
     within_limit(start + length)?;
-    // SAFETY: changes the file only.
+    // SAFETY: the call changes the file only.
     done(unsafe { libc::fallocate(file.as_raw_fd(), 0, start as i64, length as i64) })
 }
-/// fallocate: gives the blocks of a part of a file back.
+/// fallocate: gives back the blocks of a part of a file.
 pub fn punch_hole(file: BorrowedFd, start: u64, length: u64) -> Result<(), Errno> {
     check(Operation::PunchHole)?;
     let _uncancelled = NotCancelled::begin();
     let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: changes the file only.
+    // SAFETY: the call changes the file only.
     done(unsafe { libc::fallocate(file.as_raw_fd(), flags, start as i64, length as i64) })
 }
-/// How much of a transfer is asked for.
+/// How many bytes of a transfer to ask for, given the fault to inject.
 fn piece(fault: Option<Injected>, length: usize) -> Result<usize, Errno> {
     match fault {
         Some(Injected::Fail(errno)) => Err(errno),
@@ -215,21 +218,21 @@ fn piece(fault: Option<Injected>, length: usize) -> Result<usize, Errno> {
         _ => Ok(length),
     }
 }
-/// pwrite: how many bytes went.
+/// pwrite. Returns how many bytes were written.
 pub fn write_at(file: BorrowedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
     let length = piece(injected(Operation::Write), bytes.len())?;
     within_limit(offset + length as u64)?;
     let _uncancelled = NotCancelled::begin();
-    // SAFETY: reads `bytes` only.
+    // SAFETY: the call only reads `bytes`.
     let wrote = unsafe { libc::pwrite(file.as_raw_fd(), bytes.as_ptr().cast(), length, offset as i64) };
     usize::try_from(wrote).map_err(|_| Errno::last())
 }
-/// pread: how many bytes came.
+/// pread. Returns how many bytes were read.
 pub fn read_at(file: BorrowedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let fault = injected(Operation::Read);
     let length = piece(fault, bytes.len())?;
     let _uncancelled = NotCancelled::begin();
-    // SAFETY: writes to `bytes` only.
+    // SAFETY: the call only writes to `bytes`.
     let got = unsafe { libc::pread(file.as_raw_fd(), bytes.as_mut_ptr().cast(), length, offset as i64) };
     let got = usize::try_from(got).map_err(|_| Errno::last())?;
     if fault == Some(Injected::Damage) && got > 0 {
@@ -241,15 +244,15 @@ pub fn read_at(file: BorrowedFd, bytes: &mut [u8], offset: u64) -> Result<usize,
 /// The userfaultfd call.
 pub fn userfaultfd(flags: c_int) -> Result<OwnedFd, Errno> {
     check(Operation::Userfaultfd)?;
-    // SAFETY: makes a descriptor; touches no memory.
+    // SAFETY: the call makes a descriptor and touches no memory.
     let descriptor = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::c_long::from(flags)) } as c_int;
-    // SAFETY: just opened.
+    // SAFETY: the descriptor was just opened, and nobody else owns it.
     if descriptor < 0 { Err(Errno::last()) } else { Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }) }
 }
 /// ioctl.
 ///
 /// # Safety
-/// `T` is the structure of the request, and what that does to memory is the caller's to do.
+/// `T` is the structure of the request, and the caller may do to memory what the request does.
 pub unsafe fn control<T>(
     operation: Operation,
     descriptor: c_int,
@@ -261,9 +264,9 @@ pub unsafe fn control<T>(
     done(unsafe { libc::ioctl(descriptor, request, core::ptr::from_mut(argument)) })
 }
 
-/// Blocks all signals of the calling thread. Gives what it had blocked before.
+/// Blocks all signals of the calling thread. Returns the set that was blocked before.
 pub fn block_signals() -> libc::sigset_t {
-    // SAFETY: both sets are local, and filled in by the calls; a thread may change its own mask.
+    // SAFETY: both sets are local, and the calls fill them in. A thread may change its own mask.
     unsafe {
         let (mut all, mut before) = (core::mem::zeroed(), core::mem::zeroed());
         libc::sigfillset(&mut all);
@@ -271,9 +274,9 @@ pub fn block_signals() -> libc::sigset_t {
         before
     }
 }
-/// Blocks these signals of the calling thread and no others.
+/// Blocks just these signals of the calling thread.
 pub fn set_signals(signals: &libc::sigset_t) {
-    // SAFETY: a set that is read; a thread may change its own mask.
+    // SAFETY: the set is only read. A thread may change its own mask.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, signals, null_mut()) };
 }
 
@@ -281,16 +284,16 @@ unsafe extern "C" {
     // Not in the libc crate.
     safe fn pthread_setcancelstate(state: c_int, before: Option<&mut c_int>) -> c_int;
 }
-/// While one of these lives, pthread_cancel does not end its thread: a cancellation waits for the thread's next cancellation
-/// point after that. One in the middle of a call would unwind through the library and leave locks held. So it is needed around
-/// whatever may be a cancellation point: opening, reading, writing and closing files, sleeping, waiting for threads, functions
-/// of the program. Costs two calls of about 5 ns.
+/// While one of these lives, pthread_cancel does not end its thread; the cancellation waits for the thread's next
+/// cancellation point after that. Without it, a cancellation in the middle of a call would unwind through the library and
+/// leave locks held. So it is needed around whatever may be a cancellation point: opening, reading, writing and closing
+/// files, sleeping, waiting for threads, and functions of the program. It costs two calls of about 5 ns.
 pub struct NotCancelled {
     before: c_int,
     of_this_thread: PhantomData<*mut ()>,
 }
 impl NotCancelled {
-    /// The calling thread is not cancelled from now on.
+    /// Keeps the calling thread from being cancelled until the result is dropped.
     pub fn begin() -> NotCancelled {
         const DISABLE: c_int = 1;
         let mut before = 0;
@@ -304,12 +307,12 @@ impl Drop for NotCancelled {
     }
 }
 
-/// Starts a detached thread with a stack of `stack` bytes and all signals blocked: they are for the program's own.
-/// Without the standard library, whose threads use malloc: that would cost 64 MiB of address space for glibc's arena.
+/// Starts a detached thread with a stack of `stack` bytes. All signals are blocked in it, because they are for the program's
+/// own threads. The standard library's threads would use malloc, which would cost 64 MiB of address space for glibc's arena.
 pub fn start_thread(stack: usize, main: extern "C" fn(*mut c_void) -> *mut c_void) -> Result<(), Errno> {
     check(Operation::StartThread)?;
     let before = block_signals();
-    // SAFETY: plain calls on local objects that each is made to fill in; what the thread runs lives for ever.
+    // SAFETY: the calls get local objects, which they fill in. What the thread runs lives as long as the process.
     let error = unsafe {
         let mut attributes = core::mem::zeroed();
         let mut thread = core::mem::zeroed();
@@ -325,19 +328,19 @@ pub fn start_thread(stack: usize, main: extern "C" fn(*mut c_void) -> *mut c_voi
     set_signals(&before);
     if error == 0 { Ok(()) } else { Err(Errno(error)) }
 }
-/// Some of the first 1024 processors.
+/// A set of the first 1024 processors.
 #[derive(Clone, Copy)]
 pub struct Processors(libc::cpu_set_t);
 impl Processors {
-    /// None of them.
+    /// The empty set.
     pub fn none() -> Processors {
-        // SAFETY: all-zero bytes are the empty set.
+        // SAFETY: zero bytes are the empty set.
         Processors(unsafe { core::mem::zeroed() })
     }
-    /// All of these but one.
+    /// This set without one processor.
     pub fn without(mut self, processor: usize) -> Processors {
         if processor < libc::CPU_SETSIZE as usize {
-            // SAFETY: inside the set.
+            // SAFETY: the number lies within the set.
             unsafe { libc::CPU_CLR(processor, &mut self.0) };
         }
         self
@@ -345,42 +348,42 @@ impl Processors {
 }
 impl PartialEq for Processors {
     fn eq(&self, other: &Processors) -> bool {
-        // SAFETY: reads two sets.
+        // SAFETY: the call reads two sets.
         unsafe { libc::CPU_EQUAL(&self.0, &other.0) }
     }
 }
 
-/// A thread that never ends.
+/// A thread that runs as long as it is asked about.
 #[derive(Clone, Copy)]
 pub struct LastingThread(libc::pthread_t);
 impl LastingThread {
-    /// Gives up joining it.
+    /// Takes the thread, which can then not be joined any more.
     ///
     /// # Safety
-    /// As long as it is asked about, the thread runs, and this is the process it runs in.
+    /// As long as the result is used, the thread runs, and the calling process is the one it runs in.
     pub unsafe fn new(thread: std::thread::JoinHandle<()>) -> LastingThread {
         LastingThread(std::os::unix::thread::JoinHandleExt::into_pthread_t(thread))
     }
-    /// The processors it may run on. pthread_getaffinity_np.
+    /// pthread_getaffinity_np: the processors that the thread may run on.
     pub fn affinity(self) -> Result<Processors, Errno> {
         check(Operation::Affinity)?;
         let mut set = Processors::none();
-        // SAFETY: fills in the set; the thread runs, by the rule of `new`.
+        // SAFETY: the call fills in the set. The thread runs, by the promise that `new` was given.
         let error = unsafe { libc::pthread_getaffinity_np(self.0, size_of::<libc::cpu_set_t>(), &mut set.0) };
         if error == 0 { Ok(set) } else { Err(Errno(error)) }
     }
-    /// Lets it run on these only. pthread_setaffinity_np.
+    /// pthread_setaffinity_np: lets the thread run on these processors only.
     pub fn set_affinity(self, processors: Processors) -> Result<(), Errno> {
         check(Operation::Affinity)?;
-        // SAFETY: reads the set; the thread runs, by the rule of `new`.
+        // SAFETY: the call reads the set. The thread runs, by the promise that `new` was given.
         let error =
             unsafe { libc::pthread_setaffinity_np(self.0, size_of::<libc::cpu_set_t>(), &processors.0) };
         if error == 0 { Ok(()) } else { Err(Errno(error)) }
     }
 }
-/// The processor that the calling thread is on; it may be on another one right after. sched_getcpu.
+/// sched_getcpu: the processor that the calling thread is on. It may be on another one at once.
 pub fn processor() -> Option<usize> {
-    // SAFETY: takes nothing and touches nothing.
+    // SAFETY: the call takes nothing and changes nothing.
     usize::try_from(unsafe { libc::sched_getcpu() }).ok()
 }
 
@@ -388,22 +391,22 @@ pub fn processor() -> Option<usize> {
 pub fn make_thread_key(destructor: unsafe extern "C" fn(*mut c_void)) -> Result<libc::pthread_key_t, Errno> {
     check(Operation::ThreadKey)?;
     let mut key = 0;
-    // SAFETY: fills in `key`; the destructor lives as long as the process (the library is never unloaded).
+    // SAFETY: the call fills in `key`. The destructor lives as long as the process, because the library is never unloaded.
     let error = unsafe { libc::pthread_key_create(&mut key, Some(destructor)) };
     if error == 0 { Ok(key) } else { Err(Errno(error)) }
 }
-/// pthread_key_delete, of a key that no thread has a value for.
+/// pthread_key_delete, of a key for which no thread has a value.
 pub fn drop_thread_key(key: libc::pthread_key_t) {
-    // SAFETY: a key that is none is an error value, and then there is nothing to drop.
+    // SAFETY: for a number that is no key the call returns an error and does nothing.
     unsafe { libc::pthread_key_delete(key) };
 }
 /// pthread_setspecific.
 ///
 /// # Safety
-/// The key's destructor may have the value.
+/// The key's destructor may be called with the value.
 pub unsafe fn set_thread_value(key: libc::pthread_key_t, value: *const c_void) -> Result<(), Errno> {
     check(Operation::ThreadKey)?;
-    // SAFETY: by the caller's promise. A key that is none is an error value.
+    // SAFETY: by the caller's promise. For a number that is no key the call returns an error.
     let error = unsafe { libc::pthread_setspecific(key, value) };
     if error == 0 { Ok(()) } else { Err(Errno(error)) }
 }

@@ -1,7 +1,7 @@
 /* thread_pointer.c - this thread's record, and what is known of a thread without one (thread.rs). Two words with the
- * initial-exec model: loads relative to the thread register instead of calls. So all variables of threads of this library
- * take of the 1.6 KiB that glibc has for such libraries where they are opened by dlopen, all together; they are to be few. The
- * two begin as zero: a thread that starts while dlopen is at work may never see another value. */
+ * initial-exec model: they are loaded relative to the thread register, without a call. If such a library is opened by dlopen,
+ * all its thread-local variables together come out of 1.6 KiB that glibc keeps for all such libraries, so this one must have
+ * few. Both words begin as zero, because a thread that starts while dlopen is at work may never see another initial value. */
 #include <stdint.h>
 
 #define OWN __attribute__((visibility("hidden")))

@@ -1,14 +1,14 @@
-//! Checked builds watch how locks are taken, and end the program where that could leave a thread waiting for ever: not only
-//! in the one run of thousands in which it does.
+//! Checked builds watch how locks are taken. They end the program where that could leave a thread waiting for ever, not
+//! only in the one run of thousands in which it does.
 //!
-//! Locks made at the same place of the source are of one *class*; the gate of the tiers is one too. Ends the program:
-//! - A lock is taken under one that is elsewhere taken under it, directly or by way of others. Fork takes all that load.rs
-//!   lists, in its order, so any lock taken in another order is found out as soon as the process has forked once.
-//! - One is taken by a thread that has it, or another of its class: which of the two comes first is nowhere said.
-//! - A sheltered one is taken where fork does not wait for it: a child could inherit it taken, for ever.
+//! Locks made at the same place in the source are of one *class*; the gate of the tiers is one, too. These end the program:
+//! - A lock is taken under another one that is elsewhere taken under it, directly or through further locks. Fork takes all
+//!   locks in load.rs, in the order there. So any lock taken in another order is found once the process has forked.
+//! - A lock is taken by a thread that has it, or another one of its class: nothing says which of the two comes first.
+//! - A sheltered lock is taken where fork does not wait for its holder: a child could inherit it taken, for ever.
 //! - A message is sent under a lock: the program's callback may call anything.
 //!
-//! In other builds there is nothing of this.
+//! Other builds have none of this.
 #[cfg(debug_assertions)]
 use super::findings::found;
 #[cfg(debug_assertions)]
@@ -19,27 +19,27 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 /// What fork does about a lock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Takes it.
+    /// Fork takes the lock.
     TakenByFork,
-    /// Waits until who has taken it has left what shelters it.
+    /// Fork waits until the lock's holder has left what shelters it.
     Sheltered,
 }
 
-/// What is known of a lock.
+/// What is known of one lock.
 pub struct Watch {
     #[cfg(debug_assertions)]
     kind: Kind,
     #[cfg(debug_assertions)]
     made: &'static Location<'static>,
-    /// Its number, plus one; 0: not looked up yet.
+    /// Number of the lock's class, plus one; 0 if it was not looked up yet.
     #[cfg(debug_assertions)]
     class: AtomicUsize,
 }
-/// It is held, until this is dropped.
+/// The lock is held until this is dropped.
 pub struct Held<'a>(&'a Watch);
 
 impl Watch {
-    /// Of a lock that is made by the caller.
+    /// For a lock that the caller makes.
     #[track_caller]
     #[cfg_attr(not(debug_assertions), expect(unused_variables))]
     pub const fn new(kind: Kind) -> Watch {
@@ -52,20 +52,20 @@ impl Watch {
             class: AtomicUsize::new(0),
         }
     }
-    /// The calling thread takes it now, or waits for it.
+    /// Called when the calling thread is about to take the lock, or to wait for it.
     #[inline]
     pub fn about_to_take(&self) {
         #[cfg(debug_assertions)]
         self.look();
     }
-    /// The calling thread has it from now on.
+    /// Called when the calling thread has taken the lock.
     #[inline]
     pub fn hold(&self) -> Held<'_> {
         #[cfg(debug_assertions)]
         self.note_held();
         Held(self)
     }
-    /// The calling thread has it no more.
+    /// Called when the calling thread has released the lock.
     #[inline]
     pub fn leave(&self) {
         #[cfg(debug_assertions)]
@@ -73,9 +73,9 @@ impl Watch {
     }
 }
 impl<'a> Held<'a> {
-    /// Is held no more, for a while.
+    /// The lock is not held for a while.
     pub fn rest(self) -> &'a Watch {
-        self.0 // and is dropped
+        self.0 // and drops `self`
     }
 }
 impl Drop for Held<'_> {
@@ -85,19 +85,19 @@ impl Drop for Held<'_> {
     }
 }
 
-/// The calling thread takes all locks for a fork from now on, or has released them.
+/// Says that the calling thread is about to take all locks for a fork, or that it has released them.
 pub fn set_forking(forking: bool) {
     #[cfg(debug_assertions)]
     FORKING.set(forking);
     #[cfg(not(debug_assertions))]
     let _ = forking;
 }
-/// From now on the calling thread, a test's, may take sheltered locks anywhere: it looks at what they guard.
+/// Lets the calling thread of a test take sheltered locks anywhere from now on, to look at what they guard.
 pub fn look_on() {
     #[cfg(debug_assertions)]
     LOOKING_ON.set(true);
 }
-/// The calling thread is about to call the program.
+/// Called when the calling thread is about to call the program.
 #[inline]
 pub fn about_to_call_program() {
     #[cfg(debug_assertions)]
@@ -111,10 +111,10 @@ const MOST: usize = 64;
 /// Where the locks of each class are made.
 #[cfg(debug_assertions)]
 static MADE: [AtomicPtr<Location<'static>>; MOST] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MOST];
-/// By class, those that were taken under it: a bit each.
+/// For each class, the classes that were taken under it, one bit each.
 #[cfg(debug_assertions)]
 static UNDER: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
-/// The classes that are no sheltered ones, and those that fork has taken.
+/// The classes of locks that are not sheltered; below, the classes that fork has taken.
 #[cfg(debug_assertions)]
 static NOT_SHELTERED: AtomicU64 = AtomicU64::new(0);
 #[cfg(debug_assertions)]
@@ -122,7 +122,7 @@ static TAKEN_BY_FORK: AtomicU64 = AtomicU64::new(0);
 
 #[cfg(debug_assertions)]
 std::thread_local! {
-    /// How many of each class this thread has.
+    /// How many locks of each class this thread has.
     static HELD: [core::cell::Cell<u32>; MOST] = const { [const { core::cell::Cell::new(0) }; MOST] };
     static FORKING: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
     static LOOKING_ON: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
@@ -139,7 +139,7 @@ fn classes(set: u64) -> impl Iterator<Item = usize> {
 }
 #[cfg(debug_assertions)]
 fn name(class: usize) -> &'static Location<'static> {
-    // SAFETY: what `Watch::class` has stored, which is 'static, as it did where it found the number.
+    // SAFETY: `Watch::class` has stored a 'static reference in the place of that number.
     unsafe { &*MADE[class].load(SeqCst) }
 }
 
@@ -191,12 +191,12 @@ impl Watch {
     }
     fn note_held(&self) {
         let class = self.class();
-        // Also where it was tried only.
+        // Done here again, for locks that were only tried.
         self.look_for_shelter(class, held_now(), FORKING.get());
         HELD.with(|held| held[class].update(|count| count + 1));
     }
 }
-/// Whether locks of class `inner` were taken under those of `outer`, directly or by way of others.
+/// Whether locks of class `inner` were taken under those of class `outer`, directly or through others.
 #[cfg(debug_assertions)]
 fn comes_under(inner: usize, outer: usize) -> bool {
     let (mut seen, mut next) = (0, 1 << outer);
@@ -207,7 +207,7 @@ fn comes_under(inner: usize, outer: usize) -> bool {
     }
     seen >> inner & 1 == 1
 }
-/// Where locks were made that some thread has taken and fork has not, since it was asked for that.
+/// Where those locks were made that some thread has taken, but fork has not, though they are not sheltered.
 #[cfg(all(test, debug_assertions))]
 pub fn missed_by_fork() -> Vec<String> {
     classes(NOT_SHELTERED.load(SeqCst) & !TAKEN_BY_FORK.load(SeqCst))
@@ -221,7 +221,7 @@ mod tests {
     use crate::os::lock::Mutex;
     use std::process::Command;
 
-    /// What is said, and of what.
+    /// What the finding says, and what causes it.
     const CASES: [(&str, fn()); 4] = [
         ("and elsewhere the other way round", || {
             static LOCKS: [Mutex<()>; 3] = [Mutex::new(()), Mutex::new(()), Mutex::new(())];

@@ -1,4 +1,5 @@
-//! What was found wrong: told in the log at once, kept for the report, each once.
+//! What was found wrong. Each finding is logged at once and kept for the report; a finding that is known already
+//! is not repeated.
 use super::{report, trace};
 use crate::log::{Level, is_wanted, log};
 use crate::os::fork::AtFork;
@@ -6,7 +7,7 @@ use crate::os::{lock::Mutex, records::Records};
 use allocator_api2::vec::Vec;
 use serde_json::{Value, json};
 
-/// Findings kept; what comes after them is told in the log only, and counted where it is damage.
+/// Most findings kept. Later ones are only logged, and counted if they are damage.
 const MOST: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -15,9 +16,9 @@ pub(super) enum Kind {
     Overrun,
     /// A freed block was written to.
     WriteAfterFree,
-    /// A block was freed or reallocated that had been freed.
+    /// A block was freed or reallocated after it had been freed.
     DoubleFree,
-    /// What was freed or reallocated is no block.
+    /// Something was freed or reallocated that is no block.
     BadFree,
 }
 impl Kind {
@@ -35,16 +36,16 @@ impl Kind {
     }
 }
 
-/// One finding. Stacks as trace.rs numbers them.
+/// One finding. Stacks are hashes of trace.rs.
 #[derive(Clone, Copy)]
 pub(super) struct Finding {
     pub kind: Kind,
     pub start: usize,
-    /// Of the block; 0 when there is none.
+    /// Size of the block; 0 if there is none.
     pub size: usize,
-    /// First byte that was overwritten, from the block's start.
+    /// Offset in the block of the first byte that was overwritten.
     pub offset: usize,
-    /// Where it was found.
+    /// The stack that found it.
     pub found: u64,
     pub allocated: u64,
     pub freed: u64,
@@ -69,7 +70,8 @@ static FOUND: Mutex<Found> = Mutex::new(Found { list: Vec::new_in(Records), dama
 /// See load.rs.
 pub(super) static HOOKS: &dyn AtFork = &FOUND;
 
-/// Tells of a finding, unless that was done before. Takes locks and allocates: not to be called under any of ours.
+/// Reports a finding, unless it was reported before. This takes locks and allocates, so it must not be called
+/// under any of our locks.
 pub(super) fn tell(finding: Finding) {
     let in_report = {
         let mut found = FOUND.lock();
@@ -114,11 +116,11 @@ fn log_finding(finding: &Finding) {
     }
 }
 
-/// Blocks and freed blocks that were damaged.
+/// How many live and freed blocks were found damaged.
 pub(super) fn damaged() -> usize {
     FOUND.lock().damaged
 }
-/// What is known of all findings, oldest first.
+/// All findings that were kept, oldest first.
 pub(super) fn to_json() -> std::vec::Vec<Value> {
     let found: Vec<Finding, Records> = {
         let found = FOUND.lock();

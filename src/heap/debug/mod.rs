@@ -1,20 +1,22 @@
 //! Debugging aids: `UNIMEM_DEBUG=guard,quarantine,trace`, for every heap and so for every surface.
 //!
-//! Read once, when the first heap is made. With any of them on, heaps cache nothing (`Heap::create`), so that no call
-//! is served by fast.rs and all pass through slow.rs, which calls here; with none on, the fast paths know nothing of
-//! this, and the slow ones pay one relaxed load.
+//! The variable is read once, when the first heap is made. If any aid is on, heaps cache nothing (`Heap::create`), so
+//! fast.rs serves no call and all of them pass through slow.rs, which calls here. If none is on, the fast paths know nothing
+//! of this, and the slow ones pay one relaxed load.
 //!
-//! - guard: [`super::guard`] behind each block, looked at when it is freed or reallocated, by `check_memory_corruption`,
-//!   and when its heap ends. The free of a damaged block is refused, as every bad free is: the block stays to be looked
-//!   at.
+//! - guard: [`super::guard`] behind each block. It is checked when the block is freed or reallocated, by
+//!   `check_memory_corruption`, and when the heap ends. The free of a damaged block is refused like any bad free, so that
+//!   the block stays to be looked at.
 //! - quarantine: see [`quarantine`](mod@quarantine).
 //! - trace: see [`trace`](mod@trace).
 //!
-//! A free or reallocation that is refused is told of as well, and all findings are in the report (report.rs).
+//! A free or reallocation that is refused is reported as well, and all findings are in the report (report.rs).
 //!
-//! Locks: two while a report is written and names are looked up ([`SYMBOL_HOOKS`]), which may allocate, also from
-//! the heap that serves as malloc; then one each for what was found, the quarantine, tiered memory and the stacks ([`HOOKS`]), under
-//! which nothing is logged, walked or named. All are taken before any heap's, and in this order.
+//! Locks, in the order in which they are taken, all before any heap's:
+//! 1. Two for writing the report and for looking names up ([`SYMBOL_HOOKS`]). Code under these may allocate, also from the
+//!    heap that serves as malloc.
+//! 2. One each for the findings, the quarantine, tiered memory and the stacks ([`HOOKS`]). Under these nothing is logged, no
+//!    stack is walked and no name is looked up.
 mod findings;
 mod quarantine;
 mod reachable;
@@ -44,17 +46,17 @@ const TRACE_ON: u8 = 4;
 const READ: u8 = 128;
 static MODES: AtomicU8 = AtomicU8::new(0);
 
-/// What is on.
+/// Which aids are on.
 #[derive(Clone, Copy)]
 pub struct Modes(u8);
 impl Modes {
-    /// Whether anything is.
+    /// Whether any aid is on.
     pub fn any(self) -> bool {
         self.0 & !READ != 0
     }
 }
 
-/// What the environment asks for; reads it when called first. Without allocating: the heap may be malloc's.
+/// What the environment asks for. The first call reads it, without allocating, because the heap may be malloc's.
 pub fn modes() -> Modes {
     let known = MODES.load(Relaxed);
     if known & READ != 0 {
@@ -85,25 +87,25 @@ pub fn modes() -> Modes {
     }
     Modes(modes)
 }
-/// The calling stack. None while this thread walks one already.
+/// The calling stack. None if this thread is walking one already.
 pub fn walk_stack() -> Option<Stack> {
     trace::walk_alone()
 }
-/// The stack that allocated the live block at `start`, where `trace` is on.
+/// The stack that allocated the live block at `start`, if `trace` is on.
 pub fn stack_of(start: usize) -> Option<Stack> {
     if has(TRACE_ON) { trace::known_stack(start) } else { None }
 }
 fn has(mode: u8) -> bool {
     MODES.load(Relaxed) & mode != 0
 }
-/// Whether overruns are looked for.
+/// Whether blocks have guards.
 pub fn guards_are_on() -> bool {
     has(GUARD_ON)
 }
 fn traces_are_on() -> bool {
     has(TRACE_ON)
 }
-/// The calling stack, where stacks are wanted.
+/// The hash of the calling stack, if `trace` is on.
 fn stack_here() -> u64 {
     if has(TRACE_ON) { trace::here() } else { trace::UNKNOWN }
 }
@@ -128,8 +130,8 @@ pub(super) fn allocated(block: NonNull<u8>, size: usize) {
         trace::allocated(block.as_ptr() as usize);
     }
 }
-/// Whether a block that is reallocated moves in any case, so that stale pointers to it are found. One with several
-/// owners cannot.
+/// Whether a reallocation has to move the block, so that stale pointers to it are found. A block with several owners cannot
+/// be moved.
 pub(super) fn moves_blocks(block: &Block, size: usize, pinned: bool) -> bool {
     modes().any() && !(pinned && size <= block.size)
 }
@@ -145,7 +147,7 @@ pub(super) fn resized(pointer: *mut u8, size: usize) {
         unsafe { guard::write(block, size) };
     }
 }
-/// Fails when the live block at `pointer` was overrun, and says so in the log. Corruption.
+/// Checks the guard of the live block at `pointer`. If the block was overrun it logs that and fails with Corruption.
 #[inline]
 pub fn check(pointer: *const u8) -> Result<()> {
     if !has(GUARD_ON) {
@@ -175,7 +177,7 @@ fn damaged_by(pointer: *const u8) -> Option<(Block, usize)> {
 fn tell_damage((block, offset): (Block, usize)) {
     tell_overrun(block.start, block.size, offset);
 }
-/// What `size` bytes at `start` were overrun at `offset`.
+/// Reports that the memory of `size` bytes at `start` was overrun, first at `offset`.
 pub fn tell_overrun(start: usize, size: usize, offset: usize) {
     findings::tell(Finding {
         kind: Kind::Overrun,
@@ -187,7 +189,7 @@ pub fn tell_overrun(start: usize, size: usize, offset: usize) {
         freed: trace::UNKNOWN,
     });
 }
-/// A free or reallocation of `pointer` was refused.
+/// Called when a free or reallocation of `pointer` was refused.
 #[cold]
 pub(super) fn refused(pointer: *const u8, error: Error) {
     if !modes().any() {
@@ -199,7 +201,8 @@ pub(super) fn refused(pointer: *const u8, error: Error) {
     findings::tell(Finding { kind, start, size, offset: 0, found: stack_here(), allocated, freed });
 }
 
-/// Takes a block that is being freed into quarantine. False: not done, it is to be freed at once. DoubleFree.
+/// Takes a block that is being freed into quarantine. False: it was not taken, and is to be freed at once. DoubleFree:
+/// another thread freed it at the same moment.
 pub(super) fn quarantine(
     heap: &'static Heap,
     span: &'static Span,
@@ -220,7 +223,8 @@ pub(super) fn quarantine(
     }
     Ok(held)
 }
-/// Ends the quarantine of the blocks of `heap`, or of all. Whether there were any. Tells what was found: under no lock.
+/// Ends the quarantine of the blocks of `heap`, or of all blocks. True if there were any. Reports what it finds, so it must
+/// not be called under a lock.
 pub fn empty_quarantine(heap: Option<&Heap>) -> bool {
     if !has(QUARANTINE_ON) {
         return false;
@@ -243,7 +247,7 @@ fn tell_writes(damaged: Vec<quarantine::Written, Records>) {
     }
 }
 
-/// A heap is about to end: what is damaged or live is reported, with the stacks that allocated it.
+/// Called when a heap is about to end. Reports what is damaged or live, with the stacks that allocated it.
 pub(super) fn heap_ends(heap: &'static Heap) {
     if !modes().any() {
         return;

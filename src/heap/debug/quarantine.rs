@@ -29,13 +29,13 @@ struct Held {
     span: &'static Span,
     index: usize,
     start: usize,
-    /// As asked for.
+    /// Size that was asked for.
     size: usize,
     /// Bytes that count.
     capacity: usize,
     /// Bytes filled with the pattern.
     filled: usize,
-    /// Pages without access, at the end: where they begin, and bytes.
+    /// The pages at the end that have no access: where they begin, and how many bytes they are.
     closed: (usize, usize),
     allocated: u64,
     freed: u64,
@@ -73,13 +73,14 @@ impl Held {
         if self.span.is_large() {
             let page = self.start.next_multiple_of(PAGE);
             let length = (self.start + self.capacity).saturating_sub(page) / PAGE * PAGE;
-            // SAFETY: whole pages of a block that nobody owns. Where it fails, the pattern has to do.
+            // SAFETY: these are whole pages of a block that nobody owns. If the call fails, they are filled with the
+            // pattern.
             if unsafe { system::protect(page, length, libc::PROT_NONE) }.is_ok() {
                 self.closed = (page, length);
                 self.filled = page - self.start;
             }
         }
-        // SAFETY: within the block, which nobody owns.
+        // SAFETY: this lies within the block, which nobody owns.
         unsafe { (self.start as *mut u8).write_bytes(PATTERN, self.filled) };
     }
 }
@@ -102,7 +103,7 @@ impl Queue {
         }
         self.last = record.as_ptr();
     }
-    /// Takes the oldest out.
+    /// Takes out the oldest record.
     fn pop(&mut self) -> Option<NonNull<Held>> {
         let oldest = NonNull::new(self.first)?;
         // SAFETY: records in the queue are live, and only reached under its lock.
@@ -124,14 +125,15 @@ pub(super) static HOOKS: &dyn AtFork = &QUEUE;
 pub(super) struct Written {
     pub start: usize,
     pub size: usize,
-    /// First byte that differs.
+    /// Offset of the first byte that differs from the pattern.
     pub offset: usize,
     pub allocated: u64,
     pub freed: u64,
 }
 
-/// Takes a live block in, and lets out what has become too much. Gives whether it was taken (not without memory for
-/// its record), and what is damaged of that which left. DoubleFree: another thread freed it at the same moment.
+/// Takes a live block in, and lets out the oldest blocks if there are too many bytes. Returns whether the block was
+/// taken, which needs memory for its record, and the damaged ones among those that left. DoubleFree: another thread
+/// freed the block at the same moment.
 pub(super) fn take(
     heap: &'static Heap,
     span: &'static Span,
@@ -150,7 +152,7 @@ pub(super) fn take(
         return fail!(DoubleFree, "the block was freed by another thread at the same moment");
     };
     let mut held = Held::of(heap, span, index, value, freed_by);
-    // SAFETY: its slot says since a moment ago that it is not live, so it is nobody's.
+    // SAFETY: `set_aside` has just made the block not live, so nobody owns it.
     unsafe { held.overwrite() };
     heap.count_quarantined(held.size)?;
 
@@ -184,7 +186,7 @@ pub(super) fn stacks_of(start: usize) -> Option<(usize, u64, u64)> {
     None
 }
 
-/// Lets out the blocks of all heaps that are `wanted`. Gives whether there were any, and what is damaged.
+/// Lets out the blocks of all heaps that are `wanted`. Returns whether there were any, and the damaged ones.
 pub(super) fn release(wanted: impl Fn(&Heap) -> bool) -> (bool, Vec<Written, Records>) {
     let mut damaged = Vec::new_in(Records);
     let mut any = false;
@@ -199,23 +201,25 @@ pub(super) fn release(wanted: impl Fn(&Heap) -> bool) -> (bool, Vec<Written, Rec
             any = true;
             let_out(&mut queue, record, &mut damaged);
         } else {
-            // SAFETY: taken out of the queue above.
+            // SAFETY: the record was taken out of the queue above, and its `next` is null.
             unsafe { queue.append(record) };
         }
     }
     (any, damaged)
 }
 
-/// The first byte that is not the pattern. A line at a time: the queue's lock is held, and fork waits for it.
+/// Position of the first byte that is not the pattern. It compares a cache line at a time, because the queue's lock
+/// is held, for which fork waits.
 fn first_difference(bytes: &[u8]) -> Option<usize> {
     let differs = |line: &[u8]| line.iter().fold(0, |seen, byte| seen | (byte ^ PATTERN)) != 0;
     let line = bytes.chunks(64).position(differs)? * 64;
     Some(line + bytes[line..].iter().position(|&byte| byte != PATTERN)?)
 }
 
-/// Gives a block that is off the queue back to its heap. The queue's lock is held, so the heap cannot end meanwhile.
+/// Gives a block that was taken out of the queue back to its heap. The queue's lock is held, so the heap cannot end
+/// meanwhile.
 fn let_out(queue: &mut Queue, record: NonNull<Held>, damaged: &mut Vec<Written, Records>) {
-    // SAFETY: off the queue, so ours alone.
+    // SAFETY: the record was taken out of the queue, so it is ours alone.
     let held = unsafe { record.read() };
     let (page, length) = held.closed;
     queue.bytes -= held.capacity;
@@ -232,13 +236,13 @@ fn let_out(queue: &mut Queue, record: NonNull<Held>, damaged: &mut Vec<Written, 
             freed: held.freed,
         });
     }
-    // SAFETY: the pages that were closed when it came.
+    // SAFETY: these are the pages that `overwrite` has closed.
     if length > 0 && unsafe { system::protect(page, length, libc::PROT_READ | libc::PROT_WRITE) }.is_err() {
-        // The system has no room to join the mappings: the block stays out of use until its heap ends.
+        // The system has no room to join the mappings. The block stays out of use until its heap ends.
     } else {
         debug_assert!(page_map::span_of(held.start).is_some());
         held.heap.take_back(held.span, held.index);
     }
-    // SAFETY: made by `take`, read above.
+    // SAFETY: `take` made the record, and it was read above.
     unsafe { records::release(record.cast(), size_of::<Held>()) };
 }

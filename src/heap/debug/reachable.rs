@@ -1,11 +1,14 @@
-//! Which live blocks nothing points to any more: the leaks of a program that ends, as against what it merely keeps.
+//! Which live blocks nothing points to any more: these are a program's leaks at its end, unlike what it merely keeps.
 //!
-//! Conservative, as leak sanitizers are: every aligned word of the program's writable memory (data, stacks, thread-local
-//! variables, other mappings) that is an address in a live block reaches it, and so do the words of reached blocks. Heap
-//! memory that is no live block, and the library's records, count for nothing. Registers of other threads are not seen.
+//! The search is conservative, as in leak sanitizers. A word that is an address in a live block reaches that block.
+//! Searched are
+//! - every aligned word of the program's writable memory: data, stacks, thread-local variables, other mappings;
+//! - the words of blocks that were reached.
 //!
-//! Memory is read through /proc/self/mem, since other threads may unmap it meanwhile, and only pages that are there, so
-//! that reserved address space costs nothing and tiered memory stays where it is.
+//! Not searched are heap memory that is not a live block, the library's records, and the registers of other threads.
+//!
+//! Memory is read through /proc/self/mem, because other threads may unmap it meanwhile. Only pages that are there are
+//! read, so reserved address space costs nothing and tiered memory stays where it is.
 use super::super::{Block, page_map};
 use crate::os::map::PAGE;
 use crate::os::records::{self, Records};
@@ -14,23 +17,24 @@ use core::ops::Range;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// Bytes read at once.
+/// Most bytes read at once.
 const PIECE: usize = 16 * PAGE;
-/// Pages asked about at once.
+/// Most pages asked about at once.
 const PAGES: usize = 512;
 
 struct Search<'a> {
-    /// By address.
+    /// Sorted by address.
     live: &'a [Block],
     reached: Vec<bool, Records>,
-    /// Reached, not yet looked into.
+    /// Blocks that were reached and not searched yet, as indices.
     waiting: Vec<u32, Records>,
     memory: File,
     buffer: Vec<u8, Records>,
 }
 
-/// For each of `live`, in order of their addresses, whether it is reached. The stack that `frame` lies in counts from
-/// there up. None when the system does not let memory be read, or has none.
+/// For each of the blocks in `live`, which are sorted by address, whether it is reached. Of the stack that `frame` lies
+/// in, only the part from `frame` up is searched. None if the system has no memory for this or does not let memory be
+/// read.
 pub(super) fn reached(live: &[Block], frame: usize) -> Option<Vec<bool, Records>> {
     debug_assert!(live.is_sorted_by_key(|block| block.start));
     let mut search = Search {
@@ -50,7 +54,7 @@ pub(super) fn reached(live: &[Block], frame: usize) -> Option<Vec<bool, Records>
     }
     while let Some(block) = search.waiting.pop() {
         let block = live[block as usize];
-        // Tiered memory holds numbers, and would have to be brought in.
+        // Tiered memory is not searched: it holds numbers, and would have to be brought in.
         if page_map::span_of(block.start).is_some() {
             search.look_into(block.start..block.start + block.size);
         }
@@ -64,7 +68,7 @@ fn filled<T: Clone + Default>(length: usize) -> Option<Vec<T, Records>> {
     vec.resize(length, T::default());
     Some(vec)
 }
-/// Where the library's records are, by address.
+/// The ranges of the library's records, sorted by address.
 fn own_records() -> Option<Vec<(usize, usize), Records>> {
     let mut own = Vec::new_in(Records);
     own.try_reserve_exact(records::MAPPINGS).ok()?;
@@ -72,7 +76,7 @@ fn own_records() -> Option<Vec<(usize, usize), Records>> {
     own.sort_unstable();
     Some(own)
 }
-/// The range of a line of /proc/self/maps, if it can be written.
+/// The range that a line of /proc/self/maps names, if it is writable.
 fn writable(line: &str) -> Option<Range<usize>> {
     let (range, rest) = line.split_once(' ')?;
     let (start, end) = range.split_once('-')?;

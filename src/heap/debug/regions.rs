@@ -1,5 +1,5 @@
-//! Tiered memory as debug mode sees it: which regions of a heap's instance are live, so that leaks of them are reported
-//! with the stacks that allocated them. Nothing is written behind them and they are not held back when freed.
+//! Tiered memory in debug mode: which regions of a heap's instance are live, so that leaks of them are reported with
+//! the stacks that allocated them. Regions have no guard behind them and are not held back when they are freed.
 use super::super::{Block, Heap};
 use super::trace;
 use crate::os::fork::AtFork;
@@ -23,17 +23,17 @@ static REGIONS: Mutex<HashMap<usize, Region, FixedState, Records>> =
 /// See load.rs.
 pub(super) static HOOKS: &dyn AtFork = &REGIONS;
 
-/// A region was made, by the calling stack. Without memory for it it stays unknown.
+/// Notes that the calling stack made a region. If there is no memory for the note the region stays unknown.
 pub fn made(heap: &'static Heap, start: usize, size: usize) {
     if super::traces_are_on() {
         enter(start, Region { size, heap, stack: trace::here() });
     }
 }
-/// The region at `start` is about to end, or to be resized.
+/// Takes out what is noted of the region at `start`, which is about to end or to be resized.
 pub fn ends(start: usize) -> Option<Region> {
     if super::traces_are_on() { REGIONS.lock().remove(&start) } else { None }
 }
-/// What [`ends`] was said of did not end.
+/// Puts back what [`ends`] took out, because the region did not end.
 pub fn stays(start: usize, region: Option<Region>) {
     if let Some(region) = region {
         enter(start, region);
@@ -50,7 +50,8 @@ fn enter(start: usize, region: Region) {
 pub(super) fn stack_of(start: usize) -> Option<u64> {
     REGIONS.lock().get(&start).map(|region| region.stack)
 }
-/// Adds the regions of `heap`, or all, to the list, as blocks. Not under a lock of a heap.
+/// Adds the regions of `heap`, or of all heaps, to the list, as if they were blocks. Not to be called under a heap's
+/// lock.
 pub(super) fn add_to(live: &mut Vec<Block, Records>, heap: Option<&Heap>) {
     for (&start, region) in REGIONS.lock().iter() {
         let wanted = heap.is_none_or(|heap| core::ptr::eq(region.heap, heap));
@@ -59,7 +60,7 @@ pub(super) fn add_to(live: &mut Vec<Block, Records>, heap: Option<&Heap>) {
         }
     }
 }
-/// Forgets the regions of a heap that has ended.
+/// Forgets the regions of a heap that is about to end.
 pub(super) fn forget_of(heap: &Heap) {
     REGIONS.lock().retain(|_, region| !core::ptr::eq(region.heap, heap));
 }

@@ -1,14 +1,15 @@
-//! Reports: what is live by the stacks that allocated it, and what was found wrong. To the log when a heap or the
-//! program ends, as JSON when asked for.
+//! Reports: what is live, by the stacks that allocated it, and what was found wrong. They go to the log when a heap or the
+//! program ends, and into a file as JSON when that is asked for.
 //!
-//! The JSON: `{"version": 1, "process", "program", "complete", "blocks", "bytes", "damaged", "problems": [{"kind",
-//! "address", "size", "offset", "found", "allocated", "freed"}], "sites": [{"blocks", "bytes", "stack"}], "more_sites"}`. Stacks are
-//! lists of `{"address", "function", "file", "line"}`, calls innermost first; `function` and `file` may be empty, `line`
-//! 0; a stack is empty, or not there, where `trace` was off. Sites with most bytes come first, and
-//! only the first are listed; `more_sites` is how many are not. At the end of a program
-//! there are `lost_blocks` and `lost_bytes` too, of each site and together: those that nothing points to (see
-//! reachable.rs). `complete` is false while the program runs: then `UNIMEM_DEBUG_REPORT` has the problems so far, which
-//! is what remains of a program that crashes.
+//! The JSON is `{"version": 1, "process", "program", "complete", "blocks", "bytes", "damaged", "problems": [{"kind",
+//! "address", "size", "offset", "found", "allocated", "freed"}], "sites": [{"blocks", "bytes", "stack"}], "more_sites"}`:
+//! - A stack is a list of `{"address", "function", "file", "line"}`, innermost call first. `function` and `file` may be
+//!   empty, and `line` 0. If `trace` is off, stacks are empty or missing.
+//! - Sites with most lost bytes, then with most bytes, come first. Only the first are listed; `more_sites` counts the rest.
+//! - At the end of a program each site, and the report, also have `lost_blocks` and `lost_bytes`: blocks that nothing points
+//!   to (reachable.rs).
+//! - `complete` is false while the program runs. Then the file of `UNIMEM_DEBUG_REPORT` has the problems found so far; that
+//!   is what remains of a program that crashes.
 use super::super::{Block, registry};
 use super::{damaged_by, findings, guards_are_on, reachable, regions, trace, traces_are_on};
 use crate::error::{Result, fail};
@@ -31,14 +32,14 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Sites named in JSON: a large program has thousands, whose names take seconds to find.
+/// Most sites named in JSON. A large program has thousands, and to find their names takes seconds.
 const MOST_SITES: usize = 256;
-/// Of those, at the end of a program, without lost blocks.
+/// Most sites without lost blocks that are named at the end of a program.
 const MOST_KEPT: usize = 16;
-/// Sites named in the log.
+/// Most sites named in the log.
 const SITES_LOGGED: usize = 16;
 
-/// Blocks and their bytes.
+/// A number of blocks, and their bytes together.
 #[derive(Clone, Copy, Default)]
 struct Sum {
     blocks: usize,
@@ -49,14 +50,15 @@ impl Sum {
         *self = Sum { blocks: self.blocks + 1, bytes: self.bytes + block.size };
     }
 }
-/// Live blocks of one stack.
+/// The live blocks that one stack allocated.
 #[derive(Default)]
 struct Site {
     stack: u64,
     live: Sum,
     lost: Sum,
 }
-/// Most lost bytes first, then most bytes. `reached`: of each block, whether anything points to it.
+/// The sites of the live blocks, those with most lost bytes first, then those with most bytes. `reached` says for each block
+/// whether anything points to it.
 fn sites(live: &[Block], reached: Option<&[bool]>) -> std::vec::Vec<Site> {
     let stacks = trace::stacks_of(live.iter().map(|block| block.start));
     let mut sites = HashMap::<u64, Site>::new();
@@ -73,7 +75,7 @@ fn sites(live: &[Block], reached: Option<&[bool]>) -> std::vec::Vec<Site> {
     sites
 }
 
-/// Sends the stacks of blocks that leaked to the log.
+/// Logs the stacks that allocated blocks which leaked.
 pub(super) fn log_sites(live: &[Block]) {
     if is_wanted(Level::Warning) {
         sites(live, None).iter().take(SITES_LOGGED).for_each(|site| log_site(site.stack, site.live));
@@ -120,14 +122,14 @@ fn to_json(complete: bool, sites: &[Site], lost: bool) -> Value {
     value
 }
 
-/// The live blocks of all heaps, by address; those that are damaged, and freed ones, are told of.
+/// The live blocks of all heaps, sorted by address. Damaged blocks and damaged freed blocks are reported.
 fn look_at_all() -> Vec<Block, Records> {
     super::empty_quarantine(None);
     let mut live: Vec<Block, Records> = Vec::new_in(Records);
     registry::for_each_heap(|heap| _ = heap.list_live(&mut live));
     regions::add_to(&mut live, None);
     if guards_are_on() {
-        // Each is looked up anew: other threads may have freed it since.
+        // Each block is looked up again, because other threads may have freed it since it was listed.
         live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(super::tell_damage);
     }
     live.sort_unstable_by_key(|block| block.start);
@@ -143,31 +145,32 @@ fn write_text(path: &Path, value: &Value) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// Writes what is live in all heaps to the file at `path`, as JSON. Io.
+/// Writes what is live in all heaps to the file at `path`, as JSON. Error: Io.
 pub fn write(path: &Path) -> Result<()> {
     match write_text(path, &to_json(true, &sites(&look_at_all(), None), false)) {
         Ok(()) => Ok(()),
-        // The reason first: a message has no room for every path.
+        // The reason comes first, as the message may have no room for the whole path.
         Err(error) => fail!(Io, "{error}: {}", path.display()),
     }
 }
 
-/// One thread at a time writes the file that the environment names. Writing allocates and frees, from this very heap where it
-/// is malloc, and may find something itself: so whoever finds something while the file is written leaves it to the writer.
+/// Held by the thread that writes the file which the environment names. Writing allocates and frees, from this very heap if
+/// it is malloc, and may find something itself. So whoever finds something while the file is written leaves it to the
+/// writer.
 static WRITING: Mutex<()> = Mutex::new(());
-/// Something was found that the file may not have.
+/// Whether something was found that may not be in the file yet.
 static UNWRITTEN: AtomicBool = AtomicBool::new(false);
 /// See load.rs.
 pub(super) static HOOKS: &dyn AtFork = &WRITING;
-/// The file that `UNIMEM_DEBUG_REPORT` names; `%p` in it is the process's number.
+/// The file that `UNIMEM_DEBUG_REPORT` names. `%p` in the name stands for the process's number.
 fn file() -> Option<PathBuf> {
     let name = variable(c"UNIMEM_DEBUG_REPORT").filter(|name| !name.is_empty())?;
     let mut buffer = [0; libc::PATH_MAX as usize];
-    // What is too long stays as it is: writing there is an error, and is told.
+    // A name that is too long stays as it is. Writing to it fails, and that is logged.
     let path = with_process_number(name, &mut buffer).map_or(name, CStr::to_bytes);
     Some(PathBuf::from(OsStr::from_bytes(path)))
 }
-/// Something was found that belongs in the file: it has it from now on. What cannot be written now is tried again at the end.
+/// Writes the file again, because something was found that belongs there. If that fails, the end of the program tries again.
 pub(super) fn note_finding() {
     let Some(file) = file() else { return };
     let _later = log::later();
@@ -180,7 +183,7 @@ pub(super) fn note_finding() {
     }
 }
 
-/// Reports when the program ends: in the log what is lost, in the file all of it.
+/// Reports when the program ends: logs what is lost, and writes everything to the file.
 pub(super) fn at_exit() {
     extern "C" fn exiting() {
         let _whole = NotCancelled::begin();
@@ -208,7 +211,7 @@ fn finish(frame: usize) {
         UNWRITTEN.store(false, SeqCst);
         let written = write_text(&file, &to_json(true, &sites, reached.is_some()));
         if UNWRITTEN.load(SeqCst) {
-            continue; // found meanwhile, perhaps by the writing itself
+            continue; // something was found meanwhile, perhaps by the writing itself
         }
         if let Err(error) = written {
             let error = Errno::of(&error);

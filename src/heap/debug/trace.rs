@@ -1,8 +1,9 @@
-//! Call stacks: each different one is stored once, by its hash; a live block knows the hash of the one that allocated it.
+//! Call stacks. Each stack is stored once, under its hash; for each live block the hash of the stack that allocated it is
+//! kept.
 //!
-//! Walking a stack allocates nothing and takes no lock (that of the dynamic loader with a C library older than glibc
-//! 2.35, and never one of ours). Names are looked up only where something is told to people, and under a lock of their
-//! own: fork waits for it, so that no child inherits the symboliser's locks half taken.
+//! Walking a stack allocates nothing and takes no lock of ours. With a C library older than glibc 2.35 it takes the
+//! dynamic loader's. Names are looked up only to tell people, and under a lock of their own. Fork waits for that lock, so
+//! that no child inherits the symboliser's locks half taken.
 use super::regions;
 use crate::log::{lock_quietly, log};
 use crate::os::fork::AtFork;
@@ -16,7 +17,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-/// A stack that is not known.
+/// The hash of a stack that is not known.
 pub(super) const UNKNOWN: u64 = 0;
 const SEED: FixedState = FixedState::with_seed(0);
 
@@ -28,7 +29,7 @@ static TRACES: Mutex<Traces> = Mutex::new(Traces {
     stacks: HashMap::with_hasher_in(SEED, Records),
     blocks: HashMap::with_hasher_in(SEED, Records),
 });
-/// Names that were looked up, by return address.
+/// Names that were looked up already, by return address.
 static SYMBOLS: Mutex<HashMap<usize, Call, FixedState>> = Mutex::new(HashMap::with_hasher(SEED));
 
 /// See load.rs.
@@ -36,8 +37,9 @@ pub(super) static HOOKS: &dyn AtFork = &TRACES;
 /// See load.rs.
 pub(super) static SYMBOL_HOOKS: &dyn AtFork = &SYMBOLS;
 
-/// Runs `f` unless this thread is in another one, or has no record: what walking and naming allocate is not traced.
-/// The mark is in the thread's record, not a variable of ours, which the dynamic loader might have to allocate first.
+/// Runs `f` unless this thread is inside another call of this, or has no record. So what walking and naming allocate is
+/// not traced. The mark is in the thread's record, because a thread-local variable of ours might make the dynamic loader
+/// allocate.
 fn alone<R>(f: impl FnOnce() -> R) -> Option<R> {
     let busy = &thread::existing()?.in_trace;
     if busy.swap(true, Relaxed) {
@@ -49,14 +51,14 @@ fn alone<R>(f: impl FnOnce() -> R) -> Option<R> {
 }
 
 unsafe extern "C" {
-    /// Where the object that this code is linked into begins, and where its code ends: the linker says.
+    /// The start of the object that this code is linked into, and the end of its code. The linker defines both.
     static __ehdr_start: u8;
     static etext: u8;
 }
-/// The library's own code; empty where it is part of the program.
+/// The range of the library's own code; empty if the library is part of the program.
 fn own_code() -> Range<usize> {
     let object = &raw const __ehdr_start as usize..&raw const etext as usize;
-    // SAFETY: a plain query.
+    // SAFETY: the function only returns a value of the process.
     let program = unsafe { libc::getauxval(libc::AT_ENTRY) } as usize;
     if object.contains(&program) { 0..0 } else { object }
 }
@@ -66,7 +68,8 @@ fn walk() -> Stack {
     let mut stack = [0; DEPTH];
     let mut depth = 0;
     let own = own_code();
-    // SAFETY: unsynchronised is about Windows' library; here it is the unwinder, which any threads may use at once.
+    // SAFETY: "unsynchronized" concerns Windows' library. Here this is the unwinder, which any number of threads may use
+    // at once.
     unsafe {
         backtrace::trace_unsynchronized(|frame| {
             let address = frame.ip() as usize;
@@ -81,7 +84,7 @@ fn walk() -> Stack {
 }
 
 impl Traces {
-    /// Without memory for it the stack stays unknown.
+    /// Stores a stack and returns its hash. If there is no memory for it the stack stays unknown.
     fn enter(&mut self, stack: Stack) -> u64 {
         let hash = SEED.hash_one(stack).max(1);
         if self.stacks.try_reserve(1).is_err() {
@@ -91,7 +94,7 @@ impl Traces {
         hash
     }
 }
-/// The calling stack. None while this thread walks one already.
+/// The calling stack. None if this thread is walking or naming one already.
 pub(super) fn walk_alone() -> Option<Stack> {
     alone(walk)
 }
@@ -105,7 +108,7 @@ pub(super) fn known_stack(start: usize) -> Option<Stack> {
 pub(super) fn here() -> u64 {
     alone(walk).map_or(UNKNOWN, |stack| TRACES.lock().enter(stack))
 }
-/// A block was made at `start` by the calling stack.
+/// Notes that the calling stack allocated the block at `start`.
 pub(super) fn allocated(start: usize) {
     let Some(stack) = alone(walk) else { return };
     let mut traces = TRACES.lock();
@@ -114,7 +117,7 @@ pub(super) fn allocated(start: usize) {
         traces.blocks.insert(start, hash);
     }
 }
-/// A block is no longer live. Gives the hash of the stack that allocated it.
+/// Forgets the block at `start`, which is no longer live. Returns the hash of the stack that allocated it.
 pub(super) fn freed(start: usize) -> u64 {
     TRACES.lock().blocks.remove(&start).unwrap_or(UNKNOWN)
 }
@@ -122,7 +125,7 @@ pub(super) fn freed(start: usize) -> u64 {
 pub(super) fn stack_of(start: usize) -> u64 {
     TRACES.lock().blocks.get(&start).copied().unwrap_or(UNKNOWN)
 }
-/// The hashes of the stacks that allocated blocks.
+/// The hashes of the stacks that allocated the blocks or regions at `starts`.
 pub(super) fn stacks_of(starts: impl Iterator<Item = usize>) -> Vec<u64, Records> {
     let mut hashes = Vec::new_in(Records);
     for start in starts {
@@ -142,8 +145,8 @@ pub(super) struct Call {
     pub file: String,
     pub line: u32,
 }
-/// The calls of a stack, innermost first, from the caller of the library on. Empty when it is not known; no names when
-/// naming another stack led here.
+/// The calls of a stack, innermost first, beginning with the library's caller. Empty if the stack is not known. The calls
+/// have no names if this thread is naming another stack already.
 pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
     let Some(stack) = TRACES.lock().stacks.get(&hash).copied() else { return Default::default() };
     let addresses = stack.into_iter().take_while(|&address| address != 0);
@@ -155,7 +158,7 @@ pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
             call.clone_from(symbols.entry(call.address).or_insert_with_key(|&address| name(address)));
         }
     });
-    // Where the library is part of the program its own calls are there too.
+    // If the library is part of the program its own calls are in the stack too.
     let own = |call: &Call| call.function.starts_with("unimem::") || call.function.starts_with("<unimem::");
     let inner = calls.iter().rposition(own).map_or(0, |last| last + 1);
     if inner < calls.len() {
@@ -166,7 +169,7 @@ pub(super) fn calls(hash: u64) -> std::vec::Vec<Call> {
 fn name(address: usize) -> Call {
     let _uncancelled = NotCancelled::begin();
     let mut call = Call { address, ..Call::default() };
-    // A return address may be the next function's first: the call is before it.
+    // A return address may be the first of the next function; the call is the instruction before it.
     backtrace::resolve((call.address - 1) as *mut c_void, |symbol| {
         if call.function.is_empty() {
             call.function = symbol.name().map(|name| format!("{name:#}")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What becomes of single blocks: their figures, owners, alignment, and how they grow.
+//! Single blocks: their figures, owners and alignment, and how they grow.
 use super::*;
 
 #[test]
@@ -42,7 +42,7 @@ fn a_block_with_several_owners_stays_where_it_is() {
         let before = heap.block(block.as_ptr());
         assert_eq!(heap.reallocate(block.as_ptr(), 40 * size), Err(Error::InvalidArgument));
         assert_eq!((heap.block(block.as_ptr()), attributes::references(block.as_ptr())), (before, 2));
-        // Less is fine as long as nothing moves.
+        // A smaller size is fine, because nothing moves.
         assert_eq!(heap.reallocate(block.as_ptr(), size - size / 4), Ok(block));
         assert_eq!(heap.block(block.as_ptr()).unwrap().size, size - size / 4);
         assert_eq!(heap.reallocate(block.as_ptr(), size / 10), Ok(block));
@@ -74,18 +74,19 @@ fn a_growing_block_stays_where_it_is() {
         let heap = Heap::create(&HeapParams { prefix, ..HeapParams::default() }).unwrap();
         let first = heap.allocate(20_000, 0).unwrap();
         let block = heap.reallocate(first.as_ptr(), 30_000).unwrap();
-        // A neighbour, which a block without room of its own would run into.
+        // A neighbour, into which a block without address space of its own would run.
         let other = heap.allocate(30_000, 0).unwrap();
         for size in (40_000..400_000).step_by(10_000) {
             let room = heap.block(block.as_ptr()).unwrap().capacity;
-            // SAFETY: a live block with that room.
+            // SAFETY: the block is live and has that room.
             unsafe { block.write_bytes(7, room) };
             assert_eq!(heap.reallocate(block.as_ptr(), size), Ok(block));
             assert_eq!(owner(block.as_ptr()).unwrap().1, heap.block(block.as_ptr()).unwrap());
             assert_eq!(heap.block(block.as_ptr()).unwrap().size, size);
             assert!(heap.statistics().live == size + 30_000 && heap.held() < size * 5 / 4 + (200 << 10));
         }
-        // Smaller again: it moves, and its memory is kept for the next one.
+        // When it becomes small again it moves, and its memory is kept for the next block that
+        // grows.
         let small = heap.reallocate(block.as_ptr(), 20_000).unwrap();
         assert!(small != block && heap.block(block.as_ptr()).is_none());
         let next = heap.reallocate(small.as_ptr(), 33_000).unwrap();

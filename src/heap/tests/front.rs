@@ -1,4 +1,4 @@
-//! The place for one block before a thread's magazines.
+//! The front: the place for one block before a thread's magazines.
 use super::super::cache::ThreadCache;
 use super::*;
 
@@ -21,7 +21,7 @@ fn remembered(heap: &'static Heap, size: usize) -> *mut u8 {
     assert_eq!(allocate(heap, size), block);
     block
 }
-/// Stride of the block that the front holds.
+/// The stride of the block in the front, which it moves into its magazine.
 fn held_stride(heap: &'static Heap) -> Option<usize> {
     let (class, entry) = cache(heap).front.remove()?;
     assert!(cache(heap).magazine(class).push(entry));
@@ -84,7 +84,7 @@ fn memory_in_the_front_is_given_back() {
 
 #[test]
 fn the_front_is_room_for_one_more() {
-    // One span of blocks, and what it takes to know of them.
+    // Room for one span of blocks and its bookkeeping.
     let heap = Heap::create(&HeapParams { limit: 640 << 10, ..HeapParams::default() }).unwrap();
     let mut blocks = vec![];
     while let Ok(block) = heap.allocate(20_000, 0) {
@@ -98,17 +98,18 @@ fn the_front_is_room_for_one_more() {
     end(heap);
 }
 
-/// Blocks pass from thread to thread. When the first frees the one it remembers, that has become another class's.
+/// Blocks pass from thread to thread. When the first thread frees the address that it remembers, this has become
+/// a block of another class.
 #[test]
 fn what_is_remembered_ends_with_the_span() {
     let heap = heap();
     let block = remembered(heap, 100);
-    heap.flush_caches(); // the others that came with it
+    heap.flush_caches(); // also the other blocks that came with it
     let address = block as usize;
     let successor = move || {
         free(heap, address as *mut u8);
         heap.flush_caches();
-        // Of as many slices, so the range is used again, from its start.
+        // A span of this class has as many slices, so it gets the same range, from its start.
         let next = allocate(heap, 190);
         heap.flush_caches();
         assert_eq!(next as usize, address);

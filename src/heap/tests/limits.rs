@@ -41,7 +41,8 @@ fn blocks_in_other_threads_spans_are_used_before_the_limit_refuses() {
     let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
     let (freed, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
     std::thread::scope(|scope| {
-        // Fills the limit, frees all but one block a page, and stays alive: its spans are still its own.
+        // Fills the heap up to its limit, frees all but one block in each page, and stays alive, so that
+        // its spans remain its own.
         scope.spawn(|| {
             let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(1000, 0).ok()).collect();
             let sparse = blocks.iter().enumerate().filter(|(i, _)| i % 4 != 0);

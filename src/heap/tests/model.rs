@@ -1,9 +1,9 @@
-//! The heap against a simple model, with shrinking.
+//! The heap compared with a simple model. Proptest shrinks what fails.
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// What one call does; blocks are named by their position among the live ones.
+/// One call. A number stands for a position among the live blocks.
 #[derive(Clone, Debug)]
 enum Step {
     Allocate { size: usize, alignment: usize },
@@ -45,7 +45,7 @@ fn params_with_limit() -> impl Strategy<Value = HeapParams> {
 
 struct Model {
     heap: &'static Heap,
-    /// Address: size, alignment, fill byte.
+    /// By address: size, alignment, fill byte.
     live: BTreeMap<usize, (usize, usize, u8)>,
     freed: Vec<usize>,
     peak: usize,
@@ -57,12 +57,12 @@ impl Model {
     }
     fn fill(&mut self, at: usize, size: usize) -> u8 {
         self.fill = self.fill.wrapping_add(1);
-        // SAFETY: a live block of that size.
+        // SAFETY: a live block of that size begins there.
         unsafe { core::ptr::write_bytes(at as *mut u8, self.fill, size) };
         self.fill
     }
     fn check_contents(&self, at: usize, size: usize, fill: u8) {
-        // SAFETY: a live block of at least that size.
+        // SAFETY: a live block of at least that size begins there.
         let bytes = unsafe { core::slice::from_raw_parts(at as *const u8, size) };
         assert!(bytes.iter().all(|&b| b == fill), "contents of a live block changed");
     }
@@ -122,7 +122,8 @@ impl Model {
         self.peak = self.peak.max(live);
         let figures = heap.statistics();
         assert_eq!(figures.live, live);
-        // A moving reallocation has both blocks for a moment.
+        // With one thread the two are even equal: a reallocation that moves takes the old size off
+        // before it adds the new one.
         assert!(figures.peak >= self.peak);
         assert_eq!(figures.allocations - figures.frees, self.live.len());
         assert!(figures.held >= live);

@@ -1,4 +1,4 @@
-//! The heap and several threads.
+//! The heap as used by several threads.
 use super::*;
 use crate::os::{map, records};
 
@@ -6,7 +6,7 @@ use crate::os::{map, records};
 fn threads_get_their_own_memory_back() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
     let turn = std::sync::Barrier::new(2);
-    // Whoever frees second has put its memory aside last, and yet the other does not get that.
+    // Whoever frees second has put its memory aside last, but the other thread is not given that memory.
     let exchange = |second: bool| {
         let allocate = || heap.allocate(1 << 20, 0).unwrap();
         let in_turn = |act: &mut dyn FnMut()| {
@@ -61,7 +61,7 @@ fn threads_take_from_spans_of_their_own() {
             let block = heap.allocate(2000, 0).unwrap().as_ptr();
             spans.push(core::ptr::from_ref(span_of_block(block)) as usize);
         }
-        turn.wait(); // both have their caches until here
+        turn.wait(); // both threads keep their caches until here
         spans
     };
     let turn = std::sync::Barrier::new(2);
@@ -85,7 +85,7 @@ fn threads_pass_blocks_around() {
                 for i in 0..20_000usize {
                     let size = 1 + i * 7 % 3000;
                     let block = heap.allocate(size, 0).unwrap();
-                    // SAFETY: a fresh block of that size.
+                    // SAFETY: the block is fresh and of that size.
                     unsafe { block.write_bytes(id, size) };
                     send.send((block.as_ptr() as usize, id)).unwrap();
                 }
@@ -95,7 +95,7 @@ fn threads_pass_blocks_around() {
     drop(send);
     for (block, id) in receive {
         let size = heap.block(block as *const u8).unwrap().size;
-        // SAFETY: live, that long, and handed over by the channel.
+        // SAFETY: the block is live, has that size, and was handed over through the channel.
         assert!(unsafe { core::slice::from_raw_parts(block as *const u8, size) }.iter().all(|&b| b == id));
         heap.free(block as *mut u8).unwrap();
     }
@@ -107,7 +107,7 @@ fn threads_pass_blocks_around() {
 fn owners_may_resize_and_let_go_at_the_same_time() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
     for size in [1000, 3 << 20] {
-        // The other owner follows in step, so that both calls overlap often.
+        // Both threads go in step, so that the two calls overlap often.
         let (shared, step) = (AtomicPtr::new(core::ptr::null_mut::<u8>()), AtomicUsize::new(0));
         let wrong = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -160,7 +160,7 @@ fn heaps_that_resize_at_the_same_time_keep_their_places() {
     });
 }
 
-/// A thread that forks at this moment leaves the child no way to it: it could be handed out again there.
+/// A thread may fork when an old array is given back: a magazine that still had it could hand it out again in the child.
 #[test]
 fn a_growing_magazine_gives_its_old_array_back_when_it_has_the_new_one() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
@@ -168,7 +168,7 @@ fn a_growing_magazine_gives_its_old_array_back_when_it_has_the_new_one() {
     let given_back = std::rc::Rc::new(core::cell::Cell::new(0));
     let count = given_back.clone();
     let look = move |record: NonNull<u8>| {
-        // SAFETY: released below, when nobody looks any more.
+        // SAFETY: the cache is released below, after the hook was removed.
         let magazine = unsafe { cache.as_ref() }.magazine(3);
         assert_ne!(magazine.array(), record.as_ptr());
         assert_eq!(
@@ -182,13 +182,13 @@ fn a_growing_magazine_gives_its_old_array_back_when_it_has_the_new_one() {
     (0..5).for_each(|_| _ = unsafe { cache.as_ref() }.magazine(3).room_to_fill(3, 256));
     records::ON_RELEASE.set(None);
     assert!(given_back.get() >= 2, "it grew {} times", given_back.get());
-    // SAFETY: empty, and never listed.
+    // SAFETY: the cache is empty, and was never in a list.
     unsafe { ThreadCache::release(cache) };
     heap.destroy();
 }
 
-/// A block that grows elsewhere gives its range up before it is known at its new place. Who has the range then, and marks
-/// its block there, keeps what it noted; and what the one that moved carried is with that.
+/// A block that moves to grow gives up its range before its new place is known. If another heap gets the range and marks a
+/// block there, that block keeps what is noted of it, and the moved block keeps what it carried.
 #[test]
 fn what_a_moving_block_carries_is_not_taken_for_its_successors() {
     assert!(
@@ -206,9 +206,9 @@ fn a_block_moves_and_has_a_successor() -> bool {
         attributes::Layout { element_size: 8, rank: 1, extents: extents.into_boxed_slice() }
     };
     let block = mover.allocate(SIZE, 0).unwrap();
-    // So that it cannot grow where it is.
+    // So that the block cannot grow in place.
     let behind = block.as_ptr() as usize + SIZE;
-    // SAFETY: a place where nothing is, or an error.
+    // SAFETY: the call maps where nothing is, or fails.
     let fence = unsafe { libc::mmap(behind as *mut _, 4096, 0, FIXED, -1, 0) };
     attributes::set_layout(block.as_ptr(), layout(1)).unwrap();
     tracked::INSTANCES.track_in_block(block.as_ptr() as usize + 8, block.as_ptr() as usize).unwrap();
@@ -217,14 +217,14 @@ fn a_block_moves_and_has_a_successor() -> bool {
     let (start, joined) = (block.as_ptr() as usize, other.clone());
     map::ON_RELOCATED.set(Some(Box::new(move |from| {
         assert_eq!(from, start);
-        // SAFETY: a place where nothing is, or an error.
+        // SAFETY: the call maps where nothing is, or fails.
         if unsafe { libc::mmap(from as *mut _, SIZE, 3, FIXED, -1, 0) } as usize != from {
             return;
         }
         joined.set(Some(std::thread::spawn(move || {
             let span = records_of_spans::take().unwrap();
             assert!(successor.charge(SIZE));
-            // SAFETY: a fresh record for a mapping that nobody knows.
+            // SAFETY: the record is fresh, and its mapping is known to nobody else.
             unsafe {
                 (span.as_ref().inner().run.base, span.as_ref().inner().length) = (from, SIZE);
                 successor.central.lock().kept.keep_range(span);
@@ -233,9 +233,9 @@ fn a_block_moves_and_has_a_successor() -> bool {
             assert_eq!(block as usize, from);
             attributes::set_layout(block, layout(5)).unwrap();
             tracked::INSTANCES.track_in_block(from + 16, from).unwrap();
-            let _ = told.send(()); // nobody listens any more where this had to wait
+            let _ = told.send(()); // if this had to wait, nobody listens any more
         })));
-        // It ends, or waits for the move to be over.
+        // The thread ends, or waits until the move is over.
         let _ = tells.recv_timeout(std::time::Duration::from_millis(100));
     })));
     let moved = mover.reallocate(block.as_ptr(), 4 * SIZE).unwrap().as_ptr();
@@ -252,7 +252,7 @@ fn a_block_moves_and_has_a_successor() -> bool {
     }
     mover.free(moved).unwrap();
     if fence as usize == behind {
-        // SAFETY: mapped above.
+        // SAFETY: the page was mapped above.
         unsafe { libc::munmap(fence, 4096) };
     }
     assert!(!tracked::INSTANCES.is_tracked(moved as usize + 8));
@@ -261,8 +261,8 @@ fn a_block_moves_and_has_a_successor() -> bool {
 }
 const FIXED: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
 
-/// What a free finds that was raced: between its look at the block and the lock, the record of it and the address have
-/// become another heap's.
+/// A free may lose a race: between its look at the block and the lock, the block's record and address may become another
+/// heap's.
 #[test]
 fn a_large_block_is_freed_by_its_own_heap_only() {
     let heaps: [&Heap; 2] = core::array::from_fn(|_| Heap::create(&HeapParams::default()).unwrap());
@@ -279,7 +279,7 @@ fn a_large_block_is_freed_by_its_own_heap_only() {
 fn a_reset_forgets_threads_without_caches_too() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
     let orphans = ThreadCache::make(heap, core::ptr::null()).unwrap();
-    // SAFETY: fresh, and this thread's until it is stored.
+    // SAFETY: the cache is fresh, and this thread's alone until it is stored.
     unsafe { orphans.as_ref() }.count_allocation(heap, 5000, false);
     *heap.orphans.lock() = Some(orphans);
     heap.reset_statistics();
@@ -306,7 +306,7 @@ fn a_free_that_comes_late_is_refused() {
         let heap = Heap::create(&HeapParams::default()).unwrap();
         let [block, other] = [(); 2].map(|()| heap.allocate(SIZE, 0).unwrap());
         let address = block.as_ptr() as usize;
-        // That thread's cache ends with it.
+        // The cache of this thread ends with the thread.
         std::thread::spawn(move || heap.free(address as *mut u8).unwrap()).join().unwrap();
         free_late(heap, block, SIZE);
         if !other_is_live {
@@ -316,7 +316,7 @@ fn a_free_that_comes_late_is_refused() {
         heap.flush_caches();
         let figures = heap.statistics();
         assert_eq!((figures.frees, heap.refused()), (1 + usize::from(!other_is_live), 1));
-        // Where the span looks for blocks that are not back before the late one is, nobody knows how long that was.
+        // If the span notices the late free before the late entry comes back, nobody knows the size of that free.
         assert_eq!(figures.live, if other_is_live { SIZE } else { 0 });
         if other_is_live {
             heap.free(other.as_ptr()).unwrap();
@@ -325,7 +325,7 @@ fn a_free_that_comes_late_is_refused() {
     }
 }
 
-/// A pool's blocks count in its system too, where a free that is refused later was counted as well.
+/// A pool's blocks are counted in its system too. A free that is refused later is taken back there as well.
 #[test]
 fn a_free_that_comes_late_is_refused_where_it_was_counted_too() {
     const SIZE: usize = 100;
@@ -344,7 +344,7 @@ fn a_free_that_comes_late_is_refused_where_it_was_counted_too() {
     [heap, whole].iter().for_each(|heap| assert_eq!(heap.destroy(), Leaks::default()));
 }
 
-/// Waits for another thread that is about as far: soon, unless it has no processor.
+/// Waits for another thread that is about as far: not for long, unless that thread has no processor.
 fn until(reached: impl Fn() -> bool) {
     let mut looks = 0;
     while !reached() {
@@ -385,12 +385,12 @@ fn of_two_frees_of_a_mapped_block_one_counts() {
     assert_eq!(heap.destroy(), Leaks::default());
 }
 
-/// The peak is exact with one thread that allocates, whoever asks for it meanwhile.
+/// With one thread that allocates the peak is exact, whoever asks for it meanwhile.
 #[test]
 fn who_looks_on_raises_no_peak() {
     const SIZE: usize = 40_000;
     let heap = Heap::create(&HeapParams::default()).unwrap();
-    // At the worst moment: the heap knows of the blocks, of which this thread's tally has not given up the first.
+    // This is the worst moment: the heap has counted what is published, and this thread's tally still has it as well.
     tally::ON_PUBLISHED.set(Some(Box::new(|| {
         let figures = heap.statistics();
         assert!(figures.peak <= 2 * SIZE && figures.live <= figures.peak, "{figures:?}");
@@ -402,7 +402,7 @@ fn who_looks_on_raises_no_peak() {
     assert_eq!(heap.destroy(), Leaks::default());
 }
 
-/// What is counted after a reset is in the peak, too.
+/// What is counted after a reset is in the new peak.
 #[test]
 fn a_reset_forgets_no_peak_that_comes_meanwhile() {
     const ROUNDS: usize = 50_000;
@@ -429,7 +429,7 @@ fn a_reset_forgets_no_peak_that_comes_meanwhile() {
     heap.destroy();
 }
 
-/// Two classes of spans as long as each other: a span of one becomes one of the other at the same place.
+/// Size and stride of two classes with spans of the same length: a span of one can become one of the other in place.
 const CLASSES: [(usize, usize); 2] = [(300, 320), (1772, 1792)];
 fn uncached() -> &'static Heap {
     Heap::create(&HeapParams { cache_blocks: 0, ..HeapParams::default() }).unwrap()
@@ -458,8 +458,8 @@ fn who_looks_up_a_stale_address_finds_one_class_or_none() {
     assert_eq!(heap.destroy(), Leaks::default());
 }
 
-/// A call that stood still since it found the block, which was freed meanwhile, as all others of its span: its slot is one of
-/// another class's block now, which holds the same.
+/// A call may stand still after it has found a block, until that block and all others of its span were freed. The block's
+/// slot then belongs to a block of another class, and holds the same value.
 #[test]
 fn who_comes_late_changes_no_block_of_another_class() {
     let heap = uncached();
@@ -481,7 +481,7 @@ fn who_comes_late_changes_no_block_of_another_class() {
     assert_eq!(heap.destroy(), Leaks::default());
 }
 
-/// A thread that found the block without another owner, and frees it when there is one.
+/// A thread found the block without further owners, and frees it when it has one.
 #[test]
 fn attributes_end_with_a_block_that_is_freed_at_the_same_moment() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
@@ -496,7 +496,7 @@ fn attributes_end_with_a_block_that_is_freed_at_the_same_moment() {
     assert_eq!(heap.destroy(), Leaks::default());
 }
 
-/// The same where the block had come to the front of the thread whose free was in time.
+/// The same, but the thread that freed in time has the block in its front.
 #[test]
 fn a_block_that_a_late_free_took_is_not_given_out_from_the_front() {
     const SIZE: usize = 100;
@@ -506,7 +506,7 @@ fn a_block_that_a_late_free_took_is_not_given_out_from_the_front() {
     let barrier = std::sync::Barrier::new(2);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // So that it has a cache.
+            // Gives this thread a cache.
             heap.free(heap.allocate(SIZE, 0).unwrap().as_ptr()).unwrap();
             barrier.wait();
             barrier.wait();
@@ -519,7 +519,7 @@ fn a_block_that_a_late_free_took_is_not_given_out_from_the_front() {
         assert_eq!(heap.statistics().live, SIZE);
         barrier.wait();
         barrier.wait();
-        // The late free has the block, and has counted it as freed a second time.
+        // The late free has taken the block, and has counted it as freed for the second time.
         let next = heap.allocate(SIZE, 0).unwrap();
         assert_ne!(next, block);
         assert_eq!((heap.statistics().live, heap.refused()), (2 * SIZE, 1));
