@@ -50,7 +50,7 @@ static inline double processor_seconds(void) {
 static inline void forget_peak_resident(void) {
     int file = open("/proc/self/clear_refs", O_WRONLY);
     if (file < 0) return;           /* then the peak counts from the fork on, which is the idle level, too */
-    if (write(file, "5", 1) != 1) { /* the same */
+    if (write(file, "5", 1) != 1) { /* the same holds */
     }
     close(file);
 }

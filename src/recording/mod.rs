@@ -1,10 +1,11 @@
 //! Recordings: what the library's memory does over time, in a file that `unimem report` reads.
 //!
 //! `UNIMEM_TRACE=FILE` begins a recording with the first allocation; [`start`] begins one at any time. `%p` in the name
-//! becomes the number of the process. While nothing is recorded, whoever has an event pays one relaxed load, and only on
-//! slow paths: the heap's fast paths know nothing of recordings. While something is, events go into a bounded [`queue`]
-//! without waiting. A thread takes them to the file (writer.rs), together with samples of all figures. Events that find
-//! the queue full are counted.
+//! becomes the number of the process.
+//!
+//! Without a recording, whoever has an event pays one relaxed load, and only on slow paths: the heap's fast paths know
+//! nothing of recordings. During a recording, events go into a bounded [`queue`] without waiting. A thread takes them to
+//! the file (writer.rs), together with samples of all figures. Events that find the queue full are counted.
 //!
 //! - Samples: every 5 ms at first, and half as often after each thousand, down to one a second.
 //! - Allocation sites: a thread that comes to the heap's slow path, and has allocated about [`interval`] bytes since its

@@ -156,7 +156,8 @@ impl Session {
     /// The memory that new tensors come from. `instance` is the one behind the table, if the table is one of the
     /// library's own.
     pub fn memory(&self, instance: Option<&'static Instance>) -> Result<Memory> {
-        // SAFETY: the record is live; the table is the caller's promise (CONTRACT section 5).
+        // SAFETY: the record is live. Whoever puts a table into a network promises that its functions do what
+        // the interface says, and that it outlives the network's blocks.
         unsafe {
             let public = &*(*self.record).public.get();
             Memory::new(public.memory, instance, &self.view().account, public.tolerance)

@@ -56,7 +56,8 @@ impl Folded {
     pub fn normalise(&mut self) -> i32 {
         normalise(&mut self.matrix, 60)
     }
-    /// Sizes of the axes; see the field.
+    /// Sizes of all axes. After [`Folded::set`], the first axis of the columns has the size of the new bond, and
+    /// their other axes have size 1.
     pub fn dimensions(&self) -> Vec<usize> {
         self.sizes.clone()
     }

@@ -4,7 +4,7 @@
 //! 2015): a panel of A stays in the first-level cache while panels of B are read from the second, and a small tile of C is
 //! summed up in registers.
 //!
-//! Packed B has real and imaginary parts in vectors of their own, so that every step of a sum is a multiply-add and none a
+//! Packed B has real and imaginary parts in vectors of their own, so that every step of a sum is a multiply-add and none is a
 //! shuffle. Packing separates the parts; writing C interleaves them again.
 use super::Complex;
 use super::pack::{Block, Packed, are_neighbours};
@@ -57,7 +57,7 @@ pub unsafe fn pack_right(arch: Arch, block: &Block, packed: &mut Packed) {
 /// A block of A, packed or read where it lies.
 #[derive(Clone, Copy)]
 pub enum Left<'a> {
-    /// A packed block, and the first of its terms that is used. As many are used as B has.
+    /// A packed block, and the first of its terms that is used. It is followed by as many as B has.
     Packed(&'a Packed, usize),
     /// A block that is not packed. The terms of each row must be neighbours, and the exponent must be 0.
     AsItLies(&'a Block<'a>),

@@ -1,8 +1,8 @@
 //! Memory for packed blocks.
 //!
 //! A packed block is read over and over, and should stay in the second-level cache. On small pages that depends on where the
-//! system put them: by chance, several of them need the same sets of the cache. Each page has to be looked up, too. A huge
-//! page avoids both, which takes 4 to 29 % of the time of a product, depending on where the small pages lie.
+//! system put them: by chance, several of them need the same sets of the cache. Each small page has to be looked up, too.
+//! The two cost 4 to 29 % of a product's time, depending on where the pages lie. A huge page avoids both.
 use super::Complex;
 use crate::os::map;
 use core::ptr::NonNull;

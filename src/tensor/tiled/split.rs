@@ -22,8 +22,8 @@ pub enum Group {
     Sums,
 }
 impl Group {
-    /// The two tensors that have the axes of this group: first the one that the stride `input` is of, then that of
-    /// `other`.
+    /// The two tensors that have the axes of this group. The stride `input` is in the first, the stride `other` in the
+    /// second.
     const fn tensors(self) -> [usize; 2] {
         match self {
             Group::Rows => [0, 2],

@@ -176,7 +176,7 @@ struct Evaluation<'a> {
     tensors: Vec<Option<Tensor>>,
     /// Scratch of [`product_of`]: for each label, which axis of the right operand has it. Between calls all are `usize::MAX`.
     marks: Vec<usize>,
-    /// Multiply-adds so far.
+    /// Multiply-adds of the steps that are done.
     done: f64,
 }
 

@@ -135,7 +135,7 @@ pub fn solve(tree: &SmallTree, objective: Objective) -> Order {
 
 impl Solver<'_> {
     /// Size of a contracted part: that of all its tensors together, without the bonds inside the part. Each such
-    /// bond is in two of the tensors.
+    /// bond is an axis of two tensors, so it is taken off twice.
     fn size(&self, part: u64) -> f64 {
         let inside = |e: &usize| part & self.ends[*e] == self.ends[*e];
         let tensors: f64 =

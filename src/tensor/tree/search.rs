@@ -99,7 +99,7 @@ struct Flow {
     down: Vec<(f64, f64)>,
     /// The best center.
     center: usize,
-    /// Its multiply-adds.
+    /// Multiply-adds of contracting towards the best center.
     terms: f64,
     children: Vec<Vec<usize>>,
 }
