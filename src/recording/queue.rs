@@ -3,7 +3,8 @@
 //!
 //! Each cell has a turn, which says whose the cell is:
 //!
-//! - While the cell is free, its turn is a multiple of `N`: the ticket that may fill it next, rounded down.
+//! - While the cell is free, its turn is a multiple of `N`: the ticket that may fill the cell next, rounded down to
+//!   one.
 //! - While the cell is full, its turn is one more.
 //! - A thread that adds takes a ticket by advancing `tail`. It fills the ticket's cell and then advances the turn,
 //!   which hands the cell to the reader.
@@ -24,8 +25,8 @@ pub trait Number {
     fn store(&self, value: usize, order: Ordering);
     /// As atomics do.
     fn swap(&self, value: usize, order: Ordering) -> usize;
-    /// Increments the number if it is `current`, without ordering other memory. Otherwise (and sometimes without
-    /// reason) fails with the number.
+    /// Increments the number if it is `current`, without ordering other memory. Otherwise, or spuriously, fails with
+    /// the number.
     fn advance(&self, current: usize) -> Result<usize, usize>;
     /// Increments the number, without ordering other memory.
     fn count(&self);
