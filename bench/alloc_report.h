@@ -1,5 +1,5 @@
-/* What bench_alloc has measured: a table of times and ratios, one of resident memory, how the targets stand, and a CSV
- * file, which tools/bench draws. */
+/* Reports what bench_alloc has measured: a table of times and ratios, one of resident memory, how the targets stand,
+ * and a CSV file, from which tools/bench draws a chart. */
 #ifndef UNIMEM_BENCH_ALLOC_REPORT_H
 #define UNIMEM_BENCH_ALLOC_REPORT_H
 
@@ -9,12 +9,12 @@
 
 enum { MOST_LINES = 128, SURFACES_MEASURED = 2 /* POOL and INTERFACE */ };
 
-/* Of one operation. */
+/* Figures of one operation. */
 typedef struct {
     double ns, counts[COUNTERS];
 } sample_t;
 
-/* Bytes above what the process had when it had only opened the allocator. */
+/* Resident bytes above those that the process had when it had only opened the allocator. */
 typedef struct {
     double peak, final;
 } memory_t;
@@ -22,7 +22,7 @@ typedef struct {
 typedef struct {
     char name[40];
     size_t size, threads;
-    double of_glibc; /* target */
+    double of_glibc; /* the target: share of glibc's time */
     bool measured[CONTENDERS], trace;
     sample_t median[CONTENDERS];
     double ratio[SURFACES_MEASURED][CONTENDERS]; /* medians of the ratios within a round */
@@ -56,7 +56,7 @@ static void label(const line_t *line) {
 
 static size_t targets, targets_met;
 
-/* ' ' without a figure, '+' met, '-' not met. */
+/* Counts a target. Returns '+' if it is met, '-' if not, and ' ' without a figure. */
 static char mark(double value, double target) {
     if (isnan(value)) return ' ';
     targets++;
@@ -140,7 +140,7 @@ static void print_memory(void) {
     }
 }
 
-/* Of all lines where both were measured; NAN without any. */
+/* The geometric mean of the ratios of all lines where both were measured; NAN if there is none. */
 static double geometric_mean(size_t surface, size_t reference, size_t *count) {
     double sum = 0;
     *count = 0;
@@ -152,7 +152,7 @@ static double geometric_mean(size_t surface, size_t reference, size_t *count) {
     return *count ? exp(sum / (double)*count) : NAN;
 }
 
-/* Throughput of two threads in that of one. */
+/* Prints the throughput of two threads, relative to that of one. */
 static void print_scaling(size_t surface, const char *name) {
     for (const line_t *one = lines; one < lines + line_count; one++)
         for (const line_t *two = lines; two < lines + line_count; two++) {
@@ -199,7 +199,7 @@ static void put_figure(FILE *csv, double value) {
         fprintf(csv, ",%.6g", value);
 }
 
-/* One row for each line and contender; what was not measured is empty. */
+/* Writes a row for each line and contender. A figure that was not measured is empty. */
 static bool write_csv(const char *path) {
     FILE *csv = fopen(path, "w");
     if (!csv) return false;

@@ -1,5 +1,5 @@
-/* Paired measurements: every round runs all contenders one after the other, and what counts is the median over the
- * rounds of the ratio within a round. Noise of the machine falls on both sides of a ratio. */
+/* Paired measurements: every round runs all contenders one after the other. What counts is the median, over the
+ * rounds, of the ratio within a round, because noise of the machine then falls on both sides of a ratio. */
 #ifndef UNIMEM_BENCH_H
 #define UNIMEM_BENCH_H
 
@@ -19,7 +19,7 @@ static inline int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Of a copy: the caller's order stays. */
+/* The median. It sorts a copy, because the caller pairs values by their order. */
 static inline double median(const double *values, size_t count) {
     double sorted[MOST_ROUNDS];
     memcpy(sorted, values, count * sizeof *values);
@@ -33,13 +33,13 @@ static inline double median_ratio(const double *values, const double *reference,
     return median(ratios, count);
 }
 
-/* One line of a CSV file for each figure, and a count of the targets. */
+/* Writes a line of a CSV file for each figure, and counts the targets. */
 typedef struct {
     FILE *csv;
     size_t targets, met;
 } report_t;
 
-/* `name`: of the file in the build directory. */
+/* Opens the report. `name` is the file's, in the build directory. */
 static inline report_t report_open(const char *name) {
     char path[4000];
     report_t report = {.csv = fopen(built_path(name, path, sizeof path), "w")};
@@ -51,7 +51,8 @@ static inline report_t report_open(const char *name) {
     return report;
 }
 
-/* A figure without a target: target 0. Returns what to print after the ratio: blank, '+' met, '-' not met. */
+/* Adds a figure; a target of 0 means none. Returns what to print after the ratio: blank without a target, '+' met,
+ * '-' not met. */
 static inline char report_add(report_t *report, const char *workload, size_t size, size_t threads, const char *surface,
                               double value, const char *unit, const char *reference, double ratio, double target) {
     bool met = ratio <= target;

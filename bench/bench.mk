@@ -1,5 +1,5 @@
-# The benchmarks replay the demo's traces. Included at the end of the Makefile, after demo/demo.mk.
-# Other allocators are compared with where they are installed, and said to be skipped where they are not.
+# The benchmarks, which replay the demo's traces. Included at the end of the Makefile, after demo/demo.mk.
+# Other allocators are compared with if they are installed; otherwise a line says that they are skipped.
 $(BENCHES): $(wildcard demo/*.h)
 .PHONY: bench-deps
 bench-deps:
@@ -7,7 +7,8 @@ bench-deps:
 bench bench-alloc bench-contraction: bench-deps
 bench: $(TRACES)
 
-# Every workload on 1, 2 and 4 threads: some minutes; then the chart.  ARGUMENTS='--only pairs,LIFO --threads 1 --quick'
+# Every workload on 1, 2 and 4 threads, which takes some minutes, and then the chart. To select some of it:
+# ARGUMENTS='--only pairs,LIFO --threads 1 --quick'
 ARGUMENTS ?= --all
 .PHONY: bench-alloc bench-tools
 bench-alloc: all $(B)/bench/bench_alloc $(TRACES) bench-tools
@@ -16,7 +17,8 @@ bench-alloc: all $(B)/bench/bench_alloc $(TRACES) bench-tools
 	@test ! -x $(B)/bench-tools/release/chart || \
 	    { $(B)/bench-tools/release/chart $(B)/bench-alloc.csv $(B)/bench-alloc.svg && echo "$(B)/bench-alloc.svg"; }
 
-# The chart, and mimalloc's secure build as a library of its own. They need crates that nothing else here does.
+# The tool that draws the chart, and mimalloc's secure build as a library. They need crates that nothing else here
+# needs.
 bench-tools:
 	@if $(CARGO) build --quiet --release --locked --manifest-path tools/bench/Cargo.toml --target-dir $(B)/bench-tools; then \
 	    $(CC) -shared -o $(B)/libmimalloc_secure.so -Wl,-Bsymbolic -Wl,--gc-sections -Wl,--whole-archive \
@@ -27,12 +29,12 @@ bench-tools:
 .PHONY: bench-large bench-contraction
 bench-large: all $(B)/bench/bench_tensor
 	@$(B)/bench/bench_tensor --large
-# Single contractions beside one plain matrix product, and beside NumPy, torch and TBLIS where PYTHON has them.
+# Single contractions beside one plain matrix product, and beside NumPy, torch and TBLIS if a Python has them (PYTHON).
 bench-contraction:
 	@echo "== contraction"
 	@$(CARGO) bench --quiet --locked --bench contraction -- --rivals
 bench: bench-contraction
-# The coders of chunks: ratio, speed beside a plain copy, on every instruction set here.
+# The coders of chunks: ratio, and speed beside a plain copy, on every instruction set of this processor.
 .PHONY: bench-codec
 bench-codec:
 	@echo "== codecs of tiered memory"

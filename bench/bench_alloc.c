@@ -3,9 +3,9 @@
  *
  *   bench_alloc [--only NAME,...] [--threads N,...] [--rounds N] [--quick] [--all]
  *
- * Every round runs all contenders one after the other, each time another first; what is compared is the median over the
- * rounds of the ratio within a round. Resident memory is each contender's own, in a child process that has opened no
- * other. Without arguments it is a short selection; otherwise the figures go to build/bench-alloc.csv too. */
+ * Every round runs all contenders one after the other, each time another first. What is compared is the median, over the
+ * rounds, of the ratio within a round. Resident memory is each contender's own, in a child process that has opened no
+ * other. Without arguments the program runs a short selection; otherwise the figures go to build/bench-alloc.csv, too. */
 #define _GNU_SOURCE
 #include "alloc_report.h"
 #include "counters.h"
@@ -25,11 +25,11 @@ static bool quick, brief;
 typedef struct {
     const char *name;
     run_t *run;
-    size_t size, most_threads; /* threads: those above are left out */
-    double of_glibc;           /* target */
+    size_t size, most_threads; /* runs with more threads are left out */
+    double of_glibc;           /* the target: share of glibc's time */
     bool in_brief, in_floor;
-    bool in_pairs;             /* of threads */
-    size_t trace;              /* 1 and up: this one */
+    bool in_pairs;             /* needs an even number of threads */
+    size_t trace;              /* which trace, from 1 on; 0: none */
 } workload_t;
 
 static const workload_t workloads[] = {
@@ -64,7 +64,7 @@ typedef struct {
     const contender_t *contender;
     const workload_t *workload;
     job_t *job;
-    size_t warm; /* operations before */
+    size_t warm; /* operations before the run */
     pthread_barrier_t *ready, *go;
     double start, end;
 } task_t;
@@ -89,14 +89,14 @@ static void *run_task(void *argument) {
     return NULL;
 }
 
-/* One run on `threads` threads: nanoseconds of an operation as each thread sees it, and the counts of all. Of processor
- * time with one thread, of the wall clock with more, since waiting for each other counts: from the first start to the
- * last end, each taken by the thread itself. */
+/* Measures a run on `threads` threads: nanoseconds of an operation as each thread sees it, and counts of an operation.
+ * The time of one thread is processor time. The time of several is that of the wall clock, because waiting for each other
+ * counts: from the first start to the last end, each taken by the thread itself. */
 static sample_t measure(const contender_t *contender, const workload_t *workload, size_t threads, size_t count,
                         size_t warm) {
     sample_t sample;
     double before[COUNTERS], after[COUNTERS], start, seconds;
-    size_t at_work = threads; /* each doing `count` operations */
+    size_t at_work = threads; /* each does `count` operations */
     if (threads == 1) {
         if (warm) run(contender, workload, &jobs[0], warm);
         counters_read(before);
@@ -134,13 +134,13 @@ static sample_t measure(const contender_t *contender, const workload_t *workload
     return sample;
 }
 
-/* Whether the contender can do it at all. */
+/* Whether the contender can run the workload at all. */
 static bool able(size_t which, const workload_t *workload) {
     if (which == FLOOR) return workload->in_floor;
     return which != POOL || workload->run != aligned || workload->size <= QG_POOL_ALIGNMENT;
 }
 
-/* Operations of a run in the child that is watched for its memory: always the same number. */
+/* Operations of a run in the child whose memory is watched. Their number is always the same. */
 static size_t operations_for_memory(const workload_t *workload) {
     if (workload->trace) return traces[workload->trace - 1].count;
     if (workload->run == churn) return 100000;
@@ -149,7 +149,8 @@ static size_t operations_for_memory(const workload_t *workload) {
     return workload->run == growth ? 5 : workload->run == large ? 1 : 2000;
 }
 
-/* And of one that is timed: as many as take glibc about 5 ms, but for those that need many to settle. */
+/* Operations of a run that is timed: as many as take glibc about 5 ms. Workloads that need many to settle have the same
+ * number as above. */
 static size_t operations_for_time(const workload_t *workload, size_t with) {
     size_t count = operations_for_memory(workload);
     if (workload->trace || workload->run == churn || workload->run == pass) return count;
@@ -158,7 +159,7 @@ static size_t operations_for_time(const workload_t *workload, size_t with) {
     return (size_t)((quick ? 2e6 : 5e6) / (ns > 1 ? ns : 1)) + 1;
 }
 
-/* Whether it can be opened: tried in a child, so that this process stays as it is. */
+/* Whether a contender can be opened. This is tried in a child, so that this process stays as it is. */
 static bool found(size_t which) {
     fflush(NULL);
     pid_t child = fork();
@@ -176,7 +177,8 @@ static bool found(size_t which) {
     return WEXITSTATUS(status) == EXIT_SUCCESS;
 }
 
-/* In a child that has opened this contender only: the peak, and what is left after everything was freed and trimmed. */
+/* Resident memory in a child that has opened this contender only: the peak, and what is left after everything was freed
+ * and trimmed. */
 static memory_t resident(size_t which, const workload_t *workload, size_t threads, size_t count) {
     static memory_t *shared;
     if (!shared) shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -199,7 +201,7 @@ static memory_t resident(size_t which, const workload_t *workload, size_t thread
     return *shared;
 }
 
-/* Whether a comma-separated list has `name`; an empty one has all. */
+/* Whether a comma-separated list has `name`. An empty list has all names. */
 static bool listed(const char *list, const char *name) {
     size_t length = strlen(name);
     if (!*list) return true;
@@ -217,8 +219,8 @@ static bool chosen(const workload_t *workload, size_t with) {
 static void time_line(line_t *line, const workload_t *workload) {
     static sample_t samples[CONTENDERS][MOST_ROUNDS];
     size_t count = operations_for_time(workload, line->threads), times = rounds;
-    /* The one thread is the program's first, warm from the rounds before. Several are new in every round: they get to a
-     * steady state first, since starting is a workload of its own. */
+    /* One thread is the program's first, which is warm from the rounds before. Several threads are new in every round.
+     * They run to a steady state first, because starting is a workload of its own. */
     size_t warm = line->threads == 1 ? count / 10 + 1 : count;
     if (workload->trace) times = (rounds + 2) / 3;
     if (workload->size >= 64 << 20) times = (rounds + 4) / 5;
@@ -231,7 +233,8 @@ static void time_line(line_t *line, const workload_t *workload) {
     line_settle(line, samples, times);
 }
 
-/* A virtual machine's own memory is made when it is first touched, at the expense of whoever comes first. */
+/* Touches memory once. A virtual machine's memory is made when it is first touched, at the expense of the contender that
+ * comes first. */
 static void touch_memory(size_t bytes) {
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return;
@@ -256,8 +259,8 @@ static void read_traces(void) {
     globfree(&found);
 }
 
-/* jemalloc's thread-local memory is more than glibc keeps for libraries that are opened late, unless told so before the
- * program starts. */
+/* Starts the program again with more room for thread-local memory. jemalloc needs more than glibc keeps for libraries
+ * that are opened late, and glibc has to be told before the program starts. */
 static void make_room_for_libraries(char **arguments) {
     if (getenv("GLIBC_TUNABLES")) return;
     setenv("GLIBC_TUNABLES", "glibc.rtld.optional_static_tls=16384", 1);
@@ -312,7 +315,7 @@ int main(int count, char **arguments) {
         memset(jobs[i].scratch, 1, SCRATCH);
     }
 
-    /* Memory first: the children start from this process, which has opened no allocator yet. */
+    /* Memory is measured first: the children start from this process, which has opened no allocator yet. */
     bool there[CONTENDERS];
     for (size_t c = 0; c < CONTENDERS; c++) there[c] = found(c);
     const workload_t *of_line[MOST_LINES];

@@ -1,5 +1,6 @@
-/* calloc and free of 1 KiB, 1 MiB and 64 MiB, left alone or touched page by page, in one process: libunimem as the
- * program's malloc, glibc, mimalloc where it is installed. Each round runs all of them in turn; medians over the rounds. */
+/* calloc and free of 1 KiB, 1 MiB and 64 MiB, whose pages are left alone or touched one by one, in one process: libunimem
+ * as the program's malloc, glibc, and mimalloc if it is installed. Each round runs all of them in turn. Figures are medians
+ * over the rounds. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdbool.h>

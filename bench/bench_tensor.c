@@ -1,11 +1,11 @@
 /* Tree tensor networks through the C interface: the cost of a node in trees of small tensors, and a network that does
- * not fit into its budget against the same one in RAM.
+ * not fit its budget beside the same one in RAM.
  *
  *   bench_tensor           a minute at most, 0.6 GB of disk
  *   bench_tensor --large   the same with 500 million parameters: three minutes, 4.2 GB of RAM, 4.1 GB of disk
  *
  * Files go where the library's spill files go: UNIMEM_SPILL_DIR, else TMPDIR, else /var/tmp.
- * How fast single contractions are beside a plain matrix product: benches/contraction.rs. */
+ * benches/contraction.rs measures single contractions beside a plain matrix product. */
 #define _GNU_SOURCE
 #include "unimem/tree_tensor_network.h"
 
@@ -28,8 +28,8 @@ static void fill(ComplexFloat *elements, size_t count, unsigned seed, float scal
     }
 }
 
-/* A binary tree of tensors with bonds of size 2; each leaf has one free axis of size 1. Microseconds a node, to plan and
- * contract, and to plan and contract when the plan is kept. */
+/* A binary tree of tensors with bonds of size 2. Each leaf has one free axis of size 1. Measures microseconds a node, to
+ * plan and contract, and to contract again with the plan that was kept. */
 static void small_trees(report_t *report)
 {
     enum { ROUNDS = 11 };
@@ -65,8 +65,8 @@ static void small_trees(report_t *report)
     }
 }
 
-/* `rows` by `bond` times `matrices` matrices of `bond` by `bond`. One alone: a pair contraction, whose result stays in
- * the network's memory; more: the whole tree, whose result is the caller's. */
+/* A matrix of `rows` by `bond`, times `matrices` matrices of `bond` by `bond`. A single one is a pair contraction, whose
+ * result stays in the network's memory. With more, the whole tree is contracted, and the result is the caller's. */
 typedef struct {
     size_t matrices, bond, rows, limit;
 } chain_t;
@@ -74,8 +74,8 @@ enum { SAMPLES = 4096 };
 typedef struct {
     double seconds, flops;
     size_t peak;
-    double disk_read, disk_written; /* bytes, while contracting */
-    double brought, ahead; /* chunks of the operands, since they were made */
+    double disk_read, disk_written; /* bytes during the contraction */
+    double brought, ahead; /* chunks of the operands that came in since these were made */
     ComplexFloat sample[SAMPLES];
 } outcome_t;
 
@@ -91,7 +91,7 @@ static double disk_bytes(const char *name)
     return bytes;
 }
 
-/* In a child of its own so that its memory can be measured. */
+/* Contracts a chain. Runs in a child of its own, so that its memory can be measured. */
 static void run_chain(const chain_t *chain, outcome_t *outcome)
 {
     unified_pool_config_t config = {.max_size = chain->limit, .enable_growth = true, .enable_streaming = true, .chunk_size = (size_t)2 << 20};
@@ -104,7 +104,7 @@ static void run_chain(const chain_t *chain, outcome_t *outcome)
         before = last;
         last = add_tree_tensor_node(ttn, NULL, (size_t[]){rows, chain->bond}, 2, false);
         if (!last) exit(3);
-        /* Written through the pointer, so that no second copy is needed. */
+        /* The tensor is written through the pointer, so that no second copy is needed. */
         fill(last->data, rows * chain->bond, (unsigned)i + 1, 1.2f / sqrtf((float)chain->bond));
         if (before && !connect_tree_tensor_nodes(ttn, before, last)) exit(4);
     }
@@ -126,14 +126,15 @@ static void run_chain(const chain_t *chain, outcome_t *outcome)
         outcome->brought += (double)tiers.faults, outcome->ahead += (double)tiers.prefetch_hits;
     }
     elements = product ? product->data : result;
-    /* The result is `rows` by `bond`; an odd stride meets all rows and columns. */
+    /* The result is `rows` by `bond`. An odd stride meets all rows and columns. */
     for (size_t i = 0; i < SAMPLES; i++) outcome->sample[i] = elements[i * 2654435761u % (chain->rows * chain->bond)];
     free(result);
     destroy_tree_tensor_network(ttn);
     if (!unimem_close(memory)) exit(6);
 }
 
-/* Runs this program anew for one chain: what it has done so far does not count, and no thread of it is missing. */
+/* Runs this program anew for one chain, so that what it has done so far does not count, and no thread of it is
+ * missing. */
 static bool in_child(const chain_t *chain, outcome_t *outcome, int shared)
 {
     fflush(NULL);
@@ -155,7 +156,7 @@ static bool in_child(const chain_t *chain, outcome_t *outcome, int shared)
     return true;
 }
 
-/* The other side of it. */
+/* What the child of `in_child` does. */
 static int run_child(char **arguments)
 {
     chain_t chain = {strtoul(arguments[0], NULL, 10), strtoul(arguments[1], NULL, 10), strtoul(arguments[2], NULL, 10), strtoul(arguments[3], NULL, 10)};
@@ -165,7 +166,7 @@ static int run_child(char **arguments)
     return EXIT_SUCCESS;
 }
 
-/* With a limit against without one; `rounds` of both. */
+/* Compares a chain with a limit and without one, `rounds` times each. */
 static bool compare(report_t *report, const char *name, chain_t chain, size_t limit, size_t rounds)
 {
     static outcome_t outcomes[2];
@@ -198,7 +199,8 @@ static bool compare(report_t *report, const char *name, chain_t chain, size_t li
     char memory = report_add(report, name, (size_t)bytes, unimem_threads(), "peak RSS", (double)(outcomes[1].peak >> 20), "MiB", "limit", (double)outcomes[1].peak / ((double)limit + (88 << 20)), 1);
     printf("  %.0f%% of the speed in RAM, wanted 90%% %c   memory %c   difference %.1e%s\n", 100 / ratio, speed, memory, error, error < 1e-5 ? "" : "  TOO LARGE");
 
-    /* The least traffic: every operand once, the result if it has no room, and 2 m n k / sqrt(M) elements a product. */
+    /* The least traffic: every operand once, and the result if there is no room for it; but no less than 2 m n k /
+     * sqrt(M) elements for each product. */
     const outcome_t *o = &outcomes[1];
     double flops = o->flops / 8, result = chain.matrices == 1 ? bytes : 0;
     double least = fmax(bytes + (double)(chain.rows * chain.bond) * 8 + result, 8 * 2 * flops / sqrt((double)limit / 8));

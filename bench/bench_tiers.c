@@ -2,9 +2,9 @@
  *
  *   bench_tiers [MIB of data] [MIB of budget]
  *
- * Every line is GB/s of the program's own bytes, and its share of what bounds it in this run: plain memory's rate for the
- * same work, or the disk's own where the data do not compress. Runs itself once for each fault mechanism there is, the
- * slower ones with a quarter of the data. */
+ * Every line is GB/s of the program's own bytes, and its share of what bounds it in this run: the rate of plain memory
+ * for the same work, or that of the disk if the data do not compress. The program runs itself once for each fault
+ * mechanism that there is, the slower ones with a quarter of the data. */
 #define _GNU_SOURCE
 #include "unimem.h"
 
@@ -50,7 +50,7 @@ static void make_pattern(data_t data)
 #define FAST
 #endif
 
-/* One pass over a piece of memory, as fast as the compiler makes it. */
+/* One pass over a piece of memory. The compiler makes it as fast as it can. */
 FAST static double pass(float *at, size_t count, work_t work)
 {
     float sums[16] = {0};
@@ -92,7 +92,7 @@ static double sweep(char *base, size_t bytes, work_t work, int acquire, size_t t
     job_t jobs[8];
     double start = seconds_now();
     for (size_t t = 0; t < threads; t++) {
-        /* Chunks are dealt out in turn to threads that acquire them; plain pointers sweep a half each. */
+        /* Threads that acquire chunks take them in turn. Threads that use plain pointers sweep an equal part each. */
         jobs[t] = (job_t){base, bytes, t, threads, work, acquire};
         if (!acquire) jobs[t] = (job_t){base + bytes / threads / (CHUNK_MIB * MIB) * (CHUNK_MIB * MIB) * t, bytes / threads, 0, 1, work, 0};
         pthread_create(&ids[t], NULL, run, &jobs[t]);
@@ -115,9 +115,9 @@ static double plain_rates[3][2];
 static double disk[2]; /* written, read */
 static size_t targets, met;
 
-/* What of its bound a sweep by two threads has to reach; 0: not asked for. Data that fit compressed are measured
- * against plain memory, incompressible data against the disk; a pass that reads and writes back has to reach 0.8 of the
- * same. */
+/* The share of its bound that a sweep by two threads has to reach; 0 if there is no target. Data that fit compressed
+ * are measured against plain memory, incompressible data against the disk. A pass that reads and writes back has to
+ * reach 0.8 of the share for reading. */
 static double target_of(data_t data, work_t work, int acquire)
 {
     if (work == FILL || (data != WAVE && data != BITS)) return 0;
@@ -163,7 +163,7 @@ static void measure(data_t data, double tolerance, size_t bytes, size_t budget)
     unimem_close(memory);
 }
 
-/* Data that fit the budget, after the first touch, beside plain memory: medians of alternating passes. */
+/* Measures data that fit the budget, after the first touch, beside plain memory: medians of alternating passes. */
 static void measure_fitting(void)
 {
     enum { ROUNDS = 15, BYTES = 64 << 20 };
@@ -187,7 +187,7 @@ static void measure_fitting(void)
     unimem_close(memory);
 }
 
-/* Everything on the mechanism this process was told to use. */
+/* Measures everything with the mechanism that this process was told to use. */
 static int inside(size_t bytes, size_t budget)
 {
     printf("-- faults: %s, %zu MiB of data in a budget of %zu MiB\n", unimem_fault_mechanism(), bytes / MIB, budget / MIB);
@@ -204,7 +204,7 @@ int main(int count, char **arguments)
     static const char *const mechanisms[] = {"userfaultfd", "userfaultfd-copy", "signal"};
     size_t bytes = (count > 1 ? strtoul(arguments[1], NULL, 10) : 1024) * MIB, budget = (count > 2 ? strtoul(arguments[2], NULL, 10) : 128) * MIB;
     {
-        /* Plain memory, in a child so that the peak of this process stays its own. */
+        /* Plain memory is measured in a child, so that the peak of this process is its own. */
         size_t plain = 256 * MIB;
         int ends[2];
         if (pipe(ends) != 0) return 1;
@@ -230,7 +230,7 @@ int main(int count, char **arguments)
         fflush(stdout);
         pid_t child = fork();
         if (child == 0) {
-            /* Before the library has looked. */
+            /* Set before the library looks. */
             setenv("UNIMEM_FAULTS", mechanisms[i], 1);
             size_t part = strcmp(mechanisms[i], "userfaultfd") == 0 ? 1 : 4;
             if (strcmp(unimem_fault_mechanism(), mechanisms[i]) != 0) {

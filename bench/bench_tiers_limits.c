@@ -1,5 +1,6 @@
-/* Tiered memory: what it takes and what it loses. Peaks of RAM while 4 GiB go through small budgets, alone and inside a
- * memory cgroup; what an eviction costs beside encoding; increments lost to evictions (none may be).
+/* Tiered memory: how much RAM it takes, and whether it loses anything. Measures peaks of RAM while 4 GiB go through small
+ * budgets, alone and inside a memory cgroup; what an eviction costs apart from encoding; and increments that are lost to
+ * evictions, of which there may be none.
  *
  *   bench_tiers_limits [MIB of data]        4096; that much disk is used
  */
@@ -38,7 +39,7 @@ static void put(const char *path, const char *name, const char *text, bool *writ
     if (descriptor >= 0) close(descriptor);
 }
 
-/* How often the limit of this process's group was touched. */
+/* How often the group ran into its limit; -1 if the system does not tell. */
 static long limit_hits(const char *group)
 {
     char file[300], line[100];
@@ -56,7 +57,7 @@ static long limit_hits(const char *group)
     return hits;
 }
 
-/* Puts this process into a new group with a limit; false where groups cannot be written. */
+/* Puts this process into a new group with a limit. Returns false if groups cannot be written. */
 static bool enter_group(size_t limit, char group[200])
 {
     static const char *const roots[] = {"/sys/fs/cgroup/memory", "/sys/fs/cgroup"};
@@ -75,7 +76,7 @@ static bool enter_group(size_t limit, char group[200])
     return false;
 }
 
-/* The data are written, read and rewritten, half of them incompressible. */
+/* Writes, reads and rewrites data, half of which are incompressible. */
 static void sweep(size_t bytes, size_t max_size, bool grouped)
 {
     fflush(stdout);
@@ -110,7 +111,7 @@ static void sweep(size_t bytes, size_t max_size, bool grouped)
             }
         double seconds = seconds_now() - start;
         size_t peak = status_bytes("VmHWM:");
-        /* The program's own pages count too, though they are not in the budget. */
+        /* The peak includes the program's own pages, which are not in the budget. */
         printf("%zu MiB through %zu MiB%s: peak %zu MiB (%zu before), target %zu: %s; %.2f GB/s, %zu wrong words", bytes / MIB, max_size / MIB, grouped ? ", in a memory group" : "", peak / MIB, before / MIB, max_size / MIB + 24, verdict(peak <= max_size + 24 * MIB), 3 * (double)bytes / seconds / 1e9, wrong);
         if (grouped) {
             long hits = limit_hits(group);
@@ -132,9 +133,10 @@ static void sweep(size_t bytes, size_t max_size, bool grouped)
     }
 }
 
-/* A chunk sent out by advice, encoding taken off; the median of many. Its pages and those of its encoded bytes are there
- * already, as in a steady state. Once with hardly any encoded bytes, so that moving the chunk and keeping account of it is
- * all, and once with a sixteenth of the chunk, which are hashed and copied. */
+/* Measures what it takes to send a chunk out by advice, without the time of encoding; the median of many. The pages of the
+ * chunk and of its encoded bytes exist already, as in a steady state. It is done once with hardly any encoded bytes, so
+ * that only moving the chunk and accounting for it count, and once with a sixteenth of the chunk, which is hashed and
+ * copied. */
 static void eviction_cost(void)
 {
     enum { TIMES = MOST_ROUNDS, CHUNK = 2 << 20, WORDS = CHUNK / 8 };
@@ -167,7 +169,7 @@ static void eviction_cost(void)
 enum { OWNERS = 2, INCREMENTS = 50000000, RUN = 2000, CHUNKS = 64 };
 static _Atomic uint64_t *counters;
 
-/* Increments of words that all threads share, a run in each chunk before the next. */
+/* Increments words that all threads share, many in one chunk before the next. */
 static void *increment(void *argument)
 {
     uint64_t state = (uint64_t)(uintptr_t)argument;

@@ -1,12 +1,12 @@
-/* What it costs to track a block, to look it up and to untrack it: with 10 and with 10 million blocks tracked.
+/* What it costs to track a block, to look it up and to untrack it, with 10 blocks tracked and with 10 million.
  *
  *   bench_tracking [-q]      -q: 1 million
  *
- * Three orders, since with 10 million blocks the memory of the tables no longer fits a cache:
+ * Blocks are taken in three orders, since with 10 million of them the tables no longer fit a cache:
  *   same 10    the same few blocks come and go among the many: the cost of the table itself
  *   in order   blocks of rising addresses, as an allocator hands them out
  *   at random  any of the many: a cache miss or two for each, whatever the table; shown beside one plain read at random
- * The first two have the target of issue 2, within 2 times the cost with 10 blocks. */
+ * The target for the first two is at most 2 times the cost with 10 blocks. */
 #define _GNU_SOURCE
 #include "../demo/trace.h"
 #include "bench.h"
@@ -20,7 +20,7 @@
 enum { FEW = 10, STEPS = 200000 };
 
 static unified_memory_interface_t *memory;
-static char *const base = (char *)((uintptr_t)1 << 45); /* addresses, never touched */
+static char *const base = (char *)((uintptr_t)1 << 45); /* the addresses are never touched */
 
 static bool interface_track(void *block) { return memory->track_allocation(block, 64); }
 static bool interface_untrack(void *block) { return memory->untrack_allocation(block); }
@@ -29,7 +29,7 @@ typedef struct {
     const char *name;
     bool (*track)(void *block);
     bool (*untrack)(void *block);
-    bool (*look_up)(void *block); /* NULL: has none */
+    bool (*look_up)(void *block); /* NULL: the tracker has none */
 } tracker_t;
 
 static const tracker_t trackers[] = {
@@ -69,7 +69,7 @@ static void must(bool held) {
     exit(EXIT_FAILURE);
 }
 
-/* ns of an untrack and a track of a block that is tracked before and after. */
+/* Nanoseconds to untrack and track again a block that is tracked. */
 static double time_untrack_track(const tracker_t *tracker, order_t order, size_t blocks) {
     uint64_t state = 88172645463325252u;
     bool good = true;
@@ -95,7 +95,7 @@ static double time_look_up(const tracker_t *tracker, order_t order, size_t block
     return time / STEPS * 1e9;
 }
 
-/* One read at random of a table with 16 bytes for each block: what no table of that size can go below. */
+/* Nanoseconds of one read at random from a table with 16 bytes for each block. No table of that size can be quicker. */
 static double time_plain_read(size_t blocks) {
     size_t bytes = blocks * 16;
     volatile char *table = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);

@@ -1,6 +1,7 @@
 /* The allocators that are measured side by side in one process: the two surfaces of libunimem, glibc's malloc, and
- * those that are installed, each opened privately (RTLD_LOCAL) and called through its own functions. malloc stays
- * glibc's: contenders_open makes sure of it. Also the floor (floor.h), which is no allocator to be used. */
+ * those that are installed. Each of these is opened privately (RTLD_LOCAL) and called through its own functions.
+ * The process's malloc stays glibc's, and library_open makes sure of it. The floor (floor.h) is among them, though
+ * it is no allocator to be used. */
 #ifndef UNIMEM_BENCH_CONTENDERS_H
 #define UNIMEM_BENCH_CONTENDERS_H
 
@@ -15,12 +16,12 @@ enum { POOL, INTERFACE, GLIBC, MIMALLOC, MIMALLOC_SECURE, JEMALLOC, TCMALLOC, FL
 typedef struct {
     const char *name;
     void *(*allocate)(size_t size);
-    void *(*allocate_aligned)(size_t alignment, size_t size); /* NULL: only what it gives of itself */
+    void *(*allocate_aligned)(size_t alignment, size_t size); /* NULL: allocate's alignment is all there is */
     void *(*reallocate)(void *block, size_t size);            /* NULL: allocate, copy, free */
     void (*free)(void *block);
     void (*trim)(void);   /* gives back what it can */
     const char *library;  /* NULL: nothing to open */
-    const char *names[5]; /* of the functions above, in the library */
+    const char *names[5]; /* the functions above, by their names in the library */
     const char *package;  /* what would install it */
     bool present;
 } contender_t;
@@ -30,7 +31,8 @@ static void interface_trim(void) { unimem_trim(surface_memory); }
 static void pool_trim(void) { unimem_trim(unimem_pool_interface(surface_pool)); }
 static void nothing_to_trim(void) {}
 
-/* Pool and interface are called by name where they are measured (workloads.h), as a program would call them. */
+/* Pool and interface have no pointers here, because they are called by name (workloads.h), as a program would call
+ * them. */
 static contender_t contenders[CONTENDERS] = {
     [POOL] = {.name = "pool", .free = pool_give, .trim = pool_trim},
     [INTERFACE] = {.name = "interface", .free = interface_free, .trim = interface_trim},
@@ -54,7 +56,7 @@ static contender_t contenders[CONTENDERS] = {
     [FLOOR] = {.name = "floor", .allocate = floor_allocate, .free = floor_free, .trim = nothing_to_trim},
 };
 
-/* Those whose function to trim takes arguments. */
+/* Functions to trim for allocators whose own takes arguments. */
 static void (*mimalloc_collect[2])(bool force);
 static void mimalloc_trim(void) { mimalloc_collect[0](true); }
 static void mimalloc_secure_trim(void) { mimalloc_collect[1](true); }
@@ -71,7 +73,8 @@ static bool function_of(void *library, const char *name, void *function) {
     return found != NULL;
 }
 
-/* A block larger than glibc keeps in a thread's cache, so that its own count of live bytes shows who gave it. */
+/* Whether `allocate` is glibc's. The block is larger than those that glibc keeps in a thread's cache, so glibc's
+ * own count of live bytes shows who gave it. */
 static bool given_by_glibc(void *(*allocate)(size_t), void (*release)(void *)) {
     enum { SIZE = 100000 };
     size_t before = mallinfo2().uordblks;
@@ -110,7 +113,8 @@ static bool library_open(contender_t *contender, size_t which, const char *direc
     return true;
 }
 
-/* Opens one; false, and why, where it is not there. `directory`: of what was built, with a slash at the end. */
+/* Opens a contender. Returns false and the reason if it is not there. `directory` is that of the build, with a
+ * slash at the end. */
 static bool contender_open(size_t which, const char *directory, const char **problem) {
     contender_t *contender = &contenders[which];
     if (contender->present) return true;

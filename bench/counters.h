@@ -1,5 +1,5 @@
-/* The processor's and the kernel's counts of what this process's threads do, through perf_event_open. A count that this
- * machine does not give (virtual machines often have none of the processor's) is not a number, and said to be missing. */
+/* What the processor and the kernel count of this process's threads, through perf_event_open. A count that this machine
+ * does not have is not a number, and is said to be missing; virtual machines often have none of the processor's counts. */
 #ifndef UNIMEM_BENCH_COUNTERS_H
 #define UNIMEM_BENCH_COUNTERS_H
 
@@ -25,7 +25,7 @@ static const struct {
 };
 static int counter_files[COUNTERS];
 
-/* To be called before any other thread is started: threads started later are counted too. */
+/* To be called before any other thread is started, because only threads that are started later are counted, too. */
 static void counters_open(void) {
     for (size_t i = 0; i < COUNTERS; i++) {
         struct perf_event_attr event = {.type = counter_kinds[i].type,

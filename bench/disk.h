@@ -1,4 +1,4 @@
-/* The disk's own speed, where the library's spill files go: UNIMEM_SPILL_DIR, else TMPDIR, else /var/tmp. */
+/* The speed of the disk that the library's spill files go to: UNIMEM_SPILL_DIR, else TMPDIR, else /var/tmp. */
 #ifndef UNIMEM_BENCH_DISK_H
 #define UNIMEM_BENCH_DISK_H
 
@@ -14,7 +14,8 @@
 
 enum { DISK_PIECE = 2 << 20, DISK_THREADS = 2 };
 
-/* Every `step`-th piece from the `first` on; `failed` when one was not transferred whole. */
+/* A thread's part of the work: every `step`-th piece from `first` on. `failed` if a piece was not transferred as a
+ * whole. */
 typedef struct {
     int file;
     bool reading, failed;
@@ -34,8 +35,8 @@ static inline void *disk_transfer(void *argument) {
     return NULL;
 }
 
-/* GB/s at which `bytes` are written and then read past the page cache, in pieces as large as chunks, by one thread or
- * two at once. */
+/* Measures the GB/s at which `bytes` are written and then read past the page cache, in pieces as large as chunks, by
+ * one thread or by two at once. Returns false if the disk refuses. */
 static inline bool disk_rates(size_t bytes, size_t threads, double rates[2]) {
     const char *names[] = {getenv("UNIMEM_SPILL_DIR"), getenv("TMPDIR"), "/var/tmp"}, *directory = NULL;
     for (size_t i = 0; i < 3 && !directory; i++) directory = names[i] && *names[i] ? names[i] : NULL;

@@ -1,6 +1,7 @@
-/* What a checked allocation and its free must touch, and nothing else: one thread-local record, a list of free blocks
- * popped and pushed, the block's slot (live and how large, or free), one page-map load. No size classes but powers of two,
- * no other thread's blocks, no ownership, no statistics, no memory given back: a measure, not an allocator. */
+/* The floor: what a checked allocation and its free must touch, and nothing else. That is one thread-local record, a list
+ * of free blocks to pop from and push to, the block's slot (live and how large, or free), and one load from the page map.
+ * It has no size classes but powers of two, no blocks of other threads, no ownership, no statistics, and gives no memory
+ * back: a measure, not an allocator. */
 #ifndef UNIMEM_BENCH_FLOOR_H
 #define UNIMEM_BENCH_FLOOR_H
 
@@ -10,7 +11,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
-/* A block is of a power of two from 16 B to 64 KiB; a page of the map is 64 KiB and holds blocks of one size. */
+/* The size of a block is a power of two from 16 B to 64 KiB. A page of the map is 64 KiB and has blocks of one size. */
 enum { FLOOR_PAGE = 1 << 16, FLOOR_PAGES = 1 << 16, FLOOR_LEAST = 4, FLOOR_CLASSES = 17, FLOOR_LISTED = 4096 };
 
 typedef struct {
@@ -18,7 +19,7 @@ typedef struct {
     uint32_t *slot;
 } floor_entry_t;
 
-/* The page map's word: where the page's slots lie, and in the low bits the shift of its blocks. */
+/* A word of the page map is the address of the page's slots, with the shift of its blocks in the low bits. */
 static char *floor_region;
 static uintptr_t *floor_map;
 static uint32_t *floor_slots;
@@ -40,7 +41,7 @@ static inline bool floor_open(void) {
     return floor_region && floor_map && floor_slots;
 }
 
-/* A page's worth of blocks, lowest on top. False: all is used. */
+/* Adds a page of blocks to the list, the lowest on top. Returns false if all pages are used. */
 static __attribute__((noinline)) bool floor_refill(unsigned class) {
     if (!floor_record.base[class]) {
         floor_record.base[class] = floor_reserve(FLOOR_LISTED * 2 * sizeof(floor_entry_t));

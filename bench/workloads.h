@@ -1,5 +1,6 @@
-/* What the allocators are made to do. A workload's loop is compiled once for each way to call an allocator, so that
- * each is called as a program would call it: the pool and the interface by name, all others through one pointer. */
+/* The workloads: what the allocators are made to do. A workload's loop is compiled once for each way to call an
+ * allocator, so that each is called as a program would call it: the pool and the interface by name, all others through
+ * one pointer. */
 #ifndef UNIMEM_BENCH_WORKLOADS_H
 #define UNIMEM_BENCH_WORKLOADS_H
 
@@ -14,7 +15,7 @@ enum { MOST_THREADS = 8, SCRATCH = 4 << 20, BATCH = 1000, LIVE = 10000, RING = 1
 
 typedef enum { BY_POOL, BY_INTERFACE, BY_POINTER } calling_t;
 
-/* From one thread to another. */
+/* Blocks on their way from one thread to another. */
 typedef struct {
     _Alignas(64) atomic_size_t written;
     _Alignas(64) atomic_size_t read;
@@ -23,13 +24,13 @@ typedef struct {
 
 /* One thread's share of a run. */
 typedef struct {
-    size_t size;      /* bytes of a block; of `aligned`: the alignment */
-    size_t count;     /* operations: of most workloads an allocation and its free */
-    size_t index;     /* of this thread */
+    size_t size;      /* bytes of a block; for `aligned`, the alignment */
+    size_t count;     /* operations; for most workloads one is an allocation and its free */
+    size_t index;     /* number of this thread */
     uint64_t seed;    /* not 0 */
     void *scratch;    /* SCRATCH bytes, touched before */
-    ring_t *ring;     /* of `pass`: this thread's and its partner's */
-    trace_t *trace;   /* of the traces */
+    ring_t *ring;     /* for `pass`: of this thread and its partner */
+    trace_t *trace;   /* for the traces */
 } job_t;
 
 static uint64_t random_next(uint64_t *state) {
@@ -39,7 +40,7 @@ static uint64_t random_next(uint64_t *state) {
     return *state;
 }
 
-/* From 16 B up to 16 B << octaves, each octave as often as every other. */
+/* A size from 16 B up to 16 B << octaves. Each octave is as frequent as any other. */
 static inline size_t log_uniform(uint64_t *state, unsigned octaves) {
     uint64_t random = random_next(state);
     size_t base = (size_t)16 << (random >> 32) % octaves;
@@ -94,7 +95,8 @@ INLINE void pairs_by(calling_t by, const contender_t *contender, job_t *job) {
     for (size_t i = 0; i < job->count; i++) give(by, contender, get(by, contender, job->size));
 }
 
-/* Batches: some blocks are made, then freed last first, first first, or in a random order. */
+/* Makes a batch of blocks, and returns their number. The functions below free them last first, first first, or in a
+ * random order. */
 INLINE size_t batch(calling_t by, const contender_t *contender, job_t *job) {
     void **blocks = job->scratch;
     size_t many = job->size > 4096 ? BATCH / 10 : BATCH;
@@ -130,7 +132,7 @@ INLINE void at_random_by(calling_t by, const contender_t *contender, job_t *job)
     }
 }
 
-/* Of 10,000 live blocks of 16 B to 16 KiB one after another is replaced, at random. */
+/* Replaces one after another of 10,000 live blocks of 16 B to 16 KiB, at random. */
 INLINE void churn_by(calling_t by, const contender_t *contender, job_t *job) {
     void **blocks = job->scratch;
     size_t live = job->count < LIVE ? job->count : LIVE;
@@ -143,12 +145,12 @@ INLINE void churn_by(calling_t by, const contender_t *contender, job_t *job) {
     for (size_t i = 0; i < live; i++) give(by, contender, blocks[i]);
 }
 
-/* Threads of even number allocate 16 B to 1 KiB, the next odd one frees. There may be more threads than processors:
- * who cannot go on gives way. */
+/* Threads of even number allocate blocks of 16 B to 1 KiB; the thread with the next number frees them. There may be
+ * more threads than processors, so a thread that cannot go on gives way. */
 INLINE void pass_by(calling_t by, const contender_t *contender, job_t *job) {
     ring_t *ring = job->ring;
     bool gives = job->index % 2 == 0;
-    /* Both go on where the run before ended. */
+    /* Both threads go on where the run before ended. */
     size_t start = atomic_load(gives ? &ring->written : &ring->read), end = start + job->count;
     size_t known = start;
     for (size_t i = start; i < end; i++) {
@@ -171,7 +173,7 @@ INLINE void pass_by(calling_t by, const contender_t *contender, job_t *job) {
     }
 }
 
-/* What a thread does that starts, allocates 64 blocks, frees all but 8, and ends; who started it frees those. */
+/* A thread that starts, allocates 64 blocks, frees all but 8, and ends. The thread that started it frees those. */
 typedef struct {
     const contender_t *contender;
     void *blocks[CARRIED];
@@ -202,7 +204,7 @@ INLINE void threads_by(calling_t by, const contender_t *contender, job_t *job) {
     }
 }
 
-/* 100 aligned blocks of 16 B to 4 KiB, freed first first. */
+/* Allocates 100 aligned blocks of 16 B to 4 KiB, and frees them first first. */
 INLINE void aligned_by(calling_t by, const contender_t *contender, job_t *job) {
     void **blocks = job->scratch;
     for (size_t done = 0; done < job->count; done += BATCH / 10) {
@@ -213,7 +215,7 @@ INLINE void aligned_by(calling_t by, const contender_t *contender, job_t *job) {
     }
 }
 
-/* A block grows from 16 B by a half each time up to `size`. One operation is a whole growth. */
+/* Lets a block grow from 16 B up to `size`, by a half each time. One operation is a whole growth. */
 INLINE void growth_by(calling_t by, const contender_t *contender, job_t *job) {
     for (size_t i = 0; i < job->count; i++) {
         size_t size = 16;
@@ -228,7 +230,7 @@ INLINE void growth_by(calling_t by, const contender_t *contender, job_t *job) {
     }
 }
 
-/* Large blocks, each page touched. */
+/* Allocates large blocks, and touches each page. */
 INLINE void large_by(calling_t by, const contender_t *contender, job_t *job) {
     for (size_t i = 0; i < job->count; i++) {
         void *block = get(by, contender, job->size);
@@ -237,8 +239,8 @@ INLINE void large_by(calling_t by, const contender_t *contender, job_t *job) {
     }
 }
 
-/* A recorded program, as often as `count` has its operations: what it allocated, one write into each page, and what it
- * never freed is freed at the end. */
+/* Replays a recorded program until `count` operations are done: what it allocated, with one write into each page. What
+ * it never freed is freed at the end. */
 INLINE void trace_by(calling_t by, const contender_t *contender, job_t *job) {
     struct {
         void *block;

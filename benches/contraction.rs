@@ -1,13 +1,16 @@
-//! Pair contractions against one plain faer complex product of the same size, paired within each round.
+//! Pair contractions beside one plain complex matrix product of faer of the same size, in turn within each round.
 //!
 //!     cargo bench --bench contraction [-- --rivals] [name...]
 //!
-//! Prints GFLOP/s (8 floating-point operations a multiply-add; medians) on 1 and 2 threads and the median ratio to the
-//! plain product in the same round; with --rivals also what we reach without plain products in between, and what NumPy's
-//! and torch's tensordot and TBLIS (by pytblis) reach in a process of their own right after, and whether each is slower.
-//! At the end ("pauses") what two threads reach that slept before.
-//! Theirs make a new result each time, ours is written over. PYTHON names an interpreter that has them. Some builds of
-//! OpenBLAS take an old kernel on new processors: OPENBLAS_CORETYPE sets another.
+//! Prints, on 1 and 2 threads, GFLOP/s (medians; 8 floating-point operations a multiply-add) and the median of the ratios
+//! to the plain product within a round. A case is met if its ratio is at least the one wanted.
+//!
+//! With --rivals, prints also what NumPy's and torch's tensordot and TBLIS (by pytblis) reach, each in a process of its
+//! own right after, beside what the library reaches without plain products in between. They make a new result each time;
+//! the library writes over one. PYTHON names an interpreter that has them. Some builds of OpenBLAS take an old kernel on
+//! new processors: OPENBLAS_CORETYPE sets another.
+//!
+//! At the end ("pauses"), prints what two threads reach after they have slept.
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use std::process::Command;
@@ -17,7 +20,7 @@ use unimem::tensor::kernel::{Product, set_threads};
 use unimem::{Interface, Tensor};
 
 type Bonds = &'static [(usize, usize)];
-/// Name, dimensions of both, bonds, least ratio wanted.
+/// Name, dimensions of both tensors, bonds, least ratio wanted.
 type Case = (&'static str, &'static [usize], &'static [usize], Bonds, f64);
 
 const CASES: &[Case] = &[
@@ -39,7 +42,8 @@ const CASES: &[Case] = &[
     ("worst, sum outside", &[24, 16, 20, 16], &[16, 30, 16, 28], &[(3, 0), (1, 2)], 0.55),
 ];
 
-/// In the library's memory, as a network's tensors are: from 2 MiB on they ask for huge pages, as NumPy's arrays do.
+/// A tensor in the library's memory, where a network's tensors are. From 2 MiB on it asks for huge pages, as NumPy's
+/// arrays do.
 fn tensor(memory: &Interface, dimensions: &[usize]) -> Tensor<Complex> {
     let mut state = 1u32;
     let mut next = || {
@@ -106,7 +110,7 @@ fn main() {
             met &= ratio >= least;
             let reached = work / median(&mut our_times);
             if !rivals.is_empty() {
-                // As they run: alone, without a plain product between any two.
+                // Run as the rivals are, without a plain product in between.
                 let mut times: Vec<f64> = (0..7)
                     .map(|_| seconds(&mut || product.compute(&a, &b, &mut ours, &mut |_| Ok(())).unwrap()))
                     .collect();
@@ -122,7 +126,8 @@ fn main() {
     }
 }
 
-/// What the second thread is worth when both have been asleep: a thread that wakes on the caller's processor does nothing.
+/// Measures what the second thread is worth if both have been asleep. A thread that wakes on the caller's processor does
+/// nothing for it.
 fn after_pauses(memory: &Interface) {
     println!("pauses of 20 ms before each       ours 1  ours 2   ratio  wanted");
     for (size, least) in [(128, 1.1), (256, 1.4), (512, 1.6)] {
@@ -144,13 +149,13 @@ fn after_pauses(memory: &Interface) {
     }
 }
 
-/// Somebody else's contraction, in Python.
+/// Another library's contraction, in Python.
 struct Rival {
     name: &'static str,
     module: &'static str,
-    /// Run once; `a` and `b` are NumPy's, `threads` the number.
+    /// Run once. `a` and `b` are NumPy's arrays, `threads` is the number of threads.
     setup: &'static str,
-    /// Over the axes `i` and `j`.
+    /// The contraction over the axes `i` of `a` and `j` of `b`.
     call: &'static str,
 }
 const RIVALS: [Rival; 3] = [
@@ -169,7 +174,7 @@ const RIVALS: [Rival; 3] = [
     },
 ];
 
-/// A Python that can import `module`: PYTHON, else the first one, else the system's.
+/// A Python that can import `module`: PYTHON or else the first in the path; if that cannot, the system's.
 fn python_with(module: &str) -> Option<String> {
     let candidates =
         [std::env::var("PYTHON").unwrap_or_else(|_| "python3".into()), "/usr/bin/python3".into()];
@@ -180,7 +185,7 @@ fn python_with(module: &str) -> Option<String> {
     candidates.into_iter().find(imports)
 }
 
-/// Those that are installed, with their Python; says which are not.
+/// The rivals that are installed, each with its Python. Prints which are not.
 fn installed_rivals() -> Vec<(String, Rival)> {
     let mut installed = Vec::new();
     for rival in RIVALS {
@@ -192,7 +197,7 @@ fn installed_rivals() -> Vec<(String, Rival)> {
     installed
 }
 
-/// Runs them on one case. `ours`: GFLOP/s on 1 and 2 threads.
+/// Runs the rivals on one case. `ours`: GFLOP/s of the library on 1 and 2 threads.
 fn compare(rivals: &[(String, Rival)], left: &[usize], right: &[usize], bonds: Bonds, ours: [f64; 2]) {
     let (i, j): (Vec<_>, Vec<_>) = bonds.iter().copied().unzip();
     for (python, Rival { name, setup, call, .. }) in rivals {

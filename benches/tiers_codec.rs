@@ -1,17 +1,18 @@
-//! Speed and ratio of the chunk codecs on every instruction set here, beside a plain copy of the same bytes. Rates are
-//! GB/s of a processor's own time, so that a busy machine disturbs them little.
+//! Speed and ratio of the coders of chunks, on every instruction set that this processor has, beside a plain copy of
+//! the same bytes. Rates are GB/s of the thread's own processor time, so that other work on the machine disturbs them
+//! little.
 use std::hint::black_box;
 use unimem::tiers::codec::{Codec, Form, Workspace, directory_size, isa::Isa};
 
 const CHUNK: usize = 2 << 20;
 const CHUNKS: usize = 16;
 
-/// This thread's processor time.
+/// A clock of this thread's processor time.
 struct Clock(f64);
 impl Clock {
     fn now() -> Clock {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: fills in the structure.
+        // SAFETY: the call only fills in the structure.
         unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
         Clock(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
     }
@@ -133,9 +134,9 @@ fn main() {
     }
     hash(&data("normal"));
 }
-/// The least ratio, and GB/s of encoding and decoding, that the issue asks for, and which of them are missed. Ratios of
-/// bounded coding are what zfp's fixed accuracy reached on the same kind of data (measured once, beside a trial of
-/// this coder: 1.64, 3.19, 2.28 and 9.2).
+/// Says of each target whether it is met. Targets are the least ratio and GB/s of encoding and decoding; 0 is none. For
+/// bounded coding, ratios are those that zfp's fixed accuracy reached on the same kind of data, measured once beside a
+/// trial of this coder: 1.64, 3.19, 2.28 and 9.2.
 fn verdict(name: &str, tolerance: f64, reached: [f64; 3]) -> String {
     let targets = match (name, tolerance) {
         ("normal", 1e-3) => [0.0, 6.0, 10.0],
@@ -155,7 +156,7 @@ fn verdict(name: &str, tolerance: f64, reached: [f64; 3]) -> String {
     });
     parts.collect::<Vec<_>>().join(", ")
 }
-/// The hash by which it is known whether a chunk was written to.
+/// Measures the hash that tells whether a chunk was written to.
 fn hash(source: &[u8]) {
     let once = |_| {
         let clock = Clock::now();

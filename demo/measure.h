@@ -16,9 +16,9 @@ static inline double seconds_now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* One figure of /proc/self/status, in bytes; 0 where there is none. */
+/* One figure of /proc/self/status, in bytes; 0 if it is not there. */
 static inline size_t status_bytes(const char *field) {
-    /* Not stdio: its buffer would come from the allocator under measurement. */
+    /* Not stdio, whose buffer would come from the allocator under measurement. */
     char text[4096];
     int file = open("/proc/self/status", O_RDONLY);
     ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
@@ -29,7 +29,7 @@ static inline size_t status_bytes(const char *field) {
     return line ? strtoul(line + strlen(field), NULL, 10) * 1024 : 0;
 }
 
-/* A file of the build directory, which this program lies one level below. */
+/* The path of a file in the build directory. This program lies one level below that directory. */
 static inline const char *built_path(const char *name, char *path, size_t size) {
     char program[3000] = "";
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);

@@ -1,4 +1,5 @@
-/* Replays a trace through one surface, in a process of its own: once for the time, once for contents and memory. */
+/* Replays a trace through one surface, each time in a process of its own: once for the time, once for contents and
+ * memory. */
 #ifndef UNIMEM_DEMO_REPLAY_H
 #define UNIMEM_DEMO_REPLAY_H
 
@@ -11,18 +12,18 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What a replay found. Lies in memory shared with the parent, which shows `progress` meanwhile. */
+/* What a replay found. It lies in memory that is shared with the parent, which shows `progress` meanwhile. */
 typedef struct {
     volatile size_t progress; /* operations done */
-    double seconds;           /* of processor time, the replay alone */
+    double seconds;           /* processor time of the replay alone */
     size_t peak_resident;     /* bytes above the process's idle level */
-    size_t peak_live;         /* bytes, as the surface counts them; of malloc: as the replay does */
+    size_t peak_live;         /* bytes, as the surface counts them; for malloc, as the replay does */
     size_t fragmentation;     /* percent, when the most bytes were live */
     size_t cache_hits, cache_misses;
     size_t live_at_end; /* blocks the surface reports live when the trace has ended */
-    size_t leaks;       /* and when the replay has freed them */
+    size_t leaks;       /* and that it reports when the replay has freed them */
     size_t mismatches;  /* blocks whose contents, alignment or count were wrong */
-    char failure[160];  /* the first of them, or why the replay could not go on; empty: all is well */
+    char failure[160];  /* the first mismatch, or why the replay could not go on; empty if all is well */
 } replay_t;
 
 enum { PAGE = 4096 };
@@ -39,7 +40,7 @@ typedef struct {
     replay_t *result;
 } player_t;
 
-/* Processor time of this process's threads together: what others do on the machine meanwhile does not count. */
+/* Processor time of all threads of this process, so that other work on the machine does not count. */
 static inline double processor_seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
@@ -48,8 +49,8 @@ static inline double processor_seconds(void) {
 
 static inline void forget_peak_resident(void) {
     int file = open("/proc/self/clear_refs", O_WRONLY);
-    if (file < 0) return;           /* then the peak is at least the level at the fork, which is the idle level */
-    if (write(file, "5", 1) != 1) { /* the same */
+    if (file < 0) return;           /* then the peak counts from the fork on, which is the idle level, too */
+    if (write(file, "5", 1) != 1) { /* the same holds */
     }
     close(file);
 }
@@ -59,8 +60,8 @@ static inline void mismatch(const player_t *player, size_t at, const char *what)
         snprintf(player->result->failure, sizeof player->result->failure, "operation %zu: %s", at, what);
 }
 
-/* Every 8 bytes of a block follow from its tag and their place: cheap to write and to check, and no two live blocks
- * have the same. */
+/* The word at each place of a block follows from the block's tag and the place. This is cheap to write and to
+ * check, and no two live blocks have the same words. */
 static inline uint64_t word_of(size_t tag, size_t place) {
     return ((uint64_t)tag << 32 | 0x5A5A5A5A) + place * 0x9E3779B97F4A7C15u;
 }
@@ -87,7 +88,7 @@ static inline size_t alignment_of(const trace_operation_t *operation) {
     return operation->alignment_log2 ? (size_t)1 << operation->alignment_log2 : MALLOC_ALIGNMENT;
 }
 
-/* The replay for the time: what the program did, and a write into each page of every block it got, since the first
+/* The replay for the time: does what the program did, and writes into each page of every block, since the first
  * touch of a page is part of what an allocator costs. */
 static inline void play_for_time(const player_t *player) {
     const surface_t *surface = player->surface;
@@ -134,7 +135,8 @@ static inline void note_fragmentation(const player_t *player, size_t live, size_
     }
 }
 
-/* The replay for contents and memory: every byte of every block is written, and read again before it goes. */
+/* The replay for contents and memory: writes every byte of every block, and reads it again before the block
+ * goes. */
 static inline void play_for_contents(const player_t *player) {
     const trace_t *trace = player->trace;
     const surface_t *surface = player->surface;
@@ -211,7 +213,7 @@ static inline void play_for_contents(const player_t *player) {
     }
 }
 
-/* The body of the child: its tables are touched before the idle level is taken. */
+/* The body of the child. It touches its tables before it takes the idle level. */
 static inline int play(const trace_t *trace, const surface_t *surface, bool for_time, replay_t *result) {
     player_t player = {trace, surface, trace_memory(trace->slots * sizeof(slot_t)), result};
     uint64_t sum = 0;
@@ -232,7 +234,8 @@ static inline int play(const trace_t *trace, const surface_t *surface, bool for_
     return result->mismatches != 0;
 }
 
-/* Forks the child and waits; `watch` is called every tenth of a second. False where it failed or was ended. */
+/* Forks the child and waits. Calls `watch`, if it is given, every tenth of a second. Returns false if the child
+ * failed or was ended. */
 static inline bool replay_in_child(const trace_t *trace, const surface_t *surface, bool for_time, replay_t *result,
                                    void (*watch)(const replay_t *)) {
     *result = (replay_t){0};
@@ -258,7 +261,7 @@ static inline bool replay_in_child(const trace_t *trace, const surface_t *surfac
     return false;
 }
 
-/* Memory that a child can leave its findings in. */
+/* Memory in which a child can leave what it found. */
 static inline replay_t *shared_replay(void) {
     void *shared = mmap(NULL, sizeof(replay_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED) {

@@ -22,7 +22,7 @@ typedef struct {
     void *(*allocate)(size_t size, size_t alignment);
     void (*free)(void *block);
     void *(*resize)(void *block, size_t old_size, size_t new_size);
-    unified_memory_interface_t *(*interface)(void); /* its statistics; NULL function: it has none */
+    unified_memory_interface_t *(*interface)(void); /* for its statistics; NULL: it has none */
     void (*close)(void);
 } surface_t;
 
@@ -86,7 +86,7 @@ static inline void *system_resize(void *block, size_t old_size, size_t new_size)
 static inline unified_memory_interface_t *system_interface(void) { return unimem_system_interface(surface_system); }
 static inline void system_close(void) { destroy_memory_system(surface_system); }
 
-/* The C library's. */
+/* The C library's malloc. */
 static inline bool malloc_open(void) { return true; }
 static inline void *malloc_allocate(size_t size, size_t alignment) {
     return alignment <= MALLOC_ALIGNMENT ? malloc(size)
@@ -109,7 +109,7 @@ static const surface_t surfaces[SURFACES] = {
     {"advanced system", true, system_open, system_allocate, system_free, system_resize, system_interface, system_close},
 };
 
-/* Bytes the C library holds from the system for malloc's blocks. */
+/* Bytes that the C library holds for malloc's blocks. */
 static inline size_t malloc_held(void) {
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
     struct mallinfo2 info = mallinfo2();

@@ -1,9 +1,10 @@
-/* Tensors of eight times the memory: swept through plain pointers, written, read and scaled in place.
+/* Tensors of eight times the memory, swept through plain pointers: written, read, and scaled in place.
  *
  *   tiered_sweep [BUDGET_MIB]      default 64
  *
- * Once in streaming memory (every byte comes back), once in hierarchical memory (float32 within 1e-3). The elements are
- * made like trained weights: a bell curve around 0. Exits with 1 where one is wrong or the memory was too much. */
+ * This is done in streaming memory, where every byte comes back, and in hierarchical memory, where each float32 comes
+ * back within 1e-3. The elements are like trained weights: a bell curve around 0. Exits with 1 if an element is wrong,
+ * or if it took too much memory. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdint.h>
@@ -17,7 +18,7 @@
 
 enum { MIB = 1 << 20, TIMES = 8, SWEEPS = 3 };
 
-/* Sums of four uniform numbers, of standard deviation 0.02. */
+/* An element: the sum of four uniform numbers, with a standard deviation of 0.02. */
 static float weight(uint64_t index) {
     uint64_t x = index * 0x9E3779B97F4A7C15u;
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;

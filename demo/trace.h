@@ -1,4 +1,4 @@
-/* Reads an allocation trace (format: demo/traces/README.md), gunzipped, and checks it before anyone relies on it. */
+/* Reads a gunzipped allocation trace (format: demo/traces/README.md), and checks it before anybody relies on it. */
 #ifndef UNIMEM_DEMO_TRACE_H
 #define UNIMEM_DEMO_TRACE_H
 
@@ -23,7 +23,7 @@ typedef struct {
 _Static_assert(sizeof(trace_operation_t) == 12, "an operation is 12 bytes in the file");
 
 typedef struct {
-    const char *name; /* of the file, without its directory */
+    const char *name; /* the file's name, without its directory */
     trace_operation_t *operations;
     size_t count, slots;
     size_t peak_live;    /* most bytes live at once */
@@ -42,7 +42,7 @@ static inline void *trace_memory(size_t bytes) {
     return memory;
 }
 
-/* Follows every operation; false where the trace contradicts itself or its header. */
+/* Follows every operation. Returns false if the trace contradicts itself or its header. */
 static inline bool trace_check(trace_t *trace) {
     uint32_t *sizes = trace_memory(trace->slots * sizeof *sizes);
     bool *live = trace_memory(trace->slots), good = true;
@@ -97,7 +97,8 @@ static inline bool trace_read(const char *path, trace_t *trace) {
     return good;
 }
 
-/* The traces that the Makefile has unpacked; their number. To be released with globfree. */
+/* Finds the traces that the Makefile has unpacked, and returns their number. `found` is to be released with
+ * globfree. */
 static inline size_t built_traces(glob_t *found) {
     char pattern[4000];
     return glob(built_path("traces/*.trace", pattern, sizeof pattern), 0, NULL, found) == 0 ? found->gl_pathc : 0;

@@ -1,12 +1,13 @@
 /* Replays allocation traces of real programs through the surfaces of libunimem and through the C library's malloc, and
  * shows what each of them costs in time and memory.
  *
- *   trace_replay [-r ROUNDS] [TRACE...]      TRACE: gunzipped, as demo/traces/README.md says; those of the build
- *                                            directory where none is named
+ *   trace_replay [-r ROUNDS] [TRACE...]      TRACE: gunzipped, as demo/traces/README.md says;
+ *                                            without any, those of the build directory
  *
  * Each replay runs in a process of its own, so that its peak of resident memory is its own. The time is the median of
- * ROUNDS replays (default 5) that only do what the program did; contents are checked in another replay, which writes
- * every byte of every block and reads it again. Ends with 1 where a block, a count or a replay was wrong. */
+ * ROUNDS replays (default 5), which do what the program did and touch each page. Contents are checked in another
+ * replay, which writes every byte of every block and reads it again. Ends with 1 if a block, a count or a replay was
+ * wrong. */
 #define _GNU_SOURCE
 #include "replay.h"
 
@@ -56,7 +57,7 @@ static bool replay_trace(const trace_t *trace, size_t rounds, replay_t *shared) 
                held ? "checked" : "WRONG: ", held ? "" : shared->failure);
         good &= held;
     }
-    for (size_t round = 0; round < rounds && good; round++) /* in turn, so that noise falls on all alike */
+    for (size_t round = 0; round < rounds && good; round++) /* in turn, so that noise affects all alike */
         for (size_t s = 0; s < SURFACES; s++) {
             watched_surface = &surfaces[s];
             if (terminal) draw_bar(round * SURFACES + s, rounds * SURFACES, "time");

@@ -1,10 +1,10 @@
-/* A tree tensor network larger than its memory: a chain of square weights and a running activation, contracted one
- * after the other, in a child process each: with all of it in RAM, and with `max_size` a fraction of it.
+/* A tree tensor network larger than its memory: a chain of square weights, by which an activation is multiplied one after
+ * the other. It runs in two child processes: with all of it in RAM, and with `max_size` a fraction of it.
  *
  *   tree_larger_than_ram [WEIGHTS [ROWS [BUDGET_MIB]]]      default 4 64 64: 67 million parameters in 64 MiB
  *
  * Every weight is 4096 x 4096 ComplexFloat, 128 MiB. The result is checked against the same product of a few rows in
- * double precision. Exits with 1 where a row is off by more than 1e-5, or a limit was broken. */
+ * double precision. Exits with 1 if a row is off by more than 1e-5, or if a limit was broken. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdint.h>
@@ -169,8 +169,8 @@ int main(int count, char **arguments) {
                o->seconds, o->peak_rss / MIB, o->hot / MIB, o->warm / MIB, o->cold / MIB,
                (unsigned long long)o->evictions, o->error);
     }
-    /* What passes by the budget comes from disk at every product: no faster than the disk reads it, read by two at once as
-     * the library does, nor than the products take in RAM. */
+    /* The weights that do not fit the budget come from disk at every product. So it can be no faster than the disk reads
+     * them (by two threads at once, as in the library), and no faster than the products take in RAM. */
     double rates[2] = {0, 0}, from_disk = (double)(bytes > budget ? bytes - budget : 0) * 1e-9;
     bool measured = disk_rates((size_t)256 << 20, 2, rates) && rates[1] > 0;
     double reading = measured ? from_disk / rates[1] : 0, floor = reading > in_core.seconds ? reading : in_core.seconds;

@@ -8,23 +8,23 @@
 //!         a list as their number and that many numbers; a text as its length and that many bytes
 //! ```
 //! Numbers of the file and of blocks are little-endian. Times are nanoseconds since the recording began, sizes bytes.
-//! A recording that ends as it should ends with the record `End`; where the program was killed, or the disk was full,
-//! that is missing and the last block may be cut off.
+//! A whole recording ends with the record `End`. If the program was killed or the disk was full, that is missing, and
+//! the last block may be cut off.
 use core::fmt;
 use std::borrow::Cow;
 use twox_hash::XxHash3_64;
 
-/// What a file begins with.
+/// The first bytes of a file.
 pub const MAGIC: &[u8; 8] = b"unimemtr";
-/// Of the format.
+/// The version of the format.
 pub const VERSION: u32 = 1;
 /// Bytes of the file's head.
 pub const HEAD: usize = 16;
 /// Bytes before a block's records.
 pub const BLOCK_HEAD: usize = 8;
-/// Bytes of a block's records at most.
+/// The most bytes that a block's records have.
 pub const LARGEST_BLOCK: usize = 64 << 10;
-/// Bytes of a record at most.
+/// The most bytes that a record has.
 pub const LARGEST_RECORD: usize = 8 << 10;
 
 /// A list of numbers.
@@ -32,7 +32,7 @@ pub type List<'a> = Cow<'a, [u64]>;
 /// Bytes that are mostly UTF-8.
 pub type Text<'a> = Cow<'a, [u8]>;
 
-/// Where encoded bytes go; what does not fit is cut off, which [`LARGEST_RECORD`] prevents.
+/// Where encoded bytes go. What finds no room is cut off; [`LARGEST_RECORD`] prevents that.
 pub trait Sink {
     /// Adds bytes.
     fn put(&mut self, bytes: &[u8]);
@@ -109,7 +109,7 @@ impl Field for Text<'_> {
     }
 }
 
-/// Declares an enumeration that is a number in the file, and a word for people.
+/// Declares an enumeration, each value of which is a number in the file and a word for people.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $number:literal $word:literal,)* }) => {
         $(#[$doc])*
@@ -117,9 +117,9 @@ macro_rules! words {
         #[repr(u8)]
         pub enum $name { $($(#[$variant_doc])* $variant = $number,)* }
         impl $name {
-            /// All there are.
+            /// All values.
             pub const ALL: &'static [$name] = &[$($name::$variant),*];
-            /// As people call it.
+            /// The word for people.
             pub fn word(self) -> &'static str {
                 match self { $($name::$variant => $word,)* }
             }
@@ -139,7 +139,7 @@ words! {
     Movement {
         /// Brought in because it was touched or acquired.
         Fault = 1 "fault",
-        /// Left its place.
+        /// Left its place in the region.
         Eviction = 2 "eviction",
         /// Brought in ahead of need.
         Prefetch = 3 "prefetch",
@@ -154,16 +154,16 @@ words! {
         Plain = 1 "plain",
         /// Tensors.
         Geometric = 2 "geometric",
-        /// Tiered, with a tolerance.
+        /// Tiered memory with a tolerance.
         Hierarchical = 3 "hierarchical",
-        /// Tiered, lossless.
+        /// Tiered memory without loss.
         Streaming = 4 "streaming",
     }
 }
 words! {
     /// Where a chunk came from, or went.
     Tier {
-        /// Nothing is stored: all zero.
+        /// Nowhere: all of it is zero.
         Zero = 1 "zero",
         /// Read ahead.
         Staged = 2 "staged",
@@ -182,7 +182,7 @@ words! {
         Copy = 2 "userfaultfd-copy",
         /// SIGSEGV and mremap.
         Signal = 3 "signal",
-        /// None.
+        /// No mechanism: only acquired chunks come in.
         None = 4 "none",
     }
 }
@@ -207,7 +207,7 @@ macro_rules! records {
         #[expect(missing_docs, reason = "said of each structure")]
         pub enum Record<'a> { $($name($name $(<$life>)?),)* }
         impl Record<'_> {
-            /// Encodes it.
+            /// Encodes the record.
             pub fn put(&self, sink: &mut dyn Sink) {
                 match self {
                     $(Record::$name(record) => {
@@ -216,7 +216,7 @@ macro_rules! records {
                     })*
                 }
             }
-            /// Decodes the next one. None where the bytes are none.
+            /// Decodes the next record. `None` if the bytes are not a record.
             pub fn take(cursor: &mut Cursor) -> Option<Record<'static>> {
                 match cursor.bytes(1)?[0] {
                     $($kind => Some(Record::$name($name { $($field: Field::take(cursor)?),* })),)*
@@ -227,11 +227,11 @@ macro_rules! records {
     };
 }
 records! {
-    /// What is recorded. The first record.
+    /// The program that is recorded. This is the first record.
     1 Program<'a> {
         /// Nanoseconds since 1970 when the recording began.
         began: u64,
-        /// Its number.
+        /// The number of the process.
         process: u64,
         /// Bytes allocated per sampled allocation, on average.
         interval: u64,
@@ -250,24 +250,24 @@ records! {
         size: u64,
         /// When it was changed last, in nanoseconds since 1970.
         modified: u64,
-        /// Where it is.
+        /// The path of the file.
         path: Text<'a>,
     }
     /// Figures of the whole process at one moment.
     3 Sample<'a> {
         /// When.
         time: u64,
-        /// Resident memory, whoever's.
+        /// Resident memory of the process, of which the library's is a part.
         resident: u64,
         /// Live bytes of all heaps, without tiered memory.
         live: u64,
-        /// Of these, tensors.
+        /// Those of them that are tensors.
         tensors: u64,
         /// RAM that heaps hold, chunks in place included.
         held: u64,
-        /// Allocations so far, and frees.
+        /// Allocations so far.
         allocations: u64,
-        /// See `allocations`.
+        /// Frees so far.
         frees: u64,
         /// Streaming memory: allocated, hot, warm, cold.
         streaming: List<'a>,
@@ -287,13 +287,13 @@ records! {
         time: u64,
         /// How long it took.
         duration: u64,
-        /// Of the thread that did it.
+        /// The number of the thread that moved it.
         thread: u64,
         /// What happened.
         movement: Movement,
-        /// Of what kind the memory is.
+        /// The kind of memory.
         memory: Memory,
-        /// From where, or where to.
+        /// Where the chunk came from, or went.
         tier: Tier,
         /// How its pages moved.
         mechanism: Mechanism,
@@ -308,7 +308,7 @@ records! {
         time: u64,
         /// How long it took.
         duration: u64,
-        /// Of the thread that asked for it.
+        /// The number of the thread that asked for it.
         thread: u64,
         /// Floating-point operations: 8 a multiply-add.
         flops: u64,
@@ -321,7 +321,7 @@ records! {
         /// Sizes of the axes summed over.
         sums: List<'a>,
     }
-    /// A block was allocated that stands for others.
+    /// A block was allocated that stands for others, too.
     6 Allocated<'a> {
         /// When.
         time: u64,
@@ -350,7 +350,7 @@ records! {
         /// For each size that occurs: its logarithm to base 2, rounded up, then blocks, then bytes.
         classes: List<'a>,
     }
-    /// A block that is live at the end: the largest are told.
+    /// A block that is live at the end. Only the largest are listed.
     9 Live<'a> {
         /// Where it begins.
         address: u64,
@@ -361,14 +361,14 @@ records! {
         /// The stack that allocated it, where `UNIMEM_DEBUG=trace` knows it.
         stack: List<'a>,
     }
-    /// Events that found no room on their way to the file.
+    /// How many events found no room on their way to the file.
     10 Lost {
         /// When it was noticed.
         time: u64,
         /// How many.
         events: u64,
     }
-    /// The end. The last record.
+    /// The end. This is the last record.
     #[derive(Copy)]
     11 End {
         /// When.
@@ -387,7 +387,7 @@ pub fn head() -> [u8; HEAD] {
     head[8..12].copy_from_slice(&VERSION.to_le_bytes());
     head
 }
-/// What stands before the records of a block.
+/// The head of a block, which stands before its records.
 pub fn block_head(records: &[u8]) -> [u8; BLOCK_HEAD] {
     let mut head = [0; BLOCK_HEAD];
     head[..4].copy_from_slice(&(records.len() as u32).to_le_bytes());
@@ -405,7 +405,7 @@ pub enum Damage {
     Empty,
     /// It begins with something else.
     NotARecording,
-    /// It is of a version unknown here.
+    /// Its version is not the one known here.
     Version(u32),
     /// The block at this byte is not what was written.
     At(usize),
@@ -425,8 +425,8 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Calls `each` with every record of a file, and how many of the file's bytes were read before. Gives whether the file
-/// goes on after its last whole block.
+/// Calls `each` with every record of a file, and with the byte at which the record's block begins. Returns whether the
+/// file goes on after its last whole block, which means that it was cut off.
 pub fn read(file: &[u8], mut each: impl FnMut(Record<'static>, usize)) -> Result<bool, Damage> {
     if file.is_empty() {
         return Err(Damage::Empty);

@@ -1,7 +1,7 @@
-//! Which live blocks a recording tells of when it ends.
+//! The live blocks that a recording lists when it ends.
 use super::Live;
 
-/// Live blocks that are told at the end: the largest.
+/// How many live blocks are listed.
 const TOLD: usize = 256;
 
 /// The largest live blocks, largest first.
@@ -13,7 +13,7 @@ impl Largest {
     pub fn new() -> Largest {
         Largest { blocks: [None; TOLD], count: 0 }
     }
-    /// Keeps a block if it is one of them.
+    /// Keeps a block if it is one of the largest so far.
     pub fn offer(&mut self, live: Live) {
         let size = |place: Option<Live>| place.map_or(0, |live| live.size);
         if self.count == TOLD && size(self.blocks[TOLD - 1]) >= live.size {
@@ -24,7 +24,7 @@ impl Largest {
         self.blocks[at..self.count].rotate_right(1);
         self.blocks[at] = Some(live);
     }
-    /// Those kept.
+    /// The blocks that were kept.
     pub fn blocks(&self) -> impl Iterator<Item = &Live> {
         self.blocks[..self.count].iter().flatten()
     }

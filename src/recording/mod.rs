@@ -1,23 +1,28 @@
 //! Recordings: what the library's memory does over time, in a file that `unimem report` reads.
 //!
-//! `UNIMEM_TRACE=FILE` begins one with the first allocation, [`start`] at any time; `%p` in the name becomes the number
-//! of the process. Without one, whoever has something to tell pays one relaxed load, on slow paths only: the heap's
-//! fast paths know nothing of recordings. With one, events go into a bounded [`queue`], without waiting, and a thread
-//! takes them to the file (writer.rs), with samples of all figures. Events that find the queue full are counted.
+//! `UNIMEM_TRACE=FILE` begins a recording with the first allocation; [`start`] begins one at any time. `%p` in the name
+//! becomes the number of the process.
 //!
-//! - Samples: every 5 ms at first; after each thousand half as often, down to one a second.
-//! - Allocation sites: a thread that comes to the heap's slow path and has allocated [`interval`] bytes since its last
-//!   sample, more or less, records the block it allocates there, with its stack, for all of these bytes. Its slot is
-//!   marked, so that its free comes by the slow path and is recorded too. Blocks from 1 MiB up, and tiered memory,
-//!   always come by it.
+//! Without a recording, whoever has an event pays one relaxed load, and only on slow paths: the heap's fast paths know
+//! nothing of recordings. During a recording, events go into a bounded [`queue`] without waiting. A thread takes them to
+//! the file (writer.rs), together with samples of all figures. Events that find the queue full are counted.
+//!
+//! - Samples: every 5 ms at first, and half as often after each thousand, down to one a second.
+//! - Allocation sites: a thread that comes to the heap's slow path, and has allocated about [`interval`] bytes since its
+//!   last sample, records the block that it allocates there, with its stack. The block stands for all of these bytes.
+//!   Its slot is marked, so that its free takes the slow path and is recorded, too. Blocks from 1 MiB up, and tiered
+//!   memory, always take the slow path.
 //! - Sizes of live blocks: at the end, and each time live memory has doubled.
 //!
-//! A forked child is no part of a recording and may begin one of its own. The end of the program ends the recording; so
-//! does a disk that is full, with a message in the log, and a file that is not the one that was opened any more, because
-//! the program has closed descriptors that it did not know.
+//! A forked child is no part of a recording, and may begin one of its own. A recording ends
 //!
-//! Below the heap: layers that have figures register a [`Source`]. Lock: one, taken before any other of the library
-//! (its place in load.rs), since taking samples takes those.
+//! - with the program;
+//! - if the disk is full, with a message in the log;
+//! - if the file's descriptor is no longer the one that was opened, because the program has closed descriptors that it
+//!   did not know, with a message, too.
+//!
+//! This module is below the heap: layers that have figures register a [`Source`]. It has one lock, which is taken before
+//! those of all these layers (see its place in load.rs), because taking samples takes theirs.
 pub mod format;
 mod largest;
 mod modules;
@@ -32,11 +37,11 @@ pub use writer::{start, stop};
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering::*};
 use queue::Queue;
 
-/// Return addresses recorded of a stack.
+/// How many return addresses of a stack are recorded.
 pub const DEPTH: usize = 32;
-/// Return addresses, innermost first; 0 beyond the last.
+/// Return addresses, innermost first; 0 behind the last.
 pub type Stack = [usize; DEPTH];
-/// Sizes recorded of the axes of a tensor; the last is the product of all further ones.
+/// How many sizes of axes are recorded. The last is the product of all further ones.
 const AXES: usize = 8;
 const QUEUE: usize = 4096;
 const USUAL_INTERVAL: usize = 512 << 10;
@@ -57,7 +62,7 @@ struct Contracted {
     thread: u64,
     terms: f64,
     tiered: bool,
-    /// Of rows, columns and sums; 0 beyond the last.
+    /// Sizes of rows, columns and sums; 0 behind the last.
     axes: [[usize; AXES]; 3],
 }
 #[derive(Clone, Copy)]
@@ -71,7 +76,8 @@ struct Allocated {
 }
 #[derive(Clone, Copy)]
 enum Event {
-    /// Its time is that of the system's clock here, as everywhere in this file.
+    /// Its time is that of the system's clock, as everywhere in this file. In the file of the recording it counts from
+    /// the beginning.
     Moved(format::Moved),
     Contracted(Contracted),
     Allocated(Allocated),
@@ -81,23 +87,23 @@ enum Event {
     },
 }
 
-/// Whether something is recorded.
+/// Whether a recording is under way.
 #[inline(always)]
 pub fn is_on() -> bool {
     STATE.load(Relaxed) == ON
 }
-/// Whether something may be recorded: not only now, but also once [`start_if_asked`] has been called.
+/// Whether a recording is under way, or may be once [`start_if_asked`] has been called.
 #[inline(always)]
 pub fn may_be_on() -> bool {
     STATE.load(Relaxed) != OFF
 }
-/// Begins the recording that the environment asks for, when called first. Outside the gate of the tiers.
+/// The first call begins the recording that the environment asks for. Not to be called inside the gate of the tiers.
 pub fn start_if_asked() {
     if STATE.load(Relaxed) == UNREAD {
         writer::start_as_asked();
     }
 }
-/// The number of the recording, from 1 on.
+/// The number of the latest recording; the first one is 1.
 pub fn number() -> u32 {
     NUMBER.load(Relaxed)
 }
@@ -106,10 +112,10 @@ pub fn interval() -> usize {
     INTERVAL.load(Relaxed)
 }
 
-/// When something began, if that is to be recorded.
+/// When an operation began; nothing if it is not to be recorded.
 #[derive(Clone, Copy)]
 pub struct Begun(Option<u64>);
-/// Something begins.
+/// To be called when an operation begins.
 #[inline]
 pub fn begin() -> Begun {
     Begun(is_on().then(now))
@@ -117,16 +123,16 @@ pub fn begin() -> Begun {
 /// Nanoseconds of the system's steady clock.
 fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: fills in the structure.
+    // SAFETY: the call only fills in the structure.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 fn thread() -> u64 {
-    // SAFETY: a plain query.
+    // SAFETY: the call has no arguments and no effects.
     unsafe { libc::syscall(libc::SYS_gettid) as u64 }
 }
 
-/// A chunk at `address` came or went.
+/// Records that the chunk at `address` came or went.
 #[inline]
 pub fn moved(
     begun: Begun,
@@ -149,7 +155,7 @@ pub fn moved(
         }));
     }
 }
-/// Two tensors were contracted, with `terms` multiply-adds.
+/// Records that two tensors were contracted, with `terms` multiply-adds.
 pub fn contracted(begun: Begun, terms: f64, tiered: bool, axes: [&mut dyn Iterator<Item = usize>; 3]) {
     let Some(began) = begun.0 else { return };
     let (duration, thread) = (now() - began, thread());
@@ -165,18 +171,18 @@ pub fn contracted(begun: Begun, terms: f64, tiered: bool, axes: [&mut dyn Iterat
     });
     EVENTS.push(Event::Contracted(Contracted { began, duration, thread, terms, tiered, axes }));
 }
-/// A block was allocated that stands for `weight` bytes.
+/// Records that a block was allocated, which stands for `weight` bytes.
 pub fn allocated(address: usize, size: usize, weight: usize, memory: Memory, stack: Stack) {
     EVENTS.push(Event::Allocated(Allocated { time: now(), address, size, weight, memory, stack }));
 }
-/// A block that may have been recorded as allocated was freed.
+/// Records that a block was freed whose allocation may have been recorded.
 pub fn freed(address: usize) {
     if is_on() {
         EVENTS.push(Event::Freed { time: now(), address });
     }
 }
 
-/// Tiered memory of one kind, bytes.
+/// Bytes of one kind of tiered memory.
 #[derive(Clone, Copy, Default)]
 pub struct Tiered {
     /// Allocated.
@@ -215,9 +221,9 @@ pub struct Live {
 }
 /// A layer that has figures.
 pub struct Source {
-    /// Adds what it knows.
+    /// Adds the layer's figures.
     pub figures: fn(&mut Figures),
-    /// Calls with every live block. What is called neither allocates nor takes locks.
+    /// Calls the function with every live block. The function neither allocates nor takes locks.
     pub live: fn(&mut dyn FnMut(Live)),
     /// The stack that allocated the live block at an address, where it is known.
     pub stack: fn(usize) -> Option<Stack>,
@@ -236,6 +242,6 @@ pub fn register(layer: Layer, source: &'static Source) {
     SOURCES[layer as usize].store(core::ptr::from_ref(source).cast_mut(), Release);
 }
 fn sources() -> impl Iterator<Item = &'static Source> {
-    // SAFETY: only `register` stores here, and only 'static references.
+    // SAFETY: only `register` stores here, and only references that live for ever.
     SOURCES.iter().filter_map(|source| unsafe { source.load(Acquire).as_ref() })
 }

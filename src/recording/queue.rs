@@ -1,11 +1,17 @@
-//! Events on their way to the file: a bounded queue that any thread may add to, from signal handlers too, without
-//! waiting, and one thread at a time takes from.
+//! Events on their way to the file: a bounded queue. Any thread may add to it without waiting, even in a signal
+//! handler. One thread at a time takes from it.
 //!
-//! Each cell has a turn. It is a multiple of `N` while the cell is free, namely of the ticket, rounded down, that may
-//! fill it next; one more while it is full. A ticket is taken by advancing `tail`; its holder fills the cell and then
-//! advances the turn, which hands it to the reader. The reader empties the cell and advances the turn to the next lap,
-//! which hands it to the next ticket. So a cell belongs to one side at any time, and all zeroes are an empty queue.
-//! The model at the end of this file tries all interleavings.
+//! Each cell has a turn, which says whose the cell is:
+//!
+//! - While the cell is free, its turn is a multiple of `N`: the ticket that may fill the cell next, rounded down to
+//!   one.
+//! - While the cell is full, its turn is one more.
+//! - A thread that adds takes a ticket by advancing `tail`. It fills the ticket's cell and then advances the turn,
+//!   which hands the cell to the reader.
+//! - The reader empties the cell and advances the turn to the next lap, which hands the cell to the next ticket.
+//!
+//! So a cell belongs to one side at any time. An empty queue is all zeros. The model at the end of this file tries all
+//! interleavings.
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -19,9 +25,10 @@ pub trait Number {
     fn store(&self, value: usize, order: Ordering);
     /// As atomics do.
     fn swap(&self, value: usize, order: Ordering) -> usize;
-    /// Makes `current` one more, in no order with other memory; else gives what it is.
+    /// Increments the number if it is `current`, without ordering other memory. Otherwise, or spuriously, fails with
+    /// the number.
     fn advance(&self, current: usize) -> Result<usize, usize>;
-    /// Counts one more, in no order with other memory.
+    /// Increments the number, without ordering other memory.
     fn count(&self);
 }
 macro_rules! number {
@@ -47,26 +54,27 @@ macro_rules! number {
 }
 number!(AtomicUsize);
 
-/// Where a value lies. Implemented by the real one and by the model checker's, which finds two that touch it at once.
+/// The place of a value. Implemented by the real one and by the model checker's, which finds two threads that touch it
+/// at once.
 pub trait Place<T> {
     /// Moves a value in.
     ///
     /// # Safety
-    /// Nobody else touches it.
+    /// Nobody else touches the place meanwhile.
     unsafe fn write(&self, value: T);
     /// Copies the value out.
     ///
     /// # Safety
-    /// There is one, and nobody else touches it.
+    /// The place has a value, and nobody else touches it meanwhile.
     unsafe fn read(&self) -> T;
 }
 impl<T: Copy> Place<T> for UnsafeCell<MaybeUninit<T>> {
     unsafe fn write(&self, value: T) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that nobody else touches the place.
         unsafe { (*self.get()).write(value) };
     }
     unsafe fn read(&self) -> T {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that there is a value, and that nobody else touches the place.
         unsafe { (*self.get()).assume_init_read() }
     }
 }
@@ -79,18 +87,19 @@ struct Cell<A, P> {
 /// A queue of at most `N` events, a power of two.
 pub struct Queue<T, const N: usize, A = AtomicUsize, P = UnsafeCell<MaybeUninit<T>>> {
     cells: [Cell<A, P>; N],
-    /// Tickets given out.
+    /// How many tickets were given out.
     tail: A,
-    /// Cells emptied.
+    /// How many cells were emptied.
     head: A,
+    /// How many events found the queue full, since this was last asked.
     lost: A,
     values: PhantomData<T>,
 }
-// SAFETY: a value is moved in by one thread and copied out by another, by turns as told above.
+// SAFETY: one thread moves a value in and another copies it out. The turn of the cell orders the two.
 unsafe impl<T: Copy + Send, const N: usize, A: Number + Sync, P: Place<T>> Sync for Queue<T, N, A, P> {}
 
 impl<T: Copy + Send, const N: usize> Queue<T, N> {
-    /// An empty one.
+    /// An empty queue.
     pub const fn new() -> Queue<T, N> {
         assert!(N.is_power_of_two() && N > 1);
         Queue {
@@ -104,7 +113,7 @@ impl<T: Copy + Send, const N: usize> Queue<T, N> {
     }
 }
 impl<T: Copy + Send, const N: usize, A: Number, P: Place<T>> Queue<T, N, A, P> {
-    /// Adds a value; where the queue is full it is lost, and counted.
+    /// Adds a value. If the queue is full, the value is lost, and counted.
     pub fn push(&self, value: T) {
         let mut ticket = self.tail.load(Relaxed);
         loop {
@@ -114,7 +123,7 @@ impl<T: Copy + Send, const N: usize, A: Number, P: Place<T>> Queue<T, N, A, P> {
                 0 => {
                     match self.tail.advance(ticket) {
                         Ok(_) => {
-                            // SAFETY: it is this ticket's turn, which nobody else has.
+                            // SAFETY: the cell has the turn of this ticket, which no other thread has.
                             unsafe { cell.value.write(value) };
                             cell.turn.store(lap + 1, Release);
                             return;
@@ -130,7 +139,7 @@ impl<T: Copy + Send, const N: usize, A: Number, P: Place<T>> Queue<T, N, A, P> {
             }
         }
     }
-    /// Takes the oldest value; None while there is none, or its cell is being filled.
+    /// Takes the oldest value. `None` if there is none, or if its cell is still being filled.
     ///
     /// # Safety
     /// No other thread takes meanwhile.
@@ -141,7 +150,7 @@ impl<T: Copy + Send, const N: usize, A: Number, P: Place<T>> Queue<T, N, A, P> {
         if cell.turn.load(Acquire) != lap + 1 {
             return None;
         }
-        // SAFETY: full, and it is the reader's turn, of which there is one.
+        // SAFETY: the turn says that the cell is full and the reader's, and by the rule above there is one reader.
         let value = unsafe { cell.value.read() };
         cell.turn.store(lap.wrapping_add(N), Release);
         self.head.store(ticket.wrapping_add(1), Relaxed);
@@ -151,10 +160,10 @@ impl<T: Copy + Send, const N: usize, A: Number, P: Place<T>> Queue<T, N, A, P> {
     pub fn take_lost(&self) -> u64 {
         self.lost.swap(0, Relaxed) as u64
     }
-    /// Empties it, cells that were being filled included.
+    /// Empties the queue, including cells that were being filled.
     ///
     /// # Safety
-    /// No other thread exists that knows it: in a forked child.
+    /// No other thread that knows the queue exists, as in a forked child.
     pub unsafe fn reset(&self) {
         self.cells.iter().for_each(|cell| cell.turn.store(0, Relaxed));
         self.tail.store(0, Relaxed);
@@ -172,7 +181,7 @@ mod tests {
         static QUEUE: Queue<u32, 4> = Queue::new();
         for lap in 0..3 {
             (0..6).for_each(|i| QUEUE.push(lap * 10 + i));
-            // SAFETY: one thread.
+            // SAFETY: the test has one thread.
             let taken: Vec<u32> = core::iter::from_fn(|| unsafe { QUEUE.pop() }).collect();
             assert_eq!(taken, (0..4).map(|i| lap * 10 + i).collect::<Vec<_>>());
             assert_eq!(QUEUE.take_lost(), 2);
@@ -212,7 +221,7 @@ mod model {
 
     number!(loom::sync::atomic::AtomicUsize);
 
-    /// The checker complains if two threads touch it and nothing orders them.
+    /// The checker complains if two threads touch the place and nothing orders them.
     struct Watched<T>(loom::cell::UnsafeCell<MaybeUninit<T>>);
     impl<T: Copy> Place<T> for Watched<T> {
         unsafe fn write(&self, value: T) {
@@ -237,7 +246,8 @@ mod model {
         Queue { cells: [cell(), cell()], tail: zero(), head: zero(), lost: zero(), values: PhantomData }
     }
 
-    /// `before` values are in it when two threads add as many each as `adds` says, and this one tries to take `takes`.
+    /// The queue has `before` values when two threads add as many each as `adds` says. Meanwhile this thread tries
+    /// `takes` times to take one.
     fn explore(before: usize, adds: [usize; 2], takes: usize) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
@@ -261,7 +271,7 @@ mod model {
                 let of_one: Vec<_> = taken.iter().filter(|&number| number / 100 * 100 == first).collect();
                 assert!(of_one.is_sorted_by(|one, next| one < next), "out of order or repeated: {taken:?}");
             }
-            // It is whole afterwards: as many fit as before.
+            // Afterwards the queue is intact: as many values fit as before.
             (0..3).for_each(|number| queue.push(number));
             // SAFETY: only this thread takes.
             assert_eq!(core::iter::from_fn(|| unsafe { queue.pop() }).collect::<Vec<_>>(), [0, 1]);

@@ -1,7 +1,7 @@
 //! The recording under way: its file, and the thread that fills it.
 //!
-//! Nothing here allocates from a heap, so that a recorded program that runs on this library's malloc has no blocks of
-//! the recorder's among its own.
+//! Nothing here allocates from a heap. So if a recorded program runs on this library's malloc, it has none of the recorder's
+//! blocks among its own.
 use super::format::{self, BLOCK_HEAD, LARGEST_BLOCK, LARGEST_RECORD, Memory, Record, Sink};
 use super::largest::Largest;
 use super::{
@@ -23,17 +23,17 @@ use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// Enough for a path, and for a program with much thread-local memory.
+/// Stack of the thread: enough for a path, and for the thread-local memory of programs that have much of it.
 const STACK: usize = 256 << 10;
 const TICK: Duration = Duration::from_millis(5);
 const SLOWEST: u64 = 1_000_000_000;
-/// Samples before the pace is halved.
+/// Samples that are taken before the next ones come half as often.
 const PACE: u32 = 1000;
-/// The file's descriptor is out of the way of programs that count on theirs.
+/// The least number of the file's descriptor, out of the way of programs that count on particular numbers.
 const LEAST_DESCRIPTOR: i32 = 500;
 
 static RECORDING: Mutex<Option<Recording>> = Mutex::new(None);
-/// Whether the thread lives. Changed under the lock.
+/// Whether the thread exists. Changed under the lock.
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// Records that are not in the file yet.
@@ -42,7 +42,7 @@ struct Buffer {
 }
 impl Sink for Buffer {
     fn put(&mut self, bytes: &[u8]) {
-        // The room of a block, made once, is not exceeded: see `Recording::add`.
+        // The buffer is made with room for a block. `Recording::add` sees to it that this is enough.
         if self.bytes.len() + bytes.len() <= self.bytes.capacity() {
             self.bytes.extend_from_slice(bytes);
         }
@@ -51,7 +51,7 @@ impl Sink for Buffer {
 
 struct Recording {
     file: PrivateFile,
-    /// Bytes in the file.
+    /// Bytes that are in the file.
     length: u64,
     buffer: Buffer,
     /// When it began, by the system's clock.
@@ -64,12 +64,12 @@ struct Recording {
     left: u32,
     /// Live bytes when sizes of blocks were recorded last.
     told: usize,
-    /// Nothing has been taken from the queue yet.
+    /// Whether nothing has been taken from the queue yet.
     new: bool,
 }
 
 impl Recording {
-    /// Writes what is in the buffer.
+    /// Writes the buffer to the file as a block, if it has records.
     fn flush(&mut self) -> core::result::Result<(), Errno> {
         if self.buffer.bytes.len() == BLOCK_HEAD {
             return Ok(());
@@ -90,7 +90,7 @@ impl Recording {
         self.buffer.bytes.truncate(BLOCK_HEAD);
         Ok(())
     }
-    /// Adds a record.
+    /// Adds a record. Writes the buffer first if it might have no room for it.
     fn add<'a>(&mut self, record: impl Into<Record<'a>>) -> core::result::Result<(), Errno> {
         if self.buffer.bytes.len() + LARGEST_RECORD > BLOCK_HEAD + LARGEST_BLOCK {
             self.flush()?;
@@ -98,14 +98,14 @@ impl Recording {
         record.into().put(&mut self.buffer);
         Ok(())
     }
-    /// A time since the recording began.
+    /// Nanoseconds from the beginning of the recording to `time`.
     fn since(&self, time: u64) -> u64 {
         time.saturating_sub(self.began)
     }
 
     fn begin(&mut self) -> core::result::Result<(), Errno> {
         let mut wall = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: fills in the structure.
+        // SAFETY: the call only fills in the structure.
         unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut wall) };
         let mut command = [0; 4096];
         let length = read_file(c"/proc/self/cmdline", &mut command);
@@ -134,7 +134,7 @@ impl Recording {
         });
         result
     }
-    /// What is to be done again and again.
+    /// What the thread does again and again: takes events to the file, and a sample when one is due.
     fn tick(&mut self) -> core::result::Result<(), Errno> {
         if core::mem::replace(&mut self.new, false) {
             self.add_modules()?;
@@ -151,9 +151,9 @@ impl Recording {
         }
         self.flush()
     }
-    /// Takes what is in the queue.
+    /// Adds all events that are in the queue.
     fn drain(&mut self) -> core::result::Result<(), Errno> {
-        // SAFETY: under the lock of the recording, so nobody else takes.
+        // SAFETY: the caller has the lock of the recording, so nobody else takes from the queue.
         while let Some(event) = unsafe { EVENTS.pop() } {
             self.add_event(&event)?;
         }
@@ -167,7 +167,7 @@ impl Recording {
     }
     fn add_event(&mut self, event: &Event) -> core::result::Result<(), Errno> {
         match event {
-            // Begun before this recording: left over from an earlier one.
+            // It began before this recording, and was left over from an earlier one.
             Event::Moved(e) if e.time < self.began => Ok(()),
             Event::Contracted(e) if e.began < self.began => Ok(()),
             Event::Moved(e) => self.add(format::Moved { time: self.since(e.time), ..*e }),
@@ -226,7 +226,7 @@ impl Recording {
         }
         Ok(())
     }
-    /// Adds how many live blocks of heaps there are of each size; `each` sees all that is live.
+    /// Adds how many live blocks of each size the heaps have. `each` sees everything that is live, tiered memory included.
     fn add_sizes(&mut self, time: u64, each: &mut dyn FnMut(Live)) -> core::result::Result<(), Errno> {
         let mut classes = [[0; 2]; usize::BITS as usize + 1];
         let mut count = |live: Live| {
@@ -248,7 +248,7 @@ impl Recording {
         }
         self.add(format::Sizes { time: self.since(time), classes: Cow::Borrowed(&list[..used]) })
     }
-    /// Says what is live, and ends.
+    /// Adds what is live at the end, and the last record.
     fn end(&mut self) -> core::result::Result<(), Errno> {
         self.drain()?;
         let time = now();
@@ -269,7 +269,7 @@ impl Recording {
                 stack: Cow::Borrowed(until_zero(&stack)),
             })?;
         }
-        // Once more: the program has loaded others since.
+        // Once more, because the program may have loaded others since.
         self.add_modules()?;
         self.add(format::End { time: self.since(now()), blocks, bytes })?;
         self.flush()
@@ -283,11 +283,11 @@ fn until_zero(list: &[u64]) -> &[u64] {
     &list[..list.iter().position(|number| *number == 0).unwrap_or(list.len())]
 }
 
-/// The beginning of a file. Gives how much there is; nothing where it cannot be read.
+/// Reads the beginning of a file. Returns how many bytes there are; 0 if it cannot be read.
 fn read_file(path: &CStr, buffer: &mut [u8]) -> usize {
     system::open_to_read(path).and_then(|file| system::read_at(file.as_fd(), buffer, 0)).unwrap_or(0)
 }
-/// Resident memory of the process.
+/// Resident memory of the process in bytes.
 fn resident() -> u64 {
     let mut text = [0; 128];
     let length = read_file(c"/proc/self/statm", &mut text);
@@ -296,7 +296,7 @@ fn resident() -> u64 {
     pages.unwrap_or(0) * PAGE as u64
 }
 
-/// Opens the file, for this process alone.
+/// Makes or empties the file and writes its head. Fails with EWOULDBLOCK while another process records into it.
 fn open(path: &CStr) -> core::result::Result<PrivateFile, Errno> {
     let file = system::open(path, libc::O_CREAT)?;
     system::lock_file(file.as_fd())?;
@@ -309,14 +309,15 @@ fn open(path: &CStr) -> core::result::Result<PrivateFile, Errno> {
     PrivateFile::numbered_from(LEAST_DESCRIPTOR, file)
 }
 
-/// Begins a recording into the file at `path`, which is made or replaced. InvalidArgument while there is one, Io.
+/// Begins a recording into the file at `path`, which is made or replaced. `InvalidArgument` while there is one, or if the name
+/// is too long; `OutOfMemory`; `Io` if the file cannot be written.
 pub fn start(path: &[u8]) -> Result<()> {
     let will_end = install(&RECORDING.lock());
     warn_unless(will_end);
     start_holding(RECORDING.lock(), path)
 }
-/// Whether what is recorded when the program exits will have an end. Under the lock that fork takes, so that no child inherits
-/// this half done.
+/// Whether a recording that is under way when the program exits will be ended. Called under the lock that fork takes, so that
+/// no child inherits this half done.
 fn install(_: &MutexGuard<Option<Recording>>) -> bool {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     let installed = INSTALLED.load(Relaxed) || system::at_exit(at_exit).is_ok();
@@ -347,7 +348,7 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
         Err(Errno(libc::EWOULDBLOCK)) => {
             return fail!(Io, "another process records into {}", text(path));
         }
-        // The reason first: a message has no room for every path.
+        // The reason comes first, because a message has no room for every path.
         Err(error) => return fail!(Io, "{error}: {}", text(path)),
     };
     let interval = variable(c"UNIMEM_TRACE_INTERVAL")
@@ -374,7 +375,7 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
     NUMBER.fetch_add(1, Relaxed);
     STATE.store(ON, Release);
     if !RUNNING.load(Relaxed) {
-        // What starting a thread allocates is recorded already; it goes to the queue, which takes no lock.
+        // What starting the thread allocates is recorded already. Such an event goes to the queue, which takes no lock.
         if let Err(error) = system::start_thread(STACK, run) {
             STATE.store(OFF, Release);
             *recording = None;
@@ -388,7 +389,7 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
 /// Begins the recording that the environment asks for.
 #[cold]
 pub(super) fn start_as_asked() {
-    // One does it; what beginning allocates leads here again where the library is malloc.
+    // One thread does it. If the library is malloc, what this allocates leads here again.
     static UNDER_WAY: AtomicBool = AtomicBool::new(false);
     let Some(path) = variable(c"UNIMEM_TRACE").filter(|path| !path.is_empty()) else {
         let _ = STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed);
@@ -397,7 +398,7 @@ pub(super) fn start_as_asked() {
     if UNDER_WAY.swap(true, AcqRel) {
         return;
     }
-    // Without waiting: the caller may hold locks that come after this one. The next allocation tries again.
+    // Do not wait: the caller may hold locks that come after this one. The next allocation tries again.
     let Some(recording) = RECORDING.try_lock() else { return UNDER_WAY.store(false, Release) };
     if STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed).is_err() {
         return; // the program has begun one itself
@@ -409,7 +410,7 @@ pub(super) fn start_as_asked() {
     }
 }
 
-/// Ends the recording. InvalidArgument when there is none, Io when its file is not whole.
+/// Ends the recording. `InvalidArgument` if there is none, `Io` if its file is not whole.
 pub fn stop() -> Result<()> {
     let mut recording = RECORDING.lock();
     let Some(mut ended) = recording.take() else {
@@ -444,14 +445,14 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
         }
         drop(recording);
         if let Some(error) = failed {
-            // Without the lock: the program's callback may use the library.
+            // Log without the lock, because the program's callback may use the library.
             log!(Error, "the recording ends here: its file cannot be written, {error}");
         }
         sleep(TICK);
     }
 }
 
-/// See load.rs.
+/// Takes the lock around fork (load.rs). A child has no recording.
 pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || core::mem::forget(RECORDING.lock()),
     parent: unlock,
@@ -460,9 +461,9 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
             STATE.store(OFF, Relaxed);
         }
         RUNNING.store(false, Relaxed);
-        // SAFETY: the only thread of the child, which has the lock since `prepare`.
+        // SAFETY: this is the only thread of the child, and it has had the lock since `prepare`.
         unsafe {
-            // Only where something was recorded: it writes to every page of the queue.
+            // Only if something was recorded, because this writes to every page of the queue.
             if NUMBER.load(Relaxed) > 0 {
                 EVENTS.reset();
             }
@@ -472,7 +473,7 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     },
 };
 fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    // SAFETY: this runs only after `prepare` has taken the lock and forgotten its guard.
     unsafe { RECORDING.force_unlock() }
 }
 

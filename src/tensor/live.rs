@@ -1,7 +1,9 @@
 //! Which networks, nodes and streams are alive, so that a stale or foreign address is an error and not a crash.
 //!
-//! One table for the process behind a lock that is held for a look-up only. A network in use is marked: a second
-//! thread, or a progress callback, that comes for it meanwhile is refused.
+//! - One table for the process holds the addresses that are alive. Its lock is held only while the table is read
+//!   or changed.
+//! - A [`Session`] marks its network as in use. A second thread, or a progress callback, that asks for the
+//!   network meanwhile is refused; it does not wait.
 use super::memory::{Memory, Table};
 use super::network::Network;
 use super::records::{Metrics, TensorStream, TreeTensorNetwork, TreeTensorNode};
@@ -33,19 +35,20 @@ struct StreamRecord {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Network,
-    /// With the address of its network.
+    /// A node, with the address of its network.
     Node(usize),
-    /// With the address of its network.
+    /// A stream, with the address of its network.
     Stream(usize),
 }
 
 type Live = Option<HashMap<usize, Kind, FixedState>>;
 static LIVE: Mutex<Live> = Mutex::new(None);
 
-/// See load.rs.
+/// Takes the lock of the table around fork (load.rs).
 pub static HOOKS: &dyn AtFork = &LIVE;
 
-/// Quietly: its table is malloc's.
+/// Locks the table. The table allocates with malloc, which may be a heap that logs; `lock_quietly` holds
+/// messages back until the lock is released.
 fn live() -> QuietGuard<'static, Live> {
     lock_quietly(&LIVE)
 }
@@ -61,14 +64,14 @@ fn remove<T>(address: *const T) {
     }
 }
 
-/// A network in use by this call. What C sees of it is brought up to date at the end.
+/// A network in use by the current call. Dropping the session writes the public structures and ends the use.
 pub struct Session {
     record: *mut NetworkRecord,
-    /// Nodes that were there at the start: later ones become live at the end.
+    /// Number of nodes at the start. Nodes added since then become live when the session ends.
     nodes: usize,
 }
 
-/// Makes a network.
+/// Makes a network without nodes.
 pub fn create(public: TreeTensorNetwork) -> *mut TreeTensorNetwork {
     let record = Box::into_raw(Box::new(NetworkRecord {
         public: UnsafeCell::new(public),
@@ -79,7 +82,7 @@ pub fn create(public: TreeTensorNetwork) -> *mut TreeTensorNetwork {
     record.cast()
 }
 
-/// Ends a network, its nodes and its streams.
+/// Destroys a network, its nodes and its streams.
 pub fn destroy(public: *mut TreeTensorNetwork) -> Result<()> {
     let session = Session::new(public)?;
     let record = session.record;
@@ -95,16 +98,18 @@ pub fn destroy(public: *mut TreeTensorNetwork) -> Result<()> {
         });
     }
     for stream in streams {
-        // SAFETY: made by `Box` in `open`, and just taken out of the table, so ended once.
+        // SAFETY: `open` made the record with `Box`. It has just been taken out of the table, so nobody else
+        // frees it.
         drop(unsafe { Box::from_raw(stream) });
     }
-    // SAFETY: made by `Box` in `create`, just taken out of the table, and marked as used by this call.
+    // SAFETY: `create` made the record with `Box`. It has just been taken out of the table, and this call is its
+    // only user, since the session has marked it.
     drop(unsafe { Box::from_raw(record) });
     Ok(())
 }
 
 impl Session {
-    /// Begins to use a network.
+    /// Begins to use a network. `InvalidArgument` if it is NULL, not alive, or in use.
     pub fn new(public: *const TreeTensorNetwork) -> Result<Session> {
         if public.is_null() {
             return fail!(InvalidArgument, "the network is NULL");
@@ -113,7 +118,7 @@ impl Session {
             return fail!(InvalidArgument, "not a live tree tensor network");
         }
         let record = public.cast_mut().cast::<NetworkRecord>();
-        // SAFETY: live, so made by `create`.
+        // SAFETY: the table has this address as a live network, so `create` made it.
         if unsafe { &(*record).busy }.swap(true, Acquire) {
             return fail!(
                 InvalidArgument,
@@ -124,12 +129,12 @@ impl Session {
         session.nodes = session.network().len();
         Ok(session)
     }
-    /// Its state.
+    /// The network's state.
     pub fn network(&mut self) -> &mut Network {
         // SAFETY: `busy` makes this session the only one; the borrow is tied to it.
         unsafe { &mut *(*self.record).network.get() }
     }
-    /// Its state, to read.
+    /// The network's state, to read.
     pub fn view(&self) -> &Network {
         // SAFETY: `busy` makes this session the only one; the borrow is tied to it.
         unsafe { &*(*self.record).network.get() }
@@ -148,21 +153,25 @@ impl Session {
         // SAFETY: the record is live and this session is the only user of the network.
         unsafe { (*(*self.record).public.get()).memory = table };
     }
-    /// Where new tensors go. `instance` is what stands behind the table, if it is one of the library's own.
+    /// The memory that new tensors come from. `instance` is the one behind the table, if the table is one of the
+    /// library's own.
     pub fn memory(&self, instance: Option<&'static Instance>) -> Result<Memory> {
-        // SAFETY: the record is live; the table is the caller's promise (CONTRACT section 5).
+        // SAFETY: the record is live. Whoever puts a table into a network promises that its functions do what
+        // the interface says, and that it outlives the network's blocks.
         unsafe {
             let public = &*(*self.record).public.get();
             Memory::new(public.memory, instance, &self.view().account, public.tolerance)
         }
     }
-    /// The node whose public structure this is, if it is of this network.
+    /// The number of the node with this public structure. `InvalidArgument` if it is not a live node of this
+    /// network.
     #[allow(clippy::not_unsafe_ptr_arg_deref)] // dereferenced only once it is known to be live
     pub fn find(&self, node: *const TreeTensorNode) -> Result<usize> {
         if network_of(node)? != self.public() {
             return fail!(InvalidArgument, "the node belongs to another network");
         }
-        // SAFETY: looked up among the live nodes just now.
+        // SAFETY: the table has just named it as a live node of this network, which no other call can destroy
+        // meanwhile.
         unsafe { self.view().find(node) }
     }
 }
@@ -185,7 +194,7 @@ impl Drop for Session {
     }
 }
 
-/// The network of a node.
+/// The network that a node belongs to. `InvalidArgument` if the node is NULL or not alive.
 pub fn network_of(node: *const TreeTensorNode) -> Result<*mut TreeTensorNetwork> {
     if node.is_null() {
         return fail!(InvalidArgument, "the node is NULL");
@@ -196,7 +205,7 @@ pub fn network_of(node: *const TreeTensorNode) -> Result<*mut TreeTensorNetwork>
     }
 }
 
-/// Gives C a stream over a node of the session's network.
+/// Makes the structure that C sees of a stream over a node of the session's network.
 pub fn open(session: &Session, stream: Stream, public: TensorStream) -> *mut TensorStream {
     let record = Box::into_raw(Box::new(StreamRecord {
         public: UnsafeCell::new(public),
@@ -206,30 +215,31 @@ pub fn open(session: &Session, stream: Stream, public: TensorStream) -> *mut Ten
     record.cast()
 }
 
-/// The session of a stream's network, and the stream.
+/// Begins to use a stream's network. Returns the session, the public structure and the stream's state.
 pub fn stream(public: *mut TensorStream) -> Result<(Session, *mut TensorStream, *mut Stream)> {
     let Some(Kind::Stream(network)) = kind(public) else {
         return fail!(InvalidArgument, "not a live tensor stream");
     };
     let session = Session::new(network as *const TreeTensorNetwork)?;
     let record = public.cast::<StreamRecord>();
-    // SAFETY: live, so made by `open`.
+    // SAFETY: the table has this address as a live stream, so `open` made it.
     Ok((session, public, unsafe { (*record).stream.get() }))
 }
 
 /// The node of a stream.
 pub fn node_of_stream(public: *mut TensorStream) -> Result<*mut TreeTensorNode> {
     let (session, _, state) = stream(public)?;
-    // SAFETY: live, and its network's session makes this call the only user.
+    // SAFETY: the stream is live, and the session of its network makes this call its only user.
     let id = unsafe { (*state).node };
     Ok(session.view().record(id))
 }
 
-/// Ends a stream.
+/// Closes a stream.
 pub fn close(public: *mut TensorStream) -> Result<()> {
     let (session, ..) = stream(public)?;
     remove(public);
-    // SAFETY: made by `Box` in `open`, and just taken out of the table, so ended once.
+    // SAFETY: `open` made the record with `Box`. It has just been taken out of the table, so nobody else frees
+    // it.
     drop(unsafe { Box::from_raw(public.cast::<StreamRecord>()) });
     drop(session);
     Ok(())

@@ -1,7 +1,8 @@
-//! Memory of a network: blocks from a table of functions, which may be the caller's own C functions.
+//! Memory of a network: blocks from a table of functions, which may be the program's own C functions.
 //!
-//! Every block remembers the table it came from and goes back there when it is dropped, also after the network has
-//! been given another table. A network's blocks are counted in its [`Account`].
+//! - A block remembers the table that it came from. It goes back to that table when it is dropped, even if the network
+//!   has been given another table since.
+//! - The blocks of a network are counted in its [`Account`].
 use super::Complex;
 use super::tiled::{ChunkedMemory, Room, Source, Target, Temporary};
 use crate::error::{self, Result, fail};
@@ -14,8 +15,8 @@ use core::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// `unified_memory_interface_t`, as C fills it in: any function may be missing. One of C++ that throws all the same ends
-/// the program at the boundary (defect.rs).
+/// `unified_memory_interface_t`, as the program fills it in. Any function may be missing. A C++ function that throws,
+/// although it must not, ends the program at the boundary (defect.rs).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 #[allow(missing_docs)] // the contract's own names
@@ -31,27 +32,27 @@ pub struct Table {
     pub get_stats: Option<unsafe extern "C-unwind" fn(*mut c_void)>,
 }
 
-/// Bytes a network holds, and the most it has held.
+/// The bytes that a network holds, and the most that it has held.
 #[derive(Default)]
 pub struct Account {
     live: Cell<usize>,
     peak: Cell<usize>,
 }
 impl Account {
-    /// Counts bytes in.
+    /// Counts bytes that were allocated.
     pub fn charge(&self, bytes: usize) {
         self.live.set(self.live.get() + bytes);
         self.peak.set(self.peak.get().max(self.live.get()));
     }
-    /// Counts bytes out.
+    /// Counts bytes that were freed.
     pub fn credit(&self, bytes: usize) {
         self.live.set(self.live.get() - bytes);
     }
-    /// The high-water mark.
+    /// The high-water mark: the most bytes held since the last `reset_peak`.
     pub fn peak(&self) -> usize {
         self.peak.get()
     }
-    /// Starts the high-water mark anew.
+    /// Sets the high-water mark to the bytes held now.
     pub fn reset_peak(&self) {
         self.peak.set(self.live.get());
     }
@@ -83,7 +84,8 @@ pub struct Memory {
 const ALIGNMENT: usize = 64;
 
 impl Memory {
-    /// The memory behind `table`; `instance` is what stands behind it, if it is one of the library's own.
+    /// The memory behind `table`. `instance` is the one behind the table, if the table is one of the library's own.
+    /// `InvalidArgument` if the table is NULL, or has no `allocate` or no `free`.
     ///
     /// # Safety
     /// `table` points to a table whose functions do what the contract says, and which outlives every block made
@@ -97,7 +99,7 @@ impl Memory {
         let Some(table) = NonNull::new(table.cast_mut()) else {
             return fail!(InvalidArgument, "the network has no memory interface");
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that the table can be read.
         let functions = unsafe { table.read() };
         if functions.allocate.is_none() || functions.free.is_none() {
             return fail!(InvalidArgument, "the memory interface has no allocate or no free");
@@ -105,17 +107,18 @@ impl Memory {
         Ok(Memory { table, instance, account: account.clone(), tolerance })
     }
     fn functions(&self) -> Table {
-        // SAFETY: the promise made to `new`.
+        // SAFETY: the caller of `new` promised that the table outlives every block made through it.
         unsafe { self.table.read() }
     }
-    /// Bytes of RAM this memory may hold, where that is known and limited.
+    /// The most bytes of RAM that this memory may hold. `None` if there is no limit, or none is known.
     pub fn limit(&self) -> Option<usize> {
         self.instance.map(|instance| instance.heap().limit()).filter(|limit| *limit != 0)
     }
-    /// Whether a tensor of this size belongs into streaming memory.
+    /// Whether a tensor of this size belongs in streaming memory.
     ///
-    /// In the library's own memory plain tensors leave half of the limit to chunks of those that can leave RAM, and
-    /// none of them takes more than an eighth. Of a caller's own table only the size is known.
+    /// - In the library's own memory, plain tensors leave half of the limit to the chunks of tensors that can leave RAM.
+    ///   No plain tensor takes more than an eighth of the limit.
+    /// - Of a program's own table nothing is known, so only the size of the tensor counts.
     pub fn prefers_streaming(&self, bytes: usize) -> bool {
         const ALWAYS_PLAIN: usize = 1 << 20;
         const CALLERS_OWN: usize = 1 << 30;
@@ -132,7 +135,8 @@ impl Memory {
     }
     fn block(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
         let Some(start) = NonNull::new(start) else {
-            // The library's own tables have said why; a program's may have other ways.
+            // The library's own tables have set the thread's last error. A program's table reports failures in its own
+            // way, if at all.
             return match self.instance.and_then(|_| error::again()) {
                 Some(reason) => Err(reason),
                 None => fail!(OutOfMemory, "the network's memory has no {bytes} bytes left"),
@@ -141,22 +145,23 @@ impl Memory {
         self.account.charge(bytes);
         Ok(Block { start: start.cast(), bytes, memory: self.clone(), region: None })
     }
-    /// A block of plain memory. Its contents are not defined.
+    /// Allocates a block of plain memory. Its contents are undefined.
     pub fn bytes(&self, bytes: usize) -> Result<Block> {
         let Some(allocate) = self.functions().allocate else {
             return fail!(InvalidArgument, "the memory interface has no allocate");
         };
-        // SAFETY: size and alignment are as the contract asks.
+        // SAFETY: the table does what the contract says (`new`), and size and alignment are as the contract asks.
         self.block(unsafe { allocate(bytes, ALIGNMENT) }, bytes)
     }
-    /// Memory for `count` elements. Where the table has no memory of this kind it is plain.
+    /// Allocates memory for `count` elements. It is plain if the table has no memory of the kind that `storage` names.
     pub fn elements(&self, count: usize, storage: Storage) -> Result<Block> {
         let bytes = count * size_of::<Complex>();
         let functions = self.functions();
         if storage == Storage::Hierarchical && !(self.tolerance.is_finite() && self.tolerance >= 0.0) {
             return fail!(InvalidArgument, "the network's tolerance is {}", self.tolerance);
         }
-        // SAFETY: sizes above 0 and a chunk size of 0 (the default) are what the contract allows.
+        // SAFETY: the table does what the contract says (`new`). The contract allows all sizes above 0, and a chunk size
+        // of 0, which means the default.
         let start = unsafe {
             match (storage, functions.allocate_hierarchical, functions.allocate_streaming) {
                 (Storage::Hierarchical, Some(allocate), _) => allocate(bytes, self.tolerance),
@@ -168,7 +173,7 @@ impl Memory {
     }
     fn tiered(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
         let mut block = self.block(start, bytes)?;
-        // Chunks count from the region's start, so only a block that begins there can be pinned by them.
+        // Chunks are counted from the region's start, so only a block that begins there can be pinned chunk by chunk.
         let region = registry::lookup(start as usize);
         block.region = region.filter(|region| region.start() == start as usize && !region.is_resident());
         Ok(block)
@@ -176,14 +181,15 @@ impl Memory {
 }
 
 impl Room for Memory {
-    /// Of what plain blocks leave of the limit, all but the part that chunks on their way need.
+    /// Seven eighths of what plain blocks leave of the limit. The rest is for chunks that are on their way in or out.
     fn pinnable(&self) -> usize {
         let (Some(instance), Some(limit)) = (self.instance, self.limit()) else { return usize::MAX };
-        // What can be allocated counts everything that can leave as room.
+        // `can_allocate` counts everything that can leave RAM as free.
         let sixteenths = (1..=16).rev().find(|part| instance.can_allocate(limit / 16 * part)).unwrap_or(0);
         limit / 16 * sixteenths / 8 * 7 / size_of::<Complex>()
     }
-    /// Small enough that many blocks can be filled at one time, large enough for the disk.
+    /// A chunk is small enough that many blocks can be filled at one time, and large enough for fast transfers to the
+    /// disk.
     fn chunk_of_temporaries(&self) -> Option<usize> {
         const IN_PLACE: usize = 256;
         const SIZES: [usize; 2] = [(64 << 10) / size_of::<Complex>(), (2 << 20) / size_of::<Complex>()];
@@ -192,7 +198,8 @@ impl Room for Memory {
     }
     fn temporary(&self, elements: usize, chunk: usize) -> Option<Box<dyn Temporary>> {
         let bytes = elements.checked_mul(size_of::<Complex>())?;
-        // Not through the table, which makes a failure the thread's last error: the product can do without.
+        // Not allocated through the table: that would make a failure the thread's last error, but a product can do
+        // without copies.
         let start = self.instance?.allocate_streaming(bytes, chunk * size_of::<Complex>()).ok()?;
         let block = self.tiered(start.as_ptr().cast(), bytes).ok()?;
         block.region.is_some().then(|| Box::new(block) as Box<dyn Temporary>)
@@ -204,52 +211,56 @@ pub struct Block {
     start: NonNull<u8>,
     bytes: usize,
     memory: Memory,
-    /// The chunks, where the memory is of the library's tiers and can leave RAM.
+    /// The chunks of the block, if it lies in the library's tiers and can leave RAM.
     region: Option<Arc<Region>>,
 }
 impl Block {
-    /// Where its chunks are pinned; none for memory that stays in place.
+    /// The memory whose chunks are to be pinned; `None` if the block always stays in place.
     pub fn chunked(&self) -> Option<&dyn ChunkedMemory> {
         self.region.as_deref().map(|region| region as &dyn ChunkedMemory)
     }
-    /// Its start, for what C sees.
+    /// The start of the block, for the structures that C sees.
     pub fn as_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
     }
-    /// Its length.
+    /// The length in bytes.
     pub fn size(&self) -> usize {
         self.bytes
     }
     /// The block as elements, the first `count` of them.
     ///
     /// # Safety
-    /// They have been written, and nobody writes them as long as the slice lives.
+    /// These elements have been written, and nobody writes them while the slice lives.
     pub unsafe fn elements(&self, count: usize) -> &[Complex] {
         assert!(count * size_of::<Complex>() <= self.bytes);
-        // SAFETY: inside the block, aligned, and initialised by the caller's promise.
+        // SAFETY: the elements are inside the block (asserted), aligned, and initialised by the caller's promise.
         unsafe { core::slice::from_raw_parts(self.start.as_ptr().cast(), count) }
     }
-    /// A new block, which nobody else knows, as what a product writes. It must write all elements before any is read.
+    /// The first `count` elements of a new block, which nobody else uses, as the target of a product. The product must
+    /// write all elements before any is read.
     pub fn target(&mut self, count: usize) -> Target<'_> {
         assert!(count * size_of::<Complex>() <= self.bytes);
         let chunked = self.region.as_deref().map(|region| region as &dyn ChunkedMemory);
-        // SAFETY: inside the block and aligned; every bit pattern is a number; the block is borrowed.
+        // SAFETY: the elements are inside the block (asserted) and aligned, and every bit pattern is a number. The block
+        // is borrowed for as long as the target lives.
         let elements = unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), count) };
         Target { elements, chunked }
     }
-    /// The block as elements to write. What was never written reads as anything.
+    /// The first `count` elements, to write. Elements that were never written have arbitrary values.
     ///
     /// # Safety
-    /// Nobody else reads or writes them as long as the slice lives. Elements are only read after being written.
+    /// Nobody else reads or writes these elements while the slice lives. They are read only after being written.
     pub unsafe fn elements_mut(&mut self, count: usize) -> &mut [Complex] {
         assert!(count * size_of::<Complex>() <= self.bytes);
-        // SAFETY: inside the block and aligned; every bit pattern is a number, and heap memory has some pattern.
+        // SAFETY: the elements are inside the block (asserted) and aligned. Every bit pattern is a number, and heap
+        // memory has some bit pattern.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), count) }
     }
 }
 impl Temporary for Block {
     fn source(&self) -> Source<'_> {
-        // SAFETY: memory of the tiers is 0 until it is written; the block is borrowed.
+        // SAFETY: memory of the tiers reads as 0 until it is written, and the block is borrowed, so nobody writes it
+        // meanwhile.
         let elements = unsafe { self.elements(self.bytes / size_of::<Complex>()) };
         Source { elements, chunked: self.chunked() }
     }
@@ -262,7 +273,7 @@ impl Drop for Block {
         self.memory.account.credit(self.bytes);
         self.region = None;
         if let Some(free) = self.memory.functions().free {
-            // SAFETY: a live block of this very table, given back once.
+            // SAFETY: the block came from this table, is live, and is given back only here.
             unsafe { free(self.start.as_ptr().cast()) }
         }
     }

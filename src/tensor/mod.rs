@@ -2,7 +2,7 @@
 //!
 //! From the bottom up: `kernel` multiplies two strided tensors; `memory` wraps the caller's table of allocation
 //! functions; `network` holds nodes and bonds; `pair`, `tree`, `adapt`, `convert` and `stream` are the operations.
-//! A network is used by one thread at a time; different networks by any number.
+//! One thread at a time uses a network. Any number of threads may use different networks.
 pub mod adapt;
 pub mod convert;
 pub mod kernel;

@@ -9,24 +9,24 @@ use super::{shape, tiled};
 use crate::error::{Result, fail};
 use std::time::Instant;
 
-/// What is contracted: two nodes, and the bonds between them if they are of one network.
+/// Two nodes to contract, and the axes to sum over.
 pub struct Pair<'a> {
     /// First operand.
     pub left: &'a Node,
     /// Second operand.
     pub right: &'a Node,
-    /// Their bonds: axis of left, axis of right.
+    /// The axes to sum over, in pairs: axis of left, axis of right.
     pub bonds: Vec<(usize, usize)>,
 }
 
 impl<'a> Pair<'a> {
-    /// Two nodes of one network.
+    /// Two nodes of one network, contracted over their bonds. Without any, the rule of [`Pair::new`] applies.
     pub fn within(network: &'a Network, left: usize, right: usize) -> Pair<'a> {
         let bonds = if left == right { Vec::new() } else { network.node(left).bonds_to(right) };
         Pair::new(network.node(left), network.node(right), bonds)
     }
-    /// Two nodes of different networks, or any two with these bonds. Without bonds the legacy rule over all axes
-    /// finds one, or none.
+    /// Two nodes contracted over `bonds`. If there are none, as between different networks, the legacy rule over
+    /// all axes ([`matching`]) finds one bond, or none.
     pub fn new(left: &'a Node, right: &'a Node, mut bonds: Vec<(usize, usize)>) -> Pair<'a> {
         if bonds.is_empty() {
             let all = |node: &Node| (0..node.dimensions().len()).collect::<Vec<_>>();
@@ -34,7 +34,7 @@ impl<'a> Pair<'a> {
         }
         Pair { left, right, bonds }
     }
-    /// Dimensions of the result: left's remaining axes, then right's; {1} if none remains.
+    /// Dimensions of the result: the remaining axes of left, then those of right; {1} if none remains.
     pub fn dimensions(&self) -> Vec<usize> {
         let remaining = |sizes: &[usize], bonded: &dyn Fn(usize) -> bool| -> Vec<usize> {
             (0..sizes.len()).filter(|axis| !bonded(*axis)).map(|axis| sizes[axis]).collect()
@@ -52,13 +52,13 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Sessions of the networks that two nodes belong to, apart from `first`'s.
+/// Sessions of the networks that the operands belong to, besides the session `first`, which the caller holds.
 pub struct OtherSessions<'a> {
     first: &'a Session,
     own: Vec<Session>,
 }
 impl<'a> OtherSessions<'a> {
-    /// Begins to use them.
+    /// Begins to use the networks of `nodes`, except that of `first`.
     pub fn new(first: &'a Session, nodes: [*mut TreeTensorNode; 2]) -> Result<OtherSessions<'a>> {
         let mut others = OtherSessions { first, own: Vec::new() };
         for node in nodes {
@@ -72,7 +72,7 @@ impl<'a> OtherSessions<'a> {
     fn of(&self, network: *mut TreeTensorNetwork) -> Option<&Session> {
         core::iter::once(self.first).chain(&self.own).find(|session| session.public() == network)
     }
-    /// The network of a node, and the node's number.
+    /// The network of a node, and the node's number in it.
     fn find(&self, node: *mut TreeTensorNode) -> Result<(&Network, usize)> {
         match self.of(live::network_of(node)?) {
             Some(session) => Ok((session.view(), session.find(node)?)),
@@ -113,7 +113,7 @@ pub fn contract(pair: &Pair, memory: &Memory, progress: &Progress) -> Result<Con
     Ok(Contracted { dimensions, data, start })
 }
 
-/// Makes the result of a contraction a node of `network`; gives its number.
+/// Adds the result of a contraction to `network` as a new node. Returns the node's number.
 pub fn keep(network: &mut Network, memory: &Memory, contracted: Contracted) -> Result<usize> {
     let id = network.adopt(memory, &contracted.dimensions, contracted.data, false)?;
     network.metrics.num_contractions += 1;

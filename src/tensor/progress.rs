@@ -2,11 +2,11 @@
 use crate::error::{Result, fail};
 use core::ffi::c_void;
 
-/// `unimem_progress_t`: work done so far, work in all (floating-point operations, or steps), the caller's context. False stops
-/// the operation.
+/// `unimem_progress_t`. Its arguments are the work done so far and the work in all, both in floating-point operations or
+/// steps, and the caller's context. It returns false to stop the operation.
 pub type Callback = unsafe extern "C-unwind" fn(f64, f64, *mut c_void) -> bool;
 
-/// Who is told.
+/// The callback for long operations, if the program has set one.
 #[derive(Clone, Copy)]
 pub struct Progress {
     callback: Option<Callback>,
@@ -18,17 +18,17 @@ impl Default for Progress {
     }
 }
 impl Progress {
-    /// Tells `callback` from now on.
+    /// Reports to `callback` from now on.
     ///
     /// # Safety
-    /// The callback can be called with this context until another takes its place.
+    /// The callback can be called with this context until another one replaces it.
     pub unsafe fn new(callback: Option<Callback>, context: *mut c_void) -> Progress {
         Progress { callback, context }
     }
-    /// Reports, and fails if the caller wants to stop.
+    /// Reports to the callback. Fails with `Limit` if the callback asks to stop.
     pub fn report(&self, done: f64, total: f64) -> Result<()> {
         let Some(callback) = self.callback else { return Ok(()) };
-        // SAFETY: the promise made to `new`.
+        // SAFETY: the caller of `new` promised that the callback can be called with this context.
         if unsafe { callback(done, total, self.context) } {
             Ok(())
         } else {

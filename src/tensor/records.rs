@@ -1,6 +1,8 @@
 //! The structures C programs see. Layouts are part of the ABI; `c_api::tensor_types` asserts them.
 //!
-//! The library writes them and believes none of their links: its own state decides.
+//! The library writes these structures. It never follows their links between networks, nodes and streams,
+//! because C may have changed them; the state in `network` decides. What it reads is what C may set: a
+//! network's `memory`, `tolerance` and `max_rank`.
 use super::Complex;
 use super::memory::Table;
 use core::ffi::c_void;

@@ -2,9 +2,9 @@
 use super::Complex;
 use crate::error::{Result, fail};
 
-/// Number of elements of a tensor with these dimensions. No dimensions: one element.
+/// Number of elements of a tensor with these dimensions. A tensor without dimensions has one element.
 ///
-/// A dimension of 0, and a tensor that does not fit the address space, are invalid.
+/// `InvalidArgument` if a dimension is 0 or the tensor does not fit the address space.
 pub fn elements(dimensions: &[usize]) -> Result<usize> {
     let mut count = 1usize;
     for &size in dimensions {

@@ -10,7 +10,7 @@ use std::time::Instant;
 /// Elements of a piece where the caller gives none: 1 MiB.
 const DEFAULT_CHUNK: usize = (1 << 20) / size_of::<Complex>();
 
-/// A position in a node's elements, and the piece before it.
+/// A position in a node's elements, and the piece that ends there.
 pub struct Stream {
     /// The node's number in its network.
     pub node: usize,
@@ -23,20 +23,21 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A stream at the start of a node. Pieces of `chunk` elements; 0 means 1 MiB.
+    /// Opens a stream at the start of a node. Its pieces have `chunk` elements; 0 means pieces of 1 MiB.
     pub fn new(network: &Network, memory: &Memory, node: usize, chunk: usize) -> Result<Stream> {
         let chunk = if chunk == 0 { DEFAULT_CHUNK } else { chunk };
         let buffer = memory.elements(chunk.min(network.node(node).count()), Storage::Plain)?;
         Ok(Stream { node, chunk, offset: 0, buffer })
     }
-    /// Reads the next piece. False at the end, also where the node has become smaller meanwhile and ends before.
+    /// Reads the next piece. Returns false at the end of the node. If the node has become smaller than `offset`
+    /// meanwhile, as adapting bonds makes it, that is its end, too.
     pub fn next(&mut self, network: &Network) -> Result<bool> {
         let source = network.node(self.node).source();
         let length = self.chunk.min(source.elements.len().saturating_sub(self.offset));
         if length == 0 {
             return Ok(false);
         }
-        // SAFETY: the stream's own buffer; C reads it between calls only.
+        // SAFETY: the buffer is the stream's own, and C reads it between calls only.
         let buffer = unsafe { self.buffer.elements_mut(length) };
         tiled::read(source, self.offset, buffer)?;
         self.offset += length;
@@ -44,8 +45,9 @@ impl Stream {
     }
 }
 
-/// Contracts two nodes into a third one's elements. The result's axes, those of size 1 aside, must be what the
-/// contraction gives. Only blocks of the operands are copied, never a whole tensor.
+/// Contracts two nodes and writes what this gives to the elements of a third one, `result`. Its dimensions must
+/// be those that the contraction gives, apart from axes of size 1. Operands are read a part at a time. If a
+/// whole operand is copied, then into memory that can leave RAM (`tiled`).
 pub fn contract(pair: &Pair, result: &Node, memory: &Memory, network: &Network) -> Result<()> {
     let lengths = |sizes: &[usize]| sizes.iter().copied().filter(|size| *size != 1).collect::<Vec<_>>();
     if lengths(&pair.dimensions()) != lengths(result.dimensions()) {
@@ -61,7 +63,8 @@ pub fn contract(pair: &Pair, result: &Node, memory: &Memory, network: &Network) 
     let work = product.operations();
     network.progress.report(0.0, work)?;
     let start = result.block().as_ptr().cast();
-    // SAFETY: the result's own block, which is none of the operands'; the network is used by this call only.
+    // SAFETY: the slice covers the result's own block, which is neither operand's (checked above). No other call
+    // uses the network.
     let elements = unsafe { core::slice::from_raw_parts_mut(start, result.count()) };
     let mut out = Target { elements, chunked: result.block().chunked() };
     let (left, right) = (pair.left.source(), pair.right.source());

@@ -1,9 +1,9 @@
-//! The command line: what may be said, and what it means.
+//! The command line: what a user may write, and what it means.
 use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// What to do.
+/// What the user wants to be done.
 #[derive(Debug, PartialEq)]
 pub enum Command {
     /// Show how to use a subcommand, or all of it.
@@ -28,7 +28,7 @@ pub enum Topic {
     Check,
     Report,
 }
-/// Of `unimem run`.
+/// Options of `unimem run`.
 #[derive(Debug, Default, PartialEq)]
 pub struct Run {
     pub max_size: Option<String>,
@@ -39,7 +39,7 @@ pub struct Run {
     /// The program and its arguments.
     pub program: Vec<OsString>,
 }
-/// Of `unimem check`.
+/// Options of `unimem check`.
 #[derive(Debug, PartialEq)]
 pub struct Check {
     pub json: bool,
@@ -48,7 +48,7 @@ pub struct Check {
     /// The program and its arguments.
     pub program: Vec<OsString>,
 }
-/// Of `unimem report`.
+/// Options of `unimem report`.
 #[derive(Debug, Default, PartialEq)]
 pub struct Report {
     pub recording: PathBuf,
@@ -117,7 +117,7 @@ RECORDING.html.
   --json               print all figures as JSON
 ";
 
-/// The text of a topic.
+/// The help text of a topic.
 pub fn help(topic: Topic) -> &'static str {
     match topic {
         Topic::All => ALL,
@@ -138,7 +138,7 @@ fn topic(name: &str) -> Option<Topic> {
     }
 }
 
-/// Understands a command line, without the program's name.
+/// Parses a command line, which does not include the command's own name.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let command = match parser.next()? {
@@ -177,7 +177,8 @@ fn info(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
     Ok(Command::Info { json })
 }
 
-/// The program begins at the first argument that is no option: what follows is its own.
+/// The program's name and arguments. It begins at the first argument that is not an option; all that follows
+/// is its own.
 fn program(first: OsString, parser: &mut lexopt::Parser) -> Result<Vec<OsString>, lexopt::Error> {
     Ok(std::iter::once(first).chain(parser.raw_args()?).collect())
 }
@@ -241,7 +242,7 @@ fn report(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
     Ok(Command::Report(options))
 }
 
-/// A size as the library reads it from the environment.
+/// A size, checked with the rules by which the library reads it from the environment.
 fn size(value: OsString) -> Result<String, lexopt::Error> {
     let text = value.string()?;
     match unimem::instance::config::size(&text) {

@@ -1,4 +1,5 @@
-//! `unimem check`: a program in debug mode, and what was found in it and the programs it ran.
+//! `unimem check`: runs a program in debug mode, and reports what was found in it and in the programs that it
+//! ran.
 use crate::arguments::Check;
 use crate::launch;
 use crate::output::{Failure, OWN_FAILURE, bold, bytes, colours};
@@ -7,7 +8,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What the reports of all processes say, each thing once: forked children inherit what their parents found.
+/// What the reports of all processes say. Each finding is here once, although forked children inherit what
+/// their parents found.
 #[derive(Default)]
 struct Found {
     processes: usize,
@@ -15,7 +17,7 @@ struct Found {
     leaks: Vec<Value>,
 }
 
-/// Runs it; the exit code is the program's, unless something was found.
+/// Runs the program. The exit code is the program's, unless something was found.
 pub fn run(options: &Check) -> Result<u8, Failure> {
     let mut program = launch::preloaded(&options.program)?;
     let directory = ReportDirectory::make()?;
@@ -54,7 +56,7 @@ impl ReportDirectory {
         use std::os::unix::fs::DirBuilderExt;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let name = format!("unimem-check-{}-{now}", std::process::id());
-        // The program may go to another directory.
+        // The path is absolute because the program may change its directory.
         let directory = std::path::absolute(std::env::temp_dir().join(name))
             .map_err(|error| Failure::new(OWN_FAILURE, error))?;
         match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
@@ -71,7 +73,8 @@ impl Drop for ReportDirectory {
     }
 }
 
-/// The reports, by process. One that a process was writing when it was killed does not count.
+/// Reads the reports, in the order of process numbers. A report that a process was writing when it was killed
+/// does not count.
 fn read_all(directory: &Path) -> Result<Vec<Value>, Failure> {
     let failed = |error| Failure::new(OWN_FAILURE, format!("{}: {error}", directory.display()));
     let mut reports = Vec::new();
@@ -162,7 +165,7 @@ fn headline(item: &Value) -> String {
         }
     }
 }
-/// Calls worth showing: down to main.
+/// How many calls are worth showing: those down to main.
 fn shown(calls: &[Value]) -> usize {
     calls.iter().position(|call| call["function"] == "main").map_or(calls.len(), |main| main + 1)
 }

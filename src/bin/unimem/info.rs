@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use unimem::os::errno::Errno;
 use unimem::tiers::fault::{Faults, Mechanism};
 
-/// Something known, as a number or text for programs and as text for people.
+/// A fact about the machine: a value for programs, and a text for people.
 struct Fact {
     name: String,
     value: Value,
@@ -42,7 +42,7 @@ impl Section {
     }
 }
 
-/// Prints it.
+/// Prints what is known, as JSON or as text.
 pub fn run(json: bool) -> Result<u8, Failure> {
     let sections = [memory(), processors(), nodes(), huge_pages(), faults(), spill(), limits(), library()];
     if json {
@@ -70,7 +70,8 @@ fn as_json(section: Section) -> (String, Value) {
 fn read(path: impl AsRef<Path>) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_owned())
 }
-/// A line `NAME: N kB` of a file such as /proc/meminfo, in bytes. Some have words before the name.
+/// The bytes of a line `NAME: N kB` of a file such as /proc/meminfo. In some files there are words before the
+/// name.
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.split_once(name)?.1.strip_prefix(':'))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
@@ -84,7 +85,7 @@ fn memory() -> Section {
             section.size(name, count);
         }
     }
-    // SAFETY: asks for a number.
+    // SAFETY: the call only asks for a number.
     section.size("page", unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64);
     section
 }
@@ -123,7 +124,7 @@ fn nodes() -> Section {
     section
 }
 
-/// The word in brackets, as the kernel marks a choice.
+/// The word in brackets, by which the kernel marks the choice that is in effect.
 fn chosen(text: &str) -> &str {
     text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or(text, |(word, _)| word)
 }
@@ -206,9 +207,9 @@ fn spill() -> Section {
 /// Bytes free for this user, and the kind of file system.
 fn file_system(path: &Path) -> Option<(u64, i64)> {
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).ok()?;
-    // SAFETY: plain numbers, for which zeros are a value.
+    // SAFETY: the structure has numbers only, for which zeros are a value.
     let mut figures: libc::statfs = unsafe { core::mem::zeroed() };
-    // SAFETY: a string that ends, and a structure to be written.
+    // SAFETY: the string ends with a zero, and the structure may be written.
     let failed = unsafe { libc::statfs(path.as_ptr(), &mut figures) } != 0;
     (!failed).then_some((figures.f_bavail * figures.f_bsize as u64, figures.f_type as i64))
 }
@@ -216,9 +217,9 @@ fn file_system(path: &Path) -> Option<(u64, i64)> {
 fn limits() -> Section {
     let mut section = Section::new("limits");
     let resource = |resource| {
-        // SAFETY: plain numbers, for which zeros are a value.
+        // SAFETY: the structure has numbers only, for which zeros are a value.
         let mut limit: libc::rlimit = unsafe { core::mem::zeroed() };
-        // SAFETY: a structure to be written.
+        // SAFETY: the structure may be written.
         let failed = unsafe { libc::getrlimit(resource, &mut limit) } != 0;
         (!failed && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
     };

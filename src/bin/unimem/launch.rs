@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 const LIBRARY: &str = "libunimem-malloc.so";
 
-/// Where the library to preload is: beside the command, else where it is installed with it.
+/// Where the library to preload is: beside the command, or else where it is installed with the command.
 pub fn library() -> Option<PathBuf> {
     let command = std::env::current_exe().ok()?;
     let beside = command.parent()?;
@@ -19,7 +19,7 @@ pub fn library() -> Option<PathBuf> {
     places.into_iter().map(|place| place.join(LIBRARY)).find(|path| path.is_file())
 }
 
-/// The program, ready to be started: `words` is its name and arguments.
+/// A program that is ready to be started on the library. `words` are its name and arguments.
 pub fn preloaded(words: &[OsString]) -> Result<Command, Failure> {
     let library = library().ok_or_else(|| {
         Failure::new(OWN_FAILURE, format!("{LIBRARY} is neither beside this command nor in its prefix's lib"))
@@ -34,7 +34,7 @@ pub fn preloaded(words: &[OsString]) -> Result<Command, Failure> {
     Ok(program)
 }
 
-/// The library first, then what is preloaded anyway.
+/// The value of LD_PRELOAD: the library, then what it names already.
 fn preload(library: &Path, others: Option<OsString>) -> OsString {
     let mut list = library.as_os_str().to_owned();
     if let Some(others) = others.filter(|others| !others.is_empty()) {
@@ -44,7 +44,7 @@ fn preload(library: &Path, others: Option<OsString>) -> OsString {
     list
 }
 
-/// Becomes the program; comes back only with a failure.
+/// Becomes the program. Returns only if that fails.
 pub fn become_program(mut program: Command) -> Failure {
     let error = program.exec();
     cannot_start(&program, &error)
@@ -57,7 +57,7 @@ fn cannot_start(program: &Command, error: &std::io::Error) -> Failure {
 
 /// How a program ended, and what it took.
 pub struct Ended {
-    /// Its number.
+    /// Its process number.
     pub process: u32,
     /// Its exit code; 128 + N after signal N.
     pub code: u8,
@@ -70,19 +70,19 @@ pub struct Ended {
     pub major_faults: u64,
 }
 
-/// Starts the program and waits for it. Interrupts from the terminal are for the program alone to answer.
+/// Starts the program and waits for its end. Interrupts from the terminal are left to the program.
 pub fn wait_for(mut program: Command) -> Result<Ended, Failure> {
     let began = Instant::now();
     let child = program.spawn().map_err(|error| cannot_start(&program, &error))?;
-    // SAFETY: no handler is set, only the disposition of this process, which has one thread.
+    // SAFETY: no handler is installed. Only the dispositions of this process change, which has one thread.
     unsafe {
         libc::signal(libc::SIGINT, libc::SIG_IGN);
         libc::signal(libc::SIGQUIT, libc::SIG_IGN);
     }
     let mut status = 0;
-    // SAFETY: plain numbers, for which zeros are a value.
+    // SAFETY: the structure has numbers only, for which zeros are a value.
     let mut usage: libc::rusage = unsafe { core::mem::zeroed() };
-    // SAFETY: both are ours to be written; the child has not been waited for.
+    // SAFETY: both structures are this function's own, and the child has not been waited for.
     while unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, &mut usage) } < 0 {
         let error = std::io::Error::last_os_error();
         if error.kind() != std::io::ErrorKind::Interrupted {

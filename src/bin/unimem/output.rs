@@ -1,11 +1,11 @@
-//! What is shown: exit codes, colours, sizes.
+//! What the command shows: exit codes, colours, progress, sizes.
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Exit code of a command line that is not understood.
 pub const USAGE: u8 = 2;
-/// Exit code of `run` and `check` when unimem itself fails; after it those of env(1).
+/// Exit code of `run` and `check` if unimem itself fails. This and the two that follow are those of env(1).
 pub const OWN_FAILURE: u8 = 125;
 pub const CANNOT_RUN: u8 = 126;
 pub const NOT_FOUND: u8 = 127;
@@ -42,22 +42,22 @@ pub fn bold(text: &str, colours: bool) -> String {
     if colours { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// How far long work has come, in one line on standard error where that is a terminal. Work that is over soon says
-/// nothing; at the end the line is gone.
+/// Shows how far long work has come, in one line on standard error if that is a terminal. Work that is soon over
+/// shows nothing. At the end the line is removed.
 pub struct Progress<W: Write = std::io::Stderr> {
     what: &'static str,
-    /// None: nobody looks.
+    /// `None` if nobody looks.
     out: Option<W>,
     begun: Instant,
-    /// When the line is due, since it began.
+    /// When the line is due next, counted from the beginning.
     due: Duration,
     shown: bool,
 }
-/// Work that takes no longer says nothing.
+/// Work that takes no longer than this shows nothing.
 const SOON: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(100);
 impl Progress {
-    /// Of work called `what`, which begins now.
+    /// The progress of work that is called `what` and begins now.
     pub fn of(what: &'static str) -> Progress {
         let out = std::io::stderr();
         Progress::to(out.is_terminal().then_some(out), what)
@@ -67,7 +67,7 @@ impl<W: Write> Progress<W> {
     fn to(out: Option<W>, what: &'static str) -> Progress<W> {
         Progress { what, out, begun: Instant::now(), due: SOON, shown: false }
     }
-    /// `done` of `all` is done.
+    /// Shows that `done` of `all` is done, if the line is due.
     pub fn at(&mut self, done: usize, all: usize) {
         if self.out.is_some() {
             self.show(self.begun.elapsed(), done, all);
@@ -77,7 +77,7 @@ impl<W: Write> Progress<W> {
         let Some(out) = self.out.as_mut().filter(|_| elapsed >= self.due) else { return };
         self.due = elapsed + AGAIN;
         self.shown = true;
-        // A terminal that has gone away is no failure of the work.
+        // If the terminal has gone away, the work has not failed.
         let _ = write!(out, "\r{}: {} %", self.what, 100 * done / all.max(1)).and_then(|()| out.flush());
     }
 }
@@ -89,7 +89,7 @@ impl<W: Write> Drop for Progress<W> {
     }
 }
 
-/// A number of bytes for reading.
+/// A number of bytes as people read it.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {

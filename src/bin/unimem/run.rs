@@ -4,7 +4,7 @@ use crate::launch::{self, Ended};
 use crate::output::{Failure, OWN_FAILURE, bold, bytes, colours};
 use serde_json::json;
 
-/// Runs it; the exit code is the program's.
+/// Runs the program. The exit code is the program's.
 pub fn run(options: &Run) -> Result<u8, Failure> {
     let mut program = launch::preloaded(&options.program)?;
     if let Some(size) = &options.max_size {

@@ -1,4 +1,4 @@
-//! Records there and back, and files that are damaged or cut off.
+//! Records are read as they were written. Files that are damaged or cut off are noticed.
 use super::*;
 
 impl Sink for Vec<u8> {
@@ -60,7 +60,8 @@ fn every_changed_bit_is_found() {
     for bit in 0..8 * whole.len() {
         let mut changed = whole.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
-        // A longer block reads as one that is cut off; four bytes of the head mean nothing yet.
+        // If a bit makes a block longer, the file reads as one that is cut off. Four bytes of the head have
+        // no meaning yet.
         match read_all(&changed) {
             Err(_) => {}
             Ok((records, cut)) => {

@@ -1,14 +1,14 @@
 //! One budget of squared error for all bonds of a tree.
 
-/// What may still be discarded, and what each bond gets.
+/// The squared error that may still be made, and how bonds share it.
 pub struct Budget {
-    /// Squared error left.
+    /// Squared error that is neither made nor set aside.
     left: f64,
-    /// Of which set aside for bonds that are too large, by node; empty: nothing is.
+    /// Squared error set aside for bonds that are too large, by node. Empty if nothing is.
     reserved: Vec<f64>,
     /// Largest bond wanted; 0: no limit.
     most: usize,
-    /// Bonds to come.
+    /// Bonds that have not had their share yet.
     bonds: usize,
     fitted: bool,
 }
@@ -19,12 +19,13 @@ pub fn tail(values: &[f64], kept: usize) -> f64 {
 }
 
 impl Budget {
-    /// `squared`: the squared error allowed in all.
+    /// A budget of `squared`, the squared error allowed in all, for bonds of size `most` if that can be (0: any
+    /// size).
     pub fn new(squared: f64, most: usize) -> Budget {
         Budget { left: squared, reserved: Vec::new(), most, bonds: 0, fitted: true }
     }
-    /// Sets aside what each bond, by node, needs to come down to the largest size wanted; those that need least come
-    /// first, and those that cannot be served get nothing.
+    /// Sets aside what each bond, by node, needs to come down to the largest size wanted. Bonds that need least come
+    /// first. Those for which too little is left get nothing.
     pub fn reserve(&mut self, needed: &[f64]) {
         self.reserved = vec![0.0; needed.len()];
         let mut nodes: Vec<usize> = (0..needed.len()).filter(|node| needed[*node] > 0.0).collect();
@@ -36,11 +37,11 @@ impl Budget {
             }
         }
     }
-    /// Shares what is left equally over so many bonds; what one does not use goes to the next.
+    /// Shares what is left equally over so many bonds. What a bond does not use goes to the next ones.
     pub fn share_over(&mut self, bonds: usize) {
         self.bonds = bonds;
     }
-    /// How many singular values (descending) the bond above `node` keeps.
+    /// How many singular values (given descending) the bond above `node` keeps.
     pub fn keep(&mut self, node: usize, values: &[f64]) -> usize {
         let reserved = self.reserved.get(node).copied().unwrap_or(0.0);
         let share = self.left / self.bonds.max(1) as f64;
@@ -66,7 +67,7 @@ impl Budget {
     }
 }
 
-/// Values above the rounding of 32-bit elements.
+/// How many values are above the rounding error of 32-bit elements; at least 1.
 fn numerical_rank(values: &[f64]) -> usize {
     let largest = values.first().copied().unwrap_or(0.0);
     let floor = largest * f64::from(f32::EPSILON) * (values.len() as f64).sqrt();

@@ -1,14 +1,16 @@
-//! Tensors as matrices in f64, and the factorisations of those (faer).
+//! Tensors as matrices in f64, and the factorisations of these (by faer).
 use crate::error::{Result, fail};
 use crate::tensor::tiled::{self, Source, Target};
 use crate::tensor::{Complex, kernel, shape};
 use faer::{Mat, MatRef, c64};
 
-/// A tensor folded into a matrix: some of its axes, in a given order, are the columns, the others the rows.
+/// A tensor folded into a matrix: some of its axes, in a given order, are the columns, and the others are the rows.
 pub struct Folded {
     matrix: Mat<c64>,
-    /// Sizes of all axes; those of the columns are out of date while `columns` is not their product.
+    /// Sizes of all axes. If the columns were replaced by one bond, the first axis of the columns has its size, and
+    /// their other axes have size 1.
     sizes: Vec<usize>,
+    /// The axes of the columns.
     axes: Vec<usize>,
 }
 
@@ -29,7 +31,7 @@ impl Folded {
     pub fn matrix(&self) -> MatRef<'_, c64> {
         self.matrix.as_ref()
     }
-    /// Puts another matrix with as many rows in its place: the columns become one bond of a new size.
+    /// Puts another matrix with as many rows in the place of this one. Its columns are one bond of a new size.
     pub fn set(&mut self, matrix: Mat<c64>) {
         for (place, axis) in self.axes.iter().enumerate() {
             self.sizes[*axis] = if place == 0 { matrix.ncols() } else { 1 };
@@ -40,7 +42,7 @@ impl Folded {
     pub fn multiply(&mut self, right: MatRef<'_, c64>) {
         let product = &self.matrix * right;
         if self.axes.is_empty() {
-            self.matrix = product; // one column: a number has been multiplied in
+            self.matrix = product; // one column: the tensor was multiplied by a number
         } else {
             self.set(product);
         }
@@ -49,16 +51,17 @@ impl Folded {
     pub fn scale(&mut self, exponent: i32) {
         self.matrix *= faer::Scale(c64::new(2f64.powi(exponent), 0.0));
     }
-    /// Brings the norm near 1 where it is far off; gives the exponent of the power of two it was divided by. Not always:
-    /// hierarchical memory has an absolute tolerance.
+    /// Brings the norm near 1 if it is far off, and returns the exponent of the power of two by which the matrix was
+    /// divided. A norm that is not far off stays, because the tolerance of hierarchical memory is absolute.
     pub fn normalise(&mut self) -> i32 {
         normalise(&mut self.matrix, 60)
     }
-    /// Sizes of the axes; several axes of columns have all their size in the first.
+    /// Sizes of all axes. After [`Folded::set`], the first axis of the columns has the size of the new bond, and
+    /// their other axes have size 1.
     pub fn dimensions(&self) -> Vec<usize> {
         self.sizes.clone()
     }
-    /// Writes the tensor.
+    /// Writes the tensor to `out`, in 32-bit floats and with its axes in their own order.
     pub fn unfold(&self, out: &mut Target) -> Result<()> {
         let columns = self.matrix.ncols();
         let mut rows = Vec::with_capacity(out.elements.len());
@@ -78,7 +81,7 @@ impl Folded {
         kernel::permute(&rows, &folded, &back, &mut elements);
         tiled::write(out, &elements)
     }
-    /// Folds the same tensor another way, without leaving f64.
+    /// Folds the same tensor in another way, without leaving f64.
     pub fn refold(&mut self, axes: &[usize]) -> Result<()> {
         if axes == self.axes {
             return Ok(());
@@ -86,7 +89,7 @@ impl Folded {
         let (old, new) = (order(self.sizes.len(), &self.axes), order(self.sizes.len(), axes));
         let count = shape::elements(&self.sizes)?;
         let columns: usize = axes.iter().map(|axis| self.sizes[*axis]).product();
-        // Stride of each axis in the old matrix, counted row by row.
+        // Stride of each axis in the old matrix, whose elements are counted row by row.
         let mut strides = vec![0; self.sizes.len()];
         let mut stride = 1;
         for &axis in old.iter().rev() {
@@ -117,7 +120,7 @@ impl Folded {
     }
 }
 
-/// All axes, those of the columns last.
+/// All axes: those of the rows ascending, then those of the columns.
 fn order(count: usize, columns: &[usize]) -> Vec<usize> {
     (0..count).filter(|axis| !columns.contains(axis)).chain(columns.iter().copied()).collect()
 }
@@ -133,7 +136,7 @@ pub fn upper_factor(matrix: MatRef<'_, c64>) -> Mat<c64> {
 }
 /// Singular values, descending, and the right singular vectors as columns.
 pub fn right_vectors(matrix: MatRef<'_, c64>) -> Result<(Vec<f64>, Mat<c64>)> {
-    // The singular values of a tall matrix are those of its R.
+    // A tall matrix has the singular values and right singular vectors of its R.
     let small = if matrix.nrows() > matrix.ncols() { upper_factor(matrix) } else { matrix.to_owned() };
     match small.thin_svd() {
         Ok(svd) => Ok((svd.S().column_vector().iter().map(|value| value.re).collect(), svd.V().to_owned())),
@@ -148,8 +151,8 @@ pub fn conjugate(matrix: MatRef<'_, c64>) -> Mat<c64> {
 pub fn norm(matrix: MatRef<'_, c64>) -> f64 {
     matrix.norm_l2()
 }
-/// Divides a matrix by a power of two near its norm, unless that is within 2 to the power of +-`tolerated`; gives the
-/// exponent.
+/// Divides a matrix by a power of two near its norm, unless that is between 2 to the power of -`tolerated` and of
+/// `tolerated`. Returns the exponent; 0 if nothing was done.
 pub fn normalise(matrix: &mut Mat<c64>, tolerated: i32) -> i32 {
     let norm = norm(matrix.as_ref());
     if norm == 0.0 || !norm.is_finite() {

@@ -1,10 +1,13 @@
 //! Adapting bonds: canonical form, then truncation of every bond under one error budget.
 //!
-//! With the tree in canonical form towards a node, the singular values of that node's tensor across one of its bonds
-//! are those of the whole network. Bonds are truncated from the root downwards; each truncation projects on the
-//! part above the bond, later ones act below it or beside it, so all errors are orthogonal to each other: their
-//! squares add up to the square of the whole error. (Canonical forms and truncation of trees: Grasedyck,
-//! "Hierarchical singular value decomposition of tensors", 2010; Shi, Duan and Vidal, 2006.)
+//! - If the tree is in canonical form towards a node, the singular values of that node's tensor across one of its bonds
+//!   are those of the whole network.
+//! - Bonds are truncated from the root downwards. Each truncation projects the part above its bond; later ones act below
+//!   that bond or beside it. So all errors are orthogonal to each other, and their squares add up to the square of the
+//!   whole error.
+//!
+//! Canonical forms and truncation of trees: Grasedyck, "Hierarchical singular value decomposition of tensors", 2010; Shi,
+//! Duan and Vidal, 2006.
 mod budget;
 mod matrix;
 #[cfg(test)]
@@ -20,14 +23,14 @@ use budget::Budget;
 use matrix::{Folded, conjugate, norm, qr, right_vectors, upper_factor};
 use std::time::Instant;
 
-/// A tensor that takes a node's place when all is done.
+/// A tensor that replaces a node's tensor at the end.
 struct Work {
     dimensions: Vec<usize>,
     data: Block,
 }
 
-/// The edge between a node and its parent: its axes at both ends, in the same order; none for an outer product, whose
-/// matrix of weights is a number.
+/// An edge between a node and its parent, with its axes at both ends in the same order. An outer product has no axes, and
+/// its matrix of weights is a number.
 struct Edge {
     node: usize,
     parent: usize,
@@ -35,24 +38,24 @@ struct Edge {
     parent_axes: Vec<usize>,
 }
 
-/// The network while it is being adapted: nothing of it changes before the end.
+/// An adaptation at work. The network itself does not change before all has succeeded.
 struct Adapting<'a> {
     network: &'a Network,
     memory: &'a Memory,
     /// The nodes of the root's tree in pre-order.
     ids: Vec<usize>,
-    /// By node number: what is to replace the tensor.
+    /// By node number: what is to replace the node's tensor.
     work: Vec<Option<Work>>,
     /// Steps for the progress callback: done, total.
     steps: (usize, usize),
-    /// The network is what the tensors say times 2 to this power: all its norm gathers in the root, which may not
-    /// hold it in 32-bit floats on the way.
+    /// The network's value is that of the tensors, times 2 to this power. All of the norm gathers in the root, and 32-bit
+    /// floats may not hold it on the way.
     exponent: i32,
 }
 
-/// Brings the root's tree to canonical form and truncates its bonds so that the network's relative error in the
-/// Frobenius norm is at most `target`; see the module. Where a bond must stay larger than `most` (0: no limit) to keep
-/// the error, the tree is adapted all the same and the error is `Limit`.
+/// Brings the root's tree to canonical form and truncates its bonds, so that the network's relative error in the Frobenius
+/// norm is at most `target`. If a bond must stay larger than `most` (0: no limit) to keep the error, the tree is adapted
+/// all the same, and the error is `Limit`.
 pub fn adapt(network: &mut Network, memory: &Memory, target: f64, most: usize) -> Result<()> {
     if !(target >= 0.0 && target.is_finite()) {
         return fail!(InvalidArgument, "the target error {target} is not a finite number of at least 0");
@@ -96,7 +99,7 @@ fn rank(network: &Network, id: usize, work: &[Option<Work>]) -> usize {
 }
 
 impl Adapting<'_> {
-    /// False if a bond had to stay larger than `most`.
+    /// Adapts the tree. Returns false if a bond had to stay larger than `most`.
     fn run(&mut self, target: f64, most: usize) -> Result<bool> {
         self.canonical_form()?;
         let whole = norm(self.folded(self.ids[0], &[])?.matrix());
@@ -106,7 +109,8 @@ impl Adapting<'_> {
         let mut budget = Budget::new((target * whole).powi(2), most);
         let bonds = self.ids[1..].iter().filter(|id| self.bond(**id).is_some()).count();
         if most != 0 && self.ids[1..].iter().any(|&id| self.bond(id).is_some_and(|e| self.size(&e) > most)) {
-            // Look at all singular values first: what must go comes before what may go.
+            // Look at all singular values first, to serve the bonds that are too large before any other bond takes of the
+            // budget.
             let mut needed = vec![0.0; self.network.len()];
             self.truncate_downwards(|node, values| {
                 needed[node] = budget::tail(values, most);
@@ -125,12 +129,12 @@ impl Adapting<'_> {
         self.network.progress.report(total, total)?;
         Ok(budget.fitted())
     }
-    /// Gives the exponent back: to the root if its elements can take it, else to all nodes, so that their largest elements
-    /// are about equal.
+    /// Puts the exponent back into the tensors: into the root if its elements can take it, else into all nodes, so that
+    /// the largest elements of all tensors are about equal.
     fn spread_exponent(&mut self) -> Result<()> {
         const COMFORTABLE: core::ops::RangeInclusive<i32> = -60..=120;
         let Some(root) = tiled::magnitude(self.source(self.ids[0]))?.below else {
-            return Ok(()); // all is 0, whatever the exponent
+            return Ok(()); // the value is 0, whatever the exponent
         };
         if COMFORTABLE.contains(&(root + self.exponent)) {
             return self.scale(self.ids[0], self.exponent);
@@ -170,7 +174,7 @@ impl Adapting<'_> {
         let (own_axes, parent_axes) = self.network.node(id).bonds_to(parent).into_iter().unzip();
         Some(Edge { node: id, parent, own_axes, parent_axes })
     }
-    /// The same, if it is no outer product.
+    /// The edge above a node, unless it is an outer product.
     fn bond(&self, id: usize) -> Option<Edge> {
         self.edge(id).filter(|edge| !edge.own_axes.is_empty())
     }
@@ -183,7 +187,8 @@ impl Adapting<'_> {
     fn source(&self, id: usize) -> Source<'_> {
         match &self.work[id] {
             Some(work) => {
-                // SAFETY: written by `store`; nobody writes it while the slice lives, which borrows this object.
+                // SAFETY: `store` wrote all elements. Nobody writes them while the slice lives, since it borrows this
+                // object.
                 let elements = unsafe { work.data.elements(work.dimensions.iter().product()) };
                 Source { elements, chunked: work.data.chunked() }
             }
@@ -194,7 +199,7 @@ impl Adapting<'_> {
     fn folded(&self, id: usize, axes: &[usize]) -> Result<Folded> {
         Folded::new(self.source(id), self.dimensions(id), axes)
     }
-    /// Makes a matrix a node's tensor.
+    /// Makes a matrix the new tensor of a node.
     fn store(&mut self, id: usize, folded: &Folded) -> Result<()> {
         let dimensions = folded.dimensions();
         let count = shape::elements(&dimensions)?;
@@ -208,7 +213,8 @@ impl Adapting<'_> {
         self.work[id] = Some(Work { dimensions, data });
         Ok(())
     }
-    /// From the leaves to the root: every node an isometry towards its parent.
+    /// Brings the tree to canonical form, from the leaves to the root: every other node becomes an isometry towards its
+    /// parent.
     fn canonical_form(&mut self) -> Result<()> {
         for place in (1..self.ids.len()).rev() {
             self.step()?;
@@ -225,11 +231,11 @@ impl Adapting<'_> {
         }
         Ok(())
     }
-    /// From the root to the leaves: tells `keep` the singular values of every bond, and truncates it to as many as it
-    /// says. True if any bond became smaller.
+    /// Goes through the bonds from the root to the leaves. For each, `keep` is given the node below and the singular
+    /// values, and says how many of them stay; the bond is truncated to these. Returns whether any bond became smaller.
     fn truncate_downwards(&mut self, mut keep: impl FnMut(usize, &[f64]) -> usize) -> Result<bool> {
         let mut truncated = false;
-        // The tensors weighted with all that is above them.
+        // By node number: the tensor, weighted with all that is above the node.
         let mut centers: Vec<Option<Folded>> = Vec::with_capacity(self.network.len());
         centers.resize_with(self.network.len(), || None);
         centers[self.ids[0]] = Some(self.folded(self.ids[0], &[])?);

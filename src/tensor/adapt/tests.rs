@@ -16,7 +16,7 @@ fn empty() -> (Network, Memory) {
 fn value(network: &Network) -> Vec<Complex> {
     direct_sum(network).1.iter().map(|z| Complex::new(z.re as f32, z.im as f32)).collect()
 }
-/// Every node but the root is an isometry towards its parent.
+/// Asserts that every node but the root is an isometry towards its parent.
 fn assert_canonical(network: &Network) {
     for id in network.preorder(network.root().unwrap()) {
         let node = network.node(id);
@@ -37,7 +37,7 @@ proptest! {
         let (mut network, memory) = empty();
         random_tree(&mut network, &memory, &mut Random::new(seed), nodes, 1 << 12);
         let (dimensions, before) = direct_sum(&network);
-        // How much larger the norms of the nodes are than that of the value.
+        // How much larger the product of the nodes' norms is than the norm of the value.
         let nodes = network.preorder(network.root().unwrap());
         let norms = nodes.iter().map(|id| norm_of(&widen(network.node(*id).data()))).product::<f64>();
         let cancelled = norms / norm_of(&before);
@@ -46,7 +46,8 @@ proptest! {
         let (sizes, _) = direct_sum(&network);
         prop_assert_eq!(sizes, dimensions);
         let error = error(&value(&network), &before);
-        // Of 5 nodes whose norms multiply to 2000 times the value's, rounding to 32 bits left 1.8e-6.
+        // With 5 nodes whose norms multiply to 2000 times the norm of the value, rounding to 32 bits left an error of
+        // 1.8e-6.
         let rounding = 1e-6f64.max(2e-9 * cancelled);
         prop_assert!(error <= target + rounding, "{error}, {cancelled} cancelled");
         assert_canonical(&network);
@@ -136,7 +137,7 @@ fn ranks_that_the_error_does_not_allow() {
     let (mut network, memory) = empty();
     spectrum(&mut network, &memory, &[4.0, 2.0, 1.0, 0.0]);
     let (_, before) = direct_sum(&network);
-    // Down to 2 would cost an error of about 0.22: allowed, though the share of one bond alone decides.
+    // Truncation to a bond of 2 makes an error of about 0.22. The first target does not allow that; the second does.
     adapt(&mut network, &memory, 0.1, 2).unwrap_err();
     assert_eq!(network.node(1).dimensions()[0], 3);
     assert!(error(&value(&network), &before) < 1e-6);
@@ -196,7 +197,7 @@ fn line(network: &mut Network, memory: &Memory, matrices: impl Iterator<Item = [
         }
     }
 }
-/// Its value: the product of the matrices, in f64.
+/// The value of a line: the product of its matrices, in f64.
 fn product_of_line(network: &Network) -> Vec<c64> {
     let node = |id: usize| (network.node(id).dimensions().to_vec(), widen(network.node(id).data()));
     let first = node(0);
@@ -215,7 +216,8 @@ fn assert_line_keeps_its_value(network: &mut Network, memory: &Memory) {
 }
 #[test]
 fn norms_of_long_lines() {
-    // The norm gathers in the root: of 300 nodes, less than 2 to the power of 300, but more or less than a float holds.
+    // The norm gathers in the root. With 300 nodes its exponent stays below 300 either way, but leaves the range of a
+    // float.
     for scale in [0.6f32, 0.75, 1.5, 1.7] {
         let (mut network, memory) = empty();
         let mut random = Random::new(11);

@@ -1,4 +1,4 @@
-//! Making a network of tensors a forest: neighbours on a cycle are contracted, the cheapest pair first.
+//! Making a network of tensors a forest: neighbours on a cycle are contracted, the pair with the smallest result first.
 use super::{End, Tensor};
 use crate::error::{Result, fail};
 use crate::tensor::Complex;
@@ -9,20 +9,23 @@ use crate::tensor::progress::Progress;
 use crate::tensor::shape;
 use crate::tensor::tiled::{self, Source};
 
-/// A tensor, or several contracted.
+/// A tensor, or several that were contracted.
 struct Part<'a> {
     dimensions: Vec<usize>,
+    /// The elements of a tensor that was not contracted.
     given: &'a [Complex],
+    /// The elements of several that were.
     merged: Option<Block>,
+    /// For each axis, the other end of its bond.
     ends: Vec<Option<End>>,
-    /// Own axes that are linked, in the order the links were listed.
+    /// The axes that are linked, in the order in which the links were listed.
     order: Vec<usize>,
 }
 impl Part<'_> {
     fn source(&self) -> Source<'_> {
         match &self.merged {
             Some(block) => {
-                // SAFETY: written by `merge`; nobody writes it while the slice lives.
+                // SAFETY: `merge` wrote all elements, and nobody writes them while the slice lives.
                 let elements = unsafe { block.elements(self.dimensions.iter().product()) };
                 Source { elements, chunked: block.chunked() }
             }
@@ -31,7 +34,8 @@ impl Part<'_> {
     }
 }
 
-/// The tensors by place; a merged one is at the smaller place.
+/// The parts, by place in the list. A part of several tensors is at the smallest of their places; the other places are
+/// empty.
 pub struct Parts<'a> {
     parts: Vec<Option<Part<'a>>>,
     /// Operations of all merges so far.
@@ -65,19 +69,19 @@ impl<'a> Parts<'a> {
     fn part(&self, place: usize) -> Option<&Part<'a>> {
         self.parts[place].as_ref()
     }
-    /// A part's linked axes in order, with the other ends.
+    /// The linked axes of a part in order, each with its other end.
     pub fn links(&self, place: usize) -> Vec<(usize, End)> {
         let Some(part) = self.part(place) else { return Vec::new() };
         part.order.iter().filter_map(|&axis| Some((axis, part.ends[axis]?))).collect()
     }
-    /// Dimensions, and the elements if they are not the given ones any more.
+    /// Takes the dimensions of a part, and its elements if it was contracted; else these are still the given ones.
     pub fn take(&mut self, place: usize) -> (Vec<usize>, Option<Block>) {
         match &mut self.parts[place] {
             Some(part) => (part.dimensions.clone(), part.merged.take()),
             None => (Vec::new(), None),
         }
     }
-    /// Contracts neighbours until there is no cycle left (several bonds between two parts are none).
+    /// Contracts neighbours until no cycle is left. Several bonds between the same two parts are not a cycle.
     pub fn make_forest(&mut self, memory: &Memory, progress: &Progress) -> Result<()> {
         loop {
             let cheapest =
@@ -92,7 +96,7 @@ impl<'a> Parts<'a> {
         found.dedup();
         found
     }
-    /// Pairs of neighbours whose edge is on a cycle: those that are no bridge (Tarjan's low points, without recursion).
+    /// Pairs of neighbours whose edge is on a cycle, that is, no bridge (Tarjan's low points, without recursion).
     fn cycle_edges(&self) -> Vec<(usize, usize)> {
         const NEW: usize = usize::MAX;
         let (mut number, mut low) = (vec![NEW; self.len()], vec![NEW; self.len()]);
@@ -140,7 +144,7 @@ impl<'a> Parts<'a> {
             .map(|(axis, end)| (axis, end.1))
             .collect()
     }
-    /// Elements of the two contracted.
+    /// How many elements the contraction of two neighbours has.
     fn cost(&self, (left, right): (usize, usize)) -> f64 {
         let size =
             |place: usize| self.part(place).map_or(1.0, |p| p.dimensions.iter().map(|d| *d as f64).product());
@@ -149,7 +153,7 @@ impl<'a> Parts<'a> {
             bonds.iter().map(|b| self.part(left).map_or(1.0, |p| p.dimensions[b.0] as f64)).product();
         size(left) / bond * (size(right) / bond)
     }
-    /// Contracts `right` into `left`: left's remaining axes, then right's.
+    /// Contracts `right` into `left`. The axes are the remaining ones of left, then those of right.
     fn merge(&mut self, left: usize, right: usize, memory: &Memory, progress: &Progress) -> Result<()> {
         let bonds = self.bonds(left, right);
         let (Some(a), Some(b)) = (self.part(left), self.part(right)) else {
@@ -157,7 +161,7 @@ impl<'a> Parts<'a> {
         };
         let mut dimensions = Vec::new();
         let mut ends = Vec::new();
-        // Where each axis of the two goes.
+        // Which axis of the result each axis of the two becomes.
         let mut place_of = [vec![usize::MAX; a.dimensions.len()], vec![usize::MAX; b.dimensions.len()]];
         for (side, (part, places)) in [a, b].into_iter().zip(&mut place_of).enumerate() {
             for (axis, place) in places.iter_mut().enumerate() {

@@ -1,7 +1,7 @@
 //! From general tensor networks to trees and back.
 //!
-//! A general network is a list of tensors with links: m-th link of a towards b goes with the m-th of b towards a.
-//! Where it is not a tree, neighbours on a cycle are contracted until it is one.
+//! A general network is a list of tensors with links. The m-th link of a towards b is joined with the m-th link
+//! of b towards a. If this is not a tree, neighbours on a cycle are contracted until it is one.
 mod forest;
 #[cfg(test)]
 mod tests;
@@ -11,26 +11,27 @@ use super::memory::Memory;
 use super::network::{Network, storage_for};
 use super::shape;
 use crate::error::{Result, fail};
-use foldhash::fast::FixedState; // the standard library's asks the system for random numbers, and panics without
+use foldhash::fast::FixedState; // the standard one asks the system for random numbers, and panics if refused
 use forest::{Parts, joined};
 use std::collections::{HashMap, VecDeque};
 
 /// A tensor of a general network.
 pub struct Tensor<'a> {
-    /// Its id, by which links name it.
+    /// The id by which links name the tensor.
     pub id: usize,
-    /// Sizes of its axes.
+    /// Sizes of the axes.
     pub dimensions: Vec<usize>,
-    /// Its elements, row-major.
+    /// The elements, row-major.
     pub elements: &'a [Complex],
     /// Links: id of the neighbour, own axis.
     pub links: Vec<(usize, usize)>,
 }
 
-/// One end of a bond between tensors by place in the list.
+/// One end of a bond: a tensor, by its place in the list, and an axis of it.
 type End = (usize, usize);
 
-/// Finds the partner of every link: for each tensor and axis, the tensor (by place) and axis it is joined with.
+/// Finds the partner of every link: for each tensor and axis, the other end of its bond. Fails with
+/// `InvalidArgument` if the links contradict each other.
 fn partners(tensors: &[Tensor]) -> Result<Vec<Vec<Option<End>>>> {
     let mut place_of = HashMap::with_capacity_and_hasher(tensors.len(), FixedState::default());
     for (place, tensor) in tensors.iter().enumerate() {
@@ -87,8 +88,8 @@ fn partners(tensors: &[Tensor]) -> Result<Vec<Vec<Option<End>>>> {
     Ok(ends)
 }
 
-/// Makes `network`, which is empty, the tree of a general network. The root is the tensor with the smallest id.
-/// Parts that nothing connects become children of the root without a bond.
+/// Fills `network`, which must be empty, with the tree of a general network. The root is the tensor with the
+/// smallest id. Parts that no link connects with it become children of the root without a bond.
 pub fn to_tree(network: &mut Network, memory: &Memory, mut tensors: Vec<Tensor>) -> Result<()> {
     if tensors.is_empty() {
         return fail!(InvalidArgument, "the network has no valid nodes");
@@ -98,7 +99,7 @@ pub fn to_tree(network: &mut Network, memory: &Memory, mut tensors: Vec<Tensor>)
     let order = tensors.iter().map(|tensor| tensor.links.iter().map(|link| link.1).collect()).collect();
     let mut parts = Parts::new(&tensors, ends, order);
     parts.make_forest(memory, &network.progress)?;
-    // Nodes in the order of ids, so that the root is the first.
+    // Nodes are made in the order of ids, so that the root is the first.
     let mut node_of = vec![usize::MAX; parts.len()];
     for place in parts.places() {
         let (dimensions, merged) = parts.take(place);
@@ -140,7 +141,8 @@ pub fn to_tree(network: &mut Network, memory: &Memory, mut tensors: Vec<Tensor>)
 pub struct Exported {
     /// Number of the tree's node.
     pub node: usize,
-    /// Links: id of the neighbour, own axis; one to the parent first, then those to the children in their order.
+    /// The links: the neighbour's id and the own axis. Those to the parent come first, then those to the children
+    /// in their order.
     pub links: Vec<(usize, usize)>,
 }
 

@@ -1,8 +1,11 @@
-//! What is made once for the process: the threads of the first product, and what the crate of the decompositions finds out
-//! about the processor and takes for its work (64 MiB of address space, without which it ends the program).
+//! What is made once for the process:
 //!
-//! A child that is forked while another thread makes it would wait for that thread for ever. So it is made under a lock
-//! that fork takes.
+//! - the threads of the first product;
+//! - what faer, the crate of the decompositions, finds out about the processor, and the memory it takes for its work: 64
+//!   MiB of address space, without which it ends the program.
+//!
+//! If the process forked while another thread makes this, the child would wait for that thread for ever. So it is made
+//! under a lock that fork takes.
 use crate::log::{QuietGuard, lock_quietly};
 use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
@@ -11,15 +14,15 @@ use core::sync::atomic::{AtomicBool, Ordering::*};
 use faer::{Accum, Mat, Par, linalg::matmul::matmul};
 
 static MAKING: Mutex<()> = Mutex::new(());
-/// See load.rs.
+/// Takes the lock around fork (load.rs).
 pub static HOOKS: &dyn AtFork = &MAKING;
-/// The lock under which things are made once.
+/// Takes the lock under which things are made once. Messages wait until it is released (`lock_quietly`).
 pub fn making() -> QuietGuard<'static, ()> {
     lock_quietly(&MAKING)
 }
 
 static MADE: AtomicBool = AtomicBool::new(false);
-/// Before anything that is decomposed.
+/// Gets faer ready. To be called before the first decomposition.
 pub fn ready() {
     if !MADE.load(Acquire) {
         make();
@@ -31,7 +34,7 @@ fn make() {
     if MADE.load(Relaxed) {
         return;
     }
-    // Large enough not to be multiplied by the code for small matrices, which asks for nothing.
+    // Large enough that faer does not use its code for small matrices, which prepares nothing.
     const SIZE: usize = 32;
     let zeros = Mat::<Complex>::zeros(SIZE, SIZE);
     let mut product = zeros.clone();

@@ -1,8 +1,9 @@
-//! Fusing axes: a group of axes becomes as few as its strides allow, and its offsets are listed block by block.
+//! Fusing axes: a group of axes becomes as few as its strides allow, and the offsets of its positions are
+//! listed.
 use super::Axis;
 
-/// Sorts axes from the largest to the smallest stride that `key` picks, and joins neighbours that lie without a
-/// gap behind each other in both tensors. Axes of size 1 vanish.
+/// Sorts axes from the largest to the smallest stride that `key` picks. Joins neighbours that lie behind each
+/// other without a gap in both tensors, and drops axes of size 1.
 pub fn fuse(mut axes: Vec<Axis>, key: impl Fn(&Axis) -> usize) -> Vec<Axis> {
     axes.retain(|axis| axis.size != 1);
     axes.sort_by_key(|axis| core::cmp::Reverse(key(axis)));

@@ -1,23 +1,25 @@
-//! Work that helpers join while its caller is at it, and that the caller alone ends.
+//! Work that helper threads may join while the caller does it, and that ends when the caller says so.
 //!
-//! A helper counts itself in before it looks at the work, and out afterwards. The caller closes the job when its own part is
-//! done, and waits for those who are in. Whoever comes later finds it closed and touches nothing, so nobody waits for a
-//! helper that is busy elsewhere. One word holds both the mark and the count: a helper that came in before the mark is
-//! seen by the caller, and one that came later sees the mark. The job itself lives until the last helper has looked at it.
+//! - A helper counts itself in before it looks at the work, and out afterwards.
+//! - The caller closes the job when its own part is done, and waits for the helpers that are in. A helper that comes later
+//!   finds the job closed and touches nothing. So the caller never waits for a helper that is busy elsewhere.
+//! - One word holds both the mark and the count. So the caller sees every helper that came in before the mark, and every
+//!   helper that comes later sees the mark.
+//! - The job itself lives until the last helper has looked at it.
 use crate::tiers::word::AtomicWord;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::time::{Duration, Instant};
 
-/// The caller is done; helpers are counted above.
+/// The mark: the caller is done. The bits above it count the helpers.
 const CLOSED: u32 = 1;
 const HELPER: u32 = 2;
 
-/// Who is at work.
+/// Counts the helpers at work, and holds the mark that the caller is done.
 struct Attendance<A>(A);
 impl<A: AtomicWord> Attendance<A> {
-    /// False if it is closed. Either way [`leave`](Self::leave) follows.
+    /// Counts a helper in. Returns false if the job is closed. In either case [`leave`](Self::leave) must follow.
     fn enter(&self) -> bool {
         self.0.add(HELPER) & CLOSED == 0
     }
@@ -44,19 +46,19 @@ impl<A: AtomicWord> Attendance<A> {
     }
 }
 
-/// Longer than that a caller does not look for the last helper, but sleeps: going to sleep and waking up takes as
-/// long as a small product.
+/// How long a caller spins for the last helper before it goes to sleep. Going to sleep and waking up takes as long as a
+/// small product.
 const LONGEST_SPIN: Duration = Duration::from_micros(50);
 
 struct Job {
     attendance: Attendance<AtomicU32>,
     work: *const (dyn Fn() + Sync),
-    /// A helper did.
+    /// Whether a helper panicked.
     panicked: AtomicBool,
 }
-// SAFETY: the work is Sync, and only called while its caller keeps it.
+// SAFETY: the work is Sync, and helpers call it only while the caller of `run` keeps it.
 unsafe impl Send for Job {}
-// SAFETY: as above.
+// SAFETY: the work is Sync (see above), and all else in a job is atomic.
 unsafe impl Sync for Job {}
 impl Job {
     fn help(&self) {
@@ -71,7 +73,7 @@ impl Job {
     }
 }
 
-/// What one helper is to do, at any time.
+/// What one helper is to do. It may run at any time, also when the job is over.
 pub struct Helper(Arc<Job>);
 impl Helper {
     pub fn run(self) {
@@ -79,9 +81,9 @@ impl Helper {
     }
 }
 
-/// Runs `own` on the calling thread, and `work` on up to `helpers` others meanwhile, each handed to `spawn`. Returns when
-/// all who began it have ended, or if they are `gone`, as in a process forked by `own`. `asleep` is called before the caller
-/// goes to sleep.
+/// Runs `own` on the calling thread, and `work` on up to `helpers` others meanwhile, each of which is handed to `spawn`.
+/// Returns when all who began it have ended, or if `gone` says that they do not exist here, as in a process forked by `own`.
+/// Calls `asleep` before the caller goes to sleep. Panics if a helper panicked.
 pub fn run<R>(
     helpers: usize,
     spawn: impl Fn(Helper),
@@ -90,7 +92,7 @@ pub fn run<R>(
     asleep: impl FnOnce(),
     gone: fn() -> bool,
 ) -> R {
-    /// Closes it, whether `own` returns or panics.
+    /// Closes the job and waits for its helpers, whether `own` returns or panics.
     struct Close<F: FnOnce()>(Arc<Job>, Option<F>, fn() -> bool);
     impl<F: FnOnce()> Drop for Close<F> {
         fn drop(&mut self) {
@@ -111,7 +113,8 @@ pub fn run<R>(
             }
         }
     }
-    // SAFETY: only the lifetime changes. `Close` is dropped below or while unwinding, and nobody calls the work after that.
+    // SAFETY: only the lifetime changes. Below or while unwinding, `Close` is dropped and waits; nobody calls the work after
+    // that.
     let work = unsafe { core::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(work) };
     let attendance = Attendance(AtomicU32::new(0));
     let job = Arc::new(Job { attendance, work, panicked: AtomicBool::new(false) });
@@ -131,7 +134,7 @@ mod tests {
     use crate::tiers::word::modelled::{ModelledWord, explore};
     use std::sync::mpsc::channel;
 
-    /// The caller takes the work away once it waited; a helper that touched it later would be found.
+    /// The caller takes the work away after it has waited. The model would find a helper that touched the work later.
     #[test]
     fn nobody_touches_what_the_caller_has_taken_away() {
         explore(2, || {
@@ -144,7 +147,7 @@ mod tests {
                 loom::thread::spawn(move || {
                     if shared.0.enter() {
                         shared.1.with(|work| {
-                            // SAFETY: the model finds out whether somebody writes meanwhile.
+                            // SAFETY: the model reports a write at the same time.
                             assert!(unsafe { &*work }.is_some());
                         });
                     }
@@ -154,7 +157,7 @@ mod tests {
             shared.0.close();
             shared.0.wait();
             shared.1.with_mut(|work| {
-                // SAFETY: as above.
+                // SAFETY: the model reports a read at the same time.
                 unsafe { *work = None };
             });
             helpers.into_iter().for_each(|helper| helper.join().unwrap());

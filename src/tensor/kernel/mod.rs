@@ -1,11 +1,13 @@
 //! The contraction kernel: C = sum over shared axes of A times B, for tensors with any strides.
 //!
-//! The axes of a product fall into three groups: rows (in A and C), columns (in B and C) and sums (in A and B).
-//! Neighbouring axes that lie behind each other in both tensors are fused. C is then computed tile by tile; for
-//! each tile blocks of A and B are packed straight from where they lie (`pack`) and multiplied in registers (`multiply`);
-//! products of a vector and a short sum are added up in place (`thin`). No tensor is ever transposed as a whole (the scheme
-//! is the one of Springer and Bientinesi, "Design of a high-performance GEMM-like tensor-tensor multiplication", 2018).
-//! Sums are accumulated over blocks of at most `tiles::DEPTH` terms.
+//! - The axes of a product fall into three groups: rows (in A and C), columns (in B and C) and sums (in A and B).
+//! - Axes of a group that lie behind each other without a gap in both tensors are fused (`fuse`).
+//! - C is computed tile by tile (`tiles`). For each tile, blocks of A and B are packed straight from where they lie
+//!   (`pack`) and multiplied in registers (`multiply`). Sums are accumulated over blocks of at most `tiles::DEPTH` terms.
+//! - The product of a vector and a short sum is added up in place (`thin`).
+//!
+//! No tensor is ever transposed as a whole. The scheme is the one of Springer and Bientinesi, "Design of a high-performance
+//! GEMM-like tensor-tensor multiplication", 2018.
 mod first_use;
 mod fuse;
 mod job;
@@ -54,14 +56,14 @@ pub struct Product {
     pub left_exponent: i32,
     /// B is multiplied by 2 to this power before the product.
     pub right_exponent: i32,
-    /// Add to what C holds; else overwrite it.
+    /// Whether the product is added to what C holds; else it overwrites that.
     pub accumulate: bool,
 }
 
 fn volume(axes: &[Axis]) -> usize {
     axes.iter().map(|axis| axis.size).product()
 }
-/// Offset of the last element that `axes` reach, by the stride that `stride` picks.
+/// Offset of the last element that `axes` reach with the strides that `stride` picks.
 fn reach(axes: &[Axis], stride: impl Fn(&Axis) -> usize) -> usize {
     axes.iter().map(|axis| (axis.size - 1) * stride(axis)).sum()
 }
@@ -90,12 +92,12 @@ impl Product {
     pub fn terms(&self) -> f64 {
         [&self.rows, &self.columns, &self.sums].iter().flat_map(|g| g.iter()).map(|a| a.size as f64).product()
     }
-    /// The same as floating-point operations.
+    /// Floating-point operations of the product.
     pub fn operations(&self) -> f64 {
         OPERATIONS_PER_TERM * self.terms()
     }
-    /// Computes C. What C held is overwritten, or added to; elements that the axes do not reach are left alone. `tick` is told
-    /// the share that is done, now and then, on the calling thread; its failure stops the product.
+    /// Computes C. What C held is overwritten, or added to; elements that the axes do not reach are left alone. `tick` is
+    /// called now and then on the calling thread, with the share that is done. If it fails, the product stops.
     ///
     /// # Panics
     /// If a slice is shorter than its axes reach: a defect of the caller.
@@ -109,8 +111,8 @@ impl Product {
         assert!(reach(&self.rows, |a| a.input) + reach(&self.sums, |a| a.input) < left.len());
         assert!(reach(&self.columns, |a| a.input) + reach(&self.sums, |a| a.other) < right.len());
         assert!(reach(&self.rows, |a| a.other) + reach(&self.columns, |a| a.other) < out.len());
-        // SAFETY: the assertions above are the rule of `tiles::run`; rows and columns of C do not overlap because
-        // the strides of an output are those of distinct axes of one tensor.
+        // SAFETY: the assertions above are the rule of `tiles::run` for reading and writing. Rows and columns of C do not
+        // overlap, because the strides of an output are those of distinct axes of one tensor.
         unsafe { tiles::run(self, left.as_ptr(), right.as_ptr(), out.as_mut_ptr(), tick) }
     }
 }
@@ -127,7 +129,7 @@ pub fn permute(source: &[Complex], dimensions: &[usize], order: &[usize], out: &
     assert!(stride <= source.len() && stride <= out.len());
     copy(axes, source, out);
 }
-/// Copies elements from where the strides `input` say to where the strides `other` say.
+/// Copies a tensor that lies in `source` with the strides `input` to `out` with the strides `other`.
 ///
 /// # Panics
 /// If a slice is shorter than its axes reach: a defect of the caller.
@@ -135,7 +137,7 @@ pub fn copy(axes: Vec<Axis>, source: &[Complex], out: &mut [Complex]) {
     permute::copy(fuse::fuse(axes, |a| a.other), source, out);
 }
 
-/// The number of positions of a group of axes as a power of two, rounded up.
+/// The base-2 logarithm of the number of positions of a group of axes, rounded up.
 pub fn volume_log2(axes: &[Axis]) -> i32 {
     volume(axes).next_power_of_two().trailing_zeros() as i32
 }

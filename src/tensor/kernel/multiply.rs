@@ -1,9 +1,11 @@
 //! Products of blocks on one thread, with the vectors that this processor has.
 //!
 //! The scheme is that of BLIS (Van Zee and van de Geijn, "BLIS: a framework for rapidly instantiating BLAS functionality",
-//! 2015): a panel of A stays in the first-level cache while panels of B pass by from the second, and a small tile of C is
-//! summed up in registers. Packed B has real and imaginary parts in vectors of their own, so that every step is a
-//! multiply-add and none a shuffle: they are dealt out while packing, and put together when C is written.
+//! 2015): a panel of A stays in the first-level cache while panels of B are read from the second, and a small tile of C is
+//! summed up in registers.
+//!
+//! Packed B has real and imaginary parts in vectors of their own, so that every step of a sum is a multiply-add and none is a
+//! shuffle. Packing separates the parts; writing C interleaves them again.
 use super::Complex;
 use super::pack::{Block, Packed, are_neighbours};
 use core::ops::Range;
@@ -14,7 +16,7 @@ pub struct Target<'a> {
     pub out: *mut Complex,
     pub rows: &'a [usize],
     pub columns: &'a [usize],
-    /// Add to what is there; else overwrite it.
+    /// Whether the product is added to what is there; else it overwrites that.
     pub add: bool,
 }
 
@@ -28,7 +30,7 @@ pub unsafe fn pack_left(arch: Arch, block: &Block, packed: &mut Packed) {
         type Output = ();
         #[inline(always)]
         fn with_simd<S: Simd>(self, _: S) {
-            // SAFETY: forwarded.
+            // SAFETY: this function has the same rule.
             unsafe { self.1.evenly(self.0, most_rows::<S>()) }
         }
     }
@@ -45,27 +47,27 @@ pub unsafe fn pack_right(arch: Arch, block: &Block, packed: &mut Packed) {
         type Output = ();
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) {
-            // SAFETY: forwarded.
+            // SAFETY: this function has the same rule.
             unsafe { self.1.dealt(simd, self.0) }
         }
     }
     arch.dispatch(Right(block, packed));
 }
 
-/// A block of A, packed or as it lies.
+/// A block of A, packed or read where it lies.
 #[derive(Clone, Copy)]
 pub enum Left<'a> {
-    /// As many terms as B has, from this one on.
+    /// A packed block, and the first of its terms that is used. It is followed by as many as B has.
     Packed(&'a Packed, usize),
-    /// The terms of a row are neighbours; no exponent.
+    /// A block that is not packed. The terms of each row must be neighbours, and the exponent must be 0.
     AsItLies(&'a Block<'a>),
 }
 
-/// C = A B, or C += A B. Blocks are packed for the same `arch`, and have the same terms, those of B.
+/// Computes C = A B, or C += A B. Blocks must be packed for the same `arch`. The terms of A that are used are those of B.
 ///
 /// # Safety
-/// All elements of the target may be read and written, are distinct, and nobody else uses them. A block as it lies follows
-/// the rule of [`Packed::evenly`].
+/// All elements of the target may be read and written, are distinct, and nobody else uses them. A block that is read where it
+/// lies follows the rule of [`Packed::evenly`].
 pub unsafe fn multiply(arch: Arch, left: Left, right: &Packed, target: &Target) {
     match left {
         Left::Packed(packed, first) => assert!(first + right.depth() <= packed.depth()),
@@ -74,11 +76,12 @@ pub unsafe fn multiply(arch: Arch, left: Left, right: &Packed, target: &Target) 
     arch.dispatch(Multiply { left, right, target });
 }
 
-/// Most rows of a panel of A: two sums for each fit into the registers, with what is multiplied.
+/// The most rows of a panel of A. Each has two vectors of sums; they all fit into the registers, together with the vectors that
+/// are multiplied.
 const fn most_rows<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 12 } else { 5 }
 }
-/// The same for rows as they lie, each with an address of its own.
+/// The same for rows that are read where they lie. Each of these needs a register for its address, too.
 const fn most_lying<S: Simd>() -> usize {
     if S::REGISTER_COUNT >= 32 { 8 } else { 5 }
 }
@@ -92,13 +95,13 @@ impl WithSimd for Multiply<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Each size of a tile is code of its own, in registers.
+        // Each number of rows has code of its own, so that the sums of a tile stay in registers.
         macro_rules! tiles {
             ($rows:expr, $most:expr, $step:expr, $row:expr, $next:expr, [$($count:literal)*]) => {
                 match $rows.len() {
                     $($count if $count <= $most => {
                         let lines: [*const f32; $count] = core::array::from_fn($row);
-                        // SAFETY: rows of the left block, as many as said; the target is the caller's promise.
+                        // SAFETY: `lines` are that many rows of the left block. The target follows the rule of `multiply`.
                         unsafe { band::<S, $count>(simd, lines, $step, &self, $rows, $next) };
                     })*
                     _ => unreachable!(),
@@ -107,7 +110,7 @@ impl WithSimd for Multiply<'_> {
         }
         match self.left {
             Left::Packed(packed, first) => {
-                // The terms of a panel follow each other.
+                // A panel has one term of all its rows after the other, so `first` terms are skipped.
                 let panels = packed.panels();
                 let mut panels = panels
                     .map(|(rows, start)| (rows.clone(), start.wrapping_add(first * rows.len())))
@@ -147,10 +150,11 @@ impl WithSimd for Multiply<'_> {
 
 /// Elements of a cache line.
 const LINE: usize = 8;
-/// Terms between two times that a tile asks for what is needed later.
+/// Terms that a tile multiplies between two prefetches.
 const STRIDE: usize = 8;
 
-/// Some rows of A times all of B. A's elements are `step` floats apart; `next` are its next rows.
+/// Multiplies some rows of A by all of B. Neighbouring terms of A are `step` floats apart. `next` are the rows of A that
+/// follow.
 ///
 /// # Safety
 /// Each of `lines` is a row of the left block; the target follows the rule of [`multiply`].
@@ -173,7 +177,7 @@ unsafe fn band<S: Simd, const ROWS: usize>(
             result.ask(rows_each);
             next.ask(each);
         };
-        // SAFETY: forwarded; a panel of B has its depth.
+        // SAFETY: this function has the same rule, and each panel of B has `depth` terms.
         unsafe {
             let sums = tile::<S, ROWS>(simd, depth, lines, step, right.cast(), &mut ahead);
             write(simd, sums, product.target, rows.clone(), columns);
@@ -184,11 +188,12 @@ unsafe fn band<S: Simd, const ROWS: usize>(
 /// Real and imaginary parts of a row of a tile.
 type Row<S> = [<S as Simd>::f32s; 2];
 
-/// A tile of C: the product of some rows of A and a panel of B. `ahead` is called now and then: memory that is asked for
-/// a little at a time is there when it is needed, and keeps no part of B waiting meanwhile.
+/// Computes a tile of C: the product of some rows of A and a panel of B. Every `STRIDE` terms it calls `ahead`, which
+/// prefetches. Prefetching a little at a time brings memory in by the time it is needed, and does not hold up the reads of B.
 ///
 /// # Safety
-/// Each of `lines` points to real and imaginary parts, of `depth` terms, one `step` apart; `right` to as many pairs of vectors.
+/// Each of `lines` points to `depth` terms, each a real and an imaginary part, `step` floats apart. `right` points to as many
+/// pairs of vectors.
 #[inline(always)]
 unsafe fn tile<S: Simd, const ROWS: usize>(
     simd: S,
@@ -202,10 +207,11 @@ unsafe fn tile<S: Simd, const ROWS: usize>(
     for first in (0..depth).step_by(STRIDE) {
         ahead();
         for term in first..depth.min(first + STRIDE) {
-            // SAFETY: the rule above.
+            // SAFETY: by the rule above, B has this term.
             let [b_re, b_im] = unsafe { right.add(term).read() };
             for (row, [re, im]) in sums.iter_mut().enumerate() {
-                // SAFETY: the rule above. Two loads, each to all lanes: one of both parts would have to be taken apart.
+                // SAFETY: by the rule above, A has this term. Each part is loaded to all lanes on its own, because a load of
+                // both would have to be taken apart.
                 let [a_re, a_im] =
                     unsafe { [0, 1].map(|part| simd.splat_f32s(lines[row].add(term * step + part).read())) };
                 *re = simd.mul_add_e_f32s(a_re, b_re, *re);
@@ -218,7 +224,7 @@ unsafe fn tile<S: Simd, const ROWS: usize>(
     sums
 }
 
-/// Asks for a cache line that will be needed at once.
+/// Prefetches a cache line that will be needed at once.
 #[inline(always)]
 fn ask_for(place: *const Complex) {
     #[cfg(target_arch = "x86_64")]
@@ -230,24 +236,25 @@ fn ask_for(place: *const Complex) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
 }
-/// Asks for a cache line that will be needed later, into the second-level cache: the first is full of what is at work.
+/// Prefetches a cache line that will be needed later. It goes to the second-level cache, since the first is full of the
+/// operands at work.
 #[inline(always)]
 fn ask_for_later(place: *const Complex) {
     #[cfg(target_arch = "x86_64")]
     {
         use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: as above.
+        // SAFETY: as in `ask_for`.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(place.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
 }
 
-/// A tile of C, asked for row by row: it is written when it has been summed up.
+/// Prefetches a tile of C row by row while it is summed up, since it is written right after that.
 struct ResultTile<'a> {
-    /// In the first column.
+    /// The first column of the tile, before a row's offset is added.
     out: *const Complex,
-    /// Those not asked for yet.
+    /// The rows that are not prefetched yet.
     rows: &'a [usize],
     last_column: usize,
 }
@@ -273,17 +280,17 @@ impl<'a> ResultTile<'a> {
     }
 }
 
-/// The next rows of A, or its next panel, asked for a few lines at a time while these are worked on.
+/// Prefetches the next rows of A, or its next packed panel, a few cache lines at a time while the present ones are multiplied.
 struct Next<'a> {
     source: *const Complex,
-    /// Those not asked for yet, and elements of each.
+    /// The rows that are not prefetched yet, and the elements of each.
     rows: &'a [usize],
     length: usize,
-    /// Element of the first of them.
+    /// The next element to prefetch, in the first of these rows.
     at: usize,
 }
 impl Next<'_> {
-    /// Cache lines, all in all.
+    /// The cache lines of all rows.
     fn lines(&self) -> usize {
         self.rows.len() * self.length.div_ceil(LINE)
     }
@@ -300,7 +307,7 @@ impl Next<'_> {
     }
 }
 
-/// Writes a tile of C, or adds it.
+/// Writes the sums of a tile to C, or adds them.
 ///
 /// # Safety
 /// The rule of [`multiply`].
@@ -316,7 +323,8 @@ unsafe fn write<S: Simd, const ROWS: usize>(
     let whole = columns.len() == S::F32_LANES && are_neighbours(columns);
     for (sum, row) in sums.into_iter().zip(&target.rows[rows]) {
         let sum = simd.interleave_shfl_f32s(sum);
-        // SAFETY: elements of the target, a vector of them where they are neighbours.
+        // SAFETY: the rule of `multiply` lets this call read and write these elements of the target. Where the columns are
+        // neighbours, as many as a vector has lanes, they are two whole vectors.
         unsafe {
             let start = target.out.add(*row);
             if whole {

@@ -1,14 +1,16 @@
 //! Packing: a block of a strided tensor becomes panels in the order in which the product reads them.
 //!
-//! A panel holds a few neighbouring lines of the block (rows of A, columns of B), term by term: element (line x, term y) of a
-//! panel of w lines is at y w + x. What lies side by side in memory is read in whole cache lines, along the terms or across
-//! the lines, and little of it at once: strides that are powers of two put everything into few sets of the cache.
+//! A panel holds a few neighbouring lines of the block (rows of A, columns of B), term by term: the element of line x and term
+//! y of a panel of w lines is at y w + x.
+//!
+//! Elements that lie side by side in memory are read in whole cache lines, either along the terms or across the lines. Few
+//! lines are read at one time, because strides that are powers of two put all of them into few sets of the cache.
 use super::pack_buffer::PackBuffer;
 use super::{Complex, scan};
 use core::ops::Range;
 use pulp::Simd;
 
-/// Terms of a panel that are packed at one time: a cache line of each of its lines.
+/// Terms of a panel that are packed at one time: a cache line of each of the panel's lines.
 const STEP: usize = 8;
 
 /// A block of a tensor: the element of line x and term y is `source[lines[x] + terms[y]]`, times 2 to the power `exponent`.
@@ -40,37 +42,38 @@ impl Packed {
     pub fn depth(&self) -> usize {
         self.depth
     }
-    /// The lines of each panel, and where it starts.
+    /// The lines of each panel, and where the panel starts.
     pub fn panels(&self) -> impl ExactSizeIterator<Item = (Range<usize>, *const Complex)> {
         let start = self.buffer.start().cast_const();
-        // SAFETY: a panel lies inside the buffer behind those before it.
+        // SAFETY: each panel lies inside the buffer, behind the panels before it.
         self.panels
             .iter()
             .map(move |panel| (panel.lines.clone(), unsafe { start.add(panel.lines.start * self.depth) }))
     }
-    /// Packs a block into panels of equal width, or nearly, none wider than `most`.
+    /// Packs a block into panels of equal or nearly equal width, none wider than `most`.
     ///
     /// # Safety
-    /// Every sum of a line and a term of the block is inside what its source points to.
+    /// For each line and each term of the block, the element at `source` plus their sum can be read.
     #[inline(always)]
     pub unsafe fn evenly(&mut self, block: &Block, most: usize) {
         let count = block.lines.len().div_ceil(most);
         let (width, wider) = (block.lines.len() / count, block.lines.len() % count);
         let start = |i: usize| i * width + i.min(wider);
         self.divide(block, (0..count).map(|i| start(i)..start(i + 1)));
-        // SAFETY: forwarded.
+        // SAFETY: this function has the same rule.
         unsafe { self.fill(None::<pulp::Scalar>, block) };
     }
-    /// Packs a block into panels of a vector of lines, the last filled up with zeros. Each term is two vectors, of real and of
-    /// imaginary parts, in an order of their own.
+    /// Packs a block into panels with as many lines as a vector has lanes. The last one is filled up with zeros. Each term of
+    /// a panel is two vectors, one of real and one of imaginary parts; the order within a vector is the one that
+    /// `interleave_shfl_f32s` undoes.
     ///
     /// # Safety
-    /// As above.
+    /// The rule of [`Packed::evenly`].
     #[inline(always)]
     pub unsafe fn dealt<S: Simd>(&mut self, simd: S, block: &Block) {
         let count = block.lines.len();
         self.divide(block, (0..count).step_by(S::F32_LANES).map(|x| x..count.min(x + S::F32_LANES)));
-        // SAFETY: forwarded.
+        // SAFETY: this function has the same rule.
         unsafe { self.fill(Some(simd), block) };
     }
     fn divide(&mut self, block: &Block, panels: impl Iterator<Item = Range<usize>>) {
@@ -80,8 +83,10 @@ impl Packed {
         );
         self.depth = block.terms.len();
     }
+    /// Packs all panels, with the parts separated if `deal` is given.
+    ///
     /// # Safety
-    /// As above.
+    /// The rule of [`Packed::evenly`].
     #[inline(always)]
     unsafe fn fill<S: Simd>(&mut self, deal: Option<S>, block: &Block) {
         let lines = block.lines.len().next_multiple_of(if deal.is_some() { S::F32_LANES } else { 1 });
@@ -93,7 +98,7 @@ impl Packed {
         for i in 0..count {
             let (panel, step) =
                 if across { (i % self.panels.len(), i / self.panels.len()) } else { (i / steps, i % steps) };
-            // SAFETY: forwarded; there is room for all panels.
+            // SAFETY: this function has the same rule, and `reserve` has made room for all panels.
             unsafe { part(deal, block, &self.panels[panel], step * STEP, out) };
         }
     }
@@ -109,17 +114,17 @@ unsafe fn part<S: Simd>(deal: Option<S>, block: &Block, panel: &Panel, first: us
     let depth = block.terms.len();
     let terms = &block.terms[first..depth.min(first + STEP)];
     let width = if deal.is_some() { S::F32_LANES } else { lines.len() };
-    // SAFETY: this part of the panel is inside the buffer.
+    // SAFETY: by the rule above, `out` has room for the whole block, and so for this part of the panel.
     let part = unsafe { out.add(panel.lines.start * depth + first * width) };
     if let Some(simd) = deal
         && panel.neighbours
         && lines.len() == width
         && block.exponent == 0
     {
-        // Straight from the source to their places.
+        // The quick way: whole vectors, separated between the source and the panel.
         let parts = part.cast::<[S::f32s; 2]>();
         for (y, term) in terms.iter().enumerate() {
-            // SAFETY: the lines are neighbours in the source, a pair of vectors long, as each term of the panel is.
+            // SAFETY: the lines are neighbours in the source and fill a pair of vectors, as each term of the panel does.
             unsafe {
                 let pair = block.source.add(lines[0] + term).cast::<[S::f32s; 2]>().read_unaligned();
                 parts.add(y).write_unaligned(simd.deinterleave_shfl_f32s(pair));
@@ -127,9 +132,10 @@ unsafe fn part<S: Simd>(deal: Option<S>, block: &Block, panel: &Panel, first: us
         }
         return;
     }
-    // SAFETY: as above; the source is the caller's promise.
+    // SAFETY: the rule above lets `gather` read the source. The part has `width` elements for each of these terms, and the
+    // panel has no more lines than that.
     let part = unsafe {
-        // Loops over a number that is known are faster.
+        // Loops are faster if the compiler knows how often they run.
         match lines.first_chunk::<12>() {
             Some(lines) if width == 12 => gather(block.source, lines, terms, panel.neighbours, part, 12),
             _ => gather(block.source, lines, terms, panel.neighbours, part, width),
@@ -151,7 +157,7 @@ unsafe fn part<S: Simd>(deal: Option<S>, block: &Block, panel: &Panel, first: us
     }
 }
 
-/// How many of the offsets are within a cache line of the one before.
+/// How many of the offsets are within a cache line of the one before them.
 fn near(offsets: &[usize]) -> usize {
     offsets.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) < LINE).count()
 }
@@ -161,11 +167,11 @@ pub fn are_neighbours(offsets: &[usize]) -> bool {
 }
 
 type Four = [Complex; 4];
-/// Gathers a few terms of a panel into `out`, `width` elements a term; what is beyond the panel's lines becomes 0.
+/// Gathers a few terms of a panel into `out`, `width` elements for each term. Elements beyond the panel's lines become 0.
 ///
 /// # Safety
-/// The rule of [`Packed::evenly`]; `out` has room for `width` elements a term, and `lines` are no more than `width`.
-/// `neighbours`: whether the lines are.
+/// The rule of [`Packed::evenly`]. `out` has room for `width` elements for each term, and there are no more than `width`
+/// lines. `neighbours` is true only if the lines are neighbours.
 #[inline(always)]
 unsafe fn gather(
     source: *const Complex,
@@ -176,7 +182,7 @@ unsafe fn gather(
     width: usize,
 ) {
     let count = lines.len();
-    // SAFETY: the rule above, for all that is read and written here.
+    // SAFETY: the rule above covers all that is read and written here.
     unsafe {
         if count < width {
             for y in 0..terms.len() {
@@ -188,14 +194,14 @@ unsafe fn gather(
                 copy_run(source.add(lines[0] + term), out.add(y * width), count);
             }
         } else {
-            // Two terms at a time: squares of 2 by 2 are transposed in registers where they lie side by side.
+            // Two terms at a time: where the two are neighbours, squares of 2 by 2 are transposed in registers.
             for (y, pair) in terms.chunks(2).enumerate() {
                 let out = out.add(2 * y * width);
                 if let [first, second] = *pair
                     && second == first + 1
                     && count > 1
                 {
-                    // The last may overlap the one before it.
+                    // The last square may overlap the one before it.
                     for x in (0..count).step_by(2).map(|x| x.min(count - 2)) {
                         let (upper, lower) = (source.add(lines[x] + first), source.add(lines[x + 1] + first));
                         transpose(upper, lower, out.add(x), out.add(width + x));
@@ -212,17 +218,18 @@ unsafe fn gather(
     }
 }
 
-/// Two elements of `upper` and of `lower` become the columns of two rows, of `first` and of `second`.
+/// Transposes a square of 2 by 2: two elements each of the rows `upper` and `lower` become its columns, written to the rows
+/// `first` and `second`.
 ///
 /// # Safety
-/// Two elements may be read or written at each place.
+/// Two elements can be read at `upper` and `lower`, and written at `first` and `second`.
 #[inline(always)]
 unsafe fn transpose(upper: *const Complex, lower: *const Complex, first: *mut Complex, second: *mut Complex) {
-    // SAFETY: the rule above; every x86-64 has these instructions.
+    // SAFETY: the rule above covers what is read and written, and every x86-64 has these instructions.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         {
-            // The compiler takes the elements apart where it is left to it.
+            // Written with intrinsics because the compiler, left to itself, takes the elements apart.
             use core::arch::x86_64::{_mm_loadu_pd, _mm_storeu_pd, _mm_unpackhi_pd, _mm_unpacklo_pd};
             let (a, b) = (_mm_loadu_pd(upper.cast()), _mm_loadu_pd(lower.cast()));
             _mm_storeu_pd(first.cast(), _mm_unpacklo_pd(a, b));
@@ -237,13 +244,13 @@ unsafe fn transpose(upper: *const Complex, lower: *const Complex, first: *mut Co
     }
 }
 
-/// Copies a few elements without a call.
+/// Copies a few elements without a call of `memcpy`.
 ///
 /// # Safety
-/// Both sides have room for `count` elements and do not overlap.
+/// `count` elements can be read at `from` and written at `to`, and the two do not overlap.
 #[inline(always)]
 unsafe fn copy_run(from: *const Complex, to: *mut Complex, count: usize) {
-    // SAFETY: the rule above; the last four may be copied twice.
+    // SAFETY: no access goes beyond `count` elements. The last four may be copied twice.
     unsafe {
         if count < 4 {
             (0..count).for_each(|i| to.add(i).write(from.add(i).read()));

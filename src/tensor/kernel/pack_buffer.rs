@@ -1,32 +1,32 @@
 //! Memory for packed blocks.
 //!
-//! All of a block is read over and over while it should stay in the second-level cache. On small pages that depends on where
-//! the system put them: their addresses meet in the same sets of the cache by chance, and each page has to be looked up.
-//! A huge page spares both (4 to 29 % of a product, as the small pages happened to lie).
+//! A packed block is read over and over, and should stay in the second-level cache. On small pages that depends on where the
+//! system put them: by chance, several of them need the same sets of the cache. Each small page has to be looked up, too.
+//! The two cost 4 to 29 % of a product's time, depending on where the pages lie. A huge page avoids both.
 use super::Complex;
 use crate::os::map;
 use core::ptr::NonNull;
 use std::alloc::{self, Layout};
 
-/// Bytes of a cache line, with which every buffer begins.
+/// Bytes of a cache line. Every buffer begins with a whole one.
 const LINE: usize = 64;
-/// Buffers of more bytes are whole huge pages; products that need less are over before one is cleared.
+/// Buffers with more bytes than this are whole huge pages. A product that needs less is over before a huge page is cleared.
 const SMALL: usize = 128 << 10;
 
-/// PackBuffer for elements; what it holds is lost when it grows.
+/// A buffer for packed elements. Its contents are lost when it grows.
 #[derive(Default)]
 pub struct PackBuffer {
     memory: Option<(NonNull<u8>, Layout)>,
 }
-// SAFETY: it owns its memory.
+// SAFETY: the buffer owns its memory, which any thread may use and free.
 unsafe impl Send for PackBuffer {}
 
 impl PackBuffer {
-    /// Where it starts, from the last call of `reserve` on.
+    /// Where the buffer starts. It stays there until the next call of `reserve`.
     pub fn start(&self) -> *mut Complex {
         self.memory.map_or(NonNull::dangling(), |(start, _)| start.cast()).as_ptr()
     }
-    /// Makes it large enough for so many elements.
+    /// Makes the buffer large enough for so many elements.
     pub fn reserve(&mut self, elements: usize) {
         let bytes = elements * size_of::<Complex>();
         if self.memory.is_some_and(|(_, layout)| bytes <= layout.size()) {
@@ -46,7 +46,7 @@ impl PackBuffer {
     }
     fn release(&mut self) {
         if let Some((start, layout)) = self.memory.take() {
-            // SAFETY: allocated above with this layout.
+            // SAFETY: `reserve` allocated the memory with this layout, and `take` lets nobody free it again.
             unsafe { alloc::dealloc(start.as_ptr(), layout) };
         }
     }

@@ -7,7 +7,8 @@ pub fn copy(axes: Vec<Axis>, source: &[Complex], out: &mut [Complex]) {
     const ROW: usize = 512;
     let total = super::volume(&axes);
     assert!(super::reach(&axes, |a| a.input) < source.len() && super::reach(&axes, |a| a.other) < out.len());
-    // Split the axes in two: `inner` ends with the output's unit stride, `outer` holds the source's smallest one.
+    // Split the axes in two groups: `inner` ends with the output's smallest stride, `outer` with the source's.
+    // Copying small squares of both reads and writes whole cache lines.
     let nearest = (0..axes.len()).min_by_key(|i| axes[*i].input).unwrap_or(0);
     let split = if nearest + 1 < axes.len() { nearest + 1 } else { axes.len().saturating_sub(1) };
     let (outer, inner) = axes.split_at(split);
@@ -43,7 +44,7 @@ pub fn copy(axes: Vec<Axis>, source: &[Complex], out: &mut [Complex]) {
         },
     );
 }
-/// Where the parts of one copy write, each to elements of its own.
+/// Where the parts of a copy write, each to elements of its own.
 struct Target(*mut Complex);
-// SAFETY: see above: no two parts write one element.
+// SAFETY: no two parts write the same element.
 unsafe impl Sync for Target {}

@@ -5,19 +5,19 @@ use pulp::{Arch, Simd, WithSimd};
 /// How large the elements of a tensor are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Magnitude {
-    /// The largest real or imaginary part that is finite is below 2 to this power, and at least half of it; none if all are 0.
+    /// The largest finite real or imaginary part is below 2 to this power, and at least half of that. `None` if all are 0.
     pub below: Option<i32>,
     /// There is no infinity and no NaN.
     pub is_finite: bool,
 }
 impl Magnitude {
-    /// Of no elements, or zeros.
+    /// The magnitude of no elements, or of zeros.
     pub const ZERO: Magnitude = Magnitude { below: None, is_finite: true };
-    /// The power of two below which all finite parts are; 0 where there is nothing to keep in range.
+    /// The power of two below which all finite parts are; 0 if all parts are 0, since there is nothing to keep in range.
     pub fn bound(self) -> i32 {
         self.below.unwrap_or(0)
     }
-    /// Of these elements and others.
+    /// The magnitude of these elements and others together.
     pub fn and(self, other: Magnitude) -> Magnitude {
         let is_finite = self.is_finite && other.is_finite;
         Magnitude { below: self.below.max(other.below), is_finite }
@@ -33,13 +33,13 @@ pub fn magnitude(elements: &[Complex]) -> Magnitude {
     }
     let below = match bits {
         0 => None,
-        // A subnormal has its leading one where its bit length says; 2^-149 is the lowest bit.
+        // The bit length of a subnormal says where its leading one is. Its lowest bit is 2^-149.
         _ if f32::from_bits(bits).is_subnormal() => Some(-149 + 32 - bits.leading_zeros() as i32),
         _ => Some((bits >> 23) as i32 - 126),
     };
     Magnitude { below, is_finite }
 }
-/// The largest bit pattern that `largest` finds.
+/// The largest bit pattern that `largest` finds, with several threads for large tensors.
 fn largest_bits(elements: &[Complex], largest: fn(&[Complex]) -> u32) -> u32 {
     const SHARE: usize = 1 << 16;
     let parts = elements.chunks(SHARE).len();
@@ -55,7 +55,8 @@ fn largest_of_finite(elements: &[Complex]) -> u32 {
     elements.iter().map(|z| bits(z.re).max(bits(z.im))).max().unwrap_or(0)
 }
 
-/// The largest bit pattern of any part without its sign: the order of floats, with infinity and NaN on top.
+/// The largest bit pattern of any part without its sign. Bit patterns have the order of the floats, with infinity and NaN on
+/// top.
 fn largest_of_all(elements: &[Complex]) -> u32 {
     struct Largest<'a>(&'a [Complex]);
     impl WithSimd for Largest<'_> {
@@ -72,7 +73,7 @@ fn largest_of_all(elements: &[Complex]) -> u32 {
 /// Multiplies every element by 2 to the power `exponent`.
 pub fn scale(elements: &mut [Complex], exponent: i32) {
     if !TWO_POWERS.contains(&exponent) {
-        // One double holds it. Beyond these bounds nothing is left of any float, or all are infinite.
+        // A double holds the power. It is clamped to +-300, beyond which all floats become 0 or infinite anyway.
         let power = 2f64.powi(exponent.clamp(-300, 300));
         let by_power = |part: f32| (f64::from(part) * power) as f32;
         elements.iter_mut().for_each(|z| *z = Complex::new(by_power(z.re), by_power(z.im)));
@@ -86,7 +87,8 @@ pub fn scale(elements: &mut [Complex], exponent: i32) {
 
 /// The exponents that [`powers`] can take.
 const TWO_POWERS: core::ops::RangeInclusive<i32> = -252..=254;
-/// 2 to the power `exponent` as a product of two floats: it may be beyond a float's range where the elements it brings back are, too.
+/// 2 to the power `exponent` as a product of two floats. One float might not do: where it brings elements back from one end of
+/// the range to the other, the power is beyond the range.
 pub(super) fn powers(exponent: i32) -> (f32, f32) {
     let half = exponent / 2;
     (power(half), power(exponent - half))

@@ -15,8 +15,8 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], seed: u64) {
     let (_, expected) = direct_product(left, &a, right, &b, bonds);
     let mut out = vec![Complex::new(f32::NAN, f32::NAN); expected.len()];
     Product::row_major(left, right, bonds).compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
-    // Against the sum of the terms' absolute values: where they cancel, little is left of a result but not of its error
-    // (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5).
+    // The error is relative to the sum of the terms' absolute values. Where terms cancel, a result becomes small, but
+    // its error does not (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5).
     let absolute = |of: &[Complex]| of.iter().map(|z| Complex::new(z.norm(), 0.0)).collect::<Vec<_>>();
     let (_, terms) = direct_product(left, &absolute(&a), right, &absolute(&b), bonds);
     let off: Vec<c64> = widen(&out).iter().zip(&expected).map(|(a, b)| a - b).collect();
@@ -26,7 +26,7 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], seed: u64) {
 
 #[test]
 fn every_shape_of_matrix_product() {
-    // Of the last, several tiles find all terms of A packed, block after block.
+    // In the last shape, several tiles find all terms of A packed, block after block.
     let shapes =
         [(1, 1, 1), (1, 1, 5000), (3, 1, 9), (23, 34, 4000), (130, 97, 33), (1100, 970, 3), (5, 1000, 600)];
     for (m, n, k) in shapes.into_iter().chain([(25, 600, 900)]) {
@@ -45,7 +45,7 @@ fn vectors_with_short_sums() {
     for terms in 5..12 {
         check(&[terms], &[3, terms, 16 + terms], &[(0, 1)], terms as u64);
     }
-    // Added to what is there; NaN goes where it is summed into and nowhere else.
+    // The sum is added to what is there. A NaN reaches the elements it is summed into, and no others.
     let (zero, one) = (Complex::new(0.0, 0.0), Complex::new(1.0, -2.0));
     let mut product = Product::row_major(&[2, 30], &[2], &[(0, 0)]);
     product.accumulate = true;
@@ -88,7 +88,7 @@ fn output_with_any_order_of_axes() {
 #[test]
 fn long_sums_stay_exact_and_two_threads_agree() {
     check(&[3, 200_000], &[200_000, 2], &[(1, 0)], 12);
-    // All terms 1: the sum over 2^22 terms in one f32 would be far off.
+    // All terms are 1, so the sum is a whole number, which f32 holds exactly.
     let ones = vec![Complex::new(1.0, 0.0); 1 << 22];
     let mut out = [Complex::new(0.0, 0.0)];
     Product::row_major(&[1 << 22], &[1 << 22], &[(0, 0)])
@@ -123,7 +123,8 @@ fn scaled_operands() {
 #[test]
 fn scaled_and_added_by_every_way() {
     let mut random = Random::new(14);
-    // Packed; A as it lies; thin, also with the operands exchanged; exchanged and packed; a sum that threads share.
+    // The ways, in turn: packed; A read where it lies; thin; thin with the operands exchanged; packed with the operands
+    // exchanged; a sum that threads share.
     for (m, n, k) in [(40, 90, 50), (40, 20, 50), (1, 90, 5), (90, 1, 5), (60, 1, 90), (23, 34, 4000)] {
         let (left, right) = ([m, k], [k, n]);
         let (a, b, before) = (random.tensor(&left), random.tensor(&right), random.tensor(&[m, n]));
@@ -131,7 +132,7 @@ fn scaled_and_added_by_every_way() {
         let times = |elements: &[Complex], exponent: i32| -> Vec<Complex> {
             elements.iter().map(|z| z * 2f32.powi(exponent)).collect()
         };
-        // Neither exponent would do for the other operand.
+        // If the exponents of the operands were mixed up, the result would be out of range.
         for (exponents, value) in [((0, 0), 1.0), ((-100, 97), 0.125)] {
             let (left_exponent, right_exponent) = exponents;
             let product = Product::row_major(&left, &right, &[(1, 0)]);
@@ -228,7 +229,8 @@ fn every_size_of_a_panel_on_every_instruction_set() {
     let mut random = Random::new(21);
     let space = random.tensor(&[4000]);
     let by = |count: usize, stride: usize| (0..count).map(|i| i * stride).collect::<Vec<_>>();
-    // Strides of rows and terms in A, of columns and terms in B: neighbours are the ones, the others, or neither.
+    // Strides of rows and terms in A, and of columns and terms in B. Neighbours are the terms of A and the columns of
+    // B, then the rows of A and the terms of B, then none.
     let layouts = [([40, 1], [1, 40]), ([1, 40], [40, 1]), ([2, 90], [90, 2])];
     let sizes = (1..=13).map(|m| (m, 17, 9)).chain((1..=35).map(|n| (5, n, 20)));
     for ((m, n, k), arch) in sizes.flat_map(|size| all().into_iter().map(move |arch| (size, arch))) {

@@ -1,24 +1,24 @@
-//! Products with one row and a short sum: C is a few multiples of lines of B, added up where they lie.
+//! Products with one row and a short sum: C is a sum of a few lines of B, each times a number, added up where they lie.
 //!
-//! Such a product reads B once and does little with it, so nothing is gathered, and only memory's speed counts: what
-//! a leaf with one small axis makes of its neighbour.
+//! Such a product reads B once and does little with it. So nothing is packed, and only memory's speed counts. An example is
+//! a leaf with one small axis, multiplied by its neighbour.
 use super::fuse::{self, Side};
 use super::{Axis, Complex, volume};
 use core::array::from_fn;
 use pulp::{Arch, Simd, WithSimd};
 
-/// Terms of the longest sum that is added up this way: longer ones are worth packing, and are blocked there.
+/// Terms of the longest sum that is added up this way. Longer sums are worth packing, and are blocked there.
 const LONGEST: usize = 64;
-/// Lines shorter than this on average are left to the packed product.
+/// Shorter lines are left to the packed product.
 const SHORTEST: usize = 16;
-/// Elements of a line at one time: what is added up stays in the first-level cache.
+/// Elements of a line that are added up at one time, so that the sum stays in the first-level cache.
 const PIECE: usize = 2048;
 /// Terms that are added up in registers.
 const AT_ONCE: usize = 4;
 /// Pieces that a thread takes at one time.
 const SHARE: usize = 8;
 
-/// A product of this kind: fused columns and sums, the lines' axis last among the columns.
+/// A product of this kind. Columns and sums are fused, and the axis along the lines is the last of the columns.
 pub struct Thin<'a> {
     pub columns: &'a [Axis],
     pub sums: &'a [Axis],
@@ -57,7 +57,7 @@ impl Thin<'_> {
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         fuse::offsets(self.sums, Side::Input, 0, depth, &mut factors);
         fuse::offsets(self.sums, Side::Other, 0, depth, &mut lines);
-        // SAFETY: elements of A by the rule above.
+        // SAFETY: by the rule above, A can be read at these offsets.
         let factors: Vec<Complex> = factors.iter().map(|at| unsafe { self.left.add(*at).read() }).collect();
         let per_line = line.size.div_ceil(PIECE);
         for piece in part * SHARE..self.pieces().min((part + 1) * SHARE) {
@@ -65,9 +65,10 @@ impl Thin<'_> {
             let count = PIECE.min(line.size - start);
             fuse::offsets(outer, Side::Input, piece / per_line, 1, &mut inputs);
             fuse::offsets(outer, Side::Other, piece / per_line, 1, &mut outputs);
-            // SAFETY: `count` neighbours in C from here on, by the rule above; any bits are a number.
+            // SAFETY: by the rule above, `count` neighbours in C from here on are writable and nobody else's. Any bit
+            // pattern is a number.
             let out = unsafe { core::slice::from_raw_parts_mut(self.out.add(outputs[0] + start), count) };
-            // SAFETY: as many neighbours in B.
+            // SAFETY: by the rule above, as many neighbours in B can be read.
             let line = |at: usize| unsafe {
                 core::slice::from_raw_parts(self.right.add(at + inputs[0] + start), count)
             };
@@ -85,11 +86,11 @@ impl Thin<'_> {
     }
 }
 
-/// Multiples of lines, each as long as `out`, added up.
+/// Adds up lines, each as long as `out` and each times a number.
 struct AddUp<'a, const TERMS: usize> {
     out: &'a mut [Complex],
     terms: [(Complex, &'a [Complex]); TERMS],
-    /// To what is there; else that is overwritten.
+    /// Whether the sum is added to what `out` holds; else it overwrites that.
     add: bool,
 }
 impl<const TERMS: usize> WithSimd for AddUp<'_, TERMS> {

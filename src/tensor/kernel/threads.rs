@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 
 static LIMIT: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets the number of threads of one contraction; 0: as many as there are processors.
+/// Sets the number of threads of one contraction. 0 means as many as there are processors.
 pub fn set_threads(count: usize) {
     LIMIT.store(count, Relaxed);
 }
 
-/// The number of threads of one product.
+/// The number of threads of one product. 1 if there are no other threads to be had, or in a forked child.
 pub fn threads() -> usize {
     let limit = limit();
     if limit > 1 && (workers::forked() || workers::of_products().is_none()) { 1 } else { limit }
 }
-/// The number of threads of one decomposition.
+/// The number of threads of one decomposition, in the same way. Gets faer ready.
 pub fn threads_of_decompositions() -> usize {
     first_use::ready();
     let limit = limit();
@@ -28,10 +28,12 @@ fn limit() -> usize {
     }
 }
 
-/// Runs `work(i)` for every i below `parts` on up to `threads` threads, the caller's among them. Parts are taken
-/// in ascending order, whoever is free next. `tick` is called on the caller's thread after each part it has done, with the
-/// number of parts taken so far, and with all of them in the end; its failure stops everyone before the next part. It may fork:
-/// a child that goes on fails then, since what others have taken is never done there.
+/// Runs `work(i)` for every i below `parts` on up to `threads` threads, of which the caller's is one. Parts are taken in
+/// ascending order by whichever thread is free. Each thread has a `state` of its own.
+///
+/// `tick` is called on the caller's thread after each part that this thread has done, with the number of parts taken so far,
+/// and with all of them in the end. If it fails, nobody takes another part. `tick` may fork. In the child `share` then fails
+/// with `Unsupported`, since the parts that other threads have taken will never be done there.
 pub fn share<S>(
     threads: usize,
     parts: usize,
@@ -67,11 +69,11 @@ pub fn share<S>(
         }
     };
     workers.help(threads.min(parts) - 1, &helping, own)?;
-    // The others took the last ones.
+    // Other threads took the last parts.
     if told < parts { tick(parts) } else { Ok(()) }
 }
 
-/// `share` without anyone to tell.
+/// [`share`] without a `tick`.
 pub fn each<S>(
     threads: usize,
     parts: usize,

@@ -1,4 +1,4 @@
-//! The loops of a contraction: tiles of C, blocks of the sum, and what is packed when.
+//! The loops of a contraction: tiles of C, blocks of the sum, and when each block is packed.
 use super::fuse::{self, Side};
 use super::multiply::{self, Left, Target};
 use super::pack::{Block, Packed, are_neighbours};
@@ -13,20 +13,20 @@ use pulp::Arch;
 pub const DEPTH: usize = 384;
 /// Most elements of B that are packed at one time: they stay in the second-level cache.
 const BLOCK: usize = 192 * DEPTH;
-/// Rows of A that meet no more columns than this are not worth packing.
+/// Rows of A are not worth packing if they are multiplied by no more columns than this.
 const REUSED: usize = 64;
-/// Most elements of A that stay packed: two huge pages. Where all of the sum has room in them, tiles of the same rows pack
-/// A once.
+/// Most elements of A that stay packed: two huge pages. If the whole sum of a tile fits, tiles of the same rows pack A only
+/// once.
 const STAYING: usize = 1 << 19;
-/// Most rows of a tile of C: A is packed for as many, B once for each tile.
+/// Most rows of a tile of C. A is packed for as many rows at one time; B is packed once for each tile.
 const MOST_ROWS: usize = STAYING / DEPTH / 48 * 48;
 /// Most columns of a tile of C.
 const MOST_COLUMNS: usize = 4096;
-/// Rows and columns of a tile are a multiple of this: no panel of B is filled up with zeros but the last.
+/// Rows and columns of a tile are a multiple of this, so that only the last panel of B is filled up with zeros.
 const PANEL: usize = 16;
-/// Tiles of no more rows and columns are not made smaller for the sake of threads.
+/// Tiles with no more rows and columns than this are not made smaller to have enough for all threads.
 const SMALLEST: usize = 96;
-/// Nor tiles of no more columns, of those that find A packed, for the sake of equal shares.
+/// Tiles that find A packed are not made narrower than this many columns to give threads equal shares.
 const NARROWEST: usize = 256;
 /// Multiply-adds from which a second thread pays for being woken.
 const WORTH_SHARING: f64 = 1e6;
@@ -52,8 +52,8 @@ unsafe impl Sync for Plan {}
 /// Computes C.
 ///
 /// # Safety
-/// `left` and `right` are readable and `out` writable wherever the product's axes reach; different positions of
-/// rows and columns are different elements of `out`.
+/// `left` and `right` are readable and `out` is writable wherever the product's axes reach. Different positions of rows and
+/// columns are different elements of `out`. Nobody else uses these.
 pub unsafe fn run(
     product: &Product,
     left: *const Complex,
@@ -87,7 +87,7 @@ pub unsafe fn run(
         let (accumulate, arch) = (product.accumulate, Arch::new());
         let thin = Thin { columns: &columns, sums: &sums, left, right, out, accumulate, arch };
         let parts = thin.parts();
-        // SAFETY: forwarded; every part is taken once.
+        // SAFETY: this function has the same rule, and each part is taken by one thread only.
         let work = |(): &mut (), part: usize| unsafe { thin.part(part) };
         return threads::share(threads, parts, || (), work, &mut |done| tick(done as f64 / parts as f64));
     }
@@ -115,8 +115,10 @@ pub unsafe fn run(
     threads::share(threads, tiles, Borrowed::new, work, &mut |done| tick(done as f64 / tiles as f64))
 }
 
-/// The order of the summed axes is free. An operand whose neighbours lie along a sum is read in whole cache lines only if that
-/// sum comes last; where both or neither ask for that, the order that fuses best, the larger operand's when both do.
+/// Chooses the order of the summed axes, which is free. An operand whose neighbours lie along a sum is read in whole cache
+/// lines only if that sum comes last.
+/// - If this is so for one operand only, the order is that operand's.
+/// - Otherwise it is the order that fuses to fewer axes, or the larger operand's if both fuse to as many.
 fn order_sums(sums: Vec<Axis>, rows: &[Axis], columns: &[Axis]) -> Vec<Axis> {
     if sums.len() < 2 {
         return fuse::fuse(sums, |a| a.input);
@@ -137,8 +139,11 @@ fn order_sums(sums: Vec<Axis>, rows: &[Axis], columns: &[Axis]) -> Vec<Axis> {
     if left_first { by_left } else { by_right }
 }
 
-/// Tiles as large as allowed, but enough of them, and equal enough, for all threads: the last leaves all others idle. A thread
-/// that is held up by other work is made up for by the others only by whole tiles, so there are more of them where that is free.
+/// Chooses the rows and columns of a tile. Tiles are as large as allowed, but there are enough of them, and they are equal
+/// enough, to keep all threads busy: while the last tile is computed, all other threads are idle.
+///
+/// If other work holds one thread up, the others can make up for it only by whole tiles. So there are more tiles where that
+/// costs nothing, because they find A packed.
 fn tile_size((rows, columns): (usize, usize), depth: usize, threads: usize) -> (usize, usize) {
     let mut tile = (rows.min(MOST_ROWS), columns.min(MOST_COLUMNS));
     let too_few = |tile: (usize, usize), each: usize| {
@@ -154,12 +159,12 @@ fn tile_size((rows, columns): (usize, usize), depth: usize, threads: usize) -> (
     while too_few(tile, 8) && tile.1 >= 2 * NARROWEST && tile.0 * depth <= STAYING {
         tile.1 = tile.1.div_ceil(2);
     }
-    // Even out the last tile.
+    // Make the last tile as large as the others, nearly.
     let even = |all: usize, most: usize| all.div_ceil(all.div_ceil(most)).next_multiple_of(PANEL).min(all);
     (even(rows, tile.0), even(columns, tile.1))
 }
 
-/// What one thread keeps between tiles: lists of offsets, and packed blocks.
+/// What a thread keeps between tiles: lists of offsets, and packed blocks.
 #[derive(Default)]
 struct Worker {
     rows: Vec<usize>,
@@ -167,21 +172,23 @@ struct Worker {
     out_rows: Vec<usize>,
     out_columns: Vec<usize>,
     left_sums: Vec<usize>,
-    /// Of the terms of A that are packed at one time.
+    /// Offsets of the terms of A that are packed at one time; `left_sums` are those of one block.
     packed_sums: Vec<usize>,
     right_sums: Vec<usize>,
     left: Packed,
     right: Packed,
-    /// First row and first term of what `left` holds now: tiles of one row reuse it.
+    /// First row and first term of what `left` holds now, so that tiles of the same rows can reuse it.
     left_holds: Option<(usize, usize)>,
 }
 
 thread_local! {
-    /// Kept from product to product, three huge pages at most: fresh memory cost a fault for every small page, a third of the
-    /// time of a product of 192 cubed. Boxed, as there is little room for variables of threads (os/thread_pointer.c).
+    /// This thread's worker, kept from product to product. It holds three huge pages at most. With fresh memory every small
+    /// page cost a fault, a third of the time of a product of 192 cubed. Boxed, because all thread-local variables of a library
+    /// that is opened by dlopen share little room (os/thread_pointer.c).
     static KEPT: Cell<Option<Box<Worker>>> = const { Cell::new(None) };
 }
-/// This thread's worker, for one product; a new one while that is out, or when the thread is at its end.
+/// The thread's worker, borrowed for one product. It is a new one if the thread's own is borrowed already, or if the thread is
+/// ending.
 struct Borrowed(Option<Box<Worker>>);
 impl Borrowed {
     fn new() -> Borrowed {
@@ -196,7 +203,7 @@ impl Drop for Borrowed {
         if let Some(worker) = &mut self.0 {
             worker.left_holds = None;
         }
-        // At the thread's end there is nowhere to keep it.
+        // If the thread is ending, there is nowhere to keep the worker, and it is dropped.
         let _ = KEPT.try_with(|kept| kept.set(self.0.take()));
     }
 }
@@ -224,7 +231,7 @@ impl Plan {
                 (self.out, self.accumulate)
             }
         };
-        // As many terms in each block, nearly.
+        // Nearly the same number of terms in each block.
         let depth = terms.len().div_ceil(terms.len().div_ceil(DEPTH));
         let stays = m * terms.len() <= STAYING;
         for first in terms.clone().step_by(depth) {
@@ -240,13 +247,14 @@ impl Plan {
                 let packed = if stays { terms.clone() } else { first..first + count };
                 if w.left_holds != Some((row, packed.start)) {
                     fuse::offsets(&self.sums, Side::Input, packed.start, packed.len(), &mut w.packed_sums);
-                    // SAFETY: all sums of offsets are inside the operands by the rule of `run`.
+                    // SAFETY: by the rule of `run`, all sums of these offsets are inside the operand.
                     unsafe { multiply::pack_left(self.arch, &block(&w.packed_sums), &mut w.left) };
                     w.left_holds = Some((row, packed.start));
                 }
                 Left::Packed(&w.left, first - packed.start)
             };
-            // The fewer terms, the longer the lines of C that are written.
+            // The fewer terms a block has, the more of its columns are packed at one time, and the longer the lines of C that
+            // are written.
             let width = BLOCK / count / PANEL * PANEL;
             for (columns, out_columns) in w.columns.chunks(width).zip(w.out_columns.chunks(width)) {
                 let block = Block {
@@ -257,7 +265,8 @@ impl Plan {
                 };
                 let add = accumulate || first != terms.start;
                 let target = Target { out, rows: &w.out_rows, columns: out_columns, add };
-                // SAFETY: as above; the target is this tile, which no other thread touches.
+                // SAFETY: by the rule of `run`, all sums of offsets are inside B and C. The target is this tile, which no other
+                // thread touches.
                 unsafe {
                     multiply::pack_right(self.arch, &block, &mut w.right);
                     multiply::multiply(self.arch, left, &w.right, &target);
@@ -290,7 +299,7 @@ impl Plan {
         fuse::offsets(&self.columns, Side::Other, 0, self.size.1, &mut columns);
         for (i, place) in rows.iter().flat_map(|r| columns.iter().map(move |c| r + c)).enumerate() {
             let sum = partial.iter().fold(zero, |sum, own| sum + own[i]);
-            // SAFETY: an element of C by the rule of `run`; all threads are done.
+            // SAFETY: by the rule of `run` this is an element of C, and all other threads are done with it.
             unsafe {
                 let element = self.out.add(place);
                 element.write(if self.accumulate { element.read() + sum } else { sum });

@@ -1,5 +1,7 @@
-//! The threads that share work with the caller: those of products, one less than processors since the caller works too, and
-//! as many as processors of the decompositions, rayon's global pool, which is what faer uses.
+//! The threads that share work with the caller.
+//!
+//! - Products have a pool of their own. It has one thread less than there are processors, since the caller works, too.
+//! - Decompositions have rayon's global pool, because faer uses that. It has as many threads as there are processors.
 use super::{first_use, job};
 use crate::defect;
 use crate::os::injection::{Operation, check};
@@ -11,7 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 use std::thread::JoinHandle;
 
-/// Threads of products.
+/// The threads of products.
 pub struct Workers {
     pool: rayon::ThreadPool,
     placement: Placement,
@@ -26,11 +28,11 @@ impl Workers {
             Ok(())
         };
         let pool = builder.spawn_handler(keep).build().ok()?;
-        // SAFETY: a pool that is never dropped keeps its threads, and a forked child has no use for it.
+        // SAFETY: the threads run as long as anybody asks: the pool is never dropped, and a forked child does not use it.
         let threads = threads.into_iter().map(|thread| unsafe { LastingThread::new(thread) }).collect();
         Some(Workers { pool, placement: Placement::new(threads) })
     }
-    /// Runs `own` on the calling thread, and `work` on up to `helpers` of these that are free meanwhile.
+    /// Runs `own` on the calling thread, and `work` on up to `helpers` of these threads that are free meanwhile.
     pub fn help<R>(&self, helpers: usize, work: &(dyn Fn() + Sync), own: impl FnOnce() -> R) -> R {
         self.placement.keep_off_caller();
         let spawn = |helper: job::Helper| self.pool.spawn(|| helper.run());
@@ -42,15 +44,16 @@ fn start(thread: rayon::ThreadBuilder) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("unimem".into()).spawn(|| thread.run())
 }
 
-/// Those of products, made by the first call. None where the system had none, for good, or there is one processor.
+/// The threads of products, which the first call makes. `None` if there is one processor. `None` for good if the system
+/// refused the threads to the first call.
 pub fn of_products() -> Option<&'static Workers> {
     static WORKERS: OnceLock<Option<Workers>> = OnceLock::new();
     let count = processors() - 1;
     once(&WORKERS, || if count > 0 { Workers::new(count) } else { None }).as_ref()
 }
 
-/// Whether those of the decompositions can be had: made by the first call, once, because rayon does not try again. A pool
-/// that a Rust program around us has made is as good.
+/// Whether there are threads for decompositions. The first call makes them; there is no second attempt, because rayon
+/// allows none. A global pool that a Rust program around the library has made will do.
 pub fn of_decompositions() -> bool {
     static MADE: OnceLock<bool> = OnceLock::new();
     *once(&MADE, || {
@@ -62,7 +65,7 @@ pub fn of_decompositions() -> bool {
     })
 }
 
-/// What `make` gives, which is called at most once, and never while the process forks.
+/// Returns what `make` made. `make` is called at most once for a place, and never while the process forks.
 fn once<T>(place: &'static OnceLock<T>, make: impl FnOnce() -> T) -> &'static T {
     if let Some(made) = place.get() {
         return made;
@@ -71,7 +74,7 @@ fn once<T>(place: &'static OnceLock<T>, make: impl FnOnce() -> T) -> &'static T 
     place.get_or_init(make)
 }
 
-/// Asked for once; threads that come first at the same moment find the same.
+/// The number of processors. The system is asked once. Threads that ask it at the same moment get the same answer.
 pub fn processors() -> usize {
     static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
     match PROCESSORS.load(Relaxed) {
@@ -84,7 +87,8 @@ pub fn processors() -> usize {
     }
 }
 
-/// No thread lives on in a forked child: there everything runs on the calling one.
+/// Whether this process is a forked child of the first one that called this. The threads do not exist in the child, so
+/// everything runs on the calling thread there.
 pub fn forked() -> bool {
     static PROCESS: AtomicU32 = AtomicU32::new(0);
     let process = std::process::id();

@@ -12,9 +12,11 @@ pub struct End {
     pub axis: usize,
 }
 
-/// The legacy rule: which axis of a parent goes with which of a child, among `left` and `right` (their axes that
-/// may be used, ascending). The parent's last with the child's first if the sizes agree, else the first pair that
-/// does, else none.
+/// The legacy rule for a bond: chooses an axis of a parent and an axis of a child. `parent` and `child` are their
+/// dimensions; `left` and `right` are the axes that may be used, ascending. The choice is, in this order:
+/// 1. the parent's last axis with the child's first, if the sizes agree;
+/// 2. the first pair with equal sizes, over the parent's axes and then over the child's;
+/// 3. none.
 pub fn matching(
     parent: &[usize],
     left: &[usize],
@@ -29,7 +31,7 @@ pub fn matching(
 }
 
 impl Network {
-    /// The representative of a node's tree; halves the path on the way.
+    /// The representative of a node's set. Halves the path to it on the way.
     fn representative(&mut self, mut id: usize) -> usize {
         while self.links[id].0 != id {
             self.links[id].0 = self.links[self.links[id].0].0;
@@ -44,7 +46,7 @@ impl Network {
         }
         self.links[id].1
     }
-    /// Whether `child` can become a child of `parent`.
+    /// Fails unless `child` can become a child of `parent`.
     fn check_edge(&mut self, parent: usize, child: usize) -> Result<()> {
         if parent == child {
             return fail!(InvalidArgument, "node {parent} cannot be its own parent");
@@ -52,7 +54,7 @@ impl Network {
         if let Some(other) = self.node(child).parent() {
             return fail!(InvalidArgument, "node {child} already has a parent, node {other}");
         }
-        // Without a parent the child is the top of its tree: below itself is everything of it.
+        // A child without a parent is the top of its tree, so all nodes of that tree are below it.
         if self.representative(parent) == self.representative(child) {
             return fail!(InvalidArgument, "an edge from node {parent} to node {child} would close a cycle");
         }
@@ -71,7 +73,7 @@ impl Network {
         self.nodes[child.node].ends[child.axis] = Some(parent);
         self.version += 1;
     }
-    /// Makes `child` a child of `parent`, joined by the bond the rule finds among their free axes, if any.
+    /// Makes `child` a child of `parent`, joined by the bond that the rule finds among their free axes, if any.
     pub fn connect(&mut self, memory: &Memory, parent: usize, child: usize) -> Result<()> {
         self.check_edge(parent, child)?;
         let (above, below) = (self.node(parent), self.node(child));
@@ -83,14 +85,14 @@ impl Network {
         }
         Ok(())
     }
-    /// Makes `child` a child of `parent` by an outer product.
+    /// Makes `child` a child of `parent` without a bond: an outer product.
     pub fn connect_without_bond(&mut self, memory: &Memory, parent: usize, child: usize) -> Result<()> {
         self.check_edge(parent, child)?;
         self.nodes[parent].reserve_child(memory)?;
         self.make_edge(parent, child);
         Ok(())
     }
-    /// Joins two axes. Makes `child` a child of `parent` unless it is one already.
+    /// Joins two axes by a bond. Makes `child` a child of `parent` unless it is one already.
     pub fn connect_axes(&mut self, memory: &Memory, parent: End, child: End) -> Result<()> {
         let joined = self.node(child.node).parent() == Some(parent.node);
         if !joined {

@@ -1,7 +1,8 @@
 //! The network: its nodes, the bonds between them, and the structures that mirror both for C.
 //!
-//! Nodes are numbered from 0 in the order they were made and are never removed. All rules work on this state; the
-//! public structures are written after it and never read for it.
+//! - Nodes are numbered from 0 in the order in which they were made, and are never removed.
+//! - All rules work on the state in [`Network`] and [`Node`]. The public structures are written from it, and
+//!   never read to change it.
 mod bonds;
 mod node;
 mod walk;
@@ -23,15 +24,16 @@ use std::time::Instant;
 #[derive(Default)]
 pub struct Network {
     nodes: Vec<Node>,
-    /// Trees as disjoint sets of nodes: a link towards the set's representative, and at that its tree's top.
+    /// Trees as disjoint sets of nodes (union-find). Each node has a link towards the representative of its set.
+    /// At the representative, the second number is the top of the tree.
     links: Vec<(usize, usize)>,
-    /// Changes whenever a node or a bond is added or a tensor changes its shape: plans are made for one version.
+    /// Changes whenever a node or a bond is added or a tensor changes its shape. A plan is good for one version.
     version: u64,
-    /// What has been done, its high-water mark apart.
+    /// The figures that C reads, apart from the high-water mark, which is in `account`.
     pub metrics: Metrics,
-    /// What the blocks of this network hold.
+    /// The bytes that the blocks of this network hold.
     pub account: Rc<Account>,
-    /// Who is told about long operations.
+    /// The program's callback for long operations.
     pub progress: Progress,
     /// The plan of the last contraction or optimisation.
     pub plan: Cache,
@@ -46,7 +48,7 @@ impl Network {
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
-    /// The node of this number, which the caller has from this network.
+    /// The node with this number, which must be one of this network's.
     pub fn node(&self, id: usize) -> &Node {
         &self.nodes[id]
     }
@@ -61,11 +63,12 @@ impl Network {
     pub(super) fn changed(&mut self) {
         self.version += 1;
     }
-    /// The top of the tree that the first node is in.
+    /// The top of the tree that the first node is in; `None` for a network without nodes.
     pub fn root(&self) -> Option<usize> {
         (!self.nodes.is_empty()).then(|| self.top(0))
     }
-    /// Adds a node with a copy of `elements`, or zeros. No dimensions mean a scalar, dimensions {1}.
+    /// Adds a node with a copy of `elements`, or with zeros. Returns its number. A node without dimensions is a
+    /// scalar, and gets the dimensions {1}.
     pub fn add(
         &mut self,
         memory: &Memory,
@@ -82,7 +85,7 @@ impl Network {
         }
         self.adopt(memory, dimensions, data, storage == Storage::Hierarchical)
     }
-    /// Adds a node around a block of elements.
+    /// Adds a node that takes over a block of elements. Returns its number.
     pub fn adopt(
         &mut self,
         memory: &Memory,
@@ -96,7 +99,7 @@ impl Network {
         self.version += 1;
         Ok(id)
     }
-    /// Adds the elements of time since `start` to the total.
+    /// Adds the time since `start` to the total.
     pub fn spent(&mut self, start: Instant) {
         self.metrics.total_time += start.elapsed().as_secs_f64();
     }
@@ -108,12 +111,13 @@ impl Network {
     pub fn record(&self, id: usize) -> *mut TreeTensorNode {
         self.nodes[id].record()
     }
-    /// The node whose public structure this is.
+    /// The number of the node with this public structure. `InvalidArgument` if it belongs to another network. C
+    /// may have changed the number in the structure, so that is only tried first.
     ///
     /// # Safety
     /// The address is that of a live node, of any network.
     pub unsafe fn find(&self, record: *const TreeTensorNode) -> Result<usize> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises the address of a live node.
         let id = unsafe { (*record).id };
         match self.nodes.get(id) {
             Some(node) if core::ptr::eq(node.record(), record) => Ok(id),
@@ -125,7 +129,8 @@ impl Network {
     }
 }
 
-/// Where a tensor of `count` elements goes: plain memory while it is small beside the budget.
+/// Where a tensor of `count` elements goes: to plain memory if it is small beside the budget, else to streaming
+/// memory.
 pub fn storage_for(memory: &Memory, count: usize) -> Storage {
     if memory.prefers_streaming(count * size_of::<Complex>()) { Storage::Streaming } else { Storage::Plain }
 }

@@ -7,10 +7,10 @@ use crate::tensor::records::TreeTensorNode;
 use crate::tensor::shape;
 use crate::tensor::tiled::Source;
 
-/// Bytes of the public structure; the dimensions are behind it.
+/// Bytes of the public structure. The dimensions follow it in the same block.
 const HEAD: usize = size_of::<TreeTensorNode>();
 
-/// A tensor in a network. What C may have written into the public structure is never followed.
+/// A tensor in a network. C may have changed the public structure, so nothing in it is ever followed.
 pub struct Node {
     /// The public structure, with room for the dimensions behind it.
     record: Block,
@@ -77,10 +77,11 @@ impl Node {
     }
     /// The elements.
     pub fn data(&self) -> &[Complex] {
-        // SAFETY: written when the node was made; only the network's owner, who runs this call, writes them.
+        // SAFETY: the elements were written when the node was made. Only the call that uses the network writes
+        // them, and that is this one.
         unsafe { self.data.elements(self.count()) }
     }
-    /// The elements, and where their chunks are.
+    /// The elements, and the chunks they are in if they can leave RAM.
     pub fn source(&self) -> Source<'_> {
         Source { elements: self.data(), chunked: self.data.chunked() }
     }
@@ -114,7 +115,8 @@ impl Node {
             |(axis, end): (usize, &Option<End>)| end.filter(|e| e.node == other).map(|e| (axis, e.axis));
         self.ends.iter().enumerate().filter_map(bond).collect()
     }
-    /// Makes the public list of children long enough for one more. The only step of a connection that can fail.
+    /// Makes the public list of children long enough for one more. After the checks, this is the only step of a
+    /// connection that can fail, so nothing has been changed yet if it does.
     pub(super) fn reserve_child(&mut self, memory: &Memory) -> Result<()> {
         const POINTER: usize = size_of::<*mut TreeTensorNode>();
         let room = self.list.as_ref().map_or(0, |list| list.size() / POINTER);
@@ -123,7 +125,7 @@ impl Node {
         }
         let longer = memory.bytes((2 * room).max(4) * POINTER)?;
         if let Some(list) = &self.list {
-            // SAFETY: the new block is the longer one.
+            // SAFETY: both blocks are live, and the new one is longer.
             unsafe { longer.as_ptr().copy_from_nonoverlapping(list.as_ptr(), list.size()) };
         }
         // SAFETY: the record lives as long as this node.
@@ -131,7 +133,7 @@ impl Node {
         self.list = Some(longer);
         Ok(())
     }
-    /// Appends a child, for which there is room.
+    /// Appends a child. `reserve_child` must have made room for it.
     pub(super) fn push_child(&mut self, child: usize, child_record: *mut TreeTensorNode) {
         let place = self.children.len();
         self.children.push(child);
@@ -150,16 +152,16 @@ impl Node {
         // SAFETY: the record lives as long as this node.
         unsafe { (*self.record()).parent = parent_record };
     }
-    /// Notes the size of the bond to the parent.
+    /// Sets the size of the bond to the parent, for C.
     pub(in crate::tensor) fn set_rank(&mut self, rank: usize) {
         // SAFETY: the record lives as long as this node.
         unsafe { (*self.record()).rank = rank };
     }
-    /// Gives the node another tensor with as many axes.
+    /// Replaces the node's tensor by another with as many axes.
     pub(in crate::tensor) fn replace(&mut self, dimensions: Vec<usize>, data: Block) {
         debug_assert_eq!(dimensions.len(), self.dimensions.len());
         debug_assert!(shape::elements(&dimensions).is_ok());
-        // SAFETY: the record has room for these dimensions since it was made.
+        // SAFETY: the record was made with room for as many dimensions, and lives as long as this node.
         unsafe {
             let record = self.record();
             let sizes = self.record.as_ptr().add(HEAD).cast::<usize>();

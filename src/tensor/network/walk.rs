@@ -1,8 +1,9 @@
-//! Walking trees without recursion: they may be any number of nodes deep.
+//! Walking trees without recursion, because a tree may be any number of nodes deep.
 use super::Network;
 
 impl Network {
-    /// The nodes below `top`, itself first, in depth-first pre-order with children in the order they were connected.
+    /// `top` and the nodes below it in depth-first pre-order, with children in the order in which they were
+    /// connected.
     pub fn preorder(&self, top: usize) -> Vec<usize> {
         let mut order = Vec::new();
         let mut stack = vec![top];

@@ -1,4 +1,5 @@
-//! A caller's own table over `malloc`, which counts, checks, and fails when told to. Counts are per thread.
+//! A program's own table of functions over `malloc`. It counts, checks, and fails when told to. Counts are
+//! per thread.
 use crate::tensor::memory::{Account, Memory, Table};
 use core::cell::{Cell, RefCell};
 use core::ffi::c_void;
@@ -25,7 +26,7 @@ pub fn counts() -> Counts {
     let (blocks, bytes) = LIVE.with_borrow(|live| (live.len(), live.values().sum()));
     Counts { live_blocks: blocks, live_bytes: bytes, ..COUNTS.get() }
 }
-/// Makes the n-th allocation from now (0: the next one) and all after it fail; none: no more failures.
+/// Makes the n-th allocation from now (0: the next one) and all after it fail; `None`: no more failures.
 pub fn fail_allocation(n: Option<usize>) {
     FAIL_AT.set(n.map(|n| COUNTS.get().allocations + n));
 }
@@ -41,7 +42,7 @@ fn take(bytes: usize, note: fn(&mut Counts)) -> *mut c_void {
     }
     // SAFETY: the alignment is a power of two and the size a multiple of it.
     let block = unsafe { libc::aligned_alloc(64, bytes.next_multiple_of(64)) };
-    // SAFETY: a block of at least that many bytes. Garbage shows who reads what was not written.
+    // SAFETY: the block has at least that many bytes. Garbage in it shows who reads what was not written.
     unsafe { block.cast::<u8>().write_bytes(0xA5, bytes) };
     LIVE.with_borrow_mut(|live| live.insert(block as usize, bytes));
     block

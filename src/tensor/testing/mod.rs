@@ -23,7 +23,7 @@ impl Random {
     pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
-    /// Between -1 and 1.
+    /// A number between -1 and 1.
     pub fn real(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
@@ -43,12 +43,12 @@ pub fn widen(elements: &[Complex]) -> Vec<c64> {
     elements.iter().map(|z| c64::new(z.re.into(), z.im.into())).collect()
 }
 
-/// The norm of a tensor, Frobenius'.
+/// The Frobenius norm of a tensor.
 pub fn norm_of(elements: &[c64]) -> f64 {
     elements.iter().map(|z| z.norm_sqr()).sum::<f64>().sqrt()
 }
 
-/// The product of two tensors by its definition: dimensions and elements.
+/// The product of two tensors by its definition, in f64. Returns dimensions and elements.
 pub fn direct_product(
     left: &[usize],
     a: &[Complex],
@@ -97,7 +97,8 @@ pub fn direct_product_wide(
 pub fn error(actual: &[Complex], expected: &[c64]) -> f64 {
     error_beside(actual, expected, 0.0)
 }
-/// The same, relative to `terms` if that is larger: the norm of the terms whose sums were expected.
+/// The same, but relative to `terms`, the norm of all terms that were summed, if that is larger than the norm
+/// of what was expected.
 pub fn error_beside(actual: &[Complex], expected: &[c64], terms: f64) -> f64 {
     assert_eq!(actual.len(), expected.len());
     let square = |z: c64| z.re * z.re + z.im * z.im;

@@ -5,13 +5,13 @@ use crate::tensor::network::{End, Network};
 use crate::tensor::shape;
 use faer::c64;
 
-/// The root's tree contracted by its definition: a sum over all indices, in f64. Dimensions and elements.
+/// The root's tree contracted by its definition: a sum over all indices, in f64. Returns dimensions and elements.
 pub fn direct_sum(network: &Network) -> (Vec<usize>, Vec<c64>) {
     let (dimensions, elements, _) = sum_of_terms(network);
     (dimensions, elements)
 }
-/// The same, and the norm of all terms: how large the result is where they do not happen to cancel, and so what rounding is in
-/// proportion to.
+/// The same, and the norm of all terms. Rounding errors are in proportion to that norm, also where terms cancel and the result
+/// is small.
 pub fn sum_of_terms(network: &Network) -> (Vec<usize>, Vec<c64>, f64) {
     let ids = network.preorder(network.root().unwrap());
     // Number the free axes in the order of the result, then the bonds.
@@ -61,8 +61,8 @@ pub fn sum_of_terms(network: &Network) -> (Vec<usize>, Vec<c64>, f64) {
     (dimensions, out, squares.sqrt())
 }
 
-/// A random tree with at most `limit` positions of all its indices together: ranks 0 to 6, sizes 1 to 7, none to three
-/// bonds an edge, connected in any order, besides nodes that are in no tree of the root's.
+/// Makes a random tree with at most `limit` positions of all its indices together. Ranks are 0 to 6, sizes 1 to 7. An edge has
+/// none to three bonds. Edges are made in any order.
 pub fn random_tree(network: &mut Network, memory: &Memory, random: &mut Random, nodes: usize, limit: usize) {
     let mut room = limit;
     let mut size = |random: &mut Random| {
@@ -118,7 +118,7 @@ pub fn random_tree(network: &mut Network, memory: &Memory, random: &mut Random, 
         for &&(_, i, _, j) in &of_edge {
             let ends = [(parent, i), (child, j)]
                 .map(|(node, axis)| End { node: id_of[node], axis: orders[node][axis] });
-            // The rule of an outer product elsewhere may have taken the axis: then the bond is not to be had.
+            // The rule may have given the axis to an edge that was to have no bond. Then this bond cannot be made.
             let _ = network.connect_axes(memory, ends[0], ends[1]);
         }
         if network.node(id_of[child]).parent().is_none() {

@@ -1,20 +1,22 @@
-//! Tensors rearranged for a product: block by block, each block one part of those that the product is cut into.
+//! Tensors that are rearranged for a product: they are copied to blocks, one for each part that the product needs of them.
 //!
-//! A chunk of a row-major tensor holds whole rows. A part of a product that has some of the rows and some of the columns
-//! needs all these chunks and uses little of each; a block of it lies in chunks of its own. Within a block the axes keep the
-//! tensor's order, so that what one chunk of the tensor holds goes to one place in each block.
+//! A chunk of a row-major tensor holds whole rows. A part of a product that has some of the rows and some of the columns needs
+//! all chunks of these rows, but uses little of each. A block of the part lies in chunks of its own instead.
+//!
+//! Within a block the axes keep the tensor's order. So the elements that one chunk of the tensor shares with a block go to one
+//! place in that block.
 use super::chunked::{Extent, Pins};
 use super::split::{Group, Piece};
 use super::{Purpose, Source, Target};
 use crate::error::Result;
 use crate::tensor::kernel::{self, Axis};
 
-/// Where the blocks of a tensor are.
+/// How a tensor is cut into blocks, and where these are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Blocks {
     /// The tensor's axes, the largest stride first.
     axes: Vec<Cut>,
-    /// Elements from one block to the next: whole chunks.
+    /// Elements from one block to the next, a multiple of `chunk`.
     slot: usize,
     chunk: usize,
 }
@@ -22,35 +24,36 @@ pub struct Blocks {
 #[derive(Clone, Debug, PartialEq)]
 struct Cut {
     group: Group,
-    /// Its number in the group.
+    /// The number of the axis in its group.
     index: usize,
     size: usize,
-    /// In the tensor as it was.
+    /// The axis's stride in the original tensor.
     stride: usize,
-    /// Positions of a block, but for the last.
+    /// Positions of every block but the last.
     length: usize,
 }
 impl Cut {
     fn blocks(&self) -> usize {
         self.size.div_ceil(self.length)
     }
-    /// Positions of block number `part`, and its first.
+    /// The first position of block number `part`, and how many it has.
     fn block(&self, part: usize) -> (usize, usize) {
         let start = part * self.length;
         (start, self.length.min(self.size - start))
     }
 }
 
-/// What a box of the tensor and one block have in common.
+/// The elements that a box of the tensor and one block have in common.
 struct Share {
-    /// Where it begins in the tensor, and in the blocks.
+    /// Where they begin in the tensor, and in the blocks.
     at: [usize; 2],
-    /// Strides in the tensor and in the block.
+    /// Their axes, with the strides in the tensor (`input`) and in the block (`other`).
     axes: Vec<Axis>,
 }
 
 impl Blocks {
-    /// Blocks for tensor number `tensor` of a product that is cut into parts like `first`, in chunks of `chunk` elements.
+    /// Blocks for tensor number `tensor` of a product that is cut into parts like `first`. The blocks are in chunks of `chunk`
+    /// elements.
     pub fn new(whole: &Piece, first: &Piece, tensor: usize, chunk: usize) -> Blocks {
         let (mut whole, mut first) = (whole.clone(), first.clone());
         let mut axes = Vec::new();
@@ -72,20 +75,21 @@ impl Blocks {
     pub fn chunk(&self) -> usize {
         self.chunk
     }
-    /// Chunks of blocks that are being filled at one time while a tensor in chunks of `chunk` elements is copied.
+    /// How many chunks of the blocks are filled at one time while a tensor in chunks of `chunk` elements is copied.
     pub fn open(&self, chunk: usize) -> usize {
         let outer = self.outer(chunk);
         let (mut inner, mut open) = (1, 1);
         for (a, cut) in self.axes.iter().enumerate().rev() {
             inner *= cut.length;
-            // What lies in one chunk of the tensor; and what a block's chunk holds of the next position of a slower axis, too.
+            // All blocks along an axis are open if a chunk of the tensor spans the axis, or if a chunk of a block also holds
+            // the next position of a slower axis, and so is not finished.
             if a >= outer || (a > 0 && inner < self.chunk) {
                 open *= cut.blocks();
             }
         }
         open
     }
-    /// Makes a part of the product one of the rearranged tensor. It must be what the product was cut into.
+    /// Makes a part of the product use the rearranged tensor. The part must be one of those that the product was cut into.
     pub fn place(&self, piece: &mut Piece, tensor: usize) {
         let (mut stride, mut weight, mut number) = (1, 1, 0);
         for cut in self.axes.iter().rev() {
@@ -97,7 +101,7 @@ impl Blocks {
         }
         piece.at[tensor] = number * self.slot;
     }
-    /// Axes that are walked position by position, so that what is left is no longer than a chunk.
+    /// How many of the first axes are walked position by position, so that what the others span is no longer than a chunk.
     fn outer(&self, chunk: usize) -> usize {
         let mut inner = 1;
         let fits = |cut: &&Cut| {
@@ -106,7 +110,8 @@ impl Blocks {
         };
         self.axes.len() - self.axes.iter().rev().take_while(fits).count()
     }
-    /// What a box, given by the first position and the number of positions along each axis, shares with blocks.
+    /// What a box shares with each block that it touches. The box is given by the first position and the number of positions
+    /// along each axis.
     fn shares(&self, from: &[usize], count: &[usize]) -> Vec<Share> {
         let last = |a: usize| (from[a] + count[a] - 1) / self.axes[a].length;
         let mut parts: Vec<usize> = (0..from.len()).map(|a| from[a] / self.axes[a].length).collect();
@@ -131,8 +136,8 @@ impl Blocks {
             (a + 1..parts.len()).for_each(|b| parts[b] = from[b] / self.axes[b].length);
         }
     }
-    /// Copies the tensor to its blocks, or `back`. It goes through the tensor once, a chunk at a time; each chunk of the blocks
-    /// is done with before the next one of its block is begun. `tick` is told the share that is done.
+    /// Copies the tensor to its blocks, or the blocks `back`. It goes through the tensor once, a chunk at a time. Each chunk of
+    /// a block is finished before the next one of that block is begun. `tick` is told the share that is done.
     pub fn copy(
         &self,
         from: Source,

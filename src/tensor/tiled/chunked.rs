@@ -1,4 +1,4 @@
-//! Where a tensor's chunks are: pinning them in place, and which ones a part of the tensor needs.
+//! The chunks of a tensor: pinning them in place, and which of them a part of the tensor needs.
 use super::{Source, Target};
 use crate::error::Result;
 use crate::tensor::Complex;
@@ -13,35 +13,38 @@ pub enum Purpose {
     Read,
     /// To be read and written.
     Write,
-    /// To be written as a whole: what it holds does not matter.
+    /// To be written as a whole. What it holds does not matter, and need not be brought in.
     Overwrite,
 }
 
 /// Memory in chunks that come and go. The first element of the tensor is the first of chunk 0.
 pub trait ChunkedMemory {
-    /// Elements of a chunk.
+    /// Elements of one chunk.
     fn chunk(&self) -> usize;
-    /// Brings a chunk in and keeps it in place until it has been released as often.
+    /// Brings a chunk in and pins it: it stays in place until it has been released as often as it was
+    /// acquired.
     fn acquire(&self, index: usize, purpose: Purpose) -> Result<()>;
     /// Lets go of a chunk that was acquired.
     fn release(&self, index: usize);
-    /// Asks for chunks that will be acquired soon.
+    /// Asks for `count` chunks that will be acquired soon. This is a hint.
     fn prefetch(&self, first: usize, count: usize);
-    /// Chunks there are.
+    /// Number of chunks.
     fn count(&self) -> usize;
-    /// Whether touching what is not in place brings it in; else only chunks that are acquired may be touched.
+    /// Whether touching a chunk that is not in place brings it in. Otherwise only acquired chunks may be
+    /// touched.
     fn is_served(&self) -> bool;
-    /// Whether what leaves is kept compressed within a tolerance, so that most of it may stay in RAM.
+    /// Whether chunks that leave are compressed within a tolerance, so that most of them may stay in RAM.
     fn is_compressed(&self) -> bool;
 }
 
-/// What memory there is for a product.
+/// The memory that there is for a product.
 pub trait Room {
     /// Elements that may be pinned at one time.
     fn pinnable(&self) -> usize;
-    /// Elements of a chunk of tensors that live as long as one product; none where it has no such memory.
+    /// Elements of a chunk of temporary tensors; `None` if there is no memory for these.
     fn chunk_of_temporaries(&self) -> Option<usize>;
-    /// Memory for that many elements in chunks of that size; none where there is no room.
+    /// Memory for a temporary tensor of so many elements, in chunks of `chunk` elements; `None` if there is
+    /// no room.
     fn temporary(&self, elements: usize, chunk: usize) -> Option<Box<dyn Temporary>>;
 }
 /// A tensor that lives as long as one product.
@@ -66,10 +69,11 @@ impl ChunkedMemory for Region {
     }
     fn release(&self, index: usize) {
         let released = Region::release(self, index);
-        debug_assert!(released.is_ok()); // it fails only for what was not acquired
+        debug_assert!(released.is_ok()); // it fails only for a chunk that was not acquired
     }
     fn prefetch(&self, first: usize, count: usize) {
-        // A hint: what cannot be brought in now is brought in, or reported, when it is acquired.
+        // A hint: a chunk that cannot be brought in now is brought in, or the error reported, when it is
+        // acquired.
         let _ = Region::prefetch(self, first, count);
     }
     fn count(&self) -> usize {
@@ -83,7 +87,7 @@ impl ChunkedMemory for Region {
     }
 }
 
-/// The elements of a tensor that some axes reach from a start.
+/// The elements of a tensor that some axes reach from the element `at`.
 #[derive(Clone, Debug)]
 pub struct Extent {
     at: usize,
@@ -97,11 +101,12 @@ impl Extent {
         axes.sort_by_key(|axis| axis.1);
         Extent { at, axes }
     }
-    /// Where the elements behind the last one begin.
+    /// The place behind the last element.
     pub fn end(&self) -> usize {
         self.at + 1 + self.axes.iter().map(|(size, stride)| (size - 1) * stride).sum::<usize>()
     }
-    /// The length of pieces without gaps as long as a chunk, and the axes that tell where these pieces are.
+    /// The length of pieces that have no gap as long as a chunk, and the axes that tell where these pieces
+    /// are.
     fn solid(&self, chunk: usize) -> (usize, &[(usize, usize)]) {
         let mut length = 1;
         for (i, &(size, stride)) in self.axes.iter().enumerate() {
@@ -112,13 +117,13 @@ impl Extent {
         }
         (length, &[])
     }
-    /// Chunks needed, about: an upper bound for most places where the extent may begin.
+    /// About how many chunks are needed: an upper bound for most places where the extent may begin.
     pub fn count(&self, chunk: usize) -> usize {
         let (length, apart) = self.solid(chunk);
         apart.iter().map(|axis| axis.0).product::<usize>()
             * (length.div_ceil(chunk) + usize::from(!self.at.is_multiple_of(chunk)))
     }
-    /// The chunks needed, as runs of first and count, in ascending order.
+    /// The chunks needed, as runs in ascending order: the first chunk, and how many.
     pub fn chunks(&self, chunk: usize) -> Vec<(usize, usize)> {
         let (length, apart) = self.solid(chunk);
         let mut starts = vec![self.at];
@@ -149,14 +154,15 @@ impl Extent {
     }
 }
 
-/// Pinned chunks; released when dropped.
+/// Pinned chunks, which are released when this is dropped.
 #[derive(Default)]
 pub struct Pins<'a> {
     chunked: Option<&'a dyn ChunkedMemory>,
     chunks: Vec<usize>,
 }
 impl<'a> Pins<'a> {
-    /// Pins what an extent needs; nothing where there are no chunks or no extent.
+    /// Pins the chunks that an extent needs; none if there are no chunks or no extent. A chunk that the
+    /// extent does not cover as a whole is not overwritten but written.
     pub fn new(
         chunked: Option<&'a dyn ChunkedMemory>,
         extent: Option<Extent>,

@@ -1,5 +1,6 @@
-//! A model of memory in chunks: what is in place, what is pinned, what moves. It fails when told to. What is not in place
-//! reads as NaN, and what was written there, or into what counts as read, is lost.
+//! A model of memory in chunks, for tests: it knows what is in place, what is pinned, and what moves, and it fails when told
+//! to. A chunk that is not in place reads as NaN. What is written to it, or to a chunk that was acquired only to be read, is
+//! lost when the chunk leaves.
 use super::{ChunkedMemory, Purpose, Room, Source, Target, Temporary};
 use crate::error::{Error, Result, fail};
 use crate::tensor::Complex;
@@ -7,19 +8,19 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-/// RAM that several tensors share: chunks in place, the one used longest ago goes first.
+/// RAM that several tensors share. Of the chunks that are not pinned, the one that was used longest ago leaves first.
 pub struct Ram {
     room: usize,
     clock: usize,
-    /// Tensor and chunk: what is in place.
+    /// The chunks in place, by tensor and number.
     pub hot: HashMap<(usize, usize), Hot>,
-    /// Those that are not pinned, by their last use.
+    /// Those of them that are not pinned, by their last use.
     free: BTreeMap<usize, (usize, usize)>,
     /// Elements in place.
     used: usize,
-    /// What there is of each chunk outside.
+    /// The contents of chunks outside.
     stored: HashMap<(usize, usize), Vec<Complex>>,
-    /// Elements moved in and out.
+    /// Elements moved in and out so far.
     traffic: usize,
 }
 pub struct Hot {
@@ -27,13 +28,13 @@ pub struct Hot {
     pins: usize,
     is_written: bool,
     size: usize,
-    /// Its elements in the tensor: less than its size at the tensor's end.
+    /// Its elements in the tensor. The chunk at the tensor's end has fewer than its size.
     place: *mut [Complex],
 }
 impl Hot {
     fn elements(&mut self) -> &mut [Complex] {
-        // SAFETY: its tensor is there, whose end takes it from the RAM; nobody reads or writes through the tensor's slices
-        // meanwhile: a test is one thread, and is here.
+        // SAFETY: the tensor exists, since dropping it takes its chunks from the RAM. Nobody reads or writes through the
+        // tensor's slices meanwhile, because a test is one thread, and that is here.
         unsafe { &mut *self.place }
     }
 }
@@ -43,7 +44,7 @@ impl Ram {
         let (hot, free, stored) = (HashMap::new(), BTreeMap::new(), HashMap::new());
         Rc::new(RefCell::new(Ram { room, clock: 0, hot, free, used: 0, stored, traffic: 0 }))
     }
-    /// Elements moved in and out, with what is left to be written.
+    /// Elements moved in and out, including what is still to be written.
     pub fn traffic(&self) -> usize {
         self.traffic + self.hot.values().filter(|hot| hot.is_written).map(|hot| hot.size).sum::<usize>()
     }
@@ -59,7 +60,7 @@ pub struct Counting {
     chunk: usize,
     memory: *mut [Complex],
     pub served: bool,
-    /// How many acquisitions do well before one fails, and how it does.
+    /// How many acquisitions succeed before one fails, and its error.
     fails: Cell<Option<(usize, Error)>>,
 }
 impl ChunkedMemory for Counting {
@@ -130,7 +131,7 @@ impl ChunkedMemory for Counting {
     }
     fn prefetch(&self, first: usize, count: usize) {
         for index in first..first + count {
-            // Like the engine: only what fits without sending out what is pinned.
+            // Like the engine, prefetch only what fits without sending out a pinned chunk.
             if self.acquire(index, Purpose::Read).is_ok() {
                 self.release(index);
             }
@@ -146,15 +147,16 @@ impl Counting {
     }
     /// The tensor to read, as a product sees it.
     pub fn source(&self) -> Source<'_> {
-        // SAFETY: its own memory. As in tiers, what is there changes only while it is not pinned, and is only read while it is.
+        // SAFETY: the tensor's own memory. As in tiers, a chunk changes only while it is not pinned, and is read only while it
+        // is.
         Source { elements: unsafe { &*self.memory }, chunked: Some(self) }
     }
     /// The tensor to write.
     pub fn target(&self) -> Target<'_> {
-        // SAFETY: as above, and a product has no other slice of what it writes.
+        // SAFETY: as in `source`, and a product has no other slice of what it writes.
         Target { elements: unsafe { &mut *self.memory }, chunked: Some(self) }
     }
-    /// So many acquisitions do well, and the next fails.
+    /// Makes the acquisition after so many more fail.
     pub fn fail_after(&mut self, acquisitions: usize, error: Error) {
         self.fails.set(Some((acquisitions, error)));
     }
@@ -174,34 +176,34 @@ impl Drop for Counting {
         ram.hot.retain(|key, _| key.0 != self.tensor);
         ram.free.retain(|_, key| key.0 != self.tensor);
         ram.used = ram.hot.values().map(|hot| hot.size).sum();
-        // SAFETY: made by `Box` in `tensor`; the RAM has forgotten where it is.
+        // SAFETY: `tensor` made the memory with `Box`, and the RAM has just forgotten where it is.
         drop(unsafe { Box::from_raw(self.memory) });
     }
 }
 
-/// What goes wrong with copies: the one of this number is refused, or each fails after so many chunks.
+/// What goes wrong with copies: the copy of this number is refused, or each copy fails after so many chunks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Trouble {
     NoRoom(usize),
     DiskFull(usize),
     Damage(usize),
 }
-/// The RAM as a product sees it; what it makes for a time is a tensor of its own.
+/// The RAM as a product sees it. Each temporary is a tensor of its own.
 pub struct Limited {
     pub ram: Rc<RefCell<Ram>>,
     pub pinnable: usize,
     pub temporaries: Option<usize>,
     pub trouble: Option<Trouble>,
-    /// Temporaries so far.
+    /// Number of temporaries so far.
     pub made: Cell<usize>,
 }
 impl Limited {
-    /// A RAM of `room` elements, all but a tenth of it for one product.
+    /// A RAM of `room` elements, of which a product may pin nine tenths.
     pub fn new(room: usize) -> Limited {
         let (ram, temporaries) = (Ram::new(room), Some((room / 256).next_power_of_two()));
         Limited { ram, pinnable: room * 9 / 10, temporaries, trouble: None, made: Cell::new(0) }
     }
-    /// Two operands, all outside, and a result of so many elements.
+    /// Two operands, whose chunks are all outside, and a result of `count` elements.
     pub fn tensors(
         &self,
         served: bool,

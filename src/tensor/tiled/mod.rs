@@ -1,9 +1,11 @@
 //! Products of tensors that are larger than RAM: cells of C, pinned chunk by chunk.
 //!
-//! A cell of C stays in place while the sum (or the columns) of B stream by; the slab of A stays, too, where its chunks
-//! hold nothing else. Chunks are pinned where they lie and the kernel works on them there. How large the cells and the pieces
-//! are is chosen for the least traffic that the memory allows (`scheme`). Tensors that are far wider than the memory, or whose
-//! chunks hold what a part does not need, are rearranged first (`blocks`); else nothing is copied.
+//! - A cell of C stays in place while parts of the operands, along the sum or along the columns of B, come and go. The slab of
+//!   A stays, too, where its chunks hold nothing else.
+//! - Chunks are pinned where they lie, and the kernel works on them there.
+//! - `scheme` chooses the sizes of cells and pieces for the least traffic that the memory allows.
+//! - Tensors are copied before the product only if they are far wider than the memory, or if their chunks hold much that a
+//!   part does not need. `blocks` rearranges those.
 mod blocks;
 mod chunked;
 #[cfg(test)]
@@ -28,12 +30,13 @@ use scheme::{Choice, Scheme};
 use split::Piece;
 use std::time::Duration;
 
-/// A tensor to read, and where its chunks are if it can leave RAM.
+/// A tensor to read, and its chunks if it can leave RAM.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
-    /// The elements; those that are not in place are brought in by reading them, or faster by pinning their chunks.
+    /// The elements. Reading one that is not in place brings its chunk in, where the tiers serve faults. Pinning the chunk
+    /// first is faster, and works everywhere.
     pub elements: &'a [Complex],
-    /// Its chunks; none for plain memory.
+    /// The chunks of the tensor; `None` for plain memory.
     pub chunked: Option<&'a dyn ChunkedMemory>,
 }
 /// A tensor to write.
@@ -44,8 +47,10 @@ pub struct Target<'a> {
     pub chunked: Option<&'a dyn ChunkedMemory>,
 }
 
-/// Computes a product with no more pinned at one time than `room` has, less where that turns out not to be there. While its
-/// last piece is worked on, the first chunks of `next` are brought in: what the next product will read.
+/// Computes a product. No more is pinned at one time than `room` has, or less if that much turns out not to be there.
+///
+/// While the last piece is worked on, the first chunks of `next` are brought in, which the next product will read. `tick` is
+/// told the share that is done, ascending; if it fails, the product stops.
 pub fn multiply(
     product: &Product,
     left: Source,
@@ -74,7 +79,8 @@ pub fn multiply(
     Ok(())
 }
 
-/// A product of which some tensor can leave RAM. `tick` may be told less than before: what fails is begun anew.
+/// Computes a product with a tensor that can leave RAM. An attempt that fails for lack of room is begun anew, so `tick` may be
+/// told less than before.
 fn in_tiers(
     whole: &Piece,
     operands: [Source; 2],
@@ -98,7 +104,7 @@ fn in_tiers(
                     "the budget has no room for the chunks that a product needs at one time"
                 );
             }
-            // No cut of these layouts fits: chunks come and go as the kernel touches them.
+            // No way to cut these layouts fits. Chunks come and go as the kernel touches them.
             let [left, right] = operands;
             return whole.product.compute(left.elements, right.elements, out.elements, tick);
         }
@@ -108,7 +114,7 @@ fn in_tiers(
         };
         match done {
             Ok(true) => return Ok(()),
-            // No room for the copies, in memory or on the disk.
+            // There is no room for the copies, in memory or on the disk.
             Ok(false) | Err(Error::Io) if scheme.rearranges() => {
                 choice.rearranging = None;
                 scheme = choice.best();
@@ -118,10 +124,12 @@ fn in_tiers(
             Ok(false) => return fail!(Internal, "a product without copies that needs them"),
             Err(error) => return Err(error),
         }
-        // Other tensors take more room than thought, or later cells more than the first, as they begin in the middle of
-        // chunks: smaller cells may do. Where there are none, the room is taken by chunks on their way to the disk.
+        // There was less room than the scheme assumed. Other tensors may take some, or later cells, which begin in the middle
+        // of chunks, may need more than the first. So smaller cells are tried. If there are none, the room is taken by chunks
+        // on their way to the disk, and waiting helps.
         if !is_least {
-            // Of what was tried: the tensors may be in another memory, which has far less room than this one tells of.
+            // Half of what was tried, which may be far less than the budget: the tensors may be in another memory, with much
+            // less room than this one has.
             let mut half = Choice { budget: choice.budget.min(scheme.pinned) / 2, ..choice };
             let smaller = half.best();
             half.budget = half.budget.max(smaller.pinned);
@@ -135,10 +143,10 @@ fn in_tiers(
         sleep(Duration::from_millis(waited));
     }
 }
-/// How often a product waits for chunks to reach the disk, each time a millisecond longer.
+/// How many times a product waits for chunks to reach the disk, each time a millisecond longer.
 const PATIENCE: u64 = 100;
 
-/// Tells the recording, if there is one, of a product that is done.
+/// Adds a product that is done to the recording, if there is one.
 fn record(product: &Product, begun: recording::Begun, tiered: bool) {
     if recording::is_on() {
         let sizes = |axes: &'_ [Axis]| axes.iter().map(|axis| axis.size).collect::<Vec<_>>().into_iter();
@@ -147,8 +155,8 @@ fn record(product: &Product, begun: recording::Begun, tiered: bool) {
     }
 }
 
-/// Copies of the tensors that the scheme rearranges, the product of the copies, and the result put in its place. False, and
-/// nothing done, where the room has no copies.
+/// Copies the tensors that the scheme rearranges, multiplies the copies, and puts the result in its place. Returns false, with
+/// nothing done, if there is no room for a copy.
 fn in_blocks(
     whole: &Piece,
     operands: [Source; 2],
@@ -192,7 +200,7 @@ fn in_blocks(
     Ok(true)
 }
 
-/// The product, cell by cell. Tensors are where the scheme has them: rearranged or not.
+/// Computes the product cell by cell. Tensors are as the scheme has them, rearranged or not.
 fn in_cells(
     whole: &Piece,
     [left, right]: [Source; 2],
@@ -223,7 +231,7 @@ fn in_cells(
                     prefetch(right.chunked, (!scheme.keep_right).then(|| next.right()));
                     prefetch(left.chunked, (!scheme.keep_left).then(|| next.left()));
                 } else if let Some(chunked) = next_product {
-                    // In place of a next piece of this product.
+                    // This product has no next piece, so the next product's begins to come in.
                     chunked.prefetch(0, (scheme.passing / chunked.chunk()).min(chunked.count()));
                 }
                 let mut part = piece.product.clone();

@@ -6,48 +6,50 @@ use super::split::{Group, Piece};
 /// How a product is cut.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scheme {
-    /// Slabs of rows, about, as in [`Piece::split`].
+    /// About how many slabs of rows there are (see [`Piece::split`]).
     slabs: usize,
-    /// Bands of columns that each slab is cut into.
+    /// How many bands of columns each slab is cut into. A slab and a band make a cell.
     bands: usize,
-    /// Pieces that pass by each of these cells.
+    /// How many pieces come and go while a cell stays.
     pieces: usize,
-    /// The pieces are parts of the sum; else of the columns.
+    /// Whether the pieces are parts of the sum; else they are parts of the columns.
     pub over_sums: bool,
-    /// The slab of A stays while the pieces pass; else parts of it come with each piece.
+    /// Whether the slab of A stays while the pieces come and go; else a part of it comes with each piece.
     pub keep_left: bool,
-    /// All of B stays; else parts of it come with each piece.
+    /// Whether all of B stays; else a part of it comes with each piece.
     pub keep_right: bool,
-    /// Where the blocks of left, right and out are, if they are rearranged.
+    /// The blocks of left, right and out, if they are rearranged.
     pub blocks: [Option<Blocks>; 3],
-    /// Elements that are brought in and sent out, about.
+    /// About how many elements are brought in and sent out.
     pub traffic: f64,
-    /// Elements pinned at one time, and being brought in, about.
+    /// About how many elements are pinned at one time or on their way in.
     pub pinned: usize,
-    /// Of these, the elements of the operands' parts that come with each piece.
+    /// How many of these are parts of the operands that come with each piece.
     pub passing: usize,
 }
 
-/// What there is to choose from.
+/// What a scheme is chosen for.
 #[derive(Clone, Copy)]
 pub struct Choice<'a> {
     /// The product.
     pub whole: &'a Piece,
     /// Elements that may be pinned at one time.
     pub budget: usize,
-    /// Tensors that are kept compressed within a tolerance.
+    /// Which tensors are kept compressed within a tolerance.
     pub compressed: [bool; 3],
-    /// Elements of a chunk of rearranged tensors; none if tensors must stay as they are.
+    /// Elements of a chunk of rearranged tensors; `None` if tensors must stay as they are.
     pub rearranging: Option<usize>,
 }
 
 impl Choice<'_> {
-    /// The scheme with the least traffic of those that pin no more than the budget; the one that pins least if none does.
+    /// The scheme with the least traffic among those that pin no more than the budget. If none does, the one that pins least.
     pub fn best(&self) -> Scheme {
-        /// Tensors stay as they are where that moves less than this many times the least there is, or than this many times
-        /// what moves otherwise: copies are written, too, which takes longer than reading, with nothing to multiply meanwhile.
+        /// Tensors stay as they are if that moves less than this many times the least possible, or less than this many times
+        /// what a scheme with copies moves. Copies have to be written, too. That takes longer than reading, and there is
+        /// nothing to multiply meanwhile.
         const WORTH: f64 = 2.0;
-        /// Times the least there is, up to which what is compressed is decoded again and again instead of copied in the clear.
+        /// Compressed tensors stay as they are, and are decoded again and again, if some scheme without copies of them moves
+        /// no more than this many times the least possible. Copies of them would be in the clear.
         const FAR: f64 = 8.0;
         let mut search = Search::new(self);
         search.in_place();
@@ -76,10 +78,10 @@ impl Choice<'_> {
 /// A search among the schemes, and the best so far.
 struct Search<'a> {
     choice: &'a Choice<'a>,
-    /// Positions of rows, columns and sums.
+    /// How many positions rows, columns and sums have.
     positions: [usize; 3],
     best: Option<Scheme>,
-    /// What moves more is of no interest.
+    /// Schemes that move more are of no interest.
     limit: f64,
 }
 
@@ -93,12 +95,13 @@ impl Search<'_> {
     fn fits(&self, scheme: &Scheme) -> bool {
         self.choice.fits(scheme)
     }
-    /// Elements of a tensor's chunks.
+    /// Elements of all chunks of a tensor.
     fn elements(&self, tensor: usize) -> usize {
         let all = [Piece::left, Piece::right, Piece::out][tensor](self.choice.whole);
         elements(all, self.choice.whole.chunks[tensor])
     }
-    /// Elements that any order moves: 2 m n k / sqrt(M), and each tensor once.
+    /// Elements that every scheme has to move: 2 m n k / sqrt(M), with M elements of memory, and no less than each tensor
+    /// once.
     fn least(&self) -> f64 {
         let once = (0..3).map(|tensor| self.elements(tensor)).sum::<usize>() as f64;
         (2.0 * self.choice.whole.product.terms() / (self.choice.budget as f64).sqrt()).max(once)
@@ -114,24 +117,25 @@ impl Search<'_> {
             self.best = Some(scheme);
         }
     }
-    /// Whether what moves at least so much is worse than what there is.
+    /// Whether a scheme that moves at least so much is beyond the limit, or worse than the best so far.
     fn is_beaten(&self, traffic: f64) -> bool {
         let beats = |best: &Scheme| self.fits(best) && traffic > best.traffic * SAME;
         traffic > self.limit || self.best.as_ref().is_some_and(beats)
     }
 
-    /// Tensors as they are: slabs of rows, and pieces of the sum or of the columns that pass by.
+    /// Tries schemes that leave tensors as they are: slabs of rows, and pieces of the sum or of the columns.
     fn in_place(&mut self) {
         let [rows, columns, sums] = self.positions;
         for slabs in counts(rows) {
-            // Each slab meets all of B, unless B stays, and then every number of slabs costs the same.
+            // Each slab is multiplied by all of B, so more slabs move more. If B stays, their number makes no difference, and
+            // fewer have been tried.
             if self.is_beaten(slabs as f64 * self.elements(1) as f64) {
                 break;
             }
             for over_sums in [true, false] {
                 for pieces in counts(if over_sums { sums } else { columns }) {
                     for keep_left in [true, false] {
-                        // Every part of the columns needs the whole slab of A.
+                        // Pieces of the columns need the whole slab of A each.
                         if keep_left || over_sums {
                             self.offer(self.measure([slabs, 1, pieces], over_sums, keep_left, [false; 3]));
                         }
@@ -140,8 +144,8 @@ impl Search<'_> {
             }
         }
     }
-    /// Some tensors in blocks: cells of rows and columns, and pieces of the sum that pass by. Tensors that are compressed
-    /// within a tolerance are copied, in the clear, only where `any` may be.
+    /// Tries schemes with some tensors in blocks: cells of rows and columns, and pieces of the sum. Tensors that are
+    /// compressed within a tolerance are copied, in the clear, only if `any` tensor may be.
     fn rearranged(&mut self, any: bool) {
         let Some(_) = self.choice.rearranging else { return };
         let movable = [0, 1, 2].map(|tensor| {
@@ -152,7 +156,7 @@ impl Search<'_> {
             for bands in counts(columns) {
                 let sides = [rows.div_ceil(slabs), columns.div_ceil(bands)];
                 let cell = sides[0] * sides[1];
-                // Cells that do not fit, and those that are smaller than need be.
+                // Leave out cells that do not fit, and those that are smaller than need be.
                 if cell > self.choice.budget || (cell < self.choice.budget / 8 && slabs > 1 && bands > 1) {
                     continue;
                 }
@@ -179,10 +183,10 @@ impl Search<'_> {
         let mut more = MORE;
         for pieces in counts(sums) {
             for keep_left in [true, false] {
-                // At least: one piece is worked on, another one on its way.
+                // A lower bound: one piece is worked on while another is on its way.
                 let passing = if keep_left { sides[1] } else { sides[0] + sides[1] };
                 let pinned = sides[0] * sides[1] + if pieces > 1 { 2 * passing * (sums / pieces) } else { 0 };
-                // A slab in several blocks is not pinned as a whole.
+                // A slab that is in several blocks is not pinned as a whole.
                 if pinned <= budget && !(keep_left && moved[0] && pieces > 1) {
                     let scheme = self.measure([slabs, bands, pieces], true, keep_left, moved);
                     more -= usize::from(!keep_left && self.fits(&scheme));
@@ -195,7 +199,8 @@ impl Search<'_> {
         }
     }
 
-    /// What a scheme costs: `parts` are slabs, bands and pieces.
+    /// The scheme for some choices, with its costs. `parts` are the numbers of slabs, bands and pieces; `moved` tells which
+    /// tensors are rearranged.
     fn measure(&self, parts: [usize; 3], over_sums: bool, keep_left: bool, moved: [bool; 3]) -> Scheme {
         let chunks = self.choice.whole.chunks;
         let (slab, slabs) = self.choice.whole.first(Group::Rows, parts[0]);
@@ -220,7 +225,7 @@ impl Search<'_> {
         let (cells, rounds) = ((slabs * bands) as f64, (slabs * bands * pieces) as f64);
         let keep_right = pieces == 1 && bands == 1;
         let traffic_right = if keep_right { right as f64 } else { rounds * right as f64 };
-        // Chunks that several cells write parts of are read again.
+        // A chunk of C that several cells write parts of is read again.
         let times_out = if bands == 1 || moved[2] { 1.0 } else { 2.0 };
         let mut traffic = slabs as f64 * left as f64 + rounds * left_passing as f64;
         traffic += traffic_right + times_out * cells * out as f64;
@@ -228,7 +233,8 @@ impl Search<'_> {
         for (tensor, blocks) in blocks.iter().enumerate() {
             if let (Some(blocks), Some(chunk)) = (blocks, chunks[tensor]) {
                 traffic += (self.elements(tensor) + blocks.elements()) as f64;
-                // What is being copied, what comes next, and a chunk of each block that gets something.
+                // For copying: the chunk that is copied, the one that comes next, and a chunk of each block that receives some
+                // of it.
                 pinned = pinned.max(blocks.open(chunk) * blocks.chunk() + 2 * chunk);
             }
         }
@@ -247,18 +253,20 @@ impl Scheme {
         let slabs = whole.split(Group::Rows, self.slabs);
         slabs.iter().map(|slab| slab.split(Group::Columns, self.bands)).collect()
     }
-    /// The pieces of one cell, in order, where their tensors are.
+    /// The pieces of one cell in order, with their tensors where the scheme has them.
     pub fn pieces_of(&self, cell: &Piece) -> Vec<Piece> {
         let pieces = cell.split(if self.over_sums { Group::Sums } else { Group::Columns }, self.pieces);
         pieces.iter().map(|piece| self.place(piece)).collect()
     }
-    /// A part of the product with its tensors where they are. Of a tensor in blocks it must have one, or a part of one.
+    /// A part of the product with its tensors where the scheme has them. Of a tensor in blocks the part must need one block,
+    /// or a part of one.
     pub fn place(&self, piece: &Piece) -> Piece {
         let mut placed = piece.clone();
         place(&self.blocks, &mut placed);
         placed
     }
-    /// Less traffic; for about the same traffic, pieces enough that one is on its way while another is worked on.
+    /// Whether this scheme has less traffic. If the traffic is about the same, it is better to have enough pieces that one is
+    /// on its way while another is worked on.
     fn is_better_than(&self, other: &Scheme) -> bool {
         const ENOUGH: usize = 8;
         let overlap = |scheme: &Scheme| scheme.pieces.min(ENOUGH);

@@ -2,15 +2,15 @@
 use super::chunked::Extent;
 use crate::tensor::kernel::{Axis, Product};
 
-/// A part of a product. Tensors are numbered: left, right, out.
+/// A part of a product. Its tensors are numbered: left 0, right 1, out 2.
 #[derive(Clone)]
 pub struct Piece {
     pub product: Product,
     /// Where the part begins in each tensor, in elements.
     pub at: [usize; 3],
-    /// First position of each axis, by group.
+    /// By group, the first position of each axis.
     starts: [Vec<usize>; 3],
-    /// Elements of a chunk of left, right and out; none for tensors in plain memory.
+    /// Elements of a chunk of left, right and out; `None` for a tensor in plain memory.
     pub chunks: [Option<usize>; 3],
 }
 
@@ -22,7 +22,8 @@ pub enum Group {
     Sums,
 }
 impl Group {
-    /// The two tensors that have the axes of this group: the one of the stride `input`, the one of the stride `other`.
+    /// The two tensors that have the axes of this group. The stride `input` is in the first, the stride `other` in the
+    /// second.
     const fn tensors(self) -> [usize; 2] {
         match self {
             Group::Rows => [0, 2],
@@ -69,7 +70,7 @@ impl Piece {
         let product = &self.product;
         Extent::new(self.at[2], product.rows.iter().chain(&product.columns).map(|a| (a.size, a.other)))
     }
-    /// Positions of one axis, from `start`.
+    /// The part that has `size` positions of one axis, from `start` on.
     fn range(&self, group: Group, axis: usize, start: usize, size: usize) -> Piece {
         let mut piece = self.clone();
         piece.starts[group as usize][axis] += start;
@@ -88,8 +89,8 @@ impl Piece {
         };
         (0..axes.len()).filter(|i| axes[*i].size > 1).max_by_key(|i| stride(&axes[*i]))
     }
-    /// Positions of a part when an axis is cut into about `count`. Where chunks hold whole positions, parts end with a
-    /// chunk, since one that two parts share is brought in for both.
+    /// How many positions a part has if an axis is cut into about `count` parts. Where a chunk holds whole positions,
+    /// parts end where chunks end, since a chunk that two parts share is brought in for both.
     fn length(&self, group: Group, axis: &Axis, count: usize) -> usize {
         let length = axis.size.div_ceil(count.min(axis.size));
         let [input, other] = group.tensors().map(|tensor| self.chunks[tensor]);
@@ -101,8 +102,8 @@ impl Piece {
             tensors.into_iter().filter_map(per_chunk).filter(|unit| *unit <= length).max().unwrap_or(1);
         length.next_multiple_of(unit).min(axis.size)
     }
-    /// About `count` parts of like size, cut along the longest axis, then the next: the same lengths along each axis, but
-    /// for the last.
+    /// Cuts into about `count` parts, along the longest axis first and then along the next. Along each axis all parts
+    /// have the same length, except for the last.
     pub fn split(&self, group: Group, count: usize) -> Vec<Piece> {
         let mut piece = self.clone();
         let Some(axis) = self.longest(group).filter(|_| count > 1) else { return vec![piece] };
@@ -113,10 +114,10 @@ impl Piece {
         if count <= size {
             return cut.collect();
         }
-        // More parts than the axis has positions: cut each position's part again, along the next axis.
+        // More parts are wanted than the axis has positions. Cut the part of each position again, along the next axis.
         cut.flat_map(|part| part.split(group, count.div_ceil(size))).collect()
     }
-    /// The first of these parts, which is as large as any, and how many there are.
+    /// The first part that [`Piece::split`] makes, which is as large as any, and how many parts it makes.
     pub fn first(&self, group: Group, count: usize) -> (Piece, usize) {
         let mut piece = self.clone();
         let Some(axis) = self.longest(group).filter(|_| count > 1) else { return (piece, 1) };

@@ -1,18 +1,19 @@
-//! Whole tensors, wherever they are, a chunk at a time: their magnitude, scaling, reading, writing.
+//! What is done to whole tensors, in plain memory or a chunk at a time: measuring, scaling, reading, writing.
 use super::{ChunkedMemory, Purpose, Source, Target};
 use crate::error::Result;
 use crate::tensor::Complex;
 use crate::tensor::kernel::scan::{self, Magnitude};
 use core::ops::Range;
 
-/// Calls `each` with the elements of `all` in order, chunk by chunk.
+/// Calls `each` with the range of elements in each chunk that `all` touches, in order, while that chunk is
+/// pinned.
 fn sweep(
     chunked: &dyn ChunkedMemory,
     all: Range<usize>,
     purpose: Purpose,
     mut each: impl FnMut(Range<usize>),
 ) -> Result<()> {
-    /// Chunks asked for before they are needed.
+    /// How many chunks are prefetched.
     const AHEAD: usize = 4;
     let chunk = chunked.chunk();
     let chunks = all.end.div_ceil(chunk);
@@ -74,7 +75,7 @@ fn write_each(target: &mut Target, mut each: impl FnMut(&mut [Complex], Range<us
     let all = 0..target.elements.len();
     let mut write = |range: Range<usize>| each(&mut target.elements[range.clone()], range);
     match target.chunked {
-        // Not as overwriting: the last chunk may reach beyond the tensor.
+        // Not `Overwrite`, because the last chunk may reach beyond the tensor.
         Some(chunked) => sweep(chunked, all, Purpose::Write, write),
         None => {
             write(all);

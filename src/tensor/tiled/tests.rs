@@ -1,4 +1,4 @@
-//! Products by cells: values, what is pinned, and the traffic, on memory that only counts.
+//! Products by cells on a model of memory (`counting`): values, pins, and the traffic.
 use super::counting::{Limited, Trouble};
 use super::*;
 use crate::error::fail;
@@ -7,10 +7,10 @@ use crate::tensor::testing::*;
 use proptest::prelude::*;
 use std::collections::HashSet;
 
-/// How two matrices can meet: axis of left, axis of right.
+/// The ways to multiply two matrices: axis of left, axis of right.
 const LAYOUTS: [[(usize, usize); 1]; 4] = [[(0, 0)], [(0, 1)], [(1, 0)], [(1, 1)]];
 
-/// Multiplies under a budget; gives the traffic, with what is left to be written counted.
+/// Multiplies under a budget, and checks the result. Returns the traffic, including what is still to be written.
 fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], room: usize, chunk: usize) -> usize {
     check_served(true, left, right, bonds, room, chunk)
 }
@@ -60,7 +60,7 @@ fn without_room_nothing_is_touched_that_nobody_brings_in() {
     let product = Product::row_major(&[8, 8], &[8, 8], &[(1, 0)]);
     let room = Limited { pinnable: 0, ..Limited::new(64) };
     let [mut left, ..] = room.tensors(true, 16, [&elements, &[]], 0);
-    // In place, as if touching had brought it in.
+    // The chunks are in place, as if touching had brought them in.
     left.prefetch(0, 4);
     for served in [true, false] {
         left.served = served;
@@ -91,7 +91,7 @@ fn what_the_next_product_reads_is_on_its_way_when_a_product_ends() {
 
 #[test]
 fn far_less_room_than_was_told() {
-    // As where a network's memory was changed, and its tensors are still in another, smaller one.
+    // As if a network's memory was changed, while its tensors are still in another, smaller one.
     for bonds in LAYOUTS {
         let room = Limited { pinnable: usize::MAX, ..Limited::new(300) };
         check_in(&room, false, &[40, 40], &[40, 40], &bonds, 10);
@@ -120,7 +120,8 @@ fn traffic_of_wide_matrices_whose_chunks_hold_many_rows() {
 }
 #[test]
 fn traffic_of_matrices_far_wider_than_the_memory() {
-    // 4 and 5.7 times as wide as the memory is: slabs of whole rows alone move 4.3 and 5.9 times the least.
+    // The matrices are 4 and 5.7 times as wide as the memory would allow a square one to be. Slabs of whole rows alone would
+    // move 4.3 and 5.9 times the least.
     for (n, chunks, most) in [(256, 16, 2.5), (256, 8, 2.0)] {
         let least = 2.0 * (n as f64).powi(3) / ((chunks * n) as f64).sqrt();
         for bonds in LAYOUTS {
@@ -188,13 +189,13 @@ fn sweeps_reach_every_element() {
         write(&mut first.target(), &one).unwrap();
         assert_eq!(magnitude(first.source()), Ok(Magnitude { below: Some(4), is_finite: true }));
     }
-    // The second chunk: four that are asked for ahead of it do well, too.
+    // The second chunk fails: the first one, and the four that are prefetched behind it, succeed.
     first.fail_after(5, Error::Io);
     assert_eq!(magnitude(first.source()), Err(Error::Io));
     room.ram.borrow().assert_nothing_is_pinned();
 }
-/// Wide matrices in a small memory, whose copies do what the test asks; stopped when `stop` is done. Gives what came of it, the
-/// error of the result, and how many copies there were.
+/// Multiplies wide matrices in a small memory, whose copies fail as `trouble` says. The product is stopped when the share
+/// `stop` is done. Returns the outcome, the error of the result, and how many copies there were.
 fn wide(trouble: Option<Trouble>, stop: f64) -> (Result<()>, f64, usize) {
     let (mut random, n) = (Random::new(7), 256);
     let room = Limited { trouble, ..Limited::new(16 * n) };
@@ -280,7 +281,7 @@ proptest! {
         let mut random = Random::new(seed);
         let mut axes: Vec<(usize, usize)> = (0..3).map(|_| (1 + random.below(5), 1 + random.below(60))).collect();
         if random.below(2) == 0 {
-            // Without gaps, or with one between positions of the last.
+            // Without gaps, or with a gap between the positions of the last axis.
             axes[0].1 = 1;
             axes[1].1 = axes[0].0;
             axes[2].1 = axes[0].0 * axes[1].0 + random.below(2);

@@ -1,4 +1,4 @@
-//! Evaluating a plan: product by product, each intermediate tensor freed as soon as it has been used.
+//! Evaluating a plan, product by product. Each intermediate tensor is freed as soon as it has been used.
 use super::order::{Plan, Step};
 use super::scaled::Scale;
 use super::{Effort, dimensions, plan};
@@ -12,7 +12,7 @@ use crate::tensor::{Complex, shape};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// A result from C's `malloc`, which the caller of the library frees. Counted with the network until then.
+/// A result in a block from C's `malloc`. It counts as the network's until it is handed over to the program, which frees it.
 pub struct Malloced {
     start: *mut Complex,
     count: usize,
@@ -31,10 +31,11 @@ impl Malloced {
     }
     /// The elements.
     pub fn elements(&mut self) -> &mut [Complex] {
-        // SAFETY: this object's own; every bit pattern is a number, and elements are written before they are read.
+        // SAFETY: the block has `count` elements and is this object's own. Every bit pattern is a number, and a product writes
+        // all elements before any is read.
         unsafe { core::slice::from_raw_parts_mut(self.start, self.count) }
     }
-    /// Hands the block over.
+    /// Hands the block over to the program.
     pub fn release(mut self) -> *mut Complex {
         core::mem::replace(&mut self.start, core::ptr::null_mut())
     }
@@ -42,19 +43,19 @@ impl Malloced {
 impl Drop for Malloced {
     fn drop(&mut self) {
         self.account.credit(self.count * size_of::<Complex>());
-        // SAFETY: from `malloc`, or NULL once handed over.
+        // SAFETY: the block is from `malloc`, or NULL if it was handed over.
         unsafe { libc::free(self.start.cast()) }
     }
 }
 
-/// An axis of a tensor on the way: bonds have the same label at both ends. Axes of size 1 are left out.
+/// An axis of an operand or an intermediate tensor. Both ends of a bond have the same label. Axes of size 1 are left out.
 #[derive(Clone, Copy)]
 struct Labelled {
     label: usize,
     size: usize,
 }
 
-/// A tensor on the way.
+/// An operand: a node's tensor or an intermediate one.
 struct Tensor {
     axes: Vec<Labelled>,
     /// None for the tensors of the nodes themselves.
@@ -63,11 +64,11 @@ struct Tensor {
 }
 
 impl Tensor {
-    /// The elements: its own, or those of the node it is.
+    /// The elements: those of `data`, or else those of `node`.
     fn source<'a>(&'a self, network: &'a Network, node: Option<&usize>) -> Source<'a> {
         match (&self.data, node) {
             (Some(block), _) => {
-                // SAFETY: written by the step that made it; nobody writes it any more.
+                // SAFETY: the step that made the block wrote all of it, and nobody writes it any more.
                 let elements = unsafe { block.elements(elements(&self.axes)) };
                 Source { elements, chunked: block.chunked() }
             }
@@ -77,7 +78,7 @@ impl Tensor {
     }
 }
 
-/// A label for every axis of the tree; both ends of a bond have one.
+/// Labels for all axes of the tree. Both ends of a bond have the same one.
 struct Labels {
     /// First label of each node.
     first: Vec<usize>,
@@ -101,7 +102,7 @@ impl Labels {
         let labelled = |(axis, &size)| Labelled { label: self.of(network, id, axis), size };
         sizes.filter(|(_, size)| **size > 1).map(labelled).collect()
     }
-    /// Where each free label goes in the result: its stride.
+    /// For each label of a free axis, its stride in the result.
     fn strides_of_result(&self, network: &Network, ids: &[usize]) -> Vec<usize> {
         let mut strides = vec![0; self.count];
         let mut stride = 1;
@@ -115,7 +116,7 @@ impl Labels {
     }
 }
 
-/// Contracts the root's tree. Gives the elements from `malloc`, and the dimensions.
+/// Contracts the root's tree. Returns the elements, in a block from `malloc`, and the dimensions.
 pub fn contract(network: &mut Network, memory: &Memory) -> Result<(Malloced, Vec<usize>)> {
     let start = Instant::now();
     let plan = plan(network, memory, Effort::Quick)?;
@@ -129,7 +130,7 @@ pub fn contract(network: &mut Network, memory: &Memory) -> Result<(Malloced, Vec
     Ok((result?, sizes))
 }
 
-/// Does the steps, counting them. The result has `count` elements.
+/// Carries out the plan, and counts its steps. The result has `count` elements.
 fn evaluate(
     network: &Network,
     memory: &Memory,
@@ -163,7 +164,7 @@ fn evaluate(
     }
 }
 
-/// A plan on the way.
+/// A plan that is being carried out.
 struct Evaluation<'a> {
     network: &'a Network,
     memory: &'a Memory,
@@ -171,11 +172,11 @@ struct Evaluation<'a> {
     /// The nodes, by the plan's numbers.
     ids: Vec<usize>,
     labels: Labels,
-    /// Tensors by the plan's numbers, from being made to being used; none for the nodes' own.
+    /// By the plan's numbers, the intermediate tensors that were made and not used yet. None at the places of nodes.
     tensors: Vec<Option<Tensor>>,
-    /// For each label, which axis of the right operand has it; `usize::MAX` outside [`product_of`].
+    /// Scratch of [`product_of`]: for each label, which axis of the right operand has it. Between calls all are `usize::MAX`.
     marks: Vec<usize>,
-    /// Multiply-adds so far.
+    /// Multiply-adds of the steps that are done.
     done: f64,
 }
 
@@ -187,7 +188,7 @@ impl<'a> Evaluation<'a> {
         let marks = vec![usize::MAX; labels.count];
         Evaluation { network, memory, plan, ids, labels, tensors, marks, done: 0.0 }
     }
-    /// An operand, which is not needed after this step.
+    /// Takes an operand, which no step after this one needs.
     fn operand(&mut self, number: usize) -> Result<Tensor> {
         if let Some(made) = self.tensors[number].take() {
             return Ok(made);
@@ -197,15 +198,16 @@ impl<'a> Evaluation<'a> {
         let scale = if source.chunked.is_some() { Scale::unknown() } else { Scale::measure(source)? };
         Ok(Tensor { axes: self.labels.axes(self.network, id), data: None, scale })
     }
-    /// What the product of a step reads first, if that can leave RAM: a node's tensor if it has one, since the other operand
-    /// is a result.
+    /// What a step's product reads first, if that can leave RAM: the tensor of the operand that is a node. The other operand
+    /// is the result of a step before, perhaps of the one that is at work.
     fn memory_read_by(&self, number: usize) -> Option<&'a dyn ChunkedMemory> {
         let step = self.plan.steps.get(number)?;
         let mut nodes = [step.upper, step.lower].into_iter().filter_map(|tensor| self.ids.get(tensor));
         nodes.find_map(|id| self.network.node(*id).source().chunked)
     }
 
-    /// One product: into `target` with its strides by label, or into a new tensor.
+    /// Makes one product. The last one goes to `target` (the strides by label, and the elements). Any other makes a new
+    /// tensor, which is returned.
     fn multiply(
         &mut self,
         step: &Step,
@@ -245,8 +247,8 @@ impl<'a> Evaluation<'a> {
         Ok(Some(Tensor { axes, data: Some(data), scale: scale_of_result }))
     }
 
-    /// Writes a product to `out` and gives its scale. Operands of unknown scale are taken as they are, and the product is made
-    /// again, with scales that were measured, where that looks wrong.
+    /// Writes a product to `out` and returns its scale. Operands of unknown scale are taken as they are. If the product then
+    /// looks wrong, their scales are measured and the product is made again.
     fn multiply_scaled(
         &self,
         step: &Step,
@@ -261,7 +263,7 @@ impl<'a> Evaluation<'a> {
         ];
         let mut scales = [left.scale, right.scale];
         let work = product.terms();
-        // Of the product, as far as was told: it may be made twice.
+        // The largest share reported so far: the product may be made twice, but progress may not go back.
         let mut told = 0.0_f64;
         loop {
             (product.left_exponent, product.right_exponent) = (0, 0);
@@ -291,8 +293,8 @@ fn elements(axes: &[Labelled]) -> usize {
 fn strides_of(axes: &[Labelled]) -> Vec<usize> {
     shape::strides(&axes.iter().map(|axis| axis.size).collect::<Vec<_>>())
 }
-/// The product over the labels that both operands have, and the axes of its result, whose strides are still to be set: those
-/// of the rows, then those of the columns.
+/// The product over the labels that both operands have, and the axes of its result: those of the rows, then those of the
+/// columns. The caller has still to set their strides in the result.
 fn product_of([left, right]: &[Tensor; 2], marks: &mut [usize]) -> (Product, Vec<Labelled>) {
     let (left_strides, right_strides) = (strides_of(&left.axes), strides_of(&right.axes));
     for (axis, labelled) in right.axes.iter().enumerate() {

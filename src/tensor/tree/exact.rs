@@ -1,7 +1,8 @@
 //! The best order of contracting a small tree of tensors, by dynamic programming over its edges.
 //!
-//! The last product of any order removes one edge and joins the two parts beside it, each contracted in its own best
-//! order. So the best order of a connected part follows from those of smaller parts, one for each of its edges.
+//! The last product of any order removes one edge and joins the two parts beside it, each of which was contracted in
+//! its own best order. So the best order of a connected part is found by trying each of its edges as the last one,
+//! given the best orders of smaller parts.
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
 
@@ -13,29 +14,29 @@ pub struct SmallTree {
     pub edges: Vec<(usize, usize, f64)>,
 }
 
-/// What is to be least.
+/// What to minimise.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Objective {
     /// Multiply-adds.
     Time,
-    /// The largest tensor on the way; then multiply-adds.
+    /// The largest intermediate tensor; of orders with the same, multiply-adds.
     Space,
 }
 
-/// How good an order is: largest tensor (0 where only time matters), then multiply-adds.
+/// What an order costs: the largest tensor (0 where only time matters), then multiply-adds.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 struct Score(f64, f64);
 
-/// A solved part: its score and the edge removed last.
+/// A solved part: its score, and the edge that is removed last.
 #[derive(Clone, Copy)]
 struct Solved {
     score: Score,
     edge: usize,
 }
 
-/// The order: edges in the sequence of the products, children before parents, and the multiply-adds.
+/// An order of contraction, and what it costs.
 pub struct Order {
-    /// Edges, first product first.
+    /// The edges in the sequence of their products. Operands come before the products that use them.
     pub edges: Vec<usize>,
     /// Multiply-adds.
     pub terms: f64,
@@ -46,14 +47,15 @@ pub struct Order {
 struct Solver<'a> {
     tree: &'a SmallTree,
     objective: Objective,
-    /// For each edge, the vertices below it.
+    /// For each edge, the set of vertices below it, a bit for each.
     below: Vec<u64>,
-    /// For each edge, its two ends.
+    /// For each edge, the set of its two ends.
     ends: Vec<u64>,
     known: Table,
 }
 
-/// Solved parts: a plain array for the smallest trees, which are solved often, else a hash table.
+/// The solved parts: an array for the smallest trees, which are solved often, else a hash table. A part is the set
+/// of its vertices, a bit for each.
 enum Table {
     Dense(Vec<Solved>),
     Sparse(HashMap<u64, Solved, FixedState>),
@@ -81,10 +83,10 @@ impl Table {
     }
 }
 
-/// Number of parts the dynamic programme would look at, times the edges of each: its work. The first vertex must be
-/// the top and every vertex come after the one above it.
+/// An estimate of what [`solve`] has to do: the number of connected parts, times a third of the vertices for the
+/// edges of each. The first vertex must be the top, and every other vertex must come after the one above it.
 pub fn work(vertices: usize, parents: impl Fn(usize) -> usize) -> f64 {
-    // Connected parts whose top is v: any part, or nothing, of each child.
+    // Connected parts whose top is v: from below each child, nothing or any part whose top is that child.
     let mut parts = vec![1.0f64; vertices];
     for v in (1..vertices).rev() {
         parts[parents(v)] *= 1.0 + parts[v];
@@ -92,11 +94,12 @@ pub fn work(vertices: usize, parents: impl Fn(usize) -> usize) -> f64 {
     parts.iter().sum::<f64>() * vertices as f64 / 3.0
 }
 
-/// The best order. The tree has at least one edge, and every edge's lower end is below its upper one when the tree
-/// hangs from the vertex that is nobody's lower end.
+/// Finds the best order. The tree must have at least one edge. One vertex, the top, must be no edge's lower end, and
+/// every edge's lower end must be farther from the top than its upper end.
 pub fn solve(tree: &SmallTree, objective: Objective) -> Order {
     let mut below: Vec<u64> = tree.edges.iter().map(|edge| 1 << edge.1).collect();
-    // Grow each edge's set until it holds everything hanging from it; edges from the bottom up need one pass.
+    // Grow each edge's set until it holds everything that hangs from the edge. One pass does where edges are listed
+    // from the top down, because it visits the last one first.
     loop {
         let mut grown = false;
         for (e, edge) in tree.edges.iter().enumerate().rev() {
@@ -131,7 +134,8 @@ pub fn solve(tree: &SmallTree, objective: Objective) -> Order {
 }
 
 impl Solver<'_> {
-    /// Size of a contracted part: all its tensors without the bonds inside it, each of which is in two of them.
+    /// Size of a contracted part: that of all its tensors together, without the bonds inside the part. Each such
+    /// bond is an axis of two tensors, so it is taken off twice.
     fn size(&self, part: u64) -> f64 {
         let inside = |e: &usize| part & self.ends[*e] == self.ends[*e];
         let tensors: f64 =
@@ -153,7 +157,7 @@ impl Solver<'_> {
                 continue;
             }
             let (lower, upper) = (self.part(part & self.below[edge]), self.part(part & !self.below[edge]));
-            // Multiply-adds of a product: elements of the result times the size of the bond.
+            // Multiply-adds of a product: the elements of the result times the size of the bond.
             let terms = lower.1 + upper.1 + (size + self.tree.edges[edge].2).exp2();
             let largest =
                 if self.objective == Objective::Space { lower.0.max(upper.0).max(size) } else { 0.0 };

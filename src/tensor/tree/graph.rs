@@ -6,7 +6,7 @@ use crate::tensor::network::Network;
 pub struct Graph {
     /// The network's numbers of the nodes.
     pub ids: Vec<usize>,
-    /// Position of the parent; the top's own position for the top.
+    /// Position of the parent. The top's is its own position, 0.
     pub parent: Vec<usize>,
     /// One past the last position of the node's subtree.
     pub end: Vec<usize>,

@@ -1,7 +1,10 @@
 //! Contracting the whole tree: plan the order, then evaluate it.
 //!
-//! `graph` sees a tree as sizes; `exact` finds the best order of a small tree by dynamic programming over its
-//! edges; `search` plans trees of any size; `order` arranges the steps for little memory; `evaluate` does them.
+//! - `graph` reduces a tree to the sizes of its tensors and bonds.
+//! - `exact` finds the best order of a small tree by dynamic programming over its edges.
+//! - `search` plans trees of any size.
+//! - `order` arranges the steps so that they need little memory.
+//! - `evaluate` carries them out.
 mod evaluate;
 mod exact;
 mod graph;
@@ -24,13 +27,14 @@ use search::Effort;
 use std::rc::Rc;
 use std::time::Instant;
 
-/// The last plan made, and what for.
+/// The last plan, and what it was made for: the effort, the version of the network, the limit in bytes.
 #[derive(Default)]
 pub struct Cache {
     made: Option<(Rc<Plan>, Effort, u64, Option<usize>)>,
 }
 
-/// The plan for contracting the root's tree; made, or taken from the cache if nothing has changed since.
+/// The plan for contracting the root's tree. The one in the cache is taken if neither the network nor the limit
+/// has changed since, and if it was made with as much effort.
 fn plan(network: &mut Network, memory: &Memory, effort: Effort) -> Result<Rc<Plan>> {
     let Some(root) = network.root() else { return fail!(InvalidArgument, "the network has no nodes") };
     let (version, limit) = (network.version(), memory.limit());
@@ -48,7 +52,7 @@ fn plan(network: &mut Network, memory: &Memory, effort: Effort) -> Result<Rc<Pla
     Ok(plan)
 }
 
-/// Plans thoroughly and keeps the plan for later contractions.
+/// Plans thoroughly, and keeps the plan for later contractions.
 pub fn optimize(network: &mut Network, memory: &Memory) -> Result<()> {
     let start = Instant::now();
     plan(network, memory, Effort::Thorough)?;

@@ -1,18 +1,19 @@
 //! A contraction order as a binary tree of products, and its steps arranged so that little is held at one time.
 use super::graph::Graph;
 
-/// Tensors are numbered: first the nodes (by position in the graph), then the products.
+/// The products of an order. Tensors are numbered: first the nodes (by position in the graph), then the products.
 #[derive(Clone)]
 pub struct Products {
-    /// For each product: the tensor above its edge, the tensor below, and the position whose bond to its parent is
-    /// that edge.
+    /// For each product: the tensor at the upper end of its edge, the tensor at the lower end, and the edge, which
+    /// is named by the position at its lower end.
     pub joins: Vec<(usize, usize, usize)>,
     /// Elements of every tensor, nodes first.
     pub size: Vec<f64>,
     nodes: usize,
 }
 
-/// One product of a plan: two tensors of `Products` numbering. The n-th step makes tensor `nodes + n`.
+/// One product of a plan. Operands are numbered as in [`Products`], but products by the sequence of the steps: the
+/// n-th step makes tensor `nodes + n`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The operand that holds the parent end of the edge.
@@ -21,23 +22,23 @@ pub struct Step {
     pub lower: usize,
 }
 
-/// What to do, and what it costs.
+/// The steps of a contraction, and what they cost.
 #[derive(Debug)]
 pub struct Plan {
     /// The products in order.
     pub steps: Vec<Step>,
     /// Multiply-adds of all steps.
     pub terms: f64,
-    /// Most elements in intermediate tensors and the result at one time.
+    /// The most elements that intermediate tensors and the result have at one time.
     pub peak: f64,
 }
 
 impl Products {
-    /// No products yet.
+    /// Starts with the nodes, and no products.
     pub fn new(graph: &Graph) -> Products {
         Products { joins: Vec::with_capacity(graph.len()), size: graph.size.clone(), nodes: graph.len() }
     }
-    /// Joins two tensors over the edge above `position`; gives the product's number.
+    /// Joins two tensors over the edge above `position`. Returns the product's number.
     pub fn join(&mut self, graph: &Graph, upper: usize, lower: usize, position: usize) -> usize {
         self.joins.push((upper, lower, position));
         self.size.push(0.0);
@@ -59,7 +60,7 @@ impl Products {
     pub fn terms(&self, graph: &Graph, made: usize) -> f64 {
         self.size[made] * graph.bond[self.joins[made - self.nodes].2]
     }
-    /// The products below `top` and itself, operands before what is made of them.
+    /// `top` and the products below it, operands before the products that use them.
     fn bottom_up(&self, top: usize) -> Vec<usize> {
         let mut found = Vec::with_capacity(self.joins.len());
         let mut stack = vec![top];
@@ -73,8 +74,8 @@ impl Products {
         found.reverse();
         found
     }
-    /// Arranges the products for the least peak: of two operands, the one that needs more beyond what it leaves
-    /// behind comes first.
+    /// Arranges the products for the least peak. Of two operands, the one whose making needs more memory beyond
+    /// what its result holds is made first.
     pub fn arrange(&self, graph: &Graph, top: usize) -> Plan {
         let held = |tensor: usize| if tensor < self.nodes { 0.0 } else { self.size[tensor] };
         let mut peak = vec![0.0f64; self.size.len()];

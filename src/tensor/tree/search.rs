@@ -1,10 +1,14 @@
 //! Planning trees of any size: exactly where that is cheap, else a good order improved window by window.
 //!
-//! The start is the best order that contracts every branch before it joins it, over all choices of the tensor that
-//! everything flows to. Around one tensor the best sequence of branches follows from exchanging neighbours: branch
-//! i goes before j if 1/d_i - 1/f_i < 1/d_j - 1/f_j, for bonds d and open sizes f. Windows of a few neighbouring
-//! products are then put in their best order by the exact method ("subtree reconfiguration" of Gray and Kourtis,
-//! "Hyper-optimized tensor network contraction", 2021).
+//! The search starts from an order in which everything flows towards one tensor, the center, and every branch is contracted
+//! before it is joined. The center is the one with which such an order takes the fewest multiply-adds.
+//!
+//! At a tensor, the best sequence of its branches follows from exchanging neighbours: branch i goes before j if 1/d_i -
+//! 1/f_i < 1/d_j - 1/f_j. Here d is the size of the branch's bond, and f its open size: the elements of the contracted
+//! branch, divided by d.
+//!
+//! Windows of a few neighbouring products are then put in their best order by the exact method ("subtree reconfiguration"
+//! of Gray and Kourtis, "Hyper-optimized tensor network contraction", 2021).
 use super::exact::{self, Objective, SmallTree};
 use super::graph::Graph;
 use super::order::{Plan, Products};
@@ -13,14 +17,14 @@ use crate::tensor::Complex;
 /// How much planning is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub enum Effort {
-    /// Microseconds a node, more only for long contractions.
+    /// For a contraction: microseconds a node, and more only for long contractions.
     Quick,
-    /// Asked for.
+    /// For a program that asks for a plan.
     Thorough,
 }
 
-/// Plans for the fewest multiply-adds with a peak of at most `limit` bytes; where no order found keeps the limit,
-/// the one that comes nearest to it is not worth its time: the fastest is taken and its tensors leave RAM.
+/// Plans for the fewest multiply-adds with a peak of at most `limit` bytes. If no order found keeps the limit, the result
+/// is the fastest one, and its tensors leave RAM. The order that comes nearest to the limit would not be worth its time.
 pub fn plan(graph: &Graph, effort: Effort, limit: Option<usize>) -> Plan {
     let first = plan_for(graph, effort, Objective::Time);
     let fits =
@@ -38,7 +42,8 @@ fn plan_for(graph: &Graph, effort: Effort, objective: Objective) -> Plan {
         return Products::new(graph).arrange(graph, 0);
     }
     let flow = Flow::new(graph);
-    // One unit of work is about 10 nanoseconds of planning, in which 100 multiply-adds could be done.
+    // One unit of work is about 10 nanoseconds of planning, in which 100 multiply-adds could be done. Planning may take a
+    // twentieth of the time of the contraction.
     let worth = flow.terms * 0.05 / 100.0;
     let budget = match effort {
         Effort::Quick => (600.0 * nodes as f64).max(worth.min(1e7)),
@@ -56,7 +61,7 @@ fn solve_exactly(graph: &Graph, objective: Objective) -> Plan {
     let edges = (1..nodes).map(|v| (graph.parent[v], v, graph.bond[v].log2())).collect();
     let tree = SmallTree { size: graph.size.iter().map(|s| s.log2()).collect(), edges };
     let mut products = Products::new(graph);
-    let mut made: Vec<usize> = (0..nodes).collect(); // the tensor each node is part of, for the top of each
+    let mut made: Vec<usize> = (0..nodes).collect(); // by node: the tensor whose top it is, if any
     let owner = |made: &[usize], mut v: usize| {
         while made[v] == usize::MAX {
             v = graph.parent[v];
@@ -73,7 +78,7 @@ fn solve_exactly(graph: &Graph, objective: Objective) -> Plan {
     products.arrange(graph, last)
 }
 
-/// The search without the exact method for small trees.
+/// The search alone, also for small trees.
 #[cfg(test)]
 pub fn search(graph: &Graph, objective: Objective, budget: f64) -> Plan {
     search_from(graph, &Flow::new(graph), objective, budget)
@@ -85,20 +90,22 @@ fn search_from(graph: &Graph, flow: &Flow, objective: Objective, budget: f64) ->
     products.arrange(graph, top)
 }
 
-/// Contracting towards one tensor, for every choice of it.
+/// What it costs to contract everything towards one tensor, for every choice of that tensor, the center.
 struct Flow {
-    /// Towards the parent: multiply-adds below, and open size of the branch.
+    /// By node, the branch below it, as its parent joins it: multiply-adds to contract it, and its open size.
     up: Vec<(f64, f64)>,
-    /// From the parent: the same for everything that is not below.
+    /// By node, the branch through its parent: the same for everything that is not below the node. Infinite where it is not
+    /// known.
     down: Vec<(f64, f64)>,
-    /// The best choice.
+    /// The best center.
     center: usize,
-    /// Its multiply-adds.
+    /// Multiply-adds of contracting towards the best center.
     terms: f64,
     children: Vec<Vec<usize>>,
 }
 
-/// Vertices with more neighbours than this are not left out one by one.
+/// At a vertex with more neighbours than this, the branches through it are not computed, because each leaves out another
+/// neighbour. So no vertex below it is tried as the center.
 const WIDE: usize = 64;
 
 /// A branch at a vertex: the vertex it starts with, its bond, its open size, its multiply-adds.
@@ -143,7 +150,7 @@ impl Flow {
         flow.terms = best;
         flow
     }
-    /// The branches at a vertex that are known, in the best sequence.
+    /// The branches at a vertex whose costs are known, in the best sequence.
     fn branches(&self, graph: &Graph, v: usize) -> Vec<Branch> {
         let branch = |start: usize, bond: f64, (terms, open): (f64, f64)| Branch { start, bond, open, terms };
         let mut branches: Vec<Branch> =
@@ -155,7 +162,7 @@ impl Flow {
         branches.sort_by(|a, b| key(a).total_cmp(&key(b)));
         branches
     }
-    /// Writes the products of contracting towards the center; gives the last one.
+    /// Adds the products of contracting towards the center to `products`. Returns the last one.
     fn products(&self, graph: &Graph, products: &mut Products) -> usize {
         // Visit from the center outwards, then join backwards.
         let mut order = Vec::with_capacity(graph.len());
@@ -182,11 +189,11 @@ impl Flow {
     }
 }
 
-/// Multiply-adds and open size of contracting all branches but one into a vertex. `kept` is the size of that one's
-/// bond.
+/// Contracts all branches at a vertex into it, apart from the one that starts with `except`. Returns the multiply-adds and
+/// the open size towards that one; `kept` is the size of its bond.
 fn absorb(graph: &Graph, v: usize, branches: &[Branch], except: usize, kept: f64) -> (f64, f64) {
     let (mut size, mut terms) = (graph.size[v], 0.0);
-    // The branch through the parent starts with v itself; that of a leaf towards its parent is not among them.
+    // The branch through the parent starts with v itself. On the way up it is not among the branches yet.
     for branch in branches.iter().filter(|b| b.start != except) {
         terms += branch.terms + size * branch.open;
         size *= branch.open / branch.bond;
@@ -194,7 +201,7 @@ fn absorb(graph: &Graph, v: usize, branches: &[Branch], except: usize, kept: f64
     (terms, size / kept)
 }
 
-/// Which product of a window is opened next.
+/// Which product in a window is replaced by its two operands next.
 #[derive(Clone, Copy)]
 enum Expansion {
     Largest,
@@ -221,7 +228,7 @@ fn improve(graph: &Graph, products: &mut Products, objective: Objective, mut bud
     }
 }
 
-/// Reorders the products just below `top`, itself among them. True if that saved something.
+/// Reorders `top` and the products just below it. Returns whether that saved something.
 fn improve_window(
     graph: &Graph,
     products: &mut Products,
@@ -247,15 +254,15 @@ fn improve_window(
 struct Window {
     /// The products, the top one first.
     inner: Vec<usize>,
-    /// The tensors that they are made of.
+    /// The tensors that these products join.
     parts: Vec<usize>,
-    /// For each product, which two parts its bond connects, and the bond.
+    /// For each product, which two parts its bond connects (upper, lower), and the bond.
     edges: Vec<(usize, usize, usize)>,
 }
 
 impl Window {
-    /// Opens one product after the other among the parts, from `top` on, until there are `size` parts. None if there is but
-    /// one product.
+    /// Starts with `top` as the only part, and replaces one product after the other by its operands until there are `size`
+    /// parts. `None` if that finds only one product.
     fn below(
         graph: &Graph,
         products: &Products,
@@ -283,7 +290,8 @@ impl Window {
             return None;
         }
         let edge = |made: &usize| {
-            // Of an edge's two ends, the one below is the top of its part; look both up from their product.
+            // Find the parts that have the edge's two ends, from the product's operands downwards. The lower end is the top
+            // vertex of its part.
             let (upper, lower, edge) = products.joins[made - nodes];
             let part = |tensor, vertex| part_with(graph, products, &parts, tensor, vertex);
             (part(upper, graph.parent[edge]), part(lower, edge), edge)
@@ -291,7 +299,7 @@ impl Window {
         let edges = inner.iter().map(edge).collect();
         Some(Window { inner, parts, edges })
     }
-    /// Whether its products, as they are, cost more than in the order that was found.
+    /// Whether the window's products cost more in their present order than in the one that was found.
     fn is_worse_than(
         &self,
         found: &exact::Order,
@@ -309,7 +317,7 @@ impl Window {
             }
         }
     }
-    /// Puts its products in another order.
+    /// Puts the window's products in another order.
     fn reorder(mut self, order: &exact::Order, graph: &Graph, products: &mut Products) {
         let nodes = products.nodes();
         self.inner.rotate_left(1); // the top, which the rest of the tree refers to, is made last
@@ -328,7 +336,7 @@ impl Window {
     }
 }
 
-/// Which of `parts` has a vertex, looked for from `tensor` downwards.
+/// The index of the part that has `vertex`, searched for from `tensor` downwards.
 fn part_with(graph: &Graph, products: &Products, parts: &[usize], mut tensor: usize, vertex: usize) -> usize {
     loop {
         if let Some(found) = parts.iter().position(|part| *part == tensor) {

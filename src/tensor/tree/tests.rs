@@ -1,4 +1,5 @@
-//! Whole trees: values against the sum over all indices, orders against every order there is, memory as foretold.
+//! Whole trees: values against the sum over all indices, orders against every possible order, peaks against the
+//! plan's.
 use super::exact::{self, Objective, SmallTree};
 use super::graph::Graph;
 use super::search::{self, Effort};
@@ -39,7 +40,7 @@ proptest! {
         prop_assert_eq!(&sizes, &dimensions);
         prop_assert_eq!(&sizes, &super::dimensions(&network).unwrap());
         prop_assert!(error(&result) < 1e-5, "{}", error(&result));
-        // The peak is what was foretold.
+        // The peak is the one that the plan says.
         let (_, peak) = cost(&mut network, &memory).unwrap();
         prop_assert_eq!(network.account.peak() - before, peak as usize);
         // Another order, the same value; the network is as it was.
@@ -88,7 +89,7 @@ proptest! {
     }
 }
 
-/// A tree of sizes: each vertex after the one above it.
+/// A random tree of sizes. Each vertex comes after the one above it.
 fn random_sizes(random: &mut Random, nodes: usize) -> SmallTree {
     let mut tree = SmallTree { size: vec![0.0; nodes], edges: Vec::new() };
     for v in 1..nodes {
@@ -199,7 +200,8 @@ fn deep_and_wide_trees() {
             };
             add(&mut network, &memory, dimensions, elements);
         }
-        // From the bottom up, so that the root moves every time, or all to the first.
+        // The deep tree is connected from the bottom up, so that the root moves every time. The wide one has all
+        // others below the first.
         for i in (1..count).rev() {
             let (parent, child) = if wide { (0, count - i) } else { (i - 1, i) };
             network.connect(&memory, parent, child).unwrap();

@@ -1,12 +1,12 @@
-//! Charts as HTML: the areas and bars are SVG that stretches to the page's width, the text around them is not, so that it
-//! stays readable on a phone.
+//! Charts as HTML. The areas and bars are SVG, which stretches to the page's width. The text around them does not
+//! stretch, so that it stays readable on a phone.
 use crate::output::bytes;
 use std::fmt::Write;
 
 /// Units of the SVG, both ways.
 const FULL: f64 = 1000.0;
 
-/// Text for HTML.
+/// Text with what HTML would take for markup escaped.
 pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -21,7 +21,7 @@ pub fn escape(text: &str) -> String {
     safe
 }
 
-/// A number of nanoseconds for reading.
+/// A number of nanoseconds as people read it.
 pub fn time(nanoseconds: u64) -> String {
     match nanoseconds as f64 {
         ns if ns < 1e3 => format!("{ns} ns"),
@@ -31,7 +31,7 @@ pub fn time(nanoseconds: u64) -> String {
         ns => format!("{} min {:.0} s", (ns / 6e10) as u64, ns % 6e10 / 1e9),
     }
 }
-/// A count with separators.
+/// A count with separators between groups of three digits.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits
@@ -43,7 +43,7 @@ pub fn count(number: u64) -> String {
     groups.join("\u{202f}")
 }
 
-/// What a series is called, and the name of its colour.
+/// The name of a series, and the class of its colour (page.css).
 pub struct Series {
     pub name: &'static str,
     pub colour: &'static str,
@@ -63,7 +63,7 @@ impl Unit {
             Unit::Gflops => format!("{value} GFLOP/s"),
         }
     }
-    /// Where lines go, from 0 to at least `most`; four or five of them.
+    /// Where the lines of the axis go, from 0 to at least `most`: at most six.
     fn ticks(self, most: f64) -> Vec<f64> {
         let least = most.max(1.0) / 4.0;
         let step = match self {
@@ -74,13 +74,13 @@ impl Unit {
         (0..=steps).map(|tick| tick as f64 * step).collect()
     }
 }
-/// 1, 2 or 5 times a power of ten, at least `least`.
+/// The least number that is 1, 2 or 5 times a power of ten and at least `least`.
 fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
     let digit = [1.0, 2.0, 5.0, 10.0].into_iter().find(|digit| digit * power >= least * (1.0 - 1e-9));
     digit.unwrap_or(10.0) * power
 }
-/// Labels of the time axis: share of the width, text.
+/// Labels of the time axis: the share of the width, and the text.
 fn time_ticks(duration: f64) -> Vec<(f64, String)> {
     let step = round_step(duration.max(1.0) / 5.0);
     let shown = |at: f64| match duration {
@@ -103,7 +103,7 @@ pub struct Chart {
     legend: String,
 }
 impl Chart {
-    /// An empty one for values up to `most`.
+    /// An empty chart for values up to `most`.
     pub fn new(unit: Unit, duration: u64, most: f64) -> Chart {
         let top = unit.ticks(most).last().copied().unwrap_or(1.0);
         Chart { unit, duration: duration.max(1) as f64, top, svg: String::new(), legend: String::new() }
@@ -117,7 +117,7 @@ impl Chart {
     fn explain(&mut self, series: &Series) {
         let _ = write!(self.legend, "<li><i class=\"{}\"></i>{}</li>", series.colour, series.name);
     }
-    /// Areas, one upon the other. `points`: time, and a value for each series.
+    /// Adds areas, one upon the other. `points` has times, each with a value for each series.
     pub fn areas<const N: usize>(mut self, series: &[Series; N], points: &[(u64, [f64; N])]) -> Chart {
         let mut below = vec![0.0; points.len()];
         for (number, one) in series.iter().enumerate() {
@@ -139,7 +139,7 @@ impl Chart {
         }
         self
     }
-    /// A line.
+    /// Adds a line.
     pub fn line(mut self, series: &Series, points: &[(u64, f64)]) -> Chart {
         self.explain(series);
         let mut outline = String::new();
@@ -149,7 +149,7 @@ impl Chart {
         let _ = write!(self.svg, "<polyline class=\"{}\" points=\"{}\"/>", series.colour, outline.trim_end());
         self
     }
-    /// Bars of equal widths over the whole time, values one upon the other.
+    /// Adds bars of equal widths over the whole time, with the values of each one upon the other.
     pub fn bars<const N: usize>(mut self, series: &[Series; N], bars: &[[f64; N]]) -> Chart {
         let width = FULL / bars.len().max(1) as f64;
         for (number, one) in series.iter().enumerate() {
@@ -172,7 +172,7 @@ impl Chart {
         }
         self
     }
-    /// A bar from one time to another.
+    /// Adds a bar from one time to another.
     pub fn span(&mut self, series: &Series, begin: u64, duration: u64, value: f64, title: &str) {
         if self.legend.is_empty() {
             self.explain(series);
@@ -187,7 +187,8 @@ impl Chart {
             escape(title)
         );
     }
-    /// Shows under the pointer what `texts` say of their times; the time of the last text is the end.
+    /// Adds texts that are shown under the pointer, each from its own time to the next text's. The last one lasts to the
+    /// end.
     pub fn tips(mut self, texts: &[(u64, String)]) -> Chart {
         for (place, (time, text)) in texts.iter().enumerate() {
             let left = self.x(*time);
@@ -201,7 +202,7 @@ impl Chart {
         }
         self
     }
-    /// The chart; `label` says in words what it shows.
+    /// The chart as HTML. `label` says in words what it shows.
     pub fn html(&self, label: &str) -> String {
         let mut html =
             format!("<ul class=\"legend\">{}</ul><div class=\"chart\"><div class=\"plot\">", self.legend);

@@ -8,7 +8,7 @@ use std::io::{Result, Write};
 fn microseconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e3
 }
-/// `2 x 3 * 3 x 4`: the shape of the fused matrices.
+/// The shapes of the two tensors as matrices, each rows; columns: `[2×3; 4]·[4; 5]`.
 pub fn shape(rows: &[u64], sums: &[u64], columns: &[u64]) -> String {
     let axes = |sizes: &[u64]| match sizes {
         [] => "1".to_owned(),
@@ -66,7 +66,7 @@ fn counters(sample: &Sample, each: &mut dyn FnMut(&str, Value) -> Result<()>) ->
     each("hierarchical", tiers(sample.hierarchical))
 }
 
-/// Writes them, an event a line.
+/// Writes all events, one on each line.
 pub fn write(recording: &Recording, out: &mut dyn Write) -> Result<()> {
     write!(out, "{{\"displayTimeUnit\": \"ms\", \"traceEvents\": [")?;
     let mut separator = "\n";

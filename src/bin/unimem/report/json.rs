@@ -46,7 +46,7 @@ fn movements(moved: &[Moved]) -> Value {
     groups.into_iter().map(group).collect()
 }
 
-/// All of it.
+/// The whole report.
 pub fn report(recording: &Recording) -> Value {
     let peak = |of: fn(&Sample) -> u64| recording.samples.iter().map(of).max();
     let contractions = recording.contracted.iter().map(|c| {

@@ -1,4 +1,4 @@
-//! `unimem report`: a recording (unimem::recording) as a page, as JSON, and for other tools.
+//! `unimem report`: shows a recording (see `unimem::recording`) as a page, as JSON, or for other tools.
 mod chart;
 mod chrome;
 mod json;
@@ -15,7 +15,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use unimem::recording::{Mechanism, Memory, Movement, Tier};
 
-/// Reads a recording and writes what was asked for.
+/// Reads a recording and writes what the user asks for; a page beside it, if that is nothing.
 pub fn run(options: &Report) -> Result<u8, Failure> {
     let recording = Recording::read(&options.recording)?;
     if let Some(why) = recording.incomplete() {
@@ -43,7 +43,7 @@ pub fn run(options: &Report) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Writes a file, which is not the recording.
+/// Writes a file. Refuses to write over the recording.
 fn write(
     recording: &Path,
     path: &Path,

@@ -9,14 +9,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Points of a chart at most.
+/// The most points that a chart has.
 const POINTS: usize = 400;
-/// Bars of a chart over time.
+/// The bars that a chart over time has.
 const BARS: usize = 120;
-/// Rows of a table.
+/// The most rows that a table has.
 const ROWS: usize = 40;
 
-/// All of it.
+/// The whole page.
 pub fn page(recording: &Recording) -> String {
     let title = escape(&recording.command.join(" "));
     let mut html = format!(
@@ -113,7 +113,7 @@ fn tiles(recording: &Recording) -> String {
     html + "</div>\n"
 }
 
-/// At most [`POINTS`] samples: of each stretch of time the one with most in it, and the last.
+/// About [`POINTS`] samples: the one with most memory of each stretch of time, and the last one.
 fn points(recording: &Recording) -> Vec<&Sample> {
     let weight = |s: &&Sample| s.live + s.streaming.size + s.hierarchical.size + s.resident;
     let stretch = recording.duration() / POINTS as u64 + 1;
@@ -419,7 +419,7 @@ fn live(recording: &Recording) -> String {
     if end.blocks == 0 {
         return section("leaks", "Live at the end", "Nothing: every block was freed.", "");
     }
-    // Blocks of one stack and size are one row.
+    // Blocks with the same stack and size are one row.
     let mut groups = BTreeMap::<_, Vec<&Live>>::new();
     for live in &recording.live {
         groups.entry((Reverse(live.size), Reverse(&live.stack[..]))).or_default().push(live);

@@ -1,4 +1,5 @@
-//! A heap profile as pprof reads it: github.com/google/pprof, proto/profile.proto, compressed with gzip.
+//! A heap profile as pprof reads it: github.com/google/pprof, proto/profile.proto, compressed with gzip. The
+//! structures are the messages of that file.
 use super::recording::{Recording, Site};
 use flate2::{Compression, write::GzEncoder};
 use prost::Message;
@@ -30,7 +31,7 @@ struct Profile {
     #[prost(int64, tag = "14")]
     default_sample_type: i64,
 }
-/// What a value is, and its unit: places in the table of strings, as all `i64` below.
+/// What a value is, and its unit. Both are places in the table of strings, as are the names and texts below.
 #[derive(Clone, Copy, PartialEq, Message)]
 struct ValueType {
     #[prost(int64, tag = "1")]
@@ -40,7 +41,7 @@ struct ValueType {
 }
 #[derive(Clone, PartialEq, Message)]
 struct Sample {
-    /// Innermost first.
+    /// The calls, innermost first.
     #[prost(uint64, repeated, tag = "1")]
     location_id: Vec<u64>,
     #[prost(int64, repeated, tag = "2")]
@@ -76,7 +77,7 @@ struct Location {
     mapping_id: u64,
     #[prost(uint64, tag = "3")]
     address: u64,
-    /// Several where the compiler has put functions into others, innermost first.
+    /// Several if the compiler has inlined functions into others, innermost first.
     #[prost(message, repeated, tag = "4")]
     line: Vec<Line>,
 }
@@ -97,7 +98,7 @@ struct Function {
     filename: i64,
 }
 
-/// A profile on the way.
+/// A profile that is being built.
 struct Builder {
     profile: Profile,
     strings: HashMap<String, i64>,
@@ -166,7 +167,7 @@ fn profile(recording: &Recording) -> Profile {
         functions: HashMap::new(),
         locations: HashMap::new(),
     };
-    builder.text(""); // the first one is empty, always
+    builder.text(""); // the format wants an empty string first
     for (kind, unit) in [
         ("alloc_objects", "count"),
         ("alloc_space", "bytes"),
@@ -199,7 +200,7 @@ fn profile(recording: &Recording) -> Profile {
     }
 }
 
-/// Writes it.
+/// Writes the profile.
 pub fn write(recording: &Recording, out: &mut dyn Write) -> Result<()> {
     let mut gzip = GzEncoder::new(out, Compression::default());
     gzip.write_all(&profile(recording).encode_to_vec())?;

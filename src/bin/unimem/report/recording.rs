@@ -1,4 +1,4 @@
-//! What a recording tells, put together: the samples, the events, who allocated what.
+//! A recording, put together from its records: the samples, the events, and who allocated what.
 use super::symbols::{Frame, Names};
 use crate::output::{Failure, Progress};
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ impl Tiered {
 pub struct Sample {
     pub time: u64,
     pub resident: u64,
-    /// Live in heaps, tensors included.
+    /// Live bytes of heaps, tensors included.
     pub live: u64,
     pub tensors: u64,
     pub held: u64,
@@ -38,7 +38,7 @@ pub struct Sample {
     pub prefetches: u64,
 }
 impl Sample {
-    /// None where the record contradicts itself.
+    /// `None` if the record contradicts itself.
     fn of(sample: format::Sample) -> Option<Sample> {
         Some(Sample {
             time: sample.time,
@@ -55,14 +55,14 @@ impl Sample {
             prefetches: sample.prefetches,
         })
     }
-    /// Live plain blocks, tensors not included.
+    /// Live bytes of plain blocks, without tensors.
     pub fn plain(&self) -> u64 {
         self.live.saturating_sub(self.tensors)
     }
 }
 /// Live blocks of sizes up to a power of two.
 pub struct SizeClass {
-    /// Its logarithm.
+    /// The logarithm of that power to base 2.
     pub log2: u64,
     pub blocks: u64,
     pub bytes: u64,
@@ -72,23 +72,23 @@ pub struct Sizes {
     pub time: u64,
     pub classes: Vec<SizeClass>,
 }
-/// A stack that allocates, as far as it was sampled: estimates.
+/// A stack that allocates. The figures are estimates from samples.
 pub struct Site {
     pub memory: Memory,
     /// Return addresses, innermost first.
     pub stack: Vec<u64>,
     pub frames: Vec<Frame>,
-    /// Allocated in all.
+    /// Bytes allocated in all.
     pub bytes: u64,
     pub blocks: f64,
-    /// Of these, live at the end.
+    /// Those of them that are live at the end.
     pub live_bytes: u64,
     pub live_blocks: f64,
     /// Samples behind these estimates.
     pub samples: u64,
 }
 impl Site {
-    /// One without samples.
+    /// A site without samples.
     pub fn new(memory: Memory, stack: Vec<u64>) -> Site {
         Site {
             memory,
@@ -144,18 +144,18 @@ pub struct Recording {
     pub moved: Vec<Moved>,
     pub contracted: Vec<Contracted<'static>>,
     pub sizes: Vec<Sizes>,
-    /// Most bytes live at the end first, then most bytes allocated.
+    /// Sites with most bytes live at the end come first; among equals, those with most bytes allocated.
     pub sites: Vec<Site>,
     pub live: Vec<Live>,
     pub modules: Vec<Module>,
     pub lost: u64,
-    /// How it ended, if it did.
+    /// The last record, if there is one.
     pub end: Option<End>,
     /// Whether the file is cut off within a block.
     pub cut: bool,
 }
 
-/// A sampled allocation that was not freed yet.
+/// A sampled allocation that has not been freed yet.
 struct Outstanding {
     site: usize,
     weight: u64,
@@ -166,12 +166,12 @@ struct Reader {
     recording: Recording,
     sites: HashMap<(Memory, Vec<u64>), usize>,
     outstanding: HashMap<u64, Outstanding>,
-    /// What is not as it should be in records that are whole.
+    /// Whether a record that is whole contradicts itself.
     odd: bool,
 }
 
 impl Recording {
-    /// Reads a file.
+    /// Reads a recording. Fails if the file is none, or has no samples.
     pub fn read(path: &Path) -> Result<Recording, Failure> {
         let failed =
             |problem: &dyn std::fmt::Display| Failure::new(1, format!("{}: {problem}", path.display()));
@@ -191,7 +191,7 @@ impl Recording {
         }
         Ok(recording)
     }
-    /// Nanoseconds from its begin to the last that is known.
+    /// Nanoseconds from the beginning to the last event that is known.
     pub fn duration(&self) -> u64 {
         let samples = self.samples.iter().map(|sample| sample.time);
         let moved = self.moved.iter().map(|moved| moved.time + moved.duration);
@@ -199,7 +199,7 @@ impl Recording {
         let end = self.end.map(|end| end.time);
         samples.chain(moved).chain(contracted).chain(end).max().unwrap_or(0)
     }
-    /// Why it is not whole, if it is not.
+    /// Why the recording is not whole, if it is not.
     pub fn incomplete(&self) -> Option<&'static str> {
         match (self.end, self.cut) {
             (Some(_), false) => None,
@@ -211,7 +211,7 @@ impl Recording {
     }
 }
 
-/// Sites that differ only below what the program called are one.
+/// Joins sites that differ only below the function that the program called.
 fn joined(sites: Vec<Site>) -> Vec<Site> {
     let mut known: HashMap<(Memory, Vec<(u64, String)>), usize> = HashMap::new();
     let mut kept: Vec<Site> = Vec::new();
@@ -235,7 +235,7 @@ fn joined(sites: Vec<Site>) -> Vec<Site> {
     kept
 }
 
-/// Words that each end with a zero.
+/// Splits words, each of which ends with a zero byte.
 fn words(command: &[u8]) -> Vec<String> {
     let words = command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
     let mut words: Vec<String> = words.collect();
@@ -289,7 +289,7 @@ impl Reader {
             sites.push(Site::new(*memory, stack.clone()));
             sites.len() - 1
         });
-        // One sample stands for as many blocks of its size as make up its weight.
+        // A sample stands for as many blocks of its size as make up its weight.
         let blocks = weight as f64 / size.max(1) as f64;
         let found = &mut sites[site];
         found.bytes += weight;
@@ -297,7 +297,7 @@ impl Reader {
         found.live_bytes += weight;
         found.live_blocks += blocks;
         found.samples += 1;
-        // One that is here still was freed, and the event lost.
+        // If there is still one at this address, it was freed and the event was lost.
         self.freed(address);
         self.outstanding.insert(address, Outstanding { site, weight, blocks });
     }

@@ -1,4 +1,5 @@
-//! Names for addresses, from the files that the code was loaded from: their debug information, else their symbols.
+//! Names for addresses, from the files that the code was loaded from: from their debug information, or else from
+//! their symbols.
 use super::recording::Module;
 use addr2line::{Context, gimli};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
@@ -9,9 +10,9 @@ use std::os::unix::fs::MetadataExt;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
     pub address: u64,
-    /// Name of the function; where it is not known, the file and how far into it.
+    /// Name of the function. If it is not known, the file of the code and how far into it the call is.
     pub function: String,
-    /// Source file, empty where it is not known.
+    /// Source file; empty if it is not known.
     pub file: String,
     pub line: u32,
 }
@@ -20,7 +21,7 @@ type Bytes = gimli::EndianSlice<'static, gimli::RunTimeEndian>;
 /// What is known of one file.
 struct File {
     debug: Option<Context<Bytes>>,
-    /// First address, one past the last, name.
+    /// The functions, by address: the first, one past the last, the name.
     functions: Vec<(u64, u64, String)>,
 }
 /// Looks names up, each once.
@@ -28,23 +29,23 @@ pub struct Names {
     modules: Vec<(Module, Option<Option<File>>)>,
     known: HashMap<u64, Known>,
 }
-/// Of one address.
+/// What is known of one address.
 #[derive(Clone)]
 struct Known {
     frames: Vec<Frame>,
-    /// Whether it is in a function of the library's own, below what programs call.
+    /// Whether it is in an internal function of the library, below those that programs call.
     inner: bool,
 }
 
 impl Names {
-    /// Of code that was loaded from these files.
+    /// Names for code that was loaded from these files.
     pub fn new(modules: &[Module]) -> Names {
-        // What was loaded last at an address is what is known there.
+        // If several files were loaded at an address, the last one counts.
         let modules = modules.iter().rev().map(|module| (module.clone(), None)).collect();
         Names { modules, known: HashMap::new() }
     }
-    /// The calls of a stack, innermost first, from the caller of the library on; functions that the compiler has put
-    /// into others are calls of their own.
+    /// The calls of a stack, innermost first, beginning with the caller of the library. Functions that the compiler
+    /// has inlined into others are calls of their own.
     pub fn frames(&mut self, stack: &[u64]) -> Vec<Frame> {
         let known: Vec<Known> = stack.iter().map(|address| self.at(*address).clone()).collect();
         let own = known.iter().take_while(|known| known.inner).count() % known.len().max(1);
@@ -53,7 +54,7 @@ impl Names {
     fn at(&mut self, address: u64) -> &Known {
         let modules = &mut self.modules;
         self.known.entry(address).or_insert_with(|| {
-            // A return address may be the next function's first: the call is before it.
+            // A return address may be the first one of the next function. The call is before it.
             let call = address.saturating_sub(1);
             let found = modules.iter_mut().find(|(module, _)| (module.start..module.end).contains(&call));
             let nameless = |function| Known {
@@ -72,7 +73,7 @@ impl Names {
     }
 }
 
-/// Whether a function is the library's own, below what programs call.
+/// Whether a function is an internal one of the library, below those that programs call.
 fn is_inner(function: &str) -> bool {
     ["unimem::", "<unimem::", "backtrace::", "_Unwind_", "core::", "<core::"]
         .iter()
@@ -90,7 +91,7 @@ fn readable(name: &str) -> String {
 }
 fn rustc_name(name: &str) -> Result<String, ()> {
     let demangled = addr2line::demangle(name, gimli::DW_LANG_Rust).ok_or(())?;
-    // Without the hash at its end.
+    // The hash at the end is left out.
     Ok(match demangled.rsplit_once("::h") {
         Some((front, hash)) if hash.len() == 16 => front.to_owned(),
         _ => demangled,
@@ -98,14 +99,14 @@ fn rustc_name(name: &str) -> Result<String, ()> {
 }
 
 impl File {
-    /// Reads it, if it is still the one that the code was loaded from.
+    /// Reads the file, if it is still the one that the code was loaded from.
     fn open(module: &Module) -> Option<File> {
         let state = std::fs::metadata(&module.path).ok()?;
         let modified = state.mtime().wrapping_mul(1_000_000_000).wrapping_add(state.mtime_nsec()) as u64;
         if (state.len(), modified) != (module.size, module.modified) {
             return None;
         }
-        // Names are looked up in it until the command ends.
+        // Leaked because names are looked up in it until the command ends.
         let bytes: &'static [u8] = std::fs::read(&module.path).ok()?.leak();
         let object = object::File::parse(bytes).ok()?;
         let endian = match object.is_little_endian() {
@@ -150,7 +151,7 @@ impl File {
         let symbol = symbol.map(|at| &self.functions[at]).filter(|(_, end, _)| place < *end);
         let symbol = symbol.map(|(.., name)| readable(name));
         match (frames.last_mut(), &symbol) {
-            // Line tables alone know no full names, or none at all.
+            // Where there are only line tables, they have no full names, or none at all.
             (Some(outermost), Some(name)) => outermost.function = name.clone(),
             (None, Some(name)) => {
                 frames.push(Frame { address, function: name.clone(), file: String::new(), line: 0 });
@@ -159,7 +160,7 @@ impl File {
         }
         frames.retain(|frame| !frame.function.is_empty());
         if frames.iter().any(|frame| frame.function.contains("unimem::")) {
-            frames.drain(..frames.len() - 1); // an exported function: what is in it is no matter
+            frames.drain(..frames.len() - 1); // an exported function: hide what is inlined in it
         }
         let inner = frames.last().is_some_and(|outermost| is_inner(&outermost.function));
         (!frames.is_empty()).then_some(Known { frames, inner })
