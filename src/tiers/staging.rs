@@ -95,8 +95,13 @@ impl Staging {
     fn adopt(&self, pages: &Pages) -> Result<(), Errno> {
         for mapping in [&self.slots, &self.nursery] {
             advise(mapping.span(), Advice::NotDumped);
-            // This includes the room behind each chunk; `advise_pages` below changes it for the chunks themselves.
-            advise(mapping.span(), Advice::SmallPages);
+            // What lies between slots must have other advice than slots: then each slot is a mapping of its own when
+            // its pages are made. Linux gives neighbours with the same advice one anon_vma; where pages move by
+            // mremap all chunks in place would share it, and each move would wait for its lock while the system
+            // looks through all of them for one page (reclaim, DAMON).
+            if self.chunk.is_multiple_of(HUGE_PAGE) {
+                advise(mapping.span(), Advice::SmallPages);
+            }
             if pages.slots_are_private() {
                 advise(mapping.span(), Advice::NotInherited);
             }

@@ -19,10 +19,10 @@ pub enum Order {
 struct Track {
     next: usize,
     down: bool,
-    length: u32,
+    length: u64,
     /// How far chunks have been read ahead: the index of the last one downwards, and the one behind it upwards.
     ahead: usize,
-    used: u32,
+    used: u64,
 }
 
 /// The sweeps of one region.
@@ -30,23 +30,23 @@ struct Track {
 pub struct Sweep {
     order: Order,
     tracks: [Track; 4],
-    clock: u32,
+    clock: u64,
     /// The clock when the program last prefetched chunks itself.
-    asked: Option<u32>,
+    asked: Option<u64>,
     /// The chunks that last left while they were among the youngest.
     left: [Option<usize>; 4],
     /// The clock when the youngest chunks last turned out to be in use.
-    in_use: Option<u32>,
+    in_use: Option<u64>,
 }
 
 /// A program that prefetches chunks itself is left alone. If it uses this many chunks without prefetching again, we
 /// read ahead for it again.
-const ASKS: u32 = 64;
+const ASKS: u64 = 64;
 
 /// How many of the youngest chunks may still be in use though nobody has acquired them.
 pub const YOUNGEST: usize = 2;
 /// For how many uses of chunks the youngest are spared, once they have turned out to be in use.
-const SPARING: u32 = 64;
+const SPARING: u64 = 64;
 
 /// Chunks to read ahead: `count` from `first` on, upwards or downwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl Sweep {
     /// Whether the program prefetches chunks itself. Then its requests tell better what it will want than its
     /// acquisitions.
     pub fn is_asked(&self) -> bool {
-        self.asked.is_some_and(|asked| self.clock.wrapping_sub(asked) < ASKS)
+        self.asked.is_some_and(|asked| self.clock - asked < ASKS)
     }
     /// Notes that `index` is used, and whether it was acquired. The youngest chunks count as in use in two cases: the
     /// program touches chunks by pointers, whose further uses are not seen; or it wants back a chunk that has just
@@ -153,7 +153,7 @@ impl Sweep {
     /// processor's cache.
     pub fn spared(&self) -> usize {
         match self.in_use {
-            Some(noted) if self.clock.wrapping_sub(noted) < SPARING => YOUNGEST,
+            Some(noted) if self.clock - noted < SPARING => YOUNGEST,
             _ => 0,
         }
     }
@@ -162,7 +162,7 @@ impl Sweep {
     pub fn is_swept(&self) -> bool {
         self.order == Order::Sequential
             || self.order == Order::Unknown
-                && self.tracks.iter().any(|t| t.length >= 8 && self.clock.wrapping_sub(t.used) < 8)
+                && self.tracks.iter().any(|t| t.length >= 8 && self.clock - t.used < 8)
     }
 }
 
