@@ -31,7 +31,8 @@ static ORDER: Order = Order {
         &tiers::HOOKS,
         // The search for NUMA nodes. Held while it allocates and opens libhwloc.
         numa::HOOKS,
-        // Writing a report, and the look-up of the names in a stack. Held while they allocate, from whichever heap is malloc's.
+        // Writing a report, and the look-up of the names in a stack. Held while they allocate, from whichever heap is
+        // malloc's.
         &heap::debug::SYMBOL_HOOKS,
         // Damage that was found, blocks in quarantine, live tiered memory, and the stacks of allocations.
         &heap::debug::HOOKS,
