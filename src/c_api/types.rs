@@ -70,7 +70,8 @@ pub struct unified_memory_interface_t {
     pub allocate: Option<unsafe extern "C" fn(size: usize, alignment: usize) -> *mut c_void>,
     /// Frees a live block of this instance; a block with several owners loses one of them (`unimem_retain`). NULL does
     /// nothing. Any other pointer is refused and counted (`unimem_refused_frees`): with `UNIMEM_ERROR_DOUBLE_FREE` if
-    /// it was freed before and the heap still knows its memory, else with `UNIMEM_ERROR_NOT_OWNED`.
+    /// it was freed before and the heap still knows its memory, else with `UNIMEM_ERROR_NOT_OWNED`. With
+    /// `UNIMEM_DEBUG=guard` a block behind which bytes were overwritten is refused too (`UNIMEM_ERROR_CORRUPTION`).
     pub free: Option<unsafe extern "C" fn(ptr: *mut c_void)>,
     /// Changes the size of a block. It keeps its contents up to the smaller size, its alignment, and its kind (plain,
     /// streaming or hierarchical); a tensor loses its layout. NULL allocates; a `size` of 0 frees and returns NULL. On
