@@ -164,7 +164,8 @@ typedef struct {
   /**
    * Frees a live block of this instance; a block with several owners loses one of them (`unimem_retain`). NULL does
    * nothing. Any other pointer is refused and counted (`unimem_refused_frees`): with `UNIMEM_ERROR_DOUBLE_FREE` if
-   * it was freed before and the heap still knows its memory, else with `UNIMEM_ERROR_NOT_OWNED`.
+   * it was freed before and the heap still knows its memory, else with `UNIMEM_ERROR_NOT_OWNED`. With
+   * `UNIMEM_DEBUG=guard` a block behind which bytes were overwritten is refused too (`UNIMEM_ERROR_CORRUPTION`).
    */
   void (*free)(void *ptr);
   /**
@@ -355,8 +356,9 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The interface of a memory system: its functions work on the system's memory. The same table each time; it ends with
- * the system. NULL for a system that is not libunimem's.
+ * Returns the interface of a memory system, whose functions work on the system's memory. It is the same table each
+ * time, and it ends with the system. NULL with `UNIMEM_ERROR_INVALID_ARGUMENT` for anything but a live system of
+ * libunimem.
  */
 unified_memory_interface_t *unimem_system_interface(struct advanced_memory_system_t *system);
 
@@ -390,8 +392,8 @@ size_t unimem_chunk_count(const void *ptr);
  *
  * - `UNIMEM_ERROR_CORRUPTION` if the stored bytes are not those that were written.
  *
- * - `UNIMEM_ERROR_LIMIT` if the chunk has been acquired 65535 times, or if faults are served by the `signal` mechanism
- *   and the process has no mapping left for the chunk.
+ * - `UNIMEM_ERROR_LIMIT` if the chunk is held by 65535 acquisitions already, or if the `signal` mechanism serves
+ *   faults and the process has no mapping left for the chunk.
  *
  * - `UNIMEM_ERROR_INVALID_ARGUMENT` if there is no such chunk or `access`, and `UNIMEM_ERROR_NOT_OWNED` if no such
  *   memory starts at `ptr`.
@@ -421,11 +423,13 @@ bool unimem_advise(void *ptr,
                    unimem_advice_t advice);
 
 /**
- * Tells where the bytes of the memory that starts at `ptr` are, and what moving them has cost.
+ * Tells where the bytes of the memory that starts at `ptr` are, and what moving them has cost. False for any other
+ * pointer (`UNIMEM_ERROR_NOT_OWNED`).
  *
  * @pre `out` may be written.
  */
-bool unimem_residency(const void *ptr, unimem_residency_t *out);
+bool unimem_residency(const void *ptr,
+                      unimem_residency_t *out);
 
 /**
  * Names the mechanism that serves direct access to memory that is not in place: "userfaultfd", "userfaultfd-copy",
@@ -464,9 +468,9 @@ unified_memory_interface_t *unimem_open(const unified_pool_config_t *config);
 /**
  * Closes an instance and frees all that is live in it. No other thread may be inside the instance.
  *
- * True if nothing was live or tracked. If anything was, the instance is closed all the same, the call is false, and
- * the log names 16 of the blocks, their number and their bytes (`unimem_report_leaks` gives all of them). Tracked
- * foreign blocks are reported but not freed.
+ * True if nothing was live or tracked. If anything was, the instance is closed all the same and the call is false. The
+ * log then names up to 16 of the blocks, and tells how many blocks and bytes there are in all (`unimem_report_leaks`
+ * names every block). Tracked foreign blocks are reported but not freed.
  *
  * False with `UNIMEM_ERROR_INVALID_ARGUMENT`, and nothing is closed, for the global instance, for the interface of a
  * pool or system (which ends with it), and while another thread closes the instance.
@@ -587,11 +591,11 @@ bool unimem_layout(const void *ptr,
  * Writes a report of what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that
  * allocated them, most bytes first. False with `UNIMEM_ERROR_IO` if the file cannot be written.
  *
- * What else the report has depends on `UNIMEM_DEBUG` in the environment, which takes several words, separated by
- * commas. `trace` adds the stacks, `guard` counts the blocks behind which bytes were overwritten, and `quarantine`
- * counts the freed blocks that were written to. `UNIMEM_DEBUG_REPORT=path` writes the same report when the program
- * ends, and adds the blocks that nothing points to any more. `%p` in that path is replaced by the number of the
- * process.
+ * `UNIMEM_DEBUG` in the environment says what the report can know; it takes several words, separated by commas. With
+ * `trace` the stacks are known, with `guard` the number of blocks behind which bytes were overwritten, with
+ * `quarantine` the number of freed blocks that were written to. `UNIMEM_DEBUG_REPORT=path` writes the same report when
+ * the program ends, and adds the blocks that nothing points to any more. `%p` in that path is replaced by the number
+ * of the process.
  *
  * @pre `path` is zero-terminated.
  */

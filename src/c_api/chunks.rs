@@ -105,7 +105,8 @@ pub extern "C" fn unimem_advise(ptr: *mut c_void, advice: unimem_advice_code_t) 
     })
 }
 
-/// Tells where the bytes of the memory that starts at `ptr` are, and what moving them has cost.
+/// Tells where the bytes of the memory that starts at `ptr` are, and what moving them has cost. False for any other
+/// pointer (`UNIMEM_ERROR_NOT_OWNED`).
 ///
 /// # Safety
 /// `out` may be written.

@@ -56,9 +56,9 @@ pub unsafe extern "C" fn unimem_open(
 
 /// Closes an instance and frees all that is live in it. No other thread may be inside the instance.
 ///
-/// True if nothing was live or tracked. If anything was, the instance is closed all the same, the call is false, and
-/// the log names 16 of the blocks, their number and their bytes (`unimem_report_leaks` gives all of them). Tracked
-/// foreign blocks are reported but not freed.
+/// True if nothing was live or tracked. If anything was, the instance is closed all the same and the call is false. The
+/// log then names up to 16 of the blocks, and tells how many blocks and bytes there are in all (`unimem_report_leaks`
+/// names every block). Tracked foreign blocks are reported but not freed.
 ///
 /// False with `UNIMEM_ERROR_INVALID_ARGUMENT`, and nothing is closed, for the global instance, for the interface of a
 /// pool or system (which ends with it), and while another thread closes the instance.
@@ -251,11 +251,11 @@ pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_l
 /// Writes a report of what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that
 /// allocated them, most bytes first. False with `UNIMEM_ERROR_IO` if the file cannot be written.
 ///
-/// What else the report has depends on `UNIMEM_DEBUG` in the environment, which takes several words, separated by
-/// commas. `trace` adds the stacks, `guard` counts the blocks behind which bytes were overwritten, and `quarantine`
-/// counts the freed blocks that were written to. `UNIMEM_DEBUG_REPORT=path` writes the same report when the program
-/// ends, and adds the blocks that nothing points to any more. `%p` in that path is replaced by the number of the
-/// process.
+/// `UNIMEM_DEBUG` in the environment says what the report can know; it takes several words, separated by commas. With
+/// `trace` the stacks are known, with `guard` the number of blocks behind which bytes were overwritten, with
+/// `quarantine` the number of freed blocks that were written to. `UNIMEM_DEBUG_REPORT=path` writes the same report when
+/// the program ends, and adds the blocks that nothing points to any more. `%p` in that path is replaced by the number
+/// of the process.
 ///
 /// # Safety
 /// `path` is zero-terminated.
