@@ -59,7 +59,7 @@ pub struct System {
     monitoring: AtomicBool,
     /// Whether a defragmentation was started and not stopped.
     defragmenting: AtomicBool,
-    /// The system's pools. Used only under the structure lock. So fork, which takes that lock, needs not take this one.
+    /// The system's pools. Used only under the structure lock. So fork, which takes that lock, need not take this one.
     pools: Mutex<List<&'static Pool>>,
     pool_allocations: AtomicUsize,
 }

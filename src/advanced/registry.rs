@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, Ordering::*};
 /// All live records of type `T`.
 pub struct Registry<T> {
     heap: AtomicPtr<Heap>,
-    /// The newest record, while it lives. Most programs have only one, which is so found by a comparison.
+    /// The newest record, while it lives. Most programs have only one, which a single comparison finds.
     newest: AtomicPtr<T>,
     records: PhantomData<fn() -> T>,
 }

@@ -23,7 +23,7 @@ struct PoolRecord {
     pool: Pool,
     /// Whether a thread is already destroying the pool. Set under the structure lock ([`structure`]).
     ending: AtomicBool,
-    /// Used only under the structure lock. So fork, which takes that lock, needs not take this one.
+    /// Used only under the structure lock. So fork, which takes that lock, need not take this one.
     made: Mutex<Made>,
 }
 // SAFETY: the public part is written under the structure lock, except for its counters, which are atomic.

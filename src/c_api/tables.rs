@@ -150,8 +150,8 @@ macro_rules! tables {
             table::<{ $row * 8 + 6 }>(), table::<{ $row * 8 + 7 }>(),])
     };
 }
-/// The tables of all slots. C holds their addresses. It is told not to write there, but its type is not `const`, so the
-/// tables have to be mutable memory all the same.
+/// The tables of all slots. C holds their addresses as pointers that are not `const`, but must not write there: the
+/// tables are a constant, in read-only memory.
 struct Tables([unified_memory_interface_t; SLOTS]);
 static TABLES: Tables = Tables(tables!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19));
 

@@ -1,4 +1,5 @@
-//! Instances. Behind each table of functions stands one: a heap, a configuration, and the addresses that it tracks.
+//! Instances. Behind each table of functions stands one: a heap, tiered memory, a configuration, and the addresses that
+//! it tracks.
 pub mod config;
 pub mod slots;
 pub mod tensor_layout;

@@ -81,7 +81,7 @@ fn all() -> impl Iterator<Item = &'static Instance> {
 /// The instance in a slot, if it is open.
 #[inline(always)]
 pub fn get(slot: usize) -> Option<&'static Instance> {
-    // SAFETY: an instance lives until it is closed, and the contract forbids to close it while it is in use.
+    // SAFETY: an instance lives until it is closed, and the contract forbids closing it while it is in use.
     unsafe { INSTANCES[slot].load(Acquire).as_ref() }
 }
 /// The instance in a slot, or the error for one that is closed.
@@ -204,7 +204,7 @@ pub fn close(slot: usize) -> Result<usize> {
     let leaks = open_at(slot).map(|instance| {
         instance.tiered.tell_overruns();
         let leaks = instance.report_leaks();
-        // Before the lock: the program's callback may use other instances, and may so create the global one.
+        // Before the lock: the program's callback may use other instances, and may thereby create the global one.
         instance.heap.tell_end();
         leaks
     });
@@ -218,7 +218,7 @@ pub fn close(slot: usize) -> Result<usize> {
     CLOSING[slot].store(false, Release);
     let leaks = leaks?;
     // SAFETY: `put` stored it there as a box. It was open, and `CLOSING` excluded other threads that close it. The
-    // contract forbids to use it meanwhile.
+    // contract forbids using it meanwhile.
     let instance = unsafe { Box::from_raw_in(instance, Records) };
     instance.foreign.clear();
     instance.tiered.clear();
