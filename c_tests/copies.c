@@ -1,8 +1,9 @@
-/* Loading and unloading: dlopen, dlclose and dlopen again, and several copies of libunimem in one program.
+/* copies.c - loading and unloading: dlopen, dlclose and dlopen again, and several copies of libunimem in one
+ * program.
  *
  *   copies LIBUNIMEM PLUGIN    paths of libunimem.so and of plugin.c as a shared library
  *
- * Built three times: without libunimem, with the shared and with the static one (LINKED). */
+ * It is built three times: without libunimem, with the shared library and with the static one (LINKED). */
 #define _GNU_SOURCE
 #include "copies.h"
 

@@ -1,4 +1,4 @@
-/* copies.h - the functions of one copy of libunimem, wherever it is linked into. */
+/* copies.h - the functions of one copy of libunimem, whichever module it is linked into. */
 #ifndef COPIES_H
 #define COPIES_H
 #include "unimem.h"

@@ -1,5 +1,6 @@
-/* The scenarios of the fault sweep: what programs do with each surface, with every call looked at. A call may fail while
- * faults are injected, and only with an error that says so; what does not fail is right. */
+/* fault_scenarios.h - the scenarios of the fault sweep: what programs do with each surface. Every result is checked.
+ * A call may fail only while faults are injected, and only with an error that says so. What does not fail must be
+ * right. */
 #ifndef UNIMEM_FAULT_SCENARIOS_H
 #define UNIMEM_FAULT_SCENARIOS_H
 
@@ -12,7 +13,7 @@
 
 #include <setjmp.h>
 
-/* The fault of this run. */
+/* The fault that this run injects. */
 static struct {
     uint32_t operation;
     size_t first, how_many;
@@ -20,13 +21,13 @@ static struct {
 } fault;
 static bool faulty;
 
-/* Between the part of a scenario in which calls may fail and the one in which everything is there again. */
+/* Ends the faults. The part of a scenario before this may fail; after it everything must work again. */
 static void faults_are_over(void) {
     unimem_end_faults();
     faulty = false;
 }
 
-/* A call failed: right only while faults are injected, and with an error that says what it was. */
+/* Notes that a call failed. That is right only while faults are injected, and only with an error that fits. */
 static void failed(const char *call) {
     unimem_error_t error = unimem_last_error();
     EXPECT(faulty, "%s failed without a fault: %s", call, unimem_last_error_message());
@@ -77,7 +78,7 @@ static void plain(void) {
         if (TRY(moved)) blocks[9] = moved;
         size_t now = unimem_usable_size(blocks[9]);
         EXPECT(now == (moved ? larger[i] : before), "realloc from %zu to %zu gave %zu", before, larger[i], now);
-        /* Bytes beyond a smaller size are the caller's to write again. */
+        /* After the block was smaller, the bytes beyond that size are unspecified, so they are written again. */
         pattern_fill(blocks[9], now < before ? now : before, now < 5000 ? now : 5000, 9);
     }
     pthread_t thread;
@@ -205,7 +206,7 @@ static void catch_signals(void) {
     sigaction(SIGBUS, &action, NULL);
     sigaction(SIGSEGV, &action, NULL);
 }
-/* Reads or writes a word directly; false where the program got SIGBUS instead. */
+/* Reads or writes a word directly. False if the program got SIGBUS. */
 static bool touch(volatile uint64_t *word, uint64_t *value, bool store) {
     if (sigsetjmp(after_signal, 1)) {
         in_touch = 0;
@@ -222,7 +223,8 @@ static bool touch(volatile uint64_t *word, uint64_t *value, bool store) {
 }
 
 enum { CHUNK = 16 << 10, CHUNKS = 24, WORDS = CHUNK / 8 };
-/* Fills chunks; `whole[i]` tells which hold mix(tag + word). The others are zero, or were being written. */
+/* Fills chunks. `whole[i]` says that chunk i holds mix(tag + word). The other chunks are zero, or were only partly
+ * written. */
 static void fill_chunks(uint64_t *words, bool *whole, uint64_t tag) {
     for (size_t i = 0; i < CHUNKS; i++) {
         uint64_t *chunk = unimem_chunk_acquire(words, i, i % 2 ? UNIMEM_OVERWRITE : UNIMEM_WRITE);
@@ -247,7 +249,7 @@ static void touch_chunks(uint64_t *words, const bool *whole, uint64_t tag, bool 
         uint64_t value = 0;
         if (touch(&words[at], &value, false) && whole[i]) EXPECT(value == mix(tag + at), "word %zu, read directly", at);
         value = mix(tag + at + 1);
-        if (whole[i]) touch(&words[at + 1], &value, true); /* what is there already: a lost write would show below */
+        if (whole[i]) touch(&words[at + 1], &value, true); /* the value that is there: shows lost writes below */
     }
 }
 static void tiers(void) {
@@ -259,9 +261,9 @@ static void tiers(void) {
     bool whole[CHUNKS] = {false};
     if (TRY(words)) {
         fill_chunks(words, whole, 7);
-        /* A plain block that needs the chunks' room. */
+        /* A plain block that needs room which chunks hold. */
         void *plain = memory->allocate(600 * KIB, 0);
-        if (!serves_touches() || TRY(plain)) /* chunks in place for good do not make room */
+        if (!serves_touches() || TRY(plain)) /* chunks that are in place for good do not make room */
             if (plain) memset(plain, 1, 600 * KIB);
         touch_chunks(words, whole, 7, serves_touches());
         memory->free(plain);
@@ -282,7 +284,7 @@ static void tiers(void) {
         }
         memory->free(rough);
     }
-    /* All faults over: nothing is lost. */
+    /* All faults are over, and nothing may be lost. */
     faults_are_over();
     if (words) {
         check_chunks(words, whole, 7);
@@ -378,7 +380,8 @@ static void recording(void) {
         if (streamed) memory->free(streamed);
         EXPECT(unimem_close(memory), "something was live at close");
     }
-    /* A recording whose file could not be written has ended before, or ends now: with an error, and nothing else. */
+    /* If the file could not be written, the recording has ended before or ends now. Either way there is an error and
+     * no other harm. */
     if (begun && !unimem_trace_stop()) EXPECT(faulty, "the recording was not written: %s", unimem_last_error_message());
     unlink(path);
 }

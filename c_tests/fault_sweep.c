@@ -1,14 +1,14 @@
-/* The fault sweep: whole scenarios, in each of which every system call of the library fails, one a run, with every error
- * it can have. In each run: no crash, no hang, no wrong byte, no leak, a proper error from each call that fails; and the
- * same scenario works once the fault is over.
+/* fault_sweep.c - the fault sweep. It runs whole scenarios, and in each of them makes every system call of the
+ * library fail, one in a run, with every error that the call can have. In each run there must be no crash, no hang,
+ * no wrong byte and no leak; each call that fails must give a proper error; and once the fault is over the same
+ * scenario must work.
  *
  *   fault_sweep          a sample of the places, some seconds (part of make test)
  *   fault_sweep full     every place (make fault-sweep)
  *   fault_sweep full TEXT   only scenarios whose name contains TEXT
  *   fault_sweep replay TEXT OPERATION FIRST HOW_MANY ERROR   one run, in this process: for a debugger
  *
- * Linked with build/libunimem_faults.so: the same archive as libunimem.so, with three more names (faults.h).
- */
+ * It is linked with build/libunimem_faults.so, the same archive as libunimem.so with three more names (faults.h). */
 #define _GNU_SOURCE
 #include "fault_scenarios.h"
 

@@ -1,17 +1,17 @@
-/* faults.h - fault injection, for programs linked with build/libunimem_faults.so: the names and numbers of
- * src/os/injection.rs, and the errors that each kind of call can have. */
+/* faults.h - fault injection, for programs that are linked with build/libunimem_faults.so. It has the names and
+ * numbers of src/os/injection.rs, and the errors that each kind of call can have. */
 #ifndef FAULTS_H
 #define FAULTS_H
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* The calls of the kinds in `operations` (one bit each) fail with `error`, `how_many` of them from the `first` (1: the
- * next) on. Starts all counts anew. */
+/* Makes calls of the kinds in `operations` (one bit each) fail with `error`: `how_many` of them, beginning with the
+ * call number `first` (1: the next one). Starts all counts anew. */
 void unimem_inject_faults(uint32_t operations, size_t first, size_t how_many, int error);
-/* Every call works again; how many failed. */
+/* Ends the faults, so that every call works again. Returns how many calls failed. */
 size_t unimem_end_faults(void);
-/* Calls of a kind since the last arming. */
+/* Returns how many calls of a kind there were since faults were last injected. */
 size_t unimem_fault_calls(uint32_t operation);
 
 enum { SHORT_TRANSFER = -1, DAMAGED_READ = -2 };
@@ -27,7 +27,7 @@ enum {
 enum { MOST_ERRORS = 8 };
 typedef struct {
     const char *name;
-    int errors[MOST_ERRORS]; /* ends with 0 */
+    int errors[MOST_ERRORS]; /* ends with a 0 */
 } operation_t;
 
 static const operation_t operations[OPERATIONS] = {
@@ -56,7 +56,7 @@ static const operation_t operations[OPERATIONS] = {
     [RECORD] = {"a record of the library", {ENOMEM}},
 };
 
-/* Errors after which a caller is right to try again for ever. */
+/* Errors after which a caller may try again without end. */
 static inline int is_passing(int error) {
     return error == EINTR || error == EAGAIN || error == EBUSY || error == SHORT_TRANSFER;
 }

@@ -1,9 +1,8 @@
-/* Random inputs against the library: sequences of calls beside a model, wild pointers, arbitrary configurations,
- * malformed tensor networks. Every batch runs in a child, so that a crash or a hang is a finding with a seed.
+/* fuzz.c - random inputs: sequences of calls compared with a model, wild pointers, arbitrary configurations,
+ * malformed tensor networks. Every batch runs in a child, so that a crash or a hang is reported with its seed.
  *
  *   fuzz [SECONDS [SEED]]        default 4 seconds, seed 1: what `make test` runs; `make fuzz SECONDS=n` takes another seed
- *   fuzz replay TARGET SEED [N]  N inputs (1) up to this seed in this process, for a debugger
- */
+ *   fuzz replay TARGET SEED [N]  N inputs (1) up to this seed in this process, for a debugger */
 #define _GNU_SOURCE
 #include "unimem/memory_pool.h"
 #include "unimem/memory_singleton.h"

@@ -1,4 +1,4 @@
-/* one_instance.h - what tests share that do everything to one instance. */
+/* one_instance.h - what is shared by tests that use a single instance. */
 #ifndef UNIMEM_TEST_ONE_INSTANCE_H
 #define UNIMEM_TEST_ONE_INSTANCE_H
 
@@ -8,7 +8,8 @@ static unified_memory_interface_t *memory;
 
 static size_t live_bytes(void) { return stats_of(memory).total_allocated; }
 
-/* Leaves an error as this thread's last one that no call leaves which is to fail with the one expected. */
+/* Sets this thread's last error to something other than `expected`. A later call that is to fail with `expected`
+ * then shows that it sets the error itself. */
 static void set_other_error(unimem_error_t expected) {
     if (expected == UNIMEM_ERROR_INVALID_ARGUMENT) {
         int local = 0;

@@ -1,4 +1,4 @@
-/* A plug-in with a copy of libunimem.a of its own, for copies.c. */
+/* plugin.c - a plug-in that has a copy of libunimem.a of its own, for copies.c. */
 #include "copies.h"
 
 const copy_t *plugin_copy(void);

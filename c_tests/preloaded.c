@@ -1,5 +1,5 @@
-/* A program that knows nothing of libunimem, run on its heap by preloaded.sh: malloc's promises, kept by whoever is
- * malloc. With "ours" as argument it also asks that the blocks be libunimem's. */
+/* preloaded.c - a program that knows nothing of libunimem; preloaded.sh runs it with libunimem as its malloc. It
+ * checks what malloc promises. With the argument "ours" it also checks that the blocks are libunimem's. */
 #define _GNU_SOURCE
 #include "tap.h"
 #include "unimem.h"

@@ -1,7 +1,7 @@
-/* A program to be recorded: sweeps over tiered memory under a tight budget, contractions, and a leak whose figures are
- * known. Used by c_tests/recorded.sh; prints what the recording has to agree with.
+/* recorded.c - a program to be recorded, for recorded.sh. It sweeps over tiered memory under a tight budget,
+ * contracts trees, and leaks a block whose figures are known. It prints what the recording has to agree with.
  *
- *   recorded              what the environment says
+ *   recorded              records if the environment asks for it
  *   recorded start FILE   begins the recording itself, and ends it
  *   recorded fork FILE    has a child, which records itself into the file
  *   recorded killed       ends by a signal */

@@ -1,12 +1,13 @@
-/* The soak: everything at once, for as long as one likes. Threads mix all surfaces, tiers under tight budgets, tree
- * networks and wrong calls; they pass blocks to each other, fork, come and go, and are interrupted by signals whose
- * handler uses tiered memory. All contents are checked when read and freed; all totals whenever nobody is inside; at the
- * end nothing may be live, and memory and descriptors must be back.
+/* soak.c - the soak: everything at once, for as long as one likes. Threads mix all surfaces, tiers under tight
+ * budgets, tree networks and wrong calls. They pass blocks to each other, fork, come and go, and are interrupted by
+ * signals whose handler uses tiered memory.
+ *
+ * Contents are checked when they are read and freed, and totals whenever no thread is inside the library. At the end
+ * nothing may be live, and memory and descriptors must be back where they were.
  *
  *   soak                           two rounds with each fault mechanism: what `make test` runs
  *   soak MINUTES [SEED]            `make soak MINUTES=n`: one process after another, 20 seconds each, mechanisms by turns
- *   soak replay MECHANISM SEED ROUNDS   one of those processes alone, for a debugger
- */
+ *   soak replay MECHANISM SEED ROUNDS   one of those processes alone, for a debugger */
 #define _GNU_SOURCE
 #include "soak_blocks.h"
 #include "soak_tiers.h"

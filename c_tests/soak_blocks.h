@@ -1,4 +1,4 @@
-/* soak_blocks.h - blocks of every surface and kind, each with contents that follow from what is known of it elsewhere. */
+/* soak_blocks.h - blocks of every surface and kind. Their contents follow from what the model knows about them. */
 #ifndef SOAK_BLOCKS_H
 #define SOAK_BLOCKS_H
 #include "soak.h"
@@ -6,7 +6,8 @@
 typedef enum { PLAIN, TENSOR, STREAMING, EXACT, ROUGH } kind_t;
 enum { MOST_SEGMENTS = 256, SHELVES = 64 };
 
-/* Kept in the program's own malloc. A segment is a chunk of tiered memory, or the whole block. */
+/* A block and what must be in it. Items are in the program's own malloc. A segment is a chunk of tiered memory, or
+ * the whole block. */
 typedef struct item {
     unsigned char *start;
     size_t size, segment, owners;
@@ -40,7 +41,7 @@ static void write_segment(item_t *item, size_t segment) {
     outside = false;
     count(segments_written);
 }
-/* Its first bytes up to `to` are what was written. */
+/* Checks that the first bytes of a segment, up to byte `to` of the block, are what was written. */
 static bool segment_holds(const item_t *item, size_t segment, size_t to) {
     size_t from = segment * item->segment, wrong = SIZE_MAX;
     if (to > from + item->segment) to = from + item->segment;
@@ -114,13 +115,13 @@ static item_t *make_item(worker_t *worker) {
         item->size = 1 * MIB;
     }
     bool tiered = item->kind >= STREAMING;
-    /* Plain blocks leave half of a budget to chunks. */
+    /* Plain blocks leave half of a budget for chunks. */
     if (tight && !tiered && atomic_fetch_add(&model.plain_bytes[item->surface], item->size) + item->size > budgets[item->surface] / 2) {
         atomic_fetch_sub(&model.plain_bytes[item->surface], item->size);
         free(item);
         return NULL;
     }
-    if (tight && !tiered && one_in(worker, 100)) { /* more than there is, whatever goes to make room */
+    if (tight && !tiered && one_in(worker, 100)) { /* more than the budget, whatever makes room */
         void *none = tables[item->surface]->allocate(budgets[item->surface] + 1, 0);
         if (!none) may_be_full(item->surface, "allocation of more than the budget");
         EXPECT(!none, "%zu bytes were given within a budget of %zu", budgets[item->surface] + 1, budgets[item->surface]);
@@ -145,7 +146,7 @@ static item_t *make_item(worker_t *worker) {
     for (size_t s = 0; s < segments_of(item); s++) write_segment(item, s);
     return item;
 }
-/* Gives up one owner; NULL when that was the last. */
+/* Gives up one owner. NULL if that was the last. */
 static item_t *drop_owner(item_t *item) {
     bool tight = budgets[item->surface] != 0;
     if (--item->owners > 0) {
@@ -181,9 +182,9 @@ static void resize_item(worker_t *worker, item_t *item) {
     item_t before = *item;
     item->start = before.start = moved;
     before.size = old;
-    size_t kept = (old < size ? old : size) & ~(size_t)7; /* the tail of the old block moves with its size */
+    size_t kept = (old < size ? old : size) & ~(size_t)7; /* not the last bytes: they depend on the size */
     for (size_t s = 0; s * before.segment < kept; s++) segment_holds(&before, s, kept);
-    atomic_fetch_add(&model.bytes[item->surface], size - old); /* wraps, as it should */
+    atomic_fetch_add(&model.bytes[item->surface], size - old); /* unsigned: a smaller size wraps, which is right */
     if (tight && item->kind < STREAMING) atomic_fetch_sub(&model.plain_bytes[item->surface], old - size);
     item->size = size;
     if (item->kind < STREAMING) item->segment = size;
@@ -191,7 +192,7 @@ static void resize_item(worker_t *worker, item_t *item) {
     count(resized);
 }
 
-/* Questions and wrong frees, all of which change nothing. */
+/* Asks questions and makes wrong frees. None of them may change anything. */
 static void look_at_item(worker_t *worker, item_t *item) {
     EXPECT(unimem_usable_size(item->start) == item->size, "usable size %zu of %zu", unimem_usable_size(item->start), item->size);
     EXPECT(unimem_owns(item->start + below(worker, item->size)), "an inner address is not owned");
@@ -205,7 +206,8 @@ static void look_at_item(worker_t *worker, item_t *item) {
     }
 }
 
-/* Whoever takes a block off a shelf did, as a rule, not allocate it. */
+/* Blocks that threads pass to each other. The thread that takes a block off a shelf is usually not the one that
+ * allocated it. */
 static _Atomic(item_t *) shelves[SHELVES];
 static void pass_on(worker_t *worker, item_t **hand) {
     *hand = atomic_exchange(&shelves[below(worker, SHELVES)], *hand);

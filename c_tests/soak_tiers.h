@@ -1,5 +1,5 @@
-/* soak_tiers.h - what threads do to tiered memory: their own regions, words that all of them add to, and words that a
- * signal handler adds to. */
+/* soak_tiers.h - what threads do to tiered memory: each uses its own regions, all of them add to shared words, and a
+ * signal handler adds to other words. */
 #ifndef SOAK_TIERS_H
 #define SOAK_TIERS_H
 #include "soak_blocks.h"
@@ -27,7 +27,7 @@ static void use_chunks(worker_t *worker, item_t *item) {
     }
 }
 
-/* A run of words somewhere, so that a chunk that came in is used. */
+/* Adds to a run of words at a random place. A run, so that a chunk that was brought in is also used. */
 static void add_to_shared_words(worker_t *worker) {
     size_t first = below(worker, SHARED_WORDS - 512);
     outside = true;

@@ -1,4 +1,5 @@
-/* soak_trees.h - chains of matrices as tree networks, on any memory, beside their product in double precision. */
+/* soak_trees.h - chains of matrices as tree networks, in any memory, compared with their product in double
+ * precision. */
 #ifndef SOAK_TREES_H
 #define SOAK_TREES_H
 #include "soak.h"
@@ -11,7 +12,7 @@ static ComplexFloat element_of(uint64_t tag, size_t matrix, size_t i) {
     uint64_t z = (tag + matrix * 7919 + i) * 0x9E3779B97F4A7C15u;
     return (ComplexFloat){(float)(z >> 40) / (1 << 23) - 1, (float)(z >> 16 & 0xFFFFFF) / (1 << 23) - 1};
 }
-/* rows x inner times inner x columns, as pairs of doubles. */
+/* Multiplies a matrix of rows x inner by one of inner x columns. The result is pairs of doubles. */
 static double *times(const double *left, uint64_t tag, size_t matrix, size_t rows, size_t inner, size_t columns) {
     double *product = calloc(rows * columns * 2, sizeof(double));
     for (size_t r = 0; product && r < rows; r++)
@@ -47,7 +48,7 @@ static void compare(const ComplexFloat *result, const double *expected, size_t e
     EXPECT(off <= 1e-4 * largest, "a product is off by %g of %g", off, largest);
 }
 
-/* False where the memory is full, which is right for some. */
+/* Builds a chain of nodes. False if the memory is full, which may happen on surfaces with a budget. */
 static bool build_chain(worker_t *worker, tree_tensor_network_t *ttn, surface_t surface, uint64_t tag, const size_t *sizes, size_t matrices) {
     tree_tensor_node_t *last = NULL;
     for (size_t m = 0; m < matrices; m++) {
@@ -71,7 +72,7 @@ static bool build_chain(worker_t *worker, tree_tensor_network_t *ttn, surface_t 
 static void contract_tree(worker_t *worker) {
     surface_t surface = (surface_t)below(worker, SYSTEM + 1);
     size_t matrices = 2 + below(worker, MOST_MATRICES - 1), sizes[MOST_MATRICES + 1], shape[4], axes = 4;
-    size_t largest = !budgets[surface] && one_in(worker, 20) ? 150 : 30; /* chunks have to find room too */
+    size_t largest = !budgets[surface] && one_in(worker, 20) ? 150 : 30; /* a budget needs room for chunks too */
     for (size_t m = 0; m <= matrices; m++) sizes[m] = 1 + below(worker, largest);
     uint64_t tag = random_next(&worker->random);
     tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);

@@ -1,5 +1,6 @@
-/* What several test programs need: random numbers, contents that can be checked, this process's memory and files,
- * children.
+/* support.h - what several test programs need: random numbers, contents that can be checked, this process's memory
+ * and files, children.
+ *
  * UNIMEM_TEST_DIVISOR=n in the environment divides the amount of work by n (for valgrind and sanitizers). */
 #ifndef UNIMEM_TEST_SUPPORT_H
 #define UNIMEM_TEST_SUPPORT_H
@@ -31,7 +32,7 @@
 #define UNDER_SANITIZER 0
 #endif
 
-/* `amount` of work, or less where the environment asks for less; never 0. */
+/* `amount` of work, or less if the environment asks for less; never 0. */
 static inline size_t scaled(size_t amount) {
     const char *text = getenv("UNIMEM_TEST_DIVISOR");
     size_t divisor = text ? strtoul(text, NULL, 10) : UNDER_SANITIZER ? 10 : 1;
@@ -53,13 +54,13 @@ static inline uint64_t random_next(random_t *random) {
 
 static inline size_t random_below(random_t *random, size_t limit) { return (size_t)(random_next(random) % limit); }
 
-/* Sizes as programs ask for them: every power of two equally often, then anything within it. */
+/* Sizes as programs ask for them: every power of two is equally likely, then every size up to it. */
 static inline size_t random_size(random_t *random, unsigned smallest_log2, unsigned largest_log2) {
     size_t top = (size_t)1 << (smallest_log2 + random_below(random, largest_log2 - smallest_log2 + 1));
     return top / 2 + 1 + random_below(random, (top + 1) / 2);
 }
 
-/* Fills a block with bytes that depend on the tag and the place, so that a block written by another is seen. */
+/* Fills a block with bytes that depend on the tag and the place. So it shows if another block's writer wrote them. */
 static inline unsigned char pattern_byte(uint64_t tag, size_t offset) {
     return (unsigned char)(tag * 131 + offset * 7 + (offset >> 8) * 13);
 }
@@ -90,7 +91,7 @@ static inline size_t next_power_of_two(size_t value) {
     return power;
 }
 
-/* A pointer the compiler cannot follow: keeps it from warning of, or acting on, the wrong frees of the tests. */
+/* A pointer that the compiler cannot follow. So it neither warns of the tests' wrong frees nor optimises by them. */
 static inline void *opaque(const volatile void *pointer) {
     volatile uintptr_t address = (uintptr_t)pointer;
     return (void *)address;
@@ -102,7 +103,7 @@ static inline double seconds_now(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* Descriptors of this process, as far as two counts can be compared. */
+/* The number of this process's descriptors plus a constant. Only differences between two counts mean something. */
 static inline size_t open_files(void) {
     size_t count = 0;
     DIR *directory = opendir("/proc/self/fd");
@@ -111,8 +112,9 @@ static inline size_t open_files(void) {
     return count;
 }
 
-/* Resident memory of this process that no file backs, in bytes. Read off the page tables where the system tells it so:
- * its counters are out by up to 64 pages a processor, and pages of program text come and go with the page cache. */
+/* Resident memory of this process that no file backs, in bytes. It is read from the page tables if the system offers
+ * that. The system's counters are wrong by up to 64 pages for each processor, and pages of program text come and go
+ * with the page cache. */
 static inline size_t resident_bytes(void) {
     char line[256];
     unsigned long anonymous = 0, shared = 0, total = 0, resident = 0;
@@ -135,14 +137,14 @@ static inline memory_stats_t stats_of(unified_memory_interface_t *memory) {
     return stats;
 }
 
-/* Whether nothing that a caller can count has changed. */
+/* Whether no figure that a caller can count has changed. */
 static inline bool same_totals(memory_stats_t before, memory_stats_t after) {
     return before.total_allocated == after.total_allocated && before.peak_allocated == after.peak_allocated &&
            before.num_allocations == after.num_allocations && before.num_frees == after.num_frees &&
            before.largest_allocation == after.largest_allocation;
 }
 
-/* Memory for the test's own tables: straight from the system, so that it disturbs no allocator under test. */
+/* Memory for the test's own tables. It comes straight from the system, so that it disturbs no allocator under test. */
 static inline void *table_new(size_t bytes) {
     void *table = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (table == MAP_FAILED) {
@@ -152,7 +154,7 @@ static inline void *table_new(size_t bytes) {
     return table;
 }
 
-/* Waits for a child: its exit status, or 256 + the signal that ended it. */
+/* Waits for a child. Returns its exit status, or 256 plus the signal that ended it. */
 static inline int child_result(pid_t child) {
     int status = 0;
     pid_t ended;
@@ -161,8 +163,8 @@ static inline int child_result(pid_t child) {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
 }
 
-/* Runs `body` in a forked child that is ended after `seconds`, by a signal that cannot be blocked; its result as from
- * child_result. */
+/* Runs `body` in a forked child, and ends the child after `seconds` by a signal that cannot be blocked. Returns its
+ * result like child_result(). */
 static inline int run_in_child(int (*body)(void *), void *argument, unsigned seconds) {
     fflush(stdout);
     pid_t child = fork();

@@ -1,4 +1,4 @@
-/* surfaces.h - the three surfaces as one: for tests that do the same to each. */
+/* surfaces.h - the three surfaces under the same two functions, for tests that do the same to each of them. */
 #ifndef SURFACES_H
 #define SURFACES_H
 #include "support.h"

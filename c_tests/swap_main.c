@@ -1,9 +1,10 @@
-/* swap_main.c - one program for every mixture of legacy C files and libunimem. swap.sh builds and runs them all.
+/* swap_main.c - one program for every mixture of legacy C files and libunimem. swap.sh builds and runs all mixtures.
  *
  *   swap_main RCRR     memory_pool from libunimem (R), advanced_memory_system from C, memory_singleton and
  *                      tree_tensor_network from libunimem
  *
- * Whoever answers, the program sees the same. Who does answer is read off the stand-ins' counters and unimem_owns(). */
+ * The program must see the same results whoever answers. The counters of the stand-ins and unimem_owns() show who
+ * did. */
 #include "unimem.h"
 #include "unimem/memory_pool.h"
 #include "unimem/memory_singleton.h"

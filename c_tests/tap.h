@@ -22,10 +22,10 @@
 
 static struct {
     pthread_mutex_t lock;
-    const char *name;     /* of the TEST under way, or NULL */
+    const char *name;     /* of the TEST that is running, or NULL */
     unsigned long number; /* lines printed so far */
     unsigned long failed;
-    unsigned long misses; /* EXPECTs that did not hold in the TEST under way */
+    unsigned long misses; /* EXPECTs that failed in the TEST that is running */
 } tap = {PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, 0};
 
 enum { TAP_MISSES_SHOWN = 5 };
@@ -58,10 +58,10 @@ static inline bool tap_begin(const char *name) {
     return true;
 }
 
-/* So that compilers do not ask for the use of what an EXPECT gives. */
+/* Keeps compilers from warning that the result of an EXPECT is not used. */
 static inline bool tap_held(bool held) { return held; }
 
-/* An EXPECT does not hold. */
+/* Reports an EXPECT that failed. */
 __attribute__((format(printf, 3, 4))) static inline bool tap_expect(const char *file, int line, const char *format, ...) {
     va_list arguments;
     pthread_mutex_lock(&tap.lock);
@@ -108,7 +108,7 @@ static inline int tap_done(void) {
 #define CHECK(name, condition) tap_check((condition), (name), __FILE__, __LINE__, #condition)
 #define CHECK_EQ(name, got, expected) tap_check_equal((got), (expected), (name), __FILE__, __LINE__, #got)
 #define TEST(name) for (bool tap_running = tap_begin(name); tap_running; tap_running = tap_end())
-/* The message is made after the condition was looked at: it may ask why that does not hold. */
+/* The message's arguments are evaluated after the condition, so they may ask why it does not hold. */
 #define EXPECT(condition, ...) tap_held((condition) || tap_expect(__FILE__, __LINE__, __VA_ARGS__))
 #define SKIP(name, reason) tap_skip((name), (reason))
 

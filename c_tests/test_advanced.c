@@ -1,4 +1,5 @@
-/* The advanced memory system: one for the program, zeroed memory, honest answers about blocks, metrics, corruption. */
+/* test_advanced.c - the advanced memory system: one for the whole program, zeroed memory, correct answers about
+ * blocks, metrics, corruption. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/advanced_memory_system.h"

@@ -1,4 +1,4 @@
-/* Pools of the advanced system, layouts, buffers, copies and transfers. */
+/* test_advanced_pools.c - pools of the advanced system, layouts, buffers, copies and transfers. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/advanced_memory_system.h"

@@ -1,5 +1,5 @@
-/* A budget against what the system says: resident memory grows by no more than `max_size`, bookkeeping included. Each
- * case in a process of its own, so that nothing resident is left from another. */
+/* test_budget.c - the budget compared with what the system says: resident memory grows by no more than `max_size`,
+ * bookkeeping included. Each case runs in a process of its own, so that none finds resident memory of another. */
 #define _GNU_SOURCE
 #include "support.h"
 #include "tap.h"

@@ -1,5 +1,7 @@
-/* Threads that pthread_cancel ends while they are inside the library: they end once they are out of it, nothing is held
- * or lost, and no unwinding goes through it. Cancelled at its first cancellation point each thread would be inside. */
+/* test_cancellation.c - threads that are cancelled (pthread_cancel) while they are inside the library. They must end
+ * only when they have left it; nothing may stay held or be lost, and no unwinding may pass through it. For half of
+ * the threads the cancellation is pending before the first call, so it would take effect at once if there were a
+ * cancellation point inside. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/advanced_memory_system.h"

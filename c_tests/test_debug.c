@@ -1,5 +1,5 @@
-/* UNIMEM_DEBUG: what it finds, and that it finds nothing where nothing is wrong. Each case is this program run anew, with
- * the setting, since that is read once; its exit status says which check failed. */
+/* test_debug.c - UNIMEM_DEBUG: what it finds, and that it finds nothing where nothing is wrong. It is read only
+ * once, so each case runs this program anew with its setting. The exit status says which check failed. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h" /* first: the pool functions are its */

@@ -1,4 +1,5 @@
-/* The environment: what it asks of the global instance and of the log. Each case is this program run anew. */
+/* test_environment.c - what the environment asks of the global instance and of the log. Each case runs this program
+ * anew. */
 #define _GNU_SOURCE
 #include "unimem.h"
 

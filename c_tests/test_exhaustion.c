@@ -1,5 +1,5 @@
-/* When the system has no more memory: every call fails with an error and nothing is lost; when memory is back, so is
- * everything else. Each test is a child, nearly all with little address space left. */
+/* test_exhaustion.c - when the system has no more memory. Every call must fail with an error and lose nothing; when
+ * there is memory again everything must work. Each test is a child, nearly all with little address space left. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

@@ -1,5 +1,5 @@
-/* Hostile pointers: whatever a program passes to free, realloc, retain or the questions, nothing crashes, no total
- * changes, and no live block is harmed. Holds in release builds. */
+/* test_faults.c - hostile pointers. Whatever a program passes to free, realloc, retain or the questions about
+ * blocks, nothing may crash, no total may change, and no live block may be harmed. This holds in release builds. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

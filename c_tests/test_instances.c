@@ -1,4 +1,5 @@
-/* Instances of the interface: opening and closing, their number, independence, budgets, statistics. */
+/* test_instances.c - instances of the interface: opening and closing, how many there can be, independence, budgets,
+ * statistics. */
 #define _GNU_SOURCE
 #include "unimem.h"
 

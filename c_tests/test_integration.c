@@ -1,4 +1,5 @@
-/* The surfaces together in one program, as its parts use them: pool, advanced system, singleton, interface. */
+/* test_integration.c - all surfaces in one program, as its parts would use them: pool, advanced system, singleton,
+ * interface. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

@@ -1,4 +1,5 @@
-/* allocate, free and realloc of the interface, and the questions about one block: good input and bad. */
+/* test_interface.c - allocate, free and realloc of the interface, and the questions about a block, with good input
+ * and bad. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

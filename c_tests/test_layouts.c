@@ -1,5 +1,5 @@
-/* test_layouts.c - every row of the legacy ABI's table (x86-64) that the drop-in headers cover, asserted when this
- * compiles; make also compiles it as C++17. */
+/* test_layouts.c - every row of the table of the legacy ABI (x86-64) that the drop-in headers cover. Compiling this
+ * file asserts them; make also compiles it as C++17. */
 #include <assert.h>
 #include <stddef.h>
 #include <stdio.h>

@@ -1,5 +1,6 @@
-/* Programs with little: no descriptors, no disk, no /proc, no userfaultfd, one processor, tiny stacks; and calls at odd
- * times: before main, from thread destructors, from atexit. Each limit in a child of its own. */
+/* test_limits.c - programs with little: no descriptors, no disk, no /proc, no userfaultfd, one processor, tiny
+ * stacks. And calls at unusual times: before main, from thread destructors, from atexit. Each limit is tested in a
+ * child of its own. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

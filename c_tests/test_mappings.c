@@ -1,5 +1,6 @@
-/* Where faults are served by a signal, each chunk in place is a mapping of the process, which may have so many
- * (vm.max_map_count). Chunks leave before there are none left, whoever has the others. Each case in a child. */
+/* test_mappings.c - mappings of the process where a signal serves faults. There each chunk in place is a mapping,
+ * and a process may have only so many (vm.max_map_count). Chunks must leave before none is left, whoever has the
+ * others. Each case runs in a child. */
 #define _GNU_SOURCE
 #include "unimem.h"
 

@@ -1,5 +1,5 @@
-/* The memory pool as its callers use it: configs, exact totals at every step, the header before each block, wrong
- * frees. */
+/* test_pool.c - the memory pool as its callers use it: configurations, exact totals at every step, the header before
+ * each block, wrong frees. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

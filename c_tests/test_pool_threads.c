@@ -1,4 +1,5 @@
-/* The memory pool with threads: totals, blocks freed by others, caches of threads that have exited. */
+/* test_pool_threads.c - the memory pool with threads: totals, blocks freed by other threads, caches of threads that
+ * have exited. */
 #define _GNU_SOURCE
 #include "unimem/memory_pool.h"
 

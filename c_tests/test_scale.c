@@ -1,5 +1,5 @@
-/* Great numbers and sizes: 10 million tracked blocks, 1 million live blocks, 8 GiB of address space; and all of it
- * given back: freed and trimmed, the process is within 4 MiB of where it was. */
+/* test_scale.c - large numbers and sizes: 10 million tracked blocks, 1 million live blocks, 8 GiB of address space.
+ * After everything is freed and trimmed, the process is within 4 MiB of where it was. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

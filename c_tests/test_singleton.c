@@ -1,4 +1,4 @@
-/* The program's one memory system and the blocks it tracks. */
+/* test_singleton.c - the program's one memory system, and the blocks that it tracks. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_singleton.h"

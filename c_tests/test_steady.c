@@ -1,6 +1,6 @@
-/* A program in a steady state, one that frees as much as it allocates, over and over, faults in no new pages: what it
- * freed a moment ago is used again, whatever the sizes were before and in whatever order blocks go. Counted in page
- * faults, not in time. */
+/* test_steady.c - a program in a steady state, which frees as much as it allocates, over and over. It must fault in
+ * no new pages: what it has just freed is used again, whatever the sizes were and in whatever order blocks are
+ * freed. The test counts page faults, not time. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

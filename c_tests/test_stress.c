@@ -1,5 +1,5 @@
-/* Threads and forks: random mixtures with contents checked, blocks freed by other threads, threads that exit with
- * full caches, children that go on with everything. */
+/* test_stress.c - threads and forks: random mixtures of calls with contents checked, blocks freed by other threads,
+ * threads that exit with full caches, children that go on with everything. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

@@ -1,4 +1,5 @@
-/* Fork while other threads make and end systems and pools, with guards and limits: nothing is left locked. */
+/* test_systems_fork.c - fork while other threads make and end systems and pools, with guards and limits. No lock may
+ * stay taken in the child. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_singleton.h"

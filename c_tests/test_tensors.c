@@ -1,4 +1,4 @@
-/* Tensors, and the arguments of streaming and hierarchical memory: good input and bad. */
+/* test_tensors.c - tensors, and the arguments of streaming and hierarchical memory, with good input and bad. */
 #define _GNU_SOURCE
 #include "unimem.h"
 

@@ -1,5 +1,4 @@
-/* Streaming and hierarchical memory, on every fault mechanism there is: the program runs itself once for each, with
- * UNIMEM_FAULTS set, and gathers what they report. */
+/* test_tiers.c - streaming and hierarchical memory, on every fault mechanism (tiers.h). */
 #define _GNU_SOURCE
 #include "unimem.h"
 

@@ -1,5 +1,5 @@
-/* Chunks of tiered memory: acquired by the program, advised on, and accesses that need two of them at once. On every fault
- * mechanism there is, as test_tiers.c. */
+/* test_tiers_chunks.c - chunks of tiered memory that the program acquires or advises on, and accesses that need two
+ * chunks at once. On every fault mechanism (tiers.h). */
 #define _GNU_SOURCE
 #include "unimem.h"
 

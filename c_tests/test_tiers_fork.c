@@ -1,5 +1,5 @@
-/* test_tiers_fork.c - fork and tiered memory, on every fault mechanism: child and parent each go on with the data as they
- * were, whatever the other does to its own. */
+/* test_tiers_fork.c - fork and tiered memory, on every fault mechanism (tiers.h). Child and parent each go on with
+ * the data as they were at the fork, whatever the other does to its own. */
 #define _GNU_SOURCE
 #include "unimem.h"
 

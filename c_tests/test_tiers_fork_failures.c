@@ -1,5 +1,6 @@
-/* test_tiers_fork_failures.c - what a forked child is refused, and what else happens around a fork: never a wrong byte, in
- * the child or in its parent, never a hang, and nothing of the program's is touched. On every fault mechanism. */
+/* test_tiers_fork_failures.c - what a forked child is refused, and what else happens around a fork. There must be no
+ * wrong byte in the child or its parent and no hang, and nothing of the program's may be touched. On every fault
+ * mechanism (tiers.h). */
 #define _GNU_SOURCE
 #include "unimem.h"
 

@@ -1,5 +1,6 @@
-/* test_tiers_signals.c - signals around tiered memory, on every fault mechanism: those by which faults arrive, but of the
- * program's own making or sent by somebody, do what they do without the library; handlers of others may touch the memory. */
+/* test_tiers_signals.c - signals around tiered memory, on every fault mechanism (tiers.h). The signals by which
+ * faults arrive do what they do without the library if the program causes them itself or somebody sends them.
+ * Handlers of other signals may touch tiered memory. */
 #define _GNU_SOURCE
 #include "unimem.h"
 

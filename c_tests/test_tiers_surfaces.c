@@ -1,5 +1,6 @@
-/* Tiered memory made through the interface of a memory pool or a memory system: the surface's own functions take it as
- * they take blocks, on every fault mechanism there is. And what realloc of tiered memory brings back. */
+/* test_tiers_surfaces.c - tiered memory that the interface of a memory pool or memory system allocated. The
+ * functions of that surface must take it as they take blocks. And what realloc of tiered memory brings back. On
+ * every fault mechanism (tiers.h). */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"

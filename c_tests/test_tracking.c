@@ -1,4 +1,5 @@
-/* Tracking and leak reports, errors and messages, the log callback, and silence: what an instance tells its user. */
+/* test_tracking.c - what an instance tells its user: tracking and leak reports, errors and messages, the log
+ * callback, and silence. */
 #define _GNU_SOURCE
 #include "unimem.h"
 

@@ -1,5 +1,5 @@
-/* The tree tensor network on a table of the program's own C functions, which fails the n-th allocation, for every n:
- * each call then gives false or NULL, nothing is leaked, and the network is as it was. */
+/* test_tree_failures.c - the tree tensor network on a table of the program's own C functions, which fails the n-th
+ * allocation, for every n. Each call must then return false or NULL, leak nothing, and leave the network as it was. */
 #define _GNU_SOURCE
 #include "unimem/tree_tensor_network.h"
 

@@ -1,4 +1,5 @@
-/* The tree tensor network through its drop-in header: what real callers do, and what they do wrong. */
+/* test_tree_network.c - the tree tensor network through its drop-in header: what real callers do, and what they do
+ * wrong. */
 #define _GNU_SOURCE
 #include "unimem/memory_pool.h"
 #include "unimem/tree_tensor_network.h"

@@ -1,5 +1,6 @@
-/* The rules of tree tensor networks one by one (docs/tensor-rules.md), each where it could be mistaken for another:
- * which axes are bonded when several would fit, what takes part, what stays as it was, what is refused. */
+/* test_tree_rules.c - the rules of tree tensor networks one by one (docs/tensor-rules.md), each in a case where
+ * another rule would give something else: which axes are bonded if several fit, what takes part, what stays as it
+ * was, what is refused. */
 #define _GNU_SOURCE
 #include "unimem/tree_tensor_network.h"
 

@@ -1,4 +1,5 @@
-/* The threads that help with contractions: how many there are, and on which processors they may run. */
+/* test_tree_threads.c - the threads that help with contractions: how many there are, and on which processors they
+ * may run. */
 #define _GNU_SOURCE
 #include <sched.h>
 

@@ -1,5 +1,5 @@
-/* Values of tree tensor networks against the plain sum over all indices: random trees on every kind of memory, by
- * every way of contracting, before and after what must not change them. */
+/* test_tree_values.c - values of tree tensor networks compared with the plain sum over all indices: random trees, on
+ * every kind of memory, by every way of contracting, before and after changes that must keep the value. */
 #define _GNU_SOURCE
 #include "tap.h"
 #include "trees.h"

@@ -1,5 +1,5 @@
-/* What the tests of tiered memory share. A program runs itself once for every fault mechanism there is, with UNIMEM_FAULTS
- * set, and gathers what those runs report. */
+/* tiers.h - what the tests of tiered memory share. A test program runs itself once for every fault mechanism, with
+ * UNIMEM_FAULTS set, and collects what those runs report. */
 #ifndef UNIMEM_TEST_TIERS_H
 #define UNIMEM_TEST_TIERS_H
 
@@ -18,7 +18,7 @@ static inline unimem_residency_t residency_of(const void *memory)
     return figures;
 }
 
-/* Whether memory that is not in place may be touched: not with the mechanism "none", where it has to be acquired. */
+/* Whether a program may touch memory that is not in place. With the mechanism "none" it has to acquire it. */
 static inline bool serves_touches(void)
 {
     return strcmp(unimem_fault_mechanism(), "none") != 0;
@@ -29,7 +29,7 @@ static inline uint64_t mix(uint64_t i)
     return random_next(&(random_t){i});
 }
 
-/* Runs this program with the mechanism, and reports its tests as ours. */
+/* Runs this program with one mechanism, and reports that run's tests as this one's. */
 static inline void run_with(const char *program, const char *mechanism)
 {
     int ends[2];
@@ -67,7 +67,7 @@ static inline void run_with(const char *program, const char *mechanism)
     else CHECK(name, done && WIFEXITED(status));
 }
 
-/* Whether this is built with the thread sanitizer: gcc's name for it, and clang's. */
+/* Whether this is built with the thread sanitizer, which gcc and clang announce in different ways. */
 #if defined __SANITIZE_THREAD__
 #define THREAD_SANITIZED 1
 #elif defined __has_feature
@@ -79,7 +79,8 @@ static inline void run_with(const char *program, const char *mechanism)
 #define THREAD_SANITIZED 0
 #endif
 
-/* The main function: `run` on every mechanism, or on the one that is the first argument. `run` ends with tap_done(). */
+/* The main function. It calls `run` with every mechanism, or only with the one that is the first argument. `run`
+ * ends with tap_done(). */
 static inline int on_every_mechanism(int count, char **arguments, int (*run)(void))
 {
     if (count > 1 && strcmp(arguments[1], "inside") == 0) {

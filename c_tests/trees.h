@@ -1,5 +1,5 @@
-/* trees.h - random trees of small tensors: how they are made with the library, and their value as the plain sum over
- * all indices in double precision. */
+/* trees.h - random trees of small tensors: how the library makes them, and their value as the plain sum over all
+ * indices in double precision. */
 #ifndef UNIMEM_TEST_TREES_H
 #define UNIMEM_TEST_TREES_H
 #include <math.h>
@@ -9,16 +9,16 @@
 
 enum { MOST_NODES = 7, MOST_AXES = 6, MOST_SIZE = 7, MOST_LABELS = MOST_NODES * MOST_AXES, MOST_TERMS = 1 << 13 };
 
-/* A node as the test knows it. Every axis has a label; both ends of a bond have the same one. */
+/* A node as the test knows it. Every axis has a label. Both ends of a bond have the same label. */
 typedef struct {
     size_t axes, rank, sizes[MOST_AXES], labels[MOST_AXES]; /* a scalar has rank 0 and one axis of size 1 */
     bool bonded[MOST_AXES];
     size_t parent, bonds, own[MOST_AXES], parents[MOST_AXES]; /* axes of its bonds to its parent */
-    bool by_rule;                                             /* joined by connect_tree_tensor_nodes() first */
+    bool by_rule;                                             /* connected by connect_tree_tensor_nodes() */
     ComplexFloat *elements;
 } plain_node_t;
 
-/* Each node comes after its parent. */
+/* A tree. Each node comes after its parent. */
 typedef struct {
     size_t nodes, labels, size_of[MOST_LABELS];
     plain_node_t node[MOST_NODES];
@@ -41,7 +41,8 @@ static inline void bond(plain_node_t *parent, size_t i, plain_node_t *child, siz
     parent->bonded[i] = child->bonded[j] = true;
     child->parents[child->bonds] = i, child->own[child->bonds++] = j;
 }
-/* The rule: the parent's last free axis with the child's first, else the first pair that fits, else none. */
+/* The rule of connect_tree_tensor_nodes(): the parent's last free axis and the child's first, if their sizes agree;
+ * else the first pair that fits; else no bond. */
 static inline void bond_by_rule(plain_node_t *parent, plain_node_t *child) {
     size_t last = parent->axes, first = 0;
     while (last > 0 && parent->bonded[last - 1]) last--;
@@ -58,8 +59,8 @@ static inline void bond_by_rule(plain_node_t *parent, plain_node_t *child) {
             }
 }
 
-/* Ranks 0 to 6, sizes 1 to 7, up to three bonds between two nodes, some by the rule, some none; at most MOST_TERMS
- * terms in the sum over all indices. */
+/* Makes a tree with ranks 0 to 6, sizes 1 to 7, and up to three bonds between two nodes. Some bonds come from the
+ * rule, and some edges have none. The sum over all indices has at most MOST_TERMS terms. */
 static inline void make_plain_tree(plain_tree_t *tree, random_t *random) {
     size_t terms = 1;
     memset(tree, 0, sizeof *tree);
@@ -69,7 +70,7 @@ static inline void make_plain_tree(plain_tree_t *tree, random_t *random) {
         node->rank = random_below(random, MOST_AXES + 1);
         node->axes = node->rank ? node->rank : 1;
         for (size_t i = 0; i < node->axes; i++) {
-            /* Sizes seldom agree by themselves: most are one of the parent's. */
+            /* Random sizes seldom agree, so most are copied from the parent. */
             size_t size = v && random_below(random, 3) ? parent->sizes[random_below(random, parent->axes)]
                                                        : 1 + random_below(random, MOST_SIZE);
             node->sizes[i] = node->rank && terms * size <= MOST_TERMS ? size : 1;
@@ -97,7 +98,8 @@ static inline void free_plain_tree(plain_tree_t *tree) {
     for (size_t v = 0; v < tree->nodes; v++) free(tree->node[v].elements);
 }
 
-/* The tree as nodes of a network; `hierarchical`: every second one. False if a call fails. */
+/* Makes the tree as nodes of a network. With `hierarchical` every second node is hierarchical. False if a call
+ * fails. */
 static inline bool build_tree(const plain_tree_t *tree, tree_tensor_network_t *ttn, bool hierarchical, tree_tensor_node_t **made) {
     for (size_t v = 0; v < tree->nodes; v++) {
         const plain_node_t *node = &tree->node[v];
@@ -110,7 +112,7 @@ static inline bool build_tree(const plain_tree_t *tree, tree_tensor_network_t *t
     return true;
 }
 
-/* Nodes in depth-first pre-order, children in the order they were joined. */
+/* Nodes in depth-first pre-order, children in the order in which they were connected. */
 static inline void preorder(const plain_tree_t *tree, size_t *order) {
     size_t stack[MOST_NODES], depth = 0, count = 0;
     stack[depth++] = 0;
@@ -121,7 +123,8 @@ static inline void preorder(const plain_tree_t *tree, size_t *order) {
     }
 }
 
-/* The sum over all indices, element by element: pairs of doubles, to be freed. Sizes as the whole tree's are. */
+/* The sum over all indices, element by element, as pairs of doubles. The caller frees it. `sizes` and `axes` are
+ * those of the contracted tree. */
 static inline double *value_of(const plain_tree_t *tree, size_t *sizes, size_t *axes) {
     size_t order[MOST_NODES], strides[MOST_NODES + 1][MOST_LABELS], at[MOST_LABELS], stride = 1;
     memset(strides, 0, sizeof strides);
@@ -154,7 +157,7 @@ static inline double *value_of(const plain_tree_t *tree, size_t *sizes, size_t *
         }
         for (size_t l = 0; l < tree->labels; l++) out += at[l] * strides[MOST_NODES][l];
         sum[2 * out] += real, sum[2 * out + 1] += imag;
-        /* The next place: an odometer over the labels that some axis still has. */
+        /* The next place: counts up like an odometer, over the labels that some axis still has. */
         more = false;
         for (size_t l = 0; l < tree->labels && !more; l++) {
             bool used = false;
@@ -167,7 +170,7 @@ static inline double *value_of(const plain_tree_t *tree, size_t *sizes, size_t *
     return sum;
 }
 
-/* In the Frobenius norm, relative; absolute where the value is 0. */
+/* The distance in the Frobenius norm; relative to the expected value unless that is 0. */
 static inline double distance(const ComplexFloat *got, const double *expected, size_t count) {
     double far = 0, norm = 0;
     for (size_t i = 0; i < count; i++) {
@@ -189,7 +192,7 @@ static inline void free_network(tensor_network_t *network) {
     free(network->nodes);
     free(network);
 }
-/* A random tree with its value, and the sizes of that. */
+/* A random tree with its value and the value's sizes. */
 typedef struct {
     plain_tree_t tree;
     double *value;

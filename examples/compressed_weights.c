@@ -1,5 +1,5 @@
-/* Weights held compressed in RAM, each within a tolerance of what was written: how much room and error that costs, and
- * that nothing drifts. */
+/* Weights that are held compressed in RAM, each within a tolerance of what was written. The program shows how much
+ * room they take and how large the error is, and checks that nothing drifts. */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -7,7 +7,7 @@
 
 enum { COUNT = 8 << 20, BUDGET = 16 << 20 }; /* 32 MiB of float in 16 MiB */
 
-/* Twelve uniform numbers make a normal one, of the size that trained weights have. */
+/* The sum of twelve uniform numbers is nearly a normal one. It is scaled to the size of trained weights. */
 static float weight(uint64_t i) {
     double sum = -6;
     uint64_t x = i * 0x9E3779B97F4A7C15u + 1;
@@ -18,7 +18,7 @@ static float weight(uint64_t i) {
     return (float)(0.02 * sum);
 }
 
-/* Reads all weights; the largest error, and the sum, which tells whether anything changed. */
+/* Reads all weights. Returns the largest error, and the sum, which shows whether anything has changed. */
 static double read_all(const float *weights, double *sum) {
     double error = 0;
     *sum = 0;
@@ -42,7 +42,7 @@ int main(void) {
             return 1;
         }
         for (size_t i = 0; i < COUNT; i++) weights[i] = weight(i);
-        unimem_advise(weights, UNIMEM_DONT_NEED); /* all of it out: from here on, what is read was compressed */
+        unimem_advise(weights, UNIMEM_DONT_NEED); /* send everything out: what is read from here on was compressed */
         double first, second, error = read_all(weights, &first);
         unimem_advise(weights, UNIMEM_DONT_NEED);
         error = fmax(error, read_all(weights, &second));

@@ -1,5 +1,5 @@
-/* Finding leaks and overruns in a running program: what is left of an instance block by block, and with UNIMEM_DEBUG the
- * stacks that allocated it, and writes behind a block. */
+/* Finding leaks and overruns in a running program. It lists what is left in an instance, block by block. With
+ * UNIMEM_DEBUG it also shows the stacks that allocated the blocks, and finds writes behind a block. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,26 +18,27 @@ static char *read_file(const char *path) {
     return text;
 }
 
-/* The defects: a block that nobody frees, and a terminating zero behind its block. Not inlined, to be named. */
+/* The defects: a block that nobody frees, and a terminating zero written behind a block. The functions are not
+ * inlined, so that reports can name them. */
 __attribute__((noinline)) static void leaky_function(void) { forgotten = memory->allocate(1234, 0); }
 __attribute__((noinline)) static void overrun(void) {
     char *name = memory->allocate(8, 0);
     if (name) memcpy(name, "12345678", 9);
-    memory->free(name); /* refused: the damaged block stays to be looked at */
+    memory->free(name); /* refused: the damaged block stays, so that it can be inspected */
 }
 
 static void show(const unimem_leak_t *leak, void *total) {
     printf("  %zu bytes at %p, %zu owner(s)\n", leak->size, leak->address, leak->references);
     *(size_t *)total += leak->size;
 }
-/* Stacks come line by line, indented: here only those of this file are shown. */
+/* The log receives a stack line by line, indented. Of those lines only the ones of this file are shown. */
 static void count_messages(int level, const char *message, void *count) {
     if (level <= 1 && (message[0] != ' ' || strstr(message, "leak_hunt.c"))) printf("  log: %s\n", message);
     ++*(size_t *)count;
 }
 
 int main(void) {
-    setenv("UNIMEM_DEBUG", "guard,trace", 0); /* most set it outside; it is read when the first memory is made */
+    setenv("UNIMEM_DEBUG", "guard,trace", 0); /* usually set outside; read when the first memory is allocated */
     size_t messages = 0, bytes = 0;
     unimem_set_log(count_messages, &messages);
     memory = unimem_open(NULL);
@@ -59,7 +60,7 @@ int main(void) {
     printf("the report, %zu bytes of JSON, %s the function that leaks\n", strlen(report), named ? "names" : "DOES NOT NAME");
     remove(path);
 
-    unimem_set_log(NULL, NULL); /* it would tell all of it again */
-    bool clean = unimem_close(memory); /* false: it was not */
+    unimem_set_log(NULL, NULL); /* closing would report all of it again */
+    bool clean = unimem_close(memory); /* false: something is live */
     return !(found_overrun && leaks == 2 && bytes == 1234 + 8 && written && named && !clean);
 }

@@ -1,16 +1,17 @@
-/* A tree tensor network larger than one machine: its subtrees are contracted on several MPI ranks, and their results
- * combined in pairs, sent from and received into the library's memory without a copy between.
+/* A tree tensor network larger than one machine. MPI ranks contract its subtrees, and the results are combined in
+ * pairs. They are sent from the library's memory and received into it, without a copy in between.
  *
  *   mpicc -std=c11 mpi_trees.c $(pkg-config --cflags --libs unimem) -lm -o mpi_trees && mpirun -n 4 mpi_trees
  *   mpi_trees [BOND [SITES]]       default 512 and 16
  *
- * The network is one amplitude of a matrix product state with open ends: site s is a tensor [BOND, STATES, BOND] with a
- * leaf [STATES] that chooses the state. A rank makes and contracts a run of sites, its subtree, to a matrix; in each of
- * log2(ranks) steps half of the ranks that still have one send it to a neighbour, which multiplies the two.
- * Rank 0 checks the result against products with a vector in double precision.
+ * The network is one amplitude of a matrix product state with open ends. Site s is a tensor [BOND, STATES, BOND]
+ * with a leaf [STATES] that chooses the state. A rank makes a run of sites, its subtree, and contracts it to a
+ * matrix. Then there are log2(ranks) steps. In each of them half of the ranks that still have a matrix send it to a
+ * neighbour, which multiplies the two. Rank 0 checks the result against products with a vector in double precision.
  *
- * MPI may be given any memory that stays in place: plain blocks, tensors, node data that fits the budget. Streaming and
- * hierarchical memory may be out when MPI's system call or network card comes for it: acquire its chunks first. */
+ * MPI may be given any memory that stays in place: plain blocks, tensors, and node data that fits the budget. Chunks
+ * of streaming and hierarchical memory may not be in place when MPI's system call or network card uses them: acquire
+ * them first. */
 #define _DEFAULT_SOURCE
 #include <math.h>
 #include <mpi.h>
@@ -31,7 +32,7 @@ static void stop(const char *what) {
     MPI_Abort(MPI_COMM_WORLD, 1);
 }
 
-/* Element i of a site: a hash, scaled so that products keep their size. */
+/* Element i of a site: a hash, scaled so that products neither grow nor shrink. */
 static ComplexFloat element(size_t site, size_t i) {
     uint64_t x = ((uint64_t)site << 40 | i) + 0x9E3779B97F4A7C15u;
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
@@ -41,7 +42,7 @@ static ComplexFloat element(size_t site, size_t i) {
 }
 static size_t state_of(size_t site) { return (site * 7 + 3) % STATES; }
 
-/* A site with its leaf. */
+/* Makes a site and its leaf. */
 static tree_tensor_node_t *make_site(tree_tensor_network_t *network, size_t site) {
     tree_tensor_node_t *node = add_tree_tensor_node(network, NULL, (size_t[]){bond, STATES, bond}, 3, false);
     ComplexFloat chosen[STATES] = {{0, 0}};
@@ -52,14 +53,16 @@ static tree_tensor_node_t *make_site(tree_tensor_network_t *network, size_t site
     return node;
 }
 
-/* Over the bond of a site with its leaf; of two matrices, over the left one's last axis and the right one's first. */
+/* Contracts two nodes. For a site and its leaf the sum goes over their bond. For two matrices it goes over the last
+ * axis of the left one and the first axis of the right one. */
 static tree_tensor_node_t *contract(tree_tensor_network_t *network, tree_tensor_node_t *a, tree_tensor_node_t *b) {
     tree_tensor_node_t *result = NULL;
     if (!contract_tree_tensor_nodes(network, a, b, &result)) stop("contracting");
     return result;
 }
 
-/* Relative error of a matrix, seen through its product with a vector, against the same of the sites one by one. */
+/* Relative error of a matrix: its product with a vector is compared with the product of the sites, one by one, with
+ * that vector. */
 static double error_of(const ComplexFloat *matrix) {
     double *x = malloc(6 * bond * sizeof *x), *y = x + 2 * bond, *z = y + 2 * bond, error = 0, norm = 0;
     if (!x) stop("checking");

@@ -1,5 +1,6 @@
-/* A memory interface of the program's own, here malloc with a count, under a tree tensor network: whoever has an
- * allocator already (a GPU's pinned memory, a job's arena) fills in nine functions and keeps it. */
+/* A memory interface of the program's own, used by a tree tensor network. Here it is malloc with a count. A program
+ * that has an allocator already (pinned memory of a GPU, a job's arena) fills in nine functions and keeps its
+ * allocator. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 
 static size_t live, most, calls;
 
-/* Each block begins with its size, in room that keeps it aligned to 64. */
+/* Each block begins with its size. That takes 64 bytes, so that the block stays aligned to 64. */
 enum { HEAD = 64 };
 
 static void *own_allocate(size_t size, size_t alignment) {
@@ -46,7 +47,7 @@ static void *own_geometric(size_t *dimensions, size_t axes) {
     }
     return axes ? own_allocate(size, 0) : NULL;
 }
-/* Neither compressed nor larger than RAM, but zeroed, as callers may expect. */
+/* This memory is neither compressed nor larger than RAM, but it is zeroed, as callers expect. */
 static void *zeroed(size_t size) {
     void *block = own_allocate(size, 0);
     return block ? memset(block, 0, size) : NULL;
@@ -64,7 +65,7 @@ int main(void) {
                                       own_streaming, own_track, own_untrack, own_stats};
     tree_tensor_network_t *network = create_tree_tensor_network(2, 0, 0);
     if (!network) return 1;
-    network->memory = &own; /* from here on all of its tensors */
+    network->memory = &own; /* allocates all tensors from here on */
     const ComplexFloat first[] = {{1, 0}, {2, 0}, {3, 0}, {4, 0}}, second[] = {{0, 1}, {1, 0}, {1, 0}, {0, -1}};
     tree_tensor_node_t *a = add_tree_tensor_node(network, first, (size_t[]){2, 2}, 2, false);
     tree_tensor_node_t *b = add_tree_tensor_node(network, second, (size_t[]){2, 2}, 2, true), *product = NULL;

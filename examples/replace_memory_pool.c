@@ -1,5 +1,6 @@
-/* A caller of the legacy memory_pool.c, unchanged: threads that make, hand on and free tensors in one pool with thread
- * caches. Take memory_pool.c out of the build, link libunimem, and this works; what was undefined before is refused.
+/* A caller of the legacy memory_pool.c, unchanged. Its threads allocate tensors in one pool with thread caches, pass
+ * them on and free them. Take memory_pool.c out of the build and link libunimem: it still works, and what was
+ * undefined before is refused.
  *
  *   cc -std=c11 -pthread replace_memory_pool.c $(pkg-config --cflags --libs unimem) */
 #include <pthread.h>
@@ -8,17 +9,17 @@
 #include <stdio.h>
 #include <string.h>
 #include <unimem.h>
-#include <unimem/memory_pool.h> /* in a legacy tree: its own header, and no unimem.h */
+#include <unimem/memory_pool.h> /* in a legacy tree: its own header, without unimem.h */
 
 enum { THREADS = 4, ROUNDS = 20000, SHARED = 64 };
 
 static MemoryPool *pool;
-static _Atomic(char *) handed[SHARED]; /* blocks that whoever comes by takes over and frees */
+static _Atomic(char *) handed[SHARED]; /* blocks that the next thread takes over and frees */
 static atomic_size_t damaged;
 
 static void release(char *block) {
     if (!block) return;
-    const Block *header = (const Block *)(const void *)(block - sizeof(Block)); /* what legacy callers look at */
+    const Block *header = (const Block *)(const void *)(block - sizeof(Block)); /* legacy callers read it */
     if (header->magic != 0xDEADBEEF || header->data != (void *)block || block[0] != block[63]) damaged++;
     pool_free(pool, block);
 }
@@ -46,9 +47,9 @@ int main(void) {
     for (size_t i = 0; i < SHARED; i++) release(handed[i]);
 
     char *block = pool_allocate(pool, 1000);
-    size_t live = get_total_allocated(pool); /* 1000: what was asked for, not what it was rounded to */
+    size_t live = get_total_allocated(pool); /* 1000: as requested, not rounded up */
     pool_free(pool, block);
-    pool_free(pool, block); /* twice: refused */
+    pool_free(pool, block); /* the second free is refused */
     printf("a second free: \"%s\"; live bytes before and after the frees: %zu, %zu\n", unimem_last_error_message(), live,
            get_total_allocated(pool));
     bool right = damaged == 0 && live == 1000 && get_total_allocated(pool) == 0 &&

@@ -1,4 +1,5 @@
-/* An array larger than the memory it may use, once through an ordinary pointer and once chunk by chunk.
+/* An array larger than the memory that it may use. The program writes it through an ordinary pointer and reads it
+ * chunk by chunk.
  *
  *   stream_larger_than_ram [MIB [BUDGET_MIB]]       default 256 MiB in 32; needs as much disk (UNIMEM_SPILL_DIR) */
 #include <stdint.h>
@@ -8,7 +9,7 @@
 
 enum { MIB = 1 << 20 };
 
-/* Numbers that no coder can shorten. */
+/* Numbers that no coder can compress. */
 static uint64_t number(uint64_t i) {
     i = (i ^ i >> 31) * 0x9E3779B97F4A7C15u;
     return (i ^ i >> 29) * 0xBF58476D1CE4E5B9u;
@@ -26,12 +27,12 @@ int main(int count, char **arguments) {
     }
     unimem_advise(numbers, UNIMEM_SEQUENTIAL);
 
-    /* By pointer: chunks come and go underneath. */
+    /* By pointer: chunks are brought in and sent out as the program touches them. */
     for (size_t i = 0; i < bytes / sizeof *numbers; i++) {
         numbers[i] = number(i);
         if (i % (MIB / 8) == 0 && unimem_held_bytes(memory) > most) most = unimem_held_bytes(memory);
     }
-    /* By chunk: nothing faults inside one, and it may be given to system calls, MPI or a device. */
+    /* By chunk: no access to an acquired chunk faults, and it may be given to system calls, MPI or a device. */
     size_t chunk = unimem_chunk_size(numbers) / sizeof *numbers;
     for (size_t c = 0; c < unimem_chunk_count(numbers); c++) {
         const uint64_t *part = unimem_chunk_acquire(numbers, c, UNIMEM_READ);

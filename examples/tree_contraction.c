@@ -1,4 +1,4 @@
-/* A matrix product state of 16 sites as a tree: its contraction, planned, and its compression to smaller bonds. */
+/* A matrix product state of 16 sites as a tree: planned contraction, and compression to smaller bonds. */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,7 +13,8 @@ static float next(uint32_t *random) {
     return (float)(*random >> 8) / (1 << 23) - 1;
 }
 
-/* Site i of [left bond, states, right bond]; the ends have one bond, and the first site is the root. */
+/* A chain of sites, each a tensor [left bond, states, right bond]. The sites at the ends have only one bond. The
+ * first site is the root. */
 static tree_tensor_network_t *make(size_t max_bond) {
     uint32_t random = 1;
     tree_tensor_network_t *network = create_tree_tensor_network(SITES, max_bond, 0);
@@ -25,19 +26,19 @@ static tree_tensor_network_t *make(size_t max_bond) {
         if (site + 1 < SITES) dimensions[axes++] = BOND, elements *= BOND;
         tree_tensor_node_t *node = add_tree_tensor_node(network, NULL, dimensions, axes, false);
         if (!node) return NULL;
-        /* Smooth in the bond: like a state near a ground state, it needs less than all of the bond. */
+        /* Elements fall off along the bond, as in a state near a ground state. So a part of the bond is enough. */
         for (size_t i = 0; i < elements; i++) {
             float scale = 0.5f * powf(0.7f, (float)(i % BOND));
             node->data[i] = (ComplexFloat){scale * next(&random), scale * next(&random)};
         }
-        /* The last axis of the one before with the first axis of this. */
+        /* The bond joins the last axis of the site before with the first axis of this one. */
         if (before && !unimem_connect_axes(network, before, before->num_dimensions - 1, node, 0)) return NULL;
         before = node;
     }
     return network;
 }
 
-/* One amplitude in double precision: a product of matrices. */
+/* One amplitude, in double precision, as a product of matrices. */
 static void amplitude(const tree_tensor_network_t *network, size_t states, double out[2]) {
     double row[2 * BOND] = {1, 0}, product[2 * BOND];
     size_t length = 1;
@@ -79,7 +80,7 @@ int main(void) {
     printf("%d sites, bond %d: %zu axes, %.1f MFLOP, %.1f MiB at most; relative error %.1e\n", SITES, BOND, axes,
            flops * 1e-6, bytes / (1 << 20), error);
 
-    /* At most 12, at most 1 in 1000 off in the Frobenius norm. */
+    /* Bonds of at most 12, with a relative error of at most 1e-3 in the Frobenius norm. */
     bool adapted = adapt_bond_dimensions(small, 1e-3);
     if (!adapted || !contract_full_tree_network(small, &compressed, dimensions, &axes)) {
         fprintf(stderr, "%s\n", unimem_last_error_message());

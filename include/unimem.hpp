@@ -1,13 +1,15 @@
-/* unimem.hpp - unimem.h for C++17: owners that give back what they hold, and memory for containers. Header only.
+/* unimem.hpp - unimem.h for C++17: owners that free what they hold, and memory for containers. Header only.
  *
  *   unimem::instance memory(unimem::config().max_size(512u << 20));
  *   auto weights = memory.streaming<float>(std::size_t{1} << 34);            // larger than RAM, zeroed, freed by itself
  *   unimem::memory_resource resource(memory);
  *   std::pmr::vector<int> numbers(&resource);
  *
- * Failures throw: std::bad_alloc for want of memory (unimem::out_of_memory, which says more), unimem::error for all
- * else. Destructors never throw. Objects may be used from any thread as the containers of the standard library may:
- * one at a time each; instances, resources and allocators by any number at once. */
+ * Errors: a lack of memory throws std::bad_alloc (unimem::out_of_memory, which has a message); every other failure
+ * throws unimem::error. Destructors never throw.
+ *
+ * Threads: as for the containers of the standard library, one thread at a time may use an object. Instances,
+ * resources and allocators may be used by any number of threads at once. */
 #ifndef UNIMEM_HPP
 #define UNIMEM_HPP
 
@@ -25,11 +27,11 @@
 
 namespace unimem {
 
-/** A call failed for another reason than want of memory. */
+/** A call failed, but not for lack of memory. */
 class error : public std::runtime_error {
 public:
     error(unimem_error_t code, const std::string &message) : std::runtime_error(message), code_(code) {}
-    /** Why, as in unimem.h. */
+    /** The reason, as in unimem.h. */
     unimem_error_t code() const noexcept { return code_; }
 
 private:
@@ -43,7 +45,7 @@ public:
     const char *what() const noexcept override { return message_.what(); }
 
 private:
-    std::runtime_error message_; /* copies without throwing */
+    std::runtime_error message_; /* can be copied without throwing */
 };
 
 /** Throws the calling thread's last error. */
@@ -52,7 +54,8 @@ private:
     throw error(unimem_last_error(), unimem_last_error_message());
 }
 
-/** What an instance is made from; see unified_pool_config_t. Growth and streaming are on unless switched off. */
+/** The configuration of an instance; see unified_pool_config_t. Growth and streaming are on unless they are switched
+ * off. */
 class config {
 public:
     config() noexcept : values_() { values_.enable_growth = values_.enable_streaming = true; }
@@ -69,12 +72,13 @@ private:
     unified_pool_config_t values_;
 };
 
-/** What may lie in library memory: no constructor is run on it, and no destructor. */
+/** Whether a type may be in library memory. No constructor and no destructor is run there. */
 template <class T>
 inline constexpr bool is_plain = std::is_trivially_copyable_v<T> && std::is_trivially_destructible_v<T> &&
                                  !std::is_const_v<T> && !std::is_volatile_v<T>;
 
-/** Owns a block of `size()` elements; frees it at the end. Not copied, but moved. It must not outlive its instance. */
+/** Owns a block of `size()` elements, and frees it in its destructor. It can be moved but not copied. It must not
+ * outlive its instance. */
 template <class T>
 class array {
     static_assert(is_plain<T>, "no constructor or destructor is run on the elements");
@@ -82,7 +86,7 @@ class array {
 public:
     using value_type = T;
     array() noexcept = default;
-    /** Takes over a block of `memory`. */
+    /** Takes over a block that `memory` allocated. */
     array(unified_memory_interface_t *memory, T *data, std::size_t size) noexcept
         : memory_(memory), data_(data), size_(size) {}
     array(array &&other) noexcept
@@ -117,12 +121,12 @@ public:
         data_ = nullptr;
         size_ = 0;
     }
-    /** Gives the block up: the caller frees it. */
+    /** Gives the block up. The caller has to free it. */
     T *release() noexcept {
         size_ = 0;
         return std::exchange(data_, nullptr);
     }
-    /** Changes the number of elements; contents, alignment and kind stay. On failure nothing has changed. */
+    /** Changes the number of elements. Contents, alignment and kind stay. If it throws, nothing has changed. */
     void resize(std::size_t count) {
         if (count == 0) return reset();
         if (!memory_) throw error(UNIMEM_ERROR_INVALID_ARGUMENT, "an array without an instance cannot grow");
@@ -139,7 +143,8 @@ private:
     std::size_t size_ = 0;
 };
 
-/** Owns an instance: closes it at the end, which frees all that is live in it. Not copied, but moved. */
+/** Owns an instance, and closes it in its destructor, which frees all that is live in it. It can be moved but not
+ * copied. */
 class instance {
 public:
     /** Opens an instance. */
@@ -158,36 +163,38 @@ public:
     instance &operator=(const instance &) = delete;
     ~instance() { close(); }
 
-    /** Closes it now. False if anything was live in it, which the log then tells. */
+    /** Closes the instance now. False if anything was live in it; the log then says what. */
     bool close() noexcept { return !memory_ || unimem_close(std::exchange(memory_, nullptr)); }
     unified_memory_interface_t *get() const noexcept { return memory_; }
     unified_memory_interface_t *operator->() const noexcept { return memory_; }
     operator unified_memory_interface_t *() const noexcept { return memory_; }
 
-    /** `count` elements, not initialised. Alignment 0: 64 bytes. */
+    /** Allocates `count` elements, which are not initialised. Alignment 0 means 64 bytes. */
     template <class T>
     array<T> allocate(std::size_t count, std::size_t alignment = 0) const {
         if (alignment == 0 && alignof(T) > 64) alignment = alignof(T);
         return own<T>(count, [&](std::size_t bytes) { return memory_->allocate(bytes, alignment); });
     }
-    /** `count` elements, zeroed, that may be larger than RAM; every byte comes back. Chunk size 0: the configured one. */
+    /** Allocates `count` zeroed elements that may be larger than RAM. Every byte comes back as it was written. Chunk
+     * size 0 means the configured one. */
     template <class T>
     array<T> streaming(std::size_t count, std::size_t chunk_size = 0) const {
         return own<T>(count, [&](std::size_t bytes) { return memory_->allocate_streaming(bytes, chunk_size); });
     }
-    /** `count` elements, zeroed, that may be compressed: made of float32, which come back within `tolerance`. */
+    /** Allocates `count` zeroed elements that may be compressed. They consist of float32, each of which comes back
+     * within `tolerance` (an absolute error). */
     template <class T>
     array<T> hierarchical(std::size_t count, double tolerance) const {
         return own<T>(count, [&](std::size_t bytes) { return memory_->allocate_hierarchical(bytes, tolerance); });
     }
-    /** A dense row-major tensor, not initialised. */
+    /** Allocates a dense row-major tensor, which is not initialised. */
     template <class T>
     array<T> tensor(std::initializer_list<std::size_t> dimensions) const {
         void *block = unimem_allocate_tensor(memory_, dimensions.begin(), dimensions.size(), sizeof(T));
         if (!block) throw_last_error();
         return array<T>(memory_, static_cast<T *>(block), unimem_usable_size(block) / sizeof(T));
     }
-    /** Figures of the instance. */
+    /** Returns the statistics of the instance. */
     memory_stats_t stats() const noexcept {
         memory_stats_t stats = memory_stats_t();
         memory_->get_stats(&stats);
@@ -206,13 +213,15 @@ private:
     unified_memory_interface_t *memory_;
 };
 
-/** A chunk of streaming or hierarchical memory, in place while this lives: no access faults, system calls may have it. */
+/** A chunk of streaming or hierarchical memory that stays in place while this lives. No access to it faults, and it
+ * may be given to system calls. */
 template <class T>
 class chunk_pin {
     static_assert(is_plain<std::remove_const_t<T>>, "no constructor or destructor is run on the elements");
 
 public:
-    /** Pins chunk `index` of the memory that starts at `memory`. Chunk sizes must be whole numbers of elements. */
+    /** Pins chunk `index` of the memory that starts at `memory`. The chunk size must be a multiple of the element
+     * size. */
     chunk_pin(T *memory, std::size_t index, unimem_access_t access) : memory_(unqualified(memory)), index_(index) {
         const std::size_t chunk = unimem_chunk_size(memory_);
         if (chunk % sizeof(T) != 0)
@@ -263,13 +272,14 @@ template <class T>
 chunk_pin<T> write_chunk(array<T> &memory, std::size_t index) {
     return chunk_pin<T>(memory.data(), index, UNIMEM_WRITE);
 }
-/** Pins a chunk all of which will be written; what it held is not brought in. */
+/** Pins a chunk that will be overwritten as a whole. Its old contents are not brought in. */
 template <class T>
 chunk_pin<T> overwrite_chunk(array<T> &memory, std::size_t index) {
     return chunk_pin<T>(memory.data(), index, UNIMEM_OVERWRITE);
 }
 
-/** An interface as a std::pmr::memory_resource. The interface must outlive it, and it its containers. */
+/** An interface as a std::pmr::memory_resource. The interface must outlive the resource, and the resource its
+ * containers. */
 class memory_resource : public std::pmr::memory_resource {
 public:
     explicit memory_resource(unified_memory_interface_t *memory) noexcept : memory_(memory) {}
@@ -289,7 +299,8 @@ private:
     unified_memory_interface_t *memory_;
 };
 
-/** An interface as a standard allocator; without one, the global interface. It goes with its container's contents. */
+/** An interface as a standard allocator; by default the global interface. A container that is moved, swapped or
+ * assigned passes its allocator on with its contents. */
 template <class T>
 class allocator {
 public:

@@ -1,11 +1,10 @@
-//! Defects of the library: panics are caught at its boundary, and told to the log instead of stderr.
+//! Defects of the library. Panics are caught at its boundary, and go to the log instead of stderr.
 //!
-//! Rust's default panic hook prints. Ours replaces it for threads that are inside the library; panics of a Rust program
-//! around it go to the hook that was there before.
-//!
-//! A C++ exception that leaves a callback cannot be caught here, and must not pass: [`caught`] ends the program, as
-//! leaving a `noexcept` function does. For that every function of the program's that is called from here has a type of
-//! ABI "C-unwind"; with "C" the compiler may leave out what stops an exception.
+//! - Rust's default panic hook prints. Our hook replaces it for threads that are inside the library. Panics of a Rust
+//!   program around it go to the hook that was there before.
+//! - A C++ exception that leaves a callback cannot be caught here, and must not pass. [`caught`] ends the program, as
+//!   leaving a `noexcept` function does. For this to work, every function of the program that is called from here has a
+//!   type with the ABI "C-unwind". With "C" the compiler may leave out what stops an exception.
 use crate::load;
 use crate::log::log;
 #[cfg(debug_assertions)]
@@ -17,11 +16,11 @@ use core::sync::atomic::{AtomicBool, Ordering::*};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, set_hook, take_hook};
 
 thread_local! {
-    /// How deep this thread is inside.
+    /// How many calls of the library this thread is inside of.
     static INSIDE: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs `f`. None if it panicked; the log knows why.
+/// Runs `f`. None if it panicked; the reason is then in the log.
 #[inline(always)]
 pub fn caught<R>(f: impl FnOnce() -> R) -> Option<R> {
     if !READY.load(Relaxed) {
@@ -32,19 +31,19 @@ pub fn caught<R>(f: impl FnOnce() -> R) -> Option<R> {
     INSIDE.set(INSIDE.get() - 1);
     result.ok()
 }
-/// What tests ask for: a panic. Checked builds catch this one only, and end the program where there is another.
+/// Panics, because a test asked for it. Checked builds catch only this panic; any other one ends the program there.
 #[cold]
 pub fn planted() -> ! {
     panic_any(PLANTED)
 }
 const PLANTED: &str = "a test asked for it";
 
-/// Makes this thread one that never leaves the library.
+/// Marks this thread as one that never leaves the library.
 pub fn stay_inside() {
     INSIDE.set(1);
 }
 
-/// Whether the first call's preparations are done.
+/// Whether everything that the first call has to prepare is done.
 static READY: AtomicBool = AtomicBool::new(false);
 static INSTALLING: Mutex<()> = Mutex::new(());
 /// See load.rs.
@@ -52,8 +51,8 @@ pub static HOOKS: &dyn AtFork = &INSTALLING;
 #[cold]
 fn get_ready() {
     let forks = load::ready();
-    // Without waiting: installing allocates, and the library may be the program's malloc. A call that finds it under way
-    // leaves it to the next.
+    // Does not wait for the lock: installing allocates, and the library may be the program's malloc. If another call is
+    // installing, this one leaves it to the next.
     let Some(_installing) = INSTALLING.try_lock() else { return };
     static HOOK_IN_PLACE: AtomicBool = AtomicBool::new(false);
     if !HOOK_IN_PLACE.load(Relaxed) {
@@ -66,7 +65,8 @@ fn install() {
     let before = take_hook();
     set_hook(Box::new(move |panic| {
         let inside = INSIDE.get() > 0;
-        // In handlers and in threads of the library, which are not inside, where only C is around it.
+        // A panic in a handler or a thread of the library is not inside a call. It counts as the library's all the same
+        // where tests in C keep findings: no other Rust code is in those programs.
         #[cfg(debug_assertions)]
         if (inside || findings::are_kept()) && panic.payload().downcast_ref() != Some(&PLANTED) {
             findings::found(format_args!("a defect of libunimem: {panic}"));

@@ -1,8 +1,8 @@
-//! Errors as values, and each thread's last one as C sees it.
+//! Errors as values, and each thread's last error as C sees it.
 //!
-//! A function that can fail returns [`Result`]; `fail!` makes the error and writes its message into the thread's
-//! pending buffer. Only the C boundary makes a failure the thread's last error ([`Error::report`]), so an inner
-//! failure that is recovered from is never seen.
+//! A function that can fail returns [`Result`]. `fail!` makes the error and writes its message into the thread's
+//! pending buffer. Only the C and Rust boundaries make a failure the thread's last error ([`Error::report`]). So nobody
+//! sees an inner failure from which the library recovers.
 use crate::os::thread::{self, MESSAGE};
 use crate::text::Text;
 use core::ffi::{CStr, c_char};
@@ -14,24 +14,25 @@ use core::fmt::{self, Write};
 pub enum Error {
     /// An argument is out of its range, or does not fit the others.
     InvalidArgument = 1,
-    /// The system, or the instance's budget, has no memory left.
+    /// The system has no memory left, or the instance's budget has no room.
     OutOfMemory,
-    /// A fixed number of things is used up.
+    /// A fixed number of things is used up, a limit that the caller set is reached, or a progress callback stopped the
+    /// call.
     Limit,
-    /// The address is not a live block of the one it was given to.
+    /// The address is not that of a live block of this instance, pool or system.
     NotOwned,
     /// The block was freed before.
     DoubleFree,
-    /// Bytes that must not change have changed.
+    /// Bytes that nobody should have changed have changed.
     Corruption,
     /// A file could not be read or written.
     Io,
-    /// This machine or this build cannot do it.
+    /// This machine, this build or this instance's configuration does not allow it.
     Unsupported,
-    /// A defect of the library.
+    /// An error inside the library.
     Internal,
 }
-/// What a fallible function gives.
+/// What a function that can fail returns.
 pub type Result<T> = core::result::Result<T, Error>;
 
 impl core::fmt::Display for Error {
@@ -72,7 +73,8 @@ impl Error {
     #[cold]
     pub fn report(self) {
         if let Some(record) = thread::current() {
-            // SAFETY: only this thread touches its messages, and no reference to them outlives a statement.
+            // SAFETY: only this thread uses its messages, and no reference to them outlives the statement that takes
+            // it.
             unsafe {
                 let messages = &mut *record.messages.get();
                 messages[LAST] = messages[PENDING];
@@ -84,12 +86,13 @@ impl Error {
         }
         thread::set_last_error(self as u32);
     }
-    /// The failure's message, for the log: the thread's last error stays what it was.
+    /// Takes the failure's message, for the log. The thread's last error stays what it was.
     #[cold]
     pub fn message(self) -> Message {
         let mut message = [0; MESSAGE];
         if let Some(record) = thread::existing() {
-            // SAFETY: only this thread touches its messages, and no reference to them outlives a statement.
+            // SAFETY: only this thread uses its messages, and no reference to them outlives the statement that takes
+            // it.
             core::mem::swap(&mut message, unsafe { &mut (*record.messages.get())[PENDING] });
         }
         if message[0] == 0 {
@@ -98,7 +101,7 @@ impl Error {
         Message(message)
     }
 }
-/// The message of a failure that is told to the log instead of the caller.
+/// The message of a failure that goes to the log instead of the caller.
 pub struct Message([u8; MESSAGE]);
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,10 +122,11 @@ pub fn last() -> Option<Error> {
     let code = thread::last_error();
     Error::ALL.into_iter().find(|e| *e as u32 == code)
 }
-/// Its message; valid until the thread's next failure. The fixed text where there was no memory for another.
+/// The message of the last error; valid until the thread's next failure. If there was no memory for a message, it is
+/// the fixed text.
 pub fn last_message() -> *const c_char {
     if let Some(record) = thread::existing() {
-        // SAFETY: the thread's own, zero-terminated by construction.
+        // SAFETY: the message belongs to this thread. It is zero-terminated, as everything that is written there.
         let message = unsafe { &(*record.messages.get())[LAST] };
         if message[0] != 0 {
             return message.as_ptr().cast();
@@ -130,10 +134,11 @@ pub fn last_message() -> *const c_char {
     }
     last().map_or(c"", Error::text).as_ptr()
 }
-/// The thread's last error once more, with its message: why a call failed that came back through a C function.
+/// Makes the thread's last error pending again, with its message, and gives it. It tells why a call failed that came
+/// back through a C function.
 pub fn again() -> Option<Error> {
     let record = thread::existing()?;
-    // SAFETY: only this thread touches its messages, and no reference to them outlives a statement.
+    // SAFETY: only this thread uses its messages, and no reference to them outlives the statement that takes it.
     unsafe {
         let messages = &mut *record.messages.get();
         messages[PENDING] = messages[LAST];
@@ -141,14 +146,14 @@ pub fn again() -> Option<Error> {
     last()
 }
 
-/// Writes the message of a failure and gives the error. Use through `fail!`.
+/// Writes the message of a failure, and gives the error. Called through `fail!`.
 #[cold]
 #[inline(never)]
 pub fn pending(error: Error, message: core::fmt::Arguments) -> Error {
     if let Some(record) = thread::current() {
-        // SAFETY: only this thread touches its messages.
+        // SAFETY: only this thread uses its messages.
         let buffer = unsafe { &mut (*record.messages.get())[PENDING] };
-        let _ = Text::new(buffer).write_fmt(message); // cut when too long
+        let _ = Text::new(buffer).write_fmt(message); // a message that is too long is cut
     }
     error
 }
@@ -171,12 +176,12 @@ mod tests {
             assert_eq!(last(), None);
             failed.unwrap_err().report();
             assert_eq!(last(), Some(Error::Limit));
-            // SAFETY: zero-terminated, see `last_message`.
+            // SAFETY: `last_message` gives zero-terminated text.
             assert_eq!(unsafe { CStr::from_ptr(last_message()) }, c"no room for 7 more");
             let long = "ü".repeat(400);
             let failed: Result<()> = fail!(Io, "{long}");
             failed.unwrap_err().report();
-            // SAFETY: zero-terminated, see `last_message`.
+            // SAFETY: `last_message` gives zero-terminated text.
             let text = unsafe { CStr::from_ptr(last_message()) }.to_str().unwrap().to_owned();
             assert!(text.len() < MESSAGE && text.chars().all(|c| c == 'ü'));
             let failed: Result<()> = fail!(Limit, "no room for {} more", 8);

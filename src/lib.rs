@@ -1,12 +1,12 @@
 //! libunimem: one memory system for tensor-network programs.
 //!
-//! Rust programs use what this page shows: [`Interface`], [`Tensor`] and [`Tiered`]; C programs `include/unimem.h`.
-//! The modules are the library's own, hidden here, and may change with every version; their functions take plain
-//! addresses, and can free under a [`Tensor`] what it holds.
+//! Rust programs use what this page shows: [`Interface`], [`Tensor`] and [`Tiered`]. C programs use `include/unimem.h`.
+//! The modules belong to the library; they are hidden here and may change with every version. Their functions take
+//! plain addresses, and can free what a [`Tensor`] still holds.
 //!
-//! Modules point downwards only: the C and Rust boundaries (`c_api`, `rust_api`), `tensor` networks, the surfaces
-//! (`instance`, `advanced`, `singleton`), `tiers`, the `heap`, `recording`, the operating system (`os`). docs/design.md has a
-//! page for each, docs/contributing.md says where a change goes.
+//! A module uses only modules below it. From the top: the C and Rust boundaries (`c_api`, `rust_api`), `tensor`
+//! networks, the surfaces (`instance`, `advanced`, `singleton`), `tiers`, the `heap`, `recording`, the operating system
+//! (`os`). docs/design.md has a page for each; docs/contributing.md says where a change goes.
 #[doc(hidden)]
 pub mod advanced;
 #[doc(hidden)]

@@ -1,7 +1,7 @@
-//! What happens when the library is loaded: fork learns of all locks.
+//! What happens when the library is loaded: handlers for fork are installed that take all locks.
 //!
-//! Not at the first use of each module: a fork that another thread had begun just before would leave the child with that
-//! module's lock taken.
+//! That must not wait for the first use of a module. If another thread had begun a fork just before that, the child
+//! would find the module's lock taken.
 use crate::instance::{slots, tiered};
 use crate::os::fork::{self, Order};
 use crate::os::{numa, records};
@@ -11,35 +11,36 @@ use crate::{advanced, defect, heap, log, recording, singleton, tiers};
 /// The order in which locks are taken everywhere in the library, outermost first.
 static ORDER: Order = Order {
     hooks: &[
-        // The hook for panics, installed by the first call.
+        // The installation of the panic hook, by the first call.
         defect::HOOKS,
-        // What the first product makes, the pool's threads among it.
+        // What the first matrix product makes, such as the threads of the pool.
         kernel::FIRST_USE_HOOKS,
         // The table of networks, nodes and streams.
         live::HOOKS,
-        // The recording under way. Held while all others are asked for their figures.
+        // The recording under way. Held while all other modules are asked for their figures.
         &recording::HOOKS,
-        // Memory systems and their pools. The first is held while a system asks the singleton.
+        // Memory systems and their pools. The first of them is held while a system asks the singleton.
         &advanced::HOOKS,
-        // The global system of the singleton.
+        // The singleton's memory system.
         singleton::HOOKS,
         // The table of open instances.
         &slots::HOOKS,
-        // Tiered memory that has several owners, one of whom makes it smaller.
+        // Making tiered memory smaller that has several owners.
         tiered::HOOKS,
         // The residency engines.
         &tiers::HOOKS,
-        // Finding out about NUMA nodes. Held while that allocates and opens libhwloc.
+        // The search for NUMA nodes. Held while it allocates and opens libhwloc.
         numa::HOOKS,
-        // Looking up the names of a stack. Held while that allocates, from whichever heap is malloc's.
+        // Writing a report, and the look-up of the names in a stack. Held while they allocate, from whichever heap is
+        // malloc's.
         &heap::debug::SYMBOL_HOOKS,
-        // What was found, blocks in quarantine, and the stacks that allocated.
+        // Damage that was found, blocks in quarantine, live tiered memory, and the stacks of allocations.
         &heap::debug::HOOKS,
-        // The list of threads and the heaps.
+        // The list of threads, and the heaps.
         &heap::REGISTRY_HOOKS,
-        // Retain counts and layouts.
+        // Owners and layouts of blocks.
         heap::attributes::HOOKS,
-        // Tracked places of live memory, and blocks with a guard.
+        // Tracked addresses in live memory, and blocks with a guard.
         &heap::tracked::HOOKS,
         // Tracked foreign blocks.
         &slots::TRACKING_HOOKS,
@@ -53,16 +54,18 @@ static ORDER: Order = Order {
     report: tiers::report,
 };
 
-/// Run by the dynamic loader or the C library's start-up code: in the shared library, in the archive and in Rust programs.
+/// The dynamic loader or the C library's start-up code runs this, in the shared library, in the archive and in Rust
+/// programs.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static AT_LOAD: extern "C" fn() = at_load;
 extern "C" fn at_load() {
-    // Without memory for it, the first call tries again.
+    // If there is no memory for it, the first call tries again.
     ready();
 }
 
-/// For calls that come before the constructor, from another library's. False: to be called again.
+/// For calls that come before this constructor, from the constructor of another library. If it is false it has to be
+/// called again.
 pub fn ready() -> bool {
     fork::install(&ORDER)
 }
@@ -74,7 +77,7 @@ mod tests {
     use crate::os::watch;
     use std::process::Command;
 
-    /// In a process of its own, where no other test takes locks between the fork and the question.
+    /// Runs in a process of its own, where no other test takes locks between the fork and the question.
     #[test]
     fn fork_takes_all_locks_that_nothing_shelters() {
         const ALONE: &str = "UNIMEM_TEST_ALONE";
@@ -90,7 +93,7 @@ mod tests {
         let block = instance.allocate(100, 0).unwrap().as_ptr();
         instance.track(0x1000 as *mut u8, 1).unwrap();
         let tiered = instance.allocate_streaming(100_000, 0).unwrap().as_ptr();
-        // SAFETY: a child that ends at once, in which nothing of the parent's is used.
+        // SAFETY: the child ends at once and uses nothing of the parent's.
         unsafe {
             match libc::fork() {
                 0 => libc::_exit(0),

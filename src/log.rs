@@ -1,7 +1,7 @@
-//! Messages for people: to the program's callback, and to stderr where the environment asks.
+//! Messages for people. They go to the program's callback, and to stderr if the environment asks for it.
 //!
-//! `UNIMEM_LOG` is `error`, `warning`, `info` or `debug` (or anything else, which means `warning`); unset or empty
-//! means nothing goes to stderr. Messages are made on the stack: logging never allocates.
+//! `UNIMEM_LOG` is `error`, `warning`, `info` or `debug`; any other word means `warning`. If it is unset, empty, `0` or
+//! `none`, nothing goes to stderr. Messages are made on the stack, so logging never allocates.
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::system::NotCancelled;
 use crate::os::{environment, fork, records, watch};
@@ -14,17 +14,17 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-/// How grave a message is.
+/// How serious a message is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(i32)]
 pub enum Level {
-    /// Something was lost or could not be done.
+    /// Something was lost, or could not be done.
     Error = 0,
-    /// Something the program probably did not mean: a leak, a refused free.
+    /// Something that the program probably did not intend, such as a leak or a refused free.
     Warning,
-    /// What was chosen, once.
+    /// A choice of the library, reported once.
     Info,
-    /// What happens.
+    /// What the library does, step by step.
     Debug,
 }
 
@@ -34,20 +34,20 @@ struct Target {
     callback: Option<Callback>,
     context: *mut c_void,
 }
-// SAFETY: the context is only handed back to its callback.
+// SAFETY: the context is not used here. It is only passed to its callback.
 unsafe impl Send for Target {}
 static TARGET: Mutex<Target> = Mutex::new(Target { callback: None, context: core::ptr::null_mut() });
 
 /// See load.rs.
 pub(crate) static HOOKS: &dyn fork::AtFork = &TARGET;
 
-/// Sends messages to `callback`, from whatever thread they arise on; None: to nobody.
+/// Sends messages to `callback`, on whatever thread they arise. None sends them to nobody.
 pub fn set_callback(callback: Option<Callback>, context: *mut c_void) {
     *TARGET.lock() = Target { callback, context };
 }
 
-/// The least grave level that the environment wants on stderr. Read once, without a lock that a child could inherit taken:
-/// threads that come at the same moment read the same.
+/// The least serious level that the environment wants on stderr. It is read once, but without a lock, which a child
+/// could inherit taken. Threads that come at the same moment read the same value.
 fn asked() -> Option<Level> {
     const UNREAD: i32 = -2;
     static ASKED: AtomicI32 = AtomicI32::new(UNREAD);
@@ -65,23 +65,25 @@ fn asked() -> Option<Level> {
     [Level::Error, Level::Warning, Level::Info, Level::Debug].into_iter().find(|&level| level as i32 == asked)
 }
 
-/// Bytes of a message at most, with the zero at its end.
+/// Most bytes of a message, including the zero at its end.
 const LENGTH: usize = 512;
 
-/// Writes a line in one piece, past the standard library: its lock of stderr would stay taken in a forked child.
+/// Writes a line with one system call. The standard library is not used, because a forked child could inherit its lock
+/// of stderr taken.
 fn to_stderr(text: &[u8]) {
     let part = |bytes: &[u8]| libc::iovec { iov_base: bytes.as_ptr() as *mut c_void, iov_len: bytes.len() };
     let line = [part(b"unimem: "), part(text), part(b"\n")];
-    // SAFETY: three readable parts. A closed stderr is not ours to report.
+    // SAFETY: the three parts are readable for their lengths. A failure, such as a closed stderr, is not ours to
+    // report.
     unsafe { libc::writev(libc::STDERR_FILENO, line.as_ptr(), line.len() as c_int) };
 }
 
-/// Whether anybody hears messages of this level.
+/// Whether messages of this level go anywhere.
 pub fn is_wanted(level: Level) -> bool {
     TARGET.lock().callback.is_some() || asked().is_some_and(|most| level <= most)
 }
 
-/// Sends a message. Through `log!`.
+/// Sends a message. Called through `log!`.
 #[cold]
 pub fn send(level: Level, message: core::fmt::Arguments) {
     if !is_wanted(level) {
@@ -89,7 +91,7 @@ pub fn send(level: Level, message: core::fmt::Arguments) {
     }
     let mut buffer = [0; LENGTH];
     let mut text = Text::new(&mut buffer);
-    let _ = text.write_fmt(message); // cut when too long
+    let _ = text.write_fmt(message); // a message that is too long is cut
     if LATER.get() > 0 {
         return keep(level, text.finish());
     }
@@ -106,15 +108,15 @@ fn deliver(level: Level, text: &CStr) {
         to_stderr(text.to_bytes());
     }
     if let Some(callback) = callback {
-        // SAFETY: the program gave the callback for this; the text is zero-terminated.
+        // SAFETY: the program gave the callback for this purpose, and the text is zero-terminated.
         unsafe { callback(level as c_int, text.as_ptr(), context) };
     }
 }
 
-/// While it lives, messages of its thread wait: for what is done under locks that the program's callback may want. To be made
-/// before these are taken, so that it is dropped after.
+/// While it lives, messages of its thread wait. It is for work under locks that the program's callback may want. Make
+/// it before taking such a lock, so that it is dropped after the lock is released.
 pub struct Later(PhantomData<*mut ()>);
-/// Has messages of this thread wait.
+/// Makes messages of this thread wait.
 #[inline]
 pub fn later() -> Later {
     LATER.set(LATER.get() + 1);
@@ -129,14 +131,15 @@ impl Drop for Later {
         }
     }
 }
-/// The right to what a lock guards; messages of the thread wait until it is dropped.
+/// A lock that is held. Messages of the thread wait until it is released.
 pub struct QuietGuard<'a, T> {
-    // In this order, as they are dropped.
+    // Fields are dropped in this order: the lock first, then the messages go out.
     guard: MutexGuard<'a, T>,
     _later: Later,
 }
-/// Takes a lock that the program's callback may want, or under which malloc, which may be a heap that finds something, is
-/// called: messages of this thread wait until it is released.
+/// Takes a lock under which messages must not go out: the program's callback may want the lock, or malloc is called
+/// under it and may be one of our heaps, which reports what it finds. Messages of this thread wait until the lock is
+/// released.
 pub fn lock_quietly<T>(lock: &Mutex<T>) -> QuietGuard<'_, T> {
     let _later = later();
     QuietGuard { guard: lock.lock(), _later }
@@ -152,31 +155,31 @@ impl<T> DerefMut for QuietGuard<'_, T> {
         &mut self.guard
     }
 }
-/// A message that waits, in a record of the library's own.
+/// A message that waits. It is in a record of the library's own.
 struct Kept {
     next: *mut Kept,
     level: Level,
     text: [u8; LENGTH],
 }
 std::thread_local! {
-    /// How many [`Later`]s live in this thread, and what waits for them, the last one first.
+    /// How many [`Later`]s live in this thread, and the messages that wait for them, the newest first.
     static LATER: Cell<u32> = const { Cell::new(0) };
     static KEPT: Cell<*mut Kept> = const { Cell::new(null_mut()) };
 }
-/// Without memory for it nobody hears it.
+/// Keeps a message until it can go out. If there is no memory for it, it is lost.
 fn keep(level: Level, message: &CStr) {
     let Some(kept) = records::allocate(size_of::<Kept>()) else { return };
     let kept = kept.cast::<Kept>();
     let mut text = [0; LENGTH];
     text[..message.count_bytes()].copy_from_slice(message.to_bytes());
-    // SAFETY: a fresh record of that size.
+    // SAFETY: the record is fresh, and has the size of a `Kept`.
     unsafe { kept.write(Kept { next: KEPT.get(), level, text }) };
     KEPT.set(kept.as_ptr());
 }
 #[cold]
 fn deliver_kept() {
     let (mut last, mut first) = (KEPT.take(), null_mut::<Kept>());
-    // SAFETY: records of this thread's list, made by `keep`, each read and given back once.
+    // SAFETY: the records are those of this thread's list, made by `keep`. Each is read and released once.
     unsafe {
         while !last.is_null() {
             let kept = last;
@@ -209,9 +212,9 @@ mod tests {
     fn messages_that_wait_come_in_order_when_the_last_one_is_dropped() {
         static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
         unsafe extern "C-unwind" fn hear(_: c_int, message: *const c_char, context: *mut c_void) {
-            // SAFETY: a text, as messages are.
+            // SAFETY: messages are zero-terminated text.
             let text = unsafe { CStr::from_ptr(message) }.to_string_lossy();
-            // Those of other tests have other texts.
+            // Messages of other tests have other texts.
             if context.is_null() && text.starts_with("waits: ") {
                 HEARD.lock().push(text.into_owned());
             }

@@ -1,7 +1,8 @@
-//! The program's one memory system, and the blocks the program keeps an eye on.
+//! The program's one memory system, and the blocks that the program tracks.
 //!
-//! The system is an address here, never followed: a legacy C file may have registered its own. All functions may be
-//! called from any thread; the locks are held across fork.
+//! - The system is only an address here and is never followed, because a legacy C file may have registered its own.
+//! - All functions may be called from any thread.
+//! - Fork takes the locks, so a child finds them free.
 use crate::error::{Result, fail};
 use crate::heap::tracked::SINGLETON as TRACKED;
 use crate::heap::{self, Heap};
@@ -12,7 +13,7 @@ use allocator_api2::vec::Vec;
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicUsize, Ordering::*};
 
-/// Leaks named one by one in the log.
+/// How many leaks the log names.
 const LEAKS_LOGGED: usize = 16;
 
 /// Address of the program's system; 0: none. Written under the lock of [`REFERENCES`].
@@ -27,7 +28,7 @@ pub fn global() -> Option<NonZeroUsize> {
     NonZeroUsize::new(SYSTEM.load(Acquire))
 }
 
-/// Makes `system` the program's if there is none, and counts one more reference.
+/// Makes `system` the program's if there is none, and adds a reference in either case.
 pub fn register(system: NonZeroUsize) {
     let mut references = REFERENCES.lock();
     if SYSTEM.load(Relaxed) == 0 {
@@ -36,8 +37,8 @@ pub fn register(system: NonZeroUsize) {
     *references += 1;
 }
 
-/// Gives up one reference of the program's system; any other is ignored. Whether it was the last one: then what is still
-/// tracked is to be [given up](give_up_tracked).
+/// Gives up one reference to the program's system. InvalidArgument for any other system. True if it was the last
+/// reference: then the caller has to [give up](give_up_tracked) what is still tracked.
 pub fn unregister(system: NonZeroUsize) -> Result<bool> {
     let mut references = REFERENCES.lock();
     if SYSTEM.load(Relaxed) != system.get() {
@@ -50,11 +51,11 @@ pub fn unregister(system: NonZeroUsize) -> Result<bool> {
     Ok(*references == 0)
 }
 
-/// What is still tracked is reported to the log, freed if it is a live block of libunimem, and tracked no more. `free` frees
-/// the block of a heap as its owner does.
+/// Reports the blocks that are still tracked to the log, frees those of libunimem, and forgets all of them. `free`
+/// frees a block of a heap in the way of the heap's owner.
 pub fn give_up_tracked(free: impl Fn(&'static Heap, *mut u8) -> Result<()>) -> Result<()> {
-    // First into a list, as more may be tracked meanwhile; one of records, as malloc's heap may be ours, and its locks come
-    // before the tracker's.
+    // Collects the addresses first, because more may be tracked meanwhile. The list is in records: malloc's heap may be
+    // one of ours, and the locks of heaps are taken before the tracker's.
     let mut addresses = Vec::new_in(Records);
     let mut missing = 0;
     TRACKED.for_each(|address| match addresses.try_reserve(1) {
@@ -67,7 +68,7 @@ pub fn give_up_tracked(free: impl Fn(&'static Heap, *mut u8) -> Result<()>) -> R
     let (mut leaks, mut freed) = (0, 0);
     for address in addresses {
         if !TRACKED.untrack(address) {
-            continue; // its owner was faster, or the block is freed that it lies in
+            continue; // another thread untracked it first, or its block is gone
         }
         leaks += 1;
         let pointer = address as *mut u8;
@@ -85,7 +86,8 @@ pub fn give_up_tracked(free: impl Fn(&'static Heap, *mut u8) -> Result<()>) -> R
     Ok(())
 }
 
-/// Tracks an address, once. In memory of libunimem it is tracked as long as that lives.
+/// Tracks an address; tracking it again changes nothing. In memory of libunimem it is tracked as long as that memory
+/// lives.
 pub fn track(address: NonZeroUsize) -> Result<()> {
     let address = address.get();
     match instance::memory_at(address as *const u8) {
@@ -93,7 +95,7 @@ pub fn track(address: NonZeroUsize) -> Result<()> {
         None => TRACKED.track(address, address),
     }
 }
-/// Tracks an address no more; false when it was not tracked.
+/// Stops tracking an address. False if it was not tracked.
 pub fn untrack(address: NonZeroUsize) -> bool {
     TRACKED.untrack(address.get())
 }
@@ -111,7 +113,7 @@ mod tests {
         NonZeroUsize::new(number).unwrap()
     }
 
-    /// One test: there is one singleton.
+    /// A single test, because there is one singleton.
     #[test]
     fn references_are_counted_and_what_is_left_is_freed() {
         let (first, second) = (address(0x1000), address(0x2000));

@@ -2,18 +2,18 @@
 use core::ffi::CStr;
 use core::fmt;
 
-/// Writes into a buffer, in which a zero always ends the text. What has no room is cut off, between two characters.
+/// A text that is written into a buffer. A zero always ends it. What does not fit is cut off, between two characters.
 pub struct Text<'a> {
     buffer: &'a mut [u8],
     used: usize,
 }
 impl<'a> Text<'a> {
-    /// An empty text. The buffer has at least one byte.
+    /// An empty text. The buffer must have at least one byte.
     pub fn new(buffer: &'a mut [u8]) -> Text<'a> {
         buffer[0] = 0;
         Text { buffer, used: 0 }
     }
-    /// Adds all of `bytes`, or, where they have no room, none.
+    /// Adds all of `bytes`, or nothing if they do not fit.
     pub fn add(&mut self, bytes: &[u8]) -> fmt::Result {
         let end = self.used + bytes.len();
         if end >= self.buffer.len() {

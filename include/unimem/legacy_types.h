@@ -1,7 +1,7 @@
 /* unimem/legacy_types.h - types that the drop-in headers share.
  *
- * Inside the legacy tree (its quantum_geometric/core/quantum_geometric_types.h can be included) they are the tree's
- * own. Define UNIMEM_OWN_TYPES to have them from here all the same. */
+ * Inside the legacy tree, where quantum_geometric/core/quantum_geometric_types.h can be included, the types come
+ * from that header. Define UNIMEM_OWN_TYPES to have them from here even there. */
 #ifndef UNIMEM_LEGACY_TYPES_H
 #define UNIMEM_LEGACY_TYPES_H
 
@@ -28,7 +28,7 @@ typedef struct {
     float imag;
 } ComplexFloat;
 
-/** A tag on buffers. */
+/** A tag on buffers, with no effect. */
 typedef enum {
     HARDWARE_TYPE_CPU,
     HARDWARE_TYPE_GPU,
@@ -43,7 +43,7 @@ typedef enum {
     HARDWARE_TYPE_CUSTOM
 } HardwareType;
 
-/** A tag on layouts, and the direction of memory_transfer(). */
+/** A tag on layouts, and the direction of memory_transfer(). The other values name no direction. */
 typedef enum {
     GEOMETRIC_STATE_EUCLIDEAN,  /**< CPU to GPU */
     GEOMETRIC_STATE_HYPERBOLIC, /**< GPU to CPU */
@@ -54,23 +54,24 @@ typedef enum {
     GEOMETRIC_STATE_CUSTOM
 } geometric_state_type_t;
 
-/** What a memory pool is made from. Every 0 takes its default, so a configuration of zeros is valid. */
+/** The configuration of a memory pool. A field that is 0 takes its default, so a configuration of zeros is valid. */
 typedef struct PoolConfig {
     size_t min_block_size;       /**< a hint */
-    size_t alignment;            /**< of blocks, bytes, a power of two; at least 64 whatever is given */
+    size_t alignment;            /**< alignment of blocks, bytes; a power of two; never less than 64 */
     size_t num_size_classes;     /**< a hint */
     float growth_factor;         /**< a hint */
     size_t prefetch_distance;    /**< a hint */
-    bool use_huge_pages;         /**< ask for huge pages more often than from 2 MiB up */
-    bool cache_local_free_lists; /**< a hint: thread_cache_size alone decides */
+    bool use_huge_pages;         /**< ask for huge pages for smaller memory too, not only from 2 MiB up */
+    bool cache_local_free_lists; /**< a hint: only thread_cache_size decides */
     size_t max_blocks_per_class; /**< a hint */
-    size_t thread_cache_size;    /**< blocks of a size class that a thread keeps until it uses more by turns; 0: none */
-    bool enable_stats;           /**< false: the statistics functions answer 0 */
+    size_t thread_cache_size;    /**< blocks of a size class that a thread keeps at first; 0: none, ever */
+    bool enable_stats;           /**< if false, the statistics functions return 0 */
 } PoolConfig;
 
 #endif /* UNIMEM_TYPES_OF_THE_TREE */
 
-/* With -fshort-enums structures would lie otherwise than in the library, and nothing would say so. */
+/* With -fshort-enums the layout of structures would differ from the library's. This declaration makes such a build
+ * fail. */
 typedef char unimem_enumerations_have_the_size_of_int[sizeof(HardwareType) == sizeof(int) ? 1 : -1];
 
 #endif /* UNIMEM_LEGACY_TYPES_H */

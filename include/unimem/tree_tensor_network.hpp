@@ -11,7 +11,7 @@
 
 namespace unimem {
 
-/** A tensor that a contraction gave. */
+/** The tensor that results from a contraction. */
 struct tensor_value {
     struct released {
         void operator()(ComplexFloat *block) const noexcept { std::free(block); }
@@ -20,10 +20,10 @@ struct tensor_value {
     std::vector<std::size_t> dimensions;
 };
 
-/** Owns a tree tensor network with its nodes. Used by one thread at a time. It must not outlive its instance. */
+/** Owns a tree tensor network with its nodes. One thread at a time may use it. It must not outlive its instance. */
 class tree_network {
 public:
-    /** A network whose tensors lie in `memory`; NULL: in the global interface. */
+    /** Makes a network whose tensors are allocated in `memory`; NULL means the global interface. */
     explicit tree_network(unified_memory_interface_t *memory = nullptr, double tolerance = 0.0, std::size_t max_rank = 0)
         : network_(create_tree_tensor_network(0, max_rank, tolerance)) {
         if (!network_) throw_last_error();
@@ -36,7 +36,7 @@ public:
                             bool hierarchical = false) {
         return checked(add_tree_tensor_node(get(), elements, dimensions.data(), dimensions.size(), hierarchical));
     }
-    /** Joins two free axes of the same size. */
+    /** Joins two free axes of the same size by a bond. */
     void connect(tree_tensor_node_t *parent, std::size_t parent_axis, tree_tensor_node_t *child, std::size_t child_axis) {
         check(unimem_connect_axes(get(), parent, parent_axis, child, child_axis));
     }
@@ -46,7 +46,7 @@ public:
         check(contract_tree_tensor_nodes(get(), first, second, &result));
         return result;
     }
-    /** Contracts the root's whole tree. */
+    /** Contracts the whole tree of the root. */
     tensor_value contract() {
         std::size_t axes = 0;
         check(contract_full_tree_network(get(), nullptr, nullptr, &axes));

@@ -1,8 +1,9 @@
-//! Advanced memory systems: zeroed memory from heaps of their own, pools, true metrics, guard bytes on request.
+//! Advanced memory systems: zeroed memory from heaps of their own, with pools, exact metrics, and guard bytes on
+//! request.
 //!
-//! A [`System`] has one heap for itself and one for each [`Pool`]. Blocks of pools count as the system's live bytes
-//! too, so that peak and totals are those of all together. Which system is the program's is not decided here but in
-//! the singleton.
+//! A [`System`] has one heap for its own blocks and one for each [`Pool`]. Blocks of pools count as live bytes of the
+//! system too, so its peak and totals are those of all heaps together. The singleton, not this module, decides which
+//! system is the program's.
 pub mod pool;
 pub mod registry;
 
@@ -18,30 +19,32 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use pool::Pool;
 
-/// In records: they are added to under locks, and malloc may be a heap that finds something.
+/// A list in records. It grows under locks, under which malloc must not be called: malloc may be one of our heaps, and
+/// may find damage to report.
 type List<T> = allocator_api2::vec::Vec<T, Records>;
 
-/// Least alignment of a block.
+/// Smallest alignment of a block.
 const LEAST_ALIGNMENT: usize = 64;
-/// Fragmentation above which defragmentation is said to be needed.
+/// Fragmentation above which `is_fragmented` is true.
 const TOO_FRAGMENTED: f64 = 0.2;
 
-/// Held from asking which system is the program's to registering or ending it.
+/// Held from asking which system is the program's until it is registered or ended.
 static PROGRAM: Mutex<()> = Mutex::new(());
-/// Held while systems and pools come and go.
+/// Held while the set of systems and pools changes.
 static STRUCTURE: Mutex<()> = Mutex::new(());
 
-/// Proof that the structure's lock is held.
+/// Proof that the structure lock is held.
 pub struct Structure {
     _lock: QuietGuard<'static, ()>,
 }
 
-/// Takes the lock under which a system becomes the program's, or ends to be. Quietly, like the next: the program's callback
-/// may make and end systems and pools itself.
+/// Takes the program lock, under which a system becomes the program's or ceases to be. Messages wait until it is
+/// released, because the program's callback may itself make and end systems and pools. The same is true of
+/// [`structure`].
 pub fn program() -> QuietGuard<'static, ()> {
     lock_quietly(&PROGRAM)
 }
-/// Takes the lock under which systems and pools come and go.
+/// Takes the structure lock, under which the set of systems and pools changes.
 pub fn structure() -> Structure {
     Structure { _lock: lock_quietly(&STRUCTURE) }
 }
@@ -51,30 +54,30 @@ pub(crate) static HOOKS: [&dyn AtFork; 3] = [&PROGRAM, &STRUCTURE, &pool::LIMITS
 /// A memory system.
 pub struct System {
     heap: &'static Heap,
-    /// Where a request names no alignment.
+    /// Alignment for requests that name none.
     alignment: usize,
     monitoring: AtomicBool,
-    /// A defragmentation was started and not stopped.
+    /// Whether a defragmentation was started and not stopped.
     defragmenting: AtomicBool,
-    /// Its pools. Reached under the structure's lock alone, which is the one that fork takes.
+    /// The system's pools. Used only under the structure lock. So fork, which takes that lock, need not take this one.
     pools: Mutex<List<&'static Pool>>,
     pool_allocations: AtomicUsize,
 }
 
-/// What a system has done. Bytes, pools included.
+/// What a system and its pools have done, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Metrics {
-    /// Allocated since creation or reset, freed ones included.
+    /// Bytes allocated since creation or reset, including freed ones.
     pub allocated: usize,
-    /// Freed since then.
+    /// Bytes freed since then.
     pub freed: usize,
-    /// Most live at once since then.
+    /// Most bytes live at once since then.
     pub peak: usize,
-    /// Live now.
+    /// Bytes live now.
     pub live: usize,
-    /// Part of what is held that is not live, 0 to 1.
+    /// Share of the memory held that is not live, 0 to 1.
     pub fragmentation: f64,
-    /// Allocations since creation or reset.
+    /// Number of allocations since creation or reset.
     pub allocations: usize,
 }
 
@@ -88,8 +91,8 @@ fn rounded_alignment(alignment: usize, default: usize) -> Result<usize> {
 }
 
 impl System {
-    /// A system whose blocks are aligned to `alignment` (rounded up to a power of two; 0: 64) where a request does
-    /// not say, with guards from the beginning if `monitoring`.
+    /// Makes a system. `alignment` is for requests that name none; it is rounded up to a power of two, and 0 means 64.
+    /// With `monitoring` there are guards from the beginning.
     pub fn new(alignment: usize, monitoring: bool) -> Result<System> {
         Ok(System {
             alignment: rounded_alignment(alignment, LEAST_ALIGNMENT)?,
@@ -104,13 +107,14 @@ impl System {
     pub fn heap(&self) -> &'static Heap {
         self.heap
     }
-    /// Frees everything that is the system's own. Its pools have ended before. Gives what was live, for [`report`].
+    /// Frees everything that is the system's own. Its pools must have ended before. Gives what was live, for
+    /// [`report`].
     pub fn end(&self) -> Leaks {
         slots::disown(self.heap);
         self.heap.destroy()
     }
 
-    /// `size` zeroed bytes at `alignment`, rounded up to a power of two; 0: the system's.
+    /// Allocates `size` zeroed bytes. `alignment` is rounded up to a power of two; 0 means the system's.
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = rounded_alignment(alignment, self.alignment)?;
         if self.monitoring.load(Relaxed) {
@@ -120,7 +124,7 @@ impl System {
     }
     fn allocate_guarded(&self, heap: &'static Heap, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let block = heap.allocate_with_slack(size, alignment, GUARD)?;
-        // SAFETY: a fresh block with that much slack.
+        // SAFETY: the block is fresh, and has `size + GUARD` bytes.
         unsafe { guard::prepare(block, size) };
         if GUARDED.track(block.as_ptr() as usize, size) == Tracked::NoMemory {
             heap.free(block.as_ptr())?;
@@ -130,7 +134,7 @@ impl System {
         Ok(block)
     }
 
-    /// Frees a block of the system's own, or tiered memory made through its interface.
+    /// Frees a block of the system's own, or tiered memory that its interface allocated.
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
         if let Some((instance, region)) = tiered::made_through(self.heap, pointer) {
             return instance.free_region(&region);
@@ -139,8 +143,9 @@ impl System {
         self.heap.free(pointer)
     }
 
-    /// Changes the size of what [`System::free`] frees; NULL allocates, 0 frees. What is new is zeroed. Of a block it counts,
-    /// as callers know it, as an allocation and a free, whether it moves or not.
+    /// Changes the size of anything that [`System::free`] frees. NULL allocates; a size of 0 frees. New bytes are
+    /// zeroed. For a block it counts as an allocation and a free, whether the block moves or not, because callers of
+    /// the legacy functions expect that.
     pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {
         if pointer.is_null() {
             return self.allocate(size, 0).map(Some);
@@ -159,7 +164,7 @@ impl System {
         } else {
             let block = self.heap.reallocate(pointer, size)?;
             if size > old.size {
-                // SAFETY: the block has `size` bytes, and those beyond the old size belong to nobody yet.
+                // SAFETY: the block has `size` bytes, and nobody else knows of those beyond the old size yet.
                 unsafe { block.add(old.size).write_bytes(0, size - old.size) };
             }
             block
@@ -174,19 +179,19 @@ impl System {
         }
         self.heap.count_as_resize(old.size, || {
             let block = self.allocate_guarded(self.heap, size, old.alignment)?;
-            // SAFETY: two live blocks, at least that long both.
+            // SAFETY: both blocks are live and different, and each has at least as many bytes as are copied.
             unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
             attributes::rename(pointer, block.as_ptr(), size);
             if let Err(error) = self.free(pointer) {
-                self.free(block.as_ptr())?; // another thread was first
+                self.free(block.as_ptr())?; // another thread freed it first
                 return Err(error);
             }
             Ok(block)
         })
     }
 
-    /// The live block that begins at `pointer`, of the system or a pool of it, and the pool. Tiered memory made through the
-    /// system's interface is a block of its own.
+    /// The live block that starts at `pointer`, if it belongs to the system or one of its pools, and the pool. Tiered
+    /// memory that the system's interface allocated counts as a block of the system's own.
     pub fn block(&self, pointer: *const u8) -> Option<(Block, Option<&'static Pool>)> {
         if let Some((_, region)) = tiered::made_through(self.heap, pointer) {
             return Some((tiered::as_block(&region), None));
@@ -194,7 +199,8 @@ impl System {
         let (heap, block) = heap::owner(pointer)?;
         self.pool_of(heap).map(|pool| (block, pool))
     }
-    /// The pool a heap belongs to; `Some(None)`: the heap is the system's own, `None`: it is somebody else's.
+    /// The pool that a heap belongs to: `Some(None)` if it is the system's own heap, `None` if it belongs to somebody
+    /// else.
     fn pool_of(&self, heap: &'static Heap) -> Option<Option<&'static Pool>> {
         if core::ptr::eq(heap, self.heap) {
             return Some(None);
@@ -202,7 +208,7 @@ impl System {
         let _structure = structure();
         self.pools.lock().iter().find(|pool| core::ptr::eq(pool.heap(), heap)).map(|&pool| Some(pool))
     }
-    /// The pool made last of those that are `wanted`.
+    /// The newest pool for which `wanted` is true.
     pub fn find_pool(
         &self,
         _structure: &Structure,
@@ -210,7 +216,7 @@ impl System {
     ) -> Option<&'static Pool> {
         self.pools.lock().iter().rev().copied().find(|pool| wanted(pool))
     }
-    /// Whether `pointer` lies in a live block of the system or a pool of it.
+    /// Whether `pointer` points into a live block of the system or of its pools, at its start or inside.
     pub fn is_inside_block(&self, pointer: *const u8) -> bool {
         match memory_at(pointer) {
             Some(Memory::Block { heap, .. }) => self.pool_of(heap).is_some(),
@@ -218,7 +224,7 @@ impl System {
             None => false,
         }
     }
-    /// Fails unless a live block begins at `pointer` whose guard, if it has one, is whole. NotOwned, Corruption.
+    /// Fails unless a live block starts at `pointer` (NotOwned) and its guard, if it has one, is intact (Corruption).
     pub fn check(&self, pointer: *const u8) -> Result<()> {
         if let Some((_, region)) = tiered::made_through(self.heap, pointer) {
             return tiered::check(&region);
@@ -233,7 +239,7 @@ impl System {
         Ok(())
     }
 
-    /// Guards behind new blocks, or not.
+    /// Says whether new blocks get guards.
     pub fn set_monitoring(&self, on: bool) {
         self.monitoring.store(on, Relaxed);
     }
@@ -242,7 +248,7 @@ impl System {
         each(self.heap);
         self.pools.lock().iter().for_each(|pool| each(pool.heap()));
     }
-    /// What it has done.
+    /// What the system and its pools have done.
     pub fn metrics(&self) -> Metrics {
         let figures = self.heap.statistics();
         Metrics {
@@ -254,34 +260,34 @@ impl System {
             allocations: figures.allocations + self.pool_allocations.load(Relaxed),
         }
     }
-    /// A new history begins: counts at 0, the peak at what is live.
+    /// Begins a new history: counts start at 0, the peak at what is live.
     pub fn reset_metrics(&self) {
         self.heap.reset_statistics();
         self.pool_allocations.store(0, Relaxed);
     }
-    /// Part of the memory held, 0 to 1, that no live block uses.
+    /// Share of the memory held that no live block uses, 0 to 1.
     pub fn fragmentation(&self) -> f64 {
         let mut held = 0;
         self.for_each_heap(&structure(), |heap| held += heap.held());
         let live = self.heap.statistics().live.min(held);
         if held == 0 { 0.0 } else { (held - live) as f64 / held as f64 }
     }
-    /// Whether so much is held in vain that giving it back is worth while.
+    /// Whether so much memory is held unused that it is worth returning.
     pub fn is_fragmented(&self) -> bool {
         self.fragmentation() > TOO_FRAGMENTED
     }
-    /// Gives unused memory back to the operating system, that of pools too if `pools`. Gives the bytes.
+    /// Returns unused memory to the operating system; with `pools`, that of the pools too. Gives the number of bytes.
     pub fn trim(&self, pools: bool) -> usize {
         if !pools {
             return self.heap.trim();
         }
-        // Before the lock: the program's callback, which is told what is found, may ask this very system.
+        // Before the lock: damage that is found is reported to the program's callback, which may ask this very system.
         heap::debug::empty_quarantine(None);
         let mut bytes = 0;
         self.for_each_heap(&structure(), |heap| bytes += heap.trim_quietly());
         bytes
     }
-    /// [`System::trim`], where fragmentation reaches `threshold`. InvalidArgument for a threshold that is not a number.
+    /// [`System::trim`], if fragmentation has reached `threshold`. InvalidArgument if the threshold is not a number.
     pub fn start_defragmentation(&self, threshold: f64, pools: bool) -> Result<()> {
         if threshold.is_nan() {
             return fail!(InvalidArgument, "the threshold is not a number");
@@ -297,7 +303,7 @@ impl System {
         self.defragmenting.swap(false, Relaxed)
     }
 
-    /// Every live block, those of pools included, as far as there is memory for the list.
+    /// All live blocks, those of pools included, as far as there is memory for the list.
     pub fn live_blocks(&self, structure: &Structure) -> List<Block> {
         let mut live = List::new_in(Records);
         self.for_each_heap(structure, |heap| _ = heap.list_live(&mut live));
@@ -305,17 +311,17 @@ impl System {
     }
 }
 
-/// Whether the live block at `pointer` has a guard, and it was overwritten.
+/// Whether the live block at `pointer` has a guard that was overwritten.
 fn is_damaged(pointer: *const u8) -> bool {
     let guarded = heap::owner(pointer)
         .filter(|(_, block)| GUARDED.get(block.start) == Some(block.size))
         .filter(|(_, block)| block.capacity - block.size >= GUARD);
-    // SAFETY: a block in the table with its size has had a guard written behind it.
+    // SAFETY: when a block is entered in this table with its size, a guard is written behind that size.
     guarded.is_some_and(|(_, block)| !unsafe { guard::is_whole(&block) })
 }
-/// The block of `heap` at `pointer` is about to be freed: its guard is looked at for the last time.
+/// Checks the guard of a block of `heap` that is about to be freed, and forgets the guard.
 fn end_guard(heap: &Heap, pointer: *mut u8) {
-    // A block with several owners keeps its guard until the last one.
+    // A block with several owners keeps its guard until the last owner frees it.
     if GUARDED.count() == 0 || heap.block(pointer).is_none() || has_several_owners(pointer) {
         return;
     }
@@ -328,8 +334,8 @@ fn has_several_owners(pointer: *const u8) -> bool {
     attributes::is_marked(pointer) && attributes::references(pointer) > 1
 }
 
-/// Tells of what was live at the end of a system or pool. Called when the system or pool cannot be found any more, since the
-/// program's callback may ask for it.
+/// Reports what was live at the end of a system or pool. To be called when the system or pool can no longer be found,
+/// because the program's callback may ask for it.
 pub fn report(leaks: Leaks, whose: &str) {
     if leaks.blocks > 0 {
         log!(Warning, "leak: {whose} ended with {} live blocks, {} bytes", leaks.blocks, leaks.bytes);

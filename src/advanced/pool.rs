@@ -1,4 +1,4 @@
-//! Pools of a memory system: a heap each, with limits where the program wants them.
+//! Pools of a memory system. Each has a heap of its own, and limits if the program wants them.
 use super::{System, end_guard, structure};
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, HeapStatistics, Leaks};
@@ -7,14 +7,14 @@ use crate::os::lock::Mutex;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
-/// What a pool may hold; 0: no limit.
+/// Limits of a pool; 0: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
     /// Live bytes, as requested.
     pub bytes: usize,
     /// Live blocks.
     pub blocks: usize,
-    /// Bytes of one request.
+    /// Bytes of a single request.
     pub request: usize,
 }
 
@@ -22,19 +22,19 @@ pub struct Limits {
 pub struct Pool {
     heap: &'static Heap,
     system: &'static System,
-    /// Whether `bytes` or `blocks` is limited: only then does an allocation take a lock.
+    /// Whether `bytes` or `blocks` is limited. Only then does an allocation take a lock.
     limited: AtomicBool,
     bytes: AtomicUsize,
     blocks: AtomicUsize,
     request: AtomicUsize,
 }
 
-/// Held by an allocation of a limited pool, from the look at what is live to the end. By the pool's address: a lock
-/// in each pool would have to be found by fork.
+/// Held by an allocation from a limited pool, from the check of the limits until it is counted. A pool finds its lock
+/// by its address. A lock in each pool would be one more that fork has to find.
 pub(super) static LIMITS: [Mutex<()>; 32] = [const { Mutex::new(()) }; 32];
 
 impl Pool {
-    /// A pool of `system`, not yet among its pools.
+    /// Makes a pool of `system`, which does not have it among its pools yet.
     pub fn new(system: &'static System, limits: Limits) -> Result<Pool> {
         let heap = Heap::create(&HeapParams::default())?;
         heap.count_in(system.heap);
@@ -49,7 +49,7 @@ impl Pool {
         pool.set_limits(limits);
         Ok(pool)
     }
-    /// Adds the pool to its system's, where the system finds its blocks.
+    /// Adds the pool to the pools of its system, where the system finds its blocks.
     pub fn join(&'static self) -> Result<()> {
         let _structure = structure();
         let mut pools = self.system.pools.lock();
@@ -59,30 +59,30 @@ impl Pool {
         pools.push(self);
         Ok(())
     }
-    /// Frees every block and leaves the system. Gives what was live, for [`report`](super::report).
+    /// Leaves the system and frees all blocks. Gives what was live, for [`report`](super::report).
     pub fn end(&'static self) -> Leaks {
         let lock = structure();
         self.system.pools.lock().retain(|pool| !core::ptr::eq(*pool, self));
         drop(lock);
         let leaks = self.heap.destroy();
-        // Fails only without memory for this thread's counters; the system's figures then stay too high.
+        // This fails only if there is no memory for this thread's counters. The system's figures then stay too high.
         let _ = self.system.heap.count_foreign(-(leaks.bytes as isize));
         leaks
     }
-    /// Its heap.
+    /// The pool's heap.
     pub fn heap(&self) -> &'static Heap {
         self.heap
     }
-    /// Its system.
+    /// The pool's system.
     pub fn system(&self) -> &'static System {
         self.system
     }
 
-    /// Quietly: the program's callback may allocate from this very pool.
+    /// Messages wait until it is released, because the program's callback may allocate from this very pool.
     fn limits_lock(&self) -> QuietGuard<'static, ()> {
         lock_quietly(&LIMITS[core::ptr::from_ref(self) as usize / size_of::<Pool>() % LIMITS.len()])
     }
-    /// Sets other limits. Blocks that live stay, also beyond them.
+    /// Sets new limits. Live blocks stay, even beyond the limits.
     pub fn set_limits(&self, limits: Limits) {
         let _lock = self.limits_lock();
         self.bytes.store(limits.bytes, Relaxed);
@@ -90,7 +90,7 @@ impl Pool {
         self.request.store(limits.request, Relaxed);
         self.limited.store(limits.bytes != 0 || limits.blocks != 0, Release);
     }
-    /// `size` zeroed bytes, aligned to 64.
+    /// Allocates `size` zeroed bytes, aligned to 64.
     pub fn allocate(&self, size: usize) -> Result<NonNull<u8>> {
         let request = self.request.load(Relaxed);
         if request != 0 && size > request {
@@ -124,13 +124,13 @@ impl Pool {
     }
     /// Frees a block of this pool.
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
-        // Counting must not fail once it is freed: what it needs is made now.
+        // Makes now what counting needs, because counting must not fail once the block is freed.
         self.system.heap.ready_to_count()?;
         let size = self.heap.block(pointer).map_or(0, |block| block.size);
         end_guard(self.heap, pointer);
         match self.heap.give_up(pointer)? {
             true => self.system.heap.count_foreign(-(size as isize)),
-            false => Ok(()), // other owners are left
+            false => Ok(()), // the block has other owners
         }
     }
 }

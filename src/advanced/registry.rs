@@ -1,5 +1,5 @@
-//! Records that C holds by address: whether an address is that of a live one is answered by a heap of their own, so a
-//! wild pointer, or one to a record that is gone, is refused instead of followed.
+//! Records that C holds by address. They are blocks of a heap of their own, which knows whether an address is that of a
+//! live block. So a wild pointer, or a pointer to a record that is gone, is refused instead of followed.
 use super::Structure;
 use crate::error::Result;
 use crate::heap::{Block, Heap, HeapParams};
@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicPtr, Ordering::*};
 /// All live records of type `T`.
 pub struct Registry<T> {
     heap: AtomicPtr<Heap>,
-    /// The record made last, while it lives: most programs have one, and it is found by a comparison.
+    /// The newest record, while it lives. Most programs have only one, which a single comparison finds.
     newest: AtomicPtr<T>,
     records: PhantomData<fn() -> T>,
 }
@@ -49,13 +49,13 @@ impl<T: Sync + 'static> Registry<T> {
             }
         }
     }
-    /// Makes a record. Under the structure's lock, as [`remove`](Self::remove), so that [`all`](Self::all) finds none half
-    /// made.
+    /// Makes a record. Like [`remove`](Self::remove) it needs the structure lock, so that [`all`](Self::all) finds no
+    /// record half made.
     pub fn insert(&self, value: T, _structure: &Structure) -> Result<&'static T> {
         const { assert!(align_of::<T>() <= 64) };
         let record = self.heap()?.allocate(size_of::<T>(), 64)?.cast::<T>();
-        record.as_ptr().expose_provenance(); // C gives back the address
-        // SAFETY: a fresh block of that size and alignment.
+        record.as_ptr().expose_provenance(); // C passes only the address back
+        // SAFETY: the block is fresh, and has this size and alignment.
         let inserted = unsafe {
             record.write(value);
             record.as_ref()
@@ -63,17 +63,17 @@ impl<T: Sync + 'static> Registry<T> {
         self.newest.store(record.as_ptr(), Release);
         Ok(inserted)
     }
-    /// The live record at `address`. It must not be used once it is removed, which is up to the program: it destroys
-    /// nothing that its other threads use.
+    /// The live record at `address`. It must not be used after it is removed. The program sees to that: it must not
+    /// destroy what its other threads use.
     #[inline]
     pub fn get(&self, address: *const ()) -> Option<&'static T> {
         let newest = self.newest.load(Acquire);
         if !newest.is_null() && newest.addr() == address.addr() {
-            // SAFETY: stored by `insert`, and taken back by `remove` before the record goes.
+            // SAFETY: `insert` stored the pointer, and `remove` clears it before the record goes.
             return Some(unsafe { &*newest });
         }
         self.known_heap()?.block(address.cast())?;
-        // SAFETY: the start of a live block of this heap, all of which are records made by `insert`.
+        // SAFETY: a live block of this heap starts there, and all its blocks are records that `insert` made.
         Some(unsafe { &*core::ptr::with_exposed_provenance::<T>(address.addr()) })
     }
     /// All live records, as far as there is memory for the list.
@@ -86,7 +86,7 @@ impl<T: Sync + 'static> Registry<T> {
         blocks.iter().filter_map(record).for_each(|record| records::push(&mut all, record));
         all
     }
-    /// Takes a record out. False when it was not there.
+    /// Removes a record. False if there is none.
     ///
     /// # Safety
     /// Nobody uses the record any more.
@@ -94,9 +94,9 @@ impl<T: Sync + 'static> Registry<T> {
         if self.get(record.as_ptr().cast_const().cast()).is_none() {
             return false;
         }
-        // Another one may be newer.
+        // Another record may be the newest by now.
         let _ = self.newest.compare_exchange(record.as_ptr(), null_mut(), AcqRel, Relaxed);
-        // SAFETY: a live record that nobody else uses, by the caller's promise.
+        // SAFETY: the record is live, and nobody else uses it, by the caller's promise.
         unsafe { record.drop_in_place() };
         self.known_heap().is_some_and(|heap| heap.free(record.as_ptr().cast()).is_ok())
     }

@@ -6,7 +6,7 @@ fn system() -> &'static System {
     Box::leak(Box::new(System::new(0, false).unwrap()))
 }
 fn bytes(block: NonNull<u8>, size: usize) -> &'static mut [u8] {
-    // SAFETY: live blocks of that size, each used by one test.
+    // SAFETY: the blocks are live and have that size, and each is used by one test.
     unsafe { core::slice::from_raw_parts_mut(block.as_ptr(), size) }
 }
 fn joined(system: &'static System, limits: pool::Limits) -> &'static Pool {
@@ -53,7 +53,7 @@ fn a_limit_of_blocks_bears_more_frees_than_allocations() {
     let pool = joined(system, pool::Limits { blocks: 2, ..pool::Limits::default() });
     let blocks = [pool.allocate(100).unwrap(), pool.allocate(100).unwrap()];
     assert_eq!(pool.allocate(100), Err(Error::Limit));
-    // As if the frees had been counted twice.
+    // Leaves more frees than allocations, as if frees had been counted twice.
     pool.heap().reset_statistics();
     blocks.iter().for_each(|block| pool.free(block.as_ptr()).unwrap());
     assert!(pool.allocate(100).is_ok());
@@ -108,7 +108,7 @@ fn damage_is_told_while_blocks_have_guards() {
             bytes(block, size).fill(0xFF);
             assert_eq!(system.check(block.as_ptr()), Ok(()));
             for place in [0, GUARD - 1] {
-                // SAFETY: guard bytes lie there, which the test plays a careless program with.
+                // SAFETY: the guard bytes are there. The test plays a program that writes beyond its block.
                 let behind = unsafe { &mut *block.as_ptr().add(size + place) };
                 *behind ^= 1;
                 assert_eq!(system.check(block.as_ptr()), Err(Error::Corruption));
@@ -181,7 +181,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-    /// Blocks are zeroed, aligned, whole and counted, through whatever a program does, guards on and off.
+    /// Whatever a program does, with guards on and off, blocks are zeroed, aligned, intact and counted.
     #[test]
     fn a_system_does_as_a_list_of_vectors(steps in steps()) {
         let system = system();
@@ -240,7 +240,7 @@ fn the_free_itself_tells_which_owner_is_the_last() {
     assert_eq!(live(), 100);
     pool.free(block).unwrap();
     assert_eq!(live(), 0);
-    // Asked beforehand, of two who free at the same moment neither may be the last.
+    // If it were asked before the free, then of two owners that free at the same moment neither might be the last.
     let block = pool.heap().allocate(100, 0).unwrap().as_ptr();
     attributes::retain(block).unwrap();
     assert_eq!(pool.heap().give_up(block), Ok(false));

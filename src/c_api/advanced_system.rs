@@ -1,4 +1,5 @@
-//! The functions of `advanced_memory_system.h` on systems and their blocks. Pools, layouts and buffers: layouts.rs.
+//! The functions of `advanced_memory_system.h` for systems and their blocks. Those for pools, layouts and buffers are
+//! in layouts.rs.
 use super::legacy_types::*;
 use super::tables::of_slot;
 use super::types::unified_memory_interface_t;
@@ -12,12 +13,12 @@ use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-/// What a pointer to a system points at.
+/// What a pointer to a memory system points at.
 struct SystemRecord {
     system: System,
-    /// References that `create_memory_system` gave and `destroy_memory_system` has not taken back.
+    /// References that `create_memory_system` has given and `destroy_memory_system` has not yet taken back.
     references: AtomicUsize,
-    /// Somebody is destroying it. Set under the program's lock.
+    /// Whether a thread is already destroying the system. Set under the program lock ([`program`]).
     ending: AtomicBool,
 }
 static SYSTEMS: Registry<SystemRecord> = Registry::new();
@@ -25,7 +26,7 @@ static SYSTEMS: Registry<SystemRecord> = Registry::new();
 fn record_at(system: *const AdvancedMemorySystem) -> Option<&'static SystemRecord> {
     SYSTEMS.get(system.cast())
 }
-/// The system at an address. InvalidArgument when it is none of ours.
+/// The system at an address. InvalidArgument if it is not a system of libunimem.
 #[inline]
 pub(super) fn system_at(system: *const AdvancedMemorySystem) -> Result<&'static System> {
     match record_at(system) {
@@ -34,7 +35,7 @@ pub(super) fn system_at(system: *const AdvancedMemorySystem) -> Result<&'static 
     }
 }
 
-/// The program's memory system: the one there is, with one more reference, else a new one.
+/// Returns the program's memory system. If there is one it gets another reference; otherwise a new one is made.
 ///
 /// # Safety
 /// `config` is NULL or points at a configuration.
@@ -43,7 +44,7 @@ pub unsafe extern "C" fn create_memory_system(
     config: *const MemorySystemConfig,
 ) -> *mut AdvancedMemorySystem {
     guard_uncancelled(null_mut(), || {
-        // From the question to the registration: nobody may end the system in between.
+        // Held from the look-up to the registration, so that nobody can end the system in between.
         let _program = program();
         let existing = seam::get_global_memory_system();
         let system = if existing.is_null() {
@@ -62,13 +63,14 @@ pub unsafe extern "C" fn create_memory_system(
         if let Some(record) = record_at(system) {
             record.references.fetch_add(1, Relaxed);
         }
-        // SAFETY: a live system: just made, or the program's, which cannot end while the lock is held.
+        // SAFETY: the system is live. It was just made, or it is the program's, which cannot end while the program lock
+        // is held.
         unsafe { seam::register_memory_system(system) };
         Ok(system)
     })
 }
 
-/// Gives up one reference. The last one frees the system, its pools and every block of theirs; what was live is
+/// Gives up one reference to a system. The last one frees the system, its pools and all their blocks. What was live is
 /// reported to the log.
 ///
 /// # Safety
@@ -93,7 +95,7 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
             record.references.load(Relaxed) == 0 && seam::get_global_memory_system() != system
         };
         let Some(record) = record.filter(is_last) else {
-            return Ok(()); // not the last reference, or somebody else's system
+            return Ok(()); // not the last reference, or a system of the legacy C file
         };
         if record.ending.swap(true, Relaxed) {
             return fail!(InvalidArgument, "the memory system at {system:p} is being destroyed already");
@@ -102,7 +104,7 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
         layouts::destroy_pools_of(&record.system);
         let leaks = record.system.end();
         {
-            // Under both locks, so that a call that comes too late finds the record whole or not at all.
+            // Both locks are held, so that a call that comes too late finds the whole record or none.
             let _program = advanced::program();
             // SAFETY: the last reference is gone, by the caller's promise.
             unsafe { SYSTEMS.remove(NonNull::from(record), &structure()) };
@@ -112,8 +114,9 @@ pub unsafe extern "C" fn destroy_memory_system(system: *mut AdvancedMemorySystem
     })
 }
 
-/// Takes the blocks of a system that ends off the list of the program's own C singleton, which calls C's `free` on whatever is
-/// still tracked when it loses its last reference. Our own singleton frees each block where it belongs.
+/// Untracks the blocks of a system that is about to end, if the program's singleton is the legacy C file. That
+/// singleton calls C's `free` on everything still tracked when it loses its last reference. Our own singleton frees
+/// each block where it belongs.
 fn take_back(system: &System, pointer: *mut AdvancedMemorySystem) {
     if singleton::global().is_some_and(|global| global.get() == pointer as usize) {
         return;
@@ -126,8 +129,9 @@ fn take_back(system: &System, pointer: *mut AdvancedMemorySystem) {
     }
 }
 
-/// The interface of a memory system: its functions work on the system's memory. The same table each time; it ends with
-/// the system. NULL for a system that is not libunimem's.
+/// Returns the interface of a memory system, whose functions work on the system's memory. It is the same table each
+/// time, and it ends with the system. NULL with `UNIMEM_ERROR_INVALID_ARGUMENT` for anything but a live system of
+/// libunimem.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_system_interface(
     system: *mut AdvancedMemorySystem,
@@ -135,7 +139,8 @@ pub extern "C" fn unimem_system_interface(
     guard_uncancelled(null_mut(), || slots::adopt(system_at(system)?.heap()).map(of_slot))
 }
 
-/// `size` zeroed bytes at `alignment`, up to 1 GiB, rounded up to a power of two; 0: the configuration's.
+/// Allocates `size` zeroed bytes. `alignment` is up to 1 GiB and is rounded up to a power of two; 0 means the
+/// configuration's alignment.
 #[unsafe(no_mangle)]
 pub extern "C" fn memory_allocate(
     system: *mut AdvancedMemorySystem,
@@ -145,8 +150,8 @@ pub extern "C" fn memory_allocate(
     guard(null_mut(), || Ok(system_at(system)?.allocate(size, alignment)?.as_ptr().cast()))
 }
 
-/// Frees a block of `memory_allocate`, or memory that the system's `unimem_system_interface` gave; NULL does nothing, and
-/// anything else is ignored.
+/// Frees a block of `memory_allocate`, or memory that the system's `unimem_system_interface` allocated. NULL does
+/// nothing. Any other pointer is ignored.
 ///
 /// # Safety
 /// Nobody uses the block afterwards.
@@ -155,8 +160,8 @@ pub unsafe extern "C" fn memory_free(system: *mut AdvancedMemorySystem, ptr: *mu
     guard((), || system_at(system)?.free(ptr.cast()))
 }
 
-/// Changes a block's size; contents up to the smaller size and the alignment stay, what is new is zeroed. NULL
-/// allocates, 0 frees.
+/// Changes the size of a block. The contents up to the smaller size and the alignment stay. New bytes are zeroed. NULL
+/// allocates; a `new_size` of 0 frees.
 ///
 /// # Safety
 /// Nobody uses the old block afterwards, unless the result is NULL and `new_size` is not 0.
@@ -172,7 +177,7 @@ pub unsafe extern "C" fn memory_reallocate(
     })
 }
 
-/// Gives unused memory back to the operating system; false for NULL or an unknown level.
+/// Returns unused memory to the operating system. False for a NULL system or an unknown level.
 #[unsafe(no_mangle)]
 pub extern "C" fn optimize_memory_usage(system: *mut AdvancedMemorySystem, level: OptimizationLevel) -> bool {
     guard_uncancelled(false, || {
@@ -187,7 +192,8 @@ pub extern "C" fn optimize_memory_usage(system: *mut AdvancedMemorySystem, level
     })
 }
 
-/// Accepts any strategy, to which the heap is indifferent; false for NULL or an unknown one.
+/// Accepts any strategy and changes nothing, because the heap serves them all. False for a NULL system or an unknown
+/// strategy.
 #[unsafe(no_mangle)]
 pub extern "C" fn optimize_allocation_strategy(
     system: *mut AdvancedMemorySystem,
@@ -199,8 +205,8 @@ pub extern "C" fn optimize_allocation_strategy(
     })
 }
 
-/// Gives memory back where fragmentation reaches the threshold; true unless an argument is bad, a threshold that is not
-/// a number among them.
+/// Returns unused memory to the operating system if fragmentation has reached the threshold. False only for bad
+/// arguments, such as a threshold that is not a number.
 ///
 /// # Safety
 /// `config` is NULL or points at a configuration.
@@ -218,13 +224,13 @@ pub unsafe extern "C" fn start_defragmentation(
     })
 }
 
-/// True where a defragmentation was started since the last call; it is over by then.
+/// Tells whether a defragmentation was started since the last call. It is always finished by then.
 #[unsafe(no_mangle)]
 pub extern "C" fn stop_defragmentation(system: *mut AdvancedMemorySystem) -> bool {
     guard(false, || Ok(system_at(system)?.stop_defragmentation()))
 }
 
-/// Whether fragmentation is over 0.2; its measure, 0 to 1, goes to `fragmentation_level`, which may be NULL.
+/// Tells whether fragmentation is above 0.2, and writes it (0 to 1) to `fragmentation_level`, which may be NULL.
 ///
 /// # Safety
 /// `fragmentation_level` is NULL or may be written.
@@ -243,7 +249,7 @@ pub unsafe extern "C" fn is_defragmentation_needed(
     })
 }
 
-/// What is known of the live block that begins at `ptr`; false, and nothing written, where there is none.
+/// Writes what is known about the live block that starts at `ptr`. False, and nothing is written, if there is none.
 ///
 /// # Safety
 /// `info` is NULL or may be written.
@@ -270,7 +276,7 @@ pub unsafe extern "C" fn get_block_info(
     })
 }
 
-/// What the system and its pools have done; false for NULL.
+/// Writes what the system and its pools have done. False if an argument is NULL.
 ///
 /// # Safety
 /// `metrics` is NULL or may be written.
@@ -294,7 +300,7 @@ pub unsafe extern "C" fn get_memory_metrics(
     })
 }
 
-/// Part of the memory held that no live block uses, 0 to 1; false for NULL.
+/// Writes the share of the memory held that no live block uses, 0 to 1. False if an argument is NULL.
 ///
 /// # Safety
 /// `fragmentation_level` is NULL or may be written.
@@ -310,13 +316,13 @@ pub unsafe extern "C" fn analyze_fragmentation(
     })
 }
 
-/// From now on each new block has guard bytes behind it; false for NULL.
+/// Puts guard bytes behind each block that is allocated from now on. False for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn start_memory_monitoring(system: *mut AdvancedMemorySystem) -> bool {
     set_monitoring(system, true)
 }
 
-/// No more guard bytes for new blocks; false for NULL.
+/// Puts no guard bytes behind blocks that are allocated from now on. False for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn stop_memory_monitoring(system: *mut AdvancedMemorySystem) -> bool {
     set_monitoring(system, false)
@@ -328,7 +334,7 @@ fn set_monitoring(system: *const AdvancedMemorySystem, on: bool) -> bool {
     })
 }
 
-/// The metrics begin anew: the peak at what is live now, the history at 0. False for NULL.
+/// Resets the metrics: the peak to what is live now, the counts to 0. False for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn reset_memory_metrics(system: *mut AdvancedMemorySystem) -> bool {
     guard(false, || {
@@ -337,19 +343,20 @@ pub extern "C" fn reset_memory_metrics(system: *mut AdvancedMemorySystem) -> boo
     })
 }
 
-/// Whether `ptr` lies in a live block of the system or its pools.
+/// Tells whether `ptr` points into a live block of the system or of its pools, at its start or inside.
 #[unsafe(no_mangle)]
 pub extern "C" fn validate_memory_block(system: *const AdvancedMemorySystem, ptr: *mut c_void) -> bool {
     guard(false, || Ok(system_at(system)?.is_inside_block(ptr.cast())))
 }
 
-/// True where `ptr` begins a live block whose guard bytes, if it has any, are whole: true is good, as ever.
+/// Tells whether a live block starts at `ptr` and its guard bytes, if it has any, are intact. As in the legacy
+/// function, true means that the block is good.
 #[unsafe(no_mangle)]
 pub extern "C" fn check_memory_corruption(system: *const AdvancedMemorySystem, ptr: *mut c_void) -> bool {
     guard(false, || system_at(system)?.check(ptr.cast()).map(|()| true))
 }
 
-/// Bytes that the live block at `ptr` was asked for with; 0 where there is none.
+/// Returns the bytes that the live block at `ptr` was requested with; 0 if there is none.
 #[unsafe(no_mangle)]
 pub extern "C" fn get_allocation_size(system: *const AdvancedMemorySystem, ptr: *mut c_void) -> usize {
     guard(0, || Ok(system_at(system)?.block(ptr.cast()).map_or(0, |(block, _)| block.size)))

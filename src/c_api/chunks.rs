@@ -9,10 +9,10 @@ use crate::tiers::fill::Access;
 use core::ffi::{c_char, c_void};
 use core::ptr::null_mut;
 
-/// A `unimem_access_t` as C passes it: any number may come.
+/// A `unimem_access_t` as C passes it, which may be any number.
 #[allow(non_camel_case_types)] // C's own names
 pub type unimem_access_code_t = u32;
-/// A `unimem_advice_t` as C passes it: any number may come.
+/// A `unimem_advice_t` as C passes it, which may be any number.
 #[allow(non_camel_case_types)] // C's own names
 pub type unimem_advice_code_t = u32;
 
@@ -34,28 +34,42 @@ fn advice_of(code: unimem_advice_code_t) -> Result<Advice> {
     }
 }
 
-/// Bytes of a chunk of the streaming or hierarchical memory that starts at `ptr`; the last chunk may be shorter. 0
-/// for any other pointer.
+/// Returns the bytes of a chunk of the streaming or hierarchical memory that starts at `ptr`; the last chunk may be
+/// shorter. 0 for any other pointer (`UNIMEM_ERROR_NOT_OWNED`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_size(ptr: *const c_void) -> usize {
     guard(0, || Ok(expect_region(ptr.cast())?.chunk_size()))
 }
 
-/// Number of its chunks; 0 for any other pointer.
+/// Returns the number of chunks of the streaming or hierarchical memory that starts at `ptr`; 0 for any other pointer
+/// (`UNIMEM_ERROR_NOT_OWNED`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_count(ptr: *const c_void) -> usize {
     guard(0, || Ok(expect_region(ptr.cast())?.count()))
 }
 
-/// Brings chunk `index` in, pins it, and gives its address, which is `ptr` plus `index` chunks: until it is released,
-/// as often as it was acquired, by whatever thread, no access to it faults, and system calls may be given its memory; in a
-/// forked child too it stays acquired as often as it was. The calling thread does the work, so several threads that acquire
-/// chunks decode in parallel. With `UNIMEM_OVERWRITE` the contents are unspecified until written.
+/// Acquires a chunk: brings it in, pins it in place, and returns its address, which is `ptr` plus `index` chunks.
 ///
-/// NULL if beside the chunks that are acquired the budget has no room for this one and two more, which plain access may
-/// need at once (`UNIMEM_ERROR_OUT_OF_MEMORY`; where all chunks fit, all can be acquired), or the spill file fails
-/// (`UNIMEM_ERROR_IO`), or its bytes are not what was written (`UNIMEM_ERROR_CORRUPTION`), or the chunk is acquired 65535
-/// times already, or, where faults are served by a signal, no mapping of the process is left for it (`UNIMEM_ERROR_LIMIT`).
+/// The chunk stays in place until it has been released as often as it was acquired; any thread may release it. Until
+/// then no access to it faults, and it may be given to system calls. In a forked child it is acquired as often as in
+/// the parent. The calling thread does the work, so several threads that acquire chunks decode in parallel. With
+/// `UNIMEM_OVERWRITE` the contents are unspecified until they are written.
+///
+/// NULL with
+///
+/// - `UNIMEM_ERROR_OUT_OF_MEMORY` if the budget has no room for this chunk and two more beside the chunks that are
+///   acquired already, because one plain access may need two chunks at once. Where all chunks fit the budget, all can
+///   be acquired.
+///
+/// - `UNIMEM_ERROR_IO` if the spill file fails.
+///
+/// - `UNIMEM_ERROR_CORRUPTION` if the stored bytes are not those that were written.
+///
+/// - `UNIMEM_ERROR_LIMIT` if the chunk is held by 65535 acquisitions already, or if the `signal` mechanism serves
+///   faults and the process has no mapping left for the chunk.
+///
+/// - `UNIMEM_ERROR_INVALID_ARGUMENT` if there is no such chunk or `access`, and `UNIMEM_ERROR_NOT_OWNED` if no such
+///   memory starts at `ptr`.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_acquire(
     ptr: *mut c_void,
@@ -68,20 +82,21 @@ pub extern "C" fn unimem_chunk_acquire(
     })
 }
 
-/// Gives up one acquisition. False if the chunk is not acquired.
+/// Gives up one acquisition of a chunk. False if the chunk is not acquired (`UNIMEM_ERROR_INVALID_ARGUMENT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_release(ptr: *mut c_void, index: usize) -> bool {
     guard(false, || expect_region(ptr.cast())?.release(index).map(|()| true))
 }
 
-/// Asks for `count` chunks from `index` on to be brought in by the library's own threads. Returns at once; as many
-/// come as there is room and time for. False if there are no such chunks.
+/// Asks the library's own threads to bring in `count` chunks, from chunk `index` on. It returns at once; as many chunks
+/// come in as there is room and time for. False if there are no such chunks (`UNIMEM_ERROR_INVALID_ARGUMENT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_prefetch(ptr: *mut c_void, index: usize, count: usize) -> bool {
     guard(false, || expect_region(ptr.cast())?.prefetch(index, count).map(|()| true))
 }
 
-/// Says how the memory will be used. `UNIMEM_DONT_NEED` sends out what is in place; it never loses anything.
+/// Says how the program will use the memory that starts at `ptr`. Advice never changes or loses contents. False if
+/// there is no such `advice` (`UNIMEM_ERROR_INVALID_ARGUMENT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_advise(ptr: *mut c_void, advice: unimem_advice_code_t) -> bool {
     guard_uncancelled(false, || {
@@ -90,7 +105,8 @@ pub extern "C" fn unimem_advise(ptr: *mut c_void, advice: unimem_advice_code_t) 
     })
 }
 
-/// Fills in where the bytes of the memory at `ptr` are and what moving them has cost.
+/// Tells where the bytes of the memory that starts at `ptr` are, and what moving them has cost. False for any other
+/// pointer (`UNIMEM_ERROR_NOT_OWNED`).
 ///
 /// # Safety
 /// `out` may be written.
@@ -114,12 +130,19 @@ pub unsafe extern "C" fn unimem_residency(ptr: *const c_void, out: *mut unimem_r
     })
 }
 
-/// How direct access to memory that is not in place is served: "userfaultfd", "userfaultfd-copy", "signal" or "none".
-/// `UNIMEM_FAULTS` in the environment forces one. Under each, system calls given such memory fail with `EFAULT`;
-/// acquired chunks are safe. Under "none" only acquired chunks, and memory that fit the budget as a whole when it was
-/// allocated, may be touched; to make the latter larger may fail (`UNIMEM_ERROR_UNSUPPORTED`). The first two serve a touch in
-/// a handler of SIGBUS, "signal" in one of SIGSEGV, which chain to the program's own: threads that touch tiered memory must
-/// not block that signal, and a handler installed later comes first until the next tiered allocation.
+/// Names the mechanism that serves direct access to memory that is not in place: "userfaultfd", "userfaultfd-copy",
+/// "signal" or "none". `UNIMEM_FAULTS` in the environment forces one of them.
+///
+/// - System calls: under every mechanism they fail with `EFAULT` when they are given memory that is not in place.
+///   Acquired chunks are safe.
+///
+/// - Signals: "userfaultfd" and "userfaultfd-copy" serve a touch in a handler of SIGBUS, "signal" in a handler of
+///   SIGSEGV. Threads that touch tiered memory must not block that signal. The library's handler passes other faults on
+///   to the handler that the program had installed before. A handler that the program installs later comes first, until
+///   the next tiered allocation.
+///
+/// - "none": a program may touch acquired chunks only, and memory that fit the budget as a whole when it was allocated.
+///   To reallocate such memory to a larger size may fail (`UNIMEM_ERROR_UNSUPPORTED`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_fault_mechanism() -> *const c_char {
     guard_uncancelled(c"none".as_ptr(), || match Faults::chosen() {

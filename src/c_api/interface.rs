@@ -17,16 +17,18 @@ fn open_instance(memory: *const unified_memory_interface_t) -> Result<&'static I
     slots::open_at(slot_of(memory)?)
 }
 
-/// The global instance: made on first use, lives as long as the process. Its configuration comes from the
-/// environment: `UNIMEM_INITIAL_SIZE`, `UNIMEM_MAX_SIZE`, `UNIMEM_CHUNK_SIZE` (bytes, or with a suffix K, M, G, T),
-/// `UNIMEM_GEOMETRIC`, `UNIMEM_STREAMING` (0 or 1), `UNIMEM_TOLERANCE`. NULL only when memory is short.
+/// Returns the global instance, which is created on first use and lives as long as the process. The environment
+/// configures it: `UNIMEM_INITIAL_SIZE`, `UNIMEM_MAX_SIZE` and `UNIMEM_CHUNK_SIZE` (bytes, or with a suffix K, M, G or
+/// T), `UNIMEM_GEOMETRIC` and `UNIMEM_STREAMING` (0 or 1), and `UNIMEM_TOLERANCE`. NULL only if there is no memory for
+/// it (`UNIMEM_ERROR_OUT_OF_MEMORY`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_global() -> *mut unified_memory_interface_t {
     guard_uncancelled(null_mut(), || slots::global().map(|_| of_slot(slots::GLOBAL)))
 }
 
-/// Opens an instance; a NULL `config` means defaults: no cap, growth, streaming, chunks of 1 MiB, tolerance 0. At least 64 can be
-/// open at once; one more is NULL with `UNIMEM_ERROR_LIMIT`.
+/// Opens an instance. A NULL `config` means the defaults: no limit, growth, streaming, chunks of 1 MiB, tolerance 0. At
+/// least 64 instances can be open at once. NULL with `UNIMEM_ERROR_LIMIT` if no more can be opened, with
+/// `UNIMEM_ERROR_INVALID_ARGUMENT` for an impossible configuration, and with `UNIMEM_ERROR_OUT_OF_MEMORY`.
 ///
 /// # Safety
 /// `config` is NULL or points at a configuration.
@@ -52,10 +54,14 @@ pub unsafe extern "C" fn unimem_open(
     })
 }
 
-/// Closes an instance: frees all that is live. False when anything was, tracked foreign blocks included; 16 of them, how
-/// many there are and their bytes are then reported to the log (`unimem_report_leaks` tells all). Also false, with
-/// `UNIMEM_ERROR_INVALID_ARGUMENT`, for the global instance and the interfaces of pools and systems, which end otherwise,
-/// and while another thread closes it. No other thread may be inside the instance.
+/// Closes an instance and frees all that is live in it. No other thread may be inside the instance.
+///
+/// True if nothing was live or tracked. If anything was, the instance is closed all the same and the call is false. The
+/// log then names up to 16 of the blocks, and tells how many blocks and bytes there are in all (`unimem_report_leaks`
+/// names every block). Tracked foreign blocks are reported but not freed.
+///
+/// False with `UNIMEM_ERROR_INVALID_ARGUMENT`, and nothing is closed, for the global instance, for the interface of a
+/// pool or system (which ends with it), and while another thread closes the instance.
 ///
 /// # Safety
 /// Nobody uses the instance or its blocks afterwards.
@@ -64,27 +70,29 @@ pub unsafe extern "C" fn unimem_close(memory: *mut unified_memory_interface_t) -
     guard_uncancelled(false, || Ok(slots::close(slot_of(memory)?)? == 0))
 }
 
-/// The interface of a memory pool: its functions work on the pool's memory. The same table each time; it ends with the
-/// pool. NULL for anything but a live pool of libunimem, a pool that the program's own C code made included.
+/// Returns the interface of a memory pool, whose functions work on the pool's memory. It is the same table each time,
+/// and it ends with the pool. NULL with `UNIMEM_ERROR_INVALID_ARGUMENT` for anything but a live pool of libunimem. A
+/// pool that the legacy C file made is not one of them.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_pool_interface(pool: *mut MemoryPool) -> *mut unified_memory_interface_t {
     guard_uncancelled(null_mut(), || slots::adopt(memory_pool::known_heap_of(pool)?).map(of_slot))
 }
 
-/// The calling thread's last error; `UNIMEM_OK` when no call of it has failed. A success leaves it alone.
+/// Returns the calling thread's last error, or `UNIMEM_OK` if none of its calls has failed. A call that succeeds does
+/// not change it.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_last_error() -> unimem_error_t {
     error::last().map_or(unimem_error_t::UNIMEM_OK, to_c)
 }
 
-/// What the calling thread's last error was about; empty when no call has failed. Valid until the thread's next
-/// failure.
+/// Says what the calling thread's last error was about; empty if none of its calls has failed. The text is valid until
+/// the thread's next failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_last_error_message() -> *const c_char {
     error::last_message()
 }
 
-/// A description of an error code. Static storage.
+/// Describes an error code. The text has static storage.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_error_string(error: unimem_error_code_t) -> *const c_char {
     match Error::ALL.into_iter().find(|e| *e as u32 == error) {
@@ -94,7 +102,7 @@ pub extern "C" fn unimem_error_string(error: unimem_error_code_t) -> *const c_ch
     }
 }
 
-/// A `unimem_error_t` as C passes it: any number may come.
+/// A `unimem_error_t` as C passes it, which may be any number.
 #[allow(non_camel_case_types)] // C's own names
 pub type unimem_error_code_t = u32;
 
@@ -113,13 +121,14 @@ fn to_c(error: Error) -> unimem_error_t {
     }
 }
 
-/// The library's version, "major.minor.patch". Static storage.
+/// Returns the library's version as "major.minor.patch". The text has static storage.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// Bytes of the live block that starts at `ptr`, exactly as asked for; 0: not ours, or not live.
+/// Returns the size in bytes of the live block that starts at `ptr`, exactly as it was asked for; 0 for any other
+/// pointer.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_usable_size(ptr: *const c_void) -> usize {
     guard(0, || match heap::owner(ptr.cast()) {
@@ -128,14 +137,14 @@ pub extern "C" fn unimem_usable_size(ptr: *const c_void) -> usize {
     })
 }
 
-/// Whether `ptr` lies in a live block of libunimem, at its start or inside.
+/// Tells whether `ptr` points to the start or the inside of a live block of libunimem.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_owns(ptr: *const c_void) -> bool {
     guard(false, || Ok(instance::owns(ptr.cast())))
 }
 
-/// One more owner of a live block: each free gives one up, the last one frees. A block with several owners is not
-/// moved by `realloc`. False for anything but the start of a live block.
+/// Adds an owner to a live block. Each free gives up one owner, and the last one frees the block. `realloc` does not
+/// move a block with several owners. False for anything but the start of a live block (`UNIMEM_ERROR_NOT_OWNED`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_retain(ptr: *mut c_void) -> bool {
     guard(false, || match tiered::region_at(ptr.cast()) {
@@ -144,7 +153,7 @@ pub extern "C" fn unimem_retain(ptr: *mut c_void) -> bool {
     })
 }
 
-/// Owners of the live block that starts at `ptr`; 0: not ours, or not live.
+/// Returns the number of owners of the live block that starts at `ptr`; 0 for any other pointer.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_reference_count(ptr: *const c_void) -> usize {
     guard(0, || match attributes::references(ptr.cast()) {
@@ -153,23 +162,30 @@ pub extern "C" fn unimem_reference_count(ptr: *const c_void) -> usize {
     })
 }
 
-/// Whether `allocate(size, 0)` of the calling thread would find room in the instance's budget now: in what is free, in what
-/// that thread caches and the instance keeps, which may go back into the common stock for it, and in what chunks of tiered
-/// memory hold, which would leave. Without a cap true for every size from 1 to 2^46, the largest there is. What it cannot
-/// know: whether the system has the memory, or the disk room for those chunks, and what other threads do meanwhile.
+/// Tells whether `allocate(size, 0)` in the calling thread would find room in the instance's budget now. That counts
+///
+/// - memory that is free,
+///
+/// - memory that the thread caches and that the instance keeps for reuse (the call may return it to the common stock),
+///
+/// - what chunks of tiered memory hold that could be sent out.
+///
+/// Without a limit it is true for every size from 1 to 2^46, the largest there is. It does not know whether the system
+/// has the memory, whether the disk has room for those chunks, or what other threads do meanwhile.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_can_allocate(memory: *mut unified_memory_interface_t, size: usize) -> bool {
     guard(false, || Ok(open_instance(memory)?.can_allocate(size)))
 }
 
-/// Hands memory that nothing lives in back to the system: what the instance keeps for reuse and what the calling
-/// thread caches. Gives the bytes handed back.
+/// Returns unused memory to the system: what the instance keeps for reuse, and what the calling thread caches. Returns
+/// the number of bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_trim(memory: *mut unified_memory_interface_t) -> usize {
     guard_uncancelled(0, || Ok(open_instance(memory)?.trim()))
 }
 
-/// Begins a new history: counts at 0, the peak at what is live. Exact while no other thread is inside the instance.
+/// Begins a new history of the statistics: counts start at 0, the peak at what is live. It is exact while no other
+/// thread is inside the instance.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_reset_stats(memory: *mut unified_memory_interface_t) {
     guard((), || {
@@ -178,9 +194,9 @@ pub extern "C" fn unimem_reset_stats(memory: *mut unified_memory_interface_t) {
     })
 }
 
-/// Sends the library's messages to `callback`; NULL: to nobody. Independent of it, `UNIMEM_LOG` (error, warning, info
-/// or debug) in the environment sends them to stderr. The callback may allocate and free, but must not make or end
-/// instances, pools or systems.
+/// Sends the library's messages to `callback`; NULL sends them to nobody. Independent of it, `UNIMEM_LOG` (error,
+/// warning, info or debug) in the environment sends them to stderr. The callback may allocate and free, but must not
+/// create or end instances, pools or systems.
 ///
 /// # Safety
 /// `callback` may be called with `context` on any thread until another one is set.
@@ -192,8 +208,8 @@ pub unsafe extern "C" fn unimem_set_log(callback: unimem_log_t, context: *mut c_
     })
 }
 
-/// A dense row-major tensor of `num_dims` dimensions with elements of `element_size` bytes; otherwise as
-/// `allocate_geometric`.
+/// Allocates a dense row-major tensor of `num_dims` dimensions, with elements of `element_size` bytes. The rest is as
+/// for `allocate_geometric`.
 ///
 /// # Safety
 /// `dimensions` is NULL or points at `num_dims` numbers.
@@ -209,8 +225,8 @@ pub unsafe extern "C" fn unimem_allocate_tensor(
     unsafe { allocate_tensor_at(dimensions, num_dims, element_size, slot) }
 }
 
-/// Fills in the layout of the tensor at `ptr`. False for a block that was not allocated as a tensor, or was
-/// reallocated since.
+/// Writes the layout of the tensor at `ptr` to `layout`. False with `UNIMEM_ERROR_NOT_OWNED` for a block that was not
+/// allocated as a tensor, or that was reallocated since.
 ///
 /// # Safety
 /// `layout` may be written.
@@ -232,11 +248,14 @@ pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_l
     })
 }
 
-/// Writes what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that allocated
-/// them, most bytes first. The stacks are known where the environment says `UNIMEM_DEBUG=trace`; blocks whose bytes
-/// behind were overwritten are counted where it says `guard`, freed ones that were written to where it says
-/// `quarantine` (several: with commas). `UNIMEM_DEBUG_REPORT=path` writes the same when the program ends, and which
-/// blocks nothing points to any more; `%p` in that path is the process's number. False when the file cannot be written.
+/// Writes a report of what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that
+/// allocated them, most bytes first. False with `UNIMEM_ERROR_IO` if the file cannot be written.
+///
+/// `UNIMEM_DEBUG` in the environment says what the report can know; it takes several words, separated by commas. With
+/// `trace` the stacks are known, with `guard` the number of blocks behind which bytes were overwritten, with
+/// `quarantine` the number of freed blocks that were written to. `UNIMEM_DEBUG_REPORT=path` writes the same report when
+/// the program ends, and adds the blocks that nothing points to any more. `%p` in that path is replaced by the number
+/// of the process.
 ///
 /// # Safety
 /// `path` is zero-terminated.
@@ -252,13 +271,16 @@ pub unsafe extern "C" fn unimem_write_leaks(path: *const c_char) -> bool {
     })
 }
 
-/// Begins a recording of the whole process into the file `path`, which is made or replaced: memory over time by kind
-/// and tier, faults and evictions, contractions, allocation sites, and what is live at the end. `%p` in the name
-/// becomes the number of the process. `unimem report` makes a page of it. `UNIMEM_TRACE=path` in the environment does
-/// the same from the first allocation on; `UNIMEM_TRACE_INTERVAL` is how many bytes are allocated between two
-/// allocations whose stacks are recorded (524288). It goes on until `unimem_trace_stop()` or the end of the program.
-/// A forked child is no part of it and may begin one of its own. False while a recording is under way, and when the
-/// file cannot be written or another process records into it.
+/// Begins a recording of the whole process into the file `path`, which is created or replaced. The recording has memory
+/// over time by kind and tier, faults and evictions, contractions, allocation sites, and what is live at the end.
+/// `unimem report` turns it into a page. `%p` in `path` is replaced by the number of the process.
+///
+/// The recording goes on until `unimem_trace_stop()` or the end of the program. A forked child is not part of it, and
+/// may begin its own. `UNIMEM_TRACE=path` in the environment begins a recording with the first allocation.
+/// `UNIMEM_TRACE_INTERVAL` is how many bytes are allocated between two allocations whose stacks are recorded (524288).
+///
+/// False with `UNIMEM_ERROR_INVALID_ARGUMENT` while a recording is under way, and with `UNIMEM_ERROR_IO` if the file
+/// cannot be written or another process records into it.
 ///
 /// # Safety
 /// `path` is zero-terminated.
@@ -273,14 +295,15 @@ pub unsafe extern "C" fn unimem_trace_start(path: *const c_char) -> bool {
     })
 }
 
-/// Ends the recording. False when there is none, also because it has ended before: the disk was full; and when the rest
-/// of it cannot be written.
+/// Ends the recording. False with `UNIMEM_ERROR_INVALID_ARGUMENT` if there is none, which may be because it ended by
+/// itself when the disk was full; false with `UNIMEM_ERROR_IO` if its last part cannot be written.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_trace_stop() -> bool {
     guard_uncancelled(false, || recording::stop().map(|()| true))
 }
 
-/// Calls `callback`, which may be NULL, with every live block and every tracked foreign one. Gives how many there are.
+/// Calls `callback` with every live block and every tracked foreign block, and returns how many there are. `callback`
+/// may be NULL.
 ///
 /// # Safety
 /// `callback` may be called with `context`.
@@ -305,19 +328,20 @@ pub unsafe extern "C" fn unimem_report_leaks(
     })
 }
 
-/// Frees refused since the instance was opened or its statistics reset: foreign, interior, wild and double ones.
+/// Returns how many frees were refused since the instance was opened or its statistics were reset: of foreign, interior
+/// and wild pointers, and of blocks freed before.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_refused_frees(memory: *mut unified_memory_interface_t) -> usize {
     guard(0, || Ok(open_instance(memory)?.heap().refused()))
 }
 
-/// Bytes of RAM the instance holds now, everything counted; what `max_size` caps.
+/// Returns how many bytes of RAM the instance holds now, everything included. This is what `max_size` limits.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_held_bytes(memory: *mut unified_memory_interface_t) -> usize {
     guard(0, || Ok(open_instance(memory)?.heap().held()))
 }
 
-/// NUMA nodes of the machine, at least 1.
+/// Returns the number of NUMA nodes of the machine, at least 1.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_numa_nodes() -> usize {
     guard_uncancelled(1, || Ok(os::numa::nodes()))

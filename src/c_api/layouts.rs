@@ -1,4 +1,4 @@
-//! The functions of `advanced_memory_system.h` on pools, layouts and buffers.
+//! The functions of `advanced_memory_system.h` for pools, layouts and buffers.
 use super::advanced_system::system_at;
 use super::legacy_types::*;
 use super::{guard, guard_uncancelled, reference, slice};
@@ -15,21 +15,21 @@ use core::mem::offset_of;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-/// What a pointer to a pool points at.
+/// What a pointer to a system's pool points at.
 #[repr(C)]
 struct PoolRecord {
-    /// What C reads.
+    /// The part that C reads.
     public: UnsafeCell<AdvancedMemoryPool>,
     pool: Pool,
-    /// Somebody is destroying it. Set under the structure's lock.
+    /// Whether a thread is already destroying the pool. Set under the structure lock ([`structure`]).
     ending: AtomicBool,
-    /// Reached under the structure's lock alone, which is the one that fork takes.
+    /// Used only under the structure lock. So fork, which takes that lock, need not take this one.
     made: Mutex<Made>,
 }
-// SAFETY: the public part is written under the structure's lock, but for its counters, which are atomic.
+// SAFETY: the public part is written under the structure lock, except for its counters, which are atomic.
 unsafe impl Sync for PoolRecord {}
 
-/// Layouts and buffers of a pool, each a record of its own: C holds their addresses.
+/// The layouts and buffers of a pool. Each has a record of its own, because C holds their addresses.
 struct Made {
     layouts: Vec<NonNull<MemoryLayout>, Records>,
     buffers: Vec<NonNull<MemoryBuffer>, Records>,
@@ -41,7 +41,7 @@ impl Default for Made {
 }
 static POOLS: Registry<PoolRecord> = Registry::new();
 
-/// The pointer that C has to a pool.
+/// The pointer to a pool that C has.
 pub(super) fn pointer_of(pool: &'static Pool) -> *mut c_void {
     core::ptr::from_ref(pool).cast_mut().wrapping_byte_sub(offset_of!(PoolRecord, pool)).cast()
 }
@@ -56,7 +56,7 @@ fn record_at<T>(pool: *const T) -> Result<&'static PoolRecord> {
 pub(super) fn system_of_pool(pool: *const c_void) -> Option<&'static System> {
     POOLS.get(pool.cast()).map(|record| record.pool.system())
 }
-/// The pool at an address, which is one of the system at the other.
+/// The pool at `pool`, if it belongs to the system at `system`. InvalidArgument if not.
 #[inline]
 fn record_of(system: *const AdvancedMemorySystem, pool: *const c_void) -> Result<&'static PoolRecord> {
     let (system, record) = (system_at(system)?, record_at(pool)?);
@@ -105,7 +105,7 @@ fn create_pool(system: *mut AdvancedMemorySystem, config: &AdvancedPoolConfig) -
     Ok(pointer_of(&record.pool))
 }
 
-/// Whether the caller is the one to destroy the pool. Of two owners that both clean up, the second is told no.
+/// Whether the caller is the one to destroy the pool. If two threads try, the second one gets false.
 fn begin_end(record: &PoolRecord, _structure: &Structure) -> bool {
     !record.ending.swap(true, Relaxed)
 }
@@ -114,7 +114,8 @@ fn destroy_record(record: &'static PoolRecord) {
     {
         let structure = structure();
         let made = core::mem::take(&mut *record.made.lock());
-        // SAFETY: records of these types, which end with their pool.
+        // SAFETY: the records have these types. Nobody uses them any more, because they end with their pool, and by
+        // `begin_end` only one thread ends it.
         unsafe {
             made.layouts.iter().for_each(|layout| records::release(layout.cast(), size_of::<MemoryLayout>()));
             made.buffers.iter().for_each(|buffer| records::release(buffer.cast(), size_of::<MemoryBuffer>()));
@@ -136,7 +137,8 @@ fn destroy_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) -> Result<
 }
 /// Destroys all pools of a system that is about to end.
 pub(super) fn destroy_pools_of(system: &System) {
-    // One after the other: a list of them would want memory, which may be what the program is short of.
+    // Takes one pool after the other instead of a list of them: the program may be short of the memory that a list
+    // needs.
     let next = || {
         let structure = structure();
         let of_pool = |pool: &'static Pool| record_at(pointer_of(pool)).ok();
@@ -146,14 +148,14 @@ pub(super) fn destroy_pools_of(system: &System) {
     };
     core::iter::from_fn(next).for_each(destroy_record);
 }
-/// All pools there are, as far as there is memory for the list.
+/// All pools of all systems, as far as there is memory for the list.
 pub(super) fn pools() -> Vec<&'static Pool, Records> {
     let (structure, mut pools) = (structure(), Vec::new_in(Records));
     POOLS.all(&structure).iter().for_each(|record| records::push(&mut pools, &record.pool));
     pools
 }
 
-/// Makes a pool of the system; NULL for a NULL argument, an impossible configuration, or without memory.
+/// Makes a pool of a system. NULL if an argument is NULL, if the configuration is impossible, or without memory.
 ///
 /// # Safety
 /// `config` is NULL or points at a configuration.
@@ -166,7 +168,7 @@ pub unsafe extern "C" fn advanced_create_memory_pool(
     guard_uncancelled(null_mut(), || create_pool(system, unsafe { reference(config, "config") }?))
 }
 
-/// Frees a pool of the system and every block, layout and buffer of it. Anything else is ignored.
+/// Destroys a pool of the system and frees all its blocks, layouts and buffers. Any other pointer is ignored.
 ///
 /// # Safety
 /// Nobody uses the pool or what it gave afterwards.
@@ -175,7 +177,8 @@ pub unsafe extern "C" fn advanced_destroy_memory_pool(system: *mut AdvancedMemor
     guard_uncancelled((), || destroy_pool(system, pool))
 }
 
-/// `size` zeroed bytes of a pool, aligned to 64; NULL for size 0, beyond the pool's limits, or without memory.
+/// Allocates `size` zeroed bytes from a pool, aligned to 64. NULL for a `size` of 0, beyond the pool's limits, or
+/// without memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn advanced_pool_allocate(
     system: *mut AdvancedMemorySystem,
@@ -185,7 +188,7 @@ pub extern "C" fn advanced_pool_allocate(
     guard(null_mut(), || Ok(record_of(system, pool)?.pool.allocate(size)?.as_ptr().cast()))
 }
 
-/// Frees a block of the pool; NULL does nothing, and anything else is ignored.
+/// Frees a block of the pool. NULL does nothing. Any other pointer is ignored.
 ///
 /// # Safety
 /// Nobody uses the block afterwards.
@@ -198,10 +201,10 @@ pub unsafe extern "C" fn advanced_pool_free(
     guard((), || record_of(system, pool)?.pool.free(ptr.cast()))
 }
 
-/// `advanced_create_memory_pool`.
+/// The same as [`advanced_create_memory_pool`].
 ///
 /// # Safety
-/// As there.
+/// As for that function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ams_create_memory_pool(
     system: *mut AdvancedMemorySystem,
@@ -211,16 +214,16 @@ pub unsafe extern "C" fn ams_create_memory_pool(
     guard_uncancelled(null_mut(), || create_pool(system, unsafe { reference(config, "config") }?))
 }
 
-/// `advanced_destroy_memory_pool`.
+/// The same as [`advanced_destroy_memory_pool`].
 ///
 /// # Safety
-/// As there.
+/// As for that function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ams_destroy_memory_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) {
     guard_uncancelled((), || destroy_pool(system, pool))
 }
 
-/// `advanced_pool_allocate`.
+/// The same as [`advanced_pool_allocate`].
 #[unsafe(no_mangle)]
 pub extern "C" fn ams_pool_allocate(
     system: *mut AdvancedMemorySystem,
@@ -230,10 +233,10 @@ pub extern "C" fn ams_pool_allocate(
     guard(null_mut(), || Ok(record_of(system, pool)?.pool.allocate(size)?.as_ptr().cast()))
 }
 
-/// `advanced_pool_free`.
+/// The same as [`advanced_pool_free`].
 ///
 /// # Safety
-/// As there.
+/// As for that function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ams_pool_free(
     system: *mut AdvancedMemorySystem,
@@ -243,7 +246,8 @@ pub unsafe extern "C" fn ams_pool_free(
     guard((), || record_of(system, pool)?.pool.free(ptr.cast()))
 }
 
-/// Gives a pool another configuration; blocks that live stay. False for NULL, or an impossible configuration.
+/// Changes the configuration of a pool. Live blocks stay, even beyond the new limits. False if an argument is NULL or
+/// the configuration is impossible.
 ///
 /// # Safety
 /// `config` is NULL or points at a configuration.
@@ -259,13 +263,13 @@ pub unsafe extern "C" fn optimize_pool_configuration(
         let record = record_of(system, pool)?;
         record.pool.set_limits(limits(config)?);
         let _structure = structure();
-        // SAFETY: written and read under the structure's lock.
+        // SAFETY: the configuration is read and written only under the structure lock, which is held.
         unsafe { (&raw mut (*record.public.get()).config).write(*config) };
         Ok(true)
     })
 }
 
-/// A record of the library's own with `value` in it, added to `all`.
+/// Puts `value` into a new record of the library's own, and adds it to the list `all` of the pool.
 fn keep<T>(
     all: impl FnOnce(&mut Made) -> &mut Vec<NonNull<T>, Records>,
     pool: &PoolRecord,
@@ -274,18 +278,18 @@ fn keep<T>(
     let _structure = structure();
     let mut made = pool.made.lock();
     let all = all(&mut made);
-    // Room for it first: a record without would be nobody's.
+    // Reserves the place in the list first. A record without a place would never be released.
     let record = all.try_reserve(1).ok().and_then(|()| records::allocate(size_of::<T>()));
     let Some(record) = record.map(NonNull::cast::<T>) else {
         return fail!(OutOfMemory, "no memory for another layout or buffer");
     };
-    // SAFETY: a fresh record of that size, aligned to 64.
+    // SAFETY: the record is fresh, has the size of a `T`, and is aligned to 64.
     unsafe { record.write(value) };
     all.push(record);
     Ok(record.as_ptr())
 }
 
-/// The shape of an array of bytes whose first dimension runs fastest: strides, and the size rounded up to 64.
+/// Strides and size of an array of bytes whose first dimension runs fastest. The size is rounded up to 64.
 fn shape(extents: &[usize]) -> Result<([usize; MAX_DIMENSIONS], usize)> {
     let mut strides = [0; MAX_DIMENSIONS];
     let mut size = 1usize;
@@ -302,8 +306,8 @@ fn shape(extents: &[usize]) -> Result<([usize; MAX_DIMENSIONS], usize)> {
     }
 }
 
-/// Makes an array of a pool: bytes in `num_dims` (1 to 16) dimensions, the first one fastest, none of them 0. Valid
-/// until the pool is destroyed.
+/// Makes an array that belongs to a pool: bytes in `num_dims` (1 to 16) dimensions, none of them 0, the fastest first.
+/// It is valid until the pool is destroyed.
 ///
 /// # Safety
 /// `dimensions` is NULL or points at `num_dims` numbers.
@@ -335,14 +339,14 @@ pub unsafe extern "C" fn create_memory_layout(
         };
         let kept = keep(|made| &mut made.layouts, record, layout);
         let layout = kept.inspect_err(|_| _ = record.pool.free(block.as_ptr()))?;
-        // SAFETY: the counter is atomic.
+        // SAFETY: the record is live, and the counter is atomic.
         unsafe { (*record.public.get()).num_layouts.fetch_add(1, Relaxed) };
         Ok(layout)
     })
 }
 
-/// Makes a buffer of a pool, with mirrors where asked for. Valid until the pool is destroyed; NULL for a NULL pool,
-/// size 0, or without memory.
+/// Makes a buffer that belongs to a pool, with the mirrors that are asked for. It is valid until the pool is destroyed.
+/// NULL for a NULL pool, a `size` of 0, or without memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn create_memory_buffer(
     pool: *mut AdvancedMemoryPool,
@@ -364,10 +368,10 @@ pub extern "C" fn create_memory_buffer(
                 keep(|made| &mut made.buffers, record, buffer)
             });
         let buffer = made.inspect_err(|_| {
-            // Freeing what was just allocated cannot fail, and NULL is fine.
+            // To free what was just allocated cannot fail. Parts that were not allocated are NULL, which does nothing.
             parts.iter().for_each(|part| _ = record.pool.free(part.cast()));
         })?;
-        // SAFETY: the counter is atomic.
+        // SAFETY: the record is live, and the counter is atomic.
         unsafe { (*record.public.get()).num_buffers.fetch_add(1, Relaxed) };
         Ok(buffer)
     })
@@ -381,7 +385,8 @@ fn fill_parts(pool: &Pool, size: usize, wanted: [bool; 3], parts: &mut [*mut c_v
     Ok(())
 }
 
-/// Copies exactly `size` bytes; nothing at all where either layout is smaller than that. They may be the same.
+/// Copies `size` bytes from one layout to another, which may be the same. Copies nothing if either is smaller than
+/// `size`.
 ///
 /// # Safety
 /// Both are NULL or layouts whose memory is live, and nobody else writes the destination meanwhile.
@@ -401,14 +406,15 @@ pub unsafe extern "C" fn memory_copy(dst: *mut MemoryLayout, src: *const MemoryL
                 dst.total_size
             );
         }
-        // SAFETY: both have that many bytes.
+        // SAFETY: both arrays have at least `size` bytes, as checked above. `copy_from` allows them to be the same.
         unsafe { dst.base_ptr.cast::<u8>().copy_from(src.base_ptr.cast(), size) };
         Ok(())
     })
 }
 
-/// Copies a buffer from one of its places to another: EUCLIDEAN from CPU to GPU, HYPERBOLIC back, SPHERICAL from CPU
-/// to quantum, SYMPLECTIC back. Nothing for other directions, or where it lacks one of the two.
+/// Copies a buffer between the processor's memory and a mirror. EUCLIDEAN copies from the CPU to the GPU and HYPERBOLIC
+/// back; SPHERICAL copies from the CPU to the quantum mirror and SYMPLECTIC back. Copies nothing for other directions,
+/// and if the buffer does not have that mirror.
 ///
 /// # Safety
 /// `buffer` is NULL or a buffer of a live pool, and nobody else uses its memory meanwhile.
@@ -427,13 +433,14 @@ pub unsafe extern "C" fn memory_transfer(buffer: *mut MemoryBuffer, direction: G
         if from.is_null() || to.is_null() {
             return fail!(InvalidArgument, "the buffer has no such mirror");
         }
-        // SAFETY: each place of a buffer has its size; the same place twice is fine.
+        // SAFETY: both places have `buffer.size` bytes. `copy_from` allows them to be the same.
         unsafe { to.cast::<u8>().copy_from(from.cast(), buffer.size) };
         Ok(())
     })
 }
 
-/// Tags all layouts of a pool whose configuration has `enable_stats` as `GEOMETRIC_STATE_EUCLIDEAN`, as ever.
+/// Tags all layouts of a pool as `GEOMETRIC_STATE_EUCLIDEAN` if its configuration has `enable_stats`, as the legacy
+/// function does.
 ///
 /// # Safety
 /// Nobody else writes the layouts meanwhile.
@@ -442,10 +449,11 @@ pub unsafe extern "C" fn update_memory_access(pool: *mut AdvancedMemoryPool) {
     guard((), || {
         let record = record_at(pool)?;
         let _structure = structure();
-        // SAFETY: written and read under the structure's lock.
+        // SAFETY: the configuration is read and written only under the structure lock, which is held.
         if unsafe { (*record.public.get()).config }.enable_stats.is_set() {
             for layout in &record.made.lock().layouts {
-                // SAFETY: a record of the pool's, which lives as long; nobody else writes it, by the caller's promise.
+                // SAFETY: the record belongs to the pool and lives as long as it. Nobody else writes it, by the
+                // caller's promise.
                 unsafe { (*layout.as_ptr()).geom_type = GeometricStateType::EUCLIDEAN };
             }
         }

@@ -1,14 +1,15 @@
-//! The legacy programs' own types, byte for byte: they read these structures themselves. What each field means to
-//! libunimem is said here; the C side of the same layouts is in `include/unimem/`, checked by `c_tests/test_layouts.c`.
+//! The types of the legacy programs, byte for byte, because the programs read these structures themselves. The comments
+//! say what each field means to libunimem. The C side of the same layouts is in `include/unimem/`;
+//! `c_tests/test_layouts.c` checks it.
 use core::ffi::{c_char, c_void};
 use core::sync::atomic::AtomicUsize;
 
-/// A C `bool` in memory that C filled: any byte may be there, and any but zero is true.
+/// A C `bool` in memory that C filled. Any byte may be there; every byte but zero means true.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Flag(u8);
 impl Flag {
-    /// Whether C would take it as true.
+    /// Whether C would take it for true.
     pub const fn is_set(self) -> bool {
         self.0 != 0
     }
@@ -19,7 +20,7 @@ impl From<bool> for Flag {
     }
 }
 
-/// A C `enum` whose value C chose: any number may come, only the named ones mean something.
+/// A C `enum` that C filled. Any number may come; only the named ones mean something.
 macro_rules! c_enum {
     ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $value:ident = $number:expr,)* }) => {
         $(#[$about])*
@@ -37,17 +38,17 @@ macro_rules! c_enum {
 }
 
 c_enum! {
-    /// `memory_system_type_t`. Kept, and without effect: one heap serves every type.
+    /// `memory_system_type_t`. Has no effect: one heap serves every type.
     MemorySystemType { /** Plain. */ STANDARD = 0, /** Pooled. */ POOLED = 1, /** Quantum. */ QUANTUM = 2,
         /** Any of them. */ HYBRID = 3, }
 }
 c_enum! {
-    /// `allocation_strategy_t`. Kept, and without effect: the heap's size classes serve every strategy.
+    /// `allocation_strategy_t`. Has no effect: the heap's size classes serve every strategy.
     AllocationStrategy { /** Best fit. */ BEST_FIT = 0, /** First fit. */ FIRST_FIT = 1, /** Buddies. */ BUDDY = 2,
         /** Slabs. */ SLAB = 3, }
 }
 c_enum! {
-    /// `optimization_level_t`: how much `optimize_memory_usage` does.
+    /// `optimization_level_t`: what `optimize_memory_usage` returns to the system.
     OptimizationLevel { /** Nothing. */ NONE = 0, /** Empty spans go back to the system. */ BASIC = 1,
         /** So do the pools' empty spans. */ ADVANCED = 2, /** The same. */ AGGRESSIVE = 3, }
 }
@@ -64,7 +65,7 @@ c_enum! {
         /** IBM. */ IBM = 7, /** Rigetti. */ RIGETTI = 8, /** D-Wave. */ DWAVE = 9, /** Another one. */ CUSTOM = 10, }
 }
 
-/// `PoolConfig`: what a memory pool is made from. Every 0 takes its default.
+/// `PoolConfig`: the configuration of a memory pool. A field that is 0 takes its default.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct PoolConfig {
@@ -160,53 +161,53 @@ pub struct MemoryPool {
     pub config: PoolConfig,
 }
 
-/// `memory_system_config_t`: what an advanced memory system is made from. Every 0 takes its default.
+/// `memory_system_config_t`: the configuration of a memory system. A field that is 0 takes its default.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct MemorySystemConfig {
-    /// Kept, and without effect.
+    /// Has no effect.
     pub kind: MemorySystemType,
-    /// Kept, and without effect.
+    /// Has no effect.
     pub strategy: AllocationStrategy,
-    /// Kept, and without effect: `optimize_memory_usage` takes its own.
+    /// Has no effect: `optimize_memory_usage` is told its own level.
     pub optimization: OptimizationLevel,
-    /// A hint: nothing is set aside, and the system grows beyond it.
+    /// A hint: nothing is set aside, and the system may grow beyond it.
     pub total_size: usize,
     /// A hint.
     pub block_size: usize,
-    /// Alignment where a call passes 0, bytes, rounded up to a power of two; 0: 64.
+    /// Alignment in bytes where a call passes 0. It is rounded up to a power of two; 0 means 64.
     pub alignment: usize,
-    /// Monitoring is on from the beginning.
+    /// Whether monitoring is on from the beginning.
     pub enable_monitoring: Flag,
-    /// Kept, and without effect: unused memory goes back by itself after some seconds.
+    /// Has no effect: unused memory returns by itself after some seconds.
     pub enable_defragmentation: Flag,
 }
 
-/// `pool_config_t`: what an advanced system's pool is made from. Every 0 takes its default.
+/// `pool_config_t`: the configuration of a system's pool. A field that is 0 takes its default.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub struct AdvancedPoolConfig {
-    /// Live bytes at most, unless the pool may grow; 0: no limit.
+    /// Most live bytes, unless `enable_growth` is set; 0: no limit.
     pub pool_size: usize,
-    /// Bytes of the largest request where `fixed_size` is set.
+    /// Bytes of the largest request, if `fixed_size` is set.
     pub block_size: usize,
-    /// Live blocks at most, unless the pool may grow; 0: no limit.
+    /// Most live blocks, unless `enable_growth` is set; 0: no limit.
     pub max_blocks: usize,
-    /// No request may be larger than `block_size`.
+    /// Whether requests larger than `block_size` fail.
     pub fixed_size: Flag,
-    /// Kept, and without effect: every pool is safe with threads.
+    /// Has no effect: every pool is thread-safe.
     pub thread_safe: Flag,
-    /// `pool_size` and `max_blocks` are hints.
+    /// If set, `pool_size` and `max_blocks` are only hints.
     pub enable_growth: Flag,
-    /// `update_memory_access` tags the pool's layouts.
+    /// Whether `update_memory_access` tags the pool's layouts.
     pub enable_stats: Flag,
 }
 
-/// `memory_metrics_t`: what an advanced system has done, its pools included.
+/// `memory_metrics_t`: what a memory system and its pools have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub struct MemoryMetrics {
-    /// Bytes allocated since creation or reset, freed ones included.
+    /// Bytes allocated since creation or reset, including freed ones.
     pub total_allocated: usize,
     /// Bytes freed since then.
     pub total_freed: usize,
@@ -214,13 +215,13 @@ pub struct MemoryMetrics {
     pub peak_usage: usize,
     /// Bytes live now.
     pub current_usage: usize,
-    /// Part of the memory held that no live block uses, 0 to 1.
+    /// Share of the memory held that no live block uses, 0 to 1.
     pub fragmentation: f64,
     /// Allocations since creation or reset.
     pub allocation_count: usize,
 }
 
-/// `block_info_t`: what is known of one block.
+/// `block_info_t`: what is known about one block.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct BlockInfo {
@@ -228,96 +229,96 @@ pub struct BlockInfo {
     pub address: *mut c_void,
     /// Bytes asked for.
     pub size: usize,
-    /// Set.
+    /// Always true.
     pub is_allocated: Flag,
-    /// Alignment the block was asked for with.
+    /// Alignment that the block was requested with.
     pub alignment: usize,
-    /// Bytes between the end of the request and the end of the block.
+    /// Bytes from the end of the request to the end of the block.
     pub padding: usize,
-    /// The pool it came from; NULL: the system itself.
+    /// The pool that it came from; NULL if it came from the system itself.
     pub pool: *mut c_void,
 }
 
-/// `defrag_config_t`: when and how to give memory back.
+/// `defrag_config_t`: when and how to return memory.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct DefragConfig {
     /// Fragmentation, 0 to 1, below which nothing is done.
     pub threshold: f64,
-    /// Kept, and without effect: blocks have owners that hold their addresses, none is moved.
+    /// Has no effect: no block is moved, because programs hold the addresses.
     pub max_moves: usize,
-    /// The pools too, not the system's own heap alone.
+    /// Whether the pools return memory too, not only the system's own heap.
     pub compact_pools: Flag,
-    /// Always so.
+    /// Has no effect: order is always preserved.
     pub preserve_order: Flag,
-    /// Kept, and without effect: giving back takes one step.
+    /// Has no effect: memory is returned in one step.
     pub incremental: Flag,
-    /// Kept, and without effect.
+    /// Has no effect.
     pub batch_size: usize,
 }
 
-/// Most dimensions of a [`MemoryLayout`] (`QGT_MAX_DIMENSIONS`).
+/// Largest number of dimensions of a [`MemoryLayout`] (`QGT_MAX_DIMENSIONS`).
 pub const MAX_DIMENSIONS: usize = 16;
 
-/// `MemoryLayout`: a dense array with its shape. Elements are bytes, the first dimension runs fastest.
+/// `MemoryLayout`: a dense array with its shape. An element is one byte; the first dimension runs fastest.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct MemoryLayout {
     /// The array, zeroed when made, aligned to 64.
     pub base_ptr: *mut c_void,
-    /// Extents; 0 beyond the last one.
+    /// Extents; 0 beyond the last dimension.
     pub dimensions: [usize; MAX_DIMENSIONS],
     /// Bytes from one index to the next; 0 beyond the last dimension.
     pub strides: [usize; MAX_DIMENSIONS],
     /// Bytes of the array: the product of the extents rounded up to 64.
     pub total_size: usize,
-    /// Set.
+    /// Always true.
     pub is_geometric: Flag,
-    /// As given.
+    /// As given, or as `update_memory_access` set it.
     pub geom_type: GeometricStateType,
 }
 
-/// `MemoryBuffer`: memory of the processor with mirrors of the same size.
+/// `MemoryBuffer`: memory of the processor, with mirrors of the same size.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct MemoryBuffer {
-    /// The GPU's mirror, in RAM; NULL where none was asked for.
+    /// The GPU mirror, in RAM; NULL if none was asked for.
     pub gpu_ptr: *mut c_void,
     /// The processor's memory, zeroed when made, aligned to 64.
     pub cpu_ptr: *mut c_void,
-    /// The quantum processor's mirror, in RAM; NULL where none was asked for.
+    /// The quantum mirror, in RAM; NULL if none was asked for.
     pub quantum_ptr: *mut c_void,
     /// Bytes of each.
     pub size: usize,
-    /// Set.
+    /// Always true.
     pub is_pinned: Flag,
-    /// Set where there is a GPU mirror.
+    /// Whether there is a GPU mirror.
     pub is_unified: Flag,
     /// As given.
     pub hardware: HardwareType,
 }
 
-/// `MemoryPool` of `advanced_memory_system.h`: an advanced system's pool. C may read any field; it writes none.
+/// `MemoryPool` of `advanced_memory_system.h`: a pool of a memory system. C may read every field and writes none.
 #[repr(C)]
 pub struct AdvancedMemoryPool {
-    /// NULL: layouts do not lie in one array, so that none ever moves.
+    /// Always NULL: layouts are not kept in one array, so that none of them ever moves.
     pub layouts: *mut MemoryLayout,
-    /// NULL: nor do buffers.
+    /// Always NULL.
     pub buffers: *mut MemoryBuffer,
-    /// Layouts that `create_memory_layout` made of this pool.
+    /// Layouts that `create_memory_layout` made in this pool.
     pub num_layouts: AtomicUsize,
-    /// Buffers that `create_memory_buffer` made of this pool.
+    /// Buffers that `create_memory_buffer` made in this pool.
     pub num_buffers: AtomicUsize,
-    /// NULL.
+    /// Always NULL.
     pub fast_path_cache: *mut c_void,
     /// What the pool was made from.
     pub config: AdvancedPoolConfig,
-    /// Unset: the compiler's own choice of instructions is used.
+    /// Always false: the compiler chooses the instructions.
     pub use_neon: Flag,
 }
 
-/// `advanced_memory_system_t`: a name for pointers that came from `create_memory_system`, ours or a legacy C file's.
-/// What ours point to is `crate::advanced::System`.
+/// `advanced_memory_system_t`: the type of the pointers that `create_memory_system` returned, be it ours or the legacy
+/// C file's. A pointer of ours points at a record of `c_api::advanced_system`.
 #[repr(C)]
 pub struct AdvancedMemorySystem {
     _opaque: [u8; 0],
@@ -347,7 +348,7 @@ macro_rules! assert_layout {
         };
     };
 }
-// The table of the x86-64 ABI: a mutex has another size elsewhere.
+// These are the layouts of the x86-64 ABI. A mutex has another size elsewhere.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 mod layouts {

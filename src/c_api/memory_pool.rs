@@ -1,4 +1,4 @@
-//! The functions of `memory_pool.h`. A pool is a heap whose blocks carry the legacy header.
+//! The functions of `memory_pool.h`. A pool is a heap whose blocks have the legacy header.
 use super::legacy_types::{Block, Flag, MemoryPool, PoolConfig, SizeClass};
 use super::{guard, guard_uncancelled};
 use crate::error::{Result, fail};
@@ -11,13 +11,13 @@ use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 
-/// A pool as C sees it, and behind it what C does not see. It lives in its heap's companion record, which is never
-/// unmapped, so that a pointer to a pool that is gone is told from one to a live pool.
+/// A pool as C sees it, followed by what C does not see. The record is the companion of the pool's heap. Companions are
+/// never unmapped, so a pointer to a destroyed pool can still be told from a pointer to a live one.
 #[repr(C)]
 struct Pool {
     public: MemoryPool,
     heap: AtomicPtr<Heap>,
-    /// Its number; [`NO_HEAP`] once the pool is destroyed.
+    /// Number of the heap; [`NO_HEAP`] once the pool is destroyed.
     heap_id: AtomicUsize,
     statistics: AtomicUsize,
 }
@@ -32,9 +32,10 @@ unsafe fn heap_id(pool: *const MemoryPool) -> Option<usize> {
     unsafe { pool.cast::<Pool>().as_ref() }.map(|pool| pool.heap_id.load(Relaxed))
 }
 
-/// What `size_classes` of every pool points at: the heap's size classes, for programs that look.
+/// The array that `size_classes` of every pool points at. It shows the heap's size classes to programs that look.
 struct SizeClasses(UnsafeCell<[SizeClass; SHAPES.len()]>);
-// SAFETY: the library never touches it; what C does with its fields is C's.
+// SAFETY: the library never touches the array after it is initialised. What C does with its fields is C's own
+// responsibility.
 unsafe impl Sync for SizeClasses {}
 static SIZE_CLASSES: SizeClasses = {
     const EMPTY: SizeClass = SizeClass {
@@ -64,23 +65,24 @@ pub(super) unsafe fn heap_of(pool: *const MemoryPool) -> Result<&'static Heap> {
     if pool.is_null() || !pool.is_aligned() {
         return fail!(InvalidArgument, "{pool:p} is not a pool");
     }
-    // SAFETY: pools are records of type `Pool` that are never unmapped; the heap field is null once one is destroyed.
+    // SAFETY: a pool is a record of type `Pool`, which is never unmapped. Its heap field is NULL once the pool is
+    // destroyed.
     match unsafe { (*pool.cast::<Pool>()).heap.load(Acquire).as_ref() } {
         Some(heap) => Ok(heap),
         None => fail!(InvalidArgument, "the pool at {pool:p} is destroyed"),
     }
 }
 
-/// The heap of a live pool of ours, whatever `pool` points at.
+/// The heap of a live pool of libunimem. `pool` may be any pointer.
 pub(super) fn known_heap_of(pool: *const MemoryPool) -> Result<&'static Heap> {
     if heap_of_companion(pool.cast()).is_none() {
         return fail!(InvalidArgument, "{pool:p} is not a pool of libunimem");
     }
-    // SAFETY: a heap's companion is a pool's record, made by `make`.
+    // SAFETY: the pointer is the companion of a heap, and `make` makes only pools as companions.
     unsafe { heap_of(pool) }
 }
 
-/// Writes the header before a block.
+/// Writes the legacy header before a block.
 fn write_header(block: *mut u8, room: usize, class: u16) {
     let header = Block {
         size: room,
@@ -92,12 +94,13 @@ fn write_header(block: *mut u8, room: usize, class: u16) {
         padding: [0; 40],
         data: block.cast(),
     };
-    // SAFETY: a pool's heap keeps the size of a header free before each block.
+    // SAFETY: the heap of a pool keeps as many bytes free before each block as a header has (`prefix` in `make`).
     unsafe { block.cast::<Block>().sub(1).write(header) }
 }
 
-/// Makes a pool. Every 0 in `config` takes its default; NULL, or an alignment that is no power of two up to 1 GiB, is NULL.
-/// With an alignment above 64 KiB each block is a mapping of its own, of 64 KiB and its size at least.
+/// Makes a pool. A field of `config` that is 0 takes its default. NULL for a NULL `config`, and for an alignment that
+/// is not a power of two up to 1 GiB. With an alignment above 64 KiB each block is a mapping of its own, which takes
+/// its size and at least 64 KiB.
 ///
 /// # Safety
 /// `config` is NULL or points at a configuration.
@@ -135,7 +138,7 @@ fn make(config: &PoolConfig) -> Result<*mut MemoryPool> {
         config: *config,
     };
     let statistics = AtomicUsize::new(config.enable_stats.is_set().into());
-    // SAFETY: a fresh record of that size.
+    // SAFETY: the record is fresh, and has the size of a `Pool`.
     unsafe {
         record.write(Pool {
             public,
@@ -144,7 +147,7 @@ fn make(config: &PoolConfig) -> Result<*mut MemoryPool> {
             statistics,
         })
     };
-    // SAFETY: companions stay mapped for ever, and this field is atomic.
+    // SAFETY: companions stay mapped for ever, and the field is atomic, so the heap may write it at any time.
     heap.count_held_in(unsafe { &(*record.as_ptr()).public.total_size });
     Ok(record.as_ptr().cast())
 }
@@ -162,7 +165,7 @@ pub unsafe extern "C" fn pool_allocate(pool: *mut MemoryPool, size: usize) -> *m
         None => allocate_slow(pool, size),
     }
 }
-// A C function, as none of these unwinds: then the fast path ends in a jump and needs no frame.
+// An `extern "C"` function, which does not unwind. So the fast path ends in a jump and needs no stack frame.
 #[cold]
 extern "C" fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
     // SAFETY: by the promise of `pool_allocate`'s caller.
@@ -177,8 +180,8 @@ extern "C" fn allocate_slow(pool: *mut MemoryPool, size: usize) -> *mut c_void {
     })
 }
 
-/// Frees a block of this pool, whichever thread allocated it, or tiered memory made through its `unimem_pool_interface`.
-/// Anything else is refused and changes nothing.
+/// Frees a block of this pool, whichever thread allocated it, or tiered memory that its `unimem_pool_interface`
+/// allocated. Any other pointer is refused, and nothing changes.
 ///
 /// # Safety
 /// `pool` is NULL or came from `create_memory_pool`; nobody uses the block afterwards.
@@ -202,7 +205,7 @@ extern "C" fn free_slow(pool: *mut MemoryPool, ptr: *mut c_void) {
     })
 }
 
-/// Frees the pool and every block of it, live ones too; those are reported to the log as leaks.
+/// Destroys a pool and frees all its blocks. Live blocks are freed too, and reported to the log as leaks.
 ///
 /// # Safety
 /// `pool` is NULL or came from `create_memory_pool`; no other thread is inside it and nobody uses it afterwards.
@@ -215,7 +218,7 @@ pub unsafe extern "C" fn destroy_memory_pool(pool: *mut MemoryPool) {
         // SAFETY: by the caller's promise.
         let heap = unsafe { heap_of(pool) }?;
         let record = NonNull::new(pool.cast::<Pool>()).expect("checked");
-        // SAFETY: a live record; from here on the pool is known as destroyed.
+        // SAFETY: the record of a pool is never unmapped. Clearing its heap marks the pool as destroyed.
         let live = unsafe { record.as_ref() };
         if live.heap.swap(null_mut(), AcqRel).is_null() {
             return fail!(InvalidArgument, "the pool at {pool:p} is being destroyed already");
@@ -235,11 +238,14 @@ pub unsafe extern "C" fn destroy_memory_pool(pool: *mut MemoryPool) {
     })
 }
 
-/// The pool's figures, unless it was made without.
+/// The pool's statistics; all 0 if the pool was made without.
+///
+/// # Safety
+/// `pool` is NULL or came from [`create_memory_pool`].
 unsafe fn statistics(pool: *const MemoryPool) -> Result<HeapStatistics> {
     // SAFETY: by the caller's promise.
     let heap = unsafe { heap_of(pool) }?;
-    // SAFETY: live, as `heap_of` found.
+    // SAFETY: `heap_of` found that the pool is live.
     let record = unsafe { &*pool.cast::<Pool>() };
     if record.statistics.load(Relaxed) == 0 {
         return Ok(HeapStatistics::default());
@@ -251,7 +257,7 @@ unsafe fn statistics(pool: *const MemoryPool) -> Result<HeapStatistics> {
     Ok(figures)
 }
 
-/// Live bytes, as requested: the exact sum. 0 for NULL and for a pool without statistics.
+/// The exact number of live bytes, as requested. 0 for NULL, and for a pool without statistics.
 ///
 /// # Safety
 /// `pool` is NULL or came from `create_memory_pool`.
@@ -261,7 +267,8 @@ pub unsafe extern "C" fn get_total_allocated(pool: *const MemoryPool) -> usize {
     guard(0, || unsafe { statistics(pool) }.map(|figures| figures.live))
 }
 
-/// Highest `get_total_allocated` so far: exact with one thread, with several never low by more than 64 KiB a thread.
+/// The highest value of `get_total_allocated` so far. With one thread it is exact; with several it is never too low by
+/// more than 64 KiB for each thread.
 ///
 /// # Safety
 /// `pool` is NULL or came from `create_memory_pool`.

@@ -1,7 +1,10 @@
-//! The C boundary. Functions here check arguments, call a safe function that returns `Result`, and translate.
+//! The C boundary. A function here checks its arguments, calls a safe function that returns `Result`, and translates
+//! the outcome.
 //!
-//! Every one runs inside [`guard`]: a failure becomes the calling thread's last error and the function's "nothing"
-//! value, and so does a panic, which would be a defect of the library. Nothing unwinds into C.
+//! - Each function runs inside [`guard`], so nothing unwinds into C.
+//! - A failure becomes the calling thread's last error, and the function returns its "nothing" value (NULL, false or
+//!   0).
+//! - A panic would be a defect of the library. It is caught and becomes a failure too.
 pub mod advanced_system;
 pub mod chunks;
 pub mod interface;
@@ -23,7 +26,7 @@ use crate::error::{Error, Result, fail};
 use crate::os::injection::{Operation, injected};
 use crate::os::system::NotCancelled;
 
-/// Runs `f`; a failure or a panic is reported and becomes `nothing`.
+/// Runs `f`. If it fails or panics, reports the error and returns `nothing`.
 #[inline(always)]
 pub(crate) fn guard<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
     let result = defect::caught(|| {
@@ -44,8 +47,9 @@ pub(crate) fn guard<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
         }
     }
 }
-/// [`guard`], and the thread is not cancelled meanwhile ([`NotCancelled`]): for calls that use files, wait for threads or call
-/// the program. Others protect themselves just where they need it, so that short calls do not pay for it.
+/// The same as [`guard`], but the thread cannot be cancelled meanwhile ([`NotCancelled`]). It is for calls that use
+/// files, wait for threads or call the program. Other calls disable cancellation only where they need it, so that short
+/// calls do not pay for it.
 pub(crate) fn guard_uncancelled<R>(nothing: R, f: impl FnOnce() -> Result<R>) -> R {
     let _uncancelled = NotCancelled::begin();
     guard(nothing, f)
@@ -56,7 +60,8 @@ fn panicked() -> Error {
     failed.unwrap_err()
 }
 
-/// The slice of `count` elements at `pointer`. InvalidArgument for NULL, unaligned, or more than fit the address space.
+/// The slice of `count` elements at `pointer`. InvalidArgument if the pointer is NULL or unaligned, or if more bytes
+/// are asked for than the address space has.
 ///
 /// # Safety
 /// `pointer` is NULL or points at `count` elements that stay as they are while the slice is used.
@@ -64,7 +69,8 @@ pub(crate) unsafe fn slice<'a, T>(pointer: *const T, count: usize) -> Result<&'a
     if pointer.is_null() || !pointer.is_aligned() || count > isize::MAX as usize / size_of::<T>().max(1) {
         return fail!(InvalidArgument, "an array of {count} elements at {pointer:p}");
     }
-    // SAFETY: by the caller's promise, and checked as far as it can be.
+    // SAFETY: the caller promises that `count` elements are there and stay unchanged. The pointer is not NULL and is
+    // aligned, and the size fits an isize, as checked above.
     Ok(unsafe { core::slice::from_raw_parts(pointer, count) })
 }
 /// What `pointer` points at. InvalidArgument for NULL.

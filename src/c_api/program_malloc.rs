@@ -1,12 +1,13 @@
-//! malloc and its kin for whole programs, on a heap of their own: what `libunimem-malloc.so` exports.
+//! malloc and its kin for whole programs, on a heap of their own. `libunimem-malloc.so` exports them.
 //!
-//! The functions have names of ours here; the Makefile gives them malloc's when it links that library, so nothing else
-//! of libunimem ever takes malloc's place. The heap's own records are mapped, and it asks for no topology, so the calls
-//! that come back from the C library (starting a thread, thread-specific data) find either a working heap or, before a
-//! thread has its record, the path without one. `UNIMEM_MAX_SIZE` caps the heap.
-//!
-//! As malloc: failures are NULL with ENOMEM; `free` keeps errno. A pointer that is not a live block is ignored by
-//! `free` and counted; `realloc` of one is NULL.
+//! - Names: the functions have names of ours here, and the Makefile gives them malloc's when it links that library. So
+//!   nothing else of libunimem ever takes malloc's place.
+//! - Recursion: the C library calls malloc while it serves us (when it starts a thread or makes thread-specific data).
+//!   So the heap maps its own records and asks for no topology. Such a call finds either a working heap or, before a
+//!   thread has its record, the path that needs none.
+//! - Limit: `UNIMEM_MAX_SIZE` in the environment is the limit of the heap.
+//! - Errors: as for malloc, a failure is NULL with ENOMEM, and `free` keeps errno. `free` ignores and counts a pointer
+//!   that is not a live block; `realloc` returns NULL for it.
 use super::guard;
 use crate::error::{Result, fail};
 use crate::heap::fast::NO_HEAP;
@@ -18,11 +19,11 @@ use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 
-/// What every block is aligned to, as the C standard's `max_align_t` wants.
+/// Alignment of every block, as the C standard's `max_align_t` demands.
 const ALIGNMENT: usize = 16;
 const PAGE: usize = crate::os::map::PAGE;
 static HEAP: AtomicPtr<Heap> = AtomicPtr::new(null_mut());
-/// Its number, for heap/fast.rs.
+/// Number of the heap, for heap/fast.rs.
 static ID: AtomicUsize = AtomicUsize::new(NO_HEAP);
 
 fn heap() -> Result<&'static Heap> {
@@ -34,7 +35,8 @@ fn heap() -> Result<&'static Heap> {
 }
 #[cold]
 fn make() -> Result<&'static Heap> {
-    // No child inherits it taken: starting a thread allocates, so the heap is there before a second thread is.
+    // No child inherits this lock taken. To start a second thread allocates, so the heap is there before a second
+    // thread is.
     static MAKING: Mutex<()> = Mutex::new(());
     let _lock = MAKING.lock();
     // SAFETY: heap records live for ever, and only this function stores here.
@@ -50,10 +52,10 @@ fn make() -> Result<&'static Heap> {
 }
 
 fn errno() -> &'static mut c_int {
-    // SAFETY: this thread's own variable; the reference ends with the statement that takes it.
+    // SAFETY: the variable belongs to this thread, and the reference ends with the statement that takes it.
     unsafe { &mut *libc::__errno_location() }
 }
-/// Runs `f`; a failure is NULL with ENOMEM.
+/// Runs `f`. If it fails, sets errno to ENOMEM and returns NULL.
 fn or_no_memory(f: impl FnOnce() -> Result<*mut c_void>) -> *mut c_void {
     let block = guard(null_mut(), f);
     if block.is_null() {
@@ -68,7 +70,7 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void> {
     Ok(heap()?.allocate(size.max(1), alignment.max(ALIGNMENT))?.as_ptr().cast())
 }
 
-/// malloc: `size` bytes; 0 is a block too.
+/// malloc: allocates `size` bytes. A size of 0 gives a block too.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_malloc(size: usize) -> *mut c_void {
     match fast::allocate_for_malloc(ID.load(Relaxed), size) {
@@ -76,7 +78,7 @@ pub extern "C" fn unimem_program_malloc(size: usize) -> *mut c_void {
         None => malloc_slow(size),
     }
 }
-// A C function, as none of these unwinds: then the fast path ends in a jump and needs no frame.
+// An `extern "C"` function, which does not unwind. So the fast path ends in a jump and needs no stack frame.
 #[cold]
 extern "C" fn malloc_slow(size: usize) -> *mut c_void {
     if let Some(block) = fast::allocate_other(ID.load(Relaxed), size, ALIGNMENT, false) {
@@ -85,7 +87,7 @@ extern "C" fn malloc_slow(size: usize) -> *mut c_void {
     or_no_memory(|| aligned(ALIGNMENT, size))
 }
 
-/// free: NULL, and what is not a live block, is ignored.
+/// free: ignores NULL, and any pointer that is not a live block.
 ///
 /// # Safety
 /// Nobody uses the block afterwards.
@@ -105,7 +107,7 @@ extern "C" fn free_slow(ptr: *mut c_void) {
     *errno() = before;
 }
 
-/// calloc: `count` elements of `size` zeroed bytes.
+/// calloc: allocates `count` elements of `size` zeroed bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_calloc(count: usize, size: usize) -> *mut c_void {
     or_no_memory(|| match count.checked_mul(size) {
@@ -114,7 +116,7 @@ pub extern "C" fn unimem_program_calloc(count: usize, size: usize) -> *mut c_voi
     })
 }
 
-/// realloc: NULL allocates, 0 frees and is NULL.
+/// realloc: NULL allocates; a size of 0 frees and returns NULL.
 ///
 /// # Safety
 /// Nobody uses the old block afterwards, unless the result is NULL and `size` is not 0.
@@ -131,7 +133,7 @@ pub unsafe extern "C" fn unimem_program_realloc(ptr: *mut c_void, size: usize) -
     or_no_memory(|| Ok(heap()?.reallocate(ptr.cast(), size)?.as_ptr().cast()))
 }
 
-/// reallocarray: realloc to `count` elements of `size` bytes.
+/// reallocarray: as realloc, to `count` elements of `size` bytes.
 ///
 /// # Safety
 /// As for realloc.
@@ -148,7 +150,7 @@ pub unsafe extern "C" fn unimem_program_reallocarray(
     }
 }
 
-/// memalign, and aligned_alloc: `alignment` is rounded up to a power of two.
+/// memalign and aligned_alloc: `alignment` is rounded up to a power of two.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_memalign(alignment: usize, size: usize) -> *mut c_void {
     or_no_memory(|| match alignment.checked_next_power_of_two() {
@@ -157,7 +159,8 @@ pub extern "C" fn unimem_program_memalign(alignment: usize, size: usize) -> *mut
     })
 }
 
-/// posix_memalign: EINVAL for an alignment that is no power of two or smaller than a pointer, ENOMEM; errno stays.
+/// posix_memalign: EINVAL for an alignment that is not a power of two or is smaller than a pointer; ENOMEM without
+/// memory. errno stays as it was.
 ///
 /// # Safety
 /// `result` may be written.
@@ -181,13 +184,13 @@ pub unsafe extern "C" fn unimem_program_posix_memalign(
     0
 }
 
-/// valloc: aligned to a page.
+/// valloc: aligns the block to a page.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_valloc(size: usize) -> *mut c_void {
     unimem_program_memalign(PAGE, size)
 }
 
-/// pvalloc: whole pages.
+/// pvalloc: aligns the block to a page and rounds its size up to whole pages.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_pvalloc(size: usize) -> *mut c_void {
     match size.max(1).checked_next_multiple_of(PAGE) {
@@ -196,13 +199,13 @@ pub extern "C" fn unimem_program_pvalloc(size: usize) -> *mut c_void {
     }
 }
 
-/// malloc_usable_size: what was asked for; 0 for NULL and for what is not a live block.
+/// malloc_usable_size: returns the bytes that were asked for; 0 for NULL and for any pointer that is not a live block.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_usable_size(ptr: *mut c_void) -> usize {
     guard(0, || Ok(heap()?.block(ptr.cast()).map_or(0, |block| block.size)))
 }
 
-/// malloc_trim: gives unused memory back to the system; 1 if there was any.
+/// malloc_trim: returns unused memory to the system. Returns 1 if there was any, else 0.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_trim(_pad: usize) -> c_int {
     guard(0, || Ok((heap()?.trim() > 0).into()))

@@ -1,8 +1,9 @@
-//! Calls that cross from one legacy file's functions to another's.
+//! Calls that cross from the functions of one legacy file to those of another.
 //!
-//! In a program that still holds one of the legacy C files, its definitions win over ours in the final link. A call
-//! from Rust to Rust would be bound before that, and the program would have two singletons. So these calls leave
-//! Rust through `seam.c`, and whoever the link chose answers. Everything else calls inner Rust functions.
+//! If a program still contains one of the legacy C files, the final link takes its definitions instead of ours. A call
+//! from Rust to Rust would be bound to ours before that, and the program would have two singletons. So these calls
+//! leave Rust through `seam.c`, and reach whichever definition the link chose. All other calls go straight to inner
+//! Rust functions.
 use super::legacy_types::AdvancedMemorySystem;
 use core::ffi::c_void;
 

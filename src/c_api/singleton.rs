@@ -15,13 +15,14 @@ fn address<T>(pointer: *mut T) -> Result<NonZeroUsize> {
     }
 }
 
-/// The program's memory system; NULL: there is none. No reference is taken.
+/// Returns the program's memory system, or NULL if there is none. The reference count does not change.
 #[unsafe(no_mangle)]
 pub extern "C" fn get_global_memory_system() -> *mut AdvancedMemorySystem {
     guard(null_mut(), || Ok(singleton::global().map_or(null_mut(), |system| system.get() as *mut _)))
 }
 
-/// Makes `system` the program's if there is none yet, and counts one more reference. NULL does nothing.
+/// Makes `system` the program's memory system if there is none yet, and adds a reference in either case. NULL does
+/// nothing.
 #[unsafe(no_mangle)]
 pub extern "C" fn register_memory_system(system: *mut AdvancedMemorySystem) {
     guard_uncancelled((), || {
@@ -30,13 +31,14 @@ pub extern "C" fn register_memory_system(system: *mut AdvancedMemorySystem) {
     })
 }
 
-/// Gives up one reference of the program's system; any other is ignored. With the last one there is none any more:
-/// blocks that are tracked still are reported to the log, those of libunimem freed, and all of them forgotten.
+/// Gives up one reference to the program's memory system. Any other system is ignored. With the last reference the
+/// program has no memory system any more. The blocks that are still tracked are then reported to the log; those of
+/// libunimem are freed; and all of them are forgotten.
 #[unsafe(no_mangle)]
 pub extern "C" fn unregister_memory_system(system: *mut AdvancedMemorySystem) {
     guard_uncancelled((), || {
         if singleton::unregister(address(system)?)? {
-            // A pool counts its blocks in its system.
+            // A block of a pool is freed through the pool, because the pool's system counts it too.
             let pools = layouts::pools();
             return singleton::give_up_tracked(|heap, block| {
                 let pool = pools.iter().find(|pool| core::ptr::eq(pool.heap(), heap));
@@ -47,26 +49,27 @@ pub extern "C" fn unregister_memory_system(system: *mut AdvancedMemorySystem) {
     })
 }
 
-/// Tracks any address, once; false for NULL or without memory. One in a live block of libunimem goes along when the block
-/// is reallocated, and is tracked no more when it is freed, by whatever function.
+/// Tracks an address; tracking it again changes nothing. False for NULL or without memory. If the address is in a live
+/// block of libunimem, its tracking follows the block when that is reallocated, and ends when the block is freed by
+/// whatever function.
 #[unsafe(no_mangle)]
 pub extern "C" fn track_memory_block(ptr: *mut c_void) -> bool {
     guard(false, || singleton::track(address(ptr)?).map(|()| true))
 }
 
-/// Tracks an address no more; false where it was not tracked.
+/// Stops tracking an address. False if it was not tracked.
 #[unsafe(no_mangle)]
 pub extern "C" fn untrack_memory_block(ptr: *mut c_void) -> bool {
     guard(false, || Ok(singleton::untrack(address(ptr)?)))
 }
 
-/// Whether an address is tracked.
+/// Tells whether an address is tracked.
 #[unsafe(no_mangle)]
 pub extern "C" fn is_memory_block_tracked(ptr: *mut c_void) -> bool {
     guard(false, || Ok(NonZeroUsize::new(ptr as usize).is_some_and(singleton::is_tracked)))
 }
 
-/// `memory_allocate`, tracked.
+/// Allocates a block as `memory_allocate` does, and tracks it.
 ///
 /// # Safety
 /// `system` is NULL or the program's memory system.
@@ -83,7 +86,7 @@ pub unsafe extern "C" fn safe_memory_allocate(
         if let Some(address) = NonZeroUsize::new(block as usize)
             && let Err(error) = singleton::track(address)
         {
-            // SAFETY: allocated above, and nobody has seen it.
+            // SAFETY: the block was allocated above, and nobody else has seen it.
             unsafe { seam::memory_free(system, block) };
             return Err(error);
         }
@@ -91,7 +94,7 @@ pub unsafe extern "C" fn safe_memory_allocate(
     })
 }
 
-/// `memory_free` of a tracked block, which is tracked no more; anything else is ignored.
+/// Frees a tracked block as `memory_free` does, and stops tracking it. A pointer that is not tracked is ignored.
 ///
 /// # Safety
 /// `system` is NULL or the program's memory system; nobody uses the block afterwards.

@@ -1,5 +1,5 @@
-//! The tables of functions. The functions take no instance, so each slot has functions of its own: the same code,
-//! made once for each slot number.
+//! The tables of functions that C calls. The functions of a table take no instance as an argument. So each slot has
+//! functions of its own: the same code, compiled once for each slot number.
 use super::types::{memory_stats_t, unified_memory_interface_t};
 use super::{guard, guard_uncancelled, slice, store};
 use crate::error::{Result, fail};
@@ -12,7 +12,8 @@ use core::ptr::null_mut;
 /// Bytes of a `ComplexFloat`.
 const COMPLEX_FLOAT: usize = 8;
 
-/// A network takes a table by a type of its own, since that may be the program's (tensor/memory.rs): one layout, told twice.
+/// A network takes its table as a [`Table`], because the table may be one of the program's own (tensor/memory.rs). So
+/// the same layout is declared twice; this asserts that the two agree.
 macro_rules! same_places {
     ($($function:ident)*) => {
         const _: () = assert!(size_of::<Table>() == size_of::<unified_memory_interface_t>());
@@ -25,15 +26,15 @@ macro_rules! same_places {
 same_places!(allocate free realloc allocate_geometric allocate_hierarchical allocate_streaming track_allocation
     untrack_allocation get_stats);
 
-// A hit in the thread's cache is served in the slot's own function; everything else goes to one body for all slots. That is
-// a C function, which does not unwind: so the fast path ends in a jump and needs no stack frame.
+// A hit in the thread's cache is served in the slot's own function. Everything else goes to one function for all slots.
+// That is an `extern "C"` function, which does not unwind, so the fast path ends in a jump and needs no stack frame.
 unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) -> *mut c_void {
     if !fast::is_usual(alignment) {
         return allocate_at(size, alignment, SLOT);
     }
     match fast::allocate(slots::heap_id(SLOT), slots::prefix(SLOT), size) {
         Some(block) => block.as_ptr().cast(),
-        // The usual alignment, not the one passed, which means the same: so no register has to keep that.
+        // Passes the default alignment, which means the same as the one given. So no register has to keep the latter.
         None => allocate_at(size, DEFAULT_ALIGNMENT, SLOT),
     }
 }
@@ -66,7 +67,7 @@ unsafe extern "C" fn allocate_geometric<const SLOT: usize>(
     dimensions: *mut usize,
     num_dims: usize,
 ) -> *mut c_void {
-    // SAFETY: the caller's array, as the table says.
+    // SAFETY: the caller passes an array of `num_dims` numbers or NULL, as the table's documentation asks.
     unsafe { allocate_tensor_at(dimensions, num_dims, COMPLEX_FLOAT, SLOT) }
 }
 /// A tensor from the instance in `slot`.
@@ -105,7 +106,7 @@ unsafe extern "C" fn untrack_allocation<const SLOT: usize>(ptr: *mut c_void) -> 
     guard(false, || slots::open_at(SLOT)?.untrack(ptr.cast()).map(|()| true))
 }
 unsafe extern "C" fn get_stats<const SLOT: usize>(stats: *mut memory_stats_t) {
-    // SAFETY: the caller's structure, as the table says.
+    // SAFETY: the caller passes NULL or a structure that may be written, as the table's documentation asks.
     unsafe { get_stats_at(stats, SLOT) }
 }
 unsafe fn get_stats_at(stats: *mut memory_stats_t, slot: usize) {
@@ -149,7 +150,8 @@ macro_rules! tables {
             table::<{ $row * 8 + 6 }>(), table::<{ $row * 8 + 7 }>(),])
     };
 }
-/// C may hold these addresses and is told not to write; the structure must be mutable memory for it all the same.
+/// The tables of all slots. C holds their addresses as pointers that are not `const`, but must not write there: the
+/// tables are a constant, in read-only memory.
 struct Tables([unified_memory_interface_t; SLOTS]);
 static TABLES: Tables = Tables(tables!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19));
 
@@ -157,7 +159,7 @@ static TABLES: Tables = Tables(tables!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 
 pub(crate) fn of_slot(slot: usize) -> *mut unified_memory_interface_t {
     core::ptr::from_ref(&TABLES.0[slot]).cast_mut()
 }
-/// The slot of a table. InvalidArgument when it is none of ours.
+/// The slot of a table. InvalidArgument if the table is not one of the library's.
 pub(super) fn slot_of(memory: *const unified_memory_interface_t) -> Result<usize> {
     let offset = (memory as usize).wrapping_sub(TABLES.0.as_ptr() as usize);
     let slot = offset / size_of::<unified_memory_interface_t>();

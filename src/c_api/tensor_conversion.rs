@@ -1,6 +1,7 @@
-//! The two conversions of `tree_tensor_network.h`: reading a program's `tensor_network_t`, and building one.
+//! The two conversions of `tree_tensor_network.h`: reading a program's `tensor_network_t`, and making one.
 //!
-//! What is built is blocks of C's `malloc`, one for each structure and array, because the program frees them itself.
+//! In a network that is made, each structure and array is a block of its own from C's `malloc`, because the program
+//! itself frees them.
 use super::guard_uncancelled;
 use super::tensor_types::*;
 use super::tree_tensor_network::{list, make, memory, not_null};
@@ -11,12 +12,13 @@ use crate::tensor::{shape, tiled};
 use core::ptr;
 use std::time::Instant;
 
-/// Makes a tree of a network. Its root is the valid node with the smallest id; several connections between two nodes
-/// become several bonds; where the network is no tree, neighbours on a cycle are contracted. The tree's tensors are
-/// copies in the global interface's memory. False, and nothing made, for a network that contradicts itself.
+/// Makes a tree of a general network. Its root is the valid node with the smallest id. Several connections between two
+/// nodes become several bonds. Where the network is not a tree, neighbours on a cycle are contracted. The tensors of
+/// the tree are copies, allocated through the global interface. False, and nothing is made, if the network contradicts
+/// itself.
 ///
 /// # Safety
-/// `network` is a valid network as its own functions make it, `ttn` can be written.
+/// `network` is valid as its own functions make it, and `ttn` can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn convert_tensor_network_to_tree(
     network: *mut tensor_network_t,
@@ -51,13 +53,13 @@ pub unsafe extern "C" fn convert_tensor_network_to_tree(
 /// The valid nodes of a network.
 ///
 /// # Safety
-/// As for `convert_tensor_network_to_tree`; nothing changes as long as the tensors live.
+/// As for `convert_tensor_network_to_tree`. The network must not change while the tensors are used.
 unsafe fn read<'a>(network: &tensor_network_t) -> Result<Vec<Tensor<'a>>> {
     if network.num_nodes > 0 {
         not_null(network.nodes, "the network's array of nodes")?;
     }
     let mut tensors = Vec::new();
-    // SAFETY: the caller's promise, for all that is read below.
+    // SAFETY: the caller promises that the network is valid, which covers everything that is read below.
     for &node in unsafe { list(network.nodes, network.num_nodes) } {
         // SAFETY: as above.
         let Some(node) = (unsafe { node.as_ref() }).filter(|node| node.is_valid.is_set()) else { continue };
@@ -94,8 +96,8 @@ unsafe fn read<'a>(network: &tensor_network_t) -> Result<Vec<Tensor<'a>>> {
     Ok(tensors)
 }
 
-/// Makes a network of the root's tree: its nodes in pre-order, with ids from 0, its bonds as connections. Released with
-/// the program's own `destroy_tensor_network`: all in it is from `malloc`.
+/// Makes a general network of the root's tree: its nodes in pre-order, with ids from 0, and its bonds as connections.
+/// The program's own `destroy_tensor_network` can free it, because everything in it is from `malloc`.
 ///
 /// # Safety
 /// `ttn` is a live network, `network` can be written.
@@ -116,9 +118,9 @@ pub unsafe extern "C" fn convert_tree_to_tensor_network(
     })
 }
 
-/// Room for `count` values from `malloc`, at least one.
+/// A block from `malloc` with room for `count` values, or for one if `count` is 0.
 fn array<T>(count: usize) -> Result<*mut T> {
-    // SAFETY: any size may be asked for; the product fits, being that of something that exists.
+    // SAFETY: malloc takes any size. The product does not overflow, because `count` values of this size exist already.
     let block: *mut T = unsafe { libc::malloc(count.max(1) * size_of::<T>()) }.cast();
     if block.is_null() { fail!(OutOfMemory, "no memory for {count} entries of a network") } else { Ok(block) }
 }
@@ -131,7 +133,7 @@ unsafe fn copy_of<T: Copy>(values: &[T]) -> Result<*mut T> {
     Ok(block)
 }
 
-/// A network being built; freed with all it has if it is not released.
+/// A network that is being built. Unless it is released, dropping it frees it with everything in it.
 struct Building(*mut tensor_network_t);
 impl Building {
     fn release(mut self) -> *mut tensor_network_t {
@@ -143,7 +145,8 @@ impl Drop for Building {
         if self.0.is_null() {
             return;
         }
-        // SAFETY: this object's own blocks, all from `malloc` or NULL; `num_nodes` counts the nodes there are.
+        // SAFETY: the blocks belong to this object, and each is from `malloc` or NULL. `num_nodes` counts the nodes
+        // that were made.
         unsafe {
             for place in 0..(*self.0).num_nodes {
                 let node = *(*self.0).nodes.add(place);
@@ -162,7 +165,7 @@ impl Drop for Building {
 fn build(session: &Session) -> Result<Building> {
     let exported = convert::to_network(session.view())?;
     let made = Building(array::<tensor_network_t>(1)?);
-    // SAFETY: a new block of the right size.
+    // SAFETY: the block is new and has the size of the structure.
     unsafe {
         made.0.write(tensor_network_t {
             nodes: ptr::null_mut(),
@@ -186,7 +189,8 @@ fn build(session: &Session) -> Result<Building> {
         let source = session.view().node(entry.node);
         let node = array::<tensor_node_t>(1)?;
         let (neighbours, axes): (Vec<usize>, Vec<usize>) = entry.links.iter().copied().unzip();
-        // SAFETY: new blocks of the right sizes, whose bits are numbers; the node is counted once all its pointers are set.
+        // SAFETY: the blocks are new and have the right sizes, and any bits are valid numbers. All pointers of a node
+        // are set before the node is counted, so that a drop frees only what is there.
         unsafe {
             node.write(tensor_node_t {
                 data: ptr::null_mut(),
@@ -203,7 +207,7 @@ fn build(session: &Session) -> Result<Building> {
             (*made.0).nodes.add(id).write(node);
             (*made.0).num_nodes = id + 1;
             (*node).data = array(source.count())?;
-            // In memory that is not in place, by pinning its chunks.
+            // `tiled::read` pins the chunks of tiered memory, so it can read tensors that are not in place.
             let elements = core::slice::from_raw_parts_mut((*node).data, source.count());
             tiled::read(source.source(), 0, elements)?;
             (*node).dimensions = copy_of(source.dimensions())?;

@@ -8,7 +8,7 @@ use crate::tensor::stream::{self, Stream};
 use core::ptr;
 use std::time::Instant;
 
-/// A stream over a node's elements in pieces of `chunk_size` (0: 1 MiB). NULL on failure.
+/// Opens a stream over the elements of a node, in pieces of `chunk_size` elements (0: 1 MiB). NULL on failure.
 ///
 /// # Safety
 /// The pointers are a live network and a node of it.
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn create_tensor_stream(
     })
 }
 
-/// Ends a stream. NULL does nothing; one whose network is gone is refused.
+/// Ends a stream. NULL does nothing. A stream whose network is destroyed is refused.
 ///
 /// # Safety
 /// Nobody uses the stream any more.
@@ -46,7 +46,8 @@ pub unsafe extern "C" fn destroy_tensor_stream(stream: *mut tensor_stream_t) {
     guard_uncancelled((), || if stream.is_null() { Ok(()) } else { live::close(stream) })
 }
 
-/// Reads the next piece into `buffer`; it ends at `current_offset`. False at the end, which is no error.
+/// Reads the next piece into the stream's buffer; `current_offset` is where the piece ends. At the end it returns false
+/// and sets no error.
 ///
 /// # Safety
 /// The pointer is a live stream.
@@ -54,22 +55,22 @@ pub unsafe extern "C" fn destroy_tensor_stream(stream: *mut tensor_stream_t) {
 pub unsafe extern "C" fn stream_next_chunk(stream: *mut tensor_stream_t) -> bool {
     guard_uncancelled(false, || {
         let (session, public, state) = live::stream(stream)?;
-        // SAFETY: live, and its network's session makes this call the only user.
+        // SAFETY: `live::stream` found that the stream is live, and the session of its network excludes other calls.
         let state = unsafe { &mut *state };
         let read = state.next(session.view())?;
-        // SAFETY: live, and its network's session makes this call the only user.
+        // SAFETY: as above.
         let public = unsafe { &mut *public };
         public.current_offset = state.offset;
-        // The node may have been given another tensor meanwhile.
+        // Another call may have replaced the tensor of the node since the last piece.
         let node = session.view().node(state.node);
         (public.total_size, public.source) = (node.count(), node.block().as_ptr().cast());
         Ok(read)
     })
 }
 
-/// Contracts the nodes of two streams, as `contract_tree_tensor_nodes` does, into the elements of the third's node,
-/// whose dimensions must be those of the result. Only blocks of the operands are copied. The streams' positions
-/// stay. After a cancelled call the result's elements are undefined.
+/// Contracts the nodes of two streams, as `contract_tree_tensor_nodes` does, into the elements of the third stream's
+/// node, which must have the dimensions of the result. Only blocks of the operands are copied. The positions of the
+/// streams do not change. If the progress callback stops the call, the elements of the result are undefined.
 ///
 /// # Safety
 /// The pointers are live streams.
@@ -83,7 +84,7 @@ pub unsafe extern "C" fn contract_tensor_streams(
         let start = Instant::now();
         let nodes = [live::node_of_stream(stream1)?, live::node_of_stream(stream2)?];
         let (mut session, public, state) = live::stream(result)?;
-        // SAFETY: live, and its network's session makes this call the only user.
+        // SAFETY: `live::stream` found that the stream is live, and the session of its network excludes other calls.
         let (target, id) = unsafe { ((*public).node, (*state).node) };
         {
             let others = OtherSessions::new(&session, nodes)?;

@@ -1,4 +1,4 @@
-//! The tensor types of the legacy headers, by their C names, with their layouts asserted.
+//! The tensor types of the legacy headers under their C names. Assertions at the end check their layouts.
 use super::legacy_types::Flag;
 use crate::tensor::Complex;
 use crate::tensor::records;
@@ -12,7 +12,7 @@ pub use records::{
     TreeTensorNetwork as tree_tensor_network_t, TreeTensorNode as tree_tensor_node_t,
 };
 
-/// Told how far a long contraction is, in floating-point operations; false stops it.
+/// A function that is told how far a long operation is. If it returns false the operation stops.
 #[allow(non_camel_case_types)] // C's own names
 pub type unimem_progress_t =
     Option<unsafe extern "C-unwind" fn(done: f64, total: f64, context: *mut c_void) -> bool>;

@@ -1,8 +1,8 @@
-//! `tree_tensor_network.h`: the tree tensor network for C.
+//! The functions of `tree_tensor_network.h`: the tree tensor network for C.
 //!
-//! Every function checks its arguments, does its work through `crate::tensor` and translates the outcome: false or
-//! NULL on failure, with the thread's last error telling why. A network is used by one thread at a time; a second
-//! one that comes meanwhile is refused.
+//! A function checks its arguments, works through `crate::tensor`, and translates the outcome. On failure it returns
+//! false or NULL, and the thread's last error says why. A network is used by one thread at a time; a call from a second
+//! thread meanwhile is refused.
 use super::legacy_types::{AdvancedMemorySystem, MemoryPool};
 use super::tensor_types::*;
 use super::{advanced_system, guard_uncancelled, layouts, memory_pool, tables};
@@ -21,7 +21,7 @@ pub(super) fn not_null<T>(pointer: *const T, what: &str) -> Result<()> {
     if pointer.is_null() { fail!(InvalidArgument, "{what} is NULL") } else { Ok(()) }
 }
 
-/// A network without nodes, whose tensors go to the global interface.
+/// A network without nodes. Its tensors are allocated through the global interface.
 pub(super) fn make(num_qubits: usize, max_rank: usize, tolerance: f64) -> Result<*mut tree_tensor_network_t> {
     if !(tolerance.is_finite() && tolerance >= 0.0) {
         return fail!(InvalidArgument, "the tolerance {tolerance} is not a finite number of at least 0");
@@ -38,10 +38,10 @@ pub(super) fn make(num_qubits: usize, max_rank: usize, tolerance: f64) -> Result
     }))
 }
 
-/// Makes a network without nodes. Its tensors go to the global interface until `memory` is changed.
+/// Makes a network without nodes. Its tensors are allocated through the global interface until `memory` is changed.
 ///
-/// `max_rank` is what `adapt_bond_dimensions` aims at (0: no limit), `tolerance` the largest error of an element in
-/// hierarchical memory; NULL if that is not a finite number of at least 0.
+/// `max_rank` is what `adapt_bond_dimensions` aims at (0: no limit). `tolerance` is the largest absolute error of an
+/// element in hierarchical memory; NULL if it is not a finite number of at least 0.
 #[unsafe(no_mangle)]
 pub extern "C" fn create_tree_tensor_network(
     num_qubits: usize,
@@ -60,10 +60,11 @@ pub unsafe extern "C" fn destroy_tree_tensor_network(ttn: *mut tree_tensor_netwo
     guard_uncancelled((), || if ttn.is_null() { Ok(()) } else { live::destroy(ttn) })
 }
 
-/// Adds a node with a copy of `data` (row-major; NULL: zeros). No dimensions mean a scalar. NULL on failure.
+/// Adds a node with a copy of `data` (row-major; NULL means zeros). A node without dimensions is a scalar. NULL on
+/// failure.
 ///
 /// # Safety
-/// `dimensions` points to `num_dimensions` sizes, `data` to as many elements as their product.
+/// `dimensions` points to `num_dimensions` sizes. `data` is NULL or points to as many elements as their product.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn add_tree_tensor_node(
     ttn: *mut tree_tensor_network_t,
@@ -101,9 +102,14 @@ pub(super) unsafe fn list<'a, T>(start: *const T, count: usize) -> &'a [T] {
     if count == 0 { &[] } else { unsafe { core::slice::from_raw_parts(start, count) } }
 }
 
-/// Makes `child` a child of `parent`. The bond: the parent's last free axis with the child's first if the sizes agree,
-/// else the first pair of free axes that do, else none (outer product). False if the child has a parent already,
-/// or the edge would close a cycle.
+/// Makes `child` a child of `parent`, and joins them by a bond if any of their free axes fit. The bond is the first of
+/// these that exists:
+///
+/// - the parent's last free axis and the child's first free axis, if their sizes agree;
+/// - the first pair of free axes whose sizes agree;
+/// - no bond: an outer product.
+///
+/// False if the child has a parent already, or if the edge would close a cycle.
 ///
 /// # Safety
 /// The pointers are the network and nodes of it.
@@ -122,7 +128,7 @@ pub unsafe extern "C" fn connect_tree_tensor_nodes(
     })
 }
 
-/// Joins an axis of `parent` with one of `child` of the same size; a further call for the same nodes adds a bond.
+/// Joins an axis of `parent` with an axis of `child` of the same size. Further calls for the same two nodes add bonds.
 ///
 /// # Safety
 /// The pointers are the network and nodes of it.
@@ -144,9 +150,10 @@ pub unsafe extern "C" fn unimem_connect_axes(
     })
 }
 
-/// Contracts two nodes, of this network or others, into a new node of `ttn`, over their bonds if they have any, else
-/// by the rule of `connect_tree_tensor_nodes` over all their axes. Axes of the result: what remains of `node1`, then
-/// of `node2`. It belongs to the network and is freed with it.
+/// Contracts two nodes, of this network or of others, into a new node of `ttn`, which belongs to the network and is
+/// freed with it. The sum goes over the bonds between the two nodes. If they have none it goes over the pair of axes
+/// that the rule of `connect_tree_tensor_nodes` finds among all their axes. The axes of the result are those of `node1`
+/// that remain, then those of `node2`.
 ///
 /// # Safety
 /// The pointers are live networks and nodes; `result` can be written.
@@ -172,9 +179,11 @@ pub unsafe extern "C" fn contract_tree_tensor_nodes(
     })
 }
 
-/// Contracts the root's whole tree. `*result` is released with `free`; `result_dims` has room for `*num_dims` sizes.
-/// With `result` NULL nothing is contracted: the call tells `num_dims`, and the sizes if `result_dims` is not NULL.
-/// Axes: the free axes of the nodes in depth-first pre-order; {1} if there are none.
+/// Contracts the whole tree of the root. The axes of the result are the free axes of the nodes in depth-first
+/// pre-order; {1} if there are none.
+///
+/// `*result` is released with `free`. `result_dims` is NULL or has room for `*num_dims` sizes. If `result` is NULL
+/// nothing is contracted, and only the number of axes and their sizes are returned.
 ///
 /// # Safety
 /// The pointers are a live network and where to write.
@@ -195,7 +204,7 @@ pub unsafe extern "C" fn contract_full_tree_network(
             let (elements, sizes) = tree::contract(session.network(), &memory)?;
             (Some(elements), sizes)
         };
-        // SAFETY: the caller's promise; the result is written only where there is one.
+        // SAFETY: the caller promises that the pointers may be written. `result` is written only if it is not NULL.
         unsafe {
             num_dims.write(sizes.len());
             if !result_dims.is_null() {
@@ -209,7 +218,7 @@ pub unsafe extern "C" fn contract_full_tree_network(
     })
 }
 
-/// Plans the order of contracting the tree thoroughly and keeps the plan. Tensors, bonds and results stay as they are.
+/// Plans the order of contracting the tree thoroughly, and keeps the plan. Tensors, bonds and results stay as they are.
 ///
 /// # Safety
 /// The pointer is a live network.
@@ -223,10 +232,12 @@ pub unsafe extern "C" fn optimize_tree_structure(ttn: *mut tree_tensor_network_t
     })
 }
 
-/// Brings the tree to canonical form and truncates its bonds so that the error of the whole network, relative in the
-/// Frobenius norm, is at most `target_error`; 0 keeps what is above rounding. No bond keeps more than `max_rank` where
-/// the error allows it; where it does not, the tree is adapted, the bond stays larger, and the call is false with
-/// `UNIMEM_ERROR_LIMIT`. On any other failure nothing is changed. `rank` of each node tells the bond to its parent.
+/// Brings the tree to canonical form and truncates its bonds. The error of the whole network, relative in the Frobenius
+/// norm, stays at most `target_error`; 0 keeps everything above rounding.
+///
+/// No bond stays larger than `max_rank` if the error allows that. If it does not, the tree is adapted, the bond stays
+/// larger, and the call is false with `UNIMEM_ERROR_LIMIT`. On any other failure nothing changes. `rank` of each node
+/// becomes the size of the bond to its parent.
 ///
 /// # Safety
 /// The pointer is a live network.
@@ -235,16 +246,16 @@ pub unsafe extern "C" fn adapt_bond_dimensions(ttn: *mut tree_tensor_network_t, 
     guard_uncancelled(false, || {
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
-        // SAFETY: a live network's public structure.
+        // SAFETY: the session shows that the network is live, and its public structure lives as long.
         let most = unsafe { (*session.public()).max_rank };
         adapt::adapt(session.network(), &memory, target_error, most)?;
         Ok(true)
     })
 }
 
-/// What contracting the tree will cost: floating-point operations (8 a multiply-add), and the most bytes that
-/// intermediate tensors and the result will take at one time, without the copies that a product of tensors larger than the
-/// budget may make of them for a time, on disk. Either pointer may be NULL.
+/// Tells what contracting the tree will cost: the floating-point operations (8 for each multiply-add), and the most
+/// bytes that intermediate tensors and the result take at one time. That is without the temporary copies on disk that a
+/// product of tensors larger than the budget may make. Either pointer may be NULL.
 ///
 /// # Safety
 /// The pointers are a live network and where to write.
@@ -271,7 +282,7 @@ pub unsafe extern "C" fn unimem_contraction_cost(
     })
 }
 
-/// Copies what has been measured so far.
+/// Writes what has been measured so far to `metrics`.
 ///
 /// # Safety
 /// The pointers are a live network and where to write.
@@ -289,7 +300,7 @@ pub unsafe extern "C" fn get_tree_tensor_network_metrics(
     })
 }
 
-/// Sets counts and times to 0; the peak starts anew from what the network holds now.
+/// Resets the metrics: counts and times to 0, the peak to what the network holds now.
 ///
 /// # Safety
 /// The pointer is a live network.
@@ -303,8 +314,9 @@ pub unsafe extern "C" fn reset_tree_tensor_network_metrics(ttn: *mut tree_tensor
     })
 }
 
-/// `callback(done, total, context)` is told how far a long contraction is, in floating-point operations, on the
-/// calling thread; false stops it, with `UNIMEM_ERROR_LIMIT`. NULL: nobody. The callback must not use the network.
+/// Sets the function that is told how far a long operation is; NULL: none. It is called as
+/// `callback(done, total, context)` on the calling thread. The numbers are floating-point operations, or steps when
+/// bonds are adapted. If it returns false the operation stops with `UNIMEM_ERROR_LIMIT`. It must not use the network.
 ///
 /// # Safety
 /// The callback can be called with this context until another takes its place.
@@ -322,8 +334,8 @@ pub unsafe extern "C" fn unimem_set_progress(
     })
 }
 
-/// From now on new tensors go to a memory pool (a pool of a memory system stands for its system). What exists stays
-/// where it is and goes back where it came from.
+/// Allocates later tensors from a memory pool, or from its system if it is a pool of a memory system. Existing tensors
+/// stay where they are and are freed there.
 ///
 /// # Safety
 /// The pointers are a live network and a live pool, which outlives the network.
@@ -340,7 +352,7 @@ pub unsafe extern "C" fn set_memory_pool(ttn: *mut tree_tensor_network_t, pool: 
     })
 }
 
-/// The same with a memory system.
+/// Allocates later tensors from a memory system, as [`set_memory_pool`] does from a pool.
 ///
 /// # Safety
 /// The pointers are a live network and a live system, which outlives the network.
@@ -357,19 +369,19 @@ pub unsafe extern "C" fn set_memory_system(
     })
 }
 
-/// Most threads that one contraction uses; 0: as many as there are processors. Of the whole process.
+/// Limits the threads of one contraction, for the whole process; 0: as many as there are processors.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_set_threads(count: usize) {
     kernel::set_threads(count);
 }
 
-/// Threads that one contraction uses where it is large enough.
+/// Returns the number of threads that a large contraction uses.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_threads() -> usize {
     guard_uncancelled(1, || Ok(kernel::threads()))
 }
 
-/// Where the tensors of a network go: its table, and our instance behind it if it is one.
+/// Where the tensors of a network are allocated: its table, and our instance behind the table if there is one.
 pub(super) fn memory(session: &Session) -> Result<Memory> {
     let slot = tables::slot_of(session.table().cast());
     session.memory(slot.ok().map(slots::open_at).transpose()?)

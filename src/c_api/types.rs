@@ -1,7 +1,8 @@
-//! The types of `unimem.h`, named as C sees them.
+//! The types of `unimem.h`, with their C names.
 //!
-//! Programs have structures of these types in memory of their own, and fill in tables and configurations themselves. So no
-//! structure gets another field, nor the table another function, before the next soname: what is new is a new function.
+//! Programs hold structures of these types in their own memory, and fill in tables and configurations themselves. So
+//! until the next soname no structure gets another field, and the table gets no other function. What is new becomes a
+//! new exported function.
 #![allow(non_camel_case_types)] // C's own names
 use super::legacy_types::Flag;
 use core::ffi::{c_char, c_int, c_void};
@@ -12,141 +13,157 @@ use core::ffi::{c_char, c_int, c_void};
 pub enum unimem_error_t {
     /// Nothing has failed.
     UNIMEM_OK = 0,
-    /// An argument is out of its range, or does not fit the others.
+    /// An argument is out of its range, or does not fit the other arguments.
     UNIMEM_ERROR_INVALID_ARGUMENT,
-    /// The system, or the instance's budget, has no memory left.
+    /// The system has no memory left, or the instance's budget has no room.
     UNIMEM_ERROR_OUT_OF_MEMORY,
-    /// A fixed number of things is used up.
+    /// A fixed number of things is used up, a limit that the caller set is reached, or a progress callback stopped the
+    /// call.
     UNIMEM_ERROR_LIMIT,
-    /// The address is not a live block of the one it was given to.
+    /// The address is not that of a live block of this instance, pool or system.
     UNIMEM_ERROR_NOT_OWNED,
     /// The block was freed before.
     UNIMEM_ERROR_DOUBLE_FREE,
-    /// Bytes that must not change have changed.
+    /// Bytes that nobody should have changed have changed.
     UNIMEM_ERROR_CORRUPTION,
     /// A file could not be read or written.
     UNIMEM_ERROR_IO,
     /// This machine, this build or this instance's configuration does not allow it.
     UNIMEM_ERROR_UNSUPPORTED,
-    /// A defect of the library.
+    /// An error inside the library.
     UNIMEM_ERROR_INTERNAL,
 }
 
-/// Figures of an instance. Exact while no other thread is inside it.
+/// Statistics of an instance. They are exact while no other thread is inside the instance.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct memory_stats_t {
-    /// Live bytes, as requested; tracked foreign blocks included.
+    /// Bytes that are live, as requested. Tracked foreign blocks are included.
     pub total_allocated: usize,
-    /// Highest `total_allocated` since creation or reset: exact with one thread, with several never low by more
-    /// than 64 KiB a thread.
+    /// Highest `total_allocated` since creation or reset. With one thread it is exact; with several it is never too low
+    /// by more than 64 KiB for each thread.
     pub peak_allocated: usize,
-    /// Allocations that succeeded. To reallocate is not to allocate, nor to free, whether the block moves or not.
+    /// Allocations that succeeded. A reallocation counts neither as an allocation nor as a free, whether the block
+    /// moves or not.
     pub num_allocations: usize,
     /// Blocks freed.
     pub num_frees: usize,
-    /// Largest request, bytes.
+    /// Bytes of the largest request.
     pub largest_allocation: usize,
-    /// Share of the RAM held that is not live, percent.
+    /// Percentage of the RAM held that is not live, 0 to 100.
     pub fragmentation: usize,
-    /// Allocations served by the calling threads' own caches.
+    /// Allocations that the calling thread's own cache served.
     pub cache_hits: usize,
-    /// All others.
+    /// All other allocations.
     pub cache_misses: usize,
 }
 
-/// One instance's functions. They may be called from any thread, also to free what another thread allocated.
+/// The functions of one instance. They may be called from any thread, and one thread may free what another allocated.
 ///
-/// Sizes are bytes. A function that fails gives NULL or false and sets the calling thread's last error
-/// (`unimem_last_error`); nothing is changed then.
+/// Sizes are in bytes. A function that fails returns NULL or false, changes nothing, and sets the calling thread's last
+/// error (`unimem_last_error`).
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct unified_memory_interface_t {
-    /// `size` bytes at `alignment`, a power of two up to 1 GiB; 0 means 64. NULL for 0 bytes.
+    /// Allocates `size` bytes, which are not zeroed. `alignment` is a power of two up to 1 GiB; 0 means 64. A `size` of
+    /// 0 is refused (`UNIMEM_ERROR_INVALID_ARGUMENT`), and so is any other alignment.
     pub allocate: Option<unsafe extern "C" fn(size: usize, alignment: usize) -> *mut c_void>,
-    /// Frees a live block of this instance; NULL is fine. Anything else is refused: `UNIMEM_ERROR_NOT_OWNED` for
-    /// foreign and interior pointers, `UNIMEM_ERROR_DOUBLE_FREE` for blocks freed before, as far as the heap still knows
-    /// their memory.
+    /// Frees a live block of this instance; a block with several owners loses one of them (`unimem_retain`). NULL does
+    /// nothing. Any other pointer is refused and counted (`unimem_refused_frees`): with `UNIMEM_ERROR_DOUBLE_FREE` if
+    /// it was freed before and the heap still knows its memory, else with `UNIMEM_ERROR_NOT_OWNED`. With
+    /// `UNIMEM_DEBUG=guard` a block behind which bytes were overwritten is refused too (`UNIMEM_ERROR_CORRUPTION`).
     pub free: Option<unsafe extern "C" fn(ptr: *mut c_void)>,
-    /// Changes a block's size; contents up to the smaller size, alignment and kind stay. NULL allocates, 0 frees.
+    /// Changes the size of a block. It keeps its contents up to the smaller size, its alignment, and its kind (plain,
+    /// streaming or hierarchical); a tensor loses its layout. NULL allocates; a `size` of 0 frees and returns NULL. On
+    /// failure the old block is untouched.
     pub realloc: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> *mut c_void>,
-    /// A dense row-major tensor of `ComplexFloat` (8 bytes an element) of 1 to 64 dimensions, none of them 0, aligned to
-    /// 64, from 2 MiB up to 2 MiB with huge pages advised.
+    /// Allocates a dense row-major tensor of `ComplexFloat` (8 bytes an element), which is not zeroed. It has 1 to 64
+    /// dimensions, none of them 0. It is aligned to 64 bytes; from 2 MiB on it is aligned to 2 MiB and asks for huge
+    /// pages.
     pub allocate_geometric:
         Option<unsafe extern "C" fn(dimensions: *mut usize, num_dims: usize) -> *mut c_void>,
-    /// Zeroed memory that may be compressed: float32 elements come back within `tolerance` (0: exactly; negative: the
-    /// configured one).
+    /// Allocates zeroed memory that may be compressed. With a `tolerance` above 0 it is read as an array of float32:
+    /// each finite element comes back within `tolerance` of what was last written (an absolute error), and NaN and
+    /// infinities come back as they were. With 0 every byte comes back. A negative tolerance means the instance's
+    /// `compression_tolerance`; one that is not finite is refused (`UNIMEM_ERROR_INVALID_ARGUMENT`).
+    /// `UNIMEM_ERROR_LIMIT` if the budget cannot hold two chunks.
     pub allocate_hierarchical: Option<unsafe extern "C" fn(size: usize, tolerance: f64) -> *mut c_void>,
-    /// Zeroed memory that may be larger than RAM, in chunks of `chunk_size` bytes (0: the configured size).
+    /// Allocates zeroed memory that may be larger than RAM. Every byte comes back as it was written. `chunk_size` is in
+    /// bytes and is rounded up to whole pages, from 4 KiB to 64 MiB; 0 means the instance's chunk size, or a smaller
+    /// one where the memory or the budget is small.
     pub allocate_streaming: Option<unsafe extern "C" fn(total_size: usize, chunk_size: usize) -> *mut c_void>,
-    /// Tracks any pointer, ours or not; tracking again replaces the size. Foreign ones count as live bytes, until they are
-    /// untracked. One into a live block of this instance, at its start or inside, adds nothing to what the block counts;
-    /// its tracking goes along when the block is reallocated and ends when it is freed. More than 2^48 bytes, which no block
-    /// can have, are refused: `UNIMEM_ERROR_INVALID_ARGUMENT`.
+    /// Tracks any pointer; tracking it again replaces its size. How it counts depends on where it points:
+    ///
+    /// - A foreign pointer: its `size` counts as live bytes until it is untracked.
+    ///
+    /// - A pointer to the start or the inside of a live block of this instance: it adds nothing to what the block
+    ///   counts. The tracking follows the block when it is reallocated, and ends when it is freed.
+    ///
+    /// A `size` above 2^48, which no block can have, is refused (`UNIMEM_ERROR_INVALID_ARGUMENT`).
     pub track_allocation: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> bool>,
-    /// Forgets a tracked pointer; false when it is not tracked.
+    /// Stops tracking a pointer. False if it is not tracked (`UNIMEM_ERROR_INVALID_ARGUMENT`).
     pub untrack_allocation: Option<unsafe extern "C" fn(ptr: *mut c_void) -> bool>,
-    /// Fills `stats` in.
+    /// Writes the instance's statistics to `stats`.
     pub get_stats: Option<unsafe extern "C" fn(stats: *mut memory_stats_t)>,
 }
 
-/// What an instance is made from. In all sizes 0 means: none, or the default.
+/// The configuration of an instance. In all sizes 0 means none, or the default.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct unified_pool_config_t {
-    /// Bytes made ready at creation; 0: none.
+    /// Bytes made ready when the instance is created; 0: none.
     pub initial_size: usize,
-    /// Cap on the RAM the instance holds, everything counted; 0: none.
+    /// Most bytes of RAM that the instance may hold, everything included; 0: no limit.
     pub max_size: usize,
-    /// False: the cap is `initial_size`.
+    /// Whether the instance may grow beyond `initial_size`. If not, and `initial_size` is not 0, that is the limit.
     pub enable_growth: Flag,
-    /// `allocate` places tensors as `allocate_geometric` does.
+    /// Whether `allocate` aligns large blocks as `allocate_geometric` does.
     pub use_geometric_layout: Flag,
-    /// False: `allocate_streaming` gives NULL.
+    /// Whether `allocate_streaming` works; otherwise it fails with `UNIMEM_ERROR_UNSUPPORTED`.
     pub enable_streaming: Flag,
-    /// Default chunk of streaming and hierarchical memory; 0: 1 MiB.
+    /// Bytes of a chunk of streaming and hierarchical memory, where a call does not say; 0: 1 MiB.
     pub chunk_size: usize,
-    /// Used where a call passes a negative tolerance.
+    /// The tolerance where a call passes a negative one; absolute, finite and at least 0.
     pub compression_tolerance: f64,
 }
 
-/// Receives the library's messages. `level`: 0 error, 1 warning, 2 info, 3 debug. It may be called on any thread, and
-/// must return: a C++ exception that leaves it ends the program.
+/// A function that receives the library's messages. `level` is 0 for errors, 1 for warnings, 2 for information and 3
+/// for debugging. It may be called on any thread. It must return: a C++ exception that leaves it ends the program.
 pub type unimem_log_t =
     Option<unsafe extern "C-unwind" fn(level: c_int, message: *const c_char, context: *mut c_void)>;
 
-/// The layout of a tensor. The arrays belong to the block and live as long as it does.
+/// The layout of a tensor. The arrays belong to the block, and live as long as it does.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct unimem_layout_t {
-    /// Dimensions.
+    /// Number of dimensions.
     pub num_dims: usize,
-    /// Bytes of an element.
+    /// Bytes of one element.
     pub element_size: usize,
-    /// Bytes of the tensor.
+    /// Bytes of the whole tensor.
     pub size: usize,
-    /// Extent of each dimension.
+    /// Extent of each dimension, in elements.
     pub dimensions: *const usize,
-    /// Elements from one index to the next, of each dimension; the last one is 1.
+    /// Distance from one index to the next in each dimension, in elements; that of the last dimension is 1.
     pub strides: *const usize,
 }
 
-/// A block that is live, or tracked.
+/// A block that is live, or that is tracked.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct unimem_leak_t {
     /// Where it begins.
     pub address: *mut c_void,
-    /// Bytes asked for, or the size it is tracked with.
+    /// Bytes asked for, or the size that it is tracked with.
     pub size: usize,
-    /// Tracked, and not the instance's own.
+    /// Whether the block is tracked and not the instance's own.
     pub foreign: bool,
-    /// Owners (`unimem_retain`); 1 for foreign blocks.
+    /// Number of owners (`unimem_retain`); 1 for foreign blocks.
     pub references: usize,
 }
 
-/// Receives leaks one by one. It may use the instance, but must not close it, and must return: a C++ exception
-/// that leaves it ends the program.
+/// A function that receives leaks one by one. It may use the instance, but must not close it. It must return: a C++
+/// exception that leaves it ends the program.
 pub type unimem_leak_callback_t =
     Option<unsafe extern "C-unwind" fn(leak: *const unimem_leak_t, context: *mut c_void)>;
 
@@ -160,29 +177,29 @@ const _: () = {
     assert!(offset_of!(unified_pool_config_t, compression_tolerance) == 32);
 };
 
-/// What a chunk is acquired for.
+/// What a program wants to do with a chunk that it acquires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub enum unimem_access_t {
-    /// Reading.
+    /// Read it.
     UNIMEM_READ = 0,
-    /// Reading and writing.
+    /// Read and write it.
     UNIMEM_WRITE,
-    /// Writing all of it: what it held is not brought in.
+    /// Write all of it. The old contents are not brought in, and are unspecified until they are written.
     UNIMEM_OVERWRITE,
 }
 
-/// How streaming or hierarchical memory will be used.
+/// How a program will use streaming or hierarchical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub enum unimem_advice_t {
-    /// In order: it is read ahead from the first chunk on.
+    /// In order. Chunks are read ahead from the first access on.
     UNIMEM_SEQUENTIAL = 0,
-    /// In no order: nothing is read ahead.
+    /// In no order. Nothing is read ahead.
     UNIMEM_RANDOM,
-    /// Soon: it is brought in as far as the budget goes.
+    /// Soon. The library's own threads bring in stored chunks, as many as half the budget holds.
     UNIMEM_WILL_NEED,
-    /// Not for a while: it is sent out.
+    /// Not for a while. Chunks in place are sent out.
     UNIMEM_DONT_NEED,
 }
 
@@ -190,21 +207,21 @@ pub enum unimem_advice_t {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct unimem_residency_t {
-    /// Bytes in place in RAM.
+    /// Bytes in RAM as the program sees them: chunks in place, and chunks that were read ahead.
     pub hot_bytes: usize,
-    /// Encoded bytes in RAM. A chunk that is in place unchanged may be kept encoded as well.
+    /// Encoded bytes in RAM. A chunk that is in place and unchanged may have an encoded copy, which counts here too.
     pub warm_bytes: usize,
-    /// Encoded bytes in the spill file; so may one in RAM.
+    /// Encoded bytes in the spill file. A chunk that is in RAM may have a copy there, which counts here too.
     pub cold_bytes: usize,
     /// Chunks brought in because they were touched or acquired.
     pub faults: usize,
-    /// Chunks sent out.
+    /// Chunks sent out of their place in RAM.
     pub evictions: usize,
-    /// Chunks brought in ahead of need.
+    /// Chunks brought in before they were needed.
     pub prefetches: usize,
-    /// Those of them that were then used.
+    /// Prefetched chunks that were then used.
     pub prefetch_hits: usize,
-    /// Bytes before encoding for each byte after it, over all that was encoded; 1 if nothing was.
+    /// Bytes before encoding divided by bytes after it, over all that was encoded; 1 if nothing was.
     pub compression_ratio: f64,
     /// Nanoseconds spent encoding and decoding.
     pub compression_ns: usize,

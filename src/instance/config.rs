@@ -1,27 +1,27 @@
-//! What an instance is configured with, checked; and the global instance's configuration from the environment.
+//! The configuration of an instance: checked, and for the global instance read from the environment.
 use crate::error::{Result, fail};
 use crate::heap::HeapParams;
 use crate::log::log;
 use crate::os::environment::variable;
 use core::ffi::CStr;
 
-/// Chunk of streaming and hierarchical memory when none is given.
+/// Bytes of a chunk of streaming and hierarchical memory, if the configuration does not say.
 pub const DEFAULT_CHUNK: usize = 1 << 20;
 
 /// A checked configuration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config {
-    /// Bytes made ready at creation.
+    /// Bytes made ready when the instance is created.
     pub initial_size: usize,
-    /// Most bytes of RAM held; 0: no limit.
+    /// Most bytes of RAM that the instance may hold; 0: no limit.
     pub max_size: usize,
-    /// Whether `allocate` places tensors as `allocate_geometric` does.
+    /// Whether `allocate` aligns large blocks as `allocate_geometric` does.
     pub use_geometric_layout: bool,
-    /// Whether streaming memory is to be had.
+    /// Whether streaming memory can be allocated.
     pub enable_streaming: bool,
-    /// Bytes of a chunk.
+    /// Bytes of a chunk of streaming and hierarchical memory, where a call does not say.
     pub chunk_size: usize,
-    /// Tolerance where a call passes a negative one.
+    /// The tolerance where a call passes a negative one.
     pub compression_tolerance: f64,
 }
 impl Default for Config {
@@ -38,7 +38,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks what a caller gave. Without growth the initial size is the limit; 0 means no limit, as everywhere.
+    /// Checks a caller's configuration and completes it. Without growth the initial size is the limit; an initial size
+    /// of 0 means no limit all the same. InvalidArgument.
     pub fn checked(self, enable_growth: bool) -> Result<Config> {
         if !is_tolerance(&self.compression_tolerance) {
             return fail!(InvalidArgument, "compression tolerance {}", self.compression_tolerance);
@@ -53,7 +54,7 @@ impl Config {
         }
         Ok(self.completed(enable_growth))
     }
-    /// With what follows from other settings, and a default for the size of chunks.
+    /// Sets what follows from other settings, and the default chunk size.
     fn completed(mut self, enable_growth: bool) -> Config {
         if !enable_growth && self.initial_size != 0 {
             self.max_size = self.initial_size;
@@ -63,13 +64,13 @@ impl Config {
         }
         self
     }
-    /// Parameters of its heap.
+    /// Parameters for the instance's heap.
     pub fn heap_params(&self) -> HeapParams {
         HeapParams { limit: self.max_size, ready: self.initial_size, ..HeapParams::default() }
     }
-    /// The global instance's: `UNIMEM_INITIAL_SIZE`, `UNIMEM_MAX_SIZE`, `UNIMEM_CHUNK_SIZE` (bytes, or with a suffix
-    /// K, M, G, T), `UNIMEM_GEOMETRIC`, `UNIMEM_STREAMING` (0 or 1), `UNIMEM_TOLERANCE`. What cannot be read is
-    /// reported to the log and left at its default.
+    /// The configuration of the global instance: `UNIMEM_INITIAL_SIZE`, `UNIMEM_MAX_SIZE`, `UNIMEM_CHUNK_SIZE` (bytes,
+    /// or with a suffix K, M, G, T), `UNIMEM_GEOMETRIC`, `UNIMEM_STREAMING` (0 or 1), `UNIMEM_TOLERANCE`. A value that
+    /// cannot be understood is reported to the log, and the setting keeps its default.
     pub fn from_environment() -> Config {
         let mut config = Config::default();
         set(c"UNIMEM_INITIAL_SIZE", size, &mut config.initial_size);
@@ -106,7 +107,7 @@ fn tolerance(text: &str) -> Option<f64> {
 fn is_tolerance(value: &f64) -> bool {
     value.is_finite() && *value >= 0.0
 }
-/// Bytes, from a number with or without a suffix K, M, G or T. Allocates nothing.
+/// Parses a number of bytes, with or without a suffix K, M, G or T. Allocates nothing.
 pub fn size(text: &str) -> Option<usize> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

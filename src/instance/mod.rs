@@ -1,4 +1,5 @@
-//! Instances: what stands behind each table of functions. A heap, a configuration, and the blocks it tracks.
+//! Instances. Behind each table of functions stands one: a heap, tiered memory, a configuration, and the addresses that
+//! it tracks.
 pub mod config;
 pub mod slots;
 pub mod tensor_layout;
@@ -17,19 +18,20 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use tiered::Tiered;
 
-/// Tensors of at least this many bytes start on a huge page.
+/// Tensors of at least this many bytes are aligned to a huge page.
 const HUGE_TENSOR: usize = crate::os::map::HUGE_PAGE;
-/// Bytes of address space that a process has, on all processors this is for, unless it asks for more. A tracked block cannot be
-/// larger, and sizes that large cannot make a sum of live bytes wrap.
+/// Bytes of address space that a process has unless it asks for more, on every processor that the library supports. A
+/// tracked block cannot be larger. With this limit no sum of live bytes can wrap.
 const ADDRESS_SPACE: usize = 1 << 48;
-/// Leaks named one by one in the log when an instance is closed.
+/// How many leaks the log names when an instance is closed.
 const LEAKS_LOGGED: usize = 16;
 
-/// One instance. Its heap may be a memory pool's or a memory system's.
+/// One instance. Its heap is its own, or that of a memory pool or memory system.
 pub struct Instance {
     heap: &'static Heap,
     config: Config,
-    /// Tracked addresses that are not in its own memory. Those that are end with it: heap/tracked.rs.
+    /// Tracked addresses outside the instance's own memory. Addresses inside are tracked with that memory
+    /// (heap/tracked.rs).
     foreign: TrackingTable,
     /// Streaming and hierarchical memory.
     tiered: Tiered,
@@ -42,9 +44,9 @@ pub struct Leak {
     pub address: usize,
     /// Bytes asked for, or the size it is tracked with.
     pub size: usize,
-    /// Tracked, and not the instance's own.
+    /// Whether it is tracked and not the instance's own.
     pub foreign: bool,
-    /// Owners; 1 for foreign blocks.
+    /// Number of owners; 1 for foreign blocks.
     pub references: usize,
 }
 
@@ -52,12 +54,12 @@ impl Instance {
     fn new(heap: &'static Heap, config: Config) -> Instance {
         Instance { heap, config, foreign: TrackingTable::new(), tiered: Tiered::default() }
     }
-    /// Its heap.
+    /// The instance's heap.
     pub fn heap(&self) -> &'static Heap {
         self.heap
     }
 
-    /// Plain memory: `size` bytes at `alignment`, a power of two up to 1 GiB; 0 means 64.
+    /// Allocates `size` bytes of plain memory. `alignment` is a power of two up to 1 GiB; 0 means 64.
     #[inline(always)]
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = self.alignment_for(size, alignment);
@@ -70,7 +72,7 @@ impl Instance {
             false => alignment,
         }
     }
-    /// Gives up one owner of a block; the last one frees it. NULL is fine.
+    /// Gives up one owner of a block. The last one frees it. NULL does nothing.
     #[inline(always)]
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
         if let Some(region) = self.tiered.region(pointer) {
@@ -78,7 +80,7 @@ impl Instance {
         }
         self.heap.free(pointer).inspect_err(|error| log!(Warning, "free of {pointer:p} refused: {error}"))
     }
-    /// Changes a block's size: NULL allocates, 0 frees.
+    /// Changes the size of a block. NULL allocates; a size of 0 frees.
     pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {
         if pointer.is_null() {
             return self.allocate(size, 0).map(Some);
@@ -91,7 +93,7 @@ impl Instance {
         }
         self.with_room(size, 0, || self.heap.reallocate(pointer, size)).map(Some)
     }
-    /// A dense row-major tensor of `extents`, its layout noted with the block.
+    /// Allocates a dense row-major tensor, and stores its layout with the block.
     pub fn allocate_tensor(&self, extents: &[usize], element_size: usize) -> Result<NonNull<u8>> {
         let size = tensor_layout::bytes(extents, element_size)?;
         let alignment = if size >= HUGE_TENSOR { HUGE_TENSOR } else { 0 };
@@ -104,7 +106,7 @@ impl Instance {
         }
         Ok(block)
     }
-    /// Memory that may be compressed within `tolerance` (negative: the configured one), zeroed.
+    /// Allocates zeroed memory that may be compressed within `tolerance` (negative: the configured one).
     pub fn allocate_hierarchical(&self, size: usize, tolerance: f64) -> Result<NonNull<u8>> {
         if !tolerance.is_finite() {
             return fail!(InvalidArgument, "a tolerance of {tolerance}");
@@ -112,11 +114,11 @@ impl Instance {
         let tolerance = if tolerance < 0.0 { self.config.compression_tolerance } else { tolerance };
         self.allocate_region(size, 0, Policy::Hierarchical { tolerance })
     }
-    /// Whether streaming memory is to be had.
+    /// Whether streaming memory can be allocated.
     pub fn has_streaming(&self) -> bool {
         self.config.enable_streaming
     }
-    /// Memory that may outgrow RAM, in chunks of `chunk_size` bytes (0: the configured size), zeroed.
+    /// Allocates zeroed memory that may be larger than RAM, in chunks of `chunk_size` bytes (0: the configured size).
     pub fn allocate_streaming(&self, total_size: usize, chunk_size: usize) -> Result<NonNull<u8>> {
         if !self.config.enable_streaming {
             return fail!(Unsupported, "streaming is not enabled for this instance");
@@ -124,8 +126,8 @@ impl Instance {
         self.allocate_region(total_size, chunk_size, Policy::Streaming)
     }
 
-    /// Tracks any pointer; tracking again replaces the size. Into memory of this instance, which is counted as it is, whatever
-    /// the size: then it is tracked as long as that memory lives.
+    /// Tracks any pointer; tracking it again replaces its size. A pointer into the instance's own memory adds nothing
+    /// to what is counted, whatever the size, and is tracked as long as that memory lives.
     pub fn track(&self, pointer: *mut u8, size: usize) -> Result<()> {
         if pointer.is_null() {
             return fail!(InvalidArgument, "NULL cannot be tracked");
@@ -136,7 +138,7 @@ impl Instance {
         if let Some(memory) = self.own_memory_at(pointer) {
             return memory.track(&tracked::INSTANCES, pointer as usize);
         }
-        // Counting must not fail once it is tracked: what it needs is made now.
+        // Makes now what counting needs, because counting must not fail once the pointer is tracked.
         self.heap.ready_to_count()?;
         let old = match self.foreign.track(pointer as usize, size) {
             Tracked::New => 0,
@@ -145,7 +147,7 @@ impl Instance {
         };
         self.heap.count_foreign(size as isize - old as isize)
     }
-    /// Forgets a tracked pointer. InvalidArgument when it is not tracked.
+    /// Stops tracking a pointer. InvalidArgument if it is not tracked.
     pub fn untrack(&self, pointer: *mut u8) -> Result<()> {
         if self.own_memory_at(pointer).is_some() && tracked::INSTANCES.untrack(pointer as usize) {
             return Ok(());
@@ -157,34 +159,34 @@ impl Instance {
         }
     }
 
-    /// The live memory of this instance that `pointer` lies in, start or inside.
+    /// The live memory of this instance that contains `pointer`, at its start or inside.
     fn own_memory_at(&self, pointer: *const u8) -> Option<Memory> {
         memory_at(pointer).filter(|memory| match memory {
             Memory::Block { heap, .. } => core::ptr::eq(*heap, self.heap),
             Memory::Tiered(region) => self.tiered.has(region),
         })
     }
-    /// Figures of the instance, tracked foreign blocks included in live bytes.
+    /// The statistics of the instance. Live bytes include tracked foreign blocks.
     pub fn statistics(&self) -> HeapStatistics {
         self.heap.statistics()
     }
-    /// Whether [`Instance::allocate`] would find room for `size` bytes now, as far as the budget goes.
+    /// Whether [`Instance::allocate`] would find room for `size` bytes in the budget now.
     pub fn can_allocate(&self, size: usize) -> bool {
         let movable = self.tiered.engine().map_or(0, |engine| engine.movable());
         self.heap.can_allocate(size, self.alignment_for(size, 0), movable)
     }
-    /// Hands back memory that nothing lives in. Gives the bytes.
+    /// Returns unused memory to the system. Gives the number of bytes.
     pub fn trim(&self) -> usize {
         self.tiered.engine().map_or(0, |engine| engine.trim()) + self.heap.trim()
     }
-    /// Calls `each` with every live block and every tracked foreign one. Gives how many.
+    /// Calls `each` with every live block and every tracked foreign block. Gives how many there are.
     pub fn for_each_leak(&self, each: impl FnMut(Leak)) -> usize {
         // The callback may use the instance, so no lock is held while it runs.
         let (leaks, count) = self.leaks();
         leaks.iter().copied().for_each(each);
         count
     }
-    /// All of them, and how many there are: those for which there is no memory are left out.
+    /// All leaks, and how many there are. Leaks that there is no memory to list are counted but left out.
     fn leaks(&self) -> (Leaks, usize) {
         let (mut leaks, mut count) = self.leaks_beside_blocks();
         let mut blocks = Vec::new_in(Records);
@@ -196,7 +198,7 @@ impl Instance {
         }
         (leaks, count)
     }
-    /// Live tiered memory and tracked foreign blocks.
+    /// The leaks that are not plain blocks: live tiered memory, and tracked foreign blocks.
     fn leaks_beside_blocks(&self) -> (Leaks, usize) {
         let (mut leaks, mut count) = (Leaks::new_in(Records), 0);
         for region in self.tiered.engine().iter().flat_map(|engine| engine.list()) {
@@ -211,22 +213,23 @@ impl Instance {
         });
         (leaks, count)
     }
-    /// Reports every leak to the log. Gives how many there are.
+    /// Reports all leaks to the log. Gives how many there are.
     fn report_leaks(&self) -> usize {
         let (leaks, count) = self.leaks();
         report(&leaks, count);
         count
     }
-    /// The same, for a pool or system that reports its blocks itself.
+    /// Reports the leaks that are not plain blocks. For a pool or system, which reports its blocks itself.
     fn report_leaks_beside_blocks(&self) {
         let (leaks, count) = self.leaks_beside_blocks();
         report(&leaks, count);
     }
 }
 
-/// A list of records: it is filled under locks under which malloc's heap, which may be ours, must not be entered.
+/// A list of leaks, in records. It is filled under locks under which malloc must not be called, because malloc's heap
+/// may be ours.
 type Leaks = Vec<Leak, Records>;
-/// Tells of them; there are `count`.
+/// Reports `count` leaks to the log, and names the first of them.
 fn report(leaks: &[Leak], count: usize) {
     for leak in &leaks[..leaks.len().min(LEAKS_LOGGED)] {
         let kind = if leak.foreign { "tracked block" } else { "block" };
@@ -241,9 +244,9 @@ fn report(leaks: &[Leak], count: usize) {
 
 /// Live memory of libunimem.
 pub enum Memory {
-    /// A block.
+    /// A plain block.
     Block {
-        /// Whose.
+        /// The heap that the block belongs to.
         heap: &'static Heap,
         /// Where it begins.
         start: usize,
@@ -252,7 +255,7 @@ pub enum Memory {
     Tiered(Arc<Region>),
 }
 impl Memory {
-    /// Tracks an address in it, as long as it lives.
+    /// Tracks an address in this memory, as long as the memory lives.
     pub fn track(&self, tracker: &tracked::Tracker, address: usize) -> Result<()> {
         match self {
             Memory::Block { start, .. } => tracker.track_in_block(address, *start),
@@ -260,11 +263,11 @@ impl Memory {
         }
     }
 }
-/// Whether `pointer` lies in a live block of libunimem, start or inside.
+/// Whether `pointer` points into a live block of libunimem, at its start or inside.
 pub fn owns(pointer: *const u8) -> bool {
     memory_at(pointer).is_some()
 }
-/// The live memory of libunimem that `pointer` lies in, start or inside.
+/// The live memory of libunimem that contains `pointer`, at its start or inside.
 pub fn memory_at(pointer: *const u8) -> Option<Memory> {
     match heap::owner_of_interior(pointer) {
         Some((heap, block)) => Some(Memory::Block { heap, start: block.start }),

@@ -1,9 +1,10 @@
-//! The slots of instances: as many as there are tables of functions (c_api/tables.rs).
+//! The slots of instances. There are as many as tables of functions (c_api/tables.rs).
 //!
-//! A slot is used by an instance from opening to closing, then by the next. Calls go to the slot's instance without a
-//! lock; opening and closing take the one of this file. Using an instance while another thread closes it is the
-//! caller's mistake; only closing it twice is an error of its own, because two owners who both clean up come to that easily,
-//! and so does a program's callback that is told of the leaks.
+//! - A slot belongs to one instance from opening to closing, and then to the next.
+//! - Calls reach the instance of a slot without a lock. Opening and closing take the lock of this file.
+//! - A caller must not use an instance while another thread closes it; that is not checked. Closing it twice is checked
+//!   and refused. It happens easily: when two owners both clean up, or when a program's callback is told of the leaks
+//!   and closes the instance again.
 use super::Instance;
 use super::config::Config;
 use crate::error::{Result, fail};
@@ -16,33 +17,33 @@ use allocator_api2::boxed::Box;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
 
-/// Slots in all.
+/// Number of slots.
 pub const SLOTS: usize = 160;
-/// The global instance's.
+/// The slot of the global instance.
 pub const GLOBAL: usize = 0;
-/// Slots of instances that programs open; the rest is for pools and systems.
+/// Slots of the instances that programs open. The rest is for pools and systems.
 const OPENED: core::ops::Range<usize> = 1..RESERVED;
 const ADOPTED: core::ops::Range<usize> = RESERVED..SLOTS;
 
-/// Those whose instance is being closed.
+/// Whether the instance of a slot is being closed.
 static CLOSING: [AtomicBool; SLOTS] = [const { AtomicBool::new(false) }; SLOTS];
 static INSTANCES: [AtomicPtr<Instance>; SLOTS] = [const { AtomicPtr::new(null_mut()) }; SLOTS];
 /// Ids of the heaps in the slots of pools and systems.
 static HEAP_IDS: [AtomicUsize; SLOTS - RESERVED] = [const { AtomicUsize::new(NO_HEAP) }; SLOTS - RESERVED];
 static LOCK: Mutex<()> = Mutex::new(());
 
-/// Takes it, quietly: the program's callback may open and close instances.
+/// Takes the lock. Messages wait until it is released, because the program's callback may open and close instances.
 fn lock() -> QuietGuard<'static, ()> {
     lock_quietly(&LOCK)
 }
 
-/// Id of the heap in a slot, for heap/fast.rs: an instance's heap has its slot's number.
+/// Id of the heap in a slot, for heap/fast.rs. The heap of an opened instance has the number of its slot.
 #[inline(always)]
 pub fn heap_id(slot: usize) -> usize {
     if slot < RESERVED { slot } else { HEAP_IDS[slot - RESERVED].load(Relaxed) }
 }
 
-/// Bytes before each block of the heap in a slot, where that is always the same.
+/// Bytes before each block of the heap in a slot, if they are the same for every heap that can be there.
 #[inline(always)]
 pub const fn prefix(slot: usize) -> Option<usize> {
     if slot < RESERVED { Some(0) } else { None }
@@ -53,13 +54,13 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     prepare: || core::mem::forget(LOCK.lock()),
     parent: unlock,
     child: || {
-        // Those that the parent's other threads were closing stay open here.
+        // The parent's other threads do not exist here, so the instances that they were closing stay open.
         CLOSING.iter().for_each(|closing| closing.store(false, Relaxed));
         unlock();
     },
 };
 fn unlock() {
-    // SAFETY: runs only after `prepare` has taken the lock and forgotten its guard.
+    // SAFETY: `prepare` has taken the lock and forgotten its guard before this runs.
     unsafe { LOCK.force_unlock() }
 }
 /// See load.rs.
@@ -69,7 +70,8 @@ pub(crate) static TRACKING_HOOKS: fork::Hooks = fork::Hooks {
     child: unlock_tracking,
 };
 fn unlock_tracking() {
-    // SAFETY: `prepare` locked the same instances: none opens or closes while the slots' lock is held.
+    // SAFETY: `prepare` locked the tables of the same instances. No instance opens or closes in between, because the
+    // lock of the slots is held.
     all().for_each(|instance| unsafe { instance.foreign.parent() });
 }
 fn all() -> impl Iterator<Item = &'static Instance> {
@@ -79,7 +81,7 @@ fn all() -> impl Iterator<Item = &'static Instance> {
 /// The instance in a slot, if it is open.
 #[inline(always)]
 pub fn get(slot: usize) -> Option<&'static Instance> {
-    // SAFETY: instances live until they are closed, and closing while in use is excluded by contract.
+    // SAFETY: an instance lives until it is closed, and the contract forbids closing it while it is in use.
     unsafe { INSTANCES[slot].load(Acquire).as_ref() }
 }
 /// The instance in a slot, or the error for one that is closed.
@@ -93,7 +95,7 @@ pub fn open_at(slot: usize) -> Result<&'static Instance> {
 }
 
 fn put(slot: usize, heap: &'static Heap, config: Config) -> Result<&'static Instance> {
-    // A record, since malloc's failure would end the program.
+    // In a record, because a failure of malloc would end the program.
     let Ok(instance) = Box::try_new_in(Instance::new(heap, config), Records) else {
         return fail!(OutOfMemory, "no memory for an instance");
     };
@@ -104,7 +106,7 @@ fn put(slot: usize, heap: &'static Heap, config: Config) -> Result<&'static Inst
     }
     Ok(instance)
 }
-/// Makes an instance, and its heap.
+/// Creates a heap and the instance in a slot.
 fn make(slot: usize, config: Config) -> Result<&'static Instance> {
     let heap = Heap::create(&heap_params(&config, slot))?;
     put(slot, heap, config).inspect_err(|_| _ = heap.destroy())
@@ -120,12 +122,12 @@ fn free_slot(range: core::ops::Range<usize>) -> Result<usize> {
     }
 }
 
-/// The global instance, made on first use.
+/// The global instance, which is created on first use.
 pub fn global() -> Result<&'static Instance> {
     if let Some(instance) = get(GLOBAL) {
         return Ok(instance);
     }
-    // Without the lock: what cannot be read is reported to the program's callback, which may use the library.
+    // Before the lock: what cannot be understood is reported to the program's callback, which may use the library.
     let config = Config::from_environment();
     debug::modes();
     let _lock = lock();
@@ -135,7 +137,7 @@ pub fn global() -> Result<&'static Instance> {
     make(GLOBAL, config)
 }
 
-/// Whether `f` is true of any open instance. None opens or closes meanwhile.
+/// Whether `f` is true for any open instance. No instance opens or closes meanwhile.
 pub fn for_any(f: impl Fn(&'static Instance) -> bool) -> bool {
     let _lock = lock();
     all().any(f)
@@ -143,14 +145,14 @@ pub fn for_any(f: impl Fn(&'static Instance) -> bool) -> bool {
 
 /// Opens an instance. Gives its slot.
 pub fn open(config: Config) -> Result<usize> {
-    debug::modes(); // without the lock, as in `global`
+    debug::modes(); // before the lock, as in `global`
     let _lock = lock();
     let slot = free_slot(OPENED)?;
     make(slot, config)?;
     Ok(slot)
 }
 
-/// The slot through which the heap of a pool or system is an instance too; the same one each time.
+/// Makes the heap of a pool or system an instance too, and gives its slot. It is the same slot each time.
 pub fn adopt(heap: &'static Heap) -> Result<usize> {
     let _lock = lock();
     if let Some(slot) = slot_of(heap) {
@@ -161,31 +163,34 @@ pub fn adopt(heap: &'static Heap) -> Result<usize> {
     Ok(slot)
 }
 
-/// The slot of a pool's or system's heap, if it has been given one. Needs no lock: no other heap has this id while it lives.
+/// The slot of the heap of a pool or system, if it has one. No lock is needed, because no other heap has this id while
+/// the heap lives.
 fn slot_of(heap: &Heap) -> Option<usize> {
     ADOPTED.into_iter().find(|&slot| heap_id(slot) == heap.id())
 }
-/// The instance that the heap of a pool or system is too, once [`adopt`] was called for it.
+/// The instance of the heap of a pool or system, if [`adopt`] was called for it.
 pub fn adopted(heap: &Heap) -> Option<&'static Instance> {
     slot_of(heap).and_then(get)
 }
 
-/// Closes the slot of a heap that its owner is about to end; what is tracked is reported.
+/// Closes the slot of a heap that its owner is about to end. Tracked blocks and tiered memory that is live are reported
+/// to the log.
 pub fn disown(heap: &'static Heap) {
     let Some(slot) = slot_of(heap) else { return };
-    // It stays there: nobody else ends this heap.
+    // The instance cannot end meanwhile, because only the owner of this heap ends it.
     if let Some(instance) = get(slot) {
         instance.tiered.tell_overruns();
         instance.report_leaks_beside_blocks();
     }
     let _lock = lock();
-    // SAFETY: put there by `put`; nobody uses the heap any more, by its owner's contract.
+    // SAFETY: `put` stored it there as a box. The owner of the heap promises that nobody uses it any more.
     let instance = unsafe { Box::from_raw_in(INSTANCES[slot].swap(null_mut(), AcqRel), Records) };
     instance.tiered.clear();
     HEAP_IDS[slot - RESERVED].store(NO_HEAP, Relaxed);
 }
 
-/// Closes an instance and frees all that is its. Gives the leaks, which are reported to the log.
+/// Closes an instance and frees everything that belongs to it. Gives the number of leaks, which are reported to the
+/// log.
 pub fn close(slot: usize) -> Result<usize> {
     if !OPENED.contains(&slot) {
         return fail!(
@@ -199,7 +204,7 @@ pub fn close(slot: usize) -> Result<usize> {
     let leaks = open_at(slot).map(|instance| {
         instance.tiered.tell_overruns();
         let leaks = instance.report_leaks();
-        // Before the lock: the program's callback may use other instances, and so make the global one.
+        // Before the lock: the program's callback may use other instances, and may thereby create the global one.
         instance.heap.tell_end();
         leaks
     });
@@ -208,10 +213,12 @@ pub fn close(slot: usize) -> Result<usize> {
         Ok(_) => INSTANCES[slot].swap(null_mut(), AcqRel),
         Err(_) => null_mut(),
     };
-    // After the instance is out of the slot, and under the lock: the next one there may be closed as soon as it is open.
+    // After the instance has left the slot, and under the lock: the next instance there may be closed as soon as it is
+    // open.
     CLOSING[slot].store(false, Release);
     let leaks = leaks?;
-    // SAFETY: put there by `put`, and open: nobody else closes it. Nobody uses it meanwhile, by contract.
+    // SAFETY: `put` stored it there as a box. It was open, and `CLOSING` excluded other threads that close it. The
+    // contract forbids using it meanwhile.
     let instance = unsafe { Box::from_raw_in(instance, Records) };
     instance.foreign.clear();
     instance.tiered.clear();

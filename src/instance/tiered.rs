@@ -1,4 +1,4 @@
-//! Streaming and hierarchical memory of an instance: blocks that are regions of its residency engine.
+//! Streaming and hierarchical memory of an instance. Each block is a region of the instance's residency engine.
 use super::{Instance, slots};
 use crate::error::{Error, Result, fail};
 use crate::heap::debug::{self, regions};
@@ -16,12 +16,13 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
-/// Chunks that should fit the budget at once, where the caller leaves their size to us.
+/// How many chunks should fit the budget at once, if the library chooses the chunk size.
 const CHUNKS_AT_ONCE: usize = 16;
-/// Room asked for beyond a plain block that did not fit: the heap takes memory in pieces larger than blocks.
+/// Room that is asked for in addition to a plain block that did not fit, because the heap takes memory in pieces larger
+/// than blocks.
 const PIECES: usize = HUGE_PAGE;
 
-/// Plain blocks and chunks share the heap's limit.
+/// The budget of an engine: chunks are charged to the limit of the heap, which plain blocks share.
 struct HeapBudget(&'static Heap);
 impl Budget for HeapBudget {
     fn try_charge(&self, bytes: usize) -> bool {
@@ -41,14 +42,14 @@ impl Budget for HeapBudget {
     }
 }
 
-/// The engine of an instance, made with its first region.
+/// The engine of an instance. It is made with the instance's first region.
 #[derive(Default)]
 pub struct Tiered {
     engine: OnceLock<Arc<Engine>>,
 }
 
 impl Tiered {
-    /// The engine, if there is one.
+    /// The engine, if there has been a region.
     pub fn engine(&self) -> Option<&Arc<Engine>> {
         self.engine.get()
     }
@@ -57,7 +58,7 @@ impl Tiered {
             return Ok(engine);
         }
         let engine = Engine::new(Box::new(HeapBudget(heap)))?;
-        // A child finds it there or not, but never half there.
+        // Inside the gate, which fork closes: a child finds the engine there or not, but never half there.
         let superfluous = {
             let _inside = gate::enter();
             self.engine.set(engine)
@@ -65,16 +66,16 @@ impl Tiered {
         drop(superfluous);
         self.engine.get().ok_or(Error::Internal)
     }
-    /// Whether a region is this instance's.
+    /// Whether a region belongs to this instance.
     pub fn has(&self, region: &Region) -> bool {
         self.engine.get().is_some_and(|engine| Arc::ptr_eq(engine, region.engine()))
     }
-    /// The region that starts at `pointer`, if it is this instance's.
+    /// The region that starts at `pointer`, if it belongs to this instance.
     pub fn region(&self, pointer: *const u8) -> Option<Arc<Region>> {
         self.engine.get()?;
         region_at(pointer).filter(|region| self.has(region))
     }
-    /// In debug mode, tells which regions were overrun: before they are freed, and under no lock.
+    /// In debug mode, reports the regions that were overrun. To be called before they are freed, and without a lock.
     pub fn tell_overruns(&self) {
         if let Some(engine) = self.engine.get().filter(|_| debug::guards_are_on()) {
             engine.list().iter().for_each(|region| _ = check(region));
@@ -93,14 +94,14 @@ impl Tiered {
 pub fn region_at(pointer: *const u8) -> Option<Arc<Region>> {
     registry::lookup(pointer as usize).filter(|region| region.start() == pointer as usize)
 }
-/// The live region that `pointer` lies in, start or inside.
+/// The live region that contains `pointer`, at its start or inside.
 pub(super) fn region_of(pointer: *const u8) -> Option<Arc<Region>> {
     registry::lookup(pointer as usize).filter(|region| (pointer as usize) < region.start() + region.size())
 }
-/// Frees the live region that starts at `pointer`, whosever it is. False where there is none.
+/// Frees the live region that starts at `pointer`, whichever instance it belongs to. False if there is none.
 pub fn free_anywhere(pointer: *const u8) -> bool {
     region_at(pointer).is_some_and(|region| {
-        // Looked at before the slots are locked: what is found is told to the program's callback.
+        // Before the slots are locked: an overrun is reported to the program's callback.
         check(&region).is_ok()
             && slots::for_any(|instance| instance.tiered.has(&region) && instance.give_up(&region).is_ok())
     })
@@ -114,17 +115,17 @@ pub fn as_block(region: &Region) -> Block {
     let size = region.size();
     Block { start: region.start(), size, capacity: size, alignment: PAGE }
 }
-/// The instance that made a region, if its interface is that of the pool or system with this heap.
+/// The instance that made a region, if it is that of the pool or system with this heap.
 pub fn maker(heap: &'static Heap, region: &Region) -> Option<&'static Instance> {
     slots::adopted(heap).filter(|instance| instance.tiered.has(region))
 }
-/// The live region that starts at `pointer` and its instance, if that has the interface of the pool or system with this
-/// heap: their own functions take such memory as they take blocks.
+/// The live region that starts at `pointer` and its instance, if that is the instance of the pool or system with this
+/// heap. The functions of pools and systems take such memory as they take blocks.
 pub fn made_through(heap: &'static Heap, pointer: *const u8) -> Option<(&'static Instance, Arc<Region>)> {
     let region = region_at(pointer)?;
     Some((maker(heap, &region)?, region))
 }
-/// The region that starts at `pointer`, or the error for anything else.
+/// The region that starts at `pointer`. NotOwned for any other pointer.
 pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
     match region_at(pointer) {
         Some(region) => Ok(region),
@@ -132,12 +133,12 @@ pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
     }
 }
 
-/// Fails, in debug mode, when a region was overrun, and tells it. Corruption.
+/// In debug mode, looks whether a region was overrun. If it was, reports it and fails with Corruption.
 pub fn check(region: &Region) -> Result<()> {
     if !debug::guards_are_on() {
         return Ok(());
     }
-    // A chunk that cannot be brought in cannot be looked at.
+    // If a chunk cannot be brought in, it cannot be checked, and counts as whole.
     if let Ok(Some(offset)) = region.first_overrun() {
         debug::tell_overrun(region.start(), region.size(), offset);
         return fail!(Corruption, "bytes behind the tiered memory at {:#x} were overwritten", region.start());
@@ -146,7 +147,7 @@ pub fn check(region: &Region) -> Result<()> {
 }
 
 impl Instance {
-    /// A region of `size` bytes. `chunk`: asked for, or 0.
+    /// Allocates a region of `size` bytes in chunks of `chunk` bytes (0: chosen here).
     pub(super) fn allocate_region(&self, size: usize, chunk: usize, policy: Policy) -> Result<NonNull<u8>> {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
@@ -168,7 +169,7 @@ impl Instance {
         let start = region.start() as *mut u8;
         NonNull::new(start).ok_or(Error::Internal)
     }
-    /// The configured chunk, smaller where the memory or the budget is small.
+    /// The configured chunk size, or a smaller one if the memory or the budget is small.
     fn fitting_chunk(&self, size: usize) -> usize {
         let chunk =
             self.config.chunk_size.clamp(*CHUNK_SIZES.start(), *CHUNK_SIZES.end()).next_multiple_of(PAGE);
@@ -179,20 +180,20 @@ impl Instance {
         };
         chunk.min(whole).min(share)
     }
-    /// Gives up one owner of a region.
+    /// Checks a region in debug mode, and gives up one of its owners.
     pub fn free_region(&self, region: &Arc<Region>) -> Result<()> {
         if region.further_owners.load(Relaxed) == 0 {
             check(region)?;
         }
         self.give_up(region)
     }
-    /// The same, where it was looked at already.
+    /// Gives up one owner of a region that was checked already.
     fn give_up(&self, region: &Arc<Region>) -> Result<()> {
         let last = region.further_owners.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_err();
         if !last {
             return Ok(());
         }
-        // Counting must not fail once it is freed: what it needs is made now.
+        // Makes now what counting needs, because counting must not fail once the region is freed.
         self.heap.ready_to_count()?;
         let size = region.size();
         tracked::ended(region.start());
@@ -205,24 +206,24 @@ impl Instance {
         freed::note(region.start());
         self.heap.uncount_region(size)
     }
-    /// Changes the size of a region; the old one is untouched on failure.
+    /// Changes the size of a region. On failure the region is untouched.
     pub fn reallocate_region(&self, region: &Arc<Region>, size: usize) -> Result<NonNull<u8>> {
         let is_shared = region.further_owners.load(Relaxed) > 0;
         check(region)?;
-        // What is known of its size is one owner's to change at a time.
+        // Only one owner at a time may change what is known of the region's size.
         let _alone = is_shared.then(|| lock_quietly(&RESIZING));
         let old = region.size();
         if is_shared && size > old {
             return fail!(Unsupported, "memory with several owners does not grow: it could move");
         }
-        // Counting must not fail once the region may have moved: what it needs is made now.
+        // Makes now what counting needs, because counting must not fail once the region may have moved.
         self.heap.recount_region(0, 0)?;
         let before = region.start();
         let traced = regions::ends(before);
         let resized = region.engine().resize(region, size);
         let region = resized.inspect_err(|_| regions::stays(before, traced))?;
         if size < old && debug::guards_are_on() {
-            // What the program may not use any more is no overrun.
+            // What the program wrote there before it gave up these bytes is not an overrun.
             region.clear_tail().unwrap_or_else(|error| log!(Warning, "{error} behind memory that shrinks"));
         }
         tracked::moved(before, region.start(), size);
@@ -233,7 +234,8 @@ impl Instance {
         self.heap.recount_region(old, size)?;
         NonNull::new(region.start() as *mut u8).ok_or(Error::Internal)
     }
-    /// Runs `allocate`; where the budget has no room, chunks leave to make some for a block of `size` bytes.
+    /// Runs `allocate`. If the budget has no room, sends chunks out to make room for a block of `size` bytes, and runs
+    /// it again.
     pub(super) fn with_room<T>(
         &self,
         size: usize,
@@ -248,7 +250,8 @@ impl Instance {
                     break;
                 }
                 if self.heap.can_allocate(size, alignment, 0) {
-                    // Another thread made room, or the system has no memory: then no chunk's would help.
+                    // Another thread made room. Or the system has no memory, and then to send chunks out would not
+                    // help.
                     return allocate();
                 }
                 if engine.reclaim(wanted) == 0 {
@@ -262,12 +265,12 @@ impl Instance {
     }
 }
 
-/// Further owners are counted with the region.
+/// Adds an owner to the region that starts at `pointer`. The region counts its further owners itself.
 pub fn retain(pointer: *const u8) -> Result<()> {
     expect_region(pointer)?.further_owners.fetch_add(1, Relaxed);
     Ok(())
 }
-/// Owners of the region at `pointer`; 0 when there is none.
+/// Number of owners of the region that starts at `pointer`; 0 if there is none.
 pub fn references(pointer: *const u8) -> usize {
     region_at(pointer).map_or(0, |region| 1 + region.further_owners.load(Relaxed))
 }
@@ -277,7 +280,7 @@ mod tests {
     use super::*;
     use crate::instance::config::Config;
 
-    /// Of two threads that free one region at the same moment.
+    /// Two threads that free one region at the same moment.
     #[test]
     fn the_second_of_two_frees_is_refused_and_counted() {
         let slot = slots::open(Config::default()).unwrap();

@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut, Index, IndexMut};
 use core::ptr::NonNull;
 
-/// A dense row-major tensor in an instance's memory; as a slice, its elements in order.
+/// A dense row-major tensor in the memory of an instance. It dereferences to the slice of its elements in order.
 ///
 /// ```
 /// use unimem::{Interface, Tensor};
@@ -29,19 +29,20 @@ pub struct Tensor<T> {
     owns: PhantomData<T>,
 }
 
-// SAFETY: it owns its elements, as a Vec does.
+// SAFETY: the tensor owns its elements, as a Vec does.
 unsafe impl<T: Send> Send for Tensor<T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for Tensor<T> {}
 
 impl<T: bytemuck::Pod> Tensor<T> {
-    /// Zeros. `InvalidArgument` for no dimensions, one of 0, or more elements than can be; `OutOfMemory`.
+    /// A tensor of zeros. `InvalidArgument` for no dimensions, for a dimension of 0, or for more elements than are
+    /// possible; `OutOfMemory`.
     pub fn zeros(memory: &Interface, dimensions: &[usize]) -> Result<Tensor<T>> {
         const { assert!(align_of::<T>() <= 64, "tensors are aligned to 64") };
         let block = told(memory.instance().allocate_tensor(dimensions, size_of::<T>()))?;
-        // The product has been checked: the block is as large.
+        // `allocate_tensor` has checked the product; the block has as many elements.
         let length = dimensions.iter().product();
-        // SAFETY: the block is that long, and nobody else has it.
+        // SAFETY: the block has that many bytes, and nobody else uses it.
         unsafe { block.write_bytes(0, length * size_of::<T>()) };
         let mut strides: Box<[usize]> = vec![1; dimensions.len()].into();
         for axis in (1..dimensions.len()).rev() {
@@ -50,7 +51,7 @@ impl<T: bytemuck::Pod> Tensor<T> {
         let (start, memory) = (block.cast(), memory.clone());
         Ok(Tensor { memory, start, length, dimensions: dimensions.into(), strides, owns: PhantomData })
     }
-    /// A copy of `elements`, as many as the dimensions say.
+    /// A tensor with a copy of `elements`. `InvalidArgument` if they are not as many as the dimensions say.
     pub fn from_slice(memory: &Interface, dimensions: &[usize], elements: &[T]) -> Result<Tensor<T>> {
         let mut tensor = Self::zeros(memory, dimensions)?;
         if elements.len() != tensor.length {
@@ -66,11 +67,11 @@ impl<T> Tensor<T> {
     pub fn dimensions(&self) -> &[usize] {
         &self.dimensions
     }
-    /// Elements from one index to the next, of each dimension; the last one is 1.
+    /// Distance from one index to the next in each dimension, in elements; that of the last dimension is 1.
     pub fn strides(&self) -> &[usize] {
         &self.strides
     }
-    /// The place of an element.
+    /// The place of an element in the slice.
     ///
     /// # Panics
     /// If there are not as many indices as dimensions, or one is out of its range.
@@ -92,13 +93,13 @@ impl<T> Drop for Tensor<T> {
 impl<T> Deref for Tensor<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: the block has `length` elements, all written, and lives as long as this.
+        // SAFETY: the block has `length` elements, which were all written, and it lives as long as the tensor.
         unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
 impl<T> DerefMut for Tensor<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as above, and `self` is borrowed alone.
+        // SAFETY: as above, and `self` is borrowed exclusively.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 }

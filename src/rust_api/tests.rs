@@ -1,4 +1,4 @@
-//! What the examples in the documentation do not show: failures, threads, containers, ends.
+//! What the examples in the documentation do not show: failures, threads, containers, and how instances end.
 use super::*;
 use crate::error::Error;
 

@@ -1,5 +1,8 @@
-//! Memory larger than RAM, chunk by chunk. Its elements have no references of their own: a chunk that goes out and comes
-//! back may have changed within the tolerance, which no reference may see; so chunks are pinned while they are looked at.
+//! Memory larger than RAM, used chunk by chunk.
+//!
+//! There are no references to elements outside of pinned chunks. A chunk that leaves and comes back may have changed
+//! within the tolerance, and memory behind a Rust reference must not change. So a chunk stays pinned as long as it is
+//! borrowed.
 use super::{Interface, bytes_of, told};
 use crate::error::{Result, fail};
 use crate::os::map::PAGE;
@@ -13,7 +16,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use std::sync::Arc;
 
-/// Streaming or hierarchical memory: chunks that are in RAM, compressed, or on disk.
+/// Streaming or hierarchical memory. Its chunks are in RAM, compressed, or on disk.
 ///
 /// ```
 /// use unimem::{Config, Interface};
@@ -37,9 +40,9 @@ pub struct Tiered<T> {
     elements: PhantomData<T>,
 }
 
-// SAFETY: it owns its elements; the engine moves chunks under locks of its own.
+// SAFETY: it owns its elements. The engine moves chunks under its own locks.
 unsafe impl<T: Send> Send for Tiered<T> {}
-// SAFETY: shared references only give shared chunks.
+// SAFETY: a shared reference gives only chunks for reading.
 unsafe impl<T: Sync> Sync for Tiered<T> {}
 
 impl<T: bytemuck::Pod> Tiered<T> {
@@ -57,19 +60,19 @@ impl<T: bytemuck::Pod> Tiered<T> {
         }
         Ok(tiered)
     }
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.length
     }
-    /// Whether there are none, which cannot be: no memory is given for nothing.
+    /// Whether there are no elements. That is never so, because memory of 0 bytes is refused.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
-    /// Elements of a chunk; the last one may have fewer.
+    /// Number of elements of a chunk. The last chunk may have fewer.
     pub fn chunk_length(&self) -> usize {
         self.region.chunk_size() / size_of::<T>()
     }
-    /// Chunks.
+    /// Number of chunks.
     pub fn chunk_count(&self) -> usize {
         self.region.count()
     }
@@ -81,18 +84,19 @@ impl<T: bytemuck::Pod> Tiered<T> {
     pub fn write(&mut self, index: usize) -> Result<ChunkMut<'_, T>> {
         Ok(ChunkMut { pin: self.pin(index, Access::Write)?, tiered: PhantomData })
     }
-    /// Pins a chunk that will be written anew: what it held is not brought in, zeros stand there.
+    /// Pins a chunk that will be written anew. What it held is not brought in; it begins as zeros.
     pub fn overwrite(&mut self, index: usize) -> Result<ChunkMut<'_, T>> {
         let pin = self.pin::<T>(index, Access::Overwrite)?;
-        // SAFETY: pinned for writing. What stands there is unspecified, which no reference may see.
+        // SAFETY: the chunk is pinned for writing. The zeros replace contents that are unspecified, which no reference
+        // may see.
         unsafe { pin.start.write_bytes(0, pin.length) };
         Ok(ChunkMut { pin, tiered: PhantomData })
     }
-    /// Asks for `count` chunks from `index` on to be brought in meanwhile.
+    /// Asks the library's own threads to bring in `count` chunks, from chunk `index` on. Returns at once.
     pub fn prefetch(&self, index: usize, count: usize) -> Result<()> {
         told(self.region.prefetch(index, count))
     }
-    /// Says how it will be used.
+    /// Says how the memory will be used.
     pub fn advise(&self, advice: Advice) -> Result<()> {
         told(self.region.advise(advice))
     }
@@ -133,7 +137,7 @@ impl<T> Drop for Pin<T> {
     }
 }
 
-/// A chunk in place, to be read.
+/// A chunk that is pinned for reading.
 pub struct Chunk<'a, T> {
     pin: Pin<T>,
     tiered: PhantomData<&'a Tiered<T>>,
@@ -141,12 +145,13 @@ pub struct Chunk<'a, T> {
 impl<T> Deref for Chunk<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: pinned: in place and unchanged as long as this lives; any bytes are a value (Pod).
+        // SAFETY: the chunk is pinned, so it is in place and unchanged as long as this lives. Any bytes are a valid
+        // value (Pod).
         unsafe { core::slice::from_raw_parts(self.pin.start.as_ptr(), self.pin.length) }
     }
 }
 
-/// A chunk in place, to be read and written.
+/// A chunk that is pinned for reading and writing.
 pub struct ChunkMut<'a, T> {
     pin: Pin<T>,
     tiered: PhantomData<&'a mut Tiered<T>>,
@@ -154,13 +159,13 @@ pub struct ChunkMut<'a, T> {
 impl<T> Deref for ChunkMut<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: pinned, as above.
+        // SAFETY: as for `Chunk`.
         unsafe { core::slice::from_raw_parts(self.pin.start.as_ptr(), self.pin.length) }
     }
 }
 impl<T> DerefMut for ChunkMut<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: pinned for writing, and the whole memory is borrowed alone.
+        // SAFETY: the chunk is pinned for writing, and this borrows the whole memory exclusively.
         unsafe { core::slice::from_raw_parts_mut(self.pin.start.as_ptr(), self.pin.length) }
     }
 }
