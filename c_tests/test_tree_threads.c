@@ -96,6 +96,36 @@ static bool forks_inside(void) {
     return made && ended;
 }
 
+/* Two threads close one stream at the same time, then destroy its network: once each is done, the other is refused. Whether
+ * one of them looks at what the other has freed is seen by `make sanitize`. */
+static struct { pthread_barrier_t begin; tree_tensor_network_t *ttn; tensor_stream_t *stream; } shared;
+static void *destroys(void *unused) {
+    (void)unused;
+    pthread_barrier_wait(&shared.begin);
+    destroy_tensor_stream(shared.stream);
+    pthread_barrier_wait(&shared.begin);
+    destroy_tree_tensor_network(shared.ttn);
+    return NULL;
+}
+static bool destroyed_by_two(size_t rounds) {
+    static ComplexFloat ones[4];
+    size_t sizes[] = {2, 2};
+    pthread_barrier_init(&shared.begin, NULL, 2);
+    bool right = true;
+    for (size_t round = 0; right && round < rounds; round++) {
+        shared.ttn = create_tree_tensor_network(0, 2, 1e-6);
+        tree_tensor_node_t *node = add_tree_tensor_node(shared.ttn, ones, sizes, 2, false);
+        shared.stream = create_tensor_stream(shared.ttn, node, 16);
+        right = node && shared.stream;
+        pthread_t other;
+        if (!right || pthread_create(&other, NULL, destroys, NULL) != 0) break;
+        destroys(NULL);
+        pthread_join(other, NULL);
+        right = !add_tree_tensor_node(shared.ttn, ones, sizes, 2, false);
+    }
+    return right;
+}
+
 static int on_one_processor(void *first) {
     pid_t threads[MOST_HELPERS];
     return !(place(0, *(int *)first) && multiplies() && helpers(threads) == 0);
@@ -114,6 +144,7 @@ int main(void) {
         pid_t others[MOST_HELPERS];
         EXPECT(children > 0 || helpers(others) == 0, "no product was forked in its middle");
     }
+    CHECK("of two threads that destroy a network at the same time one is refused", destroyed_by_two(scaled(2000)));
     /* A thread has its name once it runs, and a product may be done before. */
     for (size_t i = 0; i < 300 && (seen.found = helpers(seen.threads)) + 1 < (size_t)count; i++) multiplies();
     seen.processors = count;

@@ -18,6 +18,8 @@ use crate::os::map;
 use core::ptr::NonNull;
 
 const MOST_SLICES: usize = MAX_STRIDE / SLICE;
+/// Where ranges stand among the lists of runs, of which none has 0 slices.
+const RANGES: usize = 0;
 /// Kept memory and memory in use may exceed the most ever in use by this much, so that small heaps are left alone.
 const LEEWAY: usize = 1 << 20;
 /// How many of the latest runs of a length are searched for one that the thread itself has used before.
@@ -27,10 +29,10 @@ const SHARE: usize = 8;
 
 /// See the module's comment.
 pub struct Kept {
-    /// Runs, by their number of slices.
-    runs: [List; MOST_SLICES + 1],
-    /// Ranges of mappings.
-    ranges: List,
+    /// What ages, the latest first: runs by their number of slices, and the ranges of mappings at [`RANGES`].
+    aging: [List; MOST_SLICES + 1],
+    /// Runs that were made ready with the heap, by their number of slices, until they are used for the first time.
+    ready: [List; MOST_SLICES + 1],
     /// Bytes of all runs and ranges that count as held.
     bytes: usize,
     /// The most bytes that were ever in use at once.
@@ -66,14 +68,18 @@ impl Kept {
     /// Nothing is kept.
     pub const fn new() -> Kept {
         Kept {
-            runs: [const { List::new() }; MOST_SLICES + 1],
-            ranges: List::new(),
+            aging: [const { List::new() }; MOST_SLICES + 1],
+            ready: [const { List::new() }; MOST_SLICES + 1],
             bytes: 0,
             most_in_use: 0,
             occasions: 0,
         }
     }
 
+    /// The list for runs of `slices` that are kept since then.
+    fn list(&mut self, slices: usize, since: u32) -> &mut List {
+        if since == scavenger::NEVER { &mut self.ready[slices] } else { &mut self.aging[slices] }
+    }
     fn occasion(&mut self) -> u64 {
         self.occasions += 1;
         self.occasions
@@ -125,7 +131,7 @@ impl Kept {
             inner.kept_since = since;
             inner.kept_order = self.occasion();
             self.bytes += inner.held();
-            self.runs[slices].push(span);
+            self.list(slices, since).push(span);
         }
         if since != scavenger::NEVER {
             scavenger::wanted();
@@ -135,8 +141,9 @@ impl Kept {
     /// The kept run that [`Kept::reuse_run`] takes, and its length. It is the shortest that is long enough. Among the latest
     /// of that length it is preferably one that `user` had before, because that thread's processor may still have it cached.
     fn run_for(&self, slices: usize, user: *const ThreadCache) -> Option<(NonNull<Span>, usize)> {
-        let length = (slices..=MOST_SLICES).find(|&n| !self.runs[n].head.is_null())?;
-        let mut next = NonNull::new(self.runs[length].head);
+        let lists = (slices..=MOST_SLICES).flat_map(|n| [(&self.aging[n], n), (&self.ready[n], n)]);
+        let (first, length) = lists.filter_map(|(list, n)| Some((NonNull::new(list.head)?, n))).next()?;
+        let mut next = Some(first);
         for _ in 0..MOST_OF_OTHERS {
             let Some(span) = next else { break };
             // SAFETY: the lock is held, and kept spans are known to nobody but their list.
@@ -146,7 +153,7 @@ impl Kept {
             }
             next = NonNull::new(inner.links[BY_USE].next);
         }
-        Some((NonNull::new(self.runs[length].head)?, length))
+        Some((first, length))
     }
     /// Whether [`Kept::reuse_run`] has a run, and the budget has room for it: for what was touched of it already and for
     /// what the new span `needs`. `movable` as in [`Central::next_block`](super::central::Central).
@@ -172,20 +179,21 @@ impl Kept {
         let rest = if length > slices { Some(records_of_spans::take()?) } else { None };
         // SAFETY: the lock is held. Kept spans are known to nobody but their list, and `rest` is fresh.
         unsafe {
-            self.runs[length].remove(span);
+            let since = span.as_ref().inner().kept_since;
+            self.list(length, since).remove(span);
             let inner = span.as_ref().inner();
             if let Some(rest) = rest {
                 let rest_inner = rest.as_ref().inner();
                 rest_inner.run = inner.run.skip(slices);
                 rest_inner.user = inner.user;
                 rest_inner.charged = inner.charged.saturating_sub(slices * SLICE);
-                rest_inner.kept_since = inner.kept_since;
+                rest_inner.kept_since = since;
                 rest_inner.kept_order = inner.kept_order;
                 inner.charged -= rest_inner.charged;
                 let most = arena::side_bytes(slices, slices * arena::SLOTS) + size_of::<Span>();
                 rest_inner.bookkeeping = inner.bookkeeping.saturating_sub(most);
                 inner.bookkeeping -= rest_inner.bookkeeping;
-                self.runs[length - slices].push(rest);
+                self.list(length - slices, since).push(rest);
             }
             self.bytes -= inner.held();
         }
@@ -203,7 +211,7 @@ impl Kept {
             // The joined range is as old as its longest part, so a part that is used time and again does not keep one that
             // is not.
             let (mut longest, mut since) = (inner.length, scavenger::now());
-            let mut next = NonNull::new(self.ranges.head);
+            let mut next = NonNull::new(self.aging[RANGES].head);
             while let Some(other) = next {
                 let neighbour = other.as_ref().inner();
                 next = NonNull::new(neighbour.links[BY_USE].next);
@@ -214,7 +222,7 @@ impl Kept {
                 if neighbour.length > longest {
                     (longest, since) = (neighbour.length, neighbour.kept_since);
                 }
-                self.ranges.remove(other);
+                self.aging[RANGES].remove(other);
                 self.bytes -= neighbour.charged;
                 inner.run.base = inner.run.base.min(start);
                 inner.length += neighbour.length;
@@ -232,14 +240,14 @@ impl Kept {
             inner.kept_order = self.occasion();
             inner.charged = inner.length;
             self.bytes += inner.length;
-            self.ranges.push(span);
+            self.aging[RANGES].push(span);
         }
     }
 
     /// The kept range for `request`: the shortest that serves.
     pub fn range_for(&self, request: RangeRequest) -> Option<NonNull<Span>> {
         let mut best: Option<(NonNull<Span>, usize)> = None;
-        let mut next = NonNull::new(self.ranges.head);
+        let mut next = NonNull::new(self.aging[RANGES].head);
         while let Some(span) = next {
             // SAFETY: kept spans are known to nobody but their list, under the lock.
             let inner = unsafe { span.as_ref().inner() };
@@ -268,7 +276,7 @@ impl Kept {
         let stop = if tail.is_some() { stop } else { end };
         // SAFETY: as above; the new records are known to nobody else.
         unsafe {
-            self.ranges.remove(span);
+            self.aging[RANGES].remove(span);
             self.bytes -= span.as_ref().inner().charged;
             let since = span.as_ref().inner().kept_since;
             for (record, from, to) in [(head, base, start), (tail, stop, end)] {
@@ -288,15 +296,16 @@ impl Kept {
     pub fn release(&mut self, heap: &Heap, before: Option<u32>) -> usize {
         // Not counted by what is held: chunks of tiered memory come and go meanwhile.
         let kept = self.bytes;
-        for slices in 0..=MOST_SLICES {
-            // Index 0 stands for the list of ranges, as no run has 0 slices.
-            let mut next = if slices == 0 { self.ranges.last() } else { self.runs[slices].last() };
-            while let Some(span) = next {
-                // SAFETY: kept spans are known to nobody but their list, under the lock.
-                let inner = unsafe { span.as_ref().inner() };
-                next = NonNull::new(inner.links[BY_USE].previous);
-                if before.is_none_or(|before| inner.kept_since < before) {
-                    self.release_one(heap, span, slices);
+        for slices in RANGES..=MOST_SLICES {
+            for last in [self.aging[slices].last(), self.ready[slices].last()] {
+                let mut next = last;
+                while let Some(span) = next {
+                    // SAFETY: kept spans are known to nobody but their list, under the lock.
+                    let inner = unsafe { span.as_ref().inner() };
+                    next = NonNull::new(inner.links[BY_USE].previous);
+                    if before.is_none_or(|before| inner.kept_since < before) {
+                        self.release_one(heap, span, slices);
+                    }
                 }
             }
         }
@@ -307,14 +316,12 @@ impl Kept {
     /// keeps what it uses again and again. Memory that was made ready with the heap goes last, and only if `ready` is set.
     /// False when nothing is left that may go.
     fn release_oldest(&mut self, heap: &Heap, ready: bool) -> bool {
-        let runs = (1..=MOST_SLICES).filter_map(|n| Some((self.runs[n].last()?, n)));
-        let lasts = self.ranges.last().map(|span| (span, 0)).into_iter().chain(runs);
-        let order = |(span, _): &(NonNull<Span>, usize)| {
+        let last_of = |lists: &[List]| {
+            let lasts = lists.iter().enumerate().filter_map(|(slices, list)| Some((list.last()?, slices)));
             // SAFETY: kept spans are known to nobody but their list, under the lock.
-            let inner = unsafe { span.as_ref().inner() };
-            (inner.kept_since == scavenger::NEVER, inner.kept_order)
+            lasts.min_by_key(|(span, _)| unsafe { span.as_ref().inner() }.kept_order)
         };
-        let oldest = lasts.min_by_key(order).filter(|last| ready || !order(last).0);
+        let oldest = last_of(&self.aging).or_else(|| last_of(&self.ready).filter(|_| ready));
         if let Some((span, slices)) = oldest {
             self.release_one(heap, span, slices);
         }
@@ -328,11 +335,12 @@ impl Kept {
             self.bytes -= inner.held();
             heap.discharge(inner.held());
             inner.bookkeeping = 0;
-            if slices == 0 {
-                self.ranges.remove(span);
+            if slices == RANGES {
+                self.aging[RANGES].remove(span);
                 map::unmap(inner.run.base, inner.length);
             } else {
-                self.runs[slices].remove(span);
+                let since = inner.kept_since;
+                self.list(slices, since).remove(span);
                 arena::give(inner.run.base, slices, inner.charged);
             }
         }
@@ -341,20 +349,7 @@ impl Kept {
 
     /// Whether anything is kept that ages. Memory made ready with the heap does not.
     pub fn ages(&self) -> bool {
-        // The whole list has to be searched: the rest of a run that was cut stands first, whatever its age.
-        let ages = |list: &List| {
-            let mut next = NonNull::new(list.head);
-            while let Some(span) = next {
-                // SAFETY: kept spans are known to nobody but their list, under the lock.
-                let inner = unsafe { span.as_ref().inner() };
-                if inner.kept_since != scavenger::NEVER {
-                    return true;
-                }
-                next = NonNull::new(inner.links[BY_USE].next);
-            }
-            false
-        };
-        ages(&self.ranges) || self.runs.iter().any(ages)
+        self.aging.iter().any(|list| !list.head.is_null())
     }
 }
 
@@ -366,7 +361,7 @@ mod tests {
     /// Makes all kept ranges as old as the process.
     fn age(heap: &Heap) {
         let central = heap.central.lock();
-        let mut next = NonNull::new(central.kept.ranges.head);
+        let mut next = NonNull::new(central.kept.aging[RANGES].head);
         while let Some(span) = next {
             // SAFETY: kept spans are known to nobody but their list, under the lock.
             let inner = unsafe { span.as_ref().inner() };

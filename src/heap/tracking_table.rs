@@ -89,7 +89,7 @@ impl TrackingTable {
             return Tracked::NoMemory;
         }
         shard.insert(address, size);
-        drop(shard);
+        // Under the shard's lock, here and below, so that the count is never less than what the shards hold.
         self.count.fetch_add(1, Relaxed);
         Tracked::New
     }
@@ -98,7 +98,6 @@ impl TrackingTable {
         let mut shard = self.shard(address).lock();
         let size = shard.remove(&address)?;
         give_room_back(&mut shard);
-        drop(shard);
         self.count.fetch_sub(1, Relaxed);
         Some(size)
     }
@@ -118,10 +117,15 @@ impl TrackingTable {
     }
     /// Stops tracking everything, and gives the memory back. Returns how many addresses were tracked.
     pub fn clear(&self) -> usize {
-        for shard in &self.shards {
-            *shard.lock() = HashMap::with_hasher_in(ByPage, Records);
-        }
-        self.count.swap(0, Relaxed)
+        let clear = |shard: &Mutex<Shard>| {
+            let mut shard = shard.lock();
+            let tracked = shard.len();
+            *shard = HashMap::with_hasher_in(ByPage, Records);
+            self.count.fetch_sub(tracked, Relaxed);
+            tracked
+        };
+        // Not the whole count at once: others may track what comes into a shard that is already empty.
+        self.shards.iter().map(clear).sum()
     }
 }
 /// Gives room back: see [`SMALL`]. If there is no memory for the smaller table the shard stays as it is; hashbrown's own
@@ -168,6 +172,24 @@ mod tests {
         let mut sum = 0;
         table.for_each(|address, size| sum += address / 48 - size);
         assert_eq!((sum, table.clear(), table.count()), (0, 100_000, 0));
+    }
+    #[test]
+    fn what_is_tracked_while_the_table_is_cleared_is_counted() {
+        let table = TrackingTable::new();
+        std::thread::scope(|scope| {
+            let tracker = scope.spawn(|| {
+                for i in 0..200_000 {
+                    table.track(i << 12, 1);
+                    table.untrack((i - i % 7) << 12);
+                }
+            });
+            while !tracker.is_finished() {
+                table.clear();
+            }
+        });
+        let mut held = 0;
+        table.for_each(|_, _| held += 1);
+        assert_eq!((table.count(), table.clear(), table.count()), (held, held, 0));
     }
     #[test]
     fn room_is_given_back() {

@@ -114,12 +114,19 @@ impl Session {
         if public.is_null() {
             return fail!(InvalidArgument, "the network is NULL");
         }
-        if kind(public) != Some(Kind::Network) {
-            return fail!(InvalidArgument, "not a live tree tensor network");
-        }
         let record = public.cast_mut().cast::<NetworkRecord>();
-        // SAFETY: the table has this address as a live network, so `create` made it.
-        if unsafe { &(*record).busy }.swap(true, Acquire) {
+        // The table stays locked until the network is marked: `destroy` frees a network only after it has marked it and
+        // then, under the same lock, taken it out of the table.
+        let was_busy = live().as_ref().and_then(|table| {
+            let alive = table.get(&(public as usize)) == Some(&Kind::Network);
+            // SAFETY: the table has this address as a live network, so `create` made the record, and nobody frees it
+            // while the table is locked.
+            alive.then(|| unsafe { &(*record).busy }.swap(true, Acquire))
+        });
+        let Some(was_busy) = was_busy else {
+            return fail!(InvalidArgument, "not a live tree tensor network");
+        };
+        if was_busy {
             return fail!(
                 InvalidArgument,
                 "the network is in use, by another thread or the caller of a callback"
@@ -221,6 +228,10 @@ pub fn stream(public: *mut TensorStream) -> Result<(Session, *mut TensorStream, 
         return fail!(InvalidArgument, "not a live tensor stream");
     };
     let session = Session::new(network as *const TreeTensorNetwork)?;
+    // Once more: another thread may have closed the stream before this session began. While it lasts nobody can.
+    if kind(public) != Some(Kind::Stream(network)) {
+        return fail!(InvalidArgument, "not a live tensor stream");
+    }
     let record = public.cast::<StreamRecord>();
     // SAFETY: the table has this address as a live stream, so `open` made it.
     Ok((session, public, unsafe { (*record).stream.get() }))

@@ -88,13 +88,21 @@ fn output_with_any_order_of_axes() {
 #[test]
 fn long_sums_stay_exact_and_two_threads_agree() {
     check(&[3, 200_000], &[200_000, 2], &[(1, 0)], 12);
-    // All terms are 1, so the sum is a whole number, which f32 holds exactly.
-    let ones = vec![Complex::new(1.0, 0.0); 1 << 22];
-    let mut out = [Complex::new(0.0, 0.0)];
-    Product::row_major(&[1 << 22], &[1 << 22], &[(0, 0)])
-        .compute(&ones, &ones, &mut out, &mut |_| Ok(()))
-        .unwrap();
-    assert_eq!(out[0], Complex::new((1 << 22) as f32, 0.0));
+    // Summed one after the other in f32, so many equal terms would be off by a hundredth.
+    let (terms, tenth) = (1 << 22, Complex::new(0.1, 0.0));
+    let (tenths, ones) = (vec![tenth; 3 * terms], vec![Complex::new(1.0, 0.0); 2 * terms]);
+    let exact = f64::from(tenth.re) * terms as f64;
+    let off = |sum: f32| (f64::from(sum) / exact - 1.0).abs();
+    assert!(off(tenths[..terms].iter().fold(0.0, |sum, term| sum + term.re)) > 0.01);
+    for (rows, columns) in [(1, 1), (3, 1), (1, 2), (3, 2)] {
+        let mut out = vec![Complex::new(f32::NAN, 0.0); rows * columns];
+        Product::row_major(&[rows, terms], &[terms, columns], &[(1, 0)])
+            .compute(&tenths[..rows * terms], &ones[..terms * columns], &mut out, &mut |_| Ok(()))
+            .unwrap();
+        for sum in out {
+            assert!(off(sum.re) < 1e-4 && sum.im == 0.0, "{rows} by {columns}: {sum}, not {exact}");
+        }
+    }
 }
 #[test]
 fn not_a_number_and_infinity_stay() {
