@@ -433,7 +433,8 @@ bool unimem_residency(const void *ptr,
 
 /**
  * Names the mechanism that serves direct access to memory that is not in place: "userfaultfd", "userfaultfd-copy",
- * "signal" or "none". `UNIMEM_FAULTS` in the environment forces one of them.
+ * "signal" or "none". `UNIMEM_FAULTS` in the environment names the first of these to try; if it does not work here, the
+ * next that does is used.
  *
  * - System calls: under every mechanism they fail with `EFAULT` when they are given memory that is not in place.
  *   Acquired chunks are safe.

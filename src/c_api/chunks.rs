@@ -131,7 +131,8 @@ pub unsafe extern "C" fn unimem_residency(ptr: *const c_void, out: *mut unimem_r
 }
 
 /// Names the mechanism that serves direct access to memory that is not in place: "userfaultfd", "userfaultfd-copy",
-/// "signal" or "none". `UNIMEM_FAULTS` in the environment forces one of them.
+/// "signal" or "none". `UNIMEM_FAULTS` in the environment names the first of these to try; if it does not work here, the
+/// next that does is used.
 ///
 /// - System calls: under every mechanism they fail with `EFAULT` when they are given memory that is not in place.
 ///   Acquired chunks are safe.
