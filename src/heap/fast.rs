@@ -161,7 +161,7 @@ fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
 /// The end of a free, apart so that the usual one needs fewer registers. A C function, as none of these unwinds: then it is
 /// jumped to.
 #[inline(never)]
-extern "C" fn keep_in_front(cache: &ThreadCache, entry: Entry, scaled_class: usize) {
+pub(super) extern "C" fn keep_in_front(cache: &ThreadCache, entry: Entry, scaled_class: usize) {
     let magazine = cache.magazine_at(scaled_class);
     match page_map::span_of(entry.pointer as usize) {
         Some(span) => cache.front.keep(span, entry, scaled_class, magazine.labels()),

@@ -10,6 +10,8 @@
 //! - A free of the block that it remembers puts it back. What is remembered holds if the slot says that a block is live and the
 //!   span was in the same service ever since ([`Span::service`]), whoever allocated and freed it meanwhile. While the block
 //!   is in the front, its span stays in service.
+//! - A late free by another thread (slot.rs) can take a block from the front, and the program may then get it from that thread
+//!   and free it here once more. That free goes to the magazine: what the front holds is the free that lost, to be refused.
 //! - A block of another class would stay for ever: slow paths put it into its magazine, and every thread passes one with each
 //!   1024th free at the latest (tally.rs).
 use super::magazine::{Entry, Labels};
@@ -21,24 +23,24 @@ use core::cell::Cell;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-/// The class of no block; those of blocks are even.
-const NONE: usize = 1;
+/// Set beside the scaled class, which is even: the front is empty, and remembers a block of that class.
+const EMPTY: usize = 1;
 
-/// See the module's comment. Of zero bytes (in the sentinel) nothing may be put into it or asked of it, but a block to free: it
-/// remembers none.
+/// See the module's comment. Of zero bytes (in the sentinel) it is asked for a block to free only, and knows none, as it is not
+/// empty.
 #[repr(C, align(64))]
 pub struct Front {
     /// Programs store to where blocks begin, at multiples of 64: see [`Span`] about 4 KiB aliasing.
     unused: usize,
-    /// Scaled class of the block in it, or [`NONE`].
+    /// Scaled class of the block in it; or, with [`EMPTY`], of the one it remembers.
     holds: Cell<usize>,
-    /// The block in it, or the one it remembers, or 0. (A number: of two pointers the compiler thinks that they differ.)
+    /// The block in it, or the one it remembers; 0 at first. (A number: of two pointers the compiler thinks that they differ.)
     address: Cell<usize>,
+    /// Its slot; none in the sentinel.
     slot: Cell<Option<&'static AtomicU16>>,
     span: Cell<*const Span>,
     /// [`Span::counted_size`] of a slot's value is this less the value.
     counted: Cell<usize>,
-    scaled_class: Cell<u32>,
     /// See [`Span::service`].
     service: Cell<u32>,
     labels: Cell<Labels>,
@@ -57,9 +59,10 @@ pub enum Freed {
 }
 
 impl Front {
-    /// Empty.
-    pub fn begin(&self) {
-        self.holds.set(NONE);
+    /// Empty: what it remembers is no block, with a slot that is [`slot::FREE`] for ever.
+    pub fn begin(&self, no_block: &'static AtomicU16) {
+        self.slot.set(Some(no_block));
+        self.holds.set(EMPTY);
     }
     /// Whether it has a block of that class, which is given scaled.
     #[inline(always)]
@@ -75,7 +78,7 @@ impl Front {
         if slot.load(Relaxed) != labels.tag() || !tally.hit(size) {
             return None;
         }
-        self.holds.set(NONE);
+        self.holds.set(self.holds.get() | EMPTY);
         slot.store(labels.zero_size_value().wrapping_sub(size as u16), Relaxed);
         // SAFETY: no block is at address 0.
         Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(self.address.get())) })
@@ -86,25 +89,33 @@ impl Front {
         if self.address.get() != pointer.expose_provenance() {
             return Freed::Unknown;
         }
-        let Some(slot) = self.slot.get() else { return Freed::Unknown };
-        // SAFETY: it remembers a block, and span records stay mapped for ever.
-        let span = unsafe { &*self.span.get() };
+        let remembered = self.holds.get();
+        if remembered & EMPTY == 0 {
+            return Freed::Unknown;
+        }
+        // SAFETY: it remembers a block, or what `begin` was given.
+        let slot = unsafe { self.slot.get().unwrap_unchecked() };
         let value = slot.load(Relaxed);
-        if !slot::is_plainly_live(value) || span.service() != self.service.get() {
+        if !slot::is_plainly_live(value) {
+            return Freed::Unknown;
+        }
+        // SAFETY: it remembers a block, as no other slot is live, and span records stay mapped for ever.
+        let span = unsafe { &*self.span.get() };
+        if span.service() != self.service.get() {
             return Freed::Unknown;
         }
         if !tally.quick_free(self.counted.get().wrapping_sub(value as usize)) {
             return Freed::Slowly;
         }
         self.value.set(value);
-        self.holds.set(self.scaled_class.get() as usize);
+        self.holds.set(remembered ^ EMPTY);
         slot.store(self.labels.get().tag(), Relaxed);
         Freed::Yes
     }
     /// Whether a block of that class may be put in.
     #[inline(always)]
     pub fn has_room(&self, scaled_class: usize) -> bool {
-        self.holds.get() == NONE && scaled_class < SHARED * CLASS_SCALE
+        self.holds.get() & EMPTY != 0 && scaled_class < SHARED * CLASS_SCALE
     }
     /// Puts a block in for which there is room, and whose slot the caller sets then.
     pub fn keep(&self, span: &Span, entry: Entry, scaled_class: usize, labels: Labels) {
@@ -113,16 +124,16 @@ impl Front {
         self.value.set(entry.value());
         self.span.set(span);
         self.counted.set(span.counted_size(0));
-        self.scaled_class.set(scaled_class as u32);
         self.service.set(span.service());
         self.labels.set(labels);
         self.holds.set(scaled_class);
     }
     /// Takes out what it holds: class and entry.
     pub fn remove(&self) -> Option<(usize, Entry)> {
-        let scaled_class = self.holds.replace(NONE);
-        let slot = self.slot.get().filter(|_| scaled_class != NONE)?;
+        let holds = self.holds.get();
+        self.holds.set(holds | EMPTY);
+        let slot = self.slot.get().filter(|_| holds & EMPTY == 0)?;
         let pointer = with_exposed_provenance_mut(self.address.get());
-        Some((scaled_class / CLASS_SCALE, Entry::new(pointer, slot, self.value.get())))
+        Some((holds / CLASS_SCALE, Entry::new(pointer, slot, self.value.get())))
     }
 }
