@@ -94,6 +94,13 @@ static void which_axes(void)
 static void what_takes_part(void)
 {
     tree_tensor_network_t *ttn = network();
+    ComplexFloat *scalar = NULL;
+    size_t one[16], number = 0;
+    CHECK("a tree whose axes are all in bonds", connect_tree_tensor_nodes(ttn, NODE(ttn, 1, 4), NODE(ttn, 2, 4)) && contract_full_tree_network(ttn, &scalar, one, &number));
+    CHECK("has one size, of 1", number == 1 && one[0] == 1);
+    free(scalar);
+    destroy_tree_tensor_network(ttn);
+    ttn = network();
     tree_tensor_node_t *root = NODE(ttn, 1, 3, 4), *child = NODE(ttn, 2, 4, 2), *apart = NODE(ttn, 3, 9, 9), *pair = NULL;
     CHECK("a tree, and a node apart", connect_tree_tensor_nodes(ttn, root, child) && ttn->root == root && apart);
     ComplexFloat before[12], *result = NULL;

@@ -161,11 +161,27 @@ static void orders(void) {
             }
             bool done = unimem_contraction_cost(ttn, &flops[0], &peak) && optimize_tree_structure(ttn) && unimem_contraction_cost(ttn, &flops[1], &peak);
             EXPECT(done && flops[1] <= flops[0] * (1 + 1e-9), "seed %zu: %g operations, %g before", (size_t)seed, flops[1], flops[0]);
+            expect_foretold_peak(ttn, seed);
             cheaper += flops[1] < flops[0] * (1 - 1e-9);
             destroy_tree_tensor_network(ttn);
         }
     }
     CHECK("and some cheaper", cheaper > 0);
+    TEST("a vector goes through a chain of matrices, whichever end of it is the root") {
+        enum { CHAIN = 3000, SIZE = 8 };
+        for (size_t last = 0; last < 2; last++) {
+            tree_tensor_network_t *ttn = network_on(&own_table);
+            tree_tensor_node_t *above = NULL;
+            for (size_t v = 0; v < CHAIN; v++) {
+                bool vector = v == (last ? CHAIN - 1 : 0);
+                tree_tensor_node_t *node = add_tree_tensor_node(ttn, NULL, (size_t[]){SIZE, SIZE}, vector ? 1 : 2, false);
+                if (above) unimem_connect_axes(ttn, above, above->num_dimensions - 1, node, 0);
+                above = node;
+            }
+            EXPECT(unimem_contraction_cost(ttn, &flops[0], &peak) && flops[0] == 8.0 * SIZE * SIZE * (CHAIN - 1), "%zu: %g operations", last, flops[0]);
+            destroy_tree_tensor_network(ttn);
+        }
+    }
 }
 
 /* Pair by pair, child into parent: the axes come in another order, so only what has no order is compared. */
