@@ -97,8 +97,9 @@ pub fn prepare(more: usize) {
     if rested && worth {
         REFUSED.store(false, Relaxed);
         LOOKED.store(now, Relaxed);
-        // `taken` was read before: what has come in since is among the others, on the safe side.
-        let others = all().map_or(most / ASSUMED, |all| all.saturating_sub(taken));
+        // The less of before and after: what comes in or leaves meanwhile counts among the others, on the safe side.
+        let ours = || taken.min(TAKEN.load(Relaxed));
+        let others = all().map_or(most / ASSUMED, |all| all.saturating_sub(ours()));
         SHORT_FROM.store(short_from(most, others), Relaxed);
     } else if looked == 0 {
         SHORT_FROM.fetch_min(short_from(most, most / ASSUMED), Relaxed);
