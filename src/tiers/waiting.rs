@@ -256,8 +256,7 @@ mod tests {
     /// Others that look before it has ended are not to think that all wait.
     #[test]
     fn who_gives_up_waits_no_more() {
-        let waiting: Waiting = Waiting::default();
-        waiting.begin();
+        let waiting = one_at_work(None);
         assert!(!waiting.starve(waiting.progress(), || false));
         assert_eq!(waiting.starve_for_more(waiting.progress(), || false), Outcome::Hopeless);
         assert_eq!(waiting.waiting(), 0);
@@ -265,9 +264,11 @@ mod tests {
         assert!(!waiting.starve(waiting.progress(), || true));
         assert_eq!((waiting.waiting(), waiting.at_work()), (0, 2));
     }
+    fn one_at_work(other: Option<fn(&mut Counts)>) -> Waiting<Once> {
+        Waiting { at_work: AtomicU32::new(1), counts: Once(Mutex::default(), core::cell::Cell::new(other)) }
+    }
     fn stand_aside_while(other: fn(&mut Counts)) {
-        let counts = Once(Mutex::default(), core::cell::Cell::new(Some(other)));
-        Waiting { at_work: AtomicU32::new(1), counts }.stand_aside();
+        one_at_work(Some(other)).stand_aside();
     }
     #[test]
     fn who_stands_aside_looks_again_when_another_has_ended() {
