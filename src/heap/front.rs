@@ -23,8 +23,8 @@ use core::cell::Cell;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-/// Set beside the scaled class, which is even: the front is empty, and remembers a block of that class.
-const EMPTY: usize = 1;
+/// The class of no block; those of blocks are even.
+const NONE: usize = 1;
 
 /// See the module's comment. Of zero bytes (in the sentinel) it is asked for a block to free only, and knows none, as it is not
 /// empty.
@@ -32,7 +32,8 @@ const EMPTY: usize = 1;
 pub struct Front {
     /// Programs store to where blocks begin, at multiples of 64: see [`Span`] about 4 KiB aliasing.
     unused: usize,
-    /// Scaled class of the block in it; or, with [`EMPTY`], of the one it remembers.
+    /// Scaled class of the block in it, or [`NONE`]. What is stored here never follows from what was here: a pair would have to wait
+    /// for the one before.
     holds: Cell<usize>,
     /// The block in it, or the one it remembers; 0 at first. (A number: of two pointers the compiler thinks that they differ.)
     address: Cell<usize>,
@@ -41,6 +42,7 @@ pub struct Front {
     span: Cell<*const Span>,
     /// [`Span::counted_size`] of a slot's value is this less the value.
     counted: Cell<usize>,
+    scaled_class: Cell<u32>,
     /// See [`Span::service`].
     service: Cell<u32>,
     labels: Cell<Labels>,
@@ -62,7 +64,7 @@ impl Front {
     /// Empty: what it remembers is no block, with a slot that is [`slot::FREE`] for ever.
     pub fn begin(&self, no_block: &'static AtomicU16) {
         self.slot.set(Some(no_block));
-        self.holds.set(EMPTY);
+        self.holds.set(NONE);
     }
     /// Whether it has a block of that class, which is given scaled.
     #[inline(always)]
@@ -78,7 +80,7 @@ impl Front {
         if slot.load(Relaxed) != labels.tag() || !tally.hit(size) {
             return None;
         }
-        self.holds.set(self.holds.get() | EMPTY);
+        self.holds.set(NONE);
         slot.store(labels.zero_size_value().wrapping_sub(size as u16), Relaxed);
         // SAFETY: no block is at address 0.
         Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(self.address.get())) })
@@ -86,11 +88,7 @@ impl Front {
     /// Frees `pointer` into it, if that is the block it remembers.
     #[inline(always)]
     pub fn free(&self, tally: &Tally, pointer: *mut u8) -> Freed {
-        if self.address.get() != pointer.expose_provenance() {
-            return Freed::Unknown;
-        }
-        let remembered = self.holds.get();
-        if remembered & EMPTY == 0 {
+        if self.address.get() != pointer.expose_provenance() || self.holds.get() != NONE {
             return Freed::Unknown;
         }
         // SAFETY: it remembers a block, or what `begin` was given.
@@ -108,14 +106,14 @@ impl Front {
             return Freed::Slowly;
         }
         self.value.set(value);
-        self.holds.set(remembered ^ EMPTY);
+        self.holds.set(self.scaled_class.get() as usize);
         slot.store(self.labels.get().tag(), Relaxed);
         Freed::Yes
     }
     /// Whether a block of that class may be put in.
     #[inline(always)]
     pub fn has_room(&self, scaled_class: usize) -> bool {
-        self.holds.get() & EMPTY != 0 && scaled_class < SHARED * CLASS_SCALE
+        self.holds.get() == NONE && scaled_class < SHARED * CLASS_SCALE
     }
     /// Puts a block in for which there is room, and whose slot the caller sets then.
     pub fn keep(&self, span: &Span, entry: Entry, scaled_class: usize, labels: Labels) {
@@ -124,16 +122,16 @@ impl Front {
         self.value.set(entry.value());
         self.span.set(span);
         self.counted.set(span.counted_size(0));
+        self.scaled_class.set(scaled_class as u32);
         self.service.set(span.service());
         self.labels.set(labels);
         self.holds.set(scaled_class);
     }
     /// Takes out what it holds: class and entry.
     pub fn remove(&self) -> Option<(usize, Entry)> {
-        let holds = self.holds.get();
-        self.holds.set(holds | EMPTY);
-        let slot = self.slot.get().filter(|_| holds & EMPTY == 0)?;
+        let scaled_class = self.holds.replace(NONE);
+        let slot = self.slot.get().filter(|_| scaled_class != NONE)?;
         let pointer = with_exposed_provenance_mut(self.address.get());
-        Some((holds / CLASS_SCALE, Entry::new(pointer, slot, self.value.get())))
+        Some((scaled_class / CLASS_SCALE, Entry::new(pointer, slot, self.value.get())))
     }
 }
