@@ -131,6 +131,18 @@ static void test_totals(void) {
             EXPECT(get_total_allocated(pool) == 0, "%zu after freeing", get_total_allocated(pool));
         }
     }
+    TEST("thread cache: the same block over and over while others stay, totals exact at every step") {
+        enum { KEPT = 512, AGAIN = 5000 };
+        static void *blocks[1000];
+        for (size_t i = 0; i < 1000; i++) {
+            blocks[i] = pool_allocate(pool, KEPT);
+            void *block = pool_allocate(pool, AGAIN);
+            EXPECT(get_total_allocated(pool) == (i + 1) * KEPT + AGAIN, "%zu beside %zu", get_total_allocated(pool), i + 1);
+            pool_free(pool, block);
+        }
+        for (size_t i = 0; i < 1000; i++) pool_free(pool, blocks[i]);
+        EXPECT(get_total_allocated(pool) == 0, "%zu after freeing", get_total_allocated(pool));
+    }
     TEST("large blocks: 5 MB and more, totals exact, contents whole") {
         for (size_t size = 5000000; size <= 200000000; size *= 3) {
             unsigned char *block = pool_allocate(pool, size);

@@ -182,6 +182,7 @@ int main(void)
         snprintf(name, sizeof name, "%s: every failing allocation", operations[o].name);
         tree_tensor_node_t *nodes[9];
         tree_tensor_network_t *ttn = prepare(nodes);
+        CHECK("a node without elements is zero, whatever was in its memory", all_zero(nodes[8]->data, 256 * sizeof *nodes[8]->data));
         size_t failures = 0;
         TEST(name) {
             for (size_t n = 0; n < 1000; n++) {

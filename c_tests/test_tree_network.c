@@ -130,6 +130,8 @@ static void structure(unified_memory_interface_t *memory)
     CHECK_EQ("the error says so", unimem_last_error(), UNIMEM_ERROR_INVALID_ARGUMENT);
     CHECK("a cycle is refused", !connect_tree_tensor_nodes(ttn, nodes[0], ttn->root));
     CHECK("a second parent is refused", !connect_tree_tensor_nodes(ttn, nodes[39], nodes[5]));
+    tree_tensor_node_t *above = random_matrix(ttn, 2, 2, false), *below = random_matrix(ttn, 2, 2, false);
+    CHECK("also of a node in another tree", connect_tree_tensor_nodes(ttn, above, below) && !connect_tree_tensor_nodes(ttn, nodes[0], below) && below->parent == above && nodes[0]->num_children == 0);
     CHECK("NULL is refused", !connect_tree_tensor_nodes(NULL, nodes[0], nodes[1]) && !connect_tree_tensor_nodes(ttn, NULL, nodes[1]) && !connect_tree_tensor_nodes(ttn, nodes[0], NULL));
     tree_tensor_network_t *other = create_tree_tensor_network(0, 0, 0);
     other->memory = memory;
@@ -168,7 +170,14 @@ static void bonds(unified_memory_interface_t *memory)
         for (size_t i = 0; i < 6 && i < count; i++) EXPECT(sizes[i] == expected[i], "axis %zu: %zu", i, sizes[i]);
     }
     CHECK("the sizes may be left out", contract_full_tree_network(ttn, NULL, NULL, &count) && count == 6);
+    CHECK("axes of a parent and its child that differ in size are not joined", !unimem_connect_axes(ttn, a, 1, c, 0) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
+    CHECK("nor one that is not there", !unimem_connect_axes(ttn, a, 3, c, 0) && !unimem_connect_axes(ttn, a, 1, c, 3));
+    tree_tensor_node_t *apart = add_tree_tensor_node(ttn, NULL, (size_t[]){5}, 1, false);
+    CHECK("where a bond is refused there is no edge either", !unimem_connect_axes(ttn, b, 1, apart, 0) && !unimem_connect_axes(ttn, b, 9, apart, 0) && !apart->parent && b->num_children == 0);
+    double before = 0, after = 0, peak;
+    CHECK("what it costs is known", unimem_contraction_cost(ttn, &before, &peak));
     CHECK("a further bond is joined by hand", unimem_connect_axes(ttn, a, 1, c, 1));
+    CHECK("and it costs less", unimem_contraction_cost(ttn, &after, &peak) && after < before);
     CHECK("not twice", !unimem_connect_axes(ttn, a, 1, c, 1));
     CHECK("nor axes of different sizes", !unimem_connect_axes(ttn, b, 1, c, 0));
     CHECK("nor axes that are not there", !unimem_connect_axes(ttn, d, 1, c, 0));
@@ -203,8 +212,13 @@ static void whole_trees(unified_memory_interface_t *memory)
     tensor_network_metrics_t metrics;
     CHECK("measured", get_tree_tensor_network_metrics(ttn, &metrics));
     CHECK_EQ("one product", metrics.num_contractions, 1);
-    CHECK("times add up", metrics.total_time >= metrics.contraction_time && metrics.contraction_time > 0);
+    CHECK("times add up", metrics.total_time >= metrics.contraction_time && metrics.contraction_time > 0 && metrics.optimization_time > 0);
     CHECK("the peak counts tensors and result", metrics.peak_memory_usage >= (1200 + 800 + 600) * sizeof(ComplexFloat));
+    tensor_network_metrics_t again;
+    result = NULL;
+    CHECK("what was handed over counts no more", reset_tree_tensor_network_metrics(ttn) && get_tree_tensor_network_metrics(ttn, &metrics) && contract_full_tree_network(ttn, &result, NULL, &count) &&
+                                                     reset_tree_tensor_network_metrics(ttn) && get_tree_tensor_network_metrics(ttn, &again) && again.peak_memory_usage == metrics.peak_memory_usage);
+    free(result);
     CHECK("reset", reset_tree_tensor_network_metrics(ttn) && get_tree_tensor_network_metrics(ttn, &metrics) && metrics.num_contractions == 0 && metrics.total_time == 0);
     destroy_tree_tensor_network(ttn);
     ttn = create_tree_tensor_network(0, 0, 0);
@@ -279,6 +293,8 @@ static void progress(unified_memory_interface_t *memory)
             EXPECT(live_bytes(memory) == before, "after %zu calls", allowed);
         }
     }
+    tensor_network_metrics_t metrics;
+    CHECK("what was done until then is counted", get_tree_tensor_network_metrics(ttn, &metrics) && metrics.num_contractions > 5);
     tree_tensor_network_t *small = create_tree_tensor_network(0, 0, 0);
     small->memory = memory;
     ComplexFloat *elements = malloc(600 * 600 * sizeof *elements);
@@ -379,7 +395,10 @@ static void adapting(unified_memory_interface_t *memory)
     CHECK("a bond that must stay too large", !adapt_bond_dimensions(ttn, 1e-6));
     CHECK_EQ("is told", unimem_last_error(), UNIMEM_ERROR_LIMIT);
     CHECK("what is beyond the tensors' rank goes all the same", b->dimensions[0] == 10 && b->rank == 10 && a->dimensions[1] == 10);
+    double before = 0, after = 0, peak;
+    CHECK("what it costs to contract is known", unimem_contraction_cost(ttn, &before, &peak) && before == 8.0 * 10 * 10 * 10);
     CHECK("with a large error the rank is kept", adapt_bond_dimensions(ttn, 0.99) && b->rank <= 3 && b->dimensions[0] == b->rank);
+    CHECK("then it costs less", unimem_contraction_cost(ttn, &after, &peak) && after == 8.0 * 10 * (double)b->rank * 10);
     destroy_tree_tensor_network(ttn);
 }
 

@@ -79,11 +79,29 @@ static void which_axes(void)
     tree_tensor_node_t *g = NODE(ttn, 7, 5, 1), *h = NODE(ttn, 8, 1, 3);
     CHECK("axes of size 1 are bonded like any others", connect_tree_tensor_nodes(ttn, g, h) && !unimem_connect_axes(ttn, g, 1, h, 0));
     destroy_tree_tensor_network(ttn);
+    /* The tree is contracted, grows by an outer product, and is contracted again. */
+    ttn = network();
+    e = NODE(ttn, 5, 2, 3), f = NODE(ttn, 6, 5, 7);
+    ComplexFloat *before = NULL, *after = NULL;
+    size_t sizes[16], count = 0;
+    CHECK("a tree is contracted", contract_full_tree_network(ttn, &before, sizes, &count) && count == 2);
+    CHECK("and once more when a node has come to it by an outer product", connect_tree_tensor_nodes(ttn, e, f) && contract_full_tree_network(ttn, &after, sizes, &count) &&
+                                                                              count == 4 && sizes[3] == 7 && is_times(after[6 * 35 - 1], outer[0], outer[1]));
+    free(before);
+    free(after);
+    destroy_tree_tensor_network(ttn);
 }
 
 static void what_takes_part(void)
 {
     tree_tensor_network_t *ttn = network();
+    ComplexFloat *scalar = NULL;
+    size_t one[16], number = 0;
+    CHECK("a tree whose axes are all in bonds", connect_tree_tensor_nodes(ttn, NODE(ttn, 1, 4), NODE(ttn, 2, 4)) && contract_full_tree_network(ttn, &scalar, one, &number));
+    CHECK("has one size, of 1", number == 1 && one[0] == 1);
+    free(scalar);
+    destroy_tree_tensor_network(ttn);
+    ttn = network();
     tree_tensor_node_t *root = NODE(ttn, 1, 3, 4), *child = NODE(ttn, 2, 4, 2), *apart = NODE(ttn, 3, 9, 9), *pair = NULL;
     CHECK("a tree, and a node apart", connect_tree_tensor_nodes(ttn, root, child) && ttn->root == root && apart);
     ComplexFloat before[12], *result = NULL;
@@ -263,6 +281,38 @@ static void far_from_one(void)
                        *small = add_tree_tensor_node(ttn, (ComplexFloat[]){{0x1p-20f, 0}, {0x1p-20f, 0}}, (size_t[]){2}, 1, false);
     CHECK("joined", unimem_connect_axes(ttn, long_sum, 0, partner, 0) && unimem_connect_axes(ttn, long_sum, 1, small, 0));
     CHECK("a sum may go beyond the range on the way", contract_full_tree_network(ttn, &result, sizes, &count) && result[0].real == 0x1p109f);
+    free(result);
+    destroy_tree_tensor_network(ttn);
+    /* One half of a chain leaves the range, and the other brings the value back to 1: the second is the first's inverse. */
+    const ComplexFloat turns[][2] = {{{0.99f, 0.99f}, {0.5050505f, -0.5050505f}}, {{0.2f, 0}, {5, 0}}, {{2.5f, 0}, {0.4f, 0}}, {{0, 0.125f}, {0, -8}}};
+    for (size_t t = 0; t < 2 * sizeof turns / sizeof *turns; t++) {
+        tree_tensor_node_t *last = NULL;
+        size_t side = 1 + t % 2;
+        ttn = network();
+        for (size_t i = 0; i < 600; i++) {
+            ComplexFloat z = turns[t / 2][i / 300], elements[4] = {z, {0, 0}, {0, 0}, z};
+            tree_tensor_node_t *node = add_tree_tensor_node(ttn, elements, (size_t[]){side, side}, 2, false);
+            if (last) unimem_connect_axes(ttn, last, 1, node, 0);
+            last = node;
+        }
+        CHECK("half a chain may be beyond the range", contract_full_tree_network(ttn, &result, sizes, &count) && fabsf(result[0].real - 1) < 1e-3f && fabsf(result[0].imag) < 1e-3f);
+        free(result);
+        destroy_tree_tensor_network(ttn);
+    }
+    /* Tensors in chunks are not looked at beforehand. The first product is far cheaper than the other, and below the range. */
+    ttn = network();
+    enum { LONG = 64, SHORT = 4 };
+    const float scales[] = {1e-23f, 1e-23f, 1e30f};
+    tree_tensor_node_t *above = NULL;
+    for (size_t i = 0; i < 3; i++) {
+        ComplexFloat elements[LONG * SHORT];
+        for (size_t k = 0; k < LONG * SHORT; k++) elements[k] = (ComplexFloat){scales[i], 0};
+        tree_tensor_node_t *node = add_tree_tensor_node(ttn, elements, (size_t[]){i % 2 ? LONG : SHORT, i % 2 ? SHORT : LONG}, 2, true);
+        if (above) unimem_connect_axes(ttn, above, 1, node, 0);
+        above = node;
+    }
+    CHECK("nor is a product of tensors in chunks lost that is below the range on the way",
+          contract_full_tree_network(ttn, &result, sizes, &count) && fabsf(result[0].real / (LONG * SHORT * 1e-16f) - 1) < 1e-4f);
     free(result);
     destroy_tree_tensor_network(ttn);
     /* 1e30 three times, and 1e-30 twice: their product is 1e30, whatever stands beside them. */

@@ -81,7 +81,6 @@ impl ThreadCache {
         unsafe {
             let made = &mut *cache.as_ptr();
             made.tally = Tally::default();
-            made.front.begin();
             made.record = record;
             made.heap = heap;
             made.wanted_seen.set(heap.caches_wanted.load(Relaxed));
@@ -91,6 +90,7 @@ impl ThreadCache {
             let number = MADE.fetch_add(1, Relaxed) as usize * CLASSES;
             let no_block: *const AtomicU16 = &made.no_block;
             made.ground.set(Entry::ground(&*no_block));
+            made.front.begin(&*no_block);
             for (class, (magazine, shape)) in made.magazines.0.iter().zip(&SHAPES).enumerate() {
                 let usable = shape.stride.wrapping_sub(heap.prefix() as u32);
                 let zero_size_value = slot::LIVE.wrapping_add(usable as u16);

@@ -169,7 +169,7 @@ fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
 /// The end of a free into an empty front. It is a function of its own so that the usual free needs fewer registers. It is
 /// `extern "C"` because such a function does not unwind, which lets the compiler turn the call into a jump.
 #[inline(never)]
-extern "C" fn keep_in_front(cache: &ThreadCache, entry: Entry, scaled_class: usize) {
+pub(super) extern "C" fn keep_in_front(cache: &ThreadCache, entry: Entry, scaled_class: usize) {
     let magazine = cache.magazine_at(scaled_class);
     match page_map::span_of(entry.pointer as usize) {
         Some(span) => cache.front.keep(span, entry, scaled_class, magazine.labels()),

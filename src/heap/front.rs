@@ -11,6 +11,8 @@
 //! - A free of the block that it remembers puts it back. What is remembered holds if the slot says that a block is live and the
 //!   span was in the same service ever since ([`Span::service`]), whoever allocated and freed it meanwhile. While the block
 //!   is in the front, its span stays in service.
+//! - A late free by another thread (slot.rs) can take a block from the front, and the program may then get it from that thread
+//!   and free it here once more. That free goes to the magazine: what the front holds is the free that lost, to be refused.
 //! - A block of another class would stay for ever: slow paths put it into its magazine, and every thread passes one with each
 //!   1024th free at the latest (tally.rs).
 use super::magazine::{Entry, Labels};
@@ -25,16 +27,18 @@ use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 /// The class of no block; those of blocks are even.
 const NONE: usize = 1;
 
-/// See the module's comment. Of zero bytes (in the sentinel) nothing may be put into it or asked of it, but a block to free: it
-/// remembers none.
+/// See the module's comment. The sentinel has a front of zero bytes, which is not empty and so knows no block: a free may ask
+/// it, nothing else may be done with it.
 #[repr(C, align(64))]
 pub struct Front {
     /// Programs store to where blocks begin, at multiples of 64: see [`Span`] about 4 KiB aliasing.
     unused: usize,
-    /// Scaled class of the block in it, or [`NONE`].
+    /// Scaled class of the block in it, or [`NONE`]. What is stored here is never computed from what was here: else each
+    /// pair of calls would wait for the pair before.
     holds: Cell<usize>,
-    /// The block in it, or the one it remembers, or 0. (A number: of two pointers the compiler thinks that they differ.)
+    /// The block in it, or the one it remembers; 0 at first. (A number: of two pointers the compiler thinks that they differ.)
     address: Cell<usize>,
+    /// Its slot; none in the sentinel.
     slot: Cell<Option<&'static AtomicU16>>,
     span: Cell<*const Span>,
     /// The counted size of a block ([`Span::counted_size`]) is this number minus the value of its slot.
@@ -58,8 +62,9 @@ pub enum Freed {
 }
 
 impl Front {
-    /// Empty.
-    pub fn begin(&self) {
+    /// Empty: what it remembers is no block, with a slot that is [`slot::FREE`] for ever.
+    pub fn begin(&self, no_block: &'static AtomicU16) {
+        self.slot.set(Some(no_block));
         self.holds.set(NONE);
     }
     /// Whether the front has a block of this scaled class.
@@ -85,14 +90,18 @@ impl Front {
     /// Frees `pointer` into the front, if that is the block it remembers.
     #[inline(always)]
     pub fn free(&self, tally: &Tally, pointer: *mut u8) -> Freed {
-        if self.address.get() != pointer.expose_provenance() {
+        if self.address.get() != pointer.expose_provenance() || self.holds.get() != NONE {
             return Freed::Unknown;
         }
-        let Some(slot) = self.slot.get() else { return Freed::Unknown };
-        // SAFETY: it remembers a block, and span records stay mapped for ever.
-        let span = unsafe { &*self.span.get() };
+        // SAFETY: it remembers a block, or what `begin` was given.
+        let slot = unsafe { self.slot.get().unwrap_unchecked() };
         let value = slot.load(Relaxed);
-        if !slot::is_plainly_live(value) || span.service() != self.service.get() {
+        if !slot::is_plainly_live(value) {
+            return Freed::Unknown;
+        }
+        // SAFETY: it remembers a block, as no other slot is live, and span records stay mapped for ever.
+        let span = unsafe { &*self.span.get() };
+        if span.service() != self.service.get() {
             return Freed::Unknown;
         }
         if !tally.quick_free(self.counted.get().wrapping_sub(value as usize)) {

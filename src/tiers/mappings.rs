@@ -102,9 +102,10 @@ pub fn prepare(more: usize) {
     if rested && worth {
         REFUSED.store(false, Relaxed);
         LOOKED.store(now, Relaxed);
-        // `taken` was read before: mappings of chunks that came in since then count as others, which is on the safe
-        // side.
-        let others = all().map_or(most / ASSUMED, |all| all.saturating_sub(taken));
+        // The lower of the counts before and after the look: mappings of chunks that came in or left meanwhile count as
+        // others, which is on the safe side.
+        let ours = || taken.min(TAKEN.load(Relaxed));
+        let others = all().map_or(most / ASSUMED, |all| all.saturating_sub(ours()));
         SHORT_FROM.store(short_from(most, others), Relaxed);
     } else if looked == 0 {
         SHORT_FROM.fetch_min(short_from(most, most / ASSUMED), Relaxed);

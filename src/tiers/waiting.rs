@@ -241,6 +241,52 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
 }
 
 #[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Mutex, MutexGuard};
+
+    /// While somebody sleeps, another thread does something once; more sleep would be for nothing.
+    struct Once(Mutex<Counts>, core::cell::Cell<Option<fn(&mut Counts)>>);
+    impl Monitor for Once {
+        type Guard<'a> = MutexGuard<'a, Counts>;
+        fn lock(&self) -> MutexGuard<'_, Counts> {
+            self.0.lock().unwrap()
+        }
+        fn sleep<'a>(&'a self, mut guard: MutexGuard<'a, Counts>) -> MutexGuard<'a, Counts> {
+            self.1.take().expect("sleeps on")(&mut guard);
+            guard
+        }
+        fn wake(&self) {}
+    }
+    /// Others that look before it has ended are not to think that all wait.
+    #[test]
+    fn who_gives_up_waits_no_more() {
+        let waiting = one_at_work(None);
+        assert!(!waiting.starve(waiting.progress(), || false));
+        assert_eq!(waiting.starve_for_more(waiting.progress(), || false), Outcome::Hopeless);
+        assert_eq!(waiting.waiting(), 0);
+        waiting.begin();
+        assert!(!waiting.starve(waiting.progress(), || true));
+        assert_eq!((waiting.waiting(), waiting.at_work()), (0, 2));
+    }
+    fn one_at_work(other: Option<fn(&mut Counts)>) -> Waiting<Once> {
+        Waiting { at_work: AtomicU32::new(1), counts: Once(Mutex::default(), core::cell::Cell::new(other)) }
+    }
+    fn stand_aside_while(other: fn(&mut Counts)) {
+        one_at_work(Some(other)).stand_aside();
+    }
+    #[test]
+    fn who_stands_aside_looks_again_when_another_has_ended() {
+        stand_aside_while(Counts::note);
+    }
+    #[test]
+    #[should_panic(expected = "sleeps on")]
+    fn who_stands_aside_does_not_when_another_who_was_called_has() {
+        stand_aside_while(Counts::note_called);
+    }
+}
+
+#[cfg(test)]
 mod model {
     //! Threads that want the room of chunks in place, and others that hold these without using them.
     use super::super::state::{Phase, Settle, State};

@@ -1,6 +1,9 @@
 //! The front: the place for one block before a thread's magazines.
 use super::super::cache::ThreadCache;
+use super::super::magazine::Entry;
+use super::threads::free_late;
 use super::*;
+use core::sync::atomic::AtomicU16;
 
 fn heap() -> &'static Heap {
     Heap::create(&HeapParams::default()).unwrap()
@@ -83,6 +86,35 @@ fn memory_in_the_front_is_given_back() {
 }
 
 #[test]
+fn memory_that_is_in_the_front_alone_is_given_back() {
+    let heap = heap();
+    let block = remembered(heap, 100);
+    heap.flush_caches(); // the others that came with it
+    free(heap, block);
+    heap.trim();
+    assert_eq!(heap.held(), 0);
+    end(heap);
+}
+
+/// Two threads free one block, and its span ends before the one that was late has come to keep it.
+#[test]
+fn a_block_whose_span_has_ended_is_not_kept() {
+    static SLOT: AtomicU16 = AtomicU16::new(slot::FREE);
+    let heap = heap();
+    let block = allocate(heap, 100);
+    let (cache, class) = (cache(heap), span_of_block(block).class() as usize);
+    let value = cache.magazine(class).labels().zero_size_value() - 100;
+    let elsewhere = core::ptr::from_ref(&SLOT).cast_mut().cast();
+    cache.tally.free(heap, 100);
+    fast::keep_in_front(cache, Entry::new(elsewhere, &SLOT, value), class * size_class::CLASS_SCALE);
+    assert_eq!((heap.statistics().live, heap.refused()), (0, 0));
+    heap.trim();
+    assert_eq!((heap.statistics().live, heap.statistics().frees, heap.refused()), (100, 0, 1));
+    free(heap, block);
+    end(heap);
+}
+
+#[test]
 fn the_front_is_room_for_one_more() {
     // Room for one span of blocks and its bookkeeping.
     let heap = Heap::create(&HeapParams { limit: 640 << 10, ..HeapParams::default() }).unwrap();
@@ -154,5 +186,30 @@ fn a_block_that_carries_something_is_freed_slowly() {
     free(heap, block);
     assert!(!tracked::INSTANCES.is_tracked(place));
     assert_eq!((heap.statistics().live, heap.refused()), (0, 0));
+    end(heap);
+}
+
+/// Two threads free one block. The one that was late is given it and passes it on, and the other frees it once more.
+#[test]
+fn a_free_that_lost_is_refused_though_its_block_is_freed_again() {
+    let heap = heap();
+    let (one, block) = (allocate(heap, 100), remembered(heap, 100));
+    free(heap, block);
+    assert_eq!(allocate(heap, 120), block);
+    free(heap, block);
+    let address = block as usize;
+    let other = move || {
+        free(heap, allocate(heap, 100)); // so that it has a magazine
+        heap.flush_caches();
+        let block = NonNull::new(address as *mut u8).unwrap();
+        free_late(heap, block, 120);
+        assert_eq!(heap.allocate(100, 0), Ok(block));
+    };
+    std::thread::spawn(other).join().unwrap();
+    free(heap, block);
+    heap.trim();
+    let figures = heap.statistics();
+    assert_eq!((figures.live, figures.allocations - figures.frees, heap.refused()), (100, 1, 1));
+    free(heap, one);
     end(heap);
 }

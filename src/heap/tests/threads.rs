@@ -288,7 +288,7 @@ fn a_reset_forgets_threads_without_caches_too() {
 }
 
 /// What a thread does that found the block live, and comes to store so when another has freed it and put it back (slot.rs).
-fn free_late(heap: &'static Heap, block: NonNull<u8>, size: usize) {
+pub(super) fn free_late(heap: &'static Heap, block: NonNull<u8>, size: usize) {
     let span = span_of_block(block.as_ptr());
     let index = span.index_of(block.as_ptr() as usize).unwrap();
     let cache = heap.existing_cache().unwrap();

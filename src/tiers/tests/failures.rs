@@ -361,7 +361,7 @@ fn what_is_charged_by_the_page_takes_no_huge_ones() {
 }
 
 #[test]
-fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
+fn memory_that_cannot_grow_keeps_nothing_for_what_it_did_not_get() {
     look_on();
     const CHUNK: usize = 4096;
     let budget = Fixed::new(8 << 20);
@@ -373,6 +373,13 @@ fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
     assert_eq!(engine.resize(&region, 200 * CHUNK).err(), Some(Error::Io));
     spill.refuse(false);
     assert_eq!(charged(), 2 * 4096);
+    let rest = budget.limit - budget.used.load(SeqCst);
+    assert!(budget.try_charge(rest));
+    assert_eq!(engine.resize(&region, 200 * CHUNK).err(), Some(Error::OutOfMemory));
+    budget.discharge(rest);
+    // Of so few chunks only these are guaranteed.
+    let region = engine.resize(&region, CHUNK).unwrap();
+    assert_eq!(engine.account().guaranteed(), CHUNK + 4096);
     let region = engine.resize(&region, 200 * CHUNK).unwrap();
     assert_eq!(charged(), 4 * 4096);
     engine.free(&region);
@@ -380,7 +387,7 @@ fn memory_that_cannot_grow_keeps_no_records_for_what_it_did_not_get() {
 }
 
 #[test]
-fn memory_that_shrinks_gives_its_records_back() {
+fn memory_that_shrinks_gives_back_its_records_and_its_room_on_disk() {
     look_on();
     const CHUNK: usize = 4096;
     // With the first limit the records of all chunks are charged at once, with the second as they are used.
@@ -390,6 +397,13 @@ fn memory_that_shrinks_gives_its_records_back() {
         let region = streaming(&engine, 2000 * CHUNK, CHUNK);
         region.advise(Advice::Random).unwrap();
         let pages = || (engine.account().guaranteed() - 2 * CHUNK) / 4096;
+        let (_, spill) = engine.spill().unwrap();
+        let next_on_disk = || {
+            let start = spill.take_range(4096);
+            spill.give_range(start, 4096);
+            start
+        };
+        let next = next_on_disk();
         for round in 0..3 {
             (0..2000).step_by(50).chain([1999]).for_each(|index| fill(&region, index, index as u64));
             assert_eq!(pages(), 32);
@@ -409,6 +423,7 @@ fn memory_that_shrinks_gives_its_records_back() {
             assert!(Arc::ptr_eq(&engine.resize(&region, 100 * CHUNK).unwrap(), &region));
             assert_eq!(pages(), 2, "limit {limit}, round {round}");
             assert!(Arc::ptr_eq(&engine.resize(&region, 2000 * CHUNK).unwrap(), &region));
+            assert_eq!(next_on_disk(), next, "limit {limit}, round {round}");
         }
         engine.clear();
         assert_eq!(budget.used.load(SeqCst), 0);

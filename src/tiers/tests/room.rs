@@ -244,3 +244,48 @@ fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
         engine.clear();
     }
 }
+
+/// Whoever looks for room for a plain block is at work, so that nobody gives up meanwhile; and notes progress where it has found
+/// some, and only there, as two that find nothing would keep each other going.
+#[test]
+fn who_makes_room_for_a_plain_block_is_at_work() {
+    look_on();
+    for mechanism in serving() {
+        let engine = Fixed::new(16 * CHUNK).engine(mechanism);
+        let region = streaming(&engine, 32 * CHUNK, CHUNK);
+        region.advise(Advice::Random).unwrap();
+        (0..12).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
+        workers::withdraw(&region);
+        // Pages of slots, which are nobody's claim.
+        region.advise(Advice::DontNeed).unwrap();
+        let inside = gate::enter();
+        let seen = engine.waiting.progress();
+        assert!(region.staging().full() > 0 && engine.reclaim_now(1) > 0, "{mechanism:?}");
+        assert_ne!(engine.waiting.progress(), seen, "{mechanism:?}");
+        drop(inside);
+        // Chunks.
+        (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
+        workers::withdraw(&region);
+        engine.trim();
+        let inside = gate::enter();
+        let (tell, told) = channel();
+        let looking = engine.clone();
+        at(SyncPoint::RegionsListed, move || tell.send(looking.waiting.at_work()).unwrap());
+        assert!(engine.reclaim_now(1) > 0, "{mechanism:?}");
+        assert_eq!(told.recv(), Ok(1), "{mechanism:?}");
+        // What is reserved, while others hold all chunks that are left.
+        engine.drop_full(region.staging(), usize::MAX);
+        let held: Vec<_> =
+            (0..12).filter_map(|index| Transit::claim(&region, index, Some(Phase::Hot))).collect();
+        assert!(held.len() > 4, "{mechanism:?}");
+        while engine.warm.trim(engine.account()) > 0 || engine.free_encoded() == Ok(true) {}
+        assert!(engine.reclaim_now(1) > 0, "{mechanism:?}: the reserve");
+        let seen = engine.waiting.progress();
+        assert_eq!(engine.reclaim_now(1), 0, "{mechanism:?}");
+        assert_eq!(engine.waiting.progress(), seen, "{mechanism:?}");
+        held.into_iter().for_each(Transit::settle_unchanged);
+        drop(inside);
+        engine.clear();
+        assert_eq!(engine.held(), 0);
+    }
+}
