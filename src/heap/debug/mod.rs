@@ -118,12 +118,17 @@ pub(crate) static HOOKS: [&dyn AtFork; 4] =
 pub(super) fn slack() -> usize {
     if has(GUARD_ON) { GUARD } else { 0 }
 }
-/// A block of `size` bytes, and [`slack`] more, was made.
-pub(super) fn allocated(block: NonNull<u8>, size: usize) {
-    if has(GUARD_ON) {
-        // SAFETY: a fresh block with that much slack.
+/// A block of `size` bytes, and [`slack`] more, is about to be live: whoever finds it so finds its guard.
+pub(super) fn write_guard(block: *mut u8, size: usize) {
+    if has(GUARD_ON)
+        && let Some(block) = NonNull::new(block)
+    {
+        // SAFETY: still the caller's alone, and with that much slack.
         unsafe { guard::write(block, size) };
     }
+}
+/// A block was made.
+pub(super) fn allocated(block: NonNull<u8>) {
     if has(TRACE_ON) {
         trace::allocated(block.as_ptr() as usize);
     }
@@ -133,16 +138,10 @@ pub(super) fn allocated(block: NonNull<u8>, size: usize) {
 pub(super) fn moves_blocks(block: &Block, size: usize, pinned: bool) -> bool {
     modes().any() && !(pinned && size <= block.size)
 }
-/// A block was given another size in place.
-pub(super) fn resized(pointer: *mut u8, size: usize) {
-    if !has(GUARD_ON) {
-        return;
-    }
-    if let (Some(block), Some((_, found))) = (NonNull::new(pointer), owner(pointer))
-        && found.capacity - size >= GUARD
-    {
-        // SAFETY: a live block of the caller's that is long enough.
-        unsafe { guard::write(block, size) };
+/// A live block of `capacity` bytes was given another size in place. The heap's lock is held, and was when it was done.
+pub(super) fn resized(pointer: *mut u8, size: usize, capacity: usize) {
+    if capacity - size >= GUARD {
+        write_guard(pointer, size);
     }
 }
 /// Fails when the live block at `pointer` was overrun, and says so in the log. Corruption.
@@ -163,14 +162,17 @@ pub fn check(pointer: *const u8) -> Result<()> {
         None => Ok(()),
     }
 }
-/// The live block at `pointer` if bytes behind it were overwritten, and which is the first.
+/// The live block at `pointer` if bytes behind it were overwritten, and which is the first. Anybody may ask: other threads
+/// may free it, and make another one there.
 fn damaged_by(pointer: *const u8) -> Option<(Block, usize)> {
-    let (_, block) = owner(pointer)?;
-    if block.capacity - block.size < GUARD {
-        return None;
-    }
-    // SAFETY: with guards on, every live block has had one written behind it.
-    unsafe { guard::first_damage(&block) }.map(|byte| (block, block.size + byte))
+    let (heap, _) = owner(pointer)?;
+    heap.with_live(pointer, |block| {
+        if block.capacity - block.size < GUARD {
+            return None;
+        }
+        // SAFETY: live as long as the heap's lock is held, and with guards on those had one written before they were live.
+        unsafe { guard::first_damage(&block) }.map(|byte| (block, block.size + byte))
+    })?
 }
 fn tell_damage((block, offset): (Block, usize)) {
     tell_overrun(block.start, block.size, offset);
