@@ -6,7 +6,7 @@
 //!
 //! - guard: [`super::guard`] behind each block, looked at when it is freed or reallocated, by `check_memory_corruption`,
 //!   and when its heap ends. The free of a damaged block is refused, as every bad free is: the block stays to be looked
-//!   at.
+//!   at. It is written before the block is live, and looked at under the heap's lock, since reports look at all blocks.
 //! - quarantine: see [`quarantine`](mod@quarantine).
 //! - trace: see [`trace`](mod@trace).
 //!
