@@ -51,6 +51,12 @@ static inline bool debug_mode(const char *mode) {
 /* Bytes that debug mode holds back at most of what is freed, records of them included. */
 static inline size_t held_back(void) { return debug_mode("quarantine") ? 32 * MIB : 0; }
 
+/* Whether the environment forbids all fault mechanisms: plain access beyond a budget is SIGSEGV then (docs/tuning.md). */
+static inline bool without_faults(void) {
+    const char *text = getenv("UNIMEM_FAULTS");
+    return text && strcmp(text, "none") == 0;
+}
+
 /* SplitMix64 (Steele, Lea, Flood 2014): every seed gives a good sequence. */
 typedef struct {
     uint64_t state;
