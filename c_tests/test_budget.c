@@ -255,7 +255,7 @@ int main(void) {
     else CHECK_EQ("records of chunks count against the budget", (size_t)run_in_child(fill_chunks, NULL, 60), 0);
     if (without_faults()) SKIP("chunks go on where plain blocks hold the whole budget", "without a fault mechanism they cannot be touched");
     else CHECK_EQ("chunks go on where plain blocks hold the whole budget", (size_t)run_in_child(fill_before_chunks, NULL, 60), 0);
-    CHECK_EQ("caches of idle threads leave others their share of the budget", (size_t)run_in_child(idle_threads, NULL, 60), 0);
+    CHECK_EQ("caches of idle threads leave others their share of the budget", (size_t)run_in_child(idle_threads, NULL, 240), 0);
     if (debug_mode(NULL))
         SKIP("after a trim a thread puts back what it caches at its next slow call", "in debug mode it caches nothing");
     else
