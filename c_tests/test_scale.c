@@ -183,7 +183,7 @@ static void test_first_use(void) {
         unimem_trim(memory);
         size_t after = resident_bytes();
         printf("# idle %zu KiB, after %zu KiB\n", idle / KIB, after / KIB);
-        EXPECT(after <= idle + 4 * MIB, "resident memory grew from %zu to %zu KiB", idle / KIB, after / KIB);
+        EXPECT(after <= idle + 4 * MIB + (getenv("UNIMEM_TRACE") ? 3 * MIB / 2 : 0), "resident memory grew from %zu to %zu KiB", idle / KIB, after / KIB);
     }
     CHECK("the instance of a fresh process closes clean", unimem_close(memory));
 }
