@@ -4,7 +4,8 @@
  *   recorded              records if the environment asks for it
  *   recorded start FILE   begins the recording itself, and ends it
  *   recorded fork FILE    has a child, which records itself into the file
- *   recorded killed       ends by a signal */
+ *   recorded killed       ends by a signal
+ *   recorded left         ends by _exit, at once */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
@@ -56,6 +57,7 @@ static size_t contract(unified_memory_interface_t *memory)
 int main(int count, char **arguments)
 {
     const char *mode = count > 1 ? arguments[1] : "";
+    if (strcmp(mode, "left") == 0) _exit(unimem_global()->allocate(100, 0) ? 0 : 3);
     if (strcmp(mode, "start") == 0) {
         if (!unimem_trace_start(arguments[2]) || unimem_trace_start(arguments[2])) return 3;
     }

@@ -244,7 +244,16 @@ cut() {
     size=$(($(wc -c <"$D/environment.trace") / 2))
     head -c $size "$D/environment.trace" >"$D/cut" && gives 0 "$unimem" report --json "$D/cut" &&
         says err "what came before is shown" && says out '"complete": false' && head -c 20 "$D/environment.trace" >"$D/short" &&
-        gives 1 "$unimem" report "$D/short" && says err "before its first sample"
+        gives 0 "$unimem" report --json "$D/short" && says err "what came before is shown" && says out '"samples": []'
+}
+# A program may be gone before the first sample: its recording is empty, and says of which program.
+left_at_once() {
+    UNIMEM_TRACE="$D/left.trace" gives 0 "$D/recorded" left && gives 0 "$unimem" report --json "$D/left.trace" &&
+        says err "has no end" && says out '"left"' && gives 0 "$unimem" report -o "$D/left.html" "$D/left.trace" &&
+        gives 0 "$unimem" report --chrome "$D/left.json" "$D/left.trace" &&
+        gives 0 "$unimem" report --pprof "$D/left.pb.gz" "$D/left.trace" &&
+        gives 0 "$unimem" report -o "$D/short.html" "$D/short" && gives 0 "$unimem" report --chrome "$D/short.json" "$D/short" &&
+        gives 0 "$unimem" report --pprof "$D/short.pb.gz" "$D/short"
 }
 itself() {
     cp "$D/environment.trace" "$D/copy" && gives 2 "$unimem" report -o "$D/copy" "$D/copy" && cmp "$D/copy" "$D/environment.trace"
@@ -297,6 +306,7 @@ try "a file is one process's" locked
 try "what is no recording" refused
 try "damaged, or newer" damaged
 try "cut off" cut
+try "left before the first sample" left_at_once
 try "a page in the recording's place" itself
 try "a page that cannot be written" unwritable
 try "a file that cannot be made" nowhere

@@ -2,8 +2,7 @@
 # Every test there is; the last line is "N passed, N failed".
 #   run.sh BUILD        BUILD: the directory of the libraries
 # From the environment: CARGO TEST_CC TEST_CXX MAKE SYSTEM_LIBS, ONLY (run what contains this text), VALGRIND=0 (leave
-# it out), EXCEPT (names to leave out, with | between them), SOAK (minutes), AGAIN (tests to run recorded and in debug mode,
-# too). Not CC: Cargo would build everything anew for a compiler by another name.
+# it out), EXCEPT (names to leave out, with | between them), SOAK (minutes), AGAIN=1 (C tests in all modes, too). Not CC: Cargo would build everything anew for a compiler by another name.
 set -u
 B=$1
 : "${CARGO:=cargo}" "${TEST_CC:=cc}" "${TEST_CXX:=c++}" "${MAKE:=make}" "${SYSTEM_LIBS:=}" "${ONLY:=}" "${EXCEPT:=}" "${SOAK:=}" "${AGAIN:=}"
@@ -177,11 +176,6 @@ joined
 for name in $ALONE; do
     c_test "$name"
 done
-for name in $AGAIN; do
-    collect "$name (recorded)" 300 env UNIMEM_TRACE="$T/%p.trace" UNIMEM_TRACE_INTERVAL=4096 "$B/tests/$name"
-    collect "$name (debug mode)" 300 env UNIMEM_DEBUG=guard,quarantine,trace "$B/tests/$name"
-    rm -f "$T"/*.trace
-done
 if wanted fuzz && compile c_tests/fuzz.c "$B/tests/fuzz" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
     collect "fuzz" 120 "$B/tests/fuzz" 4
 fi
@@ -189,6 +183,36 @@ fi
 if wanted soak && compile c_tests/soak.c "$B/tests/soak" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B"; then
     # shellcheck disable=SC2086  # minutes and a seed, or neither
     collect "soak" $((${SOAK:-0} * 60 + 200)) "$B/tests/soak" $SOAK ${SOAK:+$(date +%s)}
+fi
+
+# in_mode NAME MODE SETTING...: a test once more, in an environment that users may have.
+in_mode() {
+    source_name=$1 mode=$2
+    shift 2
+    wanted "$source_name ($mode)" || return 0
+    # Else it was built above.
+    wanted "$source_name" ||
+        compile "c_tests/$source_name.c" "$B/tests/$source_name" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" || return 0
+    collect "$source_name ($mode)" 600 env "$@" "$B/tests/$source_name"
+    rm -f "$T"/*.trace "$T/report"
+}
+recorded="UNIMEM_TRACE=$PWD/$T/%p.trace UNIMEM_TRACE_INTERVAL=4096"
+if [ -n "$AGAIN" ]; then
+    for source in c_tests/test_*.c c_tests/soak.c; do
+        name=$(basename "$source" .c)
+        # shellcheck disable=SC2086  # lists of settings
+        {
+            in_mode "$name" "debug mode" UNIMEM_DEBUG=guard,quarantine,trace UNIMEM_DEBUG_REPORT="$PWD/$T/report"
+            in_mode "$name" "recorded" $recorded
+            in_mode "$name" "debug mode, recorded" UNIMEM_DEBUG=1 $recorded
+        }
+        # Others do not use tiered memory, or go through all mechanisms themselves.
+        case $name in test_integration | test_stress | test_budget | test_cancellation | test_exhaustion | test_instances | test_tree_*)
+            for mechanism in userfaultfd userfaultfd-copy signal none; do
+                in_mode "$name" "debug mode, $mechanism" UNIMEM_DEBUG=1 UNIMEM_FAULTS=$mechanism
+            done ;;
+        esac
+    done
 fi
 
 # Packages are mostly compressed, mixtures mostly linked: one beside the other. Nothing else here calls make.

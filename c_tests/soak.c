@@ -220,6 +220,7 @@ static int run_epoch(void *argument) {
     sigaddset(&interrupt, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &interrupt, NULL);
     open_world();
+    tables[WIDE]->free(opaque(epoch)); /* names of a first stack are looked up, where debug mode tells of it: what that takes stays */
     close_world();
     size_t files = open_files(), resident = resident_bytes();
     open_world();

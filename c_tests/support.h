@@ -40,6 +40,24 @@ static inline size_t scaled(size_t amount) {
     return less ? less : 1;
 }
 
+/* Whether the environment has switched on debug mode's `mode`, or any for NULL (docs/debugging.md): what a test says of
+ * caches, of memory that comes back at once, or of bytes behind a block may not hold there. */
+static inline bool debug_mode(const char *mode) {
+    const char *text = getenv("UNIMEM_DEBUG");
+    if (!text) return false;
+    if (!mode) return debug_mode("guard") || debug_mode("quarantine") || debug_mode("trace");
+    return strcmp(text, "1") == 0 || strcmp(text, "all") == 0 || strstr(text, mode) != NULL;
+}
+
+/* Bytes that debug mode holds back at most of what is freed, records of them included. */
+static inline size_t held_back(void) { return debug_mode("quarantine") ? 32 * MIB : 0; }
+
+/* Whether the environment forbids all fault mechanisms: plain access beyond a budget is SIGSEGV then (docs/tuning.md). */
+static inline bool without_faults(void) {
+    const char *text = getenv("UNIMEM_FAULTS");
+    return text && strcmp(text, "none") == 0;
+}
+
 /* SplitMix64 (Steele, Lea, Flood 2014): every seed gives a good sequence. */
 typedef struct {
     uint64_t state;

@@ -137,6 +137,10 @@ int main(void) {
     } calls[] = {{"acquiring chunks", acquire}, {"touching chunks", touch}, {"tiered memory", make_tiered},
                  {"plain memory that sends chunks out", make_plain}, {"opening and closing", open_and_close},
                  {"writing files", write_files}, {"contractions", contract}, {"a log callback that writes", be_told}};
+    if (without_faults()) {
+        SKIP("cancelled while chunks move", "without a fault mechanism tiered memory beyond its budget cannot be touched");
+        return tap_done();
+    }
     int file = mkstemp(recording);
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
         char name[100];

@@ -9,7 +9,9 @@
 #include "support.h"
 #include "tap.h"
 
+#include <limits.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/resource.h>
 
 enum { TEXT = 1 << 16, THREADS = 4 };
@@ -337,6 +339,49 @@ static void clean(void) {
     MUST(unimem_close(memory) && !*logged);
 }
 
+/* Looked at while threads allocate, reallocate and free: what is only just made or gone is not taken for damaged. */
+static atomic_int at_work;
+static void *work_beside(void *seed) {
+    for (size_t i = 0; i < 10; i++) work((void *)((size_t)seed + THREADS * i));
+    atomic_fetch_sub(&at_work, 1);
+    return NULL;
+}
+static void looked_at(void) {
+    pthread_t threads[THREADS];
+    atomic_store(&at_work, THREADS);
+    for (size_t i = 0; i < THREADS; i++) MUST(pthread_create(&threads[i], NULL, work_beside, (void *)(i + 1)) == 0);
+    while (atomic_load(&at_work) > 0) MUST(unimem_write_leaks("/dev/null"));
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    MUST(!*logged && unimem_close(memory) && !*logged);
+}
+/* Frees of what is in quarantine cost the same however much is there. */
+static void freed_twice(void) {
+    enum { BLOCKS = 100000 };
+    static void *blocks[BLOCKS];
+    unimem_set_log(NULL, NULL);
+    for (size_t i = 0; i < BLOCKS; i++) blocks[i] = allocates_the_block(16);
+    for (size_t i = 0; i < BLOCKS; i++) memory->free(blocks[i]);
+    for (size_t i = 0; i < BLOCKS; i++) memory->free(opaque(blocks[BLOCKS - 1 - i]));
+    MUST(unimem_refused_frees(memory) == BLOCKS && live() == 0 && unimem_close(memory));
+}
+/* Where stacks are not told nobody looks up their names, which takes long and much memory: files stay as they are mapped. */
+static size_t mappings_of_files(void) {
+    size_t count = 0;
+    char line[PATH_MAX];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    MUST(maps);
+    while (fgets(line, sizeof line, maps)) count += strchr(line, '/') != NULL;
+    fclose(maps);
+    return count;
+}
+static void errors_alone(void) {
+    static char foreign;
+    unimem_set_log(NULL, NULL); /* stderr has them */
+    size_t before = mappings_of_files();
+    memory->free(&foreign);
+    MUST(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED && mappings_of_files() == before);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -345,7 +390,8 @@ static const struct {
              {"tiered_overrun", tiered_overrun}, {"tracked_overrun", tracked_overrun}, {"clean", clean},
              {"asked_while_trimming", asked_while_trimming},
              {"asked_by_a_limited_pool", asked_by_a_limited_pool}, {"global_at_close", global_at_close},
-             {"unknown_mode", unknown_mode}};
+             {"unknown_mode", unknown_mode}, {"looked_at", looked_at}, {"freed_twice", freed_twice},
+             {"errors_alone", errors_alone}};
 
 static int run(const char *setting, const char *name) {
     fflush(stdout);
@@ -401,6 +447,13 @@ int main(int argc, char **argv) {
     CHECK("a large block cannot be touched after its free", WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
     CHECK("the quarantine is bounded and gives way to limits", passes("guard,quarantine", "bounded"));
     CHECK("leaks are reported with the stacks that allocated them", passes("trace", "traced"));
+    CHECK("live blocks are looked at while threads change them, and nothing is found: guard", passes("guard", "looked_at"));
+    CHECK("with everything on too", passes("guard,quarantine,trace", "looked_at"));
+    CHECK("a hundred thousand blocks are freed twice", passes("guard,quarantine,trace", "freed_twice"));
+    setenv("UNIMEM_LOG", "error", 1);
+    printf("# an error is told on stderr:\n");
+    CHECK("where errors alone are told, no names of stacks are looked up", passes("trace", "errors_alone"));
+    unsetenv("UNIMEM_LOG");
     static char text[TEXT];
     read_text(report, text);
     CHECK("the report in JSON has them too", text[0] == '{' && strstr(text, "\"blocks\": 3") &&

@@ -256,7 +256,7 @@ static int refused_for_nothing(void *argument) {
     size_t most = unimem_held_bytes(memory);
     for (size_t i = 0; i < BLOCKS; i++) memory->free(blocks[i]);
     void *large = memory->allocate(8 * MIB * BLOCKS, 0);
-    EXPECT(large && unimem_held_bytes(memory) <= most + 16 * MIB, "%zu bytes held, %zu before", unimem_held_bytes(memory), most);
+    EXPECT(large && unimem_held_bytes(memory) <= most + 16 * MIB + held_back(), "%zu bytes held, %zu before", unimem_held_bytes(memory), most);
     memory->free(large);
     for (size_t i = 0; i < BLOCKS; i++) memory->free(between[i]);
     memory->free(tiered);

@@ -138,7 +138,9 @@ static void test_budget(unified_pool_config_t config, size_t cap, const char *wh
             EXPECT(live == count * size && live <= cap, "blocks of %zu bytes: %zu live bytes, %zu blocks", size, live,
                    count);
             EXPECT(held <= cap, "blocks of %zu bytes: %zu bytes held, the cap is %zu", size, held, cap);
-            EXPECT(live + size > cap || live >= cap / 2, "blocks of %zu bytes: full with %zu of %zu bytes live", size,
+            /* A guard's 16 bytes, and what they round up to. */
+            size_t taken = live + (debug_mode("guard") ? count * 64 : 0);
+            EXPECT(live + size > cap || taken >= cap / 2, "blocks of %zu bytes: full with %zu of %zu bytes live", size,
                    live, cap);
             EXPECT(!unimem_can_allocate(memory, cap), "can_allocate(%zu) while full", cap);
             void *kept = chain;
@@ -260,8 +262,11 @@ static void test_statistics(void) {
     fresh->free(c);
     for (int i = 0; i < 10000; i++) fresh->free(fresh->allocate(64, 0));
     stats = stats_of(fresh);
-    CHECK("get_stats: a block freed and asked for again comes from the thread cache",
-          stats.cache_hits >= 9000 && stats.cache_hits + stats.cache_misses >= 10000);
+    if (debug_mode(NULL))
+        SKIP("get_stats: a block freed and asked for again comes from the thread cache", "in debug mode nothing does");
+    else
+        CHECK("get_stats: a block freed and asked for again comes from the thread cache",
+              stats.cache_hits >= 9000 && stats.cache_hits + stats.cache_misses >= 10000);
     CHECK_EQ("get_stats: one block at a time is a peak of one block", stats.peak_allocated, 1300);
     enum { BATCH = 1000, BATCHES = 20 };
     for (int i = 0; i < BATCHES; i++) {
@@ -270,8 +275,12 @@ static void test_statistics(void) {
         for (size_t j = 0; j < BATCH; j++) batch[j] = fresh->allocate(64, 0);
         for (size_t j = 0; j < BATCH; j++) fresh->free(batch[j]);
     }
-    CHECK_EQ("get_stats: a thread that uses a thousand blocks by turns comes to have them all in its cache",
-             stats_of(fresh).cache_misses, 0);
+    if (debug_mode(NULL))
+        SKIP("get_stats: a thread that uses a thousand blocks by turns comes to have them all in its cache",
+             "in debug mode it has none");
+    else
+        CHECK_EQ("get_stats: a thread that uses a thousand blocks by turns comes to have them all in its cache",
+                 stats_of(fresh).cache_misses, 0);
     enum { BLOCKS = 20000 };
     void **blocks = table_new(BLOCKS * sizeof *blocks);
     for (size_t i = 0; i < BLOCKS; i++) memset(blocks[i] = fresh->allocate(1000, 0), 1, 1000);

@@ -72,7 +72,9 @@ static void test_live_blocks(void) {
         size_t resident = resident_bytes() - idle;
         printf("# %zu MiB asked for, %zu MiB resident, fragmentation %zu %%\n", total / MIB, resident / MIB,
                stats.fragmentation);
-        EXPECT(resident < total + total / 3 + 16 * MIB, "%zu MiB resident for %zu MiB", resident / MIB, total / MIB);
+        /* Guards, and who allocated each. */
+        size_t more = (debug_mode("guard") ? 16 * count : 0) + (debug_mode("trace") ? 40 * count : 0);
+        EXPECT(resident < total + total / 3 + 16 * MIB + more, "%zu MiB resident for %zu MiB", resident / MIB, total / MIB);
         size_t wrong = 0;
         for (size_t i = 0; i < count; i++) wrong += !pattern_holds(blocks[i], 0, sizes[i], i);
         EXPECT(wrong == 0, "%zu blocks were written by another", wrong);
@@ -87,7 +89,7 @@ static void test_live_blocks(void) {
     size_t handed_back = unimem_trim(memory), after = resident_bytes();
     printf("# idle %zu KiB, after freeing and trim (%zu MiB handed back) %zu KiB\n", idle / KIB, handed_back / MIB,
            after / KIB);
-    CHECK("all freed and trimmed: within 4 MiB of idle", after <= idle + 4 * MIB);
+    CHECK("all freed and trimmed: within 4 MiB of idle", after <= idle + 4 * MIB + held_back());
     CHECK("the instance closes clean", unimem_close(memory));
     munmap(blocks, count * sizeof *blocks);
     munmap(sizes, count * sizeof *sizes);
@@ -164,9 +166,10 @@ static void test_first_use(void) {
         for (size_t i = 0; i < 2; i++) pthread_create(&threads[i], NULL, use_every_size, memory);
         for (size_t i = 0; i < 2; i++) pthread_join(threads[i], NULL);
         unimem_trim(memory);
-        size_t after = resident_bytes();
+        /* A recording has a queue. */
+        size_t after = resident_bytes(), recorded = getenv("UNIMEM_TRACE") ? 3 * MIB / 2 : 0;
         printf("# idle %zu KiB, after %zu KiB\n", idle / KIB, after / KIB);
-        EXPECT(after <= idle + 3 * MIB / 2, "resident memory grew from %zu to %zu KiB", idle / KIB, after / KIB);
+        EXPECT(after <= idle + 3 * MIB / 2 + recorded, "resident memory grew from %zu to %zu KiB", idle / KIB, after / KIB);
     }
     TEST("4 GiB of address space in small blocks, never touched: freed and trimmed, within 4 MiB of before") {
         enum { BLOCKS = 4096 };
@@ -180,7 +183,7 @@ static void test_first_use(void) {
         unimem_trim(memory);
         size_t after = resident_bytes();
         printf("# idle %zu KiB, after %zu KiB\n", idle / KIB, after / KIB);
-        EXPECT(after <= idle + 4 * MIB, "resident memory grew from %zu to %zu KiB", idle / KIB, after / KIB);
+        EXPECT(after <= idle + 4 * MIB + (getenv("UNIMEM_TRACE") ? 3 * MIB / 2 : 0), "resident memory grew from %zu to %zu KiB", idle / KIB, after / KIB);
     }
     CHECK("the instance of a fresh process closes clean", unimem_close(memory));
 }
@@ -228,7 +231,9 @@ static void test_great_sizes(void) {
                    stats_of(memory).total_allocated);
         }
     }
-    TEST("a block grows from 1 GiB to 8 GiB and keeps both of its old ends") {
+    const char *grows = "a block grows from 1 GiB to 8 GiB and keeps both of its old ends";
+    if (debug_mode(NULL)) SKIP(grows, "in debug mode blocks that are reallocated are copied");
+    else TEST(grows) {
         unsigned char *block = memory->allocate(GIB, 0);
         size_t size = GIB;
         for (; block && size < 8 * GIB; size *= 2) {

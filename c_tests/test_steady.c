@@ -77,7 +77,9 @@ int main(void) {
         SKIP("page faults of steady programs", "under a sanitizer or valgrind they are not the library's");
         return tap_done();
     }
-    for (size_t i = 0; i < sizeof surfaces / sizeof surfaces[0]; i++) test_surface(&surfaces[i]);
+    if (debug_mode(NULL)) SKIP("page faults of steady programs", "in debug mode what was just freed is not what is used next");
+    else
+        for (size_t i = 0; i < sizeof surfaces / sizeof surfaces[0]; i++) test_surface(&surfaces[i]);
     CHECK("the instance closes clean", unimem_close(memory));
     destroy_memory_pool(pool);
     destroy_memory_system(memory_system);

@@ -272,7 +272,9 @@ static void test_blocks(void)
             if (!EXPECT(moved, "to %zu: %s", size, unimem_last_error_message())) break;
             words = moved;
             if (size < kept) kept = size;
-            EXPECT(residency_of(words).faults == faults, "to %zu: %zu chunks came in", size, residency_of(words).faults - faults);
+            /* A guard is the bytes behind the memory, in its last chunk. */
+            size_t allowed = debug_mode("guard");
+            EXPECT(residency_of(words).faults <= faults + allowed, "to %zu: %zu chunks came in", size, residency_of(words).faults - faults);
             EXPECT(unimem_usable_size(words) == size && unimem_chunk_size(words) == 64 * KIB, "to %zu", size);
             for (size_t i = 0; i < kept / 8; i += 64)
                 if (!EXPECT(words[i] == mix(i), "to %zu: word %zu", size, i)) break;

@@ -430,7 +430,8 @@ int main(void) {
     what_keeps_the_value();
     many();
     larger_than_the_budget(plain);
-    every_layout_beyond_the_budget(plain);
+    if (without_faults()) SKIP("tensors of every layout beyond the budget", "without a fault mechanism they cannot be looked at");
+    else every_layout_beyond_the_budget(plain);
     order_under_a_limit(plain);
     CHECK_EQ("no block was overrun", held.overrun, 0);
     CHECK("the instances close clean", unimem_close(plain) && unimem_close(small) && unimem_close(tiers));

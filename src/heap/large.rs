@@ -76,6 +76,7 @@ impl Heap {
         let kept_alignment = alignment.max(DEFAULT_ALIGNMENT).trailing_zeros() as u8;
         span_ref.describe_large(self, first, size, length - place.lead, kept_alignment);
         span_ref.set_written(if fresh { 0 } else { ALL });
+        debug::write_guard(first as *mut u8, size);
         span_ref.large_slot.store(slot::LIVE, Relaxed);
         if !page_map::insert(base, base + length, span) {
             span_ref.retire();
@@ -198,9 +199,11 @@ impl Heap {
         // Read under the lock: another owner may have given the block another size since it was looked up.
         let size_before = span.large_size.load(Relaxed);
         if pinned {
-            let fits = size <= span.large_capacity.load(Relaxed);
+            let capacity = span.large_capacity.load(Relaxed);
+            let fits = size <= capacity;
             if fits {
                 span.large_size.store(size, Relaxed);
+                debug::resized(pointer, size, capacity);
             }
             return Ok(fits.then_some((pointer, size_before)));
         }

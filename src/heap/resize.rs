@@ -51,7 +51,6 @@ impl Heap {
             // `before` is not the size that was found above: several owners may resize at the same moment, and each
             // counts the change that it made.
             self.with_cache(|cache| cache.resize(self, before, size))?;
-            debug::resized(moved, size);
             // Where it moved, that was seen to before its old place could be another's.
             if value & slot::MARKED != 0 && moved == pointer {
                 attributes::rename(pointer, moved, size);
@@ -103,10 +102,17 @@ impl Heap {
         block: &Block,
         size: usize,
     ) -> Option<usize> {
+        let guard = || debug::resized(block.start as *mut u8, size, block.capacity);
         if block.capacity >= SHAPES[FIRST_SINGLE].stride as usize - self.prefix() {
             let _central = self.central.lock();
-            return self.has_only_block(span, block).then(|| span.replace_only_size(size));
+            return self.has_only_block(span, block).then(|| {
+                let before = span.replace_only_size(size);
+                guard();
+                before
+            });
         }
+        // For the guard, which has to be where the size says it is.
+        let central = debug::guards_are_on().then(|| self.central.lock());
         // Without the lock, which would cost as much as all the rest. If the span has ended meanwhile the slot is another
         // block's by now, and gets its value back at once.
         let is_still_there = || self.has_block(span, index, block.start as *const u8);
@@ -115,6 +121,9 @@ impl Heap {
         if done && !is_still_there() {
             slot::surrender(span.slot(index), resized, value);
             return None;
+        }
+        if done && central.is_some() {
+            guard();
         }
         done.then_some(block.size)
     }

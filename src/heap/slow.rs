@@ -108,7 +108,7 @@ impl Heap {
         }
         scavenger::start_if_wanted();
         if let Ok(block) = result {
-            debug::allocated(block, size);
+            debug::allocated(block);
             self.sample(block, size);
         }
         result
@@ -242,6 +242,13 @@ impl Heap {
         let magazine = cache.magazine(class);
         let single = class >= FIRST_SINGLE;
         let live = if single { slot::LIVE } else { magazine.labels().zero_size_value() - size as u16 };
+        if debug::guards_are_on() {
+            // Reports look at all that is live. There is no fast path then, which is all that could make the claim fail.
+            if single {
+                span_of_block(entry.pointer).note_request(size);
+            }
+            debug::write_guard(entry.pointer, size);
+        }
         if !slot::claim(entry.slot(), magazine.tag(), live) {
             cache.refuse(self, class, entry);
             return false;
@@ -404,6 +411,19 @@ impl Heap {
             return fail!(DoubleFree, "{pointer:p} is not live: freed before, or never handed out");
         }
         Ok((span, index, value))
+    }
+
+    /// Runs `f` with the live block of this heap that starts at `pointer`, under the lock: nobody frees or resizes it meanwhile.
+    pub(super) fn with_live<R>(&self, pointer: *const u8, f: impl FnOnce(Block) -> R) -> Option<R> {
+        let span = page_map::span_of(pointer as usize)?;
+        let _central = self.central.lock();
+        if !self.has_block(span, span.index_of(pointer as usize)?, pointer)
+            && !self.is_mapped_by(span, pointer)
+        {
+            return None;
+        }
+        let value = span.value(span.index_of(pointer as usize)?);
+        slot::is_live(value).then(|| f(self.describe(span, pointer as usize, value)))
     }
 
     /// The live block of this heap that starts at `pointer`.

@@ -367,7 +367,8 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
         told: 0,
         new: true,
     };
-    if let Err(error) = new.begin() {
+    // At once: what ends before the first sample says what it was all the same.
+    if let Err(error) = new.begin().and_then(|()| new.flush()) {
         return fail!(Io, "{error}: {}", text(path));
     }
     *recording = Some(new);

@@ -56,7 +56,8 @@ impl SpillSpace {
     pub fn take(&self, first: usize, count: usize) -> Result<()> {
         let disk = |errno| -> Error {
             let directory = spill::directory();
-            pending(Error::Io, format_args!("spill file in {}: {errno}", directory.display()))
+            // The reason first: a message has no room for every path.
+            pending(Error::Io, format_args!("spill file: {errno}: {}", directory.display()))
         };
         let (file, spill) = self.engine.spill().map_err(disk)?;
         let length = (count * self.chunk) as u64;

@@ -4,9 +4,9 @@
 //! fast.rs serves no call and all of them pass through slow.rs, which calls here. If none is on, the fast paths know nothing
 //! of this, and the slow ones pay one relaxed load.
 //!
-//! - guard: [`super::guard`] behind each block. It is checked when the block is freed or reallocated, by
-//!   `check_memory_corruption`, and when the heap ends. The free of a damaged block is refused like any bad free, so that
-//!   the block stays to be looked at.
+//! - guard: [`super::guard`] behind each block. It is written before the block is live. It is checked when the block is
+//!   freed or reallocated, by `check_memory_corruption`, and when the heap ends, under the heap's lock, since reports look at
+//!   all blocks. The free of a damaged block is refused like any bad free, so that the block stays to be looked at.
 //! - quarantine: see [`quarantine`](mod@quarantine).
 //! - trace: see [`trace`](mod@trace).
 //!
@@ -120,12 +120,17 @@ pub(crate) static HOOKS: [&dyn AtFork; 4] =
 pub(super) fn slack() -> usize {
     if has(GUARD_ON) { GUARD } else { 0 }
 }
-/// A block of `size` bytes, and [`slack`] more, was made.
-pub(super) fn allocated(block: NonNull<u8>, size: usize) {
-    if has(GUARD_ON) {
-        // SAFETY: a fresh block with that much slack.
+/// A block of `size` bytes, and [`slack`] more, is about to be live: whoever finds it so finds its guard.
+pub(super) fn write_guard(block: *mut u8, size: usize) {
+    if has(GUARD_ON)
+        && let Some(block) = NonNull::new(block)
+    {
+        // SAFETY: still the caller's alone, and with that much slack.
         unsafe { guard::write(block, size) };
     }
+}
+/// A block was made.
+pub(super) fn allocated(block: NonNull<u8>) {
     if has(TRACE_ON) {
         trace::allocated(block.as_ptr() as usize);
     }
@@ -135,16 +140,10 @@ pub(super) fn allocated(block: NonNull<u8>, size: usize) {
 pub(super) fn moves_blocks(block: &Block, size: usize, pinned: bool) -> bool {
     modes().any() && !(pinned && size <= block.size)
 }
-/// A block was given another size in place.
-pub(super) fn resized(pointer: *mut u8, size: usize) {
-    if !has(GUARD_ON) {
-        return;
-    }
-    if let (Some(block), Some((_, found))) = (NonNull::new(pointer), owner(pointer))
-        && found.capacity - size >= GUARD
-    {
-        // SAFETY: a live block of the caller's that is long enough.
-        unsafe { guard::write(block, size) };
+/// A live block of `capacity` bytes was given another size in place. The heap's lock is held, and was when it was done.
+pub(super) fn resized(pointer: *mut u8, size: usize, capacity: usize) {
+    if capacity - size >= GUARD {
+        write_guard(pointer, size);
     }
 }
 /// Checks the guard of the live block at `pointer`. If the block was overrun it logs that and fails with Corruption.
@@ -165,14 +164,17 @@ pub fn check(pointer: *const u8) -> Result<()> {
         None => Ok(()),
     }
 }
-/// The live block at `pointer` if bytes behind it were overwritten, and which is the first.
+/// The live block at `pointer` if bytes behind it were overwritten, and which is the first. Anybody may ask: other threads
+/// may free it, and make another one there.
 fn damaged_by(pointer: *const u8) -> Option<(Block, usize)> {
-    let (_, block) = owner(pointer)?;
-    if block.capacity - block.size < GUARD {
-        return None;
-    }
-    // SAFETY: with guards on, every live block has had one written behind it.
-    unsafe { guard::first_damage(&block) }.map(|byte| (block, block.size + byte))
+    let (heap, _) = owner(pointer)?;
+    heap.with_live(pointer, |block| {
+        if block.capacity - block.size < GUARD {
+            return None;
+        }
+        // SAFETY: live as long as the heap's lock is held, and with guards on those had one written before they were live.
+        unsafe { guard::first_damage(&block) }.map(|byte| (block, block.size + byte))
+    })?
 }
 fn tell_damage((block, offset): (Block, usize)) {
     tell_overrun(block.start, block.size, offset);

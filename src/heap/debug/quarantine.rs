@@ -1,4 +1,4 @@
-//! Quarantine: freed blocks are filled with a pattern and held back, oldest out first, until they are more than
+//! Quarantine: freed blocks are filled with a pattern and held back, oldest out first, as soon as they are more than
 //! [`MOST_BYTES`] together. A write after free is found when a block leaves; a read after free sees the pattern
 //! (0xDD). Whole pages of blocks above 1 MiB cannot be touched at all meanwhile: that is SIGSEGV, at the instruction.
 //!
@@ -17,8 +17,10 @@ use crate::os::system;
 use allocator_api2::vec::Vec;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::*;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 
-/// Bytes held back at most.
+/// Bytes held back at most, records included: those of small blocks are longer than the blocks.
 const MOST_BYTES: usize = 32 << 20;
 /// What freed blocks are filled with.
 const PATTERN: u8 = 0xDD;
@@ -31,7 +33,6 @@ struct Held {
     start: usize,
     /// Size that was asked for.
     size: usize,
-    /// Bytes that count.
     capacity: usize,
     /// Bytes filled with the pattern.
     filled: usize,
@@ -65,6 +66,10 @@ impl Held {
             freed,
         }
     }
+    /// What it takes of [`MOST_BYTES`].
+    fn bytes(&self) -> usize {
+        self.capacity + self.heap.prefix() + size_of::<Held>().next_power_of_two()
+    }
     /// Fills the block with the pattern; the whole pages of a large one cannot be touched any more instead.
     ///
     /// # Safety
@@ -84,13 +89,35 @@ impl Held {
         unsafe { (self.start as *mut u8).write_bytes(PATTERN, self.filled) };
     }
 }
-/// The queue, and the bytes of its blocks.
+/// The queue, and the bytes of its blocks and records.
 struct Queue {
     first: *mut Held,
     last: *mut Held,
     bytes: usize,
+    /// The records by the addresses of their blocks. Without memory for it one may be missing.
+    places: HashMap<usize, NonNull<Held>, FixedState, Records>,
 }
 impl Queue {
+    /// A record comes, at the end.
+    ///
+    /// # Safety
+    /// It is live and in no queue, and nothing comes after it.
+    unsafe fn enter(&mut self, record: NonNull<Held>) {
+        // SAFETY: live, by the caller's promise.
+        let held = unsafe { record.as_ref() };
+        self.bytes += held.bytes();
+        if self.places.try_reserve(1).is_ok() {
+            self.places.insert(held.start, record);
+        }
+        // SAFETY: by the caller's promise.
+        unsafe { self.append(record) };
+    }
+    /// One that is off the list goes.
+    fn leave(&mut self, held: &Held) {
+        self.bytes -= held.bytes();
+        self.places.remove(&held.start);
+        trace::give_room_back(&mut self.places);
+    }
     /// Puts a record at the end.
     ///
     /// # Safety
@@ -116,7 +143,12 @@ impl Queue {
 }
 // SAFETY: followed under the lock only.
 unsafe impl Send for Queue {}
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { first: null_mut(), last: null_mut(), bytes: 0 });
+static QUEUE: Mutex<Queue> = Mutex::new(Queue {
+    first: null_mut(),
+    last: null_mut(),
+    bytes: 0,
+    places: HashMap::with_hasher_in(FixedState::with_seed(0), Records),
+});
 
 /// See load.rs.
 pub(super) static HOOKS: &dyn AtFork = &QUEUE;
@@ -157,11 +189,10 @@ pub(super) fn take(
     heap.count_quarantined(held.size)?;
 
     let mut queue = QUEUE.lock();
-    queue.bytes += held.capacity;
     // SAFETY: a fresh record of that size, which nothing comes after.
     unsafe {
         record.write(held);
-        queue.append(record);
+        queue.enter(record);
     }
     let mut damaged = none();
     while queue.bytes > MOST_BYTES
@@ -175,15 +206,9 @@ pub(super) fn take(
 /// Size of the block in quarantine at `start`, and the stacks that allocated and freed it.
 pub(super) fn stacks_of(start: usize) -> Option<(usize, u64, u64)> {
     let queue = QUEUE.lock();
-    let mut next = queue.first;
     // SAFETY: records in the queue are live, and only reached under its lock.
-    while let Some(held) = unsafe { next.as_ref() } {
-        if held.start == start {
-            return Some((held.size, held.allocated, held.freed));
-        }
-        next = held.next;
-    }
-    None
+    let held = unsafe { queue.places.get(&start)?.as_ref() };
+    Some((held.size, held.allocated, held.freed))
 }
 
 /// Lets out the blocks of all heaps that are `wanted`. Returns whether there were any, and the damaged ones.
@@ -222,7 +247,7 @@ fn let_out(queue: &mut Queue, record: NonNull<Held>, damaged: &mut Vec<Written, 
     // SAFETY: the record was taken out of the queue, so it is ours alone.
     let held = unsafe { record.read() };
     let (page, length) = held.closed;
-    queue.bytes -= held.capacity;
+    queue.leave(&held);
     // SAFETY: the block is nobody's, and readable that far.
     let bytes = unsafe { core::slice::from_raw_parts(held.start as *const u8, held.filled) };
     if let Some(offset) = first_difference(bytes)

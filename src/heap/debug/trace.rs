@@ -5,7 +5,7 @@
 //! dynamic loader's. Names are looked up only to tell people, and under a lock of their own. Fork waits for that lock, so
 //! that no child inherits the symboliser's locks half taken.
 use super::regions;
-use crate::log::{lock_quietly, log};
+use crate::log::{Level, is_wanted, lock_quietly, log};
 use crate::os::fork::AtFork;
 use crate::os::{lock::Mutex, records::Records, system::NotCancelled, thread};
 use crate::recording::{DEPTH, Stack};
@@ -119,7 +119,22 @@ pub(super) fn allocated(start: usize) {
 }
 /// Forgets the block at `start`, which is no longer live. Returns the hash of the stack that allocated it.
 pub(super) fn freed(start: usize) -> u64 {
-    TRACES.lock().blocks.remove(&start).unwrap_or(UNKNOWN)
+    let mut traces = TRACES.lock();
+    let hash = traces.blocks.remove(&start).unwrap_or(UNKNOWN);
+    give_room_back(&mut traces.blocks);
+    hash
+}
+/// Puts a table of which little is used any more into a smaller one, where there is memory for that.
+pub(super) fn give_room_back<T>(table: &mut HashMap<usize, T, FixedState, Records>) {
+    const SMALL: usize = 1 << 14;
+    if table.capacity() <= SMALL || table.len() >= table.capacity() / 8 {
+        return;
+    }
+    let mut smaller = HashMap::with_hasher_in(SEED, Records);
+    if smaller.try_reserve((2 * table.len()).max(SMALL / 2)).is_ok() {
+        smaller.extend(table.drain());
+        *table = smaller;
+    }
 }
 /// The hash of the stack that allocated the live block at `start`.
 pub(super) fn stack_of(start: usize) -> u64 {
@@ -181,6 +196,9 @@ fn name(address: usize) -> Call {
 }
 /// Sends a stack to the log, a call a line.
 pub(super) fn log_stack(hash: u64) {
+    if !is_wanted(Level::Warning) {
+        return; // names take long to find, and their tables much memory
+    }
     for (depth, call) in calls(hash).iter().enumerate() {
         match call.file.as_str() {
             "" => log!(Warning, "    #{depth} {:#x} {}", call.address, call.function),

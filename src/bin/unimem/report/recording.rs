@@ -186,9 +186,6 @@ impl Recording {
         let cut = read.map_err(|damage| failed(&damage))?;
         let mut recording = reader.finish().ok_or_else(|| failed(&"the recording contradicts itself"))?;
         recording.cut = cut;
-        if recording.samples.is_empty() {
-            return Err(failed(&"the recording ends before its first sample"));
-        }
         Ok(recording)
     }
     /// Nanoseconds from the beginning to the last event that is known.
@@ -205,7 +202,7 @@ impl Recording {
             (Some(_), false) => None,
             (_, true) => Some("the recording is cut off: what came before is shown"),
             (None, false) => Some(
-                "the recording has no end: the program was killed, or the disk was full; what came before is shown",
+                "the recording has no end: the program was killed, left by _exit, or the disk was full; what came before is shown",
             ),
         }
     }
