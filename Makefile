@@ -112,7 +112,7 @@ sanitize:
 	@CARGO="$(CARGO)" TEST_CC="$(CC)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/sanitize.sh $(B)
 
 # The C tests, and the soak for MINUTES, with a library that watches its locks, has its assertions and looks for overflows, and
-# ends the program where one of these finds something; the tests in debug mode and recorded, too: three quarters of an hour.  ONLY=text
+# ends the program where one of these finds something; the tests in debug mode and recorded, too: about an hour.  ONLY=text
 .PHONY: checked run-checked
 checked:
 	@CARGO_BUILD_BUILD_DIR=$(TARGET) $(MAKE) --no-print-directory B=$(B)/checked CARGO_TARGET_DIR=$(TARGET)/checked \
