@@ -15,9 +15,18 @@ impl Heap {
             || self.finds_room(size, alignment, movable)
             || made_room() && self.finds_room(size, alignment, movable)
     }
-    pub(super) fn finds_room(&'static self, size: usize, alignment: usize, movable: usize) -> bool {
+    fn finds_room(&'static self, size: usize, alignment: usize, movable: usize) -> bool {
+        // If there is no memory for a cache there is none for a block.
+        self.room(size, alignment, movable).unwrap_or(false)
+    }
+    /// Whether the limit is what refuses a block, and not the system.
+    pub(super) fn limit_refuses(&'static self, size: usize, alignment: usize) -> bool {
+        self.limit() != 0 && self.room(size, alignment, 0) == Some(false)
+    }
+    /// Whether the limit has room for a block. None if there is no memory for the thread's cache.
+    fn room(&'static self, size: usize, alignment: usize, movable: usize) -> Option<bool> {
         let (alignment, slack) = (self.alignment_for(alignment), debug::slack());
-        let fits = self.with_cache(|cache| {
+        let room = self.with_cache(|cache| {
             self.empty_front(cache);
             let central = self.central.lock();
             match self.class_for(size + slack, alignment) {
@@ -28,7 +37,6 @@ impl Heap {
                 None => self.has_room_for_large(&central, size, alignment, slack, movable),
             }
         });
-        // If there is no memory for a cache there is none for a block.
-        fits.unwrap_or(false)
+        room.ok()
     }
 }

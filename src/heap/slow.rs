@@ -93,18 +93,14 @@ impl Heap {
         if result.is_err() {
             self.want_caches();
         }
-        let within_limit = || self.limit() == 0 || self.held().saturating_add(size) <= self.limit();
-        if result.is_err() && within_limit() {
-            // The limit has room, so the system is short: of memory that heaps keep, or of addresses that the arena has.
+        if result.is_err() && self.limit_refuses(size, alignment) {
+            result = self.no_room(size);
+        } else if result.is_err() {
+            // The system is short: of memory that heaps keep, or of addresses that the arena has.
             registry::for_each_heap(|heap| _ = heap.release_kept(None));
             debug::empty_quarantine(None);
             arena::vacate_unused();
             result = self.allocate_anywhere(size, alignment, extras);
-            // It may be the limit after all: a block takes more than its size, for its span and the bookkeeping.
-            if result.is_err() && self.limit() != 0 && within_limit() && !self.finds_room(size, alignment, 0)
-            {
-                result = self.no_room(size);
-            }
         }
         scavenger::start_if_wanted();
         if let Ok(block) = result {

@@ -245,15 +245,21 @@ impl Instance {
         let mut result = allocate();
         if let Some(engine) = self.tiered.engine() {
             let mut wanted = size.saturating_add(PIECES);
+            let mut had_room = false;
             while let Err(Error::OutOfMemory) = result {
                 if self.heap.limit() == 0 || size > self.heap.limit() {
                     break;
                 }
                 if self.heap.can_allocate(size, alignment, 0) {
-                    // Another thread made room. Or the system has no memory, and then to send chunks out would not
-                    // help.
-                    return allocate();
+                    // Another thread made room, and a third one may take it first. Or the system has no memory: there
+                    // is room time and again, and to send chunks out would not help.
+                    if had_room {
+                        break;
+                    }
+                    (had_room, result) = (true, allocate());
+                    continue;
                 }
+                had_room = false;
                 if engine.reclaim(wanted) == 0 {
                     break;
                 }

@@ -54,6 +54,21 @@ fn what_was_used_makes_room_before_what_was_made_ready() {
 }
 
 #[test]
+fn a_heap_at_its_limit_takes_nothing_from_others() {
+    let ready = 4 << 20;
+    let other = Heap::create(&HeapParams { ready, ..HeapParams::default() }).unwrap();
+    let held = other.held();
+    for size in [40, 1000, 20_000, 300_000, 1_100_000] {
+        let heap = Heap::create(&HeapParams { limit: 3 << 20, ..HeapParams::default() }).unwrap();
+        while heap.allocate(size, 16).is_ok() {}
+        assert_eq!(heap.allocate(size, 16), Err(Error::OutOfMemory));
+        assert!(held > ready && other.held() == held, "{size}: {} of {held}", other.held());
+        heap.destroy();
+    }
+    other.destroy();
+}
+
+#[test]
 fn blocks_in_other_threads_spans_are_used_before_the_limit_refuses() {
     let limit = 2 << 20;
     let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
