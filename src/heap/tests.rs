@@ -4,6 +4,7 @@ use crate::error::Error;
 
 mod blocks;
 mod front;
+mod late_frees;
 mod limits;
 mod model;
 mod threads;

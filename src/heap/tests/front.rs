@@ -1,7 +1,7 @@
 //! The front: the place for one block before a thread's magazines.
 use super::super::cache::ThreadCache;
 use super::super::magazine::Entry;
-use super::threads::free_late;
+use super::late_frees::free_late;
 use super::*;
 use core::sync::atomic::AtomicU16;
 
