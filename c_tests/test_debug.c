@@ -382,6 +382,23 @@ static void errors_alone(void) {
     MUST(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED && mappings_of_files() == before);
 }
 
+/* Of a cancellation that waits when a bad free is told and written to the report nothing may unwind through the library. */
+static void *frees_badly(void *unused) {
+    static char foreign[64];
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+    pthread_cancel(pthread_self());
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+    for (size_t i = 0; i < sizeof foreign; i++) memory->free(&foreign[i]);
+    pthread_testcancel();
+    return unused;
+}
+static void cancelled(void) {
+    pthread_t thread;
+    void *result = NULL;
+    MUST(pthread_create(&thread, NULL, frees_badly, NULL) == 0 && pthread_join(thread, &result) == 0);
+    MUST(result == PTHREAD_CANCELED && unimem_refused_frees(memory) == 64);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -391,7 +408,7 @@ static const struct {
              {"asked_while_trimming", asked_while_trimming},
              {"asked_by_a_limited_pool", asked_by_a_limited_pool}, {"global_at_close", global_at_close},
              {"unknown_mode", unknown_mode}, {"looked_at", looked_at}, {"freed_twice", freed_twice},
-             {"errors_alone", errors_alone}};
+             {"errors_alone", errors_alone}, {"cancelled", cancelled}};
 
 static int run(const char *setting, const char *name) {
     fflush(stdout);
@@ -432,6 +449,7 @@ int main(int argc, char **argv) {
     int file = mkstemp(report);
     if (file >= 0) close(file);
     setenv("REPORT", report, 1);
+    unsetenv("UNIMEM_DEBUG_REPORT"); /* that of whoever runs the tests */
     CHECK("an overrun by one byte is found at free, by check_memory_corruption and at close", passes("guard", "overrun"));
     CHECK("with everything on too", passes("guard,quarantine,trace", "overrun"));
     CHECK("an overrun of tiered memory is found in its last chunk", passes("guard", "tiered_overrun"));
@@ -469,6 +487,7 @@ int main(int argc, char **argv) {
           passes("guard,quarantine,trace", "clean"));
     read_text(report, text);
     CHECK("UNIMEM_DEBUG_REPORT is written at the end", strstr(text, "\"blocks\": 0") && strstr(text, "\"damaged\": 0"));
+    CHECK("a thread is cancelled after its bad frees are told, not in their middle", passes("guard,quarantine,trace", "cancelled"));
     CHECK("it is written when a finding changes it, and only then", passes("guard", "many"));
     read_text(report, text);
     size_t listed = 0;

@@ -24,6 +24,7 @@ use allocator_api2::vec::Vec;
 use core::cmp::Reverse;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use foldhash::fast::FixedState;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -61,7 +62,7 @@ struct Site {
 /// whether anything points to it.
 fn sites(live: &[Block], reached: Option<&[bool]>) -> std::vec::Vec<Site> {
     let stacks = trace::stacks_of(live.iter().map(|block| block.start));
-    let mut sites = HashMap::<u64, Site>::new();
+    let mut sites = HashMap::<u64, Site, FixedState>::default();
     for (index, (block, &stack)) in live.iter().zip(&stacks).enumerate() {
         let site = sites.entry(stack).or_default();
         site.stack = stack;
@@ -173,6 +174,8 @@ fn file() -> Option<PathBuf> {
 /// Writes the file again, because something was found that belongs there. If that fails, the end of the program tries again.
 pub(super) fn note_finding() {
     let Some(file) = file() else { return };
+    // Not for the file alone: the first object of JSON in a thread asks the system for random numbers.
+    let _whole = NotCancelled::begin();
     let _later = log::later();
     UNWRITTEN.store(true, SeqCst);
     while UNWRITTEN.load(SeqCst) {
