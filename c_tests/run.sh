@@ -2,7 +2,8 @@
 # Every test there is; the last line is "N passed, N failed".
 #   run.sh BUILD        BUILD: the directory of the libraries
 # From the environment: CARGO TEST_CC TEST_CXX MAKE SYSTEM_LIBS, ONLY (run what contains this text), VALGRIND=0 (leave
-# it out), EXCEPT (names to leave out, with | between them), SOAK (minutes), AGAIN=1 (C tests in all modes, too). Not CC: Cargo would build everything anew for a compiler by another name.
+# it out), EXCEPT (names to leave out, with | between them), SOAK (minutes), AGAIN=1 (C tests in all modes, too). Not CC:
+# Cargo would build everything anew for a compiler by another name.
 set -u
 B=$1
 : "${CARGO:=cargo}" "${TEST_CC:=cc}" "${TEST_CXX:=c++}" "${MAKE:=make}" "${SYSTEM_LIBS:=}" "${ONLY:=}" "${EXCEPT:=}" "${SOAK:=}" "${AGAIN:=}"

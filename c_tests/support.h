@@ -7,6 +7,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -170,6 +171,13 @@ static inline void *table_new(size_t bytes) {
         exit(EXIT_FAILURE);
     }
     return table;
+}
+
+/* Leaves the calling thread with a cancellation that waits: it takes effect at the thread's next cancellation point. */
+static inline void cancel_self_later(void) {
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+    pthread_cancel(pthread_self());
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
 }
 
 /* Waits for a child. Returns its exit status, or 256 plus the signal that ended it. */

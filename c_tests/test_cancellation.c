@@ -72,9 +72,7 @@ static void *again_and_again(void *unused) {
 /* With the cancellation waiting from the beginning: it takes effect at the first cancellation point that is not the
  * library's. */
 static void *once(void *unused) {
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-    pthread_cancel(pthread_self());
-    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+    cancel_self_later();
     for (size_t round = 0; round < 5; round++) what(round);
     begun = true;
     pthread_testcancel();

@@ -385,9 +385,7 @@ static void errors_alone(void) {
 /* Of a cancellation that waits when a bad free is told and written to the report nothing may unwind through the library. */
 static void *frees_badly(void *unused) {
     static char foreign[64];
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-    pthread_cancel(pthread_self());
-    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+    cancel_self_later();
     for (size_t i = 0; i < sizeof foreign; i++) memory->free(&foreign[i]);
     pthread_testcancel();
     return unused;

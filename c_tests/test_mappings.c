@@ -75,6 +75,13 @@ static size_t written_and_read(char *memory, size_t chunks, size_t step, size_t 
     return wrong;
 }
 
+/* Acquires every other chunk, as many as can be. Returns how many. */
+static size_t every_other_acquired(char *tiered, size_t chunks)
+{
+    size_t acquired = 0;
+    while (acquired < chunks / 2 && unimem_chunk_acquire(tiered, 2 * acquired, UNIMEM_WRITE)) acquired++;
+    return acquired;
+}
 static int ended(unified_memory_interface_t *memory, char *tiered)
 {
     memory->free(tiered);
@@ -142,8 +149,7 @@ static int acquired_chunks_have_an_end(void *unused)
     unified_memory_interface_t *memory = unimem_open(&roomy);
     char *tiered = streaming(memory, CHUNKS);
     if (!tiered) return 1;
-    size_t acquired = 0;
-    while (acquired < CHUNKS / 2 && unimem_chunk_acquire(tiered, 2 * acquired, UNIMEM_WRITE)) acquired++;
+    size_t acquired = every_other_acquired(tiered, CHUNKS);
     EXPECT(acquired > 1000 && acquired < LEFT / 2 && unimem_last_error() == UNIMEM_ERROR_LIMIT, "%zu are acquired: %s", acquired, unimem_last_error_message());
     for (size_t c = 0; c < acquired; c++) words_of(tiered, 2 * c)[3] = value(c, 0);
     size_t wrong = 0;
@@ -163,10 +169,9 @@ static int acquired_chunks_have_an_end(void *unused)
     unimem_chunk_release(tiered, 2 * acquired);
     return ended(memory, tiered);
 }
-static size_t all_acquired(char *tiered, size_t chunks)
+static size_t acquired_and_released(char *tiered, size_t chunks)
 {
-    size_t acquired = 0;
-    while (acquired < chunks / 2 && unimem_chunk_acquire(tiered, 2 * acquired, UNIMEM_WRITE)) acquired++;
+    size_t acquired = every_other_acquired(tiered, chunks);
     for (size_t c = 0; c < acquired; c++) unimem_chunk_release(tiered, 2 * c);
     return acquired;
 }
@@ -179,10 +184,10 @@ static int acquired_beside_another_instance(void *unused)
     unified_memory_interface_t *memory = unimem_open(&roomy), *other = unimem_open(&roomy);
     char *tiered = streaming(memory, CHUNKS), *theirs = streaming(other, THEIRS);
     if (!tiered || !theirs) return 1;
-    size_t alone = all_acquired(tiered, CHUNKS);
+    size_t alone = acquired_and_released(tiered, CHUNKS);
     unimem_advise(tiered, UNIMEM_DONT_NEED);
     EXPECT(written_and_read(theirs, THEIRS, 1, 0) == 0 && hot_chunks(theirs) == THEIRS, "%zu are in place", hot_chunks(theirs));
-    size_t beside = all_acquired(tiered, CHUNKS);
+    size_t beside = acquired_and_released(tiered, CHUNKS);
     EXPECT(alone > 1000 && beside + 100 > alone, "%zu are acquired, beside others %zu", alone, beside);
     other->free(theirs);
     EXPECT(unimem_close(other), "something was live at close");

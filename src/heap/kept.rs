@@ -297,8 +297,7 @@ impl Kept {
         // Not counted by what is held: chunks of tiered memory come and go meanwhile.
         let kept = self.bytes;
         for slices in RANGES..=MOST_SLICES {
-            for last in [self.aging[slices].last(), self.ready[slices].last()] {
-                let mut next = last;
+            for mut next in [self.aging[slices].last(), self.ready[slices].last()] {
                 while let Some(span) = next {
                     // SAFETY: kept spans are known to nobody but their list, under the lock.
                     let inner = unsafe { span.as_ref().inner() };
@@ -335,12 +334,11 @@ impl Kept {
             self.bytes -= inner.held();
             heap.discharge(inner.held());
             inner.bookkeeping = 0;
+            let since = inner.kept_since;
+            self.list(slices, since).remove(span);
             if slices == RANGES {
-                self.aging[RANGES].remove(span);
                 map::unmap(inner.run.base, inner.length);
             } else {
-                let since = inner.kept_since;
-                self.list(slices, since).remove(span);
                 arena::give(inner.run.base, slices, inner.charged);
             }
         }

@@ -413,12 +413,11 @@ impl Heap {
     pub(super) fn with_live<R>(&self, pointer: *const u8, f: impl FnOnce(Block) -> R) -> Option<R> {
         let span = page_map::span_of(pointer as usize)?;
         let _central = self.central.lock();
-        if !self.has_block(span, span.index_of(pointer as usize)?, pointer)
-            && !self.is_mapped_by(span, pointer)
-        {
+        let index = span.index_of(pointer as usize)?;
+        if !self.has_block(span, index, pointer) && !self.is_mapped_by(span, pointer) {
             return None;
         }
-        let value = span.value(span.index_of(pointer as usize)?);
+        let value = span.value(index);
         slot::is_live(value).then(|| f(self.describe(span, pointer as usize, value)))
     }
 

@@ -9,7 +9,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 const SHARDS: usize = 64;
-/// A shard with room for more entries than this gives room back when less than one part in [`SPARSE`] is used.
+/// A table with room for more entries than this gives room back when less than one part in [`SPARSE`] is used.
 const SMALL: usize = 1024;
 /// See [`SMALL`].
 const SPARSE: usize = 8;
@@ -19,7 +19,7 @@ type Shard = HashMap<usize, usize, ByPage, Records>;
 /// Hashes addresses so that neighbours stay neighbours. Those of one page land side by side in the table, at a place that
 /// depends on the page. So a program that goes through its blocks in order finds several entries in each cache line,
 /// however many blocks there are. The upper bits, by which hashbrown tells entries apart, depend on the whole address.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone)]
 struct ByPage;
 struct PageHasher(u64);
 impl BuildHasher for ByPage {
@@ -128,16 +128,16 @@ impl TrackingTable {
         self.shards.iter().map(clear).sum()
     }
 }
-/// Gives room back: see [`SMALL`]. If there is no memory for the smaller table the shard stays as it is; hashbrown's own
+/// Gives room of a table back: see [`SMALL`]. If there is no memory for the smaller table it stays as it is; hashbrown's own
 /// shrinking would end the program then.
-fn give_room_back(shard: &mut Shard) {
+pub(super) fn give_room_back<T, S: BuildHasher + Clone>(table: &mut HashMap<usize, T, S, Records>) {
     // Not by hashbrown's capacity: it counts removed entries until their places are free again.
-    let room = shard.allocation_size() / size_of::<(usize, usize)>();
-    if room > SMALL && shard.len() < room / SPARSE {
-        let mut smaller = HashMap::with_hasher_in(ByPage, Records);
-        if smaller.try_reserve(shard.len() * 2).is_ok() {
-            smaller.extend(shard.drain());
-            *shard = smaller;
+    let room = table.allocation_size() / size_of::<(usize, T)>();
+    if room > SMALL && table.len() < room / SPARSE {
+        let mut smaller = HashMap::with_hasher_in(table.hasher().clone(), Records);
+        if smaller.try_reserve(table.len() * 2).is_ok() {
+            smaller.extend(table.drain());
+            *table = smaller;
         }
     }
 }

@@ -6,6 +6,7 @@
 //! counts as held until it leaves.
 use super::super::central::requested_size;
 use super::super::span::Span;
+use super::super::tracking_table::give_room_back;
 use super::super::{Heap, page_map, size_class::SHAPES, slot};
 use super::trace;
 use crate::error::{Result, fail};
@@ -116,7 +117,7 @@ impl Queue {
     fn leave(&mut self, held: &Held) {
         self.bytes -= held.bytes();
         self.places.remove(&held.start);
-        trace::give_room_back(&mut self.places);
+        give_room_back(&mut self.places);
     }
     /// Puts a record at the end.
     ///

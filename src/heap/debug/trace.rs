@@ -4,6 +4,7 @@
 //! Walking a stack allocates nothing and takes no lock of ours. With a C library older than glibc 2.35 it takes the
 //! dynamic loader's. Names are looked up only to tell people, and under a lock of their own. Fork waits for that lock, so
 //! that no child inherits the symboliser's locks half taken.
+use super::super::tracking_table::give_room_back;
 use super::regions;
 use crate::log::{Level, is_wanted, lock_quietly, log};
 use crate::os::fork::AtFork;
@@ -123,18 +124,6 @@ pub(super) fn freed(start: usize) -> u64 {
     let hash = traces.blocks.remove(&start).unwrap_or(UNKNOWN);
     give_room_back(&mut traces.blocks);
     hash
-}
-/// Puts a table of which little is used any more into a smaller one, where there is memory for that.
-pub(super) fn give_room_back<T>(table: &mut HashMap<usize, T, FixedState, Records>) {
-    const SMALL: usize = 1 << 14;
-    if table.capacity() <= SMALL || table.len() >= table.capacity() / 8 {
-        return;
-    }
-    let mut smaller = HashMap::with_hasher_in(SEED, Records);
-    if smaller.try_reserve((2 * table.len()).max(SMALL / 2)).is_ok() {
-        smaller.extend(table.drain());
-        *table = smaller;
-    }
 }
 /// The hash of the stack that allocated the live block at `start`.
 pub(super) fn stack_of(start: usize) -> u64 {
