@@ -1,6 +1,6 @@
 /* The workloads: what the allocators are made to do. A workload's loop is compiled once for each way to call an
- * allocator, so that each is called as a program would call it: the pool and the interface by name, all others through
- * one pointer. */
+ * allocator, so that each is called as a program would call it: the pool and glibc by name, the interface through
+ * its table, and all others, which are opened at run time, through one pointer. */
 #ifndef UNIMEM_BENCH_WORKLOADS_H
 #define UNIMEM_BENCH_WORKLOADS_H
 
@@ -13,7 +13,7 @@
 
 enum { MOST_THREADS = 8, SCRATCH = 4 << 20, BATCH = 1000, LIVE = 10000, RING = 1024, LEFT = 8, CARRIED = 64 };
 
-typedef enum { BY_POOL, BY_INTERFACE, BY_POINTER } calling_t;
+typedef enum { BY_POOL, BY_INTERFACE, BY_GLIBC, BY_POINTER } calling_t;
 
 /* Blocks on their way from one thread to another. */
 typedef struct {
@@ -63,12 +63,14 @@ static inline void *touched(void *block) {
 INLINE void *get(calling_t by, const contender_t *contender, size_t size) {
     return touched(by == BY_POOL        ? pool_allocate(surface_pool, size)
                    : by == BY_INTERFACE ? surface_memory->allocate(size, 0)
+                   : by == BY_GLIBC     ? malloc(size)
                                         : contender->allocate(size));
 }
 
 INLINE void *get_aligned(calling_t by, const contender_t *contender, size_t alignment, size_t size) {
     return touched(by == BY_POOL        ? pool_get(size, alignment)
                    : by == BY_INTERFACE ? surface_memory->allocate(size, alignment)
+                   : by == BY_GLIBC     ? memalign(alignment, size)
                                         : contender->allocate_aligned(alignment, size));
 }
 
@@ -77,6 +79,8 @@ INLINE void give(calling_t by, const contender_t *contender, void *block) {
         pool_free(surface_pool, block);
     else if (by == BY_INTERFACE)
         surface_memory->free(block);
+    else if (by == BY_GLIBC)
+        free(block);
     else
         contender->free(block);
 }
@@ -84,6 +88,7 @@ INLINE void give(calling_t by, const contender_t *contender, void *block) {
 INLINE void *resize(calling_t by, const contender_t *contender, void *block, size_t old_size, size_t size) {
     return touched(by == BY_POOL        ? pool_resize(block, old_size, size)
                    : by == BY_INTERFACE ? surface_memory->realloc(block, size)
+                   : by == BY_GLIBC     ? realloc(block, size)
                                         : contender->reallocate(block, size));
 }
 
@@ -283,6 +288,8 @@ typedef void run_t(const contender_t *contender, job_t *job);
             name##_by(BY_POOL, contender, job);                                                                        \
         else if (contender == &contenders[INTERFACE])                                                                  \
             name##_by(BY_INTERFACE, contender, job);                                                                   \
+        else if (contender == &contenders[GLIBC])                                                                      \
+            name##_by(BY_GLIBC, contender, job);                                                                       \
         else                                                                                                           \
             name##_by(BY_POINTER, contender, job);                                                                     \
     }
