@@ -1,7 +1,7 @@
 //! What a few blocks carry beyond their size: further owners, the layout of a tensor, and whether their allocation was
 //! recorded.
 //!
-//! A block with attributes has [`slot::MARKED`] set in its slot, which sends its free down the slow path; no other block
+//! A block with attributes has a marked slot, which sends its free down the slow path; no other block
 //! ever comes here. Tracked and guarded blocks are marked too (tracked.rs, guard.rs), so a marked block need not be in this
 //! table. The table is sharded by address and lies in the library's own records.
 use super::span::Span;
@@ -82,7 +82,7 @@ fn live_slot(pointer: *const u8) -> Option<(&'static Span, usize)> {
 }
 /// Whether the block at `pointer` is live and marked.
 pub fn is_marked(pointer: *const u8) -> bool {
-    live_slot(pointer).is_some_and(|(span, index)| span.value(index) & slot::MARKED != 0)
+    live_slot(pointer).is_some_and(|(span, index)| slot::is_marked(span.value(index)))
 }
 
 /// Runs `f` on the attributes of the live block at `pointer`; they are made if there are none. Errors: NotOwned,
@@ -103,15 +103,15 @@ fn with<R>(pointer: *const u8, f: impl FnOnce(&mut Attributes) -> R) -> Result<R
 }
 /// Marks the slot of a live block. Returns whether it was marked before.
 fn mark_slot(span: &'static Span, index: usize, pointer: *const u8) -> Result<bool> {
-    let marked = |value| slot::is_live(value).then_some(value | slot::MARKED);
+    let marked = |value| slot::is_live(value).then(|| slot::marked(value));
     let place = span.slot_to_change(index);
     let before = place.fetch_update(Relaxed, Relaxed, marked);
     let is_same = live_slot(pointer).is_some_and(|(found, at)| core::ptr::eq(found, span) && at == index);
     match before {
-        Ok(before) if is_same => Ok(before & slot::MARKED != 0),
+        Ok(before) if is_same => Ok(slot::is_marked(before)),
         before => {
             // The span has ended since it was found, and the slot belongs to another block. It gets its value back.
-            before.into_iter().for_each(|before| _ = slot::surrender(place, before | slot::MARKED, before));
+            before.into_iter().for_each(|before| _ = slot::surrender(place, slot::marked(before), before));
             fail!(NotOwned, "the block was freed at the same moment")
         }
     }

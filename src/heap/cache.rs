@@ -36,8 +36,9 @@ const _: () = assert!(size_of::<ThreadCache>() <= SENTINEL_BYTES);
 
 /// One thread's part of one heap.
 ///
-/// A cache lies at the start of a page. Programs often store at the start of pages, because large blocks begin there. So
-/// nothing that a hit reads comes first here: see [`Span`](super::span::Span) about 4 KiB aliasing.
+/// What hits read and write lies within the first 128 bytes, where the processor's instructions reach it with a byte of
+/// distance. But a cache lies at the start of a page, and programs often store to multiples of 64, because blocks begin there.
+/// So a hit reads nothing at such a place: see [`Span`](super::span::Span) about 4 KiB aliasing.
 #[repr(C, align(64))]
 pub struct ThreadCache {
     /// The next cache in the heap's list; under the heap's lock.
@@ -47,6 +48,7 @@ pub struct ThreadCache {
     pub(super) quick_size: AtomicUsize,
     /// [`prefix_and_rounding`] for the heap's prefix.
     pub(super) prefix_and_rounding: usize,
+    pub(super) front: Front,
     pub(super) tally: Tally,
     largest: AtomicUsize,
     /// Largest room that fast.rs may serve; 0 if the heap's alignment is unusual or the cache is not one thread's own.
@@ -57,7 +59,6 @@ pub struct ThreadCache {
     pub heap: *const Heap,
     /// How many of the bytes allocated are covered by samples of the recording with the number `sampled_in` (recorded.rs).
     pub(super) sampled: Cell<usize>,
-    pub(super) front: Front,
     magazines: Magazines,
     /// Number of the recording that `sampled` belongs to.
     pub(super) sampled_in: Cell<u32>,

@@ -385,5 +385,5 @@ fn to_charge(span: &Inner, class: Class, blocks: usize) -> usize {
 /// Size that was asked for, of a live block with `value` in its slot.
 #[inline(always)]
 pub fn requested_size(span: &Span, value: u16) -> usize {
-    span.counted_size(value & !slot::MARKED) as u32 as usize
+    span.counted_size(slot::plain(value)) as u32 as usize
 }

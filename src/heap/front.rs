@@ -24,31 +24,34 @@ use core::cell::Cell;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-/// The class of no block; those of blocks are even.
-const NONE: usize = 1;
+/// Scaled classes of blocks in the front are below this, addresses of blocks are not.
+const CLASSES_END: usize = SHARED * CLASS_SCALE;
+/// The key of a front that has never had a block. No block has this address.
+const NO_BLOCK: usize = usize::MAX;
 
 /// See the module's comment. The sentinel has a front of zero bytes, which is not empty and so knows no block: a free may ask
 /// it, nothing else may be done with it.
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct Front {
-    /// Programs store to where blocks begin, at multiples of 64: see [`Span`] about 4 KiB aliasing.
-    unused: usize,
-    /// Scaled class of the block in it, or [`NONE`]. What is stored here is never computed from what was here: else each
-    /// pair of calls would wait for the pair before.
-    holds: Cell<usize>,
-    /// The block in it, or the one it remembers; 0 at first. (A number: of two pointers the compiler thinks that they differ.)
+    /// While a block is in it, that block's scaled class; else the address of the block that it remembers, or [`NO_BLOCK`].
+    /// So an allocation and a free have one comparison each. What is stored here is never computed from what was here: else
+    /// each pair of calls would wait for the pair before.
+    key: Cell<usize>,
+    /// The block in it, or the one it remembers.
     address: Cell<usize>,
     /// Its slot; none in the sentinel.
     slot: Cell<Option<&'static AtomicU16>>,
     span: Cell<*const Span>,
     /// The counted size of a block ([`Span::counted_size`]) is this number minus the value of its slot.
     counted: Cell<usize>,
+    /// Value of the block's slot before the block was freed. It comes here because hits do not read it, see
+    /// [`ThreadCache`](super::cache::ThreadCache).
+    value: Cell<u16>,
+    unused: [u16; 3],
     scaled_class: Cell<u32>,
     /// See [`Span::service`].
     service: Cell<u32>,
     labels: Cell<Labels>,
-    /// Value of the block's slot before the block was freed.
-    value: Cell<u16>,
 }
 
 /// What a free came to.
@@ -65,12 +68,12 @@ impl Front {
     /// Empty: what it remembers is no block, with a slot that is [`slot::FREE`] for ever.
     pub fn begin(&self, no_block: &'static AtomicU16) {
         self.slot.set(Some(no_block));
-        self.holds.set(NONE);
+        self.key.set(NO_BLOCK);
     }
     /// Whether the front has a block of this scaled class.
     #[inline(always)]
     pub fn holds(&self, scaled_class: usize) -> bool {
-        self.holds.get() == scaled_class
+        self.key.get() == scaled_class
     }
     /// Gives out the block in the front and counts a hit of `size` bytes. None: a slow path has to serve the call; nothing
     /// was changed.
@@ -82,19 +85,20 @@ impl Front {
         if slot.load(Relaxed) != labels.tag() || !tally.hit(size) {
             return None;
         }
-        self.holds.set(NONE);
+        let address = self.address.get();
+        self.key.set(address);
         slot.store(labels.zero_size_value().wrapping_sub(size as u16), Relaxed);
         // SAFETY: no block is at address 0.
-        Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(self.address.get())) })
+        Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(address)) })
     }
     /// Frees `pointer` into the front, if that is the block it remembers.
     #[inline(always)]
     pub fn free(&self, tally: &Tally, pointer: *mut u8) -> Freed {
-        if self.address.get() != pointer.expose_provenance() || self.holds.get() != NONE {
+        // A pointer to nothing may be equal to a class, but then the block is in the front, and so not live.
+        if self.key.get() != pointer.expose_provenance() {
             return Freed::Unknown;
         }
-        // SAFETY: it remembers a block, or what `begin` was given.
-        let slot = unsafe { self.slot.get().unwrap_unchecked() };
+        let Some(slot) = self.slot.get() else { return Freed::Unknown };
         let value = slot.load(Relaxed);
         if !slot::is_plainly_live(value) {
             return Freed::Unknown;
@@ -108,14 +112,14 @@ impl Front {
             return Freed::Slowly;
         }
         self.value.set(value);
-        self.holds.set(self.scaled_class.get() as usize);
+        self.key.set(self.scaled_class.get() as usize);
         slot.store(self.labels.get().tag(), Relaxed);
         Freed::Yes
     }
     /// Whether a block of this scaled class may be put into the front.
     #[inline(always)]
     pub fn has_room(&self, scaled_class: usize) -> bool {
-        self.holds.get() == NONE && scaled_class < SHARED * CLASS_SCALE
+        self.key.get() >= CLASSES_END && scaled_class < CLASSES_END
     }
     /// Puts a block into the front. The caller has checked that there is room, and sets the block's slot afterwards.
     pub fn keep(&self, span: &Span, entry: Entry, scaled_class: usize, labels: Labels) {
@@ -127,12 +131,13 @@ impl Front {
         self.scaled_class.set(scaled_class as u32);
         self.service.set(span.service());
         self.labels.set(labels);
-        self.holds.set(scaled_class);
+        self.key.set(scaled_class);
     }
     /// Takes the block out of the front: its class and its entry.
     pub fn remove(&self) -> Option<(usize, Entry)> {
-        let scaled_class = self.holds.replace(NONE);
-        let slot = self.slot.get().filter(|_| scaled_class != NONE)?;
+        let scaled_class = self.key.get();
+        let slot = self.slot.get().filter(|_| scaled_class < CLASSES_END)?;
+        self.key.set(self.address.get());
         let pointer = with_exposed_provenance_mut(self.address.get());
         Some((scaled_class / CLASS_SCALE, Entry::new(pointer, slot, self.value.get())))
     }

@@ -22,12 +22,12 @@ impl Heap {
         let block = self.describe(span, pointer as usize, value);
         // Counting needs the thread's cache. It is made before anything is changed, because that may fail.
         self.ready_to_count()?;
-        let pinned = value & slot::MARKED != 0 && attributes::references(pointer) > 1;
+        let pinned = slot::is_marked(value) && attributes::references(pointer) > 1;
         debug::check(pointer)?;
         let stays = if debug::moves_blocks(&block, size, pinned) {
             None
         } else if span.is_large() {
-            let resize = || self.resize_large(span, pointer, size, pinned, value & slot::MARKED != 0);
+            let resize = || self.resize_large(span, pointer, size, pinned, slot::is_marked(value));
             let mut resized = resize();
             // An allocation that finds no room does the same.
             if resized == Err(Error::OutOfMemory) && self.flush_caches() {
@@ -52,7 +52,7 @@ impl Heap {
             // counts the change that it made.
             self.with_cache(|cache| cache.resize(self, before, size))?;
             // Where it moved, that was seen to before its old place could be another's.
-            if value & slot::MARKED != 0 && moved == pointer {
+            if slot::is_marked(value) && moved == pointer {
                 attributes::rename(pointer, moved, size);
             }
             let moved = NonNull::new(moved).expect("a block's address");
@@ -62,7 +62,7 @@ impl Heap {
         if pinned {
             return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
         }
-        self.count_as_resize(block.size, || self.replace(&block, size, value & slot::MARKED != 0))
+        self.count_as_resize(block.size, || self.replace(&block, size, slot::is_marked(value)))
     }
 
     /// Moves a block into a new one of `size` bytes.
@@ -116,7 +116,8 @@ impl Heap {
         // Without the lock, which would cost as much as all the rest. If the span has ended meanwhile the slot is another
         // block's by now, and gets its value back at once.
         let is_still_there = || self.has_block(span, index, block.start as *const u8);
-        let resized = (slot::LIVE + (block.capacity - size) as u16) | (value & slot::MARKED);
+        let plain = slot::LIVE + (block.capacity - size) as u16;
+        let resized = if slot::is_marked(value) { slot::marked(plain) } else { plain };
         let done = is_still_there() && slot::surrender(span.slot(index), value, resized);
         if done && !is_still_there() {
             slot::surrender(span.slot(index), resized, value);

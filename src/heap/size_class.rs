@@ -18,7 +18,7 @@
 //!
 //! Each class costs each cache a magazine of 32 bytes. After a change run `cargo checked --lib heap`,
 //! `ONLY=test_budget make test` and `make bench-alloc`.
-use super::slot::{LIVE, MARKED};
+use super::slot;
 use crate::os::in_register;
 
 /// Alignment of a block when none is asked for: a cache line.
@@ -32,8 +32,7 @@ pub const MAX_STRIDE: usize = 1 << 20;
 pub const SMALLEST: usize = 32;
 /// Largest stride of a shared class.
 const MAX_SHARED: usize = 28 << 10;
-const _: () =
-    assert!(MAX_SHARED <= (MARKED - LIVE) as usize, "a slot tells how much of its block is not asked for");
+const _: () = assert!(MAX_SHARED <= slot::MAX_ROOM, "a slot tells how much of its block is not asked for");
 /// Largest stride of an aligned class.
 const MAX_ALIGNED: usize = 16 << 10;
 /// Largest alignment that comes from a span; a run of slices is aligned to it.

@@ -8,7 +8,7 @@
 //! | [`FREE`] | in its span, for anyone | whoever holds the heap's lock |
 //! | [`ASIDE`] | in quarantine | the quarantine |
 //! | a *tag* | in the magazine with that tag | the magazine's thread |
-//! | [`LIVE`] + bytes of its room not asked for, perhaps or'ed with [`MARKED`] | live | its owner, which is any thread |
+//! | [`LIVE`] + bytes of its room not asked for, or the same [`marked`] | live | its owner, which is any thread |
 //!
 //! A free on the fast path is a load and a plain store. So two threads that free one block at the same moment may both find
 //! it live, and both keep an entry for it. Only a locked instruction or a fence in every free could exclude that (Attiya and
@@ -39,14 +39,19 @@ pub const FREE: u16 = 0;
 /// Debug mode holds the block back (quarantine).
 pub const ASIDE: u16 = 1;
 const FIRST_TAG: u16 = 2;
-/// How many tags there are; all of them lie below [`LIVE`]. The number is prime, so magazines of one class share a tag only
+/// How many tags there are; all of them lie below [`LEAST_LIVE`]. The number is prime, so magazines of one class share a tag only
 /// if one cache was made a multiple of 4093 caches after the other.
 const TAGS: usize = 4093;
-/// A live block that fills its room. The slot of any live block is this plus the bytes of its room that were not asked for.
-/// So blocks that share a span may have at most `MARKED - LIVE` bytes of room (size_class.rs).
-pub const LIVE: u16 = 4096;
-/// The block has attributes (attributes.rs), is tracked (tracked.rs), or has a guard (guard.rs).
-pub const MARKED: u16 = 0x8000;
+/// Values of live blocks begin here.
+const LEAST_LIVE: u16 = FIRST_TAG + TAGS as u16;
+/// This bit is set in the slot of a plain live block. One without it is marked: it has attributes (attributes.rs), is tracked
+/// (tracked.rs), or has a guard (guard.rs).
+const PLAIN: u16 = 0x8000;
+/// A plain live block that fills its room. The slot of any plain live block is this plus the bytes of its room that were not
+/// asked for.
+pub const LIVE: u16 = PLAIN + LEAST_LIVE;
+/// Most bytes of room that a block may have if its slot is to tell how many were asked for.
+pub const MAX_ROOM: usize = (u16::MAX - LIVE) as usize;
 
 /// The tag of the magazine with this number.
 pub fn tag(number: usize) -> u16 {
@@ -55,11 +60,24 @@ pub fn tag(number: usize) -> u16 {
 /// Whether `value` is that of a live block without a mark.
 #[inline(always)]
 pub fn is_plainly_live(value: u16) -> bool {
-    value.wrapping_sub(LIVE) < MARKED - LIVE
+    value & PLAIN != 0
 }
 /// Whether `value` is that of a live block.
 pub fn is_live(value: u16) -> bool {
-    value & !MARKED >= LIVE
+    value >= LEAST_LIVE
+}
+/// Whether `value`, of a live block, is marked.
+pub fn is_marked(value: u16) -> bool {
+    value & PLAIN == 0
+}
+/// `value`, of a live block, with the mark.
+pub fn marked(value: u16) -> u16 {
+    value & !PLAIN
+}
+/// `value`, of a live block, without the mark.
+#[inline(always)]
+pub fn plain(value: u16) -> u16 {
+    value | PLAIN
 }
 
 /// A slot: the real one, or the model checker's. It orders no other memory. A block passes from thread to thread through the
@@ -127,7 +145,7 @@ mod model {
     use loom::sync::{Arc, Mutex};
 
     fn is_tag(value: u16) -> bool {
-        (FIRST_TAG..LIVE).contains(&value)
+        (FIRST_TAG..LEAST_LIVE).contains(&value)
     }
 
     /// The block and its span.

@@ -289,7 +289,7 @@ impl Heap {
             }
         };
         debug::check(pointer)?;
-        if value & slot::MARKED != 0 {
+        if slot::is_marked(value) {
             // Counting needs the thread's cache. Making it may fail, so it is made before the block loses what it carries.
             self.ready_to_count()?;
             if !attributes::give_up(pointer) {
@@ -333,7 +333,7 @@ impl Heap {
             magazine.drain_oldest(oldest, |entry| self.put_back(&mut central, cache, class, entry));
         }
         cache.tally.free(self, size);
-        let entry = Entry::new(pointer, block, value & !slot::MARKED);
+        let entry = Entry::new(pointer, block, slot::plain(value));
         if !magazine.push(entry) {
             self.put_back(&mut central, cache, class, entry);
         }

@@ -55,6 +55,10 @@ fn own(word: &AtomicUsize) -> usize {
     // SAFETY: only the calling thread writes this word, so a plain load races with no store.
     unsafe { word.as_ptr().read() }
 }
+/// Keeps the code around the call out of the usual path, which then has no jump.
+#[cold]
+#[inline(always)]
+fn rare() {}
 fn add(counter: &AtomicUsize, amount: usize) {
     counter.store(own(counter).wrapping_add(amount), Relaxed);
 }
@@ -132,6 +136,7 @@ impl Tally {
         let allocated = own(&self.allocated).wrapping_add(counted(size));
         let live = difference(allocated, own(&self.freed));
         if live > self.peak.load(Relaxed) {
+            rare();
             if live > MOST {
                 return false;
             }

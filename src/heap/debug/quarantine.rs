@@ -49,7 +49,7 @@ impl Held {
         let (size, capacity) = match span.is_large() {
             true => (span.large_size.load(Relaxed), span.large_capacity.load(Relaxed)),
             false => (
-                requested_size(span, value & !slot::MARKED),
+                requested_size(span, slot::plain(value)),
                 SHAPES[span.class() as usize].stride as usize - heap.prefix(),
             ),
         };
