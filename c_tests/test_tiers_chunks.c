@@ -5,7 +5,6 @@
 
 #include "tiers.h"
 
-#include <errno.h>
 #include <fcntl.h>
 
 /* Both chunks of an access have to be in place at once. Plain blocks leave the tiers no more than they are promised,
@@ -74,8 +73,8 @@ static void test_access_beside_acquired(unified_memory_interface_t *memory, char
                 alarm(60);
                 _exit(wrong_across_boundaries(base, acquired, count - 1, chunk) != 0);
             }
-            int status = -1;
-            EXPECT(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x", status);
+            int result = child_result(child);
+            EXPECT(result == 0, "the child ended with %d", result);
             alarm(0);
             EXPECT(unimem_held_bytes(memory) <= 8 * chunk, "%zu bytes are held", unimem_held_bytes(memory));
             for (size_t i = 0; i < acquired; i++) EXPECT(unimem_chunk_release(base, i), "release of chunk %zu", i);

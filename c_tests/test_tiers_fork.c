@@ -5,7 +5,6 @@
 
 #include "tiers.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 /* In a child: what is seen, then what is written, then more memory, then nothing is held any more. */
@@ -96,7 +95,8 @@ static void test_frees_apart(void)
     }
 }
 
-/* Each writer counts its words up together, so that at any moment they are n + 1 up to some place and n from there on. */
+/* Each writer writes n to its words one after the other, then n + 1. So at any moment they are n + 1 up to some place, and
+ * n from there on. */
 typedef struct {
     uint64_t *words;
     size_t count, first, step;
@@ -135,7 +135,7 @@ static void test_under_load(void)
         pthread_t ids[WRITERS];
         for (size_t t = 0; t < WRITERS; t++) {
             writers[t] = (writer_t){words, count, t, WRITERS, &stop};
-            pthread_create(&ids[t], NULL, count_up, &writers[t]);
+            ids[t] = start_thread(count_up, &writers[t]);
         }
         for (size_t round = 0; round < scaled(8); round++) {
             pid_t child = fork();
@@ -206,9 +206,9 @@ static int run_all(void)
         return tap_done();
     }
     /* Before the first streaming memory of the process: this has to be the first test. */
-    CHECK_EQ("a child of a program that only asked for the mechanism", run_in_child(stream_in_child, NULL, 120), 0);
+    check_in_child("a child of a program that only asked for the mechanism", stream_in_child, NULL, 120);
     CHECK("the program itself", stream());
-    CHECK_EQ("a child of a program that has used streaming memory", run_in_child(stream_in_child, NULL, 120), 0);
+    check_in_child("a child of a program that has used streaming memory", stream_in_child, NULL, 120);
     test_both_go_on(64 * KIB);
     test_both_go_on(2 * MIB);
     test_frees_apart();

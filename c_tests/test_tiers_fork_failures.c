@@ -4,17 +4,13 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 
+#include "sandbox.h"
 #include "tiers.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <pthread.h>
 #include <setjmp.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
-enum { CHUNK = 64 << 10, CHUNKS = 128, WORDS = CHUNK / 8, CANNOT = 77, SECONDS = 30 };
+enum { CHUNK = 64 << 10, CHUNKS = 128, WORDS = CHUNK / 8, SECONDS = 30 };
 
 /* An eighth of the chunks fits the budget. */
 static unified_memory_interface_t *memory;
@@ -77,19 +73,6 @@ static int with_all_descriptors_used(void *unused)
 
 /* ---- no userfaultfd ---- */
 
-static bool deny_userfaultfd(void)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0 &&
-           syscall(SYS_userfaultfd, 0) == -1 && errno == EPERM;
-}
-
 static sigjmp_buf back;
 
 static void on_fault(int signal)
@@ -142,7 +125,7 @@ static int in_a_sandbox(void *unused)
     (void)unused;
     bool userfaultfd = strncmp(unimem_fault_mechanism(), "userfaultfd", 11) == 0;
     if (!fill()) return 1;
-    if (!deny_userfaultfd()) return CANNOT;
+    if (!refuse_calls((unsigned[]){SYS_userfaultfd}, 1, EPERM)) return UNAVAILABLE;
     pid_t child = fork();
     if (child == 0) {
         pid_t grandchild = fork();
@@ -227,7 +210,7 @@ static int without_a_place_for_files(void *unused)
 {
     (void)unused;
     char place[] = "/tmp/unimem-test-XXXXXX";
-    if (!mkdtemp(place)) return CANNOT;
+    if (!mkdtemp(place)) return UNAVAILABLE;
     setenv("UNIMEM_SPILL_DIR", place, 1);
     unified_memory_interface_t *other = open_with(0, 0);
     bool filled = fill() && other;
@@ -278,7 +261,7 @@ static void test(const char *name, int (*body)(void *))
     bool hung = sigtimedwait(&ended, NULL, &(struct timespec){.tv_sec = SECONDS}) < 0;
     kill(-process, SIGKILL);
     int result = child_result(process);
-    if (result == CANNOT) {
+    if (result == UNAVAILABLE) {
         SKIP(name, "this system does not let a program bring it about");
         return;
     }

@@ -4,7 +4,6 @@
 #include <sched.h>
 
 #include "support.h"
-#include "tap.h"
 #include "unimem/tree_tensor_network.h"
 
 enum { SIDE = 256, MOST_HELPERS = 1024 };
@@ -87,13 +86,12 @@ static bool forks_inside(void) {
         bool right = made || unimem_last_error() == UNIMEM_ERROR_UNSUPPORTED;
         _exit(!(right && unimem_set_progress(ttn, NULL, NULL) && contract_tree_tensor_nodes(ttn, a, b, &product)));
     }
-    int status = -1;
     /* The others may have been so fast that nothing was told in the middle. */
-    bool ended = child < 0 || (waitpid(child, &status, 0) == child && status == 0);
-    if (!ended) printf("# made %d, child %d: status %#x\n", made, (int)child, (unsigned)status);
+    int result = child < 0 ? 0 : child_result(child);
+    if (result != 0) printf("# made %d, the child ended with %d\n", made, result);
     children += child > 0;
     destroy_tree_tensor_network(ttn);
-    return made && ended;
+    return made && result == 0;
 }
 
 /* Two threads close one stream at the same time, then destroy its network: once each is done, the other is refused. Whether
@@ -117,8 +115,8 @@ static bool destroyed_by_two(size_t rounds) {
         tree_tensor_node_t *node = add_tree_tensor_node(shared.ttn, ones, sizes, 2, false);
         shared.stream = create_tensor_stream(shared.ttn, node, 16);
         right = node && shared.stream;
-        pthread_t other;
-        if (!right || pthread_create(&other, NULL, destroys, NULL) != 0) break;
+        if (!right) break;
+        pthread_t other = start_thread(destroys, NULL);
         destroys(NULL);
         pthread_join(other, NULL);
         right = !add_tree_tensor_node(shared.ttn, ones, sizes, 2, false);
@@ -135,7 +133,7 @@ int main(void) {
     cpu_set_t all = processors_of(0);
     int count = CPU_COUNT(&all), first = 0;
     while (first < CPU_SETSIZE - 1 && !CPU_ISSET(first, &all)) first++;
-    CHECK("a process that has one processor starts no threads", run_in_child(on_one_processor, &first, 60) == 0);
+    check_in_child("a process that has one processor starts no threads", on_one_processor, &first, 60);
 
     CHECK("a product of all processors is right", multiplies());
     TEST("a child forked in its middle does not wait for the parent's threads") {

@@ -1,7 +1,6 @@
 /* test_tree_values.c - values of tree tensor networks compared with the plain sum over all indices: random trees, on
  * every kind of memory, by every way of contracting, before and after changes that must keep the value. */
 #define _GNU_SOURCE
-#include "tap.h"
 #include "trees.h"
 
 /* The fewest multiply-adds of any order, by trying all: each product removes an edge. `removed`: those that are. */
