@@ -134,6 +134,7 @@ int main(int count, char **arguments) {
     const char *only = count > 2 ? arguments[2] : "";
     told = mmap(NULL, sizeof *told, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     unsetenv("UNIMEM_FAULTS");
+    spill_to_memory();
     if (count == 7 && strcmp(arguments[1], "replay") == 0) return replay(arguments + 2);
     size_t runs = 0;
     for (size_t s = 0; s < sizeof scenarios / sizeof scenarios[0]; s++) {

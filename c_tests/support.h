@@ -40,6 +40,9 @@ static inline bool debug_mode(const char *mode) {
 /* Bytes that debug mode holds back at most of what is freed, records of them included. */
 static inline size_t held_back(void) { return debug_mode("quarantine") ? 32 * MIB : 0; }
 
+/* Bytes that a recording's queue takes, if the environment asks for a recording. */
+static inline size_t recording_queue(void) { return getenv("UNIMEM_TRACE") ? 3 * MIB / 2 : 0; }
+
 /* Whether the environment forbids all fault mechanisms: plain access beyond a budget is SIGSEGV then (docs/tuning.md). */
 static inline bool without_faults(void) {
     const char *text = getenv("UNIMEM_FAULTS");

@@ -276,12 +276,12 @@ static void global_at_close(void) {
 static void unknown_mode(void) { MUST(strstr(logged, "not understood")); }
 
 /* Nothing is wrong here, and nothing is to be found. */
-static void *work(void *seed) {
-    random_t random = {(uintptr_t)seed};
+static void work_for(size_t steps, uint64_t seed) {
+    random_t random = {seed};
     enum { HELD = 64 };
     unsigned char *blocks[HELD] = {0};
     size_t sizes[HELD] = {0};
-    for (int i = 0; i < 6000; i++) {
+    for (size_t i = 0; i < steps; i++) {
         size_t at = random_below(&random, HELD);
         size_t size = 1 + random_below(&random, random_below(&random, 64) == 0 ? 2 * MIB : 3000);
         for (size_t k = 0; k < sizes[at]; k += 97) MUST(blocks[at][k] == (unsigned char)at);
@@ -300,6 +300,9 @@ static void *work(void *seed) {
         }
     }
     for (int at = 0; at < HELD; at++) memory->free(blocks[at]);
+}
+static void *work(void *seed) {
+    work_for(6000, (uintptr_t)seed);
     return NULL;
 }
 static void clean(void) {
@@ -310,7 +313,7 @@ static void clean(void) {
         if (child == 0) {
             alarm(20);
             memory->free(allocates_the_block(500));
-            work((void *)99);
+            work_for(500, 99);
             _exit(unimem_write_leaks("/dev/null") ? 0 : 1);
         }
         MUST(child_result(child) == 0);

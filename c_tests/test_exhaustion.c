@@ -61,7 +61,7 @@ static void free_all(const surface_t *surface, size_t size, void **newest) {
 static int fill_and_free(void *argument) {
     const surface_t *surface = argument;
     if (!open_all()) return 2;
-    leave(256 * MIB);
+    leave(96 * MIB);
     size_t first_count = 0;
     static const size_t sizes[] = {MIB, 64, 100000, 3 * MIB, 5000, 300, MIB};
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
@@ -71,8 +71,9 @@ static int fill_and_free(void *argument) {
         EXPECT(unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "%s, %zu bytes: error %d, expected out of memory",
                surface->name, size, (int)unimem_last_error());
         size_t header = surface == &surfaces[1] ? 128 : 0; /* before each block of a pool */
-        EXPECT(count * (size + header) >= 100 * MIB, "%s, %zu bytes: only %zu KiB of 256 MiB could be had", surface->name, size,
-               count * size / KIB);
+        /* Beside these 96 MiB there is what was mapped before. Debug mode knows who allocated each block. */
+        EXPECT(count * (size + header) >= (debug_mode("trace") ? 40 : 72) * MIB, "%s, %zu bytes: only %zu KiB of 96 MiB could be had",
+               surface->name, size, count * size / KIB);
         if (s == 0) first_count = count;
         void *kept = chain;
         if (surface == &surfaces[0] && chain)
@@ -81,8 +82,7 @@ static int fill_and_free(void *argument) {
         free_all(surface, size, chain);
         if (s + 1 == sizeof sizes / sizeof sizes[0])
             /* Side arrays of spans that were, and gaps between blocks, keep some of the address space. */
-            EXPECT(count * 2 >= first_count, "%s: %zu blocks at first, %zu at the end", surface->name,
-                   first_count, count);
+            EXPECT(count * 4 >= first_count * 3, "%s: %zu blocks at first, %zu at the end", surface->name, first_count, count);
     }
     EXPECT(stats_of(memory).total_allocated == 0 && get_total_allocated(pool) == 0, "something is live");
     leave_no_limit();

@@ -4,8 +4,6 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 
-#include <sys/statvfs.h>
-
 #include "support.h"
 
 enum { CHUNK = 4096 };
@@ -244,9 +242,7 @@ int main(void)
         {"chunks that have left take none", chunks_that_have_left},
     };
     setenv("UNIMEM_FAULTS", "signal", 1);
-    /* Thousands of small chunks leave, and mappings are what counts here: spilled to memory where there is room, else to disk. */
-    struct statvfs room;
-    if (statvfs("/dev/shm", &room) == 0 && room.f_bavail * room.f_frsize > 1024 * MIB) setenv("UNIMEM_SPILL_DIR", "/dev/shm", 1);
+    spill_to_memory();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) check_in_child(cases[i].name, cases[i].body, NULL, 120);
     return tap_done();
 }

@@ -61,6 +61,7 @@ static void test_mixture(void)
 }
 
 /* Increments of shared words while chunks come and go. */
+enum { RUN = 200 };
 typedef struct {
     _Atomic uint32_t *words;
     size_t count, steps, seed;
@@ -73,7 +74,7 @@ static void *increments(void *argument)
     for (size_t step = 0; step < work->steps; step++) {
         size_t at = random_below(&random, work->count);
         /* Stay a while: most increments find the chunk in place, with its eviction under way. */
-        for (size_t i = 0; i < 500; i++) atomic_fetch_add_explicit(&work->words[(at + i * 37) % work->count], 1, memory_order_relaxed);
+        for (size_t i = 0; i < RUN; i++) atomic_fetch_add_explicit(&work->words[(at + i * 37) % work->count], 1, memory_order_relaxed);
     }
     return NULL;
 }
@@ -94,7 +95,7 @@ static void test_increments(void)
         for (size_t t = 0; t < THREADS; t++) pthread_join(ids[t], NULL);
         uint64_t sum = 0;
         for (size_t i = 0; i < bytes / 4; i++) sum += words[i];
-        EXPECT(sum == (uint64_t)THREADS * steps * 500, "%llu increments of %llu", (unsigned long long)sum, (unsigned long long)THREADS * steps * 500);
+        EXPECT(sum == (uint64_t)THREADS * steps * RUN, "%llu increments of %llu", (unsigned long long)sum, (unsigned long long)THREADS * steps * RUN);
         size_t evictions = residency_of((void *)words).evictions;
         printf("# %llu increments, %zu evictions\n", (unsigned long long)sum, evictions);
         EXPECT(evictions > 0, "no chunk moved");

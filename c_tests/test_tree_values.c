@@ -26,6 +26,17 @@ static double fewest_terms(const plain_tree_t *tree, size_t removed, double *kno
     return known[removed] = best;
 }
 
+/* The random trees that are contracted, by seed, each with its value, which takes long to find and is found once. */
+enum { TREES = 200 };
+static const valued_tree_t *tree_of(uint64_t seed) {
+    static valued_tree_t *made;
+    static bool is_made[TREES];
+    if (!made) made = table_new(TREES * sizeof *made);
+    if (!is_made[seed]) make_valued_tree(&made[seed], seed);
+    is_made[seed] = true;
+    return &made[seed];
+}
+
 /* A program's own table: counts what is held, and looks behind the end of each block. */
 static struct { size_t live, peak, overrun; } held;
 static const char behind[8] = "untouch";
@@ -101,19 +112,17 @@ static void every_way(const way_t *way) {
         unimem_set_threads(threads);
         snprintf(name, sizeof name, "random trees, %s, %zu thread%s", way->name, threads, threads > 1 ? "s" : "");
         TEST(name) {
-            for (uint64_t seed = 0; seed < scaled(200); seed++) {
-                valued_tree_t plain;
-                make_valued_tree(&plain, seed);
+            for (uint64_t seed = 0; seed < scaled(TREES); seed++) {
+                const valued_tree_t *plain = tree_of(seed);
                 tree_tensor_network_t *ttn = network_on(way->memory);
                 tree_tensor_node_t *nodes[MOST_NODES];
-                if (EXPECT(build_tree(&plain.tree, ttn, way->hierarchical, nodes), "seed %zu: %s", (size_t)seed, unimem_last_error_message())) {
-                    has_value(ttn, &plain, way->error, "contracted", seed);
+                if (EXPECT(build_tree(&plain->tree, ttn, way->hierarchical, nodes), "seed %zu: %s", (size_t)seed, unimem_last_error_message())) {
+                    has_value(ttn, plain, way->error, "contracted", seed);
                     if (!way->hierarchical) expect_foretold_peak(ttn, seed);
                     EXPECT(optimize_tree_structure(ttn), "seed %zu: not optimised", (size_t)seed);
-                    has_value(ttn, &plain, way->error, "optimised", seed);
+                    has_value(ttn, plain, way->error, "optimised", seed);
                 }
                 destroy_tree_tensor_network(ttn);
-                free_valued_tree(&plain);
             }
         }
     }
@@ -127,16 +136,16 @@ static void orders(void) {
     double flops[2], peak, known[1 << (MOST_NODES - 1)];
     TEST("random trees are contracted in the cheapest order") {
         for (uint64_t seed = 0; seed < scaled(300); seed++) {
-            valued_tree_t plain;
-            make_valued_tree(&plain, seed);
+            plain_tree_t plain;
+            make_plain_tree(&plain, &(random_t){seed});
             tree_tensor_network_t *ttn = network_on(&own_table);
             tree_tensor_node_t *nodes[MOST_NODES];
             for (size_t i = 0; i < sizeof known / sizeof *known; i++) known[i] = -1;
-            double best = 8 * fewest_terms(&plain.tree, 0, known);
-            bool done = build_tree(&plain.tree, ttn, false, nodes) && unimem_contraction_cost(ttn, &flops[0], &peak);
+            double best = 8 * fewest_terms(&plain, 0, known);
+            bool done = build_tree(&plain, ttn, false, nodes) && unimem_contraction_cost(ttn, &flops[0], &peak);
             EXPECT(done && fabs(flops[0] - best) <= 1e-9 * best, "seed %zu: %g operations, %g are enough", (size_t)seed, flops[0], best);
             destroy_tree_tensor_network(ttn);
-            free_valued_tree(&plain);
+            free_plain_tree(&plain);
         }
     }
     size_t cheaper = 0;
@@ -223,10 +232,9 @@ static void what_keeps_the_value(void) {
     size_t before = stats_of(unimem_global()).total_allocated, dropped = 0;
     const double targets[] = {0, 0.01, 0.1, 0.5};
     TEST("conversion there and back, then adapting within a target") {
-        for (uint64_t seed = 0; seed < scaled(200); seed++) {
-            valued_tree_t plain;
-            make_valued_tree(&plain, seed);
-            const plain_tree_t *tree = &plain.tree;
+        for (uint64_t seed = 0; seed < scaled(TREES); seed++) {
+            const valued_tree_t *plain = tree_of(seed);
+            const plain_tree_t *tree = &plain->tree;
             double target = targets[seed % 4];
             tree_tensor_network_t *ttn = network_on(&own_table), *again = NULL;
             tree_tensor_node_t *nodes[MOST_NODES];
@@ -236,16 +244,15 @@ static void what_keeps_the_value(void) {
             bool bonded = true;
             for (size_t v = 1; v < tree->nodes; v++) bonded &= tree->node[v].bonds > 0;
             if (bonded && EXPECT(convert_tree_to_tensor_network(ttn, &general) && convert_tensor_network_to_tree(general, &again), "seed %zu: %s", (size_t)seed, unimem_last_error_message()))
-                has_value(again, &plain, 1e-5, "converted", seed);
+                has_value(again, plain, 1e-5, "converted", seed);
             destroy_tree_tensor_network(again);
             if (general) free_network(general);
             EXPECT(adapt_bond_dimensions(ttn, target), "seed %zu: %s", (size_t)seed, unimem_last_error_message());
-            has_value(ttn, &plain, target + 1e-5, "adapted", seed);
+            has_value(ttn, plain, target + 1e-5, "adapted", seed);
             for (size_t v = 1; v < tree->nodes; v++)
                 for (size_t b = 0; b < tree->node[v].bonds && b < 1; b++)
                     dropped += nodes[v]->dimensions[tree->node[v].own[b]] < tree->node[v].sizes[tree->node[v].own[b]];
             destroy_tree_tensor_network(ttn);
-            free_valued_tree(&plain);
         }
     }
     CHECK("bonds did become smaller", dropped > 0);
@@ -418,6 +425,7 @@ static void order_under_a_limit(unified_memory_interface_t *plain) {
 }
 
 int main(void) {
+    spill_to_memory();
     unified_memory_interface_t *plain = unimem_open(NULL);
     unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
     tiers = unimem_open(&(unified_pool_config_t){.enable_growth = true, .enable_streaming = true});
