@@ -43,6 +43,10 @@ static inline size_t held_back(void) { return debug_mode("quarantine") ? 32 * MI
 /* Bytes that a recording's queue takes, if the environment asks for a recording. */
 static inline size_t recording_queue(void) { return getenv("UNIMEM_TRACE") ? 3 * MIB / 2 : 0; }
 
+/* Bytes by which resident memory may grow while things are made and destroyed over and over: what a sanitizer keeps, and a
+ * recording's queue. */
+static inline size_t growth_allowed(void) { return (UNDER_SANITIZER ? 8 * MIB : 512 * KIB) + recording_queue(); }
+
 /* Whether the environment forbids all fault mechanisms: plain access beyond a budget is SIGSEGV then (docs/tuning.md). */
 static inline bool without_faults(void) {
     const char *text = getenv("UNIMEM_FAULTS");
