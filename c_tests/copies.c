@@ -96,7 +96,7 @@ static void test_again(const char *path) {
 }
 
 #else
-/* Both work; what one of them made is nothing to the other. */
+/* Two copies work side by side, and each refuses what the other has made. */
 static void test_two(const char *name, const copy_t *one, const copy_t *other) {
     TEST(name) {
         user_t users[2];
@@ -110,7 +110,7 @@ static void test_two(const char *name, const copy_t *one, const copy_t *other) {
             for (size_t i = 0; i < 40; i++) wrong->free(users[u].blocks[i]);
             wrong->free(users[u].words);
             EXPECT(copy->unimem_refused_frees(wrong) == refused + 41, "%zu frees refused", copy->unimem_refused_frees(wrong) - refused);
-            /* Where this copy had memory before, and freed it, that is what it says. */
+            /* It is a double free where this copy had memory of its own before, and freed it. */
             unimem_error_t error = copy->unimem_last_error();
             EXPECT(error == UNIMEM_ERROR_NOT_OWNED || error == UNIMEM_ERROR_DOUBLE_FREE, "error %d", (int)error);
             EXPECT(!copy->unimem_owns(users[u].blocks[0]) && copy->unimem_usable_size(users[u].blocks[0]) == 0, "owned by both");

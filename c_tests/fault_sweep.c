@@ -87,7 +87,7 @@ static void prints_nothing(const scenario_t *scenario) {
                cases[c].error, (long long)bytes);
     }
 }
-/* What a panic becomes: bits of the exit status. */
+/* A panic is an internal error of the call in which it happens, is told to the log, and leaves the library working. */
 static void note_message(int level, const char *message, void *context) {
     if (level == 0 && strstr(message, "defect")) *(int *)context = 1;
 }
@@ -110,8 +110,8 @@ static int replay(char **arguments) {
     return 2;
 }
 
-/* One failure at each place, or at `places` of them for each kind of call; then all from there on, where they are not of
- * the passing kind. How many runs had a fault. */
+/* Has each call of a scenario fail, with each error, in a run of its own: everywhere, or at `places` places for each kind of
+ * call; then that call and all later ones, unless the error is a passing one. Returns how many runs had a fault. */
 static size_t sweep(const scenario_t *scenario, size_t places) {
     size_t calls[OPERATIONS], runs = 0;
     if (!survives(scenario, MAP, 0, 0, 0)) return 0;

@@ -10,7 +10,7 @@
 enum { THREADS = 4, BLOCKS = 20000 };
 
 static pthread_key_t late_key;
-/* After the thread's own record is gone: keys are emptied in rounds. */
+/* Runs in several rounds, and so also after the library's record of the thread is gone. */
 static void late(void *block) {
     static _Thread_local int round;
     free(block);
@@ -105,7 +105,7 @@ static void *at_start;
 __attribute__((constructor)) static void before_main(void) { at_start = malloc(50); }
 __attribute__((destructor)) static void after_main(void) { free(at_start); }
 
-/* What lists blocks of one heap asks malloc's for nothing meanwhile: it would wait for a lock that its own thread has. */
+/* Listing the blocks of one heap holds its locks. So it must ask malloc, which is this library too, for nothing meanwhile. */
 static void check_leaks(void) {
     enum { LIVE = 200000 };
     void *open = dlsym(RTLD_DEFAULT, "unimem_open"), *report = dlsym(RTLD_DEFAULT, "unimem_report_leaks");

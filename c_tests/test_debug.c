@@ -34,7 +34,7 @@ __attribute__((noinline)) void *allocates_the_block(size_t size) {
     return block;
 }
 
-/* One byte too far, for small, middle and mapped blocks. */
+/* One byte is changed behind small, middle and mapped blocks: the free finds it and leaves the block, close finds it too. */
 static void overrun(void) {
     size_t sizes[] = {1, 24, 64, 1000, 40000, 300000, 3 * MIB + 5, 8 * MIB};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -148,7 +148,7 @@ __attribute__((noinline)) void *allocates_the_region(size_t size) {
     MUST(region);
     return region;
 }
-/* Tiered memory: who allocated what leaks. */
+/* Tiered memory that leaks is told with the stack that allocated it. */
 static void tiered(void) {
     char *kept = allocates_the_region(3 * MIB), *freed = allocates_the_region(MIB);
     kept[MIB] = 1;
@@ -159,7 +159,7 @@ static void tiered(void) {
     MUST(strstr(logged, "leak: 1 blocks, 5242880 bytes, allocated by") && strstr(logged, "tiered"));
 }
 
-/* One byte too far in tiered memory, in place, encoded and on disk; what it may do is no overrun. */
+/* One byte behind tiered memory, which is in place, encoded or on disk, is found. Writing to all of the memory is no overrun. */
 static void tiered_overrun(void) {
     size_t chunk = 64 * KIB, sizes[] = {1, 5000, 64 * KIB + 1, 3 * MIB - 1};
     for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
@@ -334,7 +334,7 @@ static void clean(void) {
     MUST(unimem_close(memory) && !*logged);
 }
 
-/* Looked at while threads allocate, reallocate and free: what is only just made or gone is not taken for damaged. */
+/* All live blocks are looked at while threads allocate, reallocate and free: those just made or gone are not taken for damaged. */
 static atomic_int at_work;
 static void *work_beside(void *seed) {
     for (size_t i = 0; i < 10; i++) work((void *)((size_t)seed + THREADS * i));

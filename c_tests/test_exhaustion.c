@@ -131,8 +131,8 @@ static int track_without_end(void *argument) {
     return 0;
 }
 
-/* Passes on what a call gives. If that is nothing, the call has to say why: before it the last error is set to one that
- * none of these calls can have. */
+/* Sets the variable to what the call gives. If that is nothing, the call has to say why: before it the last error is set to
+ * one that none of these calls can have. */
 static void set_no_such_error(void) { (void)memory->allocate(1, 3); }
 static void has_reason(const char *call) {
     unimem_error_t error = unimem_last_error();
@@ -227,8 +227,8 @@ static int go_on_with_nothing(void *unused) {
     return 0;
 }
 
-/* Four times what the machine has, where the system refuses such a malloc: NULL, and not a program killed later, when
- * it writes. 0: no such machine. */
+/* Four times the memory of the machine, where the system refuses so much at once; 0 where it grants that, and ends the program
+ * when it writes. */
 static size_t more_than_there_is(void) {
     struct sysinfo machine;
     FILE *file = fopen("/proc/sys/vm/overcommit_memory", "r");
@@ -258,7 +258,7 @@ static int more_than_the_machine(void *argument) {
     EXPECT(unimem_close(memory), "something is live");
     return 0;
 }
-/* What is refused so costs nothing: no chunk leaves for it, and no more is kept afterwards. */
+/* What the system refuses costs nothing: no chunk leaves for it, and no more is kept afterwards. */
 static int refused_for_nothing(void *argument) {
     enum { BLOCKS = 32 };
     size_t size = *(size_t *)argument;
@@ -287,7 +287,7 @@ static int refused_for_nothing(void *argument) {
     memory->free(aligned);
     tree_tensor_network_t *ttn = create_tree_tensor_network(0, 0, 0);
     ttn->memory = memory;
-    /* A seventh of the machine is much, whatever the limit. A disk may have no room for it. */
+    /* So large a tensor, a seventh of the machine's memory, is tiered whatever the limit. The disk may have no room for it. */
     tree_tensor_node_t *node = add_tree_tensor_node(ttn, NULL, (size_t[]){size / 28 / 8}, 1, false);
     EXPECT(node ? unimem_chunk_count(node->data) > 1 : unimem_last_error() == UNIMEM_ERROR_IO, "a large tensor: %s", unimem_last_error_message());
     destroy_tree_tensor_network(ttn);

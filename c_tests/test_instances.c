@@ -302,7 +302,7 @@ static void *had_a_moment(void *instance) {
     pthread_barrier_wait(&moment);
     return NULL;
 }
-/* What one thread counts in the end moves what another's peak is measured from. */
+/* A peak that was told never becomes less, although what threads count comes in late. */
 static void test_peak_is_not_taken_back(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     void *blocks[1000];
@@ -321,7 +321,7 @@ static void test_peak_is_not_taken_back(void) {
     CHECK("nothing is left of it", unimem_close(memory));
 }
 
-/* Two owners who give their memory another size at the same moment: what is counted is what it has in the end. */
+/* Two owners reallocate one block at the same moment: what is counted is the size that it has in the end. */
 static struct {
     unified_memory_interface_t *memory;
     void *block;
@@ -389,7 +389,7 @@ static void test_closing_twice(void) {
     }
 }
 
-/* A slot that one thread has just left is another's at once. */
+/* Many threads open and close instances, each in the place that another has just left. */
 static atomic_size_t not_closed;
 static void *open_and_close(void *argument) {
     for (int i = 0; i < 500; i++) {

@@ -52,7 +52,7 @@ static size_t hot_chunks(const char *memory)
     EXPECT(unimem_residency(memory, &where), "no figures");
     return where.hot_bytes / CHUNK;
 }
-/* Writes in all chunks, `step` apart; then reads what was written, in another order. */
+/* Writes to a word of each chunk, `step` chunks apart, and reads them in the opposite order. Returns how many are wrong. */
 static size_t written_and_read(char *memory, size_t chunks, size_t step, size_t round)
 {
     size_t wrong = 0;
@@ -75,7 +75,7 @@ static int ended(unified_memory_interface_t *memory, char *tiered)
     return 0;
 }
 
-/* Nothing but the library's own, and a budget that would hold it all. */
+/* The program has none itself, and the budget would hold more chunks than there can be mappings. */
 static int more_than_a_process_may_have(void *unused)
 {
     (void)unused;
@@ -92,7 +92,7 @@ static int more_than_a_process_may_have(void *unused)
     EXPECT(hot_chunks(tiered) > most() / 4 * 3, "%zu chunks are in place, of %zu mappings", hot_chunks(tiered), most());
     return ended(memory, tiered);
 }
-/* The program has most of them, from before; chunks in place with gaps between them. */
+/* The program has taken most of them before; chunks are used in order, and with gaps between those in place. */
 static int most_are_the_programs(void *unused)
 {
     (void)unused;
@@ -106,7 +106,7 @@ static int most_are_the_programs(void *unused)
     EXPECT(mappings() < most() - most() / 20, "%zu mappings of %zu", mappings(), most());
     return ended(memory, tiered);
 }
-/* The program takes all that are left when many chunks are in place; then again and again what these give up. */
+/* The program takes all that are left while many chunks are in place, and then those that these have given up. */
 static int the_program_takes_the_rest(void *unused)
 {
     (void)unused;
@@ -126,7 +126,7 @@ static int the_program_takes_the_rest(void *unused)
     }
     return ended(memory, tiered);
 }
-/* Acquired chunks stay, so there is an end to them; plain access goes on beside them. */
+/* Acquired chunks stay in place, so at some number the next is refused; plain access goes on beside them. */
 static int acquired_chunks_have_an_end(void *unused)
 {
     (void)unused;
@@ -145,7 +145,7 @@ static int acquired_chunks_have_an_end(void *unused)
             words_of(tiered, c)[5] = value(c, 1);
         }
     EXPECT(wrong == 0, "%zu other chunks are wrong", wrong);
-    /* One access, two chunks: they have to be in place together. */
+    /* A word in two chunks, which have to be in place together. */
     uint64_t across = 0;
     memcpy(&across, tiered + (CHUNKS - 1) * CHUNK - 4, sizeof across);
     EXPECT(across == 0, "%zx across two chunks", (size_t)across);
@@ -161,7 +161,8 @@ static size_t acquired_and_released(char *tiered, size_t chunks)
     for (size_t c = 0; c < acquired; c++) unimem_chunk_release(tiered, 2 * c);
     return acquired;
 }
-/* What another instance has in place, and has not acquired, leaves for those that are acquired, though it has fewer. */
+/* Chunks that another instance has in place, and has not acquired, leave for those that are acquired, although that instance
+ * has fewer. */
 static int acquired_beside_another_instance(void *unused)
 {
     (void)unused;
@@ -179,7 +180,7 @@ static int acquired_beside_another_instance(void *unused)
     EXPECT(unimem_close(other), "something was live at close");
     return ended(memory, tiered);
 }
-/* One instance has all its chunks in place; others want some of theirs, in several threads. */
+/* The chunks of one instance have taken what there is. Other instances, in threads of their own, get their share. */
 enum { THREADS = 4, THEIRS = 1009 };
 static void *work_elsewhere(void *number)
 {
@@ -206,7 +207,7 @@ static int instances_share_them(void *unused)
     for (size_t t = 0; t < THREADS; t++) pthread_join(threads[t], NULL);
     return ended(memory, tiered);
 }
-/* Chunks that have left take none. */
+/* Chunks that have left take no mappings. */
 static int chunks_that_have_left(void *unused)
 {
     (void)unused;

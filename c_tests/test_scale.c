@@ -69,7 +69,7 @@ static void test_live_blocks(void) {
         size_t resident = resident_bytes() - idle;
         printf("# %zu MiB asked for, %zu MiB resident, fragmentation %zu %%\n", total / MIB, resident / MIB,
                stats.fragmentation);
-        /* Guards, and who allocated each. */
+        /* Debug mode's guards, and who allocated each block. */
         size_t more = (debug_mode("guard") ? 16 * count : 0) + (debug_mode("trace") ? 40 * count : 0);
         EXPECT(resident < total + total / 5 + 4 * MIB + more, "%zu MiB resident for %zu MiB", resident / MIB, total / MIB);
         size_t wrong = 0;

@@ -135,7 +135,7 @@ static void test_mixtures(void) {
 
 static void *shared_block;
 
-/* Each retain has its free; whoever comes last must not free what the first owner still has. */
+/* Each retain has its free. Whichever free comes last, the block stays: its first owner still has it. */
 static void *own_for_a_moment(void *argument) {
     for (size_t i = 0; i < scaled(50000); i++) {
         EXPECT(unimem_retain(shared_block), "a live block cannot be retained");

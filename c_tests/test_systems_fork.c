@@ -52,7 +52,7 @@ static int live_in_the_child(void *argument)
     return 0;
 }
 
-/* A product that is worth several threads: they are made, and what it takes to multiply; 0 if it is right. */
+/* A product that several threads share. Where it is the first, it starts them. 0 if it is right. */
 static int first_product(void)
 {
     enum { SIZE = 160 };

@@ -202,7 +202,7 @@ static void test_sizes(void)
     unimem_close(memory);
 }
 
-/* Blocks of both kinds that compete for one budget. */
+/* Threads that each need more than the budget of their instance, which they share with another. */
 typedef struct {
     unified_memory_interface_t *memory;
     size_t seed;
@@ -277,7 +277,7 @@ static void test_blocks(void)
             if (!EXPECT(moved, "to %zu: %s", size, unimem_last_error_message())) break;
             words = moved;
             if (size < kept) kept = size;
-            /* A guard is the bytes behind the memory, in its last chunk. */
+            /* Debug mode writes a guard behind the memory, which brings its last chunk in. */
             size_t allowed = debug_mode("guard");
             EXPECT(residency_of(words).faults <= faults + allowed, "to %zu: %zu chunks came in", size, residency_of(words).faults - faults);
             EXPECT(unimem_usable_size(words) == size && unimem_chunk_size(words) == 64 * KIB, "to %zu", size);

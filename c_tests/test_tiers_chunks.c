@@ -7,8 +7,8 @@
 
 #include <fcntl.h>
 
-/* Both chunks of an access have to be in place at once. Plain blocks leave the tiers no more than they are promised,
- * and that is full of encoded chunks and of chunks of other sizes. */
+/* A word across two chunks needs both in place at once, also where plain blocks leave the tiers no more room than they are
+ * promised, and that is full of encoded chunks and of chunks of other sizes. */
 static void test_words_across_chunks(void)
 {
     TEST("words across chunks of several sizes are reached while plain blocks fill the limit") {
@@ -37,7 +37,7 @@ static void test_words_across_chunks(void)
     }
 }
 
-/* Read and written by one instruction each, which only together can go on. */
+/* A word at any address. One instruction reads or writes it, which goes on only when all of it is in place. */
 typedef uint64_t unaligned_t __attribute__((aligned(1)));
 
 /* Eight bytes across each boundary of two chunks that are not acquired: both have to be in place at once. */
@@ -83,7 +83,8 @@ static void test_access_beside_acquired(unified_memory_interface_t *memory, char
     }
 }
 
-/* One instruction reads here and writes there, with plain blocks in all room there is. */
+/* One instruction reads one memory and writes another, so that chunks of both have to be in place, while plain blocks take all
+ * the room they can. */
 static void test_copies_between_regions(void)
 {
     static const struct { size_t chunk, chunks; } pairs[][2] = {
@@ -119,7 +120,7 @@ static void test_copies_between_regions(void)
     }
 }
 
-/* Chunks that were out encoded, and are in place again: what is kept encoded of them is in nobody's way. */
+/* Of chunks that were encoded and are in place again, encoded copies may be kept, but not where others need the room. */
 static void test_copies_of_acquired(void)
 {
     size_t chunk = 64 * KIB, budget = 64 * chunk;

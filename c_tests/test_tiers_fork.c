@@ -7,7 +7,7 @@
 
 #include <stdatomic.h>
 
-/* In a child: what is seen, then what is written, then more memory, then nothing is held any more. */
+/* A child reads what its parent wrote, writes, allocates more, has a child itself, and frees all. Returns 0, or what failed. */
 static int child_of_round(unified_memory_interface_t *memory, uint64_t *words, size_t count, size_t chunk, uint64_t round)
 {
     for (size_t i = 0; i < count; i++)
@@ -58,7 +58,7 @@ static void test_both_go_on(size_t chunk)
     }
 }
 
-/* Both hold what is in the file they shared: what one frees there must stay for the other. */
+/* Parent and child have chunks in one spill file. What one of them frees there must stay for the other. */
 static void test_frees_apart(void)
 {
     TEST("what one of them frees stays with the other") {

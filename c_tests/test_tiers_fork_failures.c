@@ -102,7 +102,7 @@ static int sandboxed_child(bool userfaultfd)
     size_t refused = refused_chunks(0);
     if (refused == SIZE_MAX) return 10;
     if (!userfaultfd) return refused == 0 && can_all_be_changed() ? 0 : 11;
-    /* What was in place still is, and nothing else. */
+    /* Without userfaultfd what was in place stays there, and all else is refused. */
     if (refused == 0 || refused == CHUNKS) return 12;
     for (size_t chunk = 0; chunk < CHUNKS; chunk++) {
         uint64_t *held = unimem_chunk_acquire(words, chunk, UNIMEM_WRITE);
@@ -195,7 +195,7 @@ static void allocate_when_told(int level, const char *text, void *other)
     instance->free(plain);
 }
 
-/* Its fork asks for nothing to be under way in this thread, most strictly. */
+/* Nothing of the library's may be under way in a thread that calls a callback. A fork asks for that most strictly. */
 static void fork_when_told(int level, const char *text, void *unused)
 {
     (void)level, (void)text, (void)unused;
@@ -224,7 +224,7 @@ static int without_a_place_for_files(void *unused)
     if (told == 0 || lost > 0) return 2;
     int result = child_result(child);
     if (result != 0) return result;
-    /* Now nothing can leave: a touch fails, and what is told of that may fork. */
+    /* Now nothing can leave, so a touch fails, and the callback that is told of it forks. */
     told = 0;
     unimem_set_log(fork_when_told, NULL);
     size_t failed = 0;
@@ -238,12 +238,13 @@ static int without_a_place_for_files(void *unused)
 
 static int with_handlers_and_without_files(void *unused)
 {
-    /* Before ours, which passes on what fails. */
+    /* Before the library's handler, which passes on faults that it cannot serve. */
     sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_fault}, NULL);
     return without_a_place_for_files(unused);
 }
 
-/* In a process group of its own, which ends with it: what hangs in a fork has its signals blocked, and may be a child. */
+/* Runs a test in a process group of its own, and kills all of the group at the end: what hangs in a fork has its signals
+ * blocked, and may be a child's child. */
 static void test(const char *name, int (*body)(void *))
 {
     sigset_t ended;

@@ -65,7 +65,7 @@ static int be_sent(void *argument)
     return unimem_close(memory) ? 0 : 5;
 }
 
-/* Memory that the machine found broken under a chunk in place: as the system tells of it. */
+/* Where the machine finds memory broken under a chunk in place (BUS_MCEERR_AR), the program's handler is told. */
 static int be_told_of_broken_memory(void *unused)
 {
     (void)unused;
@@ -168,7 +168,8 @@ static int install_again_and_again(void *in_turn)
     return 0;
 }
 
-/* Touches memory that cannot come in, as what is in place cannot be written out, while SIGBUS is kept from coming. */
+/* A touch that cannot be served, because nothing can be written out to make room, in a program that blocks or ignores
+ * SIGBUS. */
 static int touch_in_vain(void *ignored)
 {
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
@@ -275,7 +276,8 @@ static int pass_on_in_turn(void *unused)
     return 0;
 }
 
-/* The library's own calls come here, too: it is as if another thread installed a handler between two of them. */
+/* Stands before the C library's sigaction(), for the library under test too. When asked to, it installs another handler first,
+ * as another thread might between two of the library's calls. */
 static bool another_thread_installs;
 int sigaction(int signal, const struct sigaction *new, struct sigaction *old)
 {
@@ -329,7 +331,7 @@ static const size_t alarmed_words = 1 * MIB, acquired_words = 64 * KIB / sizeof 
 static volatile sig_atomic_t outside;
 static volatile sig_atomic_t alarms[2], alarm_errors;
 
-/* Serving a fault takes locks, which a call that is interrupted may have: there only what is acquired is touched. */
+/* Serving a fault takes locks that an interrupted call may hold. So there the handler touches acquired chunks only. */
 static void on_alarm(int signal)
 {
     (void)signal;

@@ -197,7 +197,7 @@ static size_t most_that_can_be(unified_memory_interface_t *memory, size_t cap, s
     return most;
 }
 
-/* Chunks fill the budget: what unimem_can_allocate says is what allocate then does, and before it the chunks leave. */
+/* Where chunks fill the budget, unimem_can_allocate says what allocate then does: it has chunks leave. */
 static void test_can_allocate(void)
 {
     TEST("unimem_can_allocate counts on chunks that can leave, and on no others") {
@@ -224,7 +224,7 @@ static void test_can_allocate(void)
     }
 }
 
-/* The same where all is in place: for good, where nothing serves faults. */
+/* The same where all memory is in place: it can leave, but not where nothing serves faults. */
 static void test_can_allocate_beside_what_is_in_place(void)
 {
     TEST("unimem_can_allocate counts on memory in place where it can leave, and only there") {
@@ -246,7 +246,7 @@ static void test_can_allocate_beside_what_is_in_place(void)
     }
 }
 
-/* Shrinks and grows, by sizes in the middle of pages and chunks, and all that comes back is zero. */
+/* Memory shrinks and grows again, to sizes in the middle of pages and chunks: what comes back is zero. */
 static void test_what_comes_back(void)
 {
     bool faults = serves_touches();

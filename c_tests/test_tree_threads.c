@@ -36,7 +36,7 @@ static bool place(pid_t thread, int processor) {
     return sched_setaffinity(thread, sizeof set, &set) == 0;
 }
 
-/* What is looked at while a product is under way, on the caller's thread: by then the others are where they belong. */
+/* Looks, while a product is under way, whether the library's threads are kept off the caller's processor. */
 static struct { pid_t threads[MOST_HELPERS]; size_t found, looks, kept_off; int processors, caller; } seen;
 static bool look(double done, double total, void *context) {
     (void)done, (void)total, (void)context;
@@ -82,11 +82,11 @@ static bool forks_inside(void) {
     child = -1;
     bool made = unimem_set_progress(ttn, fork_once, NULL) && contract_tree_tensor_nodes(ttn, a, b, &product);
     if (child == 0) {
-        /* Done by it alone, or not done; and the next one is. */
+        /* The child has done the rest of the product alone, or was refused; its next product works. */
         bool right = made || unimem_last_error() == UNIMEM_ERROR_UNSUPPORTED;
         _exit(!(right && unimem_set_progress(ttn, NULL, NULL) && contract_tree_tensor_nodes(ttn, a, b, &product)));
     }
-    /* The others may have been so fast that nothing was told in the middle. */
+    /* There is no child where the product was done before it was told of any middle. */
     int result = child < 0 ? 0 : child_result(child);
     if (result != 0) printf("# made %d, the child ended with %d\n", made, result);
     children += child > 0;
@@ -138,7 +138,7 @@ int main(void) {
     CHECK("a product of all processors is right", multiplies());
     TEST("a child forked in its middle does not wait for the parent's threads") {
         for (size_t i = 0; i < scaled(20); i++) EXPECT(forks_inside(), "product %zu", i);
-        /* Where there are no others a product is one piece. */
+        /* Where no other threads help, a product is one piece and has no middle. */
         pid_t others[MOST_HELPERS];
         EXPECT(children > 0 || helpers(others) == 0, "no product was forked in its middle");
     }
@@ -162,7 +162,7 @@ int main(void) {
         }
     }
     TEST("those that the program has placed are left alone") {
-        /* Beside the last caller, where it would not be put. */
+        /* On the last caller's processor, where the library would not put it. */
         pid_t thread = seen.threads[0];
         EXPECT(place(thread, seen.caller) && place(0, first) && multiplies() && place(0, seen.caller) && multiplies(), "no product");
         cpu_set_t there = processors_of(thread);

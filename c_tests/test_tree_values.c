@@ -3,7 +3,8 @@
 #define _GNU_SOURCE
 #include "trees.h"
 
-/* The fewest multiply-adds of any order, by trying all: each product removes an edge. `removed`: those that are. */
+/* The fewest multiply-adds of any order of contraction, by trying all. Each product removes an edge; `removed` has a bit for
+ * each that is gone, and `known` what was found for such a set before (-1: nothing yet). */
 static double fewest_terms(const plain_tree_t *tree, size_t removed, double *known) {
     if (known[removed] >= 0) return known[removed];
     double best = removed + 1 == (size_t)1 << (tree->nodes - 1) ? 0 : INFINITY;
@@ -11,7 +12,7 @@ static double fewest_terms(const plain_tree_t *tree, size_t removed, double *kno
         if (removed >> (edge - 1) & 1) continue;
         size_t after = removed | (size_t)1 << (edge - 1), top[MOST_NODES];
         double terms = 1;
-        /* Of the tensor that comes of it: its free axes, and bonds to others; and the bonds that are summed over. */
+        /* One for each element of the result, whose axes are free or bonds to others, and each term of the sums over bonds. */
         for (size_t v = 0; v < tree->nodes; v++) top[v] = v && after >> (v - 1) & 1 ? top[tree->node[v].parent] : v;
         for (size_t v = 0; v < tree->nodes; v++) {
             const plain_node_t *node = &tree->node[v];
@@ -92,7 +93,7 @@ static bool has_value(tree_tensor_network_t *ttn, const valued_tree_t *wanted, d
     return right;
 }
 
-/* What was foretold is what was held, intermediates and result together. */
+/* A contraction holds as many bytes at once, intermediates and result together, as unimem_contraction_cost() foretells. */
 static void expect_foretold_peak(tree_tensor_network_t *ttn, uint64_t seed) {
     double flops = 0, peak = 0;
     tensor_network_metrics_t before, after;
@@ -131,7 +132,8 @@ static void every_way(const way_t *way) {
     CHECK_EQ("all bytes went back", left, 0);
 }
 
-/* Small trees have the best order there is; of large ones, optimising finds better ones than are found at once, and none worse. */
+/* Orders of contraction: of small trees the cheapest there is; of large ones, none that is dearer once they are optimised, and
+ * some that are cheaper. */
 static void orders(void) {
     double flops[2], peak, known[1 << (MOST_NODES - 1)];
     TEST("random trees are contracted in the cheapest order") {
@@ -192,7 +194,7 @@ static void orders(void) {
     }
 }
 
-/* Pair by pair, child into parent: the axes come in another order, so only what has no order is compared. */
+/* Two nodes contracted as a pair give the value of the tree that has these two alone. */
 static void pairs(void) {
     TEST("a leaf into its parent is what a tree of these two is") {
         for (uint64_t seed = 0; seed < scaled(300); seed++) {
@@ -211,7 +213,7 @@ static void pairs(void) {
                 tree_tensor_network_t *ttn = network_on(&own_table), *third = network_on(&tiers_table);
                 tree_tensor_node_t *nodes[MOST_NODES], *result = NULL;
                 EXPECT(build_tree(&tree, ttn, false, nodes), "seed %zu: not built", (size_t)seed);
-                /* Without a bond the pair would be joined by the rule over all axes, which found none either. */
+                /* Where no bond joins them, the rule is tried on the pair, and finds none either. */
                 EXPECT(contract_tree_tensor_nodes(third, nodes[0], nodes[1], &result), "seed %zu: %s", (size_t)seed, unimem_last_error_message());
                 if (result) {
                     EXPECT(result->num_dimensions == axes && memcmp(result->dimensions, sizes, axes * sizeof *sizes) == 0, "seed %zu: other sizes", (size_t)seed);
@@ -227,7 +229,7 @@ static void pairs(void) {
     CHECK("all bytes went back", held.live == 0 && stats_of(tiers).total_allocated == 0);
 }
 
-/* To a general network and back; adapted within several errors. */
+/* Conversion to a general network and back keeps the value; adapting changes it by no more than the target. */
 static void what_keeps_the_value(void) {
     size_t before = stats_of(unimem_global()).total_allocated, dropped = 0;
     const double targets[] = {0, 0.01, 0.1, 0.5};
@@ -259,7 +261,7 @@ static void what_keeps_the_value(void) {
     CHECK("all bytes went back", held.live == 0 && stats_of(unimem_global()).total_allocated == before);
 }
 
-/* 10,000 children of one node, or 10,000 nodes in a chain: everything there is, on a thread with a small stack. */
+/* All functions work on 10,000 nodes, children of one node or in a chain, on a thread with a small stack. */
 enum { MANY = 10000 };
 static void *everything(void *wide) {
     const ComplexFloat turn[4] = {{0, 0}, {1, 0}, {1, 0}, {0, 0}}, one[2] = {{1, 0}, {1, 0}};
@@ -308,7 +310,8 @@ static void many(void) {
     CHECK_EQ("all bytes went back", held.live, 0);
 }
 
-/* Bonds over several axes in other orders on both sides, 33 MB of tensors: without a limit, and in 8 MiB. */
+/* Tensors of 33 MB, whose bonds are several axes in another order on each side: their value is the same without a limit and in
+ * 8 MiB. */
 static tree_tensor_network_t *large(unified_memory_interface_t *memory, bool hierarchical, tree_tensor_node_t **nodes) {
     const size_t shapes[3][4] = {{96, 64, 40, 1}, {40, 50, 64, 30}, {30, 70, 50, 1}};
     const size_t axes[3] = {3, 4, 3};
@@ -365,9 +368,9 @@ static void larger_than_the_budget(unified_memory_interface_t *plain) {
     CHECK("closed", unimem_close(small));
 }
 
-/* Matrices of 14 MB in 8 MiB that meet at each pair of their axes. Where the columns of the one meet the rows of the other,
- * every chunk holds some of each row or column, so that both are copied into blocks first. Last, once the network has
- * been given another memory: that has room for all, but the matrices are still where they were. */
+/* Products of matrices of 14 MB in 8 MiB, over each pair of their axes. Where every chunk holds some of each row or column
+ * that is wanted, both matrices are copied into blocks first. In the last round the network has another memory, with room
+ * for all, while the matrices are still where they were. */
 static void every_layout_beyond_the_budget(unified_memory_interface_t *plain) {
     enum { SIDE = 1311, SAMPLES = 40 };
     unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 8 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
@@ -405,8 +408,8 @@ static void every_layout_beyond_the_budget(unified_memory_interface_t *plain) {
     CHECK("closed", unimem_close(small));
 }
 
-/* The fastest order of this tree makes a tensor of 1000 x 600; a slower one, none larger than 10 x 600 x 10. The network is
- * given the memory with the limit when it has a plan for that without. */
+/* Under a limit an order is taken that keeps it, though it is slower: of this tree the fastest order makes a tensor of
+ * 1000 x 600, and a slower one none larger than 10 x 600 x 10. The network already has a plan when it gets the limit. */
 static void order_under_a_limit(unified_memory_interface_t *plain) {
     unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
     double flops[2], peak[2];
