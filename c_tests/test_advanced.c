@@ -264,6 +264,17 @@ static void test_fragmentation(advanced_memory_system_t *system) {
         EXPECT(pattern_holds(block, 0, 10000, 3), "contents changed");
         memory_free(system, block);
     }
+    TEST("optimize_memory_usage: unused memory goes back to the system, but at level NONE") {
+        for (int i = MEM_OPT_NONE; i <= MEM_OPT_AGGRESSIVE; i++) {
+            unsigned char *many[20];
+            for (size_t b = 0; b < 20; b++) memset(many[b] = memory_allocate(system, MIB, 64), 1, MIB);
+            for (size_t b = 0; b < 20; b++) memory_free(system, many[b]);
+            size_t kept = resident_bytes();
+            optimize_memory_usage(system, (optimization_level_t)i);
+            size_t left = resident_bytes();
+            EXPECT((left + 16 * MIB < kept) == (i != MEM_OPT_NONE), "level %d: %zu KiB resident, before %zu KiB", i, left / KIB, kept / KIB);
+        }
+    }
     CHECK("optimize_allocation_strategy: true for every strategy, false for NULL and unknown ones",
           optimize_allocation_strategy(system, ALLOC_STRATEGY_SLAB) &&
               optimize_allocation_strategy(system, ALLOC_STRATEGY_BEST_FIT) &&

@@ -169,6 +169,11 @@ static void test_layouts(void) {
         update_memory_access(pool);
         EXPECT(layout && layout->geom_type == GEOMETRIC_STATE_EUCLIDEAN, "not tagged");
         update_memory_access(NULL);
+        MemoryPool *other = ams_create_memory_pool(memory_system, &(pool_config_t){.enable_growth = true});
+        layout = create_memory_layout(other, one, 1, GEOMETRIC_STATE_SPHERICAL);
+        update_memory_access(other);
+        EXPECT(layout && layout->geom_type == GEOMETRIC_STATE_SPHERICAL, "tagged, though the pool has no enable_stats");
+        ams_destroy_memory_pool(memory_system, other);
     }
     TEST("layouts and buffers stay where they are while 10,000 more are made") {
         enum { COUNT = 10000 };

@@ -232,6 +232,7 @@ static void test_chunks(void)
             memset(unimem_chunk_acquire(other, i, UNIMEM_OVERWRITE), 1, chunk);
             unimem_chunk_release(other, i);
         }
+        alarm(60);
         for (int round = 0; round < 100; round++) {
             EXPECT(unimem_advise(other, UNIMEM_DONT_NEED) && residency_of(other).hot_bytes == 0, "round %d", round);
             unimem_chunk_prefetch(base, 0, 4);
@@ -240,6 +241,7 @@ static void test_chunks(void)
             while (residency_of(other).hot_bytes < 2 * chunk) unimem_chunk_prefetch(other, 0, 2);
             if (!EXPECT(residency_of(base).hot_bytes == 0, "round %d: %zu bytes in place", round, residency_of(base).hot_bytes)) break;
         }
+        alarm(0);
         memory->free(other);
     }
     CHECK("codes that do not exist are refused", !unimem_advise(base, (unimem_advice_t)77) && !unimem_chunk_acquire(base, 0, (unimem_access_t)9) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);

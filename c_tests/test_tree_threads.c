@@ -129,11 +129,19 @@ static int on_one_processor(void *first) {
     return !(place(0, *(int *)first) && multiplies() && helpers(threads) == 0);
 }
 
+static int limited_to_one(void *unused) {
+    (void)unused;
+    pid_t threads[MOST_HELPERS];
+    unimem_set_threads(1);
+    return !(multiplies() && helpers(threads) == 0);
+}
+
 int main(void) {
     cpu_set_t all = processors_of(0);
     int count = CPU_COUNT(&all), first = 0;
     while (first < CPU_SETSIZE - 1 && !CPU_ISSET(first, &all)) first++;
     check_in_child("a process that has one processor starts no threads", on_one_processor, &first, 60);
+    check_in_child("nor does one that limits its threads to one", limited_to_one, NULL, 60);
 
     CHECK("a product of all processors is right", multiplies());
     TEST("a child forked in its middle does not wait for the parent's threads") {
