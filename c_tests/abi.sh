@@ -51,9 +51,13 @@ n=0 failures=0
 # result WHETHER NAME: one test; what was said is in "$D/log".
 result() {
     n=$((n + 1))
-    [ "$1" = 0 ] || failures=$((failures + 1)) && [ "$1" = 0 ] || printf 'not '
-    echo "ok $n - $2"
-    [ "$1" = 0 ] || sed 's/^/# /' "$D/log"
+    if [ "$1" = 0 ]; then
+        echo "ok $n - $2"
+    else
+        failures=$((failures + 1))
+        echo "not ok $n - $2"
+        sed 's/^/# /' "$D/log"
+    fi
 }
 nm -D --defined-only "$D/libunimem.so" | awk '{ print $3 }' | sort | diff "$B/names" - >"$D/log"
 result $? "the headers declare what the library exports"

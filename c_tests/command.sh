@@ -38,7 +38,19 @@ PYTHON
 }
 forced() { gives 0 env UNIMEM_FAULTS=none "$unimem" info && grep -q '^  used  *none$' "$D/out"; }
 no_directory() { gives 0 env UNIMEM_SPILL_DIR="$D/not-there" "$unimem" info && says out "no unnamed file can be made there: No such file or directory (ENOENT)"; }
-closed_pipe() { "$unimem" info | true; }
+# The reader has closed its end before the command begins.
+closed_pipe() {
+    mkfifo "$D/gone" || return 1
+    {
+        read -r _ <"$D/gone"
+        "$unimem" info 2>"$D/err"
+        echo $? >"$D/code"
+    } | {
+        exec <&-
+        echo gone >"$D/gone"
+    }
+    [ "$(cat "$D/code")" = 0 ] && silent err
+}
 
 # A stand-in for the library to preload, beside a copy of the command: the loading is tested here, the heap elsewhere.
 mkdir "$D/bin" && cp "$unimem" "$D/bin/" || exit 1

@@ -307,11 +307,13 @@ static void tiers_fork(void) {
         fflush(stdout);
         pid_t child = fork();
         if (child == 0) {
+            tap_begin_child();
             alarm(20);
             check_chunks(words, whole, 9);
             touch_chunks(words, whole, 9, serves_touches());
             memory->free(words);
             EXPECT(unimem_close(memory), "something was live at the child's close");
+            fflush(stdout);
             _exit(tap.misses != 0);
         }
         int result = child_result(child);

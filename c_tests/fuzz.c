@@ -9,7 +9,6 @@
 #include "unimem/tree_tensor_network.h"
 
 #include "support.h"
-#include "tap.h"
 
 #include <float.h>
 #include <math.h>
@@ -368,7 +367,6 @@ typedef struct { size_t target; uint64_t seed; } batch_t;
 
 static int run_batch(void *argument) {
     batch_t *batch = argument;
-    tap.misses = 0;
     for (size_t i = 0; i < targets[batch->target].batch; i++) {
         told->seed = batch->seed + i;
         dice.state = told->seed * 0x9E3779B97F4A7C15u;

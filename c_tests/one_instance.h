@@ -6,7 +6,7 @@
 
 static unified_memory_interface_t *memory;
 
-static size_t live_bytes(void) { return stats_of(memory).total_allocated; }
+static size_t live_bytes(void) { return live_in(memory); }
 
 /* Sets this thread's last error to something other than `expected`. A later call that is to fail with `expected`
  * then shows that it sets the error itself. */

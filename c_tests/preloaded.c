@@ -1,24 +1,16 @@
 /* preloaded.c - a program that knows nothing of libunimem; preloaded.sh runs it with libunimem as its malloc. It
  * checks what malloc promises. With the argument "ours" it also checks that the blocks are libunimem's. */
 #define _GNU_SOURCE
-#include "tap.h"
-#include "unimem.h"
+#include "support.h"
 
 #include <dlfcn.h>
-#include <errno.h>
 #include <malloc.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 enum { THREADS = 4, BLOCKS = 20000 };
 
 static pthread_key_t late_key;
-/* After the thread's own record is gone: keys are emptied in rounds. */
+/* Runs in several rounds, and so also after the library's record of the thread is gone. */
 static void late(void *block) {
     static _Thread_local int round;
     free(block);
@@ -26,13 +18,12 @@ static void late(void *block) {
 }
 
 static void *churn(void *argument) {
-    unsigned state = (unsigned)(uintptr_t)argument;
+    random_t random = {(uintptr_t)argument};
     static void *shared[64];
     unsigned char **blocks = calloc(256, sizeof *blocks);
     pthread_setspecific(late_key, malloc(100));
     for (int i = 0; blocks && i < BLOCKS; i++) {
-        state = state * 1103515245u + 12345u;
-        size_t at = state >> 8 & 255, size = (state >> 16 & 4095) + 1;
+        size_t at = random_below(&random, 256), size = 1 + random_below(&random, 4096);
         if (blocks[at] && blocks[at][0] != (unsigned char)at) return NULL;
         blocks[at] = realloc(blocks[at], size);
         if (!blocks[at]) return NULL;
@@ -101,12 +92,11 @@ static void check_threads(void) {
     size_t failed = (size_t)pthread_key_create(&late_key, late);
     for (int round = 0; round < 20; round++) {
         void *result;
-        for (uintptr_t t = 0; t < THREADS; t++) failed += pthread_create(&threads[t], NULL, churn, (void *)(t + 1)) != 0;
+        for (uintptr_t t = 0; t < THREADS; t++) threads[t] = start_thread(churn, (void *)(t + 1));
         for (size_t t = 0; t < THREADS; t++) failed += pthread_join(threads[t], &result) != 0 || !result;
         pid_t child = fork();
         if (child == 0) _exit(churn((void *)9) ? 0 : 1);
-        int status = 1;
-        failed += waitpid(child, &status, 0) != child || status != 0;
+        failed += child_result(child) != 0;
     }
     CHECK("threads share, end and leave blocks to each other, processes fork: contents stay whole", failed == 0);
 }
@@ -115,7 +105,7 @@ static void *at_start;
 __attribute__((constructor)) static void before_main(void) { at_start = malloc(50); }
 __attribute__((destructor)) static void after_main(void) { free(at_start); }
 
-/* What lists blocks of one heap asks malloc's for nothing meanwhile: it would wait for a lock that its own thread has. */
+/* Listing the blocks of one heap holds its locks. So it must ask malloc, which is this library too, for nothing meanwhile. */
 static void check_leaks(void) {
     enum { LIVE = 200000 };
     void *open = dlsym(RTLD_DEFAULT, "unimem_open"), *report = dlsym(RTLD_DEFAULT, "unimem_report_leaks");

@@ -7,17 +7,13 @@
  *   recorded killed       ends by a signal
  *   recorded left         ends by _exit, at once */
 #define _GNU_SOURCE
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "unimem.h"
+#include "support.h"
 #include "unimem/tree_tensor_network.h"
 
-enum { MIB = 1 << 20, LEAKED = 3000, LEAKED_SIZE = 2000 };
+#include <sched.h>
+#include <sys/stat.h>
+
+enum { LEAKED = 3000, LEAKED_SIZE = 2000 };
 
 static void *leaked[LEAKED];
 
@@ -28,12 +24,24 @@ __attribute__((noinline)) void leak_blocks(unified_memory_interface_t *memory)
 
 __attribute__((noinline)) void sweep(float *values, size_t count, int kind)
 {
-    uint32_t state = 1;
+    random_t random = {1};
     for (int round = 0; round < 2; round++)
         for (size_t i = 0; i < count; i++) {
-            state = state * 1664525 + 1013904223;
-            values[i] = kind == 0 ? (float)state : kind == 1 ? (float)(i % 4096) * 0.001f : (float)(state >> 24);
+            uint32_t number = (uint32_t)random_next(&random);
+            values[i] = kind == 0 ? (float)number : kind == 1 ? (float)(i % 4096) * 0.001f : (float)(number >> 24);
         }
+}
+
+/* Waits until the recording has been written twice more, and so holds all that was done before. */
+static void wait_for_the_recording(const char *path)
+{
+    struct stat file = {0};
+    off_t length = 0;
+    for (int grown = -1; grown < 2; sched_yield()) {
+        if (stat(path, &file) != 0) give_up("there is no recording");
+        grown += file.st_size != length;
+        length = file.st_size;
+    }
 }
 
 static size_t contract(unified_memory_interface_t *memory)
@@ -87,8 +95,7 @@ int main(int count, char **arguments)
             sweep(steps, 10 * MIB, 2);
             exit(!unimem_trace_stop());
         }
-        int status;
-        if (waitpid(child, &status, 0) != child || status != 0) return 4;
+        if (child_result(child) != 0) return 4;
     }
     for (int i = 0; i < 3; i++) memory->free(regions[i]);
     leak_blocks(memory);
@@ -97,7 +104,7 @@ int main(int count, char **arguments)
     fflush(stdout);
     if (strcmp(mode, "start") == 0 && (!unimem_trace_stop() || unimem_trace_stop())) return 3;
     if (strcmp(mode, "killed") == 0) {
-        usleep(200000); /* the recording's thread writes every few milliseconds */
+        wait_for_the_recording(getenv("UNIMEM_TRACE"));
         abort();
     }
     return 0;

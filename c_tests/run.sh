@@ -92,9 +92,9 @@ esac
 
 # With the functions that make system calls fail (see Makefile). Now, while Cargo has nothing else to do.
 if wanted "fault sweep"; then
-    $MAKE --no-print-directory "$B/libunimem_faults.so" >/dev/null
+    $MAKE --no-print-directory "$B/libunimem_faults.so" >/dev/null || exit 1
 fi
-# Building the Rust tests takes longest: what needs neither Cargo nor the processors to itself is run beside it.
+# Building the Rust tests takes longest: what does not need the processors to itself is run beside it.
 beside cargo collect "cargo test" 1500 sh "$0" "$B" cargo
 collect "headers" 120 sh c_tests/headers.sh
 collect "exported names" 60 sh c_tests/names.sh "$B"
@@ -121,9 +121,8 @@ c_test() {
     wanted "$1" || return 0
     compile "c_tests/$1.c" "$B/tests/$1" -O2 "-L$B -lunimem -Wl,-rpath,$PWD/$B" && collect "$1" 300 "$B/tests/$1"
 }
-# Those that look for races between threads or with signals, or let the clock say how much they do.
-ALONE="test_cancellation test_pool_threads test_scale test_steady test_stress test_systems_fork test_tiers test_tiers_fork \
-    test_tiers_signals"
+# Those that look for races between threads or with signals, which want the processors to themselves.
+ALONE="test_cancellation test_pool_threads test_stress test_systems_fork test_tiers test_tiers_fork test_tiers_signals"
 for source in c_tests/test_*.c; do
     name=$(basename "$source" .c)
     case " $ALONE " in *" $name "*) ;; *) c_test "$name" ;; esac
@@ -173,6 +172,15 @@ elif wanted "test_plus_plus"; then
         collect "test_plus_plus (sanitizers)" 120 "$B/tests/test_plus_plus.sanitized"; }
 fi
 
+collect "examples" 120 sh c_tests/examples.sh "$B"
+collect "the unimem command" 120 sh c_tests/command.sh "$B"
+collect "recordings" 120 sh c_tests/recorded.sh "$B"
+collect "preloaded programs" 120 sh c_tests/preloaded.sh "$B"
+collect "swap" 600 sh c_tests/swap.sh "$B"
+# Last, because they call make, which asks Cargo, which waits until the Rust tests are built.
+collect "installed tree" 600 sh c_tests/installed.sh "$B"
+collect "documents" 600 sh c_tests/documents.sh "$B"
+
 joined
 for name in $ALONE; do
     c_test "$name"
@@ -216,23 +224,13 @@ if [ -n "$AGAIN" ]; then
     done
 fi
 
-# Packages are mostly compressed, mixtures mostly linked: one beside the other. Nothing else here calls make.
-made() {
-    collect "documents" 120 sh c_tests/documents.sh "$B"
-    collect "installed tree" 300 sh c_tests/installed.sh "$B"
-}
-beside made made
-collect "examples" 120 sh c_tests/examples.sh "$B"
-collect "the unimem command" 120 sh c_tests/command.sh "$B"
-collect "recordings" 120 sh c_tests/recorded.sh "$B"
-collect "swap" 600 sh c_tests/swap.sh "$B"
-collect "preloaded programs" 120 sh c_tests/preloaded.sh "$B"
-joined
-
 # What a checked build found (src/os/findings.rs) in any process, also where nobody noticed how that ended.
 if [ -s "${UNIMEM_TEST_FINDINGS:-/dev/null}" ]; then
     head -n 60 "$UNIMEM_TEST_FINDINGS"
     echo "not ok - checks of the library failed: $UNIMEM_TEST_FINDINGS" >>"$ALL"
+fi
+if [ ! -s "$ALL" ]; then
+    echo "not ok - no line of the run has '$ONLY' in its name" >>"$ALL"
 fi
 grep '# SKIP' "$ALL" | sed 's/^ok - /skipped: /; s/ # SKIP/:/'
 failed=$(grep -c '^not ok' "$ALL")

@@ -7,9 +7,7 @@
 #include "unimem/tree_tensor_network.h"
 
 #include "support.h"
-#include "tap.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 /* What has been done, in all processes of the run together. */

@@ -1,25 +1,12 @@
-/* support.h - what several test programs need: random numbers, contents that can be checked, this process's memory
- * and files, children.
+/* support.h - what most test programs need: random numbers, contents that can be checked, chains of blocks, figures of
+ * an instance. What they need of threads, children and the system is in process.h, which comes with this.
  *
  * UNIMEM_TEST_DIVISOR=n in the environment divides the amount of work by n (for valgrind and sanitizers). */
 #ifndef UNIMEM_TEST_SUPPORT_H
 #define UNIMEM_TEST_SUPPORT_H
 
-#include <dirent.h>
-#include <errno.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/types.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+#include "process.h"
+#include "tap.h"
 
 #include "unimem.h"
 
@@ -52,6 +39,13 @@ static inline bool debug_mode(const char *mode) {
 
 /* Bytes that debug mode holds back at most of what is freed, records of them included. */
 static inline size_t held_back(void) { return debug_mode("quarantine") ? 32 * MIB : 0; }
+
+/* Bytes that a recording's queue takes, if the environment asks for a recording. */
+static inline size_t recording_queue(void) { return getenv("UNIMEM_TRACE") ? 3 * MIB / 2 : 0; }
+
+/* Bytes by which resident memory may grow while things are made and destroyed over and over: what a sanitizer keeps, and a
+ * recording's queue. */
+static inline size_t growth_allowed(void) { return (UNDER_SANITIZER ? 8 * MIB : 512 * KIB) + recording_queue(); }
 
 /* Whether the environment forbids all fault mechanisms: plain access beyond a budget is SIGSEGV then (docs/tuning.md). */
 static inline bool without_faults(void) {
@@ -122,33 +116,6 @@ static inline double seconds_now(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* The number of this process's descriptors plus a constant. Only differences between two counts mean something. */
-static inline size_t open_files(void) {
-    size_t count = 0;
-    DIR *directory = opendir("/proc/self/fd");
-    while (directory && readdir(directory)) count++;
-    if (directory) closedir(directory);
-    return count;
-}
-
-/* Resident memory of this process that no file backs, in bytes. It is read from the page tables if the system offers
- * that. The system's counters are wrong by up to 64 pages for each processor, and pages of program text come and go
- * with the page cache. */
-static inline size_t resident_bytes(void) {
-    char line[256];
-    unsigned long anonymous = 0, shared = 0, total = 0, resident = 0;
-    int found = 0;
-    FILE *file = fopen("/proc/self/smaps_rollup", "r");
-    while (file && fgets(line, sizeof line, file))
-        found += sscanf(line, "Anonymous: %lu", &anonymous) == 1 || sscanf(line, "Pss_Shmem: %lu", &shared) == 1;
-    if (file) fclose(file);
-    if (found == 2) return (size_t)(anonymous + shared) * KIB;
-    if ((file = fopen("/proc/self/statm", "r")) == NULL) return 0;
-    if (fscanf(file, "%lu %lu", &total, &resident) != 2) resident = 0;
-    fclose(file);
-    return (size_t)resident * (size_t)sysconf(_SC_PAGESIZE);
-}
-
 static inline memory_stats_t stats_of(unified_memory_interface_t *memory) {
     memory_stats_t stats;
     memset(&stats, 0xA5, sizeof stats);
@@ -156,11 +123,36 @@ static inline memory_stats_t stats_of(unified_memory_interface_t *memory) {
     return stats;
 }
 
+/* Bytes that are live in an instance. */
+static inline size_t live_in(unified_memory_interface_t *memory) { return stats_of(memory).total_allocated; }
+
 /* Whether no figure that a caller can count has changed. */
 static inline bool same_totals(memory_stats_t before, memory_stats_t after) {
     return before.total_allocated == after.total_allocated && before.peak_allocated == after.peak_allocated &&
            before.num_allocations == after.num_allocations && before.num_frees == after.num_frees &&
            before.largest_allocation == after.largest_allocation;
+}
+
+/* Allocates blocks of one size until there is no more or there are `most`, and writes to each of their pages. They are
+ * linked through their first words. Returns the newest. */
+static inline void **allocate_chain(unified_memory_interface_t *memory, size_t size, size_t alignment, size_t most, size_t *count) {
+    void **newest = NULL;
+    for (*count = 0; *count < most; ++*count) {
+        void **block = memory->allocate(size, alignment);
+        if (!block) break;
+        for (size_t at = 0; at < size; at += 4096) ((volatile char *)block)[at] = 1;
+        *block = newest;
+        newest = block;
+    }
+    return newest;
+}
+
+static inline void free_chain(unified_memory_interface_t *memory, void **newest) {
+    while (newest) {
+        void **older = *newest;
+        memory->free(newest);
+        newest = older;
+    }
 }
 
 /* Memory for the test's own tables. It comes straight from the system, so that it disturbs no allocator under test. */
@@ -171,39 +163,6 @@ static inline void *table_new(size_t bytes) {
         exit(EXIT_FAILURE);
     }
     return table;
-}
-
-/* Leaves the calling thread with a cancellation that waits: it takes effect at the thread's next cancellation point. */
-static inline void cancel_self_later(void) {
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
-    pthread_cancel(pthread_self());
-    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
-}
-
-/* Waits for a child. Returns its exit status, or 256 plus the signal that ended it. */
-static inline int child_result(pid_t child) {
-    int status = 0;
-    pid_t ended;
-    while ((ended = waitpid(child, &status, 0)) < 0 && errno == EINTR) continue;
-    if (child < 0 || ended != child) return -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
-}
-
-/* Runs `body` in a forked child, and ends the child after `seconds` by a signal that cannot be blocked. Returns its
- * result like child_result(). */
-static inline int run_in_child(int (*body)(void *), void *argument, unsigned seconds) {
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        struct sigevent kill_it = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
-        struct itimerspec when = {.it_value.tv_sec = seconds};
-        timer_t timer;
-        if (timer_create(CLOCK_MONOTONIC, &kill_it, &timer) != 0 || timer_settime(timer, 0, &when, NULL) != 0) _exit(121);
-        int result = body(argument);
-        fflush(stdout);
-        _exit(result);
-    }
-    return child_result(child);
 }
 
 #endif

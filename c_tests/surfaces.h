@@ -1,7 +1,7 @@
 /* surfaces.h - the three surfaces under the same two functions, for tests that do the same to each of them. */
 #ifndef SURFACES_H
 #define SURFACES_H
-#include "support.h"
+#include "systems.h"
 
 static unified_memory_interface_t *memory;
 static MemoryPool *pool;

@@ -5,23 +5,15 @@
  *
  * The program must see the same results whoever answers. The counters of the stand-ins and unimem_owns() show who
  * did. */
+#define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"
 #include "unimem/memory_singleton.h"
 #include "unimem/tree_tensor_network.h"
 #include "legacy/legacy.h"
-#include "tap.h"
-#include <stdint.h>
-#include <string.h>
+#include "support.h"
 
 static bool pool_is_c, system_is_c, singleton_is_c, network_is_c;
-
-static bool zeroed(const unsigned char *bytes, size_t size) {
-    size_t i = 0;
-    while (i < size && !bytes[i])
-        i++;
-    return i == size;
-}
 
 static void check_pool(void) {
     struct PoolConfig config = {.num_size_classes = 32, .thread_cache_size = 64, .enable_stats = true};
@@ -50,7 +42,7 @@ static void check_blocks(advanced_memory_system_t *system) {
     CHECK("the system is the one the link chose", block && unimem_owns(block) == !system_is_c);
     if (system_is_c)
         CHECK_EQ("the C system served the call", legacy_system_calls(), 1);
-    CHECK("memory is zeroed, its alignment rounded up", zeroed(block, 1000) && (uintptr_t)block % 64 == 0);
+    CHECK("memory is zeroed, its alignment rounded up", all_zero(block, 1000) && (uintptr_t)block % 64 == 0);
     memset(block, 7, 1000);
     block = memory_reallocate(system, block, 5000);
     CHECK("reallocation keeps the contents", block && block[0] == 7 && block[999] == 7);
@@ -75,7 +67,7 @@ static void check_system_pool(advanced_memory_system_t *system) {
     pool_config_t config = {.pool_size = 1 << 20, .enable_growth = true};
     void *pool = ams_create_memory_pool(system, &config);
     unsigned char *block = ams_pool_allocate(system, pool, 300);
-    CHECK("a system's pool gives zeroed memory", block && zeroed(block, 300));
+    CHECK("a system's pool gives zeroed memory", block && all_zero(block, 300));
     size_t dimensions[] = {4, 5, 6};
     MemoryLayout *layout = create_memory_layout(pool, dimensions, 3, GEOMETRIC_STATE_KAHLER);
     CHECK("the first dimension runs fastest", layout && layout->strides[0] == 1 && layout->strides[1] == 4 &&

@@ -8,7 +8,8 @@
  *   SKIP("pool on two nodes", "this machine has one node");
  *   return tap_done();                                           prints the plan; 0 only if everything held
  *
- * EXPECT may be called from any thread. A TEST must run to its closing brace: leaving it early is a failure.
+ * EXPECT may be called from any thread. What it finds outside of a TEST is a failure with a line of its own. A TEST must
+ * run to its closing brace: leaving it early is a failure.
  */
 #ifndef UNIMEM_TAP_H
 #define UNIMEM_TAP_H
@@ -25,7 +26,7 @@ static struct {
     const char *name;     /* of the TEST that is running, or NULL */
     unsigned long number; /* lines printed so far */
     unsigned long failed;
-    unsigned long misses; /* EXPECTs that failed in the TEST that is running */
+    unsigned long misses; /* EXPECTs that failed in the TEST that is running, or since the last one */
 } tap = {PTHREAD_MUTEX_INITIALIZER, NULL, 0, 0, 0};
 
 enum { TAP_MISSES_SHOWN = 5 };
@@ -47,15 +48,29 @@ static inline bool tap_end(void) {
     return false;
 }
 
-static inline bool tap_begin(const char *name) {
+/* Ends what came before a TEST, or the end of the program: a TEST that was left, or EXPECTs that failed outside of one. */
+static inline void tap_settle(void) {
     if (tap.name) {
         tap.misses++;
         printf("# the test was left before its end\n");
         tap_end();
+    } else if (tap.misses) {
+        tap.name = "what is expected outside of the tests";
+        tap_end();
     }
+}
+
+static inline bool tap_begin(const char *name) {
+    tap_settle();
     tap.name = name;
     tap.misses = 0;
     return true;
+}
+
+/* Begins a forked child, whose EXPECTs are counted apart from its parent's. */
+static inline void tap_begin_child(void) {
+    tap.name = NULL;
+    tap.misses = 0;
 }
 
 /* Keeps compilers from warning that the result of an EXPECT is not used. */
@@ -95,10 +110,7 @@ static inline void tap_skip(const char *name, const char *reason) {
 }
 
 static inline int tap_done(void) {
-    if (tap.name) {
-        tap.misses++;
-        tap_end();
-    }
+    tap_settle();
     printf("1..%lu\n", tap.number);
     if (tap.failed) printf("# %lu of %lu failed\n", tap.failed, tap.number);
     fflush(stdout);

@@ -2,26 +2,16 @@
  * blocks, metrics, corruption. */
 #define _GNU_SOURCE
 #include "unimem.h"
-#include "unimem/advanced_memory_system.h"
 #include "unimem/memory_singleton.h"
 
-#include "support.h"
-#include "tap.h"
+#include "systems.h"
 
 #include <math.h>
 
 static const memory_system_config_t config = {
     .type = MEM_SYSTEM_POOLED, .total_size = 64 * MIB, .block_size = 4096, .alignment = 64};
 
-static memory_metrics_t metrics_of(const advanced_memory_system_t *system) {
-    memory_metrics_t metrics;
-    memset(&metrics, 0xA5, sizeof metrics);
-    EXPECT(get_memory_metrics(system, &metrics), "get_memory_metrics is false");
-    return metrics;
-}
-
-static size_t live_bytes(const advanced_memory_system_t *system) { return metrics_of(system).current_usage; }
-
+/* Creating, registering and destroying: how many references there are, and what the last one takes with it. */
 static void test_one_system(void) {
     CHECK("create_memory_system: NULL config without a system is NULL", create_memory_system(NULL) == NULL);
     CHECK("get_global_memory_system: NULL before the first", get_global_memory_system() == NULL);
@@ -53,16 +43,18 @@ static void test_one_system(void) {
     block = system ? memory_allocate(system, 100, 0) : NULL;
     CHECK("create_memory_system: a config of zeros is valid", block && is_aligned(block, 64));
     if (system) destroy_memory_system(system);
-    size_t before = resident_bytes();
     TEST("1,000 systems in turn, each with live blocks, leave no memory behind") {
-        for (size_t i = 0; i < scaled(1000); i++) {
+        size_t before = 0;
+        for (size_t i = 0; i < 10 + scaled(1000); i++) {
+            if (i == 10) before = resident_bytes(); /* what the first of them make is made once */
             system = create_memory_system(&config);
             if (!EXPECT(system != NULL, "system %zu is NULL", i)) continue;
             for (size_t size = 64; size < MIB; size *= 4) memset(memory_allocate(system, size, 0), 1, size);
             destroy_memory_system(system);
         }
-        EXPECT(resident_bytes() < before + 8 * MIB, "resident memory grew from %zu to %zu KiB", before / KIB,
-               resident_bytes() / KIB);
+        size_t after = resident_bytes();
+        printf("# resident memory: %zu KiB after 10 systems, %zu KiB at the end\n", before / KIB, after / KIB);
+        EXPECT(after < before + growth_allowed(), "resident memory grew from %zu to %zu KiB", before / KIB, after / KIB);
     }
 }
 
@@ -116,15 +108,15 @@ static void test_allocate(advanced_memory_system_t *system) {
                 pattern_fill(blocks[i], 0, sizes[i], i);
                 total += sizes[i];
             }
-            EXPECT(live_bytes(system) == before.current_usage + total, "%zu bytes live, expected %zu",
-                   live_bytes(system), before.current_usage + total);
+            EXPECT(usage_of(system) == before.current_usage + total, "%zu bytes live, expected %zu",
+                   usage_of(system), before.current_usage + total);
             for (size_t i = 0; i < BLOCKS; i++) {
                 EXPECT(blocks[i] && pattern_holds(blocks[i], 0, sizes[i], i),
                        "block %zu of %zu bytes was written by another", i, sizes[i]);
                 memory_free(system, blocks[i]);
             }
             total = 0;
-            EXPECT(live_bytes(system) == before.current_usage, "%zu bytes live at the end", live_bytes(system));
+            EXPECT(usage_of(system) == before.current_usage, "%zu bytes live at the end", usage_of(system));
         }
         munmap(blocks, BLOCKS * sizeof *blocks);
         munmap(sizes, BLOCKS * sizeof *sizes);
@@ -135,17 +127,17 @@ static void test_free_and_reallocate(advanced_memory_system_t *system) {
     char local[128] = {0}, *foreign = malloc(100);
     unsigned char *block = memory_allocate(system, 500, 64), *of_global = unimem_global()->allocate(100, 0);
     pattern_fill(block, 0, 500, 5);
-    size_t live = live_bytes(system);
+    size_t live = usage_of(system);
     void *wrong[] = {NULL,  local, foreign, block + 64, block + 1, of_global, (void *)0x1000, (void *)UINTPTR_MAX,
                      system};
     TEST("memory_free: what is not the system's is ignored") {
         for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
             memory_free(system, opaque(wrong[i]));
-            EXPECT(live_bytes(system) == live, "pointer %zu: %zu bytes live, expected %zu", i, live_bytes(system),
+            EXPECT(usage_of(system) == live, "pointer %zu: %zu bytes live, expected %zu", i, usage_of(system),
                    live);
         }
         memory_free(NULL, block);
-        EXPECT(live_bytes(system) == live && pattern_holds(block, 0, 500, 5), "the live block changed");
+        EXPECT(usage_of(system) == live && pattern_holds(block, 0, 500, 5), "the live block changed");
     }
     memset(foreign, 1, 100);
     free(foreign);
@@ -164,8 +156,7 @@ static void test_free_and_reallocate(advanced_memory_system_t *system) {
     TEST("memory_reallocate: sizes at random, contents and zeroed tail") {
         random_t random = {8};
         size_t size = 2000;
-        memory_metrics_t before, after;
-        get_memory_metrics(system, &before);
+        memory_metrics_t before = metrics_of(system);
         for (size_t i = 0; i < 400; i++) {
             pattern_fill(block, 0, size, i);
             size_t next = random_size(&random, 0, i % 40 ? 14 : 23), common = next < size ? next : size;
@@ -176,8 +167,8 @@ static void test_free_and_reallocate(advanced_memory_system_t *system) {
             EXPECT(all_zero(block + common, next - common), "from %zu to %zu: the new part is not zeroed", size, next);
             size = next;
         }
-        get_memory_metrics(system, &after);
-        EXPECT(after.allocation_count == before.allocation_count + 400, "moved or not, each is an allocation and a free: %zu", after.allocation_count - before.allocation_count);
+        size_t counted = metrics_of(system).allocation_count - before.allocation_count;
+        EXPECT(counted == 400, "400 reallocations, moved or not, count as %zu allocations", counted);
         EXPECT(memory_reallocate(system, block, SIZE_MAX - 10) == NULL && get_allocation_size(system, block) >= size,
                "a failure must leave the old block");
     }
@@ -194,7 +185,7 @@ static void test_free_and_reallocate(advanced_memory_system_t *system) {
     memory_free(system, aligned);
     memory_free(system, block);
     memory_free(system, opaque(block));
-    CHECK_EQ("a double free changes nothing", live_bytes(system), 0);
+    CHECK_EQ("a double free changes nothing", usage_of(system), 0);
 }
 
 static void test_metrics(advanced_memory_system_t *system) {
@@ -233,6 +224,8 @@ static void test_fragmentation(advanced_memory_system_t *system) {
     optimize_memory_usage(system, MEM_OPT_AGGRESSIVE); /* what earlier tests left unused goes back first */
     for (size_t i = 0; i < BLOCKS; i++) memset(blocks[i] = memory_allocate(system, 4000, 64), 1, 4000);
     CHECK("analyze_fragmentation: true with blocks live", analyze_fragmentation(system, &full));
+    CHECK("is_defragmentation_needed: false when full, with the same measure",
+          !is_defragmentation_needed(system, &level) && level == full);
     for (size_t i = 0; i < BLOCKS; i++)
         if (i % 20) memory_free(system, blocks[i]);
     CHECK("analyze_fragmentation: true with few blocks live", analyze_fragmentation(system, &sparse));
@@ -240,9 +233,11 @@ static void test_fragmentation(advanced_memory_system_t *system) {
     CHECK("fragmentation is measured: low when full, high when sparse",
           full >= 0 && full < 0.2 && sparse > 0.5 && sparse <= 1.0);
     CHECK("is_defragmentation_needed: true when sparse, with the same measure",
-          is_defragmentation_needed(system, &level) && level > 0.5 && level <= 1.0);
+          is_defragmentation_needed(system, &level) && level == sparse);
     for (size_t i = 0; i < BLOCKS; i += 20) memory_free(system, blocks[i]);
     size_t before = resident_bytes();
+    CHECK("start_defragmentation: below its threshold, nothing goes back to the system",
+          start_defragmentation(system, &(defrag_config_t){.threshold = 2}) && resident_bytes() + 4 * MIB > before);
     const defrag_config_t defrag = {.threshold = 0.1, .max_moves = 1000, .compact_pools = true};
     CHECK("start_defragmentation: true", start_defragmentation(system, &defrag));
     size_t after = resident_bytes();
@@ -268,6 +263,17 @@ static void test_fragmentation(advanced_memory_system_t *system) {
                "an unknown level or NULL is true");
         EXPECT(pattern_holds(block, 0, 10000, 3), "contents changed");
         memory_free(system, block);
+    }
+    TEST("optimize_memory_usage: unused memory goes back to the system, but at level NONE") {
+        for (int i = MEM_OPT_NONE; i <= MEM_OPT_AGGRESSIVE; i++) {
+            unsigned char *many[20];
+            for (size_t b = 0; b < 20; b++) memset(many[b] = memory_allocate(system, MIB, 64), 1, MIB);
+            for (size_t b = 0; b < 20; b++) memory_free(system, many[b]);
+            size_t kept = resident_bytes();
+            optimize_memory_usage(system, (optimization_level_t)i);
+            size_t left = resident_bytes();
+            EXPECT((left + 16 * MIB < kept) == (i != MEM_OPT_NONE), "level %d: %zu KiB resident, before %zu KiB", i, left / KIB, kept / KIB);
+        }
     }
     CHECK("optimize_allocation_strategy: true for every strategy, false for NULL and unknown ones",
           optimize_allocation_strategy(system, ALLOC_STRATEGY_SLAB) &&
@@ -354,17 +360,17 @@ static void test_block_questions(advanced_memory_system_t *system) {
             unsigned char *guarded = memory_allocate(system, size, 64);
             memory->free(guarded);
             unsigned char *plain = memory->allocate(size, 64);
-
-            block_info_t info = {0};
-            get_block_info(system, plain, &info);
-            if (info.padding >= 16 && !debug_mode("guard")) memset(plain + size, 0xEE, 16); /* the heap's, until the block grows: nobody minds */
+            block_info_t info;
+            if (!EXPECT(plain && get_block_info(system, plain, &info), "no block of %zu bytes", size)) continue;
+            /* Its padding is the heap's and nobody's contents, except where debug mode has its own guard there. */
+            if (info.padding >= 16 && !debug_mode("guard")) memset(plain + size, 0xEE, 16);
             EXPECT(check_memory_corruption(system, plain), "%zu bytes: told as damaged", size);
             memory->free(plain);
         }
     }
     CHECK("stop_memory_monitoring: true; false for NULL",
           stop_memory_monitoring(system) && !stop_memory_monitoring(NULL));
-    CHECK_EQ("nothing is left live", live_bytes(system), 0);
+    CHECK_EQ("nothing is left live", usage_of(system), 0);
 }
 
 static void test_interface_of_system(advanced_memory_system_t *system) {
@@ -378,19 +384,19 @@ static void test_interface_of_system(advanced_memory_system_t *system) {
     unsigned char *a = memory->allocate(3000, 256), *b = memory_allocate(system, 500, 64);
     memory->get_stats(&stats);
     CHECK("system and interface are one: each counts what the other allocates",
-          a && b && stats.total_allocated == 3500 && live_bytes(system) == 3500);
+          a && b && stats.total_allocated == 3500 && usage_of(system) == 3500);
     CHECK("blocks of the interface are known to the system; the system's own are zeroed",
           get_allocation_size(system, a) == 3000 && is_aligned(a, 256) && all_zero(b, 500));
     memory_free(system, a);
     memory->free(b);
     memory->get_stats(&stats);
     CHECK("system and interface are one: each frees what the other allocated",
-          stats.total_allocated == 0 && live_bytes(system) == 0);
+          stats.total_allocated == 0 && usage_of(system) == 0);
     CHECK("the interface keeps its own rule for alignments",
           memory->allocate(64, 3) == NULL && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
 }
 
-/* Two owners who both clean up, one while the other is at it: the program is told of something meanwhile. */
+/* Two owners that both clean up: the second does so while the first one's call tells the program's log of something. */
 static struct ending {
     advanced_memory_system_t *system;
     void *pool;
@@ -406,9 +412,8 @@ static void while_it_ends(int level, const char *text, void *context) {
     memory_metrics_t metrics;
     ending.told++;
     ending.answers += get_memory_metrics(ending.system, &metrics);
-    pthread_t thread;
     unimem_set_log(NULL, NULL);
-    if (pthread_create(&thread, NULL, destroy_too, NULL) == 0) pthread_join(thread, NULL);
+    pthread_join(start_thread(destroy_too, NULL), NULL);
 }
 static void when_it_has_ended(int level, const char *text, void *context) {
     (void)level, (void)context;

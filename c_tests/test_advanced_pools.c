@@ -1,20 +1,12 @@
 /* test_advanced_pools.c - pools of the advanced system, layouts, buffers, copies and transfers. */
 #define _GNU_SOURCE
 #include "unimem.h"
-#include "unimem/advanced_memory_system.h"
 
-#include "support.h"
-#include "tap.h"
-
-#include <pthread.h>
+#include "systems.h"
 
 static advanced_memory_system_t *memory_system;
 
-static size_t live_bytes(void) {
-    memory_metrics_t metrics = {0};
-    get_memory_metrics(memory_system, &metrics);
-    return metrics.current_usage;
-}
+static size_t live_bytes(void) { return usage_of(memory_system); }
 
 /* The same functions go by two names, and by a third in the older generation of the header. */
 typedef struct {
@@ -177,6 +169,11 @@ static void test_layouts(void) {
         update_memory_access(pool);
         EXPECT(layout && layout->geom_type == GEOMETRIC_STATE_EUCLIDEAN, "not tagged");
         update_memory_access(NULL);
+        MemoryPool *other = ams_create_memory_pool(memory_system, &(pool_config_t){.enable_growth = true});
+        layout = create_memory_layout(other, one, 1, GEOMETRIC_STATE_SPHERICAL);
+        update_memory_access(other);
+        EXPECT(layout && layout->geom_type == GEOMETRIC_STATE_SPHERICAL, "tagged, though the pool has no enable_stats");
+        ams_destroy_memory_pool(memory_system, other);
     }
     TEST("layouts and buffers stay where they are while 10,000 more are made") {
         enum { COUNT = 10000 };
@@ -265,7 +262,7 @@ static void test_copy(void) {
     ams_destroy_memory_pool(memory_system, pool);
 }
 
-static void *shared_pool;
+static void *shared_pool, *pool_of_layouts;
 
 static void *churn(void *argument) {
     random_t random = {(uint64_t)(uintptr_t)argument};
@@ -277,7 +274,7 @@ static void *churn(void *argument) {
         if (!EXPECT(blocks[slot] && all_zero(blocks[slot], size), "%zu bytes: NULL or not zeroed", size)) continue;
         memset(blocks[slot], 0xFF, size);
         if (i % 1000 == 0)
-            EXPECT(create_memory_layout(shared_pool, &size, 1, GEOMETRIC_STATE_CUSTOM) != NULL, "layout of %zu bytes",
+            EXPECT(create_memory_layout(pool_of_layouts, &size, 1, GEOMETRIC_STATE_CUSTOM) != NULL, "layout of %zu bytes",
                    size);
     }
     for (size_t slot = 0; slot < 64; slot++) ams_pool_free(memory_system, shared_pool, blocks[slot]);
@@ -285,13 +282,14 @@ static void *churn(void *argument) {
 }
 
 static void test_threads(void) {
-    shared_pool = ams_create_memory_pool(memory_system, &(pool_config_t){.thread_safe = true, .enable_growth = true});
-    TEST("four threads on one pool: memory zeroed, counts exact") {
-        pthread_t threads[4];
-        for (size_t i = 0; i < 4; i++) pthread_create(&threads[i], NULL, churn, (void *)(i + 1));
-        for (size_t i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    const pool_config_t config = {.thread_safe = true, .enable_growth = true};
+    shared_pool = ams_create_memory_pool(memory_system, &config);
+    pool_of_layouts = ams_create_memory_pool(memory_system, &config);
+    TEST("four threads on two pools: memory zeroed, counts exact") {
+        run_threads(4, churn);
+        ams_destroy_memory_pool(memory_system, pool_of_layouts);
+        EXPECT(live_bytes() == 0, "%zu bytes live when all blocks are freed", live_bytes());
         ams_destroy_memory_pool(memory_system, shared_pool);
-        EXPECT(live_bytes() == 0, "%zu bytes live", live_bytes());
     }
 }
 

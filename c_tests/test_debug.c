@@ -1,5 +1,5 @@
 /* test_debug.c - UNIMEM_DEBUG: what it finds, and that it finds nothing where nothing is wrong. It is read only
- * once, so each case runs this program anew with its setting. The exit status says which check failed. */
+ * once, so each case runs this program anew with its setting. Where a MUST does not hold that program says so and ends. */
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h" /* first: the pool functions are its */
@@ -7,17 +7,15 @@
 #include "unimem/memory_singleton.h"
 
 #include "support.h"
-#include "tap.h"
 
-#include <limits.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
 
 enum { TEXT = 1 << 16, THREADS = 4 };
+/* Without malloc or stdio: threads and forked children use it. */
 #define MUST(condition) \
     do { \
-        if (!(condition)) _exit(__LINE__ % 200 + 20); \
+        if (!(condition)) dprintf(STDOUT_FILENO, "# line %d: expected %s\n", __LINE__, #condition), _exit(3); \
     } while (0)
 
 static char logged[TEXT];
@@ -28,11 +26,7 @@ static void note(int level, const char *message, void *context) {
     if (written > 0 && logged_length + (size_t)written < TEXT) logged_length += (size_t)written;
 }
 static unified_memory_interface_t *memory;
-static size_t live(void) {
-    memory_stats_t stats;
-    memory->get_stats(&stats);
-    return stats.total_allocated;
-}
+static size_t live(void) { return live_in(memory); }
 
 __attribute__((noinline)) void *allocates_the_block(size_t size) {
     void *block = memory->allocate(size, 0);
@@ -40,7 +34,7 @@ __attribute__((noinline)) void *allocates_the_block(size_t size) {
     return block;
 }
 
-/* One byte too far, for small, middle and mapped blocks. */
+/* One byte is changed behind small, middle and mapped blocks: the free finds it and leaves the block, close finds it too. */
 static void overrun(void) {
     size_t sizes[] = {1, 24, 64, 1000, 40000, 300000, 3 * MIB + 5, 8 * MIB};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -154,7 +148,7 @@ __attribute__((noinline)) void *allocates_the_region(size_t size) {
     MUST(region);
     return region;
 }
-/* Tiered memory: who allocated what leaks. */
+/* Tiered memory that leaks is told with the stack that allocated it. */
 static void tiered(void) {
     char *kept = allocates_the_region(3 * MIB), *freed = allocates_the_region(MIB);
     kept[MIB] = 1;
@@ -165,7 +159,7 @@ static void tiered(void) {
     MUST(strstr(logged, "leak: 1 blocks, 5242880 bytes, allocated by") && strstr(logged, "tiered"));
 }
 
-/* One byte too far in tiered memory, in place, encoded and on disk; what it may do is no overrun. */
+/* One byte behind tiered memory, which is in place, encoded or on disk, is found. Writing to all of the memory is no overrun. */
 static void tiered_overrun(void) {
     size_t chunk = 64 * KIB, sizes[] = {1, 5000, 64 * KIB + 1, 3 * MIB - 1};
     for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
@@ -282,21 +276,20 @@ static void global_at_close(void) {
 static void unknown_mode(void) { MUST(strstr(logged, "not understood")); }
 
 /* Nothing is wrong here, and nothing is to be found. */
-static void *work(void *seed) {
-    unsigned state = (unsigned)(size_t)seed;
+static void work_for(size_t steps, uint64_t seed) {
+    random_t random = {seed};
     enum { HELD = 64 };
     unsigned char *blocks[HELD] = {0};
     size_t sizes[HELD] = {0};
-    for (int i = 0; i < 6000; i++) {
-        state = state * 1664525 + 1013904223;
-        unsigned at = state >> 8 & (HELD - 1);
-        size_t size = 1 + (state >> 14) % ((state & 63) == 0 ? 2 * MIB : 3000);
+    for (size_t i = 0; i < steps; i++) {
+        size_t at = random_below(&random, HELD);
+        size_t size = 1 + random_below(&random, random_below(&random, 64) == 0 ? 2 * MIB : 3000);
         for (size_t k = 0; k < sizes[at]; k += 97) MUST(blocks[at][k] == (unsigned char)at);
-        if (state >> 31) {
+        if (random_below(&random, 2)) {
             blocks[at] = memory->realloc(blocks[at], size);
         } else {
             memory->free(blocks[at]);
-            blocks[at] = memory->allocate(size, (size_t)16 << (state >> 28 & 7));
+            blocks[at] = memory->allocate(size, (size_t)16 << random_below(&random, 8));
         }
         MUST(blocks[at]);
         sizes[at] = size;
@@ -307,21 +300,23 @@ static void *work(void *seed) {
         }
     }
     for (int at = 0; at < HELD; at++) memory->free(blocks[at]);
+}
+static void *work(void *seed) {
+    work_for(6000, (uintptr_t)seed);
     return NULL;
 }
 static void clean(void) {
     pthread_t threads[THREADS];
-    for (size_t i = 0; i < THREADS; i++) MUST(pthread_create(&threads[i], NULL, work, (void *)(i + 1)) == 0);
+    for (size_t i = 0; i < THREADS; i++) threads[i] = start_thread(work, (void *)(i + 1));
     for (int i = 0; i < 20; i++) { /* children of a program whose threads are inside */
         pid_t child = fork();
         if (child == 0) {
             alarm(20);
             memory->free(allocates_the_block(500));
-            work((void *)99);
+            work_for(500, 99);
             _exit(unimem_write_leaks("/dev/null") ? 0 : 1);
         }
-        int status;
-        MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+        MUST(child_result(child) == 0);
     }
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     MUST(live() == 0);
@@ -339,7 +334,7 @@ static void clean(void) {
     MUST(unimem_close(memory) && !*logged);
 }
 
-/* Looked at while threads allocate, reallocate and free: what is only just made or gone is not taken for damaged. */
+/* All live blocks are looked at while threads allocate, reallocate and free: those just made or gone are not taken for damaged. */
 static atomic_int at_work;
 static void *work_beside(void *seed) {
     for (size_t i = 0; i < 10; i++) work((void *)((size_t)seed + THREADS * i));
@@ -349,8 +344,9 @@ static void *work_beside(void *seed) {
 static void looked_at(void) {
     pthread_t threads[THREADS];
     atomic_store(&at_work, THREADS);
-    for (size_t i = 0; i < THREADS; i++) MUST(pthread_create(&threads[i], NULL, work_beside, (void *)(i + 1)) == 0);
-    while (atomic_load(&at_work) > 0) MUST(unimem_write_leaks("/dev/null"));
+    for (size_t i = 0; i < THREADS; i++) threads[i] = start_thread(work_beside, (void *)(i + 1));
+    do MUST(unimem_write_leaks("/dev/null"));
+    while (atomic_load(&at_work) > 0);
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     MUST(!*logged && unimem_close(memory) && !*logged);
 }
@@ -364,14 +360,12 @@ static void freed_twice(void) {
     for (size_t i = 0; i < BLOCKS; i++) memory->free(opaque(blocks[BLOCKS - 1 - i]));
     MUST(unimem_refused_frees(memory) == BLOCKS && live() == 0 && unimem_close(memory));
 }
-/* Where stacks are not told nobody looks up their names, which takes long and much memory: files stay as they are mapped. */
+/* Where stacks are not told nobody looks up their names, which takes long and much memory: no more files are mapped. */
 static size_t mappings_of_files(void) {
-    size_t count = 0;
-    char line[PATH_MAX];
-    FILE *maps = fopen("/proc/self/maps", "r");
-    MUST(maps);
-    while (fgets(line, sizeof line, maps)) count += strchr(line, '/') != NULL;
-    fclose(maps);
+    static mapping_t list[2000];
+    size_t all = list_mappings(list, 2000), count = 0;
+    MUST(all > 0 && all <= 2000);
+    for (size_t i = 0; i < all; i++) count += list[i].of_file;
     return count;
 }
 static void errors_alone(void) {
@@ -382,7 +376,7 @@ static void errors_alone(void) {
     MUST(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED && mappings_of_files() == before);
 }
 
-/* Of a cancellation that waits when a bad free is told and written to the report nothing may unwind through the library. */
+/* A thread that has been cancelled makes bad frees, which are told and written to the report: it ends after them. */
 static void *frees_badly(void *unused) {
     static char foreign[64];
     cancel_self_later();
@@ -391,9 +385,8 @@ static void *frees_badly(void *unused) {
     return unused;
 }
 static void cancelled(void) {
-    pthread_t thread;
     void *result = NULL;
-    MUST(pthread_create(&thread, NULL, frees_badly, NULL) == 0 && pthread_join(thread, &result) == 0);
+    MUST(pthread_join(start_thread(frees_badly, NULL), &result) == 0);
     MUST(result == PTHREAD_CANCELED && unimem_refused_frees(memory) == 64);
 }
 
@@ -408,30 +401,11 @@ static const struct {
              {"unknown_mode", unknown_mode}, {"looked_at", looked_at}, {"freed_twice", freed_twice},
              {"errors_alone", errors_alone}, {"cancelled", cancelled}};
 
-static int run(const char *setting, const char *name) {
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        alarm(60);
-        setenv("UNIMEM_DEBUG", setting, 1);
-        execl("/proc/self/exe", "test_debug", name, (char *)NULL);
-        _exit(127);
-    }
-    int status = -1;
-    return child > 0 && waitpid(child, &status, 0) == child ? status : -1;
-}
+static int run(const char *setting, const char *name) { return run_anew(name, "UNIMEM_DEBUG", setting, 60, NULL, 0); }
 static bool passes(const char *setting, const char *name) {
-    int status = run(setting, name);
-    if (status != 0) printf("# %s with %s: status %#x\n", name, setting, (unsigned)status);
-    return status == 0;
-}
-
-/* Empty where there is nothing to read. */
-static void read_text(const char *path, char text[TEXT]) {
-    FILE *file = fopen(path, "r");
-    size_t length = file ? fread(text, 1, TEXT - 1, file) : 0;
-    if (file) fclose(file);
-    text[length] = 0;
+    int result = run(setting, name);
+    if (result != 0) printf("# %s with %s: result %d\n", name, setting, result);
+    return result == 0;
 }
 
 int main(int argc, char **argv) {
@@ -440,8 +414,8 @@ int main(int argc, char **argv) {
         memory = unimem_open(NULL);
         MUST(memory);
         for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++)
-            if (strcmp(argv[1], CASES[i].name) == 0) CASES[i].run();
-        return 0;
+            if (strcmp(argv[1], CASES[i].name) == 0) return CASES[i].run(), 0;
+        return 2;
     }
     char report[] = "/tmp/unimem_debug_XXXXXX";
     int file = mkstemp(report);
@@ -459,8 +433,7 @@ int main(int argc, char **argv) {
     CHECK("it may make the global instance when UNIMEM_DEBUG is not understood", passes("odd", "unknown_mode"));
     CHECK("a write after free is found, a read sees the pattern", passes("quarantine", "after_free"));
     CHECK("with everything on too", passes("guard,quarantine,trace", "after_free"));
-    int status = run("quarantine", "after_free_large");
-    CHECK("a large block cannot be touched after its free", WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+    CHECK_EQ("a large block cannot be touched after its free", (size_t)run("quarantine", "after_free_large"), 256 + SIGSEGV);
     CHECK("the quarantine is bounded and gives way to limits", passes("guard,quarantine", "bounded"));
     CHECK("leaks are reported with the stacks that allocated them", passes("trace", "traced"));
     CHECK("live blocks are looked at while threads change them, and nothing is found: guard", passes("guard", "looked_at"));
@@ -471,23 +444,23 @@ int main(int argc, char **argv) {
     CHECK("where errors alone are told, no names of stacks are looked up", passes("trace", "errors_alone"));
     unsetenv("UNIMEM_LOG");
     static char text[TEXT];
-    read_text(report, text);
+    read_text(report, text, sizeof text);
     CHECK("the report in JSON has them too", text[0] == '{' && strstr(text, "\"blocks\": 3") &&
                                                  strstr(text, "\"bytes\": 3000") && strstr(text, "allocates_the_block"));
     CHECK("a report that cannot be written says why, however long its path", passes("trace", "long_path"));
     CHECK("leaks of tiered memory are reported too", passes("guard,quarantine,trace", "tiered"));
-    read_text(report, text);
+    read_text(report, text, sizeof text);
     CHECK("and in JSON", strstr(text, "\"bytes\": 3145728") && strstr(text, "allocates_the_region"));
     setenv("UNIMEM_DEBUG_REPORT", report, 1);
     CHECK("nothing is found where nothing is wrong: guard", passes("guard", "clean"));
     CHECK("nothing is found where nothing is wrong: quarantine", passes("quarantine", "clean"));
     CHECK("nothing is found where nothing is wrong: all, four threads and fork",
           passes("guard,quarantine,trace", "clean"));
-    read_text(report, text);
+    read_text(report, text, sizeof text);
     CHECK("UNIMEM_DEBUG_REPORT is written at the end", strstr(text, "\"blocks\": 0") && strstr(text, "\"damaged\": 0"));
     CHECK("a thread is cancelled after its bad frees are told, not in their middle", passes("guard,quarantine,trace", "cancelled"));
     CHECK("it is written when a finding changes it, and only then", passes("guard", "many"));
-    read_text(report, text);
+    read_text(report, text, sizeof text);
     size_t listed = 0;
     for (const char *at = text; (at = strstr(at, "\"bad free\"")) != NULL; at++) listed++;
     CHECK("and lists the first 64 findings", listed == 64 && strstr(text, "\"damaged\": 1"));

@@ -4,10 +4,7 @@
 #include "unimem.h"
 
 #include "support.h"
-#include "tap.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -24,7 +21,7 @@ static int observe(void) {
     if (small && middle) seen |= ALLOCATES;
     if (large) seen |= BEYOND_16_MIB;
     if (middle && is_aligned(middle, 2 * MIB)) {
-        /* By chance too: three in a row are not. */
+        /* One may be there by chance. Three in a row are not. */
         void *more[2] = {memory->allocate(2 * MIB + 5000, 0), memory->allocate(2 * MIB + 9000, 0)};
         if (more[0] && more[1] && is_aligned(more[0], 2 * MIB) && is_aligned(more[1], 2 * MIB)) seen |= HUGE_PLACEMENT;
         memory->free(more[0]);
@@ -39,34 +36,9 @@ static int observe(void) {
     return seen;
 }
 
-/* Runs this program with one setting; what it printed goes to `text`. */
+/* Runs this program with one setting. What it printed goes to `text`. */
 static int run_with(const char *name, const char *value, char *text, size_t size) {
-    int ends[2];
-    if (pipe(ends) != 0) return -1;
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        alarm(20);
-        dup2(ends[1], STDOUT_FILENO);
-        dup2(ends[1], STDERR_FILENO);
-        close(ends[0]);
-        close(ends[1]);
-        if (name) setenv(name, value, 1);
-        execl("/proc/self/exe", "test_environment", "observe", (char *)NULL);
-        _exit(127);
-    }
-    close(ends[1]);
-    size_t used = 0;
-    for (;;) {
-        ssize_t got = read(ends[0], text + used, size - 1 - used);
-        if (got > 0)
-            used += (size_t)got;
-        else if (got == 0 || errno != EINTR)
-            break;
-    }
-    text[used] = 0;
-    close(ends[0]);
-    return child_result(child);
+    return run_anew("observe", name, value, 20, text, size);
 }
 
 /* The spill file of an instance whose tiered memory does not fit: in `directory`, without a name in it, for nobody else,
@@ -91,48 +63,52 @@ static int spill_file_in(void *directory) {
     DIR *listing = opendir(directory);
     for (struct dirent *entry; listing && (entry = readdir(listing));) wrong += strncmp(entry->d_name, ".unimem", 7) == 0;
     if (listing) closedir(listing);
-    return !bytes || files == 0 || wrong != 0;
+    EXPECT(bytes && files > 0 && wrong == 0, "%zu files in %s, %zu of them wrong", files, (char *)directory, wrong);
+    return 0;
 }
-/* However long the name is: that is what is cut. */
+/* Where spill files cannot be made the error says why, however long the name of the place: the name is what is cut. */
 static int says_why_not(void *unused) {
+    (void)unused;
     static char name[3000] = "/nonexistent/";
     memset(name + 13, 'x', sizeof name - 14);
     setenv("UNIMEM_SPILL_DIR", name, 1);
     unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = MIB, .enable_growth = true, .enable_streaming = true});
     char *bytes = memory->allocate_streaming(16 * MIB, 64 * KIB);
     const char *why = strerror(ENOENT);
-    for (size_t i = 0; bytes && i < 16 * MIB / (64 * KIB); i++)
-        if (!unimem_chunk_acquire(bytes, i, UNIMEM_OVERWRITE)) break;
-        else memset(bytes + i * 64 * KIB, (int)i * 131 + 7, 64 * KIB), unimem_chunk_release(bytes, i);
-    bool said = strstr(unimem_last_error_message(), why) != NULL;
-    if (!said) printf("# %s\n", unimem_last_error_message());
-    return unused != NULL || !said;
+    for (size_t i = 0; bytes && i < 16 * MIB / (64 * KIB) && unimem_chunk_acquire(bytes, i, UNIMEM_OVERWRITE); i++) {
+        memset(bytes + i * 64 * KIB, (int)i * 131 + 7, 64 * KIB);
+        unimem_chunk_release(bytes, i);
+    }
+    EXPECT(unimem_last_error() == UNIMEM_ERROR_IO && strstr(unimem_last_error_message(), why), "error %d: %s", (int)unimem_last_error(),
+           unimem_last_error_message());
+    return 0;
 }
 static void test_spill_directory(void) {
-    CHECK_EQ("where spill files cannot be, the error says why", (size_t)run_in_child(says_why_not, NULL, 20), 0);
+    check_in_child("where spill files cannot be, the error says why", says_why_not, NULL, 20);
     char first[] = "/var/tmp/unimem-first-XXXXXX", second[] = "/var/tmp/unimem-second-XXXXXX";
     if (!CHECK("two directories", mkdtemp(first) && mkdtemp(second))) return;
     mode_t before = umask(0);
     setenv("UNIMEM_SPILL_DIR", first, 1);
     setenv("TMPDIR", second, 1);
-    CHECK_EQ("spill files are in UNIMEM_SPILL_DIR, without a name, mode 0600", (size_t)run_in_child(spill_file_in, first, 20), 0);
+    check_in_child("spill files are in UNIMEM_SPILL_DIR, without a name, mode 0600", spill_file_in, first, 20);
     setenv("UNIMEM_SPILL_DIR", "", 1);
-    CHECK_EQ("else in TMPDIR", (size_t)run_in_child(spill_file_in, second, 20), 0);
+    check_in_child("else in TMPDIR", spill_file_in, second, 20);
     unsetenv("UNIMEM_SPILL_DIR");
     unsetenv("TMPDIR");
     static char last[] = "/var/tmp/";
-    CHECK_EQ("else in /var/tmp", (size_t)run_in_child(spill_file_in, last, 20), 0);
+    check_in_child("else in /var/tmp", spill_file_in, last, 20);
     umask(before);
     CHECK("nothing is left behind", rmdir(first) == 0 && rmdir(second) == 0);
 }
 
 /* The global instance's chunks and tolerance, as the environment says. */
 static int chunk_and_tolerance(void *unused) {
+    (void)unused;
     setenv("UNIMEM_CHUNK_SIZE", "128K", 1);
     setenv("UNIMEM_TOLERANCE", "0.25", 1);
     unified_memory_interface_t *memory = unimem_global();
     float *exact = memory->allocate_streaming(MIB, 0), *rough = memory->allocate_hierarchical(MIB, -1);
-    if (unused || !exact || !rough || unimem_chunk_size(exact) != 128 * KIB || unimem_chunk_size(rough) != 128 * KIB) return 1;
+    if (!exact || !rough || unimem_chunk_size(exact) != 128 * KIB || unimem_chunk_size(rough) != 128 * KIB) return 1;
     size_t changed = 0, wrong = 0;
     for (size_t i = 0; i < MIB / 4; i++) exact[i] = rough[i] = (float)i * 0.37f;
     unimem_advise(exact, UNIMEM_DONT_NEED);
@@ -142,13 +118,13 @@ static int chunk_and_tolerance(void *unused) {
         changed += difference != 0;
         wrong += difference > 0.25 || difference < -0.25 || exact[i] != (float)i * 0.37f;
     }
-    return wrong != 0 || changed == 0;
+    EXPECT(wrong == 0 && changed > 0, "%zu elements are wrong, %zu are not as they were", wrong, changed);
+    return 0;
 }
 
 int main(int count, char **arguments) {
     if (count > 1 && strcmp(arguments[1], "observe") == 0) return observe();
-    CHECK_EQ("UNIMEM_CHUNK_SIZE and UNIMEM_TOLERANCE hold for the global instance",
-             (size_t)run_in_child(chunk_and_tolerance, NULL, 20), 0);
+    check_in_child("UNIMEM_CHUNK_SIZE and UNIMEM_TOLERANCE hold for the global instance", chunk_and_tolerance, NULL, 20);
     test_spill_directory();
     static const char *const settings[] = {"UNIMEM_INITIAL_SIZE", "UNIMEM_MAX_SIZE",  "UNIMEM_CHUNK_SIZE",
                                            "UNIMEM_GEOMETRIC",    "UNIMEM_STREAMING", "UNIMEM_TOLERANCE",

@@ -4,9 +4,7 @@
 #include "unimem.h"
 
 #include "support.h"
-#include "tap.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 enum { MOST_INSTANCES = 1 << 16 };
@@ -63,10 +61,15 @@ static void test_number(void) {
     CHECK("at least 64 instances can be open at once", count >= 64);
     CHECK("one more is NULL with the limit error", count < MOST_INSTANCES && error == UNIMEM_ERROR_LIMIT);
     TEST("all open instances work, apart from each other") {
-        for (size_t i = 0; i < count; i++) pattern_fill(open[i]->allocate(100 + i, 0), 0, 100 + i, i);
+        unsigned char **blocks = table_new(count * sizeof *blocks);
         for (size_t i = 0; i < count; i++)
-            EXPECT(stats_of(open[i]).total_allocated == 100 + i, "instance %zu has %zu bytes live, expected %zu", i,
-                   stats_of(open[i]).total_allocated, 100 + i);
+            if (EXPECT((blocks[i] = open[i]->allocate(100 + i, 0)) != NULL, "instance %zu gives no block", i))
+                pattern_fill(blocks[i], 0, 100 + i, i);
+        for (size_t i = 0; i < count; i++) {
+            EXPECT(live_in(open[i]) == 100 + i, "instance %zu has %zu bytes live, expected %zu", i, live_in(open[i]), 100 + i);
+            EXPECT(blocks[i] && pattern_holds(blocks[i], 0, 100 + i, i), "the block of instance %zu was written by another", i);
+        }
+        munmap(blocks, count * sizeof *blocks);
     }
     TEST("closing one makes room for another, with nothing of the old one") {
         for (size_t i = 0; i < count; i += 7) {
@@ -81,9 +84,10 @@ static void test_number(void) {
     for (size_t i = 0; i < count; i++)
         if (open[i]) unimem_close(open[i]);
     munmap(open, MOST_INSTANCES * sizeof *open);
-    size_t before = resident_bytes();
     TEST("opening and closing 1,000 times leaves no memory behind") {
-        for (size_t i = 0; i < scaled(1000); i++) {
+        size_t before = 0;
+        for (size_t i = 0; i < 10 + scaled(1000); i++) {
+            if (i == 10) before = resident_bytes(); /* what the first of them make is made once */
             unified_memory_interface_t *instance = unimem_open(NULL);
             if (!EXPECT(instance != NULL, "round %zu: no instance", i)) continue;
             memset(instance->allocate(100 * KIB, 0), 1, 100 * KIB);
@@ -91,31 +95,12 @@ static void test_number(void) {
             unimem_close(instance);
         }
         size_t after = resident_bytes();
-        EXPECT(after < before + 8 * MIB, "resident memory grew from %zu to %zu KiB", before / KIB, after / KIB);
+        printf("# resident memory: %zu KiB after 10 instances, %zu KiB at the end\n", before / KIB, after / KIB);
+        EXPECT(after < before + growth_allowed(), "resident memory grew from %zu to %zu KiB", before / KIB, after / KIB);
     }
 }
 
-/* Allocates blocks of one size until none is left or `most` are made; links them through their first word. */
-static void **fill_up(unified_memory_interface_t *memory, size_t size, size_t most, size_t *count) {
-    void **newest = NULL;
-    for (*count = 0; *count < most; ++*count) {
-        void **block = memory->allocate(size, 0);
-        if (!block) break;
-        memset(block, 1, size);
-        *block = newest;
-        newest = block;
-    }
-    return newest;
-}
-
-static void free_chain(unified_memory_interface_t *memory, void **newest) {
-    while (newest) {
-        void **older = *newest;
-        memory->free(newest);
-        newest = older;
-    }
-}
-
+/* Fills an instance with blocks of one size after another: the cap holds, and is an error where it is reached. */
 static void test_budget(unified_pool_config_t config, size_t cap, const char *what) {
     char name[160];
     unified_memory_interface_t *memory = unimem_open(&config);
@@ -126,12 +111,12 @@ static void test_budget(unified_pool_config_t config, size_t cap, const char *wh
     TEST(name) {
         const size_t sizes[] = {64, 1000, 4096, 40000, 300000, MIB, 3 * MIB, 64, 7 * MIB, 128 * KIB};
         for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
-            size_t size = sizes[s], count;
+            size_t size = sizes[s], count = 0;
             unimem_error_t last;
             memory->free(opaque(&count)); /* leaves another error than the one expected */
-            void **chain = fill_up(memory, size, cap / 16, &count);
+            void **chain = allocate_chain(memory, size, 0, cap / 16, &count);
             last = unimem_last_error();
-            size_t live = stats_of(memory).total_allocated, held = unimem_held_bytes(memory);
+            size_t live = live_in(memory), held = unimem_held_bytes(memory);
             EXPECT(count < cap / 16, "blocks of %zu bytes: no end", size);
             EXPECT(last == UNIMEM_ERROR_OUT_OF_MEMORY, "blocks of %zu bytes: error %d, expected out of memory", size,
                    (int)last);
@@ -147,8 +132,8 @@ static void test_budget(unified_pool_config_t config, size_t cap, const char *wh
             void *grown = chain ? memory->realloc(chain, cap + 1) : NULL;
             EXPECT(grown == NULL && (!kept || unimem_owns(kept)), "blocks of %zu bytes: realloc beyond the cap", size);
             free_chain(memory, chain);
-            EXPECT(stats_of(memory).total_allocated == 0, "blocks of %zu bytes: %zu live after freeing all", size,
-                   stats_of(memory).total_allocated);
+            EXPECT(live_in(memory) == 0, "blocks of %zu bytes: %zu live after freeing all", size,
+                   live_in(memory));
         }
         EXPECT(memory->allocate(cap + 1, 0) == NULL, "one block above the cap");
         EXPECT(!unimem_can_allocate(memory, cap + 1), "can_allocate one block above the cap");
@@ -163,7 +148,8 @@ static void test_budget(unified_pool_config_t config, size_t cap, const char *wh
 
 static unified_memory_interface_t *contended;
 static size_t contended_cap;
-static _Atomic bool contended_stop;
+static atomic_bool contended_stop;
+static atomic_size_t contended_refused;
 
 static void *contend(void *argument) {
     random_t random = {(uint64_t)(uintptr_t)argument};
@@ -173,19 +159,19 @@ static void *contend(void *argument) {
         contended->free(*slot);
         *slot = contended->allocate(random_size(&random, 6, 20), 0);
         if (*slot) *(char *)*slot = 1;
+        else contended_refused++;
     }
     for (size_t i = 0; i < 32; i++) contended->free(blocks[i]);
     return NULL;
 }
 
 static void *watch_the_cap(void *argument) {
-    (void)argument;
-    while (!contended_stop) {
-        size_t held = unimem_held_bytes(contended), live = stats_of(contended).total_allocated;
-        if (!EXPECT(held <= contended_cap, "%zu bytes held, the cap is %zu", held, contended_cap)) return NULL;
-        if (!EXPECT(live <= contended_cap, "%zu bytes live, the cap is %zu", live, contended_cap)) return NULL;
-    }
-    return NULL;
+    do {
+        size_t held = unimem_held_bytes(contended), live = live_in(contended);
+        if (!EXPECT(held <= contended_cap, "%zu bytes held, the cap is %zu", held, contended_cap)) break;
+        if (!EXPECT(live <= contended_cap, "%zu bytes live, the cap is %zu", live, contended_cap)) break;
+    } while (!contended_stop);
+    return argument;
 }
 
 static void test_budget_with_threads(void) {
@@ -193,14 +179,13 @@ static void test_budget_with_threads(void) {
     contended = unimem_open(&(unified_pool_config_t){.max_size = contended_cap, .enable_growth = true});
     if (!CHECK("an instance of 16 MiB for four threads", contended != NULL)) return;
     TEST("budget: never exceeded while four threads contend for it") {
-        pthread_t threads[4], watcher;
-        pthread_create(&watcher, NULL, watch_the_cap, NULL);
-        for (size_t i = 0; i < 4; i++) pthread_create(&threads[i], NULL, contend, (void *)(i + 1));
-        for (size_t i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+        pthread_t watcher = start_thread(watch_the_cap, NULL);
+        run_threads(4, contend);
         contended_stop = true;
         pthread_join(watcher, NULL);
-        EXPECT(stats_of(contended).total_allocated == 0, "%zu bytes live at the end",
-               stats_of(contended).total_allocated);
+        printf("# %zu of %zu blocks were refused\n", (size_t)contended_refused, 4 * scaled(40000));
+        EXPECT(contended_refused > 0, "nothing was refused: nobody contended");
+        EXPECT(live_in(contended) == 0, "%zu bytes live at the end", live_in(contended));
         void *half = contended->allocate(contended_cap / 2, 0);
         EXPECT(half != NULL, "half the budget is not available at the end");
         contended->free(half);
@@ -217,7 +202,7 @@ static void test_config(void) {
     if (memory) CHECK("use_geometric_layout: blocks left live are told at close", !unimem_close(memory));
     memory = unimem_open(&(unified_pool_config_t){.initial_size = 32 * MIB, .enable_growth = true});
     CHECK("initial_size: bytes are ready, none is live",
-          memory && unimem_held_bytes(memory) >= 32 * MIB && stats_of(memory).total_allocated == 0);
+          memory && unimem_held_bytes(memory) >= 32 * MIB && live_in(memory) == 0);
     if (memory) {
         char *beyond = memory->allocate(100 * MIB, 0);
         CHECK("enable_growth: an instance grows beyond its initial size", beyond != NULL);
@@ -231,6 +216,7 @@ static void test_config(void) {
             EXPECT(memory->allocate_hierarchical(4096, -1.0) == NULL, "a tolerance that is not a number was used");
             EXPECT(unimem_close(memory), "something is live");
         }
+        EXPECT(unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT, "error %d", (int)unimem_last_error());
     }
 }
 
@@ -316,14 +302,13 @@ static void *had_a_moment(void *instance) {
     pthread_barrier_wait(&moment);
     return NULL;
 }
-/* What one thread counts in the end moves what another's peak is measured from. */
+/* A peak that was told never becomes less, although what threads count comes in late. */
 static void test_peak_is_not_taken_back(void) {
     unified_memory_interface_t *memory = unimem_open(NULL);
     void *blocks[1000];
     for (size_t i = 0; i < 1000; i++) blocks[i] = memory->allocate(1000, 0);
-    pthread_t thread;
     pthread_barrier_init(&moment, NULL, 2);
-    pthread_create(&thread, NULL, had_a_moment, memory);
+    pthread_t thread = start_thread(had_a_moment, memory);
     pthread_barrier_wait(&moment);
     for (size_t i = 0; i < 40; i++) memory->free(blocks[i]);
     size_t told = stats_of(memory).peak_allocated;
@@ -336,7 +321,7 @@ static void test_peak_is_not_taken_back(void) {
     CHECK("nothing is left of it", unimem_close(memory));
 }
 
-/* Two owners who give their memory another size at the same moment: what is counted is what it has in the end. */
+/* Two owners reallocate one block at the same moment: what is counted is the size that it has in the end. */
 static struct {
     unified_memory_interface_t *memory;
     void *block;
@@ -363,8 +348,7 @@ static void test_owners_resize_at_once(void) {
             shared.sizes[0] = size - size / 8, shared.sizes[1] = size - size / 10;
             shared.arrived = 0;
             EXPECT(shared.block && unimem_retain(shared.block), "no block of %zu bytes", size);
-            pthread_t thread;
-            pthread_create(&thread, NULL, resize_in_step, (void *)1);
+            pthread_t thread = start_thread(resize_in_step, (void *)1);
             resize_in_step((void *)0);
             pthread_join(thread, NULL);
             size_t counted = stats_of(shared.memory).total_allocated, usable = unimem_usable_size(shared.block);
@@ -386,9 +370,8 @@ static void *close_too(void *instance) {
 
 static void close_in_another_thread(int level, const char *text, void *instance) {
     (void)level, (void)text;
-    pthread_t thread;
     unimem_set_log(NULL, NULL);
-    if (pthread_create(&thread, NULL, close_too, instance) == 0) pthread_join(thread, NULL);
+    pthread_join(start_thread(close_too, instance), NULL);
 }
 
 static void test_closing_twice(void) {
@@ -406,19 +389,17 @@ static void test_closing_twice(void) {
     }
 }
 
-/* A slot that one thread has just left is another's at once. */
+/* Many threads open and close instances, each in the place that another has just left. */
 static atomic_size_t not_closed;
 static void *open_and_close(void *argument) {
     for (int i = 0; i < 500; i++) {
-        unified_memory_interface_t *mine = unimem_open(argument);
+        unified_memory_interface_t *mine = unimem_open(NULL);
         if (!mine || !unimem_close(mine)) not_closed++;
     }
-    return NULL;
+    return argument;
 }
 static void test_slots_change_hands(void) {
-    pthread_t threads[32];
-    for (size_t i = 0; i < 32; i++) pthread_create(&threads[i], NULL, open_and_close, NULL);
-    for (size_t i = 0; i < 32; i++) pthread_join(threads[i], NULL);
+    run_threads(32, open_and_close);
     CHECK_EQ("threads that open and close at once do not disturb each other", not_closed, 0);
 }
 

@@ -5,14 +5,7 @@
 #include "unimem/memory_pool.h"
 #include "unimem/memory_singleton.h" /* after memory_pool.h: its pool functions go by their ams_ names here */
 
-#include "support.h"
-#include "tap.h"
-
-static size_t usage_of(const advanced_memory_system_t *system) {
-    memory_metrics_t metrics = {0};
-    get_memory_metrics(system, &metrics);
-    return metrics.current_usage;
-}
+#include "systems.h"
 
 static void test_sharing(void) {
     PoolConfig pool_config = {.num_size_classes = 32, .thread_cache_size = 64, .enable_stats = true};
@@ -115,7 +108,7 @@ static void test_one_global_system(void) {
     CHECK("an interface of a system that is gone refuses", interface->allocate(10, 0) == NULL);
 }
 
-/* At exit: functions registered with atexit free what static variables hold, in the reverse order. */
+/* Functions registered with atexit, which run in the reverse order, free what static variables hold. */
 static MemoryPool *exit_pool;
 static advanced_memory_system_t *exit_system;
 static void *exit_blocks[4];
@@ -153,29 +146,15 @@ static int program_that_frees_at_exit(void) {
     exit_blocks[1] = safe_memory_allocate(exit_system, 200, 8);
     exit_blocks[2] = unimem_global()->allocate(300, 0);
     exit_blocks[3] = memory_allocate(exit_system, 400, 8);
-    pthread_t thread;
-    pthread_create(&thread, NULL, thread_at_exit, NULL);
-    pthread_join(thread, NULL);
+    pthread_join(start_thread(thread_at_exit, NULL), NULL);
     exit(0);
 }
 
 static void test_exit(void) {
-    int ends[2];
-    char text[64] = "";
-    if (!CHECK("a pipe", pipe(ends) == 0)) return;
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        alarm(20);
-        dup2(ends[1], STDOUT_FILENO);
-        execl("/proc/self/exe", "test_integration", "exit", (char *)NULL);
-        _exit(6);
-    }
-    close(ends[1]);
-    ssize_t length = read(ends[0], text, sizeof text - 1);
-    close(ends[0]);
-    CHECK_EQ("a program that frees in atexit functions ends well", (size_t)child_result(child), 0);
-    CHECK("its last atexit function ran to its end", length == 5 && strcmp(text, "last\n") == 0);
+    char text[64];
+    int result = run_anew("exit", NULL, NULL, 20, text, sizeof text);
+    CHECK_EQ("a program that frees in atexit functions ends well", (size_t)result, 0);
+    CHECK("its last atexit function ran to its end", strcmp(text, "last\n") == 0);
 }
 
 int main(int count, char **arguments) {

@@ -5,7 +5,6 @@
 #include "unimem/memory_pool.h"
 
 #include "support.h"
-#include "tap.h"
 
 static PoolConfig plain_config(void) { return (PoolConfig){.enable_stats = true}; }
 
@@ -150,8 +149,9 @@ static void test_totals(void) {
             EXPECT(get_total_allocated(pool) == size, "%zu reported, expected %zu", get_total_allocated(pool), size);
             EXPECT(get_peak_allocated(pool) >= size && pool->total_size >= size,
                    "peak %zu, total_size %zu for %zu bytes", get_peak_allocated(pool), pool->total_size, size);
-            block[0] = 1, block[size / 2] = 2, block[size - 1] = 3;
-            EXPECT(block[0] == 1 && block[size / 2] == 2 && block[size - 1] == 3, "contents of %zu bytes", size);
+            const size_t places[] = {0, size / 2, size - 100};
+            for (size_t i = 0; i < 3; i++) pattern_fill(block, places[i], places[i] + 100, i);
+            for (size_t i = 0; i < 3; i++) EXPECT(pattern_holds(block, places[i], places[i] + 100, i), "contents of %zu bytes", size);
             pool_free(pool, block);
             EXPECT(get_total_allocated(pool) == 0, "%zu reported after freeing %zu", get_total_allocated(pool), size);
         }
@@ -359,9 +359,10 @@ static void test_destroy(void) {
     destroy_memory_pool(pool);
     CHECK("destroy_memory_pool: nothing is reported when all was freed", warnings == 0);
     unimem_set_log(NULL, NULL);
-    size_t before = resident_bytes();
     TEST("creating and destroying 500 pools with live blocks leaves no memory behind") {
-        for (size_t i = 0; i < scaled(500); i++) {
+        size_t before = 0;
+        for (size_t i = 0; i < 10 + scaled(500); i++) {
+            if (i == 10) before = resident_bytes(); /* what the first of them make is made once */
             pool = create_memory_pool(&config);
             if (!EXPECT(pool != NULL, "pool %zu: NULL", i)) continue;
             for (size_t size = 64; size < 200000; size *= 2) {
@@ -370,8 +371,9 @@ static void test_destroy(void) {
             }
             destroy_memory_pool(pool);
         }
-        EXPECT(resident_bytes() < before + 8 * MIB, "resident memory grew from %zu to %zu KiB", before / KIB,
-               resident_bytes() / KIB);
+        size_t after = resident_bytes();
+        printf("# resident memory: %zu KiB after 10 pools, %zu KiB at the end\n", before / KIB, after / KIB);
+        EXPECT(after < before + growth_allowed(), "resident memory grew from %zu to %zu KiB", before / KIB, after / KIB);
     }
 }
 

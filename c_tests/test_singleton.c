@@ -3,10 +3,7 @@
 #include "unimem.h"
 #include "unimem/memory_singleton.h"
 
-#include "support.h"
-#include "tap.h"
-
-#include <pthread.h>
+#include "systems.h"
 
 /* A system of somebody else's making: a legacy C file registers its own. Only its address counts. */
 static char foreign_systems[2][64];
@@ -81,6 +78,7 @@ static void test_last_reference(void) {
     log_t log = {0};
     unified_memory_interface_t *global = unimem_global();
     char *ours = global->allocate(500, 0), *foreign = malloc(500), local[8];
+    pattern_fill(foreign, 0, 500, 1);
     register_memory_system(FOREIGN(0));
     register_memory_system(FOREIGN(0));
     track_memory_block(ours);
@@ -96,9 +94,8 @@ static void test_last_reference(void) {
     CHECK("they are forgotten",
           !is_memory_block_tracked(ours) && !is_memory_block_tracked(foreign) && !is_memory_block_tracked(local));
     CHECK("those of ours are freed", !unimem_owns(ours));
-    memset(foreign, 1, 500);
-    free(foreign); /* glibc ends the program here if it was freed before */
-    CHECK("those that are foreign are not", true);
+    CHECK("those that are foreign are not", pattern_holds(foreign, 0, 500, 1));
+    free(foreign); /* where glibc ends the program if it was freed before */
 }
 
 typedef struct {
@@ -127,14 +124,13 @@ static void test_last_reference_of_a_system(void) {
     void *block = advanced_pool_allocate(system, pool, 500);
     track_memory_block(block);
     unregister_memory_system(system);
-    memory_metrics_t metrics = {0};
+    memory_metrics_t metrics = metrics_of(system);
     CHECK("a tracked block of a pool is freed and counted as freed",
-          !unimem_owns(block) && get_memory_metrics(system, &metrics) && metrics.current_usage == 0 &&
-              metrics.total_freed == 500);
+          !unimem_owns(block) && metrics.current_usage == 0 && metrics.total_freed == 500);
     destroy_memory_system(system);
 }
 
-/* Who is told of tracked blocks makes and ends systems meanwhile, and forks. */
+/* A log callback that is told of tracked blocks makes the next system of the program, and forks. */
 typedef struct {
     advanced_memory_system_t *next;
     int children;
@@ -151,8 +147,7 @@ static void succeed(int level, const char *message, void *context) {
         destroy_memory_system(successor->next);
         _exit(get_global_memory_system() != NULL);
     }
-    int status = -1;
-    successor->children += child > 0 && waitpid(child, &status, 0) == child && status == 0;
+    successor->children += child_result(child) == 0;
 }
 static void test_successor(void) {
     const memory_system_config_t zeros = {0};
@@ -264,9 +259,7 @@ static void test_safe_calls(void) {
         }
         munmap(all, blocks * sizeof *all);
     }
-    memory_metrics_t metrics;
-    CHECK("only the block that was not tracked is live",
-          get_memory_metrics(system, &metrics) && metrics.current_usage == 300);
+    CHECK_EQ("only the block that was not tracked is live", usage_of(system), 300);
     register_memory_system(system);
     destroy_memory_system(system);
     CHECK("a registered reference keeps the system",
@@ -280,8 +273,8 @@ static void test_safe_calls(void) {
 
 enum { THREADS = 4 };
 
-static void *track_many(void *argument) {
-    char *base = (char *)((uintptr_t)argument << 36);
+static void *track_many(void *number) {
+    char *base = (char *)((uintptr_t)number << 36);
     const size_t blocks = scaled(50000);
     for (size_t i = 0; i < blocks; i++) EXPECT(track_memory_block(base + i * 16), "block %zu is refused", i);
     for (size_t i = 0; i < blocks; i++) EXPECT(is_memory_block_tracked(base + i * 16), "block %zu is lost", i);
@@ -289,8 +282,9 @@ static void *track_many(void *argument) {
     return NULL;
 }
 
-static void *race_for_one(void *argument) {
-    size_t *won = argument;
+static size_t wins[THREADS][8]; /* each on a cache line of its own */
+static void *race_for_one(void *number) {
+    size_t *won = wins[(uintptr_t)number - 1];
     for (size_t i = 1; i <= scaled(50000); i++) *won += untrack_memory_block((void *)(i * 16));
     return NULL;
 }
@@ -309,23 +303,13 @@ static void *create_and_destroy(void *argument) {
     return NULL;
 }
 
-static void run_threads(void *(*body)(void *), void *(*argument)(size_t)) {
-    pthread_t threads[THREADS];
-    for (size_t i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, body, argument(i));
-    for (size_t i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
-}
-
-static size_t wins[THREADS][8]; /* each on a cache line of its own */
-static void *number(size_t i) { return (void *)(i + 1); }
-static void *counter(size_t i) { return wins[i]; }
-
 static void test_threads(void) {
-    TEST("four threads track, look up and untrack") run_threads(track_many, number);
+    TEST("four threads track, look up and untrack") run_threads(THREADS, track_many);
     for (size_t i = 1; i <= scaled(50000); i++) track_memory_block((void *)(i * 16));
-    run_threads(race_for_one, counter);
+    run_threads(THREADS, race_for_one);
     CHECK_EQ("four threads untrack the same blocks: each is won once",
              wins[0][0] + wins[1][0] + wins[2][0] + wins[3][0], scaled(50000));
-    TEST("four threads create and destroy the system, which comes and goes") run_threads(create_and_destroy, number);
+    TEST("four threads create and destroy the system, which comes and goes") run_threads(THREADS, create_and_destroy);
     CHECK("at the end there is none", get_global_memory_system() == NULL);
 }
 

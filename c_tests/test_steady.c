@@ -7,7 +7,6 @@
 #include "unimem/memory_singleton.h"
 
 #include "surfaces.h"
-#include "tap.h"
 
 #include <sys/resource.h>
 
@@ -53,18 +52,21 @@ static void test_surface(const surface_t *surface) {
     snprintf(name, sizeof name, "%s: batches of one size after another, in every order", surface->name);
     TEST(name) {
         static const size_t amounts[] = {400 * KIB, 1600 * KIB, 6 * MIB};
+        long most_faults = 0;
         for (size_t amount = 0; amount < 3; amount++)
             for (size_t size = 64; size <= 8 * MIB; size *= 4)
                 for (int order = LAST_FIRST; order < ORDERS; order++) {
                     most_bytes = amounts[amount];
                     batches(surface, size, (order_t)order, 5); /* the state becomes steady */
                     long before = faults();
-                    batches(surface, size, (order_t)order, scaled(ROUNDS));
+                    batches(surface, size, (order_t)order, ROUNDS);
                     long new_faults = faults() - before;
-                    EXPECT(new_faults <= (long)scaled(ROUNDS),
-                           "%zu blocks of %zu bytes, freed %s: %ld page faults in %zu rounds, expected none",
-                           blocks_of(size), size, order_names[order], new_faults, scaled(ROUNDS));
+                    if (new_faults > most_faults) most_faults = new_faults;
+                    /* None are the library's. Now and then one is the system's. */
+                    EXPECT(new_faults <= ROUNDS / 10, "%zu blocks of %zu bytes, freed %s: %ld page faults in %d rounds, expected none",
+                           blocks_of(size), size, order_names[order], new_faults, ROUNDS);
                 }
+        printf("# at most %ld page faults in %d rounds\n", most_faults, ROUNDS);
     }
 }
 

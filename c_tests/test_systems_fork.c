@@ -6,9 +6,7 @@
 #include "unimem/tree_tensor_network.h"
 
 #include "support.h"
-#include "tap.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 static atomic_bool stop;
@@ -54,7 +52,7 @@ static int live_in_the_child(void *argument)
     return 0;
 }
 
-/* A product that is worth several threads: they are made, and what it takes to multiply; 0 if it is right. */
+/* A product that several threads share. Where it is the first, it starts them. 0 if it is right. */
 static int first_product(void)
 {
     enum { SIZE = 160 };
@@ -118,7 +116,7 @@ static int fork_in_first_calls(void *argument)
     moment_t *moment = argument;
     pthread_t threads[2];
     first_call_t first[2] = {{.call = moment->call}, {.call = moment->call}};
-    for (size_t i = 0; i < 2; i++) pthread_create(&threads[i], NULL, call_in_a_thread, &first[i]);
+    for (size_t i = 0; i < 2; i++) threads[i] = start_thread(call_in_a_thread, &first[i]);
     struct timespec start, now;
     clock_gettime(CLOCK_MONOTONIC, &start);
     do clock_gettime(CLOCK_MONOTONIC, &now);
@@ -127,7 +125,7 @@ static int fork_in_first_calls(void *argument)
     for (size_t i = 0; i < 2; i++) pthread_join(threads[i], NULL);
     return result ? result : first[0].result ? first[0].result : first[1].result;
 }
-/* As many such processes, whose forks come from 0 to `longest` nanoseconds after the threads. */
+/* So many such processes, whose forks come from 0 to `longest` nanoseconds after their threads have been started. */
 static void fork_in_many_first_calls(int (*call)(void), size_t processes, long longest)
 {
     for (size_t i = 0; i < processes; i++) {
@@ -138,7 +136,7 @@ static void fork_in_many_first_calls(int (*call)(void), size_t processes, long l
     }
 }
 
-/* Threads of whose caches a child has the memory, though not the threads. */
+/* ---- a child has the memory of the caches of threads that it does not have ---- */
 enum { CACHED_SIZES = 6, KEPT = 64, CAP = 16 << 20 };
 static const size_t cached_sizes[CACHED_SIZES] = {24, 200, 700, 3000, 9000, 20000};
 typedef struct {
@@ -175,7 +173,7 @@ static void *cache_blocks(void *argument)
     return NULL;
 }
 
-/* What a child does whose parent's threads cache memory that counts against its budget; 0 if it gets that. */
+/* Children of a program whose threads cache memory that counts against a budget: the memory is theirs to use. */
 static int trim_what_threads_cached(void *argument)
 {
     unified_memory_interface_t *memory = argument;
@@ -214,11 +212,10 @@ static int reuse_what_threads_cached(void *argument)
 
 static void test_children_that_use_it(unified_memory_interface_t *memory)
 {
-    CHECK_EQ("what threads cached that a child does not have is trimmed there",
-             (size_t)run_in_child(trim_what_threads_cached, memory, 20), 0);
-    CHECK_EQ("it makes room for one large block", (size_t)run_in_child(allocate_what_threads_cached, memory, 20), 0);
-    CHECK_EQ("and for many small ones", (size_t)run_in_child(fill_what_threads_cached, memory, 20), 0);
-    CHECK_EQ("its blocks are used before new memory is", (size_t)run_in_child(reuse_what_threads_cached, memory, 20), 0);
+    check_in_child("what threads cached that a child does not have is trimmed there", trim_what_threads_cached, memory, 20);
+    check_in_child("it makes room for one large block", allocate_what_threads_cached, memory, 20);
+    check_in_child("and for many small ones", fill_what_threads_cached, memory, 20);
+    check_in_child("its blocks are used before new memory is", reuse_what_threads_cached, memory, 20);
 }
 
 static void test_caches_of_threads_that_are_not_there(void)
@@ -231,7 +228,7 @@ static void test_caches_of_threads_that_are_not_there(void)
     unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = CAP, .enable_growth = true});
     for (size_t i = 0; i < THREADS; i++) {
         work[i] = (caching_t){.memory = memory, .barrier = &barrier, .seed = i};
-        pthread_create(&threads[i], NULL, cache_blocks, &work[i]);
+        threads[i] = start_thread(cache_blocks, &work[i]);
     }
     pthread_barrier_wait(&barrier);
     printf("# %zu bytes are live, %zu held\n", stats_of(memory).total_allocated, unimem_held_bytes(memory));
@@ -280,7 +277,7 @@ static void test_forks_in_the_middle(void)
     stop = false;
     for (size_t i = 0; i < 3; i++) {
         work[i] = (caching_t){.memory = memory, .seed = i};
-        pthread_create(&threads[i], NULL, cache_blocks, &work[i]);
+        threads[i] = start_thread(cache_blocks, &work[i]);
     }
     TEST("forks while threads allocate and free: the child takes their caches over, no block is given out twice")
     for (size_t i = 0; i < scaled(100); i++) {
@@ -301,7 +298,7 @@ int main(void)
     TEST("forks while threads make and end systems and pools: the child does the same, the parent goes on")
     {
         pthread_t threads[3];
-        for (size_t i = 0; i < 3; i++) pthread_create(&threads[i], NULL, live_on, NULL);
+        for (size_t i = 0; i < 3; i++) threads[i] = start_thread(live_on, NULL);
         for (size_t i = 0; i < scaled(100); i++) {
             int result = run_in_child(live_in_the_child, NULL, 10);
             EXPECT(result == 0, "fork %zu: the child ended with %d%s", i, result, result == 256 + SIGKILL ? ": it hung" : "");

@@ -5,11 +5,10 @@
 
 #include "tiers.h"
 
-#include <errno.h>
 #include <fcntl.h>
 
-/* Both chunks of an access have to be in place at once. Plain blocks leave the tiers no more than they are promised,
- * and that is full of encoded chunks and of chunks of other sizes. */
+/* A word across two chunks needs both in place at once, also where plain blocks leave the tiers no more room than they are
+ * promised, and that is full of encoded chunks and of chunks of other sizes. */
 static void test_words_across_chunks(void)
 {
     TEST("words across chunks of several sizes are reached while plain blocks fill the limit") {
@@ -38,7 +37,7 @@ static void test_words_across_chunks(void)
     }
 }
 
-/* Read and written by one instruction each, which only together can go on. */
+/* A word at any address. One instruction reads or writes it, which goes on only when all of it is in place. */
 typedef uint64_t unaligned_t __attribute__((aligned(1)));
 
 /* Eight bytes across each boundary of two chunks that are not acquired: both have to be in place at once. */
@@ -74,8 +73,8 @@ static void test_access_beside_acquired(unified_memory_interface_t *memory, char
                 alarm(60);
                 _exit(wrong_across_boundaries(base, acquired, count - 1, chunk) != 0);
             }
-            int status = -1;
-            EXPECT(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x", status);
+            int result = child_result(child);
+            EXPECT(result == 0, "the child ended with %d", result);
             alarm(0);
             EXPECT(unimem_held_bytes(memory) <= 8 * chunk, "%zu bytes are held", unimem_held_bytes(memory));
             for (size_t i = 0; i < acquired; i++) EXPECT(unimem_chunk_release(base, i), "release of chunk %zu", i);
@@ -84,7 +83,8 @@ static void test_access_beside_acquired(unified_memory_interface_t *memory, char
     }
 }
 
-/* One instruction reads here and writes there, with plain blocks in all room there is. */
+/* One instruction reads one memory and writes another, so that chunks of both have to be in place, while plain blocks take all
+ * the room they can. */
 static void test_copies_between_regions(void)
 {
     static const struct { size_t chunk, chunks; } pairs[][2] = {
@@ -120,7 +120,7 @@ static void test_copies_between_regions(void)
     }
 }
 
-/* Chunks that were out encoded, and are in place again: what is kept encoded of them is in nobody's way. */
+/* Of chunks that were encoded and are in place again, encoded copies may be kept, but not where others need the room. */
 static void test_copies_of_acquired(void)
 {
     size_t chunk = 64 * KIB, budget = 64 * chunk;
@@ -232,6 +232,7 @@ static void test_chunks(void)
             memset(unimem_chunk_acquire(other, i, UNIMEM_OVERWRITE), 1, chunk);
             unimem_chunk_release(other, i);
         }
+        alarm(60);
         for (int round = 0; round < 100; round++) {
             EXPECT(unimem_advise(other, UNIMEM_DONT_NEED) && residency_of(other).hot_bytes == 0, "round %d", round);
             unimem_chunk_prefetch(base, 0, 4);
@@ -240,6 +241,7 @@ static void test_chunks(void)
             while (residency_of(other).hot_bytes < 2 * chunk) unimem_chunk_prefetch(other, 0, 2);
             if (!EXPECT(residency_of(base).hot_bytes == 0, "round %d: %zu bytes in place", round, residency_of(base).hot_bytes)) break;
         }
+        alarm(0);
         memory->free(other);
     }
     CHECK("codes that do not exist are refused", !unimem_advise(base, (unimem_advice_t)77) && !unimem_chunk_acquire(base, 0, (unimem_access_t)9) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT);
@@ -267,5 +269,6 @@ static int run_all(void)
 
 int main(int count, char **arguments)
 {
+    spill_to_memory();
     return on_every_mechanism(count, arguments, run_all);
 }

@@ -5,10 +5,9 @@
 
 #include "tiers.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 
-/* In a child: what is seen, then what is written, then more memory, then nothing is held any more. */
+/* A child reads what its parent wrote, writes, allocates more, has a child itself, and frees all. Returns 0, or what failed. */
 static int child_of_round(unified_memory_interface_t *memory, uint64_t *words, size_t count, size_t chunk, uint64_t round)
 {
     for (size_t i = 0; i < count; i++)
@@ -59,7 +58,7 @@ static void test_both_go_on(size_t chunk)
     }
 }
 
-/* Both hold what is in the file they shared: what one frees there must stay for the other. */
+/* Parent and child have chunks in one spill file. What one of them frees there must stay for the other. */
 static void test_frees_apart(void)
 {
     TEST("what one of them frees stays with the other") {
@@ -96,7 +95,8 @@ static void test_frees_apart(void)
     }
 }
 
-/* Each writer counts its words up together, so that at any moment they are n + 1 up to some place and n from there on. */
+/* Each writer writes n to its words one after the other, then n + 1. So at any moment they are n + 1 up to some place, and
+ * n from there on. */
 typedef struct {
     uint64_t *words;
     size_t count, first, step;
@@ -135,7 +135,7 @@ static void test_under_load(void)
         pthread_t ids[WRITERS];
         for (size_t t = 0; t < WRITERS; t++) {
             writers[t] = (writer_t){words, count, t, WRITERS, &stop};
-            pthread_create(&ids[t], NULL, count_up, &writers[t]);
+            ids[t] = start_thread(count_up, &writers[t]);
         }
         for (size_t round = 0; round < scaled(8); round++) {
             pid_t child = fork();
@@ -206,9 +206,9 @@ static int run_all(void)
         return tap_done();
     }
     /* Before the first streaming memory of the process: this has to be the first test. */
-    CHECK_EQ("a child of a program that only asked for the mechanism", run_in_child(stream_in_child, NULL, 120), 0);
+    check_in_child("a child of a program that only asked for the mechanism", stream_in_child, NULL, 120);
     CHECK("the program itself", stream());
-    CHECK_EQ("a child of a program that has used streaming memory", run_in_child(stream_in_child, NULL, 120), 0);
+    check_in_child("a child of a program that has used streaming memory", stream_in_child, NULL, 120);
     test_both_go_on(64 * KIB);
     test_both_go_on(2 * MIB);
     test_frees_apart();
@@ -219,5 +219,6 @@ static int run_all(void)
 
 int main(int count, char **arguments)
 {
+    spill_to_memory();
     return on_every_mechanism(count, arguments, run_all);
 }

@@ -4,17 +4,13 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 
+#include "sandbox.h"
 #include "tiers.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <pthread.h>
 #include <setjmp.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
-enum { CHUNK = 64 << 10, CHUNKS = 128, WORDS = CHUNK / 8, CANNOT = 77, SECONDS = 30 };
+enum { CHUNK = 64 << 10, CHUNKS = 128, WORDS = CHUNK / 8, SECONDS = 30 };
 
 /* An eighth of the chunks fits the budget. */
 static unified_memory_interface_t *memory;
@@ -77,19 +73,6 @@ static int with_all_descriptors_used(void *unused)
 
 /* ---- no userfaultfd ---- */
 
-static bool deny_userfaultfd(void)
-{
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0 &&
-           syscall(SYS_userfaultfd, 0) == -1 && errno == EPERM;
-}
-
 static sigjmp_buf back;
 
 static void on_fault(int signal)
@@ -119,7 +102,7 @@ static int sandboxed_child(bool userfaultfd)
     size_t refused = refused_chunks(0);
     if (refused == SIZE_MAX) return 10;
     if (!userfaultfd) return refused == 0 && can_all_be_changed() ? 0 : 11;
-    /* What was in place still is, and nothing else. */
+    /* Without userfaultfd what was in place stays there, and all else is refused. */
     if (refused == 0 || refused == CHUNKS) return 12;
     for (size_t chunk = 0; chunk < CHUNKS; chunk++) {
         uint64_t *held = unimem_chunk_acquire(words, chunk, UNIMEM_WRITE);
@@ -142,7 +125,7 @@ static int in_a_sandbox(void *unused)
     (void)unused;
     bool userfaultfd = strncmp(unimem_fault_mechanism(), "userfaultfd", 11) == 0;
     if (!fill()) return 1;
-    if (!deny_userfaultfd()) return CANNOT;
+    if (!refuse_calls((unsigned[]){SYS_userfaultfd}, 1, EPERM)) return UNAVAILABLE;
     pid_t child = fork();
     if (child == 0) {
         pid_t grandchild = fork();
@@ -212,7 +195,7 @@ static void allocate_when_told(int level, const char *text, void *other)
     instance->free(plain);
 }
 
-/* Its fork asks for nothing to be under way in this thread, most strictly. */
+/* Nothing of the library's may be under way in a thread that calls a callback. A fork asks for that most strictly. */
 static void fork_when_told(int level, const char *text, void *unused)
 {
     (void)level, (void)text, (void)unused;
@@ -227,7 +210,7 @@ static int without_a_place_for_files(void *unused)
 {
     (void)unused;
     char place[] = "/tmp/unimem-test-XXXXXX";
-    if (!mkdtemp(place)) return CANNOT;
+    if (!mkdtemp(place)) return UNAVAILABLE;
     setenv("UNIMEM_SPILL_DIR", place, 1);
     unified_memory_interface_t *other = open_with(0, 0);
     bool filled = fill() && other;
@@ -241,7 +224,7 @@ static int without_a_place_for_files(void *unused)
     if (told == 0 || lost > 0) return 2;
     int result = child_result(child);
     if (result != 0) return result;
-    /* Now nothing can leave: a touch fails, and what is told of that may fork. */
+    /* Now nothing can leave, so a touch fails, and the callback that is told of it forks. */
     told = 0;
     unimem_set_log(fork_when_told, NULL);
     size_t failed = 0;
@@ -255,12 +238,13 @@ static int without_a_place_for_files(void *unused)
 
 static int with_handlers_and_without_files(void *unused)
 {
-    /* Before ours, which passes on what fails. */
+    /* Before the library's handler, which passes on faults that it cannot serve. */
     sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_fault}, NULL);
     return without_a_place_for_files(unused);
 }
 
-/* In a process group of its own, which ends with it: what hangs in a fork has its signals blocked, and may be a child. */
+/* Runs a test in a process group of its own, and kills all of the group at the end: what hangs in a fork has its signals
+ * blocked, and may be a child's child. */
 static void test(const char *name, int (*body)(void *))
 {
     sigset_t ended;
@@ -278,7 +262,7 @@ static void test(const char *name, int (*body)(void *))
     bool hung = sigtimedwait(&ended, NULL, &(struct timespec){.tv_sec = SECONDS}) < 0;
     kill(-process, SIGKILL);
     int result = child_result(process);
-    if (result == CANNOT) {
+    if (result == UNAVAILABLE) {
         SKIP(name, "this system does not let a program bring it about");
         return;
     }
@@ -301,5 +285,6 @@ static int run_all(void)
 
 int main(int count, char **arguments)
 {
+    spill_to_memory();
     return on_every_mechanism(count, arguments, run_all);
 }

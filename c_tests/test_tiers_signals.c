@@ -7,8 +7,6 @@
 #include "tiers.h"
 
 #include <dlfcn.h>
-#include <fcntl.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -28,7 +26,7 @@ static void hear(int signal)
     heard++;
 }
 
-/* Writes and reads all of it, with a quarter in place. */
+/* Writes to all words and reads them, of which a quarter can be in place. */
 static bool works(uint64_t *words, size_t count)
 {
     for (size_t i = 0; i < count; i++) words[i] = mix(i);
@@ -67,7 +65,7 @@ static int be_sent(void *argument)
     return unimem_close(memory) ? 0 : 5;
 }
 
-/* Memory that the machine found broken under a chunk in place: as the system tells of it. */
+/* Where the machine finds memory broken under a chunk in place (BUS_MCEERR_AR), the program's handler is told. */
 static int be_told_of_broken_memory(void *unused)
 {
     (void)unused;
@@ -81,6 +79,14 @@ static int be_told_of_broken_memory(void *unused)
     if (heard != 1) return 3;
     memory->free(words);
     return unimem_close(memory) ? 0 : 4;
+}
+
+/* A file without bytes: memory that maps it is there, and each touch of that is SIGBUS. */
+static int empty_file(void)
+{
+    int file = memfd_create("empty", MFD_CLOEXEC);
+    if (file < 0) give_up("there is no empty file");
+    return file;
 }
 
 static sigjmp_buf back;
@@ -113,16 +119,12 @@ static int fault_with_handlers(void *unused)
         for (size_t i = 0; i < 3 * MIB; i += 4096)
             if (bytes[i] != 1) return 3;
     }
-    int file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
-    volatile char *beyond = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
-    if (file >= 0) {
-        if (sigsetjmp(back, 1) == 0) {
-            (void)*beyond;
-            return 4;
-        }
-        if (seen_address != beyond) return 5;
+    volatile char *beyond = mmap(NULL, 4096, PROT_READ, MAP_SHARED, empty_file(), 0);
+    if (sigsetjmp(back, 1) == 0) {
+        (void)*beyond;
+        return 4;
     }
-    return 0;
+    return seen_address == beyond ? 0 : 5;
 }
 
 static int fault_without_handlers(void *unused)
@@ -166,7 +168,8 @@ static int install_again_and_again(void *in_turn)
     return 0;
 }
 
-/* Touches memory that cannot come in, as what is in place cannot be written out, while SIGBUS is kept from coming. */
+/* A touch that cannot be served, because nothing can be written out to make room, in a program that blocks or ignores
+ * SIGBUS. */
 static int touch_in_vain(void *ignored)
 {
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
@@ -220,8 +223,7 @@ static int pass_on_what_was_passed_on(void *jump)
     struct sigaction action = {.sa_sigaction = repair, .sa_flags = SA_SIGINFO};
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
-    short_file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
-    if (short_file < 0) return 0;
+    short_file = empty_file();
     shut = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     beyond_end = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, short_file, 0);
     unified_memory_interface_t *memory = open_with(1 * MIB, 0);
@@ -252,8 +254,7 @@ static void pass_as_second(int signal, siginfo_t *info, void *context)
 static int pass_on_in_turn(void *unused)
 {
     (void)unused;
-    short_file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
-    if (short_file < 0) return 0;
+    short_file = empty_file();
     unified_memory_interface_t *memory = open_with(1 * MIB, 0);
     bool by_segv = strcmp(unimem_fault_mechanism(), "signal") == 0;
     volatile char *place = by_segv ? mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
@@ -275,7 +276,8 @@ static int pass_on_in_turn(void *unused)
     return 0;
 }
 
-/* The library's own calls come here, too: it is as if another thread installed a handler between two of them. */
+/* Stands before the C library's sigaction(), for the library under test too. When asked to, it installs another handler first,
+ * as another thread might between two of the library's calls. */
 static bool another_thread_installs;
 int sigaction(int signal, const struct sigaction *new, struct sigaction *old)
 {
@@ -291,8 +293,7 @@ int sigaction(int signal, const struct sigaction *new, struct sigaction *old)
 static int install_meanwhile(void *unused)
 {
     (void)unused;
-    short_file = open("/dev/shm", O_TMPFILE | O_RDWR, 0600);
-    if (short_file < 0) return 0;
+    short_file = empty_file();
     shut = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     beyond_end = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, short_file, 0);
     unified_memory_interface_t *memory = open_with(1 * MIB, 0);
@@ -308,19 +309,17 @@ static int install_meanwhile(void *unused)
 /* Faults that the program makes itself. */
 static void test_chaining(void)
 {
-    int again = run_in_child(install_again_and_again, NULL, 60);
-    CHECK_EQ("handlers that are installed anew are passed once each time", (size_t)again, 0);
-    int in_turn = run_in_child(install_again_and_again, &again, 60);
-    CHECK_EQ("also two that are installed in turn", (size_t)in_turn, 0);
-    CHECK_EQ("and two that pass on what comes", (size_t)run_in_child(pass_on_in_turn, NULL, 60), 0);
+    check_in_child("handlers that are installed anew are passed once each time", install_again_and_again, NULL, 60);
+    bool in_turn = true;
+    check_in_child("also two that are installed in turn", install_again_and_again, &in_turn, 60);
+    check_in_child("and two that pass on what comes", pass_on_in_turn, NULL, 60);
     for (int ignored = 0; ignored < 2; ignored++)
         CHECK_EQ(ignored ? "what cannot be served ends a program that ignores SIGBUS" : "what cannot be served ends a program that blocks SIGBUS",
                  (size_t)run_in_child(touch_in_vain, ignored ? &ignored : NULL, 20), 256 + SIGBUS);
-    CHECK_EQ("faults that are not ours go to the program's own handlers", (size_t)run_in_child(fault_with_handlers, NULL, 60), 0);
-    CHECK_EQ("a handler installed later may pass them on to ours",
-             (size_t)run_in_child(pass_on_what_was_passed_on, NULL, 60), 0);
-    CHECK_EQ("also where the first one leaves by longjmp", (size_t)run_in_child(pass_on_what_was_passed_on, &by_jump, 60), 0);
-    CHECK_EQ("one that is installed at the same moment is not lost", (size_t)run_in_child(install_meanwhile, NULL, 60), 0);
+    check_in_child("faults that are not ours go to the program's own handlers", fault_with_handlers, NULL, 60);
+    check_in_child("a handler installed later may pass them on to ours", pass_on_what_was_passed_on, NULL, 60);
+    check_in_child("also where the first one leaves by longjmp", pass_on_what_was_passed_on, &by_jump, 60);
+    check_in_child("one that is installed at the same moment is not lost", install_meanwhile, NULL, 60);
     const char *name = "without one they end the program with SIGSEGV";
     if (THREAD_SANITIZED) SKIP(name, "the thread sanitizer has one");
     else CHECK_EQ(name, (size_t)run_in_child(fault_without_handlers, NULL, 60), 256 + SIGSEGV);
@@ -332,7 +331,7 @@ static const size_t alarmed_words = 1 * MIB, acquired_words = 64 * KIB / sizeof 
 static volatile sig_atomic_t outside;
 static volatile sig_atomic_t alarms[2], alarm_errors;
 
-/* Serving a fault takes locks, which a call that is interrupted may have: there only what is acquired is touched. */
+/* Serving a fault takes locks that an interrupted call may hold. So there the handler touches acquired chunks only. */
 static void on_alarm(int signal)
 {
     (void)signal;
@@ -407,8 +406,7 @@ static int run_all(void)
             }
         }
     }
-    int result = run_in_child(be_told_of_broken_memory, NULL, 60);
-    CHECK("memory found broken is told to the program's handler", result == 0);
+    check_in_child("memory found broken is told to the program's handler", be_told_of_broken_memory, NULL, 60);
     test_chaining();
     test_alarms();
     return tap_done();
@@ -416,5 +414,6 @@ static int run_all(void)
 
 int main(int count, char **arguments)
 {
+    spill_to_memory();
     return on_every_mechanism(count, arguments, run_all);
 }

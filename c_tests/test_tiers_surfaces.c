@@ -4,7 +4,6 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"
-#include "unimem/advanced_memory_system.h"
 #include "unimem/memory_singleton.h"
 
 #include "tiers.h"
@@ -115,7 +114,7 @@ static void test_system(void)
             ams_pool_free(system, pool, tiered);
             EXPECT(unimem_owns(tiered), "a pool of the system freed it");
             memory_free(system, tiered);
-            EXPECT(!unimem_owns(tiered) && stats_of(memory).total_allocated == 0 && get_allocation_size(system, tiered) == 0 &&
+            EXPECT(!unimem_owns(tiered) && live_in(memory) == 0 && get_allocation_size(system, tiered) == 0 &&
                        !validate_memory_block(system, tiered + MIB), "it is still there");
         }
     }
@@ -150,7 +149,7 @@ static void test_tracking(void)
             if (!EXPECT(tiered, "kind %zu: %s", i, unimem_last_error_message())) continue;
             for (size_t at = 0; at < 3 * MIB; at += MIB)
                 EXPECT(memory->track_allocation(tiered + at, 100) && track_memory_block(tiered + at) &&
-                           stats_of(memory).total_allocated == 3 * MIB, "%zu are counted", stats_of(memory).total_allocated);
+                           live_in(memory) == 3 * MIB, "%zu are counted", live_in(memory));
             EXPECT(memory->realloc(tiered, 2 * MIB) == tiered, "it moved");
             EXPECT(memory->untrack_allocation(tiered + MIB) && !memory->untrack_allocation(tiered + 2 * MIB), "after shrinking");
             EXPECT(is_memory_block_tracked(tiered) && is_memory_block_tracked(tiered + MIB) && !is_memory_block_tracked(tiered + 2 * MIB),
@@ -158,7 +157,7 @@ static void test_tracking(void)
             memory->free(tiered);
             EXPECT(!memory->untrack_allocation(tiered) && !is_memory_block_tracked(tiered) && !is_memory_block_tracked(tiered + MIB),
                    "it is still tracked");
-            EXPECT(stats_of(memory).total_allocated == 0, "%zu are counted", stats_of(memory).total_allocated);
+            EXPECT(live_in(memory) == 0, "%zu are counted", live_in(memory));
         }
     }
     if (serves_touches()) TEST("and goes along when it moves") {
@@ -177,7 +176,7 @@ static void test_tracking(void)
         track_memory_block(tiered);
         track_memory_block(tiered + 4096);
         destroy_memory_system(system);
-        EXPECT(!unimem_owns(tiered) && !is_memory_block_tracked(tiered + 4096) && stats_of(memory).total_allocated == 0, "it is still there");
+        EXPECT(!unimem_owns(tiered) && !is_memory_block_tracked(tiered + 4096) && live_in(memory) == 0, "it is still there");
     }
     TEST("tiered memory that goes with its instance is tracked no more") {
         char *tiered = streaming(memory);
@@ -198,7 +197,7 @@ static size_t most_that_can_be(unified_memory_interface_t *memory, size_t cap, s
     return most;
 }
 
-/* Chunks fill the budget: what unimem_can_allocate says is what allocate then does, and before it the chunks leave. */
+/* Where chunks fill the budget, unimem_can_allocate says what allocate then does: it has chunks leave. */
 static void test_can_allocate(void)
 {
     TEST("unimem_can_allocate counts on chunks that can leave, and on no others") {
@@ -225,7 +224,7 @@ static void test_can_allocate(void)
     }
 }
 
-/* The same where all is in place: for good, where nothing serves faults. */
+/* The same where all memory is in place: it can leave, but not where nothing serves faults. */
 static void test_can_allocate_beside_what_is_in_place(void)
 {
     TEST("unimem_can_allocate counts on memory in place where it can leave, and only there") {
@@ -247,7 +246,7 @@ static void test_can_allocate_beside_what_is_in_place(void)
     }
 }
 
-/* Shrinks and grows, by sizes in the middle of pages and chunks, and all that comes back is zero. */
+/* Memory shrinks and grows again, to sizes in the middle of pages and chunks: what comes back is zero. */
 static void test_what_comes_back(void)
 {
     bool faults = serves_touches();
@@ -295,5 +294,6 @@ static int run_all(void)
 
 int main(int count, char **arguments)
 {
+    spill_to_memory();
     return on_every_mechanism(count, arguments, run_all);
 }

@@ -4,10 +4,6 @@
 #define _GNU_SOURCE
 #include "unimem/tree_tensor_network.h"
 
-#include <math.h>
-
-#include "support.h"
-#include "tap.h"
 #include "trees.h"
 
 static unified_memory_interface_t *memory;
@@ -345,9 +341,7 @@ int main(void)
     what_takes_part();
     depth();
     conversion();
-    memory_stats_t stats;
-    memory->get_stats(&stats);
-    CHECK_EQ("nothing is left", stats.total_allocated, 0);
+    CHECK_EQ("nothing is left", live_in(memory), 0);
     CHECK("the instance closes clean", unimem_close(memory));
     return tap_done();
 }

@@ -4,7 +4,6 @@
 #include <sched.h>
 
 #include "support.h"
-#include "tap.h"
 #include "unimem/tree_tensor_network.h"
 
 enum { SIDE = 256, MOST_HELPERS = 1024 };
@@ -37,7 +36,7 @@ static bool place(pid_t thread, int processor) {
     return sched_setaffinity(thread, sizeof set, &set) == 0;
 }
 
-/* What is looked at while a product is under way, on the caller's thread: by then the others are where they belong. */
+/* Looks, while a product is under way, whether the library's threads are kept off the caller's processor. */
 static struct { pid_t threads[MOST_HELPERS]; size_t found, looks, kept_off; int processors, caller; } seen;
 static bool look(double done, double total, void *context) {
     (void)done, (void)total, (void)context;
@@ -83,17 +82,16 @@ static bool forks_inside(void) {
     child = -1;
     bool made = unimem_set_progress(ttn, fork_once, NULL) && contract_tree_tensor_nodes(ttn, a, b, &product);
     if (child == 0) {
-        /* Done by it alone, or not done; and the next one is. */
+        /* The child has done the rest of the product alone, or was refused; its next product works. */
         bool right = made || unimem_last_error() == UNIMEM_ERROR_UNSUPPORTED;
         _exit(!(right && unimem_set_progress(ttn, NULL, NULL) && contract_tree_tensor_nodes(ttn, a, b, &product)));
     }
-    int status = -1;
-    /* The others may have been so fast that nothing was told in the middle. */
-    bool ended = child < 0 || (waitpid(child, &status, 0) == child && status == 0);
-    if (!ended) printf("# made %d, child %d: status %#x\n", made, (int)child, (unsigned)status);
+    /* There is no child where the product was done before it was told of any middle. */
+    int result = child < 0 ? 0 : child_result(child);
+    if (result != 0) printf("# made %d, the child ended with %d\n", made, result);
     children += child > 0;
     destroy_tree_tensor_network(ttn);
-    return made && ended;
+    return made && result == 0;
 }
 
 /* Two threads close one stream at the same time, then destroy its network: once each is done, the other is refused. Whether
@@ -117,8 +115,8 @@ static bool destroyed_by_two(size_t rounds) {
         tree_tensor_node_t *node = add_tree_tensor_node(shared.ttn, ones, sizes, 2, false);
         shared.stream = create_tensor_stream(shared.ttn, node, 16);
         right = node && shared.stream;
-        pthread_t other;
-        if (!right || pthread_create(&other, NULL, destroys, NULL) != 0) break;
+        if (!right) break;
+        pthread_t other = start_thread(destroys, NULL);
         destroys(NULL);
         pthread_join(other, NULL);
         right = !add_tree_tensor_node(shared.ttn, ones, sizes, 2, false);
@@ -131,16 +129,24 @@ static int on_one_processor(void *first) {
     return !(place(0, *(int *)first) && multiplies() && helpers(threads) == 0);
 }
 
+static int limited_to_one(void *unused) {
+    (void)unused;
+    pid_t threads[MOST_HELPERS];
+    unimem_set_threads(1);
+    return !(multiplies() && helpers(threads) == 0);
+}
+
 int main(void) {
     cpu_set_t all = processors_of(0);
     int count = CPU_COUNT(&all), first = 0;
     while (first < CPU_SETSIZE - 1 && !CPU_ISSET(first, &all)) first++;
-    CHECK("a process that has one processor starts no threads", run_in_child(on_one_processor, &first, 60) == 0);
+    check_in_child("a process that has one processor starts no threads", on_one_processor, &first, 60);
+    check_in_child("nor does one that limits its threads to one", limited_to_one, NULL, 60);
 
     CHECK("a product of all processors is right", multiplies());
     TEST("a child forked in its middle does not wait for the parent's threads") {
         for (size_t i = 0; i < scaled(20); i++) EXPECT(forks_inside(), "product %zu", i);
-        /* Where there are no others a product is one piece. */
+        /* Where no other threads help, a product is one piece and has no middle. */
         pid_t others[MOST_HELPERS];
         EXPECT(children > 0 || helpers(others) == 0, "no product was forked in its middle");
     }
@@ -164,7 +170,7 @@ int main(void) {
         }
     }
     TEST("those that the program has placed are left alone") {
-        /* Beside the last caller, where it would not be put. */
+        /* On the last caller's processor, where the library would not put it. */
         pid_t thread = seen.threads[0];
         EXPECT(place(thread, seen.caller) && place(0, first) && multiplies() && place(0, seen.caller) && multiplies(), "no product");
         cpu_set_t there = processors_of(thread);

@@ -1,10 +1,10 @@
 /* test_tree_values.c - values of tree tensor networks compared with the plain sum over all indices: random trees, on
  * every kind of memory, by every way of contracting, before and after changes that must keep the value. */
 #define _GNU_SOURCE
-#include "tap.h"
 #include "trees.h"
 
-/* The fewest multiply-adds of any order, by trying all: each product removes an edge. `removed`: those that are. */
+/* The fewest multiply-adds of any order of contraction, by trying all. Each product removes an edge; `removed` has a bit for
+ * each that is gone, and `known` what was found for such a set before (-1: nothing yet). */
 static double fewest_terms(const plain_tree_t *tree, size_t removed, double *known) {
     if (known[removed] >= 0) return known[removed];
     double best = removed + 1 == (size_t)1 << (tree->nodes - 1) ? 0 : INFINITY;
@@ -12,7 +12,7 @@ static double fewest_terms(const plain_tree_t *tree, size_t removed, double *kno
         if (removed >> (edge - 1) & 1) continue;
         size_t after = removed | (size_t)1 << (edge - 1), top[MOST_NODES];
         double terms = 1;
-        /* Of the tensor that comes of it: its free axes, and bonds to others; and the bonds that are summed over. */
+        /* One for each element of the result, whose axes are free or bonds to others, and each term of the sums over bonds. */
         for (size_t v = 0; v < tree->nodes; v++) top[v] = v && after >> (v - 1) & 1 ? top[tree->node[v].parent] : v;
         for (size_t v = 0; v < tree->nodes; v++) {
             const plain_node_t *node = &tree->node[v];
@@ -25,6 +25,17 @@ static double fewest_terms(const plain_tree_t *tree, size_t removed, double *kno
         best = fmin(best, terms + fewest_terms(tree, after, known));
     }
     return known[removed] = best;
+}
+
+/* The random trees that are contracted, by seed, each with its value, which takes long to find and is found once. */
+enum { TREES = 200 };
+static const valued_tree_t *tree_of(uint64_t seed) {
+    static valued_tree_t *made;
+    static bool is_made[TREES];
+    if (!made) made = table_new(TREES * sizeof *made);
+    if (!is_made[seed]) make_valued_tree(&made[seed], seed);
+    is_made[seed] = true;
+    return &made[seed];
 }
 
 /* A program's own table: counts what is held, and looks behind the end of each block. */
@@ -82,7 +93,7 @@ static bool has_value(tree_tensor_network_t *ttn, const valued_tree_t *wanted, d
     return right;
 }
 
-/* What was foretold is what was held, intermediates and result together. */
+/* A contraction holds as many bytes at once, intermediates and result together, as unimem_contraction_cost() foretells. */
 static void expect_foretold_peak(tree_tensor_network_t *ttn, uint64_t seed) {
     double flops = 0, peak = 0;
     tensor_network_metrics_t before, after;
@@ -102,19 +113,17 @@ static void every_way(const way_t *way) {
         unimem_set_threads(threads);
         snprintf(name, sizeof name, "random trees, %s, %zu thread%s", way->name, threads, threads > 1 ? "s" : "");
         TEST(name) {
-            for (uint64_t seed = 0; seed < scaled(200); seed++) {
-                valued_tree_t plain;
-                make_valued_tree(&plain, seed);
+            for (uint64_t seed = 0; seed < scaled(TREES); seed++) {
+                const valued_tree_t *plain = tree_of(seed);
                 tree_tensor_network_t *ttn = network_on(way->memory);
                 tree_tensor_node_t *nodes[MOST_NODES];
-                if (EXPECT(build_tree(&plain.tree, ttn, way->hierarchical, nodes), "seed %zu: %s", (size_t)seed, unimem_last_error_message())) {
-                    has_value(ttn, &plain, way->error, "contracted", seed);
+                if (EXPECT(build_tree(&plain->tree, ttn, way->hierarchical, nodes), "seed %zu: %s", (size_t)seed, unimem_last_error_message())) {
+                    has_value(ttn, plain, way->error, "contracted", seed);
                     if (!way->hierarchical) expect_foretold_peak(ttn, seed);
                     EXPECT(optimize_tree_structure(ttn), "seed %zu: not optimised", (size_t)seed);
-                    has_value(ttn, &plain, way->error, "optimised", seed);
+                    has_value(ttn, plain, way->error, "optimised", seed);
                 }
                 destroy_tree_tensor_network(ttn);
-                free_valued_tree(&plain);
             }
         }
     }
@@ -123,21 +132,22 @@ static void every_way(const way_t *way) {
     CHECK_EQ("all bytes went back", left, 0);
 }
 
-/* Small trees have the best order there is; of large ones, optimising finds better ones than are found at once, and none worse. */
+/* Orders of contraction: of small trees the cheapest there is; of large ones, none that is dearer once they are optimised, and
+ * some that are cheaper. */
 static void orders(void) {
     double flops[2], peak, known[1 << (MOST_NODES - 1)];
     TEST("random trees are contracted in the cheapest order") {
         for (uint64_t seed = 0; seed < scaled(300); seed++) {
-            valued_tree_t plain;
-            make_valued_tree(&plain, seed);
+            plain_tree_t plain;
+            make_plain_tree(&plain, &(random_t){seed});
             tree_tensor_network_t *ttn = network_on(&own_table);
             tree_tensor_node_t *nodes[MOST_NODES];
             for (size_t i = 0; i < sizeof known / sizeof *known; i++) known[i] = -1;
-            double best = 8 * fewest_terms(&plain.tree, 0, known);
-            bool done = build_tree(&plain.tree, ttn, false, nodes) && unimem_contraction_cost(ttn, &flops[0], &peak);
+            double best = 8 * fewest_terms(&plain, 0, known);
+            bool done = build_tree(&plain, ttn, false, nodes) && unimem_contraction_cost(ttn, &flops[0], &peak);
             EXPECT(done && fabs(flops[0] - best) <= 1e-9 * best, "seed %zu: %g operations, %g are enough", (size_t)seed, flops[0], best);
             destroy_tree_tensor_network(ttn);
-            free_valued_tree(&plain);
+            free_plain_tree(&plain);
         }
     }
     size_t cheaper = 0;
@@ -184,7 +194,7 @@ static void orders(void) {
     }
 }
 
-/* Pair by pair, child into parent: the axes come in another order, so only what has no order is compared. */
+/* Two nodes contracted as a pair give the value of the tree that has these two alone. */
 static void pairs(void) {
     TEST("a leaf into its parent is what a tree of these two is") {
         for (uint64_t seed = 0; seed < scaled(300); seed++) {
@@ -203,7 +213,7 @@ static void pairs(void) {
                 tree_tensor_network_t *ttn = network_on(&own_table), *third = network_on(&tiers_table);
                 tree_tensor_node_t *nodes[MOST_NODES], *result = NULL;
                 EXPECT(build_tree(&tree, ttn, false, nodes), "seed %zu: not built", (size_t)seed);
-                /* Without a bond the pair would be joined by the rule over all axes, which found none either. */
+                /* Where no bond joins them, the rule is tried on the pair, and finds none either. */
                 EXPECT(contract_tree_tensor_nodes(third, nodes[0], nodes[1], &result), "seed %zu: %s", (size_t)seed, unimem_last_error_message());
                 if (result) {
                     EXPECT(result->num_dimensions == axes && memcmp(result->dimensions, sizes, axes * sizeof *sizes) == 0, "seed %zu: other sizes", (size_t)seed);
@@ -219,15 +229,14 @@ static void pairs(void) {
     CHECK("all bytes went back", held.live == 0 && stats_of(tiers).total_allocated == 0);
 }
 
-/* To a general network and back; adapted within several errors. */
+/* Conversion to a general network and back keeps the value; adapting changes it by no more than the target. */
 static void what_keeps_the_value(void) {
     size_t before = stats_of(unimem_global()).total_allocated, dropped = 0;
     const double targets[] = {0, 0.01, 0.1, 0.5};
     TEST("conversion there and back, then adapting within a target") {
-        for (uint64_t seed = 0; seed < scaled(200); seed++) {
-            valued_tree_t plain;
-            make_valued_tree(&plain, seed);
-            const plain_tree_t *tree = &plain.tree;
+        for (uint64_t seed = 0; seed < scaled(TREES); seed++) {
+            const valued_tree_t *plain = tree_of(seed);
+            const plain_tree_t *tree = &plain->tree;
             double target = targets[seed % 4];
             tree_tensor_network_t *ttn = network_on(&own_table), *again = NULL;
             tree_tensor_node_t *nodes[MOST_NODES];
@@ -237,23 +246,22 @@ static void what_keeps_the_value(void) {
             bool bonded = true;
             for (size_t v = 1; v < tree->nodes; v++) bonded &= tree->node[v].bonds > 0;
             if (bonded && EXPECT(convert_tree_to_tensor_network(ttn, &general) && convert_tensor_network_to_tree(general, &again), "seed %zu: %s", (size_t)seed, unimem_last_error_message()))
-                has_value(again, &plain, 1e-5, "converted", seed);
+                has_value(again, plain, 1e-5, "converted", seed);
             destroy_tree_tensor_network(again);
             if (general) free_network(general);
             EXPECT(adapt_bond_dimensions(ttn, target), "seed %zu: %s", (size_t)seed, unimem_last_error_message());
-            has_value(ttn, &plain, target + 1e-5, "adapted", seed);
+            has_value(ttn, plain, target + 1e-5, "adapted", seed);
             for (size_t v = 1; v < tree->nodes; v++)
                 for (size_t b = 0; b < tree->node[v].bonds && b < 1; b++)
                     dropped += nodes[v]->dimensions[tree->node[v].own[b]] < tree->node[v].sizes[tree->node[v].own[b]];
             destroy_tree_tensor_network(ttn);
-            free_valued_tree(&plain);
         }
     }
     CHECK("bonds did become smaller", dropped > 0);
     CHECK("all bytes went back", held.live == 0 && stats_of(unimem_global()).total_allocated == before);
 }
 
-/* 10,000 children of one node, or 10,000 nodes in a chain: everything there is, on a thread with a small stack. */
+/* All functions work on 10,000 nodes, children of one node or in a chain, on a thread with a small stack. */
 enum { MANY = 10000 };
 static void *everything(void *wide) {
     const ComplexFloat turn[4] = {{0, 0}, {1, 0}, {1, 0}, {0, 0}}, one[2] = {{1, 0}, {1, 0}};
@@ -302,7 +310,8 @@ static void many(void) {
     CHECK_EQ("all bytes went back", held.live, 0);
 }
 
-/* Bonds over several axes in other orders on both sides, 33 MB of tensors: without a limit, and in 8 MiB. */
+/* Tensors of 33 MB, whose bonds are several axes in another order on each side: their value is the same without a limit and in
+ * 8 MiB. */
 static tree_tensor_network_t *large(unified_memory_interface_t *memory, bool hierarchical, tree_tensor_node_t **nodes) {
     const size_t shapes[3][4] = {{96, 64, 40, 1}, {40, 50, 64, 30}, {30, 70, 50, 1}};
     const size_t axes[3] = {3, 4, 3};
@@ -359,9 +368,9 @@ static void larger_than_the_budget(unified_memory_interface_t *plain) {
     CHECK("closed", unimem_close(small));
 }
 
-/* Matrices of 14 MB in 8 MiB that meet at each pair of their axes. Where the columns of the one meet the rows of the other,
- * every chunk holds some of each row or column, so that both are copied into blocks first. Last, once the network has
- * been given another memory: that has room for all, but the matrices are still where they were. */
+/* Products of matrices of 14 MB in 8 MiB, over each pair of their axes. Where every chunk holds some of each row or column
+ * that is wanted, both matrices are copied into blocks first. In the last round the network has another memory, with room
+ * for all, while the matrices are still where they were. */
 static void every_layout_beyond_the_budget(unified_memory_interface_t *plain) {
     enum { SIDE = 1311, SAMPLES = 40 };
     unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 8 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
@@ -399,8 +408,8 @@ static void every_layout_beyond_the_budget(unified_memory_interface_t *plain) {
     CHECK("closed", unimem_close(small));
 }
 
-/* The fastest order of this tree makes a tensor of 1000 x 600; a slower one, none larger than 10 x 600 x 10. The network is
- * given the memory with the limit when it has a plan for that without. */
+/* Under a limit an order is taken that keeps it, though it is slower: of this tree the fastest order makes a tensor of
+ * 1000 x 600, and a slower one none larger than 10 x 600 x 10. The network already has a plan when it gets the limit. */
 static void order_under_a_limit(unified_memory_interface_t *plain) {
     unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
     double flops[2], peak[2];
@@ -419,6 +428,7 @@ static void order_under_a_limit(unified_memory_interface_t *plain) {
 }
 
 int main(void) {
+    spill_to_memory();
     unified_memory_interface_t *plain = unimem_open(NULL);
     unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
     tiers = unimem_open(&(unified_pool_config_t){.enable_growth = true, .enable_streaming = true});

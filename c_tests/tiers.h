@@ -4,11 +4,12 @@
 #define UNIMEM_TEST_TIERS_H
 
 #include "support.h"
-#include "tap.h"
 
+/* An instance with streaming memory, with a budget and a default size of chunks (0: none). */
 static inline unified_memory_interface_t *open_with(size_t max_size, size_t chunk_size)
 {
-    return unimem_open(&(unified_pool_config_t){.max_size = max_size, .enable_growth = true, .enable_streaming = true, .chunk_size = chunk_size});
+    return unimem_open(&(unified_pool_config_t){
+        .max_size = max_size, .enable_growth = true, .enable_streaming = true, .chunk_size = chunk_size});
 }
 
 static inline unimem_residency_t residency_of(const void *memory)
@@ -24,6 +25,7 @@ static inline bool serves_touches(void)
     return strcmp(unimem_fault_mechanism(), "none") != 0;
 }
 
+/* What is written to word i: no coder makes such words smaller. */
 static inline uint64_t mix(uint64_t i)
 {
     return random_next(&(random_t){i});
@@ -60,11 +62,10 @@ static inline void run_with(const char *program, const char *mechanism)
         } else if (line[0] == '#') printf("%s\n", line);
     }
     fclose(lines);
-    int status;
-    waitpid(child, &status, 0);
+    int result = child_result(child);
     snprintf(name, sizeof name, "%s: all tests ran", mechanism);
     if (!available) SKIP(name, "this system does not have it");
-    else CHECK(name, done && WIFEXITED(status));
+    else CHECK(name, done && (result == EXIT_SUCCESS || result == EXIT_FAILURE));
 }
 
 /* Whether this is built with the thread sanitizer, which gcc and clang announce in different ways. */

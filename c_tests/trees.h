@@ -204,9 +204,5 @@ static inline void make_valued_tree(valued_tree_t *made, uint64_t seed) {
     make_plain_tree(&made->tree, &random);
     made->value = value_of(&made->tree, made->sizes, &made->axes);
 }
-static inline void free_valued_tree(valued_tree_t *made) {
-    free(made->value);
-    free_plain_tree(&made->tree);
-}
 
 #endif
