@@ -188,7 +188,7 @@ impl Region {
                 {
                     left -= 1;
                     self.engine().evict_one(self, index);
-                    self.lists().rotate(self.table(), index);
+                    self.lists().rotate(index);
                 }
             }
             Advice::DontNeed | Advice::WillNeed => {}

@@ -340,7 +340,7 @@ impl Engine {
                 // Another thread has claimed it. It goes behind the others, which may be free.
                 let mut lists = region.lists();
                 if lists.oldest(ListKind::Staged) == Some(index) {
-                    lists.rotate(region.table(), index);
+                    lists.rotate(index);
                 }
                 continue;
             };
@@ -382,7 +382,7 @@ impl Engine {
     fn victim<'a>(&self, regions: impl Iterator<Item = &'a Arc<Region>> + Clone) -> Option<Transit<'a>> {
         let now = self.tick();
         let age = |region: &&Arc<Region>| {
-            let stamp = region.lists().oldest_stamp(region.table(), ListKind::Hot);
+            let stamp = region.lists().oldest_stamp(ListKind::Hot);
             stamp.map_or(0, |stamp| now.wrapping_sub(stamp).max(1))
         };
         let oldest = regions.clone().max_by_key(age)?;
@@ -399,7 +399,7 @@ impl Engine {
         if let Some(spared) = spared {
             // Some of the youngest chunks were prefetched and are still to be used.
             for back in spared..8 {
-                let index = region.lists().youngest(region.table(), ListKind::Hot, back);
+                let index = region.lists().youngest(ListKind::Hot, back);
                 let Some(index) = index else { break };
                 if region.word(index).prefetched() {
                     continue;
@@ -424,7 +424,7 @@ impl Engine {
             // Pinned, acquired lately, or claimed by another thread. The chunk goes to the young end, unless it has
             // left the list.
             if lists.oldest(ListKind::Hot) == Some(index) {
-                lists.renew(region.table(), index, self.tick());
+                lists.renew(index, self.tick());
             }
         }
         None

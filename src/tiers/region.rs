@@ -16,7 +16,7 @@ use super::table::{self, Chunk, ListKind, Lists, Table};
 use super::transit::Transit;
 use super::workspace;
 use crate::error::{Result, fail};
-use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
 use crate::os::system;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -41,7 +41,6 @@ pub struct Region {
     codec: Codec,
     policy: Policy,
     table: Table,
-    lists: Mutex<Lists>,
     staging: Arc<Staging>,
     spill_space: SpillSpace,
     /// Whether the whole region is in place for good. It is if no faults are served and the data fit the budget.
@@ -175,7 +174,6 @@ impl Region {
             codec: policy.codec(),
             policy,
             table,
-            lists: Mutex::sheltered(Default::default()),
             staging,
             spill_space,
             resident: false,
@@ -275,7 +273,7 @@ impl Region {
         let mut lists = self.lists();
         for _ in 0..lists.count(ListKind::Hot) {
             let Some(index) = lists.oldest(ListKind::Hot) else { return };
-            lists.rotate(&self.table, index);
+            lists.rotate(index);
             // SAFETY: a chunk in the Hot list is in place, in this process too. If the system refuses, a touch of the
             // chunk is SIGSEGV as well.
             let _ = unsafe { self.engine.pages().open(self.span_of(index)) };
@@ -329,10 +327,10 @@ impl Region {
     }
     #[cfg(test)]
     pub(super) fn is_listed(&self, index: usize) -> ListKind {
-        self.lists().which(&self.table, index)
+        self.lists().which(index)
     }
     pub(super) fn is_warm(&self, index: usize) -> bool {
-        self.lists().which(&self.table, index) == ListKind::Warm
+        self.lists().which(index) == ListKind::Warm
     }
     /// The engine it belongs to.
     pub fn engine(&self) -> &Arc<Engine> {
@@ -373,8 +371,8 @@ impl Region {
     pub(super) fn table(&self) -> &Table {
         &self.table
     }
-    pub(super) fn lists(&self) -> MutexGuard<'_, Lists> {
-        self.lists.lock()
+    pub(super) fn lists(&self) -> Lists<'_> {
+        self.table.lists()
     }
     pub(super) fn staging(&self) -> &Arc<Staging> {
         &self.staging

@@ -70,12 +70,12 @@ impl Region {
                 // SAFETY: the chunk is pinned, so nobody can claim it, and the lists' lock is held. This function is
                 // the only one that reaches `stored` by a pin.
                 let copy = unsafe { chunk.stored() }.take_copy();
-                lists.lose_copy(self.table(), index);
+                lists.lose_copy(index);
                 chunk.state.unpin();
                 debug_assert!(copy.is_some(), "a chunk without a copy was listed among those with one");
                 return copy;
             }
-            next = lists.next_copy(self.table(), index); // claimed: no more chunks are skipped than there are claims
+            next = lists.next_copy(index); // claimed: no more chunks are skipped than there are claims
         }
         None
     }
@@ -210,7 +210,7 @@ impl Engine {
             let now = self.tick();
             // The stamp is read in one step: a moment later the oldest may be gone, and others behind it first.
             let age = |region: &Arc<Region>| {
-                let stamp = region.lists().oldest_stamp(region.table(), ListKind::Warm)?;
+                let stamp = region.lists().oldest_stamp(ListKind::Warm)?;
                 Some(now.wrapping_sub(stamp))
             };
             let staying = regions.iter().filter(|region| !region.is_leaving());
@@ -224,7 +224,7 @@ impl Engine {
             // Another thread has claimed the chunk, and may have listed it anew meanwhile, here or in another list.
             let mut lists = region.lists();
             if lists.oldest(ListKind::Warm) == Some(index) {
-                lists.renew(region.table(), index, self.tick());
+                lists.renew(index, self.tick());
             }
         }
         Ok(false)

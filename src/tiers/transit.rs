@@ -83,9 +83,9 @@ impl<'a> Transit<'a> {
         let warm = self.stored().warm != 0;
         {
             let mut lists = self.region.lists();
-            let was_in_place = lists.remove(self.region.table(), self.index).is_in_place();
+            let was_in_place = lists.remove(self.index).is_in_place();
             if self.region.splits_mappings() && was_in_place != (phase == Phase::Hot) {
-                let mappings = lists.mappings_of(self.region.table(), self.index);
+                let mappings = lists.mappings_of(self.index);
                 mappings::note(if was_in_place { -mappings } else { mappings });
             }
             let list = match phase {
@@ -96,7 +96,7 @@ impl<'a> Transit<'a> {
                 _ => None,
             };
             if let Some(list) = list {
-                lists.append(self.region.table(), list, self.index, self.region.engine().tick());
+                lists.append(list, self.index, self.region.engine().tick());
             }
         }
         self.settled = true;
