@@ -1,6 +1,6 @@
 //! Chunks in the program's own hands: acquire, release, prefetch, advise.
 use super::chunk_error::ChunkError;
-use super::fill::Access;
+use super::fill::{Access, Reason};
 use super::region::Region;
 use super::state::{Phase, Settle};
 use super::sweep::Order;
@@ -89,7 +89,7 @@ impl Region {
         self.check(index)?;
         self.engine().with_room(|| {
             let _inside = gate::enter();
-            self.bring_in(index, access, true, false).map_err(ChunkError::error)
+            self.bring_in(index, access, Reason::Acquire).map_err(ChunkError::error)
         })?;
         Ok(self.span_of(index).start as *mut u8)
     }
@@ -155,7 +155,7 @@ impl Region {
         self.sweep.lock().note_asked();
         // For reading: the stored bytes stay valid. The mark lets a later acquisition count this as a hit. A chunk
         // that cannot be brought in now will be an error for the thread that needs it.
-        if self.bring_in(index, Access::Read, false, false).is_ok() {
+        if self.bring_in(index, Access::Read, Reason::Ahead).is_ok() {
             self.counters.prefetches.fetch_add(1, Relaxed);
             self.mark_prefetched(index);
         }

@@ -77,13 +77,12 @@ static DONE: AtomicU32 = AtomicU32::new(0);
 /// How many worker threads there are.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// Queues a job and wakes a thread. Returns false if the queue is full.
-fn push(job: Job) -> bool {
+/// Queues a job and wakes a thread, unless the queue is full.
+fn push(job: Job) {
     let asked = JOBS.lock().ask(job);
     if asked {
         call();
     }
-    asked
 }
 fn call() {
     CALLS.fetch_add(1, Release);
@@ -135,9 +134,9 @@ pub fn withdraw(region: &Region) {
 pub fn read_ahead(region: &Region, index: usize) {
     push(Job::ReadAhead { start: region.start(), index });
 }
-/// Asks for chunks to be brought in place. Returns false if the queue is full.
-pub fn bring_in(region: &Region, index: usize, count: usize) -> bool {
-    push(Job::BringIn { start: region.start(), index, count })
+/// Asks for chunks to be brought in place.
+pub fn bring_in(region: &Region, index: usize, count: usize) {
+    push(Job::BringIn { start: region.start(), index, count });
 }
 /// Asks for a full slot.
 pub fn stock(region: &Region) {
