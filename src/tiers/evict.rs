@@ -5,7 +5,7 @@ use super::codec;
 use super::engine::Engine;
 use super::fault::pages::is_busy;
 use super::region::Region;
-use super::staging::{Slot, Staging};
+use super::staging::{EmptySlot, FullSlot, Staging};
 use super::state::{Phase, Settle};
 use super::sweep::YOUNGEST;
 use super::sync_points::{self, SyncPoint};
@@ -37,7 +37,7 @@ impl Engine {
         &self,
         region: &Region,
         workspace: &mut codec::Workspace,
-    ) -> Result<Slot, ChunkError> {
+    ) -> Result<FullSlot, ChunkError> {
         let staging = region.staging();
         let mut failures = 0;
         let mut failed = |error| {
@@ -109,7 +109,7 @@ impl Engine {
     }
     /// Waits for a slot while none is in stock. Returns the full slot of a chunk that was read ahead, or None once a
     /// slot may have been returned or a chunk has settled since the caller looked (`seen`).
-    fn slot_in_use(&self, region: &Region, seen: u32) -> Result<Option<Slot>, ChunkError> {
+    fn slot_in_use(&self, region: &Region, seen: u32) -> Result<Option<FullSlot>, ChunkError> {
         let staging = region.staging();
         // The slots are held by other threads, which return them, or by chunks read ahead, which can give them up.
         if let Some(slot) = self.unstage(staging) {
@@ -177,13 +177,17 @@ impl Engine {
     }
     /// Gives an empty slot fresh pages if the budget has room for them. Otherwise returns the slot, still empty, as
     /// the inner error.
-    fn fresh_pages(&self, staging: &Staging, slot: Slot) -> Result<Result<Slot, Slot>, ChunkError> {
+    fn fresh_pages(
+        &self,
+        staging: &Staging,
+        slot: EmptySlot,
+    ) -> Result<Result<FullSlot, EmptySlot>, ChunkError> {
         if !self.account().charge_pages(staging.chunk()) {
             return Ok(Err(slot));
         }
-        match self.pages().fill_slot(staging.span(&slot), staging.nursery(&slot)) {
-            Ok(()) => Ok(Ok(slot)),
-            Err(errno) => {
+        match staging.fill(self.pages(), slot) {
+            Ok(slot) => Ok(Ok(slot)),
+            Err((slot, errno)) => {
                 self.account().discharge_pages(staging.chunk());
                 staging.put_empty(slot);
                 Err(ChunkError::Pages(errno))
@@ -228,9 +232,8 @@ impl Engine {
     fn clear_floor(&self, chunk: usize) -> usize {
         (self.account().limit() / CLEAR_SHARE).max(4 * chunk)
     }
-    pub(super) fn drop_pages(&self, staging: &Staging, mut slot: Slot) {
-        staging.empty(&mut slot);
-        staging.put_empty(slot);
+    pub(super) fn drop_pages(&self, staging: &Staging, slot: FullSlot) {
+        staging.put_empty(staging.empty(slot));
         self.account().discharge_pages(staging.chunk());
     }
     /// Gives back pages of free slots until `most` bytes are reached or none is left. Returns how many bytes.
@@ -245,41 +248,38 @@ impl Engine {
         bytes
     }
 
-    /// Evicts a chunk into the empty `slot`, which is full then. In all other cases the caller no longer has the
-    /// slot. Returns None if nothing of this chunk size can leave now, and an error if a chunk could not be taken or
+    /// Evicts a chunk into `slot`, and returns the slot. In all other cases the slot goes back to the stock. Returns
+    /// None if nothing of this chunk size can leave now, and an error if a chunk could not be taken or
     /// stored (it stays in RAM).
     pub(super) fn evict_into(
         &self,
         staging: &Arc<Staging>,
-        slot: Slot,
+        mut slot: EmptySlot,
         workspace: &mut codec::Workspace,
-    ) -> Result<Option<Slot>, ChunkError> {
+    ) -> Result<Option<FullSlot>, ChunkError> {
         let regions = self.regions();
         sync_points::pass(SyncPoint::RegionsListed);
         let mut failed = None;
         for _ in 0..ATTEMPTS {
-            let Some(transit) =
+            let Some(mut transit) =
                 self.victim(regions.iter().filter(|r| !r.is_resident() && Arc::ptr_eq(r.staging(), staging)))
             else {
                 break;
             };
-            let region = transit.region;
             // `take` waits for nobody who might wait for this claim: pages that the system holds on to are tried
             // again for 20 µs, or 1000 times, and then copied (`move_patiently`).
-            // SAFETY: the claim owns the chunk, which was Hot and so is present; the slot is empty and ours.
-            let taken =
-                unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };
-            if let Err(errno) = taken {
-                // The system may hold its pages, for direct I/O for instance. The chunk goes to the young end of the
-                // list.
-                transit.settle(Phase::Hot, Settle::default());
-                if !is_busy(Some(errno)) {
-                    failed = Some(errno);
+            match transit.take(slot) {
+                Ok(full) => return self.store(transit, full, workspace).map(Some),
+                Err((empty, errno)) => {
+                    // The system may hold its pages, for direct I/O for instance. The chunk goes to the young end of
+                    // the list.
+                    transit.settle_unchanged();
+                    slot = empty;
+                    if !is_busy(Some(errno)) {
+                        failed = Some(errno);
+                    }
                 }
-                continue;
             }
-            region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
-            return self.store(transit, slot, workspace).map(Some);
         }
         staging.put_empty(slot);
         failed.map_or(Ok(None), |errno| Err(ChunkError::Pages(errno)))
@@ -318,7 +318,7 @@ impl Engine {
         Ok(bytes)
     }
     /// Takes the full slot of a chunk that was read ahead and not touched yet. The chunk is Stored then.
-    pub(super) fn unstage(&self, staging: &Arc<Staging>) -> Option<Slot> {
+    pub(super) fn unstage(&self, staging: &Arc<Staging>) -> Option<FullSlot> {
         let regions = self.regions();
         regions
             .iter()
@@ -330,7 +330,7 @@ impl Engine {
         &self,
         region: &'a Region,
         claim: impl Fn(&'a Region, usize, Option<Phase>) -> Option<Transit<'a>>,
-    ) -> Option<Slot> {
+    ) -> Option<FullSlot> {
         let mut left = region.lists().count(ListKind::Staged);
         while left > 0
             && let Some(index) = { region.lists().oldest(ListKind::Staged) }
@@ -348,12 +348,9 @@ impl Engine {
                 transit.settle_unnoted(); // the only copy, see `put_back`
                 continue;
             }
-            // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with this
-            // claim, so the slot is taken out once.
-            let slot = unsafe { Slot::from_number(transit.stored().slot) };
-            region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
+            let slot = transit.take_slot();
             transit.settle(Phase::Stored, Settle::default());
-            return Some(slot);
+            return slot;
         }
         None
     }
@@ -368,10 +365,9 @@ impl Engine {
         }
     }
     /// An empty slot. If there is none, gives back the pages of a full one.
-    pub(super) fn empty_slot(&self, staging: &Staging) -> Option<Slot> {
+    pub(super) fn empty_slot(&self, staging: &Staging) -> Option<EmptySlot> {
         staging.take_empty().or_else(|| {
-            let mut slot = staging.take_full()?;
-            staging.empty(&mut slot);
+            let slot = staging.empty(staging.take_full()?);
             self.account().discharge_pages(staging.chunk());
             Some(slot)
         })
@@ -438,23 +434,24 @@ impl Engine {
         let staging = region.staging();
         let _pages = self.pages_in_hand();
         let Some(slot) = self.empty_slot(staging) else { return };
-        let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) else {
+        let Some(mut transit) = Transit::claim(region, index, Some(Phase::Hot)) else {
             return staging.put_empty(slot);
         };
-        // SAFETY: the claim owns the chunk, which was Hot and so is present; the slot is empty and ours.
-        let taken = unsafe { self.pages().take(transit.span(), staging.span(&slot), staging.nursery(&slot)) };
-        if taken.is_err() {
-            transit.settle(Phase::Hot, Settle::default());
-            return staging.put_empty(slot);
-        }
-        region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
-        if let Ok(slot) = self.store(transit, slot, workspace) {
-            self.keep_pages(staging, slot);
+        match transit.take(slot) {
+            Ok(slot) => {
+                if let Ok(slot) = self.store(transit, slot, workspace) {
+                    self.keep_pages(staging, slot);
+                }
+            }
+            Err((slot, _)) => {
+                transit.settle_unchanged();
+                staging.put_empty(slot);
+            }
         }
     }
     /// Returns a slot that an eviction has filled, with its pages if few are in stock. Then the next chunk that comes
     /// in finds pages, and a thread that sends out many chunks waits less for the system.
-    pub(super) fn keep_pages(&self, staging: &Staging, slot: Slot) {
+    pub(super) fn keep_pages(&self, staging: &Staging, slot: FullSlot) {
         if (staging.full() + 1) * staging.chunk() <= MOST_KEPT && !self.reserve_comes_first(staging) {
             staging.put_full(slot);
         } else {

@@ -6,7 +6,7 @@ use super::fault::Mechanism;
 use super::mapping::Errno;
 use super::mappings;
 use super::region::Region;
-use super::staging::Slot;
+use super::staging::FullSlot;
 use super::state::{MOST_ACQUIRED, Phase, Settle, Word};
 use super::sync_points::{self, SyncPoint};
 use super::table::Stored;
@@ -236,6 +236,9 @@ impl Engine {
         match self.place(&mut transit, access, acquire, workspace) {
             Ok(()) => {
                 let counters = &region.counters;
+                if from == Phase::Staged {
+                    counters.prefetch_hits.fetch_add(1, Relaxed);
+                }
                 counters.faults.fetch_add(1, Relaxed);
                 if from == Phase::Zero
                     && counters.evictions.load(Relaxed) == 0
@@ -243,11 +246,6 @@ impl Engine {
                 {
                     // A first touch, and nothing was evicted so far: perhaps all data fit, and the chunk will stay.
                     self.pages().join(region.span_of(index));
-                }
-                counters.hot.fetch_add(region.chunk_size(), Relaxed);
-                if from == Phase::Staged {
-                    counters.staged.fetch_sub(region.chunk_size(), Relaxed);
-                    counters.prefetch_hits.fetch_add(1, Relaxed);
                 }
                 transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
                 region.record(begun, Movement::Fault, tier, index);
@@ -278,56 +276,61 @@ impl Engine {
             self.charge_record(region, transit.index, workspace);
         }
         let staged = transit.from == Phase::Staged;
-        let mut slot = if staged {
-            // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with this
-            // claim, so the slot is taken out once.
-            unsafe { Slot::from_number(transit.stored().slot) }
-        } else {
-            let mut slot = self.full_slot(region, workspace)?;
-            let loaded = match (transit.from, access) {
-                (Phase::Zero, _) => {
-                    region.staging().bytes(&mut slot)[..region.chunk_size()].fill(0);
-                    Ok(())
-                }
-                (_, Access::Overwrite) => {
-                    region.clear_tail_in(transit.index, region.staging().bytes(&mut slot));
-                    Ok(())
-                }
-                _ => self.load(transit, &mut slot, workspace),
-            };
-            if let Err(error) = loaded {
-                region.staging().put_full(slot);
-                return Err(error);
-            }
-            slot
+        let mut slot = match transit.take_slot() {
+            Some(slot) => slot,
+            None => self.loaded_slot(transit, access, workspace)?,
         };
         if access == Access::Read && (acquire || region.counters.keeping_pays()) {
             self.remember_content(transit, &mut slot);
         }
-        let staging = region.staging();
-        // SAFETY: the claim owns the chunk, which is absent in all phases but Hot. The slot is full, and this thread
-        // holds it.
-        let placed = unsafe { self.pages().place(staging.span(&slot), transit.span()) };
-        match placed {
-            Ok(()) => {
-                staging.put_empty(slot);
+        match transit.place(slot) {
+            Ok(slot) => {
+                region.staging().put_empty(slot);
                 if access != Access::Read || !transit.stored().content_known {
                     self.drop_stored(transit);
                 }
                 Ok(())
             }
-            Err(errno) => {
+            Err((slot, errno)) => {
                 if staged {
-                    transit.stored().slot = slot.into_number();
+                    transit.keep_slot(slot);
                 } else {
-                    staging.put_full(slot);
+                    region.staging().put_full(slot);
                 }
                 Err(ChunkError::Pages(errno))
             }
         }
     }
+    /// A slot with the contents of a chunk that is in none.
+    fn loaded_slot(
+        &self,
+        transit: &mut Transit,
+        access: Access,
+        workspace: &mut codec::Workspace,
+    ) -> Result<FullSlot, ChunkError> {
+        let region = transit.region;
+        let mut slot = self.full_slot(region, workspace)?;
+        let loaded = match (transit.from, access) {
+            (Phase::Zero, _) => {
+                region.staging().bytes(&mut slot)[..region.chunk_size()].fill(0);
+                Ok(())
+            }
+            (_, Access::Overwrite) => {
+                region.clear_tail_in(transit.index, region.staging().bytes(&mut slot));
+                Ok(())
+            }
+            _ => self.load(transit, &mut slot, workspace),
+        };
+        match loaded {
+            Ok(()) => Ok(slot),
+            Err(error) => {
+                region.staging().put_full(slot);
+                Err(error)
+            }
+        }
+    }
     /// Notes the hash of the decoded bytes. By this hash an unchanged chunk is recognised when it leaves.
-    fn remember_content(&self, transit: &mut Transit, slot: &mut Slot) {
+    fn remember_content(&self, transit: &mut Transit, slot: &mut FullSlot) {
         let region = transit.region;
         let stored = transit.stored();
         if stored.is_kept() && !stored.content_known {
@@ -337,19 +340,12 @@ impl Engine {
     }
     fn stage(&self, mut transit: Transit, workspace: &mut codec::Workspace) {
         let (region, index) = (transit.region, transit.index);
-        let staging = region.staging();
         let begun = recording::begin();
         let tier = transit.tier();
-        let Ok(mut slot) = self.full_slot(region, workspace) else {
-            return transit.settle(Phase::Stored, Settle::default());
+        let Ok(slot) = self.loaded_slot(&mut transit, Access::Read, workspace) else {
+            return transit.settle_unchanged(); // the thread that needs the chunk will meet the same error
         };
-        if self.load(&mut transit, &mut slot, workspace).is_err() {
-            // The thread that needs the chunk will meet the same error.
-            staging.put_full(slot);
-            return transit.settle(Phase::Stored, Settle::default());
-        }
-        transit.stored().slot = slot.into_number();
-        region.counters.staged.fetch_add(region.chunk_size(), Relaxed);
+        transit.keep_slot(slot);
         region.counters.prefetches.fetch_add(1, Relaxed);
         transit.settle(Phase::Staged, Settle::default());
         region.record(begun, Movement::Prefetch, tier, index);
@@ -358,7 +354,7 @@ impl Engine {
     fn load(
         &self,
         transit: &mut Transit,
-        slot: &mut Slot,
+        slot: &mut FullSlot,
         workspace: &mut codec::Workspace,
     ) -> Result<(), ChunkError> {
         let region = transit.region;

@@ -5,7 +5,7 @@ use super::codec::{self, Form};
 use super::engine::Engine;
 use super::fill::{checksum, content_hash, whole_pages};
 use super::region::Region;
-use super::staging::Slot;
+use super::staging::FullSlot;
 use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
@@ -87,9 +87,9 @@ impl Engine {
     pub(super) fn store(
         &self,
         mut transit: Transit,
-        mut slot: Slot,
+        mut slot: FullSlot,
         workspace: &mut codec::Workspace,
-    ) -> Result<Slot, ChunkError> {
+    ) -> Result<FullSlot, ChunkError> {
         let region = transit.region;
         let chunk = region.chunk_size();
         let begun = recording::begin();
@@ -171,7 +171,7 @@ impl Engine {
         mut transit: Transit,
         form: Form,
         length: usize,
-        mut slot: Slot,
+        mut slot: FullSlot,
         workspace: &mut codec::Workspace,
     ) {
         let region = transit.region;
@@ -183,17 +183,14 @@ impl Engine {
                 unreachable!("the encoder's own bytes");
             }
         }
-        // SAFETY: the claim owns the chunk, which is absent. The slot is full, and this thread holds it.
-        match unsafe { self.pages().place(staging.span(&slot), transit.span()) } {
-            Ok(()) => {
+        match transit.place(slot) {
+            Ok(slot) => {
                 staging.put_empty(slot);
-                region.counters.hot.fetch_add(region.chunk_size(), Relaxed);
                 transit.settle(Phase::Hot, Settle::default());
             }
-            Err(_) => {
+            Err((slot, _)) => {
                 // The bytes stay in the slot, as if the chunk had been read ahead; but they are its only copy.
-                transit.stored().slot = slot.into_number();
-                region.counters.staged.fetch_add(region.chunk_size(), Relaxed);
+                transit.keep_slot(slot);
                 transit.settle(Phase::Staged, Settle::default());
             }
         }
@@ -297,22 +294,12 @@ impl Engine {
     /// Drops a claimed chunk's contents for good.
     pub(super) fn drop_contents(&self, mut transit: Transit) {
         let region = transit.region;
-        let staging = region.staging();
-        match transit.from {
-            Phase::Hot => {
-                region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
-                // SAFETY: the claim owns the chunk, and its contents are given up.
-                unsafe { self.pages().vacate(transit.span()) };
-                self.account().discharge_pages(region.chunk_size());
-            }
-            Phase::Staged => {
-                // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with
-                // this claim, so the slot is taken out once.
-                let slot = unsafe { Slot::from_number(transit.stored().slot) };
-                region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
-                self.drop_pages(staging, slot);
-            }
-            _ => {}
+        if transit.from == Phase::Hot {
+            transit.vacate();
+            self.account().discharge_pages(region.chunk_size());
+        }
+        if let Some(slot) = transit.take_slot() {
+            self.drop_pages(region.staging(), slot);
         }
         self.drop_stored(&mut transit);
         transit.settle(Phase::Zero, Settle::default());

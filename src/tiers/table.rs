@@ -16,6 +16,7 @@ use super::sync_points::{self, SyncPoint};
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::{self, PAGE};
 use core::cell::{Cell, UnsafeCell};
+use core::num::NonZeroU8;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// How a chunk is stored while it is not in place. While it is in place and unchanged: what is still stored of it.
@@ -34,8 +35,8 @@ pub struct Stored {
     pub warm: u32,
     /// The number of the spill file that holds the encoded bytes; 0: no file does. They may be in RAM too.
     pub file: u16,
-    /// The staging slot of a chunk in phase Staged.
-    pub slot: u8,
+    /// The staging slot of a chunk in phase Staged: see [`Transit::keep_slot`](super::transit::Transit::keep_slot).
+    pub slot: Option<NonZeroU8>,
     /// Whether the encoded bytes are blocks; otherwise they are the bytes of the chunk itself.
     pub blocks: bool,
     /// Whether `content` is valid.

@@ -1,9 +1,11 @@
 //! A claimed chunk: the right to move it, from claiming to settling.
-use super::mapping::Span;
+use super::mapping::{Errno, Span};
 use super::mappings;
 use super::region::Region;
+use super::staging::{EmptySlot, FullSlot};
 use super::state::{Phase, Settle};
 use super::table::{Chunk, ListKind, Stored};
+use core::sync::atomic::Ordering::Relaxed;
 
 /// The claim of one chunk. It must be settled: after a claim that is merely dropped, all other threads would wait for
 /// ever.
@@ -15,6 +17,8 @@ pub struct Transit<'a> {
     /// The phase it was claimed from.
     pub from: Phase,
     chunk: &'a Chunk,
+    /// Whether the chunk's pages are in the region.
+    in_place: bool,
     settled: bool,
 }
 
@@ -47,7 +51,8 @@ impl<'a> Transit<'a> {
             region.end_transit_unnoted();
             return None;
         }
-        Some(Transit { region, index, from: word.phase(), chunk, settled: false })
+        let from = word.phase();
+        Some(Transit { region, index, from, chunk, in_place: from == Phase::Hot, settled: false })
     }
     /// How the chunk is stored.
     pub fn stored(&mut self) -> &mut Stored {
@@ -57,6 +62,51 @@ impl<'a> Transit<'a> {
     /// Where the chunk belongs in the region.
     pub fn span(&self) -> Span {
         self.region.span_of(self.index)
+    }
+    /// Takes the pages of a chunk that is in place into a slot. On failure returns the slot, and the chunk is as it was.
+    pub fn take(&mut self, slot: EmptySlot) -> Result<FullSlot, (EmptySlot, Errno)> {
+        assert!(self.in_place);
+        let pages = self.region.engine().pages();
+        // SAFETY: the claim owns the chunk, and the chunk is in place and so present. Slots of the region's set are as
+        // large.
+        let slot = unsafe { self.region.staging().take(pages, self.span(), slot) }?;
+        self.leaves();
+        Ok(slot)
+    }
+    /// Places the contents of a slot as the chunk. On failure returns the slot, and the chunk is absent as before.
+    pub fn place(&mut self, slot: FullSlot) -> Result<EmptySlot, (FullSlot, Errno)> {
+        assert!(!self.in_place && !self.region.is_resident());
+        let pages = self.region.engine().pages();
+        // SAFETY: the claim owns the chunk, and the chunk is not in place and so absent. Slots of the region's set are
+        // as large.
+        let slot = unsafe { self.region.staging().place(pages, slot, self.span()) }?;
+        self.in_place = true;
+        self.region.counters.hot.fetch_add(self.region.chunk_size(), Relaxed);
+        Ok(slot)
+    }
+    /// Drops the pages of a chunk that is in place. The caller gives back their charge.
+    pub fn vacate(&mut self) {
+        assert!(self.in_place);
+        // SAFETY: the claim owns the chunk, and its contents are given up.
+        unsafe { self.region.engine().pages().vacate(self.span()) };
+        self.leaves();
+    }
+    fn leaves(&mut self) {
+        self.in_place = false;
+        self.region.counters.hot.fetch_sub(self.region.chunk_size(), Relaxed);
+    }
+    /// Keeps a slot with the chunk's contents, of a chunk that is to be settled as Staged.
+    pub fn keep_slot(&mut self, slot: FullSlot) {
+        debug_assert!({ self.stored().slot }.is_none());
+        self.stored().slot = Some(slot.into_number());
+        self.region.counters.staged.fetch_add(self.region.chunk_size(), Relaxed);
+    }
+    /// Takes the slot out that a Staged chunk has; None for a chunk in another phase.
+    pub fn take_slot(&mut self) -> Option<FullSlot> {
+        let number = self.stored().slot.take()?;
+        self.region.counters.staged.fetch_sub(self.region.chunk_size(), Relaxed);
+        // SAFETY: `keep_slot` made the number of a slot of the region's set, and it has just been taken out.
+        Some(unsafe { FullSlot::from_number(number) })
     }
     /// Ends the claim with the chunk in `phase`, and puts the chunk in the list that belongs to the phase.
     pub fn settle(mut self, phase: Phase, how: Settle) {
@@ -80,6 +130,7 @@ impl<'a> Transit<'a> {
         self.region.end_transit_unnoted();
     }
     fn put(&mut self, phase: Phase, how: Settle) {
+        debug_assert!(self.region.is_resident() || self.in_place == (phase == Phase::Hot));
         let warm = self.stored().warm != 0;
         {
             let mut lists = self.region.lists();
