@@ -118,7 +118,7 @@ impl Engine {
         if self.current_file() == 0 {
             return;
         }
-        self.files().iter().for_each(|spill| spill.share());
+        self.share_files();
         match self.new_file() {
             Ok((file, spill)) => {
                 self.regions().iter().for_each(|region| region.spill_space().move_to(file, &spill))

@@ -27,6 +27,7 @@ pub mod region;
 pub mod registry;
 pub mod residency;
 mod resize;
+mod snapshot;
 pub mod spill;
 mod spill_space;
 mod staging;
