@@ -250,7 +250,7 @@ impl Engine {
             return;
         }
         let regions = self.regions();
-        let is_used = |set: &Arc<Staging>| regions.iter().any(|region| Arc::ptr_eq(region.staging(), set));
+        let is_used = |set: &Staging| regions.iter().any(|region| region.uses(set));
         self.stagings.change(|list| {
             let mut over = list.len().saturating_sub(KEPT_SETS);
             list.retain(|set| {

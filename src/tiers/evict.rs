@@ -131,11 +131,7 @@ impl Engine {
     /// Gives back to the budget what can be had without taking pages from chunks of this size: the reserve, chunks of
     /// other sizes, encoded chunks. Returns false if there is nothing, and an error if there is something that cannot
     /// be stored.
-    fn make_room(
-        &self,
-        staging: &Arc<Staging>,
-        workspace: &mut codec::Workspace,
-    ) -> Result<bool, ChunkError> {
+    fn make_room(&self, staging: &Staging, workspace: &mut codec::Workspace) -> Result<bool, ChunkError> {
         let before = self.account().held();
         // Chunks of this size are not evicted here: the last one may be the other half of an access that spans two
         // chunks, which would then fault for ever.
@@ -161,19 +157,14 @@ impl Engine {
     /// The number of chunks of one size that are in place and not acquired. There is always room for two: see
     /// budget.rs.
     pub(super) fn chunks_to_spare(&self, staging: &Staging) -> usize {
-        self.sum_over(staging, |region| {
-            let acquired = region.counters.acquired.load(Relaxed);
-            region.lists().count(ListKind::Hot).saturating_sub(acquired)
-        })
+        self.sum_over(staging, Region::chunks_to_spare)
     }
     /// The number of chunks of one size that are in slots.
     pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
         self.sum_over(staging, |region| region.lists().count(ListKind::Staged))
     }
     fn sum_over(&self, staging: &Staging, of: impl Fn(&Region) -> usize) -> usize {
-        let regions = self.regions();
-        let same = regions.iter().filter(|region| core::ptr::eq(&**region.staging(), staging));
-        same.map(|region| of(region)).sum()
+        self.regions().iter().filter(|region| region.uses(staging)).map(|region| of(region)).sum()
     }
     /// Gives an empty slot fresh pages if the budget has room for them. Otherwise returns the slot, still empty, as
     /// the inner error.
@@ -253,7 +244,7 @@ impl Engine {
     /// stored (it stays in RAM).
     pub(super) fn evict_into(
         &self,
-        staging: &Arc<Staging>,
+        staging: &Staging,
         mut slot: EmptySlot,
         workspace: &mut codec::Workspace,
     ) -> Result<Option<FullSlot>, ChunkError> {
@@ -262,7 +253,7 @@ impl Engine {
         let mut failed = None;
         for _ in 0..ATTEMPTS {
             let Some(mut transit) =
-                self.victim(regions.iter().filter(|r| !r.is_resident() && Arc::ptr_eq(r.staging(), staging)))
+                self.victim(regions.iter().filter(|r| !r.is_resident() && r.uses(staging)))
             else {
                 break;
             };
@@ -285,12 +276,8 @@ impl Engine {
         failed.map_or(Ok(None), |errno| Err(ChunkError::Pages(errno)))
     }
     /// Evicts a chunk of a size other than that of `not`, and gives its pages back. Returns how many bytes.
-    fn evict_elsewhere(
-        &self,
-        not: &Arc<Staging>,
-        workspace: &mut codec::Workspace,
-    ) -> Result<usize, ChunkError> {
-        for staging in self.stagings().iter().filter(|s| !Arc::ptr_eq(s, not)) {
+    fn evict_elsewhere(&self, not: &Staging, workspace: &mut codec::Workspace) -> Result<usize, ChunkError> {
+        for staging in self.stagings().iter().filter(|s| !core::ptr::eq(&***s, not)) {
             let bytes = self.evict_bytes(staging, 1, workspace)?;
             if bytes > 0 {
                 return Ok(bytes);
@@ -301,7 +288,7 @@ impl Engine {
     /// Evicts chunks of one size until `wanted` bytes of pages are given back, or nothing more can leave.
     pub(super) fn evict_bytes(
         &self,
-        staging: &Arc<Staging>,
+        staging: &Staging,
         wanted: usize,
         workspace: &mut codec::Workspace,
     ) -> Result<usize, ChunkError> {
@@ -318,11 +305,11 @@ impl Engine {
         Ok(bytes)
     }
     /// Takes the full slot of a chunk that was read ahead and not touched yet. The chunk is Stored then.
-    pub(super) fn unstage(&self, staging: &Arc<Staging>) -> Option<FullSlot> {
+    pub(super) fn unstage(&self, staging: &Staging) -> Option<FullSlot> {
         let regions = self.regions();
         regions
             .iter()
-            .filter(|r| Arc::ptr_eq(r.staging(), staging))
+            .filter(|region| region.uses(staging))
             .find_map(|region| self.unstage_from(region, Transit::claim))
     }
     /// Like `unstage`, for one region, whose chunks are claimed with `claim`.

@@ -157,10 +157,7 @@ impl Engine {
         for staging in self.stagings().iter().filter(|_| pages.slots_are_private()) {
             let full = staging.forget_full();
             self.account().discharge_pages(full * staging.chunk());
-            self.regions()
-                .iter()
-                .filter(|r| Arc::ptr_eq(r.staging(), staging))
-                .for_each(|r| self.lose_staged(r));
+            self.regions().iter().filter(|region| region.uses(staging)).for_each(|r| self.lose_staged(r));
             staging.renew(pages).unwrap_or_else(|error| NO_STAGING.note(error));
         }
     }

@@ -5,11 +5,8 @@ use super::mappings;
 use super::region::Region;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
-use super::table::ListKind;
 use super::{gate, registry, workspace};
 use crate::os::map::PAGE;
-use core::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
 
 /// How often a thread that wants room for a plain block looks for it.
 const ROUNDS: usize = 64;
@@ -100,20 +97,14 @@ impl Engine {
         workspace::with(handler, |workspace| {
             // All engines count, because the process has one limit for all. Only chunks in place count, because
             // others take no mapping.
-            let Some(region) = registry::greatest(|region| match region.splits_mappings() {
-                true => {
-                    let acquired = region.counters.acquired.load(Relaxed);
-                    region.lists().count(ListKind::Hot).saturating_sub(acquired)
-                }
-                false => 0,
-            }) else {
-                return 0;
-            };
+            let chunks =
+                |region: &Region| if region.splits_mappings() { region.chunks_to_spare() } else { 0 };
+            let Some(region) = registry::greatest(chunks) else { return 0 };
             region.engine().evict_some(region.staging(), mappings::LEAVING, workspace)
         })
     }
     /// Evicts up to `most` chunks of one size, while enough stay in place for one access. Returns how many have left.
-    fn evict_some(&self, staging: &Arc<Staging>, most: usize, workspace: &mut codec::Workspace) -> usize {
+    fn evict_some(&self, staging: &Staging, most: usize, workspace: &mut codec::Workspace) -> usize {
         let _pages = self.pages_in_hand();
         let mut evicted = 0;
         // Two chunks stay in place, as in `stock_one`.

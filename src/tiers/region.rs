@@ -377,6 +377,14 @@ impl Region {
     pub(super) fn staging(&self) -> &Arc<Staging> {
         &self.staging
     }
+    /// Whether its chunks move through this set of slots.
+    pub(super) fn uses(&self, staging: &Staging) -> bool {
+        core::ptr::eq(&*self.staging, staging)
+    }
+    /// How many chunks are in place and not acquired.
+    pub(super) fn chunks_to_spare(&self) -> usize {
+        self.lists().count(ListKind::Hot).saturating_sub(self.counters.acquired.load(Relaxed))
+    }
     pub(super) fn codec(&self) -> &Codec {
         &self.codec
     }
