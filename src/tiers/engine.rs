@@ -16,7 +16,7 @@ use super::snapshot::Snapshot;
 use super::spill::Spill;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
-use super::waiting::{Outcome, Waiting};
+use super::waiting::{End, Outcome, Waiting};
 use super::warm::Warm;
 use super::{fork, gate, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
@@ -329,7 +329,7 @@ impl Engine {
         struct InHand<'a>(&'a Engine);
         impl Drop for InHand<'_> {
             fn drop(&mut self) {
-                self.0.waiting.end();
+                self.0.waiting.end(End::Progress);
             }
         }
         self.waiting.begin();

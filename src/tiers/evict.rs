@@ -11,6 +11,7 @@ use super::sweep::YOUNGEST;
 use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
 use super::transit::Transit;
+use super::waiting::End;
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -332,7 +333,7 @@ impl Engine {
                 continue;
             };
             if !transit.stored().is_kept() {
-                transit.settle_unnoted(); // the only copy, see `put_back`
+                transit.settle_as(End::Unnoted); // the only copy, see `put_back`
                 continue;
             }
             let slot = transit.take_slot();

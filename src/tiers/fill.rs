@@ -11,6 +11,7 @@ use super::state::{MOST_ACQUIRED, Phase, Settle, Word};
 use super::sync_points::{self, SyncPoint};
 use super::table::Stored;
 use super::transit::Transit;
+use super::waiting::End;
 use super::{codec, workers, workspace};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording::{self, Movement, Tier};
@@ -148,7 +149,7 @@ impl Region {
         let acquire = reason == Reason::Acquire;
         let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
             Ok(Some(None)) => {
-                transit.settle_called();
+                transit.settle_as(End::Called);
                 return Ok(false);
             }
             Ok(acquisition) => acquisition.flatten(),

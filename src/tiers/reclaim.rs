@@ -5,6 +5,7 @@ use super::mappings;
 use super::region::Region;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
+use super::waiting::End;
 use super::{gate, registry, workspace};
 use crate::os::map::PAGE;
 
@@ -60,11 +61,7 @@ impl Engine {
             found |= self.account().drop_reserve() > 0;
         }
         // Other threads may have taken it meanwhile, so what `freed` says does not tell whether there was progress.
-        if found {
-            self.waiting.end()
-        } else {
-            self.waiting.end_unnoted()
-        }
+        self.waiting.end(if found { End::Progress } else { End::Unnoted });
         freed()
     }
     /// Charges records of chunks; chunks leave to make room. Returns false if there is no room even so.

@@ -14,6 +14,7 @@ use super::state::{Phase, Word};
 use super::sweep::Sweep;
 use super::table::{self, Chunk, ListKind, Lists, Table};
 use super::transit::Transit;
+use super::waiting::End;
 use super::workspace;
 use crate::error::{Result, fail};
 use crate::os::lock::Mutex;
@@ -296,19 +297,9 @@ impl Region {
         self.claims.begin_leaving();
         self.engine.waiting.begin();
     }
-    pub(super) fn end_transit(&self) {
+    pub(super) fn end_transit(&self, how: End) {
         self.claims.end();
-        self.engine.waiting.end();
-    }
-    /// Like `end_transit`, by a thread that was called to let go of the chunk.
-    pub(super) fn end_transit_called(&self) {
-        self.claims.end();
-        self.engine.waiting.end_called();
-    }
-    /// Like `end_transit`, if no other thread could have used what this one held.
-    pub(super) fn end_transit_unnoted(&self) {
-        self.claims.end();
-        self.engine.waiting.end_unnoted();
+        self.engine.waiting.end(how);
     }
     /// Like [`Engine::pages_in_hand`], and a thread that frees or moves the region waits for this one too. Returns
     /// None if the region is leaving.
@@ -316,7 +307,7 @@ impl Region {
         struct InHand<'a>(&'a Region);
         impl Drop for InHand<'_> {
             fn drop(&mut self) {
-                self.0.end_transit();
+                self.0.end_transit(End::Progress);
             }
         }
         self.begin_transit().then(|| InHand(self))

@@ -2,6 +2,7 @@
 use super::chunk_error::ChunkError;
 use super::region::Region;
 use super::table;
+use super::waiting::End;
 use crate::error::{Result, fail};
 use crate::os::map::PAGE;
 use core::sync::atomic::{Ordering::*, fence};
@@ -62,7 +63,7 @@ impl Region {
                 self.records.fetch_sub(PAGE, Relaxed);
                 self.engine().account().discharge_records(PAGE);
             }
-            self.end_transit();
+            self.end_transit(End::Progress);
         }
     }
     /// Resizes a region that is in place for good. What is cut off stays in place and charged, so the region can grow

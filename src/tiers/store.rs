@@ -10,6 +10,7 @@ use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
 use super::transit::Transit;
+use super::waiting::End;
 use crate::recording::{self, Begun, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -277,17 +278,10 @@ impl Engine {
             if !region.has_copies() || !region.begin_transit() {
                 return false;
             }
-            match region.take_copy() {
-                Some(copy) => {
-                    self.free_copy(region, copy);
-                    region.end_transit();
-                    true
-                }
-                None => {
-                    region.end_transit_unnoted();
-                    false
-                }
-            }
+            let copy = region.take_copy();
+            copy.into_iter().for_each(|copy| self.free_copy(region, copy));
+            region.end_transit(if copy.is_some() { End::Progress } else { End::Unnoted });
+            copy.is_some()
         })
     }
 

@@ -5,6 +5,7 @@ use super::region::Region;
 use super::staging::{EmptySlot, FullSlot};
 use super::state::{Phase, Settle};
 use super::table::{Chunk, ListKind, Stored};
+use super::waiting::End;
 use core::sync::atomic::Ordering::Relaxed;
 
 /// The claim of one chunk. It must be settled: after a claim that is merely dropped, all other threads would wait for
@@ -48,7 +49,7 @@ impl<'a> Transit<'a> {
             return None;
         }
         if !chunk.state.claim(word) {
-            region.end_transit_unnoted();
+            region.end_transit(End::Unnoted);
             return None;
         }
         let from = word.phase();
@@ -111,23 +112,17 @@ impl<'a> Transit<'a> {
     /// Ends the claim with the chunk in `phase`, and puts the chunk in the list that belongs to the phase.
     pub fn settle(mut self, phase: Phase, how: Settle) {
         self.put(phase, how);
-        self.region.end_transit();
+        self.region.end_transit(End::Progress);
     }
     /// Ends the claim with the chunk where it was and as it was. This counts as progress too (waiting.rs), because
     /// the chunk may be what other threads looked for.
     pub fn settle_unchanged(self) {
-        let from = self.from;
-        self.settle(from, Settle::default());
+        self.settle_as(End::Progress);
     }
-    /// Like `settle_unchanged`, by a thread that lets go of the chunk for others and is about to stand aside.
-    pub fn settle_called(mut self) {
+    /// Like `settle_unchanged`, with another meaning for threads that wait.
+    pub fn settle_as(mut self, end: End) {
         self.put(self.from, Settle::default());
-        self.region.end_transit_called();
-    }
-    /// Like `settle_unchanged`, for a chunk that no other thread could have used: this is no progress.
-    pub fn settle_unnoted(mut self) {
-        self.put(self.from, Settle::default());
-        self.region.end_transit_unnoted();
+        self.region.end_transit(end);
     }
     fn put(&mut self, phase: Phase, how: Settle) {
         debug_assert!(self.region.is_resident() || self.in_place == (phase == Phase::Hot));
