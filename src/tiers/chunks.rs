@@ -1,5 +1,6 @@
 //! Chunks in the program's own hands: acquire, release, prefetch, advise.
 use super::chunk_error::ChunkError;
+use super::claims::Claimant;
 use super::fill::{Access, Reason};
 use super::region::Region;
 use super::state::{Phase, Settle};
@@ -180,7 +181,7 @@ impl Region {
             Advice::DontNeed if !self.is_resident() => {
                 workers::withdraw(self);
                 let pages = self.engine().pages_in_hand();
-                self.engine().drop_staged(self, Transit::claim);
+                self.engine().drop_staged(self, Claimant::Anybody);
                 drop(pages);
                 let mut left = self.lists().count(super::table::ListKind::Hot);
                 while left > 0

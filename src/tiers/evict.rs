@@ -1,6 +1,7 @@
 //! Sending chunks out: choosing a chunk and taking its pages. store.rs says what happens to the pages then.
 use super::budget::BudgetAccount;
 use super::chunk_error::ChunkError;
+use super::claims::Claimant;
 use super::codec;
 use super::engine::Engine;
 use super::fault::pages::is_busy;
@@ -311,20 +312,16 @@ impl Engine {
         regions
             .iter()
             .filter(|region| region.uses(staging))
-            .find_map(|region| self.unstage_from(region, Transit::claim))
+            .find_map(|region| self.unstage_from(region, Claimant::Anybody))
     }
-    /// Like `unstage`, for one region, whose chunks are claimed with `claim`.
-    pub(super) fn unstage_from<'a>(
-        &self,
-        region: &'a Region,
-        claim: impl Fn(&'a Region, usize, Option<Phase>) -> Option<Transit<'a>>,
-    ) -> Option<FullSlot> {
+    /// Like `unstage`, for one region.
+    fn unstage_from(&self, region: &Region, who: Claimant) -> Option<FullSlot> {
         let mut left = region.lists().count(ListKind::Staged);
         while left > 0
             && let Some(index) = { region.lists().oldest(ListKind::Staged) }
         {
             left -= 1;
-            let Some(mut transit) = claim(region, index, Some(Phase::Staged)) else {
+            let Some(mut transit) = Transit::claim_by(who, region, index, Some(Phase::Staged)) else {
                 // Another thread has claimed it. It goes behind the others, which may be free.
                 let mut lists = region.lists();
                 if lists.oldest(ListKind::Staged) == Some(index) {
@@ -343,12 +340,8 @@ impl Engine {
         None
     }
     /// Gives back the slots, and their pages, of all chunks of a region that were read ahead.
-    pub(super) fn drop_staged<'a>(
-        &self,
-        region: &'a Region,
-        claim: impl Fn(&'a Region, usize, Option<Phase>) -> Option<Transit<'a>>,
-    ) {
-        while let Some(slot) = self.unstage_from(region, &claim) {
+    pub(super) fn drop_staged(&self, region: &Region, who: Claimant) {
+        while let Some(slot) = self.unstage_from(region, who) {
             self.drop_pages(region.staging(), slot);
         }
     }

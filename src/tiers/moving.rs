@@ -3,6 +3,7 @@
 //! While this goes on neither region is in any list, and the old one is leaving (claims.rs). So evictions and jobs
 //! that know the old region from before do not touch it, and its room on disk and its chunks go over as one.
 use super::chunk_error::ChunkError;
+use super::claims::Claimant;
 use super::engine::Engine;
 use super::region::{Params, Region};
 use super::staging::FullSlot;
@@ -34,7 +35,7 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     engine.conceal(old);
     old.leave();
     // Chunks read ahead hold slots, which from here on no other thread can take from them.
-    engine.drop_staged(old, Transit::claim_leaving);
+    engine.drop_staged(old, Claimant::Leaver);
     let moved = new
         .spill_space()
         .inherit(old.spill_space(), old.count(), new.count().saturating_sub(old.count()))
@@ -85,7 +86,7 @@ fn claim(region: &Region, index: usize) -> Option<Transit<'_>> {
             Phase::Busy => region.chunk(index).state.wait(),
             Phase::Hot if word.acquisitions() > 0 => return None, // an acquired chunk cannot move
             _ => {
-                if let Some(transit) = Transit::claim_leaving(region, index, None) {
+                if let Some(transit) = Transit::claim_by(Claimant::Leaver, region, index, None) {
                     return Some(transit);
                 }
             }

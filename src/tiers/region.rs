@@ -1,7 +1,7 @@
 //! A region: one piece of address space, cut into chunks that come and go.
 use super::budget::GUARANTEED;
 use super::chunk_error::ChunkError;
-use super::claims::Claims;
+use super::claims::{Claimant, Claims};
 use super::codec::Codec;
 use super::engine::Engine;
 use super::fault::Mechanism;
@@ -249,7 +249,7 @@ impl Region {
         &self.spill_space
     }
     /// Marks the region as leaving: from now on its chunks are the caller's alone, who claims them with
-    /// [`Transit::claim_leaving`]. Waits for the claims that other threads have begun.
+    /// [`Claimant::Leaver`]. Waits for the claims that other threads have begun.
     pub(super) fn leave(&self) {
         self.claims.leave();
         self.engine.waiting.wake();
@@ -285,17 +285,13 @@ impl Region {
     pub(super) fn is_forbidden(&self) -> bool {
         self.forbidden.load(Relaxed)
     }
-    /// Begins to work on a chunk (waiting.rs). Returns false if the region is leaving.
-    pub(super) fn begin_transit(&self) -> bool {
-        let begun = self.claims.begin();
+    /// Begins to work on a chunk (waiting.rs). Returns false if the region is leaving, except to the leaver.
+    pub(super) fn begin_transit(&self, who: Claimant) -> bool {
+        let begun = self.claims.begin(who);
         if begun {
             self.engine.waiting.begin();
         }
         begun
-    }
-    pub(super) fn begin_transit_leaving(&self) {
-        self.claims.begin_leaving();
-        self.engine.waiting.begin();
     }
     pub(super) fn end_transit(&self, how: End) {
         self.claims.end();
@@ -310,7 +306,7 @@ impl Region {
                 self.0.end_transit(End::Progress);
             }
         }
-        self.begin_transit().then(|| InHand(self))
+        self.begin_transit(Claimant::Anybody).then(|| InHand(self))
     }
     /// Whether the region is being freed or moved.
     pub(super) fn is_leaving(&self) -> bool {
@@ -412,7 +408,7 @@ impl Region {
                 Phase::Busy => chunk.state.wait(),
                 Phase::Hot if word.acquisitions() > 0 => _ = self.give_up_acquisition(index),
                 _ => {
-                    if let Some(transit) = Transit::claim_leaving(self, index, None) {
+                    if let Some(transit) = Transit::claim_by(Claimant::Leaver, self, index, None) {
                         self.engine.drop_contents(transit);
                         return;
                     }

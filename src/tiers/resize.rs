@@ -1,5 +1,6 @@
 //! Changes a region's size in place. moving.rs moves a region that grows beyond its address space.
 use super::chunk_error::ChunkError;
+use super::claims::Claimant;
 use super::region::Region;
 use super::table;
 use super::waiting::End;
@@ -58,7 +59,7 @@ impl Region {
             if !self.is_record_charged(first) {
                 continue;
             }
-            self.begin_transit_leaving();
+            self.begin_transit(Claimant::Leaver);
             if self.table().forget_page(first) {
                 self.records.fetch_sub(PAGE, Relaxed);
                 self.engine().account().discharge_records(PAGE);

@@ -1,6 +1,7 @@
 //! Storing a chunk that has left the region: encoded in RAM, or in the spill file. If neither works the chunk goes
 //! back in place.
 use super::chunk_error::ChunkError;
+use super::claims::Claimant;
 use super::codec::{self, Form};
 use super::engine::Engine;
 use super::fill::{checksum, content_hash, whole_pages};
@@ -275,7 +276,7 @@ impl Engine {
     /// Drops the encoded copy of a chunk that is in place. Returns false if there is none.
     fn drop_copy(&self) -> bool {
         self.regions().iter().any(|region| {
-            if !region.has_copies() || !region.begin_transit() {
+            if !region.has_copies() || !region.begin_transit(Claimant::Anybody) {
                 return false;
             }
             let copy = region.take_copy();

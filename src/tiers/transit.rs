@@ -1,4 +1,5 @@
 //! A claimed chunk: the right to move it, from claiming to settling.
+use super::claims::Claimant;
 use super::mapping::{Errno, Span};
 use super::mappings;
 use super::region::Region;
@@ -27,25 +28,19 @@ impl<'a> Transit<'a> {
     /// Tries to claim a chunk in phase `from`, or in any phase if `from` is None. Returns None if the chunk is Busy,
     /// acquired or pinned, or if the region is leaving.
     pub fn claim(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
-        Transit::claim_after(region, index, from, || region.begin_transit())
+        Transit::claim_by(Claimant::Anybody, region, index, from)
     }
-    /// Like `claim`, for the thread that frees, moves or shrinks the region: does not fail because the region is
-    /// leaving.
-    pub fn claim_leaving(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
-        Transit::claim_after(region, index, from, || {
-            region.begin_transit_leaving();
-            true
-        })
-    }
-    fn claim_after(
+    /// Like `claim`. The leaver's claim does not fail because the region is leaving.
+    pub fn claim_by(
+        who: Claimant,
         region: &'a Region,
         index: usize,
         from: Option<Phase>,
-        begin: impl FnOnce() -> bool,
     ) -> Option<Transit<'a>> {
         let chunk = region.chunk(index);
         let word = chunk.state.load();
-        if from.is_some_and(|phase| phase != word.phase()) || !word.is_claimable() || !begin() {
+        let wanted = from.is_none_or(|phase| phase == word.phase()) && word.is_claimable();
+        if !wanted || !region.begin_transit(who) {
             return None;
         }
         if !chunk.state.claim(word) {
