@@ -32,6 +32,7 @@ pub mod spill;
 mod spill_space;
 mod staging;
 mod state;
+mod stock;
 mod store;
 mod sweep;
 mod sync_points;

@@ -1,4 +1,7 @@
-//! Makes room for what is not a chunk: plain blocks, records of chunks, mappings of the process.
+//! Makes room for what is not a chunk: plain blocks, what the account guarantees, records of chunks, mappings of the
+//! process.
+use super::budget::BudgetAccount;
+use super::chunk_error::ChunkError;
 use super::codec;
 use super::engine::Engine;
 use super::mappings;
@@ -63,6 +66,16 @@ impl Engine {
         // Other threads may have taken it meanwhile, so what `freed` says does not tell whether there was progress.
         self.waiting.end(if found { End::Progress } else { End::Unnoted });
         freed()
+    }
+    /// Asks the account for a guarantee. As long as there is no room for it, encoded chunks go to disk, and then
+    /// encoded copies of chunks in place are dropped.
+    pub(super) fn guarantee(&self, ask: impl Fn(&BudgetAccount) -> bool) -> Result<bool, ChunkError> {
+        while !ask(self.account()) {
+            if self.warm.trim(self.account()) == 0 && !self.free_encoded()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
     /// Charges records of chunks; chunks leave to make room. Returns false if there is no room even so.
     pub(super) fn charge_records(&self, bytes: usize, workspace: &mut codec::Workspace) -> bool {
