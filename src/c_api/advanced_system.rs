@@ -3,7 +3,7 @@
 use super::legacy_types::*;
 use super::tables::of_slot;
 use super::types::unified_memory_interface_t;
-use super::{guard, guard_uncancelled, layouts, reference, seam, store};
+use super::{guard, guard_uncancelled, layouts, reference, seam, store, succeeds, succeeds_uncancelled};
 use crate::advanced::registry::Registry;
 use crate::advanced::{self, System, program, report, structure};
 use crate::error::{Result, fail};
@@ -180,7 +180,7 @@ pub unsafe extern "C" fn memory_reallocate(
 /// Returns unused memory to the operating system. False for a NULL system or an unknown level.
 #[unsafe(no_mangle)]
 pub extern "C" fn optimize_memory_usage(system: *mut AdvancedMemorySystem, level: OptimizationLevel) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let system = system_at(system)?;
         match level {
             OptimizationLevel::NONE => (),
@@ -188,7 +188,7 @@ pub extern "C" fn optimize_memory_usage(system: *mut AdvancedMemorySystem, level
             OptimizationLevel::ADVANCED | OptimizationLevel::AGGRESSIVE => _ = system.trim(true),
             unknown => return fail!(InvalidArgument, "{unknown:?}"),
         }
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -199,9 +199,9 @@ pub extern "C" fn optimize_allocation_strategy(
     system: *mut AdvancedMemorySystem,
     strategy: AllocationStrategy,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         system_at(system)?;
-        if strategy.is_known() { Ok(true) } else { fail!(InvalidArgument, "{strategy:?}") }
+        if strategy.is_known() { Ok(()) } else { fail!(InvalidArgument, "{strategy:?}") }
     })
 }
 
@@ -215,12 +215,10 @@ pub unsafe extern "C" fn start_defragmentation(
     system: *mut AdvancedMemorySystem,
     config: *const DefragConfig,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         // SAFETY: by the caller's promise.
         let config = unsafe { reference(config, "config") }?;
-        system_at(system)?
-            .start_defragmentation(config.threshold, config.compact_pools.is_set())
-            .map(|()| true)
+        system_at(system)?.start_defragmentation(config.threshold, config.compact_pools.is_set())
     })
 }
 
@@ -259,7 +257,7 @@ pub unsafe extern "C" fn get_block_info(
     ptr: *mut c_void,
     info: *mut BlockInfo,
 ) -> bool {
-    guard(false, || {
+    succeeds(|| {
         let Some((block, pool)) = system_at(system)?.block(ptr.cast()) else {
             return fail!(NotOwned, "{ptr:p} is not a live block of the system");
         };
@@ -272,7 +270,7 @@ pub unsafe extern "C" fn get_block_info(
             pool: pool.map_or(null_mut(), layouts::pointer_of),
         };
         // SAFETY: by the caller's promise.
-        unsafe { store(info, known, "info") }.map(|()| true)
+        unsafe { store(info, known, "info") }
     })
 }
 
@@ -285,7 +283,7 @@ pub unsafe extern "C" fn get_memory_metrics(
     system: *const AdvancedMemorySystem,
     metrics: *mut MemoryMetrics,
 ) -> bool {
-    guard(false, || {
+    succeeds(|| {
         let done = system_at(system)?.metrics();
         let done = MemoryMetrics {
             total_allocated: done.allocated,
@@ -296,7 +294,7 @@ pub unsafe extern "C" fn get_memory_metrics(
             allocation_count: done.allocations,
         };
         // SAFETY: by the caller's promise.
-        unsafe { store(metrics, done, "metrics") }.map(|()| true)
+        unsafe { store(metrics, done, "metrics") }
     })
 }
 
@@ -309,10 +307,10 @@ pub unsafe extern "C" fn analyze_fragmentation(
     system: *const AdvancedMemorySystem,
     fragmentation_level: *mut f64,
 ) -> bool {
-    guard(false, || {
+    succeeds(|| {
         let level = system_at(system)?.fragmentation();
         // SAFETY: by the caller's promise.
-        unsafe { store(fragmentation_level, level, "fragmentation_level") }.map(|()| true)
+        unsafe { store(fragmentation_level, level, "fragmentation_level") }
     })
 }
 
@@ -328,18 +326,18 @@ pub extern "C" fn stop_memory_monitoring(system: *mut AdvancedMemorySystem) -> b
     set_monitoring(system, false)
 }
 fn set_monitoring(system: *const AdvancedMemorySystem, on: bool) -> bool {
-    guard(false, || {
+    succeeds(|| {
         system_at(system)?.set_monitoring(on);
-        Ok(true)
+        Ok(())
     })
 }
 
 /// Resets the metrics: the peak to what is live now, the counts to 0. False for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn reset_memory_metrics(system: *mut AdvancedMemorySystem) -> bool {
-    guard(false, || {
+    succeeds(|| {
         system_at(system)?.reset_metrics();
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -353,7 +351,7 @@ pub extern "C" fn validate_memory_block(system: *const AdvancedMemorySystem, ptr
 /// function, true means that the block is good.
 #[unsafe(no_mangle)]
 pub extern "C" fn check_memory_corruption(system: *const AdvancedMemorySystem, ptr: *mut c_void) -> bool {
-    guard(false, || system_at(system)?.check(ptr.cast()).map(|()| true))
+    succeeds(|| system_at(system)?.check(ptr.cast()))
 }
 
 /// Returns the bytes that the live block at `ptr` was requested with; 0 if there is none.

@@ -1,6 +1,6 @@
 //! The functions of `unimem.h` for streaming and hierarchical memory.
 use super::types::{unimem_access_t, unimem_advice_t, unimem_residency_t};
-use super::{guard, guard_uncancelled, store};
+use super::{guard, guard_uncancelled, store, succeeds, succeeds_uncancelled};
 use crate::error::{Result, fail};
 use crate::instance::tiered::expect_region;
 use crate::tiers::chunks::Advice;
@@ -85,23 +85,23 @@ pub extern "C" fn unimem_chunk_acquire(
 /// Gives up one acquisition of a chunk. False if the chunk is not acquired (`UNIMEM_ERROR_INVALID_ARGUMENT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_release(ptr: *mut c_void, index: usize) -> bool {
-    guard(false, || expect_region(ptr.cast())?.release(index).map(|()| true))
+    succeeds(|| expect_region(ptr.cast())?.release(index))
 }
 
 /// Asks the library's own threads to bring in `count` chunks, from chunk `index` on. It returns at once; as many chunks
 /// come in as there is room and time for. False if there are no such chunks (`UNIMEM_ERROR_INVALID_ARGUMENT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_prefetch(ptr: *mut c_void, index: usize, count: usize) -> bool {
-    guard(false, || expect_region(ptr.cast())?.prefetch(index, count).map(|()| true))
+    succeeds(|| expect_region(ptr.cast())?.prefetch(index, count))
 }
 
 /// Says how the program will use the memory that starts at `ptr`. Advice never changes or loses contents. False if
 /// there is no such `advice` (`UNIMEM_ERROR_INVALID_ARGUMENT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_advise(ptr: *mut c_void, advice: unimem_advice_code_t) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let advice = advice_of(advice)?;
-        expect_region(ptr.cast())?.advise(advice).map(|()| true)
+        expect_region(ptr.cast())?.advise(advice)
     })
 }
 
@@ -112,7 +112,7 @@ pub extern "C" fn unimem_advise(ptr: *mut c_void, advice: unimem_advice_code_t) 
 /// `out` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_residency(ptr: *const c_void, out: *mut unimem_residency_t) -> bool {
-    guard(false, || {
+    succeeds(|| {
         let figures = expect_region(ptr.cast())?.residency();
         let value = unimem_residency_t {
             hot_bytes: figures.hot_bytes,
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn unimem_residency(ptr: *const c_void, out: *mut unimem_r
             compression_ns: figures.compression_ns as usize,
         };
         // SAFETY: by the caller's promise.
-        unsafe { store(out, value, "out") }.map(|()| true)
+        unsafe { store(out, value, "out") }
     })
 }
 

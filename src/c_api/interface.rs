@@ -2,7 +2,7 @@
 use super::legacy_types::MemoryPool;
 use super::tables::{allocate_tensor_at, of_slot, slot_of};
 use super::types::*;
-use super::{guard, guard_uncancelled, memory_pool, store};
+use super::{guard, guard_uncancelled, memory_pool, store, succeeds, succeeds_uncancelled};
 use crate::error::{self, Error, Result, fail};
 use crate::heap::{self, attributes};
 use crate::instance::{self, Instance, config::Config, slots, tiered};
@@ -147,9 +147,9 @@ pub extern "C" fn unimem_owns(ptr: *const c_void) -> bool {
 /// move a block with several owners. False for anything but the start of a live block (`UNIMEM_ERROR_NOT_OWNED`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_retain(ptr: *mut c_void) -> bool {
-    guard(false, || match tiered::region_at(ptr.cast()) {
-        Some(_) => tiered::retain(ptr.cast()).map(|()| true),
-        None => attributes::retain(ptr.cast()).map(|()| true),
+    succeeds(|| match tiered::region_at(ptr.cast()) {
+        Some(_) => tiered::retain(ptr.cast()),
+        None => attributes::retain(ptr.cast()),
     })
 }
 
@@ -232,7 +232,7 @@ pub unsafe extern "C" fn unimem_allocate_tensor(
 /// `layout` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_layout_t) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let found = attributes::with_layout(ptr.cast(), |found| unimem_layout_t {
             num_dims: found.rank,
             element_size: found.element_size,
@@ -242,10 +242,22 @@ pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_l
         });
         match found {
             // SAFETY: by the caller's promise.
-            Some(value) => unsafe { store(layout, value, "layout") }.map(|()| true),
+            Some(value) => unsafe { store(layout, value, "layout") },
             None => fail!(NotOwned, "{ptr:p} is not a tensor of libunimem"),
         }
     })
+}
+
+/// The bytes of a path. InvalidArgument for NULL.
+///
+/// # Safety
+/// `path` is NULL or zero-terminated.
+unsafe fn bytes_of<'a>(path: *const c_char) -> Result<&'a [u8]> {
+    if path.is_null() {
+        return fail!(InvalidArgument, "the path is NULL");
+    }
+    // SAFETY: by the caller's promise.
+    Ok(unsafe { CStr::from_ptr(path) }.to_bytes())
 }
 
 /// Writes a report of what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that
@@ -261,13 +273,10 @@ pub unsafe extern "C" fn unimem_layout(ptr: *const c_void, layout: *mut unimem_l
 /// `path` is zero-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_write_leaks(path: *const c_char) -> bool {
-    guard_uncancelled(false, || {
-        if path.is_null() {
-            return fail!(InvalidArgument, "the path is NULL");
-        }
+    succeeds_uncancelled(|| {
         // SAFETY: by the caller's promise.
-        let path = unsafe { CStr::from_ptr(path) };
-        heap::debug::write_report(Path::new(OsStr::from_bytes(path.to_bytes()))).map(|()| true)
+        let path = unsafe { bytes_of(path) }?;
+        heap::debug::write_report(Path::new(OsStr::from_bytes(path)))
     })
 }
 
@@ -286,12 +295,9 @@ pub unsafe extern "C" fn unimem_write_leaks(path: *const c_char) -> bool {
 /// `path` is zero-terminated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_trace_start(path: *const c_char) -> bool {
-    guard_uncancelled(false, || {
-        if path.is_null() {
-            return fail!(InvalidArgument, "the path is NULL");
-        }
+    succeeds_uncancelled(|| {
         // SAFETY: by the caller's promise.
-        recording::start(unsafe { CStr::from_ptr(path) }.to_bytes()).map(|()| true)
+        recording::start(unsafe { bytes_of(path) }?)
     })
 }
 
@@ -299,7 +305,7 @@ pub unsafe extern "C" fn unimem_trace_start(path: *const c_char) -> bool {
 /// itself when the disk was full; false with `UNIMEM_ERROR_IO` if its last part cannot be written.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_trace_stop() -> bool {
-    guard_uncancelled(false, || recording::stop().map(|()| true))
+    succeeds_uncancelled(recording::stop)
 }
 
 /// Calls `callback` with every live block and every tracked foreign block, and returns how many there are. `callback`

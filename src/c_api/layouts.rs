@@ -1,7 +1,7 @@
 //! The functions of `advanced_memory_system.h` for pools, layouts and buffers.
 use super::advanced_system::system_at;
 use super::legacy_types::*;
-use super::{guard, guard_uncancelled, reference, slice};
+use super::{guard, guard_uncancelled, reference, slice, succeeds};
 use crate::advanced::pool::{Limits, Pool};
 use crate::advanced::registry::Registry;
 use crate::advanced::{Structure, System, report, structure};
@@ -257,7 +257,7 @@ pub unsafe extern "C" fn optimize_pool_configuration(
     pool: *mut c_void,
     config: *const AdvancedPoolConfig,
 ) -> bool {
-    guard(false, || {
+    succeeds(|| {
         // SAFETY: by the caller's promise.
         let config = unsafe { reference(config, "config") }?;
         let record = record_of(system, pool)?;
@@ -265,7 +265,7 @@ pub unsafe extern "C" fn optimize_pool_configuration(
         let _structure = structure();
         // SAFETY: the configuration is read and written only under the structure lock, which is held.
         unsafe { (&raw mut (*record.public.get()).config).write(*config) };
-        Ok(true)
+        Ok(())
     })
 }
 

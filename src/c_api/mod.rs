@@ -54,6 +54,14 @@ pub(crate) fn guard_uncancelled<R>(nothing: R, f: impl FnOnce() -> Result<R>) ->
     let _uncancelled = NotCancelled::begin();
     guard(nothing, f)
 }
+/// [`guard`] for a function that only tells whether it has succeeded.
+pub(crate) fn succeeds(f: impl FnOnce() -> Result<()>) -> bool {
+    guard(false, || f().map(|()| true))
+}
+/// [`guard_uncancelled`] for a function that only tells whether it has succeeded.
+pub(crate) fn succeeds_uncancelled(f: impl FnOnce() -> Result<()>) -> bool {
+    guard_uncancelled(false, || f().map(|()| true))
+}
 #[cold]
 fn panicked() -> Error {
     let failed: Result<()> = fail!(Internal, "a defect of libunimem was caught at its boundary");

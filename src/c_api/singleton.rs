@@ -1,6 +1,6 @@
 //! The functions of `memory_singleton.h`.
 use super::legacy_types::AdvancedMemorySystem;
-use super::{guard, guard_uncancelled, layouts, seam};
+use super::{guard, guard_uncancelled, layouts, seam, succeeds};
 use crate::error::{Result, fail};
 use crate::log::log;
 use crate::singleton;
@@ -54,7 +54,7 @@ pub extern "C" fn unregister_memory_system(system: *mut AdvancedMemorySystem) {
 /// whatever function.
 #[unsafe(no_mangle)]
 pub extern "C" fn track_memory_block(ptr: *mut c_void) -> bool {
-    guard(false, || singleton::track(address(ptr)?).map(|()| true))
+    succeeds(|| singleton::track(address(ptr)?))
 }
 
 /// Stops tracking an address. False if it was not tracked.

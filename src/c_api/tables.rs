@@ -1,7 +1,7 @@
 //! The tables of functions that C calls. The functions of a table take no instance as an argument. So each slot has
 //! functions of its own: the same code, compiled once for each slot number.
 use super::types::{memory_stats_t, unified_memory_interface_t};
-use super::{guard, guard_uncancelled, slice, store};
+use super::{guard, guard_uncancelled, slice, store, succeeds};
 use crate::error::{Result, fail};
 use crate::heap::{DEFAULT_ALIGNMENT, fast};
 use crate::instance::slots::{self, SLOTS};
@@ -100,10 +100,10 @@ unsafe extern "C" fn allocate_streaming<const SLOT: usize>(
     })
 }
 unsafe extern "C" fn track_allocation<const SLOT: usize>(ptr: *mut c_void, size: usize) -> bool {
-    guard(false, || slots::open_at(SLOT)?.track(ptr.cast(), size).map(|()| true))
+    succeeds(|| slots::open_at(SLOT)?.track(ptr.cast(), size))
 }
 unsafe extern "C" fn untrack_allocation<const SLOT: usize>(ptr: *mut c_void) -> bool {
-    guard(false, || slots::open_at(SLOT)?.untrack(ptr.cast()).map(|()| true))
+    succeeds(|| slots::open_at(SLOT)?.untrack(ptr.cast()))
 }
 unsafe extern "C" fn get_stats<const SLOT: usize>(stats: *mut memory_stats_t) {
     // SAFETY: the caller passes NULL or a structure that may be written, as the table's documentation asks.

@@ -2,7 +2,7 @@
 //!
 //! In a network that is made, each structure and array is a block of its own from C's `malloc`, because the program
 //! itself frees them.
-use super::guard_uncancelled;
+use super::succeeds_uncancelled;
 use super::tensor_types::*;
 use super::tree_tensor_network::{list, make, memory, not_null};
 use crate::error::{Result, fail};
@@ -24,7 +24,7 @@ pub unsafe extern "C" fn convert_tensor_network_to_tree(
     network: *mut tensor_network_t,
     ttn: *mut *mut tree_tensor_network_t,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let start = Instant::now();
         not_null(network, "the network")?;
         not_null(ttn, "where the tree goes")?;
@@ -46,7 +46,7 @@ pub unsafe extern "C" fn convert_tensor_network_to_tree(
                 return Err(error);
             }
         }
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn convert_tree_to_tensor_network(
     ttn: *mut tree_tensor_network_t,
     network: *mut *mut tensor_network_t,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let start = Instant::now();
         not_null(network, "where the network goes")?;
         let mut session = Session::new(ttn)?;
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn convert_tree_to_tensor_network(
         session.network().spent(start);
         // SAFETY: the caller's promise.
         unsafe { network.write(made.release()) };
-        Ok(true)
+        Ok(())
     })
 }
 

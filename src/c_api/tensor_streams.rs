@@ -1,7 +1,7 @@
 //! Streams of `tree_tensor_network.h`: a node's elements piece by piece.
-use super::guard_uncancelled;
 use super::tensor_types::*;
 use super::tree_tensor_network::memory;
+use super::{guard_uncancelled, succeeds_uncancelled};
 use crate::tensor::live::{self, Session};
 use crate::tensor::pair::OtherSessions;
 use crate::tensor::stream::{self, Stream};
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn contract_tensor_streams(
     stream2: *mut tensor_stream_t,
     result: *mut tensor_stream_t,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let start = Instant::now();
         let nodes = [live::node_of_stream(stream1)?, live::node_of_stream(stream2)?];
         let (mut session, public, state) = live::stream(result)?;
@@ -93,6 +93,6 @@ pub unsafe extern "C" fn contract_tensor_streams(
             stream::contract(&pair, session.view().node(id), &memory(&session)?, session.view())?;
         }
         stream::count(session.network(), start);
-        Ok(true)
+        Ok(())
     })
 }

@@ -5,7 +5,7 @@
 //! thread meanwhile is refused.
 use super::legacy_types::{AdvancedMemorySystem, MemoryPool};
 use super::tensor_types::*;
-use super::{advanced_system, guard_uncancelled, layouts, memory_pool, tables};
+use super::{advanced_system, guard_uncancelled, layouts, memory_pool, succeeds_uncancelled, tables};
 use crate::error::{Result, fail};
 use crate::instance::slots;
 use crate::tensor::live::{self, Session};
@@ -119,12 +119,11 @@ pub unsafe extern "C" fn connect_tree_tensor_nodes(
     parent: *mut tree_tensor_node_t,
     child: *mut tree_tensor_node_t,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let mut session = Session::new(ttn)?;
         let (parent, child) = (session.find(parent)?, session.find(child)?);
         let memory = memory(&session)?;
-        session.network().connect(&memory, parent, child)?;
-        Ok(true)
+        session.network().connect(&memory, parent, child)
     })
 }
 
@@ -140,13 +139,12 @@ pub unsafe extern "C" fn unimem_connect_axes(
     child: *mut tree_tensor_node_t,
     child_axis: usize,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let mut session = Session::new(ttn)?;
         let parent = End { node: session.find(parent)?, axis: parent_axis };
         let child = End { node: session.find(child)?, axis: child_axis };
         let memory = memory(&session)?;
-        session.network().connect_axes(&memory, parent, child)?;
-        Ok(true)
+        session.network().connect_axes(&memory, parent, child)
     })
 }
 
@@ -164,7 +162,7 @@ pub unsafe extern "C" fn contract_tree_tensor_nodes(
     node2: *mut tree_tensor_node_t,
     result: *mut *mut tree_tensor_node_t,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         not_null(result, "the result")?;
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
@@ -175,7 +173,7 @@ pub unsafe extern "C" fn contract_tree_tensor_nodes(
         let id = pair::keep(session.network(), &memory, contracted)?;
         // SAFETY: the caller's promise.
         unsafe { result.write(session.view().record(id)) };
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -194,7 +192,7 @@ pub unsafe extern "C" fn contract_full_tree_network(
     result_dims: *mut usize,
     num_dims: *mut usize,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         not_null(num_dims, "the number of dimensions")?;
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
@@ -214,7 +212,7 @@ pub unsafe extern "C" fn contract_full_tree_network(
                 result.write(elements.release());
             }
         }
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -224,11 +222,10 @@ pub unsafe extern "C" fn contract_full_tree_network(
 /// The pointer is a live network.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn optimize_tree_structure(ttn: *mut tree_tensor_network_t) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
-        tree::optimize(session.network(), &memory)?;
-        Ok(true)
+        tree::optimize(session.network(), &memory)
     })
 }
 
@@ -243,13 +240,12 @@ pub unsafe extern "C" fn optimize_tree_structure(ttn: *mut tree_tensor_network_t
 /// The pointer is a live network.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn adapt_bond_dimensions(ttn: *mut tree_tensor_network_t, target_error: f64) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
         // SAFETY: the session shows that the network is live, and its public structure lives as long.
         let most = unsafe { (*session.public()).max_rank };
-        adapt::adapt(session.network(), &memory, target_error, most)?;
-        Ok(true)
+        adapt::adapt(session.network(), &memory, target_error, most)
     })
 }
 
@@ -265,7 +261,7 @@ pub unsafe extern "C" fn unimem_contraction_cost(
     flops: *mut f64,
     peak_bytes: *mut f64,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let mut session = Session::new(ttn)?;
         let memory = memory(&session)?;
         let (operations, bytes) = tree::cost(session.network(), &memory)?;
@@ -278,7 +274,7 @@ pub unsafe extern "C" fn unimem_contraction_cost(
                 peak_bytes.write(bytes);
             }
         }
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -291,12 +287,12 @@ pub unsafe extern "C" fn get_tree_tensor_network_metrics(
     ttn: *const tree_tensor_network_t,
     metrics: *mut tensor_network_metrics_t,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         not_null(metrics, "where the metrics go")?;
         let session = Session::new(ttn)?;
         // SAFETY: the caller's promise.
         unsafe { metrics.write(session.view().measured()) };
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -306,11 +302,11 @@ pub unsafe extern "C" fn get_tree_tensor_network_metrics(
 /// The pointer is a live network.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn reset_tree_tensor_network_metrics(ttn: *mut tree_tensor_network_t) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let mut session = Session::new(ttn)?;
         session.network().metrics = tensor_network_metrics_t::default();
         session.network().account.reset_peak();
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -326,11 +322,11 @@ pub unsafe extern "C" fn unimem_set_progress(
     callback: unimem_progress_t,
     context: *mut c_void,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let mut session = Session::new(ttn)?;
         // SAFETY: the caller's promise.
         session.network().progress = unsafe { Progress::new(callback, context) };
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -341,14 +337,14 @@ pub unsafe extern "C" fn unimem_set_progress(
 /// The pointers are a live network and a live pool, which outlives the network.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn set_memory_pool(ttn: *mut tree_tensor_network_t, pool: *mut MemoryPool) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let session = Session::new(ttn)?;
         let heap = match layouts::system_of_pool(pool.cast()) {
             Some(system) => system.heap(),
             None => memory_pool::known_heap_of(pool)?,
         };
         session.set_table(tables::of_slot(slots::adopt(heap)?).cast());
-        Ok(true)
+        Ok(())
     })
 }
 
@@ -361,11 +357,11 @@ pub unsafe extern "C" fn set_memory_system(
     ttn: *mut tree_tensor_network_t,
     system: *mut AdvancedMemorySystem,
 ) -> bool {
-    guard_uncancelled(false, || {
+    succeeds_uncancelled(|| {
         let session = Session::new(ttn)?;
         let heap = advanced_system::system_at(system)?.heap();
         session.set_table(tables::of_slot(slots::adopt(heap)?).cast());
-        Ok(true)
+        Ok(())
     })
 }
 

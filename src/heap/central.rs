@@ -10,7 +10,7 @@ use super::runs::Needs;
 use super::size_class::{CLASSES, Class, SHAPES, slices_to_grow};
 use super::slot::{self, Slot};
 use super::span::{BY_HEAP, BY_USE, Inner, List, Span};
-use super::statistics::Counts;
+use super::statistics::{AtReset, Counts};
 use super::{Heap, page_map};
 use crate::os::map;
 use core::ptr::{NonNull, null_mut};
@@ -48,6 +48,8 @@ pub struct Central {
     pub number_of_caches: usize,
     /// Counts of caches that have ended.
     pub retired: Counts,
+    /// The figures when statistics were last reset.
+    pub at_reset: AtReset,
 }
 // SAFETY: the pointers are only followed under the lock.
 unsafe impl Send for Central {}
@@ -62,7 +64,8 @@ impl Central {
             caches: null_mut(),
             abandoned: null_mut(),
             number_of_caches: 0,
-            retired: Counts { hits: 0, misses: 0, frees: 0, largest: 0, allocated: 0 },
+            retired: Counts::NONE,
+            at_reset: AtReset { counts: Counts::NONE, live: 0 },
         }
     }
 

@@ -2,7 +2,6 @@
 use super::cache::ThreadCache;
 use super::central::Central;
 use super::size_class::MAX_SPAN_ALIGNMENT;
-use super::statistics::Counts;
 use super::*;
 use crate::error::fail;
 use crate::os::map;
@@ -47,7 +46,7 @@ impl Heap {
         heap.counters.count_held_in(None);
         heap.counters.held().store(0, Relaxed);
         heap.counters.forget_peak();
-        heap.counters.reset(0, Counts::default());
+        heap.counters.refused.store(0, Relaxed);
         if !heap.central.lock().make_ready(heap, params.ready) {
             heap.destroy();
             return fail!(OutOfMemory, "{} bytes could not be made ready", params.ready);

@@ -14,10 +14,6 @@ pub struct Counters {
     held_elsewhere: AtomicPtr<AtomicUsize>,
     /// Frees refused: foreign, interior, double.
     pub refused: AtomicUsize,
-    /// Live bytes at the last reset.
-    pub live_at_reset: AtomicIsize,
-    /// Counts at the last reset, to be subtracted.
-    pub baseline: [AtomicUsize; 4],
 }
 
 impl Counters {
@@ -29,8 +25,6 @@ impl Counters {
             held: AtomicUsize::new(0),
             held_elsewhere: AtomicPtr::new(core::ptr::null_mut()),
             refused: AtomicUsize::new(0),
-            live_at_reset: AtomicIsize::new(0),
-            baseline: [const { AtomicUsize::new(0) }; 4],
         }
     }
     /// Bytes that count against the limit.
@@ -60,30 +54,6 @@ impl Counters {
     pub fn forget_peak(&self) {
         self.peak.store(0, Relaxed);
     }
-    /// Begins a new history at `live` bytes and `counts`. The peak is not reset here.
-    pub fn reset(&self, live: isize, counts: Counts) {
-        self.live_at_reset.store(live, Relaxed);
-        let counts = [counts.hits, counts.misses, counts.frees, counts.allocated];
-        for (baseline, count) in self.baseline.iter().zip(counts) {
-            baseline.store(count, Relaxed);
-        }
-        self.refused.store(0, Relaxed);
-    }
-    /// `counts` since the last reset.
-    pub fn since_reset(&self, counts: Counts) -> Counts {
-        // If a reset came between the steps of another thread's reallocation, the baseline may have one more than the count.
-        let since = |count: usize, i: usize| match count.wrapping_sub(self.baseline[i].load(Relaxed)) {
-            negative if negative > isize::MAX as usize => 0,
-            since => since,
-        };
-        Counts {
-            hits: since(counts.hits, 0),
-            misses: since(counts.misses, 1),
-            frees: since(counts.frees, 2),
-            largest: counts.largest,
-            allocated: since(counts.allocated, 3),
-        }
-    }
 }
 
 /// Counts of a thread's cache, or of several together.
@@ -101,6 +71,8 @@ pub struct Counts {
     pub allocated: usize,
 }
 impl Counts {
+    /// No counts.
+    pub const NONE: Counts = Counts { hits: 0, misses: 0, frees: 0, largest: 0, allocated: 0 };
     /// Adds the counts of another cache.
     pub fn add(&mut self, other: Counts) {
         self.hits += other.hits;
@@ -109,6 +81,29 @@ impl Counts {
         self.largest = self.largest.max(other.largest);
         self.allocated = self.allocated.wrapping_add(other.allocated);
     }
+    /// What was counted after `before`.
+    fn since(self, before: Counts) -> Counts {
+        // If a reset came between the steps of another thread's reallocation, it may have seen one more than there is now.
+        let since = |count: usize, before: usize| match count.wrapping_sub(before) {
+            negative if negative > isize::MAX as usize => 0,
+            since => since,
+        };
+        Counts {
+            hits: since(self.hits, before.hits),
+            misses: since(self.misses, before.misses),
+            frees: since(self.frees, before.frees),
+            largest: self.largest,
+            allocated: since(self.allocated, before.allocated),
+        }
+    }
+}
+/// A heap's figures when its statistics were last reset.
+#[derive(Clone, Copy)]
+pub struct AtReset {
+    /// Counts, to be subtracted from later ones.
+    pub counts: Counts,
+    /// Live bytes.
+    pub live: isize,
 }
 
 /// Figures of a heap. Exact while no thread is inside the heap.
@@ -158,8 +153,8 @@ type ForEachCache<'a> = &'a dyn Fn(&mut dyn FnMut(&ThreadCache, bool));
 const LOOKS: usize = 100;
 
 impl Heap {
-    /// Counts, live bytes and their peak.
-    fn totals(&self) -> (Counts, isize, isize) {
+    /// What all caches have counted together, and what they had at the last reset.
+    fn totals(&self) -> (Totals, AtReset) {
         let orphans = self.orphans.lock();
         let central = self.central.lock();
         let for_each_cache = |each: &mut dyn FnMut(&ThreadCache, bool)| {
@@ -170,16 +165,18 @@ impl Heap {
             }
         };
         let look = || self.look_at(central.retired, &for_each_cache);
-        let totals = (1..LOOKS).map(|_| look()).find(|totals| totals.settled).unwrap_or_else(look);
+        let mut totals = (1..LOOKS).map(|_| look()).find(|totals| totals.settled).unwrap_or_else(look);
         if totals.settled {
             // A figure that was reported must not fall back when one of these threads publishes.
             self.counters.raise_peak(totals.peak.max(totals.live));
-            return (totals.counts, totals.live, self.counters.peak());
+            totals.peak = self.counters.peak();
+        } else {
+            // Some bytes may be counted twice here, so they do not go into the peak. Threads that publish this often raise
+            // it themselves.
+            totals.peak = self.counters.peak();
+            totals.live = totals.live.min(totals.peak);
         }
-        // Some bytes may be counted twice here, so they do not go into the peak. Threads that publish this often raise it
-        // themselves.
-        let peak = self.counters.peak();
-        (totals.counts, totals.live.min(peak), peak)
+        (totals, central.at_reset)
     }
     fn look_at(&self, mut counts: Counts, for_each_cache: ForEachCache) -> Totals {
         let (mut live, mut peak) = (0, None);
@@ -202,9 +199,9 @@ impl Heap {
     }
     /// The heap's figures.
     pub fn statistics(&self) -> HeapStatistics {
-        let (counts, live, peak) = self.totals();
-        let counts = self.counters.since_reset(counts);
-        let freed = counts.allocated as isize + self.counters.live_at_reset.load(Relaxed) - live;
+        let (Totals { counts, live, peak, .. }, at_reset) = self.totals();
+        let counts = counts.since(at_reset.counts);
+        let freed = counts.allocated as isize + at_reset.live - live;
         HeapStatistics {
             live: live.max(0) as usize,
             peak: peak.max(0) as usize,
@@ -222,8 +219,9 @@ impl Heap {
     pub fn reset_statistics(&self) {
         self.forget_peaks();
         // The peaks were forgotten first, so that the new peak is at least what is live now and what others count meanwhile.
-        let (counts, live, _) = self.totals();
-        self.counters.reset(live, counts);
+        let (Totals { counts, live, .. }, _) = self.totals();
+        self.central.lock().at_reset = AtReset { counts, live };
+        self.counters.refused.store(0, Relaxed);
     }
     fn forget_peaks(&self) {
         let orphans = self.orphans.lock();

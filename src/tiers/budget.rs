@@ -101,18 +101,23 @@ impl Balance {
         self.used += bytes;
         true
     }
-    /// Fills the reserve. Returns the bytes that are left over.
-    fn set_aside(&mut self, bytes: usize) -> usize {
-        let kept = bytes.min(self.reserve_target.saturating_sub(self.reserve));
-        self.reserve += kept;
-        bytes - kept
+    /// Puts into the reserve what it lacks, `bytes` at most.
+    fn fill_reserve(&mut self, bytes: usize) {
+        let more = bytes.min(self.reserve_target.saturating_sub(self.reserve));
+        self.reserve += more;
+        self.used += more;
     }
-    /// Sets the reservation to `before`. Returns the bytes of the reserve that are left over.
-    fn reserve_again(&mut self, before: Reservation) -> usize {
+    /// Takes `bytes` at most out of the reserve. Returns how many.
+    fn take_from_reserve(&mut self, bytes: usize) -> usize {
+        let less = bytes.min(self.reserve);
+        self.reserve -= less;
+        self.used -= less;
+        less
+    }
+    /// Sets the reservation to `before`.
+    fn reserve_again(&mut self, before: Reservation) {
         (self.guarantee, self.reserve_target) = (before.guarantee, before.reserve);
-        let excess = self.reserve.saturating_sub(before.reserve);
-        self.reserve -= excess;
-        excess
+        self.take_from_reserve(self.reserve.saturating_sub(before.reserve));
     }
     fn give(&mut self, budget: &dyn Budget, bytes: usize) {
         self.used -= bytes;
@@ -146,7 +151,7 @@ impl BudgetAccount {
     /// at least `reserve`. Returns false, with nothing changed, if there is no room.
     pub fn guarantee(&self, extent: usize, bytes: usize, reserve: usize) -> bool {
         let reserve = if self.budget.limit() == 0 { 0 } else { reserve };
-        self.guarantee_more(0, |balance| {
+        self.take(0, |balance| {
             balance.extent += extent;
             balance.guarantee = balance.guarantee.max(bytes);
             balance.reserve_target = balance.reserve_target.max(reserve);
@@ -154,85 +159,74 @@ impl BudgetAccount {
     }
     /// Counts `bytes` more of chunks. Returns false if there is no room for what is guaranteed then.
     pub fn extend(&self, bytes: usize) -> bool {
-        self.guarantee_more(0, |balance| balance.extent += bytes)
+        self.take(0, |balance| balance.extent += bytes)
     }
     /// Counts `bytes` less of chunks.
     pub fn shorten(&self, bytes: usize) {
-        self.guarantee_less(0, |balance| balance.extent -= bytes);
+        self.give(0, |balance| balance.extent -= bytes);
     }
     /// Counts a chunk as acquired. Returns false if there would be no room beside it for what is guaranteed.
     pub fn acquire(&self, chunk: usize) -> bool {
-        self.guarantee_more(0, |balance| balance.acquired += chunk)
+        self.take(0, |balance| balance.acquired += chunk)
     }
     /// Whether a chunk could be acquired if nothing were encoded. If not even then, there is nothing to wait for.
     pub fn could_acquire(&self, chunk: usize) -> bool {
-        let mut balance = self.balance.lock();
+        let balance = self.balance.lock();
         let then = Balance { acquired: balance.acquired + chunk, ..*balance };
         let more = then.guaranteed().saturating_sub(balance.held);
         let there = more == 0 || self.budget.try_charge(more);
         if there {
-            balance.held += more;
-            self.give(&mut balance, 0);
+            self.budget.discharge(more);
         }
         there
     }
     /// Counts a chunk as no longer acquired.
     pub fn release(&self, chunk: usize) {
-        self.guarantee_less(0, |balance| balance.acquired -= chunk);
+        self.give(0, |balance| balance.acquired -= chunk);
     }
     /// Charges a chunk's pages. Returns false if there is no room.
     pub fn charge_pages(&self, bytes: usize) -> bool {
-        let mut balance = self.balance.lock();
-        let charged = self.take(&mut balance, bytes);
-        if charged {
-            balance.pages += bytes;
-        }
-        charged
+        self.take(bytes, |balance| balance.pages += bytes)
     }
     /// Gives a chunk's pages back: to the reserve until it is full, then to the budget.
     pub fn discharge_pages(&self, bytes: usize) {
-        let mut balance = self.balance.lock();
-        balance.pages -= bytes;
-        let excess = balance.set_aside(bytes);
-        self.give(&mut balance, excess);
+        self.give(bytes, |balance| {
+            balance.pages -= bytes;
+            balance.fill_reserve(bytes);
+        });
     }
     /// Charges the pages of chunks that are in place for good and are counted in the extent already. Returns false if
     /// there is no room for them beside what is guaranteed to other chunks.
     pub fn charge_resident(&self, bytes: usize) -> bool {
-        self.guarantee_more(bytes, |balance| {
+        self.take(bytes, |balance| {
             balance.resident += bytes;
             balance.pages += bytes;
         })
     }
     /// Gives these pages back. To be called before the extent is shortened by them.
     pub fn discharge_resident(&self, bytes: usize) {
-        self.guarantee_less(bytes, |balance| {
+        self.give(bytes, |balance| {
             balance.resident -= bytes;
             balance.pages -= bytes;
         });
     }
     /// Charges encoded bytes: to the reserve first, then to the budget. Returns false if there is no room.
     pub fn charge_encoded(&self, bytes: usize) -> bool {
-        let mut balance = self.balance.lock();
-        let reserved = bytes.min(balance.reserve);
-        balance.encoded += bytes;
-        let charged = self.take(&mut balance, bytes - reserved);
-        match charged {
-            true => balance.reserve -= reserved,
-            false => balance.encoded -= bytes,
-        }
-        charged
+        self.take(bytes, |balance| {
+            balance.encoded += bytes;
+            balance.take_from_reserve(bytes);
+        })
     }
     /// Gives encoded bytes back: to the reserve until it is full, then to the budget.
     pub fn discharge_encoded(&self, bytes: usize) {
-        let mut balance = self.balance.lock();
-        balance.encoded -= bytes;
-        let excess = balance.set_aside(bytes);
-        self.give(&mut balance, excess);
+        self.give(bytes, |balance| {
+            balance.encoded -= bytes;
+            balance.fill_reserve(bytes);
+        });
     }
     /// Charges records of chunks. Returns false if there is no room.
     pub fn charge_records(&self, bytes: usize) -> bool {
-        self.guarantee_more(bytes, |balance| balance.records += bytes)
+        self.take(bytes, |balance| balance.records += bytes)
     }
     /// Charges records of chunks, even beyond the limit.
     pub fn charge_records_anyway(&self, bytes: usize) {
@@ -242,12 +236,11 @@ impl BudgetAccount {
         let missing = balance.needed(balance.used).saturating_sub(balance.held);
         self.budget.charge_anyway(missing);
         balance.held += missing;
-        self.held.store(balance.held, Relaxed);
-        self.guaranteed.store(balance.guaranteed(), Relaxed);
+        self.publish(&balance);
     }
     /// Gives records of chunks back.
     pub fn discharge_records(&self, bytes: usize) {
-        self.guarantee_less(bytes, |balance| balance.records -= bytes);
+        self.give(bytes, |balance| balance.records -= bytes);
     }
     /// Whether the reserve is below its target.
     pub fn wants_reserve(&self) -> bool {
@@ -256,9 +249,8 @@ impl BudgetAccount {
     }
     /// Gives the reserve back to the budget. Returns how many bytes it was.
     pub fn drop_reserve(&self) -> usize {
-        let mut balance = self.balance.lock();
-        let bytes = core::mem::take(&mut balance.reserve);
-        self.give(&mut balance, bytes);
+        let mut bytes = 0;
+        self.give(0, |balance| bytes = balance.take_from_reserve(usize::MAX));
         bytes
     }
     /// Bytes of whole chunks in the clear.
@@ -273,34 +265,28 @@ impl BudgetAccount {
     pub fn guaranteed(&self) -> usize {
         self.guaranteed.load(Relaxed)
     }
-    /// Changes what is guaranteed, and takes `bytes` of it into use. Returns false, with nothing changed, if there is
-    /// no room.
-    fn guarantee_more(&self, bytes: usize, change: impl FnOnce(&mut Balance)) -> bool {
+    /// Changes the balance, and takes `bytes` more into use. Returns false, with nothing changed, if there is no room.
+    fn take(&self, bytes: usize, change: impl FnOnce(&mut Balance)) -> bool {
         let mut balance = self.balance.lock();
         let before = *balance;
         change(&mut balance);
-        let there = self.take(&mut balance, bytes);
+        let there = balance.take(&*self.budget, bytes);
         if !there {
             *balance = before;
         }
-        self.guaranteed.store(balance.guaranteed(), Relaxed);
+        self.publish(&balance);
         there
     }
-    /// Changes what is guaranteed, and gives back `bytes` that were in use.
-    fn guarantee_less(&self, bytes: usize, change: impl FnOnce(&mut Balance)) {
+    /// Changes the balance, and gives back `bytes` that were in use.
+    fn give(&self, bytes: usize, change: impl FnOnce(&mut Balance)) {
         let mut balance = self.balance.lock();
         change(&mut balance);
-        self.guaranteed.store(balance.guaranteed(), Relaxed);
-        self.give(&mut balance, bytes);
-    }
-    fn take(&self, balance: &mut Balance, bytes: usize) -> bool {
-        let taken = balance.take(&*self.budget, bytes);
-        self.held.store(balance.held, Relaxed);
-        taken
-    }
-    fn give(&self, balance: &mut Balance, bytes: usize) {
         balance.give(&*self.budget, bytes);
+        self.publish(&balance);
+    }
+    fn publish(&self, balance: &Balance) {
         self.held.store(balance.held, Relaxed);
+        self.guaranteed.store(balance.guaranteed(), Relaxed);
     }
     /// What is reserved now.
     pub fn reservation(&self) -> Reservation {
@@ -309,10 +295,7 @@ impl BudgetAccount {
     }
     /// Sets the reservation to `before`, and gives back what is held beyond it without being used.
     pub fn restore_reservation(&self, before: Reservation) {
-        let mut balance = self.balance.lock();
-        let excess = balance.reserve_again(before);
-        self.guaranteed.store(balance.guaranteed(), Relaxed);
-        self.give(&mut balance, excess);
+        self.give(0, |balance| balance.reserve_again(before));
     }
     /// Reserves no more than chunks of up to `chunk` bytes need.
     pub fn reserve_at_most(&self, chunk: usize) {
@@ -330,8 +313,8 @@ impl BudgetAccount {
     /// and a lock taken there could stay taken for ever in a forked child.
     pub fn end(&mut self) {
         let balance = self.balance.get_mut();
-        let excess = balance.reserve_again(Reservation::default());
-        balance.give(&*self.budget, excess);
+        balance.reserve_again(Reservation::default());
+        balance.give(&*self.budget, 0);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Chunks in the program's own hands: acquire, release, prefetch, advise.
 use super::chunk_error::ChunkError;
-use super::fill::Access;
+use super::claims::Claimant;
+use super::fill::{Access, Reason};
 use super::region::Region;
 use super::state::{Phase, Settle};
 use super::sweep::Order;
@@ -89,7 +90,7 @@ impl Region {
         self.check(index)?;
         self.engine().with_room(|| {
             let _inside = gate::enter();
-            self.bring_in(index, access, true, false).map_err(ChunkError::error)
+            self.bring_in(index, access, Reason::Acquire).map_err(ChunkError::error)
         })?;
         Ok(self.span_of(index).start as *mut u8)
     }
@@ -155,7 +156,7 @@ impl Region {
         self.sweep.lock().note_asked();
         // For reading: the stored bytes stay valid. The mark lets a later acquisition count this as a hit. A chunk
         // that cannot be brought in now will be an error for the thread that needs it.
-        if self.bring_in(index, Access::Read, false, false).is_ok() {
+        if self.bring_in(index, Access::Read, Reason::Ahead).is_ok() {
             self.counters.prefetches.fetch_add(1, Relaxed);
             self.mark_prefetched(index);
         }
@@ -180,7 +181,7 @@ impl Region {
             Advice::DontNeed if !self.is_resident() => {
                 workers::withdraw(self);
                 let pages = self.engine().pages_in_hand();
-                self.engine().drop_staged(self, Transit::claim);
+                self.engine().drop_staged(self, Claimant::Anybody);
                 drop(pages);
                 let mut left = self.lists().count(super::table::ListKind::Hot);
                 while left > 0
@@ -188,7 +189,7 @@ impl Region {
                 {
                     left -= 1;
                     self.engine().evict_one(self, index);
-                    self.lists().rotate(self.table(), index);
+                    self.lists().rotate(index);
                 }
             }
             Advice::DontNeed | Advice::WillNeed => {}

@@ -2,18 +2,27 @@
 //!
 //! # Protocol
 //! One word holds both: the number of claims, and a mark that the region is leaving.
-//! - A claim of a chunk begins by adding one (`begin`), which fails once the region is leaving. It ends by
+//! - A claim of a chunk begins by adding one (`begin`), which fails for anybody once the region is leaving. It ends by
 //!   subtracting one.
 //! - A thread that frees or moves a region first sets the mark (`leave`), then waits until the count is zero. So it
 //!   waits for every claim that began before the mark, and every later one fails.
 //! - From then on the chunks belong to that thread alone, even if other threads still have an older list of regions
-//!   or an older job of the workers. Its own claims begin with `begin_leaving`.
+//!   or an older job of the workers. Its own claims are those of the [`Claimant::Leaver`].
 //!
 //! The model test at the end tries all interleavings.
 use super::word::AtomicWord;
 use core::sync::atomic::AtomicU32;
 
 const LEAVING: u32 = 1 << 31;
+
+/// Who claims a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimant {
+    /// Any thread. The claim fails if the region is leaving.
+    Anybody,
+    /// The thread that frees, moves or shrinks the region.
+    Leaver,
+}
 
 /// The word that holds the count and the mark.
 #[derive(Default)]
@@ -29,13 +38,9 @@ impl<A: AtomicWord> Claims<A> {
             }
         }
     }
-    /// Begins a claim. False if the region is leaving.
-    pub fn begin(&self) -> bool {
-        self.change(|word| (word & LEAVING == 0).then_some(word + 1))
-    }
-    /// Begins a claim for the thread that frees, moves or shrinks the region. Never fails.
-    pub fn begin_leaving(&self) {
-        self.change(|word| Some(word + 1));
+    /// Begins a claim. False if the region is leaving, and the claim is not the leaver's.
+    pub fn begin(&self, who: Claimant) -> bool {
+        self.change(|word| (who == Claimant::Leaver || word & LEAVING == 0).then_some(word + 1))
     }
     /// Ends a claim.
     pub fn end(&self) {
@@ -77,7 +82,7 @@ mod model {
         /// An eviction by a thread that knows the region from an older list.
         fn evict(&self) {
             let word = self.state.load();
-            if word.phase() != Phase::Hot || !self.claims.begin() {
+            if word.phase() != Phase::Hot || !self.claims.begin(Claimant::Anybody) {
                 return;
             }
             if self.state.claim(word) {
@@ -100,8 +105,7 @@ mod model {
                 unsafe { core::mem::replace(&mut *home, 0) }
             });
             let word = self.state.load();
-            self.claims.begin_leaving();
-            assert!(self.state.claim(word), "his alone");
+            assert!(self.claims.begin(Claimant::Leaver) && self.state.claim(word), "his alone");
             assert_eq!(
                 taken == 1,
                 word.phase() == Phase::Stored,

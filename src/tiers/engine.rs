@@ -12,17 +12,17 @@ use super::fault::{Faults, Mechanism, handler};
 use super::files::{Files, Numbered};
 use super::mapping::Errno;
 use super::region::{Params, Region};
+use super::snapshot::Snapshot;
 use super::spill::Spill;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
-use super::waiting::{Outcome, Waiting};
+use super::waiting::{End, Outcome, Waiting};
 use super::warm::Warm;
 use super::{fork, gate, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
 use crate::log::log;
 use crate::os::lock::Mutex;
 use crate::os::map;
-use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
@@ -30,16 +30,13 @@ use std::sync::Arc;
 /// a process may have.
 const KEPT_SETS: usize = 8;
 
-/// A list that is replaced, never changed: a reader takes the current list and can go on using it.
-pub type Snapshot<T> = Arc<Vec<Arc<T>>>;
-
 /// The engine.
 pub struct Engine {
     faults: &'static Faults,
     account: BudgetAccount,
     pub(super) warm: Warm,
-    regions: Mutex<Snapshot<Region>>,
-    stagings: Mutex<Snapshot<Staging>>,
+    regions: Snapshot<Vec<Arc<Region>>>,
+    stagings: Snapshot<Vec<Arc<Staging>>>,
     files: Files,
     /// Held while a region is made or moved, and while the sets of slots and the account are adjusted after one was
     /// freed.
@@ -80,8 +77,8 @@ impl Engine {
             faults,
             account,
             warm,
-            regions: Mutex::sheltered(Default::default()),
-            stagings: Mutex::sheltered(Default::default()),
+            regions: Snapshot::default(),
+            stagings: Snapshot::default(),
             files: Files::default(),
             arrangement: Mutex::sheltered(()),
             clock: AtomicU32::new(0),
@@ -124,20 +121,19 @@ impl Engine {
     }
     /// Makes a region known to faults and evictions.
     pub(super) fn publish(&self, region: &Arc<Region>) {
-        change(&self.regions, |list| list.push(region.clone()));
+        self.regions.change(|list| list.push(region.clone()));
         registry::add(region);
     }
     /// Makes a region unknown again. Returns false if it was not known.
     pub(super) fn conceal(&self, region: &Arc<Region>) -> bool {
         registry::remove(region);
-        let found = Cell::new(false);
-        change(&self.regions, |list| {
+        let found = self.regions.change(|list| {
             let before = list.len();
-            list.retain(|r| !Arc::ptr_eq(r, region));
-            found.set(list.len() < before);
+            list.retain(|other| !Arc::ptr_eq(other, region));
+            list.len() < before
         });
         sync_points::pass(SyncPoint::Concealed);
-        found.get()
+        found
     }
     /// Frees a region and everything stored for it. Waits for operations on it that other threads have begun. Returns
     /// false if another thread freed it first.
@@ -224,15 +220,15 @@ impl Engine {
         self.regions().to_vec()
     }
     /// All regions now. To be called inside the gate.
-    pub(super) fn regions(&self) -> Snapshot<Region> {
-        self.regions.lock().clone()
+    pub(super) fn regions(&self) -> Arc<Vec<Arc<Region>>> {
+        self.regions.get()
     }
     /// Bytes that chunks hold and could give back to the budget.
     pub fn movable(&self) -> usize {
         self.account.held().saturating_sub(self.account.guaranteed())
     }
-    pub(super) fn stagings(&self) -> Snapshot<Staging> {
-        self.stagings.lock().clone()
+    pub(super) fn stagings(&self) -> Arc<Vec<Arc<Staging>>> {
+        self.stagings.get()
     }
     pub(super) fn staging_for(&self, chunk: usize) -> Result<Arc<Staging>> {
         if let Some(staging) = self.stagings().iter().find(|s| s.chunk() == chunk) {
@@ -242,7 +238,7 @@ impl Engine {
             Ok(staging) => Arc::new(staging),
             Err(errno) => return fail!(OutOfMemory, "no staging memory: {errno}"),
         };
-        change(&self.stagings, |list| list.push(staging.clone()));
+        self.stagings.change(|list| list.push(staging.clone()));
         Ok(staging)
     }
     /// Gives up the sets of slots that no region uses, except a few that the next region may want. Only while
@@ -254,8 +250,8 @@ impl Engine {
             return;
         }
         let regions = self.regions();
-        let is_used = |set: &Arc<Staging>| regions.iter().any(|region| Arc::ptr_eq(region.staging(), set));
-        change(&self.stagings, |list| {
+        let is_used = |set: &Staging| regions.iter().any(|region| region.uses(set));
+        self.stagings.change(|list| {
             let mut over = list.len().saturating_sub(KEPT_SETS);
             list.retain(|set| {
                 let goes = over > 0 && !is_used(set);
@@ -315,9 +311,9 @@ impl Engine {
     pub(super) fn current_file(&self) -> u16 {
         self.files.current_number()
     }
-    /// All spill files, closed ones among them.
-    pub(super) fn files(&self) -> Snapshot<Spill> {
-        self.files.all()
+    /// Notes that from now on another process reads all spill files too.
+    pub(super) fn share_files(&self) {
+        self.files.share();
     }
     /// The spill file with this number, from 1 on.
     pub fn file(&self, number: u16) -> Option<Arc<Spill>> {
@@ -333,7 +329,7 @@ impl Engine {
         struct InHand<'a>(&'a Engine);
         impl Drop for InHand<'_> {
             fn drop(&mut self) {
-                self.0.waiting.end();
+                self.0.waiting.end(End::Progress);
             }
         }
         self.waiting.begin();
@@ -363,24 +359,6 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.account.end();
-    }
-}
-
-/// Replaces a list by a changed copy. Nothing is allocated or freed while the lock is held, because malloc may be
-/// this library's own heap (docs/contributing.md).
-fn change<T>(list: &Mutex<Snapshot<T>>, edit: impl Fn(&mut Vec<Arc<T>>)) {
-    loop {
-        let old = list.lock().clone();
-        let mut new = (*old).clone();
-        edit(&mut new);
-        let new = Arc::new(new);
-        let mut current = list.lock();
-        if Arc::ptr_eq(&current, &old) {
-            let replaced = core::mem::replace(&mut *current, new);
-            drop(current);
-            drop(replaced);
-            return;
-        }
     }
 }
 

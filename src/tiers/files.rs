@@ -4,28 +4,23 @@
 //! So the number that it notes for the chunk is that of the file it has written to, even if another file has become
 //! current meanwhile. Files are opened without the lock: if two threads open one at once, one of them finds the
 //! other's in place and uses that.
-use super::engine::Snapshot;
 use super::mapping::Errno;
+use super::snapshot::Snapshot;
 use super::spill::Spill;
 use super::sync_points::{self, SyncPoint};
 use super::table::Stored;
-use crate::os::lock::Mutex;
 use std::sync::Arc;
 
 /// A file and its number, from 1 on.
 pub type Numbered = (u16, Arc<Spill>);
 
 /// The files.
-pub struct Files(Mutex<Set>);
-impl Default for Files {
-    fn default() -> Files {
-        Files(Mutex::sheltered(Set::default()))
-    }
-}
+#[derive(Default)]
+pub struct Files(Snapshot<Set>);
 #[derive(Clone, Default)]
 struct Set {
-    /// The file with number n is at n - 1; closed files stay in the list. The list is replaced, never changed.
-    all: Snapshot<Spill>,
+    /// The file with number n is at n - 1; closed files stay in the list.
+    all: Vec<Arc<Spill>>,
     /// Number of the file that is written to; 0: none.
     current: u16,
 }
@@ -36,44 +31,32 @@ impl Set {
     fn current(&self) -> Option<Numbered> {
         Some((self.current, self.get(self.current)?.clone()))
     }
-    /// This set with one more file, which is the current one. Numbers of closed files are used again.
-    fn with(&self, spill: &Arc<Spill>) -> Result<Set, Errno> {
-        let mut all = (*self.all).clone();
-        let at = all.iter().position(|file| file.is_closed()).unwrap_or(all.len());
+    /// Whether a file is open, although it is not the current one.
+    fn is_left(&self, number: u16) -> bool {
+        number != self.current && self.get(number).is_some_and(|file| !file.is_closed())
+    }
+    /// Adds a file, which is the current one then. Numbers of closed files are used again.
+    fn add(&mut self, spill: &Arc<Spill>) -> Result<Numbered, Errno> {
+        let at = self.all.iter().position(|file| file.is_closed()).unwrap_or(self.all.len());
         let number = u16::try_from(at + 1).ok().filter(|number| *number != Stored::LOST);
-        let current = number.ok_or(Errno(libc::EMFILE))?;
-        if at < all.len() {
-            all[at] = spill.clone();
+        self.current = number.ok_or(Errno(libc::EMFILE))?;
+        if at < self.all.len() {
+            self.all[at] = spill.clone();
         } else {
-            all.push(spill.clone());
+            self.all.push(spill.clone());
         }
-        Ok(Set { all: Arc::new(all), current })
+        Ok((self.current, spill.clone()))
     }
 }
 
 impl Files {
-    fn set(&self) -> Set {
-        self.0.lock().clone()
-    }
-    /// Replaces the set that was read before. Returns false if it has changed since. Nothing is allocated or freed
-    /// under the lock, because malloc may be this library's own heap (docs/contributing.md).
-    fn replace(&self, old: &Set, new: Set) -> bool {
-        let mut set = self.0.lock();
-        if !Arc::ptr_eq(&set.all, &old.all) || set.current != old.current {
-            return false;
-        }
-        let replaced = core::mem::replace(&mut *set, new);
-        drop(set);
-        drop(replaced);
-        true
-    }
     /// The number of the current file. 0 if there is none.
     pub fn current_number(&self) -> u16 {
-        self.0.lock().current
+        self.0.get().current
     }
     /// The current file, opened on first use.
     pub fn current(&self) -> Result<Numbered, Errno> {
-        match self.set().current() {
+        match self.0.get().current() {
             Some(current) => Ok(current),
             None => self.open_instead_of(0),
         }
@@ -83,43 +66,34 @@ impl Files {
     pub fn open_instead_of(&self, number: u16) -> Result<Numbered, Errno> {
         sync_points::pass(SyncPoint::OpeningFile);
         let spill = Arc::new(Spill::open()?);
-        loop {
-            let old = self.set();
-            if let Some(current) = old.current().filter(|_| old.current != number) {
-                return Ok(current);
-            }
-            let new = old.with(&spill)?;
-            let current = new.current;
-            if self.replace(&old, new) {
-                return Ok((current, spill));
-            }
-        }
+        self.0.change(|set| match set.current().filter(|_| set.current != number) {
+            Some(current) => Ok(current),
+            None => set.add(&spill),
+        })
     }
     /// Leaves the set without a current file, until another one is opened.
     pub fn use_none(&self) {
-        self.0.lock().current = 0;
+        self.0.change(|set| set.current = 0);
     }
     /// Closes all files, except the current one, whose numbers `unused` accepts.
     pub fn close(&self, unused: impl Fn(u16) -> bool) {
-        loop {
-            let old = self.set();
-            let mut others = (1..).zip(old.all.iter()).filter(|(number, _)| *number != old.current);
-            let Some((number, _)) = others.find(|(number, spill)| !spill.is_closed() && unused(*number))
-            else {
-                return;
-            };
-            let mut all = (*old.all).clone();
-            all[usize::from(number) - 1] = Arc::new(Spill::closed());
-            self.replace(&old, Set { all: Arc::new(all), current: old.current });
+        let others = |set: &Set| (1..=set.all.len() as u16).filter(|n| set.is_left(*n)).collect::<Vec<_>>();
+        if others(&self.0.get()).is_empty() {
+            return; // most often
         }
+        self.0.change(|set| {
+            for number in others(set).into_iter().filter(|number| unused(*number)) {
+                set.all[usize::from(number) - 1] = Arc::new(Spill::closed());
+            }
+        });
     }
-    /// All files, including closed ones.
-    pub fn all(&self) -> Snapshot<Spill> {
-        self.0.lock().all.clone()
+    /// Notes that from now on another process reads all files too.
+    pub fn share(&self) {
+        self.0.get().all.iter().for_each(|spill| spill.share());
     }
     /// The file with this number.
     pub fn get(&self, number: u16) -> Option<Arc<Spill>> {
-        self.0.lock().get(number).cloned()
+        self.0.get().get(number).cloned()
     }
 }
 
@@ -134,7 +108,7 @@ mod tests {
         assert_eq!(files.current_number(), 0);
         let (number, first) = files.current().unwrap();
         let (same, again) = files.open_instead_of(0).unwrap();
-        assert_eq!((number, same, files.all().len()), (1, 1, 1));
+        assert_eq!((number, same, files.0.get().all.len()), (1, 1, 1));
         assert!(Arc::ptr_eq(&first, &again));
         assert_eq!(files.open_instead_of(1).unwrap().0, 2, "on purpose");
         files.close(|number| number < 3);

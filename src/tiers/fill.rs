@@ -6,11 +6,12 @@ use super::fault::Mechanism;
 use super::mapping::Errno;
 use super::mappings;
 use super::region::Region;
-use super::staging::Slot;
-use super::state::{MOST_ACQUIRED, Phase, Settle};
+use super::staging::FullSlot;
+use super::state::{MOST_ACQUIRED, Phase, Settle, Word};
 use super::sync_points::{self, SyncPoint};
 use super::table::Stored;
 use super::transit::Transit;
+use super::waiting::End;
 use super::{codec, workers, workspace};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::recording::{self, Movement, Tier};
@@ -32,6 +33,17 @@ pub enum Access {
     Overwrite,
 }
 
+/// Why a chunk is brought in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The program touches it. The fault handler does the work, and its stack may be too small.
+    Fault,
+    /// The program acquires it.
+    Acquire,
+    /// The program has asked for it ahead of need. A worker thread does the work.
+    Ahead,
+}
+
 /// Hash of decoded bytes.
 pub(super) fn content_hash(bytes: &[u8]) -> [u64; 2] {
     let hash = XxHash3_128::oneshot(bytes);
@@ -50,84 +62,78 @@ impl Region {
     /// Serves a fault of a direct access to chunk `index`.
     pub(super) fn touch(&self, index: usize, store: bool) -> Result<(), ChunkError> {
         let access = if store { Access::Write } else { Access::Read };
-        self.bring_in(index, access, false, true)
+        self.bring_in(index, access, Reason::Fault)
     }
-    /// Brings a chunk in, and acquires it if `acquire`. `handler`: whether this is called in a fault handler, whose
-    /// stack may be too small.
-    pub(super) fn bring_in(
-        &self,
-        index: usize,
-        access: Access,
-        acquire: bool,
-        handler: bool,
-    ) -> Result<(), ChunkError> {
+    /// Brings a chunk in, and acquires it if that is the reason.
+    pub(super) fn bring_in(&self, index: usize, access: Access, reason: Reason) -> Result<(), ChunkError> {
         let chunk = self.chunk(index);
+        let acquire = reason == Reason::Acquire;
         let mut refused = 0;
         loop {
             let word = chunk.state.load();
             match word.phase() {
-                Phase::Hot if !acquire => return if handler { self.reopen(index) } else { Ok(()) },
+                Phase::Hot if reason == Reason::Fault => return self.reopen(index),
+                Phase::Hot if !acquire => return Ok(()),
                 Phase::Hot if word.acquisitions() >= MOST_ACQUIRED => return Err(ChunkError::Acquired),
                 Phase::Hot if word.acquisitions() > 0 => {
                     if chunk.state.acquire(word) {
-                        self.read_ahead(index, !handler);
+                        self.read_ahead(index, reason);
                         return Ok(());
                     }
                 }
                 Phase::Busy => chunk.state.wait(),
                 _ if self.is_leaving() => return Err(ChunkError::Leaving),
-                phase => {
-                    // Before the claim, because this takes a workspace. Also for a chunk that is in place already:
-                    // once it is acquired it cannot leave, so its mapping counts.
-                    let needs_mapping = self.splits_mappings() && mappings::are_short();
-                    if needs_mapping && Engine::free_mappings(handler) == 0 && acquire {
-                        return Err(ChunkError::Mappings);
+                _ => match self.try_to_bring_in(index, word, access, reason) {
+                    Some(Ok(false)) => self.engine().waiting.stand_aside(),
+                    // The program may have more mappings than were seen. Then some chunks leave in the next round.
+                    Some(Err(ChunkError::Pages(Errno(libc::ENOMEM))))
+                        if self.splits_mappings() && refused < MOST_REFUSED && mappings::note_refused() =>
+                    {
+                        refused += 1;
                     }
-                    let claim = || Transit::claim(self, index, Some(phase));
-                    let brought = if phase == Phase::Hot || self.is_resident() {
-                        claim().map(|transit| {
-                            self.bring_claimed(transit, acquire, handler, |transit| {
-                                if word.prefetched() {
-                                    self.counters.prefetch_hits.fetch_add(1, Relaxed);
-                                }
-                                transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
-                                Ok(())
-                            })
-                        })
-                    } else {
-                        workspace::with(handler, |workspace| {
-                            claim().map(|transit| {
-                                self.bring_claimed(transit, acquire, handler, |transit| {
-                                    self.engine().fill(transit, access, acquire, workspace)
-                                })
-                            })
-                        })
-                    };
-                    match brought {
-                        Some(Ok(false)) => self.engine().waiting.stand_aside(),
-                        // The program may have more mappings than were seen. Then some chunks leave in the next
-                        // round, as above.
-                        Some(Err(ChunkError::Pages(Errno(libc::ENOMEM))))
-                            if self.splits_mappings()
-                                && refused < MOST_REFUSED
-                                && mappings::note_refused() =>
-                        {
-                            refused += 1;
-                        }
-                        Some(result) => return result.map(drop),
-                        None => {} // another thread was first
-                    }
-                }
+                    Some(result) => return result.map(drop),
+                    None => {} // another thread was first
+                },
             }
         }
+    }
+    /// Claims a chunk, which was seen as `word`, and brings it in. Returns None if it cannot be claimed, and false if
+    /// other threads want its place first: see `bring_claimed`.
+    fn try_to_bring_in(
+        &self,
+        index: usize,
+        word: Word,
+        access: Access,
+        reason: Reason,
+    ) -> Option<Result<bool, ChunkError>> {
+        let (acquire, handler) = (reason == Reason::Acquire, reason == Reason::Fault);
+        // Before the claim, because this takes a workspace. Also for a chunk that is in place already: once it is
+        // acquired it cannot leave, so its mapping counts.
+        let needs_mapping = self.splits_mappings() && mappings::are_short();
+        if needs_mapping && Engine::free_mappings(handler) == 0 && acquire {
+            return Some(Err(ChunkError::Mappings));
+        }
+        let claim = || Transit::claim(self, index, Some(word.phase()));
+        if word.phase() == Phase::Hot || self.is_resident() {
+            return Some(self.bring_claimed(claim()?, reason, |transit| {
+                if word.prefetched() {
+                    self.counters.prefetch_hits.fetch_add(1, Relaxed);
+                }
+                transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
+                Ok(())
+            }));
+        }
+        workspace::with(handler, |workspace| {
+            let fill = |transit| self.engine().fill(transit, access, acquire, workspace);
+            Some(self.bring_claimed(claim()?, reason, fill))
+        })
     }
     /// Runs `work`, which settles the chunk, on a claimed chunk. If the chunk is to be acquired, first gets the room
     /// for that. Returns false, with the claim given up, if other threads want the chunk's place first (waiting.rs).
     fn bring_claimed<'a>(
         &self,
         mut transit: Transit<'a>,
-        acquire: bool,
-        handler: bool,
+        reason: Reason,
         work: impl FnOnce(Transit<'a>) -> Result<(), ChunkError>,
     ) -> Result<bool, ChunkError> {
         sync_points::pass(SyncPoint::Claimed);
@@ -140,9 +146,10 @@ impl Region {
             return Err(ChunkError::Leaving);
         }
         // The room is taken under the claim, so that two threads that acquire one chunk take it once.
+        let acquire = reason == Reason::Acquire;
         let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
             Ok(Some(None)) => {
-                transit.settle_called();
+                transit.settle_as(End::Called);
                 return Ok(false);
             }
             Ok(acquisition) => acquisition.flatten(),
@@ -153,7 +160,7 @@ impl Region {
             }
         };
         // Before the work, so that the worker threads read ahead at the same time.
-        self.read_ahead(transit.index, !handler);
+        self.read_ahead(transit.index, reason);
         work(transit)?;
         acquisition.into_iter().for_each(Acquisition::keep);
         Ok(true)
@@ -177,7 +184,8 @@ impl Region {
         opened.map_err(ChunkError::Pages)
     }
     /// Tells the worker threads what to read ahead now that `index` is wanted.
-    fn read_ahead(&self, index: usize, explicit: bool) {
+    fn read_ahead(&self, index: usize, reason: Reason) {
+        let explicit = reason != Reason::Fault;
         let window = self.window();
         let mut sweep = self.sweep.lock();
         sweep.note_use(index, explicit);
@@ -229,6 +237,9 @@ impl Engine {
         match self.place(&mut transit, access, acquire, workspace) {
             Ok(()) => {
                 let counters = &region.counters;
+                if from == Phase::Staged {
+                    counters.prefetch_hits.fetch_add(1, Relaxed);
+                }
                 counters.faults.fetch_add(1, Relaxed);
                 if from == Phase::Zero
                     && counters.evictions.load(Relaxed) == 0
@@ -236,11 +247,6 @@ impl Engine {
                 {
                     // A first touch, and nothing was evicted so far: perhaps all data fit, and the chunk will stay.
                     self.pages().join(region.span_of(index));
-                }
-                counters.hot.fetch_add(region.chunk_size(), Relaxed);
-                if from == Phase::Staged {
-                    counters.staged.fetch_sub(region.chunk_size(), Relaxed);
-                    counters.prefetch_hits.fetch_add(1, Relaxed);
                 }
                 transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
                 region.record(begun, Movement::Fault, tier, index);
@@ -271,56 +277,61 @@ impl Engine {
             self.charge_record(region, transit.index, workspace);
         }
         let staged = transit.from == Phase::Staged;
-        let mut slot = if staged {
-            // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with this
-            // claim, so the slot is taken out once.
-            unsafe { Slot::from_number(transit.stored().slot) }
-        } else {
-            let mut slot = self.full_slot(region, workspace)?;
-            let loaded = match (transit.from, access) {
-                (Phase::Zero, _) => {
-                    region.staging().bytes(&mut slot)[..region.chunk_size()].fill(0);
-                    Ok(())
-                }
-                (_, Access::Overwrite) => {
-                    region.clear_tail_in(transit.index, region.staging().bytes(&mut slot));
-                    Ok(())
-                }
-                _ => self.load(transit, &mut slot, workspace),
-            };
-            if let Err(error) = loaded {
-                region.staging().put_full(slot);
-                return Err(error);
-            }
-            slot
+        let mut slot = match transit.take_slot() {
+            Some(slot) => slot,
+            None => self.loaded_slot(transit, access, workspace)?,
         };
         if access == Access::Read && (acquire || region.counters.keeping_pays()) {
             self.remember_content(transit, &mut slot);
         }
-        let staging = region.staging();
-        // SAFETY: the claim owns the chunk, which is absent in all phases but Hot. The slot is full, and this thread
-        // holds it.
-        let placed = unsafe { self.pages().place(staging.span(&slot), transit.span()) };
-        match placed {
-            Ok(()) => {
-                staging.put_empty(slot);
+        match transit.place(slot) {
+            Ok(slot) => {
+                region.staging().put_empty(slot);
                 if access != Access::Read || !transit.stored().content_known {
                     self.drop_stored(transit);
                 }
                 Ok(())
             }
-            Err(errno) => {
+            Err((slot, errno)) => {
                 if staged {
-                    transit.stored().slot = slot.into_number();
+                    transit.keep_slot(slot);
                 } else {
-                    staging.put_full(slot);
+                    region.staging().put_full(slot);
                 }
                 Err(ChunkError::Pages(errno))
             }
         }
     }
+    /// A slot with the contents of a chunk that is in none.
+    fn loaded_slot(
+        &self,
+        transit: &mut Transit,
+        access: Access,
+        workspace: &mut codec::Workspace,
+    ) -> Result<FullSlot, ChunkError> {
+        let region = transit.region;
+        let mut slot = self.full_slot(region, workspace)?;
+        let loaded = match (transit.from, access) {
+            (Phase::Zero, _) => {
+                region.staging().bytes(&mut slot)[..region.chunk_size()].fill(0);
+                Ok(())
+            }
+            (_, Access::Overwrite) => {
+                region.clear_tail_in(transit.index, region.staging().bytes(&mut slot));
+                Ok(())
+            }
+            _ => self.load(transit, &mut slot, workspace),
+        };
+        match loaded {
+            Ok(()) => Ok(slot),
+            Err(error) => {
+                region.staging().put_full(slot);
+                Err(error)
+            }
+        }
+    }
     /// Notes the hash of the decoded bytes. By this hash an unchanged chunk is recognised when it leaves.
-    fn remember_content(&self, transit: &mut Transit, slot: &mut Slot) {
+    fn remember_content(&self, transit: &mut Transit, slot: &mut FullSlot) {
         let region = transit.region;
         let stored = transit.stored();
         if stored.is_kept() && !stored.content_known {
@@ -330,19 +341,12 @@ impl Engine {
     }
     fn stage(&self, mut transit: Transit, workspace: &mut codec::Workspace) {
         let (region, index) = (transit.region, transit.index);
-        let staging = region.staging();
         let begun = recording::begin();
         let tier = transit.tier();
-        let Ok(mut slot) = self.full_slot(region, workspace) else {
-            return transit.settle(Phase::Stored, Settle::default());
+        let Ok(slot) = self.loaded_slot(&mut transit, Access::Read, workspace) else {
+            return transit.settle_unchanged(); // the thread that needs the chunk will meet the same error
         };
-        if self.load(&mut transit, &mut slot, workspace).is_err() {
-            // The thread that needs the chunk will meet the same error.
-            staging.put_full(slot);
-            return transit.settle(Phase::Stored, Settle::default());
-        }
-        transit.stored().slot = slot.into_number();
-        region.counters.staged.fetch_add(region.chunk_size(), Relaxed);
+        transit.keep_slot(slot);
         region.counters.prefetches.fetch_add(1, Relaxed);
         transit.settle(Phase::Staged, Settle::default());
         region.record(begun, Movement::Prefetch, tier, index);
@@ -351,7 +355,7 @@ impl Engine {
     fn load(
         &self,
         transit: &mut Transit,
-        slot: &mut Slot,
+        slot: &mut FullSlot,
         workspace: &mut codec::Workspace,
     ) -> Result<(), ChunkError> {
         let region = transit.region;

@@ -19,7 +19,6 @@ use super::engine::Engine;
 use super::fault::Faults;
 use super::mapping::Errno;
 use super::region::Region;
-use super::staging::Slot;
 use super::state::{Phase, Settle};
 use super::table::{ListKind, Stored};
 use super::transit::Transit;
@@ -119,7 +118,7 @@ impl Engine {
         if self.current_file() == 0 {
             return;
         }
-        self.files().iter().for_each(|spill| spill.share());
+        self.share_files();
         match self.new_file() {
             Ok((file, spill)) => {
                 self.regions().iter().for_each(|region| region.spill_space().move_to(file, &spill))
@@ -138,11 +137,10 @@ impl Engine {
         while let Some(index) = { region.lists().oldest(ListKind::Staged) } {
             // The child has no other thread, so the claim succeeds.
             let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) else { return };
-            // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with this
-            // claim, so the slot is taken out once.
-            region.staging().put_empty(unsafe { Slot::from_number(transit.stored().slot) });
+            if let Some(slot) = transit.take_slot() {
+                region.staging().put_empty(slot.not_inherited());
+            }
             transit.stored().file = Stored::LOST;
-            region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
             self.account().discharge_pages(region.chunk_size());
             transit.settle(Phase::Stored, Settle::default());
         }
@@ -159,10 +157,7 @@ impl Engine {
         for staging in self.stagings().iter().filter(|_| pages.slots_are_private()) {
             let full = staging.forget_full();
             self.account().discharge_pages(full * staging.chunk());
-            self.regions()
-                .iter()
-                .filter(|r| Arc::ptr_eq(r.staging(), staging))
-                .for_each(|r| self.lose_staged(r));
+            self.regions().iter().filter(|region| region.uses(staging)).for_each(|r| self.lose_staged(r));
             staging.renew(pages).unwrap_or_else(|error| NO_STAGING.note(error));
         }
     }

@@ -3,9 +3,10 @@
 //! While this goes on neither region is in any list, and the old one is leaving (claims.rs). So evictions and jobs
 //! that know the old region from before do not touch it, and its room on disk and its chunks go over as one.
 use super::chunk_error::ChunkError;
+use super::claims::Claimant;
 use super::engine::Engine;
 use super::region::{Params, Region};
-use super::staging::Slot;
+use super::staging::FullSlot;
 use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
 use super::table::{ListKind, Stored};
@@ -34,7 +35,7 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     engine.conceal(old);
     old.leave();
     // Chunks read ahead hold slots, which from here on no other thread can take from them.
-    engine.drop_staged(old, Transit::claim_leaving);
+    engine.drop_staged(old, Claimant::Leaver);
     let moved = new
         .spill_space()
         .inherit(old.spill_space(), old.count(), new.count().saturating_sub(old.count()))
@@ -85,7 +86,7 @@ fn claim(region: &Region, index: usize) -> Option<Transit<'_>> {
             Phase::Busy => region.chunk(index).state.wait(),
             Phase::Hot if word.acquisitions() > 0 => return None, // an acquired chunk cannot move
             _ => {
-                if let Some(transit) = Transit::claim_leaving(region, index, None) {
+                if let Some(transit) = Transit::claim_by(Claimant::Leaver, region, index, None) {
                     return Some(transit);
                 }
             }
@@ -110,7 +111,7 @@ fn move_chunk(
     // The place of a stored chunk on disk follows from its region and index, and the new region has inherited that
     // room. So only pages in place have to be moved.
     let slot = match before {
-        Phase::Hot => match move_pages(engine, &from, &to) {
+        Phase::Hot => match move_pages(engine, &mut from, &mut to) {
             Ok(slot) => slot,
             Err(error) => {
                 from.settle_unchanged();
@@ -118,33 +119,28 @@ fn move_chunk(
                 return Err(error);
             }
         },
-        _ => None,
+        _ => from.take_slot(),
     };
     *to.stored() = core::mem::take(from.stored());
-    let (a, b) = (&old.counters, &new.counters);
     let stored = *to.stored();
     let pages = super::fill::whole_pages(stored.length as usize);
-    let shift = |a: &AtomicUsize, b: &AtomicUsize, bytes| {
-        a.fetch_sub(bytes, Relaxed);
-        b.fetch_add(bytes, Relaxed);
+    let shift = |a: &AtomicUsize, b: &AtomicUsize| {
+        a.fetch_sub(pages, Relaxed);
+        b.fetch_add(pages, Relaxed);
     };
     if stored.warm != 0 {
-        shift(&a.warm, &b.warm, pages);
+        shift(&old.counters.warm, &new.counters.warm);
     }
     if stored.file != 0 {
-        shift(&a.cold, &b.cold, pages);
+        shift(&old.counters.cold, &new.counters.cold);
     }
     let after = if slot.is_some() { Phase::Staged } else { before };
-    match (before, after) {
-        (Phase::Hot, Phase::Hot) => shift(&a.hot, &b.hot, old.chunk_size()),
-        (Phase::Hot, Phase::Staged) => shift(&a.hot, &b.staged, old.chunk_size()),
-        (Phase::Staged, _) => shift(&a.staged, &b.staged, old.chunk_size()),
-        _ => {}
-    }
     if let Some(slot) = slot {
-        // The stored bytes may be older than those in the slot.
-        engine.drop_stored(&mut to);
-        to.stored().slot = slot.into_number();
+        if before == Phase::Hot {
+            // The stored bytes may be older than those in the slot.
+            engine.drop_stored(&mut to);
+        }
+        to.keep_slot(slot);
     }
     to.settle(after, Settle::default());
     from.settle(Phase::Zero, Settle::default());
@@ -153,9 +149,9 @@ fn move_chunk(
 /// Moves a chunk's pages. If they could be taken but not placed again, returns the slot that they are left in.
 fn move_pages(
     engine: &Engine,
-    from: &Transit,
-    to: &Transit,
-) -> core::result::Result<Option<Slot>, ChunkError> {
+    from: &mut Transit,
+    to: &mut Transit,
+) -> core::result::Result<Option<FullSlot>, ChunkError> {
     let staging = from.region.staging();
     let slot = loop {
         match engine.empty_slot(staging) {
@@ -174,16 +170,15 @@ fn move_pages(
             },
         }
     };
-    let (span, nursery) = (staging.span(&slot), staging.nursery(&slot));
-    // SAFETY: the claim owns the chunk, which is present. The slot is empty, and this thread holds it.
-    if let Err(errno) = unsafe { engine.pages().take(from.span(), span, nursery) } {
-        staging.put_empty(slot);
-        return Err(ChunkError::Pages(errno));
+    match from.take(slot).map(|slot| to.place(slot)) {
+        Ok(Ok(slot)) => {
+            staging.put_empty(slot);
+            Ok(None)
+        }
+        Ok(Err((slot, _))) => Ok(Some(slot)),
+        Err((slot, errno)) => {
+            staging.put_empty(slot);
+            Err(ChunkError::Pages(errno))
+        }
     }
-    // SAFETY: the claim owns the chunk, which is absent. The slot is full, and this thread holds it.
-    if unsafe { engine.pages().place(span, to.span()) }.is_err() {
-        return Ok(Some(slot));
-    }
-    staging.put_empty(slot);
-    Ok(None)
 }

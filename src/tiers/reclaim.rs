@@ -1,15 +1,16 @@
-//! Makes room for what is not a chunk: plain blocks, records of chunks, mappings of the process.
+//! Makes room for what is not a chunk: plain blocks, what the account guarantees, records of chunks, mappings of the
+//! process.
+use super::budget::BudgetAccount;
+use super::chunk_error::ChunkError;
 use super::codec;
 use super::engine::Engine;
 use super::mappings;
 use super::region::Region;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
-use super::table::ListKind;
+use super::waiting::End;
 use super::{gate, registry, workspace};
 use crate::os::map::PAGE;
-use core::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
 
 /// How often a thread that wants room for a plain block looks for it.
 const ROUNDS: usize = 64;
@@ -63,12 +64,18 @@ impl Engine {
             found |= self.account().drop_reserve() > 0;
         }
         // Other threads may have taken it meanwhile, so what `freed` says does not tell whether there was progress.
-        if found {
-            self.waiting.end()
-        } else {
-            self.waiting.end_unnoted()
-        }
+        self.waiting.end(if found { End::Progress } else { End::Unnoted });
         freed()
+    }
+    /// Asks the account for a guarantee. As long as there is no room for it, encoded chunks go to disk, and then
+    /// encoded copies of chunks in place are dropped.
+    pub(super) fn guarantee(&self, ask: impl Fn(&BudgetAccount) -> bool) -> Result<bool, ChunkError> {
+        while !ask(self.account()) {
+            if self.warm.trim(self.account()) == 0 && !self.free_encoded()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
     /// Charges records of chunks; chunks leave to make room. Returns false if there is no room even so.
     pub(super) fn charge_records(&self, bytes: usize, workspace: &mut codec::Workspace) -> bool {
@@ -100,20 +107,14 @@ impl Engine {
         workspace::with(handler, |workspace| {
             // All engines count, because the process has one limit for all. Only chunks in place count, because
             // others take no mapping.
-            let Some(region) = registry::greatest(|region| match region.splits_mappings() {
-                true => {
-                    let acquired = region.counters.acquired.load(Relaxed);
-                    region.lists().count(ListKind::Hot).saturating_sub(acquired)
-                }
-                false => 0,
-            }) else {
-                return 0;
-            };
+            let chunks =
+                |region: &Region| if region.splits_mappings() { region.chunks_to_spare() } else { 0 };
+            let Some(region) = registry::greatest(chunks) else { return 0 };
             region.engine().evict_some(region.staging(), mappings::LEAVING, workspace)
         })
     }
     /// Evicts up to `most` chunks of one size, while enough stay in place for one access. Returns how many have left.
-    fn evict_some(&self, staging: &Arc<Staging>, most: usize, workspace: &mut codec::Workspace) -> usize {
+    fn evict_some(&self, staging: &Staging, most: usize, workspace: &mut codec::Workspace) -> usize {
         let _pages = self.pages_in_hand();
         let mut evicted = 0;
         // Two chunks stay in place, as in `stock_one`.

@@ -1,7 +1,7 @@
 //! A region: one piece of address space, cut into chunks that come and go.
 use super::budget::GUARANTEED;
 use super::chunk_error::ChunkError;
-use super::claims::Claims;
+use super::claims::{Claimant, Claims};
 use super::codec::Codec;
 use super::engine::Engine;
 use super::fault::Mechanism;
@@ -14,9 +14,10 @@ use super::state::{Phase, Word};
 use super::sweep::Sweep;
 use super::table::{self, Chunk, ListKind, Lists, Table};
 use super::transit::Transit;
+use super::waiting::End;
 use super::workspace;
 use crate::error::{Result, fail};
-use crate::os::lock::{Mutex, MutexGuard};
+use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
 use crate::os::system;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -41,7 +42,6 @@ pub struct Region {
     codec: Codec,
     policy: Policy,
     table: Table,
-    lists: Mutex<Lists>,
     staging: Arc<Staging>,
     spill_space: SpillSpace,
     /// Whether the whole region is in place for good. It is if no faults are served and the data fit the budget.
@@ -175,7 +175,6 @@ impl Region {
             codec: policy.codec(),
             policy,
             table,
-            lists: Mutex::sheltered(Default::default()),
             staging,
             spill_space,
             resident: false,
@@ -250,7 +249,7 @@ impl Region {
         &self.spill_space
     }
     /// Marks the region as leaving: from now on its chunks are the caller's alone, who claims them with
-    /// [`Transit::claim_leaving`]. Waits for the claims that other threads have begun.
+    /// [`Claimant::Leaver`]. Waits for the claims that other threads have begun.
     pub(super) fn leave(&self) {
         self.claims.leave();
         self.engine.waiting.wake();
@@ -275,7 +274,7 @@ impl Region {
         let mut lists = self.lists();
         for _ in 0..lists.count(ListKind::Hot) {
             let Some(index) = lists.oldest(ListKind::Hot) else { return };
-            lists.rotate(&self.table, index);
+            lists.rotate(index);
             // SAFETY: a chunk in the Hot list is in place, in this process too. If the system refuses, a touch of the
             // chunk is SIGSEGV as well.
             let _ = unsafe { self.engine.pages().open(self.span_of(index)) };
@@ -286,31 +285,17 @@ impl Region {
     pub(super) fn is_forbidden(&self) -> bool {
         self.forbidden.load(Relaxed)
     }
-    /// Begins to work on a chunk (waiting.rs). Returns false if the region is leaving.
-    pub(super) fn begin_transit(&self) -> bool {
-        let begun = self.claims.begin();
+    /// Begins to work on a chunk (waiting.rs). Returns false if the region is leaving, except to the leaver.
+    pub(super) fn begin_transit(&self, who: Claimant) -> bool {
+        let begun = self.claims.begin(who);
         if begun {
             self.engine.waiting.begin();
         }
         begun
     }
-    pub(super) fn begin_transit_leaving(&self) {
-        self.claims.begin_leaving();
-        self.engine.waiting.begin();
-    }
-    pub(super) fn end_transit(&self) {
+    pub(super) fn end_transit(&self, how: End) {
         self.claims.end();
-        self.engine.waiting.end();
-    }
-    /// Like `end_transit`, by a thread that was called to let go of the chunk.
-    pub(super) fn end_transit_called(&self) {
-        self.claims.end();
-        self.engine.waiting.end_called();
-    }
-    /// Like `end_transit`, if no other thread could have used what this one held.
-    pub(super) fn end_transit_unnoted(&self) {
-        self.claims.end();
-        self.engine.waiting.end_unnoted();
+        self.engine.waiting.end(how);
     }
     /// Like [`Engine::pages_in_hand`], and a thread that frees or moves the region waits for this one too. Returns
     /// None if the region is leaving.
@@ -318,10 +303,10 @@ impl Region {
         struct InHand<'a>(&'a Region);
         impl Drop for InHand<'_> {
             fn drop(&mut self) {
-                self.0.end_transit();
+                self.0.end_transit(End::Progress);
             }
         }
-        self.begin_transit().then(|| InHand(self))
+        self.begin_transit(Claimant::Anybody).then(|| InHand(self))
     }
     /// Whether the region is being freed or moved.
     pub(super) fn is_leaving(&self) -> bool {
@@ -329,10 +314,10 @@ impl Region {
     }
     #[cfg(test)]
     pub(super) fn is_listed(&self, index: usize) -> ListKind {
-        self.lists().which(&self.table, index)
+        self.lists().which(index)
     }
     pub(super) fn is_warm(&self, index: usize) -> bool {
-        self.lists().which(&self.table, index) == ListKind::Warm
+        self.lists().which(index) == ListKind::Warm
     }
     /// The engine it belongs to.
     pub fn engine(&self) -> &Arc<Engine> {
@@ -373,11 +358,19 @@ impl Region {
     pub(super) fn table(&self) -> &Table {
         &self.table
     }
-    pub(super) fn lists(&self) -> MutexGuard<'_, Lists> {
-        self.lists.lock()
+    pub(super) fn lists(&self) -> Lists<'_> {
+        self.table.lists()
     }
     pub(super) fn staging(&self) -> &Arc<Staging> {
         &self.staging
+    }
+    /// Whether its chunks move through this set of slots.
+    pub(super) fn uses(&self, staging: &Staging) -> bool {
+        core::ptr::eq(&*self.staging, staging)
+    }
+    /// How many chunks are in place and not acquired.
+    pub(super) fn chunks_to_spare(&self) -> usize {
+        self.lists().count(ListKind::Hot).saturating_sub(self.counters.acquired.load(Relaxed))
     }
     pub(super) fn codec(&self) -> &Codec {
         &self.codec
@@ -415,7 +408,7 @@ impl Region {
                 Phase::Busy => chunk.state.wait(),
                 Phase::Hot if word.acquisitions() > 0 => _ = self.give_up_acquisition(index),
                 _ => {
-                    if let Some(transit) = Transit::claim_leaving(self, index, None) {
+                    if let Some(transit) = Transit::claim_by(Claimant::Leaver, self, index, None) {
                         self.engine.drop_contents(transit);
                         return;
                     }

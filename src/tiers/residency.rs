@@ -62,6 +62,10 @@ impl Counters {
             new.fetch_add(old.load(Relaxed), Relaxed);
         }
     }
+    /// Where bytes are now.
+    fn bytes(&self) -> [&AtomicUsize; 4] {
+        [&self.hot, &self.staged, &self.warm, &self.cold]
+    }
     /// Notes whether a chunk that was kept encoded while in place had stayed as it was.
     pub fn note_kept(&self, clean: bool) {
         if clean {
@@ -101,46 +105,40 @@ pub struct Residency {
     pub compression_ns: u64,
 }
 
+impl Counters {
+    /// The figures at this moment.
+    pub fn residency(&self) -> Residency {
+        let (from, to) = (self.encoded_from.load(Relaxed), self.encoded_to.load(Relaxed));
+        Residency {
+            hot_bytes: self.hot.load(Relaxed) + self.staged.load(Relaxed),
+            warm_bytes: self.warm.load(Relaxed),
+            cold_bytes: self.cold.load(Relaxed),
+            faults: self.faults.load(Relaxed),
+            evictions: self.evictions.load(Relaxed),
+            prefetches: self.prefetches.load(Relaxed),
+            prefetch_hits: self.prefetch_hits.load(Relaxed),
+            compression_ratio: if to == 0 { 1.0 } else { from as f64 / to as f64 },
+            compression_ns: self.encode_ns.load(Relaxed) + self.decode_ns.load(Relaxed),
+        }
+    }
+}
 impl Region {
     /// The region's figures.
     pub fn residency(&self) -> Residency {
-        let c = &self.counters;
-        let (from, to) = (c.encoded_from.load(Relaxed), c.encoded_to.load(Relaxed));
-        Residency {
-            hot_bytes: c.hot.load(Relaxed) + c.staged.load(Relaxed),
-            warm_bytes: c.warm.load(Relaxed),
-            cold_bytes: c.cold.load(Relaxed),
-            faults: c.faults.load(Relaxed),
-            evictions: c.evictions.load(Relaxed),
-            prefetches: c.prefetches.load(Relaxed),
-            prefetch_hits: c.prefetch_hits.load(Relaxed),
-            compression_ratio: if to == 0 { 1.0 } else { from as f64 / to as f64 },
-            compression_ns: c.encode_ns.load(Relaxed) + c.decode_ns.load(Relaxed),
-        }
+        self.counters.residency()
     }
 }
 impl Engine {
     /// The sum over all regions.
     pub fn residency(&self) -> Residency {
-        let mut sum = Residency { compression_ratio: 1.0, ..Residency::default() };
-        let (mut from, mut to) = (0, 0);
+        let sum = Counters::default();
         let _inside = super::gate::enter();
         for region in self.regions().iter() {
-            let r = region.residency();
-            sum.hot_bytes += r.hot_bytes;
-            sum.warm_bytes += r.warm_bytes;
-            sum.cold_bytes += r.cold_bytes;
-            sum.faults += r.faults;
-            sum.evictions += r.evictions;
-            sum.prefetches += r.prefetches;
-            sum.prefetch_hits += r.prefetch_hits;
-            sum.compression_ns += r.compression_ns;
-            from += region.counters.encoded_from.load(Relaxed);
-            to += region.counters.encoded_to.load(Relaxed);
+            sum.inherit(&region.counters);
+            for (sum, bytes) in sum.bytes().into_iter().zip(region.counters.bytes()) {
+                sum.fetch_add(bytes.load(Relaxed), Relaxed);
+            }
         }
-        if to != 0 {
-            sum.compression_ratio = from as f64 / to as f64;
-        }
-        sum
+        sum.residency()
     }
 }

@@ -1,7 +1,9 @@
 //! Changes a region's size in place. moving.rs moves a region that grows beyond its address space.
 use super::chunk_error::ChunkError;
+use super::claims::Claimant;
 use super::region::Region;
 use super::table;
+use super::waiting::End;
 use crate::error::{Result, fail};
 use crate::os::map::PAGE;
 use core::sync::atomic::{Ordering::*, fence};
@@ -57,12 +59,12 @@ impl Region {
             if !self.is_record_charged(first) {
                 continue;
             }
-            self.begin_transit_leaving();
+            self.begin_transit(Claimant::Leaver);
             if self.table().forget_page(first) {
                 self.records.fetch_sub(PAGE, Relaxed);
                 self.engine().account().discharge_records(PAGE);
             }
-            self.end_transit();
+            self.end_transit(End::Progress);
         }
     }
     /// Resizes a region that is in place for good. What is cut off stays in place and charged, so the region can grow

@@ -1,13 +1,14 @@
 //! Staging slots: where chunks are decoded before they go into a region, and encoded after they have come out.
 //!
 //! All regions of an engine with the same chunk size share one set of slots. A slot is *empty* (it has no pages) or
-//! *full* (its pages are charged to the budget, their contents are unspecified). A [`Slot`] is the right to use one:
-//! it is passed on by value, it cannot be copied, and its holder must return it.
+//! *full* (its pages are charged to the budget, their contents are unspecified). A [`Slot`] is the right to use one, and
+//! its type says which of the two it is. It is passed on by value, it cannot be copied, and its holder must return it.
 use super::fault::pages::Pages;
 use super::mapping::{Access, Advice, Errno, Mapping, Span, advise, advise_pages, discard};
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::tiers::codec::directory_size;
+use core::num::NonZeroU8;
 
 /// The most slots of a set. Sets for large chunks have fewer.
 const MOST: usize = 24;
@@ -15,37 +16,47 @@ const _: () = assert!(MOST <= u8::MAX as usize, "a slot's number is a byte");
 /// A set should not take much more address space than this.
 const MOST_BYTES: usize = 1 << 30;
 
-/// The right to use one slot.
+/// The right to use one slot, which is empty or full.
 #[derive(Debug)]
-pub struct Slot(u8);
-impl Slot {
+pub struct Slot<const FULL: bool>(u8);
+/// A slot without pages.
+pub type EmptySlot = Slot<false>;
+/// A slot with pages.
+pub type FullSlot = Slot<true>;
+impl FullSlot {
     /// The slot as a number, to be kept in a chunk's record.
-    pub fn into_number(self) -> u8 {
-        self.0
+    pub fn into_number(self) -> NonZeroU8 {
+        NonZeroU8::MIN.saturating_add(self.0)
     }
     /// The slot with a number from `into_number`.
     ///
     /// # Safety
     /// `number` came from `into_number` of a slot of the same set, and comes back only once.
-    pub unsafe fn from_number(number: u8) -> Slot {
-        Slot(number)
+    pub unsafe fn from_number(number: NonZeroU8) -> FullSlot {
+        Slot(number.get() - 1)
+    }
+    /// In a forked child that did not inherit the slot's pages: the slot is empty.
+    pub fn not_inherited(self) -> EmptySlot {
+        Slot(self.0)
     }
 }
 
+#[derive(Default)]
 struct Stock {
-    empty: Stack,
-    full: Stack,
+    empty: Stack<false>,
+    full: Stack<true>,
 }
-struct Stack {
+#[derive(Default)]
+struct Stack<const FULL: bool> {
     slots: [u8; MOST],
     count: usize,
 }
-impl Stack {
-    fn push(&mut self, slot: Slot) {
+impl<const FULL: bool> Stack<FULL> {
+    fn push(&mut self, slot: Slot<FULL>) {
         self.slots[self.count] = slot.0;
         self.count += 1;
     }
-    fn pop(&mut self) -> Option<Slot> {
+    fn pop(&mut self) -> Option<Slot<FULL>> {
         self.count = self.count.checked_sub(1)?;
         Some(Slot(self.slots[self.count]))
     }
@@ -75,15 +86,13 @@ impl Staging {
         let reserve =
             |length| Mapping::reserve(length, alignment, Access::ReadWrite).ok_or(Errno(libc::ENOMEM));
         let (slots, nursery) = (reserve(count * stride)?, reserve(count * stride)?);
-        let stock =
-            Stock { empty: Stack { slots: [0; MOST], count: 0 }, full: Stack { slots: [0; MOST], count: 0 } };
         let staging = Staging {
             chunk,
             stride,
             count,
             slots,
             nursery,
-            stock: Mutex::sheltered(stock),
+            stock: Mutex::sheltered(Stock::default()),
             returned: Condvar::new(),
         };
         staging.adopt(pages)?;
@@ -138,15 +147,15 @@ impl Staging {
         mapping.part(index * self.stride, self.chunk)
     }
     /// The memory of a slot's chunk.
-    pub fn span(&self, slot: &Slot) -> Span {
+    pub fn span<const FULL: bool>(&self, slot: &Slot<FULL>) -> Span {
         self.part(&self.slots, usize::from(slot.0))
     }
-    /// The nursery of a slot: memory for [`Pages::fill_slot`] and [`Pages::take`].
-    pub fn nursery(&self, slot: &Slot) -> Span {
+    /// The nursery of a slot: see [`Pages::fill_slot`].
+    pub fn nursery(&self, slot: &EmptySlot) -> Span {
         self.part(&self.nursery, usize::from(slot.0))
     }
     /// The bytes of a full slot: the chunk, and behind it room for what the codec adds.
-    pub fn bytes<'a>(&'a self, slot: &'a mut Slot) -> &'a mut [u8] {
+    pub fn bytes<'a>(&'a self, slot: &'a mut FullSlot) -> &'a mut [u8] {
         let span = self.span(slot);
         // SAFETY: the borrow of the slot is the only right to its memory. The slot is full, so every page of it is
         // present.
@@ -159,11 +168,11 @@ impl Staging {
     }
 
     /// A full slot, if there is one.
-    pub fn take_full(&self) -> Option<Slot> {
+    pub fn take_full(&self) -> Option<FullSlot> {
         self.stock.lock().full.pop()
     }
     /// An empty slot, if there is one.
-    pub fn take_empty(&self) -> Option<Slot> {
+    pub fn take_empty(&self) -> Option<EmptySlot> {
         self.stock.lock().empty.pop()
     }
     /// How many full slots are in stock.
@@ -171,12 +180,12 @@ impl Staging {
         self.stock.lock().full.count
     }
     /// Returns a slot that has pages.
-    pub fn put_full(&self, slot: Slot) {
+    pub fn put_full(&self, slot: FullSlot) {
         self.stock.lock().full.push(slot);
         self.returned.notify_one();
     }
     /// Returns a slot that has none.
-    pub fn put_empty(&self, slot: Slot) {
+    pub fn put_empty(&self, slot: EmptySlot) {
         self.stock.lock().empty.push(slot);
         self.returned.notify_one();
     }
@@ -187,18 +196,59 @@ impl Staging {
             self.returned.wait_awhile(stock, core::time::Duration::from_millis(20));
         }
     }
-    /// Drops the pages of a full slot. The caller gives back their charge.
-    pub fn empty(&self, slot: &mut Slot) {
-        let span = self.span(slot);
+    /// Gives a slot pages of unspecified contents. The caller has charged them. On failure returns the slot.
+    pub fn fill(&self, pages: &Pages, slot: EmptySlot) -> Result<FullSlot, (EmptySlot, Errno)> {
+        match pages.fill_slot(self.span(&slot), self.nursery(&slot)) {
+            Ok(()) => Ok(Slot(slot.0)),
+            Err(errno) => Err((slot, errno)),
+        }
+    }
+    /// Drops the pages of a slot. The caller gives back their charge.
+    pub fn empty(&self, slot: FullSlot) -> EmptySlot {
+        let span = self.span(&slot);
         // SAFETY: the span is memory of this set, and the caller holds its slot.
         let _ = unsafe { discard(span) };
+        Slot(slot.0)
+    }
+    /// Moves a chunk's pages into a slot ([`Pages::take`]). On failure returns the slot, and the chunk is as it was.
+    ///
+    /// # Safety
+    /// The caller owns the chunk, which is present and as large as the slot.
+    pub unsafe fn take(
+        &self,
+        pages: &Pages,
+        chunk: Span,
+        slot: EmptySlot,
+    ) -> Result<FullSlot, (EmptySlot, Errno)> {
+        // SAFETY: the chunk by the caller's promise. The slot is empty, and the caller's.
+        match unsafe { pages.take(chunk, self.span(&slot), self.nursery(&slot)) } {
+            Ok(()) => Ok(Slot(slot.0)),
+            Err(errno) => Err((slot, errno)),
+        }
+    }
+    /// Makes the contents of a slot appear as a chunk ([`Pages::place`]). On failure returns the slot, and the chunk is
+    /// absent.
+    ///
+    /// # Safety
+    /// The caller owns the chunk, which is absent and as large as the slot.
+    pub unsafe fn place(
+        &self,
+        pages: &Pages,
+        slot: FullSlot,
+        chunk: Span,
+    ) -> Result<EmptySlot, (FullSlot, Errno)> {
+        // SAFETY: the chunk by the caller's promise. The slot is full, and the caller's.
+        match unsafe { pages.place(self.span(&slot), chunk) } {
+            Ok(()) => Ok(Slot(slot.0)),
+            Err(errno) => Err((slot, errno)),
+        }
     }
     /// In a forked child that did not inherit the slots: marks all of them as empty. Returns how many were full.
     pub fn forget_full(&self) -> usize {
         let mut stock = self.stock.lock();
         let count = stock.full.count;
         while let Some(slot) = stock.full.pop() {
-            stock.empty.push(slot);
+            stock.empty.push(slot.not_inherited());
         }
         count
     }

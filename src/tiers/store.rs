@@ -1,15 +1,17 @@
 //! Storing a chunk that has left the region: encoded in RAM, or in the spill file. If neither works the chunk goes
 //! back in place.
 use super::chunk_error::ChunkError;
+use super::claims::Claimant;
 use super::codec::{self, Form};
 use super::engine::Engine;
 use super::fill::{checksum, content_hash, whole_pages};
 use super::region::Region;
-use super::staging::Slot;
+use super::staging::FullSlot;
 use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
 use super::transit::Transit;
+use super::waiting::End;
 use crate::recording::{self, Begun, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -70,12 +72,12 @@ impl Region {
                 // SAFETY: the chunk is pinned, so nobody can claim it, and the lists' lock is held. This function is
                 // the only one that reaches `stored` by a pin.
                 let copy = unsafe { chunk.stored() }.take_copy();
-                lists.lose_copy(self.table(), index);
+                lists.lose_copy(index);
                 chunk.state.unpin();
                 debug_assert!(copy.is_some(), "a chunk without a copy was listed among those with one");
                 return copy;
             }
-            next = lists.next_copy(self.table(), index); // claimed: no more chunks are skipped than there are claims
+            next = lists.next_copy(index); // claimed: no more chunks are skipped than there are claims
         }
         None
     }
@@ -87,9 +89,9 @@ impl Engine {
     pub(super) fn store(
         &self,
         mut transit: Transit,
-        mut slot: Slot,
+        mut slot: FullSlot,
         workspace: &mut codec::Workspace,
-    ) -> Result<Slot, ChunkError> {
+    ) -> Result<FullSlot, ChunkError> {
         let region = transit.region;
         let chunk = region.chunk_size();
         let begun = recording::begin();
@@ -171,7 +173,7 @@ impl Engine {
         mut transit: Transit,
         form: Form,
         length: usize,
-        mut slot: Slot,
+        mut slot: FullSlot,
         workspace: &mut codec::Workspace,
     ) {
         let region = transit.region;
@@ -183,17 +185,14 @@ impl Engine {
                 unreachable!("the encoder's own bytes");
             }
         }
-        // SAFETY: the claim owns the chunk, which is absent. The slot is full, and this thread holds it.
-        match unsafe { self.pages().place(staging.span(&slot), transit.span()) } {
-            Ok(()) => {
+        match transit.place(slot) {
+            Ok(slot) => {
                 staging.put_empty(slot);
-                region.counters.hot.fetch_add(region.chunk_size(), Relaxed);
                 transit.settle(Phase::Hot, Settle::default());
             }
-            Err(_) => {
+            Err((slot, _)) => {
                 // The bytes stay in the slot, as if the chunk had been read ahead; but they are its only copy.
-                transit.stored().slot = slot.into_number();
-                region.counters.staged.fetch_add(region.chunk_size(), Relaxed);
+                transit.keep_slot(slot);
                 transit.settle(Phase::Staged, Settle::default());
             }
         }
@@ -210,7 +209,7 @@ impl Engine {
             let now = self.tick();
             // The stamp is read in one step: a moment later the oldest may be gone, and others behind it first.
             let age = |region: &Arc<Region>| {
-                let stamp = region.lists().oldest_stamp(region.table(), ListKind::Warm)?;
+                let stamp = region.lists().oldest_stamp(ListKind::Warm)?;
                 Some(now.wrapping_sub(stamp))
             };
             let staying = regions.iter().filter(|region| !region.is_leaving());
@@ -224,7 +223,7 @@ impl Engine {
             // Another thread has claimed the chunk, and may have listed it anew meanwhile, here or in another list.
             let mut lists = region.lists();
             if lists.oldest(ListKind::Warm) == Some(index) {
-                lists.renew(region.table(), index, self.tick());
+                lists.renew(index, self.tick());
             }
         }
         Ok(false)
@@ -277,42 +276,25 @@ impl Engine {
     /// Drops the encoded copy of a chunk that is in place. Returns false if there is none.
     fn drop_copy(&self) -> bool {
         self.regions().iter().any(|region| {
-            if !region.has_copies() || !region.begin_transit() {
+            if !region.has_copies() || !region.begin_transit(Claimant::Anybody) {
                 return false;
             }
-            match region.take_copy() {
-                Some(copy) => {
-                    self.free_copy(region, copy);
-                    region.end_transit();
-                    true
-                }
-                None => {
-                    region.end_transit_unnoted();
-                    false
-                }
-            }
+            let copy = region.take_copy();
+            copy.into_iter().for_each(|copy| self.free_copy(region, copy));
+            region.end_transit(if copy.is_some() { End::Progress } else { End::Unnoted });
+            copy.is_some()
         })
     }
 
     /// Drops a claimed chunk's contents for good.
     pub(super) fn drop_contents(&self, mut transit: Transit) {
         let region = transit.region;
-        let staging = region.staging();
-        match transit.from {
-            Phase::Hot => {
-                region.counters.hot.fetch_sub(region.chunk_size(), Relaxed);
-                // SAFETY: the claim owns the chunk, and its contents are given up.
-                unsafe { self.pages().vacate(transit.span()) };
-                self.account().discharge_pages(region.chunk_size());
-            }
-            Phase::Staged => {
-                // SAFETY: the number came from `into_number` when the chunk became Staged. The phase changes with
-                // this claim, so the slot is taken out once.
-                let slot = unsafe { Slot::from_number(transit.stored().slot) };
-                region.counters.staged.fetch_sub(region.chunk_size(), Relaxed);
-                self.drop_pages(staging, slot);
-            }
-            _ => {}
+        if transit.from == Phase::Hot {
+            transit.vacate();
+            self.account().discharge_pages(region.chunk_size());
+        }
+        if let Some(slot) = transit.take_slot() {
+            self.drop_pages(region.staging(), slot);
         }
         self.drop_stored(&mut transit);
         transit.settle(Phase::Zero, Settle::default());

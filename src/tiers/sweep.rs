@@ -25,6 +25,26 @@ struct Track {
     used: u64,
 }
 
+impl Track {
+    /// What to read ahead now that `index` is wanted: see [`Sweep::note`].
+    fn look_ahead(&mut self, index: usize, count: usize, window: usize) -> Option<Ahead> {
+        // The window opens with the length of the sweep.
+        let window = window.min(self.length as usize * 2);
+        if self.down {
+            let first = self.ahead.min(index).checked_sub(1)?;
+            let target = index.saturating_sub(window);
+            let many = (first + 1).checked_sub(target).filter(|n| *n > 0)?;
+            self.ahead = target;
+            return Some(Ahead { first, count: many, down: true });
+        }
+        let first = self.ahead.max(index + 1);
+        let target = (index + 1 + window).min(count);
+        let many = target.checked_sub(first).filter(|n| *n > 0)?;
+        self.ahead = target;
+        Some(Ahead { first, count: many, down: false })
+    }
+}
+
 /// The sweeps of one region.
 #[derive(Default)]
 pub struct Sweep {
@@ -88,13 +108,13 @@ impl Sweep {
         let found = self.tracks.iter().position(near);
         // A track of one chunk has no direction yet.
         let found = found.or_else(|| self.tracks.iter().position(|t| t.length == 1 && t.next == index + 2));
-        let Some(at) = found else {
-            let oldest = self.tracks.iter_mut().min_by_key(|t| if t.length == 0 { 0 } else { t.used })?;
-            *oldest = Track { next: index + 1, down: false, length: 1, ahead: index + 1, used: clock };
-            if self.order != Order::Sequential {
-                return None;
+        let at = match found {
+            Some(at) => at,
+            None => {
+                let at = (0..self.tracks.len()).min_by_key(|at| self.tracks[*at].used)?;
+                self.tracks[at] = Track { ahead: index + 1, ..Track::default() };
+                at
             }
-            return self.look_ahead(index, count, window);
         };
         let track = &mut self.tracks[at];
         if track.length == 1 && track.next == index + 2 {
@@ -103,28 +123,8 @@ impl Sweep {
         track.next = if track.down { index.wrapping_sub(1) } else { index + 1 };
         track.length += 1;
         track.used = clock;
-        self.look_ahead(index, count, window)
-    }
-    fn look_ahead(&mut self, index: usize, count: usize, window: usize) -> Option<Ahead> {
         let believed = if self.order == Order::Sequential { 1 } else { 3 };
-        let track = self.tracks.iter_mut().find(|t| t.used == self.clock)?;
-        if track.length < believed || window == 0 {
-            return None;
-        }
-        // The window opens with the length of the sweep.
-        let window = window.min(track.length as usize * 2);
-        if track.down {
-            let first = track.ahead.min(index).checked_sub(1)?;
-            let target = index.saturating_sub(window);
-            let many = (first + 1).checked_sub(target).filter(|n| *n > 0)?;
-            track.ahead = target;
-            return Some(Ahead { first, count: many, down: true });
-        }
-        let first = track.ahead.max(index + 1);
-        let target = (index + 1 + window).min(count);
-        let many = target.checked_sub(first).filter(|n| *n > 0)?;
-        track.ahead = target;
-        Some(Ahead { first, count: many, down: false })
+        if track.length < believed { None } else { track.look_ahead(index, count, window) }
     }
     /// Notes that the program prefetches chunks itself.
     pub fn note_asked(&mut self) {

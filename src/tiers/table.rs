@@ -13,8 +13,10 @@
 use super::mapping::{Access, Advice, Mapping, advise, discard};
 use super::state::{Phase, Settle, State};
 use super::sync_points::{self, SyncPoint};
+use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::{self, PAGE};
 use core::cell::{Cell, UnsafeCell};
+use core::num::NonZeroU8;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// How a chunk is stored while it is not in place. While it is in place and unchanged: what is still stored of it.
@@ -33,8 +35,8 @@ pub struct Stored {
     pub warm: u32,
     /// The number of the spill file that holds the encoded bytes; 0: no file does. They may be in RAM too.
     pub file: u16,
-    /// The staging slot of a chunk in phase Staged.
-    pub slot: u8,
+    /// The staging slot of a chunk in phase Staged: see [`Transit::keep_slot`](super::transit::Transit::keep_slot).
+    pub slot: Option<NonZeroU8>,
     /// Whether the encoded bytes are blocks; otherwise they are the bytes of the chunk itself.
     pub blocks: bool,
     /// Whether `content` is valid.
@@ -137,10 +139,11 @@ pub fn bytes(count: usize) -> usize {
     map::round_to_page(count * size_of::<Chunk>())
 }
 
-/// All records of a region.
+/// All records of a region, and the lists that link them.
 pub struct Table {
     mapping: Mapping,
     capacity: usize,
+    lists: Mutex<AllLists>,
 }
 impl Table {
     /// Records for up to `capacity` chunks.
@@ -148,7 +151,7 @@ impl Table {
         let mapping = Mapping::reserve(capacity.checked_mul(size_of::<Chunk>())?, 64, Access::ReadWrite)?;
         // Records are charged by the page.
         advise(mapping.span(), Advice::SmallPages);
-        Some(Table { mapping, capacity })
+        Some(Table { mapping, capacity, lists: Mutex::sheltered(AllLists::default()) })
     }
     /// The record of a chunk.
     pub fn get(&self, index: usize) -> &Chunk {
@@ -156,6 +159,10 @@ impl Table {
         // SAFETY: the index is below the capacity, so the record is inside the mapping. Zeroed memory is a valid
         // record, and all changes go through `Chunk`.
         unsafe { &*(self.mapping.span().start as *const Chunk).add(index) }
+    }
+    /// Locks the lists.
+    pub fn lists(&self) -> Lists<'_> {
+        Lists { table: self, all: self.lists.lock() }
     }
     fn first_of_page(&self, index: usize) -> &Chunk {
         self.get(index / RECORDS_PER_PAGE * RECORDS_PER_PAGE)
@@ -213,8 +220,8 @@ struct List {
 }
 #[allow(clippy::mut_from_ref)] // the borrow of the lists makes it exclusive, not the table's
 fn links(table: &Table, index: u32) -> &mut Links {
-    // SAFETY: links are reached only through a `&mut Lists` of the same region, and there is one at a time; the code
-    // below never holds two references to the links of the same record.
+    // SAFETY: links are reached only by a `&mut Lists` of this table, which holds the lock; the code below never holds
+    // two references to the links of the same record.
     unsafe { &mut *table.get(index as usize).links.get() }
 }
 impl List {
@@ -241,17 +248,14 @@ impl List {
         self.count -= 1;
     }
 }
-/// The lists of a region. Used under its lock.
 #[derive(Default)]
-pub struct Lists {
+struct AllLists {
     hot: List,
     copies: List,
     warm: List,
     staged: List,
 }
-impl Lists {
-    const AGED: PlaceIn = |links| &mut links.aged;
-    const COPIES: PlaceIn = |links| &mut links.copies;
+impl AllLists {
     /// The list that orders chunks of this kind by age.
     fn aged(&mut self, which: ListKind) -> &mut List {
         match which {
@@ -264,91 +268,101 @@ impl Lists {
     fn list(&mut self, which: ListKind) -> &mut List {
         if which == ListKind::Copied { &mut self.copies } else { self.aged(which) }
     }
+}
+
+/// The lists of a region, locked.
+pub struct Lists<'a> {
+    table: &'a Table,
+    all: MutexGuard<'a, AllLists>,
+}
+impl Lists<'_> {
+    const AGED: PlaceIn = |links| &mut links.aged;
+    const COPIES: PlaceIn = |links| &mut links.copies;
     /// Puts a chunk that is in no list at the young end.
-    pub fn append(&mut self, table: &Table, which: ListKind, index: usize, stamp: u32) {
-        let chunk = table.get(index);
+    pub fn append(&mut self, which: ListKind, index: usize, stamp: u32) {
+        let chunk = self.table.get(index);
         debug_assert_eq!(chunk.which.get(), ListKind::Nowhere);
         chunk.which.set(which);
-        links(table, index as u32).stamp = stamp;
-        self.aged(which).append(table, index as u32, Lists::AGED);
+        links(self.table, index as u32).stamp = stamp;
+        self.all.aged(which).append(self.table, index as u32, Lists::AGED);
         if which == ListKind::Copied {
-            self.copies.append(table, index as u32, Lists::COPIES);
+            self.all.copies.append(self.table, index as u32, Lists::COPIES);
         }
     }
     /// Takes a chunk out of the lists it is in. Returns what it was listed as.
-    pub fn remove(&mut self, table: &Table, index: usize) -> ListKind {
-        let which = table.get(index).which.get();
+    pub fn remove(&mut self, index: usize) -> ListKind {
+        let which = self.table.get(index).which.get();
         if which != ListKind::Nowhere {
-            self.lose_copy(table, index);
-            self.aged(which).remove(table, index as u32, Lists::AGED);
-            table.get(index).which.set(ListKind::Nowhere);
+            self.lose_copy(index);
+            self.all.aged(which).remove(self.table, index as u32, Lists::AGED);
+            self.table.get(index).which.set(ListKind::Nowhere);
         }
         which
     }
     /// Takes a chunk out of the list of copies. A chunk in place keeps its age.
-    pub fn lose_copy(&mut self, table: &Table, index: usize) {
-        let chunk = table.get(index);
+    pub fn lose_copy(&mut self, index: usize) {
+        let chunk = self.table.get(index);
         if chunk.which.get() == ListKind::Copied {
             chunk.which.set(ListKind::Hot);
-            self.copies.remove(table, index as u32, Lists::COPIES);
+            self.all.copies.remove(self.table, index as u32, Lists::COPIES);
         }
     }
     /// The oldest chunk of a list. The list of copies is in the order in which chunks were added to it.
     pub fn oldest(&mut self, which: ListKind) -> Option<usize> {
-        (self.list(which).first as usize).checked_sub(1)
+        (self.all.list(which).first as usize).checked_sub(1)
     }
     /// The stamp of the oldest chunk of a list.
-    pub fn oldest_stamp(&mut self, table: &Table, which: ListKind) -> Option<u32> {
-        let first = self.list(which).first.checked_sub(1)?;
-        Some(links(table, first).stamp)
+    pub fn oldest_stamp(&mut self, which: ListKind) -> Option<u32> {
+        let first = self.all.list(which).first.checked_sub(1)?;
+        Some(links(self.table, first).stamp)
     }
     /// The chunk `back` places from the young end (0: the youngest).
-    pub fn youngest(&mut self, table: &Table, which: ListKind, back: usize) -> Option<usize> {
-        let mut number = self.aged(which).last;
+    pub fn youngest(&mut self, which: ListKind, back: usize) -> Option<usize> {
+        let mut number = self.all.aged(which).last;
         for _ in 0..back {
-            number = links(table, number.checked_sub(1)?).aged.previous;
+            number = links(self.table, number.checked_sub(1)?).aged.previous;
         }
         (number as usize).checked_sub(1)
     }
     /// The chunk that follows `index` in the list of copies, towards the young end.
-    pub fn next_copy(&mut self, table: &Table, index: usize) -> Option<usize> {
-        (links(table, index as u32).copies.next as usize).checked_sub(1)
+    pub fn next_copy(&mut self, index: usize) -> Option<usize> {
+        (links(self.table, index as u32).copies.next as usize).checked_sub(1)
     }
     /// Moves a chunk to the young end of its list. It keeps its stamp.
-    pub fn rotate(&mut self, table: &Table, index: usize) {
-        let stamp = links(table, index as u32).stamp;
-        self.renew(table, index, stamp);
+    pub fn rotate(&mut self, index: usize) {
+        let stamp = links(self.table, index as u32).stamp;
+        self.renew(index, stamp);
     }
     /// Moves a chunk to the young end of its list, with a new stamp.
-    pub fn renew(&mut self, table: &Table, index: usize, stamp: u32) {
-        let which = table.get(index).which.get();
+    pub fn renew(&mut self, index: usize, stamp: u32) {
+        let which = self.table.get(index).which.get();
         if which != ListKind::Nowhere {
-            self.remove(table, index);
-            self.append(table, which, index, stamp);
+            self.remove(index);
+            self.append(which, index, stamp);
         }
     }
     /// The list a chunk is in.
-    pub fn which(&self, table: &Table, index: usize) -> ListKind {
-        table.get(index).which.get()
+    pub fn which(&self, index: usize) -> ListKind {
+        self.table.get(index).which.get()
     }
     /// By how many the region's mappings grow when this chunk comes in, and shrink when it leaves, if each chunk in
     /// place is a mapping, and each gap between them.
-    pub fn mappings_of(&self, table: &Table, index: usize) -> isize {
-        let beside = [index.checked_sub(1), Some(index + 1).filter(|&next| next < table.capacity)];
+    pub fn mappings_of(&self, index: usize) -> isize {
+        let beside = [index.checked_sub(1), Some(index + 1).filter(|&next| next < self.table.capacity)];
         // The chunk becomes a mapping, and cuts the gap that it was part of in two. On a side with a neighbour in
         // place, or the end of the region, there is no gap.
-        let without_gap =
-            |side: &&Option<usize>| side.is_none_or(|side| self.which(table, side).is_in_place());
+        let without_gap = |side: &&Option<usize>| side.is_none_or(|side| self.which(side).is_in_place());
         2 - beside.iter().filter(without_gap).count() as isize
     }
     /// How many chunks are in a list.
     pub fn count(&mut self, which: ListKind) -> usize {
-        self.list(which).count
+        self.all.list(which).count
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::gate;
     use super::super::mapping::is_present;
     use super::super::sync_points::at;
     use super::*;
@@ -387,21 +401,22 @@ mod tests {
     #[test]
     fn mappings_are_chunks_in_place_and_gaps_between_them() {
         const CHUNKS: usize = 9;
+        let _inside = gate::enter();
         let table = Table::new(CHUNKS).unwrap();
-        let mut lists = Lists::default();
+        let mut lists = table.lists();
         let mut mappings = 1;
         for step in 0..10_000_usize {
             let index = step.wrapping_mul(step).wrapping_mul(2_654_435_761) >> 7 & 0xFFFF;
             let index = index % CHUNKS;
-            match lists.remove(&table, index) {
+            match lists.remove(index) {
                 ListKind::Nowhere => {
-                    mappings += lists.mappings_of(&table, index);
+                    mappings += lists.mappings_of(index);
                     let which = if step % 3 == 0 { ListKind::Copied } else { ListKind::Hot };
-                    lists.append(&table, which, index, 0);
+                    lists.append(which, index, 0);
                 }
-                _ => mappings -= lists.mappings_of(&table, index),
+                _ => mappings -= lists.mappings_of(index),
             }
-            let in_place = |index| lists.which(&table, index).is_in_place();
+            let in_place = |index| lists.which(index).is_in_place();
             let chunks = (0..CHUNKS).filter(|&index| in_place(index)).count();
             let gaps = (0..CHUNKS).filter(|&index| !in_place(index) && (index == 0 || in_place(index - 1)));
             assert_eq!(mappings, (chunks + gaps.count()) as isize, "step {step}");
@@ -409,39 +424,37 @@ mod tests {
     }
     #[test]
     fn lists_keep_their_order() {
+        let _inside = gate::enter();
         let table = Table::new(10).unwrap();
-        let mut lists = Lists::default();
+        let mut lists = table.lists();
         for i in 0..5 {
-            lists.append(&table, ListKind::Hot, i, i as u32);
+            lists.append(ListKind::Hot, i, i as u32);
         }
         assert_eq!((lists.oldest(ListKind::Hot), lists.count(ListKind::Hot)), (Some(0), 5));
-        assert_eq!(lists.youngest(&table, ListKind::Hot, 1), Some(3));
+        assert_eq!(lists.youngest(ListKind::Hot, 1), Some(3));
         for i in [2, 0, 4] {
-            assert_eq!(lists.remove(&table, i), ListKind::Hot);
-            assert_eq!(lists.remove(&table, i), ListKind::Nowhere);
+            assert_eq!(lists.remove(i), ListKind::Hot);
+            assert_eq!(lists.remove(i), ListKind::Nowhere);
         }
-        lists.append(&table, ListKind::Warm, 2, 9);
-        assert_eq!(
-            (lists.oldest(ListKind::Hot), lists.youngest(&table, ListKind::Hot, 0)),
-            (Some(1), Some(3))
-        );
-        assert_eq!(lists.youngest(&table, ListKind::Hot, 2), None);
-        assert_eq!(lists.oldest_stamp(&table, ListKind::Warm), Some(9));
+        lists.append(ListKind::Warm, 2, 9);
+        assert_eq!((lists.oldest(ListKind::Hot), lists.youngest(ListKind::Hot, 0)), (Some(1), Some(3)));
+        assert_eq!(lists.youngest(ListKind::Hot, 2), None);
+        assert_eq!(lists.oldest_stamp(ListKind::Warm), Some(9));
         // Such chunks are in the list of chunks in place and in the list of copies.
-        lists.append(&table, ListKind::Copied, 5, 10);
-        lists.append(&table, ListKind::Copied, 6, 11);
+        lists.append(ListKind::Copied, 5, 10);
+        lists.append(ListKind::Copied, 6, 11);
         assert_eq!((lists.count(ListKind::Hot), lists.count(ListKind::Copied)), (4, 2));
-        assert_eq!((lists.oldest(ListKind::Copied), lists.next_copy(&table, 5)), (Some(5), Some(6)));
-        assert_eq!(lists.youngest(&table, ListKind::Hot, 1), Some(5));
-        lists.rotate(&table, 5);
-        assert_eq!((lists.oldest(ListKind::Copied), lists.next_copy(&table, 5)), (Some(6), None));
-        (0..2).for_each(|_| lists.lose_copy(&table, 6));
-        assert_eq!((lists.oldest(ListKind::Copied), lists.which(&table, 6)), (Some(5), ListKind::Hot));
-        assert_eq!(lists.youngest(&table, ListKind::Hot, 1), Some(6), "as old as before");
-        assert_eq!((lists.remove(&table, 5), lists.remove(&table, 6)), (ListKind::Copied, ListKind::Hot));
+        assert_eq!((lists.oldest(ListKind::Copied), lists.next_copy(5)), (Some(5), Some(6)));
+        assert_eq!(lists.youngest(ListKind::Hot, 1), Some(5));
+        lists.rotate(5);
+        assert_eq!((lists.oldest(ListKind::Copied), lists.next_copy(5)), (Some(6), None));
+        (0..2).for_each(|_| lists.lose_copy(6));
+        assert_eq!((lists.oldest(ListKind::Copied), lists.which(6)), (Some(5), ListKind::Hot));
+        assert_eq!(lists.youngest(ListKind::Hot, 1), Some(6), "as old as before");
+        assert_eq!((lists.remove(5), lists.remove(6)), (ListKind::Copied, ListKind::Hot));
         assert_eq!((lists.count(ListKind::Copied), lists.oldest(ListKind::Copied)), (0, None));
-        lists.remove(&table, 1);
-        lists.remove(&table, 3);
+        lists.remove(1);
+        lists.remove(3);
         assert_eq!(
             (lists.oldest(ListKind::Hot), lists.count(ListKind::Hot), lists.count(ListKind::Warm)),
             (None, 0, 1)

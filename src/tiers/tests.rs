@@ -4,7 +4,7 @@ use super::chunk_error::ChunkError;
 use super::chunks::Advice;
 use super::engine::Engine;
 use super::fault::{Faults, Mechanism};
-use super::fill::Access;
+use super::fill::{Access, Reason};
 use super::gate;
 use super::region::{Params, Policy, Region};
 use crate::os::watch::look_on;
@@ -66,7 +66,7 @@ fn streaming(engine: &Arc<Engine>, size: usize, chunk: usize) -> Arc<Region> {
 /// Brings a chunk in as fault handlers and worker threads do.
 fn bring_in(region: &Region, index: usize, access: Access, acquire: bool) -> Result<(), ChunkError> {
     let _inside = gate::enter();
-    region.bring_in(index, access, acquire, false)
+    region.bring_in(index, access, if acquire { Reason::Acquire } else { Reason::Ahead })
 }
 /// The words of a region, as the program sees them.
 fn words(region: &Region) -> &[AtomicU64] {

@@ -1,9 +1,13 @@
 //! A claimed chunk: the right to move it, from claiming to settling.
-use super::mapping::Span;
+use super::claims::Claimant;
+use super::mapping::{Errno, Span};
 use super::mappings;
 use super::region::Region;
+use super::staging::{EmptySlot, FullSlot};
 use super::state::{Phase, Settle};
 use super::table::{Chunk, ListKind, Stored};
+use super::waiting::End;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// The claim of one chunk. It must be settled: after a claim that is merely dropped, all other threads would wait for
 /// ever.
@@ -15,6 +19,8 @@ pub struct Transit<'a> {
     /// The phase it was claimed from.
     pub from: Phase,
     chunk: &'a Chunk,
+    /// Whether the chunk's pages are in the region.
+    in_place: bool,
     settled: bool,
 }
 
@@ -22,32 +28,27 @@ impl<'a> Transit<'a> {
     /// Tries to claim a chunk in phase `from`, or in any phase if `from` is None. Returns None if the chunk is Busy,
     /// acquired or pinned, or if the region is leaving.
     pub fn claim(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
-        Transit::claim_after(region, index, from, || region.begin_transit())
+        Transit::claim_by(Claimant::Anybody, region, index, from)
     }
-    /// Like `claim`, for the thread that frees, moves or shrinks the region: does not fail because the region is
-    /// leaving.
-    pub fn claim_leaving(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
-        Transit::claim_after(region, index, from, || {
-            region.begin_transit_leaving();
-            true
-        })
-    }
-    fn claim_after(
+    /// Like `claim`. The leaver's claim does not fail because the region is leaving.
+    pub fn claim_by(
+        who: Claimant,
         region: &'a Region,
         index: usize,
         from: Option<Phase>,
-        begin: impl FnOnce() -> bool,
     ) -> Option<Transit<'a>> {
         let chunk = region.chunk(index);
         let word = chunk.state.load();
-        if from.is_some_and(|phase| phase != word.phase()) || !word.is_claimable() || !begin() {
+        let wanted = from.is_none_or(|phase| phase == word.phase()) && word.is_claimable();
+        if !wanted || !region.begin_transit(who) {
             return None;
         }
         if !chunk.state.claim(word) {
-            region.end_transit_unnoted();
+            region.end_transit(End::Unnoted);
             return None;
         }
-        Some(Transit { region, index, from: word.phase(), chunk, settled: false })
+        let from = word.phase();
+        Some(Transit { region, index, from, chunk, in_place: from == Phase::Hot, settled: false })
     }
     /// How the chunk is stored.
     pub fn stored(&mut self) -> &mut Stored {
@@ -58,34 +59,74 @@ impl<'a> Transit<'a> {
     pub fn span(&self) -> Span {
         self.region.span_of(self.index)
     }
+    /// Takes the pages of a chunk that is in place into a slot. On failure returns the slot, and the chunk is as it was.
+    pub fn take(&mut self, slot: EmptySlot) -> Result<FullSlot, (EmptySlot, Errno)> {
+        assert!(self.in_place);
+        let pages = self.region.engine().pages();
+        // SAFETY: the claim owns the chunk, and the chunk is in place and so present. Slots of the region's set are as
+        // large.
+        let slot = unsafe { self.region.staging().take(pages, self.span(), slot) }?;
+        self.leaves();
+        Ok(slot)
+    }
+    /// Places the contents of a slot as the chunk. On failure returns the slot, and the chunk is absent as before.
+    pub fn place(&mut self, slot: FullSlot) -> Result<EmptySlot, (FullSlot, Errno)> {
+        assert!(!self.in_place && !self.region.is_resident());
+        let pages = self.region.engine().pages();
+        // SAFETY: the claim owns the chunk, and the chunk is not in place and so absent. Slots of the region's set are
+        // as large.
+        let slot = unsafe { self.region.staging().place(pages, slot, self.span()) }?;
+        self.in_place = true;
+        self.region.counters.hot.fetch_add(self.region.chunk_size(), Relaxed);
+        Ok(slot)
+    }
+    /// Drops the pages of a chunk that is in place. The caller gives back their charge.
+    pub fn vacate(&mut self) {
+        assert!(self.in_place);
+        // SAFETY: the claim owns the chunk, and its contents are given up.
+        unsafe { self.region.engine().pages().vacate(self.span()) };
+        self.leaves();
+    }
+    fn leaves(&mut self) {
+        self.in_place = false;
+        self.region.counters.hot.fetch_sub(self.region.chunk_size(), Relaxed);
+    }
+    /// Keeps a slot with the chunk's contents, of a chunk that is to be settled as Staged.
+    pub fn keep_slot(&mut self, slot: FullSlot) {
+        debug_assert!({ self.stored().slot }.is_none());
+        self.stored().slot = Some(slot.into_number());
+        self.region.counters.staged.fetch_add(self.region.chunk_size(), Relaxed);
+    }
+    /// Takes the slot out that a Staged chunk has; None for a chunk in another phase.
+    pub fn take_slot(&mut self) -> Option<FullSlot> {
+        let number = self.stored().slot.take()?;
+        self.region.counters.staged.fetch_sub(self.region.chunk_size(), Relaxed);
+        // SAFETY: `keep_slot` made the number of a slot of the region's set, and it has just been taken out.
+        Some(unsafe { FullSlot::from_number(number) })
+    }
     /// Ends the claim with the chunk in `phase`, and puts the chunk in the list that belongs to the phase.
     pub fn settle(mut self, phase: Phase, how: Settle) {
         self.put(phase, how);
-        self.region.end_transit();
+        self.region.end_transit(End::Progress);
     }
     /// Ends the claim with the chunk where it was and as it was. This counts as progress too (waiting.rs), because
     /// the chunk may be what other threads looked for.
     pub fn settle_unchanged(self) {
-        let from = self.from;
-        self.settle(from, Settle::default());
+        self.settle_as(End::Progress);
     }
-    /// Like `settle_unchanged`, by a thread that lets go of the chunk for others and is about to stand aside.
-    pub fn settle_called(mut self) {
+    /// Like `settle_unchanged`, with another meaning for threads that wait.
+    pub fn settle_as(mut self, end: End) {
         self.put(self.from, Settle::default());
-        self.region.end_transit_called();
-    }
-    /// Like `settle_unchanged`, for a chunk that no other thread could have used: this is no progress.
-    pub fn settle_unnoted(mut self) {
-        self.put(self.from, Settle::default());
-        self.region.end_transit_unnoted();
+        self.region.end_transit(end);
     }
     fn put(&mut self, phase: Phase, how: Settle) {
+        debug_assert!(self.region.is_resident() || self.in_place == (phase == Phase::Hot));
         let warm = self.stored().warm != 0;
         {
             let mut lists = self.region.lists();
-            let was_in_place = lists.remove(self.region.table(), self.index).is_in_place();
+            let was_in_place = lists.remove(self.index).is_in_place();
             if self.region.splits_mappings() && was_in_place != (phase == Phase::Hot) {
-                let mappings = lists.mappings_of(self.region.table(), self.index);
+                let mappings = lists.mappings_of(self.index);
                 mappings::note(if was_in_place { -mappings } else { mappings });
             }
             let list = match phase {
@@ -96,7 +137,7 @@ impl<'a> Transit<'a> {
                 _ => None,
             };
             if let Some(list) = list {
-                lists.append(self.region.table(), list, self.index, self.region.engine().tick());
+                lists.append(list, self.index, self.region.engine().tick());
             }
         }
         self.settled = true;

@@ -16,14 +16,14 @@
 //! - Some threads hold a chunk in place that could leave for another, and wait for the right to keep it: they want to
 //!   acquire it (`starve_for_more`). If all threads wait, and not all of them for that right, then these let go first
 //!   and *stand aside*: they look again when some thread has ended, or when none is at work. Otherwise an acquire in
-//!   vain could make a plain touch fail, which ends the program. A thread that lets go in this way (`end_called`)
+//!   vain could make a plain touch fail, which ends the program. A thread that lets go in this way ([`End::Called`])
 //!   does not count here as one that has ended: two threads that want one chunk would take turns at it for ever.
 //!
 //! A thread that wants room for a plain block can do without it. It does not wait at work: it ends, and looks again
 //! when there is progress (`progress_since`). So no touch gives up sooner because of it; it gives up itself when
 //! nobody is at work any more.
 //!
-//! `end_unnoted` is for a thread that held nothing that another could have used. What a search tries and leaves as it
+//! [`End::Unnoted`] is for a thread that held nothing that another could have used. What a search tries and leaves as it
 //! was must not count as progress, or two threads that find nothing would keep each other going for ever. The model
 //! test at the end tries all interleavings.
 use super::word::AtomicWord;
@@ -62,6 +62,17 @@ impl Counts {
         self.waiting -= 1;
         self.for_more -= u32::from(for_more);
     }
+}
+
+/// What the end of a thread's work means to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Progress: what the thread has let go of may be room for them.
+    Progress,
+    /// The same, by a thread that was called and is about to stand aside.
+    Called,
+    /// Nothing: nobody else could have used what the thread held.
+    Unnoted,
 }
 
 /// How waiting for progress ended.
@@ -121,23 +132,16 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
     pub fn begin(&self) {
         self.at_work.add(1);
     }
-    /// The calling thread has let go of all that it claimed, pinned or had in hand since `begin`. This is progress.
-    pub fn end(&self) {
+    /// The calling thread has let go of all that it claimed, pinned or had in hand since `begin`.
+    pub fn end(&self, how: End) {
         self.change(|counts| {
             self.at_work.add(1_u32.wrapping_neg());
-            counts.note();
+            match how {
+                End::Progress => counts.note(),
+                End::Called => counts.note_called(),
+                End::Unnoted => {}
+            }
         });
-    }
-    /// Like `end`, by a thread that was called and is about to stand aside.
-    pub fn end_called(&self) {
-        self.change(|counts| {
-            self.at_work.add(1_u32.wrapping_neg());
-            counts.note_called();
-        });
-    }
-    /// Like `end`, if nobody else could have used what the thread held: this is no progress.
-    pub fn end_unnoted(&self) {
-        self.change(|_| _ = self.at_work.add(1_u32.wrapping_neg()));
     }
     /// Progress: something may be room for somebody now, though no thread has ended.
     pub fn note(&self) {

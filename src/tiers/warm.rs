@@ -20,7 +20,6 @@ pub struct Warm {
 }
 struct State {
     next: usize,
-    used: usize,
     /// Number of units that are free but have pages.
     cached: usize,
     /// The range of units that contains all of these.
@@ -83,7 +82,7 @@ impl Warm {
             arena,
             units,
             bitmaps,
-            state: Mutex::sheltered(State { next: 0, used: 0, cached: 0, cached_in: NOWHERE }),
+            state: Mutex::sheltered(State { next: 0, cached: 0, cached_in: NOWHERE }),
         })
     }
     /// The bitmaps: units in use, and units that have pages.
@@ -129,7 +128,6 @@ impl Warm {
         }
         next = if unit <= next { unit + count } else { next };
         state.next = next.min(self.units - 1);
-        state.used += count;
         state.cached -= count - fresh;
         drop(state);
         let span = self.span(unit, count);
@@ -159,7 +157,6 @@ impl Warm {
             used.set(u, false);
             paged.set(u, keep);
         }
-        state.used -= count;
         state.next = state.next.min(unit);
         if keep {
             state.cached += count;
@@ -199,17 +196,13 @@ impl Warm {
         account.discharge_encoded(bytes);
         bytes
     }
-    /// Units that have pages, used or not.
+    /// How many bytes are in extents, and how many have pages.
     #[cfg(test)]
-    pub fn paged(&self) -> usize {
+    pub fn used_and_paged(&self) -> (usize, usize) {
         let mut state = self.state.lock();
-        let (_, paged) = self.bitmaps(&mut state);
-        paged.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-    /// Bytes in extents.
-    #[cfg(test)]
-    pub fn used(&self) -> usize {
-        self.state.lock().used * PAGE
+        let (used, paged) = self.bitmaps(&mut state);
+        let bytes = |bits: &Bits| bits.0.iter().map(|word| word.count_ones() as usize).sum::<usize>() * PAGE;
+        (bytes(&used), bytes(&paged))
     }
 }
 
@@ -241,10 +234,10 @@ mod tests {
                 }
             }
             let used: usize = live.iter().map(|(_, b)| units_for(b.len()) * PAGE).sum();
-            prop_assert_eq!(warm.used(), used);
+            prop_assert_eq!(warm.used_and_paged().0, used);
             warm.trim(&account);
             prop_assert_eq!(account.held(), used);
-            prop_assert_eq!(warm.paged() * PAGE, used);
+            prop_assert_eq!(warm.used_and_paged(), (used, used));
         }
     }
 }

@@ -14,29 +14,30 @@ const THREADS: usize = 2;
 const STACK: usize = 256 << 10;
 const QUEUE: usize = 64;
 
+/// What is to be done ahead, in the region that begins at `start`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Job {
-    /// Bring chunk `index` of the region at `start` into a slot.
-    ReadAhead { start: usize, index: usize },
+struct Job {
+    start: usize,
+    work: Work,
+}
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Work {
+    /// Bring a chunk into a slot.
+    ReadAhead { index: usize },
     /// Bring `count` chunks in place.
-    BringIn { start: usize, index: usize, count: usize },
+    BringIn { index: usize, count: usize },
     /// Fill one empty slot of the region.
-    Stock { start: usize },
+    Stock,
 }
 impl Job {
-    /// Where the region starts.
-    fn start(self) -> usize {
-        let (Job::ReadAhead { start, .. } | Job::BringIn { start, .. } | Job::Stock { start }) = self;
-        start
-    }
     /// Splits off a job for one thread. The rest is left to others.
     fn split(self) -> (Job, Option<Job>) {
-        match self {
-            Job::BringIn { start, index, count } if count > 1 => (
-                Job::BringIn { start, index, count: 1 },
-                Some(Job::BringIn { start, index: index + 1, count: count - 1 }),
+        match self.work {
+            Work::BringIn { index, count } if count > 1 => (
+                Job { work: Work::BringIn { index, count: 1 }, ..self },
+                Some(Job { work: Work::BringIn { index: index + 1, count: count - 1 }, ..self }),
             ),
-            job => (job, None),
+            _ => (self, None),
         }
     }
 }
@@ -77,13 +78,12 @@ static DONE: AtomicU32 = AtomicU32::new(0);
 /// How many worker threads there are.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// Queues a job and wakes a thread. Returns false if the queue is full.
-fn push(job: Job) -> bool {
-    let asked = JOBS.lock().ask(job);
+/// Queues a job and wakes a thread, unless the queue is full.
+fn push(region: &Region, work: Work) {
+    let asked = JOBS.lock().ask(Job { start: region.start(), work });
     if asked {
         call();
     }
-    asked
 }
 fn call() {
     CALLS.fetch_add(1, Release);
@@ -119,11 +119,11 @@ pub fn withdraw(region: &Region) {
         let done = DONE.load(Acquire);
         let mut queue = JOBS.lock();
         for _ in 0..queue.count {
-            if let Some(job) = queue.pop().filter(|job| job.start() != start) {
+            if let Some(job) = queue.pop().filter(|job| job.start != start) {
                 queue.push(job);
             }
         }
-        if !queue.begun.iter().flatten().any(|job| job.start() == start) {
+        if !queue.begun.iter().flatten().any(|job| job.start == start) {
             return;
         }
         drop(queue);
@@ -133,23 +133,23 @@ pub fn withdraw(region: &Region) {
 
 /// Asks for a stored chunk to be decoded into a staging slot.
 pub fn read_ahead(region: &Region, index: usize) {
-    push(Job::ReadAhead { start: region.start(), index });
+    push(region, Work::ReadAhead { index });
 }
-/// Asks for chunks to be brought in place. Returns false if the queue is full.
-pub fn bring_in(region: &Region, index: usize, count: usize) -> bool {
-    push(Job::BringIn { start: region.start(), index, count })
+/// Asks for chunks to be brought in place.
+pub fn bring_in(region: &Region, index: usize, count: usize) {
+    push(region, Work::BringIn { index, count });
 }
 /// Asks for a full slot.
 pub fn stock(region: &Region) {
-    push(Job::Stock { start: region.start() });
+    push(region, Work::Stock);
 }
 
 fn work(job: Job) {
-    let Some(region) = registry::find(job.start()) else { return };
-    match job {
-        Job::ReadAhead { index, .. } if index < region.count() => region.stage(index),
-        Job::BringIn { index, .. } if index < region.count() => region.bring_ahead(index),
-        Job::Stock { .. } => region.engine().stock(&region),
+    let Some(region) = registry::find(job.start) else { return };
+    match job.work {
+        Work::ReadAhead { index } if index < region.count() => region.stage(index),
+        Work::BringIn { index, .. } if index < region.count() => region.bring_ahead(index),
+        Work::Stock => region.engine().stock(&region),
         _ => {}
     }
 }
@@ -192,12 +192,11 @@ mod tests {
     #[test]
     fn what_is_asked_for_again_waits_once_and_is_no_full_queue() {
         let mut queue = EMPTY;
-        let job = |index| Job::BringIn { start: 4096, index, count: 3 };
-        assert!(queue.ask(job(0)) && queue.ask(job(0)) && queue.count == 1);
-        assert!((1..QUEUE).all(|index| queue.ask(job(index))));
-        assert!(!queue.ask(job(QUEUE)) && queue.ask(job(7)));
-        assert!((0..QUEUE).all(|index| queue.pop() == Some(job(index))) && queue.pop().is_none());
-        let job = |index, count| Job::BringIn { start: 4096, index, count };
+        let job = |index, count| Job { start: 4096, work: Work::BringIn { index, count } };
+        assert!(queue.ask(job(0, 3)) && queue.ask(job(0, 3)) && queue.count == 1);
+        assert!((1..QUEUE).all(|index| queue.ask(job(index, 3))));
+        assert!(!queue.ask(job(QUEUE, 3)) && queue.ask(job(7, 3)));
+        assert!((0..QUEUE).all(|index| queue.pop() == Some(job(index, 3))) && queue.pop().is_none());
         assert_eq!(job(5, 3).split(), (job(5, 1), Some(job(6, 2))));
         assert_eq!(job(5, 1).split(), (job(5, 1), None));
     }

@@ -4,10 +4,9 @@
 //!
 //! A block in quarantine is not live, as its slot says, so that a second free is refused as everywhere. It
 //! counts as held until it leaves.
-use super::super::central::requested_size;
 use super::super::span::Span;
 use super::super::tracking_table::give_room_back;
-use super::super::{Heap, page_map, size_class::SHAPES, slot};
+use super::super::{Block, Heap, page_map};
 use super::trace;
 use crate::error::{Result, fail};
 use crate::os::fork::AtFork;
@@ -17,7 +16,6 @@ use crate::os::records::{self, Records};
 use crate::os::system;
 use allocator_api2::vec::Vec;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::Ordering::*;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
@@ -46,13 +44,7 @@ impl Held {
     /// The record of a block whose slot was `value`.
     fn of(heap: &'static Heap, span: &'static Span, index: usize, value: u16, freed: u64) -> Held {
         let start = span.address_of(index);
-        let (size, capacity) = match span.is_large() {
-            true => (span.large_size.load(Relaxed), span.large_capacity.load(Relaxed)),
-            false => (
-                requested_size(span, slot::plain(value)),
-                SHAPES[span.class() as usize].stride as usize - heap.prefix(),
-            ),
-        };
+        let Block { size, capacity, .. } = heap.describe(span, start, value);
         Held {
             next: null_mut(),
             heap,

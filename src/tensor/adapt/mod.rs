@@ -70,10 +70,10 @@ pub fn adapt(network: &mut Network, memory: &Memory, target: f64, most: usize) -
     work.resize_with(network.len(), || None);
     let mut adapting = Adapting { network, memory, ids, work, steps, exponent: 0 };
     let fitted = adapting.run(target, most)?;
-    let (ids, work) = (adapting.ids, adapting.work);
+    let (ids, mut work) = (adapting.ids, adapting.work);
     let ranks: Vec<usize> = ids.iter().map(|&id| rank(network, id, &work)).collect();
-    for ((&id, rank), work) in ids.iter().zip(ranks).zip(take_each(work, &ids)) {
-        if let Some(Work { dimensions, data }) = work {
+    for (id, rank) in ids.into_iter().zip(ranks) {
+        if let Some(Work { dimensions, data }) = work[id].take() {
             network.node_mut(id).replace(dimensions, data);
         }
         network.node_mut(id).set_rank(rank);
@@ -87,9 +87,6 @@ pub fn adapt(network: &mut Network, memory: &Memory, target: f64, most: usize) -
     }
 }
 
-fn take_each(mut work: Vec<Option<Work>>, ids: &[usize]) -> Vec<Option<Work>> {
-    ids.iter().map(|&id| work[id].take()).collect()
-}
 /// Size of all bonds to the parent together; 0 for the root.
 fn rank(network: &Network, id: usize, work: &[Option<Work>]) -> usize {
     let node = network.node(id);

@@ -1,10 +1,10 @@
 //! Making a network of tensors a forest: neighbours on a cycle are contracted, the pair with the smallest result first.
 use super::{End, Tensor};
-use crate::error::{Result, fail};
+use crate::error::Result;
 use crate::tensor::Complex;
 use crate::tensor::kernel::Product;
 use crate::tensor::memory::{Block, Memory};
-use crate::tensor::network::{self, storage_for};
+use crate::tensor::network::storage_for;
 use crate::tensor::progress::Progress;
 use crate::tensor::shape;
 use crate::tensor::tiled::{self, Source};
@@ -16,7 +16,7 @@ struct Part<'a> {
     given: &'a [Complex],
     /// The elements of several that were.
     merged: Option<Block>,
-    /// For each axis, the other end of its bond.
+    /// For each axis, the other end of its bond, with the place of that part.
     ends: Vec<Option<End>>,
     /// The axes that are linked, in the order in which the links were listed.
     order: Vec<usize>,
@@ -35,15 +35,11 @@ impl Part<'_> {
 }
 
 /// The parts, by place in the list. A part of several tensors is at the smallest of their places; the other places are
-/// empty.
+/// empty. No end of a bond is at an empty place.
 pub struct Parts<'a> {
     parts: Vec<Option<Part<'a>>>,
     /// Operations of all merges so far.
     done: f64,
-}
-
-pub fn joined(node: usize, axis: usize) -> network::End {
-    network::End { node, axis }
 }
 
 impl<'a> Parts<'a> {
@@ -66,20 +62,19 @@ impl<'a> Parts<'a> {
     pub fn places(&self) -> Vec<usize> {
         (0..self.parts.len()).filter(|place| self.parts[*place].is_some()).collect()
     }
-    fn part(&self, place: usize) -> Option<&Part<'a>> {
-        self.parts[place].as_ref()
+    /// The part at one of the `places`.
+    fn part(&self, place: usize) -> &Part<'a> {
+        self.parts[place].as_ref().expect("no part is looked for at an empty place")
     }
     /// The linked axes of a part in order, each with its other end.
     pub fn links(&self, place: usize) -> Vec<(usize, End)> {
-        let Some(part) = self.part(place) else { return Vec::new() };
+        let part = self.part(place);
         part.order.iter().filter_map(|&axis| Some((axis, part.ends[axis]?))).collect()
     }
-    /// Takes the dimensions of a part, and its elements if it was contracted; else these are still the given ones.
+    /// The dimensions of a part. Takes its elements if it was contracted; else these are still the given ones.
     pub fn take(&mut self, place: usize) -> (Vec<usize>, Option<Block>) {
-        match &mut self.parts[place] {
-            Some(part) => (part.dimensions.clone(), part.merged.take()),
-            None => (Vec::new(), None),
-        }
+        let dimensions = self.part(place).dimensions.clone();
+        (dimensions, self.parts[place].as_mut().and_then(|part| part.merged.take()))
     }
     /// Contracts neighbours until no cycle is left. Several bonds between the same two parts are not a cycle.
     pub fn make_forest(&mut self, memory: &Memory, progress: &Progress) -> Result<()> {
@@ -91,7 +86,7 @@ impl<'a> Parts<'a> {
         }
     }
     fn neighbours(&self, place: usize) -> Vec<usize> {
-        let mut found: Vec<usize> = self.links(place).iter().map(|(_, end)| end.0).collect();
+        let mut found: Vec<usize> = self.links(place).iter().map(|(_, end)| end.node).collect();
         found.sort_unstable();
         found.dedup();
         found
@@ -140,25 +135,21 @@ impl<'a> Parts<'a> {
     fn bonds(&self, left: usize, right: usize) -> Vec<(usize, usize)> {
         self.links(left)
             .into_iter()
-            .filter(|(_, end)| end.0 == right)
-            .map(|(axis, end)| (axis, end.1))
+            .filter(|(_, end)| end.node == right)
+            .map(|(axis, end)| (axis, end.axis))
             .collect()
     }
     /// How many elements the contraction of two neighbours has.
     fn cost(&self, (left, right): (usize, usize)) -> f64 {
-        let size =
-            |place: usize| self.part(place).map_or(1.0, |p| p.dimensions.iter().map(|d| *d as f64).product());
+        let size = |place| self.part(place).dimensions.iter().map(|d| *d as f64).product::<f64>();
         let bonds = self.bonds(left, right);
-        let bond: f64 =
-            bonds.iter().map(|b| self.part(left).map_or(1.0, |p| p.dimensions[b.0] as f64)).product();
+        let bond: f64 = bonds.iter().map(|bond| self.part(left).dimensions[bond.0] as f64).product();
         size(left) / bond * (size(right) / bond)
     }
     /// Contracts `right` into `left`. The axes are the remaining ones of left, then those of right.
     fn merge(&mut self, left: usize, right: usize, memory: &Memory, progress: &Progress) -> Result<()> {
         let bonds = self.bonds(left, right);
-        let (Some(a), Some(b)) = (self.part(left), self.part(right)) else {
-            return fail!(Internal, "merging what is not there");
-        };
+        let (a, b) = (self.part(left), self.part(right));
         let mut dimensions = Vec::new();
         let mut ends = Vec::new();
         // Which axis of the result each axis of the two becomes.
@@ -186,10 +177,10 @@ impl<'a> Parts<'a> {
         let mut tick = |share| progress.report(before + share * work, before + work);
         tiled::multiply(&product, a.source(), b.source(), &mut out, memory, None, &mut tick)?;
         for (axis, end) in ends.iter().enumerate() {
-            if let Some((place, other)) = *end
-                && let Some(neighbour) = &mut self.parts[place]
+            if let Some(other) = *end
+                && let Some(neighbour) = &mut self.parts[other.node]
             {
-                neighbour.ends[other] = Some((left, axis));
+                neighbour.ends[other.axis] = Some(End { node: left, axis });
             }
         }
         self.done = before + work;

@@ -8,11 +8,11 @@ mod tests;
 
 use super::Complex;
 use super::memory::Memory;
-use super::network::{Network, storage_for};
+use super::network::{End, Network, storage_for};
 use super::shape;
 use crate::error::{Result, fail};
 use foldhash::fast::FixedState; // the standard one asks the system for random numbers, and panics if refused
-use forest::{Parts, joined};
+use forest::Parts;
 use std::collections::{HashMap, VecDeque};
 
 /// A tensor of a general network.
@@ -27,11 +27,8 @@ pub struct Tensor<'a> {
     pub links: Vec<(usize, usize)>,
 }
 
-/// One end of a bond: a tensor, by its place in the list, and an axis of it.
-type End = (usize, usize);
-
-/// Finds the partner of every link: for each tensor and axis, the other end of its bond. Fails with
-/// `InvalidArgument` if the links contradict each other.
+/// Finds the partner of every link: for each tensor and axis, the other end of its bond, with the tensor's place in the
+/// list. Fails with `InvalidArgument` if the links contradict each other.
 fn partners(tensors: &[Tensor]) -> Result<Vec<Vec<Option<End>>>> {
     let mut place_of = HashMap::with_capacity_and_hasher(tensors.len(), FixedState::default());
     for (place, tensor) in tensors.iter().enumerate() {
@@ -80,7 +77,7 @@ fn partners(tensors: &[Tensor]) -> Result<Vec<Vec<Option<End>>>> {
                     "nodes {id} and {other_id} are connected by axes of different sizes"
                 );
             }
-            if ends[place][axis].replace((neighbour, other)).is_some() {
+            if ends[place][axis].replace(End { node: neighbour, axis: other }).is_some() {
                 return fail!(InvalidArgument, "axis {axis} of node {id} is connected twice");
             }
         }
@@ -122,15 +119,17 @@ pub fn to_tree(network: &mut Network, memory: &Memory, mut tensors: Vec<Tensor>)
         }
         let mut queue = VecDeque::from([start]);
         while let Some(place) = queue.pop_front() {
-            for (axis, (neighbour, other)) in parts.links(place) {
-                let child = node_of[neighbour];
-                if reached[neighbour] && network.node(child).parent() != Some(node_of[place]) {
+            let parent = node_of[place];
+            for (axis, other) in parts.links(place) {
+                let child = node_of[other.node];
+                if reached[other.node] && network.node(child).parent() != Some(parent) {
                     continue; // the edge it was reached by, seen from the other side
                 }
-                if !core::mem::replace(&mut reached[neighbour], true) {
-                    queue.push_back(neighbour);
+                if !core::mem::replace(&mut reached[other.node], true) {
+                    queue.push_back(other.node);
                 }
-                network.connect_axes(memory, joined(node_of[place], axis), joined(child, other))?;
+                let (above, below) = (End { node: parent, axis }, End { node: child, ..other });
+                network.connect_axes(memory, above, below)?;
             }
         }
     }

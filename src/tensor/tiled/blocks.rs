@@ -55,11 +55,10 @@ impl Blocks {
     /// Blocks for tensor number `tensor` of a product that is cut into parts like `first`. The blocks are in chunks of `chunk`
     /// elements.
     pub fn new(whole: &Piece, first: &Piece, tensor: usize, chunk: usize) -> Blocks {
-        let (mut whole, mut first) = (whole.clone(), first.clone());
         let mut axes = Vec::new();
         for group in Group::of_tensor(tensor) {
-            for (index, axis) in whole.axes(group).iter_mut().enumerate() {
-                let (size, stride) = (axis.size, *group.stride(axis, tensor));
+            for (index, axis) in whole.axes(group).iter().enumerate() {
+                let (size, stride) = (axis.size, group.stride(axis, tensor));
                 axes.push(Cut { group, index, size, stride, length: first.axes(group)[index].size });
             }
         }
@@ -95,8 +94,8 @@ impl Blocks {
         for cut in self.axes.iter().rev() {
             number += piece.start(cut.group, cut.index) / cut.length * weight;
             weight *= cut.blocks();
-            let axis = &mut piece.axes(cut.group)[cut.index];
-            *cut.group.stride(axis, tensor) = stride;
+            let axis = piece.axis_mut(cut.group, cut.index);
+            *cut.group.stride_mut(axis, tensor) = stride;
             stride *= axis.size;
         }
         piece.at[tensor] = number * self.slot;

@@ -3,19 +3,8 @@ use super::{Source, Target};
 use crate::error::Result;
 use crate::tensor::Complex;
 use crate::tiers::fault::Mechanism;
-use crate::tiers::fill::Access;
+pub use crate::tiers::fill::Access as Purpose;
 use crate::tiers::region::Region;
-
-/// What a chunk is wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// To be read.
-    Read,
-    /// To be read and written.
-    Write,
-    /// To be written as a whole. What it holds does not matter, and need not be brought in.
-    Overwrite,
-}
 
 /// Memory in chunks that come and go. The first element of the tensor is the first of chunk 0.
 pub trait ChunkedMemory {
@@ -60,12 +49,7 @@ impl ChunkedMemory for Region {
         self.chunk_size() / size_of::<Complex>()
     }
     fn acquire(&self, index: usize, purpose: Purpose) -> Result<()> {
-        let access = match purpose {
-            Purpose::Read => Access::Read,
-            Purpose::Write => Access::Write,
-            Purpose::Overwrite => Access::Overwrite,
-        };
-        Region::acquire(self, index, access).map(|_| ())
+        Region::acquire(self, index, purpose).map(drop)
     }
     fn release(&self, index: usize) {
         let released = Region::release(self, index);

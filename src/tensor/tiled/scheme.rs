@@ -97,8 +97,7 @@ impl Search<'_> {
     }
     /// Elements of all chunks of a tensor.
     fn elements(&self, tensor: usize) -> usize {
-        let all = [Piece::left, Piece::right, Piece::out][tensor](self.choice.whole);
-        elements(all, self.choice.whole.chunks[tensor])
+        elements(self.choice.whole.extent(tensor), self.choice.whole.chunks[tensor])
     }
     /// Elements that every scheme has to move: 2 m n k / sqrt(M), with M elements of memory, and no less than each tensor
     /// once.

@@ -40,7 +40,11 @@ impl Group {
         }
     }
     /// An axis's stride in a tensor that has it.
-    pub fn stride(self, axis: &mut Axis, tensor: usize) -> &mut usize {
+    pub fn stride(self, axis: &Axis, tensor: usize) -> usize {
+        if self.tensors()[0] == tensor { axis.input } else { axis.other }
+    }
+    /// The same, to be changed.
+    pub fn stride_mut(self, axis: &mut Axis, tensor: usize) -> &mut usize {
         if self.tensors()[0] == tensor { &mut axis.input } else { &mut axis.other }
     }
 }
@@ -51,30 +55,40 @@ impl Piece {
         Piece { product: product.clone(), at: [0; 3], starts, chunks }
     }
     /// The axes of a group.
-    pub fn axes(&mut self, group: Group) -> &mut Vec<Axis> {
+    pub fn axes(&self, group: Group) -> &[Axis] {
         match group {
-            Group::Rows => &mut self.product.rows,
-            Group::Columns => &mut self.product.columns,
-            Group::Sums => &mut self.product.sums,
+            Group::Rows => &self.product.rows,
+            Group::Columns => &self.product.columns,
+            Group::Sums => &self.product.sums,
         }
     }
+    /// An axis of a group, to be changed.
+    pub fn axis_mut(&mut self, group: Group, axis: usize) -> &mut Axis {
+        match group {
+            Group::Rows => &mut self.product.rows[axis],
+            Group::Columns => &mut self.product.columns[axis],
+            Group::Sums => &mut self.product.sums[axis],
+        }
+    }
+    /// The elements of a tensor that the part needs.
+    pub fn extent(&self, tensor: usize) -> Extent {
+        let sizes = |group: Group| self.axes(group).iter().map(move |a| (a.size, group.stride(a, tensor)));
+        Extent::new(self.at[tensor], Group::of_tensor(tensor).into_iter().flat_map(sizes))
+    }
     pub fn left(&self) -> Extent {
-        let product = &self.product;
-        Extent::new(self.at[0], product.rows.iter().chain(&product.sums).map(|a| (a.size, a.input)))
+        self.extent(0)
     }
     pub fn right(&self) -> Extent {
-        let (columns, sums) = (self.product.columns.iter(), self.product.sums.iter());
-        Extent::new(self.at[1], columns.map(|a| (a.size, a.input)).chain(sums.map(|a| (a.size, a.other))))
+        self.extent(1)
     }
     pub fn out(&self) -> Extent {
-        let product = &self.product;
-        Extent::new(self.at[2], product.rows.iter().chain(&product.columns).map(|a| (a.size, a.other)))
+        self.extent(2)
     }
     /// The part that has `size` positions of one axis, from `start` on.
     fn range(&self, group: Group, axis: usize, start: usize, size: usize) -> Piece {
         let mut piece = self.clone();
         piece.starts[group as usize][axis] += start;
-        let axis = &mut piece.axes(group)[axis];
+        let axis = piece.axis_mut(group, axis);
         axis.size = size;
         let offsets = [start * axis.input, start * axis.other];
         group.tensors().into_iter().zip(offsets).for_each(|(tensor, offset)| piece.at[tensor] += offset);
@@ -82,12 +96,16 @@ impl Piece {
     }
     /// The axis that is cut first: the one with the largest stride.
     fn longest(&self, group: Group) -> Option<usize> {
-        let (axes, stride): (_, fn(&Axis) -> usize) = match group {
-            Group::Rows => (&self.product.rows, |axis| axis.other),
-            Group::Columns => (&self.product.columns, |axis| axis.input),
-            Group::Sums => (&self.product.sums, |axis| axis.other),
-        };
-        (0..axes.len()).filter(|i| axes[*i].size > 1).max_by_key(|i| stride(&axes[*i]))
+        let axes = self.axes(group);
+        let tensor = if group == Group::Rows { 2 } else { 1 };
+        (0..axes.len()).filter(|i| axes[*i].size > 1).max_by_key(|i| group.stride(&axes[*i], tensor))
+    }
+    /// The axis that is cut into about `count` parts, its size, and how many positions a part has; None if nothing is to
+    /// be cut.
+    fn cut(&self, group: Group, count: usize) -> Option<(usize, usize, usize)> {
+        let axis = self.longest(group).filter(|_| count > 1)?;
+        let cut = &self.axes(group)[axis];
+        Some((axis, cut.size, self.length(group, cut, count)))
     }
     /// How many positions a part has if an axis is cut into about `count` parts. Where a chunk holds whole positions,
     /// parts end where chunks end, since a chunk that two parts share is brought in for both.
@@ -105,10 +123,7 @@ impl Piece {
     /// Cuts into about `count` parts, along the longest axis first and then along the next. Along each axis all parts
     /// have the same length, except for the last.
     pub fn split(&self, group: Group, count: usize) -> Vec<Piece> {
-        let mut piece = self.clone();
-        let Some(axis) = self.longest(group).filter(|_| count > 1) else { return vec![piece] };
-        let size = piece.axes(group)[axis].size;
-        let length = self.length(group, &piece.axes(group)[axis], count);
+        let Some((axis, size, length)) = self.cut(group, count) else { return vec![self.clone()] };
         let cut =
             (0..size).step_by(length).map(|start| self.range(group, axis, start, length.min(size - start)));
         if count <= size {
@@ -119,10 +134,7 @@ impl Piece {
     }
     /// The first part that [`Piece::split`] makes, which is as large as any, and how many parts it makes.
     pub fn first(&self, group: Group, count: usize) -> (Piece, usize) {
-        let mut piece = self.clone();
-        let Some(axis) = self.longest(group).filter(|_| count > 1) else { return (piece, 1) };
-        let size = piece.axes(group)[axis].size;
-        let length = self.length(group, &piece.axes(group)[axis], count);
+        let Some((axis, size, length)) = self.cut(group, count) else { return (self.clone(), 1) };
         let part = self.range(group, axis, 0, length);
         if count <= size {
             return (part, size.div_ceil(length));

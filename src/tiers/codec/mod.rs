@@ -48,6 +48,11 @@ enum Tag {
     Bytes4,
     Bytes8,
 }
+impl Tag {
+    /// All tags, in the order of their numbers.
+    const ALL: [Tag; 7] =
+        [Tag::Raw, Tag::Bounded, Tag::BoundedPacked, Tag::Float, Tag::Bytes1, Tag::Bytes4, Tag::Bytes8];
+}
 
 /// Buffers of one thread that encodes or decodes. About 300 KiB; never on a stack.
 #[derive(Default)]
@@ -95,8 +100,7 @@ const LEAST_SAVING: usize = 32;
 
 /// Bytes of staging memory that a chunk needs beyond its own size.
 pub fn directory_size(chunk: usize) -> usize {
-    // A length of four bytes and a tag of one byte for each block.
-    chunk.div_ceil(BLOCK) * 5
+    Directory::at(0, chunk).size()
 }
 
 #[inline(always)]
@@ -152,42 +156,35 @@ impl Codec {
             return (Form::Zero, 0);
         }
         let workspace = &mut workspace.coders;
-        let directory = chunk.div_ceil(BLOCK);
+        // Collected behind the chunk's end, where staging memory has room.
+        let directory = Directory::at(chunk, chunk);
         let mut probed = Probed { element: 1, size: 256, repack: false };
         let mut used = 0;
         let mut raw = true;
-        // While all blocks so far are raw, nothing is moved: they are where they belong.
-        let mut lengths_at = chunk;
-        for index in 0..directory {
+        for index in 0..directory.blocks {
             let start = index * BLOCK;
             let end = (start + BLOCK).min(chunk);
             let (tag, size) = self.encode_block(&memory[start..end], index % 8 == 0, &mut probed, workspace);
-            if tag != Tag::Raw && raw {
-                raw = false;
-            }
-            let (source, size) = match tag {
-                Tag::Raw => (None, end - start),
+            raw &= tag == Tag::Raw;
+            match tag {
+                // While all blocks so far are raw, they are where they belong.
+                Tag::Raw if used == start => {}
+                Tag::Raw => memory.copy_within(start..end, used),
                 Tag::Bytes1 | Tag::Bytes4 | Tag::Bytes8 | Tag::BoundedPacked => {
-                    (Some(&workspace.bytes.packed[..]), size)
+                    memory[used..used + size].copy_from_slice(&workspace.bytes.packed[..size]);
                 }
-                Tag::Bounded | Tag::Float => (Some(&workspace.block.0[..]), size),
-            };
-            match source {
-                Some(source) => memory[used..used + size].copy_from_slice(&source[..size]),
-                None if used != start => memory.copy_within(start..end, used),
-                None => {}
+                Tag::Bounded | Tag::Float => {
+                    memory[used..used + size].copy_from_slice(&workspace.block.0[..size]);
+                }
             }
             used += size;
-            // Lengths and tags are collected behind the chunk's end, where staging memory has room for them.
-            write(memory, lengths_at, (size as u32).to_le_bytes());
-            memory[chunk + directory * 4 + index] = tag as u8;
-            lengths_at += 4;
+            directory.set(memory, index, tag, size);
         }
         if raw {
             return (Form::Raw, chunk);
         }
-        memory.copy_within(chunk..chunk + directory * 5, used);
-        (Form::Blocks, used + directory * 5)
+        memory.copy_within(chunk..chunk + directory.size(), used);
+        (Form::Blocks, used + directory.size())
     }
 
     /// Encodes a block. Returns its tag and size; the encoded bytes are in the workspace's buffer for that coder.
@@ -249,28 +246,30 @@ impl Codec {
 
     fn decode_block(
         &self,
-        tag: u8,
+        tag: Tag,
         encoded: &[u8],
         block: &mut [u8],
         workspace: &mut Coders,
     ) -> Result<(), Damaged> {
         let grid = self.grid.ok_or(Damaged);
         match tag {
-            t if t == Tag::Raw as u8 && encoded.len() == block.len() => block.copy_from_slice(encoded),
-            t if t == Tag::Bounded as u8 => bounded::decode(self.isa, grid?, encoded, block)?,
-            t if t == Tag::BoundedPacked as u8 => {
-                let grid = grid?;
-                let Coders { block: buffer, .. } = workspace;
-                let size = lz4_flex::block::decompress_into(encoded, &mut buffer.0).map_err(|_| Damaged)?;
-                bounded::decode(self.isa, grid, &buffer.0[..size], block)?;
+            Tag::Raw if encoded.len() != block.len() => Err(Damaged),
+            Tag::Raw => {
+                block.copy_from_slice(encoded);
+                Ok(())
             }
-            t if t == Tag::Float as u8 => float::decode(self.isa, encoded, block)?,
-            t if t == Tag::Bytes1 as u8 => bytes::decode(&mut workspace.bytes, 1, encoded, block)?,
-            t if t == Tag::Bytes4 as u8 => bytes::decode(&mut workspace.bytes, 4, encoded, block)?,
-            t if t == Tag::Bytes8 as u8 => bytes::decode(&mut workspace.bytes, 8, encoded, block)?,
-            _ => return Err(Damaged),
+            Tag::Bounded => bounded::decode(self.isa, grid?, encoded, block),
+            Tag::BoundedPacked => {
+                let grid = grid?;
+                let buffer = &mut workspace.block.0;
+                let size = lz4_flex::block::decompress_into(encoded, buffer).map_err(|_| Damaged)?;
+                bounded::decode(self.isa, grid, &buffer[..size], block)
+            }
+            Tag::Float => float::decode(self.isa, encoded, block),
+            Tag::Bytes1 => bytes::decode(&mut workspace.bytes, 1, encoded, block),
+            Tag::Bytes4 => bytes::decode(&mut workspace.bytes, 4, encoded, block),
+            Tag::Bytes8 => bytes::decode(&mut workspace.bytes, 8, encoded, block),
         }
-        Ok(())
     }
 
     /// Decodes `encoded`, of form [`Form::Blocks`], into `chunk`. Goes from the last block to the first, so that the
@@ -279,7 +278,7 @@ impl Codec {
         let directory = Directory::of(encoded, chunk.len())?;
         let mut end = directory.start;
         for (index, block) in chunk.chunks_mut(BLOCK).enumerate().rev() {
-            let (tag, size) = directory.entry(encoded, index);
+            let (tag, size) = directory.entry(encoded, index)?;
             let begin = end.checked_sub(size).ok_or(Damaged)?;
             self.decode_block(tag, &encoded[begin..end], block, &mut workspace.coders)?;
             end = begin;
@@ -297,13 +296,12 @@ impl Codec {
         workspace: &mut Workspace,
     ) -> Result<(), Damaged> {
         let directory = Directory::of(memory.get(..encoded).ok_or(Damaged)?, chunk)?;
-        let blocks = chunk.div_ceil(BLOCK);
+        let mut end = directory.start;
         // The lengths and tags move behind the chunk, because the blocks that are decoded first may lie over them.
-        memory.copy_within(directory.start..directory.start + blocks * 5, chunk);
-        let directory = Directory { start: chunk, blocks };
-        let mut end = encoded - blocks * 5;
-        for index in (0..blocks).rev() {
-            let (tag, size) = directory.entry(memory, index);
+        memory.copy_within(end..encoded, chunk);
+        let directory = Directory::at(chunk, chunk);
+        for index in (0..directory.blocks).rev() {
+            let (tag, size) = directory.entry(memory, index)?;
             let begin = end.checked_sub(size).ok_or(Damaged)?;
             let start = index * BLOCK;
             let length = BLOCK.min(chunk - start);
@@ -325,20 +323,40 @@ impl Codec {
     }
 }
 
-/// Where the lengths and tags of an encoded chunk begin.
+/// Where the lengths and tags of a chunk lie.
 struct Directory {
     start: usize,
     blocks: usize,
 }
 impl Directory {
-    fn of(encoded: &[u8], chunk: usize) -> Result<Directory, Damaged> {
-        let blocks = chunk.div_ceil(BLOCK);
-        Ok(Directory { start: encoded.len().checked_sub(blocks * 5).ok_or(Damaged)?, blocks })
+    /// Bytes of a length.
+    const LENGTH: usize = 4;
+    /// The directory of a chunk, from `start` on.
+    fn at(start: usize, chunk: usize) -> Directory {
+        Directory { start, blocks: chunk.div_ceil(BLOCK) }
     }
-    fn entry(&self, bytes: &[u8], index: usize) -> (u8, usize) {
-        let at = self.start + index * 4;
-        let size = u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        (bytes[self.start + self.blocks * 4 + index], size as usize)
+    /// The directory at the end of an encoded chunk.
+    fn of(encoded: &[u8], chunk: usize) -> Result<Directory, Damaged> {
+        let start = encoded.len().checked_sub(directory_size(chunk)).ok_or(Damaged)?;
+        Ok(Directory::at(start, chunk))
+    }
+    fn size(&self) -> usize {
+        self.blocks * (Directory::LENGTH + size_of::<Tag>())
+    }
+    fn length_at(&self, index: usize) -> usize {
+        self.start + index * Directory::LENGTH
+    }
+    fn tag_at(&self, index: usize) -> usize {
+        self.length_at(self.blocks) + index
+    }
+    fn set(&self, bytes: &mut [u8], index: usize, tag: Tag, size: usize) {
+        write(bytes, self.length_at(index), (size as u32).to_le_bytes());
+        bytes[self.tag_at(index)] = tag as u8;
+    }
+    fn entry(&self, bytes: &[u8], index: usize) -> Result<(Tag, usize), Damaged> {
+        let size = u32::from_le_bytes(read(bytes, self.length_at(index))?);
+        let tag = Tag::ALL.get(usize::from(bytes[self.tag_at(index)])).ok_or(Damaged)?;
+        Ok((*tag, size as usize))
     }
 }
 

@@ -23,10 +23,29 @@ const RECOUNTS: usize = 10_000;
 const MODE_MISSING: u64 = 1;
 const MODE_WRITE_PROTECT: u64 = 2;
 
-const fn request(direction: u32, number: u32, size: usize) -> libc::c_ulong {
-    ((direction << 30) | ((size as u32) << 16) | (0xAA << 8) | number) as libc::c_ulong
+/// A request, and the kind of call that tests make fail.
+#[derive(Clone, Copy)]
+struct Request {
+    number: u32,
+    operation: Operation,
 }
-const READ_WRITE: u32 = 3;
+impl Request {
+    const API: Request = Request { number: 0x3F, operation: Operation::Userfaultfd };
+    const REGISTER: Request = Request { number: 0x00, operation: Operation::Register };
+    const COPY: Request = Request { number: 0x03, operation: Operation::CopyPages };
+    const MOVE: Request = Request { number: 0x05, operation: Operation::MovePages };
+    const WRITE_PROTECT: Request = Request { number: 0x06, operation: Operation::WriteProtect };
+    /// Makes the request.
+    ///
+    /// # Safety
+    /// `T` is the structure that this request takes, and the caller may do to memory what the request does.
+    unsafe fn make<T>(self, descriptor: libc::c_int, argument: &mut T) -> Result<(), Errno> {
+        const READ_WRITE: u32 = 3;
+        let code = READ_WRITE << 30 | (size_of::<T>() as u32) << 16 | 0xAA << 8 | self.number;
+        // SAFETY: by the caller's promise.
+        unsafe { system::control(self.operation, descriptor, code.into(), argument) }
+    }
+}
 
 #[repr(C)]
 #[derive(Default)]
@@ -86,9 +105,8 @@ fn open_file(features: u64) -> Result<(OwnedFd, u64), Errno> {
     // Ordinary users get user-mode faults only, which is all that is needed here.
     let descriptor = system::userfaultfd(flags).or_else(|_| system::userfaultfd(flags | USER_MODE_ONLY))?;
     let mut api = Api { api: API, features, ioctls: 0 };
-    let request = request(READ_WRITE, 0x3F, size_of::<Api>());
     // SAFETY: `api` is the structure that this request takes. The request touches no other memory.
-    unsafe { system::control(Operation::Userfaultfd, descriptor.as_raw_fd(), request, &mut api)? };
+    unsafe { Request::API.make(descriptor.as_raw_fd(), &mut api)? };
     Ok((descriptor, api.features))
 }
 
@@ -118,29 +136,21 @@ impl Userfaultfd {
     pub fn is_open(&self) -> bool {
         self.descriptor.load(Relaxed) != NONE
     }
-    fn control<T>(&self, operation: Operation, number: u32, argument: &mut T) -> Result<(), Errno> {
-        let request = request(READ_WRITE, number, size_of::<T>());
+    fn make<T>(&self, request: Request, argument: &mut T) -> Result<(), Errno> {
         // SAFETY: `T` is the structure that this request takes; the callers below pair them. The requests change only
         // ranges registered here, and their owners (pages.rs) are the callers.
-        unsafe { system::control(operation, self.descriptor.load(Relaxed), request, argument) }
+        unsafe { request.make(self.descriptor.load(Relaxed), argument) }
     }
     /// Registers a range: from now on touches of its missing pages are faults of this userfaultfd. With `protect`
     /// stores to protected pages are too.
     pub fn register(&self, span: Span, protect: bool) -> Result<(), Errno> {
         let mode = if protect { MODE_MISSING | MODE_WRITE_PROTECT } else { MODE_MISSING };
-        self.control(Operation::Register, 0x00, &mut Register { range: span.into(), mode, ioctls: 0 })
+        self.make(Request::REGISTER, &mut Register { range: span.into(), mode, ioctls: 0 })
     }
-    fn transfer(
-        &self,
-        operation: Operation,
-        number: u32,
-        to: usize,
-        from: usize,
-        length: usize,
-    ) -> (usize, Option<Errno>) {
+    fn transfer(&self, request: Request, to: usize, from: usize, length: usize) -> (usize, Option<Errno>) {
         let mut done = 0;
         while done < length {
-            let short = injected(operation) == Some(Injected::Short);
+            let short = injected(request.operation) == Some(Injected::Short);
             let piece = if short { PAGE } else { length - done };
             let mut argument = Transfer {
                 to: (to + done) as u64,
@@ -149,7 +159,7 @@ impl Userfaultfd {
                 mode: 0,
                 done: 0,
             };
-            match self.control(operation, number, &mut argument) {
+            match self.make(request, &mut argument) {
                 Ok(()) if short => return (done + piece, Some(Errno(libc::EBUSY))),
                 Ok(()) => return (length, None),
                 // The request was partly done: go on where it stopped.
@@ -171,15 +181,14 @@ impl Userfaultfd {
         let mut done = 0;
         let mut rounds = 0;
         loop {
-            let (more, error) =
-                self.transfer(Operation::MovePages, 0x05, to + done, from + done, length - done);
+            let (more, error) = self.transfer(Request::MOVE, to + done, from + done, length - done);
             done += more;
             rounds = if more > 0 { 0 } else { rounds + 1 };
             // The limit of rounds is for pages that are swapped out: `is_present` does not see them.
             if error != EXISTS || rounds > RECOUNTS || (is_present(from + done) && is_present(to + done)) {
                 return (done, error);
             }
-            let (_, back) = self.transfer(Operation::MovePages, 0x05, from + done, to + done, length - done);
+            let (_, back) = self.transfer(Request::MOVE, from + done, to + done, length - done);
             if back == Some(Errno(libc::EBUSY)) && is_present(to + done) && !is_present(from + done) {
                 // The page was shared with a forked child after it had moved. It cannot move back, and need not.
                 done += PAGE;
@@ -188,7 +197,7 @@ impl Userfaultfd {
     }
     /// Fills missing pages with copies.
     pub fn copy(&self, to: usize, from: usize, length: usize) -> (usize, Option<Errno>) {
-        self.transfer(Operation::CopyPages, 0x03, to, from, length)
+        self.transfer(Request::COPY, to, from, length)
     }
     /// Protects present pages against writing, or ends that. The loop does not wait for another thread, and ends: the
     /// kernel answers EAGAIN here only while events of forks and of moves of memory (UFFD_FEATURE_EVENT_...) are
@@ -196,7 +205,7 @@ impl Userfaultfd {
     pub fn write_protect(&self, span: Span, on: bool) -> Result<(), Errno> {
         loop {
             let mut argument = WriteProtect { range: span.into(), mode: u64::from(on) };
-            let result = self.control(Operation::WriteProtect, 0x06, &mut argument);
+            let result = self.make(Request::WRITE_PROTECT, &mut argument);
             if result != Err(Errno(libc::EAGAIN)) {
                 return result;
             }
@@ -222,10 +231,7 @@ mod tests {
         (0..COUNT).for_each(|i| unsafe { ((from.start + i * PAGE) as *mut usize).write(i + 1) });
         fd.register(mapping.span(), true).unwrap();
         let (start, length) = (moved.start * PAGE, moved.len() * PAGE);
-        assert_eq!(
-            fd.transfer(Operation::MovePages, 0x05, to.start + start, from.start + start, length),
-            (length, None)
-        );
+        assert_eq!(fd.transfer(Request::MOVE, to.start + start, from.start + start, length), (length, None));
         assert_eq!(fd.move_pages(to.start, from.start, COUNT * PAGE), (COUNT * PAGE, None));
         for i in 0..COUNT {
             // SAFETY: all pages are there now.

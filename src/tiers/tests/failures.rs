@@ -112,13 +112,12 @@ fn all_slots_hold_chunks_that_have_no_other_place() {
         let staging = region.staging();
         let mut parked = 0;
         // The state after evictions whose chunks could neither be stored nor go back in place.
-        while let Some(mut slot) = staging.take_empty() {
+        while let Some(slot) = staging.take_empty() {
             assert!(engine.account().charge_pages(chunk));
-            engine.pages().fill_slot(staging.span(&slot), staging.nursery(&slot)).unwrap();
+            let mut slot = staging.fill(engine.pages(), slot).unwrap();
             staging.bytes(&mut slot)[..chunk].fill(parked as u8);
             let mut transit = Transit::claim(&region, parked, Some(Phase::Zero)).unwrap();
-            transit.stored().slot = slot.into_number();
-            region.counters.staged.fetch_add(chunk, Relaxed);
+            transit.keep_slot(slot);
             transit.settle(Phase::Staged, Settle::default());
             parked += 1;
         }
@@ -347,7 +346,7 @@ fn what_is_charged_by_the_page_takes_no_huge_ones() {
     assert!(stored.warm != 0, "it is encoded in RAM");
     // SAFETY: only the address is used.
     let encoded = unsafe { engine.warm.pages(stored.warm, 1) }.as_ptr() as usize;
-    let slot = region.staging().take_empty().or_else(|| region.staging().take_full()).unwrap();
+    let slot = engine.empty_slot(region.staging()).unwrap();
     let behind = region.staging().span(&slot).start + region.chunk_size();
     region.staging().put_empty(slot);
     for (what, address) in [

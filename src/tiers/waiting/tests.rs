@@ -104,7 +104,7 @@ mod model {
                 self.chunk.settle(Phase::Hot, Settle::default());
             }
             self.room.store(true, Release);
-            self.waiting.end();
+            self.waiting.end(End::Progress);
             found
         }
         /// A thread that acquires the chunk once there is room. Returns whether there was.
@@ -113,7 +113,7 @@ mod model {
                 self.chunk.wait();
                 self.waiting.begin();
                 if !self.claim() {
-                    self.waiting.end_unnoted();
+                    self.waiting.end(End::Unnoted);
                     continue;
                 }
                 let outcome = loop {
@@ -128,10 +128,10 @@ mod model {
                 };
                 self.chunk.settle(Phase::Hot, Settle::default());
                 if outcome != Outcome::Called {
-                    self.waiting.end();
+                    self.waiting.end(End::Progress);
                     return outcome == Outcome::Progress;
                 }
-                self.waiting.end_called();
+                self.waiting.end(End::Called);
                 self.waiting.stand_aside();
             }
         }
@@ -142,10 +142,10 @@ mod model {
                 self.waiting.begin();
                 if self.claim() {
                     self.chunk.settle(Phase::Hot, Settle::default());
-                    self.waiting.end();
+                    self.waiting.end(End::Progress);
                     return true;
                 }
-                self.waiting.end_unnoted();
+                self.waiting.end(End::Unnoted);
                 if !self.waiting.progress_since(seen) {
                     return false;
                 }
@@ -156,9 +156,9 @@ mod model {
             self.waiting.begin();
             if self.claim() {
                 self.chunk.settle(Phase::Hot, Settle::default());
-                self.waiting.end();
+                self.waiting.end(End::Progress);
             } else {
-                self.waiting.end_unnoted();
+                self.waiting.end(End::Unnoted);
             }
         }
         /// A thread that faulted, and finds that the chunk is in place already.
@@ -167,7 +167,7 @@ mod model {
             if self.chunk.pin() {
                 self.chunk.unpin();
             }
-            self.waiting.end();
+            self.waiting.end(End::Progress);
         }
     }
     fn all_find_room(others: &'static [fn(&Model)]) {
