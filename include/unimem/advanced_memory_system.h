@@ -14,6 +14,9 @@
  * later. */
 #ifndef UNIMEM_ADVANCED_MEMORY_SYSTEM_H
 #define UNIMEM_ADVANCED_MEMORY_SYSTEM_H
+#if defined(ADVANCED_MEMORY_SYSTEM_H) && !defined(UNIMEM_MEMORY_POOL_NAMED)
+#define UNIMEM_MEMORY_POOL_NAMED 1 /* named by the legacy advanced_memory_system.h */
+#endif
 #ifndef ADVANCED_MEMORY_SYSTEM_H /* the legacy header's own guard: it must not come after this one */
 #define ADVANCED_MEMORY_SYSTEM_H
 
