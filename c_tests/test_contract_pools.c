@@ -100,6 +100,15 @@ static void test_pools_of_systems(void) {
     optimize_pool_configuration(system, pool, &config);
     update_memory_access(pool);
     CHECK("and all with it", layout && layout->geom_type == GEOMETRIC_STATE_EUCLIDEAN);
+    memory_metrics_t metrics;
+    get_memory_metrics(system, &metrics);
+    CHECK("metrics count what pools allocate", metrics.allocation_count > 0 && metrics.current_usage >= 100);
+    size_t live = metrics.current_usage;
+    unimem_reset_stats(unimem_system_interface(system));
+    get_memory_metrics(system, &metrics);
+    CHECK("unimem_reset_stats of a system's interface: of pools too",
+          metrics.allocation_count == 0 && metrics.total_allocated == 0 && metrics.total_freed == 0 &&
+              metrics.peak_usage == live && metrics.current_usage == live);
     MemoryBuffer *buffer = create_memory_buffer(pool, 100, false, true, HARDWARE_TYPE_QPU);
     CHECK("a buffer is pinned, and unified only with a GPU mirror",
           buffer && buffer->is_pinned && !buffer->is_unified && !buffer->gpu_ptr && buffer->quantum_ptr);
