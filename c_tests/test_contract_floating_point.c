@@ -1,9 +1,9 @@
-/* test_contract_floating_point.c - hierarchical memory in a program whose floating-point exceptions are signals. */
+/* test_contract_floating_point.c - hierarchical memory, and truncating, in a program whose floating-point exceptions are
+ * signals. */
 #define _GNU_SOURCE
-#include "unimem.h"
+#include "unimem/tree_tensor_network.h"
 
 #include <fenv.h>
-#include <float.h>
 #include <math.h>
 
 #include "support.h"
@@ -13,7 +13,8 @@ enum { CHUNK = 64 * 1024, COUNT = 4 * CHUNK };
 
 /* Bits of an element: ordinary numbers, with those among them whose arithmetic overflows, underflows or is invalid. */
 static uint32_t element(size_t i) {
-    static const uint32_t odd[] = {0x7F800000, 0xFF800000, 0x7FC00001, 0x7FA00001, 0x7F7FFFFF, 0xFF7FFFFF, 0x00000001, 0x80012345};
+    static const uint32_t odd[] = {0x7F800000, 0xFF800000, 0x7FC00001, 0x7FA00001,
+                                   0x7F7FFFFF, 0xFF7FFFFF, 0x00000001, 0x80012345};
     return i % 5 ? 0x3F000000 + (uint32_t)(i * 2654435761u) % 0x800000 : odd[i / 5 % 8];
 }
 static bool is_finite(uint32_t bits) { return (bits & 0x7F800000) != 0x7F800000; }
@@ -27,7 +28,8 @@ static float number(uint32_t bits) {
 static int with_signals(void *argument) {
     const int *exceptions = argument;
     if (feenableexcept(*exceptions) < 0) return 50;
-    unified_pool_config_t config = {.max_size = 8 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = CHUNK};
+    unified_pool_config_t config = {.max_size = 8 * MIB, .enable_growth = true, .enable_streaming = true,
+                                    .chunk_size = CHUNK};
     unified_memory_interface_t *memory = unimem_open(&config);
     static const double tolerances[] = {0, 1e-3, 1e30, 1e300};
     for (size_t t = 0; t < 4; t++) {
@@ -49,6 +51,25 @@ static int with_signals(void *argument) {
         memory->free(words);
     }
     return unimem_close(memory) && fegetexcept() == *exceptions ? 0 : 54;
+}
+
+/* Truncates a tree of tensors with many zeros; 0 if that works. */
+static int with_trees(void *argument) {
+    const int *exceptions = argument;
+    tree_tensor_network_t *network = create_tree_tensor_network(0, 0, 0);
+    tree_tensor_node_t *parent = NULL;
+    for (size_t i = 0; i < 12; i++) {
+        ComplexFloat elements[175] = {{0, 0}};
+        for (size_t k = 0; k < 175; k += 1 + i) elements[k] = (ComplexFloat){(float)(k * i % 17) - 8, (float)(k % 5)};
+        tree_tensor_node_t *node = add_tree_tensor_node(network, elements, (size_t[]){5, 7, 5}, 3, false);
+        if (parent && !unimem_connect_axes(network, parent, 2, node, 0)) return 60;
+        parent = node;
+    }
+    if (feenableexcept(*exceptions) < 0) return 50;
+    for (int times = 0; times < 2; times++)
+        if (!adapt_bond_dimensions(network, 0.1)) return 61;
+    destroy_tree_tensor_network(network);
+    return fegetexcept() == *exceptions ? 0 : 54;
 }
 
 /* All elements right in a program that rounds otherwise, and whose rounding stays. */
@@ -77,6 +98,11 @@ int main(void) {
         else
             CHECK_EQ(cases[i].name, (size_t)run_in_child(with_signals, &exceptions, 60), 0);
     }
+    int common = FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW;
+    if (none < 0)
+        SKIP("truncating is no SIGFPE either", "this processor has no such signals");
+    else
+        CHECK_EQ("truncating is no SIGFPE either", (size_t)run_in_child(with_trees, &common, 60), 0);
     static const int directions[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
     TEST("whichever way the program rounds")
         for (size_t i = 0; i < 3 && !without_faults(); i++) {

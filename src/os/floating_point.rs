@@ -15,12 +15,16 @@ mod control {
     fn get() -> u32 {
         let mut control = 0u32;
         // SAFETY: this stores four bytes there.
-        unsafe { core::arch::asm!("stmxcsr [{}]", in(reg) &raw mut control, options(nostack, preserves_flags)) };
+        unsafe {
+            core::arch::asm!("stmxcsr [{}]", in(reg) &raw mut control, options(nostack, preserves_flags))
+        };
         control
     }
     fn set(control: u32) {
         // SAFETY: `control` is the default, or was in the register before.
-        unsafe { core::arch::asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack, preserves_flags)) };
+        unsafe {
+            core::arch::asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack, preserves_flags))
+        };
     }
     impl super::DefaultEnvironment {
         /// Takes the thread there.
