@@ -14,6 +14,9 @@
  * later. */
 #ifndef UNIMEM_ADVANCED_MEMORY_SYSTEM_H
 #define UNIMEM_ADVANCED_MEMORY_SYSTEM_H
+#if defined(ADVANCED_MEMORY_SYSTEM_H) && !defined(UNIMEM_MEMORY_POOL_NAMED)
+#define UNIMEM_MEMORY_POOL_NAMED 1 /* named by the legacy advanced_memory_system.h */
+#endif
 #ifndef ADVANCED_MEMORY_SYSTEM_H /* the legacy header's own guard: it must not come after this one */
 #define ADVANCED_MEMORY_SYSTEM_H
 
@@ -263,7 +266,8 @@ bool get_memory_metrics(const advanced_memory_system_t *system, memory_metrics_t
 /** Writes the share of the memory held that no live block uses, 0 to 1. False if an argument is NULL. */
 bool analyze_fragmentation(const advanced_memory_system_t *system, double *fragmentation_level);
 
-/** Puts guard bytes behind each block that is allocated from now on. False for NULL. */
+/** Puts guard bytes behind each block that memory_allocate(), memory_reallocate() and the system's pools allocate from
+ * now on. Blocks that the system's unimem_system_interface() allocates or reallocates have none. False for NULL. */
 bool start_memory_monitoring(advanced_memory_system_t *system);
 /** Puts no guard bytes behind blocks that are allocated from now on. False for NULL. */
 bool stop_memory_monitoring(advanced_memory_system_t *system);

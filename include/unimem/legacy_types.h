@@ -57,7 +57,7 @@ typedef enum {
 /** The configuration of a memory pool. A field that is 0 takes its default, so a configuration of zeros is valid. */
 typedef struct PoolConfig {
     size_t min_block_size;       /**< a hint */
-    size_t alignment;            /**< alignment of blocks, bytes; a power of two; never less than 64 */
+    size_t alignment;            /**< alignment of blocks, bytes: a power of two, or up to 64, which means 64 */
     size_t num_size_classes;     /**< a hint */
     float growth_factor;         /**< a hint */
     size_t prefetch_distance;    /**< a hint */

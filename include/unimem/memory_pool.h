@@ -90,7 +90,7 @@ typedef simple_memory_pool_t MemoryPool;
  *
  * @param config  the configuration; a field that is 0 takes its default
  * @return the pool, to be given to destroy_memory_pool(). NULL without memory, and if the configuration is NULL or
- *         impossible, such as an alignment that is not a power of two up to 1 GiB
+ *         impossible, such as an alignment above 64 that is not a power of two up to 1 GiB
  */
 MemoryPool *create_memory_pool(const struct PoolConfig *config);
 

@@ -20,6 +20,13 @@
 #include "advanced_memory_system.h" /* MemoryPool, advanced_memory_system_t */
 #include "legacy_types.h"           /* ComplexFloat */
 
+#ifdef UNIMEM_MEMORY_POOL_NAMED
+#define UNIMEM_POOL MemoryPool
+#else /* UNIMEM_NO_OLD_NAMES: a memory_pool.h names it later, or none does */
+#define UNIMEM_POOL struct MemoryPool
+struct MemoryPool;
+#endif
+
 #ifdef UNIMEM_TYPES_OF_THE_TREE
 #include "quantum_geometric/core/tensor_network_operations.h" /* the legacy tree's general networks */
 #else
@@ -265,7 +272,8 @@ bool adapt_bond_dimensions(tree_tensor_network_t *ttn, double target_error);
 
 /** Allocates later tensors from a pool, or from its system if it is a pool of a memory system. The pool or system
  * must outlive the network. Existing tensors stay where they are and are freed there. */
-bool set_memory_pool(tree_tensor_network_t *ttn, MemoryPool *pool);
+bool set_memory_pool(tree_tensor_network_t *ttn, UNIMEM_POOL *pool);
+#undef UNIMEM_POOL
 /** Allocates later tensors from a memory system, as set_memory_pool() does from a pool. */
 bool set_memory_system(tree_tensor_network_t *ttn, advanced_memory_system_t *system);
 

@@ -7,6 +7,7 @@ use super::{guard, guard_uncancelled, layouts, reference, seam, store, succeeds,
 use crate::advanced::registry::Registry;
 use crate::advanced::{self, System, program, report, structure};
 use crate::error::{Result, fail};
+use crate::heap::Heap;
 use crate::instance::slots;
 use crate::singleton;
 use core::ffi::c_void;
@@ -33,6 +34,14 @@ pub(super) fn system_at(system: *const AdvancedMemorySystem) -> Result<&'static 
         Some(record) => Ok(&record.system),
         None => fail!(InvalidArgument, "{system:p} is not a memory system of libunimem"),
     }
+}
+
+/// Begins a new history of the system whose heap it is, its pools included. False if it is no system's.
+pub(super) fn reset_metrics_of(heap: &Heap) -> bool {
+    let structure = structure();
+    let systems = SYSTEMS.all(&structure);
+    let found = systems.iter().find(|record| core::ptr::eq(record.system.heap(), heap));
+    found.inspect(|record| record.system.reset_metrics()).is_some()
 }
 
 /// Returns the program's memory system. If there is one it gets another reference; otherwise a new one is made.
@@ -314,7 +323,8 @@ pub unsafe extern "C" fn analyze_fragmentation(
     })
 }
 
-/// Puts guard bytes behind each block that is allocated from now on. False for NULL.
+/// Puts guard bytes behind each block that `memory_allocate`, `memory_reallocate` and the system's pools allocate from now
+/// on. Blocks that the system's interface allocates or reallocates have none. False for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn start_memory_monitoring(system: *mut AdvancedMemorySystem) -> bool {
     set_monitoring(system, true)

@@ -2,7 +2,7 @@
 use super::legacy_types::MemoryPool;
 use super::tables::{allocate_tensor_at, of_slot, slot_of};
 use super::types::*;
-use super::{guard, guard_uncancelled, memory_pool, store, succeeds, succeeds_uncancelled};
+use super::{advanced_system, guard, guard_uncancelled, memory_pool, store, succeeds, succeeds_uncancelled};
 use crate::error::{self, Error, Result, fail};
 use crate::heap::{self, attributes};
 use crate::instance::{self, Instance, config::Config, slots, tiered};
@@ -189,7 +189,10 @@ pub extern "C" fn unimem_trim(memory: *mut unified_memory_interface_t) -> usize 
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_reset_stats(memory: *mut unified_memory_interface_t) {
     guard((), || {
-        open_instance(memory)?.heap().reset_statistics();
+        let heap = open_instance(memory)?.heap();
+        if !advanced_system::reset_metrics_of(heap) {
+            heap.reset_statistics();
+        }
         Ok(())
     })
 }

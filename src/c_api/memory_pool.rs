@@ -98,8 +98,8 @@ fn write_header(block: *mut u8, room: usize, class: u16) {
     unsafe { block.cast::<Block>().sub(1).write(header) }
 }
 
-/// Makes a pool. A field of `config` that is 0 takes its default. NULL for a NULL `config`, and for an alignment that
-/// is not a power of two up to 1 GiB. With an alignment above 64 KiB each block is a mapping of its own, which takes
+/// Makes a pool. A field of `config` that is 0 takes its default. NULL for a NULL `config`, and for an alignment above 64
+/// that is not a power of two up to 1 GiB. With an alignment above 64 KiB each block is a mapping of its own, which takes
 /// its size and at least 64 KiB.
 ///
 /// # Safety

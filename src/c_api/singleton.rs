@@ -60,7 +60,10 @@ pub extern "C" fn track_memory_block(ptr: *mut c_void) -> bool {
 /// Stops tracking an address. False if it was not tracked.
 #[unsafe(no_mangle)]
 pub extern "C" fn untrack_memory_block(ptr: *mut c_void) -> bool {
-    guard(false, || Ok(singleton::untrack(address(ptr)?)))
+    guard(false, || match singleton::untrack(address(ptr)?) {
+        true => Ok(true),
+        false => fail!(InvalidArgument, "{ptr:p} is not tracked"),
+    })
 }
 
 /// Tells whether an address is tracked.
@@ -100,10 +103,11 @@ pub unsafe extern "C" fn safe_memory_allocate(
 /// `system` is NULL or the program's memory system; nobody uses the block afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn safe_memory_free(system: *mut AdvancedMemorySystem, ptr: *mut c_void) {
-    if system.is_null() || ptr.is_null() {
+    if ptr.is_null() {
         return;
     }
     guard((), || {
+        address(system)?;
         if !singleton::untrack(address(ptr)?) {
             log!(Warning, "safe_memory_free of {ptr:p}, which is not tracked, is ignored");
             return fail!(NotOwned, "{ptr:p} is not tracked");

@@ -103,7 +103,7 @@ impl Heap {
         size: usize,
     ) -> Option<usize> {
         let guard = || debug::resized(block.start as *mut u8, size, block.capacity);
-        if block.capacity >= SHAPES[FIRST_SINGLE].stride as usize - self.prefix() {
+        if block.capacity + self.prefix() >= SHAPES[FIRST_SINGLE].stride as usize {
             let _central = self.central.lock();
             return self.has_only_block(span, block).then(|| {
                 let before = span.replace_only_size(size);

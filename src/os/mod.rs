@@ -4,6 +4,7 @@ pub mod environment;
 pub mod errno;
 #[cfg(debug_assertions)]
 pub mod findings;
+pub mod floating_point;
 pub mod fork;
 pub mod injection;
 pub mod lock;
