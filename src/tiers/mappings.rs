@@ -27,8 +27,11 @@ pub const LEAVING: usize = 8;
 /// The limit that Linux sets if nothing else was asked for.
 const USUAL: usize = 65530;
 /// The share of the limit (one part in ...) that is left free: for what the program maps from now on, and for the
-/// slots of the engines, some fifty mappings for each size of chunks.
+/// slots of the engines, up to [`Staging::MOST_MAPPINGS`](super::staging::Staging::MOST_MAPPINGS) for each size of
+/// chunks in each.
 const FREE: usize = 16;
+/// How many mappings are left free where the limit is the usual one.
+pub const USUALLY_FREE: usize = USUAL / FREE;
 /// The share of the limit that is taken to be the program's own as long as nobody has looked.
 const ASSUMED: usize = 8;
 /// Chunks may take this many mappings, however many others there are: if even these are too many, chunks are not the
