@@ -19,9 +19,9 @@ impl Folded {
     pub fn new(source: Source, sizes: &[usize], axes: &[usize]) -> Result<Folded> {
         let order = order(sizes.len(), axes);
         let mut elements = vec![Complex::new(0.0, 0.0); source.elements.len()];
-        tiled::read(source, 0, &mut elements)?;
+        tiled::read(source, 0, elements.as_mut_slice().into())?;
         let mut permuted = vec![Complex::new(0.0, 0.0); elements.len()];
-        kernel::permute(&elements, sizes, &order, &mut permuted);
+        kernel::permute(&elements, sizes, &order, permuted.as_mut_slice().into());
         let columns: usize = axes.iter().map(|axis| sizes[*axis]).product();
         let wide = |z: Complex| c64::new(z.re.into(), z.im.into());
         let matrix = Mat::from_fn(elements.len() / columns, columns, |i, j| wide(permuted[i * columns + j]));
@@ -64,7 +64,7 @@ impl Folded {
     /// Writes the tensor to `out`, in 32-bit floats and with its axes in their own order.
     pub fn unfold(&self, out: &mut Target) -> Result<()> {
         let columns = self.matrix.ncols();
-        let mut rows = Vec::with_capacity(out.elements.len());
+        let mut rows = Vec::with_capacity(out.elements.count());
         for i in 0..self.matrix.nrows() {
             rows.extend(
                 (0..columns)
@@ -78,7 +78,7 @@ impl Folded {
             back[*axis] = place;
         }
         let mut elements = vec![Complex::new(0.0, 0.0); rows.len()];
-        kernel::permute(&rows, &folded, &back, &mut elements);
+        kernel::permute(&rows, &folded, &back, elements.as_mut_slice().into());
         tiled::write(out, &elements)
     }
     /// Folds the same tensor in another way, without leaving f64.
