@@ -47,16 +47,14 @@ impl Mapping {
             map::unmap(aligned + length, start + room - aligned - length);
         }
         let mapping = Mapping(Span { start: aligned, length });
-        (access == Access::Nothing || mapping.open(0, length)).then_some(mapping)
-    }
-    /// Lets a part of fresh address space be read and written: zeros. Returns false if the system refuses.
-    pub fn open(&self, offset: usize, length: usize) -> bool {
-        let part = self.part(offset, length);
-        // If the program has locked all its future memory (mlockall), accessible memory would have pages from the
-        // first moment on: more than there may be, and no touch of them would fault.
-        system::unlock(part.start, part.length);
-        // SAFETY: this only adds access to the library's own mapping.
-        unsafe { system::protect(part.start, part.length, libc::PROT_READ | libc::PROT_WRITE) }.is_ok()
+        if access == Access::ReadWrite {
+            // If the program has locked all its future memory (mlockall), accessible memory would have pages from the
+            // first moment on: more than there may be, and no touch of them would fault.
+            system::unlock(aligned, length);
+            // SAFETY: this only adds access to the library's own mapping.
+            unsafe { system::protect(aligned, length, libc::PROT_READ | libc::PROT_WRITE) }.ok()?;
+        }
+        Some(mapping)
     }
     /// All of it.
     pub fn span(&self) -> Span {

@@ -7,26 +7,20 @@
 use super::codec::Workspace;
 use super::mapping::{Access, Mapping};
 use crate::os::lock::{Condvar, Mutex};
-use crate::os::map::PAGE;
+use crate::os::stack::Stack;
 use core::ptr::NonNull;
 
 const COUNT: usize = 6;
 const STACK: usize = 128 << 10;
-/// Bytes below each stack that nobody may touch: whoever needs more stack than there is ends the program there, and
-/// overwrites nothing. Compiled Rust touches every page of a frame in turn; C need not, so this is more than a page.
-///
-/// A guard and what lies above it are two of the mappings that a process may have. As workspaces are made once, that
-/// is 2 [`COUNT`] in all.
-const GUARD: usize = 64 << 10;
 
 struct Free {
     made: usize,
     list: [Option<Entry>; COUNT],
     used: usize,
 }
-/// One workspace with its stack.
+/// One workspace with its stack. They are made once, so they take few of the mappings that a process may have.
 struct Entry {
-    stack: usize,
+    stack: Stack,
     workspace: NonNull<Workspace>,
 }
 // SAFETY: an entry is plain memory that one thread at a time uses: the one that took it from the list.
@@ -36,15 +30,10 @@ static FREE: Mutex<Free> = Mutex::sheltered(Free { made: 0, list: [const { None 
 static RETURNED: Condvar = Condvar::new();
 
 fn make() -> Option<Entry> {
-    // First the guard, then the stack, which grows down towards it, then the buffers.
-    let open = STACK + size_of::<Workspace>();
-    let mapping = Mapping::reserve(GUARD + open, PAGE, Access::Nothing)?;
-    if !mapping.open(GUARD, open.next_multiple_of(PAGE)) {
-        return None;
-    }
-    let stack = mapping.span().start + GUARD;
-    core::mem::forget(mapping); // kept for the life of the process
-    let workspace = NonNull::new((stack + STACK) as *mut Workspace)?;
+    let stack = Stack::new(STACK)?;
+    let buffers = Mapping::reserve(size_of::<Workspace>(), 64, Access::ReadWrite)?;
+    let workspace = NonNull::new(buffers.span().start as *mut Workspace)?;
+    core::mem::forget(buffers); // kept for the life of the process
     // SAFETY: the mapping is fresh zeroed memory of sufficient size, and the buffers in it are aligned to a page.
     unsafe { Workspace::init(workspace) };
     Some(Entry { stack, workspace })
@@ -89,13 +78,7 @@ pub fn with<R>(own_stack: bool, work: impl FnOnce(&mut Workspace) -> R) -> R {
     let mut entry = take();
     // SAFETY: `make` has initialised the workspace, and it is this thread's alone until `give`.
     let workspace = unsafe { entry.workspace.as_mut() };
-    let result = if own_stack {
-        // SAFETY: the stack has STACK bytes, is page-aligned, and is this thread's alone until `give`. `work` neither
-        // unwinds nor keeps anything on it.
-        unsafe { psm::on_stack(entry.stack as *mut u8, STACK, || work(workspace)) }
-    } else {
-        work(workspace)
-    };
+    let result = if own_stack { entry.stack.run(|| work(workspace)) } else { work(workspace) };
     give(entry);
     result
 }
@@ -130,7 +113,7 @@ mod tests {
                 libc::sigfillset(&mut all);
                 libc::sigdelset(&mut all, libc::SIGALRM);
                 libc::pthread_sigmask(libc::SIG_SETMASK, &all, core::ptr::null_mut());
-                (0..taken).for_each(|_| _ = take()); // for good
+                (0..taken).for_each(|_| core::mem::forget(take()));
                 with(true, |_| {
                     let here = 0_u8;
                     descend(black_box(&raw const here).addr() - depth);
