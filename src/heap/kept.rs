@@ -425,4 +425,19 @@ mod tests {
         }
         heap.destroy();
     }
+    #[test]
+    fn the_shortest_range_that_serves_is_taken() {
+        for shortest_last in [false, true] {
+            let heap = Heap::create(&HeapParams::default()).unwrap();
+            let allocate = |length: usize| heap.allocate(length, 0).unwrap().as_ptr();
+            // The two in between keep the ranges apart.
+            let blocks = [3 << 20, 5 << 20, 40 << 20, 5 << 20, 2 << 20].map(allocate);
+            let order = if shortest_last { [4, 2, 0] } else { [0, 2, 4] };
+            order.iter().for_each(|&number| heap.free(blocks[number]).unwrap());
+            let block = allocate(5 << 19);
+            let range = blocks[0] as usize..blocks[0] as usize + (3 << 20);
+            assert!(range.contains(&(block as usize)), "{block:?} of {blocks:?}");
+            heap.destroy();
+        }
+    }
 }

@@ -108,3 +108,26 @@ fn what_is_charged_by_the_page_takes_no_huge_ones() {
     }
     engine.free(&region);
 }
+
+/// In the process of all tests no other memory has as many chunks in place.
+#[test]
+fn where_mappings_are_short_the_region_that_has_most_gives_some() {
+    const CHUNK: usize = 4096;
+    look_on();
+    if Faults::get(Mechanism::Signal).is_err() {
+        return;
+    }
+    let regions = [4000, 5000, 4500].map(|chunks| {
+        let engine = Engine::with_mechanism(Mechanism::Signal, Box::new(Unlimited)).unwrap();
+        let region = streaming(&engine, chunks * CHUNK, CHUNK);
+        (0..chunks).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
+        region
+    });
+    let hot = || regions.each_ref().map(|region| region.counters.hot.load(Relaxed) / CHUNK);
+    assert_eq!(hot(), [4000, 5000, 4500]);
+    let inside = gate::enter();
+    assert_eq!(Engine::free_mappings(false), 8);
+    drop(inside);
+    assert_eq!(hot(), [4000, 4992, 4500]);
+    regions.iter().for_each(|region| assert!(region.engine().free(region)));
+}
