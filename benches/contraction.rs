@@ -99,7 +99,8 @@ fn main() {
                     matmul(c, Accum::Replace, a, b, Complex::new(1.0, 0.0), par);
                 };
                 let p = seconds(&mut run_plain);
-                let o = seconds(&mut || product.compute(&a, &b, &mut ours, &mut |_| Ok(())).unwrap());
+                let o =
+                    seconds(&mut || product.compute(&a, &b, (&mut *ours).into(), &mut |_| Ok(())).unwrap());
                 if round > 0 {
                     plain_times.push(p);
                     our_times.push(o);
@@ -112,7 +113,11 @@ fn main() {
             if !rivals.is_empty() {
                 // Run as the rivals are, without a plain product in between.
                 let mut times: Vec<f64> = (0..7)
-                    .map(|_| seconds(&mut || product.compute(&a, &b, &mut ours, &mut |_| Ok(())).unwrap()))
+                    .map(|_| {
+                        seconds(&mut || {
+                            product.compute(&a, &b, (&mut *ours).into(), &mut |_| Ok(())).unwrap()
+                        })
+                    })
                     .collect();
                 ours_alone[threads - 1] = work / median(&mut times);
             }
@@ -133,7 +138,7 @@ fn after_pauses(memory: &Interface) {
     for (size, least) in [(128, 1.1), (256, 1.4), (512, 1.6)] {
         let [a, b, mut c] = [(); 3].map(|()| tensor(memory, &[size, size]));
         let product = Product::row_major(&[size, size], &[size, size], &[(1, 0)]);
-        let mut compute = || product.compute(&a, &b, &mut c, &mut |_| Ok(())).unwrap();
+        let mut compute = || product.compute(&a, &b, (&mut *c).into(), &mut |_| Ok(())).unwrap();
         let [one, two] = [1, 2].map(|threads| {
             set_threads(threads);
             let mut times: Vec<f64> = (0..51)

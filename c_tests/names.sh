@@ -19,6 +19,8 @@ same() {
 
 nm -D --defined-only "$B/libunimem.so" | awk '$2 != "A" { print $3 }' | sort >"$D/shared"
 same "libunimem.so exports the names of unimem.map" "$B/names" "$D/shared"
+while read -r name; do grep -q "[^a-z_]$name(" c_tests/test_stack.c || echo "$name"; done <"$B/names" >"$D/unmeasured"
+same "the stack of all of them is measured" /dev/null "$D/unmeasured"
 nm -g --defined-only "$B/libunimem.a" | awk 'NF == 3 { print $3 }' | sort >"$D/static"
 same "so does libunimem.a" "$B/names" "$D/static"
 nm -g --defined-only "$B/libunimem.a" | awk 'NF == 3 && $2 != "W" && $2 != "V" { print $3 }' >"$D/strong"

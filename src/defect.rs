@@ -104,4 +104,20 @@ mod tests {
         }
         assert!(!told.contains(PLANTED), "{told}");
     }
+
+    const OUTSIDE: &str = "defect::tests::a_panic_outside_of_calls_is_a_finding_where_these_are_kept";
+    #[test]
+    fn a_panic_outside_of_calls_is_a_finding_where_these_are_kept() {
+        const CASE: &str = "UNIMEM_TEST_CASE_OUTSIDE";
+        if std::env::var_os(CASE).is_some() {
+            assert_eq!(caught(|| ()), Some(()));
+            assert!(std::thread::spawn(|| panic!("of the program")).join().is_err());
+            return;
+        }
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        program.args(["--exact", OUTSIDE]).env(CASE, "1").env_remove("UNIMEM_TEST_FINDINGS");
+        assert!(program.output().unwrap().status.success(), "it goes to the program's own hook");
+        let status = program.env("UNIMEM_TEST_FINDINGS", "/dev/null").output().unwrap().status;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGABRT));
+    }
 }

@@ -152,16 +152,16 @@ macro_rules! tables {
 }
 /// The tables of all slots. C holds their addresses as pointers that are not `const`, but must not write there: the
 /// tables are a constant, in read-only memory.
-struct Tables([unified_memory_interface_t; SLOTS]);
-static TABLES: Tables = Tables(tables!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19));
+static TABLES: [unified_memory_interface_t; SLOTS] =
+    tables!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19);
 
 /// The table of a slot.
 pub(crate) fn of_slot(slot: usize) -> *mut unified_memory_interface_t {
-    core::ptr::from_ref(&TABLES.0[slot]).cast_mut()
+    core::ptr::from_ref(&TABLES[slot]).cast_mut()
 }
 /// The slot of a table. InvalidArgument if the table is not one of the library's.
 pub(super) fn slot_of(memory: *const unified_memory_interface_t) -> Result<usize> {
-    let offset = (memory as usize).wrapping_sub(TABLES.0.as_ptr() as usize);
+    let offset = (memory as usize).wrapping_sub(TABLES.as_ptr() as usize);
     let slot = offset / size_of::<unified_memory_interface_t>();
     if slot >= SLOTS || !offset.is_multiple_of(size_of::<unified_memory_interface_t>()) {
         return fail!(InvalidArgument, "{memory:p} is not an interface of libunimem");

@@ -8,6 +8,7 @@ use super::tree_tensor_network::{list, make, memory, not_null};
 use crate::error::{Result, fail};
 use crate::tensor::convert::{self, Tensor};
 use crate::tensor::live::{self, Session};
+use crate::tensor::out::Out;
 use crate::tensor::{shape, tiled};
 use core::ptr;
 use std::time::Instant;
@@ -208,8 +209,7 @@ fn build(session: &Session) -> Result<Building> {
             (*made.0).num_nodes = id + 1;
             (*node).data = array(source.count())?;
             // `tiled::read` pins the chunks of tiered memory, so it can read tensors that are not in place.
-            let elements = core::slice::from_raw_parts_mut((*node).data, source.count());
-            tiled::read(source.source(), 0, elements)?;
+            tiled::read(source.source(), 0, Out::new((*node).data, source.count()))?;
             (*node).dimensions = copy_of(source.dimensions())?;
             (*node).connected_nodes = copy_of(&neighbours)?;
             (*node).connected_dims = copy_of(&axes)?;

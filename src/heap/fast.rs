@@ -168,13 +168,25 @@ fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
 }
 /// The end of a free into an empty front. It is a function of its own so that the usual free needs fewer registers. It is
 /// `extern "C"` because such a function does not unwind, which lets the compiler turn the call into a jump.
+///
+/// It looks the span up again, and that may be another one by now: if a second thread freed the block too, the span that the
+/// free found may have ended. The rule is that the front remembers a block only together with a span that has this block, with
+/// this slot, in this class and heap, all the time from before that was read until now, and it is in the same service as long
+/// as the front counts on it. Any other entry goes to the magazine, where it is good for one allocation at most (slot.rs).
 #[inline(never)]
 pub(super) extern "C" fn keep_in_front(cache: &ThreadCache, entry: Entry, scaled_class: usize) {
     let magazine = cache.magazine_at(scaled_class);
-    match page_map::span_of(entry.pointer as usize) {
-        Some(span) => cache.front.keep(span, entry, scaled_class, magazine.labels()),
-        // The span has ended meanwhile, because another thread freed the block as well. The magazine drops this entry when
-        // it comes to it.
+    let address = entry.pointer as usize;
+    let span = page_map::span_of(address);
+    let service = span.and_then(|span| {
+        span.service_if(|| {
+            span.heap().is_some_and(|heap| core::ptr::eq(heap, cache.heap))
+                && span.class() as usize * CLASS_SCALE == scaled_class
+                && span.index_of(address).is_some_and(|index| entry.has_slot(span.slot(index)))
+        })
+    });
+    match span.zip(service) {
+        Some((span, service)) => cache.front.keep(span, service, entry, scaled_class, magazine.labels()),
         None => _ = magazine.push(entry),
     }
     entry.slot().store(magazine.tag(), Relaxed);

@@ -19,7 +19,7 @@ use super::magazine::{Entry, Labels};
 use super::size_class::{CLASS_SCALE, SHARED};
 use super::slot;
 use super::span::Span;
-use super::tally::Tally;
+use super::tally::{self, Tally};
 use core::cell::Cell;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
@@ -121,15 +121,16 @@ impl Front {
     pub fn has_room(&self, scaled_class: usize) -> bool {
         self.key.get() >= CLASSES_END && scaled_class < CLASSES_END
     }
-    /// Puts a block into the front. The caller has checked that there is room, and sets the block's slot afterwards.
-    pub fn keep(&self, span: &Span, entry: Entry, scaled_class: usize, labels: Labels) {
+    /// Puts a block into the front. The caller has checked that there is room, and that the block is one of the span's in this
+    /// service; it sets the block's slot afterwards.
+    pub fn keep(&self, span: &Span, service: u32, entry: Entry, scaled_class: usize, labels: Labels) {
         self.address.set(entry.pointer.expose_provenance());
         self.slot.set(Some(entry.slot()));
         self.value.set(entry.value());
         self.span.set(span);
-        self.counted.set(span.counted_size(0));
+        self.counted.set(tally::counted(labels.zero_size_value() as usize));
         self.scaled_class.set(scaled_class as u32);
-        self.service.set(span.service());
+        self.service.set(service);
         self.labels.set(labels);
         self.key.set(scaled_class);
     }

@@ -174,6 +174,13 @@ impl Kept {
         })
     }
     /// Takes out a kept run of `slices` for `user`, cut from a longer one if need be.
+    ///
+    /// The rest of a cut run keeps its age and becomes the first of its list, where all others may be younger.
+    /// - [`Kept::release`] looks at every run, so the rest leaves when it is too old, no sooner and no later.
+    /// - [`Kept::release_oldest`] looks at the last of each list only, so it finds the rest when all behind it have left. These
+    ///   are runs of that length that nobody wants, as the rest is reused first. So no memory in use leaves too early, and of
+    ///   what is not in use some leaves in another order. To keep the lists sorted, each cut would have to walk one under the
+    ///   lock.
     pub fn reuse_run(&mut self, slices: usize, user: *const ThreadCache) -> Option<NonNull<Span>> {
         let (span, length) = self.run_for(slices, user)?;
         let rest = if length > slices { Some(records_of_spans::take()?) } else { None };
@@ -368,6 +375,44 @@ mod tests {
         }
     }
 
+    /// The kept runs of so many slices, the latest first: when each was put aside.
+    fn ages(heap: &Heap, slices: usize) -> Vec<u32> {
+        let central = heap.central.lock();
+        let first = NonNull::new(central.kept.aging[slices].head);
+        core::iter::successors(first, |span| {
+            // SAFETY: kept spans are known to nobody but their list, under the lock.
+            NonNull::new(unsafe { span.as_ref().inner() }.links[BY_USE].next)
+        })
+        // SAFETY: as above.
+        .map(|span| unsafe { span.as_ref().inner() }.kept_since)
+        .collect()
+    }
+    /// Sets when the latest kept run of so many slices was put aside.
+    fn set_age(heap: &Heap, slices: usize, since: u32) {
+        let central = heap.central.lock();
+        // SAFETY: kept spans are known to nobody but their list, under the lock.
+        unsafe { (*central.kept.aging[slices].head).inner() }.kept_since = since;
+    }
+    #[test]
+    fn the_rest_of_a_run_leaves_at_its_age() {
+        const SLICES: [usize; 3] = [16, 10, 6];
+        let heap = Heap::create(&HeapParams { cache_blocks: 0, ..HeapParams::default() }).unwrap();
+        let allocate = |slices: usize| heap.allocate(slices * SLICE, 0).unwrap().as_ptr();
+        let [whole, behind] = [allocate(SLICES[0]), allocate(SLICES[2])];
+        for (block, slices, since) in [(whole, SLICES[0], 3), (behind, SLICES[2], 5)] {
+            heap.free(block).unwrap();
+            set_age(heap, slices, since);
+        }
+        let part = allocate(SLICES[1]);
+        assert_eq!((ages(heap, SLICES[0]), ages(heap, SLICES[2])), (vec![], vec![3, 5]));
+        heap.release_kept(Some(3));
+        assert_eq!(ages(heap, SLICES[2]), [3, 5]);
+        heap.release_kept(Some(4));
+        assert_eq!(ages(heap, SLICES[2]), [5]);
+        heap.free(part).unwrap();
+        heap.destroy();
+    }
+
     #[test]
     fn what_is_used_of_a_range_does_not_keep_the_rest() {
         let heap = Heap::create(&HeapParams::default()).unwrap();
@@ -379,5 +424,20 @@ mod tests {
             assert_eq!(heap.held() > 0, stays, "{used} of it were used");
         }
         heap.destroy();
+    }
+    #[test]
+    fn the_shortest_range_that_serves_is_taken() {
+        for shortest_last in [false, true] {
+            let heap = Heap::create(&HeapParams::default()).unwrap();
+            let allocate = |length: usize| heap.allocate(length, 0).unwrap().as_ptr();
+            // The two in between keep the ranges apart.
+            let blocks = [3 << 20, 5 << 20, 40 << 20, 5 << 20, 2 << 20].map(allocate);
+            let order = if shortest_last { [4, 2, 0] } else { [0, 2, 4] };
+            order.iter().for_each(|&number| heap.free(blocks[number]).unwrap());
+            let block = allocate(5 << 19);
+            let range = blocks[0] as usize..blocks[0] as usize + (3 << 20);
+            assert!(range.contains(&(block as usize)), "{block:?} of {blocks:?}");
+            heap.destroy();
+        }
     }
 }

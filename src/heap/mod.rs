@@ -22,6 +22,7 @@ pub mod guard;
 mod kept;
 mod large;
 mod lifecycle;
+mod look_up;
 mod magazine;
 pub(crate) mod page_map;
 pub mod recorded;

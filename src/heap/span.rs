@@ -179,10 +179,18 @@ impl Span {
     /// meanwhile, and at that moment no pointer was a block of it. Without this, a look-up that is held up could combine a
     /// field of the old span with a field of the new one, perhaps of another class or another heap.
     pub fn whole<R>(&self, read: impl FnOnce() -> Option<R>) -> Option<R> {
+        self.whole_in_service(read).map(|(found, _)| found)
+    }
+    /// Number of the service in which `holds` was true of the record; as [`Span::whole`].
+    pub fn service_if(&self, holds: impl FnOnce() -> bool) -> Option<u32> {
+        self.whole_in_service(|| holds().then_some(())).map(|((), service)| service)
+    }
+    #[inline(always)]
+    fn whole_in_service<R>(&self, read: impl FnOnce() -> Option<R>) -> Option<(R, u32)> {
         let changes = self.changes.load(Acquire);
         let found = read().filter(|_| changes % 2 == 1);
         fence(Acquire);
-        found.filter(|_| self.changes.load(Relaxed) == changes)
+        found.filter(|_| self.changes.load(Relaxed) == changes).map(|found| (found, changes))
     }
     /// Number of the record's service. Whoever reads the same number again knows that the record was in service all the
     /// time.

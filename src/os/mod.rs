@@ -13,6 +13,7 @@ pub mod numa;
 pub mod placement;
 pub mod private_file;
 pub mod records;
+pub mod stack;
 pub mod system;
 pub mod thread;
 pub mod watch;

@@ -4,6 +4,7 @@
 //!   has been given another table since.
 //! - The blocks of a network are counted in its [`Account`].
 use super::Complex;
+use super::out::Out;
 use super::tiled::{ChunkedMemory, Room, Source, Target, Temporary};
 use crate::error::{self, Result, fail};
 use crate::instance::Instance;
@@ -236,25 +237,20 @@ impl Block {
         // SAFETY: the elements are inside the block (asserted), aligned, and initialised by the caller's promise.
         unsafe { core::slice::from_raw_parts(self.start.as_ptr().cast(), count) }
     }
-    /// The first `count` elements of a new block, which nobody else uses, as the target of a product. The product must
-    /// write all elements before any is read.
+    /// The first `count` elements of a block that nobody else uses, to be written.
     pub fn target(&mut self, count: usize) -> Target<'_> {
-        assert!(count * size_of::<Complex>() <= self.bytes);
-        let chunked = self.region.as_deref().map(|region| region as &dyn ChunkedMemory);
-        // SAFETY: the elements are inside the block (asserted) and aligned, and every bit pattern is a number. The block
-        // is borrowed for as long as the target lives.
-        let elements = unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), count) };
-        Target { elements, chunked }
+        // SAFETY: the block is borrowed for as long as the target lives.
+        unsafe { self.shared_target(count) }
     }
-    /// The first `count` elements, to write. Elements that were never written have arbitrary values.
+    /// The first `count` elements of a block that others know, to be written.
     ///
     /// # Safety
-    /// Nobody else reads or writes these elements while the slice lives. They are read only after being written.
-    pub unsafe fn elements_mut(&mut self, count: usize) -> &mut [Complex] {
+    /// Nobody else reads or writes these elements while the target lives.
+    pub unsafe fn shared_target(&self, count: usize) -> Target<'_> {
         assert!(count * size_of::<Complex>() <= self.bytes);
-        // SAFETY: the elements are inside the block (asserted) and aligned. Every bit pattern is a number, and heap
-        // memory has some bit pattern.
-        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr().cast(), count) }
+        // SAFETY: the elements are inside the block (asserted) and aligned. They are the caller's alone, by its promise.
+        let elements = unsafe { Out::new(self.start.as_ptr().cast(), count) };
+        Target { elements, chunked: self.chunked() }
     }
 }
 impl Temporary for Block {

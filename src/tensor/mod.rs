@@ -9,6 +9,7 @@ pub mod kernel;
 pub mod live;
 pub mod memory;
 pub mod network;
+pub mod out;
 pub mod pair;
 pub mod progress;
 pub mod records;

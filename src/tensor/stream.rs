@@ -3,7 +3,7 @@ use super::Complex;
 use super::memory::{Block, Memory, Storage};
 use super::network::{Network, Node};
 use super::pair::Pair;
-use super::tiled::{self, Target};
+use super::tiled;
 use crate::error::{Result, fail};
 use std::time::Instant;
 
@@ -37,9 +37,8 @@ impl Stream {
         if length == 0 {
             return Ok(false);
         }
-        // SAFETY: the buffer is the stream's own, and C reads it between calls only.
-        let buffer = unsafe { self.buffer.elements_mut(length) };
-        tiled::read(source, self.offset, buffer)?;
+        // The buffer is the stream's own, and C reads it between calls only.
+        tiled::read(source, self.offset, self.buffer.target(length).elements)?;
         self.offset += length;
         Ok(true)
     }
@@ -62,11 +61,8 @@ pub fn contract(pair: &Pair, result: &Node, memory: &Memory, network: &Network) 
     let product = pair.product();
     let work = product.operations();
     network.progress.report(0.0, work)?;
-    let start = result.block().as_ptr().cast();
-    // SAFETY: the slice covers the result's own block, which is neither operand's (checked above). No other call
-    // uses the network.
-    let elements = unsafe { core::slice::from_raw_parts_mut(start, result.count()) };
-    let mut out = Target { elements, chunked: result.block().chunked() };
+    // SAFETY: the result's own block is neither operand's (checked above). No other call uses the network.
+    let mut out = unsafe { result.block().shared_target(result.count()) };
     let (left, right) = (pair.left.source(), pair.right.source());
     let mut tick = |done: f64| network.progress.report(done * work, work);
     tiled::multiply(&product, left, right, &mut out, memory, None, &mut tick)

@@ -22,7 +22,7 @@ pub enum Advice {
     Sequential,
     /// It will be used in no order: nothing is read ahead.
     Random,
-    /// It will be used soon: chunks are brought in, as many as the budget holds.
+    /// It will be used soon: chunks are brought in, from the first one on, as many as half the budget holds.
     WillNeed,
     /// It will not be used for a while: chunks in place are sent out.
     DontNeed,

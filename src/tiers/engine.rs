@@ -18,7 +18,7 @@ use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
 use super::waiting::{End, Outcome, Waiting};
 use super::warm::Warm;
-use super::{fork, gate, recorded, registry, workers, workspace};
+use super::{fork, gate, mappings, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
 use crate::log::log;
 use crate::os::lock::Mutex;
@@ -26,9 +26,11 @@ use crate::os::map;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
-/// How many sets of slots are kept although no region uses them. Each set takes about a hundred of the mappings that
-/// a process may have.
+/// How many sets of slots are kept although no region uses them. Each takes up to [`Staging::MOST_MAPPINGS`] of the
+/// mappings that a process may have.
 const KEPT_SETS: usize = 8;
+const _: () =
+    assert!(KEPT_SETS * Staging::MOST_MAPPINGS < mappings::USUALLY_FREE, "chunks count on these being few");
 
 /// The engine.
 pub struct Engine {

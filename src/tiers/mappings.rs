@@ -27,8 +27,11 @@ pub const LEAVING: usize = 8;
 /// The limit that Linux sets if nothing else was asked for.
 const USUAL: usize = 65530;
 /// The share of the limit (one part in ...) that is left free: for what the program maps from now on, and for the
-/// slots of the engines, some fifty mappings for each size of chunks.
+/// slots of the engines, up to [`Staging::MOST_MAPPINGS`](super::staging::Staging::MOST_MAPPINGS) for each size of
+/// chunks in each.
 const FREE: usize = 16;
+/// How many mappings are left free where the limit is the usual one.
+pub const USUALLY_FREE: usize = USUAL / FREE;
 /// The share of the limit that is taken to be the program's own as long as nobody has looked.
 const ASSUMED: usize = 8;
 /// Chunks may take this many mappings, however many others there are: if even these are too many, chunks are not the
@@ -90,6 +93,13 @@ fn short_from(most: usize, others: usize) -> usize {
     may_be / (LEAVING + 1) * LEAVING
 }
 
+/// How many mappings others have, if chunks have as many as `ours` tells. This is the lower of the counts before and after
+/// the look at all: mappings of chunks that came in or left meanwhile count as others', which is on the safe side.
+fn others(most: usize, ours: impl Fn() -> usize, all: impl FnOnce() -> Option<usize>) -> usize {
+    let before = ours();
+    all().map_or(most / ASSUMED, |all| all.saturating_sub(before.min(ours())))
+}
+
 /// To be called before a region is made whose chunks may come to take `more` mappings, but never while a fault is
 /// served: if it is worth it, this looks at all mappings of the process.
 pub fn prepare(more: usize) {
@@ -102,11 +112,7 @@ pub fn prepare(more: usize) {
     if rested && worth {
         REFUSED.store(false, Relaxed);
         LOOKED.store(now, Relaxed);
-        // The lower of the counts before and after the look: mappings of chunks that came in or left meanwhile count as
-        // others, which is on the safe side.
-        let ours = || taken.min(TAKEN.load(Relaxed));
-        let others = all().map_or(most / ASSUMED, |all| all.saturating_sub(ours()));
-        SHORT_FROM.store(short_from(most, others), Relaxed);
+        SHORT_FROM.store(short_from(most, others(most, || TAKEN.load(Relaxed), all)), Relaxed);
     } else if looked == 0 {
         SHORT_FROM.fetch_min(short_from(most, most / ASSUMED), Relaxed);
     }
@@ -139,6 +145,18 @@ mod tests {
         assert!(before > 10 && most() > before, "{before} of {}", most());
         let lines = std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
         assert!(lines.abs_diff(before) < 200, "{before}, {lines}");
+    }
+    #[test]
+    fn mappings_of_chunks_that_move_during_the_look_count_as_others() {
+        for (before, after) in [(300, 300), (300, 350), (350, 300)] {
+            let taken = core::cell::Cell::new(before);
+            let look = || {
+                taken.set(after);
+                Some(1000)
+            };
+            assert_eq!(others(USUAL, || taken.get(), look), 700, "{before}, then {after}");
+        }
+        assert_eq!(others(USUAL, || 300, || None), USUAL / ASSUMED);
     }
     #[test]
     fn chunks_leave_before_there_are_too_many() {

@@ -81,10 +81,10 @@ impl SpillSpace {
         Ok(())
     }
     /// Takes room for all chunks that the region has address space for, without making blocks.
-    fn take_sparse(&self, file: u16, spill: &Arc<Spill>) {
+    fn take_sparse(&self, extents: &mut Vec<Extent>, file: u16, spill: &Arc<Spill>) {
         let (first, count) = (0, self.capacity);
         let start = spill.take_range((count * self.chunk) as u64);
-        self.extents.lock().push(Extent { file, spill: spill.clone(), first, count, start, stored: 0 });
+        extents.push(Extent { file, spill: spill.clone(), first, count, start, stored: 0 });
     }
     /// Makes blocks so that chunk `index` of `count`, which is about to be used for the first time, can be spilled.
     pub fn make_blocks(&self, index: usize, count: usize) -> core::result::Result<(), Errno> {
@@ -114,10 +114,12 @@ impl SpillSpace {
     /// taken in advance, because there is no budget, it is taken now.
     pub fn place_for_writing(&self, index: usize) -> core::result::Result<(u16, Arc<Spill>, u64), Errno> {
         let (file, spill) = self.engine.spill()?;
-        if self.place(file, index).is_none() {
-            self.take_sparse(file, &spill);
+        // Looking and taking are one step: two threads that write the first two chunks are not to take room for all twice.
+        let mut extents = self.extents.lock();
+        if self.run_in(&extents, file, index).is_none() {
+            self.take_sparse(&mut extents, file, &spill);
         }
-        let (spill, offset) = self.place(file, index).ok_or(Errno(libc::ENOSPC))?;
+        let (spill, offset, _) = self.run_in(&extents, file, index).ok_or(Errno(libc::ENOSPC))?;
         Ok((file, spill, offset))
     }
     /// The file with this number and a chunk's offset in it.
@@ -126,7 +128,9 @@ impl SpillSpace {
     }
     /// Like `place`; also tells how many chunks, from this one on, lie there one behind the other.
     fn run(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64, usize)> {
-        let extents = self.extents.lock();
+        self.run_in(&self.extents.lock(), file, index)
+    }
+    fn run_in(&self, extents: &[Extent], file: u16, index: usize) -> Option<(Arc<Spill>, u64, usize)> {
         let extent = extents.iter().find(|extent| extent.file == file && extent.holds(index))?;
         let before = index - extent.first;
         Some((extent.spill.clone(), extent.start + (before * self.chunk) as u64, extent.count - before))
@@ -145,8 +149,10 @@ impl SpillSpace {
     }
     /// After a fork: takes room in the file that is current now, if the region had room before. Makes no blocks.
     pub fn move_to(&self, file: u16, spill: &Arc<Spill>) {
-        if !self.extents.lock().is_empty() {
-            self.take_sparse(file, spill);
+        let mut extents = self.extents.lock();
+        if !extents.is_empty() {
+            self.take_sparse(&mut extents, file, spill);
+            drop(extents);
             *self.made.lock() = Some(vec![0; self.words()]);
         }
     }
@@ -184,5 +190,39 @@ impl SpillSpace {
             }
         }
         extents.retain(|extent| extent.count > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::watch::look_on;
+    use crate::tiers::budget::Unlimited;
+    use std::sync::Barrier;
+
+    #[test]
+    fn two_threads_that_write_first_take_room_once() {
+        const ROUNDS: usize = 5000;
+        let engine = Engine::new(Box::new(Unlimited)).unwrap();
+        look_on();
+        engine.spill().unwrap();
+        let spaces: Vec<_> = (0..ROUNDS).map(|_| SpillSpace::new(&engine, 4096, 2)).collect();
+        let together = Barrier::new(2);
+        let write = |index: usize| {
+            look_on();
+            let place = |space: &SpillSpace| {
+                together.wait();
+                space.place_for_writing(index).map(|(_, _, offset)| offset)
+            };
+            spaces.iter().map(place).collect::<Vec<_>>()
+        };
+        let [first, second] = std::thread::scope(|scope| {
+            let write = &write;
+            [0, 1].map(|index| scope.spawn(move || write(index))).map(|thread| thread.join().unwrap())
+        });
+        for ((space, first), second) in spaces.iter().zip(first).zip(second) {
+            assert_eq!(first.unwrap() + 4096, second.unwrap());
+            assert_eq!(space.extents.lock().len(), 1);
+        }
     }
 }

@@ -77,11 +77,17 @@ pub struct Staging {
 pub fn alignment(chunk: usize) -> usize {
     if chunk.is_multiple_of(HUGE_PAGE) { HUGE_PAGE } else { PAGE }
 }
+/// Bytes from one slot to the next.
+pub fn stride(chunk: usize) -> usize {
+    (chunk + directory_size(chunk)).next_multiple_of(alignment(chunk))
+}
 impl Staging {
+    /// How many of the mappings that a process may have a set takes at most. Each slot and each nursery is one, and so
+    /// is what lies behind it (`adopt` says why).
+    pub const MOST_MAPPINGS: usize = 4 * MOST;
     /// A set for chunks of `chunk` bytes.
     pub fn new(pages: &Pages, chunk: usize) -> Result<Staging, Errno> {
-        let alignment = alignment(chunk);
-        let stride = (chunk + directory_size(chunk)).next_multiple_of(alignment);
+        let (alignment, stride) = (alignment(chunk), stride(chunk));
         let count = (MOST_BYTES / stride).clamp(4, MOST);
         let reserve =
             |length| Mapping::reserve(length, alignment, Access::ReadWrite).ok_or(Errno(libc::ENOMEM));

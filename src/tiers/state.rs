@@ -158,8 +158,16 @@ impl<A: AtomicWord> State<A> {
     }
     /// Removes the reference mark. Returns whether this call removed it.
     pub fn forget_reference(&self) -> bool {
-        let word = self.load();
-        word.referenced() && self.0.replace(word.0, word.0 & !REFERENCED)
+        // Whoever changes the word meanwhile leaves the mark, as a release does, or has claimed the chunk.
+        loop {
+            let word = self.load();
+            if !word.referenced() {
+                return false;
+            }
+            if self.0.replace(word.0, word.0 & !REFERENCED) {
+                return true;
+            }
+        }
     }
     /// Claims a chunk. Fails if it is Busy, pinned or acquired, or if the word has changed since `word` was read.
     pub fn claim(&self, word: Word) -> bool {
@@ -295,6 +303,18 @@ mod model {
             evictor.join().unwrap();
             model.bring_in(false);
             assert_eq!(model.page.load(Ordering::Acquire), 2);
+        });
+    }
+    #[test]
+    fn a_reference_is_forgotten_while_its_acquisition_ends() {
+        explore(PREEMPTIONS, || {
+            let model = Model::new();
+            model.bring_in(true);
+            let other = model.clone();
+            let releasing = loom::thread::spawn(move || other.state.release());
+            assert!(model.state.forget_reference());
+            assert_eq!(releasing.join().unwrap(), Some(0));
+            assert!(!model.state.load().referenced() && !model.state.forget_reference());
         });
     }
     #[test]

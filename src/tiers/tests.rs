@@ -17,6 +17,7 @@ mod ahead;
 mod copies;
 mod failures;
 mod interleavings;
+mod mappings;
 mod room;
 
 /// A budget of fixed size that notes the most that was ever charged.

@@ -46,17 +46,26 @@ fn comment_from<'a>(first: &str, lines: &mut impl Iterator<Item = &'a str>) -> S
     text.join("\n").trim().to_owned()
 }
 
-/// A comment as roff: `code` in bold, paragraphs apart, preconditions named.
+/// A comment as roff: `code` in bold, paragraphs apart, preconditions named, the items of a list close together.
 fn prose(comment: &str) -> String {
     let mut out = String::new();
+    let mut in_list = false;
     for paragraph in comment.split("\n\n") {
+        let item = paragraph.strip_prefix("- ");
+        if in_list && item.is_none() {
+            out += ".PD\n.RE\n";
+        }
+        out += match (item, in_list) {
+            (Some(_), true) => ".IP \\(bu 2\n",
+            (Some(_), false) => ".RS\n.PD 0\n.IP \\(bu 2\n",
+            (None, _) if out.is_empty() => "",
+            (None, _) => ".IP\n",
+        };
+        in_list = item.is_some();
         let paragraph = match paragraph.strip_prefix("@pre ") {
             Some(rest) => format!("Precondition: {rest}"),
-            None => paragraph.to_owned(),
+            None => item.unwrap_or(paragraph).to_owned(),
         };
-        if !out.is_empty() {
-            out += ".IP\n";
-        }
         for line in paragraph.lines() {
             let pieces = line.split('`').enumerate();
             let line: String = pieces
@@ -65,6 +74,9 @@ fn prose(comment: &str) -> String {
             let guard = if line.starts_with(['.', '\'']) { "\\&" } else { "" };
             out += &format!("{guard}{line}\n");
         }
+    }
+    if in_list {
+        out += ".PD\n.RE\n";
     }
     out
 }

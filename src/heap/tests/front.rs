@@ -114,6 +114,34 @@ fn a_block_whose_span_has_ended_is_not_kept() {
     end(heap);
 }
 
+/// The same, and the memory of the span is one of another class by then. Its slot says nothing: it is the same one, as this is
+/// the first block of both.
+#[test]
+fn a_block_whose_span_was_replaced_is_not_remembered() {
+    let heap = heap();
+    let block = allocate(heap, 100);
+    heap.flush_caches(); // the others that came with it
+    let (span, index, value) = heap.find(block).unwrap();
+    let entry = Entry::new(block, span.slot(index), value);
+    let scaled_class = span.class() as usize * size_class::CLASS_SCALE;
+    free(heap, block);
+    heap.flush_caches();
+    let next = allocate(heap, 190);
+    heap.flush_caches();
+    assert_eq!(next, block);
+    let cache = cache(heap);
+    cache.tally.free(heap, 100);
+    fast::keep_in_front(cache, entry, scaled_class);
+    assert_eq!(held_stride(heap), None);
+    // This thread is given a part of the other block. When it frees that, the block goes where it belongs.
+    assert_eq!(allocate(heap, 100), block);
+    free(heap, block);
+    assert_eq!(held_stride(heap), Some(192));
+    assert_eq!(allocate(heap, 190), block);
+    free(heap, block);
+    heap.destroy();
+}
+
 #[test]
 fn the_front_is_room_for_one_more() {
     // Room for one span of blocks and its bookkeeping.

@@ -162,16 +162,16 @@ fn a_block_that_a_late_free_took_is_not_given_out_from_the_front() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
     let [block, other] = [(); 2].map(|()| heap.allocate(SIZE, 0).unwrap());
     let address = block.as_ptr() as usize;
-    let barrier = std::sync::Barrier::new(2);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let [barrier, others] = Meeting::sides();
+        scope.spawn(move || {
             // Gives this thread a cache.
             heap.free(heap.allocate(SIZE, 0).unwrap().as_ptr()).unwrap();
-            barrier.wait();
-            barrier.wait();
+            others.wait();
+            others.wait();
             free_late(heap, NonNull::new(address as *mut u8).unwrap(), SIZE);
-            barrier.wait();
-            barrier.wait();
+            others.wait();
+            others.wait();
         });
         barrier.wait();
         heap.free(block.as_ptr()).unwrap();

@@ -72,22 +72,22 @@ fn a_heap_at_its_limit_takes_nothing_from_others() {
 fn blocks_in_other_threads_spans_are_used_before_the_limit_refuses() {
     let limit = 2 << 20;
     let heap = Heap::create(&HeapParams { limit, ..HeapParams::default() }).unwrap();
-    let (freed, done) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
     std::thread::scope(|scope| {
+        let [one, other] = Meeting::sides();
         // Fills the heap up to its limit, frees all but one block in each page, and stays alive, so that
         // its spans remain its own.
-        scope.spawn(|| {
+        scope.spawn(move || {
             let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(1000, 0).ok()).collect();
             let sparse = blocks.iter().enumerate().filter(|(i, _)| i % 4 != 0);
             sparse.for_each(|(_, block)| heap.free(block.as_ptr()).unwrap());
             heap.flush_caches();
-            freed.wait();
-            done.wait();
+            other.wait(); // freed
+            other.wait(); // done
             assert!(blocks.len() > 1900);
         });
-        freed.wait();
+        one.wait();
         let taken = std::iter::from_fn(|| heap.allocate(1000, 0).ok()).count();
-        done.wait();
+        one.wait();
         assert!(taken > 1400, "only {taken} of the blocks that the other thread freed could be had");
     });
     heap.destroy();

@@ -5,9 +5,8 @@ use crate::os::{map, records};
 #[test]
 fn threads_get_their_own_memory_back() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
-    let turn = std::sync::Barrier::new(2);
     // Whoever frees second has put its memory aside last, but the other thread is not given that memory.
-    let exchange = |second: bool| {
+    let exchange = |second: bool, turn: Meeting| {
         let allocate = || heap.allocate(1 << 20, 0).unwrap();
         let in_turn = |act: &mut dyn FnMut()| {
             for now in [false, true] {
@@ -24,8 +23,9 @@ fn threads_get_their_own_memory_back() {
         assert_eq!(before, after);
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| exchange(true));
-        exchange(false);
+        let [one, other] = Meeting::sides();
+        scope.spawn(|| exchange(true, one));
+        exchange(false, other);
     });
     heap.destroy();
 }
@@ -54,7 +54,7 @@ fn blocks_of_ended_threads_come_back() {
 #[test]
 fn threads_take_from_spans_of_their_own() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
-    let spans_of_a_thread = |turn: &std::sync::Barrier| {
+    let spans_of_a_thread = |turn: Meeting| {
         let mut spans = Vec::new();
         for _ in 0..50 {
             turn.wait();
@@ -64,10 +64,9 @@ fn threads_take_from_spans_of_their_own() {
         turn.wait(); // both threads keep their caches until here
         spans
     };
-    let turn = std::sync::Barrier::new(2);
     let (one, other) = std::thread::scope(|scope| {
-        let one = scope.spawn(|| spans_of_a_thread(&turn));
-        let other = scope.spawn(|| spans_of_a_thread(&turn));
+        let turns = Meeting::sides();
+        let [one, other] = turns.map(|turn| scope.spawn(|| spans_of_a_thread(turn)));
         (one.join().unwrap(), other.join().unwrap())
     });
     assert!(one.iter().all(|span| !other.contains(span)), "two threads' blocks lie in one span");

@@ -1,5 +1,6 @@
 //! Tensors as matrices in f64, and the factorisations of these (by faer).
 use crate::error::{Result, fail};
+use crate::os::stack::Stack;
 use crate::tensor::tiled::{self, Source, Target};
 use crate::tensor::{Complex, kernel, shape};
 use faer::{Mat, MatRef, c64};
@@ -19,9 +20,9 @@ impl Folded {
     pub fn new(source: Source, sizes: &[usize], axes: &[usize]) -> Result<Folded> {
         let order = order(sizes.len(), axes);
         let mut elements = vec![Complex::new(0.0, 0.0); source.elements.len()];
-        tiled::read(source, 0, &mut elements)?;
+        tiled::read(source, 0, elements.as_mut_slice().into())?;
         let mut permuted = vec![Complex::new(0.0, 0.0); elements.len()];
-        kernel::permute(&elements, sizes, &order, &mut permuted);
+        kernel::permute(&elements, sizes, &order, permuted.as_mut_slice().into());
         let columns: usize = axes.iter().map(|axis| sizes[*axis]).product();
         let wide = |z: Complex| c64::new(z.re.into(), z.im.into());
         let matrix = Mat::from_fn(elements.len() / columns, columns, |i, j| wide(permuted[i * columns + j]));
@@ -39,8 +40,8 @@ impl Folded {
         self.matrix = matrix;
     }
     /// Multiplies by a matrix from the right.
-    pub fn multiply(&mut self, right: MatRef<'_, c64>) {
-        let product = &self.matrix * right;
+    pub fn multiply(&mut self, algebra: &mut Algebra, right: MatRef<'_, c64>) {
+        let product = algebra.0.run(|| &self.matrix * right);
         if self.axes.is_empty() {
             self.matrix = product; // one column: the tensor was multiplied by a number
         } else {
@@ -64,7 +65,7 @@ impl Folded {
     /// Writes the tensor to `out`, in 32-bit floats and with its axes in their own order.
     pub fn unfold(&self, out: &mut Target) -> Result<()> {
         let columns = self.matrix.ncols();
-        let mut rows = Vec::with_capacity(out.elements.len());
+        let mut rows = Vec::with_capacity(out.elements.count());
         for i in 0..self.matrix.nrows() {
             rows.extend(
                 (0..columns)
@@ -78,7 +79,7 @@ impl Folded {
             back[*axis] = place;
         }
         let mut elements = vec![Complex::new(0.0, 0.0); rows.len()];
-        kernel::permute(&rows, &folded, &back, &mut elements);
+        kernel::permute(&rows, &folded, &back, elements.as_mut_slice().into());
         tiled::write(out, &elements)
     }
     /// Folds the same tensor in another way, without leaving f64.
@@ -125,22 +126,36 @@ fn order(count: usize, columns: &[usize]) -> Vec<usize> {
     (0..count).filter(|axis| !columns.contains(axis)).chain(columns.iter().copied()).collect()
 }
 
-/// Thin QR factorisation.
-pub fn qr(matrix: MatRef<'_, c64>) -> (Mat<c64>, Mat<c64>) {
-    let factors = matrix.qr();
-    (factors.compute_thin_Q(), factors.thin_R().to_owned())
-}
-/// R of the thin QR factorisation.
-pub fn upper_factor(matrix: MatRef<'_, c64>) -> Mat<c64> {
-    matrix.qr().thin_R().to_owned()
-}
-/// Singular values, descending, and the right singular vectors as columns.
-pub fn right_vectors(matrix: MatRef<'_, c64>) -> Result<(Vec<f64>, Mat<c64>)> {
-    // A tall matrix has the singular values and right singular vectors of its R.
-    let small = if matrix.nrows() > matrix.ncols() { upper_factor(matrix) } else { matrix.to_owned() };
-    match small.thin_svd() {
-        Ok(svd) => Ok((svd.S().column_vector().iter().map(|value| value.re).collect(), svd.V().to_owned())),
-        Err(_) => fail!(Internal, "a singular value decomposition did not converge"),
+/// Where faer's algorithms run: on a stack of their own. They need 150 KiB, and a program may give its threads less.
+pub struct Algebra(Stack);
+impl Algebra {
+    /// Fails with OutOfMemory if there is none.
+    pub fn new() -> Result<Algebra> {
+        const STACK: usize = 1 << 20;
+        Stack::new(STACK)
+            .map_or_else(|| fail!(OutOfMemory, "no stack for decompositions"), |stack| Ok(Algebra(stack)))
+    }
+    /// Thin QR factorisation.
+    pub fn qr(&mut self, matrix: MatRef<'_, c64>) -> (Mat<c64>, Mat<c64>) {
+        self.0.run(|| {
+            let factors = matrix.qr();
+            (factors.compute_thin_Q(), factors.thin_R().to_owned())
+        })
+    }
+    /// R of the thin QR factorisation.
+    pub fn upper_factor(&mut self, matrix: MatRef<'_, c64>) -> Mat<c64> {
+        self.0.run(|| matrix.qr().thin_R().to_owned())
+    }
+    /// Singular values, descending, and the right singular vectors as columns.
+    pub fn right_vectors(&mut self, matrix: MatRef<'_, c64>) -> Result<(Vec<f64>, Mat<c64>)> {
+        // A tall matrix has the singular values and right singular vectors of its R.
+        let small =
+            if matrix.nrows() > matrix.ncols() { self.upper_factor(matrix) } else { matrix.to_owned() };
+        let decomposed = self.0.run(|| {
+            let svd = small.thin_svd().ok()?;
+            Some((svd.S().column_vector().iter().map(|value| value.re).collect(), svd.V().to_owned()))
+        });
+        decomposed.map_or_else(|| fail!(Internal, "a singular value decomposition did not converge"), Ok)
     }
 }
 /// The element-wise conjugate.

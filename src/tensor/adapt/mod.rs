@@ -21,7 +21,7 @@ use super::tiled::{self, Source};
 use crate::error::{Result, fail};
 use crate::os::floating_point::DefaultEnvironment;
 use budget::Budget;
-use matrix::{Folded, conjugate, norm, qr, right_vectors, upper_factor};
+use matrix::{Algebra, Folded, conjugate, norm};
 use std::time::Instant;
 
 /// A tensor that replaces a node's tensor at the end.
@@ -43,6 +43,7 @@ struct Edge {
 struct Adapting<'a> {
     network: &'a Network,
     memory: &'a Memory,
+    algebra: Algebra,
     /// The nodes of the root's tree in pre-order.
     ids: Vec<usize>,
     /// By node number: what is to replace the node's tensor.
@@ -71,7 +72,7 @@ pub fn adapt(network: &mut Network, memory: &Memory, target: f64, most: usize) -
     let steps = (0, 4 * ids.len());
     let mut work = Vec::with_capacity(network.len());
     work.resize_with(network.len(), || None);
-    let mut adapting = Adapting { network, memory, ids, work, steps, exponent: 0 };
+    let mut adapting = Adapting { network, memory, algebra: Algebra::new()?, ids, work, steps, exponent: 0 };
     let fitted = adapting.run(target, most)?;
     let (ids, mut work) = (adapting.ids, adapting.work);
     let ranks: Vec<usize> = ids.iter().map(|&id| rank(network, id, &work)).collect();
@@ -220,11 +221,11 @@ impl Adapting<'_> {
             self.step()?;
             let Some(edge) = self.edge(self.ids[place]) else { continue };
             let mut own = self.folded(edge.node, &edge.own_axes)?;
-            let (q, mut r) = qr(own.matrix());
+            let (q, mut r) = self.algebra.qr(own.matrix());
             self.exponent += matrix::normalise(&mut r, 0);
             own.set(q);
             let mut above = self.folded(edge.parent, &edge.parent_axes)?;
-            above.multiply(r.transpose());
+            above.multiply(&mut self.algebra, r.transpose());
             self.exponent += above.normalise();
             self.store(edge.node, &own)?;
             self.store(edge.parent, &above)?;
@@ -247,18 +248,18 @@ impl Adapting<'_> {
             for &child in &children {
                 let Some(edge) = self.bond(child) else { continue };
                 center.refold(&edge.parent_axes)?;
-                let (values, vectors) = right_vectors(center.matrix())?;
+                let (values, vectors) = self.algebra.right_vectors(center.matrix())?;
                 let kept = keep(child, &values).clamp(1, values.len());
                 if kept == self.size(&edge) {
                     continue;
                 }
                 truncated = true;
                 let vectors = vectors.get(.., ..kept);
-                center.multiply(vectors);
+                center.multiply(&mut self.algebra, vectors);
                 let mut above = self.folded(id, &edge.parent_axes)?;
-                above.multiply(vectors);
+                above.multiply(&mut self.algebra, vectors);
                 let mut below = self.folded(child, &edge.own_axes)?;
-                below.multiply(conjugate(vectors).as_ref());
+                below.multiply(&mut self.algebra, conjugate(vectors).as_ref());
                 self.store(id, &above)?;
                 self.store(child, &below)?;
             }
@@ -266,7 +267,8 @@ impl Adapting<'_> {
                 let Some(edge) = self.edge(child) else { continue };
                 center.refold(&edge.parent_axes)?;
                 let mut below = self.folded(child, &edge.own_axes)?;
-                below.multiply(upper_factor(center.matrix()).transpose());
+                let factor = self.algebra.upper_factor(center.matrix());
+                below.multiply(&mut self.algebra, factor.transpose());
                 centers[child] = Some(below);
             }
         }

@@ -26,6 +26,7 @@ mod workers;
 pub use first_use::HOOKS as FIRST_USE_HOOKS;
 
 use super::Complex;
+use super::out::Out;
 use crate::error::Result;
 
 /// Floating-point operations of a multiply-add of complex numbers.
@@ -56,8 +57,6 @@ pub struct Product {
     pub left_exponent: i32,
     /// B is multiplied by 2 to this power before the product.
     pub right_exponent: i32,
-    /// Whether the product is added to what C holds; else it overwrites that.
-    pub accumulate: bool,
 }
 
 fn volume(axes: &[Axis]) -> usize {
@@ -96,8 +95,8 @@ impl Product {
     pub fn operations(&self) -> f64 {
         OPERATIONS_PER_TERM * self.terms()
     }
-    /// Computes C. What C held is overwritten, or added to; elements that the axes do not reach are left alone. `tick` is
-    /// called now and then on the calling thread, with the share that is done. If it fails, the product stops.
+    /// Computes C. What C held is overwritten; elements that the axes do not reach are left alone. `tick` is called now and
+    /// then on the calling thread, with the share that is done. If it fails, the product stops.
     ///
     /// # Panics
     /// If a slice is shorter than its axes reach: a defect of the caller.
@@ -105,20 +104,47 @@ impl Product {
         &self,
         left: &[Complex],
         right: &[Complex],
-        out: &mut [Complex],
+        out: Out,
+        tick: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<()> {
+        // SAFETY: nothing of C is read.
+        unsafe { self.run(left, right, out, false, tick) }
+    }
+    /// Like [`Product::compute`], but adds the product to what C holds.
+    ///
+    /// # Safety
+    /// The elements of C that the axes reach have been written.
+    pub unsafe fn add(
+        &self,
+        left: &[Complex],
+        right: &[Complex],
+        out: Out,
+        tick: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<()> {
+        // SAFETY: by the caller's promise.
+        unsafe { self.run(left, right, out, true, tick) }
+    }
+    /// # Safety
+    /// If `accumulate` is set, the elements of C that the axes reach have been written.
+    unsafe fn run(
+        &self,
+        left: &[Complex],
+        right: &[Complex],
+        mut out: Out,
+        accumulate: bool,
         tick: &mut dyn FnMut(f64) -> Result<()>,
     ) -> Result<()> {
         assert!(reach(&self.rows, |a| a.input) + reach(&self.sums, |a| a.input) < left.len());
         assert!(reach(&self.columns, |a| a.input) + reach(&self.sums, |a| a.other) < right.len());
-        assert!(reach(&self.rows, |a| a.other) + reach(&self.columns, |a| a.other) < out.len());
-        // SAFETY: the assertions above are the rule of `tiles::run` for reading and writing. Rows and columns of C do not
-        // overlap, because the strides of an output are those of distinct axes of one tensor.
-        unsafe { tiles::run(self, left.as_ptr(), right.as_ptr(), out.as_mut_ptr(), tick) }
+        assert!(reach(&self.rows, |a| a.other) + reach(&self.columns, |a| a.other) < out.count());
+        // SAFETY: the assertions above are the rule of `tiles::run` for reading and writing, with the caller's promise. Rows
+        // and columns of C do not overlap, because the strides of an output are those of distinct axes of one tensor.
+        unsafe { tiles::run(self, left.as_ptr(), right.as_ptr(), out.as_mut_ptr(), accumulate, tick) }
     }
 }
 
 /// Copies `source` into `out` with its axes in a new order: axis `order[i]` of the source becomes axis i.
-pub fn permute(source: &[Complex], dimensions: &[usize], order: &[usize], out: &mut [Complex]) {
+pub fn permute(source: &[Complex], dimensions: &[usize], order: &[usize], out: Out) {
     let strides = super::shape::strides(dimensions);
     let mut axes = Vec::with_capacity(order.len());
     let mut stride = 1;
@@ -126,14 +152,14 @@ pub fn permute(source: &[Complex], dimensions: &[usize], order: &[usize], out: &
         axes.push(Axis { size: dimensions[axis], input: strides[axis], other: stride });
         stride *= dimensions[axis];
     }
-    assert!(stride <= source.len() && stride <= out.len());
+    assert!(stride <= source.len() && stride <= out.count());
     copy(axes, source, out);
 }
 /// Copies a tensor that lies in `source` with the strides `input` to `out` with the strides `other`.
 ///
 /// # Panics
 /// If a slice is shorter than its axes reach: a defect of the caller.
-pub fn copy(axes: Vec<Axis>, source: &[Complex], out: &mut [Complex]) {
+pub fn copy(axes: Vec<Axis>, source: &[Complex], out: Out) {
     permute::copy(fuse::fuse(axes, |a| a.other), source, out);
 }
 

@@ -66,7 +66,8 @@ pub enum Left<'a> {
 /// Computes C = A B, or C += A B. Blocks must be packed for the same `arch`. The terms of A that are used are those of B.
 ///
 /// # Safety
-/// All elements of the target may be read and written, are distinct, and nobody else uses them. A block that is read where it
+/// All elements of the target may be written, and read if the product is added to them. They are distinct, and nobody else uses
+/// them. A block that is read where it
 /// lies follows the rule of [`Packed::evenly`].
 pub unsafe fn multiply(arch: Arch, left: Left, right: &Packed, target: &Target) {
     match left {

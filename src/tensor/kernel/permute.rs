@@ -1,12 +1,15 @@
 //! Whole permuted copies of a tensor.
 use super::fuse::{self, Side};
 use super::{Axis, Complex, threads};
+use crate::tensor::out::Out;
 
 /// Copies a whole tensor from its strides `input` to its strides `other`.
-pub fn copy(axes: Vec<Axis>, source: &[Complex], out: &mut [Complex]) {
+pub fn copy(axes: Vec<Axis>, source: &[Complex], mut out: Out) {
     const ROW: usize = 512;
     let total = super::volume(&axes);
-    assert!(super::reach(&axes, |a| a.input) < source.len() && super::reach(&axes, |a| a.other) < out.len());
+    assert!(
+        super::reach(&axes, |a| a.input) < source.len() && super::reach(&axes, |a| a.other) < out.count()
+    );
     // Split the axes in two groups: `inner` ends with the output's smallest stride, `outer` with the source's.
     // Copying small squares of both reads and writes whole cache lines.
     let nearest = (0..axes.len()).min_by_key(|i| axes[*i].input).unwrap_or(0);

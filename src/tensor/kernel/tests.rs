@@ -14,7 +14,9 @@ fn check(left: &[usize], right: &[usize], bonds: &[(usize, usize)], seed: u64) {
     let (a, b) = (random.tensor(left), random.tensor(right));
     let (_, expected) = direct_product(left, &a, right, &b, bonds);
     let mut out = vec![Complex::new(f32::NAN, f32::NAN); expected.len()];
-    Product::row_major(left, right, bonds).compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
+    Product::row_major(left, right, bonds)
+        .compute(&a, &b, out.as_mut_slice().into(), &mut |_| Ok(()))
+        .unwrap();
     // The error is relative to the sum of the terms' absolute values. Where terms cancel, a result becomes small, but
     // its error does not (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5).
     let absolute = |of: &[Complex]| of.iter().map(|z| Complex::new(z.norm(), 0.0)).collect::<Vec<_>>();
@@ -47,11 +49,11 @@ fn vectors_with_short_sums() {
     }
     // The sum is added to what is there. A NaN reaches the elements it is summed into, and no others.
     let (zero, one) = (Complex::new(0.0, 0.0), Complex::new(1.0, -2.0));
-    let mut product = Product::row_major(&[2, 30], &[2], &[(0, 0)]);
-    product.accumulate = true;
+    let product = Product::row_major(&[2, 30], &[2], &[(0, 0)]);
     let (mut left, mut out) = (vec![one; 60], vec![one; 30]);
     left[7].re = f32::NAN;
-    product.compute(&left, &[one, zero], &mut out, &mut |_| Ok(())).unwrap();
+    // SAFETY: `out` was written.
+    unsafe { product.add(&left, &[one, zero], out.as_mut_slice().into(), &mut |_| Ok(())) }.unwrap();
     assert!(out.iter().enumerate().all(|(i, z)| if i == 7 { z.re.is_nan() } else { *z == one + one * one }));
 }
 #[test]
@@ -77,11 +79,11 @@ fn output_with_any_order_of_axes() {
         ..Product::default()
     };
     let mut out = vec![Complex::new(0.0, 0.0); i * j * k * l];
-    product.compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
+    product.compute(&a, &b, out.as_mut_slice().into(), &mut |_| Ok(())).unwrap();
     let (_, plain) = direct_product(&[i, s, k], &a, &[s, j, l], &b, &[(1, 0)]);
     let plain: Vec<Complex> = plain.iter().map(|z| Complex::new(z.re as f32, z.im as f32)).collect();
     let mut expected = plain.clone();
-    permute(&plain, &[i, k, j, l], &[2, 0, 3, 1], &mut expected);
+    permute(&plain, &[i, k, j, l], &[2, 0, 3, 1], expected.as_mut_slice().into());
     let expected: Vec<_> = expected.iter().map(|z| faer::c64::new(z.re as f64, z.im as f64)).collect();
     assert!(error(&out, &expected) < 1e-5);
 }
@@ -97,7 +99,12 @@ fn long_sums_stay_exact_and_two_threads_agree() {
     for (rows, columns) in [(1, 1), (3, 1), (1, 2), (3, 2)] {
         let mut out = vec![Complex::new(f32::NAN, 0.0); rows * columns];
         Product::row_major(&[rows, terms], &[terms, columns], &[(1, 0)])
-            .compute(&tenths[..rows * terms], &ones[..terms * columns], &mut out, &mut |_| Ok(()))
+            .compute(
+                &tenths[..rows * terms],
+                &ones[..terms * columns],
+                out.as_mut_slice().into(),
+                &mut |_| Ok(()),
+            )
             .unwrap();
         for sum in out {
             assert!(off(sum.re) < 1e-4 && sum.im == 0.0, "{rows} by {columns}: {sum}, not {exact}");
@@ -111,7 +118,9 @@ fn not_a_number_and_infinity_stay() {
     a[7 * 50 + 3].re = f32::NAN;
     a[9 * 50 + 3].im = f32::INFINITY;
     let mut out = vec![Complex::new(0.0, 0.0); 2400];
-    Product::row_major(&[40, 50], &[50, 60], &[(1, 0)]).compute(&a, &b, &mut out, &mut |_| Ok(())).unwrap();
+    Product::row_major(&[40, 50], &[50, 60], &[(1, 0)])
+        .compute(&a, &b, out.as_mut_slice().into(), &mut |_| Ok(()))
+        .unwrap();
     for (i, row) in out.chunks(60).enumerate() {
         let finite = row.iter().all(|z| z.re.is_finite() && z.im.is_finite());
         assert_eq!(finite, i != 7 && i != 9);
@@ -125,7 +134,7 @@ fn scaled_operands() {
     product.left_exponent = -100;
     product.right_exponent = -100;
     let mut out = [Complex::new(0.0, 0.0)];
-    product.compute(&a, &a, &mut out, &mut |_| Ok(())).unwrap();
+    product.compute(&a, &a, out.as_mut_slice().into(), &mut |_| Ok(())).unwrap();
     assert!((f64::from(out[0].re) * 2f64.powi(200) / -3e60 - 1.0).abs() < 1e-6);
 }
 #[test]
@@ -144,10 +153,12 @@ fn scaled_and_added_by_every_way() {
         for (exponents, value) in [((0, 0), 1.0), ((-100, 97), 0.125)] {
             let (left_exponent, right_exponent) = exponents;
             let product = Product::row_major(&left, &right, &[(1, 0)]);
-            let product = Product { left_exponent, right_exponent, accumulate: true, ..product };
+            let product = Product { left_exponent, right_exponent, ..product };
             let scaled = if left_exponent == 0 { 0 } else { 100 };
             let mut out = before.clone();
-            product.compute(&times(&a, scaled), &times(&b, -scaled), &mut out, &mut |_| Ok(())).unwrap();
+            let (a, b) = (times(&a, scaled), times(&b, -scaled));
+            // SAFETY: `out` was written.
+            unsafe { product.add(&a, &b, out.as_mut_slice().into(), &mut |_| Ok(())) }.unwrap();
             let expected: Vec<c64> =
                 widen(&before).iter().zip(&sum).map(|(z, sum)| z + sum * value).collect();
             assert!(error(&out, &expected) < 1e-5, "{m} {n} {k}, {exponents:?}: {}", error(&out, &expected));
@@ -185,7 +196,7 @@ fn permuted_copies() {
         (0..shape::elements(&dimensions).unwrap()).map(|i| Complex::new(i as f32, 0.0)).collect();
     for order in [[4, 3, 2, 1, 0], [0, 1, 2, 3, 4], [2, 4, 0, 3, 1], [1, 0, 2, 4, 3]] {
         let mut out = source.clone();
-        permute(&source, &dimensions, &order, &mut out);
+        permute(&source, &dimensions, &order, out.as_mut_slice().into());
         let strides = shape::strides(&dimensions);
         for (place, z) in out.iter().enumerate() {
             let (mut rest, mut from) = (place, 0);

@@ -5,6 +5,7 @@
 use super::fuse::{self, Side};
 use super::{Axis, Complex, volume};
 use core::array::from_fn;
+use core::mem::MaybeUninit;
 use pulp::{Arch, Simd, WithSimd};
 
 /// Terms of the longest sum that is added up this way. Longer sums are worth packing, and are blocked there.
@@ -49,7 +50,8 @@ impl Thin<'_> {
     /// Computes one part.
     ///
     /// # Safety
-    /// `left` and `right` are readable and `out` writable wherever the axes reach, and nobody else uses this part of `out`.
+    /// `left` and `right` are readable and `out` writable wherever the axes reach, and nobody else uses this part of `out`. If
+    /// `accumulate` is set it has been written.
     pub unsafe fn part(&self, part: usize) {
         let Some((line, outer)) = self.columns.split_last() else { return };
         let depth = volume(self.sums);
@@ -65,21 +67,24 @@ impl Thin<'_> {
             let count = PIECE.min(line.size - start);
             fuse::offsets(outer, Side::Input, piece / per_line, 1, &mut inputs);
             fuse::offsets(outer, Side::Other, piece / per_line, 1, &mut outputs);
-            // SAFETY: by the rule above, `count` neighbours in C from here on are writable and nobody else's. Any bit
-            // pattern is a number.
-            let out = unsafe { core::slice::from_raw_parts_mut(self.out.add(outputs[0] + start), count) };
+            // SAFETY: by the rule above, `count` neighbours in C from here on are writable and nobody else's.
+            let out = unsafe {
+                let first = self.out.add(outputs[0] + start).cast::<MaybeUninit<Complex>>();
+                core::slice::from_raw_parts_mut(first, count)
+            };
             // SAFETY: by the rule above, as many neighbours in B can be read.
             let line = |at: usize| unsafe {
                 core::slice::from_raw_parts(self.right.add(at + inputs[0] + start), count)
             };
             for first in (0..depth).step_by(AT_ONCE) {
+                // So C was written: by the rule above, or by the terms before these.
                 let add = self.accumulate || first > 0;
                 let term = |i: usize| (factors[first + i], line(lines[first + i]));
                 match depth - first {
-                    1 => self.arch.dispatch(AddUp::<1> { out, terms: from_fn(term), add }),
-                    2 => self.arch.dispatch(AddUp::<2> { out, terms: from_fn(term), add }),
-                    3 => self.arch.dispatch(AddUp::<3> { out, terms: from_fn(term), add }),
-                    _ => self.arch.dispatch(AddUp::<AT_ONCE> { out, terms: from_fn(term), add }),
+                    1 => self.arch.dispatch(AddUp::<1> { out: &mut *out, terms: from_fn(term), add }),
+                    2 => self.arch.dispatch(AddUp::<2> { out: &mut *out, terms: from_fn(term), add }),
+                    3 => self.arch.dispatch(AddUp::<3> { out: &mut *out, terms: from_fn(term), add }),
+                    _ => self.arch.dispatch(AddUp::<AT_ONCE> { out: &mut *out, terms: from_fn(term), add }),
                 }
             }
         }
@@ -88,9 +93,9 @@ impl Thin<'_> {
 
 /// Adds up lines, each as long as `out` and each times a number.
 struct AddUp<'a, const TERMS: usize> {
-    out: &'a mut [Complex],
+    out: &'a mut [MaybeUninit<Complex>],
     terms: [(Complex, &'a [Complex]); TERMS],
-    /// Whether the sum is added to what `out` holds; else it overwrites that.
+    /// Whether the sum is added to what `out` holds, all of which has been written; else it overwrites that.
     add: bool,
 }
 impl<const TERMS: usize> WithSimd for AddUp<'_, TERMS> {
@@ -99,17 +104,25 @@ impl<const TERMS: usize> WithSimd for AddUp<'_, TERMS> {
     fn with_simd<S: Simd>(self, simd: S) {
         let factors = self.terms.map(|(factor, _)| simd.splat_c32s(factor));
         let zero = simd.splat_c32s(Complex::new(0.0, 0.0));
-        let (out, out_rest) = S::as_mut_simd_c32s(self.out);
+        let (out, out_rest) = S::as_uninit_mut_simd_c32s(self.out);
         let lines = self.terms.map(|(_, line)| S::as_simd_c32s(line));
         for (x, z) in out.iter_mut().enumerate() {
-            let mut sum = if self.add { *z } else { zero };
+            // SAFETY: what is added to was written.
+            let mut sum = if self.add { unsafe { z.assume_init_read() } } else { zero };
             for (factor, (line, _)) in factors.into_iter().zip(lines) {
                 sum = simd.mul_add_e_c32s(factor, line[x], sum);
             }
-            *z = sum;
+            z.write(sum);
         }
         if !out_rest.is_empty() {
-            let mut sum = if self.add { simd.partial_load_c32s(out_rest) } else { zero };
+            if !self.add {
+                out_rest.fill(MaybeUninit::new(Complex::new(0.0, 0.0)));
+            }
+            // SAFETY: it was written before, or just now.
+            let out_rest = unsafe {
+                core::slice::from_raw_parts_mut(out_rest.as_mut_ptr().cast::<Complex>(), out_rest.len())
+            };
+            let mut sum = simd.partial_load_c32s(out_rest);
             for (factor, (_, rest)) in factors.into_iter().zip(lines) {
                 sum = simd.mul_add_e_c32s(factor, simd.partial_load_c32s(rest), sum);
             }

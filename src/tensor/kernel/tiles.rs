@@ -53,12 +53,14 @@ unsafe impl Sync for Plan {}
 ///
 /// # Safety
 /// `left` and `right` are readable and `out` is writable wherever the product's axes reach. Different positions of rows and
-/// columns are different elements of `out`. Nobody else uses these.
+/// columns are different elements of `out`. Nobody else uses these. If the product is to be added to what they hold
+/// (`accumulate`), they have been written.
 pub unsafe fn run(
     product: &Product,
     left: *const Complex,
     right: *const Complex,
     out: *mut Complex,
+    accumulate: bool,
     tick: &mut dyn FnMut(f64) -> Result<()>,
 ) -> Result<()> {
     let smallest =
@@ -84,7 +86,7 @@ pub unsafe fn run(
     let work = size.0 as f64 * size.1 as f64 * depth as f64;
     let threads = if work < WORTH_SHARING { 1 } else { threads() };
     if size.0 == 1 && exponents == (0, 0) && thin::is_thin(&columns, &sums) {
-        let (accumulate, arch) = (product.accumulate, Arch::new());
+        let arch = Arch::new();
         let thin = Thin { columns: &columns, sums: &sums, left, right, out, accumulate, arch };
         let parts = thin.parts();
         // SAFETY: this function has the same rule, and each part is taken by one thread only.
@@ -100,7 +102,7 @@ pub unsafe fn run(
         right,
         out,
         exponents,
-        accumulate: product.accumulate,
+        accumulate,
         depth,
         tile,
         size,

@@ -175,9 +175,9 @@ impl Blocks {
                 if back {
                     let turned = |axis: Axis| Axis { input: axis.other, other: axis.input, ..axis };
                     let axes = axes.into_iter().map(turned).collect();
-                    kernel::copy(axes, &from.elements[placed..], &mut to.elements[natural..]);
+                    kernel::copy(axes, &from.elements[placed..], to.elements.part(natural..));
                 } else {
-                    kernel::copy(axes, &from.elements[natural..], &mut to.elements[placed..]);
+                    kernel::copy(axes, &from.elements[natural..], to.elements.part(placed..));
                 }
             }
             done += count.iter().product::<usize>() as f64;

@@ -154,7 +154,7 @@ impl Counting {
     /// The tensor to write.
     pub fn target(&self) -> Target<'_> {
         // SAFETY: as in `source`, and a product has no other slice of what it writes.
-        Target { elements: unsafe { &mut *self.memory }, chunked: Some(self) }
+        Target { elements: unsafe { &mut *self.memory }.into(), chunked: Some(self) }
     }
     /// Makes the acquisition after so many more fail.
     pub fn fail_after(&mut self, acquisitions: usize, error: Error) {

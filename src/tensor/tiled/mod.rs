@@ -21,6 +21,7 @@ pub use sweep::{clear, magnitude, read, scale, write};
 
 use super::Complex;
 use super::kernel::{Axis, Product};
+use super::out::Out;
 use crate::error::{Error, Result, fail};
 use crate::os::lock::sleep;
 use crate::recording;
@@ -42,9 +43,19 @@ pub struct Source<'a> {
 /// A tensor to write.
 pub struct Target<'a> {
     /// The elements.
-    pub elements: &'a mut [Complex],
+    pub elements: Out<'a>,
     /// As for a source.
     pub chunked: Option<&'a dyn ChunkedMemory>,
+}
+impl Target<'_> {
+    /// What was written, to be read.
+    ///
+    /// # Safety
+    /// All elements have been written.
+    pub unsafe fn written(&self) -> Source<'_> {
+        // SAFETY: by the caller's promise.
+        Source { elements: unsafe { self.elements.written() }, chunked: self.chunked }
+    }
 }
 
 /// Computes a product. No more is pinned at one time than `room` has, or less if that much turns out not to be there.
@@ -64,7 +75,7 @@ pub fn multiply(
     let begun = recording::begin();
     let memories = [left.chunked, right.chunked, out.chunked];
     if memories.iter().all(Option::is_none) {
-        product.compute(left.elements, right.elements, out.elements, tick)?;
+        product.compute(left.elements, right.elements, out.elements.part(..), tick)?;
         record(product, begun, false);
         return Ok(());
     }
@@ -106,7 +117,7 @@ fn in_tiers(
             }
             // No way to cut these layouts fits. Chunks come and go as the kernel touches them.
             let [left, right] = operands;
-            return whole.product.compute(left.elements, right.elements, out.elements, tick);
+            return whole.product.compute(left.elements, right.elements, out.elements.part(..), tick);
         }
         let done = match scheme.rearranges() {
             true => in_blocks(whole, operands, out, &scheme, room, tick),
@@ -234,15 +245,17 @@ fn in_cells(
                     // This product has no next piece, so the next product's begins to come in.
                     chunked.prefetch(0, (scheme.passing / chunked.chunk()).min(chunked.count()));
                 }
-                let mut part = piece.product.clone();
-                part.accumulate = scheme.over_sums && number > 0;
-                let share = part.terms();
-                part.compute(
-                    &left.elements[piece.at[0]..],
-                    &right.elements[piece.at[1]..],
-                    &mut out.elements[piece.at[2]..],
-                    &mut |fraction| tick((done + fraction * share) / work),
-                )?;
+                let share = piece.product.terms();
+                let (left, right) = (&left.elements[piece.at[0]..], &right.elements[piece.at[1]..]);
+                let (out, mut tick) = (out.elements.part(piece.at[2]..), |fraction: f64| {
+                    tick((done + fraction * share) / work)
+                });
+                if scheme.over_sums && number > 0 {
+                    // SAFETY: the pieces of a cell are parts of one sum, and the first has written all of the cell.
+                    unsafe { piece.product.add(left, right, out, &mut tick) }?;
+                } else {
+                    piece.product.compute(left, right, out, &mut tick)?;
+                }
                 done += share;
             }
             pieces = of_next_cell;

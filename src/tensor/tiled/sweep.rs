@@ -3,6 +3,7 @@ use super::{ChunkedMemory, Purpose, Source, Target};
 use crate::error::Result;
 use crate::tensor::Complex;
 use crate::tensor::kernel::scan::{self, Magnitude};
+use crate::tensor::out::Out;
 use core::ops::Range;
 
 /// Calls `each` with the range of elements in each chunk that `all` touches, in order, while that chunk is
@@ -40,20 +41,24 @@ pub fn magnitude(source: Source) -> Result<Magnitude> {
 }
 
 /// Multiplies a tensor by 2 to the power `exponent`, wherever it is.
-pub fn scale(target: &mut Target, exponent: i32) -> Result<()> {
+///
+/// # Safety
+/// All its elements have been written.
+pub unsafe fn scale(target: &mut Target, exponent: i32) -> Result<()> {
+    // SAFETY: by the caller's promise.
+    let elements = unsafe { target.elements.written_mut() };
     let Some(chunked) = target.chunked else {
-        scan::scale(target.elements, exponent);
+        scan::scale(elements, exponent);
         return Ok(());
     };
-    let count = target.elements.len();
-    sweep(chunked, 0..count, Purpose::Write, |range| scan::scale(&mut target.elements[range], exponent))
+    sweep(chunked, 0..elements.len(), Purpose::Write, |range| scan::scale(&mut elements[range], exponent))
 }
 
 /// Copies the elements from `first` on to `out`, wherever they are.
-pub fn read(source: Source, first: usize, out: &mut [Complex]) -> Result<()> {
-    let all = first..first + out.len();
+pub fn read(source: Source, first: usize, mut out: Out) -> Result<()> {
+    let all = first..first + out.count();
     let mut copy = |range: Range<usize>| {
-        out[range.start - first..range.end - first].copy_from_slice(&source.elements[range])
+        out.part(range.start - first..range.end - first).copy_from(&source.elements[range])
     };
     match source.chunked {
         Some(chunked) => sweep(chunked, all, Purpose::Read, copy),
@@ -65,15 +70,15 @@ pub fn read(source: Source, first: usize, out: &mut [Complex]) -> Result<()> {
 }
 /// Copies `elements` to the whole of a tensor, wherever it is.
 pub fn write(target: &mut Target, elements: &[Complex]) -> Result<()> {
-    write_each(target, |out, range| out.copy_from_slice(&elements[range]))
+    write_each(target, |mut out, range| out.copy_from(&elements[range]))
 }
 /// Makes all elements 0.
 pub fn clear(target: &mut Target) -> Result<()> {
-    write_each(target, |out, _| out.fill(Complex::new(0.0, 0.0)))
+    write_each(target, |mut out, _| out.clear())
 }
-fn write_each(target: &mut Target, mut each: impl FnMut(&mut [Complex], Range<usize>)) -> Result<()> {
-    let all = 0..target.elements.len();
-    let mut write = |range: Range<usize>| each(&mut target.elements[range.clone()], range);
+fn write_each(target: &mut Target, mut each: impl FnMut(Out, Range<usize>)) -> Result<()> {
+    let all = 0..target.elements.count();
+    let mut write = |range: Range<usize>| each(target.elements.part(range.clone()), range);
     match target.chunked {
         // Not `Overwrite`, because the last chunk may reach beyond the tensor.
         Some(chunked) => sweep(chunked, all, Purpose::Write, write),

@@ -7,6 +7,7 @@ use crate::tensor::kernel::scan::scale;
 use crate::tensor::kernel::{Axis, OPERATIONS_PER_TERM, Product};
 use crate::tensor::memory::{Account, Block, Memory};
 use crate::tensor::network::{Network, storage_for};
+use crate::tensor::out::Out;
 use crate::tensor::tiled::{self, ChunkedMemory, Source, Target};
 use crate::tensor::{Complex, shape};
 use std::rc::Rc;
@@ -29,11 +30,16 @@ impl Malloced {
         account.charge(bytes);
         Ok(Malloced { start, count, account: account.clone() })
     }
-    /// The elements.
-    pub fn elements(&mut self) -> &mut [Complex] {
-        // SAFETY: the block has `count` elements and is this object's own. Every bit pattern is a number, and a product writes
-        // all elements before any is read.
-        unsafe { core::slice::from_raw_parts_mut(self.start, self.count) }
+    /// The elements, to be written.
+    fn out(&mut self) -> Out<'_> {
+        // SAFETY: the block has `count` elements, and is this object's own until it is handed over.
+        unsafe { Out::new(self.start, self.count) }
+    }
+    /// The elements of a result that [`contract`] returned.
+    #[cfg(test)]
+    pub fn elements(&mut self) -> &[Complex] {
+        // SAFETY: the block has `count` elements, and `contract` has written all of them.
+        unsafe { core::slice::from_raw_parts(self.start, self.count) }
     }
     /// Hands the block over to the program.
     pub fn release(mut self) -> *mut Complex {
@@ -141,7 +147,7 @@ fn evaluate(
     let Some(root) = network.root() else { return fail!(InvalidArgument, "the network has no nodes") };
     if plan.steps.is_empty() {
         let mut result = Malloced::new(count, &network.account)?;
-        tiled::read(network.node(root).source(), 0, result.elements())?;
+        tiled::read(network.node(root).source(), 0, result.out())?;
         return Ok(result);
     }
     let mut evaluation = Evaluation::new(network, memory, plan, network.preorder(root));
@@ -152,7 +158,7 @@ fn evaluate(
         if number + 1 == plan.steps.len() {
             result = Some(Malloced::new(count, &network.account)?);
         }
-        let target = result.as_mut().map(|result| (&strides[..], result.elements()));
+        let target = result.as_mut().map(|result| (&strides[..], result.out()));
         let next = evaluation.memory_read_by(number + 1);
         let made = evaluation.multiply(step, &operands, target, next)?;
         evaluation.tensors.push(made);
@@ -212,7 +218,7 @@ impl<'a> Evaluation<'a> {
         &mut self,
         step: &Step,
         operands: &[Tensor; 2],
-        target: Option<(&[usize], &mut [Complex])>,
+        target: Option<(&[usize], Out)>,
         next: Option<&dyn ChunkedMemory>,
     ) -> Result<Option<Tensor>> {
         let (mut product, axes) = product_of(operands, &mut self.marks);
@@ -238,11 +244,13 @@ impl<'a> Evaluation<'a> {
         self.done += product.terms();
         if last {
             if scale_of_result.exponent != 0 {
-                scale(out.elements, scale_of_result.exponent);
+                // SAFETY: the product has written all elements, as its rows and columns are the axes of the result.
+                scale(unsafe { out.elements.written_mut() }, scale_of_result.exponent);
             }
             return Ok(None);
         }
-        scale_of_result.refresh(&mut out)?;
+        // SAFETY: as above.
+        unsafe { scale_of_result.refresh(&mut out) }?;
         let Some(data) = block else { return fail!(Internal, "a product without a place") };
         Ok(Some(Tensor { axes, data: Some(data), scale: scale_of_result }))
     }
@@ -275,7 +283,8 @@ impl<'a> Evaluation<'a> {
             };
             tiled::multiply(product, sources[0], sources[1], out, self.memory, next, &mut tick)?;
             let unknown = scales.iter().any(Scale::is_unknown);
-            if !unknown || !Scale::looks_wrong(Source { elements: out.elements, chunked: out.chunked })? {
+            // SAFETY: the product has written all elements, as its rows and columns are the axes of the result.
+            if !unknown || !Scale::looks_wrong(unsafe { out.written() })? {
                 return Ok(made);
             }
             for (scale, source) in scales.iter_mut().zip(sources) {

@@ -62,14 +62,19 @@ impl Scale {
     }
     /// Measures a product's elements if the bound is too loose or far from 1. Brings the elements near 1 if they are
     /// far from it.
-    pub fn refresh(&mut self, tensor: &mut Target) -> Result<()> {
+    ///
+    /// # Safety
+    /// All elements have been written.
+    pub unsafe fn refresh(&mut self, tensor: &mut Target) -> Result<()> {
         if self.slack <= LOOSE && COMFORTABLE.contains(&self.bound) {
             return Ok(());
         }
-        let measured = Scale::measure(Source { elements: tensor.elements, chunked: tensor.chunked })?;
+        // SAFETY: by the caller's promise.
+        let measured = Scale::measure(unsafe { tensor.written() })?;
         (self.bound, self.slack) = (measured.bound, 0);
         if !COMFORTABLE.contains(&self.bound) {
-            tiled::scale(tensor, -self.bound)?;
+            // SAFETY: by the caller's promise.
+            unsafe { tiled::scale(tensor, -self.bound) }?;
             self.exponent += self.bound;
             self.bound = 0;
         }

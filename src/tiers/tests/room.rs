@@ -289,3 +289,32 @@ fn who_makes_room_for_a_plain_block_is_at_work() {
         assert_eq!(engine.held(), 0);
     }
 }
+
+/// What was encoded leaves pages that nobody uses. A plain block gets them before any chunk has to leave.
+#[test]
+fn a_plain_block_gets_unused_pages_first() {
+    look_on();
+    for mechanism in serving() {
+        let engine = Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap();
+        let [gone, stays] = [(); 2].map(|()| streaming(&engine, 8 * CHUNK, CHUNK));
+        for region in [&gone, &stays] {
+            for (i, word) in words(region).iter().enumerate() {
+                word.store(i as u64 / 100, Relaxed);
+            }
+        }
+        gone.advise(Advice::DontNeed).unwrap();
+        assert!(engine.residency().warm_bytes > 0);
+        engine.free(&gone);
+        let hot = stays.counters.hot.load(Relaxed);
+        assert!(hot > 0);
+        let inside = gate::enter();
+        let pages = engine.pages_in_hand();
+        engine.drop_full(stays.staging(), usize::MAX); // pages in stock would go before chunks, too
+        drop(pages);
+        assert!(engine.reclaim_now(1) > 0);
+        drop(inside);
+        assert_eq!(stays.counters.hot.load(Relaxed), hot, "{mechanism:?}");
+        engine.clear();
+        assert_eq!(engine.held(), 0);
+    }
+}
