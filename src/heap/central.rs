@@ -40,6 +40,8 @@ pub struct Central {
     pub kept: Kept,
     /// Every span that has blocks, and every mapped block.
     pub(super) all: List<BY_HEAP>,
+    /// Whether a span was made of a kept run of which more is charged than its blocks take.
+    pub(super) has_tails: bool,
     /// The threads' caches of this heap.
     pub caches: *mut ThreadCache,
     /// In a forked child: the caches of threads that it does not have (abandoned.rs).
@@ -61,6 +63,7 @@ impl Central {
             partial: [const { List::new() }; CLASSES],
             kept: Kept::new(),
             all: List::new(),
+            has_tails: false,
             caches: null_mut(),
             abandoned: null_mut(),
             number_of_caches: 0,

@@ -30,7 +30,7 @@ impl Heap {
             let resize = || self.resize_large(span, pointer, size, pinned, slot::is_marked(value));
             let mut resized = resize();
             // An allocation that finds no room does the same.
-            if resized == Err(Error::OutOfMemory) && self.flush_caches() {
+            if resized == Err(Error::OutOfMemory) && self.make_room() {
                 resized = resize();
             }
             if resized == Err(Error::OutOfMemory) {

@@ -10,7 +10,7 @@ impl Heap {
             return false;
         }
         // An allocation does this too, before it gives up.
-        let made_room = || debug::empty_quarantine(Some(self)) | self.flush_caches();
+        let made_room = || debug::empty_quarantine(Some(self)) | self.make_room();
         self.limit() == 0
             || self.finds_room(size, alignment, movable)
             || made_room() && self.finds_room(size, alignment, movable)

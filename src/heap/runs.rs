@@ -8,7 +8,7 @@ use super::cache::ThreadCache;
 use super::central::{Central, end_of};
 use super::size_class::{Class, FIRST_SINGLE, MAX_STRIDE, SHAPES, SLICE};
 use super::slot;
-use super::span::{ALL, Span};
+use super::span::{ALL, BY_HEAP, Span};
 use super::{Heap, freed, page_map, records_of_spans, scavenger};
 use crate::os::map;
 use core::ptr::NonNull;
@@ -57,6 +57,7 @@ impl Central {
             return None;
         }
         inner.bookkeeping += extra;
+        self.has_tails |= inner.charged > end_of(class, 1);
         inner.carved = 0;
         inner.free = 0;
         inner.user = cache;
@@ -82,6 +83,33 @@ impl Central {
             span_ref.inner().listed = false;
         }
         Some(span)
+    }
+
+    /// Gives back what is charged for spans beyond the blocks that they have. Only kept runs bring such memory along, and above
+    /// all those that were made ready with the heap. False if there is none.
+    pub fn give_back_tails(&mut self, heap: &Heap) -> bool {
+        if !core::mem::take(&mut self.has_tails) {
+            return false;
+        }
+        let (mut given, mut next) = (0, self.all.head);
+        // SAFETY: listed spans are live records; the lock is held.
+        while let Some(span) = unsafe { next.as_ref() } {
+            // SAFETY: as above; the reference ends with this round.
+            let inner = unsafe { span.inner() };
+            next = inner.links[BY_HEAP].next;
+            if span.is_large() {
+                continue;
+            }
+            let needed = end_of(span.class(), inner.carved as usize);
+            let tail = inner.charged.saturating_sub(needed);
+            // SAFETY: all blocks of the span end before this range, and none comes to it while the lock is held.
+            if tail > 0 && unsafe { map::decommit(inner.run.base + needed, tail) } {
+                inner.charged = needed;
+                heap.discharge(tail);
+                given += tail;
+            }
+        }
+        given > 0
     }
 
     fn make_run(&mut self, heap: &Heap, slices: usize) -> Option<NonNull<Span>> {

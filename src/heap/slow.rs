@@ -85,7 +85,7 @@ impl Heap {
         if result.is_err() && debug::empty_quarantine(Some(self)) {
             result = self.allocate_anywhere(size, alignment, extras);
         }
-        if result.is_err() && self.flush_caches() {
+        if result.is_err() && self.make_room() {
             result = self.allocate_anywhere(size, alignment, extras);
         }
         if result.is_err() {
@@ -126,6 +126,10 @@ impl Heap {
         }
     }
 
+    /// Gives the budget back what this thread caches and what spans have beyond their blocks. False if there is nothing.
+    pub(super) fn make_room(&'static self) -> bool {
+        self.flush_caches() | self.central.lock().give_back_tails(self)
+    }
     /// Puts back what this thread caches and, in a forked child, what abandoned caches hold. False if there is nothing.
     pub(super) fn flush_caches(&'static self) -> bool {
         let cache = self.existing_cache().filter(|cache| {
