@@ -354,12 +354,45 @@ static void test_block_questions(advanced_memory_system_t *system) {
             memory_free(system, grown);
         }
     }
+    TEST("check_memory_corruption: the same for blocks of the system's interface") {
+        unified_memory_interface_t *memory = unimem_system_interface(system);
+        for (size_t size = 1; size < 3 * MIB; size = size * 3 + 1) {
+            unsigned char *block = memory->allocate(size, 0), *tensor = memory->allocate_geometric(&size, 1);
+            if (!EXPECT(block && tensor, "%zu bytes: NULL", size)) continue;
+            unsigned char *grown = memory->realloc(block, size + 100);
+            if (!EXPECT(grown, "%zu bytes: realloc gave NULL", size)) continue;
+            struct {
+                unsigned char *start;
+                size_t size;
+            } blocks[] = {{grown, size + 100}, {tensor, size * 8}};
+            for (size_t i = 0; i < 2; i++) {
+                unsigned char *end = blocks[i].start + blocks[i].size, was = *end;
+                EXPECT(get_allocation_size(system, blocks[i].start) == blocks[i].size, "%zu bytes: another size", size);
+                memset(blocks[i].start, 0xFF, blocks[i].size);
+                EXPECT(check_memory_corruption(system, blocks[i].start), "%zu bytes: told as damaged before it was", size);
+                *end = (unsigned char)~was;
+                EXPECT(!check_memory_corruption(system, blocks[i].start), "%zu bytes: the damage is not told", size);
+                *end = was;
+                memory->free(blocks[i].start);
+            }
+        }
+        for (int i = 0; i < 100; i++) { /* as fast paths would serve it */
+            unsigned char *block = memory->allocate(100, 0);
+            if (!EXPECT(block, "block %d is NULL", i)) break;
+            block[100] = (unsigned char)~block[100];
+            EXPECT(!check_memory_corruption(system, block), "block %d: the damage is not told", i);
+            block[100] = (unsigned char)~block[100];
+            memory->free(block);
+        }
+    }
     TEST("check_memory_corruption: a block without a guard, where one with a guard was, is good") {
         unified_memory_interface_t *memory = unimem_system_interface(system);
         for (size_t size = 1; size < 3 * MIB; size = size * 3 + 1) {
             unsigned char *guarded = memory_allocate(system, size, 64);
             memory->free(guarded);
+            stop_memory_monitoring(system);
             unsigned char *plain = memory->allocate(size, 64);
+            start_memory_monitoring(system);
             block_info_t info;
             if (!EXPECT(plain && get_block_info(system, plain, &info), "no block of %zu bytes", size)) continue;
             /* Its padding is the heap's and nobody's contents, except where debug mode has its own guard there. */

@@ -266,8 +266,8 @@ bool get_memory_metrics(const advanced_memory_system_t *system, memory_metrics_t
 /** Writes the share of the memory held that no live block uses, 0 to 1. False if an argument is NULL. */
 bool analyze_fragmentation(const advanced_memory_system_t *system, double *fragmentation_level);
 
-/** Puts guard bytes behind each block that memory_allocate(), memory_reallocate() and the system's pools allocate from
- * now on. Blocks that the system's unimem_system_interface() allocates or reallocates have none. False for NULL. */
+/** Puts guard bytes behind each block that is allocated from now on, by the system, its pools or its
+ * unimem_system_interface(). False for NULL. */
 bool start_memory_monitoring(advanced_memory_system_t *system);
 /** Puts no guard bytes behind blocks that are allocated from now on. False for NULL. */
 bool stop_memory_monitoring(advanced_memory_system_t *system);

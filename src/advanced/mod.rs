@@ -8,9 +8,7 @@ pub mod pool;
 pub mod registry;
 
 use crate::error::{Result, fail};
-use crate::heap::guard::{self, GUARD, GUARDED};
-use crate::heap::tracking_table::Tracked;
-use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, attributes};
+use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, guarded};
 use crate::instance::{Memory, memory_at, slots, tiered};
 use crate::log::{QuietGuard, lock_quietly, log};
 use crate::os::records::Records;
@@ -56,7 +54,6 @@ pub struct System {
     heap: &'static Heap,
     /// Alignment for requests that name none.
     alignment: usize,
-    monitoring: AtomicBool,
     /// Whether a defragmentation was started and not stopped.
     defragmenting: AtomicBool,
     /// The system's pools. Used only under the structure lock. So fork, which takes that lock, need not take this one.
@@ -94,10 +91,12 @@ impl System {
     /// Makes a system. `alignment` is for requests that name none; it is rounded up to a power of two, and 0 means 64.
     /// With `monitoring` there are guards from the beginning.
     pub fn new(alignment: usize, monitoring: bool) -> Result<System> {
+        let alignment = rounded_alignment(alignment, LEAST_ALIGNMENT)?;
+        let heap = Heap::create(&HeapParams::default())?;
+        heap.set_guarding(monitoring);
         Ok(System {
-            alignment: rounded_alignment(alignment, LEAST_ALIGNMENT)?,
-            heap: Heap::create(&HeapParams::default())?,
-            monitoring: AtomicBool::new(monitoring),
+            alignment,
+            heap,
             defragmenting: AtomicBool::new(false),
             pools: Mutex::sheltered(List::new_in(Records)),
             pool_allocations: AtomicUsize::new(0),
@@ -117,21 +116,10 @@ impl System {
     /// Allocates `size` zeroed bytes. `alignment` is rounded up to a power of two; 0 means the system's.
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = rounded_alignment(alignment, self.alignment)?;
-        if self.monitoring.load(Relaxed) {
-            return self.allocate_guarded(self.heap, size, alignment);
+        match self.heap.is_guarding() {
+            true => self.heap.allocate_guarded(size, alignment),
+            false => self.heap.allocate_zeroed(size, alignment),
         }
-        self.heap.allocate_zeroed(size, alignment)
-    }
-    fn allocate_guarded(&self, heap: &'static Heap, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        let block = heap.allocate_with_slack(size, alignment, GUARD)?;
-        // SAFETY: the block is fresh, and has `size + GUARD` bytes.
-        unsafe { guard::prepare(block, size) };
-        if GUARDED.track(block.as_ptr() as usize, size) == Tracked::NoMemory {
-            heap.free(block.as_ptr())?;
-            return fail!(OutOfMemory, "no memory to remember the guard of {size} bytes");
-        }
-        attributes::mark(block.as_ptr())?;
-        Ok(block)
     }
 
     /// Frees a block of the system's own, or tiered memory that its interface allocated.
@@ -139,8 +127,7 @@ impl System {
         if let Some((instance, region)) = tiered::made_through(self.heap, pointer) {
             return instance.free_region(&region);
         }
-        end_guard(self.heap, pointer);
-        self.heap.free(pointer)
+        self.heap.free_guarded(pointer)
     }
 
     /// Changes the size of anything that [`System::free`] frees. NULL allocates; a size of 0 frees. New bytes are
@@ -159,8 +146,8 @@ impl System {
         let Some(old) = self.heap.block(pointer) else {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system's own");
         };
-        let block = if self.monitoring.load(Relaxed) {
-            self.reallocate_guarded(&old, size)?
+        let block = if self.heap.is_guarding() {
+            self.heap.reallocate_guarded(&old, size)?
         } else {
             let block = self.heap.reallocate(pointer, size)?;
             if size > old.size {
@@ -171,23 +158,6 @@ impl System {
         };
         self.heap.count_exchange();
         Ok(Some(block))
-    }
-    fn reallocate_guarded(&self, old: &Block, size: usize) -> Result<NonNull<u8>> {
-        let pointer = old.start as *mut u8;
-        if has_several_owners(pointer) {
-            return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
-        }
-        self.heap.count_as_resize(old.size, || {
-            let block = self.allocate_guarded(self.heap, size, old.alignment)?;
-            // SAFETY: both blocks are live and different, and each has at least as many bytes as are copied.
-            unsafe { block.copy_from_nonoverlapping(NonNull::new_unchecked(pointer), size.min(old.size)) };
-            attributes::rename(pointer, block.as_ptr(), size);
-            if let Err(error) = self.free(pointer) {
-                self.free(block.as_ptr())?; // another thread freed it first
-                return Err(error);
-            }
-            Ok(block)
-        })
     }
 
     /// The live block that starts at `pointer`, if it belongs to the system or one of its pools, and the pool. Tiered
@@ -233,15 +203,16 @@ impl System {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system");
         }
         heap::debug::check(pointer)?;
-        if is_damaged(pointer) {
+        if guarded::is_damaged(pointer) {
             return fail!(Corruption, "bytes behind the block at {pointer:p} were overwritten");
         }
         Ok(())
     }
 
-    /// Says whether new blocks get guards.
+    /// Says whether new blocks get guards, those of pools and of the system's interface included.
     pub fn set_monitoring(&self, on: bool) {
-        self.monitoring.store(on, Relaxed);
+        self.heap.set_guarding(on);
+        slots::guarding_changed(self.heap);
     }
 
     fn for_each_heap(&self, _structure: &Structure, mut each: impl FnMut(&'static Heap)) {
@@ -309,29 +280,6 @@ impl System {
         self.for_each_heap(structure, |heap| _ = heap.list_live(&mut live));
         live
     }
-}
-
-/// Whether the live block at `pointer` has a guard that was overwritten.
-fn is_damaged(pointer: *const u8) -> bool {
-    let guarded = heap::owner(pointer)
-        .filter(|(_, block)| GUARDED.get(block.start) == Some(block.size))
-        .filter(|(_, block)| block.capacity - block.size >= GUARD);
-    // SAFETY: when a block is entered in this table with its size, a guard is written behind that size.
-    guarded.is_some_and(|(_, block)| !unsafe { guard::is_whole(&block) })
-}
-/// Checks the guard of a block of `heap` that is about to be freed, and forgets the guard.
-fn end_guard(heap: &Heap, pointer: *mut u8) {
-    // A block with several owners keeps its guard until the last owner frees it.
-    if GUARDED.count() == 0 || heap.block(pointer).is_none() || has_several_owners(pointer) {
-        return;
-    }
-    let damaged = is_damaged(pointer);
-    if GUARDED.untrack(pointer as usize).is_some() && damaged {
-        log!(Error, "bytes behind the block at {pointer:p} were overwritten");
-    }
-}
-fn has_several_owners(pointer: *const u8) -> bool {
-    attributes::is_marked(pointer) && attributes::references(pointer) > 1
 }
 
 /// Reports what was live at the end of a system or pool. To be called when the system or pool can no longer be found,

@@ -1,5 +1,5 @@
 //! Pools of a memory system. Each has a heap of its own, and limits if the program wants them.
-use super::{System, end_guard, structure};
+use super::{System, structure};
 use crate::error::{Result, fail};
 use crate::heap::{Heap, HeapParams, HeapStatistics, Leaks};
 use crate::log::{QuietGuard, lock_quietly};
@@ -110,8 +110,8 @@ impl Pool {
         self.allocate_unlimited(size)
     }
     fn allocate_unlimited(&self, size: usize) -> Result<NonNull<u8>> {
-        let block = if self.system.monitoring.load(Relaxed) {
-            self.system.allocate_guarded(self.heap, size, 0)
+        let block = if self.system.heap.is_guarding() {
+            self.heap.allocate_guarded(size, 0)
         } else {
             self.heap.allocate_zeroed(size, 0)
         }?;
@@ -127,7 +127,7 @@ impl Pool {
         // Makes now what counting needs, because counting must not fail once the block is freed.
         self.system.heap.ready_to_count()?;
         let size = self.heap.block(pointer).map_or(0, |block| block.size);
-        end_guard(self.heap, pointer);
+        self.heap.end_guard(pointer);
         match self.heap.give_up(pointer)? {
             true => self.system.heap.count_foreign(-(size as isize)),
             false => Ok(()), // the block has other owners

@@ -1,5 +1,7 @@
 use super::*;
 use crate::error::Error;
+use crate::heap::attributes;
+use crate::heap::guard::{GUARD, GUARDED};
 use proptest::prelude::*;
 
 fn system() -> &'static System {

@@ -323,8 +323,8 @@ pub unsafe extern "C" fn analyze_fragmentation(
     })
 }
 
-/// Puts guard bytes behind each block that `memory_allocate`, `memory_reallocate` and the system's pools allocate from now
-/// on. Blocks that the system's interface allocates or reallocates have none. False for NULL.
+/// Puts guard bytes behind each block that is allocated from now on, by the system, its pools or its
+/// `unimem_system_interface`. False for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn start_memory_monitoring(system: *mut AdvancedMemorySystem) -> bool {
     set_monitoring(system, true)

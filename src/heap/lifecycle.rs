@@ -38,6 +38,7 @@ impl Heap {
         let cached = if debug::modes().any() { 0 } else { params.cache_blocks };
         heap.cache_blocks.store(cached, Relaxed);
         heap.huge_pages.store(params.huge_pages, Relaxed);
+        heap.guarding.store(false, Relaxed);
         heap.placed.store(params.placed, Relaxed);
         heap.limit.store(params.limit, Relaxed);
         heap.write_header.store(params.write_header.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);

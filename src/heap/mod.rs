@@ -19,6 +19,7 @@ pub(crate) mod fast;
 pub mod freed;
 mod front;
 pub mod guard;
+pub mod guarded;
 mod kept;
 mod large;
 mod lifecycle;
@@ -140,6 +141,8 @@ pub struct Heap {
     alignment: AtomicUsize,
     cache_blocks: AtomicUsize,
     huge_pages: AtomicBool,
+    /// See guarded.rs.
+    guarding: AtomicBool,
     placed: AtomicBool,
     limit: AtomicUsize,
     write_header: AtomicPtr<()>,
@@ -168,6 +171,7 @@ impl Heap {
             alignment: AtomicUsize::new(0),
             cache_blocks: AtomicUsize::new(0),
             huge_pages: AtomicBool::new(false),
+            guarding: AtomicBool::new(false),
             placed: AtomicBool::new(true),
             limit: AtomicUsize::new(0),
             write_header: AtomicPtr::new(core::ptr::null_mut()),

@@ -63,7 +63,7 @@ impl Instance {
     #[inline(always)]
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = self.alignment_for(size, alignment);
-        self.with_room(size, alignment, || self.heap.allocate(size, alignment))
+        self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment))
     }
     #[inline(always)]
     fn alignment_for(&self, size: usize, alignment: usize) -> usize {
@@ -78,7 +78,9 @@ impl Instance {
         if let Some(region) = self.tiered.region(pointer) {
             return self.free_region(&region);
         }
-        self.heap.free(pointer).inspect_err(|error| log!(Warning, "free of {pointer:p} refused: {error}"))
+        self.heap
+            .free_guarded(pointer)
+            .inspect_err(|error| log!(Warning, "free of {pointer:p} refused: {error}"))
     }
     /// Changes the size of a block. NULL allocates; a size of 0 frees.
     pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {
@@ -91,13 +93,13 @@ impl Instance {
         if let Some(region) = self.tiered.region(pointer) {
             return self.reallocate_region(&region, size).map(Some);
         }
-        self.with_room(size, 0, || self.heap.reallocate(pointer, size)).map(Some)
+        self.with_room(size, 0, || self.heap.reallocate_as_guarding(pointer, size)).map(Some)
     }
     /// Allocates a dense row-major tensor, and stores its layout with the block.
     pub fn allocate_tensor(&self, extents: &[usize], element_size: usize) -> Result<NonNull<u8>> {
         let size = tensor_layout::bytes(extents, element_size)?;
         let alignment = if size >= HUGE_TENSOR { HUGE_TENSOR } else { 0 };
-        let block = self.with_room(size, alignment, || self.heap.allocate(size, alignment))?;
+        let block = self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment))?;
         let noted = tensor_layout::row_major(extents, element_size)
             .and_then(|layout| attributes::set_layout(block.as_ptr(), layout));
         if let Err(error) = noted {

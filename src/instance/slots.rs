@@ -30,6 +30,8 @@ static CLOSING: [AtomicBool; SLOTS] = [const { AtomicBool::new(false) }; SLOTS];
 static INSTANCES: [AtomicPtr<Instance>; SLOTS] = [const { AtomicPtr::new(null_mut()) }; SLOTS];
 /// Ids of the heaps in the slots of pools and systems.
 static HEAP_IDS: [AtomicUsize; SLOTS - RESERVED] = [const { AtomicUsize::new(NO_HEAP) }; SLOTS - RESERVED];
+/// A bit that is set in such an id while the heap is guarding (heap/guarded.rs). Fast paths know no heap with that number.
+const GUARDING: usize = 1 << 62;
 static LOCK: Mutex<()> = Mutex::new(());
 
 /// Takes the lock. Messages wait until it is released, because the program's callback may open and close instances.
@@ -37,7 +39,7 @@ fn lock() -> QuietGuard<'static, ()> {
     lock_quietly(&LOCK)
 }
 
-/// Id of the heap in a slot, for heap/fast.rs. The heap of an opened instance has the number of its slot.
+/// Id of the heap in a slot, for heap/fast.rs; that of no heap while it is guarding. The heap of an opened instance has the number of its slot.
 #[inline(always)]
 pub fn heap_id(slot: usize) -> usize {
     if slot < RESERVED { slot } else { HEAP_IDS[slot - RESERVED].load(Relaxed) }
@@ -102,9 +104,21 @@ fn put(slot: usize, heap: &'static Heap, config: Config) -> Result<&'static Inst
     let instance = Box::leak(instance);
     INSTANCES[slot].store(instance, Release);
     if slot >= RESERVED {
-        HEAP_IDS[slot - RESERVED].store(heap.id(), Relaxed);
+        note_id(slot, heap);
     }
     Ok(instance)
+}
+/// Stores what fast paths find of the heap in the slot of a pool or system. The lock is held.
+fn note_id(slot: usize, heap: &Heap) {
+    let guarding = if heap.is_guarding() { GUARDING } else { 0 };
+    HEAP_IDS[slot - RESERVED].store(heap.id() | guarding, Relaxed);
+}
+/// Tells the slot of a heap, if it has one, that the heap is guarding from now on, or no longer.
+pub fn guarding_changed(heap: &Heap) {
+    let _lock = lock();
+    if let Some(slot) = slot_of(heap) {
+        note_id(slot, heap);
+    }
 }
 /// Creates a heap and the instance in a slot.
 fn make(slot: usize, config: Config) -> Result<&'static Instance> {
@@ -166,7 +180,7 @@ pub fn adopt(heap: &'static Heap) -> Result<usize> {
 /// The slot of the heap of a pool or system, if it has one. No lock is needed, because no other heap has this id while
 /// the heap lives.
 fn slot_of(heap: &Heap) -> Option<usize> {
-    ADOPTED.into_iter().find(|&slot| heap_id(slot) == heap.id())
+    ADOPTED.into_iter().find(|&slot| heap_id(slot) & !GUARDING == heap.id())
 }
 /// The instance of the heap of a pool or system, if [`adopt`] was called for it.
 pub fn adopted(heap: &Heap) -> Option<&'static Instance> {
