@@ -13,22 +13,27 @@ use crate::tensor::{Complex, shape};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// A result in a block from C's `malloc`. It counts as the network's until it is handed over to the program, which frees it.
+/// A result in a block from C's `malloc`. It counts as the network's from when it begins to be written until it is handed over
+/// to the program, which frees it.
 pub struct Malloced {
     start: *mut Complex,
     count: usize,
-    account: Rc<Account>,
+    account: Option<Rc<Account>>,
 }
 impl Malloced {
-    fn new(count: usize, account: &Rc<Account>) -> Result<Malloced> {
+    /// It is not counted yet.
+    fn new(count: usize) -> Result<Malloced> {
         let bytes = count * size_of::<Complex>();
         // SAFETY: any size may be asked for.
         let start: *mut Complex = unsafe { libc::malloc(bytes) }.cast();
         if start.is_null() {
             return fail!(OutOfMemory, "no {bytes} bytes for the result");
         }
-        account.charge(bytes);
-        Ok(Malloced { start, count, account: account.clone() })
+        Ok(Malloced { start, count, account: None })
+    }
+    fn count_in(&mut self, account: &Rc<Account>) {
+        account.charge(self.count * size_of::<Complex>());
+        self.account = Some(account.clone());
     }
     /// The elements, to be written.
     fn out(&mut self) -> Out<'_> {
@@ -48,7 +53,7 @@ impl Malloced {
 }
 impl Drop for Malloced {
     fn drop(&mut self) {
-        self.account.credit(self.count * size_of::<Complex>());
+        self.account.iter().for_each(|account| account.credit(self.count * size_of::<Complex>()));
         // SAFETY: the block is from `malloc`, or NULL if it was handed over.
         unsafe { libc::free(self.start.cast()) }
     }
@@ -145,29 +150,27 @@ fn evaluate(
     steps_done: &mut usize,
 ) -> Result<Malloced> {
     let Some(root) = network.root() else { return fail!(InvalidArgument, "the network has no nodes") };
+    // First of all: a result for which there is no memory is not worth computing anything for.
+    let mut result = Malloced::new(count)?;
     if plan.steps.is_empty() {
-        let mut result = Malloced::new(count, &network.account)?;
+        result.count_in(&network.account);
         tiled::read(network.node(root).source(), 0, result.out())?;
         return Ok(result);
     }
     let mut evaluation = Evaluation::new(network, memory, plan, network.preorder(root));
     let strides = evaluation.labels.strides_of_result(network, &evaluation.ids);
-    let mut result = None;
     for (number, step) in plan.steps.iter().enumerate() {
         let operands = [evaluation.operand(step.upper)?, evaluation.operand(step.lower)?];
-        if number + 1 == plan.steps.len() {
-            result = Some(Malloced::new(count, &network.account)?);
-        }
-        let target = result.as_mut().map(|result| (&strides[..], result.out()));
+        let target = (number + 1 == plan.steps.len()).then(|| {
+            result.count_in(&network.account);
+            (&strides[..], result.out())
+        });
         let next = evaluation.memory_read_by(number + 1);
         let made = evaluation.multiply(step, &operands, target, next)?;
         evaluation.tensors.push(made);
         *steps_done += 1;
     }
-    match result {
-        Some(result) => Ok(result),
-        None => fail!(Internal, "a plan without a last step"),
-    }
+    Ok(result)
 }
 
 /// A plan that is being carried out.

@@ -4,6 +4,7 @@ use super::exact::{self, Objective, SmallTree};
 use super::graph::Graph;
 use super::search::{self, Effort};
 use super::*;
+use crate::error::Error;
 use crate::tensor::Complex;
 use crate::tensor::memory::Storage;
 use crate::tensor::network::End;
@@ -21,6 +22,20 @@ fn add(network: &mut Network, memory: &Memory, dimensions: &[usize], elements: &
 fn contracted(network: &mut Network, memory: &Memory) -> (Vec<Complex>, Vec<usize>) {
     let (mut result, dimensions) = contract(network, memory).unwrap();
     (result.elements().to_vec(), dimensions)
+}
+
+/// The product of five vectors has 2^50 elements. The first product, of two of them, has 2^20.
+#[test]
+fn nothing_is_computed_for_a_result_without_memory() {
+    let (mut network, memory) = empty();
+    let vectors = (1024..1029).map(|size| {
+        let elements = vec![Complex::new(1.0, 0.0); size];
+        add(&mut network, &memory, &[size], &elements)
+    });
+    let ids: Vec<usize> = vectors.collect();
+    ids.windows(2).for_each(|pair| network.connect(&memory, pair[0], pair[1]).unwrap());
+    assert_eq!(contract(&mut network, &memory).err(), Some(Error::OutOfMemory));
+    assert_eq!(network.metrics.num_contractions, 0);
 }
 
 proptest! {
@@ -63,7 +78,7 @@ proptest! {
             fail_allocation(None);
             prop_assert_eq!((counts().live_blocks, counts().live_bytes), (before.live_blocks, before.live_bytes));
             match outcome {
-                Err(error) => prop_assert_eq!(error, crate::error::Error::OutOfMemory),
+                Err(error) => prop_assert_eq!(error, Error::OutOfMemory),
                 Ok(result) => {
                     prop_assert_eq!(result, expected);
                     prop_assert!(done >= n);
