@@ -17,6 +17,11 @@ bench-alloc: all $(B)/bench/bench_alloc $(TRACES) bench-tools
 	@test ! -x $(B)/bench-tools/release/chart || \
 	    { $(B)/bench-tools/release/chart $(B)/bench-alloc.csv $(B)/bench-alloc.svg && echo "$(B)/bench-alloc.svg"; }
 
+# The same with the archive in place of the shared library: no procedure linkage table, and the thread's record is one load.
+$(B)/bench/bench_alloc_static: bench/bench_alloc.c $(wildcard bench/*.h demo/*.h) $(B)/libunimem.a include/unimem.h $(HEADERS)
+	@mkdir -p $(@D)
+	@$(CC) $(EXAMPLE_FLAGS) $< -o $@ $(B)/libunimem.a $(SYSTEM_LIBS)
+
 # The tool that draws the chart, and mimalloc's secure build as a library. They need crates that nothing else here
 # needs.
 bench-tools:
