@@ -30,7 +30,7 @@ collect() {
     status=$?
     echo >>"$T/log"
     sed 's/^/# /' "$T/errors" >>"$T/log"
-    awk -v name="$title" -v status=$status -f c_tests/tap.awk "$T/log" >"$T/lines"
+    tr -d "\000" <"$T/log" | awk -v name="$title" -v status=$status -f c_tests/tap.awk >"$T/lines"
     cat "$T/lines" >>"$ALL"
     passed=$(grep '^ok' "$T/lines" | grep -vc '# SKIP')
     if grep -q '^not ok' "$T/lines"; then
