@@ -1,9 +1,9 @@
 //! What a few blocks carry beyond their size: further owners, the layout of a tensor, and whether their allocation was
 //! recorded.
 //!
-//! A block with attributes has a marked slot, which sends its free down the slow path; no other block
-//! ever comes here. Tracked and guarded blocks are marked too (tracked.rs, guard.rs), so a marked block need not be in this
-//! table. The table is sharded by address and lies in the library's own records.
+//! A block with attributes has a marked slot, which sends its free down the slow path; no other block ever comes here. Tracked
+//! and guarded blocks are marked too (tracked.rs, guarded.rs), so a marked block need not be in this table. The table is sharded
+//! by address and lies in the library's own records.
 use super::span::Span;
 use super::{page_map, slot, tracked};
 use crate::error::{Result, fail};

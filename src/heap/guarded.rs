@@ -31,10 +31,8 @@ impl Heap {
     }
     /// Changes the size of a block, which gets a guard if the heap is guarding, and is zeroed then beyond its old size.
     pub fn reallocate_as_guarding(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
-        match self.block(pointer).filter(|_| self.is_guarding()) {
-            Some(old) => self.reallocate_guarded(&old, size),
-            None => self.reallocate(pointer, size),
-        }
+        let old = if self.is_guarding() { self.block(pointer) } else { None };
+        old.map_or_else(|| self.reallocate(pointer, size), |old| self.reallocate_guarded(&old, size))
     }
 
     /// Allocates a zeroed block with a guard.

@@ -39,8 +39,8 @@ pub const FREE: u16 = 0;
 /// Debug mode holds the block back (quarantine).
 pub const ASIDE: u16 = 1;
 const FIRST_TAG: u16 = 2;
-/// How many tags there are; all of them lie below [`LEAST_LIVE`]. The number is prime, so magazines of one class share a tag only
-/// if one cache was made a multiple of 4093 caches after the other.
+/// How many tags there are; all of them lie below [`LEAST_LIVE`]. The number is prime, so magazines of one class share a tag
+/// only if one cache was made a multiple of 4093 caches after the other.
 const TAGS: usize = 4093;
 /// Values of live blocks begin here.
 const LEAST_LIVE: u16 = FIRST_TAG + TAGS as u16;

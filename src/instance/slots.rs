@@ -39,7 +39,8 @@ fn lock() -> QuietGuard<'static, ()> {
     lock_quietly(&LOCK)
 }
 
-/// Id of the heap in a slot, for heap/fast.rs; that of no heap while it is guarding. The heap of an opened instance has the number of its slot.
+/// Id of the heap in a slot, for heap/fast.rs; that of no heap while it is guarding. The heap of an opened instance has
+/// the number of its slot.
 #[inline(always)]
 pub fn heap_id(slot: usize) -> usize {
     if slot < RESERVED { slot } else { HEAP_IDS[slot - RESERVED].load(Relaxed) }
