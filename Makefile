@@ -171,10 +171,13 @@ test:
 header:
 	@UNIMEM_BLESS=1 $(CARGO) checked --quiet --test header
 
+lint: OLDEST = $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	shellcheck tools/*.sh c_tests/*.sh .ci/run
+	rustup toolchain install --profile minimal --no-self-update $(OLDEST)
+	CARGO_TARGET_DIR=$(TARGET)/oldest $(CARGO) +$(OLDEST) check --quiet --locked --all-targets
 
 clean:
 	@rm -rf $(B)

@@ -167,7 +167,7 @@ pub struct Relocation {
     taken: [Taken; 2],
     guard: Option<usize>,
 }
-const TRACKERS: [&Tracker; 2] = [&INSTANCES, &SINGLETON];
+static TRACKERS: [&Tracker; 2] = [&INSTANCES, &SINGLETON];
 /// Takes out what is tracked in the memory that begins at `from`, and its guard.
 pub fn begin_relocation(from: usize) -> Relocation {
     Relocation { from, taken: TRACKERS.map(|tracker| tracker.take(from)), guard: end_guard(from) }
