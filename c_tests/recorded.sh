@@ -83,6 +83,16 @@ report = json.load(open(sys.argv[1]))
 assert report["complete"] and sum(m["count"] for m in report["movements"] if m["event"] == "fault") > 0
 PYTHON
 }
+# A pool's blocks are counted in its system too, but live once. The system and the pool are blocks themselves.
+pooled() {
+    record pooled && python3 - "$D/said" "$D/report.json" <<'PYTHON'
+import json, sys
+said, report = (json.load(open(path)) for path in sys.argv[1:])
+live, last = report["live_at_end"], report["samples"][-1]
+assert live["blocks"] == said["leaked_blocks"] + 2 and said["leaked_bytes"] < live["bytes"] < said["leaked_bytes"] + 1000, live
+assert last["plain"] == live["bytes"], last
+PYTHON
+}
 killed() {
     rm -f "$D/killed.trace"
     UNIMEM_TRACE="$D/killed.trace" "$D/recorded" killed >"$D/said" 2>/dev/null
@@ -298,6 +308,7 @@ try "profile" pprof
 try "page" page
 try "begun and ended by the program" by_call
 try "a forked child is no part of it, and records itself" forked
+try "a memory system's pool" pooled
 try "a program that is killed" killed
 try "preloaded" preloaded
 try "a page beside the recording" beside

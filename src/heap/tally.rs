@@ -187,6 +187,13 @@ impl Tally {
             add(&self.earlier.frees, 1_usize.wrapping_neg());
         }
     }
+    /// Counts `frees` of `bytes` in all, and that `hits` of the misses were hits after all.
+    pub fn part_ended(&self, heap: &Heap, frees: usize, bytes: usize, hits: usize) {
+        add(&self.earlier.hits, hits);
+        add(&self.misses, hits.wrapping_neg());
+        add(&self.earlier.frees, frees);
+        self.change(heap, 0, bytes);
+    }
     /// Counts an allocation and a free of no bytes.
     pub fn exchange(&self) {
         add(&self.misses, 1);
