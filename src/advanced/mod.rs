@@ -118,10 +118,7 @@ impl System {
     /// Allocates `size` zeroed bytes. `alignment` is rounded up to a power of two; 0 means the system's.
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = rounded_alignment(alignment, self.alignment)?;
-        match self.heap.is_guarding() {
-            true => self.heap.allocate_guarded(size, alignment),
-            false => self.heap.allocate_zeroed(size, alignment),
-        }
+        self.heap.allocate_as_guarding(size, alignment, true)
     }
 
     /// Frees a block of the system's own, or tiered memory that its interface allocated.
@@ -148,16 +145,11 @@ impl System {
         let Some(old) = self.heap.block(pointer) else {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system's own");
         };
-        let block = if self.heap.is_guarding() {
-            self.heap.reallocate_guarded(&old, size)?
-        } else {
-            let block = self.heap.reallocate(pointer, size)?;
-            if size > old.size {
-                // SAFETY: the block has `size` bytes, and nobody else knows of those beyond the old size yet.
-                unsafe { block.add(old.size).write_bytes(0, size - old.size) };
-            }
-            block
-        };
+        let block = self.heap.reallocate_as_guarding(pointer, size)?;
+        if size > old.size {
+            // SAFETY: the block has `size` bytes, and nobody else knows of those beyond the old size yet.
+            unsafe { block.add(old.size).write_bytes(0, size - old.size) };
+        }
         self.heap.count_exchange();
         Ok(Some(block))
     }
@@ -213,7 +205,7 @@ impl System {
 
     /// Says whether new blocks get guards, those of pools and of the system's interface included.
     pub fn set_monitoring(&self, on: bool) {
-        self.heap.set_guarding(on);
+        self.for_each_heap(&mut |heap| heap.set_guarding(on));
         slots::guarding_changed(self.heap);
     }
 

@@ -57,6 +57,7 @@ impl Pool {
             return fail!(OutOfMemory, "no memory for another pool");
         }
         pools.push(self);
+        self.heap.set_guarding(self.system.heap.is_guarding());
         Ok(())
     }
     /// Leaves the system and frees all blocks. Gives what was live, for [`report`](super::report).
@@ -110,11 +111,7 @@ impl Pool {
         self.allocate_unlimited(size)
     }
     fn allocate_unlimited(&self, size: usize) -> Result<NonNull<u8>> {
-        let block = if self.system.heap.is_guarding() {
-            self.heap.allocate_guarded(size, 0)
-        } else {
-            self.heap.allocate_zeroed(size, 0)
-        }?;
+        let block = self.heap.allocate_as_guarding(size, 0, true)?;
         if let Err(error) = self.system.heap.count_block_of_part(size) {
             self.heap.free(block.as_ptr())?;
             return Err(error);

@@ -81,7 +81,7 @@ impl Instance {
     #[inline(always)]
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = self.alignment_for(size, alignment);
-        self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment))
+        self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment, false))
     }
     #[inline(always)]
     fn alignment_for(&self, size: usize, alignment: usize) -> usize {
@@ -117,7 +117,8 @@ impl Instance {
     pub fn allocate_tensor(&self, extents: &[usize], element_size: usize) -> Result<NonNull<u8>> {
         let size = tensor_layout::bytes(extents, element_size)?;
         let alignment = if size >= HUGE_TENSOR { HUGE_TENSOR } else { 0 };
-        let block = self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment))?;
+        let block =
+            self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment, false))?;
         let noted = tensor_layout::row_major(extents, element_size)
             .and_then(|layout| attributes::set_layout(block.as_ptr(), layout));
         if let Err(error) = noted {
