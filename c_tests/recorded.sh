@@ -284,20 +284,31 @@ nowhere() { UNIMEM_LOG=error UNIMEM_TRACE=$D/no/trace gives 0 "$D/recorded" &&
 closed() {
     cat >"$D/closer.c" <<'C'
 #include <fcntl.h>
+#include <semaphore.h>
+#include <string.h>
 #include <unistd.h>
 #include "unimem.h"
+static sem_t ended;
+static void note(int level, const char *message, void *context)
+{
+    (void)level, (void)context;
+    if (strstr(message, "recording ends here")) sem_post(&ended);
+}
 int main(int count, char **arguments)
 {
     unified_memory_interface_t *memory = unimem_global();
     memory->free(memory->allocate(4 << 20, 0));
     (void)count;
+    sem_init(&ended, 0, 0);
+    unimem_set_log(note, NULL);
     for (int i = 3; i < 1024; i++) close(i);
     for (int i = 3; i < 600; i++) open(arguments[1], O_RDWR | O_CREAT, 0600);
-    usleep(50000);
+    alarm(60);
+    while (sem_wait(&ended) != 0) continue;
     return unimem_trace_stop();
 }
 C
-    $TEST_CC -std=gnu11 -Iinclude "$D/closer.c" -o "$D/closer" -L"$B" -lunimem -Wl,-rpath,"$(cd "$B" && pwd)" &&
+    $TEST_CC -std=gnu11 -Iinclude -pthread "$D/closer.c" -o "$D/closer" -L"$B" -lunimem -Wl,-rpath,"$(cd "$B" && pwd)" &&
         UNIMEM_LOG=error UNIMEM_TRACE=$D/closer.trace gives 0 "$D/closer" "$D/theirs" && says err "recording ends here" &&
         [ ! -s "$D/theirs" ]
 }

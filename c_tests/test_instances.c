@@ -326,13 +326,12 @@ static void test_peak_is_not_taken_back(void) {
 static struct {
     unified_memory_interface_t *memory;
     void *block;
-    size_t sizes[2];
+    size_t sizes[2], enough;
     atomic_size_t done[2];
 } shared;
 static void *resize(void *number) {
-    enum { ENOUGH = 30000 };
     size_t own = (size_t)number;
-    while (shared.done[own] < ENOUGH || shared.done[1 - own] < ENOUGH)
+    while (shared.done[own] < shared.enough || shared.done[1 - own] < shared.enough)
         shared.memory->realloc(shared.block, shared.sizes[own] - shared.done[own]++ % 50);
     return NULL;
 }
@@ -344,6 +343,7 @@ static void test_owners_resize_at_once(void) {
             size_t size = sizes[kind];
             shared.block = kind < 3 ? shared.memory->allocate(size, 0) : shared.memory->allocate_streaming(size, 64 * KIB);
             shared.sizes[0] = size - size / 8, shared.sizes[1] = size - size / 10;
+            shared.enough = kind < 3 ? 500000 : 30000;
             shared.done[0] = shared.done[1] = 0;
             EXPECT(shared.block && unimem_retain(shared.block), "no block of %zu bytes", size);
             pthread_t thread = start_thread(resize, (void *)1);
