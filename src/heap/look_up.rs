@@ -62,11 +62,11 @@ impl Heap {
     }
     /// The same for a block of a class.
     pub(super) fn has_block_of_class(&self, span: &'static Span, index: usize, pointer: *const u8) -> bool {
-        self.has_block(span, index, pointer) && !span.is_large()
+        !span.is_large() && self.has_block(span, index, pointer)
     }
     /// The same for a block that is a mapping of its own, which is live.
     pub(super) fn has_live_mapping(&self, span: &'static Span, pointer: *const u8) -> bool {
-        self.has_block(span, 0, pointer) && span.is_large() && slot::is_live(span.large_slot.load(Relaxed))
+        span.is_large() && self.has_block(span, 0, pointer) && slot::is_live(span.large_slot.load(Relaxed))
     }
 
     pub(super) fn describe(&self, span: &Span, start: usize, value: u16) -> Block {

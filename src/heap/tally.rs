@@ -255,10 +255,16 @@ impl Tally {
         self.peak.store(0, Relaxed);
         self.publications.store(publications.wrapping_add(1), Release);
     }
-    /// Net bytes that are not published, and their peak.
+    /// Net bytes that are not published, and their peak: what [`Tally::look`] tells others, for the thread that writes. No
+    /// publication begins meanwhile, but one may have been begun by a thread that this child does not have.
     fn unpublished(&self) -> (isize, isize) {
-        let Seen { live, peak, .. } = self.look();
-        (live, peak)
+        match self.publications.load(Relaxed) % 2 == 1 {
+            true => (0, 0),
+            false => {
+                let live = difference(own(&self.allocated), own(&self.freed));
+                (live >> COUNT_BITS, self.peak.load(Relaxed) >> COUNT_BITS)
+            }
+        }
     }
     /// Forgets the peak so far.
     pub fn reset_peak(&self) {
