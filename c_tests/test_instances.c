@@ -343,7 +343,7 @@ static void test_owners_resize_at_once(void) {
             size_t size = sizes[kind];
             shared.block = kind < 3 ? shared.memory->allocate(size, 0) : shared.memory->allocate_streaming(size, 64 * KIB);
             shared.sizes[0] = size - size / 8, shared.sizes[1] = size - size / 10;
-            shared.enough = kind < 3 ? 500000 : 30000;
+            shared.enough = kind < 3 ? 100000 : 30000;
             shared.done[0] = shared.done[1] = 0;
             EXPECT(shared.block && unimem_retain(shared.block), "no block of %zu bytes", size);
             pthread_t thread = start_thread(resize, (void *)1);
