@@ -4,6 +4,7 @@
  *   recorded              records if the environment asks for it
  *   recorded start FILE   begins the recording itself, and ends it
  *   recorded fork FILE    has a child, which records itself into the file
+ *   recorded pooled       only leaks the blocks, in a pool of a memory system
  *   recorded killed       ends by a signal
  *   recorded left         ends by _exit, at once */
 #define _GNU_SOURCE
@@ -30,6 +31,16 @@ __attribute__((noinline)) void sweep(float *values, size_t count, int kind)
             uint32_t number = (uint32_t)random_next(&random);
             values[i] = kind == 0 ? (float)number : kind == 1 ? (float)(i % 4096) * 0.001f : (float)(number >> 24);
         }
+}
+
+static int leak_pooled_blocks(void)
+{
+    advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){.type = MEM_SYSTEM_POOLED});
+    void *pool = ams_create_memory_pool(system, &(pool_config_t){.enable_growth = true});
+    for (int i = 0; i < LEAKED; i++)
+        if (!(leaked[i] = ams_pool_allocate(system, pool, LEAKED_SIZE))) return 3;
+    printf("{\"leaked_blocks\": %d, \"leaked_bytes\": %d}\n", LEAKED, LEAKED * LEAKED_SIZE);
+    return 0;
 }
 
 /* Waits until the recording has been written twice more, and so holds all that was done before. */
@@ -66,6 +77,7 @@ int main(int count, char **arguments)
 {
     const char *mode = count > 1 ? arguments[1] : "";
     if (strcmp(mode, "left") == 0) _exit(unimem_global()->allocate(100, 0) ? 0 : 3);
+    if (strcmp(mode, "pooled") == 0) return leak_pooled_blocks();
     if (strcmp(mode, "start") == 0) {
         if (!unimem_trace_start(arguments[2]) || unimem_trace_start(arguments[2])) return 3;
     }

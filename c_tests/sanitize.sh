@@ -17,8 +17,8 @@ thread_tests="test_pool_threads:20 test_stress:20 test_instances:10 test_trackin
 test_systems_fork:5 test_tiers:20 test_tiers_chunks:1 test_tiers_fork:5 test_tiers_fork_failures:1 test_tiers_signals:1
 test_tiers_surfaces:1 test_tree_network:2 test_tree_failures:1 test_tree_threads:1 test_advanced_pools:20"
 address_tests="test_interface:20 test_pool:20 test_pool_threads:20 test_stress:20 test_instances:10 test_tracking:10
-test_advanced:50 test_advanced_pools:20 test_singleton:20 test_faults:20 test_tensors:5 test_tree_network:2 test_tree_failures:1
-fuzz:1"
+test_advanced:50 test_advanced_blocks:1 test_advanced_pools:20 test_singleton:20 test_faults:20 test_tensors:5
+test_tree_network:2 test_tree_failures:1 fuzz:1"
 
 # result WHETHER NAME LOG
 result() {

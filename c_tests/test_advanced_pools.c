@@ -123,6 +123,84 @@ static void test_limits(void) {
     ams_destroy_memory_pool(memory_system, pool);
 }
 
+static void count_leak(const unimem_leak_t *leak, void *context) {
+    size_t *sums = context;
+    sums[0]++;
+    sums[1] += leak->size;
+}
+/* The figures of the system's interface, which have to agree with the system's own, and with each other. */
+static memory_stats_t agreed_figures(unified_memory_interface_t *memory) {
+    memory_stats_t stats;
+    memory->get_stats(&stats);
+    memory_metrics_t metrics = metrics_of(memory_system);
+    size_t held = unimem_held_bytes(memory), sums[2] = {0, 0};
+    EXPECT(stats.total_allocated == metrics.current_usage && stats.peak_allocated == metrics.peak_usage &&
+               stats.num_allocations == metrics.allocation_count,
+           "live %zu and %zu, peak %zu and %zu, allocations %zu and %zu", stats.total_allocated, metrics.current_usage,
+           stats.peak_allocated, metrics.peak_usage, stats.num_allocations, metrics.allocation_count);
+    EXPECT(stats.cache_hits + stats.cache_misses == stats.num_allocations, "%zu hits and %zu misses of %zu allocations",
+           stats.cache_hits, stats.cache_misses, stats.num_allocations);
+    EXPECT(held >= stats.total_allocated, "%zu bytes are held of %zu live ones", held, stats.total_allocated);
+    EXPECT(stats.fragmentation == (held ? (held - stats.total_allocated) * 100 / held : 0) &&
+               stats.fragmentation == (size_t)(metrics.fragmentation * 100 + 1e-9),
+           "fragmentation %zu and %f, %zu bytes held, %zu live", stats.fragmentation, metrics.fragmentation, held,
+           stats.total_allocated);
+    EXPECT(unimem_report_leaks(memory, count_leak, sums) == sums[0] && sums[1] == stats.total_allocated,
+           "%zu blocks of %zu bytes are live, of %zu bytes", sums[0], sums[1], stats.total_allocated);
+    return stats;
+}
+static void test_figures(void) {
+    enum { BLOCKS = 500, SIZE = 3000 };
+    unified_memory_interface_t *memory = unimem_system_interface(memory_system);
+    static void *blocks[2][BLOCKS];
+    TEST("the figures of the system's interface are those of the system and its pools") {
+        void *pools[2];
+        unimem_trim(memory);
+        for (size_t p = 0; p < 2; p++)
+            pools[p] = ams_create_memory_pool(memory_system, &(pool_config_t){.max_blocks = BLOCKS});
+        unimem_reset_stats(memory);
+        memory_stats_t stats = agreed_figures(memory);
+        EXPECT(stats.num_allocations == 0 && stats.num_frees == 0 && stats.largest_allocation == 0, "not reset");
+        void *own = memory->allocate(1000, 0);
+        for (size_t p = 0; p < 2; p++)
+            for (size_t i = 0; i < BLOCKS; i++)
+                if (!EXPECT(blocks[p][i] = ams_pool_allocate(memory_system, pools[p], SIZE + p), "no block %zu", i)) return;
+        stats = agreed_figures(memory);
+        EXPECT(stats.total_allocated == 1000 + BLOCKS * (2 * SIZE + 1) && stats.num_allocations == 1 + 2 * BLOCKS &&
+                   stats.largest_allocation == SIZE + 1,
+               "%zu bytes, %zu allocations, the largest of %zu", stats.total_allocated, stats.num_allocations,
+               stats.largest_allocation);
+        for (size_t i = 0; i < BLOCKS; i += 2) ams_pool_free(memory_system, pools[0], blocks[0][i]);
+        for (size_t i = 0; i < BLOCKS; i += 2) blocks[0][i] = ams_pool_allocate(memory_system, pools[0], SIZE);
+        for (size_t i = 0; i < BLOCKS; i++) ams_pool_free(memory_system, pools[1], blocks[1][i]);
+        ams_pool_free(memory_system, pools[1], opaque(blocks[0][0]));
+        stats = agreed_figures(memory);
+        EXPECT(stats.num_allocations == 1 + 2 * BLOCKS + BLOCKS / 2 && stats.num_frees == BLOCKS + BLOCKS / 2,
+               "%zu allocations, %zu frees", stats.num_allocations, stats.num_frees);
+        EXPECT(stats.cache_hits > BLOCKS || debug_mode(NULL), "%zu hits", stats.cache_hits);
+        EXPECT(unimem_refused_frees(memory) == 1, "%zu frees were refused", unimem_refused_frees(memory));
+        size_t held = unimem_held_bytes(memory), given_back = unimem_trim(memory);
+        EXPECT(given_back >= BLOCKS * SIZE / 2 && unimem_held_bytes(memory) + given_back == held,
+               "%zu bytes of %zu went back, %zu are held", given_back, held, unimem_held_bytes(memory));
+        size_t hits = agreed_figures(memory).cache_hits;
+        ams_destroy_memory_pool(memory_system, pools[0]);
+        stats = agreed_figures(memory);
+        EXPECT(stats.num_allocations == stats.num_frees + 1 && stats.total_allocated == 1000 && stats.cache_hits == hits,
+               "%zu allocations, %zu frees, %zu hits instead of %zu, %zu bytes live", stats.num_allocations, stats.num_frees,
+               stats.cache_hits, hits, stats.total_allocated);
+        for (size_t i = 0; i < BLOCKS; i++) blocks[1][i] = ams_pool_allocate(memory_system, pools[1], 1);
+        unimem_reset_stats(memory);
+        EXPECT(!ams_pool_allocate(memory_system, pools[1], 1), "a new history made room in a pool that is full");
+        stats = agreed_figures(memory);
+        EXPECT(stats.num_allocations == 0 && stats.num_frees == 0 && stats.cache_hits == 0 &&
+                   stats.largest_allocation == 0 && stats.peak_allocated == 1000 + BLOCKS && unimem_refused_frees(memory) == 0,
+               "not reset");
+        memory->free(own);
+        ams_destroy_memory_pool(memory_system, pools[1]);
+        EXPECT(agreed_figures(memory).total_allocated == 0, "something is live");
+    }
+}
+
 static void test_layouts(void) {
     _Static_assert(sizeof(MemoryLayout) == 280 && offsetof(MemoryLayout, strides) == 136 &&
                        offsetof(MemoryLayout, total_size) == 264 && offsetof(MemoryLayout, geom_type) == 276,
@@ -298,6 +376,7 @@ int main(void) {
     if (!CHECK("a system", memory_system != NULL)) return tap_done();
     for (size_t i = 0; i < sizeof all_names / sizeof all_names[0]; i++) test_pool(&all_names[i]);
     test_limits();
+    test_figures();
     test_layouts();
     test_copy();
     test_threads();

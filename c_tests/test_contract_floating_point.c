@@ -1,13 +1,23 @@
-/* test_contract_floating_point.c - hierarchical memory, and truncating, in a program whose floating-point exceptions are
- * signals. */
+/* test_contract_floating_point.c - hierarchical memory and tree tensor networks in programs that have set a floating-point
+ * environment: exceptions that are signals, another rounding, no subnormals. */
 #define _GNU_SOURCE
-#include "unimem/tree_tensor_network.h"
 
 #include <fenv.h>
 #include <math.h>
+#ifdef __SSE2__
+#include <xmmintrin.h>
+/* The bits of MXCSR that take subnormals for zero, as results and as operands. */
+enum { FLUSHING = 0x8040 };
+#define GET_MODES() _mm_getcsr()
+#define SET_MODES(modes) _mm_setcsr(modes)
+#else
+enum { FLUSHING = 0 };
+#define GET_MODES() 0u
+#define SET_MODES(modes) (void)(modes)
+#endif
 
-#include "support.h"
 #include "tap.h"
+#include "trees.h"
 
 enum { CHUNK = 64 * 1024, COUNT = 4 * CHUNK };
 
@@ -81,7 +91,122 @@ static int with_rounding(void *argument) {
     return result ? result : fegetround() == *direction ? 0 : 55;
 }
 
+/* An environment that a program may have set. */
+typedef struct {
+    const char *name;
+    int rounding, signals;
+    bool flushes;
+} environment_t;
+
+static bool set(const environment_t *environment) {
+    if (fesetround(environment->rounding) != 0) return false;
+    if (environment->signals && feenableexcept(environment->signals) < 0) return false;
+    if (environment->flushes) SET_MODES(GET_MODES() | FLUSHING);
+    return !environment->flushes || FLUSHING;
+}
+/* Whether the thread has this environment, and no exception was seen since they were cleared. */
+static bool is_set(const environment_t *environment) {
+    return fegetround() == environment->rounding && fegetexcept() == environment->signals &&
+           fetestexcept(FE_ALL_EXCEPT) == 0 && (GET_MODES() & FLUSHING) == (environment->flushes ? FLUSHING : 0);
+}
+
+/* What a child is to do, and what it finds; shared with it. */
+typedef struct {
+    const environment_t *environment;
+    bool told, told_otherwise; /* the callback was called; it was called in another environment */
+    size_t digest;
+} computation_t;
+
+static bool told(double done, double total, void *context) {
+    computation_t *computation = context;
+    computation->told = true;
+    computation->told_otherwise |= !is_set(computation->environment) || done > total;
+    feclearexcept(FE_ALL_EXCEPT); /* of the comparison */
+    return true;
+}
+/* A tensor of integers below 16, times `unit`: with a unit near the limits, the squares leave the range of float. */
+static tree_tensor_node_t *scaled_node(tree_tensor_network_t *network, random_t *random, float unit, size_t *sizes, size_t axes) {
+    size_t count = volume_of(sizes, axes);
+    ComplexFloat *elements = malloc(count * sizeof *elements);
+    for (size_t i = 0; elements && i < count; i++)
+        elements[i] = (ComplexFloat){unit * (float)random_below(random, 16), unit / (float)(1 + random_below(random, 16))};
+    tree_tensor_node_t *node = elements ? add_tree_tensor_node(network, elements, sizes, axes, false) : NULL;
+    free(elements);
+    return node;
+}
+static void digest(computation_t *computation, const void *bytes, size_t size) {
+    const unsigned char *byte = bytes;
+    for (size_t i = 0; i < size; i++) computation->digest = computation->digest * 1099511628211u + byte[i];
+}
+
+/* Does what computes with tensors, in an environment; 0 if all calls succeed and leave the environment alone. */
+static int with_tensors(void *argument) {
+    computation_t *computation = argument;
+    const environment_t *environment = computation->environment;
+    random_t random = {7};
+    enum { SIDE = 320, LONG = 1400 };
+    static const float units[] = {1.0f, 1e-22f, 1e19f};
+    tree_tensor_network_t *pairs = create_tree_tensor_network(0, 0, 0), *chain = create_tree_tensor_network(0, 0, 0);
+    tree_tensor_node_t *square[3][3], *parent = NULL;
+    for (size_t unit = 0; unit < 3; unit++)
+        for (size_t i = 0; i < 3; i++)
+            square[unit][i] = scaled_node(pairs, &random, units[unit], (size_t[]){SIDE, SIDE}, 2);
+    /* Its value, and what planning expects of orders, are far beyond the range of double. */
+    for (size_t i = 0; i < LONG; i++) {
+        tree_tensor_node_t *node = scaled_node(chain, &random, units[i % 3], (size_t[]){3, 2, 3}, 3);
+        if (parent && !unimem_connect_axes(chain, parent, 2, node, 0)) return 61;
+        parent = node;
+    }
+    if (!unimem_set_progress(pairs, told, computation)) return 62;
+    if (!set(environment)) return UNAVAILABLE;
+    feclearexcept(FE_ALL_EXCEPT);
+
+    if (unimem_threads() == 0) return 63; /* this may start the threads of products */
+    for (size_t unit = 0; unit < 3; unit++) {
+        tree_tensor_node_t *result = NULL;
+        if (!contract_tree_tensor_nodes(pairs, square[unit][0], square[unit][1], &result)) return 64;
+        if (!is_set(environment)) return 65;
+        digest(computation, result->data, SIDE * SIDE * sizeof(ComplexFloat));
+        tensor_stream_t *streams[3];
+        for (size_t i = 0; i < 3; i++) streams[i] = create_tensor_stream(pairs, square[unit][i], 0);
+        if (!contract_tensor_streams(streams[0], streams[1], streams[2])) return 66;
+        if (!is_set(environment)) return 67;
+        digest(computation, square[unit][2]->data, SIDE * SIDE * sizeof(ComplexFloat));
+    }
+    double operations, bytes;
+    if (!unimem_contraction_cost(chain, &operations, &bytes) || !optimize_tree_structure(chain)) return 68;
+    if (!is_set(environment)) return 69;
+    if (adapt_bond_dimensions(chain, 0.5)) digest(computation, chain->root->data, 3 * sizeof(ComplexFloat));
+    if (!is_set(environment)) return 70;
+    destroy_tree_tensor_network(chain);
+    destroy_tree_tensor_network(pairs);
+    if (!is_set(environment)) return 71;
+    return !computation->told ? 72 : computation->told_otherwise ? 73 : 0;
+}
+
 int main(void) {
+    static const environment_t environments[] = {
+        {"as programs begin", FE_TONEAREST, 0, false},
+        {"tensors are the same: rounding upwards", FE_UPWARD, 0, false},
+        {"rounding towards zero", FE_TOWARDZERO, 0, false},
+        {"without subnormals", FE_TONEAREST, 0, true},
+        {"with exceptions as signals", FE_TONEAREST, FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW | FE_UNDERFLOW, false},
+    };
+    computation_t *computations = mmap(NULL, sizeof *computations * 5, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (computations == MAP_FAILED) give_up("no memory");
+    for (size_t i = 0; i < 5; i++) {
+        computations[i].environment = &environments[i];
+        int result = run_in_child(with_tensors, &computations[i], 100);
+        if (result == UNAVAILABLE) {
+            SKIP(environments[i].name, "this processor has no such environment");
+            continue;
+        }
+        TEST(environments[i].name) {
+            EXPECT(result == 0, "the child returned %d", result);
+            EXPECT(computations[i].digest == computations[0].digest, "the tensors are others");
+        }
+    }
+
     static const struct {
         const char *name;
         int exceptions;

@@ -357,7 +357,8 @@ extern "C" {
 
 /**
  * Returns the interface of a memory system, whose functions work on the system's memory. It is the same table each
- * time, and it ends with the system. NULL with `UNIMEM_ERROR_INVALID_ARGUMENT` for anything but a live system of
+ * time, and it ends with the system. What it tells of the system, and what is trimmed through it, includes the system's
+ * pools. Their blocks are freed through them. NULL with `UNIMEM_ERROR_INVALID_ARGUMENT` for anything but a live system of
  * libunimem.
  */
 unified_memory_interface_t *unimem_system_interface(struct advanced_memory_system_t *system);

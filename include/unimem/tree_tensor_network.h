@@ -7,8 +7,9 @@
  *
  * A network, with its nodes and streams, is used by one thread at a time; a call from a second thread meanwhile is
  * refused. Different networks may be used by any number of threads. Long products use all processors
- * (unimem_set_threads). Unless the function says otherwise, a failed call returns NULL or false, leaves the network
- * as it was, and says why through unimem_last_error() (unimem.h). */
+ * (unimem_set_threads). All is computed in the default floating-point environment (to nearest, with subnormals, no
+ * exception is a signal), and that of the caller stays as it was. Unless the function says otherwise, a failed call
+ * returns NULL or false, leaves the network as it was, and says why through unimem_last_error() (unimem.h). */
 #ifndef UNIMEM_TREE_TENSOR_NETWORK_H
 #define UNIMEM_TREE_TENSOR_NETWORK_H
 #ifndef TREE_TENSOR_NETWORK_H /* the legacy header's own guard: it must not come after this one */
@@ -150,8 +151,9 @@ struct tensor_stream {
     void *memory_pool;     /**< always NULL */
 };
 
-/** A function that is told how far a long operation is. It is called on the calling thread. `done` and `total` are in
- * floating-point operations, or in steps for adapt_bond_dimensions(). If it returns false the operation stops with
+/** A function that is told how far a long operation is. It is called on the calling thread, in the floating-point
+ * environment of the call; what it changes there lasts until it returns. `done` and `total` are in floating-point
+ * operations, or in steps for adapt_bond_dimensions(). If it returns false the operation stops with
  * UNIMEM_ERROR_LIMIT. It must not use the network. It must return: a C++ exception that leaves it ends the program. */
 typedef bool (*unimem_progress_t)(double done, double total, void *context);
 

@@ -1,20 +1,20 @@
 //! Advanced memory systems: zeroed memory from heaps of their own, with pools, exact metrics, and guard bytes on
 //! request.
 //!
-//! A [`System`] has one heap for its own blocks and one for each [`Pool`]. Blocks of pools count as live bytes of the
-//! system too, so its peak and totals are those of all heaps together. The singleton, not this module, decides which
+//! A [`System`] has one heap for its own blocks and one for each [`Pool`], which is a part of the system's: blocks of pools
+//! are counted there too. So the system's figures are those of all heaps together. The singleton, not this module, decides which
 //! system is the program's.
 pub mod pool;
 pub mod registry;
 
 use crate::error::{Result, fail};
-use crate::heap::{self, Block, Heap, HeapParams, Leaks, MAX_ALIGNMENT, guarded};
-use crate::instance::{Memory, memory_at, slots, tiered};
+use crate::heap::{self, Block, Heap, HeapParams, HeapStatistics, Leaks, MAX_ALIGNMENT, guarded};
+use crate::instance::{Memory, Whole, memory_at, slots, tiered};
 use crate::log::{QuietGuard, lock_quietly, log};
 use crate::os::records::Records;
 use crate::os::{fork::AtFork, lock::Mutex};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, Ordering::*};
 use pool::Pool;
 
 /// A list in records. It grows under locks, under which malloc must not be called: malloc may be one of our heaps, and
@@ -58,7 +58,6 @@ pub struct System {
     defragmenting: AtomicBool,
     /// The system's pools. Used only under the structure lock. So fork, which takes that lock, need not take this one.
     pools: Mutex<List<&'static Pool>>,
-    pool_allocations: AtomicUsize,
 }
 
 /// What a system and its pools have done, in bytes.
@@ -99,12 +98,15 @@ impl System {
             heap,
             defragmenting: AtomicBool::new(false),
             pools: Mutex::sheltered(List::new_in(Records)),
-            pool_allocations: AtomicUsize::new(0),
         })
     }
     /// The heap of the system's own blocks.
     pub fn heap(&self) -> &'static Heap {
         self.heap
+    }
+    /// The slot of the system's interface, which is the same each time.
+    pub fn interface(&'static self) -> Result<usize> {
+        slots::adopt(self.heap, Some(self))
     }
     /// Frees everything that is the system's own. Its pools must have ended before. Gives what was live, for
     /// [`report`].
@@ -116,10 +118,7 @@ impl System {
     /// Allocates `size` zeroed bytes. `alignment` is rounded up to a power of two; 0 means the system's.
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = rounded_alignment(alignment, self.alignment)?;
-        match self.heap.is_guarding() {
-            true => self.heap.allocate_guarded(size, alignment),
-            false => self.heap.allocate_zeroed(size, alignment),
-        }
+        self.heap.allocate_as_guarding(size, alignment, true)
     }
 
     /// Frees a block of the system's own, or tiered memory that its interface allocated.
@@ -146,16 +145,11 @@ impl System {
         let Some(old) = self.heap.block(pointer) else {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system's own");
         };
-        let block = if self.heap.is_guarding() {
-            self.heap.reallocate_guarded(&old, size)?
-        } else {
-            let block = self.heap.reallocate(pointer, size)?;
-            if size > old.size {
-                // SAFETY: the block has `size` bytes, and nobody else knows of those beyond the old size yet.
-                unsafe { block.add(old.size).write_bytes(0, size - old.size) };
-            }
-            block
-        };
+        let block = self.heap.reallocate_as_guarding(pointer, size)?;
+        if size > old.size {
+            // SAFETY: the block has `size` bytes, and nobody else knows of those beyond the old size yet.
+            unsafe { block.add(old.size).write_bytes(0, size - old.size) };
+        }
         self.heap.count_exchange();
         Ok(Some(block))
     }
@@ -211,37 +205,32 @@ impl System {
 
     /// Says whether new blocks get guards, those of pools and of the system's interface included.
     pub fn set_monitoring(&self, on: bool) {
-        self.heap.set_guarding(on);
+        self.for_each_heap(&mut |heap| heap.set_guarding(on));
         slots::guarding_changed(self.heap);
     }
 
-    fn for_each_heap(&self, _structure: &Structure, mut each: impl FnMut(&'static Heap)) {
-        each(self.heap);
+    fn for_each_pool(&self, _structure: &Structure, mut each: impl FnMut(&'static Heap)) {
         self.pools.lock().iter().for_each(|pool| each(pool.heap()));
     }
     /// What the system and its pools have done.
     pub fn metrics(&self) -> Metrics {
-        let figures = self.heap.statistics();
+        let figures = self.statistics();
         Metrics {
             allocated: figures.allocated_bytes,
             freed: figures.freed_bytes,
             peak: figures.peak,
             live: figures.live,
-            fragmentation: self.fragmentation(),
-            allocations: figures.allocations + self.pool_allocations.load(Relaxed),
+            fragmentation: fragmentation(&figures),
+            allocations: figures.allocations,
         }
     }
     /// Begins a new history: counts start at 0, the peak at what is live.
     pub fn reset_metrics(&self) {
-        self.heap.reset_statistics();
-        self.pool_allocations.store(0, Relaxed);
+        self.for_each_heap(&mut Heap::reset_statistics);
     }
     /// Share of the memory held that no live block uses, 0 to 1.
     pub fn fragmentation(&self) -> f64 {
-        let mut held = 0;
-        self.for_each_heap(&structure(), |heap| held += heap.held());
-        let live = self.heap.statistics().live.min(held);
-        if held == 0 { 0.0 } else { (held - live) as f64 / held as f64 }
+        fragmentation(&self.statistics())
     }
     /// Whether so much memory is held unused that it is worth returning.
     pub fn is_fragmented(&self) -> bool {
@@ -255,7 +244,7 @@ impl System {
         // Before the lock: damage that is found is reported to the program's callback, which may ask this very system.
         heap::debug::empty_quarantine(None);
         let mut bytes = 0;
-        self.for_each_heap(&structure(), |heap| bytes += heap.trim_quietly());
+        self.for_each_heap(&mut |heap| bytes += heap.trim_quietly());
         bytes
     }
     /// [`System::trim`], if fragmentation has reached `threshold`. InvalidArgument if the threshold is not a number.
@@ -277,9 +266,32 @@ impl System {
     /// All live blocks, those of pools included, as far as there is memory for the list.
     pub fn live_blocks(&self, structure: &Structure) -> List<Block> {
         let mut live = List::new_in(Records);
-        self.for_each_heap(structure, |heap| _ = heap.list_live(&mut live));
+        self.heap.list_live(&mut live);
+        self.for_each_pool(structure, |heap| _ = heap.list_live(&mut live));
         live
     }
+}
+
+impl Whole for System {
+    fn statistics(&self) -> HeapStatistics {
+        let structure = structure();
+        let mut figures = self.heap.statistics();
+        self.for_each_pool(&structure, |heap| figures.add_part(heap.statistics()));
+        figures
+    }
+    fn trim(&self) -> usize {
+        System::trim(self, true)
+    }
+    fn for_each_heap(&self, each: &mut dyn FnMut(&'static Heap)) {
+        let structure = structure();
+        each(self.heap);
+        self.for_each_pool(&structure, each);
+    }
+}
+
+fn fragmentation(figures: &HeapStatistics) -> f64 {
+    let HeapStatistics { held, live, .. } = *figures;
+    if held == 0 { 0.0 } else { held.saturating_sub(live) as f64 / held as f64 }
 }
 
 /// Reports what was live at the end of a system or pool. To be called when the system or pool can no longer be found,

@@ -1,7 +1,7 @@
 //! Pools of a memory system. Each has a heap of its own, and limits if the program wants them.
 use super::{System, structure};
 use crate::error::{Result, fail};
-use crate::heap::{Heap, HeapParams, HeapStatistics, Leaks};
+use crate::heap::{Heap, HeapParams, Leaks};
 use crate::log::{QuietGuard, lock_quietly};
 use crate::os::lock::Mutex;
 use core::ptr::NonNull;
@@ -57,6 +57,7 @@ impl Pool {
             return fail!(OutOfMemory, "no memory for another pool");
         }
         pools.push(self);
+        self.heap.set_guarding(self.system.heap.is_guarding());
         Ok(())
     }
     /// Leaves the system and frees all blocks. Gives what was live, for [`report`](super::report).
@@ -64,9 +65,10 @@ impl Pool {
         let lock = structure();
         self.system.pools.lock().retain(|pool| !core::ptr::eq(*pool, self));
         drop(lock);
+        let hits = self.heap.statistics().cache_hits;
         let leaks = self.heap.destroy();
         // This fails only if there is no memory for this thread's counters. The system's figures then stay too high.
-        let _ = self.system.heap.count_foreign(-(leaks.bytes as isize));
+        let _ = self.system.heap.count_end_of_part(leaks, hits);
         leaks
     }
     /// The pool's heap.
@@ -100,26 +102,20 @@ impl Pool {
             return self.allocate_unlimited(size);
         }
         let _lock = self.limits_lock();
-        let HeapStatistics { live, allocations, frees, .. } = self.heap.statistics();
         let exceeds = |limit: usize, value: usize| limit != 0 && value > limit;
-        if exceeds(self.bytes.load(Relaxed), live.saturating_add(size))
-            || exceeds(self.blocks.load(Relaxed), allocations.saturating_sub(frees) + 1)
+        if exceeds(self.bytes.load(Relaxed), self.heap.statistics().live.saturating_add(size))
+            || exceeds(self.blocks.load(Relaxed), self.heap.live_blocks() + 1)
         {
             return fail!(Limit, "{size} bytes are beyond the pool's limits: it may not grow");
         }
         self.allocate_unlimited(size)
     }
     fn allocate_unlimited(&self, size: usize) -> Result<NonNull<u8>> {
-        let block = if self.system.heap.is_guarding() {
-            self.heap.allocate_guarded(size, 0)
-        } else {
-            self.heap.allocate_zeroed(size, 0)
-        }?;
-        if let Err(error) = self.system.heap.count_foreign(size as isize) {
+        let block = self.heap.allocate_as_guarding(size, 0, true)?;
+        if let Err(error) = self.system.heap.count_block_of_part(size) {
             self.heap.free(block.as_ptr())?;
             return Err(error);
         }
-        self.system.pool_allocations.fetch_add(1, Relaxed);
         Ok(block)
     }
     /// Frees a block of this pool.
@@ -129,7 +125,7 @@ impl Pool {
         let size = self.heap.block(pointer).map_or(0, |block| block.size);
         self.heap.end_guard(pointer);
         match self.heap.give_up(pointer)? {
-            true => self.system.heap.count_foreign(-(size as isize)),
+            true => self.system.heap.uncount_block_of_part(size),
             false => Ok(()), // the block has other owners
         }
     }

@@ -105,8 +105,10 @@ fn damage_is_told_while_blocks_have_guards() {
     let pool = joined(system, pool::Limits::default());
     let early = system.allocate(100, 0).unwrap();
     system.set_monitoring(true);
+    let younger = joined(system, pool::Limits::default());
     for size in [1, 63, 64, 100, 4096, 100_000, 3 << 20] {
-        for block in [system.allocate(size, 128).unwrap(), pool.allocate(size).unwrap()] {
+        let of_pools = [pool, younger].map(|pool| pool.allocate(size).unwrap());
+        for block in [system.allocate(size, 128).unwrap(), of_pools[0], of_pools[1]] {
             bytes(block, size).fill(0xFF);
             assert_eq!(system.check(block.as_ptr()), Ok(()));
             for place in [0, GUARD - 1] {
@@ -125,7 +127,7 @@ fn damage_is_told_while_blocks_have_guards() {
     bytes(later, 128).fill(0xEE); // the block's own room, beyond the request
     assert_eq!(system.check(later.as_ptr()), Ok(()));
     assert_eq!(system.check(later.as_ptr().wrapping_add(1)), Err(Error::NotOwned));
-    pool.end();
+    [pool, younger].iter().for_each(|pool| _ = pool.end());
     system.end();
 }
 

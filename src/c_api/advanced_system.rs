@@ -7,8 +7,6 @@ use super::{guard, guard_uncancelled, layouts, reference, seam, store, succeeds,
 use crate::advanced::registry::Registry;
 use crate::advanced::{self, System, program, report, structure};
 use crate::error::{Result, fail};
-use crate::heap::Heap;
-use crate::instance::slots;
 use crate::singleton;
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
@@ -34,14 +32,6 @@ pub(super) fn system_at(system: *const AdvancedMemorySystem) -> Result<&'static 
         Some(record) => Ok(&record.system),
         None => fail!(InvalidArgument, "{system:p} is not a memory system of libunimem"),
     }
-}
-
-/// Begins a new history of the system whose heap it is, its pools included. False if it is no system's.
-pub(super) fn reset_metrics_of(heap: &Heap) -> bool {
-    let structure = structure();
-    let systems = SYSTEMS.all(&structure);
-    let found = systems.iter().find(|record| core::ptr::eq(record.system.heap(), heap));
-    found.inspect(|record| record.system.reset_metrics()).is_some()
 }
 
 /// Returns the program's memory system. If there is one it gets another reference; otherwise a new one is made.
@@ -139,13 +129,14 @@ fn take_back(system: &System, pointer: *mut AdvancedMemorySystem) {
 }
 
 /// Returns the interface of a memory system, whose functions work on the system's memory. It is the same table each
-/// time, and it ends with the system. NULL with `UNIMEM_ERROR_INVALID_ARGUMENT` for anything but a live system of
+/// time, and it ends with the system. What it tells of the system, and what is trimmed through it, includes the system's
+/// pools. Their blocks are freed through them. NULL with `UNIMEM_ERROR_INVALID_ARGUMENT` for anything but a live system of
 /// libunimem.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_system_interface(
     system: *mut AdvancedMemorySystem,
 ) -> *mut unified_memory_interface_t {
-    guard_uncancelled(null_mut(), || slots::adopt(system_at(system)?.heap()).map(of_slot))
+    guard_uncancelled(null_mut(), || system_at(system)?.interface().map(of_slot))
 }
 
 /// Allocates `size` zeroed bytes. `alignment` is up to 1 GiB and is rounded up to a power of two; 0 means the

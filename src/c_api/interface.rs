@@ -2,7 +2,7 @@
 use super::legacy_types::MemoryPool;
 use super::tables::{allocate_tensor_at, of_slot, slot_of};
 use super::types::*;
-use super::{advanced_system, guard, guard_uncancelled, memory_pool, store, succeeds, succeeds_uncancelled};
+use super::{guard, guard_uncancelled, memory_pool, store, succeeds, succeeds_uncancelled};
 use crate::error::{self, Error, Result, fail};
 use crate::heap::{self, attributes};
 use crate::instance::{self, Instance, config::Config, slots, tiered};
@@ -75,7 +75,7 @@ pub unsafe extern "C" fn unimem_close(memory: *mut unified_memory_interface_t) -
 /// pool that the legacy C file made is not one of them.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_pool_interface(pool: *mut MemoryPool) -> *mut unified_memory_interface_t {
-    guard_uncancelled(null_mut(), || slots::adopt(memory_pool::known_heap_of(pool)?).map(of_slot))
+    guard_uncancelled(null_mut(), || slots::adopt(memory_pool::known_heap_of(pool)?, None).map(of_slot))
 }
 
 /// Returns the calling thread's last error, or `UNIMEM_OK` if none of its calls has failed. A call that succeeds does
@@ -189,10 +189,7 @@ pub extern "C" fn unimem_trim(memory: *mut unified_memory_interface_t) -> usize 
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_reset_stats(memory: *mut unified_memory_interface_t) {
     guard((), || {
-        let heap = open_instance(memory)?.heap();
-        if !advanced_system::reset_metrics_of(heap) {
-            heap.reset_statistics();
-        }
+        open_instance(memory)?.reset_statistics();
         Ok(())
     })
 }
@@ -341,13 +338,13 @@ pub unsafe extern "C" fn unimem_report_leaks(
 /// and wild pointers, and of blocks freed before.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_refused_frees(memory: *mut unified_memory_interface_t) -> usize {
-    guard(0, || Ok(open_instance(memory)?.heap().refused()))
+    guard(0, || Ok(open_instance(memory)?.refused()))
 }
 
 /// Returns how many bytes of RAM the instance holds now, everything included. This is what `max_size` limits.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_held_bytes(memory: *mut unified_memory_interface_t) -> usize {
-    guard(0, || Ok(open_instance(memory)?.heap().held()))
+    guard(0, || Ok(open_instance(memory)?.held()))
 }
 
 /// Returns the number of NUMA nodes of the machine, at least 1.

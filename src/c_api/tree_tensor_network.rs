@@ -339,11 +339,11 @@ pub unsafe extern "C" fn unimem_set_progress(
 pub unsafe extern "C" fn set_memory_pool(ttn: *mut tree_tensor_network_t, pool: *mut MemoryPool) -> bool {
     succeeds_uncancelled(|| {
         let session = Session::new(ttn)?;
-        let heap = match layouts::system_of_pool(pool.cast()) {
-            Some(system) => system.heap(),
-            None => memory_pool::known_heap_of(pool)?,
+        let slot = match layouts::system_of_pool(pool.cast()) {
+            Some(system) => system.interface()?,
+            None => slots::adopt(memory_pool::known_heap_of(pool)?, None)?,
         };
-        session.set_table(tables::of_slot(slots::adopt(heap)?).cast());
+        session.set_table(tables::of_slot(slot).cast());
         Ok(())
     })
 }
@@ -359,8 +359,8 @@ pub unsafe extern "C" fn set_memory_system(
 ) -> bool {
     succeeds_uncancelled(|| {
         let session = Session::new(ttn)?;
-        let heap = advanced_system::system_at(system)?.heap();
-        session.set_table(tables::of_slot(slots::adopt(heap)?).cast());
+        let slot = advanced_system::system_at(system)?.interface()?;
+        session.set_table(tables::of_slot(slot).cast());
         Ok(())
     })
 }

@@ -169,8 +169,13 @@ impl ThreadCache {
             // Not through this thread's tally of that heap: finding its cache there may take the registry's lock, which has
             // to be taken before the heap's lock that is held here.
             whole.counters.live.fetch_add(size as isize, Relaxed);
+            whole.counters.refused_in_parts.fetch_add(1, Relaxed);
         }
         heap.count_refused();
+    }
+    /// Says that `size` bytes that were counted as allocated are no block of the heap, so that they count for no sample.
+    pub fn pass_over(&self, size: usize) {
+        self.sampled.set(self.sampled.get().wrapping_add(size));
     }
     /// Counts that a block of `old` bytes now has `new`.
     pub fn resize(&self, heap: &Heap, old: usize, new: usize) {

@@ -21,12 +21,17 @@ impl Heap {
         self.guarding.load(Relaxed)
     }
 
-    /// Allocates a block, with a guard and zeroed if the heap is guarding.
-    pub fn allocate_as_guarding(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
-        if self.is_guarding() {
-            self.allocate_guarded(size, alignment)
-        } else {
-            self.allocate(size, alignment)
+    /// Allocates a block with a guard if the heap is guarding. With a guard it is zeroed, without one if `zeroed` says so.
+    pub fn allocate_as_guarding(
+        &'static self,
+        size: usize,
+        alignment: usize,
+        zeroed: bool,
+    ) -> Result<NonNull<u8>> {
+        match (self.is_guarding(), zeroed) {
+            (true, _) => self.allocate_guarded(size, alignment),
+            (false, true) => self.allocate_zeroed(size, alignment),
+            (false, false) => self.allocate(size, alignment),
         }
     }
     /// Changes the size of a block, which gets a guard if the heap is guarding, and is zeroed then beyond its old size.
@@ -36,7 +41,7 @@ impl Heap {
     }
 
     /// Allocates a zeroed block with a guard.
-    pub fn allocate_guarded(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
+    fn allocate_guarded(&'static self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let block = self.allocate_with_slack(size, alignment, GUARD)?;
         // SAFETY: the block is fresh, and has `size + GUARD` bytes.
         unsafe { guard::prepare(block, size) };
@@ -48,7 +53,7 @@ impl Heap {
         Ok(block)
     }
     /// Moves a live block of this heap into a new one of `size` bytes with a guard, zeroed beyond the old size.
-    pub fn reallocate_guarded(&'static self, old: &Block, size: usize) -> Result<NonNull<u8>> {
+    fn reallocate_guarded(&'static self, old: &Block, size: usize) -> Result<NonNull<u8>> {
         let pointer = old.start as *mut u8;
         if has_several_owners(pointer) {
             return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");

@@ -146,11 +146,12 @@ impl Heap {
     pub(super) fn free_large(&'static self, span: &'static Span, pointer: *mut u8) -> Result<()> {
         self.ready_to_count()?;
         let mut central = self.central.lock();
-        if !self.is_mapped_by(span, pointer) || !slot::is_live(span.large_slot.swap(slot::FREE, AcqRel)) {
+        if !self.has_live_mapping(span, pointer) {
             drop(central);
             self.counters.refused.fetch_add(1, Relaxed);
             return fail!(DoubleFree, "the block was freed by another thread at the same moment");
         }
+        span.large_slot.store(slot::FREE, Release);
         let size = span.large_size.load(Relaxed);
         // SAFETY: the block was live until now, so its span is in the list; the lock is held.
         unsafe {
@@ -162,14 +163,6 @@ impl Heap {
         freed::note(pointer as usize);
         drop(central);
         self.count(|cache| cache.tally.free(self, size))
-    }
-
-    /// Whether `span` is still the mapping of the block at `pointer`. The caller holds the lock. Since it found the record,
-    /// this may have become another block's, and another heap's.
-    pub(super) fn is_mapped_by(&self, span: &'static Span, pointer: *const u8) -> bool {
-        page_map::span_of(pointer as usize).is_some_and(|found| core::ptr::eq(found, span))
-            && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
-            && span.first() == pointer as usize
     }
 
     /// Resizes the block to `size` bytes, in place or by moving its pages. Returns where the block is then and the size it
@@ -192,7 +185,7 @@ impl Heap {
         }
         let first = pointer as usize;
         let mut central = self.central.lock();
-        if !self.is_mapped_by(span, pointer) || !slot::is_live(span.large_slot.load(Relaxed)) {
+        if !self.has_live_mapping(span, pointer) {
             drop(central);
             return fail!(DoubleFree, "the block was freed by another thread at the same moment");
         }

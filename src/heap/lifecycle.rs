@@ -48,6 +48,7 @@ impl Heap {
         heap.counters.held().store(0, Relaxed);
         heap.counters.forget_peak();
         heap.counters.refused.store(0, Relaxed);
+        heap.counters.refused_in_parts.store(0, Relaxed);
         if !heap.central.lock().make_ready(heap, params.ready) {
             heap.destroy();
             return fail!(OutOfMemory, "{} bytes could not be made ready", params.ready);
@@ -101,10 +102,14 @@ impl Heap {
             Some(made)
         })
     }
-    /// Says that the heap's owner counts its blocks in the heap `whole` as well, which lasts as long as this one. A free
-    /// that is refused later is then taken back there too.
+    /// Makes this heap a part of `whole`, which lasts as long as this one. Its owner counts all its blocks there too
+    /// ([`Heap::count_block_of_part`]). A free that is refused later is then taken back there as well.
     pub fn count_in(&self, whole: &'static Heap) {
         self.counted_in.store(core::ptr::from_ref(whole).cast_mut(), Relaxed);
+    }
+    /// Whether it is a part of another heap.
+    pub(super) fn is_part(&self) -> bool {
+        !self.counted_in.load(Relaxed).is_null()
     }
     /// Counts held bytes in `counter`, which lives as long as the heap.
     pub fn count_held_in(&self, counter: &'static AtomicUsize) {

@@ -41,7 +41,7 @@ impl Heap {
         let span = page_map::span_of(pointer as usize)?;
         let _central = self.central.lock();
         let index = span.index_of(pointer as usize)?;
-        if !self.has_block(span, index, pointer) && !self.is_mapped_by(span, pointer) {
+        if !self.has_block(span, index, pointer) {
             return None;
         }
         let value = span.value(index);
@@ -53,13 +53,20 @@ impl Heap {
         owner(pointer).filter(|(heap, _)| core::ptr::eq(*heap, self)).map(|(_, block)| block)
     }
 
-    /// Whether `span` is still this heap's, has blocks of a class, and its block `index` begins at `pointer`. It may have
-    /// ended since it was found. The caller holds the heap's lock, which keeps the answer true.
+    /// Whether `span` is still this heap's, and its block `index` begins at `pointer`. It may have ended since it was found,
+    /// and its record may be another one's, of the other kind. The caller holds the heap's lock, which keeps the answer true.
     pub(super) fn has_block(&self, span: &'static Span, index: usize, pointer: *const u8) -> bool {
         page_map::span_of(pointer as usize).is_some_and(|found| core::ptr::eq(found, span))
             && span.heap().is_some_and(|heap| core::ptr::eq(heap, self))
-            && !span.is_large()
             && span.index_of(pointer as usize) == Some(index)
+    }
+    /// The same for a block of a class.
+    pub(super) fn has_block_of_class(&self, span: &'static Span, index: usize, pointer: *const u8) -> bool {
+        !span.is_large() && self.has_block(span, index, pointer)
+    }
+    /// The same for a block that is a mapping of its own, which is live.
+    pub(super) fn has_live_mapping(&self, span: &'static Span, pointer: *const u8) -> bool {
+        span.is_large() && self.has_block(span, 0, pointer) && slot::is_live(span.large_slot.load(Relaxed))
     }
 
     pub(super) fn describe(&self, span: &Span, start: usize, value: u16) -> Block {

@@ -21,8 +21,11 @@ pub(super) fn regions_changed(old: usize, new: usize) {
 fn figures(figures: &mut Figures) {
     registry::for_each_heap(|heap| {
         let statistics = heap.statistics();
-        figures.live += statistics.live;
         figures.held += statistics.held;
+        if heap.is_part() {
+            return; // all else was counted in the whole
+        }
+        figures.live += statistics.live;
         figures.allocations += statistics.allocations;
         figures.frees += statistics.frees;
     });

@@ -115,7 +115,7 @@ impl Heap {
         let central = debug::guards_are_on().then(|| self.central.lock());
         // Without the lock, which would cost as much as all the rest. If the span has ended meanwhile the slot is another
         // block's by now, and gets its value back at once.
-        let is_still_there = || self.has_block(span, index, block.start as *const u8);
+        let is_still_there = || self.has_block_of_class(span, index, block.start as *const u8);
         let plain = slot::LIVE + (block.capacity - size) as u16;
         let resized = if slot::is_marked(value) { slot::marked(plain) } else { plain };
         let done = is_still_there() && slot::surrender(span.slot(index), value, resized);
@@ -130,7 +130,7 @@ impl Heap {
     }
     /// Whether `block` is the live block of a span of a single class. The heap's lock is held.
     fn has_only_block(&self, span: &'static Span, block: &Block) -> bool {
-        self.has_block(span, 0, block.start as *const u8)
+        self.has_block_of_class(span, 0, block.start as *const u8)
             && span.class() as usize >= FIRST_SINGLE
             && slot::is_live(span.value(0))
     }

@@ -320,7 +320,7 @@ impl Heap {
     ) -> bool {
         self.tidy(cache);
         let mut central = self.central.lock();
-        if !self.has_block(span, index, pointer) {
+        if !self.has_block_of_class(span, index, pointer) {
             return false;
         }
         let class = span.class() as usize;
@@ -348,7 +348,7 @@ impl Heap {
             .and_then(|span| Some((span, span.index_of(entry.pointer as usize)?)))
             // Its memory may have become part of another span since, perhaps another heap's.
             .filter(|&(span, index)| {
-                self.has_block(span, index, entry.pointer) && entry.has_slot(span.slot(index))
+                self.has_block_of_class(span, index, entry.pointer) && entry.has_slot(span.slot(index))
             });
         if !place.is_some_and(|(span, index)| central.put(self, span, index, cache.magazine(class).tag())) {
             cache.refuse(self, class, entry);
@@ -360,7 +360,7 @@ impl Heap {
         let _central = self.central.lock();
         let pointer = start as *const u8;
         let aside = |value| slot::is_live(value).then_some(slot::ASIDE);
-        let found = self.has_block(span, index, pointer) || self.is_mapped_by(span, pointer);
+        let found = self.has_block(span, index, pointer);
         found.then(|| span.slot_to_change(index).fetch_update(AcqRel, Relaxed, aside).ok())?
     }
     /// Counts a free of `size` bytes whose block stays in quarantine.

@@ -1,6 +1,6 @@
 //! A heap's figures: what its threads have published, what a reader adds to that, and what counts against the limit.
 use super::cache::ThreadCache;
-use super::{Heap, recorded};
+use super::{Heap, Leaks, recorded};
 use crate::error::Result;
 use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering::*, fence};
 
@@ -14,6 +14,8 @@ pub struct Counters {
     held_elsewhere: AtomicPtr<AtomicUsize>,
     /// Frees refused: foreign, interior, double.
     pub refused: AtomicUsize,
+    /// Frees in the heap's parts ([`Heap::count_in`]) that were counted here, and refused later.
+    pub refused_in_parts: AtomicUsize,
 }
 
 impl Counters {
@@ -25,6 +27,7 @@ impl Counters {
             held: AtomicUsize::new(0),
             held_elsewhere: AtomicPtr::new(core::ptr::null_mut()),
             refused: AtomicUsize::new(0),
+            refused_in_parts: AtomicUsize::new(0),
         }
     }
     /// Bytes that count against the limit.
@@ -76,7 +79,7 @@ impl Counts {
     /// Adds the counts of another cache.
     pub fn add(&mut self, other: Counts) {
         self.hits += other.hits;
-        self.misses += other.misses;
+        self.misses = self.misses.wrapping_add(other.misses);
         self.frees = self.frees.wrapping_add(other.frees);
         self.largest = self.largest.max(other.largest);
         self.allocated = self.allocated.wrapping_add(other.allocated);
@@ -137,6 +140,13 @@ impl HeapStatistics {
     pub fn fragmentation(&self) -> usize {
         (self.held.saturating_sub(self.live) * 100).checked_div(self.held).unwrap_or(0)
     }
+    /// Adds what a heap does not know of a part of it ([`Heap::count_in`]): the bytes held there, and which allocations were
+    /// hits of the part's caches. All else of a part is in the heap's own figures.
+    pub fn add_part(&mut self, part: HeapStatistics) {
+        self.held += part.held;
+        self.cache_hits += part.cache_hits;
+        self.cache_misses = self.cache_misses.saturating_sub(part.cache_hits);
+    }
 }
 
 /// What all caches of a heap have counted together.
@@ -176,7 +186,15 @@ impl Heap {
             totals.peak = self.counters.peak();
             totals.live = totals.live.min(totals.peak);
         }
+        let refused = self.counters.refused_in_parts.load(Relaxed);
+        totals.counts.frees = totals.counts.frees.wrapping_sub(refused);
         (totals, central.at_reset)
+    }
+    /// How many blocks are live, whatever was reset.
+    pub fn live_blocks(&self) -> usize {
+        let counts = self.totals().0.counts;
+        let live = counts.hits.wrapping_add(counts.misses).wrapping_sub(counts.frees);
+        if live > isize::MAX as usize { 0 } else { live } // more frees are counted until a late one is refused
     }
     fn look_at(&self, mut counts: Counts, for_each_cache: ForEachCache) -> Totals {
         let (mut live, mut peak) = (0, None);
@@ -285,13 +303,32 @@ impl Heap {
     }
     /// Counts live bytes outside the heap: tracked foreign blocks. `bytes` is negative when they go.
     pub fn count_foreign(&'static self, bytes: isize) -> Result<()> {
-        self.count(|cache| cache.tally.change(self, bytes.max(0) as usize, bytes.min(0).unsigned_abs()))
+        let (more, fewer) = (bytes.max(0) as usize, bytes.min(0).unsigned_abs());
+        self.count(|cache| {
+            cache.tally.change(self, more, fewer);
+            cache.pass_over(more);
+        })
+    }
+    /// Counts a block that a part of the heap ([`Heap::count_in`]) has allocated, as a miss.
+    pub fn count_block_of_part(&'static self, size: usize) -> Result<()> {
+        self.count(|cache| {
+            cache.count_allocation(self, size, false);
+            cache.pass_over(size);
+        })
+    }
+    /// Counts that a part has freed a block of `size` bytes.
+    pub fn uncount_block_of_part(&'static self, size: usize) -> Result<()> {
+        self.count(|cache| cache.tally.free(self, size))
+    }
+    /// Counts what was live in a part that has ended, and what its caches had served.
+    pub fn count_end_of_part(&'static self, live: Leaks, hits: usize) -> Result<()> {
+        self.count(|cache| cache.tally.part_ended(self, live.blocks, live.bytes, hits))
     }
     /// Counts a region of tiered memory of `size` bytes as if it were a live block of the heap.
     pub fn count_region(&'static self, size: usize) -> Result<()> {
         self.count(|cache| {
             cache.count_allocation(self, size, false);
-            cache.sampled.set(cache.sampled.get().wrapping_add(size));
+            cache.pass_over(size);
         })?;
         recorded::regions_changed(0, size);
         Ok(())
@@ -306,7 +343,7 @@ impl Heap {
     pub fn recount_region(&'static self, old: usize, new: usize) -> Result<()> {
         self.count(|cache| {
             cache.resize(self, old, new);
-            cache.sampled.set(cache.sampled.get().wrapping_add(new));
+            cache.pass_over(new);
         })?;
         recorded::regions_changed(old, new);
         Ok(())

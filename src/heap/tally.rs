@@ -187,6 +187,13 @@ impl Tally {
             add(&self.earlier.frees, 1_usize.wrapping_neg());
         }
     }
+    /// Counts `frees` of `bytes` in all, and that `hits` of the misses were hits after all.
+    pub fn part_ended(&self, heap: &Heap, frees: usize, bytes: usize, hits: usize) {
+        add(&self.earlier.hits, hits);
+        add(&self.misses, hits.wrapping_neg());
+        add(&self.earlier.frees, frees);
+        self.change(heap, 0, bytes);
+    }
     /// Counts an allocation and a free of no bytes.
     pub fn exchange(&self) {
         add(&self.misses, 1);
@@ -248,24 +255,24 @@ impl Tally {
         self.peak.store(0, Relaxed);
         self.publications.store(publications.wrapping_add(1), Release);
     }
-    /// Net bytes that are not published, and their peak.
-    pub fn unpublished(&self) -> (isize, isize) {
-        self.whole(|published| match published {
+    /// Net bytes that are not published, and their peak: what [`Tally::look`] tells others, for the thread that writes. No
+    /// publication begins meanwhile, but one may have been begun by a thread that this child does not have.
+    fn unpublished(&self) -> (isize, isize) {
+        match self.publications.load(Relaxed) % 2 == 1 {
             true => (0, 0),
-            false => (self.difference() >> COUNT_BITS, self.peak.load(Relaxed) >> COUNT_BITS),
-        })
-    }
-    fn difference(&self) -> isize {
-        difference(self.allocated.load(Relaxed), self.freed.load(Relaxed))
+            false => {
+                let live = difference(own(&self.allocated), own(&self.freed));
+                (live >> COUNT_BITS, self.peak.load(Relaxed) >> COUNT_BITS)
+            }
+        }
     }
     /// Forgets the peak so far.
     pub fn reset_peak(&self) {
-        let live = self.whole(|published| if published { 0 } else { self.difference() });
-        self.peak.store(live.min(MOST), Relaxed);
+        self.peak.store(self.look().live.min(UNPUBLISHED) << COUNT_BITS, Relaxed);
     }
     /// All figures, as they are at one moment.
     pub fn look(&self) -> Seen {
-        self.whole_of(|publications| {
+        self.whole(|publications| {
             let words = [self.allocated.load(Relaxed), self.freed.load(Relaxed)];
             let ([hits, frees, allocated], live, peak) = match publications % 2 == 1 {
                 true => (self.all.with(0, NO_FREES), 0, 0),
@@ -284,11 +291,8 @@ impl Tally {
         self.publications.load(Relaxed)
     }
     /// Runs `read` on the words until no publication has changed them meanwhile, as a reader of a sequence lock does. `read`
-    /// is told whether a publication is under way.
-    fn whole<R>(&self, read: impl Fn(bool) -> R) -> R {
-        self.whole_of(|publications| read(publications % 2 == 1))
-    }
-    fn whole_of<R>(&self, read: impl Fn(u32) -> R) -> R {
+    /// is told the number of [`Tally::publications`].
+    fn whole<R>(&self, read: impl Fn(u32) -> R) -> R {
         // The limit has never been seen to be reached: another publication would have to come during each try.
         const TRIES: usize = 1000;
         let read = || {

@@ -35,6 +35,18 @@ pub struct Instance {
     foreign: TrackingTable,
     /// Streaming and hierarchical memory.
     tiered: Tiered,
+    /// What the heap is the main one of, if there are others.
+    whole: Option<&'static dyn Whole>,
+}
+
+/// A memory system, whose pools have heaps of their own that are parts of its heap.
+pub trait Whole: Sync {
+    /// The figures of all heaps together.
+    fn statistics(&self) -> HeapStatistics;
+    /// Returns unused memory of all heaps to the system. Gives the number of bytes.
+    fn trim(&self) -> usize;
+    /// Calls `each` with all heaps. It must not call the program.
+    fn for_each_heap(&self, each: &mut dyn FnMut(&'static Heap));
 }
 
 /// A block that is live or tracked when leaks are reported.
@@ -51,19 +63,25 @@ pub struct Leak {
 }
 
 impl Instance {
-    fn new(heap: &'static Heap, config: Config) -> Instance {
-        Instance { heap, config, foreign: TrackingTable::new(), tiered: Tiered::default() }
+    fn new(heap: &'static Heap, config: Config, whole: Option<&'static dyn Whole>) -> Instance {
+        Instance { heap, config, foreign: TrackingTable::new(), tiered: Tiered::default(), whole }
     }
-    /// The instance's heap.
+    /// The heap that the instance allocates from.
     pub fn heap(&self) -> &'static Heap {
         self.heap
+    }
+    fn for_each_heap(&self, each: &mut dyn FnMut(&'static Heap)) {
+        match self.whole {
+            Some(whole) => whole.for_each_heap(each),
+            None => each(self.heap),
+        }
     }
 
     /// Allocates `size` bytes of plain memory. `alignment` is a power of two up to 1 GiB; 0 means 64.
     #[inline(always)]
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = self.alignment_for(size, alignment);
-        self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment))
+        self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment, false))
     }
     #[inline(always)]
     fn alignment_for(&self, size: usize, alignment: usize) -> usize {
@@ -99,7 +117,8 @@ impl Instance {
     pub fn allocate_tensor(&self, extents: &[usize], element_size: usize) -> Result<NonNull<u8>> {
         let size = tensor_layout::bytes(extents, element_size)?;
         let alignment = if size >= HUGE_TENSOR { HUGE_TENSOR } else { 0 };
-        let block = self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment))?;
+        let block =
+            self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment, false))?;
         let noted = tensor_layout::row_major(extents, element_size)
             .and_then(|layout| attributes::set_layout(block.as_ptr(), layout));
         if let Err(error) = noted {
@@ -170,7 +189,23 @@ impl Instance {
     }
     /// The statistics of the instance. Live bytes include tracked foreign blocks.
     pub fn statistics(&self) -> HeapStatistics {
-        self.heap.statistics()
+        self.whole.map_or_else(|| self.heap.statistics(), Whole::statistics)
+    }
+    /// Begins a new history: the counts begin at 0, the peak at what is live.
+    pub fn reset_statistics(&self) {
+        self.for_each_heap(&mut Heap::reset_statistics);
+    }
+    /// Bytes that count against the limit.
+    pub fn held(&self) -> usize {
+        let mut held = 0;
+        self.for_each_heap(&mut |heap| held += heap.held());
+        held
+    }
+    /// Frees refused since creation or reset.
+    pub fn refused(&self) -> usize {
+        let mut refused = 0;
+        self.for_each_heap(&mut |heap| refused += heap.refused());
+        refused
     }
     /// Whether [`Instance::allocate`] would find room for `size` bytes in the budget now.
     pub fn can_allocate(&self, size: usize) -> bool {
@@ -179,7 +214,8 @@ impl Instance {
     }
     /// Returns unused memory to the system. Gives the number of bytes.
     pub fn trim(&self) -> usize {
-        self.tiered.engine().map_or(0, |engine| engine.trim()) + self.heap.trim()
+        let plain = || self.whole.map_or_else(|| self.heap.trim(), Whole::trim);
+        self.tiered.engine().map_or(0, |engine| engine.trim()) + plain()
     }
     /// Calls `each` with every live block and every tracked foreign block. Gives how many there are.
     pub fn for_each_leak(&self, each: impl FnMut(Leak)) -> usize {
@@ -192,7 +228,7 @@ impl Instance {
     fn leaks(&self) -> (Leaks, usize) {
         let (mut leaks, mut count) = self.leaks_beside_blocks();
         let mut blocks = Vec::new_in(Records);
-        count += self.heap.list_live(&mut blocks);
+        self.for_each_heap(&mut |heap| count += heap.list_live(&mut blocks));
         for block in blocks {
             let references = attributes::references(block.start as *const u8).max(1);
             let leak = Leak { address: block.start, size: block.size, foreign: false, references };

@@ -5,8 +5,8 @@
 //! - A caller must not use an instance while another thread closes it; that is not checked. Closing it twice is checked
 //!   and refused. It happens easily: when two owners both clean up, or when a program's callback is told of the leaks
 //!   and closes the instance again.
-use super::Instance;
 use super::config::Config;
+use super::{Instance, Whole};
 use crate::error::{Result, fail};
 use crate::heap::fast::NO_HEAP;
 use crate::heap::{Heap, HeapParams, RESERVED, debug};
@@ -97,9 +97,14 @@ pub fn open_at(slot: usize) -> Result<&'static Instance> {
     }
 }
 
-fn put(slot: usize, heap: &'static Heap, config: Config) -> Result<&'static Instance> {
+fn put(
+    slot: usize,
+    heap: &'static Heap,
+    config: Config,
+    whole: Option<&'static dyn Whole>,
+) -> Result<&'static Instance> {
     // In a record, because a failure of malloc would end the program.
-    let Ok(instance) = Box::try_new_in(Instance::new(heap, config), Records) else {
+    let Ok(instance) = Box::try_new_in(Instance::new(heap, config, whole), Records) else {
         return fail!(OutOfMemory, "no memory for an instance");
     };
     let instance = Box::leak(instance);
@@ -124,7 +129,7 @@ pub fn guarding_changed(heap: &Heap) {
 /// Creates a heap and the instance in a slot.
 fn make(slot: usize, config: Config) -> Result<&'static Instance> {
     let heap = Heap::create(&heap_params(&config, slot))?;
-    put(slot, heap, config).inspect_err(|_| _ = heap.destroy())
+    put(slot, heap, config, None).inspect_err(|_| _ = heap.destroy())
 }
 fn heap_params(config: &Config, slot: usize) -> HeapParams {
     HeapParams { id: Some(slot), ..config.heap_params() }
@@ -167,14 +172,15 @@ pub fn open(config: Config) -> Result<usize> {
     Ok(slot)
 }
 
-/// Makes the heap of a pool or system an instance too, and gives its slot. It is the same slot each time.
-pub fn adopt(heap: &'static Heap) -> Result<usize> {
+/// Makes the heap of a pool or system an instance too, and gives its slot. It is the same slot each time. `whole` is what
+/// the heap is the main one of.
+pub fn adopt(heap: &'static Heap, whole: Option<&'static dyn Whole>) -> Result<usize> {
     let _lock = lock();
     if let Some(slot) = slot_of(heap) {
         return Ok(slot);
     }
     let slot = free_slot(ADOPTED)?;
-    put(slot, heap, Config { max_size: heap.limit(), ..Config::default() })?;
+    put(slot, heap, Config { max_size: heap.limit(), ..Config::default() }, whole)?;
     Ok(slot)
 }
 

@@ -1,53 +1,76 @@
-//! The calling thread's floating-point environment: how it rounds, and which exceptions are signals.
+//! The calling thread's floating-point environment: how it rounds, whether it has subnormals, and which exceptions are
+//! signals.
+//!
+//! A program may set another one than it began with, also for threads that it starts later. It asks for that for its own
+//! arithmetic. What the library computes would depend on which thread computes it; an infinity that a coder meets, or a
+//! quotient that a decomposition does not need, would be the program's SIGFPE. So the library computes in the default one,
+//! and calls the program in the program's own.
 
-/// While this lives, the thread computes in the environment that programs begin with: it rounds to nearest, has
-/// subnormals, and no exception is a signal. A program may have set another one, also for threads that it starts later, but
-/// it did not ask for the arithmetic of coders: an infinity that is coded must not be its SIGFPE.
-pub struct DefaultEnvironment(#[cfg(all(target_arch = "x86_64", not(miri)))] u32);
+/// An environment, with the exceptions that have been seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Environment(#[cfg(all(target_arch = "x86_64", not(miri)))] u32);
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-mod control {
-    /// What a program begins with.
-    const DEFAULT: u32 = 0x1F80;
-    /// The exceptions that have been seen. They control nothing.
-    const FLAGS: u32 = 0x3F;
+/// While this lives, the thread is in the environment that was entered; afterwards again in the one before, as if nothing
+/// had been computed.
+pub struct Entered {
+    before: Environment,
+    of_this_thread: core::marker::PhantomData<*mut ()>,
+}
 
-    fn get() -> u32 {
-        let mut control = 0u32;
-        // SAFETY: this stores four bytes there.
-        unsafe {
-            core::arch::asm!("stmxcsr [{}]", in(reg) &raw mut control, options(nostack, preserves_flags))
-        };
-        control
+impl Environment {
+    /// Takes the thread there.
+    pub fn enter(self) -> Entered {
+        let before = Environment::current();
+        before.change_to(self);
+        Entered { before, of_this_thread: core::marker::PhantomData }
     }
-    fn set(control: u32) {
-        // SAFETY: `control` is the default, or was in the register before.
-        unsafe {
-            core::arch::asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack, preserves_flags))
-        };
-    }
-    impl super::DefaultEnvironment {
-        /// Takes the thread there.
-        pub fn enter() -> Self {
-            let before = get();
-            if before & !FLAGS != DEFAULT {
-                set(DEFAULT);
-            }
-            Self(before)
-        }
-    }
-    impl Drop for super::DefaultEnvironment {
-        fn drop(&mut self) {
-            if self.0 & !FLAGS != DEFAULT {
-                set(self.0);
-            }
+    /// Takes the thread from this environment to another one. To set the register takes longer than to read it.
+    fn change_to(self, other: Environment) {
+        if self != other {
+            other.set();
         }
     }
 }
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-impl DefaultEnvironment {
-    /// Nothing: other processors are not tested.
-    pub fn enter() -> Self {
-        Self()
+impl Entered {
+    /// The environment before.
+    pub fn before(&self) -> Environment {
+        self.before
     }
+}
+impl Drop for Entered {
+    fn drop(&mut self) {
+        Environment::current().change_to(self.before);
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+impl Environment {
+    /// What a program begins with: it rounds to nearest, has subnormals, no exception is a signal, and none was seen.
+    pub const DEFAULT: Environment = Environment(0x1F80);
+
+    fn current() -> Environment {
+        let mut register = 0u32;
+        // SAFETY: this stores four bytes there.
+        unsafe {
+            core::arch::asm!("stmxcsr [{}]", in(reg) &raw mut register, options(nostack, preserves_flags))
+        };
+        Environment(register)
+    }
+    fn set(self) {
+        // SAFETY: the value is the default, or was in the register before.
+        unsafe {
+            core::arch::asm!("ldmxcsr [{}]", in(reg) &raw const self.0, options(nostack, preserves_flags))
+        };
+    }
+}
+/// Other processors are not tested: there, all environments are the one that the thread has.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+impl Environment {
+    /// What a program begins with.
+    pub const DEFAULT: Environment = Environment();
+
+    fn current() -> Environment {
+        Environment()
+    }
+    fn set(self) {}
 }

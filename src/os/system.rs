@@ -2,7 +2,7 @@
 //!
 //! Each function makes one call, returns its error as a value, and decides nothing. What to do about an error is up to the
 //! caller.
-use super::floating_point::DefaultEnvironment;
+use super::floating_point::Environment;
 use super::injection::{Injected, Operation, check, injected};
 use core::ffi::{CStr, c_int, c_ulong, c_void};
 use core::marker::PhantomData;
@@ -312,7 +312,7 @@ impl Drop for NotCancelled {
 /// own threads. The standard library's threads would use malloc, which would cost 64 MiB of address space for glibc's arena.
 pub fn start_thread(stack: usize, main: extern "C" fn(*mut c_void) -> *mut c_void) -> Result<(), Errno> {
     check(Operation::StartThread)?;
-    let _environment = DefaultEnvironment::enter(); // the thread inherits it
+    let _environment = Environment::DEFAULT.enter(); // the thread inherits it
     let before = block_signals();
     // SAFETY: the calls get local objects, which they fill in. What the thread runs lives as long as the process.
     let error = unsafe {

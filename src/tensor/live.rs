@@ -3,7 +3,8 @@
 //! - One table for the process holds the addresses that are alive. Its lock is held only while the table is read
 //!   or changed.
 //! - A [`Session`] marks its network as in use. A second thread, or a progress callback, that asks for the
-//!   network meanwhile is refused; it does not wait.
+//!   network meanwhile is refused; it does not wait. The session's thread computes in the default floating-point
+//!   environment.
 use super::memory::{Memory, Table};
 use super::network::Network;
 use super::records::{Metrics, TensorStream, TreeTensorNetwork, TreeTensorNode};
@@ -11,6 +12,7 @@ use super::stream::Stream;
 use crate::error::{Result, fail};
 use crate::instance::Instance;
 use crate::log::{QuietGuard, lock_quietly};
+use crate::os::floating_point::{Entered, Environment};
 use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use core::cell::UnsafeCell;
@@ -69,6 +71,7 @@ pub struct Session {
     record: *mut NetworkRecord,
     /// Number of nodes at the start. Nodes added since then become live when the session ends.
     nodes: usize,
+    _environment: Entered,
 }
 
 /// Makes a network without nodes.
@@ -84,9 +87,7 @@ pub fn create(public: TreeTensorNetwork) -> *mut TreeTensorNetwork {
 
 /// Destroys a network, its nodes and its streams.
 pub fn destroy(public: *mut TreeTensorNetwork) -> Result<()> {
-    let session = Session::new(public)?;
-    let record = session.record;
-    core::mem::forget(session);
+    let record = mark(public)?;
     let address = record as usize;
     let mut streams = Vec::new();
     if let Some(table) = live().as_mut() {
@@ -103,37 +104,43 @@ pub fn destroy(public: *mut TreeTensorNetwork) -> Result<()> {
         drop(unsafe { Box::from_raw(stream) });
     }
     // SAFETY: `create` made the record with `Box`. It has just been taken out of the table, and this call is its
-    // only user, since the session has marked it.
+    // only user, since it has marked the network.
     drop(unsafe { Box::from_raw(record) });
     Ok(())
+}
+
+/// Marks a network as in use. `InvalidArgument` if it is NULL, not alive, or in use.
+fn mark(public: *const TreeTensorNetwork) -> Result<*mut NetworkRecord> {
+    if public.is_null() {
+        return fail!(InvalidArgument, "the network is NULL");
+    }
+    let record = public.cast_mut().cast::<NetworkRecord>();
+    // The table stays locked until the network is marked: `destroy` frees a network only after it has marked it and
+    // then, under the same lock, taken it out of the table.
+    let was_busy = live().as_ref().and_then(|table| {
+        let alive = table.get(&(public as usize)) == Some(&Kind::Network);
+        // SAFETY: the table has this address as a live network, so `create` made the record, and nobody frees it
+        // while the table is locked.
+        alive.then(|| unsafe { &(*record).busy }.swap(true, Acquire))
+    });
+    match was_busy {
+        None => fail!(InvalidArgument, "not a live tree tensor network"),
+        Some(true) => {
+            fail!(InvalidArgument, "the network is in use, by another thread or the caller of a callback")
+        }
+        Some(false) => Ok(record),
+    }
 }
 
 impl Session {
     /// Begins to use a network. `InvalidArgument` if it is NULL, not alive, or in use.
     pub fn new(public: *const TreeTensorNetwork) -> Result<Session> {
-        if public.is_null() {
-            return fail!(InvalidArgument, "the network is NULL");
-        }
-        let record = public.cast_mut().cast::<NetworkRecord>();
-        // The table stays locked until the network is marked: `destroy` frees a network only after it has marked it and
-        // then, under the same lock, taken it out of the table.
-        let was_busy = live().as_ref().and_then(|table| {
-            let alive = table.get(&(public as usize)) == Some(&Kind::Network);
-            // SAFETY: the table has this address as a live network, so `create` made the record, and nobody frees it
-            // while the table is locked.
-            alive.then(|| unsafe { &(*record).busy }.swap(true, Acquire))
-        });
-        let Some(was_busy) = was_busy else {
-            return fail!(InvalidArgument, "not a live tree tensor network");
-        };
-        if was_busy {
-            return fail!(
-                InvalidArgument,
-                "the network is in use, by another thread or the caller of a callback"
-            );
-        }
-        let mut session = Session { record, nodes: 0 };
+        let record = mark(public)?;
+        let environment = Environment::DEFAULT.enter();
+        let callers = environment.before();
+        let mut session = Session { record, nodes: 0, _environment: environment };
         session.nodes = session.network().len();
+        session.network().progress.environment = callers;
         Ok(session)
     }
     /// The network's state.

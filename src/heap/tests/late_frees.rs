@@ -48,13 +48,17 @@ fn a_free_that_comes_late_is_refused_where_it_was_counted_too() {
     let (heap, whole) = (heap.unwrap(), whole.unwrap());
     heap.count_in(whole);
     let [block, other] = [(); 2].map(|()| heap.allocate(SIZE, 0).unwrap());
-    whole.count_foreign(2 * SIZE as isize).unwrap();
+    (0..2).for_each(|_| whole.count_block_of_part(SIZE).unwrap());
     let address = block.as_ptr() as usize;
     std::thread::spawn(move || heap.free(address as *mut u8).unwrap()).join().unwrap();
     free_late(heap, block, SIZE);
-    whole.count_foreign(-2 * SIZE as isize).unwrap();
+    (0..2).for_each(|_| whole.uncount_block_of_part(SIZE).unwrap());
+    assert_eq!((heap.statistics().frees, heap.live_blocks()), (2, 0));
     heap.flush_caches();
-    assert_eq!((heap.statistics().live, whole.statistics().live), (SIZE, SIZE));
+    let of = |figures: HeapStatistics| (figures.live, figures.allocations, figures.frees);
+    assert_eq!([of(heap.statistics()), of(whole.statistics())], [(SIZE, 2, 1); 2]);
+    whole.reset_statistics();
+    assert_eq!((of(whole.statistics()), whole.live_blocks()), ((SIZE, 0, 0), 1));
     heap.free(other.as_ptr()).unwrap();
     [heap, whole].iter().for_each(|heap| assert_eq!(heap.destroy(), Leaks::default()));
 }

@@ -19,7 +19,6 @@ use super::network::{Network, storage_for};
 use super::shape;
 use super::tiled::{self, Source};
 use crate::error::{Result, fail};
-use crate::os::floating_point::DefaultEnvironment;
 use budget::Budget;
 use matrix::{Algebra, Folded, conjugate, norm};
 use std::time::Instant;
@@ -63,8 +62,6 @@ pub fn adapt(network: &mut Network, memory: &Memory, target: f64, most: usize) -
         return fail!(InvalidArgument, "the target error {target} is not a finite number of at least 0");
     }
     let Some(root) = network.root() else { return fail!(InvalidArgument, "the network has no nodes") };
-    // Decompositions divide by zero where they do not need the quotient. That is no signal of the program's.
-    let _environment = DefaultEnvironment::enter();
     let start = Instant::now();
     let threads = threads_of_decompositions();
     faer::set_global_parallelism(if threads > 1 { faer::Par::rayon(threads) } else { faer::Par::Seq });

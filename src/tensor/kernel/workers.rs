@@ -4,6 +4,7 @@
 //! - Decompositions have rayon's global pool, because faer uses that. It has as many threads as there are processors.
 use super::{first_use, job};
 use crate::defect;
+use crate::os::floating_point::Environment;
 use crate::os::injection::{Operation, check};
 use crate::os::placement::Placement;
 use crate::os::system::{Errno, LastingThread};
@@ -41,6 +42,7 @@ impl Workers {
 }
 fn start(thread: rayon::ThreadBuilder) -> io::Result<JoinHandle<()>> {
     check(Operation::StartThread).map_err(|Errno(error)| io::Error::from_raw_os_error(error))?;
+    let _environment = Environment::DEFAULT.enter(); // the thread inherits it
     std::thread::Builder::new().name("unimem".into()).spawn(|| thread.run())
 }
 

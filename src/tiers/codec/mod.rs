@@ -12,7 +12,7 @@ pub mod float;
 pub mod isa;
 pub mod lanes;
 
-use crate::os::floating_point::DefaultEnvironment;
+use crate::os::floating_point::Environment;
 use bounded::Grid;
 use isa::Isa;
 
@@ -153,7 +153,7 @@ impl Codec {
         chunk: usize,
         workspace: &mut Workspace,
     ) -> (Form, usize) {
-        let _environment = DefaultEnvironment::enter();
+        let _environment = Environment::DEFAULT.enter();
         if is_zero(self.isa, &memory[..chunk]) {
             return (Form::Zero, 0);
         }
@@ -277,7 +277,7 @@ impl Codec {
     /// Decodes `encoded`, of form [`Form::Blocks`], into `chunk`. Goes from the last block to the first, so that the
     /// bytes that a reader begins with are in the cache.
     pub fn decode(&self, encoded: &[u8], chunk: &mut [u8], workspace: &mut Workspace) -> Result<(), Damaged> {
-        let _environment = DefaultEnvironment::enter();
+        let _environment = Environment::DEFAULT.enter();
         let directory = Directory::of(encoded, chunk.len())?;
         let mut end = directory.start;
         for (index, block) in chunk.chunks_mut(BLOCK).enumerate().rev() {
@@ -298,7 +298,7 @@ impl Codec {
         chunk: usize,
         workspace: &mut Workspace,
     ) -> Result<(), Damaged> {
-        let _environment = DefaultEnvironment::enter();
+        let _environment = Environment::DEFAULT.enter();
         let directory = Directory::of(memory.get(..encoded).ok_or(Damaged)?, chunk)?;
         let mut end = directory.start;
         // The lengths and tags move behind the chunk, because the blocks that are decoded first may lie over them.
