@@ -1,4 +1,4 @@
-/* test_contract_trees.c - the fields of streams and of converted networks that programs read. */
+/* test_contract_trees.c - the fields of streams and of converted networks that programs read, and where tensors are. */
 #define _GNU_SOURCE
 #include "trees.h"
 
@@ -64,8 +64,48 @@ static void test_converted(void) {
     destroy_tree_tensor_network(tree);
 }
 
+/* Many tensors, each small beside the budget, together five times as large. */
+static void test_many_beyond_the_budget(void) {
+    const size_t limit = 4 * MIB, bytes[] = {64 * KIB, 200 * KIB, 500 * KIB, MIB, 3 * MIB};
+    for (size_t size = 0; size < sizeof bytes / sizeof *bytes; size++) {
+        char name[100];
+        snprintf(name, sizeof name, "tensors of %zu KiB each, together beyond the budget", bytes[size] / KIB);
+        TEST(name) {
+            unified_pool_config_t config = {.max_size = limit, .enable_growth = true, .enable_streaming = true};
+            unified_memory_interface_t *memory = unimem_open(&config);
+            tree_tensor_network_t *network = create_tree_tensor_network(0, 0, 0);
+            tree_tensor_node_t *nodes[400], *sum = NULL;
+            size_t elements = bytes[size] / sizeof(ComplexFloat), count = 5 * limit / bytes[size], tiered = 0;
+            network->memory = memory;
+            for (size_t i = 0; i < count; i++) {
+                nodes[i] = add_tree_tensor_node(network, NULL, &elements, 1, false);
+                if (!EXPECT(nodes[i], "node %zu: %s", i, unimem_last_error_message())) {
+                    count = i;
+                    break;
+                }
+                nodes[i]->data[i % elements] = (ComplexFloat){(float)i, 1};
+                nodes[i]->data[(i + 1) % elements] = (ComplexFloat){0, 1};
+                tiered += unimem_chunk_count(nodes[i]->data) > 0;
+                EXPECT(unimem_held_bytes(memory) <= limit, "%zu bytes held", unimem_held_bytes(memory));
+            }
+            EXPECT(tiered * bytes[size] > 4 * limit - MIB, "%zu of %zu are in tiered memory", tiered, count);
+            /* Node k is k + i at place k and i at place k + 1, so nodes k and k + 1 meet in place k + 1: i times (k + 1 + i). */
+            for (size_t i = 0; i + 1 < count; i++) {
+                if (!EXPECT(contract_tree_tensor_nodes(network, nodes[i], nodes[i + 1], &sum), "product %zu: %s", i,
+                            unimem_last_error_message()))
+                    break;
+                EXPECT(sum->data[0].real == -1 && sum->data[0].imag == (float)(i + 1), "product %zu: %g + %gi", i,
+                       (double)sum->data[0].real, (double)sum->data[0].imag);
+            }
+            destroy_tree_tensor_network(network);
+            EXPECT(unimem_close(memory), "something is left");
+        }
+    }
+}
+
 int main(void) {
     test_streams();
+    test_many_beyond_the_budget();
     test_converted();
     CHECK_EQ("nothing is live", stats_of(unimem_global()).total_allocated, 0);
     return tap_done();

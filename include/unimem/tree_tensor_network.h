@@ -201,7 +201,11 @@ bool unimem_connect_axes(tree_tensor_network_t *ttn, tree_tensor_node_t *parent,
 /**
  * Contracts two nodes into a new one. If they have bonds with each other the sum goes over these; otherwise it goes
  * over the pair of axes that connect_tree_tensor_nodes() would choose if all their axes were free. The axes of the
- * result are those of `node1` that remain, then those of `node2`; {1} if none remain.
+ * result are those of `node1` that remain, then those of `node2`; {1} if none remain. The result is never held in
+ * hierarchical memory, whatever holds the operands.
+ *
+ * A node is freed with its network and not before. So where results are many and soon done with, as in a sweep, let
+ * `ttn` be a network of their own, and destroy that.
  *
  * @param node1,node2  nodes of this network or of others; they do not change
  * @param result       receives the new node, which belongs to `ttn` and has no parent and no bonds

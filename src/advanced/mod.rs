@@ -126,7 +126,7 @@ impl System {
         if let Some((instance, region)) = tiered::made_through(self.heap, pointer) {
             return instance.free_region(&region);
         }
-        self.heap.free_guarded(pointer)
+        self.heap.free_guarded(pointer).map_err(|error| tiered::refused(pointer, error))
     }
 
     /// Changes the size of anything that [`System::free`] frees. NULL allocates; a size of 0 frees. New bytes are

@@ -201,7 +201,7 @@ extern "C" fn free_slow(pool: *mut MemoryPool, ptr: *mut c_void) {
         if let Some((instance, region)) = tiered::made_through(heap, ptr.cast()) {
             return instance.free_region(&region);
         }
-        heap.free(ptr.cast()).inspect_err(|error| log!(Warning, "pool_free of {ptr:p} refused: {error}"))
+        heap.free(ptr.cast()).map_err(|error| tiered::free_refused("pool_free", ptr.cast(), error))
     })
 }
 

@@ -4,8 +4,9 @@
 //! - when it is too old (scavenger.rs);
 //! - when the limit or the system needs it;
 //! - on trim;
-//! - when it would raise the heap's peak. What is kept and what is in use together never exceed the most that was ever in
-//!   use (but for [`LEEWAY`]).
+//! - when it would raise the heap's peak. What is kept and what is in use together never grow beyond the most that was in
+//!   use lately (but for [`LEEWAY`]). Lately, because blocks that grow or shrink while they live leave ranges that do not
+//!   serve the next ones. A program that goes on so would hold as much as at its peak, long after that.
 //!
 //! Ranges are kept like the free pages of a page heap: cut where a smaller block is wanted, joined with their neighbours
 //! when they come back. All of it runs under the heap's lock.
@@ -20,8 +21,11 @@ use core::ptr::NonNull;
 const MOST_SLICES: usize = MAX_STRIDE / SLICE;
 /// Where ranges stand among the lists of runs, of which none has 0 slices.
 const RANGES: usize = 0;
-/// Kept memory and memory in use may exceed the most ever in use by this much, so that small heaps are left alone.
+/// Kept memory and memory in use may exceed the most in use by this much, so that small heaps are left alone.
 const LEEWAY: usize = 1 << 20;
+/// Once the most in use is history, one charge gives back at most so many times its own bytes: no thread has to wait for all
+/// of it.
+const AT_ONCE: usize = 4;
 /// How many of the latest runs of a length are searched for one that the thread itself has used before.
 const MOST_OF_OTHERS: usize = 8;
 /// A heap keeps at most one part in so many of the machine's memory.
@@ -35,10 +39,33 @@ pub struct Kept {
     ready: [List; MOST_SLICES + 1],
     /// Bytes of all runs and ranges that count as held.
     bytes: usize,
-    /// The most bytes that were ever in use at once.
-    most_in_use: usize,
+    most_in_use: MostInUse,
     /// How often something was put aside so far.
     occasions: u64,
+}
+
+/// The most bytes that were in use at once lately: in this time and in the one before, each as long as memory is kept. Time
+/// passes while something is kept.
+#[derive(Clone, Copy)]
+pub struct MostInUse {
+    now: usize,
+    before: usize,
+    /// The tick at which this time began.
+    since: u32,
+}
+impl MostInUse {
+    const NOTHING: MostInUse = MostInUse { now: 0, before: 0, since: 0 };
+    /// Notes at `tick` that `in_use` bytes, of which `more` are new, are in use. Gives the most.
+    fn note(&mut self, tick: u32, in_use: usize, more: usize) -> usize {
+        let age = tick.saturating_sub(self.since);
+        if age >= scavenger::KEEP {
+            let old = in_use - more;
+            self.before = if age < 2 * scavenger::KEEP { self.now } else { old };
+            (self.now, self.since) = (old, tick);
+        }
+        self.now = self.now.max(in_use);
+        self.now.max(self.before)
+    }
 }
 
 /// What a range must be like to serve a block.
@@ -71,7 +98,7 @@ impl Kept {
             aging: [const { List::new() }; MOST_SLICES + 1],
             ready: [const { List::new() }; MOST_SLICES + 1],
             bytes: 0,
-            most_in_use: 0,
+            most_in_use: MostInUse::NOTHING,
             occasions: 0,
         }
     }
@@ -95,27 +122,29 @@ impl Kept {
     /// the limit and below the heap's peak. False, with nothing charged, when the bytes do not fit.
     pub fn charge(&mut self, heap: &Heap, bytes: usize) -> bool {
         let in_use = heap.held() - self.bytes + bytes;
-        let most_in_use = self.most_in_use.max(in_use);
+        let before = self.most_in_use;
+        let most_in_use = self.most_in_use.note(scavenger::now(), in_use, bytes);
         let most = (most_in_use + LEEWAY).min(in_use + most_kept());
-        while self.bytes > 0 && heap.held() + bytes > most && self.release_oldest(heap, false) {}
+        let enough = self.bytes.saturating_sub(bytes.saturating_mul(AT_ONCE));
+        while self.bytes > enough && heap.held() + bytes > most && self.release_oldest(heap, false) {}
         loop {
             if heap.charge(bytes) {
-                self.most_in_use = most_in_use;
                 return true;
             }
             if !self.release_oldest(heap, true) {
+                self.most_in_use = before;
                 return false;
             }
         }
     }
 
-    /// The most bytes that were ever in use at once, including those charged last.
-    pub fn most_in_use(&self) -> usize {
+    /// The most bytes that were in use at once lately, including those charged last.
+    pub fn most_in_use(&self) -> MostInUse {
         self.most_in_use
     }
     /// Takes back a charge of `bytes` for which there was no memory. `most_in_use` is what [`Kept::most_in_use`] was before
     /// the charge.
-    pub fn take_back(&mut self, heap: &Heap, bytes: usize, most_in_use: usize) {
+    pub fn take_back(&mut self, heap: &Heap, bytes: usize, most_in_use: MostInUse) {
         heap.discharge(bytes);
         self.most_in_use = most_in_use;
     }
@@ -392,6 +421,17 @@ mod tests {
         let central = heap.central.lock();
         // SAFETY: kept spans are known to nobody but their list, under the lock.
         unsafe { (*central.kept.aging[slices].head).inner() }.kept_since = since;
+    }
+    #[test]
+    fn the_most_in_use_is_forgotten_after_two_times() {
+        const KEEP: u32 = scavenger::KEEP;
+        let mut most = MostInUse::NOTHING;
+        assert_eq!(most.note(1, 100, 10), 100);
+        assert_eq!(most.note(KEEP, 50, 10), 100); // the time before was that of the heap's beginning
+        assert_eq!(most.note(2 * KEEP - 1, 60, 10), 100);
+        assert_eq!(most.note(2 * KEEP, 30, 10), 60);
+        assert_eq!(most.note(3 * KEEP, 20, 5), 30);
+        assert_eq!(most.note(9 * KEEP, 20, 5), 20); // nothing for a long time
     }
     #[test]
     fn the_rest_of_a_run_leaves_at_its_age() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 const STACK: usize = 128 << 10;
 const TICK: Duration = Duration::from_millis(500);
 /// Memory is kept for at least this many ticks: four seconds.
-const KEEP: u32 = 8;
+pub const KEEP: u32 = 8;
 /// The tick at which memory was kept that never ages.
 pub const NEVER: u32 = u32::MAX;
 

@@ -96,9 +96,7 @@ impl Instance {
         if let Some(region) = self.tiered.region(pointer) {
             return self.free_region(&region);
         }
-        self.heap
-            .free_guarded(pointer)
-            .inspect_err(|error| log!(Warning, "free of {pointer:p} refused: {error}"))
+        self.heap.free_guarded(pointer).map_err(|error| tiered::free_refused("free", pointer, error))
     }
     /// Changes the size of a block. NULL allocates; a size of 0 frees.
     pub fn reallocate(&self, pointer: *mut u8, size: usize) -> Result<Option<NonNull<u8>>> {
@@ -111,7 +109,8 @@ impl Instance {
         if let Some(region) = self.tiered.region(pointer) {
             return self.reallocate_region(&region, size).map(Some);
         }
-        self.with_room(size, 0, || self.heap.reallocate_as_guarding(pointer, size)).map(Some)
+        let block = self.with_room(size, 0, || self.heap.reallocate_as_guarding(pointer, size));
+        block.map(Some).map_err(|error| tiered::refused(pointer, error))
     }
     /// Allocates a dense row-major tensor, and stores its layout with the block.
     pub fn allocate_tensor(&self, extents: &[usize], element_size: usize) -> Result<NonNull<u8>> {

@@ -1,6 +1,6 @@
 //! Streaming and hierarchical memory of an instance. Each block is a region of the instance's residency engine.
 use super::{Instance, slots};
-use crate::error::{Error, Result, fail};
+use crate::error::{Error, Result, fail, pending};
 use crate::heap::debug::{self, regions};
 use crate::heap::{Block, Heap, freed, tracked};
 use crate::log::{lock_quietly, log};
@@ -124,6 +124,26 @@ pub fn maker(heap: &'static Heap, region: &Region) -> Option<&'static Instance> 
 pub fn made_through(heap: &'static Heap, pointer: *const u8) -> Option<(&'static Instance, Arc<Region>)> {
     let region = region_at(pointer)?;
     Some((maker(heap, &region)?, region))
+}
+/// To be called when a heap refused `pointer`. If it lies in tiered memory, of which heaps know nothing, says so.
+pub fn refused(pointer: *const u8, error: Error) -> Error {
+    match region_of(pointer).filter(|_| error == Error::NotOwned) {
+        Some(region) if region.start() == pointer as usize => {
+            pending(error, format_args!("{pointer:p} belongs to another pool, system or instance"))
+        }
+        Some(region) => pending(
+            error,
+            format_args!("{pointer:p} is inside the tiered memory that starts at {:#x}", region.start()),
+        ),
+        None => error,
+    }
+}
+/// Like [`refused`], for a free by the function `call`; logs it, too.
+pub fn free_refused(call: &str, pointer: *const u8, error: Error) -> Error {
+    let message = refused(pointer, error).message();
+    log!(Warning, "{call} refused: {message}");
+    // The program's callback may have called the library, whose failures have messages of their own.
+    pending(error, format_args!("{message}"))
 }
 /// The region that starts at `pointer`. NotOwned for any other pointer.
 pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {

@@ -121,7 +121,8 @@ impl Memory {
     ///   No plain tensor takes more than an eighth of the limit.
     /// - Of a program's own table nothing is known, so only the size of the tensor counts.
     pub fn prefers_streaming(&self, bytes: usize) -> bool {
-        const ALWAYS_PLAIN: usize = 1 << 20;
+        /// Tiered memory takes a page of records besides its chunks, and an entry in the process's list of mappings.
+        const ALWAYS_PLAIN: usize = 64 << 10;
         const CALLERS_OWN: usize = 1 << 30;
         match (self.instance, self.limit()) {
             _ if bytes < ALWAYS_PLAIN => false,

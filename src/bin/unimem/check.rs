@@ -158,7 +158,13 @@ fn headline(item: &Value) -> String {
             format!("write after free: byte {offset} of a block of {size} bytes at {address}")
         }
         Some("double free") => format!("double free: {address}"),
-        Some(kind) => format!("{kind}: {address} is not the start of a block"),
+        Some(kind) => match offset.as_u64() {
+            Some(0) => format!(
+                "{kind}: the block of {size} bytes at {address} is another pool's, system's or instance's"
+            ),
+            Some(offset) => format!("{kind}: {address} is byte {offset} of a block of {size} bytes"),
+            None => format!("{kind}: {address} is not the start of a block"),
+        },
         None => {
             let number = |field: &str| item[field].as_u64().unwrap_or(0);
             format!("leak: {}, {}", count(number("blocks"), "block"), bytes(number("bytes")))

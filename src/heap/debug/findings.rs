@@ -43,7 +43,7 @@ pub(super) struct Finding {
     pub start: usize,
     /// Size of the block; 0 if there is none.
     pub size: usize,
-    /// Offset in the block of the first byte that was overwritten.
+    /// Offset in the block of the first byte that was overwritten, or of what was freed.
     pub offset: usize,
     /// The stack that found it.
     pub found: u64,
@@ -106,7 +106,16 @@ fn log_finding(finding: &Finding) {
             "write after free: byte {offset} of the freed block of {size} bytes at {start:#x} was overwritten"
         ),
         Kind::DoubleFree => log!(Error, "double free: {start:#x} was freed before"),
-        Kind::BadFree => log!(Error, "bad free: {start:#x} is not the start of a block"),
+        Kind::BadFree if size == 0 => log!(Error, "bad free: {start:#x} is not the start of a block"),
+        Kind::BadFree if offset == 0 => log!(
+            Error,
+            "bad free: the block of {size} bytes at {start:#x} belongs to another pool, system or instance"
+        ),
+        Kind::BadFree => log!(
+            Error,
+            "bad free: {start:#x} is byte {offset} of the block of {size} bytes at {:#x}",
+            start - offset
+        ),
     }
     for (role, stack) in finding.stacks() {
         if stack != trace::UNKNOWN {
@@ -133,7 +142,7 @@ pub(super) fn to_json() -> std::vec::Vec<Value> {
     let value = |finding: &Finding| {
         let mut value = json!({"kind": finding.kind.name(), "address": format!("{:#x}", finding.start),
                                "size": finding.size});
-        if finding.kind.is_damage() {
+        if finding.kind.is_damage() || finding.kind == Kind::BadFree && finding.size > 0 {
             value["offset"] = finding.offset.into();
         }
         for (role, stack) in finding.stacks() {

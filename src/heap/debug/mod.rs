@@ -28,7 +28,7 @@ pub use report::write as write_report;
 
 use super::guard::{self, GUARD};
 use super::span::Span;
-use super::{Block, Heap, owner};
+use super::{Block, Heap, owner, owner_of_interior};
 use crate::error::{Error, Result, fail};
 use crate::log::log;
 use crate::os::environment::variable;
@@ -197,10 +197,34 @@ pub(super) fn refused(pointer: *const u8, error: Error) {
     if !modes().any() {
         return;
     }
-    let start = pointer as usize;
-    let (size, allocated, freed) = quarantine::stacks_of(start).unwrap_or_default();
-    let kind = if error == Error::DoubleFree { Kind::DoubleFree } else { Kind::BadFree };
-    findings::tell(Finding { kind, start, size, offset: 0, found: stack_here(), allocated, freed });
+    let (start, found) = (pointer as usize, stack_here());
+    if error == Error::DoubleFree {
+        let (size, allocated, freed) = quarantine::stacks_of(start).unwrap_or_default();
+        return findings::tell(Finding {
+            kind: Kind::DoubleFree,
+            start,
+            size,
+            offset: 0,
+            found,
+            allocated,
+            freed,
+        });
+    }
+    // It may be a block of somebody else, or inside a block.
+    let block =
+        owner_of_interior(pointer).map(|(_, block)| (block.start, block.size, trace::stack_of(block.start)));
+    let (start_of_block, size, allocated) =
+        block.or_else(|| regions::around(start)).unwrap_or((start, 0, trace::UNKNOWN));
+    let offset = start - start_of_block;
+    findings::tell(Finding {
+        kind: Kind::BadFree,
+        start,
+        size,
+        offset,
+        found,
+        allocated,
+        freed: trace::UNKNOWN,
+    });
 }
 
 /// Takes a block that is being freed into quarantine. False: it was not taken, and is to be freed at once. DoubleFree:

@@ -50,6 +50,14 @@ fn enter(start: usize, region: Region) {
 pub(super) fn stack_of(start: usize) -> Option<u64> {
     REGIONS.lock().get(&start).map(|region| region.stack)
 }
+/// Where the region around `address` starts, its size, and the stack that allocated it.
+pub(super) fn around(address: usize) -> Option<(usize, usize, u64)> {
+    let regions = REGIONS.lock();
+    let found = regions
+        .iter()
+        .find(|&(&start, region)| address.checked_sub(start).is_some_and(|at| at < region.size));
+    found.map(|(&start, region)| (start, region.size, region.stack))
+}
 /// Adds the regions of `heap`, or of all heaps, to the list, as if they were blocks. Not to be called under a heap's
 /// lock.
 pub(super) fn add_to(live: &mut Vec<Block, Records>, heap: Option<&Heap>) {

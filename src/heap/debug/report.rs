@@ -3,6 +3,7 @@
 //!
 //! The JSON is `{"version": 1, "process", "program", "complete", "blocks", "bytes", "damaged", "problems": [{"kind",
 //! "address", "size", "offset", "found", "allocated", "freed"}], "sites": [{"blocks", "bytes", "stack"}], "more_sites"}`:
+//! - `size` and `offset` of a bad free are those of the block that the address is in, if it is in one.
 //! - A stack is a list of `{"address", "function", "file", "line"}`, innermost call first. `function` and `file` may be
 //!   empty, and `line` 0. If `trace` is off, stacks are empty or missing.
 //! - Sites with most lost bytes, then with most bytes, come first. Only the first are listed; `more_sites` counts the rest.
