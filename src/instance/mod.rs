@@ -63,7 +63,7 @@ impl Instance {
     #[inline(always)]
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = self.alignment_for(size, alignment);
-        self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment))
+        self.with_room(size, alignment, || 0, || self.heap.allocate_as_guarding(size, alignment))
     }
     #[inline(always)]
     fn alignment_for(&self, size: usize, alignment: usize) -> usize {
@@ -93,13 +93,15 @@ impl Instance {
         if let Some(region) = self.tiered.region(pointer) {
             return self.reallocate_region(&region, size).map(Some);
         }
-        self.with_room(size, 0, || self.heap.reallocate_as_guarding(pointer, size)).map(Some)
+        let old = || self.heap.block(pointer).map_or(0, |block| block.size);
+        self.with_room(size, 0, old, || self.heap.reallocate_as_guarding(pointer, size)).map(Some)
     }
     /// Allocates a dense row-major tensor, and stores its layout with the block.
     pub fn allocate_tensor(&self, extents: &[usize], element_size: usize) -> Result<NonNull<u8>> {
         let size = tensor_layout::bytes(extents, element_size)?;
         let alignment = if size >= HUGE_TENSOR { HUGE_TENSOR } else { 0 };
-        let block = self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment))?;
+        let block =
+            self.with_room(size, alignment, || 0, || self.heap.allocate_as_guarding(size, alignment))?;
         let noted = tensor_layout::row_major(extents, element_size)
             .and_then(|layout| attributes::set_layout(block.as_ptr(), layout));
         if let Err(error) = noted {

@@ -14,11 +14,14 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 mod ahead;
+mod contention;
 mod copies;
 mod failures;
 mod interleavings;
 mod mappings;
 mod room;
+
+pub(crate) use contention::beside_others;
 
 /// A budget of fixed size that notes the most that was ever charged.
 #[derive(Clone)]
