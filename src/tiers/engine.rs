@@ -150,7 +150,7 @@ impl Engine {
             drop(pages);
             let _arrangement = self.arrangement.lock();
             self.drop_sets();
-            if !self.stagings().iter().any(|set| Arc::ptr_eq(set, region.staging())) {
+            if !self.has_set(region.staging()) {
                 // `drop_sets` may have removed this region's set while chunks were still on their way to its slots.
                 let _pages = self.pages_in_hand();
                 self.drop_full(region.staging(), usize::MAX);
@@ -231,6 +231,10 @@ impl Engine {
     }
     pub(super) fn stagings(&self) -> Arc<Vec<Arc<Staging>>> {
         self.stagings.get()
+    }
+    /// Whether the engine still has this set of slots.
+    pub(super) fn has_set(&self, staging: &Staging) -> bool {
+        self.stagings().iter().any(|set| core::ptr::eq(&**set, staging))
     }
     pub(super) fn staging_for(&self, chunk: usize) -> Result<Arc<Staging>> {
         if let Some(staging) = self.stagings().iter().find(|s| s.chunk() == chunk) {

@@ -231,3 +231,27 @@ fn memory_shrinks_while_a_worker_is_about_to_bring_in_what_is_cut_off() {
         assert_eq!(engine.held(), 0);
     }
 }
+
+/// The last memory with chunks of its size is freed while the pages of one that has just left are about to be kept.
+#[test]
+fn memory_is_freed_while_pages_of_it_go_into_stock() {
+    look_on();
+    for mechanism in serving() {
+        let engine = unlimited(mechanism);
+        let region = streaming(&engine, 4 * CHUNK, CHUNK);
+        fill(&region, 17);
+        // More sizes than slots are kept for.
+        let others = (5..14).map(|pages| streaming(&engine, pages * 4096, pages * 4096)).collect::<Vec<_>>();
+        {
+            let (engine, region) = (engine.clone(), region.clone());
+            at(SyncPoint::KeepingPages, move || {
+                assert!(std::thread::spawn(move || engine.free(&region)).join().unwrap());
+            });
+        }
+        region.advise(Advice::DontNeed).unwrap();
+        assert!(!engine.has_set(region.staging()));
+        others.iter().for_each(|other| _ = engine.free(other));
+        engine.clear();
+        assert_eq!(engine.held(), 0, "{mechanism:?}");
+    }
+}
