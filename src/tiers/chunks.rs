@@ -9,7 +9,7 @@ use super::sync_points::{self, SyncPoint};
 use super::transit::Transit;
 use super::{gate, mappings, workers};
 use crate::error::{Result, fail};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// How many chunks behind the first stored one are looked at when the program asks for chunks ahead. Records are 64
 /// bytes each.
@@ -51,7 +51,9 @@ impl<'a> Acquisition<'a> {
             // - A thread that frees or moves the region has marked it as leaving, which ends the wait.
             // - A thread that shrinks the region, or forks, waits for this claim, but holds nothing that a thread at
             //   work could wait for.
-            if !engine.account().could_acquire(region.chunk_size()) {
+            // But if the room of a chunk, perhaps of this one, is just being given back, it comes.
+            let room_comes = engine.releasing.load(Acquire) > 0;
+            if !room_comes && !engine.account().could_acquire(region.chunk_size()) {
                 return Err(ChunkError::NoRoomBeside);
             }
             if !engine.starve_to_acquire(region, seen)? {
@@ -104,12 +106,18 @@ impl Region {
         fail!(InvalidArgument, "chunk {index} is not acquired")
     }
     pub(super) fn give_up_acquisition(&self, index: usize) -> bool {
-        match self.chunk(index).state.release() {
-            Some(0) => drop(Acquisition(self)),
-            Some(_) => {}
-            None => return false,
+        let engine = self.engine();
+        // At work until the room has been given back, so that who sees that it comes can wait for it.
+        let at_work = engine.pages_in_hand();
+        engine.releasing.fetch_add(1, Relaxed);
+        let left = self.chunk(index).state.release();
+        if left == Some(0) {
+            sync_points::pass(SyncPoint::Released);
+            drop(Acquisition(self));
         }
-        true
+        engine.releasing.fetch_sub(1, Release);
+        drop(at_work);
+        left.is_some()
     }
     /// Asks the worker threads to bring in chunks, as many as fit. Returns at once.
     pub fn prefetch(&self, first: usize, count: usize) -> Result<()> {

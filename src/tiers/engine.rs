@@ -47,6 +47,9 @@ pub struct Engine {
     clock: AtomicU32,
     /// The threads at work, and which of them wait for room.
     pub(super) waiting: Waiting,
+    /// How many threads have released, or are about to release, a chunk for the last time, and have not given its room
+    /// back.
+    pub(super) releasing: AtomicU32,
 }
 
 impl Engine {
@@ -85,6 +88,7 @@ impl Engine {
             arrangement: Mutex::sheltered(()),
             clock: AtomicU32::new(0),
             waiting: Waiting::default(),
+            releasing: AtomicU32::new(0),
         });
         fork::add(&engine);
         Ok(engine)

@@ -1,5 +1,6 @@
 //! Interleavings of threads in which something was lost once; each is made to happen.
 use super::*;
+use crate::error::Error;
 use crate::tiers::sync_points::{SyncPoint, at};
 use crate::tiers::table::ListKind;
 use std::sync::mpsc::channel;
@@ -229,6 +230,35 @@ fn memory_shrinks_while_a_worker_is_about_to_bring_in_what_is_cut_off() {
         holds(&region, 14, 1);
         engine.clear();
         assert_eq!(engine.held(), 0);
+    }
+}
+
+/// The room of as many chunks as can be acquired is taken. A thread acquires one of them again just when another lets go
+/// of it: it may be acquired before that, and after it.
+#[test]
+fn a_chunk_is_acquired_while_it_is_released() {
+    look_on();
+    for mechanism in serving() {
+        let budget = Fixed::new(6 * CHUNK + 4096);
+        let engine = budget.engine(mechanism);
+        let region = streaming(&engine, 16 * CHUNK, CHUNK);
+        (0..4).for_each(|index| _ = region.acquire(index, Access::Write).unwrap());
+        assert_eq!(region.acquire(4, Access::Write), Err(Error::OutOfMemory), "{mechanism:?}");
+        let (acquired, acquires) = channel();
+        {
+            let (engine, region) = (engine.clone(), region.clone());
+            at(SyncPoint::Released, move || {
+                let acquire = std::thread::spawn(move || region.acquire(3, Access::Write).map(drop));
+                while engine.waiting.waiting() == 0 && !acquire.is_finished() {
+                    std::thread::yield_now();
+                }
+                acquired.send(acquire).unwrap();
+            });
+        }
+        region.release(3).unwrap();
+        assert_eq!(acquires.recv().unwrap().join().unwrap(), Ok(()), "{mechanism:?}");
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
     }
 }
 
