@@ -1,7 +1,7 @@
 //! The residency engine of one instance: its regions, its share of the budget, its spill files.
 //!
 //! fill.rs brings chunks in, evict.rs sends them out; state.rs says why no write is lost. A thread takes things in
-//! this order: the gate, `arrangement`, a workspace, a claim, a slot, then other locks. It holds one of these while
+//! this order: the gate, `resizing`, `arrangement`, a workspace, a claim, a slot, then other locks. It holds one of these while
 //! it takes another in few places: a spill space holds its lists while it asks for files, the warm arena its lock
 //! while it charges the account, the account its own while it charges the instance, and fork the list of engines
 //! while it visits them.
@@ -145,32 +145,37 @@ impl Engine {
     /// false if another thread freed it first.
     pub fn free(&self, region: &Arc<Region>) -> bool {
         let _inside = gate::enter();
-        // From here on no thread finds the region's chunks, but their pages will come free: so this thread counts as
-        // at work, and no thread that waits for room gives up.
-        let pages = self.pages_in_hand();
-        let first = self.conceal(region);
-        if first {
-            region.dissolve();
-            drop(pages);
-            let _arrangement = self.arrangement.lock();
-            self.drop_sets();
-            if !self.has_set(region.staging()) {
-                // `drop_sets` may have removed this region's set while chunks were still on their way to its slots.
-                let _pages = self.pages_in_hand();
-                self.drop_full(region.staging(), usize::MAX);
+        let pages = {
+            // Behind a thread that changes the size. One that comes later finds that the region is leaving.
+            let _alone = region.resizing.lock();
+            // From here on no thread finds the region's chunks, but their pages will come free: so this thread counts
+            // as at work, and no thread that waits for room gives up.
+            let pages = self.pages_in_hand();
+            if !self.conceal(region) {
+                return false;
             }
-            let largest = self.regions().iter().map(|region| region.chunk_size()).max();
-            self.account.reserve_at_most(largest.unwrap_or(0));
-            if self.regions().is_empty() {
-                // A worker thread may still have pages in hand; the next user of the budget must not find them
-                // charged.
-                self.waiting.wait_until(|| self.waiting.at_work() == 0);
-                self.give_back();
-                self.account.close();
-                self.close_files_left();
-            }
+            region.mark_leaving();
+            pages
+        };
+        region.dissolve();
+        drop(pages);
+        let _arrangement = self.arrangement.lock();
+        self.drop_sets();
+        if !self.has_set(region.staging()) {
+            // `drop_sets` may have removed this region's set while chunks were still on their way to its slots.
+            let _pages = self.pages_in_hand();
+            self.drop_full(region.staging(), usize::MAX);
         }
-        first
+        let largest = self.regions().iter().map(|region| region.chunk_size()).max();
+        self.account.reserve_at_most(largest.unwrap_or(0));
+        if self.regions().is_empty() {
+            // A worker thread may still have pages in hand; the next user of the budget must not find them charged.
+            self.waiting.wait_until(|| self.waiting.at_work() == 0);
+            self.give_back();
+            self.account.close();
+            self.close_files_left();
+        }
+        true
     }
     /// Changes a region's size. Moves the region if it has to grow beyond its address space; then the result is
     /// another region, and the old one is gone. The bytes it grows by are zeros. On failure the region is as it was.
@@ -185,6 +190,10 @@ impl Engine {
     }
     fn try_resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
         let _inside = gate::enter();
+        let _alone = region.resizing.lock();
+        if region.is_leaving() {
+            return Err(ChunkError::Leaving.error());
+        }
         if region.resize(size)? {
             return Ok(region.clone());
         }

@@ -233,6 +233,30 @@ fn memory_shrinks_while_a_worker_is_about_to_bring_in_what_is_cut_off() {
     }
 }
 
+/// What is freed or has moved does not change its size any more, and nothing of it stays charged.
+#[test]
+fn memory_changes_its_size_after_another_thread_has_freed_or_moved_it() {
+    look_on();
+    for mechanism in Mechanism::LADDER.into_iter().filter(|mechanism| Faults::get(*mechanism).is_ok()) {
+        for size in [1, 6, 64] {
+            let budget = Fixed::new(256 * CHUNK);
+            let engine = budget.engine(mechanism);
+            let region = streaming(&engine, 4 * CHUNK, CHUNK);
+            assert!(engine.free(&region) && !engine.free(&region));
+            assert_eq!(engine.resize(&region, size * CHUNK).err(), Some(Error::NotOwned), "{mechanism:?}");
+            if mechanism != Mechanism::None {
+                let region = streaming(&engine, 4 * CHUNK, CHUNK);
+                fill(&region, 15);
+                let moved = engine.resize(&region, 32 * CHUNK).unwrap();
+                assert_eq!(engine.resize(&region, size * CHUNK).err(), Some(Error::NotOwned));
+                assert!(!engine.free(&region));
+                holds(&moved, 15, 4);
+            }
+            engine.clear();
+            assert_eq!(budget.used.load(SeqCst), 0, "{mechanism:?}");
+        }
+    }
+}
 /// The room of as many chunks as can be acquired is taken. A thread acquires one of them again just when another lets go
 /// of it: it may be acquired before that, and after it.
 #[test]
