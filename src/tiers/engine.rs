@@ -16,7 +16,7 @@ use super::snapshot::Snapshot;
 use super::spill::Spill;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
-use super::waiting::{End, Outcome, Waiting};
+use super::waiting::{End, Waiting};
 use super::warm::Warm;
 use super::{fork, gate, mappings, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
@@ -359,20 +359,6 @@ impl Engine {
     /// region is leaving, and the thread that frees or moves it waits for this claim.
     pub(super) fn starve(&self, region: &Region, seen: u32) -> bool {
         self.waiting.starve(seen, || region.is_leaving())
-    }
-    /// Like `starve`, for room to acquire the claimed chunk. Returns false if other threads want the place of this
-    /// chunk: then the caller must give up the claim and claim the chunk again later.
-    pub(super) fn starve_to_acquire(
-        &self,
-        region: &Region,
-        seen: u32,
-    ) -> core::result::Result<bool, ChunkError> {
-        match self.waiting.starve_for_more(seen, || region.is_leaving()) {
-            Outcome::Progress => Ok(true),
-            Outcome::Called => Ok(false),
-            Outcome::Hopeless if region.is_leaving() => Err(ChunkError::Leaving),
-            Outcome::Hopeless => Err(ChunkError::NoRoomBeside),
-        }
     }
 }
 impl Drop for Engine {

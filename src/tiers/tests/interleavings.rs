@@ -193,7 +193,7 @@ fn a_chunk_is_wanted_while_all_room_is_with_memory_that_is_freed_or_moved() {
                 let (engine, other) = (engine.clone(), other.clone());
                 at(SyncPoint::Concealed, move || {
                     let wanting = std::thread::spawn(move || other.acquire(0, Access::Read).map(drop));
-                    while engine.waiting.waiting() == 0 && !wanting.is_finished() {
+                    while engine.waiting.waiting() + engine.waiting.aside() == 0 && !wanting.is_finished() {
                         std::thread::yield_now();
                     }
                     acquired.send(wanting).unwrap();
@@ -273,7 +273,7 @@ fn a_chunk_is_acquired_while_it_is_released() {
             let (engine, region) = (engine.clone(), region.clone());
             at(SyncPoint::Released, move || {
                 let acquire = std::thread::spawn(move || region.acquire(3, Access::Write).map(drop));
-                while engine.waiting.waiting() == 0 && !acquire.is_finished() {
+                while engine.waiting.aside() == 0 && !acquire.is_finished() {
                     std::thread::yield_now();
                 }
                 acquired.send(acquire).unwrap();
