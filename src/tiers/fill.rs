@@ -93,7 +93,8 @@ impl Region {
                 _ if self.is_leaving() => return Err(ChunkError::Leaving),
                 _ => match self.try_to_bring_in(index, word, access, reason) {
                     Some(Ok(Brought::InVain { since })) => {
-                        if !self.engine().waiting.stand_aside(since) {
+                        let comes = self.engine().waiting.stand_aside(since);
+                        if !comes {
                             return Err(ChunkError::NoRoomBeside);
                         }
                     }
