@@ -81,7 +81,7 @@ impl Instance {
     #[inline(always)]
     pub fn allocate(&self, size: usize, alignment: usize) -> Result<NonNull<u8>> {
         let alignment = self.alignment_for(size, alignment);
-        self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment, false))
+        self.with_room(size, alignment, || 0, || self.heap.allocate_as_guarding(size, alignment, false))
     }
     #[inline(always)]
     fn alignment_for(&self, size: usize, alignment: usize) -> usize {
@@ -109,7 +109,8 @@ impl Instance {
         if let Some(region) = self.tiered.region(pointer) {
             return self.reallocate_region(&region, size).map(Some);
         }
-        let block = self.with_room(size, 0, || self.heap.reallocate_as_guarding(pointer, size));
+        let old = || self.heap.block(pointer).map_or(0, |block| block.size);
+        let block = self.with_room(size, 0, old, || self.heap.reallocate_as_guarding(pointer, size));
         block.map(Some).map_err(|error| tiered::refused(pointer, error))
     }
     /// Allocates a dense row-major tensor, and stores its layout with the block.
@@ -117,7 +118,7 @@ impl Instance {
         let size = tensor_layout::bytes(extents, element_size)?;
         let alignment = if size >= HUGE_TENSOR { HUGE_TENSOR } else { 0 };
         let block =
-            self.with_room(size, alignment, || self.heap.allocate_as_guarding(size, alignment, false))?;
+            self.with_room(size, alignment, || 0, || self.heap.allocate_as_guarding(size, alignment, false))?;
         let noted = tensor_layout::row_major(extents, element_size)
             .and_then(|layout| attributes::set_layout(block.as_ptr(), layout));
         if let Err(error) = noted {

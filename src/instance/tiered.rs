@@ -21,6 +21,8 @@ const CHUNKS_AT_ONCE: usize = 16;
 /// Room that is asked for in addition to a plain block that did not fit, because the heap takes memory in pieces larger
 /// than blocks.
 const PIECES: usize = HUGE_PAGE;
+/// How often chunks are sent out for a plain block, which other blocks may deprive of the room each time.
+const ROUNDS: usize = 64;
 
 /// The budget of an engine: chunks are charged to the limit of the heap, which plain blocks share.
 struct HeapBudget(&'static Heap);
@@ -254,38 +256,56 @@ impl Instance {
         self.heap.recount_region(old, size)?;
         NonNull::new(region.start() as *mut u8).ok_or(Error::Internal)
     }
-    /// Runs `allocate`. If the budget has no room, sends chunks out to make room for a block of `size` bytes, and runs
-    /// it again.
+    /// Runs `allocate`. If the budget has no room, sends chunks out to make room for a block of `size` bytes, of which
+    /// `old` are there already, and runs it again.
+    #[inline(always)]
     pub(super) fn with_room<T>(
         &self,
         size: usize,
         alignment: usize,
+        old: impl Fn() -> usize,
         allocate: impl Fn() -> Result<T>,
     ) -> Result<T> {
-        let mut result = allocate();
-        if let Some(engine) = self.tiered.engine() {
-            let mut wanted = size.saturating_add(PIECES);
-            let mut had_room = false;
-            while let Err(Error::OutOfMemory) = result {
-                if self.heap.limit() == 0 || size > self.heap.limit() {
-                    break;
-                }
-                if self.heap.can_allocate(size, alignment, 0) {
-                    // Another thread made room, and a third one may take it first. Or the system has no memory: there
-                    // is room time and again, and to send chunks out would not help.
-                    if had_room {
-                        break;
-                    }
-                    (had_room, result) = (true, allocate());
-                    continue;
-                }
-                had_room = false;
-                if engine.reclaim(wanted) == 0 {
-                    break;
-                }
-                result = allocate();
-                wanted = wanted.saturating_mul(2);
+        match (allocate(), self.tiered.engine()) {
+            (Err(Error::OutOfMemory), Some(engine)) => {
+                self.send_out_and(engine, size, alignment, old(), allocate)
             }
+            (result, _) => result,
+        }
+    }
+    #[cold]
+    fn send_out_and<T>(
+        &self,
+        engine: &Engine,
+        size: usize,
+        alignment: usize,
+        old: usize,
+        allocate: impl Fn() -> Result<T>,
+    ) -> Result<T> {
+        let mut result = Err(Error::OutOfMemory);
+        let mut wanted = size.saturating_add(PIECES);
+        let (mut had_room, mut rounds) = (false, 0);
+        while let Err(Error::OutOfMemory) = result {
+            if self.heap.limit() == 0 || size > self.heap.limit() {
+                break;
+            }
+            if self.heap.can_allocate(size, alignment, 0) {
+                // Another thread made room, and a third one may take it first. Or the system has no memory: there is
+                // room time and again, and to send chunks out would not help.
+                if had_room {
+                    break;
+                }
+                (had_room, result) = (true, allocate());
+                continue;
+            }
+            // No chunk leaves for what there will be no room for.
+            let more = size.saturating_sub(old).max(1);
+            let enough = |movable| self.heap.can_allocate(more, alignment, movable);
+            if rounds == ROUNDS || !engine.could_make_room(enough) || engine.reclaim(wanted) == 0 {
+                break;
+            }
+            (had_room, rounds, result) = (false, rounds + 1, allocate());
+            wanted = wanted.saturating_mul(2);
         }
         result
     }
@@ -305,7 +325,61 @@ pub fn references(pointer: *const u8) -> usize {
 mod tests {
     use super::*;
     use crate::instance::config::Config;
+    use crate::tiers::fill::Access;
+    use crate::tiers::tests::beside_others;
 
+    /// An instance with a limit, a region much larger than that, and the region.
+    fn crowded(limit: usize) -> (usize, &'static Instance, Arc<Region>) {
+        let slot =
+            slots::open(Config { max_size: limit, enable_streaming: true, ..Config::default() }).unwrap();
+        let instance = slots::open_at(slot).unwrap();
+        let start = instance.allocate_streaming(4 * limit, 64 << 10).unwrap();
+        (slot, instance, region_at(start.as_ptr()).unwrap())
+    }
+    fn fill(region: &Region) {
+        for index in 0..region.count() {
+            let chunk = region.acquire(index, Access::Overwrite).unwrap();
+            // SAFETY: the chunk is acquired.
+            unsafe { chunk.write_bytes(index as u8, region.chunk_size()) };
+            region.release(index).unwrap();
+        }
+    }
+    /// Chunks do not leave for it, and other threads that bring in more do not keep it waiting.
+    #[test]
+    fn a_block_that_cannot_fit_is_refused_at_once() {
+        let limit = 16 << 20;
+        let (slot, instance, region) = crowded(limit);
+        let block = instance.allocate(limit / 2, 0).unwrap();
+        fill(&region);
+        let before = region.residency().hot_bytes;
+        assert_eq!(instance.allocate(limit / 2, 0), Err(Error::OutOfMemory));
+        assert_eq!(instance.reallocate(block.as_ptr(), limit), Err(Error::OutOfMemory));
+        // Worker threads may still send out a few.
+        assert!(region.residency().hot_bytes > before / 2);
+        let refused = beside_others(&region, move || {
+            let instance = slots::open_at(slot).unwrap();
+            (0..100).all(|_| instance.allocate(limit / 2, 0) == Err(Error::OutOfMemory))
+        });
+        assert!(refused);
+        instance.free(block.as_ptr()).unwrap();
+        instance.free_region(&region).unwrap();
+        drop(region);
+        assert_eq!(slots::close(slot), Ok(0));
+    }
+    /// It needs room only for what is added.
+    #[test]
+    fn a_block_grows_in_place_where_it_would_not_fit_twice() {
+        let limit = 32 << 20;
+        let (slot, instance, region) = crowded(limit);
+        let block = instance.allocate(limit / 2, 0).unwrap();
+        fill(&region);
+        assert!(!instance.can_allocate(limit / 4 * 3));
+        let grown = instance.reallocate(block.as_ptr(), limit / 4 * 3).unwrap().unwrap();
+        instance.free(grown.as_ptr()).unwrap();
+        instance.free_region(&region).unwrap();
+        drop(region);
+        assert_eq!(slots::close(slot), Ok(0));
+    }
     /// Two threads that free one region at the same moment.
     #[test]
     fn the_second_of_two_frees_is_refused_and_counted() {

@@ -45,9 +45,14 @@ pub const GUARANTEED: usize = 2;
 ///   are in place.
 /// - The *reserve*, if there is a limit, is room for encoded chunks: an eviction needs room for the encoded bytes
 ///   before it can give up the chunk's own pages.
+///
+/// While a plain block waits for room, chunks get no more than is held already ([`BudgetAccount::let_others_first`]):
+/// one that comes in takes the place of another. Otherwise chunks could take all that comes free, again and again.
 pub struct BudgetAccount {
     budget: Box<dyn Budget>,
     balance: Mutex<Balance>,
+    /// How many plain blocks wait for room.
+    others: AtomicUsize,
     /// Copies of values of the balance, to be read without the lock.
     held: AtomicUsize,
     guaranteed: AtomicUsize,
@@ -81,6 +86,8 @@ struct Balance {
     reserve_target: usize,
     /// Whole chunks in the clear; part of `used`.
     pages: usize,
+    /// How often the balance was changed.
+    changes: u64,
 }
 impl Balance {
     /// Bytes that are never given back while there are regions.
@@ -92,9 +99,9 @@ impl Balance {
     fn needed(&self, used: usize) -> usize {
         used.max(self.guaranteed() + self.encoded)
     }
-    fn take(&mut self, budget: &dyn Budget, bytes: usize) -> bool {
+    fn take(&mut self, budget: &dyn Budget, bytes: usize, may_grow: bool) -> bool {
         let needed = self.needed(self.used + bytes);
-        if needed > self.held && !budget.try_charge(needed - self.held) {
+        if needed > self.held && !(may_grow && budget.try_charge(needed - self.held)) {
             return false;
         }
         self.held = self.held.max(needed);
@@ -135,6 +142,7 @@ impl BudgetAccount {
         BudgetAccount {
             budget,
             balance: Mutex::sheltered(Balance::default()),
+            others: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             guaranteed: AtomicUsize::new(0),
         }
@@ -186,7 +194,7 @@ impl BudgetAccount {
     }
     /// Charges a chunk's pages. Returns false if there is no room.
     pub fn charge_pages(&self, bytes: usize) -> bool {
-        self.take(bytes, |balance| balance.pages += bytes)
+        self.take_after_others(bytes, |balance| balance.pages += bytes)
     }
     /// Gives a chunk's pages back: to the reserve until it is full, then to the budget.
     pub fn discharge_pages(&self, bytes: usize) {
@@ -212,7 +220,7 @@ impl BudgetAccount {
     }
     /// Charges encoded bytes: to the reserve first, then to the budget. Returns false if there is no room.
     pub fn charge_encoded(&self, bytes: usize) -> bool {
-        self.take(bytes, |balance| {
+        self.take_after_others(bytes, |balance| {
             balance.encoded += bytes;
             balance.take_from_reserve(bytes);
         })
@@ -236,7 +244,7 @@ impl BudgetAccount {
         let missing = balance.needed(balance.used).saturating_sub(balance.held);
         self.budget.charge_anyway(missing);
         balance.held += missing;
-        self.publish(&balance);
+        self.publish(&mut balance);
     }
     /// Gives records of chunks back.
     pub fn discharge_records(&self, bytes: usize) {
@@ -265,16 +273,40 @@ impl BudgetAccount {
     pub fn guaranteed(&self) -> usize {
         self.guaranteed.load(Relaxed)
     }
+    /// Bytes that would be given back if nothing were kept in place, and how often the balance was changed so far.
+    pub fn movable(&self) -> (usize, u64) {
+        let balance = self.balance.lock();
+        (balance.held.saturating_sub(balance.guaranteed()), balance.changes)
+    }
+    /// For a plain block that waits for room: until the returned value is dropped, chunks get nothing beyond what is
+    /// held. To be called inside the gate, which the caller does not leave before that.
+    pub fn let_others_first(&self) -> impl Drop + '_ {
+        struct First<'a>(&'a AtomicUsize);
+        impl Drop for First<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Relaxed);
+            }
+        }
+        self.others.fetch_add(1, Relaxed);
+        First(&self.others)
+    }
     /// Changes the balance, and takes `bytes` more into use. Returns false, with nothing changed, if there is no room.
     fn take(&self, bytes: usize, change: impl FnOnce(&mut Balance)) -> bool {
+        self.take_if(true, bytes, change)
+    }
+    /// Like `take`, for what can do with what is held while others wait for room.
+    fn take_after_others(&self, bytes: usize, change: impl FnOnce(&mut Balance)) -> bool {
+        self.take_if(self.others.load(Relaxed) == 0, bytes, change)
+    }
+    fn take_if(&self, may_grow: bool, bytes: usize, change: impl FnOnce(&mut Balance)) -> bool {
         let mut balance = self.balance.lock();
         let before = *balance;
         change(&mut balance);
-        let there = balance.take(&*self.budget, bytes);
+        let there = balance.take(&*self.budget, bytes, may_grow);
         if !there {
             *balance = before;
         }
-        self.publish(&balance);
+        self.publish(&mut balance);
         there
     }
     /// Changes the balance, and gives back `bytes` that were in use.
@@ -282,9 +314,10 @@ impl BudgetAccount {
         let mut balance = self.balance.lock();
         change(&mut balance);
         balance.give(&*self.budget, bytes);
-        self.publish(&balance);
+        self.publish(&mut balance);
     }
-    fn publish(&self, balance: &Balance) {
+    fn publish(&self, balance: &mut Balance) {
+        balance.changes += 1;
         self.held.store(balance.held, Relaxed);
         self.guaranteed.store(balance.guaranteed(), Relaxed);
     }

@@ -9,7 +9,7 @@ use super::sync_points::{self, SyncPoint};
 use super::transit::Transit;
 use super::{gate, mappings, workers};
 use crate::error::{Result, fail};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// How many chunks behind the first stored one are looked at when the program asks for chunks ahead. Records are 64
 /// bytes each.
@@ -31,31 +31,28 @@ pub enum Advice {
 /// The right to keep a chunk in place: room for the chunk in the budget, beside the room that plain access needs.
 pub(super) struct Acquisition<'a>(&'a Region);
 impl<'a> Acquisition<'a> {
-    /// Gets the room for a claimed chunk that is not acquired yet. Returns None if other threads want the chunk's
-    /// place first (waiting.rs).
+    /// Gets the room for a claimed chunk that is not acquired yet. Returns None if there is none now, but other threads
+    /// may give some back: then the caller lets go of the chunk, which may be what they want, and stands aside
+    /// (waiting.rs).
     pub fn begin(
         region: &'a Region,
         transit: &mut Transit,
     ) -> core::result::Result<Option<Self>, ChunkError> {
         let engine = region.engine();
-        let room = || engine.guarantee(|account| account.acquire(region.chunk_size()));
         // A chunk that is in place for good takes no room from others.
-        while !region.is_resident() {
-            // Read before looking, so that a chunk that settles from here on counts as progress.
-            let seen = engine.waiting.progress();
-            if room()? || engine.demote_claimed(transit)? && room()? {
-                break;
+        if !region.is_resident() {
+            let room = || engine.guarantee(|account| account.acquire(region.chunk_size()));
+            let mut found = room()?;
+            if !found && engine.demote_claimed(transit)? {
+                engine.waiting.note(); // this may be room for others who have looked
+                found = room()?;
             }
-            // The room that other threads use while they bring chunks in is free when these have settled. So this
-            // thread waits, and keeps its claim meanwhile. The claim blocks nobody for ever:
-            // - A thread that frees or moves the region has marked it as leaving, which ends the wait.
-            // - A thread that shrinks the region, or forks, waits for this claim, but holds nothing that a thread at
-            //   work could wait for.
-            if !engine.account().could_acquire(region.chunk_size()) {
-                return Err(ChunkError::NoRoomBeside);
-            }
-            if !engine.starve_to_acquire(region, seen)? {
-                return Ok(None);
+            // While others bring chunks in they hold encoded ones, whose room is free later. Room is just coming, too, if
+            // a chunk, perhaps this one, is being released.
+            let comes =
+                || engine.releasing.load(Acquire) > 0 || engine.account().could_acquire(region.chunk_size());
+            if !found {
+                return if comes() { Ok(None) } else { Err(ChunkError::NoRoomBeside) };
             }
         }
         region.counters.acquired.fetch_add(1, Relaxed);
@@ -104,12 +101,18 @@ impl Region {
         fail!(InvalidArgument, "chunk {index} is not acquired")
     }
     pub(super) fn give_up_acquisition(&self, index: usize) -> bool {
-        match self.chunk(index).state.release() {
-            Some(0) => drop(Acquisition(self)),
-            Some(_) => {}
-            None => return false,
+        let engine = self.engine();
+        // At work until the room has been given back, so that who sees that it comes can wait for it.
+        let at_work = engine.pages_in_hand();
+        engine.releasing.fetch_add(1, Relaxed);
+        let left = self.chunk(index).state.release();
+        if left == Some(0) {
+            sync_points::pass(SyncPoint::Released);
+            drop(Acquisition(self));
         }
-        true
+        engine.releasing.fetch_sub(1, Release);
+        drop(at_work);
+        left.is_some()
     }
     /// Asks the worker threads to bring in chunks, as many as fit. Returns at once.
     pub fn prefetch(&self, first: usize, count: usize) -> Result<()> {

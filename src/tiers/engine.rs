@@ -1,7 +1,7 @@
 //! The residency engine of one instance: its regions, its share of the budget, its spill files.
 //!
 //! fill.rs brings chunks in, evict.rs sends them out; state.rs says why no write is lost. A thread takes things in
-//! this order: the gate, `arrangement`, a workspace, a claim, a slot, then other locks. It holds one of these while
+//! this order: the gate, `resizing`, `arrangement`, a workspace, a claim, a slot, then other locks. It holds one of these while
 //! it takes another in few places: a spill space holds its lists while it asks for files, the warm arena its lock
 //! while it charges the account, the account its own while it charges the instance, and fork the list of engines
 //! while it visits them.
@@ -16,7 +16,7 @@ use super::snapshot::Snapshot;
 use super::spill::Spill;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
-use super::waiting::{End, Outcome, Waiting};
+use super::waiting::{End, Waiting};
 use super::warm::Warm;
 use super::{fork, gate, mappings, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
@@ -47,6 +47,9 @@ pub struct Engine {
     clock: AtomicU32,
     /// The threads at work, and which of them wait for room.
     pub(super) waiting: Waiting,
+    /// How many threads have released, or are about to release, a chunk for the last time, and have not given its room
+    /// back.
+    pub(super) releasing: AtomicU32,
 }
 
 impl Engine {
@@ -85,6 +88,7 @@ impl Engine {
             arrangement: Mutex::sheltered(()),
             clock: AtomicU32::new(0),
             waiting: Waiting::default(),
+            releasing: AtomicU32::new(0),
         });
         fork::add(&engine);
         Ok(engine)
@@ -141,32 +145,37 @@ impl Engine {
     /// false if another thread freed it first.
     pub fn free(&self, region: &Arc<Region>) -> bool {
         let _inside = gate::enter();
-        // From here on no thread finds the region's chunks, but their pages will come free: so this thread counts as
-        // at work, and no thread that waits for room gives up.
-        let pages = self.pages_in_hand();
-        let first = self.conceal(region);
-        if first {
-            region.dissolve();
-            drop(pages);
-            let _arrangement = self.arrangement.lock();
-            self.drop_sets();
-            if !self.stagings().iter().any(|set| Arc::ptr_eq(set, region.staging())) {
-                // `drop_sets` may have removed this region's set while chunks were still on their way to its slots.
-                let _pages = self.pages_in_hand();
-                self.drop_full(region.staging(), usize::MAX);
+        let pages = {
+            // Behind a thread that changes the size. One that comes later finds that the region is leaving.
+            let _alone = region.resizing.lock();
+            // From here on no thread finds the region's chunks, but their pages will come free: so this thread counts
+            // as at work, and no thread that waits for room gives up.
+            let pages = self.pages_in_hand();
+            if !self.conceal(region) {
+                return false;
             }
-            let largest = self.regions().iter().map(|region| region.chunk_size()).max();
-            self.account.reserve_at_most(largest.unwrap_or(0));
-            if self.regions().is_empty() {
-                // A worker thread may still have pages in hand; the next user of the budget must not find them
-                // charged.
-                self.waiting.wait_until(|| self.waiting.at_work() == 0);
-                self.give_back();
-                self.account.close();
-                self.close_files_left();
-            }
+            region.mark_leaving();
+            pages
+        };
+        region.dissolve();
+        drop(pages);
+        let _arrangement = self.arrangement.lock();
+        self.drop_sets();
+        if !self.has_set(region.staging()) {
+            // `drop_sets` may have removed this region's set while chunks were still on their way to its slots.
+            let _pages = self.pages_in_hand();
+            self.drop_full(region.staging(), usize::MAX);
         }
-        first
+        let largest = self.regions().iter().map(|region| region.chunk_size()).max();
+        self.account.reserve_at_most(largest.unwrap_or(0));
+        if self.regions().is_empty() {
+            // A worker thread may still have pages in hand; the next user of the budget must not find them charged.
+            self.waiting.wait_until(|| self.waiting.at_work() == 0);
+            self.give_back();
+            self.account.close();
+            self.close_files_left();
+        }
+        true
     }
     /// Changes a region's size. Moves the region if it has to grow beyond its address space; then the result is
     /// another region, and the old one is gone. The bytes it grows by are zeros. On failure the region is as it was.
@@ -181,6 +190,10 @@ impl Engine {
     }
     fn try_resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
         let _inside = gate::enter();
+        let _alone = region.resizing.lock();
+        if region.is_leaving() {
+            return Err(ChunkError::Leaving.error());
+        }
         if region.resize(size)? {
             return Ok(region.clone());
         }
@@ -231,6 +244,10 @@ impl Engine {
     }
     pub(super) fn stagings(&self) -> Arc<Vec<Arc<Staging>>> {
         self.stagings.get()
+    }
+    /// Whether the engine still has this set of slots.
+    pub(super) fn has_set(&self, staging: &Staging) -> bool {
+        self.stagings().iter().any(|set| core::ptr::eq(&**set, staging))
     }
     pub(super) fn staging_for(&self, chunk: usize) -> Result<Arc<Staging>> {
         if let Some(staging) = self.stagings().iter().find(|s| s.chunk() == chunk) {
@@ -342,20 +359,6 @@ impl Engine {
     /// region is leaving, and the thread that frees or moves it waits for this claim.
     pub(super) fn starve(&self, region: &Region, seen: u32) -> bool {
         self.waiting.starve(seen, || region.is_leaving())
-    }
-    /// Like `starve`, for room to acquire the claimed chunk. Returns false if other threads want the place of this
-    /// chunk: then the caller must give up the claim and claim the chunk again later.
-    pub(super) fn starve_to_acquire(
-        &self,
-        region: &Region,
-        seen: u32,
-    ) -> core::result::Result<bool, ChunkError> {
-        match self.waiting.starve_for_more(seen, || region.is_leaving()) {
-            Outcome::Progress => Ok(true),
-            Outcome::Called => Ok(false),
-            Outcome::Hopeless if region.is_leaving() => Err(ChunkError::Leaving),
-            Outcome::Hopeless => Err(ChunkError::NoRoomBeside),
-        }
     }
 }
 impl Drop for Engine {

@@ -44,6 +44,14 @@ pub(super) enum Reason {
     Ahead,
 }
 
+/// What became of bringing a claimed chunk in.
+enum Brought {
+    /// It is in.
+    In,
+    /// There was no room to acquire it, so the claim was given up. `since`: the useful progress before.
+    InVain { since: u32 },
+}
+
 /// Hash of decoded bytes.
 pub(super) fn content_hash(bytes: &[u8]) -> [u64; 2] {
     let hash = XxHash3_128::oneshot(bytes);
@@ -84,7 +92,12 @@ impl Region {
                 Phase::Busy => chunk.state.wait(),
                 _ if self.is_leaving() => return Err(ChunkError::Leaving),
                 _ => match self.try_to_bring_in(index, word, access, reason) {
-                    Some(Ok(false)) => self.engine().waiting.stand_aside(),
+                    Some(Ok(Brought::InVain { since })) => {
+                        let comes = self.engine().waiting.stand_aside(since);
+                        if !comes {
+                            return Err(ChunkError::NoRoomBeside);
+                        }
+                    }
                     // The program may have more mappings than were seen. Then some chunks leave in the next round.
                     Some(Err(ChunkError::Pages(Errno(libc::ENOMEM))))
                         if self.splits_mappings() && refused < MOST_REFUSED && mappings::note_refused() =>
@@ -97,15 +110,14 @@ impl Region {
             }
         }
     }
-    /// Claims a chunk, which was seen as `word`, and brings it in. Returns None if it cannot be claimed, and false if
-    /// other threads want its place first: see `bring_claimed`.
+    /// Claims a chunk, which was seen as `word`, and brings it in. Returns None if it cannot be claimed.
     fn try_to_bring_in(
         &self,
         index: usize,
         word: Word,
         access: Access,
         reason: Reason,
-    ) -> Option<Result<bool, ChunkError>> {
+    ) -> Option<Result<Brought, ChunkError>> {
         let (acquire, handler) = (reason == Reason::Acquire, reason == Reason::Fault);
         // Before the claim, because this takes a workspace. Also for a chunk that is in place already: once it is
         // acquired it cannot leave, so its mapping counts.
@@ -129,13 +141,13 @@ impl Region {
         })
     }
     /// Runs `work`, which settles the chunk, on a claimed chunk. If the chunk is to be acquired, first gets the room
-    /// for that. Returns false, with the claim given up, if other threads want the chunk's place first (waiting.rs).
+    /// for that.
     fn bring_claimed<'a>(
         &self,
         mut transit: Transit<'a>,
         reason: Reason,
         work: impl FnOnce(Transit<'a>) -> Result<(), ChunkError>,
-    ) -> Result<bool, ChunkError> {
+    ) -> Result<Brought, ChunkError> {
         sync_points::pass(SyncPoint::Claimed);
         // Pairs with the fence in `Region::resize`. A thread that shrinks the region stores the new size, fences, and
         // then drops the chunks behind the end. So either that thread finds this claim, or this thread sees the new
@@ -145,25 +157,29 @@ impl Region {
             transit.settle_unchanged();
             return Err(ChunkError::Leaving);
         }
-        // The room is taken under the claim, so that two threads that acquire one chunk take it once.
-        let acquire = reason == Reason::Acquire;
-        let acquisition = match acquire.then(|| Acquisition::begin(self, &mut transit)).transpose() {
-            Ok(Some(None)) => {
-                transit.settle_as(End::Called);
-                return Ok(false);
+        let mut acquisition = None;
+        if reason == Reason::Acquire {
+            // Read before looking, so that a chunk that settles from here on counts.
+            let since = self.engine().waiting.useful_progress();
+            // The room is taken under the claim, so that two threads that acquire one chunk take it once.
+            match Acquisition::begin(self, &mut transit) {
+                Ok(None) => {
+                    transit.settle_as(End::InVain);
+                    return Ok(Brought::InVain { since });
+                }
+                Ok(got) => acquisition = got,
+                Err(error) => {
+                    sync_points::pass(SyncPoint::AcquiredInVain);
+                    transit.settle_unchanged();
+                    return Err(error);
+                }
             }
-            Ok(acquisition) => acquisition.flatten(),
-            Err(error) => {
-                sync_points::pass(SyncPoint::AcquiredInVain);
-                transit.settle_unchanged();
-                return Err(error);
-            }
-        };
+        }
         // Before the work, so that the worker threads read ahead at the same time.
         self.read_ahead(transit.index, reason);
         work(transit)?;
         acquisition.into_iter().for_each(Acquisition::keep);
-        Ok(true)
+        Ok(Brought::In)
     }
     /// Serves a fault in a chunk that is in place. Most often another thread has brought the chunk in meanwhile.
     /// Under `signal` the chunk may also have been left inaccessible (`Pages::open`).

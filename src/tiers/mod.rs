@@ -48,4 +48,4 @@ mod workspace;
 pub(crate) use fork::{HOOKS, report};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,13 +16,33 @@ use crate::os::map::PAGE;
 const ROUNDS: usize = 64;
 
 impl Engine {
+    /// Whether there would be `enough` room for a plain block if chunks gave back all they can. `enough` is told how many
+    /// bytes that is, and knows what other room there is.
+    pub fn could_make_room(&self, enough: impl Fn(usize) -> bool) -> bool {
+        let movable = || {
+            let _inside = gate::enter();
+            self.account().movable()
+        };
+        for _ in 0..ROUNDS {
+            let (bytes, changes) = movable();
+            if enough(bytes) {
+                return true;
+            }
+            if movable().1 == changes {
+                return false;
+            }
+            // What a chunk took or gave back meanwhile may be missing in both figures.
+        }
+        true
+    }
     /// Makes room for plain blocks: gives back at least `wanted` bytes if evicting can do that. Returns the bytes
     /// given back. If there is nothing to give back but other threads are at work, waits for them to let go of what
     /// could leave, as a touch does: a chunk that is being moved is no reason to be out of memory. Acquired chunks do
     /// not count as work.
     pub fn reclaim(&self, wanted: usize) -> usize {
         let _inside = gate::enter();
-        // Not for ever: other threads may each time take what comes free.
+        let _first = self.account().let_others_first();
+        // Not for ever: other threads may each time hold what could leave.
         for _ in 0..ROUNDS {
             // Read before looking, so that whatever is let go of from here on counts as progress.
             let seen = self.waiting.progress();
@@ -48,15 +68,22 @@ impl Engine {
         let before = self.account().held();
         let freed = || before.saturating_sub(self.account().held());
         let mut found = self.warm.trim(self.account()) > 0;
+        // No more than was in place, or encoded, to begin with: meanwhile other threads may bring in the next chunk for each
+        // that leaves.
+        let mut pages = self.account().pages();
         for staging in self.stagings().iter() {
-            while freed() < wanted {
-                match self.evict_bytes(staging, wanted - freed(), workspace) {
+            while freed() < wanted && pages > 0 {
+                match self.evict_bytes(staging, pages.min(wanted - freed()), workspace) {
                     Ok(0) | Err(_) => break,
-                    Ok(_) => found = true,
+                    Ok(bytes) => (found, pages) = (true, pages.saturating_sub(bytes)),
                 }
             }
         }
-        while freed() < wanted && self.free_encoded() == Ok(true) {
+        let encoded: usize = self.regions().iter().map(|region| region.encoded_chunks()).sum();
+        for _ in 0..encoded {
+            if freed() >= wanted || self.free_encoded() != Ok(true) {
+                break;
+            }
             found = true;
             self.warm.trim(self.account());
         }

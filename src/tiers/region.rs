@@ -54,6 +54,9 @@ pub struct Region {
     /// The number of claims, and whether the region is being freed or moved, so that nobody else may claim its
     /// chunks.
     claims: Claims,
+    /// Held while the region's size is changed, or while it is made unknown to be freed. If a program does both at once,
+    /// one comes first, and the other fails.
+    pub(super) resizing: Mutex<()>,
     /// See [`Region::forbid`].
     forbidden: AtomicBool,
     /// Owners beyond the first.
@@ -179,6 +182,7 @@ impl Region {
             spill_space,
             resident: false,
             claims: Claims::default(),
+            resizing: Mutex::sheltered(()),
             forbidden: AtomicBool::new(false),
             further_owners: AtomicUsize::new(0),
             prepaid,
@@ -251,9 +255,13 @@ impl Region {
     /// Marks the region as leaving: from now on its chunks are the caller's alone, who claims them with
     /// [`Claimant::Leaver`]. Waits for the claims that other threads have begun.
     pub(super) fn leave(&self) {
-        self.claims.leave();
+        self.mark_leaving();
         self.engine.waiting.wake();
         self.engine.waiting.wait_until(|| self.claims.is_zero());
+    }
+    /// Like `leave`, without waiting.
+    pub(super) fn mark_leaving(&self) {
+        self.claims.leave();
     }
     /// Ends what `leave` began: other threads may claim its chunks again.
     pub(super) fn stay(&self) {

@@ -6,6 +6,7 @@ use super::engine::Engine;
 use super::evict::ATTEMPTS;
 use super::region::Region;
 use super::staging::{EmptySlot, FullSlot, Staging};
+use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
 
 /// The share of the budget (one part in ...) in which chunks stay in the clear; only beyond it room for encoded
@@ -217,7 +218,12 @@ impl Engine {
     /// in finds pages, and a thread that sends out many chunks waits less for the system.
     pub(super) fn keep_pages(&self, staging: &Staging, slot: FullSlot) {
         if (staging.full() + 1) * staging.chunk() <= MOST_KEPT && !self.reserve_comes_first(staging) {
+            sync_points::pass(SyncPoint::KeepingPages);
             staging.put_full(slot);
+            // Whoever has freed the last region with these slots meanwhile may have looked for pages in them before.
+            if !self.has_set(staging) {
+                self.drop_full(staging, usize::MAX);
+            }
         } else {
             self.drop_pages(staging, slot);
         }

@@ -60,6 +60,11 @@ impl Region {
     fn has_copies(&self) -> bool {
         self.counters.warm.load(Relaxed) > 0 && self.lists().count(ListKind::Copied) > 0
     }
+    /// How many chunks have encoded bytes in RAM.
+    pub(super) fn encoded_chunks(&self) -> usize {
+        let mut lists = self.lists();
+        lists.count(ListKind::Warm) + lists.count(ListKind::Copied)
+    }
     /// Takes the encoded copy in RAM of a chunk that is in place, acquired or not: see `Stored::take_copy` in
     /// table.rs.
     fn take_copy(&self) -> Option<(u32, usize)> {

@@ -30,6 +30,10 @@ pub enum SyncPoint {
     RecordsClaimed,
     /// Nothing has been found that could leave for a plain block.
     ReclaimedNothing,
+    /// A chunk has left, and its pages are about to be kept in stock.
+    KeepingPages,
+    /// A chunk is acquired no more, but its room has not been given back.
+    Released,
     /// A chunk that is read ahead is claimed, and about to be given a slot.
     Staging,
 }

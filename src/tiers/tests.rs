@@ -14,11 +14,14 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 mod ahead;
+mod contention;
 mod copies;
 mod failures;
 mod interleavings;
 mod mappings;
 mod room;
+
+pub(crate) use contention::beside_others;
 
 /// A budget of fixed size that notes the most that was ever charged.
 #[derive(Clone)]
@@ -59,6 +62,10 @@ impl Budget for Fixed {
 
 /// The rungs that work here and serve faults.
 fn serving() -> impl Iterator<Item = Mechanism> {
+    // loom's first model installs a handler of SIGSEGV, which cannot pass our faults on. It does so before memory is
+    // allocated here: then ours goes in front.
+    static LOOM: std::sync::Once = std::sync::Once::new();
+    LOOM.call_once(|| loom::model(|| ()));
     Mechanism::LADDER.into_iter().filter(|m| *m != Mechanism::None && Faults::get(*m).is_ok())
 }
 fn streaming(engine: &Arc<Engine>, size: usize, chunk: usize) -> Arc<Region> {

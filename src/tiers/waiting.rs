@@ -13,15 +13,14 @@
 //! - Progress ends all waiting at once, not when the sleepers get to run: until they have looked again they count as
 //!   at work.
 //! - Of the threads that wait, the last one to come gives up, alone. The others look again when it has ended.
-//! - Some threads hold a chunk in place that could leave for another, and wait for the right to keep it: they want to
-//!   acquire it (`starve_for_more`). If all threads wait, and not all of them for that right, then these let go first
-//!   and *stand aside*: they look again when some thread has ended, or when none is at work. Otherwise an acquire in
-//!   vain could make a plain touch fail, which ends the program. A thread that lets go in this way ([`End::Called`])
-//!   does not count here as one that has ended: two threads that want one chunk would take turns at it for ever.
 //!
-//! A thread that wants room for a plain block can do without it. It does not wait at work: it ends, and looks again
-//! when there is progress (`progress_since`). So no touch gives up sooner because of it; it gives up itself when
-//! nobody is at work any more.
+//! Nobody waits for the right to keep a chunk (to acquire it) with the chunk in hand: its place may be what others want,
+//! and an acquire in vain must not make a plain touch fail, which ends the program. So a thread that finds no room to
+//! acquire its chunk ends ([`End::InVain`]) and *stands aside*: it looks again when another thread has made progress, and
+//! gives up when nobody is at work any more. What ends in vain is no progress to those who stand aside: two threads that
+//! want one chunk would take turns at it for ever.
+//!
+//! A thread that wants room for a plain block can do without it, and does not wait at work either (`progress_since`).
 //!
 //! [`End::Unnoted`] is for a thread that held nothing that another could have used. What a search tries and leaves as it
 //! was must not count as progress, or two threads that find nothing would keep each other going for ever. The model
@@ -36,31 +35,22 @@ use core::sync::atomic::AtomicU32;
 pub struct Counts {
     /// Changes whenever something may have become room for a thread.
     progress: u32,
-    /// The same, except that a called thread that lets go does not change it.
-    uncalled: u32,
-    /// Threads that wait for progress to change.
+    /// The same, except that what ends in vain does not change it.
+    useful: u32,
+    /// Threads at work that wait for progress to change.
     waiting: u32,
-    /// How many of these can let go of a chunk: they wait in `starve_for_more`.
-    for_more: u32,
-    /// Changes when these threads have to let go.
-    called: u32,
+    /// Threads not at work that wait for either to change.
+    #[cfg(test)]
+    aside: u32,
 }
 impl Counts {
     fn note(&mut self) {
-        self.uncalled = self.uncalled.wrapping_add(1);
-        self.note_called();
+        self.useful = self.useful.wrapping_add(1);
+        self.note_in_vain();
     }
-    fn note_called(&mut self) {
+    fn note_in_vain(&mut self) {
         self.progress = self.progress.wrapping_add(1);
-        (self.waiting, self.for_more) = (0, 0);
-    }
-    fn count_in(&mut self, for_more: bool) {
-        self.waiting += 1;
-        self.for_more += u32::from(for_more);
-    }
-    fn count_out(&mut self, for_more: bool) {
-        self.waiting -= 1;
-        self.for_more -= u32::from(for_more);
+        self.waiting = 0;
     }
 }
 
@@ -69,21 +59,11 @@ impl Counts {
 pub enum End {
     /// Progress: what the thread has let go of may be room for them.
     Progress,
-    /// The same, by a thread that was called and is about to stand aside.
-    Called,
+    /// The same, except to those who stand aside: the thread found no room to acquire its chunk, and is about to stand
+    /// aside too.
+    InVain,
     /// Nothing: nobody else could have used what the thread held.
     Unnoted,
-}
-
-/// How waiting for progress ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// There was progress: look again.
-    Progress,
-    /// There is none to hope for.
-    Hopeless,
-    /// Others want what the thread holds: let go of it, and stand aside.
-    Called,
 }
 
 /// A lock, and sleep until a value under it changes: the system's, and the model checker's.
@@ -138,7 +118,7 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
             self.at_work.add(1_u32.wrapping_neg());
             match how {
                 End::Progress => counts.note(),
-                End::Called => counts.note_called(),
+                End::InVain => counts.note_in_vain(),
                 End::Unnoted => {}
             }
         });
@@ -167,73 +147,64 @@ impl<M: Monitor, A: AtomicWord> Waiting<M, A> {
     pub fn waiting(&self) -> u32 {
         self.counts.lock().waiting
     }
+    /// How many threads that are not at work wait.
+    #[cfg(test)]
+    pub fn aside(&self) -> u32 {
+        self.counts.lock().aside
+    }
     /// The number that changes with all progress. To be read before looking for room.
     pub fn progress(&self) -> u32 {
         self.counts.lock().progress
+    }
+    /// Like `progress`, for a thread that may stand aside.
+    pub fn useful_progress(&self) -> u32 {
+        self.counts.lock().useful
     }
     /// For a thread at work that has found nothing since it read `seen` from `progress`. Waits until there is
     /// progress. Returns false if there is none to hope for, or if the wait is `cancelled`, which is asked again
     /// whenever another thread wakes this one.
     pub fn starve(&self, seen: u32, cancelled: impl Fn() -> bool) -> bool {
-        self.wait_for_progress(seen, cancelled, false) == Outcome::Progress
-    }
-    /// Like `starve`, for a thread that can let go of what it holds, and try again later (`stand_aside`).
-    pub fn starve_for_more(&self, seen: u32, cancelled: impl Fn() -> bool) -> Outcome {
-        self.wait_for_progress(seen, cancelled, true)
-    }
-    fn wait_for_progress(&self, seen: u32, cancelled: impl Fn() -> bool, for_more: bool) -> Outcome {
         let mut counts = self.counts.lock();
         if counts.progress != seen {
-            return Outcome::Progress;
+            return true;
         }
-        let called = counts.called;
-        counts.count_in(for_more);
+        counts.waiting += 1;
         loop {
-            if cancelled() {
-                counts.count_out(for_more);
-                return Outcome::Hopeless;
-            }
-            if self.at_work.load() <= counts.waiting {
-                if counts.for_more == 0 || counts.for_more == counts.waiting {
-                    counts.count_out(for_more); // the others may still hope for what this thread holds
-                    return Outcome::Hopeless;
-                }
-                // These threads count as at work until they have let go, so nobody else gives up.
-                counts.waiting -= counts.for_more;
-                counts.for_more = 0;
-                counts.called = counts.called.wrapping_add(1);
-                self.counts.wake();
-                if for_more {
-                    return Outcome::Called;
-                }
+            if cancelled() || self.at_work.load() <= counts.waiting {
+                counts.waiting -= 1; // the others may still hope for what this thread holds
+                return false;
             }
             counts = self.counts.sleep(counts);
-            // The thread that changed either number has counted this one out.
+            // The thread that changed the number has counted this one out.
             if counts.progress != seen {
-                return Outcome::Progress;
+                return true;
             }
-            if for_more && counts.called != called {
-                return Outcome::Called;
-            }
-        }
-    }
-    /// For a thread that is not at work. Waits until another thread has made progress, or none is at work.
-    pub fn stand_aside(&self) {
-        let mut counts = self.counts.lock();
-        let seen = counts.uncalled;
-        while counts.uncalled == seen && self.at_work.load() > 0 {
-            counts = self.counts.sleep(counts);
         }
     }
     /// For a thread that is not at work, and has looked in vain since it read `seen` from `progress`. Waits until
     /// there is progress, and returns true; or until nobody is at work, so that none is coming, and returns false.
     /// The thread holds nothing meanwhile, and nobody gives up because of it.
     pub fn progress_since(&self, seen: u32) -> bool {
+        self.wait_aside(|counts| counts.progress != seen)
+    }
+    /// Like `progress_since`, for a thread that has ended in vain since it read `seen` from `useful_progress`.
+    pub fn stand_aside(&self, seen: u32) -> bool {
+        self.wait_aside(|counts| counts.useful != seen)
+    }
+    fn wait_aside(&self, is_there: impl Fn(&Counts) -> bool) -> bool {
         let mut counts = self.counts.lock();
-        while counts.progress == seen && self.at_work.load() > 0 {
+        #[cfg(test)]
+        {
+            counts.aside += 1;
+        }
+        while !is_there(&counts) && self.at_work.load() > 0 {
             counts = self.counts.sleep(counts);
         }
-        counts.progress != seen
+        #[cfg(test)]
+        {
+            counts.aside -= 1;
+        }
+        is_there(&counts)
     }
     /// Waits until `done`, which is asked again whenever a thread ends or notes progress.
     pub fn wait_until(&self, done: impl Fn() -> bool) {

@@ -1,5 +1,6 @@
 //! Interleavings of threads in which something was lost once; each is made to happen.
 use super::*;
+use crate::error::Error;
 use crate::tiers::sync_points::{SyncPoint, at};
 use crate::tiers::table::ListKind;
 use std::sync::mpsc::channel;
@@ -192,7 +193,7 @@ fn a_chunk_is_wanted_while_all_room_is_with_memory_that_is_freed_or_moved() {
                 let (engine, other) = (engine.clone(), other.clone());
                 at(SyncPoint::Concealed, move || {
                     let wanting = std::thread::spawn(move || other.acquire(0, Access::Read).map(drop));
-                    while engine.waiting.waiting() == 0 && !wanting.is_finished() {
+                    while engine.waiting.waiting() + engine.waiting.aside() == 0 && !wanting.is_finished() {
                         std::thread::yield_now();
                     }
                     acquired.send(wanting).unwrap();
@@ -229,5 +230,82 @@ fn memory_shrinks_while_a_worker_is_about_to_bring_in_what_is_cut_off() {
         holds(&region, 14, 1);
         engine.clear();
         assert_eq!(engine.held(), 0);
+    }
+}
+
+/// What is freed or has moved does not change its size any more, and nothing of it stays charged.
+#[test]
+fn memory_changes_its_size_after_another_thread_has_freed_or_moved_it() {
+    look_on();
+    for mechanism in Mechanism::LADDER.into_iter().filter(|mechanism| Faults::get(*mechanism).is_ok()) {
+        for size in [1, 6, 64] {
+            let budget = Fixed::new(256 * CHUNK);
+            let engine = budget.engine(mechanism);
+            let region = streaming(&engine, 4 * CHUNK, CHUNK);
+            assert!(engine.free(&region) && !engine.free(&region));
+            assert_eq!(engine.resize(&region, size * CHUNK).err(), Some(Error::NotOwned), "{mechanism:?}");
+            if mechanism != Mechanism::None {
+                let region = streaming(&engine, 4 * CHUNK, CHUNK);
+                fill(&region, 15);
+                let moved = engine.resize(&region, 32 * CHUNK).unwrap();
+                assert_eq!(engine.resize(&region, size * CHUNK).err(), Some(Error::NotOwned));
+                assert!(!engine.free(&region));
+                holds(&moved, 15, 4);
+            }
+            engine.clear();
+            assert_eq!(budget.used.load(SeqCst), 0, "{mechanism:?}");
+        }
+    }
+}
+/// The room of as many chunks as can be acquired is taken. A thread acquires one of them again just when another lets go
+/// of it: it may be acquired before that, and after it.
+#[test]
+fn a_chunk_is_acquired_while_it_is_released() {
+    look_on();
+    for mechanism in serving() {
+        let budget = Fixed::new(6 * CHUNK + 4096);
+        let engine = budget.engine(mechanism);
+        let region = streaming(&engine, 16 * CHUNK, CHUNK);
+        (0..4).for_each(|index| _ = region.acquire(index, Access::Write).unwrap());
+        assert_eq!(region.acquire(4, Access::Write), Err(Error::OutOfMemory), "{mechanism:?}");
+        let (acquired, acquires) = channel();
+        {
+            let (engine, region) = (engine.clone(), region.clone());
+            at(SyncPoint::Released, move || {
+                let acquire = std::thread::spawn(move || region.acquire(3, Access::Write).map(drop));
+                while engine.waiting.aside() == 0 && !acquire.is_finished() {
+                    std::thread::yield_now();
+                }
+                acquired.send(acquire).unwrap();
+            });
+        }
+        region.release(3).unwrap();
+        assert_eq!(acquires.recv().unwrap().join().unwrap(), Ok(()), "{mechanism:?}");
+        engine.clear();
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+
+/// The last memory with chunks of its size is freed while the pages of one that has just left are about to be kept.
+#[test]
+fn memory_is_freed_while_pages_of_it_go_into_stock() {
+    look_on();
+    for mechanism in serving() {
+        let engine = unlimited(mechanism);
+        let region = streaming(&engine, 4 * CHUNK, CHUNK);
+        fill(&region, 17);
+        // More sizes than slots are kept for.
+        let others = (5..14).map(|pages| streaming(&engine, pages * 4096, pages * 4096)).collect::<Vec<_>>();
+        {
+            let (engine, region) = (engine.clone(), region.clone());
+            at(SyncPoint::KeepingPages, move || {
+                assert!(std::thread::spawn(move || engine.free(&region)).join().unwrap());
+            });
+        }
+        region.advise(Advice::DontNeed).unwrap();
+        assert!(!engine.has_set(region.staging()));
+        others.iter().for_each(|other| _ = engine.free(other));
+        engine.clear();
+        assert_eq!(engine.held(), 0, "{mechanism:?}");
     }
 }

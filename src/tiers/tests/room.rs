@@ -106,7 +106,7 @@ fn a_touch_while_others_wait_to_acquire(mechanism: Mechanism, wanted: &'static [
                 std::thread::spawn(move || region.acquire(index, Access::Write).map(drop))
             };
             let acquires: Vec<_> = wanted.iter().map(acquire).collect();
-            while (engine.waiting.waiting() as usize) < wanted.len()
+            while (engine.waiting.aside() as usize) < wanted.len()
                 && !acquires.iter().any(JoinHandle::is_finished)
             {
                 std::thread::yield_now();
@@ -159,7 +159,7 @@ fn leaves_while_another_waits_to_acquire_some(mechanism: Mechanism, grows: bool)
         let region = region.clone();
         std::thread::spawn(move || region.acquire(2, Access::Write).map(drop))
     };
-    while engine.waiting.waiting() < 1 && !acquire.is_finished() {
+    while engine.waiting.aside() < 1 && !acquire.is_finished() {
         std::thread::yield_now();
     }
     let kept = if grows {

@@ -20,7 +20,6 @@ impl Monitor for Once {
 fn who_gives_up_waits_no_more() {
     let waiting = one_at_work(None);
     assert!(!waiting.starve(waiting.progress(), || false));
-    assert_eq!(waiting.starve_for_more(waiting.progress(), || false), Outcome::Hopeless);
     assert_eq!(waiting.waiting(), 0);
     waiting.begin();
     assert!(!waiting.starve(waiting.progress(), || true));
@@ -30,7 +29,8 @@ fn one_at_work(other: Option<fn(&mut Counts)>) -> Waiting<Once> {
     Waiting { at_work: AtomicU32::new(1), counts: Once(Mutex::default(), core::cell::Cell::new(other)) }
 }
 fn stand_aside_while(other: fn(&mut Counts)) {
-    one_at_work(Some(other)).stand_aside();
+    let waiting = one_at_work(Some(other));
+    assert!(waiting.stand_aside(waiting.useful_progress()));
 }
 #[test]
 fn who_stands_aside_looks_again_when_another_has_ended() {
@@ -38,8 +38,8 @@ fn who_stands_aside_looks_again_when_another_has_ended() {
 }
 #[test]
 #[should_panic(expected = "sleeps on")]
-fn who_stands_aside_does_not_when_another_who_was_called_has() {
-    stand_aside_while(Counts::note_called);
+fn who_stands_aside_does_not_when_another_has_ended_in_vain() {
+    stand_aside_while(Counts::note_in_vain);
 }
 
 mod model {
@@ -116,23 +116,13 @@ mod model {
                     self.waiting.end(End::Unnoted);
                     continue;
                 }
-                let outcome = loop {
-                    let seen = self.waiting.progress();
-                    if self.room.load(Acquire) {
-                        break Outcome::Progress;
-                    }
-                    match self.waiting.starve_for_more(seen, || false) {
-                        Outcome::Progress => {}
-                        other => break other,
-                    }
-                };
+                let since = self.waiting.useful_progress();
+                let room = self.room.load(Acquire);
                 self.chunk.settle(Phase::Hot, Settle::default());
-                if outcome != Outcome::Called {
-                    self.waiting.end(End::Progress);
-                    return outcome == Outcome::Progress;
+                self.waiting.end(if room { End::Progress } else { End::InVain });
+                if room || !self.waiting.stand_aside(since) {
+                    return room;
                 }
-                self.waiting.end(End::Called);
-                self.waiting.stand_aside();
             }
         }
         /// A thread that can do without the chunk's place. Returns whether it found it.
