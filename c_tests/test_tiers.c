@@ -347,6 +347,33 @@ static void test_threads(void)
     }
 }
 
+/* A program that goes to and fro in a quarter of the budget, again and again, then in the next such part. Encoded, the
+ * words take a quarter of their room, so that nearly all of them would fit. */
+static void test_to_and_fro(void)
+{
+    enum { CHUNK = 64 * KIB, PART = 32, PARTS = 16, ROUNDS = 60 };
+    TEST("chunks that are used to and fro stay, though more would fit encoded") {
+        unified_memory_interface_t *memory = open_with(8 * MIB, 0);
+        size_t words_of_chunk = CHUNK / sizeof(uint64_t), count = PARTS * PART * words_of_chunk, wrong = 0;
+        uint64_t *words = memory->allocate_streaming(count * sizeof *words, CHUNK);
+        for (size_t i = 0; i < count; i++) words[i] = mix(i) & 0xFFFF;
+        unimem_advise(words, UNIMEM_RANDOM);
+        size_t faults = residency_of(words).faults;
+        for (size_t part = 0; part < PARTS; part++)
+            for (size_t round = 0; round < ROUNDS; round++)
+                for (size_t chunk = 0; chunk < PART; chunk++) {
+                    size_t at = (part * PART + chunk * 13 % PART) * words_of_chunk + round;
+                    wrong += words[at]++ != (mix(at) & 0xFFFF);
+                }
+        faults = residency_of(words).faults - faults;
+        printf("# %zu faults in %d touches of %d chunks\n", faults, PARTS * PART * ROUNDS, PARTS * PART);
+        EXPECT(wrong == 0, "%zu words are wrong", wrong);
+        EXPECT(faults <= 10 * PARTS * PART, "%zu faults; the chunks were used %d times each", faults, ROUNDS);
+        memory->free(words);
+        unimem_close(memory);
+    }
+}
+
 static int meet_a_full_disk(void *unused)
 {
     (void)unused;
@@ -370,6 +397,7 @@ static int run_all(void)
     test_budget();
     test_blocks();
     test_threads();
+    test_to_and_fro();
     check_in_child("on a full disk, for which a limit of file sizes stands, allocating is an error", meet_a_full_disk, NULL, 60);
     return tap_done();
 }

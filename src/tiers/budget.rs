@@ -265,6 +265,10 @@ impl BudgetAccount {
     pub fn pages(&self) -> usize {
         self.balance.lock().pages
     }
+    /// Bytes of whole pages that hold encoded chunks.
+    pub fn encoded(&self) -> usize {
+        self.balance.lock().encoded
+    }
     /// Bytes charged to the instance.
     pub fn held(&self) -> usize {
         self.held.load(Relaxed)

@@ -7,6 +7,7 @@
 //! while it visits them.
 use super::budget::{Budget, BudgetAccount};
 use super::chunk_error::ChunkError;
+use super::clear_share::ClearShare;
 use super::fault::pages::Pages;
 use super::fault::{Faults, Mechanism, handler};
 use super::files::{Files, Numbered};
@@ -45,6 +46,7 @@ pub struct Engine {
     arrangement: Mutex<()>,
     /// Counts up with every chunk that is put into a list, and gives the stamp that tells the chunk's age.
     clock: AtomicU32,
+    pub(super) clear_share: ClearShare,
     /// The threads at work, and which of them wait for room.
     pub(super) waiting: Waiting,
     /// How many threads have released, or are about to release, a chunk for the last time, and have not given its room
@@ -87,6 +89,7 @@ impl Engine {
             files: Files::default(),
             arrangement: Mutex::sheltered(()),
             clock: AtomicU32::new(0),
+            clear_share: ClearShare::new(),
             waiting: Waiting::default(),
             releasing: AtomicU32::new(0),
         });

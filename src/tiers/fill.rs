@@ -252,6 +252,9 @@ impl Engine {
         let tier = transit.tier();
         match self.place(&mut transit, access, acquire, workspace) {
             Ok(()) => {
+                if from == Phase::Stored {
+                    self.note_return(region, index, tier == Tier::Cold);
+                }
                 let counters = &region.counters;
                 if from == Phase::Staged {
                     counters.prefetch_hits.fetch_add(1, Relaxed);
@@ -279,6 +282,13 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+    /// Notes that a chunk that had left is back, before it is listed anew.
+    fn note_return(&self, region: &Region, index: usize, from_disk: bool) {
+        let listed = self.tick().wrapping_sub(region.lists().stamp(index));
+        // For each chunk that leaves one comes in, and both are put into a list.
+        let left = listed as usize / 2;
+        self.clear_share.note_return(left, from_disk, self.account().limit(), region.chunk_size());
     }
     fn place(
         &self,

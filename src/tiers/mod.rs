@@ -10,6 +10,7 @@ pub mod budget;
 mod chunk_error;
 pub mod chunks;
 mod claims;
+mod clear_share;
 pub mod codec;
 pub mod engine;
 mod evict;

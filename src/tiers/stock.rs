@@ -9,9 +9,6 @@ use super::staging::{EmptySlot, FullSlot, Staging};
 use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
 
-/// The share of the budget (one part in ...) in which chunks stay in the clear; only beyond it room for encoded
-/// chunks comes first.
-const CLEAR_SHARE: usize = 8;
 /// How many full slots the worker threads keep in stock.
 const SPARE: usize = 2;
 /// Bytes of pages that may stay in stock when chunks are sent out on advice or to free mappings.
@@ -53,6 +50,11 @@ impl Engine {
                 Ok(slot) => return Ok(slot),
                 Err(slot) => slot,
             };
+            // An encoded chunk that cannot be written to disk is no reason to fail: another chunk leaves instead.
+            if self.encoded_have_too_much(staging) && self.room_from_encoded().unwrap_or(false) {
+                staging.put_empty(slot);
+                continue;
+            }
             if self.chunks_to_spare(staging) <= 1 {
                 // The last chunk to spare may be the other half of an access that spans two chunks. Such an access
                 // would fault for ever if each chunk left for the other. So anything else leaves first.
@@ -125,17 +127,23 @@ impl Engine {
     /// other sizes, encoded chunks. Returns false if there is nothing, and an error if there is something that cannot
     /// be stored.
     fn make_room(&self, staging: &Staging, workspace: &mut codec::Workspace) -> Result<bool, ChunkError> {
-        let before = self.account().held();
         // Chunks of this size are not evicted here: the last one may be the other half of an access that spans two
         // chunks, which would then fault for ever.
-        let mut found = self.account().drop_reserve() > 0
+        Ok(self.account().drop_reserve() > 0
             || self.warm.trim(self.account()) > 0
-            || self.evict_elsewhere(staging, workspace)? > 0;
-        while !found && self.free_encoded()? {
-            // The pages of a large extent went back to the budget at once.
-            found = self.warm.trim(self.account()) > 0 || self.account().held() < before;
+            || self.evict_elsewhere(staging, workspace)? > 0
+            || self.room_from_encoded()?)
+    }
+    /// Frees encoded chunks in RAM until that gives memory back. Returns false if nothing does.
+    fn room_from_encoded(&self) -> Result<bool, ChunkError> {
+        let before = self.account().encoded();
+        while self.free_encoded()? {
+            // The pages of a large extent went back at once.
+            if self.warm.trim(self.account()) > 0 || self.account().encoded() < before {
+                return Ok(true);
+            }
         }
-        Ok(found)
+        Ok(false)
     }
     /// The number of chunks of one size that are in place and not acquired. There is always room for two: see
     /// budget.rs.
@@ -200,11 +208,17 @@ impl Engine {
     }
     /// Whether room for encoded chunks comes before more pages for chunks in the clear.
     fn reserve_comes_first(&self, staging: &Staging) -> bool {
-        self.account().wants_reserve() && self.account().pages() > self.clear_floor(staging.chunk())
+        self.account().wants_reserve() && self.account().pages() > self.clear_bytes(staging)
     }
-    /// Bytes that stay in the clear, however much could be kept encoded instead.
-    fn clear_floor(&self, chunk: usize) -> usize {
-        (self.account().limit() / CLEAR_SHARE).max(4 * chunk)
+    /// Whether encoded chunks leave less than their share to those in the clear, which have turned out to need it.
+    fn encoded_have_too_much(&self, staging: &Staging) -> bool {
+        let (pages, encoded) = (self.account().pages(), self.account().encoded());
+        self.clear_share.is_raised()
+            && pages < encoded
+            && pages + staging.chunk() <= self.clear_bytes(staging)
+    }
+    fn clear_bytes(&self, staging: &Staging) -> usize {
+        self.clear_share.bytes(self.account().limit(), staging.chunk())
     }
     /// An empty slot. If there is none, gives back the pages of a full one.
     pub(super) fn empty_slot(&self, staging: &Staging) -> Option<EmptySlot> {

@@ -316,6 +316,10 @@ impl Lists<'_> {
         let first = self.all.list(which).first.checked_sub(1)?;
         Some(links(self.table, first).stamp)
     }
+    /// When a chunk was last put into a list.
+    pub fn stamp(&mut self, index: usize) -> u32 {
+        links(self.table, index as u32).stamp
+    }
     /// The chunk `back` places from the young end (0: the youngest).
     pub fn youngest(&mut self, which: ListKind, back: usize) -> Option<usize> {
         let mut number = self.all.aged(which).last;
