@@ -2,8 +2,8 @@
 //!
 //! Encoded chunks hold more in the same room, so chunks in the clear get little as long as that is enough. It is not
 //! if the program goes to and fro between more chunks than the share holds. Such chunks come back soon after they have
-//! left, so each that does raises the share (as refaults within the memory's size activate a page in Linux's
-//! mm/workingset.c). A chunk that comes back late, and from disk, lowers it: with less in the clear it might have been
+//! left (as in Linux's mm/workingset.c, which compares such distances with the size of memory). While most do, each
+//! raises the share. A chunk that comes back late, and from disk, lowers it: with less in the clear it might have been
 //! encoded in RAM still.
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -14,13 +14,20 @@ const MOST: usize = 2;
 /// By how many chunks one from disk lowers the share. It costs several times what one encoded in RAM does.
 const DISK: usize = 8;
 
-/// The share of one engine, in bytes.
+/// How many more chunks must have come back soon than late before the share is raised. Otherwise a program that touches
+/// chunks at random would raise it, and have more of them on disk for nothing.
+const SURE: usize = 16;
+
+/// The share of one engine.
 pub struct ClearShare {
+    /// Bytes above the least share.
     raised: AtomicUsize,
+    /// How many more chunks came back soon than late, lately: 0 to 2 * `SURE`.
+    soon: AtomicUsize,
 }
 impl ClearShare {
     pub const fn new() -> ClearShare {
-        ClearShare { raised: AtomicUsize::new(0) }
+        ClearShare { raised: AtomicUsize::new(0), soon: AtomicUsize::new(0) }
     }
     /// Bytes that stay in the clear, of a budget of `limit`, in chunks of `chunk` bytes.
     pub fn bytes(&self, limit: usize, chunk: usize) -> usize {
@@ -32,13 +39,19 @@ impl ClearShare {
     }
     /// Notes that a chunk of `chunk` bytes comes in, after `left` others have left since it did itself.
     pub fn note_return(&self, left: usize, from_disk: bool, limit: usize, chunk: usize) {
-        let most = (limit / MOST).saturating_sub(least(limit, chunk));
-        // A lost update by another thread is one chunk more or less.
-        let raised = self.raised.load(Relaxed);
+        // An update that another thread overwrites is one chunk more or less.
+        let (raised, soon) = (self.raised.load(Relaxed), self.soon.load(Relaxed));
         if left <= limit / MOST / chunk {
-            self.raised.store((raised + chunk).min(most), Relaxed);
-        } else if from_disk {
-            self.raised.store(raised.saturating_sub(DISK * chunk), Relaxed);
+            self.soon.store((soon + 1).min(2 * SURE), Relaxed);
+            if soon >= SURE {
+                let most = (limit / MOST).saturating_sub(least(limit, chunk));
+                self.raised.store((raised + chunk).min(most), Relaxed);
+            }
+        } else {
+            self.soon.store(soon.saturating_sub(1), Relaxed);
+            if from_disk {
+                self.raised.store(raised.saturating_sub(DISK * chunk), Relaxed);
+            }
         }
     }
 }
@@ -52,35 +65,38 @@ mod tests {
     use super::*;
     const CHUNK: usize = 64 << 10;
     const LIMIT: usize = 128 * CHUNK;
+    fn note(share: &ClearShare, times: usize, left: usize, from_disk: bool) -> usize {
+        (0..times).for_each(|_| share.note_return(left, from_disk, LIMIT, CHUNK));
+        share.bytes(LIMIT, CHUNK) / CHUNK
+    }
     #[test]
     fn chunks_that_return_soon_raise_the_share_to_half() {
         let share = ClearShare::new();
-        assert_eq!(share.bytes(LIMIT, CHUNK), 16 * CHUNK);
+        assert_eq!(note(&share, SURE, 64, false), 16, "not sure yet");
         assert!(!share.is_raised());
-        share.note_return(64, false, LIMIT, CHUNK);
-        assert_eq!(share.bytes(LIMIT, CHUNK), 17 * CHUNK);
-        for _ in 0..100 {
-            share.note_return(3, true, LIMIT, CHUNK);
+        assert_eq!(note(&share, 1, 64, false), 17);
+        assert_eq!(note(&share, 100, 3, true), 64);
+    }
+    #[test]
+    fn a_few_among_others_do_not() {
+        let share = ClearShare::new();
+        for _ in 0..1000 {
+            note(&share, 1, 3, false);
+            assert_eq!(note(&share, 1, 65, false), 16);
         }
-        assert_eq!(share.bytes(LIMIT, CHUNK), 64 * CHUNK);
     }
     #[test]
     fn late_returns_lower_it_if_they_are_from_disk() {
         let share = ClearShare::new();
-        for _ in 0..10 {
-            share.note_return(3, false, LIMIT, CHUNK);
-        }
-        share.note_return(65, false, LIMIT, CHUNK);
-        assert_eq!(share.bytes(LIMIT, CHUNK), 26 * CHUNK, "from RAM they leave it");
-        share.note_return(65, true, LIMIT, CHUNK);
-        assert_eq!(share.bytes(LIMIT, CHUNK), 18 * CHUNK);
-        share.note_return(65, true, LIMIT, CHUNK);
-        assert_eq!(share.bytes(LIMIT, CHUNK), 16 * CHUNK, "never below the least");
+        note(&share, SURE + 10, 3, false);
+        assert_eq!(note(&share, 1, 65, false), 26, "from RAM they leave it");
+        assert_eq!(note(&share, 1, 65, true), 18);
+        assert_eq!(note(&share, 1, 65, true), 16, "never below the least");
     }
     #[test]
     fn a_budget_of_few_chunks_has_nothing_to_raise() {
         let share = ClearShare::new();
-        share.note_return(1, false, 6 * CHUNK, CHUNK);
+        (0..100).for_each(|_| share.note_return(1, false, 6 * CHUNK, CHUNK));
         assert_eq!(share.bytes(6 * CHUNK, CHUNK), 4 * CHUNK);
     }
 }

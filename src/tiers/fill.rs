@@ -285,6 +285,10 @@ impl Engine {
     }
     /// Notes that a chunk that had left is back, before it is listed anew.
     fn note_return(&self, region: &Region, index: usize, from_disk: bool) {
+        // In a sweep chunks that seem to come back were read ahead and given up.
+        if region.sweep.lock().is_swept() {
+            return;
+        }
         let listed = self.tick().wrapping_sub(region.lists().stamp(index));
         // For each chunk that leaves one comes in, and both are put into a list.
         let left = listed as usize / 2;
