@@ -2,9 +2,9 @@
 //!
 //! Encoded chunks hold more in the same room, so chunks in the clear get little as long as that is enough. It is not
 //! if the program goes to and fro between more chunks than the share holds. Such chunks come back soon after they have
-//! left (as in Linux's mm/workingset.c, which compares such distances with the size of memory). While most do, each
-//! raises the share. A chunk that comes back late, and from disk, lowers it: with less in the clear it might have been
-//! encoded in RAM still.
+//! left (Linux compares refault distances with the size of memory in the same way). While most do, each raises the
+//! share. A chunk that comes back late, and from disk, lowers it: with less in the clear it might have been encoded in
+//! RAM still.
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The least share of the budget: one part in this many.
