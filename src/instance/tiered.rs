@@ -344,6 +344,12 @@ mod tests {
             region.release(index).unwrap();
         }
     }
+    fn close(slot: usize, instance: &Instance, block: NonNull<u8>, region: Arc<Region>) {
+        instance.free(block.as_ptr()).unwrap();
+        instance.free_region(&region).unwrap();
+        drop(region);
+        assert_eq!(slots::close(slot), Ok(0));
+    }
     /// Chunks do not leave for it, and other threads that bring in more do not keep it waiting.
     #[test]
     fn a_block_that_cannot_fit_is_refused_at_once() {
@@ -361,10 +367,7 @@ mod tests {
             (0..100).all(|_| instance.allocate(limit / 2, 0) == Err(Error::OutOfMemory))
         });
         assert!(refused);
-        instance.free(block.as_ptr()).unwrap();
-        instance.free_region(&region).unwrap();
-        drop(region);
-        assert_eq!(slots::close(slot), Ok(0));
+        close(slot, instance, block, region);
     }
     /// It needs room only for what is added.
     #[test]
@@ -375,10 +378,7 @@ mod tests {
         fill(&region);
         assert!(!instance.can_allocate(limit / 4 * 3));
         let grown = instance.reallocate(block.as_ptr(), limit / 4 * 3).unwrap().unwrap();
-        instance.free(grown.as_ptr()).unwrap();
-        instance.free_region(&region).unwrap();
-        drop(region);
-        assert_eq!(slots::close(slot), Ok(0));
+        close(slot, instance, grown, region);
     }
     /// Two threads that free one region at the same moment.
     #[test]
