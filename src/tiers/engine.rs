@@ -345,6 +345,10 @@ impl Engine {
     pub(super) fn tick(&self) -> u32 {
         self.clock.fetch_add(1, Relaxed)
     }
+    /// The stamp that the next chunk will get.
+    pub(super) fn now(&self) -> u32 {
+        self.clock.load(Relaxed)
+    }
     /// For threads that handle slots, or pin chunks, without a claim: while the returned value lives, the thread
     /// counts as at work (waiting.rs), because what could leave may be with this thread.
     pub(super) fn pages_in_hand(&self) -> impl Drop + '_ {

@@ -130,7 +130,7 @@ impl Engine {
     /// Claims the chunk that should leave first. In a region that is being swept, that is a chunk that the sweep has
     /// just left behind; otherwise the oldest chunk that was not acquired lately.
     fn victim<'a>(&self, regions: impl Iterator<Item = &'a Arc<Region>> + Clone) -> Option<Transit<'a>> {
-        let now = self.tick();
+        let now = self.now();
         let age = |region: &&Arc<Region>| {
             let stamp = region.lists().oldest_stamp(ListKind::Hot);
             stamp.map_or(0, |stamp| now.wrapping_sub(stamp).max(1))

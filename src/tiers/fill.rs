@@ -289,7 +289,7 @@ impl Engine {
         if region.sweep.lock().is_swept() {
             return;
         }
-        let listed = self.tick().wrapping_sub(region.lists().stamp(index));
+        let listed = self.now().wrapping_sub(region.lists().stamp(index));
         // For each chunk that leaves one comes in, and both are put into a list.
         let left = listed as usize / 2;
         self.clear_share.note_return(left, from_disk, self.account().limit(), region.chunk_size());

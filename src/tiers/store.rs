@@ -211,7 +211,7 @@ impl Engine {
         while left > 0 {
             left -= 1;
             // Read each time. With an older time a chunk that was listed anew meanwhile would seem the oldest.
-            let now = self.tick();
+            let now = self.now();
             // The stamp is read in one step: a moment later the oldest may be gone, and others behind it first.
             let age = |region: &Arc<Region>| {
                 let stamp = region.lists().oldest_stamp(ListKind::Warm)?;
