@@ -142,6 +142,11 @@ try "files that documents and comments name" none "$D/missing"
     comm -23 - "$D/words" | grep -vxE '_release|_prefetch|_size|_count|max_align_t|available_idle_cpu' >"$D/missing"
 try "names that they have in backquotes" none "$D/missing"
 
+# At the top: what somebody tried out there is easily committed.
+git ls-files 2>"$D/log" | grep -v / |
+    grep -vxE '\.gitignore|[A-Z-]*\.md|LICENSE-(APACHE|MIT)|Makefile|build\.rs|unimem\.map|(Cargo|cbindgen|rustfmt)\.toml|Cargo\.lock' >"$D/missing"
+try "files that do not belong at the top" none "$D/missing"
+
 # Goals of make.
 prose | grep -oE '`make [a-z-]+' | sed 's/^`make //' | sort -u |
     while read -r goal; do grep -qE "^([a-z-]+ )*$goal( [a-z-]+)*:" Makefile ./*/*.mk || echo "make $goal"; done >"$D/missing"
