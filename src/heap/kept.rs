@@ -15,7 +15,7 @@ use super::runs::Needs;
 use super::size_class::{MAX_STRIDE, SLICE};
 use super::span::{BY_USE, List, Span};
 use super::{Heap, arena, records_of_spans, scavenger};
-use crate::os::map;
+use crate::os::map::{self, HUGE_PAGE};
 use core::ptr::NonNull;
 
 const MOST_SLICES: usize = MAX_STRIDE / SLICE;
@@ -126,12 +126,13 @@ impl Kept {
         let most_in_use = self.most_in_use.note(scavenger::now(), in_use, bytes);
         let most = (most_in_use + LEEWAY).min(in_use + most_kept());
         let enough = self.bytes.saturating_sub(bytes.saturating_mul(AT_ONCE));
-        while self.bytes > enough && heap.held() + bytes > most && self.release_oldest(heap, false) {}
+        let too_much = |most: usize| (heap.held() + bytes).saturating_sub(most);
+        while self.bytes > enough && too_much(most) > 0 && self.release_oldest(heap, too_much(most), false) {}
         loop {
             if heap.charge(bytes) {
                 return true;
             }
-            if !self.release_oldest(heap, true) {
+            if !self.release_oldest(heap, too_much(heap.limit()), true) {
                 self.most_in_use = before;
                 return false;
             }
@@ -297,7 +298,19 @@ impl Kept {
         }
         best.map(|(span, _)| span)
     }
-    /// Takes that range out and cuts it at both ends. What remains is a whole number of slices, or reaches to the range's
+    /// How much of a kept range could at most serve `request`, if none is long enough for all of it.
+    pub fn longest_for(&self, request: RangeRequest) -> usize {
+        let (mut longest, mut next) = (0, NonNull::new(self.aging[RANGES].head));
+        while let Some(span) = next {
+            // SAFETY: kept spans are known to nobody but their list, under the lock.
+            let inner = unsafe { span.as_ref().inner() };
+            let end = inner.run.base + inner.length;
+            longest = longest.max(end.saturating_sub(request.start_from(inner.run.base)));
+            next = NonNull::new(inner.links[BY_USE].next);
+        }
+        longest
+    }
+    /// Takes the range of [`Kept::range_for`] out and cuts it at both ends. What remains is a whole number of slices, or reaches to the range's
     /// end.
     pub fn reuse_range(&mut self, request: RangeRequest) -> Option<NonNull<Span>> {
         let span = self.range_for(request)?;
@@ -347,20 +360,31 @@ impl Kept {
         kept - self.bytes
     }
 
-    /// Gives back what was kept longest, whatever its size. So a program in a steady state loses what it no longer uses, and
-    /// keeps what it uses again and again. Memory that was made ready with the heap goes last, and only if `ready` is set.
-    /// False when nothing is left that may go.
-    fn release_oldest(&mut self, heap: &Heap, ready: bool) -> bool {
+    /// Gives back what was kept longest: a run, or as many huge pages of a range as hold `wanted` bytes. So a program in a
+    /// steady state loses what it no longer uses, and keeps what it uses again and again. Memory that was made ready with the
+    /// heap goes last, and only if `ready` is set. False when nothing is left that may go.
+    fn release_oldest(&mut self, heap: &Heap, wanted: usize, ready: bool) -> bool {
         let last_of = |lists: &[List]| {
             let lasts = lists.iter().enumerate().filter_map(|(slices, list)| Some((list.last()?, slices)));
             // SAFETY: kept spans are known to nobody but their list, under the lock.
             lasts.min_by_key(|(span, _)| unsafe { span.as_ref().inner() }.kept_order)
         };
         let oldest = last_of(&self.aging).or_else(|| last_of(&self.ready).filter(|_| ready));
-        if let Some((span, slices)) = oldest {
+        let Some((span, slices)) = oldest else { return false };
+        // SAFETY: kept spans are known to nobody but their list, under the lock.
+        let inner = unsafe { span.as_ref().inner() };
+        let part = wanted.next_multiple_of(HUGE_PAGE);
+        if slices != RANGES || inner.length <= part {
             self.release_one(heap, span, slices);
+            return true;
         }
-        oldest.is_some()
+        inner.length -= part;
+        inner.charged = inner.length;
+        self.bytes -= part;
+        heap.discharge(part);
+        // SAFETY: nobody uses the memory of a kept range.
+        unsafe { map::unmap(inner.run.base + inner.length, part) };
+        true
     }
 
     fn release_one(&mut self, heap: &Heap, span: NonNull<Span>, slices: usize) {
@@ -388,96 +412,4 @@ impl Kept {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::HeapParams;
-    use super::*;
-
-    /// Makes all kept ranges as old as the process.
-    fn age(heap: &Heap) {
-        let central = heap.central.lock();
-        let mut next = NonNull::new(central.kept.aging[RANGES].head);
-        while let Some(span) = next {
-            // SAFETY: kept spans are known to nobody but their list, under the lock.
-            let inner = unsafe { span.as_ref().inner() };
-            inner.kept_since = 0;
-            next = NonNull::new(inner.links[BY_USE].next);
-        }
-    }
-
-    /// The kept runs of so many slices, the latest first: when each was put aside.
-    fn ages(heap: &Heap, slices: usize) -> Vec<u32> {
-        let central = heap.central.lock();
-        let first = NonNull::new(central.kept.aging[slices].head);
-        core::iter::successors(first, |span| {
-            // SAFETY: kept spans are known to nobody but their list, under the lock.
-            NonNull::new(unsafe { span.as_ref().inner() }.links[BY_USE].next)
-        })
-        // SAFETY: as above.
-        .map(|span| unsafe { span.as_ref().inner() }.kept_since)
-        .collect()
-    }
-    /// Sets when the latest kept run of so many slices was put aside.
-    fn set_age(heap: &Heap, slices: usize, since: u32) {
-        let central = heap.central.lock();
-        // SAFETY: kept spans are known to nobody but their list, under the lock.
-        unsafe { (*central.kept.aging[slices].head).inner() }.kept_since = since;
-    }
-    #[test]
-    fn the_most_in_use_is_forgotten_after_two_times() {
-        const KEEP: u32 = scavenger::KEEP;
-        let mut most = MostInUse::NOTHING;
-        assert_eq!(most.note(1, 100, 10), 100);
-        assert_eq!(most.note(KEEP, 50, 10), 100); // the time before was that of the heap's beginning
-        assert_eq!(most.note(2 * KEEP - 1, 60, 10), 100);
-        assert_eq!(most.note(2 * KEEP, 30, 10), 60);
-        assert_eq!(most.note(3 * KEEP, 20, 5), 30);
-        assert_eq!(most.note(9 * KEEP, 20, 5), 20); // nothing for a long time
-    }
-    #[test]
-    fn the_rest_of_a_run_leaves_at_its_age() {
-        const SLICES: [usize; 3] = [16, 10, 6];
-        let heap = Heap::create(&HeapParams { cache_blocks: 0, ..HeapParams::default() }).unwrap();
-        let allocate = |slices: usize| heap.allocate(slices * SLICE, 0).unwrap().as_ptr();
-        let [whole, behind] = [allocate(SLICES[0]), allocate(SLICES[2])];
-        for (block, slices, since) in [(whole, SLICES[0], 3), (behind, SLICES[2], 5)] {
-            heap.free(block).unwrap();
-            set_age(heap, slices, since);
-        }
-        let part = allocate(SLICES[1]);
-        assert_eq!((ages(heap, SLICES[0]), ages(heap, SLICES[2])), (vec![], vec![3, 5]));
-        heap.release_kept(Some(3));
-        assert_eq!(ages(heap, SLICES[2]), [3, 5]);
-        heap.release_kept(Some(4));
-        assert_eq!(ages(heap, SLICES[2]), [5]);
-        heap.free(part).unwrap();
-        heap.destroy();
-    }
-
-    #[test]
-    fn what_is_used_of_a_range_does_not_keep_the_rest() {
-        let heap = Heap::create(&HeapParams::default()).unwrap();
-        for (used, stays) in [(2 << 20, false), (40 << 20, true)] {
-            heap.free(heap.allocate(64 << 20, 0).unwrap().as_ptr()).unwrap();
-            age(heap);
-            heap.free(heap.allocate(used, 0).unwrap().as_ptr()).unwrap();
-            heap.release_kept(Some(1));
-            assert_eq!(heap.held() > 0, stays, "{used} of it were used");
-        }
-        heap.destroy();
-    }
-    #[test]
-    fn the_shortest_range_that_serves_is_taken() {
-        for shortest_last in [false, true] {
-            let heap = Heap::create(&HeapParams::default()).unwrap();
-            let allocate = |length: usize| heap.allocate(length, 0).unwrap().as_ptr();
-            // The two in between keep the ranges apart.
-            let blocks = [3 << 20, 5 << 20, 40 << 20, 5 << 20, 2 << 20].map(allocate);
-            let order = if shortest_last { [4, 2, 0] } else { [0, 2, 4] };
-            order.iter().for_each(|&number| heap.free(blocks[number]).unwrap());
-            let block = allocate(5 << 19);
-            let range = blocks[0] as usize..blocks[0] as usize + (3 << 20);
-            assert!(range.contains(&(block as usize)), "{block:?} of {blocks:?}");
-            heap.destroy();
-        }
-    }
-}
+mod tests;

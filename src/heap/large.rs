@@ -12,6 +12,10 @@ use crate::error::fail;
 use crate::os::map::{self, HUGE_PAGE, Resized, round_to_page};
 use crate::os::numa;
 
+/// A kept range is made longer for a block if it has at least one part in so many of what the block needs. So no more is
+/// asked of the system, which does not refuse here what it cannot have, than a few times what it has given already.
+const LEAST_TO_LENGTHEN: usize = 4;
+
 /// Where a block lies in its mapping, and how the mapping is aligned.
 #[derive(Clone, Copy)]
 struct Placement {
@@ -57,7 +61,10 @@ impl Heap {
         self.ready_to_count()?;
         let (place, length) = self.mapping_for(size, alignment, slack);
         let mut central = self.central.lock();
-        let kept = central.kept.reuse_range(place.request(length));
+        let kept = central
+            .kept
+            .reuse_range(place.request(length))
+            .or_else(|| self.lengthen_kept(&mut central, length, place));
         let fresh = kept.is_none();
         let span = match kept {
             Some(span) => span,
@@ -114,6 +121,35 @@ impl Heap {
     fn mapping_for(&self, size: usize, alignment: usize, slack: usize) -> (Placement, usize) {
         let place = Placement::of(self, size, alignment);
         (place, round_to_page(place.lead + size + slack))
+    }
+
+    /// Has the system make the longest kept range as long as a block needs it. Its pages move along, so only what it lacked
+    /// costs page faults, and no other range has to go for the block.
+    fn lengthen_kept(&self, central: &mut Central, length: usize, place: Placement) -> Option<NonNull<Span>> {
+        let request = place.request(length);
+        let longest = central.kept.longest_for(request);
+        if longest < length / LEAST_TO_LENGTHEN {
+            return None;
+        }
+        let span = central.kept.reuse_range(RangeRequest { length: longest, ..request })?;
+        // SAFETY: the span is in no list and known to nobody else, and the lock is held.
+        let inner = unsafe { span.as_ref().inner() };
+        let (base, old) = (inner.run.base, inner.length);
+        let most_in_use = central.kept.most_in_use();
+        if central.kept.charge(self, length - old) {
+            if let Some(now) = self.move_or_stay(base, old, length, place, || ()) {
+                if length >= HUGE_PAGE {
+                    map::advise_huge(now, length);
+                }
+                (inner.run.base, inner.length, inner.charged) = (now, length, length);
+                return Some(span);
+            }
+            // It was joined from several mappings, or the system is short of addresses.
+            central.kept.take_back(self, length - old, most_in_use);
+        }
+        // SAFETY: as above.
+        unsafe { central.kept.keep_range(span) };
+        None
     }
 
     fn make_large(&self, central: &mut Central, length: usize, place: Placement) -> Option<NonNull<Span>> {

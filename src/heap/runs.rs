@@ -42,7 +42,10 @@ impl Central {
         slices: usize,
     ) -> Option<NonNull<Span>> {
         let needs = Needs::of(class, slices);
-        let serves = self.kept.run_serves(heap, slices, cache, needs, 0);
+        let mut serves = self.kept.run_serves(heap, slices, cache, needs, 0);
+        if !serves && (class as usize) < FIRST_SINGLE && heap.put_back_singles(self, cache) {
+            serves = self.kept.run_serves(heap, slices, cache, needs, 0);
+        }
         let kept = if serves { self.kept.reuse_run(slices, cache) } else { None };
         let span = kept.or_else(|| self.make_run(heap, slices))?;
         // SAFETY: the span is in no list and known to nobody else.

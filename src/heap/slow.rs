@@ -393,6 +393,19 @@ impl Heap {
         }
     }
 
+    /// Puts back the large blocks that `cache` has in magazines: the run of each can then serve spans of any class. False if
+    /// there is none.
+    pub(super) fn put_back_singles(&self, central: &mut Central, cache: &ThreadCache) -> bool {
+        let mut any = false;
+        for (class, magazine) in cache.magazines().iter().enumerate().skip(FIRST_SINGLE) {
+            magazine.drain_oldest(usize::MAX, |entry| {
+                self.put_back(central, cache, class, entry);
+                any = true;
+            });
+        }
+        any
+    }
+
     /// Gives back to the system what this thread caches and what the heap keeps. Returns the number of bytes.
     pub fn trim(&'static self) -> usize {
         let before = self.held();
