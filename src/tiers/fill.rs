@@ -431,7 +431,7 @@ impl Engine {
         stored.take_copy().into_iter().for_each(|copy| self.free_copy(region, copy));
         if stored.file != 0 {
             region.counters.cold.fetch_sub(pages, Relaxed);
-            region.spill_space().note_stored(stored.file, transit.index, false);
+            region.spill_space().note_stored(stored.file, false);
         }
     }
 }

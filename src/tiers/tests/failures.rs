@@ -268,17 +268,18 @@ fn memory_that_was_larger_has_blocks_made_again_for_what_is_new() {
     }
 }
 #[test]
-fn blocks_of_which_the_disk_had_room_for_a_part_are_made_when_it_has_more() {
+fn blocks_that_the_disk_had_no_room_for_are_made_when_it_has() {
     look_on();
     const CHUNK: usize = 2 << 20;
     let budget = Fixed::new(32 << 20);
     let engine = budget.engine(serving().next().unwrap());
     let (_, spill) = engine.spill().unwrap();
-    // More than the disk could hold. The last piece has one chunk of this room, and one that is added.
+    // More than the disk could hold. The last piece has one chunk at first, and one that is added.
     let count = (spill.capacity() as usize / CHUNK + 2) / 2 * 2 + 1;
     let region = streaming(&engine, count * CHUNK, CHUNK);
+    acquire(&region, count - 1).unwrap();
     assert!(Arc::ptr_eq(&engine.resize(&region, (count + 4) * CHUNK).unwrap(), &region));
-    spill.refuse_after(1);
+    spill.refuse(true);
     assert_eq!(acquire(&region, count), Err(Error::Io), "the disk is full");
     assert_eq!(acquire(&region, count), Err(Error::Io), "and still is");
     spill.refuse(false);
