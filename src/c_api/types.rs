@@ -75,7 +75,8 @@ pub struct unified_memory_interface_t {
     pub free: Option<unsafe extern "C" fn(ptr: *mut c_void)>,
     /// Changes the size of a block. It keeps its contents up to the smaller size, its alignment, and its kind (plain,
     /// streaming or hierarchical); a tensor loses its layout. NULL allocates; a `size` of 0 frees and returns NULL. On
-    /// failure the old block is untouched.
+    /// failure the old block is untouched. Tiered memory of which a chunk is acquired grows only where it is; if it would
+    /// have to move, that is `UNIMEM_ERROR_UNSUPPORTED`.
     pub realloc: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> *mut c_void>,
     /// Allocates a dense row-major tensor of `ComplexFloat` (8 bytes an element), which is not zeroed. It has 1 to 64
     /// dimensions, none of them 0. It is aligned to 64 bytes; from 2 MiB on it is aligned to 2 MiB and asks for huge
