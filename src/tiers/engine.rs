@@ -186,9 +186,6 @@ impl Engine {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
         }
-        if size > region.size() {
-            region.clear_tail()?;
-        }
         self.with_room(|| self.try_resize(region, size))
     }
     fn try_resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
@@ -196,6 +193,9 @@ impl Engine {
         let _alone = region.resizing.lock();
         if region.is_leaving() {
             return Err(ChunkError::Leaving.error());
+        }
+        if size > region.size() {
+            region.clear_tail_to_grow()?;
         }
         if region.resize(size)? {
             return Ok(region.clone());
