@@ -13,6 +13,8 @@ pub enum ChunkError {
     Disk(Errno),
     /// The stored bytes are not those that were written.
     Damaged,
+    /// The system refused to move pages back that were on their way, so that they are lost.
+    Lost,
     /// Pages cannot be moved: the system is out of memory or mappings.
     Pages(Errno),
     /// Chunks in place take as many of the process's mappings as they may, and none of them can leave.
@@ -33,7 +35,7 @@ impl ChunkError {
         let error = match self {
             ChunkError::NoRoom | ChunkError::NoRoomBeside | ChunkError::Pages(_) => Error::OutOfMemory,
             ChunkError::Fixed => Error::Unsupported,
-            ChunkError::Disk(_) => Error::Io,
+            ChunkError::Disk(_) | ChunkError::Lost => Error::Io,
             ChunkError::Damaged => Error::Corruption,
             ChunkError::Acquired | ChunkError::Mappings => Error::Limit,
             ChunkError::Leaving => Error::NotOwned,
@@ -55,6 +57,7 @@ impl fmt::Display for ChunkError {
                 "the memory has to move to grow, and cannot as long as a chunk of it is acquired",
             ),
             ChunkError::Disk(errno) => write!(f, "spill file: {errno}"),
+            ChunkError::Lost => f.write_str("the chunk is lost: the system refused to move its pages back"),
             ChunkError::Damaged => f.write_str("a stored chunk does not match its checksum"),
             ChunkError::Pages(errno) => write!(f, "moving pages: {errno}"),
             ChunkError::Mappings => f.write_str(

@@ -405,6 +405,9 @@ impl Engine {
             region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
             return Ok(());
         }
+        if stored.file == Stored::LOST {
+            return Err(ChunkError::Lost);
+        }
         let (spill, offset) =
             region.spill_space().place(stored.file, index).ok_or(ChunkError::Disk(Errno(libc::EBADF)))?;
         spill.read(&mut memory[..whole_pages(length)], offset).map_err(ChunkError::Disk)?;
