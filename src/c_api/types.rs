@@ -50,7 +50,7 @@ pub struct memory_stats_t {
     pub num_frees: usize,
     /// Bytes of the largest request.
     pub largest_allocation: usize,
-    /// Percentage of the RAM held that is not live, 0 to 100.
+    /// Percentage of the RAM held that neither live blocks nor chunks of tiered memory use, 0 to 100.
     pub fragmentation: usize,
     /// Allocations that the calling thread's own cache served.
     pub cache_hits: usize,
