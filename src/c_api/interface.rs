@@ -188,8 +188,9 @@ pub extern "C" fn unimem_trim(memory: *mut unified_memory_interface_t) -> usize 
     guard_uncancelled(0, || Ok(open_instance(memory)?.trim()))
 }
 
-/// Begins a new history of the statistics: counts start at 0, the peak at what is live. It is exact while no other
-/// thread is inside the instance.
+/// Begins a new history of the statistics: counts start at 0, the peak at what is live. The counts are exact while no
+/// other thread is inside the instance. The peak is exact if no other thread has used it lately; else it may start above
+/// what is live (`peak_allocated`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_reset_stats(memory: *mut unified_memory_interface_t) {
     guard((), || {

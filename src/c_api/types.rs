@@ -40,8 +40,9 @@ pub enum unimem_error_t {
 pub struct memory_stats_t {
     /// Bytes that are live, as requested. Tracked foreign blocks are included.
     pub total_allocated: usize,
-    /// Highest `total_allocated` since creation or reset. With one thread it is exact; with several it is never too low
-    /// by more than 64 KiB for each thread.
+    /// Highest `total_allocated` since creation or reset. With one thread it is exact. With several it is never too low
+    /// by more than 64 KiB for each thread. It may be too high by what other threads have freed since they last told the
+    /// instance, which they do with every 1024th free and when it comes to more than 64 KiB beyond their caches.
     pub peak_allocated: usize,
     /// Allocations that succeeded. A reallocation counts neither as an allocation nor as a free, whether the block
     /// moves or not.

@@ -268,7 +268,8 @@ impl Heap {
             cache_misses: counts.misses,
         }
     }
-    /// Begins a new history: the counts begin at 0, the peak at what is live.
+    /// Begins a new history: the counts begin at 0, the peak at what is live as far as the threads have published, which
+    /// may be more.
     pub fn reset_statistics(&self) {
         self.forget_peaks();
         // The peaks were forgotten first, so that the new peak is at least what is live now and what others count meanwhile.
