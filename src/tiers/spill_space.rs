@@ -72,7 +72,7 @@ impl SpillSpace {
             // The reason first: a message has no room for every path.
             pending(Error::Io, format_args!("spill file: {errno}: {}", directory.display()))
         };
-        let (file, spill) = self.engine.spill().map_err(disk)?;
+        let (file, spill) = self.engine.files.current().map_err(disk)?;
         let length = self.bytes(count);
         let too_large = length > spill.capacity();
         {
@@ -98,7 +98,7 @@ impl SpillSpace {
         if index >= count || self.engine.account().limit() == 0 {
             return Ok(());
         }
-        let (file, each) = (self.engine.current_file(), self.chunks_a_piece());
+        let (file, each) = (self.engine.files.current_number(), self.chunks_a_piece());
         let (number, within) = (index / each, index % each);
         // The room, if it has no blocks for the chunk.
         let lacking = |rooms: &[Room]| {
@@ -132,7 +132,7 @@ impl SpillSpace {
     /// The number of the file that a chunk is to be written to now, the file, and the chunk's offset. If no room was
     /// taken in advance, because there is no budget, it is taken now.
     pub fn place_for_writing(&self, index: usize) -> core::result::Result<(u16, Arc<Spill>, u64), Errno> {
-        let (file, spill) = self.engine.spill()?;
+        let (file, spill) = self.engine.files.current()?;
         // Looking and taking are one step: two threads that write two chunks of a piece are not to take it twice.
         let mut rooms = self.rooms.lock();
         let room = room_in(&mut rooms, file, &spill);
@@ -271,7 +271,7 @@ mod tests {
         const ROUNDS: usize = 5000;
         let engine = Engine::new(Box::new(Unlimited)).unwrap();
         look_on();
-        engine.spill().unwrap();
+        engine.files.current().unwrap();
         let spaces: Vec<_> = (0..ROUNDS).map(|_| SpillSpace::new(&engine, 4096)).collect();
         let together = Barrier::new(2);
         let write = |index: usize| {
