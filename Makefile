@@ -30,7 +30,8 @@ all: $(B)/libunimem.so $(B)/libunimem.a $(B)/libunimem-malloc.so $(B)/unimem
 
 # Cargo knows what is stale; the archive's time changes only when it did something.
 $(ARCHIVE): FORCE
-	@$(CARGO) build --quiet --release --locked $(CARGO_OPTIONS) --lib --bins
+	@$(CARGO) build --quiet --release --locked $(CARGO_OPTIONS) --lib --bins || \
+	    { CARGO="$(CARGO)" sh tools/deps.sh rust; exit 1; }
 FORCE:
 
 # The exported names, one a line.

@@ -97,6 +97,7 @@ fi
 # Building the Rust tests takes longest: what does not need the processors to itself is run beside it.
 beside cargo collect "cargo test" 1500 sh "$0" "$B" cargo
 collect "headers" 120 sh c_tests/headers.sh
+collect "tools" 60 env -u MAKEFLAGS sh c_tests/tools.sh
 collect "exported names" 60 sh c_tests/names.sh "$B"
 collect "abi" 60 sh c_tests/abi.sh "$B"
 

@@ -33,7 +33,9 @@ static void test_open_and_close(void) {
                                                                stats_of(second).num_frees == 0);
     first->free(of_first);
     CHECK("unimem_close: true when nothing is live", unimem_close(first));
-    CHECK("unimem_close: false when something is", !unimem_close(second));
+    CHECK("unimem_close: false when something is, and the last error says so",
+          !unimem_close(second) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT &&
+              strstr(unimem_last_error_message(), "1 blocks were live"));
     CHECK("unimem_close: what was live is freed", !unimem_owns(of_second) && unimem_usable_size(of_second) == 0);
     CHECK("a closed instance's table refuses harmlessly", second->allocate(64, 0) == NULL &&
                                                               second->allocate_geometric((size_t[]){4}, 1) == NULL &&

@@ -384,6 +384,29 @@ static int meet_a_full_disk(void *unused)
     return unimem_close(memory) ? 0 : 3;
 }
 
+/* The limit of file sizes stands for that of a file system. */
+static int spill_parts_of_much_memory(void *unused)
+{
+    (void)unused;
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){256 * MIB, 256 * MIB});
+    unified_memory_interface_t *memory = open_with(4 * MIB, 256 * KIB);
+    const size_t sizes[] = {32 * 1024 * GIB, 30 * 1024 * GIB, 4 * MIB}, parts = 3, used = 16;
+    uint64_t *words[3];
+    for (size_t part = 0; part < parts; part++) {
+        words[part] = memory->allocate_streaming(sizes[part], 0);
+        if (!words[part]) return 1;
+    }
+    for (size_t pass = 0; pass < 2; pass++)
+        for (size_t part = 0; part < parts; part++) {
+            for (size_t i = (sizes[part] - used * 256 * KIB) / 8; i < sizes[part] / 8; i++)
+                if (!pass) words[part][i] = mix(i);
+                else if (words[part][i] != mix(i)) return 2;
+            if (pass && residency_of(words[part]).cold_bytes == 0) return 3;
+        }
+    for (size_t part = 0; part < parts; part++) memory->free(words[part]);
+    return unimem_close(memory) ? 0 : 4;
+}
+
 static int run_all(void)
 {
     if (!serves_touches()) {
@@ -398,6 +421,7 @@ static int run_all(void)
     test_blocks();
     test_threads();
     test_to_and_fro();
+    check_in_child("a spill file ends where what was spilled ends, however much memory there is", spill_parts_of_much_memory, NULL, 120);
     check_in_child("on a full disk, for which a limit of file sizes stands, allocating is an error", meet_a_full_disk, NULL, 60);
     return tap_done();
 }

@@ -226,6 +226,22 @@ static void test_chunks(void)
             memory->free(larger);
         }
     }
+    TEST("memory that has to move to grow says that a chunk is acquired, and is as it was") {
+        uint64_t *words = memory->allocate_streaming(count * chunk, chunk), *grown;
+        uint64_t *at = unimem_chunk_acquire(words, 3, UNIMEM_WRITE);
+        *at = 9;
+        EXPECT(!memory->realloc(words, 100 * count * chunk) && unimem_last_error() == UNIMEM_ERROR_UNSUPPORTED &&
+                   strstr(unimem_last_error_message(), "acquired"),
+               "error %d: %s", (int)unimem_last_error(), unimem_last_error_message());
+        EXPECT(unimem_chunk_count(words) == count && *at == 9 && unimem_usable_size(words) == count * chunk, "it has changed");
+        unimem_chunk_release(words, 3);
+        grown = memory->realloc(words, 100 * count * chunk);
+        if (EXPECT(grown, "after the release: %s", unimem_last_error_message())) words = grown;
+        at = unimem_chunk_acquire(words, 3, UNIMEM_READ);
+        EXPECT(at && *at == 9, "the contents are lost");
+        unimem_chunk_release(words, 3);
+        memory->free(words);
+    }
     TEST("what is not needed is out, and nothing asked for before brings it in again") {
         char *other = memory->allocate_streaming(count * chunk, chunk);
         for (size_t i = 0; i < 2; i++) {

@@ -280,8 +280,40 @@ static void test_what_comes_back(void)
     }
 }
 
+/* Tiered memory and foreign blocks are live, but not as large in what is held. */
+static void test_fragmentation(void)
+{
+    static char *blocks[200];
+    advanced_memory_system_t *system = create_memory_system(&(memory_system_config_t){0});
+    TEST("fragmentation is what blocks leave unused, whatever else is live") {
+        unified_memory_interface_t *memory = unimem_system_interface(system);
+        for (size_t i = 0; i < 200; i++) blocks[i] = memory->allocate(100 * KIB, 0);
+        for (size_t i = 0; i < 200; i++)
+            if (i % 20) memory->free(blocks[i]);
+        size_t before = unimem_held_bytes(memory), unused = before - live_in(memory);
+        char *tiered = memory->allocate_streaming(GIB, 64 * KIB);
+        for (size_t i = 0; i < 20; i++) {
+            memset(unimem_chunk_acquire(tiered, i, UNIMEM_WRITE), 1, 1);
+            unimem_chunk_release(tiered, i);
+        }
+        memory->track_allocation(&before, GIB);
+        size_t held = unimem_held_bytes(memory);
+        double share = -1;
+        EXPECT(analyze_fragmentation(system, &share) && share > 0 && stats_of(memory).fragmentation == (size_t)(share * 100 + 1e-9),
+               "%f and %zu %%", share, stats_of(memory).fragmentation);
+        /* Memory goes back by itself after some seconds. */
+        EXPECT(held != unimem_held_bytes(memory) || stats_of(memory).fragmentation == unused * 100 / held,
+               "%zu %% of %zu bytes, of which %zu are unused", stats_of(memory).fragmentation, held, unused);
+        memory->untrack_allocation(&before);
+        memory->free(tiered);
+        for (size_t i = 0; i < 200; i += 20) memory->free(blocks[i]);
+    }
+    destroy_memory_system(system);
+}
+
 static int run_all(void)
 {
+    test_fragmentation();
     test_pool();
     test_leaks();
     test_system();

@@ -118,8 +118,9 @@ typedef struct {
    */
   size_t total_allocated;
   /**
-   * Highest `total_allocated` since creation or reset. With one thread it is exact; with several it is never too low
-   * by more than 64 KiB for each thread.
+   * Highest `total_allocated` since creation or reset. With one thread it is exact. With several it is never too low
+   * by more than 64 KiB for each thread. It may be too high by what other threads have freed since they last told the
+   * instance, which they do with every 1024th free and when it comes to more than 64 KiB beyond their caches.
    */
   size_t peak_allocated;
   /**
@@ -136,7 +137,7 @@ typedef struct {
    */
   size_t largest_allocation;
   /**
-   * Percentage of the RAM held that is not live, 0 to 100.
+   * Percentage of the RAM held that neither live blocks nor chunks of tiered memory use, 0 to 100.
    */
   size_t fragmentation;
   /**
@@ -171,7 +172,8 @@ typedef struct {
   /**
    * Changes the size of a block. It keeps its contents up to the smaller size, its alignment, and its kind (plain,
    * streaming or hierarchical); a tensor loses its layout. NULL allocates; a `size` of 0 frees and returns NULL. On
-   * failure the old block is untouched.
+   * failure the old block is untouched. Tiered memory of which a chunk is acquired grows only where it is; if it would
+   * have to move, that is `UNIMEM_ERROR_UNSUPPORTED`.
    */
   void *(*realloc)(void *ptr, size_t size);
   /**
@@ -470,11 +472,12 @@ unified_memory_interface_t *unimem_open(const unified_pool_config_t *config);
 /**
  * Closes an instance and frees all that is live in it. No other thread may be inside the instance.
  *
- * True if nothing was live or tracked. If anything was, the instance is closed all the same and the call is false. The
- * log then names up to 16 of the blocks, and tells how many blocks and bytes there are in all (`unimem_report_leaks`
- * names every block). Tracked foreign blocks are reported but not freed.
+ * True if nothing was live or tracked. If anything was, the instance is closed all the same and the call is false: the
+ * last error is `UNIMEM_ERROR_INVALID_ARGUMENT`, and its message says how many blocks there were. The log names up to 16
+ * of them, and tells how many blocks and bytes there are in all (`unimem_report_leaks` names every block). Tracked foreign
+ * blocks are reported but not freed.
  *
- * False with `UNIMEM_ERROR_INVALID_ARGUMENT`, and nothing is closed, for the global instance, for the interface of a
+ * False with `UNIMEM_ERROR_INVALID_ARGUMENT` too, and nothing is closed, for the global instance, for the interface of a
  * pool or system (which ends with it), and while another thread closes the instance.
  *
  * @pre Nobody uses the instance or its blocks afterwards.
@@ -554,8 +557,9 @@ bool unimem_can_allocate(unified_memory_interface_t *memory,
 size_t unimem_trim(unified_memory_interface_t *memory);
 
 /**
- * Begins a new history of the statistics: counts start at 0, the peak at what is live. It is exact while no other
- * thread is inside the instance.
+ * Begins a new history of the statistics: counts start at 0, the peak at what is live. The counts are exact while no
+ * other thread is inside the instance. The peak is exact if no other thread has used it lately; else it may start above
+ * what is live (`peak_allocated`).
  */
 void unimem_reset_stats(unified_memory_interface_t *memory);
 

@@ -4,7 +4,7 @@
 //! `none`, nothing goes to stderr. Messages are made on the stack, so logging never allocates.
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::system::NotCancelled;
-use crate::os::{environment, fork, records, watch};
+use crate::os::{environment, floating_point, fork, records, watch};
 use crate::text::Text;
 use core::cell::Cell;
 use core::ffi::{CStr, c_char, c_int, c_void};
@@ -108,6 +108,7 @@ fn deliver(level: Level, text: &CStr) {
         to_stderr(text.to_bytes());
     }
     if let Some(callback) = callback {
+        let _programs = floating_point::programs();
         // SAFETY: the program gave the callback for this purpose, and the text is zero-terminated.
         unsafe { callback(level as c_int, text.as_ptr(), context) };
     }

@@ -259,3 +259,40 @@ fn a_slot_that_the_system_left_without_access_serves_again() {
     engine.free(&region);
     assert_eq!(engine.held(), 0);
 }
+
+#[test]
+fn a_chunk_that_the_system_lets_neither_out_nor_back_is_an_error_and_never_zeros() {
+    let _one = ONE_AT_A_TIME.lock().unwrap();
+    let engine = Engine::with_mechanism(Mechanism::Signal, Box::new(Unlimited)).unwrap();
+    let region =
+        engine.allocate(&Params { size: CHUNKS * CHUNK, chunk: CHUNK, policy: Policy::Streaming }).unwrap();
+    words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i), Relaxed));
+    // A chunk loses access, its pages go to a slot, which is refused access, and they cannot go back.
+    arm(&[Operation::Protect, Operation::Remap], 2, libc::ENOMEM);
+    region.advise(Advice::DontNeed).unwrap();
+    disarm();
+    let mut lost = 0;
+    for index in 0..CHUNKS {
+        match region.acquire(index, Access::Read) {
+            Err(error) => {
+                assert_eq!(error, Error::Io);
+                lost += 1;
+            }
+            Ok(_) => {
+                let at = index * CHUNK / 8;
+                let chunk = &words(&region)[at..at + CHUNK / 8];
+                assert!(
+                    chunk.iter().enumerate().all(|(i, w)| w.load(Relaxed) == mix(at + i)),
+                    "chunk {index}"
+                );
+                region.release(index).unwrap();
+            }
+        }
+    }
+    assert_eq!(lost, 1);
+    // What is lost can be written anew.
+    let all_work = (0..CHUNKS).all(|index| region.acquire(index, Access::Overwrite).is_ok());
+    assert!(all_work);
+    engine.free(&region);
+    assert_eq!(engine.held(), 0);
+}

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Says which programs are missing for a target of the Makefile and installs them (Debian, Ubuntu).
+#   deps.sh rust   only whether there is a Rust that is new enough
 #   deps.sh demo   what building and running needs
 #   deps.sh test   and what widens the tests; without those they say SKIP
 #   deps.sh bench  and what the benchmarks compare with
@@ -12,10 +13,13 @@ have() { command -v "$1" >/dev/null 2>&1; }
 need() { have "$1" || missing="$missing $2"; }
 want() { have "$1" || wanted="$wanted $2"; }
 
-if ! have cargo; then
-    echo "deps: cargo is missing, and Debian's is too old: see https://rustup.rs" >&2
+oldest=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
+found=$(${CARGO:-cargo} --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p')
+if [ "$(printf '%s\n' "$oldest" "${found:-0}" | sort -V | head -n 1)" != "$oldest" ]; then
+    echo "deps: this needs Rust $oldest or newer, and cargo is ${found:-missing}: install it from https://rustup.rs" >&2
     exit 1
 fi
+[ "${1:-test}" != rust ] || exit 0
 need "${CC:-cc}" gcc
 need ld binutils
 need objcopy binutils

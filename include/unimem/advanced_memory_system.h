@@ -85,7 +85,7 @@ typedef struct {
     size_t total_freed;      /**< bytes freed since then */
     size_t peak_usage;       /**< most bytes live at once since then */
     size_t current_usage;    /**< bytes live now */
-    double fragmentation;    /**< share of the memory held that no live block uses, 0 to 1 */
+    double fragmentation;    /**< share of the memory held that nothing uses, 0 to 1 */
     size_t allocation_count; /**< allocations since creation or reset */
 } memory_metrics_t;
 
@@ -263,7 +263,8 @@ bool is_defragmentation_needed(const advanced_memory_system_t *system, double *f
 bool get_block_info(const advanced_memory_system_t *system, void *ptr, block_info_t *info);
 /** Writes what the system and its pools have done. False if an argument is NULL. */
 bool get_memory_metrics(const advanced_memory_system_t *system, memory_metrics_t *metrics);
-/** Writes the share of the memory held that no live block uses, 0 to 1. False if an argument is NULL. */
+/** Writes the share of the memory held that neither live blocks nor chunks of tiered memory use, 0 to 1. False if an
+ * argument is NULL. */
 bool analyze_fragmentation(const advanced_memory_system_t *system, double *fragmentation_level);
 
 /** Puts guard bytes behind each block that is allocated from now on, by the system, its pools or its

@@ -71,7 +71,7 @@ pub struct Metrics {
     pub peak: usize,
     /// Bytes live now.
     pub live: usize,
-    /// Share of the memory held that is not live, 0 to 1.
+    /// Share of the memory held that neither live blocks nor chunks use, 0 to 1.
     pub fragmentation: f64,
     /// Number of allocations since creation or reset.
     pub allocations: usize,
@@ -220,7 +220,7 @@ impl System {
             freed: figures.freed_bytes,
             peak: figures.peak,
             live: figures.live,
-            fragmentation: fragmentation(&figures),
+            fragmentation: figures.unused_share(),
             allocations: figures.allocations,
         }
     }
@@ -228,9 +228,9 @@ impl System {
     pub fn reset_metrics(&self) {
         self.for_each_heap(&mut Heap::reset_statistics);
     }
-    /// Share of the memory held that no live block uses, 0 to 1.
+    /// Share of the memory held that neither live blocks nor chunks use, 0 to 1.
     pub fn fragmentation(&self) -> f64 {
-        fragmentation(&self.statistics())
+        self.statistics().unused_share()
     }
     /// Whether so much memory is held unused that it is worth returning.
     pub fn is_fragmented(&self) -> bool {
@@ -287,11 +287,6 @@ impl Whole for System {
         each(self.heap);
         self.for_each_pool(&structure, each);
     }
-}
-
-fn fragmentation(figures: &HeapStatistics) -> f64 {
-    let HeapStatistics { held, live, .. } = *figures;
-    if held == 0 { 0.0 } else { held.saturating_sub(live) as f64 / held as f64 }
 }
 
 /// Reports what was live at the end of a system or pool. To be called when the system or pool can no longer be found,

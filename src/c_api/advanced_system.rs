@@ -298,7 +298,8 @@ pub unsafe extern "C" fn get_memory_metrics(
     })
 }
 
-/// Writes the share of the memory held that no live block uses, 0 to 1. False if an argument is NULL.
+/// Writes the share of the memory held that neither live blocks nor chunks of tiered memory use, 0 to 1. False if an
+/// argument is NULL.
 ///
 /// # Safety
 /// `fragmentation_level` is NULL or may be written.

@@ -56,18 +56,22 @@ pub unsafe extern "C" fn unimem_open(
 
 /// Closes an instance and frees all that is live in it. No other thread may be inside the instance.
 ///
-/// True if nothing was live or tracked. If anything was, the instance is closed all the same and the call is false. The
-/// log then names up to 16 of the blocks, and tells how many blocks and bytes there are in all (`unimem_report_leaks`
-/// names every block). Tracked foreign blocks are reported but not freed.
+/// True if nothing was live or tracked. If anything was, the instance is closed all the same and the call is false: the
+/// last error is `UNIMEM_ERROR_INVALID_ARGUMENT`, and its message says how many blocks there were. The log names up to 16
+/// of them, and tells how many blocks and bytes there are in all (`unimem_report_leaks` names every block). Tracked foreign
+/// blocks are reported but not freed.
 ///
-/// False with `UNIMEM_ERROR_INVALID_ARGUMENT`, and nothing is closed, for the global instance, for the interface of a
+/// False with `UNIMEM_ERROR_INVALID_ARGUMENT` too, and nothing is closed, for the global instance, for the interface of a
 /// pool or system (which ends with it), and while another thread closes the instance.
 ///
 /// # Safety
 /// Nobody uses the instance or its blocks afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_close(memory: *mut unified_memory_interface_t) -> bool {
-    guard_uncancelled(false, || Ok(slots::close(slot_of(memory)?)? == 0))
+    succeeds_uncancelled(|| match slots::close(slot_of(memory)?)? {
+        0 => Ok(()),
+        leaks => fail!(InvalidArgument, "the instance is closed; {leaks} blocks were live or tracked"),
+    })
 }
 
 /// Returns the interface of a memory pool, whose functions work on the pool's memory. It is the same table each time,
@@ -184,8 +188,9 @@ pub extern "C" fn unimem_trim(memory: *mut unified_memory_interface_t) -> usize 
     guard_uncancelled(0, || Ok(open_instance(memory)?.trim()))
 }
 
-/// Begins a new history of the statistics: counts start at 0, the peak at what is live. It is exact while no other
-/// thread is inside the instance.
+/// Begins a new history of the statistics: counts start at 0, the peak at what is live. The counts are exact while no
+/// other thread is inside the instance. The peak is exact if no other thread has used it lately; else it may start above
+/// what is live (`peak_allocated`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_reset_stats(memory: *mut unified_memory_interface_t) {
     guard((), || {

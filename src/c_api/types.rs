@@ -40,8 +40,9 @@ pub enum unimem_error_t {
 pub struct memory_stats_t {
     /// Bytes that are live, as requested. Tracked foreign blocks are included.
     pub total_allocated: usize,
-    /// Highest `total_allocated` since creation or reset. With one thread it is exact; with several it is never too low
-    /// by more than 64 KiB for each thread.
+    /// Highest `total_allocated` since creation or reset. With one thread it is exact. With several it is never too low
+    /// by more than 64 KiB for each thread. It may be too high by what other threads have freed since they last told the
+    /// instance, which they do with every 1024th free and when it comes to more than 64 KiB beyond their caches.
     pub peak_allocated: usize,
     /// Allocations that succeeded. A reallocation counts neither as an allocation nor as a free, whether the block
     /// moves or not.
@@ -50,7 +51,7 @@ pub struct memory_stats_t {
     pub num_frees: usize,
     /// Bytes of the largest request.
     pub largest_allocation: usize,
-    /// Percentage of the RAM held that is not live, 0 to 100.
+    /// Percentage of the RAM held that neither live blocks nor chunks of tiered memory use, 0 to 100.
     pub fragmentation: usize,
     /// Allocations that the calling thread's own cache served.
     pub cache_hits: usize,
@@ -75,7 +76,8 @@ pub struct unified_memory_interface_t {
     pub free: Option<unsafe extern "C" fn(ptr: *mut c_void)>,
     /// Changes the size of a block. It keeps its contents up to the smaller size, its alignment, and its kind (plain,
     /// streaming or hierarchical); a tensor loses its layout. NULL allocates; a `size` of 0 frees and returns NULL. On
-    /// failure the old block is untouched.
+    /// failure the old block is untouched. Tiered memory of which a chunk is acquired grows only where it is; if it would
+    /// have to move, that is `UNIMEM_ERROR_UNSUPPORTED`.
     pub realloc: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> *mut c_void>,
     /// Allocates a dense row-major tensor of `ComplexFloat` (8 bytes an element), which is not zeroed. It has 1 to 64
     /// dimensions, none of them 0. It is aligned to 64 bytes; from 2 MiB on it is aligned to 2 MiB and asks for huge

@@ -43,12 +43,7 @@ impl Heap {
         heap.limit.store(params.limit, Relaxed);
         heap.write_header.store(params.write_header.map_or(core::ptr::null_mut(), |f| f as *mut ()), Relaxed);
         heap.counted_in.store(core::ptr::null_mut(), Relaxed);
-        heap.counters.live.store(0, Relaxed);
-        heap.counters.count_held_in(None);
-        heap.counters.held().store(0, Relaxed);
-        heap.counters.forget_peak();
-        heap.counters.refused.store(0, Relaxed);
-        heap.counters.refused_in_parts.store(0, Relaxed);
+        heap.counters.begin_anew();
         if !heap.central.lock().make_ready(heap, params.ready) {
             heap.destroy();
             return fail!(OutOfMemory, "{} bytes could not be made ready", params.ready);

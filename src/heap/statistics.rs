@@ -12,6 +12,10 @@ pub struct Counters {
     held: AtomicUsize,
     /// Where held bytes are counted instead, for a pool whose callers read the figure in its own memory.
     held_elsewhere: AtomicPtr<AtomicUsize>,
+    /// Held bytes that chunks of tiered memory take, with all that belongs to them.
+    held_by_chunks: AtomicUsize,
+    /// Live bytes that are not among those held: tiered memory and foreign blocks.
+    live_elsewhere: AtomicUsize,
     /// Frees refused: foreign, interior, double.
     pub refused: AtomicUsize,
     /// Frees in the heap's parts ([`Heap::count_in`]) that were counted here, and refused later.
@@ -26,6 +30,8 @@ impl Counters {
             peak: AtomicIsize::new(0),
             held: AtomicUsize::new(0),
             held_elsewhere: AtomicPtr::new(core::ptr::null_mut()),
+            held_by_chunks: AtomicUsize::new(0),
+            live_elsewhere: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             refused_in_parts: AtomicUsize::new(0),
         }
@@ -42,6 +48,18 @@ impl Counters {
         let counter =
             counter.map_or(core::ptr::null_mut(), |counter| core::ptr::from_ref(counter).cast_mut());
         self.held_elsewhere.store(counter, Relaxed);
+    }
+    /// Counts live bytes that are not among those held.
+    fn count_live_elsewhere(&self, more: usize, fewer: usize) {
+        self.live_elsewhere.fetch_add(more.wrapping_sub(fewer), Relaxed);
+    }
+    /// Sets all to zero, and counts held bytes here.
+    pub fn begin_anew(&self) {
+        self.count_held_in(None);
+        self.live.store(0, Relaxed);
+        self.forget_peak();
+        let others = [&self.held_by_chunks, &self.live_elsewhere, &self.refused, &self.refused_in_parts];
+        [&self.held].into_iter().chain(others).for_each(|figure| figure.store(0, Relaxed));
     }
     /// Raises the peak to `live` if it is lower.
     pub fn raise_peak(&self, live: isize) {
@@ -130,20 +148,35 @@ pub struct HeapStatistics {
     pub freed_bytes: usize,
     /// Bytes of RAM held: touched or made ready, whether live or not.
     pub held: usize,
+    /// Bytes of these that chunks of tiered memory take, with all that belongs to them.
+    pub held_by_chunks: usize,
+    /// Bytes of `live` that are not among those held: tiered memory, which counts as large as it was asked for, and tracked
+    /// foreign blocks.
+    pub live_elsewhere: usize,
     /// Allocations served by the thread's own cache.
     pub cache_hits: usize,
     /// All other allocations.
     pub cache_misses: usize,
 }
 impl HeapStatistics {
-    /// Share of held memory that is not live, in percent.
+    /// Held bytes that neither live blocks nor chunks use.
+    fn unused(&self) -> usize {
+        let by_blocks = self.live.saturating_sub(self.live_elsewhere);
+        self.held.saturating_sub(self.held_by_chunks).saturating_sub(by_blocks)
+    }
+    /// Share of the memory held that neither live blocks nor chunks use, in percent, rounded down.
     pub fn fragmentation(&self) -> usize {
-        (self.held.saturating_sub(self.live) * 100).checked_div(self.held).unwrap_or(0)
+        self.unused() * 100 / self.held.max(1)
+    }
+    /// The same as a fraction, 0 to 1.
+    pub fn unused_share(&self) -> f64 {
+        self.unused() as f64 / self.held.max(1) as f64
     }
     /// Adds what a heap does not know of a part of it ([`Heap::count_in`]): the bytes held there, and which allocations were
     /// hits of the part's caches. All else of a part is in the heap's own figures.
     pub fn add_part(&mut self, part: HeapStatistics) {
         self.held += part.held;
+        self.held_by_chunks += part.held_by_chunks;
         self.cache_hits += part.cache_hits;
         self.cache_misses = self.cache_misses.saturating_sub(part.cache_hits);
     }
@@ -229,11 +262,14 @@ impl Heap {
             allocated_bytes: counts.allocated,
             freed_bytes: freed.max(0) as usize,
             held: self.held(),
+            held_by_chunks: self.counters.held_by_chunks.load(Relaxed),
+            live_elsewhere: self.counters.live_elsewhere.load(Relaxed),
             cache_hits: counts.hits,
             cache_misses: counts.misses,
         }
     }
-    /// Begins a new history: the counts begin at 0, the peak at what is live.
+    /// Begins a new history: the counts begin at 0, the peak at what is live as far as the threads have published, which
+    /// may be more.
     pub fn reset_statistics(&self) {
         self.forget_peaks();
         // The peaks were forgotten first, so that the new peak is at least what is live now and what others count meanwhile.
@@ -287,6 +323,10 @@ impl Heap {
     pub fn discharge(&self, bytes: usize) {
         self.counters.held().fetch_sub(bytes, Relaxed);
     }
+    /// Notes how many of the charged bytes are those of chunks: `more`, less `fewer`.
+    pub fn count_chunks(&self, more: usize, fewer: usize) {
+        self.counters.held_by_chunks.fetch_add(more.wrapping_sub(fewer), Relaxed);
+    }
     /// Runs `replace`, which allocates a block in place of one of `old` bytes and frees that one. Together they count as a
     /// reallocation, as if the block had been resized in place.
     pub fn count_as_resize<R>(&'static self, old: usize, replace: impl FnOnce() -> Result<R>) -> Result<R> {
@@ -307,7 +347,9 @@ impl Heap {
         self.count(|cache| {
             cache.tally.change(self, more, fewer);
             cache.pass_over(more);
-        })
+        })?;
+        self.counters.count_live_elsewhere(more, fewer);
+        Ok(())
     }
     /// Counts a block that a part of the heap ([`Heap::count_in`]) has allocated, as a miss.
     pub fn count_block_of_part(&'static self, size: usize) -> Result<()> {
@@ -330,13 +372,13 @@ impl Heap {
             cache.count_allocation(self, size, false);
             cache.pass_over(size);
         })?;
-        recorded::regions_changed(0, size);
+        self.regions_changed(0, size);
         Ok(())
     }
     /// Counts that a region of `size` bytes was freed.
     pub fn uncount_region(&'static self, size: usize) -> Result<()> {
         self.count(|cache| cache.tally.free(self, size))?;
-        recorded::regions_changed(size, 0);
+        self.regions_changed(size, 0);
         Ok(())
     }
     /// Counts that a region of `old` bytes was resized to `new`.
@@ -345,7 +387,11 @@ impl Heap {
             cache.resize(self, old, new);
             cache.pass_over(new);
         })?;
-        recorded::regions_changed(old, new);
+        self.regions_changed(old, new);
         Ok(())
+    }
+    fn regions_changed(&self, old: usize, new: usize) {
+        self.counters.count_live_elsewhere(new, old);
+        recorded::regions_changed(old, new);
     }
 }

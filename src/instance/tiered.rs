@@ -28,12 +28,18 @@ const ROUNDS: usize = 64;
 struct HeapBudget(&'static Heap);
 impl Budget for HeapBudget {
     fn try_charge(&self, bytes: usize) -> bool {
-        self.0.charge(bytes)
+        let charged = self.0.charge(bytes);
+        if charged {
+            self.0.count_chunks(bytes, 0);
+        }
+        charged
     }
     fn charge_anyway(&self, bytes: usize) {
         self.0.charge_anyway(bytes);
+        self.0.count_chunks(bytes, 0);
     }
     fn discharge(&self, bytes: usize) {
+        self.0.count_chunks(0, bytes);
         self.0.discharge(bytes);
     }
     fn limit(&self) -> usize {

@@ -3,8 +3,9 @@
 //!
 //! A program may set another one than it began with, also for threads that it starts later. It asks for that for its own
 //! arithmetic. What the library computes would depend on which thread computes it; an infinity that a coder meets, or a
-//! quotient that a decomposition does not need, would be the program's SIGFPE. So the library computes in the default one,
-//! and calls the program in the program's own.
+//! quotient that a decomposition does not need, would be the program's SIGFPE. So the library computes in the default one
+//! ([`Computing`]), and calls the program in the program's own ([`programs`]).
+use core::cell::Cell;
 
 /// An environment, with the exceptions that have been seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,15 +32,46 @@ impl Environment {
         }
     }
 }
-impl Entered {
-    /// The environment before.
-    pub fn before(&self) -> Environment {
-        self.before
-    }
-}
 impl Drop for Entered {
     fn drop(&mut self) {
         Environment::current().change_to(self.before);
+    }
+}
+
+std::thread_local! {
+    /// The program's environment, while a call of it computes in the default one.
+    static PROGRAMS: Cell<Option<Environment>> = const { Cell::new(None) };
+}
+/// While this lives, the thread computes for a call of the program.
+pub struct Computing {
+    outer: Option<Environment>,
+    _entered: Entered,
+}
+impl Computing {
+    /// Takes the thread to the default environment.
+    pub fn begin() -> Computing {
+        let entered = Environment::DEFAULT.enter();
+        Computing { outer: PROGRAMS.replace(Some(entered.before)), _entered: entered }
+    }
+}
+impl Drop for Computing {
+    fn drop(&mut self) {
+        PROGRAMS.set(self.outer);
+    }
+}
+/// While this lives, the thread runs code of the program.
+pub struct Programs {
+    computing: Option<Environment>,
+    _entered: Option<Entered>,
+}
+/// Takes the thread to the program's environment, if it computes for a call of the program. Elsewhere it is there already.
+pub fn programs() -> Programs {
+    let computing = PROGRAMS.take();
+    Programs { computing, _entered: computing.map(Environment::enter) }
+}
+impl Drop for Programs {
+    fn drop(&mut self) {
+        PROGRAMS.set(self.computing);
     }
 }
 
@@ -73,4 +105,38 @@ impl Environment {
         Environment()
     }
     fn set(self) {}
+}
+
+#[cfg(all(test, target_arch = "x86_64", not(miri)))]
+mod tests {
+    use super::*;
+    #[test]
+    fn the_program_is_called_in_its_own_environment_at_any_depth() {
+        let upward = Environment(Environment::DEFAULT.0 | 0x4000);
+        let downward = Environment(Environment::DEFAULT.0 | 0x2000);
+        let is = |expected: Environment| assert!(Environment::current() == expected);
+        let program = upward.enter();
+        drop(programs());
+        is(upward);
+        let call = Computing::begin();
+        is(Environment::DEFAULT);
+        let callback = programs();
+        is(upward);
+        {
+            // The callback sets another one, and calls the library, which calls it back.
+            let _changed = downward.enter();
+            let _inner = Computing::begin();
+            is(Environment::DEFAULT);
+            let _callback = programs();
+            is(downward);
+        }
+        is(upward);
+        drop(callback);
+        is(Environment::DEFAULT);
+        drop(programs());
+        is(Environment::DEFAULT);
+        drop(call);
+        is(upward);
+        drop(program);
+    }
 }

@@ -148,7 +148,7 @@ fn count(operation: Operation) -> Option<Injected> {
         return None;
     }
     let number = CHOSEN_CALLS.fetch_add(1, SeqCst) + 1;
-    if number.wrapping_sub(FIRST.load(SeqCst)) >= HOW_MANY.load(SeqCst) {
+    if !is_among(number, FIRST.load(SeqCst), HOW_MANY.load(SeqCst)) {
         return None;
     }
     INJECTED.fetch_add(1, SeqCst);
@@ -159,8 +159,22 @@ fn count(operation: Operation) -> Option<Injected> {
     })
 }
 
+/// Whether a number is one of `how_many` from `first` on.
+fn is_among(number: usize, first: usize, how_many: usize) -> bool {
+    number.checked_sub(first).is_some_and(|after| after < how_many)
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn no_call_before_the_first_is_made_to_fail() {
+        let among = |first, how_many| {
+            (1..6).filter(|&number| super::is_among(number, first, how_many)).collect::<Vec<_>>()
+        };
+        assert_eq!(among(3, 2), [3, 4]);
+        assert_eq!(among(4, usize::MAX), [4, 5], "without an end");
+        assert_eq!(among(1, usize::MAX), [1, 2, 3, 4, 5]);
+    }
     /// The words of a list of variants or of enumerators.
     fn words<'a>(text: &'a str, begin: &str, end: &str) -> Vec<&'a str> {
         let list = text.split_once(begin).unwrap().1.split_once(end).unwrap().0;

@@ -12,7 +12,7 @@ use super::stream::Stream;
 use crate::error::{Result, fail};
 use crate::instance::Instance;
 use crate::log::{QuietGuard, lock_quietly};
-use crate::os::floating_point::{Entered, Environment};
+use crate::os::floating_point::Computing;
 use crate::os::fork::AtFork;
 use crate::os::lock::Mutex;
 use core::cell::UnsafeCell;
@@ -71,7 +71,7 @@ pub struct Session {
     record: *mut NetworkRecord,
     /// Number of nodes at the start. Nodes added since then become live when the session ends.
     nodes: usize,
-    _environment: Entered,
+    _computing: Computing,
 }
 
 /// Makes a network without nodes.
@@ -136,11 +136,8 @@ impl Session {
     /// Begins to use a network. `InvalidArgument` if it is NULL, not alive, or in use.
     pub fn new(public: *const TreeTensorNetwork) -> Result<Session> {
         let record = mark(public)?;
-        let environment = Environment::DEFAULT.enter();
-        let callers = environment.before();
-        let mut session = Session { record, nodes: 0, _environment: environment };
+        let mut session = Session { record, nodes: 0, _computing: Computing::begin() };
         session.nodes = session.network().len();
-        session.network().progress.environment = callers;
         Ok(session)
     }
     /// The network's state.

@@ -8,7 +8,7 @@ use super::out::Out;
 use super::tiled::{ChunkedMemory, Room, Source, Target, Temporary};
 use crate::error::{self, Result, fail};
 use crate::instance::Instance;
-use crate::os::map;
+use crate::os::{floating_point, map};
 use crate::tiers::{region::Region, registry};
 use core::cell::Cell;
 use core::ffi::c_void;
@@ -84,6 +84,12 @@ pub struct Memory {
 /// Alignment of every block, in bytes.
 const ALIGNMENT: usize = 64;
 
+/// Calls a function of a table, which may be the program's own.
+fn called<R>(function: impl FnOnce() -> R) -> R {
+    let _programs = floating_point::programs();
+    function()
+}
+
 impl Memory {
     /// The memory behind `table`. `instance` is the one behind the table, if the table is one of the library's own.
     /// `InvalidArgument` if the table is NULL, or has no `allocate` or no `free`.
@@ -153,7 +159,8 @@ impl Memory {
             return fail!(InvalidArgument, "the memory interface has no allocate");
         };
         // SAFETY: the table does what the contract says (`new`), and size and alignment are as the contract asks.
-        self.block(unsafe { allocate(bytes, ALIGNMENT) }, bytes)
+        let start = called(|| unsafe { allocate(bytes, ALIGNMENT) });
+        self.block(start, bytes)
     }
     /// Allocates memory for `count` elements. It is plain if the table has no memory of the kind that `storage` names.
     pub fn elements(&self, count: usize, storage: Storage) -> Result<Block> {
@@ -166,8 +173,8 @@ impl Memory {
         // of 0, which means the default.
         let start = unsafe {
             match (storage, functions.allocate_hierarchical, functions.allocate_streaming) {
-                (Storage::Hierarchical, Some(allocate), _) => allocate(bytes, self.tolerance),
-                (Storage::Streaming, _, Some(allocate)) => allocate(bytes, 0),
+                (Storage::Hierarchical, Some(allocate), _) => called(|| allocate(bytes, self.tolerance)),
+                (Storage::Streaming, _, Some(allocate)) => called(|| allocate(bytes, 0)),
                 _ => return self.bytes(bytes),
             }
         };
@@ -271,7 +278,7 @@ impl Drop for Block {
         self.region = None;
         if let Some(free) = self.memory.functions().free {
             // SAFETY: the block came from this table, is live, and is given back only here.
-            unsafe { free(self.start.as_ptr().cast()) }
+            called(|| unsafe { free(self.start.as_ptr().cast()) });
         }
     }
 }

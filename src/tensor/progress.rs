@@ -1,6 +1,6 @@
 //! Telling the caller how far a long operation is, and stopping it when the caller says so.
 use crate::error::{Result, fail};
-use crate::os::floating_point::Environment;
+use crate::os::floating_point;
 use core::ffi::c_void;
 
 /// `unimem_progress_t`. Its arguments are the work done so far and the work in all, both in floating-point operations or
@@ -12,12 +12,10 @@ pub type Callback = unsafe extern "C-unwind" fn(f64, f64, *mut c_void) -> bool;
 pub struct Progress {
     callback: Option<Callback>,
     context: *mut c_void,
-    /// The program's floating-point environment, in which it is called.
-    pub environment: Environment,
 }
 impl Default for Progress {
     fn default() -> Progress {
-        Progress { callback: None, context: core::ptr::null_mut(), environment: Environment::DEFAULT }
+        Progress { callback: None, context: core::ptr::null_mut() }
     }
 }
 impl Progress {
@@ -26,12 +24,12 @@ impl Progress {
     /// # Safety
     /// The callback can be called with this context until another one replaces it.
     pub unsafe fn new(callback: Option<Callback>, context: *mut c_void) -> Progress {
-        Progress { callback, context, environment: Environment::DEFAULT }
+        Progress { callback, context }
     }
     /// Reports to the callback. Fails with `Limit` if the callback asks to stop.
     pub fn report(&self, done: f64, total: f64) -> Result<()> {
         let Some(callback) = self.callback else { return Ok(()) };
-        let _environment = self.environment.enter();
+        let _programs = floating_point::programs();
         // SAFETY: the caller of `new` promised that the callback can be called with this context.
         if unsafe { callback(done, total, self.context) } {
             Ok(())

@@ -13,6 +13,8 @@ pub enum ChunkError {
     Disk(Errno),
     /// The stored bytes are not those that were written.
     Damaged,
+    /// The system refused to move pages back that were on their way, so that they are lost.
+    Lost,
     /// Pages cannot be moved: the system is out of memory or mappings.
     Pages(Errno),
     /// Chunks in place take as many of the process's mappings as they may, and none of them can leave.
@@ -20,6 +22,8 @@ pub enum ChunkError {
     /// If this chunk were acquired too, the budget would have no room for the two chunks that a plain access may
     /// need.
     NoRoomBeside,
+    /// The memory has to move to grow, and a chunk of it is acquired.
+    Fixed,
     /// The chunk's count of acquisitions is full.
     Acquired,
     /// The memory is being freed or moved.
@@ -30,7 +34,8 @@ impl ChunkError {
     pub fn error(self) -> Error {
         let error = match self {
             ChunkError::NoRoom | ChunkError::NoRoomBeside | ChunkError::Pages(_) => Error::OutOfMemory,
-            ChunkError::Disk(_) => Error::Io,
+            ChunkError::Fixed => Error::Unsupported,
+            ChunkError::Disk(_) | ChunkError::Lost => Error::Io,
             ChunkError::Damaged => Error::Corruption,
             ChunkError::Acquired | ChunkError::Mappings => Error::Limit,
             ChunkError::Leaving => Error::NotOwned,
@@ -46,9 +51,13 @@ impl fmt::Display for ChunkError {
                 f.write_str("the budget has no room for another chunk, and nothing in it can leave")
             }
             ChunkError::NoRoomBeside => f.write_str(
-                "beside the chunks that are acquired the budget has no room for the two that plain access may need",
+                "acquired chunks, plain blocks and records of chunks leave no room in the budget for this chunk beside the two that plain access may need",
+            ),
+            ChunkError::Fixed => f.write_str(
+                "the memory has to move to grow, and cannot as long as a chunk of it is acquired",
             ),
             ChunkError::Disk(errno) => write!(f, "spill file: {errno}"),
+            ChunkError::Lost => f.write_str("the chunk is lost: the system refused to move its pages back"),
             ChunkError::Damaged => f.write_str("a stored chunk does not match its checksum"),
             ChunkError::Pages(errno) => write!(f, "moving pages: {errno}"),
             ChunkError::Mappings => f.write_str(

@@ -10,11 +10,9 @@ use super::chunk_error::ChunkError;
 use super::clear_share::ClearShare;
 use super::fault::pages::Pages;
 use super::fault::{Faults, Mechanism, handler};
-use super::files::{Files, Numbered};
-use super::mapping::Errno;
+use super::files::Files;
 use super::region::{Params, Region};
 use super::snapshot::Snapshot;
-use super::spill::Spill;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
 use super::waiting::{End, Waiting};
@@ -40,7 +38,7 @@ pub struct Engine {
     pub(super) warm: Warm,
     regions: Snapshot<Vec<Arc<Region>>>,
     stagings: Snapshot<Vec<Arc<Staging>>>,
-    files: Files,
+    pub(super) files: Files,
     /// Held while a region is made or moved, and while the sets of slots and the account are adjusted after one was
     /// freed.
     arrangement: Mutex<()>,
@@ -186,9 +184,6 @@ impl Engine {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
         }
-        if size > region.size() {
-            region.clear_tail()?;
-        }
         self.with_room(|| self.try_resize(region, size))
     }
     fn try_resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
@@ -196,6 +191,9 @@ impl Engine {
         let _alone = region.resizing.lock();
         if region.is_leaving() {
             return Err(ChunkError::Leaving.error());
+        }
+        if size > region.size() {
+            region.clear_tail_to_grow()?;
         }
         if region.resize(size)? {
             return Ok(region.clone());
@@ -302,18 +300,6 @@ impl Engine {
         self.account.held()
     }
 
-    /// The current spill file and its number, opened on first use.
-    pub(super) fn spill(&self) -> core::result::Result<Numbered, Errno> {
-        self.files.current()
-    }
-    /// Opens another spill file, which is the current one from now on. Only while nobody spills.
-    pub(super) fn new_file(&self) -> core::result::Result<Numbered, Errno> {
-        self.files.open_instead_of(self.current_file())
-    }
-    /// Leaves the engine without a current spill file, until another one is opened.
-    pub(super) fn use_no_file(&self) {
-        self.files.use_none();
-    }
     /// Whether any chunk is stored in the spill file with this number.
     pub(super) fn stores_in(&self, file: u16) -> bool {
         self.regions().iter().any(|region| region.spill_space().stores_in(file))
@@ -329,19 +315,6 @@ impl Engine {
             unused
         });
     }
-    /// The number of the current spill file; 0 if there is none.
-    pub(super) fn current_file(&self) -> u16 {
-        self.files.current_number()
-    }
-    /// Notes that from now on another process reads all spill files too.
-    pub(super) fn share_files(&self) {
-        self.files.share();
-    }
-    /// The spill file with this number, from 1 on.
-    pub fn file(&self, number: u16) -> Option<Arc<Spill>> {
-        self.files.get(number)
-    }
-
     pub(super) fn tick(&self) -> u32 {
         self.clock.fetch_add(1, Relaxed)
     }

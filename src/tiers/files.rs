@@ -71,6 +71,10 @@ impl Files {
             None => set.add(&spill),
         })
     }
+    /// Opens another file, which is the current one from now on. Only while nobody spills.
+    pub fn open_another(&self) -> Result<Numbered, Errno> {
+        self.open_instead_of(self.current_number())
+    }
     /// Leaves the set without a current file, until another one is opened.
     pub fn use_none(&self) {
         self.0.change(|set| set.current = 0);
@@ -92,6 +96,7 @@ impl Files {
         self.0.get().all.iter().for_each(|spill| spill.share());
     }
     /// The file with this number.
+    #[cfg(test)]
     pub fn get(&self, number: u16) -> Option<Arc<Spill>> {
         self.0.get().get(number).cloned()
     }

@@ -405,6 +405,9 @@ impl Engine {
             region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
             return Ok(());
         }
+        if stored.file == Stored::LOST {
+            return Err(ChunkError::Lost);
+        }
         let (spill, offset) =
             region.spill_space().place(stored.file, index).ok_or(ChunkError::Disk(Errno(libc::EBADF)))?;
         spill.read(&mut memory[..whole_pages(length)], offset).map_err(ChunkError::Disk)?;
@@ -431,7 +434,7 @@ impl Engine {
         stored.take_copy().into_iter().for_each(|copy| self.free_copy(region, copy));
         if stored.file != 0 {
             region.counters.cold.fetch_sub(pages, Relaxed);
-            region.spill_space().note_stored(stored.file, transit.index, false);
+            region.spill_space().note_stored(stored.file, false);
         }
     }
 }

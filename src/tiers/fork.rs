@@ -83,7 +83,7 @@ fn prepare() {
 fn parent() {
     each(|engine| {
         engine.close_files_left();
-        if engine.stores_in(engine.current_file()) {
+        if engine.stores_in(engine.files.current_number()) {
             engine.leave_file();
         }
     });
@@ -115,11 +115,11 @@ impl Engine {
     }
     /// Marks all spill files as shared, and opens another one to be written from now on, if there were any.
     fn leave_file(&self) {
-        if self.current_file() == 0 {
+        if self.files.current_number() == 0 {
             return;
         }
-        self.share_files();
-        match self.new_file() {
+        self.files.share();
+        match self.files.open_another() {
             Ok((file, spill)) => {
                 self.regions().iter().for_each(|region| region.spill_space().move_to(file, &spill))
             }
@@ -127,7 +127,7 @@ impl Engine {
             // spilled.
             Err(error) => {
                 NO_FILE.note(error);
-                self.use_no_file();
+                self.files.use_none();
             }
         }
     }

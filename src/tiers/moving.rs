@@ -22,6 +22,9 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     if old.is_resident() {
         return fail!(Unsupported, "memory without fault handling does not grow");
     }
+    if old.counters.acquired.load(Relaxed) > 0 {
+        return Err(ChunkError::Fixed.error());
+    }
     let params = Params { size, chunk: old.chunk_size(), policy: old.policy() };
     let new = Arc::new(Region::reserve(engine, &params)?);
     // Before this thread has pages in hand: this may wait for a workspace, and the thread that holds it may be
@@ -102,10 +105,10 @@ fn move_chunk(
     if old.word(index).phase() == Phase::Zero {
         return Ok(());
     }
-    let mut from = claim(old, index).ok_or(ChunkError::NoRoom)?;
+    let mut from = claim(old, index).ok_or(ChunkError::Fixed)?;
     let Some(mut to) = claim(new, index) else {
         from.settle_unchanged();
-        return Err(ChunkError::NoRoom);
+        return Err(ChunkError::Fixed);
     };
     let before = from.from;
     // The place of a stored chunk on disk follows from its region and index, and the new region has inherited that

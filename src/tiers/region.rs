@@ -168,7 +168,7 @@ impl Region {
             engine.account().shorten(length);
             return fail!(OutOfMemory, "the budget has no room for {records} bytes of records of chunks");
         }
-        let spill_space = SpillSpace::new(engine, chunk, capacity);
+        let spill_space = SpillSpace::new(engine, chunk);
         Ok(Region {
             engine: engine.clone(),
             memory,

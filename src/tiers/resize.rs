@@ -22,7 +22,12 @@ impl Region {
             let records = self.records.load(Relaxed);
             let room = self.engine().guarantee(|account| account.extend(more));
             if !room.map_err(ChunkError::error)? {
-                return fail!(OutOfMemory, "the budget has no room beside the chunks that are acquired");
+                return fail!(
+                    OutOfMemory,
+                    "acquired chunks, plain blocks and records of chunks leave no room in the budget for {} chunks of {} bytes",
+                    super::budget::GUARANTEED,
+                    self.chunk_size()
+                );
             }
             if self.prepaid && !self.prepay(new) {
                 account.shorten(more);

@@ -10,8 +10,6 @@ use crate::os::environment;
 use crate::os::lock::Mutex;
 use crate::os::private_file::PrivateFile;
 use crate::os::system;
-#[cfg(test)]
-use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -25,9 +23,9 @@ pub struct Spill {
     ranges: Mutex<Ranges>,
     /// Since a fork another process reads the file too: nothing in it may change.
     shared: AtomicBool,
-    /// How many more requests to make blocks or to write succeed before the disk seems full.
+    /// Whether the disk seems full.
     #[cfg(test)]
-    room: AtomicUsize,
+    refuses: AtomicBool,
 }
 
 /// Free ranges of the file, sorted, and where the file ends. Used only where allocation is allowed.
@@ -123,7 +121,7 @@ impl Spill {
             ranges: Mutex::sheltered(Default::default()),
             shared: AtomicBool::new(false),
             #[cfg(test)]
-            room: AtomicUsize::new(usize::MAX),
+            refuses: AtomicBool::new(false),
         }
     }
     /// Whether the file is closed, and so refuses everything.
@@ -137,17 +135,12 @@ impl Spill {
     /// Refuses new blocks and writes, as on a full disk, or ends that.
     #[cfg(test)]
     pub fn refuse(&self, refuse: bool) {
-        self.room.store(if refuse { 0 } else { usize::MAX }, Relaxed);
-    }
-    /// Refuses new blocks and writes after `count` more of them.
-    #[cfg(test)]
-    pub fn refuse_after(&self, count: usize) {
-        self.room.store(count, Relaxed);
+        self.refuses.store(refuse, Relaxed);
     }
     /// The file, for requests that may find the disk full.
     fn file_to_fill(&self) -> Result<BorrowedFd<'_>, Errno> {
         #[cfg(test)]
-        if self.room.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
+        if self.refuses.load(Relaxed) {
             return Err(Errno(libc::ENOSPC));
         }
         self.file()
@@ -176,9 +169,16 @@ impl Spill {
         if self.shared.load(Relaxed) {
             return; // the other process may need what is there
         }
+        self.drop_blocks(start, length);
+        self.ranges.lock().give(start, length);
+    }
+    /// Gives the blocks of a range back. The range stays the caller's.
+    pub fn drop_blocks(&self, start: u64, length: u64) {
+        if self.shared.load(Relaxed) {
+            return;
+        }
         // If the file system cannot make holes, the blocks stay until the file is closed.
         let _ = self.file().and_then(|file| system::punch_hole(file, start, length));
-        self.ranges.lock().give(start, length);
     }
     /// Makes blocks on disk for a range of the file, so that writing there cannot find the disk full.
     pub fn make_blocks(&self, start: u64, length: u64) -> Result<(), Errno> {

@@ -1,29 +1,46 @@
 //! The room of a region in spill files: where its chunks are written. It is taken before any chunk has to be written.
+//!
+//! Most regions take it when they are made, for all chunks, with blocks on disk. A region that is larger than the disk,
+//! one without a budget, and any region after a fork are *sparse* instead: they take it piece by piece, when a chunk of the
+//! piece is first used. So a file ends where what is used of it ends, however much address space there is: no file system
+//! has files of any size.
 use super::engine::Engine;
 use super::mapping::Errno;
 use super::spill::{self, Spill};
 use crate::error::{Error, Result, pending};
 use crate::os::lock::Mutex;
+use crate::os::records::Records;
+use allocator_api2::vec::Vec as RecordVec;
 use std::sync::Arc;
 
-/// The blocks of a sparse region are made on disk for this many bytes at a time, or for one chunk if that is larger.
+/// Bytes of a piece, or one chunk if that is larger.
 const PIECE: usize = 4 << 20;
 
-/// A part of a spill file that belongs to a region: the place of chunk `first + i` is at `start + i * chunk`.
+/// The room of several chunks, with blocks on disk: the place of chunk `first + i` is at `start + i * chunk`.
 struct Extent {
-    /// Number of the file.
-    file: u16,
-    spill: Arc<Spill>,
     first: usize,
     count: usize,
     start: u64,
+}
+/// The room of one piece of a sparse region.
+struct Piece {
+    number: usize,
+    start: u64,
+    /// For how many of its chunks, from the first one on, there are blocks on disk.
+    made: usize,
+}
+/// The room of a region in one file.
+struct Room {
+    /// Number of the file.
+    file: u16,
+    spill: Arc<Spill>,
+    extents: Vec<Extent>,
+    /// Whether the other chunks get room as they are used.
+    sparse: bool,
+    /// In order. In records, because a fault handler adds to it.
+    pieces: RecordVec<Piece, Records>,
     /// How many chunks are stored there.
     stored: usize,
-}
-impl Extent {
-    fn holds(&self, index: usize) -> bool {
-        index.wrapping_sub(self.first) < self.count
-    }
 }
 
 /// The room of one region.
@@ -31,26 +48,22 @@ pub struct SpillSpace {
     engine: Arc<Engine>,
     /// Bytes of a chunk.
     chunk: usize,
-    /// Chunks the region has address space for.
-    capacity: usize,
-    extents: Mutex<Vec<Extent>>,
-    /// None: blocks on disk are made for all of the room. Otherwise the room is sparse, and blocks are made for the
-    /// pieces noted here, one bit each.
-    made: Mutex<Option<Vec<u64>>>,
+    rooms: Mutex<Vec<Room>>,
+    /// Held while blocks are made for a piece or given back, so that `Piece::made` is what there is.
+    making: Mutex<()>,
 }
 
 impl SpillSpace {
     /// No room yet.
-    pub fn new(engine: &Arc<Engine>, chunk: usize, capacity: usize) -> SpillSpace {
-        let (extents, made) = (Mutex::sheltered(Vec::new()), Mutex::sheltered(None));
-        SpillSpace { engine: engine.clone(), chunk, capacity, extents, made }
+    pub fn new(engine: &Arc<Engine>, chunk: usize) -> SpillSpace {
+        let (rooms, making) = (Mutex::sheltered(Vec::new()), Mutex::sheltered(()));
+        SpillSpace { engine: engine.clone(), chunk, rooms, making }
     }
     fn chunks_a_piece(&self) -> usize {
         (PIECE / self.chunk).max(1)
     }
-    /// Words of a bitmap with one bit for each piece.
-    fn words(&self) -> usize {
-        self.capacity.div_ceil(self.chunks_a_piece()).div_ceil(64)
+    fn bytes(&self, chunks: usize) -> u64 {
+        (chunks * self.chunk) as u64
     }
     /// Takes room in the current file for `count` chunks from `first` on. Fails with Io.
     pub fn take(&self, first: usize, count: usize) -> Result<()> {
@@ -59,137 +72,190 @@ impl SpillSpace {
             // The reason first: a message has no room for every path.
             pending(Error::Io, format_args!("spill file: {errno}: {}", directory.display()))
         };
-        let (file, spill) = self.engine.spill().map_err(disk)?;
-        let length = (count * self.chunk) as u64;
+        let (file, spill) = self.engine.files.current().map_err(disk)?;
+        let length = self.bytes(count);
+        let too_large = length > spill.capacity();
+        {
+            let mut rooms = self.rooms.lock();
+            let room = room_in(&mut rooms, file, &spill);
+            room.sparse |= too_large;
+            if room.sparse {
+                return Ok(());
+            }
+        }
         let start = spill.take_range(length);
-        let mut made = self.made.lock();
-        // What the disk could never hold must be sparse. Otherwise blocks are made now.
-        if length > spill.capacity() || made.is_some() {
-            let bits = made.get_or_insert_default();
-            bits.resize(self.words(), 0);
-            // The bits from the first new piece on are cleared. The first piece may have blocks only as far as the
-            // region went before, and pieces behind it may be marked from a time when the region was larger.
-            let piece = first / self.chunks_a_piece();
-            bits[piece / 64] &= (1 << (piece % 64)) - 1;
-            bits[piece / 64 + 1..].fill(0);
-        } else if let Err(errno) = spill.make_blocks(start, length) {
+        if let Err(errno) = spill.make_blocks(start, length) {
             spill.give_range(start, length);
             return Err(disk(errno));
         }
-        drop(made);
-        self.extents.lock().push(Extent { file, spill, first, count, start, stored: 0 });
+        room_in(&mut self.rooms.lock(), file, &spill).extents.push(Extent { first, count, start });
         Ok(())
     }
-    /// Takes room for all chunks that the region has address space for, without making blocks.
-    fn take_sparse(&self, extents: &mut Vec<Extent>, file: u16, spill: &Arc<Spill>) {
-        let (first, count) = (0, self.capacity);
-        let start = spill.take_range((count * self.chunk) as u64);
-        extents.push(Extent { file, spill: spill.clone(), first, count, start, stored: 0 });
-    }
-    /// Makes blocks so that chunk `index` of `count`, which is about to be used for the first time, can be spilled.
+    /// Makes blocks so that chunk `index` of `count`, which is about to be used for the first time, can be spilled. For a
+    /// chunk without room in the current file, a full disk shows when the chunk is spilled.
     pub fn make_blocks(&self, index: usize, count: usize) -> core::result::Result<(), Errno> {
-        let mut made = self.made.lock();
-        let Some(bits) = made.as_mut() else { return Ok(()) };
-        let piece = index / self.chunks_a_piece();
-        if bits[piece / 64] >> (piece % 64) & 1 != 0 {
+        // Without a budget nothing has to leave.
+        if index >= count || self.engine.account().limit() == 0 {
             return Ok(());
         }
-        let first = piece * self.chunks_a_piece();
-        let (file, last) = (self.engine.current_file(), count.min(first + self.chunks_a_piece()));
-        let (mut next, mut any) = (first, false);
-        while next < last {
-            // For a chunk without room in this file, a full disk shows when the chunk is spilled.
-            let Some((spill, start, left)) = self.run(file, next) else {
-                next += 1;
-                continue;
+        let (file, each) = (self.engine.files.current_number(), self.chunks_a_piece());
+        let (number, within) = (index / each, index % each);
+        // The room, if it has no blocks for the chunk.
+        let lacking = |rooms: &[Room]| {
+            let at = rooms.iter().position(|room| room.file == file && room.sparse)?;
+            let has_blocks = match rooms[at].piece(number) {
+                Ok(piece) => within < rooms[at].pieces[piece].made,
+                Err(_) => rooms[at].extent_of(index).is_some(),
             };
-            let run = left.min(last - next);
-            spill.make_blocks(start, (run * self.chunk) as u64)?;
-            (next, any) = (next + run, true);
+            (!has_blocks).then_some(at)
+        };
+        if lacking(&self.rooms.lock()).is_none() {
+            return Ok(());
         }
-        bits[piece / 64] |= u64::from(any) << (piece % 64);
+        let _making = self.making.lock();
+        let (spill, start, made) = {
+            let mut rooms = self.rooms.lock();
+            let Some(at) = lacking(&rooms) else { return Ok(()) };
+            let spill = rooms[at].spill.clone();
+            let piece = rooms[at].take_piece(number, self.bytes(each))?;
+            (spill, piece.start, piece.made)
+        };
+        let all = each.min(count - number * each);
+        spill.make_blocks(start + self.bytes(made), self.bytes(all - made))?;
+        if let Some(room) = self.rooms.lock().iter_mut().find(|room| room.file == file)
+            && let Ok(at) = room.piece(number)
+        {
+            room.pieces[at].made = all;
+        }
         Ok(())
     }
     /// The number of the file that a chunk is to be written to now, the file, and the chunk's offset. If no room was
     /// taken in advance, because there is no budget, it is taken now.
     pub fn place_for_writing(&self, index: usize) -> core::result::Result<(u16, Arc<Spill>, u64), Errno> {
-        let (file, spill) = self.engine.spill()?;
-        // Looking and taking are one step: two threads that write the first two chunks are not to take room for all twice.
-        let mut extents = self.extents.lock();
-        if self.run_in(&extents, file, index).is_none() {
-            self.take_sparse(&mut extents, file, &spill);
+        let (file, spill) = self.engine.files.current()?;
+        // Looking and taking are one step: two threads that write two chunks of a piece are not to take it twice.
+        let mut rooms = self.rooms.lock();
+        let room = room_in(&mut rooms, file, &spill);
+        if self.offset_in(room, index).is_none() {
+            room.sparse = true;
+            room.take_piece(index / self.chunks_a_piece(), self.bytes(self.chunks_a_piece()))?;
         }
-        let (spill, offset, _) = self.run_in(&extents, file, index).ok_or(Errno(libc::ENOSPC))?;
+        let offset = self.offset_in(room, index).ok_or(Errno(libc::ENOSPC))?;
         Ok((file, spill, offset))
     }
     /// The file with this number and a chunk's offset in it.
     pub fn place(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64)> {
-        self.run(file, index).map(|(spill, offset, _)| (spill, offset))
+        let rooms = self.rooms.lock();
+        let room = rooms.iter().find(|room| room.file == file)?;
+        Some((room.spill.clone(), self.offset_in(room, index)?))
     }
-    /// Like `place`; also tells how many chunks, from this one on, lie there one behind the other.
-    fn run(&self, file: u16, index: usize) -> Option<(Arc<Spill>, u64, usize)> {
-        self.run_in(&self.extents.lock(), file, index)
-    }
-    fn run_in(&self, extents: &[Extent], file: u16, index: usize) -> Option<(Arc<Spill>, u64, usize)> {
-        let extent = extents.iter().find(|extent| extent.file == file && extent.holds(index))?;
-        let before = index - extent.first;
-        Some((extent.spill.clone(), extent.start + (before * self.chunk) as u64, extent.count - before))
+    fn offset_in(&self, room: &Room, index: usize) -> Option<u64> {
+        if let Some(extent) = room.extent_of(index) {
+            return Some(extent.start + self.bytes(index - extent.first));
+        }
+        let at = room.piece(index / self.chunks_a_piece()).ok()?;
+        Some(room.pieces[at].start + self.bytes(index % self.chunks_a_piece()))
     }
     /// Notes that a chunk is stored in a file, or no longer is.
-    pub fn note_stored(&self, file: u16, index: usize, stored: bool) {
-        if let Some(extent) =
-            self.extents.lock().iter_mut().find(|extent| extent.file == file && extent.holds(index))
-        {
-            extent.stored = if stored { extent.stored + 1 } else { extent.stored - 1 };
+    pub fn note_stored(&self, file: u16, stored: bool) {
+        if let Some(room) = self.rooms.lock().iter_mut().find(|room| room.file == file) {
+            room.stored = if stored { room.stored + 1 } else { room.stored - 1 };
         }
     }
     /// Whether any chunk is stored in the file with this number.
     pub fn stores_in(&self, file: u16) -> bool {
-        self.extents.lock().iter().any(|extent| extent.file == file && extent.stored > 0)
+        self.rooms.lock().iter().any(|room| room.file == file && room.stored > 0)
     }
-    /// After a fork: takes room in the file that is current now, if the region had room before. Makes no blocks.
+    /// After a fork: the region is sparse in the file that is current now, if it had room before.
     pub fn move_to(&self, file: u16, spill: &Arc<Spill>) {
-        let mut extents = self.extents.lock();
-        if !extents.is_empty() {
-            self.take_sparse(&mut extents, file, spill);
-            drop(extents);
-            *self.made.lock() = Some(vec![0; self.words()]);
+        let mut rooms = self.rooms.lock();
+        if !rooms.is_empty() {
+            room_in(&mut rooms, file, spill).sparse = true;
         }
     }
     /// Gives up the room in a file that is being closed.
     pub fn leave(&self, file: u16) {
-        self.extents.lock().retain(|extent| extent.file != file);
+        self.rooms.lock().retain(|room| room.file != file);
     }
-    /// Takes over the room of a smaller region, and takes what is missing: `more` chunks from `first` on.
+    /// Takes over the room of a smaller region, and takes what is missing: `more` chunks from `first` on. On failure the
+    /// smaller region has its room as before.
     pub fn inherit(&self, old: &SpillSpace, first: usize, more: usize) -> Result<()> {
-        let mut made = old.made.lock().clone();
-        made.iter_mut().for_each(|bits| bits.resize(self.words(), 0));
-        *self.made.lock() = made;
-        if !old.extents.lock().is_empty() && more > 0 {
-            self.take(first, more)?;
+        let rooms = core::mem::take(&mut *old.rooms.lock());
+        let had_room = !rooms.is_empty();
+        *self.rooms.lock() = rooms;
+        if had_room && more > 0 {
+            self.take(first, more).inspect_err(|_| self.return_to(old, first))?;
         }
-        let inherited = core::mem::take(&mut *old.extents.lock());
-        self.extents.lock().extend(inherited);
         Ok(())
     }
     /// Undoes `inherit`: gives the room of the first `count` chunks back to `old`, and the rest back to the file.
     pub fn return_to(&self, old: &SpillSpace, count: usize) {
         self.shorten(count);
-        let extents = core::mem::take(&mut *self.extents.lock());
-        *old.extents.lock() = extents;
+        let rooms = core::mem::take(&mut *self.rooms.lock());
+        *old.rooms.lock() = rooms;
     }
     /// Gives back the room of all chunks from `count` on.
     pub fn shorten(&self, count: usize) {
-        let mut extents = self.extents.lock();
-        for extent in extents.iter_mut() {
-            let kept = count.saturating_sub(extent.first).min(extent.count);
-            if kept < extent.count {
-                let start = extent.start + (kept * self.chunk) as u64;
-                extent.spill.give_range(start, ((extent.count - kept) * self.chunk) as u64);
-                extent.count = kept;
+        let _making = self.making.lock();
+        let mut rooms = self.rooms.lock();
+        for room in rooms.iter_mut() {
+            for extent in &mut room.extents {
+                let kept = count.saturating_sub(extent.first).min(extent.count);
+                if kept < extent.count {
+                    room.spill.give_range(extent.start + self.bytes(kept), self.bytes(extent.count - kept));
+                    extent.count = kept;
+                }
+            }
+            room.extents.retain(|extent| extent.count > 0);
+            let each = self.chunks_a_piece();
+            while let Some(piece) = room.pieces.last()
+                && piece.number * each >= count
+            {
+                room.spill.give_range(piece.start, self.bytes(each));
+                room.pieces.pop();
+            }
+            if let Some(piece) = room.pieces.last_mut()
+                && let kept = count - piece.number * each
+                && kept < piece.made
+            {
+                room.spill.drop_blocks(piece.start + self.bytes(kept), self.bytes(piece.made - kept));
+                piece.made = kept;
             }
         }
-        extents.retain(|extent| extent.count > 0);
+        if count == 0 {
+            rooms.clear();
+        }
+    }
+}
+
+/// The room in a file; none of it is taken yet if the region had no room there.
+fn room_in<'a>(rooms: &'a mut Vec<Room>, file: u16, spill: &Arc<Spill>) -> &'a mut Room {
+    let at = rooms.iter().position(|room| room.file == file).unwrap_or_else(|| {
+        let (extents, pieces) = (Vec::new(), RecordVec::new_in(Records));
+        rooms.push(Room { file, spill: spill.clone(), extents, sparse: false, pieces, stored: 0 });
+        rooms.len() - 1
+    });
+    &mut rooms[at]
+}
+impl Room {
+    fn extent_of(&self, index: usize) -> Option<&Extent> {
+        self.extents.iter().find(|extent| index.wrapping_sub(extent.first) < extent.count)
+    }
+    /// Where the piece with this number is among the pieces, or would be.
+    fn piece(&self, number: usize) -> core::result::Result<usize, usize> {
+        self.pieces.binary_search_by_key(&number, |piece| piece.number)
+    }
+    /// The piece with this number. If the region has no room for it yet, takes that from the file: `length` bytes.
+    fn take_piece(&mut self, number: usize, length: u64) -> core::result::Result<&mut Piece, Errno> {
+        let at = match self.piece(number) {
+            Ok(at) => at,
+            Err(at) => {
+                self.pieces.try_reserve(1).map_err(|_| Errno(libc::ENOMEM))?;
+                self.pieces.insert(at, Piece { number, start: self.spill.take_range(length), made: 0 });
+                at
+            }
+        };
+        Ok(&mut self.pieces[at])
     }
 }
 
@@ -205,8 +271,8 @@ mod tests {
         const ROUNDS: usize = 5000;
         let engine = Engine::new(Box::new(Unlimited)).unwrap();
         look_on();
-        engine.spill().unwrap();
-        let spaces: Vec<_> = (0..ROUNDS).map(|_| SpillSpace::new(&engine, 4096, 2)).collect();
+        engine.files.current().unwrap();
+        let spaces: Vec<_> = (0..ROUNDS).map(|_| SpillSpace::new(&engine, 4096)).collect();
         let together = Barrier::new(2);
         let write = |index: usize| {
             look_on();
@@ -222,7 +288,7 @@ mod tests {
         });
         for ((space, first), second) in spaces.iter().zip(first).zip(second) {
             assert_eq!(first.unwrap() + 4096, second.unwrap());
-            assert_eq!(space.extents.lock().len(), 1);
+            assert_eq!(space.rooms.lock()[0].pieces.len(), 1);
         }
     }
 }

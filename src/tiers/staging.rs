@@ -3,7 +3,7 @@
 //! All regions of an engine with the same chunk size share one set of slots. A slot is *empty* (it has no pages) or
 //! *full* (its pages are charged to the budget, their contents are unspecified). A [`Slot`] is the right to use one, and
 //! its type says which of the two it is. It is passed on by value, it cannot be copied, and its holder must return it.
-use super::fault::pages::Pages;
+use super::fault::pages::{NotTaken, Pages};
 use super::mapping::{Access, Advice, Errno, Mapping, Span, advise, advise_pages, discard};
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map::{HUGE_PAGE, PAGE};
@@ -216,7 +216,7 @@ impl Staging {
         let _ = unsafe { discard(span) };
         Slot(slot.0)
     }
-    /// Moves a chunk's pages into a slot ([`Pages::take`]). On failure returns the slot, and the chunk is as it was.
+    /// Moves a chunk's pages into a slot ([`Pages::take`]). On failure returns the slot, which is empty.
     ///
     /// # Safety
     /// The caller owns the chunk, which is present and as large as the slot.
@@ -225,11 +225,12 @@ impl Staging {
         pages: &Pages,
         chunk: Span,
         slot: EmptySlot,
-    ) -> Result<FullSlot, (EmptySlot, Errno)> {
+    ) -> Result<FullSlot, (EmptySlot, NotTaken)> {
         // SAFETY: the chunk by the caller's promise. The slot is empty, and the caller's.
         match unsafe { pages.take(chunk, self.span(&slot), self.nursery(&slot)) } {
             Ok(()) => Ok(Slot(slot.0)),
-            Err(errno) => Err((slot, errno)),
+            Err(failed) if failed.lost => Err((self.empty(Slot(slot.0)), failed)),
+            Err(failed) => Err((slot, failed)),
         }
     }
     /// Makes the contents of a slot appear as a chunk ([`Pages::place`]). On failure returns the slot, and the chunk is

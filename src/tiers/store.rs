@@ -167,7 +167,7 @@ impl Engine {
         spill.write(bytes, offset).map_err(ChunkError::Disk)?;
         sync_points::pass(SyncPoint::Written);
         transit.stored().file = file;
-        region.spill_space().note_stored(file, transit.index, true);
+        region.spill_space().note_stored(file, true);
         region.counters.cold.fetch_add(bytes.len(), Relaxed);
         region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
         Ok(())

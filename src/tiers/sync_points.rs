@@ -34,6 +34,8 @@ pub enum SyncPoint {
     KeepingPages,
     /// A chunk is acquired no more, but its room has not been given back.
     Released,
+    /// The last chunk of a region is acquired for what lies behind the region's end.
+    TailAcquired,
     /// A chunk that is read ahead is claimed, and about to be given a slot.
     Staging,
 }

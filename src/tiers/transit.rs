@@ -59,15 +59,31 @@ impl<'a> Transit<'a> {
     pub fn span(&self) -> Span {
         self.region.span_of(self.index)
     }
-    /// Takes the pages of a chunk that is in place into a slot. On failure returns the slot, and the chunk is as it was.
+    /// Takes the pages of a chunk that is in place into a slot. On failure returns the slot, and the chunk is as it was, or
+    /// lost if the system refused even to leave it as it was.
     pub fn take(&mut self, slot: EmptySlot) -> Result<FullSlot, (EmptySlot, Errno)> {
         assert!(self.in_place);
         let pages = self.region.engine().pages();
         // SAFETY: the claim owns the chunk, and the chunk is in place and so present. Slots of the region's set are as
         // large.
-        let slot = unsafe { self.region.staging().take(pages, self.span(), slot) }?;
+        let taken = unsafe { self.region.staging().take(pages, self.span(), slot) };
+        let slot = taken.map_err(|(slot, failed)| {
+            if failed.lost {
+                self.lose_pages();
+            }
+            (slot, failed.errno)
+        })?;
         self.leaves();
         Ok(slot)
+    }
+    /// Marks the chunk, whose pages are gone, as lost: from now on using it is an error, and it does not read as zeros.
+    fn lose_pages(&mut self) {
+        let engine = self.region.engine();
+        self.vacate();
+        engine.account().discharge_pages(self.region.chunk_size());
+        engine.drop_stored(self);
+        self.stored().file = Stored::LOST;
+        self.from = Phase::Stored;
     }
     /// Places the contents of a slot as the chunk. On failure returns the slot, and the chunk is absent as before.
     pub fn place(&mut self, slot: FullSlot) -> Result<EmptySlot, (FullSlot, Errno)> {

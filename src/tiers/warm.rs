@@ -27,6 +27,9 @@ struct State {
 }
 const NOWHERE: Range<usize> = Range { start: usize::MAX, end: 0 };
 
+/// The budget has no room.
+struct NoRoom;
+
 /// A bitmap over units.
 struct Bits<'a>(&'a mut [u64]);
 impl Bits<'_> {
@@ -105,7 +108,24 @@ impl Warm {
     /// Stores `bytes`. Returns the extent's number, which is not zero, or None if the budget has no room. The last
     /// page is padded with zeros.
     pub fn store(&self, account: &BudgetAccount, bytes: &[u8]) -> Option<u32> {
-        let count = units_for(bytes.len());
+        let unit = loop {
+            match self.take(account, units_for(bytes.len()))? {
+                Ok(unit) => break unit,
+                // There may be cached pages elsewhere, which can be given back.
+                Err(NoRoom) if self.trim(account) > 0 => {}
+                Err(NoRoom) => return None,
+            }
+        };
+        let span = self.span(unit, units_for(bytes.len()));
+        // SAFETY: the extent was free, and is marked as used. Nobody else knows its number yet.
+        let target = unsafe { core::slice::from_raw_parts_mut(span.start as *mut u8, span.length) };
+        target[..bytes.len()].copy_from_slice(bytes);
+        target[bytes.len()..].fill(0);
+        Some(unit as u32 + 1)
+    }
+    /// Takes `count` units for an extent, and charges those that have no pages yet. Returns the first of them; None if there
+    /// are not so many free ones in a row.
+    fn take(&self, account: &BudgetAccount, count: usize) -> Option<Result<usize, NoRoom>> {
         let mut state = self.state.lock();
         let mut next = state.next;
         let (mut used, mut paged) = self.bitmaps(&mut state);
@@ -115,12 +135,7 @@ impl Warm {
             .or_else(|| used.clear_run(0, next, count, self.units))?;
         let fresh = (unit..unit + count).filter(|u| !paged.get(*u)).count();
         if !account.charge_encoded(fresh * PAGE) {
-            drop(state);
-            // There may be cached pages elsewhere, which can be given back.
-            if self.trim(account) == 0 {
-                return None;
-            }
-            return self.store(account, bytes);
+            return Some(Err(NoRoom));
         }
         for u in unit..unit + count {
             used.set(u, true);
@@ -129,13 +144,7 @@ impl Warm {
         next = if unit <= next { unit + count } else { next };
         state.next = next.min(self.units - 1);
         state.cached -= count - fresh;
-        drop(state);
-        let span = self.span(unit, count);
-        // SAFETY: the extent was free, and is marked as used. Nobody else knows its number yet.
-        let target = unsafe { core::slice::from_raw_parts_mut(span.start as *mut u8, span.length) };
-        target[..bytes.len()].copy_from_slice(bytes);
-        target[bytes.len()..].fill(0);
-        Some(unit as u32 + 1)
+        Some(Ok(unit))
     }
     /// The pages of an extent of `length` bytes.
     ///

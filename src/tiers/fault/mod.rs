@@ -176,7 +176,7 @@ fn round_trip(pages: &Pages) -> Result<(), Errno> {
         pages.place(slot, chunk)?;
         let seen = (chunk.start as *mut u8).add(last).read_volatile();
         (chunk.start as *mut u8).write_volatile(seen + 1);
-        pages.take(chunk, slot, nursery)?;
+        pages.take(chunk, slot, nursery).map_err(|failed| failed.errno)?;
         let first = (slot.start as *mut u8).read_volatile();
         if (first, seen) != (43, 42) {
             return Err(Errno(libc::EIO));

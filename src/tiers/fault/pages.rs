@@ -24,6 +24,21 @@ pub enum Pages {
     Plain,
 }
 
+/// Why a chunk could not be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotTaken {
+    /// What the system said.
+    pub errno: Errno,
+    /// Whether the system also refused to undo it. Then some of the pages are in the slot, and the contents are lost;
+    /// otherwise the chunk is as it was.
+    pub lost: bool,
+}
+impl From<Errno> for NotTaken {
+    fn from(errno: Errno) -> NotTaken {
+        NotTaken { errno, lost: false }
+    }
+}
+
 /// How long the move of a busy page is tried again before the page is copied instead. Pages under direct I/O are free
 /// a moment after it; pages shared with a forked child stay busy for good. The processor is not yielded meanwhile,
 /// because with many threads that want it this could cost a thousand times as much as the copy.
@@ -175,30 +190,31 @@ impl Pages {
         }
     }
 
-    /// See the top of this file. On failure the chunk is as it was and the slot empty. `nursery`: as in `fill_slot`.
+    /// See the top of this file. On failure the slot is empty, and the chunk as it was unless [`NotTaken::lost`].
+    /// `nursery`: as in `fill_slot`.
     ///
     /// # Safety
     /// The caller owns the chunk and the slot. The chunk is present, the slot is empty.
-    pub unsafe fn take(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
+    pub unsafe fn take(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), NotTaken> {
         // SAFETY: by the caller's promise.
         match unsafe { self.take_once(chunk, slot, nursery) } {
             // The slot still has pages: the system refused to drop them when it was emptied.
             // SAFETY: by the caller's promise; an empty slot holds nothing that anybody wants.
-            Err(Errno(libc::EEXIST)) => unsafe {
+            Err(NotTaken { errno: Errno(libc::EEXIST), lost: false }) => unsafe {
                 discard(slot)?;
                 self.take_once(chunk, slot, nursery)
             },
             result => result,
         }
     }
-    unsafe fn take_once(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), Errno> {
+    unsafe fn take_once(&self, chunk: Span, slot: Span, nursery: Span) -> Result<(), NotTaken> {
         // SAFETY: by the caller's promise.
         unsafe {
             match self {
                 Pages::Move(fd) => self.take_by_moving(fd, chunk, slot, nursery),
-                Pages::Copy(fd) => take_by_copying(fd, chunk, slot),
+                Pages::Copy(fd) => Ok(take_by_copying(fd, chunk, slot)?),
                 Pages::Remap => self.take_by_remapping(chunk, slot),
-                Pages::Plain => take_plainly(chunk, slot),
+                Pages::Plain => Ok(take_plainly(chunk, slot)?),
             }
         }
     }
@@ -212,7 +228,7 @@ impl Pages {
         chunk: Span,
         slot: Span,
         nursery: Span,
-    ) -> Result<(), Errno> {
+    ) -> Result<(), NotTaken> {
         let (moved, stopped) = move_patiently(fd, slot, chunk);
         if moved == chunk.length {
             return Ok(());
@@ -232,13 +248,13 @@ impl Pages {
                 }
             }),
         };
-        result.inspect_err(|_| move_back(fd, chunk, slot, moved))
+        result.map_err(|errno| NotTaken { errno, lost: !move_back(fd, chunk, slot, moved) })
     }
     /// `take` for [`Pages::Remap`]: all pages at once.
     ///
     /// # Safety
     /// As for `take`.
-    unsafe fn take_by_remapping(&self, chunk: Span, slot: Span) -> Result<(), Errno> {
+    unsafe fn take_by_remapping(&self, chunk: Span, slot: Span) -> Result<(), NotTaken> {
         // SAFETY: this only takes away access to the caller's chunk: from here on stores fault.
         unsafe { system::protect(chunk.start, chunk.length, libc::PROT_NONE) }?;
         // SAFETY: the slot that is replaced is empty and the caller's. The chunk stays mapped, inaccessible.
@@ -252,16 +268,17 @@ impl Pages {
                 }
                 let _ = self.open(chunk);
             }
-            return Err(error);
+            return Err(error.into());
         }
         // SAFETY: this only adds access to the slot's new pages, which are the caller's alone.
-        if let Err(error) = unsafe { self.open(slot) } {
+        if let Err(errno) = unsafe { self.open(slot) } {
             // SAFETY: the pages go back to the chunk's range, which is the caller's and empty.
-            unsafe {
-                system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start)?;
-                let _ = self.open(chunk);
+            let back = unsafe { system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start) };
+            if back.is_ok() {
+                // SAFETY: the chunk is present again.
+                let _ = unsafe { self.open(chunk) };
             }
-            return Err(error);
+            return Err(NotTaken { errno, lost: back.is_err() });
         }
         // SAFETY: the chunk is the caller's, and its pages have moved out.
         unsafe { close(chunk) };
@@ -360,8 +377,9 @@ unsafe fn put_back(fd: &Userfaultfd, slot: Span, chunk: Span, moved: usize, pres
         let _ = unsafe { copy_out(fd, part(chunk, pages.clone()), part(slot, pages)) };
     }
 }
-/// Undoes a `take` that failed half-way: the first `moved` bytes go back to the chunk, by moves, else by copies.
-fn move_back(fd: &Userfaultfd, chunk: Span, slot: Span, moved: usize) {
+/// Undoes a `take` that failed half-way: the first `moved` bytes go back to the chunk, by moves, else by copies. Returns
+/// false if the system allows neither.
+fn move_back(fd: &Userfaultfd, chunk: Span, slot: Span, moved: usize) -> bool {
     let mut back = 0;
     while back < moved {
         // Nothing holds these pages, since they were moved only a moment ago.
@@ -371,10 +389,11 @@ fn move_back(fd: &Userfaultfd, chunk: Span, slot: Span, moved: usize) {
             let (copied, _) = fd.copy(chunk.start + back, slot.start + back, moved - back);
             back += copied;
             if copied == 0 {
-                return;
+                return false;
             }
         }
     }
+    true
 }
 /// [`Pages::take`] for [`Pages::Copy`].
 ///

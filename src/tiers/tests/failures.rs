@@ -59,7 +59,7 @@ fn all_that_fits_is_acquired_and_the_disk_fails() {
         region.advise(Advice::Random).unwrap();
         (0..count).for_each(|index| fill(&region, index, index as u64));
         assert!(engine.residency().warm_bytes > 0);
-        engine.file(1).unwrap().refuse(true);
+        engine.files.get(1).unwrap().refuse(true);
         let mut acquired = vec![];
         let error = loop {
             let index = count - 1 - acquired.len();
@@ -69,7 +69,7 @@ fn all_that_fits_is_acquired_and_the_disk_fails() {
             }
         };
         assert_eq!(error, Error::Io, "{mechanism:?}");
-        engine.file(1).unwrap().refuse(false);
+        engine.files.get(1).unwrap().refuse(false);
         acquired.into_iter().for_each(|index| region.release(index).unwrap());
         (0..count).for_each(|index| holds(&region, index, index as u64));
         engine.clear();
@@ -92,7 +92,7 @@ fn a_chunk_that_is_acquired_in_place_gives_its_copy_for_its_room() {
             region.advise(Advice::DontNeed).unwrap();
             holds(&region, 5, 21);
             (0..5).for_each(|i| _ = region.acquire(i, Access::Overwrite).unwrap());
-            let (_, spill) = engine.spill().unwrap();
+            let (_, spill) = engine.files.current().unwrap();
             spill.refuse(refuses);
             assert_eq!(region.acquire(5, Access::Read).map(drop), Ok(()), "{mechanism:?}");
             spill.refuse(false);
@@ -161,7 +161,7 @@ fn what_fails_leaves_nothing_charged() {
     for living in [false, true] {
         let region = living.then(|| streaming(&engine, 1 << 20, chunk));
         let before = (budget.used.load(SeqCst), engine.movable());
-        engine.file(1).unwrap().refuse(true);
+        engine.files.get(1).unwrap().refuse(true);
         assert_eq!(engine.allocate(&params).err(), Some(Error::Io));
         assert_eq!((budget.used.load(SeqCst), engine.movable()), before, "after an allocation");
         if let Some(region) = region {
@@ -171,7 +171,7 @@ fn what_fails_leaves_nothing_charged() {
             assert_eq!((engine.held(), engine.movable()), before, "after growing");
             holds(&region, 0, 77);
         }
-        engine.file(1).unwrap().refuse(false);
+        engine.files.get(1).unwrap().refuse(false);
     }
     engine.clear();
     assert_eq!(budget.used.load(SeqCst), 0);
@@ -190,7 +190,7 @@ fn a_touch_ends_while_chunks_of_another_size_cannot_be_stored() {
             region.advise(Advice::Random).unwrap();
             region
         });
-        let (_, spill) = engine.spill().unwrap();
+        let (_, spill) = engine.files.current().unwrap();
         let touch = |region: &Arc<Region>, index| {
             let region = region.clone();
             ends(move || bring_in(&region, index, Access::Write, false))
@@ -222,7 +222,7 @@ fn memory_that_grows_has_blocks_made_for_what_is_new() {
     let budget = Fixed::new(1 << 20);
     let engine = budget.engine(serving().next().unwrap());
     let region = streaming(&engine, 10 * CHUNK, CHUNK);
-    let (file, spill) = engine.new_file().unwrap();
+    let (file, spill) = engine.files.open_another().unwrap();
     // As fork does: from now on blocks are made one piece at a time, and all ten chunks are in the first.
     region.spill_space().move_to(file, &spill);
     acquire(&region, 0).unwrap();
@@ -242,7 +242,7 @@ fn memory_that_grows_has_blocks_made_for_what_is_new() {
 fn made_by_pieces(engine: &Arc<Engine>, chunks: usize) -> (Arc<Region>, Arc<Spill>) {
     let region = streaming(engine, chunks << 20, 1 << 20);
     region.advise(Advice::Random).unwrap();
-    let (file, spill) = engine.new_file().unwrap();
+    let (file, spill) = engine.files.open_another().unwrap();
     region.spill_space().move_to(file, &spill);
     (region, spill)
 }
@@ -268,17 +268,18 @@ fn memory_that_was_larger_has_blocks_made_again_for_what_is_new() {
     }
 }
 #[test]
-fn blocks_of_which_the_disk_had_room_for_a_part_are_made_when_it_has_more() {
+fn blocks_that_the_disk_had_no_room_for_are_made_when_it_has() {
     look_on();
     const CHUNK: usize = 2 << 20;
     let budget = Fixed::new(32 << 20);
     let engine = budget.engine(serving().next().unwrap());
-    let (_, spill) = engine.spill().unwrap();
-    // More than the disk could hold. The last piece has one chunk of this room, and one that is added.
+    let (_, spill) = engine.files.current().unwrap();
+    // More than the disk could hold. The last piece has one chunk at first, and one that is added.
     let count = (spill.capacity() as usize / CHUNK + 2) / 2 * 2 + 1;
     let region = streaming(&engine, count * CHUNK, CHUNK);
+    acquire(&region, count - 1).unwrap();
     assert!(Arc::ptr_eq(&engine.resize(&region, (count + 4) * CHUNK).unwrap(), &region));
-    spill.refuse_after(1);
+    spill.refuse(true);
     assert_eq!(acquire(&region, count), Err(Error::Io), "the disk is full");
     assert_eq!(acquire(&region, count), Err(Error::Io), "and still is");
     spill.refuse(false);
@@ -295,7 +296,7 @@ fn memory_that_cannot_grow_keeps_nothing_for_what_it_did_not_get() {
     let engine = budget.engine(serving().next().unwrap());
     let region = streaming(&engine, 100 * CHUNK, CHUNK);
     let charged = || engine.account().guaranteed() - 2 * CHUNK;
-    let (_, spill) = engine.spill().unwrap();
+    let (_, spill) = engine.files.current().unwrap();
     spill.refuse(true);
     assert_eq!(engine.resize(&region, 200 * CHUNK).err(), Some(Error::Io));
     spill.refuse(false);
@@ -324,7 +325,7 @@ fn memory_that_shrinks_gives_back_its_records_and_its_room_on_disk() {
         let region = streaming(&engine, 2000 * CHUNK, CHUNK);
         region.advise(Advice::Random).unwrap();
         let pages = || (engine.account().guaranteed() - 2 * CHUNK) / 4096;
-        let (_, spill) = engine.spill().unwrap();
+        let (_, spill) = engine.files.current().unwrap();
         let next_on_disk = || {
             let start = spill.take_range(4096);
             spill.give_range(start, 4096);

@@ -309,3 +309,29 @@ fn memory_is_freed_while_pages_of_it_go_into_stock() {
         assert_eq!(engine.held(), 0, "{mechanism:?}");
     }
 }
+
+/// Memory that grows is freed while the bytes behind its end are cleared, in a chunk that is acquired for that.
+#[test]
+fn memory_is_freed_while_what_lies_behind_its_end_is_cleared() {
+    look_on();
+    for mechanism in serving() {
+        let engine = unlimited(mechanism);
+        let region = streaming(&engine, CHUNK + 800, CHUNK);
+        fill(&region, 18);
+        let (freed, frees) = channel();
+        {
+            let (engine, region) = (engine.clone(), region.clone());
+            at(SyncPoint::TailAcquired, move || {
+                let goes_first = region.resizing.try_lock().is_some();
+                let free = std::thread::spawn(move || engine.free(&region));
+                while goes_first && !free.is_finished() {
+                    std::thread::yield_now();
+                }
+                freed.send(free).unwrap();
+            });
+        }
+        assert!(engine.resize(&region, 2 * CHUNK).is_ok(), "{mechanism:?}: it grows where it is");
+        assert!(frees.recv().unwrap().join().unwrap());
+        assert_eq!(engine.held(), 0, "{mechanism:?}");
+    }
+}
