@@ -166,7 +166,7 @@ impl Region {
     }
     fn mark_prefetched(&self, index: usize) {
         if let Some(transit) = Transit::claim(self, index, Some(Phase::Hot)) {
-            transit.settle(Phase::Hot, Settle { acquired: false, prefetched: true });
+            transit.settle(Phase::Hot, Settle { prefetched: true, ..Settle::default() });
         }
     }
     /// Takes the program's advice about a region.

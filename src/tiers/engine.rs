@@ -42,8 +42,10 @@ pub struct Engine {
     /// Held while a region is made or moved, and while the sets of slots and the account are adjusted after one was
     /// freed.
     arrangement: Mutex<()>,
-    /// Counts up with every chunk that is put into a list, and gives the stamp that tells the chunk's age.
+    /// Counts up with every chunk that comes in or is acquired, and gives the stamp that tells its age in place.
     clock: AtomicU32,
+    /// Counts up with every chunk that leaves, and gives the stamp that tells how long it has been out.
+    departures: AtomicU32,
     pub(super) clear_share: ClearShare,
     /// The threads at work, and which of them wait for room.
     pub(super) waiting: Waiting,
@@ -87,6 +89,7 @@ impl Engine {
             files: Files::default(),
             arrangement: Mutex::sheltered(()),
             clock: AtomicU32::new(0),
+            departures: AtomicU32::new(0),
             clear_share: ClearShare::new(),
             waiting: Waiting::default(),
             releasing: AtomicU32::new(0),
@@ -318,9 +321,17 @@ impl Engine {
     pub(super) fn tick(&self) -> u32 {
         self.clock.fetch_add(1, Relaxed)
     }
-    /// The stamp that the next chunk will get.
+    /// The stamp that the next chunk in place will get.
     pub(super) fn now(&self) -> u32 {
         self.clock.load(Relaxed)
+    }
+    /// The stamp of a chunk that leaves.
+    pub(super) fn note_departure(&self) -> u32 {
+        self.departures.fetch_add(1, Relaxed)
+    }
+    /// The stamp that the next chunk that leaves will get.
+    pub(super) fn departures(&self) -> u32 {
+        self.departures.load(Relaxed)
     }
     /// For threads that handle slots, or pin chunks, without a claim: while the returned value lives, the thread
     /// counts as at work (waiting.rs), because what could leave may be with this thread.

@@ -5,6 +5,7 @@ use super::codec;
 use super::engine::Engine;
 use super::fault::pages::is_busy;
 use super::region::Region;
+use super::regret::Left;
 use super::staging::{EmptySlot, FullSlot, Staging};
 use super::state::{Phase, Settle};
 use super::sweep::YOUNGEST;
@@ -17,6 +18,32 @@ use std::sync::Arc;
 
 /// How many victims are tried before a failing eviction is an error.
 pub const ATTEMPTS: usize = 4;
+
+/// Claims one of the youngest chunks, if possible one that did not come back soon after it had left before.
+fn young_victim(region: &Region) -> Option<Transit<'_>> {
+    // If chunks are on disk, the very youngest are spared always: bringing one back from disk takes longer than the
+    // processor's cache can save.
+    let cold = region.counters.cold.load(Relaxed) > 0;
+    let spared = if cold { YOUNGEST } else { region.sweep.lock().spared() };
+    for returned in [false, true] {
+        for back in spared..8 {
+            let index = region.lists().youngest(ListKind::Hot, back);
+            let Some(index) = index else { break };
+            let word = region.word(index);
+            // Some were prefetched and are still to be used.
+            if word.prefetched() || word.returned() != returned {
+                continue;
+            }
+            if let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
+                if back < YOUNGEST {
+                    region.sweep.lock().note_left(index);
+                }
+                return Some(transit);
+            }
+        }
+    }
+    None
+}
 
 impl Engine {
     /// Evicts a chunk into `slot`, and returns the slot. In all other cases the slot goes back to the stock. Returns
@@ -127,8 +154,8 @@ impl Engine {
             self.drop_pages(region.staging(), slot);
         }
     }
-    /// Claims the chunk that should leave first. In a region that is being swept, that is a chunk that the sweep has
-    /// just left behind; otherwise the oldest chunk that was not acquired lately.
+    /// Claims the chunk that should leave first: the oldest, or in a region that is being swept perhaps one that the
+    /// sweep has just left behind (regret.rs).
     fn victim<'a>(&self, regions: impl Iterator<Item = &'a Arc<Region>> + Clone) -> Option<Transit<'a>> {
         let now = self.now();
         let age = |region: &&Arc<Region>| {
@@ -139,29 +166,18 @@ impl Engine {
         self.victim_in(oldest).or_else(|| regions.clone().find_map(|region| self.victim_in(region)))
     }
     fn victim_in<'a>(&self, region: &'a Region) -> Option<Transit<'a>> {
-        let spared = {
-            let sweep = region.sweep.lock();
-            // If chunks are on disk, the youngest are spared always: bringing one back from disk takes longer than
-            // the processor's cache can save.
-            let cold = region.counters.cold.load(Relaxed) > 0;
-            sweep.is_swept().then(|| if cold { YOUNGEST } else { sweep.spared() })
+        let wanted = region.sweep.lock().leaves();
+        let young = if wanted == Left::Youngest { young_victim(region) } else { None };
+        let (mut transit, left) = match young {
+            Some(transit) => (transit, Left::Youngest),
+            None => (self.oldest_victim(region)?, Left::Oldest),
         };
-        if let Some(spared) = spared {
-            // Some of the youngest chunks were prefetched and are still to be used.
-            for back in spared..8 {
-                let index = region.lists().youngest(ListKind::Hot, back);
-                let Some(index) = index else { break };
-                if region.word(index).prefetched() {
-                    continue;
-                }
-                if let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
-                    if back < YOUNGEST {
-                        region.sweep.lock().note_left(index);
-                    }
-                    return Some(transit);
-                }
-            }
-        }
+        region.sweep.lock().regret.note_left(left);
+        transit.left = left;
+        Some(transit)
+    }
+    /// Claims the oldest chunk that was not acquired lately.
+    fn oldest_victim<'a>(&self, region: &'a Region) -> Option<Transit<'a>> {
         let mut left = 2 * region.lists().count(ListKind::Hot);
         while left > 0 {
             left -= 1;

@@ -6,6 +6,7 @@ use super::fault::Mechanism;
 use super::mapping::Errno;
 use super::mappings;
 use super::region::Region;
+use super::regret::Left;
 use super::staging::FullSlot;
 use super::state::{MOST_ACQUIRED, Phase, Settle, Word};
 use super::sync_points::{self, SyncPoint};
@@ -131,7 +132,8 @@ impl Region {
                 if word.prefetched() {
                     self.counters.prefetch_hits.fetch_add(1, Relaxed);
                 }
-                transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
+                let how = Settle { acquired: acquire, prefetched: false, returned: word.returned() };
+                transit.settle(Phase::Hot, how);
                 Ok(())
             }));
         }
@@ -250,11 +252,11 @@ impl Engine {
         let (region, from, index) = (transit.region, transit.from, transit.index);
         let begun = recording::begin();
         let tier = transit.tier();
+        let left = transit.stored().left;
         match self.place(&mut transit, access, acquire, workspace) {
             Ok(()) => {
-                if from == Phase::Stored {
-                    self.note_return(region, index, tier == Tier::Cold);
-                }
+                let returned =
+                    from != Phase::Zero && self.note_return(region, index, left, tier == Tier::Cold);
                 let counters = &region.counters;
                 if from == Phase::Staged {
                     counters.prefetch_hits.fetch_add(1, Relaxed);
@@ -267,7 +269,7 @@ impl Engine {
                     // A first touch, and nothing was evicted so far: perhaps all data fit, and the chunk will stay.
                     self.pages().join(region.span_of(index));
                 }
-                transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false });
+                transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false, returned });
                 region.record(begun, Movement::Fault, tier, index);
                 // A thread that acquires chunks encoded in RAM had better make room itself, because pages that a
                 // worker thread has emptied are in another processor's cache. Being ahead pays only for the disk.
@@ -283,16 +285,21 @@ impl Engine {
             }
         }
     }
-    /// Notes that a chunk that had left is back, before it is listed anew.
-    fn note_return(&self, region: &Region, index: usize, from_disk: bool) {
-        // In a sweep chunks that seem to come back were read ahead and given up.
-        if region.sweep.lock().is_swept() {
-            return;
+    /// Notes that a chunk that had left is back, before it is listed anew. Returns whether it is back soon: before as
+    /// many others have left as are in place.
+    fn note_return(&self, region: &Region, index: usize, left: Left, from_disk: bool) -> bool {
+        let since = self.departures().wrapping_sub(region.lists().stamp(index)) as usize;
+        let soon = since <= self.account().pages() / region.chunk_size();
+        let mut sweep = region.sweep.lock();
+        if soon {
+            sweep.regret.note_back(left);
         }
-        let listed = self.now().wrapping_sub(region.lists().stamp(index));
-        // For each chunk that leaves one comes in, and both are put into a list.
-        let left = listed as usize / 2;
-        self.clear_share.note_return(left, from_disk, self.account().limit(), region.chunk_size());
+        // In a sweep chunks that seem to come back were read ahead and given up.
+        if !sweep.is_swept() {
+            drop(sweep);
+            self.clear_share.note_return(since, from_disk, self.account().limit(), region.chunk_size());
+        }
+        soon
     }
     fn place(
         &self,

@@ -26,6 +26,7 @@ mod reclaim;
 mod recorded;
 pub mod region;
 pub mod registry;
+mod regret;
 pub mod residency;
 mod resize;
 mod snapshot;

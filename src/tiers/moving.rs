@@ -137,6 +137,8 @@ fn move_chunk(
     if stored.file != 0 {
         shift(&old.counters.cold, &new.counters.cold);
     }
+    let stamp = old.lists().stamp(index);
+    new.lists().set_stamp(index, stamp);
     let after = if slot.is_some() { Phase::Staged } else { before };
     if let Some(slot) = slot {
         if before == Phase::Hot {

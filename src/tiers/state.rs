@@ -49,6 +49,7 @@ const PHASE: u32 = 7;
 const WAITED: u32 = 1 << 3;
 const REFERENCED: u32 = 1 << 4;
 const PREFETCHED: u32 = 1 << 5;
+const RETURNED: u32 = 1 << 6;
 /// One engine pin. Acquisitions are counted apart from pins, because they count against the budget.
 const PIN: u32 = 1 << 8;
 const ACQUIRED: u32 = 1 << 16;
@@ -90,6 +91,10 @@ impl Word {
     pub fn prefetched(self) -> bool {
         self.0 & PREFETCHED != 0
     }
+    /// Whether the chunk came back soon after it had left (regret.rs).
+    pub fn returned(self) -> bool {
+        self.0 & RETURNED != 0
+    }
 }
 
 /// What a settled chunk is marked with.
@@ -99,6 +104,8 @@ pub struct Settle {
     pub acquired: bool,
     /// The chunk was brought in ahead of need.
     pub prefetched: bool,
+    /// The chunk came back soon after it had left.
+    pub returned: bool,
 }
 
 /// The state of one chunk. All-zero bytes are a chunk in phase Zero.
@@ -182,6 +189,9 @@ impl<A: AtomicWord> State<A> {
         if how.prefetched {
             word |= PREFETCHED;
         }
+        if how.returned {
+            word |= RETURNED;
+        }
         if self.0.exchange(word) & WAITED != 0 {
             self.0.wake();
         }
@@ -253,7 +263,7 @@ mod model {
                         });
                         let before = self.page.swap(bytes, Ordering::AcqRel);
                         assert_eq!(before, ABSENT, "placed over a page that was there");
-                        self.state.settle(Phase::Hot, Settle { acquired, prefetched: false });
+                        self.state.settle(Phase::Hot, Settle { acquired, ..Settle::default() });
                         if acquired {
                             return;
                         }

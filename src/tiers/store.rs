@@ -51,6 +51,7 @@ fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
     let (region, index) = (transit.region, transit.index);
     region.counters.evictions.fetch_add(1, Relaxed);
     let tier = if phase == Phase::Zero { Tier::Zero } else { transit.stored_tier() };
+    transit.stored().left = transit.left;
     transit.settle(phase, Settle::default());
     region.record(begun, Movement::Eviction, tier, index);
 }
@@ -211,7 +212,7 @@ impl Engine {
         while left > 0 {
             left -= 1;
             // Read each time. With an older time a chunk that was listed anew meanwhile would seem the oldest.
-            let now = self.now();
+            let now = self.departures();
             // The stamp is read in one step: a moment later the oldest may be gone, and others behind it first.
             let age = |region: &Arc<Region>| {
                 let stamp = region.lists().oldest_stamp(ListKind::Warm)?;
@@ -228,7 +229,7 @@ impl Engine {
             // Another thread has claimed the chunk, and may have listed it anew meanwhile, here or in another list.
             let mut lists = region.lists();
             if lists.oldest(ListKind::Warm) == Some(index) {
-                lists.renew(index, self.tick());
+                lists.renew(index, self.departures());
             }
         }
         Ok(false)

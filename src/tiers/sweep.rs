@@ -3,6 +3,8 @@
 //! Up to four sweeps are followed at a time, upwards or downwards. So two threads that sweep their halves, or a copy
 //! from one end to the other, are each seen. A sweep is believed after three chunks in a row.
 
+use super::regret::{Left, Regret};
+
 /// What the program said about its order of access.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
@@ -57,6 +59,8 @@ pub struct Sweep {
     left: [Option<usize>; 4],
     /// The clock when the youngest chunks last turned out to be in use.
     in_use: Option<u64>,
+    /// What became of the chunks that left.
+    pub regret: Regret,
 }
 
 /// A program that prefetches chunks itself is left alone. If it uses this many chunks without prefetching again, we
@@ -143,7 +147,7 @@ impl Sweep {
             self.in_use = Some(self.clock);
         }
     }
-    /// Notes that one of the youngest chunks leaves.
+    /// Notes that one of the very youngest chunks leaves.
     pub fn note_left(&mut self, index: usize) {
         self.left.rotate_right(1);
         self.left[0] = Some(index);
@@ -157,8 +161,11 @@ impl Sweep {
             _ => 0,
         }
     }
-    /// Whether the region is being swept. Then the chunk that the sweep just left behind is the best to evict, not
-    /// the oldest.
+    /// In which order the next chunk leaves.
+    pub fn leaves(&mut self) -> Left {
+        if self.is_swept() { self.regret.choose() } else { Left::Oldest }
+    }
+    /// Whether the region is being swept.
     pub fn is_swept(&self) -> bool {
         self.order == Order::Sequential
             || self.order == Order::Unknown

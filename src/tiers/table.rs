@@ -11,6 +11,7 @@
 //! So the list holds exactly the chunks in place whose records name a copy. A Busy chunk is the exception: it is
 //! still in the list if it had a copy when it was claimed.
 use super::mapping::{Access, Advice, Mapping, advise, discard};
+use super::regret::Left;
 use super::state::{Phase, Settle, State};
 use super::sync_points::{self, SyncPoint};
 use crate::os::lock::{Mutex, MutexGuard};
@@ -41,6 +42,8 @@ pub struct Stored {
     pub blocks: bool,
     /// Whether `content` is valid.
     pub content_known: bool,
+    /// In which order the chunk left.
+    pub left: Left,
 }
 impl Stored {
     /// A number that no file ever has: the bytes are lost.
@@ -316,9 +319,13 @@ impl Lists<'_> {
         let first = self.all.list(which).first.checked_sub(1)?;
         Some(links(self.table, first).stamp)
     }
-    /// When a chunk was last put into a list.
+    /// When a chunk that is in place came in or was acquired, or one that is not left.
     pub fn stamp(&mut self, index: usize) -> u32 {
         links(self.table, index as u32).stamp
+    }
+    /// Sets the stamp of a chunk.
+    pub fn set_stamp(&mut self, index: usize, stamp: u32) {
+        links(self.table, index as u32).stamp = stamp;
     }
     /// The chunk `back` places from the young end (0: the youngest).
     pub fn youngest(&mut self, which: ListKind, back: usize) -> Option<usize> {

@@ -3,6 +3,7 @@ use super::claims::Claimant;
 use super::mapping::{Errno, Span};
 use super::mappings;
 use super::region::Region;
+use super::regret::Left;
 use super::staging::{EmptySlot, FullSlot};
 use super::state::{Phase, Settle};
 use super::table::{Chunk, ListKind, Stored};
@@ -18,6 +19,8 @@ pub struct Transit<'a> {
     pub index: usize,
     /// The phase it was claimed from.
     pub from: Phase,
+    /// In which order it leaves, if it does.
+    pub left: Left,
     chunk: &'a Chunk,
     /// Whether the chunk's pages are in the region.
     in_place: bool,
@@ -48,7 +51,8 @@ impl<'a> Transit<'a> {
             return None;
         }
         let from = word.phase();
-        Some(Transit { region, index, from, chunk, in_place: from == Phase::Hot, settled: false })
+        let in_place = from == Phase::Hot;
+        Some(Transit { region, index, from, left: Left::default(), chunk, in_place, settled: false })
     }
     /// How the chunk is stored.
     pub fn stored(&mut self) -> &mut Stored {
@@ -152,8 +156,14 @@ impl<'a> Transit<'a> {
                 Phase::Stored if warm => Some(ListKind::Warm),
                 _ => None,
             };
-            if let Some(list) = list {
-                lists.append(list, self.index, self.region.engine().tick());
+            let stamp = match (phase, was_in_place) {
+                (Phase::Hot, _) => self.region.engine().tick(),
+                (_, true) => self.region.engine().note_departure(),
+                _ => lists.stamp(self.index),
+            };
+            match list {
+                Some(list) => lists.append(list, self.index, stamp),
+                None => lists.set_stamp(self.index, stamp),
             }
         }
         self.settled = true;

@@ -1,0 +1,88 @@
+/* Which chunks leave while a program sweeps, without advice. What comes in is counted; bench/bench_tiers_order.c counts
+ * the same for many more patterns, beside the least that is possible. */
+#define _GNU_SOURCE
+#include "unimem.h"
+
+#include "tiers.h"
+
+enum { CHUNK = 16 * KIB, BUDGET = 64, DATA = 8 * BUDGET, WORDS = CHUNK / 8 };
+
+static uint64_t *words;
+static size_t touches;
+
+static void touch(size_t chunk)
+{
+    size_t at = chunk * WORDS + touches++ % WORDS;
+    EXPECT(words[at] == mix(at), "word %zu is wrong", at);
+}
+static void sweep(size_t first, size_t chunks)
+{
+    for (size_t i = 0; i < chunks; i++) touch(first + i);
+}
+static void loop(size_t first, size_t chunks, size_t rounds)
+{
+    while (rounds--) sweep(first, chunks);
+}
+
+static void loop_that_fits(void) { loop(200, BUDGET / 2, 40); }
+static void loop_beyond_the_budget(void) { loop(0, BUDGET * 12 / 10, 40); }
+static void long_sweeps(void) { loop(0, DATA, 8); }
+/* Each chunk of a block against all of another block, for all pairs of blocks, as in a transposition in place. */
+static void pairs_of_blocks(void)
+{
+    enum { BLOCK = 16, BLOCKS = 16 };
+    for (size_t i = 0; i < BLOCKS; i++)
+        for (size_t j = i + 1; j < BLOCKS; j++)
+            for (size_t row = 0; row < BLOCK; row++) {
+                touch(i * BLOCK + row);
+                sweep(j * BLOCK, BLOCK);
+            }
+}
+static void set_beside_sweeps(void)
+{
+    random_t random = {7};
+    for (size_t round = 0; round < 4; round++)
+        for (size_t i = 0; i < DATA - 32; i++) {
+            touch(i);
+            touch(DATA - 32 + random_next(&random) % 24);
+        }
+}
+
+/* Writes all data, so that the budget is full, and counts what comes in during `pattern`, touched or read ahead in vain. */
+static void comes_in(const char *name, void (*pattern)(void), size_t most)
+{
+    TEST(name) {
+        unified_memory_interface_t *memory = open_with(BUDGET * CHUNK, 0);
+        words = memory->allocate_streaming((size_t)DATA * CHUNK, CHUNK);
+        for (size_t i = 0; i < (size_t)DATA * WORDS; i++) words[i] = mix(i);
+        unimem_residency_t before = residency_of(words);
+        touches = 0;
+        pattern();
+        unimem_residency_t after = residency_of(words);
+        size_t faults = after.faults - before.faults;
+        size_t in_vain = after.prefetches - before.prefetches - (after.prefetch_hits - before.prefetch_hits);
+        printf("# %zu touches, %zu faults, %zu chunks read ahead in vain\n", touches, faults, in_vain);
+        EXPECT(faults <= most, "%zu faults, more than %zu", faults, most);
+        memory->free(words);
+        unimem_close(memory);
+    }
+}
+
+static int run_all(void)
+{
+    if (!serves_touches()) {
+        SKIP("chunks that leave while a program sweeps", "nothing serves faults here");
+        return tap_done();
+    }
+    comes_in("a loop that fits comes in, and what is old leaves", loop_that_fits, 3 * BUDGET);
+    comes_in("of a loop that does not quite fit most stays", loop_beyond_the_budget, 40 * BUDGET * 12 / 10 * 2 / 3);
+    comes_in("of a long sweep what fits stays", long_sweeps, 8 * (DATA - BUDGET / 3));
+    comes_in("a pair of blocks stays while they are swept", pairs_of_blocks, 6000);
+    comes_in("what is used beside a sweep stays", set_beside_sweeps, 4 * (DATA - 32) * 9 / 8);
+    return tap_done();
+}
+
+int main(int count, char **arguments)
+{
+    return on_every_mechanism(count, arguments, run_all);
+}
