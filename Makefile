@@ -133,6 +133,13 @@ run-checked: MINUTES = 4
 run-checked: all
 	@CARGO="$(CARGO)" TEST_CC="$(CC)" TEST_CXX="$(CXX)" MAKE="$(MAKE)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/checked.sh $(B) $(MINUTES)
 
+# The tests on an emulated aarch64 machine, under a Linux kernel for it: an hour or more.  ONLY=text
+.PHONY: test-aarch64
+test-aarch64: export ONLY := $(ONLY)
+test-aarch64:
+	@sh tools/deps.sh aarch64
+	@MAKE="$(MAKE)" CARGO="$(CARGO)" sh c_tests/emulated.sh $(B)/aarch64
+
 # The public project's own tests on each mixture of its C and this library.  TREE=directory of its sources
 .PHONY: legacy-project
 legacy-project: all
