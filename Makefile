@@ -14,11 +14,23 @@ LD         ?= ld
 OBJCOPY    ?= objcopy
 CFLAGS     ?= -O2 -g
 
+# For another processor, with a compiler for it: make CC=aarch64-linux-gnu-gcc CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu
+# The linker and the other tools are those that belong to the compiler, unless they are named too.
+ifneq ($(CARGO_BUILD_TARGET),)
+export CARGO_BUILD_TARGET
+LINKER_OF_TARGET := CARGO_TARGET_$(shell echo $(CARGO_BUILD_TARGET) | tr a-z- A-Z_)_LINKER
+export $(LINKER_OF_TARGET) ?= $(CC)
+of_compiler = $(if $(filter default file undefined,$(origin $1)),$(shell $(CC) -print-prog-name=$2),$($1))
+LD := $(call of_compiler,LD,ld)
+AR := $(call of_compiler,AR,ar)
+OBJCOPY := $(call of_compiler,OBJCOPY,objcopy)
+endif
+
 VERSION  := $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SOVERSION := $(firstword $(subst ., ,$(VERSION)))
 B        := build
 TARGET   := $(or $(CARGO_TARGET_DIR),target)
-ARCHIVE  := $(TARGET)/release/libunimem.a
+ARCHIVE  := $(TARGET)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release/libunimem.a
 SHARED   := $(B)/libunimem.so.$(VERSION)
 # What Rust's standard library asks of the system.
 SYSTEM_LIBS := -lgcc_s -lpthread -lm -ldl -lc
@@ -121,6 +133,13 @@ checked:
 run-checked: MINUTES = 4
 run-checked: all
 	@CARGO="$(CARGO)" TEST_CC="$(CC)" TEST_CXX="$(CXX)" MAKE="$(MAKE)" SYSTEM_LIBS="$(SYSTEM_LIBS)" sh c_tests/checked.sh $(B) $(MINUTES)
+
+# The tests on an emulated aarch64 machine, under a Linux kernel for it: an hour or more.  ONLY=text
+.PHONY: test-aarch64
+test-aarch64: export ONLY := $(ONLY)
+test-aarch64:
+	@sh tools/deps.sh aarch64
+	@MAKE="$(MAKE)" CARGO="$(CARGO)" sh c_tests/emulated.sh $(B)/aarch64
 
 # The public project's own tests on each mixture of its C and this library.  TREE=directory of its sources
 .PHONY: legacy-project

@@ -10,7 +10,22 @@ fn compile(library: &str, sources: &[&str]) {
     }
 }
 
+/// Whether Cargo builds for a system that the library can run on.
+fn is_supported() -> bool {
+    let is = |name: &str, value: &str| {
+        env::var(format!("CARGO_CFG_TARGET_{name}")).is_ok_and(|found| found == value)
+    };
+    is("OS", "linux") && is("ENV", "gnu") && is("POINTER_WIDTH", "64") && is("ENDIAN", "little")
+}
+
 fn main() {
+    if !is_supported() {
+        let target = env::var("TARGET").unwrap_or_default();
+        println!(
+            "cargo::error=libunimem needs Linux with glibc on a little-endian processor of 64 bits, which {target} is not"
+        );
+        return;
+    }
     println!("cargo::rustc-check-cfg=cfg(unimem_hwloc)");
     compile("unimem_c", &["src/c_api/seam.c", "src/os/thread_pointer.c"]);
     let processor = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();

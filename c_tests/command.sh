@@ -37,6 +37,15 @@ assert told["NUMA_nodes"]["count"] >= 1
 PYTHON
 }
 forced() { gives 0 env UNIMEM_FAULTS=none "$unimem" info && grep -q '^  used  *none$' "$D/out"; }
+# The command is told of other pages than there are, as the library is in test_page_size.c.
+other_pages() {
+    printf '%s\n' '#define _GNU_SOURCE' '#include <dlfcn.h>' '#include <unistd.h>' \
+        'long sysconf(int name) { return name == _SC_PAGESIZE ? 65536 : ((long (*)(int))dlsym(RTLD_NEXT, "sysconf"))(name); }' |
+        $TEST_CC -shared -fPIC -x c - -o "$D/pages.so" -ldl || return 1
+    gives 0 env LD_PRELOAD="$D/pages.so" "$unimem" info && says out "needs pages of 4 KiB" &&
+        gives 125 env LD_PRELOAD="$D/pages.so" "$unimem" run true && says err "pages are not of 4 KiB" &&
+        gives 125 env LD_PRELOAD="$D/pages.so" "$unimem" check true && says err "pages are not of 4 KiB"
+}
 no_directory() { gives 0 env UNIMEM_SPILL_DIR="$D/not-there" "$unimem" info && says out "no unnamed file can be made there: No such file or directory (ENOENT)"; }
 # The reader has closed its end before the command begins.
 closed_pipe() {
@@ -161,6 +170,7 @@ try "info" tells
 try "info in a pipe has no colours" plain
 try "info tells what the environment forces" forced
 try "info tells of an unusable spill directory" no_directory
+try "info, run and check tell that other pages than those of 4 KiB do not serve" other_pages
 try "a reader that goes away" closed_pipe
 if command -v python3 >/dev/null; then
     try "info --json" tells_json

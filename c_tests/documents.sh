@@ -148,8 +148,8 @@ git ls-files 2>"$D/log" | grep -v / |
 try "files that do not belong at the top" none "$D/missing"
 
 # Goals of make.
-prose | grep -oE '`make [a-z-]+' | sed 's/^`make //' | sort -u |
-    while read -r goal; do grep -qE "^([a-z-]+ )*$goal( [a-z-]+)*:" Makefile ./*/*.mk || echo "make $goal"; done >"$D/missing"
+prose | grep -oE '`make [a-z0-9-]+' | sed 's/^`make //' | sort -u |
+    while read -r goal; do grep -qE "^([a-z0-9-]+ )*$goal( [a-z0-9-]+)*:" Makefile ./*/*.mk || echo "make $goal"; done >"$D/missing"
 try "goals of make that they name" none "$D/missing"
 
 # Variables of the environment that the library reads, all of them described. Tests have others.

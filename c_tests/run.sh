@@ -77,10 +77,7 @@ joined() {
 cargo_test() {
     $CARGO checked --quiet --no-fail-fast -- --format pretty >"$B/tests/cargo.log" 2>&1
     status=$?
-    awk '/^test .* \.\.\. ok/ { n++; print "ok - " $2 }
-         /^test .* \.\.\. ignored/ { n++; print "ok - " $2 " # SKIP ignored" }
-         /^test .* \.\.\. FAILED/ { n++; print "not ok - " $2 }
-         END { print "1.." n + 0 }' "$B/tests/cargo.log"
+    awk -f c_tests/cargo.awk "$B/tests/cargo.log"
     [ $status = 0 ] || sed 's/^/# /' "$B/tests/cargo.log"
     return $status
 }

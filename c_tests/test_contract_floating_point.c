@@ -8,12 +8,21 @@
 #include <xmmintrin.h>
 /* The bits of MXCSR that take subnormals for zero, as results and as operands. */
 enum { FLUSHING = 0x8040 };
-#define GET_MODES() _mm_getcsr()
-#define SET_MODES(modes) _mm_setcsr(modes)
+static unsigned get_modes(void) { return _mm_getcsr(); }
+static void set_modes(unsigned modes) { _mm_setcsr(modes); }
+#elif defined __aarch64__
+/* The bit of FPCR that does. */
+enum { FLUSHING = 1 << 24 };
+static unsigned get_modes(void) {
+    unsigned long modes;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(modes));
+    return (unsigned)modes;
+}
+static void set_modes(unsigned modes) { __asm__ volatile("msr fpcr, %0" : : "r"((unsigned long)modes)); }
 #else
 enum { FLUSHING = 0 };
-#define GET_MODES() 0u
-#define SET_MODES(modes) (void)(modes)
+static unsigned get_modes(void) { return 0; }
+static void set_modes(unsigned modes) { (void)modes; }
 #endif
 
 #include "tap.h"
@@ -101,13 +110,13 @@ typedef struct {
 static bool set(const environment_t *environment) {
     if (fesetround(environment->rounding) != 0) return false;
     if (environment->signals && feenableexcept(environment->signals) < 0) return false;
-    if (environment->flushes) SET_MODES(GET_MODES() | FLUSHING);
+    if (environment->flushes) set_modes(get_modes() | FLUSHING);
     return !environment->flushes || FLUSHING;
 }
 /* Whether the thread has this environment, and no exception was seen since they were cleared. */
 static bool is_set(const environment_t *environment) {
     return fegetround() == environment->rounding && fegetexcept() == environment->signals &&
-           fetestexcept(FE_ALL_EXCEPT) == 0 && (GET_MODES() & FLUSHING) == (environment->flushes ? FLUSHING : 0);
+           fetestexcept(FE_ALL_EXCEPT) == 0 && (get_modes() & FLUSHING) == (environment->flushes ? FLUSHING : 0);
 }
 
 /* What a child is to do, and what it finds; shared with it. */

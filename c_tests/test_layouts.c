@@ -1,6 +1,7 @@
-/* test_layouts.c - every row of the table of the legacy ABI (x86-64) that the drop-in headers cover. Compiling this
+/* test_layouts.c - every row of the table of the legacy ABI that the drop-in headers cover. Compiling this
  * file asserts them; make also compiles it as C++17. */
 #include <assert.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
 #include "unimem.h"
@@ -21,7 +22,12 @@
 
 static_assert(sizeof(MemoryPool) == sizeof(simple_memory_pool_t), "memory_pool.h came first");
 
+/* Of all that is here only a mutex depends on the processor; the table is that of x86-64. */
+enum { MUTEX = sizeof(pthread_mutex_t) };
 #ifdef __x86_64__
+static_assert(MUTEX == 40, "pthread_mutex_t");
+#endif
+
 TYPE(PoolConfig, 8, 72);
 FIELD(PoolConfig, min_block_size, 0, 8);
 FIELD(PoolConfig, alignment, 8, 8);
@@ -44,16 +50,16 @@ FIELD(Block, prev, 24, 8);
 FIELD(Block, padding, 32, 40);
 FIELD(Block, data, 72, 8);
 
-TYPE(SizeClass, 8, 88);
+TYPE(SizeClass, 8, 48 + MUTEX);
 FIELD(SizeClass, block_size, 0, 8);
 FIELD(SizeClass, free_list, 8, 8);
-FIELD(SizeClass, mutex, 16, 40);
-FIELD(SizeClass, num_blocks, 56, 8);
-FIELD(SizeClass, max_blocks, 64, 8);
-FIELD(SizeClass, hits, 72, 8);
-FIELD(SizeClass, misses, 80, 8);
+FIELD(SizeClass, mutex, 16, MUTEX);
+FIELD(SizeClass, num_blocks, 16 + MUTEX, 8);
+FIELD(SizeClass, max_blocks, 24 + MUTEX, 8);
+FIELD(SizeClass, hits, 32 + MUTEX, 8);
+FIELD(SizeClass, misses, 40 + MUTEX, 8);
 
-TYPE(simple_memory_pool_t, 8, 176);
+TYPE(simple_memory_pool_t, 8, 136 + MUTEX);
 FIELD(simple_memory_pool_t, base_address, 0, 8);
 FIELD(simple_memory_pool_t, total_size, 8, 8);
 FIELD(simple_memory_pool_t, size_classes, 16, 8);
@@ -62,8 +68,8 @@ FIELD(simple_memory_pool_t, large_blocks, 32, 8);
 FIELD(simple_memory_pool_t, total_allocated, 40, 8);
 FIELD(simple_memory_pool_t, peak_allocated, 48, 8);
 FIELD(simple_memory_pool_t, num_allocations, 56, 8);
-FIELD(simple_memory_pool_t, mutex, 64, 40);
-FIELD(simple_memory_pool_t, config, 104, 72);
+FIELD(simple_memory_pool_t, mutex, 64, MUTEX);
+FIELD(simple_memory_pool_t, config, 64 + MUTEX, 72);
 
 VALUE(QG_POOL_ALIGNMENT, 64);
 VALUE(QG_NUM_SIZE_CLASSES, 64);
@@ -194,12 +200,8 @@ VALUE(HARDWARE_TYPE_IBM, 7);
 VALUE(HARDWARE_TYPE_RIGETTI, 8);
 VALUE(HARDWARE_TYPE_DWAVE, 9);
 VALUE(HARDWARE_TYPE_CUSTOM, 10);
-#define HELD "1..1\nok 1 - every row of the table holds"
-#else
-#define HELD "1..0 # SKIP the table is that of x86-64"
-#endif
 
 int main(void) {
-    puts(HELD);
+    puts("1..1\nok 1 - every row of the table holds");
     return 0;
 }

@@ -29,11 +29,12 @@ static void test_layouts(void) {
     _Static_assert(sizeof(PoolConfig) == 72 && offsetof(PoolConfig, alignment) == 8 &&
                        offsetof(PoolConfig, thread_cache_size) == 56 && offsetof(PoolConfig, enable_stats) == 64,
                    "PoolConfig");
-    _Static_assert(sizeof(MemoryPool) == 176 && offsetof(MemoryPool, total_size) == 8 &&
+    _Static_assert(sizeof(MemoryPool) == 136 + sizeof(pthread_mutex_t) && offsetof(MemoryPool, total_size) == 8 &&
                        offsetof(MemoryPool, num_classes) == 24 && offsetof(MemoryPool, total_allocated) == 40 &&
-                       offsetof(MemoryPool, config) == 104,
+                       offsetof(MemoryPool, config) == 64 + sizeof(pthread_mutex_t),
                    "MemoryPool");
-    CHECK("the layouts are those of the legacy headers (asserted at compile time)", sizeof(SizeClass) == 88);
+    CHECK("the layouts are those of the legacy headers (asserted at compile time)",
+          sizeof(SizeClass) == 48 + sizeof(pthread_mutex_t));
 }
 
 static void test_create(void) {

@@ -4,6 +4,7 @@
 #   deps.sh demo   what building and running needs
 #   deps.sh test   and what widens the tests; without those they say SKIP
 #   deps.sh bench  and what the benchmarks compare with
+#   deps.sh aarch64  a compiler for that processor, and what emulates it
 # Does nothing, quickly and without network, when nothing is missing.
 set -eu
 
@@ -45,6 +46,15 @@ if [ "${1:-test}" = bench ]; then
     want python3 python3
     "${PYTHON:-python3}" -c 'import numpy' 2>/dev/null || /usr/bin/python3 -c 'import numpy' 2>/dev/null ||
         wanted="$wanted python3-numpy"
+fi
+if [ "${1:-test}" = aarch64 ]; then
+    want aarch64-linux-gnu-gcc "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+    want qemu-system-aarch64 qemu-system-arm
+    want cpio cpio
+    if have rustup && ! rustup target list --installed | grep -qx aarch64-unknown-linux-gnu; then
+        rustup target add aarch64-unknown-linux-gnu >/dev/null 2>&1 ||
+            echo "deps: rustup does not give aarch64-unknown-linux-gnu; what needs it is skipped"
+    fi
 fi
 if [ -z "$missing$wanted" ]; then
     exit 0

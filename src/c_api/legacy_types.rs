@@ -340,7 +340,7 @@ const fn field_size<S, F>(_: fn(&S) -> &F) -> usize {
 }
 /// Asserts a structure's size and alignment, then each field's offset and size.
 macro_rules! assert_layout {
-    ($type:ty, $size:literal, $align:literal, $($field:ident $offset:literal $bytes:literal,)*) => {
+    ($type:ty, $size:tt, $align:literal, $($field:ident $offset:tt $bytes:tt,)*) => {
         const _: () = {
             assert!(size_of::<$type>() == $size && align_of::<$type>() == $align);
             $(assert!(core::mem::offset_of!($type, $field) == $offset);
@@ -348,21 +348,21 @@ macro_rules! assert_layout {
         };
     };
 }
-// These are the layouts of the x86-64 ABI. A mutex has another size elsewhere.
-#[cfg(target_arch = "x86_64")]
+// Only a mutex depends on the processor: it has 40 bytes on x86-64 and 48 on aarch64.
 #[rustfmt::skip]
 mod layouts {
     use super::*;
+    const MUTEX: usize = size_of::<libc::pthread_mutex_t>();
     assert_layout!(PoolConfig, 72, 8, min_block_size 0 8, alignment 8 8, num_size_classes 16 8, growth_factor 24 4,
         prefetch_distance 32 8, use_huge_pages 40 1, cache_local_free_lists 41 1, max_blocks_per_class 48 8,
         thread_cache_size 56 8, enable_stats 64 1,);
     assert_layout!(Block, 128, 64, size 0 8, magic 8 4, is_free 12 1, size_class 14 2, next 16 8, prev 24 8,
         padding 32 40, data 72 8,);
-    assert_layout!(SizeClass, 88, 8, block_size 0 8, free_list 8 8, mutex 16 40, num_blocks 56 8, max_blocks 64 8,
-        hits 72 8, misses 80 8,);
-    assert_layout!(MemoryPool, 176, 8, base_address 0 8, total_size 8 8, size_classes 16 8, num_classes 24 8,
-        large_blocks 32 8, total_allocated 40 8, peak_allocated 48 8, num_allocations 56 8, mutex 64 40,
-        config 104 72,);
+    assert_layout!(SizeClass, {48 + MUTEX}, 8, block_size 0 8, free_list 8 8, mutex 16 MUTEX,
+        num_blocks {16 + MUTEX} 8, max_blocks {24 + MUTEX} 8, hits {32 + MUTEX} 8, misses {40 + MUTEX} 8,);
+    assert_layout!(MemoryPool, {136 + MUTEX}, 8, base_address 0 8, total_size 8 8, size_classes 16 8,
+        num_classes 24 8, large_blocks 32 8, total_allocated 40 8, peak_allocated 48 8, num_allocations 56 8,
+        mutex 64 MUTEX, config {64 + MUTEX} 72,);
     assert_layout!(MemorySystemConfig, 48, 8, kind 0 4, strategy 4 4, optimization 8 4, total_size 16 8,
         block_size 24 8, alignment 32 8, enable_monitoring 40 1, enable_defragmentation 41 1,);
     assert_layout!(AdvancedPoolConfig, 32, 8, pool_size 0 8, block_size 8 8, max_blocks 16 8, fixed_size 24 1,

@@ -33,6 +33,7 @@ mod resize;
 mod room;
 mod runs;
 mod scavenger;
+mod sequence;
 mod size_class;
 mod slot;
 mod slow;

@@ -9,13 +9,12 @@
 use super::Heap;
 use super::arena::{Run, SLOTS};
 use super::cache::ThreadCache;
+use super::sequence::Sequence;
 use super::size_class::{Class, DEFAULT_ALIGNMENT, SHAPES};
 use super::{slot, tally};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{
-    AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*, fence,
-};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 /// `kind` of a span that has blocks of a size class.
 pub const KIND_BLOCKS: u8 = 0;
@@ -56,9 +55,9 @@ pub struct Span {
     zero_size_value: AtomicUsize,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
-    /// Sequence number: grows whenever the record goes into service or out of it, and is odd while in service. See
+    /// Its number grows whenever the record goes into service or out of it, and is odd while in service. See
     /// [`Span::whole`].
-    changes: AtomicU32,
+    changes: Sequence,
     /// Only for a span of one block: bytes at the start of the block that may have been written to; the rest of it reads as
     /// zero. [`ALL`] from when the block is handed out, and in spans of many blocks.
     written: AtomicUsize,
@@ -187,26 +186,24 @@ impl Span {
     }
     #[inline(always)]
     fn whole_in_service<R>(&self, read: impl FnOnce() -> Option<R>) -> Option<(R, u32)> {
-        let changes = self.changes.load(Acquire);
-        let found = read().filter(|_| changes % 2 == 1);
-        fence(Acquire);
-        found.filter(|_| self.changes.load(Relaxed) == changes).map(|found| (found, changes))
+        let read = |changes| read().filter(|_| changes % 2 == 1).map(|found| (found, changes));
+        let (found, whole) = self.changes.read(read);
+        found.filter(|_| whole)
     }
     /// Number of the record's service. Whoever reads the same number again knows that the record was in service all the
     /// time.
     #[inline(always)]
     pub fn service(&self) -> u32 {
-        self.changes.load(Relaxed)
+        self.changes.number()
     }
     fn end_service(&self) -> u32 {
-        let changes = self.changes.load(Relaxed);
+        let changes = self.changes.number();
         let out = changes.wrapping_add(changes % 2);
-        self.changes.store(out, Relaxed);
-        fence(Release);
+        self.changes.advance(out);
         out
     }
     fn begin_service(&self, changes: u32) {
-        self.changes.store(changes.wrapping_add(1), Release);
+        self.changes.advance(changes.wrapping_add(1));
     }
     /// Takes the record out of service: no pointer is a block of it any more.
     pub fn retire(&self) {

@@ -15,9 +15,9 @@
 //! first writes down what the totals will be (`all`), and these count instead while `publications` is odd. So a reader finds
 //! a publication either done or not begun, and so does a child that another thread has forked in the middle of one.
 use super::Heap;
+use super::sequence::Sequence;
 use super::statistics::Counts;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicIsize, AtomicU32, AtomicUsize, fence};
+use core::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
 
 /// Net bytes that a thread may allocate or free before it publishes.
 pub(super) const UNPUBLISHED: isize = 64 << 10;
@@ -73,7 +73,7 @@ pub(super) struct Tally {
     /// The highest [`difference`] since the last publication. Resetting the heap's statistics stores here too, from any
     /// thread.
     peak: AtomicIsize,
-    publications: AtomicU32,
+    publications: Sequence,
     misses: AtomicUsize,
     /// What the two words do not have: earlier publications, and what slow paths counted.
     earlier: Totals,
@@ -227,7 +227,7 @@ impl Tally {
     }
     /// Adds what is unpublished to the heap's live bytes and raises its peak.
     pub fn publish(&self, heap: &Heap) {
-        let publications = self.publications.load(Relaxed);
+        let publications = self.publications.number();
         if publications % 2 == 1 {
             return self.end_publication(publications); // begun by a thread that this child does not have
         }
@@ -238,10 +238,9 @@ impl Tally {
     fn publish_as(&self, heap: &Heap, live: isize, peak: isize) {
         let all = self.earlier.with(own(&self.allocated), own(&self.freed));
         self.all.set(all);
-        let publications = self.publications.load(Relaxed);
-        self.publications.store(publications.wrapping_add(1), Release);
-        // A reader that sees the heap's new live bytes has to see that a publication was begun: see `Heap::totals`.
-        fence(Release);
+        let publications = self.publications.number();
+        // So a reader that sees the heap's new live bytes sees that a publication was begun: see `Heap::totals`.
+        self.publications.advance(publications.wrapping_add(1));
         let before = heap.counters.live.fetch_add(live, Relaxed);
         heap.counters.raise_peak(before + peak);
         #[cfg(test)]
@@ -253,12 +252,12 @@ impl Tally {
         self.allocated.store(0, Relaxed);
         self.freed.store(NO_FREES, Relaxed);
         self.peak.store(0, Relaxed);
-        self.publications.store(publications.wrapping_add(1), Release);
+        self.publications.advance(publications.wrapping_add(1));
     }
     /// Net bytes that are not published, and their peak: what [`Tally::look`] tells others, for the thread that writes. No
     /// publication begins meanwhile, but one may have been begun by a thread that this child does not have.
     fn unpublished(&self) -> (isize, isize) {
-        match self.publications.load(Relaxed) % 2 == 1 {
+        match self.publications.number() % 2 == 1 {
             true => (0, 0),
             false => {
                 let live = difference(own(&self.allocated), own(&self.freed));
@@ -288,19 +287,14 @@ impl Tally {
     }
     /// Twice the number of publications so far, and one more during a publication.
     pub fn publications(&self) -> u32 {
-        self.publications.load(Relaxed)
+        self.publications.number()
     }
-    /// Runs `read` on the words until no publication has changed them meanwhile, as a reader of a sequence lock does. `read`
-    /// is told the number of [`Tally::publications`].
+    /// Runs `read` on the words until no publication has changed them meanwhile. `read` is told the number of
+    /// [`Tally::publications`].
     fn whole<R>(&self, read: impl Fn(u32) -> R) -> R {
         // The limit has never been seen to be reached: another publication would have to come during each try.
         const TRIES: usize = 1000;
-        let read = || {
-            let before = self.publications.load(Acquire);
-            let found = read(before);
-            fence(Acquire);
-            (found, self.publications.load(Relaxed) == before)
-        };
+        let read = || self.publications.read(&read);
         let whole = (0..TRIES).map(|_| read()).find(|(_, whole)| *whole);
         whole.unwrap_or_else(read).0
     }
@@ -378,7 +372,7 @@ mod tests {
         let counts = tally.look().counts;
         assert_eq!((counts.hits, counts.misses, counts.frees), (5_000_000, 0, 5_000_000));
         assert_eq!((counts.allocated, tally.unpublished().0), (5_000_000 * (28 << 10), 0));
-        assert!(tally.publications.load(Relaxed) >= 2 * (5_000_000 / FREES as u32 - 1));
+        assert!(tally.publications.number() >= 2 * (5_000_000 / FREES as u32 - 1));
         heap.destroy();
     }
 
@@ -423,7 +417,7 @@ mod tests {
             free(&tally, heap, 100);
             let all = tally.earlier.with(own(&tally.allocated), own(&tally.freed));
             tally.all.set(all);
-            tally.publications.store(1, Relaxed);
+            tally.publications.advance(1);
             [&tally.earlier.hits, &tally.earlier.frees, &tally.earlier.allocated]
                 .iter()
                 .zip(all)

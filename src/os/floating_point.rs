@@ -9,7 +9,12 @@ use core::cell::Cell;
 
 /// An environment, with the exceptions that have been seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Environment(#[cfg(all(target_arch = "x86_64", not(miri)))] u32);
+pub struct Environment(
+    #[cfg(all(target_arch = "x86_64", not(miri)))] u32,
+    /// FPCR, how the thread computes, and FPSR, the exceptions that have been seen.
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    [u64; 2],
+);
 
 /// While this lives, the thread is in the environment that was entered; afterwards again in the one before, as if nothing
 /// had been computed.
@@ -95,8 +100,29 @@ impl Environment {
         };
     }
 }
-/// Other processors are not tested: there, all environments are the one that the thread has.
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[cfg(all(target_arch = "aarch64", not(miri)))]
+impl Environment {
+    /// As above.
+    pub const DEFAULT: Environment = Environment([0, 0]);
+
+    fn current() -> Environment {
+        let (control, status): (u64, u64);
+        // SAFETY: this only reads two registers.
+        unsafe {
+            core::arch::asm!("mrs {}, fpcr", "mrs {}, fpsr", out(reg) control, out(reg) status, options(nostack, preserves_flags))
+        };
+        Environment([control, status])
+    }
+    fn set(self) {
+        let [control, status] = self.0;
+        // SAFETY: the values are the default, or were in the registers before.
+        unsafe {
+            core::arch::asm!("msr fpcr, {}", "msr fpsr, {}", in(reg) control, in(reg) status, options(nostack, preserves_flags))
+        };
+    }
+}
+/// Elsewhere all environments are the one that the thread has.
+#[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))))]
 impl Environment {
     /// What a program begins with.
     pub const DEFAULT: Environment = Environment();

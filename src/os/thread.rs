@@ -71,7 +71,26 @@ fn pointer() -> *mut Record {
     }
     record
 }
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[cfg(all(target_arch = "aarch64", not(miri)))]
+#[inline(always)]
+fn pointer() -> *mut Record {
+    let record: *mut Record;
+    // SAFETY: this reads the initial-exec variable of thread_pointer.c, whose offset the linker resolves. The offset is in
+    // one register throughout, as linkers expect that put the offset itself in place of where it is found.
+    unsafe {
+        core::arch::asm!(
+            "adrp {0}, :gottprel:unimem_thread_record",
+            "ldr {0}, [{0}, :gottprel_lo12:unimem_thread_record]",
+            "mrs {1}, tpidr_el0",
+            "ldr {0}, [{1}, {0}]",
+            out(reg) record,
+            out(reg) _,
+            options(nostack, preserves_flags, readonly, pure)
+        );
+    }
+    record
+}
+#[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))))]
 #[inline(always)]
 fn pointer() -> *mut Record {
     // SAFETY: this is the address of a thread-local variable of the calling thread.

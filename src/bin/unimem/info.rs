@@ -87,6 +87,9 @@ fn memory() -> Section {
     }
     // SAFETY: the call only asks for a number.
     section.size("page", unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64);
+    if !unimem::os::map::pages_are_supported() {
+        section.text("note", "libunimem needs pages of 4 KiB, so none of its memory can be had here");
+    }
     section
 }
 

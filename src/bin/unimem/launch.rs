@@ -21,6 +21,10 @@ pub fn library() -> Option<PathBuf> {
 
 /// A program that is ready to be started on the library. `words` are its name and arguments.
 pub fn preloaded(words: &[OsString]) -> Result<Command, Failure> {
+    // There the library has no block for the program, which would hardly say why it ends.
+    if !unimem::os::map::pages_are_supported() {
+        return Err(Failure::new(OWN_FAILURE, "this system's pages are not of 4 KiB, which libunimem needs"));
+    }
     let library = library().ok_or_else(|| {
         Failure::new(OWN_FAILURE, format!("{LIBRARY} is neither beside this command nor in its prefix's lib"))
     })?;

@@ -132,7 +132,8 @@ fn next_of(before: &Before, info: *mut libc::siginfo_t) -> Option<&libc::sigacti
     }
 }
 
-/// Whether the fault was a store; None if the processor's context does not tell.
+/// Whether the fault was a store; None if the processor's context does not tell. It only tells whether a copy of the
+/// chunk is worth keeping: nothing is lost where an atomic instruction counts as a load, as on aarch64.
 fn was_store(context: *const libc::c_void) -> Option<bool> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -141,10 +142,53 @@ fn was_store(context: *const libc::c_void) -> Option<bool> {
             unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs[libc::REG_ERR as usize] };
         Some(error & 2 != 0)
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        use esr::RECORDS;
+        // SAFETY: as above. The kernel's records are in the part of the context that libc keeps to itself.
+        let records =
+            unsafe { &*context.byte_add(RECORDS.start).cast::<[u8; RECORDS.end - RECORDS.start]>() };
+        esr::of_fault(records).and_then(esr::was_store)
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _ = context;
         None
+    }
+}
+/// What an aarch64 kernel tells of a fault: the processor's ESR register, in a record of the signal's context.
+#[cfg(any(target_arch = "aarch64", test))]
+mod esr {
+    /// Where the records are in a `ucontext_t`.
+    #[cfg(target_arch = "aarch64")]
+    pub const RECORDS: core::ops::Range<usize> = {
+        use core::mem::offset_of;
+        let before = offset_of!(libc::ucontext_t, uc_mcontext) + offset_of!(libc::mcontext_t, pstate) + 8;
+        let start = before.next_multiple_of(16);
+        let end = start + 4096;
+        assert!(end <= size_of::<libc::ucontext_t>());
+        start..end
+    };
+    const MAGIC: u32 = 0x4553_5201;
+
+    /// Finds the register among the records. Each begins with four bytes that tell its kind and four with its length.
+    /// One of zeros ends them.
+    pub fn of_fault(mut records: &[u8]) -> Option<u64> {
+        loop {
+            let (kind, rest) = records.split_first_chunk()?;
+            let (length, rest) = rest.split_first_chunk()?;
+            if u32::from_le_bytes(*kind) == MAGIC {
+                return rest.first_chunk().map(|esr| u64::from_le_bytes(*esr));
+            }
+            let length = u32::from_le_bytes(*length) as usize;
+            records = records.get(length..).filter(|_| length > 0)?;
+        }
+    }
+    /// Whether the register tells of a store; None if it does not tell of an access to data.
+    pub fn was_store(esr: u64) -> Option<bool> {
+        const DATA_ABORT: u64 = 0b10_0100;
+        const WRITE: u64 = 1 << 6;
+        (esr >> 26 & 0x3F == DATA_ABORT).then_some(esr & WRITE != 0)
     }
 }
 
@@ -278,5 +322,79 @@ fn queue(signal: libc::c_int, info: *const libc::siginfo_t) -> bool {
     unsafe {
         let (process, thread) = (libc::getpid(), libc::syscall(libc::SYS_gettid));
         libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signal, info) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::esr;
+
+    /// A kernel's records: floating-point registers (of 528 bytes), then ESR, then the end.
+    fn records(register: u64) -> Vec<u8> {
+        let mut bytes = [0x4650_8001_u32, 528].map(u32::to_le_bytes).as_flattened().to_vec();
+        bytes.resize(528, 0xA5);
+        bytes.extend_from_slice([0x4553_5201_u32, 16].map(u32::to_le_bytes).as_flattened());
+        bytes.extend_from_slice(&register.to_le_bytes());
+        bytes.resize(4096, 0);
+        bytes
+    }
+    #[test]
+    fn the_records_of_aarch64_tell_loads_from_stores() {
+        // As Linux 6.12 gives them for a load and a store where no page is.
+        for (register, store) in [(0x9200_0006, Some(false)), (0x9200_0046, Some(true)), (0x8200_0006, None)]
+        {
+            assert_eq!(esr::of_fault(&records(register)).map(esr::was_store), Some(store));
+        }
+    }
+    #[test]
+    fn records_without_the_register_tell_nothing() {
+        let whole = records(0x9200_0046);
+        for length in 0..=528 + 15 {
+            assert_eq!(esr::of_fault(&whole[..length]), None, "{length}");
+        }
+        assert_eq!(esr::of_fault(&[0; 4096]), None);
+    }
+    /// The kernel's own records, where it is one that writes them.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[test]
+    fn a_fault_of_this_thread_tells_whether_it_was_a_store() {
+        use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+        static SEEN: AtomicUsize = AtomicUsize::new(0);
+        extern "C" fn note(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+            let store = super::was_store(context);
+            SEEN.store(1 + store.map_or(2, usize::from), SeqCst);
+            // SAFETY: the fault was in the page that the test mapped.
+            unsafe {
+                let page = ((*info).si_addr() as usize & !4095) as *mut libc::c_void;
+                libc::mprotect(page, 4096, libc::PROT_READ | libc::PROT_WRITE);
+            }
+        }
+        // In a process of its own: the handler is the process's.
+        // SAFETY: the child only makes system calls, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: the page is the child's own, and the handler makes it accessible.
+            unsafe {
+                let mut action: libc::sigaction = core::mem::zeroed();
+                action.sa_sigaction = note as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO;
+                libc::sigaction(libc::SIGSEGV, &action, core::ptr::null_mut());
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                let map =
+                    || libc::mmap(core::ptr::null_mut(), 4096, libc::PROT_NONE, flags, -1, 0).cast::<u8>();
+                map().read_volatile();
+                let load = SEEN.swap(0, SeqCst);
+                map().write_volatile(1);
+                let store = SEEN.load(SeqCst);
+                libc::_exit((load * 10 + store) as i32);
+            }
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        let seen = libc::WEXITSTATUS(status);
+        // 1: a load, 2: a store, 3: the emulator does not tell.
+        assert!(libc::WIFEXITED(status) && (seen == 12 || seen == 33), "{status:#x}");
+        assert!(cfg!(target_arch = "aarch64") || seen == 12);
     }
 }
