@@ -77,7 +77,7 @@ static void check_promises(void) {
     errno = 77;
     free(paged), free(pages), free(NULL);
     for (size_t size = 1; size <= (size_t)64 << 20; size *= 4) free(malloc(size));
-    CHECK("free keeps errno", errno == 77);
+    CHECK("malloc and free keep errno", errno == 77);
     char *text = malloc(10);
     if (text) memcpy(text, "contents", 9);
     for (size_t size = 10; text && size < (size_t)32 << 20; size = size * 3 / 2) text = realloc(text, size);

@@ -6,7 +6,7 @@
 //!   So the heap maps its own records and asks for no topology. Such a call finds either a working heap or, before a
 //!   thread has its record, the path that needs none.
 //! - Limit: `UNIMEM_MAX_SIZE` in the environment is the limit of the heap.
-//! - Errors: as for malloc, a failure is NULL with ENOMEM, and `free` keeps errno. `free` ignores and counts a pointer
+//! - Errors: as for malloc, a failure is NULL with ENOMEM, and else errno stays as it was. `free` ignores and counts a pointer
 //!   that is not a live block; `realloc` returns NULL for it.
 use super::guard;
 use crate::error::{Result, fail};
@@ -55,12 +55,11 @@ fn errno() -> &'static mut c_int {
     // SAFETY: the variable belongs to this thread, and the reference ends with the statement that takes it.
     unsafe { &mut *libc::__errno_location() }
 }
-/// Runs `f`. If it fails, sets errno to ENOMEM and returns NULL.
+/// Runs `f`. If it fails, sets errno to ENOMEM and returns NULL; else errno stays as it was.
 fn or_no_memory(f: impl FnOnce() -> Result<*mut c_void>) -> *mut c_void {
+    let before = *errno();
     let block = guard(null_mut(), f);
-    if block.is_null() {
-        *errno() = libc::ENOMEM;
-    }
+    *errno() = if block.is_null() { libc::ENOMEM } else { before };
     block
 }
 fn aligned(alignment: usize, size: usize) -> Result<*mut c_void> {

@@ -21,8 +21,16 @@ const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Maps `length` bytes (whole pages) of zeroed memory. Their address plus `offset` is a multiple of `alignment`, a
 /// power of two that is at least a page. Pages cost nothing until they are touched.
+///
+/// Not even where the system makes huge pages of everything: parts that are never touched must not become resident with
+/// others that are. [`advise_huge`] asks for huge pages.
 pub fn map(length: usize, alignment: usize, offset: usize) -> Option<usize> {
-    aligned(length, alignment, offset, system::map)
+    let address = aligned(length, alignment, offset, system::map)?;
+    if length >= HUGE_PAGE {
+        // SAFETY: this changes how pages are made. A system without huge pages refuses it, which does not matter.
+        let _ = unsafe { system::advise(address, length, libc::MADV_NOHUGEPAGE) };
+    }
+    Some(address)
 }
 
 /// Maps memory as [`map`] does, for a block all of whose bytes may be written. Where the system refuses malloc a
