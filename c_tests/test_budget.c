@@ -232,6 +232,33 @@ static int others_keep_theirs(void *unused) {
     return 0;
 }
 
+/* Whether the system may make huge pages of the mapping at `address` without being asked to. */
+static bool may_be_huge(const void *address) {
+    char line[512];
+    bool inside = false, may = true;
+    FILE *file = fopen("/proc/self/smaps", "r");
+    while (file && fgets(line, sizeof line, file)) {
+        unsigned long start, end;
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2) inside = start <= (uintptr_t)address && (uintptr_t)address < end;
+        else if (inside && strncmp(line, "VmFlags:", 8) == 0) may = !strstr(line, " nh");
+    }
+    if (file) fclose(file);
+    return may;
+}
+/* Where huge pages are set to "always", one touch would make the gaps around a block resident. */
+static int small_blocks_in_small_pages(void *unused) {
+    (void)unused;
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    const size_t sizes[] = {16, 1000, 81000, MIB / 2};
+    for (size_t i = 0; memory && i < sizeof sizes / sizeof sizes[0]; i++) {
+        char *block = memory->allocate(sizes[i], 0);
+        if (block) *block = 1;
+        EXPECT(block && !may_be_huge(block), "a block of %zu bytes is where huge pages may be made", sizes[i]);
+        memory->free(block);
+    }
+    return !EXPECT(unimem_close(memory), "a leak");
+}
+
 int main(void) {
     spill_to_memory();
     filling_t fillings[] = {{32, 16}, {48, 16}, {64, 0}, {320, 0}, {1000, 0}, {4096, 0}, {20000, 0}, {32 * KIB, 0}, {40000, 0}, {MIB, 0}, {3 * MIB, 0}, {39062, 0}, {81000, 0}};
@@ -259,6 +286,9 @@ int main(void) {
     const char *asked = "after a trim a thread puts back what it caches at its next slow call";
     if (debug_mode(NULL)) SKIP(asked, "in debug mode it caches nothing");
     else check_in_child(asked, asked_thread, NULL, 60);
+    const char *small_pages = "small blocks lie where the system makes no huge pages of its own accord";
+    if (access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0) SKIP(small_pages, "this system has no huge pages");
+    else check_in_child(small_pages, small_blocks_in_small_pages, NULL, 60);
     check_in_child("a block that the budget refuses is not said to be refused by the system", refusals_are_the_budgets, NULL, 60);
     check_in_child("a refusal that caches can prevent costs other instances nothing", others_keep_theirs, NULL, 60);
     return tap_done();
