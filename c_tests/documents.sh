@@ -138,6 +138,7 @@ try "files that documents and comments name" none "$D/missing"
 
 # Words in backquotes: names in the code, or parts of names of files. Not what others call so.
 { code; cat "$D/files"; } | grep -oE '[A-Za-z_][A-Za-z_0-9]*' | sort -u >"$D/words"
+# shellcheck disable=SC2016  # backquotes of the documents
 { prose; comments; } | grep -oE '`[^`]+`' | grep -v '\.\.\.`$' | grep -oE '[A-Za-z_][A-Za-z_0-9]{2,}' | sort -u |
     comm -23 - "$D/words" | grep -vxE '_release|_prefetch|_size|_count|max_align_t|available_idle_cpu' >"$D/missing"
 try "names that they have in backquotes" none "$D/missing"

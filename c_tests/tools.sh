@@ -8,6 +8,7 @@ oldest=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
 
 # cargo VERSION: a cargo that has it, and that builds nothing.
 cargo() {
+    # shellcheck disable=SC2016  # for the script that this writes
     printf '#!/bin/sh\n[ "$1" != --version ] || echo "cargo %s (0123abc 2020-01-01)"\n[ "$1" = --version ]\n' "$1" >"$D/cargo"
     chmod +x "$D/cargo"
 }
