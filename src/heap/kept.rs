@@ -281,37 +281,29 @@ impl Kept {
         }
     }
 
-    /// The kept range for `request`: the shortest that serves.
-    pub fn range_for(&self, request: RangeRequest) -> Option<NonNull<Span>> {
-        let mut best: Option<(NonNull<Span>, usize)> = None;
+    /// All kept ranges, the latest first: the length of each, and how much of it could serve `request`.
+    fn ranges(&self, request: RangeRequest) -> impl Iterator<Item = (NonNull<Span>, usize, usize)> {
         let mut next = NonNull::new(self.aging[RANGES].head);
-        while let Some(span) = next {
+        core::iter::from_fn(move || {
+            let span = next?;
             // SAFETY: kept spans are known to nobody but their list, under the lock.
             let inner = unsafe { span.as_ref().inner() };
-            let end = inner.run.base + inner.length;
-            if request.start_from(inner.run.base) + request.length <= end
-                && best.is_none_or(|(_, length)| inner.length < length)
-            {
-                best = Some((span, inner.length));
-            }
             next = NonNull::new(inner.links[BY_USE].next);
-        }
-        best.map(|(span, _)| span)
+            let end = inner.run.base + inner.length;
+            Some((span, inner.length, end.saturating_sub(request.start_from(inner.run.base))))
+        })
+    }
+    /// The kept range for `request`: the shortest that serves.
+    pub fn range_for(&self, request: RangeRequest) -> Option<NonNull<Span>> {
+        let serve = self.ranges(request).filter(|&(_, _, serves)| serves >= request.length);
+        serve.min_by_key(|&(_, length, _)| length).map(|(span, ..)| span)
     }
     /// How much of a kept range could at most serve `request`, if none is long enough for all of it.
     pub fn longest_for(&self, request: RangeRequest) -> usize {
-        let (mut longest, mut next) = (0, NonNull::new(self.aging[RANGES].head));
-        while let Some(span) = next {
-            // SAFETY: kept spans are known to nobody but their list, under the lock.
-            let inner = unsafe { span.as_ref().inner() };
-            let end = inner.run.base + inner.length;
-            longest = longest.max(end.saturating_sub(request.start_from(inner.run.base)));
-            next = NonNull::new(inner.links[BY_USE].next);
-        }
-        longest
+        self.ranges(request).map(|(_, _, serves)| serves).max().unwrap_or(0)
     }
-    /// Takes the range of [`Kept::range_for`] out and cuts it at both ends. What remains is a whole number of slices, or reaches to the range's
-    /// end.
+    /// Takes the range of [`Kept::range_for`] out and cuts it at both ends. What remains is a whole number of slices, or
+    /// reaches to the range's end.
     pub fn reuse_range(&mut self, request: RangeRequest) -> Option<NonNull<Span>> {
         let span = self.range_for(request)?;
         // SAFETY: kept spans are known to nobody but their list, under the lock; the references end with the block.

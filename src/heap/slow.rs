@@ -388,16 +388,18 @@ impl Heap {
         if let Some((class, entry)) = cache.front.remove() {
             self.put_back(central, cache, class, entry);
         }
-        for (class, magazine) in cache.magazines().iter().enumerate() {
-            magazine.drain_oldest(usize::MAX, |entry| self.put_back(central, cache, class, entry));
-        }
+        self.drain_from(central, cache, 0);
     }
 
     /// Puts back the large blocks that `cache` has in magazines: the run of each can then serve spans of any class. False if
     /// there is none.
     pub(super) fn put_back_singles(&self, central: &mut Central, cache: &ThreadCache) -> bool {
+        self.drain_from(central, cache, FIRST_SINGLE)
+    }
+    /// Puts back what the magazines of all classes from `first` on hold. False if that is nothing.
+    fn drain_from(&self, central: &mut Central, cache: &ThreadCache, first: usize) -> bool {
         let mut any = false;
-        for (class, magazine) in cache.magazines().iter().enumerate().skip(FIRST_SINGLE) {
+        for (class, magazine) in cache.magazines().iter().enumerate().skip(first) {
             magazine.drain_oldest(usize::MAX, |entry| {
                 self.put_back(central, cache, class, entry);
                 any = true;
