@@ -51,7 +51,6 @@ pub struct Record {
 const ENDED: usize = 1;
 
 unsafe extern "C" {
-    #[allow(dead_code)] // the assembly below finds the variable itself
     safe fn unimem_thread_record_address() -> *mut *mut Record;
     safe fn unimem_thread_mark_address() -> *mut usize;
 }
