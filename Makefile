@@ -162,7 +162,7 @@ deps:
 $(B)/demo/%: demo/%.c $(wildcard demo/*.h) bench/disk.h $(B)/libunimem.so include/unimem.h $(HEADERS)
 	@mkdir -p $(@D)
 	@$(CC) $(EXAMPLE_FLAGS) $< -o $@ -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -pthread -lm -ldl
-$(B)/bench/%: bench/%.c $(wildcard bench/*.h) $(B)/libunimem.so include/unimem.h $(HEADERS)
+$(B)/bench/%: bench/%.c $(wildcard bench/*.h) c_tests/access_orders.h $(B)/libunimem.so include/unimem.h $(HEADERS)
 	@mkdir -p $(@D)
 	@$(CC) $(EXAMPLE_FLAGS) $< -o $@ -L$(B) -lunimem -Wl,-rpath,'$$ORIGIN/..' -pthread -lm -ldl
 DEMOS   := $(patsubst demo/%.c,$(B)/demo/%,$(wildcard demo/*.c))

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 
+#include "../c_tests/access_orders.h"
 #include "bench.h"
 
 /* The budget holds some chunks less: records, and slots through which chunks move. */
@@ -27,26 +28,18 @@ static size_t below(size_t bound)
     state = state * 6364136223846793005u + 1442695040888963407u;
     return (size_t)(state >> 33) % bound;
 }
-static void sweep(size_t first, size_t chunks)
-{
-    for (size_t i = 0; i < chunks; i++) touch(first + i);
-}
 static void sweep_down(size_t first, size_t chunks)
 {
     while (chunks--) touch(first + chunks);
 }
-static void cycle(size_t first, size_t chunks, size_t rounds)
-{
-    while (rounds--) sweep(first, chunks);
-}
 
 /* Cyclic sweeps. Everything was written before, so that the budget is full of other chunks. */
-static void cyclic_half(void) { cycle(200, BUDGET / 2, 40); }
-static void cyclic_08(void) { cycle(200, BUDGET * 8 / 10, 40); }
-static void cyclic_11(void) { cycle(200, BUDGET * 11 / 10, 40); }
-static void cyclic_12(void) { cycle(200, BUDGET * 12 / 10, 40); }
-static void cyclic_2(void) { cycle(200, BUDGET * 2, 20); }
-static void cyclic_8(void) { cycle(0, DATA, 8); }
+static void cyclic_half(void) { loop(200, BUDGET / 2, 40); }
+static void cyclic_08(void) { loop(200, BUDGET * 8 / 10, 40); }
+static void cyclic_11(void) { loop(200, BUDGET * 11 / 10, 40); }
+static void cyclic_12(void) { loop(200, BUDGET * 12 / 10, 40); }
+static void cyclic_2(void) { loop(200, BUDGET * 2, 20); }
+static void cyclic_8(void) { loop(0, DATA, 8); }
 static void one_pass(void) { sweep(0, DATA); }
 /* From end to end and back, as symmetric Gauss-Seidel does. */
 static void to_and_fro(size_t chunks, size_t rounds)
@@ -63,18 +56,7 @@ static void to_and_fro_2(void) { to_and_fro(BUDGET * 2, 10); }
 static void parts_swept_again(void)
 {
     for (size_t round = 0; round < 2; round++)
-        for (size_t part = 0; part < DATA; part += BUDGET / 2) cycle(part, BUDGET / 2, 10);
-}
-/* A matrix transposed in place by blocks of 16 chunks: each chunk of one block against all of another. */
-static void transposition(void)
-{
-    enum { BLOCK = 16, BLOCKS = 16 };
-    for (size_t i = 0; i < BLOCKS; i++)
-        for (size_t j = i + 1; j < BLOCKS; j++)
-            for (size_t row = 0; row < BLOCK; row++) {
-                touch(i * BLOCK + row);
-                sweep(j * BLOCK, BLOCK);
-            }
+        for (size_t part = 0; part < DATA; part += BUDGET / 2) loop(part, BUDGET / 2, 10);
 }
 /* C += A B by blocks of eight chunks, of four by four. */
 static void product_blocked(void)
@@ -162,21 +144,21 @@ static void hot_beside_sweep(void)
 static void hot_between_sweeps(void)
 {
     for (size_t round = 0; round < 6; round++) {
-        cycle(DATA - 40, 30, 8);
+        loop(DATA - 40, 30, 8);
         sweep(0, BUDGET * 3);
     }
 }
 static void phases(void)
 {
     sweep(0, DATA);
-    cycle(40, BUDGET / 2, 20);
-    cycle(200, BUDGET * 12 / 10, 20);
+    loop(40, BUDGET / 2, 20);
+    loop(200, BUDGET * 12 / 10, 20);
     at_random(300, BUDGET / 2, 1000);
-    cycle(400, BUDGET * 3 / 4, 20);
-    cycle(0, DATA, 2);
-    cycle(100, BUDGET / 2, 20);
+    loop(400, BUDGET * 3 / 4, 20);
+    loop(0, DATA, 2);
+    loop(100, BUDGET / 2, 20);
     zipf_some(1000);
-    cycle(300, BUDGET * 12 / 10, 20);
+    loop(300, BUDGET * 12 / 10, 20);
 }
 
 typedef struct {

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 
+#include "access_orders.h"
 #include "tiers.h"
 
 enum { CHUNK = 16 * KIB, BUDGET = 64, DATA = 8 * BUDGET, WORDS = CHUNK / 8 };
@@ -15,29 +16,10 @@ static void touch(size_t chunk)
     size_t at = chunk * WORDS + touches++ % WORDS;
     EXPECT(words[at] == mix(at), "word %zu is wrong", at);
 }
-static void sweep(size_t first, size_t chunks)
-{
-    for (size_t i = 0; i < chunks; i++) touch(first + i);
-}
-static void loop(size_t first, size_t chunks, size_t rounds)
-{
-    while (rounds--) sweep(first, chunks);
-}
 
 static void loop_that_fits(void) { loop(200, BUDGET / 2, 40); }
 static void loop_beyond_the_budget(void) { loop(0, BUDGET * 12 / 10, 40); }
 static void long_sweeps(void) { loop(0, DATA, 8); }
-/* Each chunk of a block against all of another block, for all pairs of blocks, as in a transposition in place. */
-static void pairs_of_blocks(void)
-{
-    enum { BLOCK = 16, BLOCKS = 16 };
-    for (size_t i = 0; i < BLOCKS; i++)
-        for (size_t j = i + 1; j < BLOCKS; j++)
-            for (size_t row = 0; row < BLOCK; row++) {
-                touch(i * BLOCK + row);
-                sweep(j * BLOCK, BLOCK);
-            }
-}
 static void set_beside_sweeps(void)
 {
     random_t random = {7};
@@ -77,7 +59,7 @@ static int run_all(void)
     comes_in("a loop that fits comes in, and what is old leaves", loop_that_fits, 3 * BUDGET);
     comes_in("of a loop that does not quite fit most stays", loop_beyond_the_budget, 40 * BUDGET * 12 / 10 * 2 / 3);
     comes_in("of a long sweep what fits stays", long_sweeps, 8 * (DATA - BUDGET / 3));
-    comes_in("a pair of blocks stays while they are swept", pairs_of_blocks, 6000);
+    comes_in("a pair of blocks stays while they are swept", transposition, 6000);
     comes_in("what is used beside a sweep stays", set_beside_sweeps, 4 * (DATA - 32) * 9 / 8);
     return tap_done();
 }
