@@ -11,7 +11,8 @@ use unimem::tiers::chunks::Advice;
 use unimem::tiers::engine::Engine;
 use unimem::tiers::fault::{Faults, Mechanism};
 use unimem::tiers::fill::Access;
-use unimem::tiers::region::{Params, Policy, Region};
+use unimem::tiers::piece::Piece;
+use unimem::tiers::region::{Params, Policy};
 use unimem::tiers::spill::Spill;
 
 const CHUNK: usize = 64 << 10;
@@ -33,14 +34,14 @@ impl Budget for Fixed {
     }
 }
 /// A region of incompressible words, most of them in the spill file.
-fn spilled(mechanism: Mechanism) -> (Arc<Engine>, Arc<Region>) {
+fn spilled(mechanism: Mechanism) -> (Arc<Engine>, Piece) {
     let engine = Engine::with_mechanism(mechanism, Box::new(Fixed(6 * CHUNK, AtomicUsize::new(0)))).unwrap();
     let region =
         engine.allocate(&Params { size: CHUNKS * CHUNK, chunk: CHUNK, policy: Policy::Streaming }).unwrap();
     words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i), Relaxed));
     (engine, region)
 }
-fn words(region: &Region) -> &[AtomicU64] {
+fn words(region: &Piece) -> &[AtomicU64] {
     // SAFETY: the region's memory, alive as long as it is not freed.
     unsafe { core::slice::from_raw_parts(region.start() as *const AtomicU64, region.size() / 8) }
 }
@@ -50,7 +51,7 @@ fn mix(i: usize) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
-fn is_whole(region: &Region) -> bool {
+fn is_whole(region: &Piece) -> bool {
     words(region).iter().enumerate().all(|(i, w)| w.load(Relaxed) == mix(i))
 }
 fn serving() -> impl Iterator<Item = Mechanism> {
@@ -182,7 +183,7 @@ fn what_cannot_be_read_or_is_damaged_is_an_error_of_acquire() {
     let _one = ONE_AT_A_TIME.lock().unwrap();
     for mechanism in serving() {
         let (engine, region) = spilled(mechanism);
-        region.advise(Advice::DontNeed).unwrap();
+        region.advise(Advice::DontNeed);
         arm(&[Operation::Read], 0, libc::EIO);
         assert_eq!(region.acquire(3, Access::Read).unwrap_err(), Error::Io);
         arm(&[Operation::Read], 0, DAMAGE);
@@ -228,7 +229,7 @@ fn direct_access_that_cannot_be_served_is_a_bus_error_at_its_address() {
     unimem::log::set_callback(Some(note), core::ptr::null_mut());
     for mechanism in serving() {
         let (engine, region) = spilled(mechanism);
-        region.advise(Advice::DontNeed).unwrap();
+        region.advise(Advice::DontNeed);
         arm(&[Operation::Read], 0, DAMAGE);
         let logged = LOGGED.load(SeqCst);
         let at = 7 * CHUNK / 8 + 5;
@@ -251,10 +252,10 @@ fn a_slot_that_the_system_left_without_access_serves_again() {
     words(&region)[..first].iter().enumerate().for_each(|(i, w)| w.store(mix(i), Relaxed));
     // A chunk loses access, its pages go to a slot, which is refused access: back they go, and the slot is given back.
     unimem_inject_faults(1 << Operation::Protect as u32, 2, 1, libc::ENOMEM);
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     disarm();
     words(&region)[first..].iter().enumerate().for_each(|(i, w)| w.store(mix(first + i), Relaxed));
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     assert!(is_whole(&region));
     engine.free(&region);
     assert_eq!(engine.held(), 0);
@@ -269,7 +270,7 @@ fn a_chunk_that_the_system_lets_neither_out_nor_back_is_an_error_and_never_zeros
     words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i), Relaxed));
     // A chunk loses access, its pages go to a slot, which is refused access, and they cannot go back.
     arm(&[Operation::Protect, Operation::Remap], 2, libc::ENOMEM);
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     disarm();
     let mut lost = 0;
     for index in 0..CHUNKS {

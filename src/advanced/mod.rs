@@ -123,8 +123,8 @@ impl System {
 
     /// Frees a block of the system's own, or tiered memory that its interface allocated.
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
-        if let Some((instance, region)) = tiered::made_through(self.heap, pointer) {
-            return instance.free_region(&region);
+        if let Some((instance, piece)) = tiered::made_through(self.heap, pointer) {
+            return instance.free_piece(&piece);
         }
         self.heap.free_guarded(pointer).map_err(|error| tiered::refused(pointer, error))
     }
@@ -139,8 +139,8 @@ impl System {
         if size == 0 {
             return self.free(pointer).map(|()| None);
         }
-        if let Some((instance, region)) = tiered::made_through(self.heap, pointer) {
-            return instance.reallocate_region(&region, size).map(Some);
+        if let Some((instance, piece)) = tiered::made_through(self.heap, pointer) {
+            return instance.reallocate_piece(&piece, size).map(Some);
         }
         let Some(old) = self.heap.block(pointer) else {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system's own");
@@ -157,8 +157,8 @@ impl System {
     /// The live block that starts at `pointer`, if it belongs to the system or one of its pools, and the pool. Tiered
     /// memory that the system's interface allocated counts as a block of the system's own.
     pub fn block(&self, pointer: *const u8) -> Option<(Block, Option<&'static Pool>)> {
-        if let Some((_, region)) = tiered::made_through(self.heap, pointer) {
-            return Some((tiered::as_block(&region), None));
+        if let Some((_, piece)) = tiered::made_through(self.heap, pointer) {
+            return Some((tiered::as_block(&piece), None));
         }
         let (heap, block) = heap::owner(pointer)?;
         self.pool_of(heap).map(|pool| (block, pool))
@@ -184,14 +184,14 @@ impl System {
     pub fn is_inside_block(&self, pointer: *const u8) -> bool {
         match memory_at(pointer) {
             Some(Memory::Block { heap, .. }) => self.pool_of(heap).is_some(),
-            Some(Memory::Tiered(region)) => tiered::maker(self.heap, &region).is_some(),
+            Some(Memory::Tiered(piece)) => tiered::maker(self.heap, &piece).is_some(),
             None => false,
         }
     }
     /// Fails unless a live block starts at `pointer` (NotOwned) and its guard, if it has one, is intact (Corruption).
     pub fn check(&self, pointer: *const u8) -> Result<()> {
-        if let Some((_, region)) = tiered::made_through(self.heap, pointer) {
-            return tiered::check(&region);
+        if let Some((_, piece)) = tiered::made_through(self.heap, pointer) {
+            return tiered::check(&piece);
         }
         if self.block(pointer).is_none() {
             return fail!(NotOwned, "{pointer:p} is not a live block of the system");

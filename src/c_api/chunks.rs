@@ -2,7 +2,7 @@
 use super::types::{unimem_access_t, unimem_advice_t, unimem_residency_t};
 use super::{guard, guard_uncancelled, store, succeeds, succeeds_uncancelled};
 use crate::error::{Result, fail};
-use crate::instance::tiered::expect_region;
+use crate::instance::tiered::expect_piece;
 use crate::tiers::chunks::Advice;
 use crate::tiers::fault::Faults;
 use crate::tiers::fill::Access;
@@ -38,14 +38,14 @@ fn advice_of(code: unimem_advice_code_t) -> Result<Advice> {
 /// shorter. 0 for any other pointer (`UNIMEM_ERROR_NOT_OWNED`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_size(ptr: *const c_void) -> usize {
-    guard(0, || Ok(expect_region(ptr.cast())?.chunk_size()))
+    guard(0, || Ok(expect_piece(ptr.cast())?.chunk_size()))
 }
 
 /// Returns the number of chunks of the streaming or hierarchical memory that starts at `ptr`; 0 for any other pointer
 /// (`UNIMEM_ERROR_NOT_OWNED`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_count(ptr: *const c_void) -> usize {
-    guard(0, || Ok(expect_region(ptr.cast())?.count()))
+    guard(0, || Ok(expect_piece(ptr.cast())?.count()))
 }
 
 /// Acquires a chunk: brings it in, pins it in place, and returns its address, which is `ptr` plus `index` chunks.
@@ -78,21 +78,21 @@ pub extern "C" fn unimem_chunk_acquire(
 ) -> *mut c_void {
     guard(null_mut(), || {
         let access = access_of(access)?;
-        Ok(expect_region(ptr.cast())?.acquire(index, access)?.cast())
+        Ok(expect_piece(ptr.cast())?.acquire(index, access)?.cast())
     })
 }
 
 /// Gives up one acquisition of a chunk. False if the chunk is not acquired (`UNIMEM_ERROR_INVALID_ARGUMENT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_release(ptr: *mut c_void, index: usize) -> bool {
-    succeeds(|| expect_region(ptr.cast())?.release(index))
+    succeeds(|| expect_piece(ptr.cast())?.release(index))
 }
 
 /// Asks the library's own threads to bring in `count` chunks, from chunk `index` on. It returns at once; as many chunks
 /// come in as there is room and time for. False if there are no such chunks (`UNIMEM_ERROR_INVALID_ARGUMENT`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_chunk_prefetch(ptr: *mut c_void, index: usize, count: usize) -> bool {
-    succeeds(|| expect_region(ptr.cast())?.prefetch(index, count))
+    succeeds(|| expect_piece(ptr.cast())?.prefetch(index, count))
 }
 
 /// Says how the program will use the memory that starts at `ptr`. Advice never changes or loses contents. False if
@@ -101,7 +101,8 @@ pub extern "C" fn unimem_chunk_prefetch(ptr: *mut c_void, index: usize, count: u
 pub extern "C" fn unimem_advise(ptr: *mut c_void, advice: unimem_advice_code_t) -> bool {
     succeeds_uncancelled(|| {
         let advice = advice_of(advice)?;
-        expect_region(ptr.cast())?.advise(advice)
+        expect_piece(ptr.cast())?.advise(advice);
+        Ok(())
     })
 }
 
@@ -113,7 +114,7 @@ pub extern "C" fn unimem_advise(ptr: *mut c_void, advice: unimem_advice_code_t) 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_residency(ptr: *const c_void, out: *mut unimem_residency_t) -> bool {
     succeeds(|| {
-        let figures = expect_region(ptr.cast())?.residency();
+        let figures = expect_piece(ptr.cast())?.residency();
         let value = unimem_residency_t {
             hot_bytes: figures.hot_bytes,
             warm_bytes: figures.warm_bytes,

@@ -137,7 +137,7 @@ pub extern "C" fn unimem_version() -> *const c_char {
 pub extern "C" fn unimem_usable_size(ptr: *const c_void) -> usize {
     guard(0, || match heap::owner(ptr.cast()) {
         Some((_, block)) => Ok(block.size),
-        None => Ok(tiered::region_at(ptr.cast()).map_or(0, |region| region.size())),
+        None => Ok(tiered::piece_at(ptr.cast()).map_or(0, |piece| piece.size())),
     })
 }
 
@@ -151,7 +151,7 @@ pub extern "C" fn unimem_owns(ptr: *const c_void) -> bool {
 /// move a block with several owners. False for anything but the start of a live block (`UNIMEM_ERROR_NOT_OWNED`).
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_retain(ptr: *mut c_void) -> bool {
-    succeeds(|| match tiered::region_at(ptr.cast()) {
+    succeeds(|| match tiered::piece_at(ptr.cast()) {
         Some(_) => tiered::retain(ptr.cast()),
         None => attributes::retain(ptr.cast()),
     })

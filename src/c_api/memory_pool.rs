@@ -198,8 +198,8 @@ extern "C" fn free_slow(pool: *mut MemoryPool, ptr: *mut c_void) {
     guard((), || {
         // SAFETY: by the promise of `pool_free`'s caller.
         let heap = unsafe { heap_of(pool) }?;
-        if let Some((instance, region)) = tiered::made_through(heap, ptr.cast()) {
-            return instance.free_region(&region);
+        if let Some((instance, piece)) = tiered::made_through(heap, ptr.cast()) {
+            return instance.free_piece(&piece);
         }
         heap.free(ptr.cast()).map_err(|error| tiered::free_refused("pool_free", ptr.cast(), error))
     })

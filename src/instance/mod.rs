@@ -10,12 +10,10 @@ use crate::heap::tracking_table::{Tracked, TrackingTable};
 use crate::heap::{self, Heap, HeapStatistics, attributes, tracked};
 use crate::log::log;
 use crate::os::records::{self, Records};
-use crate::tiers::region::{Policy, Region};
+use crate::tiers::{piece::Piece, region::Policy};
 use allocator_api2::vec::Vec;
 use config::Config;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
 use tiered::Tiered;
 
 /// Tensors of at least this many bytes are aligned to a huge page.
@@ -93,8 +91,8 @@ impl Instance {
     /// Gives up one owner of a block. The last one frees it. NULL does nothing.
     #[inline(always)]
     pub fn free(&self, pointer: *mut u8) -> Result<()> {
-        if let Some(region) = self.tiered.region(pointer) {
-            return self.free_region(&region);
+        if let Some(piece) = self.tiered.piece(pointer) {
+            return self.free_piece(&piece);
         }
         self.heap.free_guarded(pointer).map_err(|error| tiered::free_refused("free", pointer, error))
     }
@@ -106,8 +104,8 @@ impl Instance {
         if size == 0 {
             return self.free(pointer).map(|()| None);
         }
-        if let Some(region) = self.tiered.region(pointer) {
-            return self.reallocate_region(&region, size).map(Some);
+        if let Some(piece) = self.tiered.piece(pointer) {
+            return self.reallocate_piece(&piece, size).map(Some);
         }
         let old = || self.heap.block(pointer).map_or(0, |block| block.size);
         let block = self.with_room(size, 0, old, || self.heap.reallocate_as_guarding(pointer, size));
@@ -133,7 +131,7 @@ impl Instance {
             return fail!(InvalidArgument, "a tolerance of {tolerance}");
         }
         let tolerance = if tolerance < 0.0 { self.config.compression_tolerance } else { tolerance };
-        self.allocate_region(size, 0, Policy::Hierarchical { tolerance })
+        self.allocate_piece(size, 0, Policy::Hierarchical { tolerance })
     }
     /// Whether streaming memory can be allocated.
     pub fn has_streaming(&self) -> bool {
@@ -144,7 +142,7 @@ impl Instance {
         if !self.config.enable_streaming {
             return fail!(Unsupported, "streaming is not enabled for this instance");
         }
-        self.allocate_region(total_size, chunk_size, Policy::Streaming)
+        self.allocate_piece(total_size, chunk_size, Policy::Streaming)
     }
 
     /// Tracks any pointer; tracking it again replaces its size. A pointer into the instance's own memory adds nothing
@@ -184,7 +182,7 @@ impl Instance {
     fn own_memory_at(&self, pointer: *const u8) -> Option<Memory> {
         memory_at(pointer).filter(|memory| match memory {
             Memory::Block { heap, .. } => core::ptr::eq(*heap, self.heap),
-            Memory::Tiered(region) => self.tiered.has(region),
+            Memory::Tiered(piece) => self.tiered.has(piece),
         })
     }
     /// The statistics of the instance. Live bytes include tracked foreign blocks.
@@ -239,10 +237,10 @@ impl Instance {
     /// The leaks that are not plain blocks: live tiered memory, and tracked foreign blocks.
     fn leaks_beside_blocks(&self) -> (Leaks, usize) {
         let (mut leaks, mut count) = (Leaks::new_in(Records), 0);
-        for region in self.tiered.engine().iter().flat_map(|engine| engine.list()) {
+        for piece in self.tiered.engine().iter().flat_map(|engine| engine.pieces()) {
             count += 1;
-            let references = 1 + region.further_owners.load(Relaxed);
-            let leak = Leak { address: region.start(), size: region.size(), foreign: false, references };
+            let references = 1 + piece.further_owners();
+            let leak = Leak { address: piece.start(), size: piece.size(), foreign: false, references };
             records::push(&mut leaks, leak);
         }
         self.foreign.for_each(|address, size| {
@@ -290,14 +288,14 @@ pub enum Memory {
         start: usize,
     },
     /// Streaming or hierarchical memory.
-    Tiered(Arc<Region>),
+    Tiered(Piece),
 }
 impl Memory {
     /// Tracks an address in this memory, as long as the memory lives.
     pub fn track(&self, tracker: &tracked::Tracker, address: usize) -> Result<()> {
         match self {
             Memory::Block { start, .. } => tracker.track_in_block(address, *start),
-            Memory::Tiered(region) => tracker.track(address, region.start()),
+            Memory::Tiered(piece) => tracker.track(address, piece.start()),
         }
     }
 }
@@ -309,6 +307,6 @@ pub fn owns(pointer: *const u8) -> bool {
 pub fn memory_at(pointer: *const u8) -> Option<Memory> {
     match heap::owner_of_interior(pointer) {
         Some((heap, block)) => Some(Memory::Block { heap, start: block.start }),
-        None => tiered::region_of(pointer).map(Memory::Tiered),
+        None => tiered::piece_of(pointer).map(Memory::Tiered),
     }
 }

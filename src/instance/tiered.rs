@@ -1,4 +1,4 @@
-//! Streaming and hierarchical memory of an instance. Each block is a region of the instance's residency engine.
+//! Streaming and hierarchical memory of an instance: pieces of the instance's residency engine.
 use super::{Instance, slots};
 use crate::error::{Error, Result, fail, pending};
 use crate::heap::debug::{self, regions};
@@ -10,10 +10,9 @@ use crate::recording;
 use crate::tiers::budget::Budget;
 use crate::tiers::engine::Engine;
 use crate::tiers::gate;
-use crate::tiers::region::{CHUNK_SIZES, Params, Policy, Region};
-use crate::tiers::registry;
+use crate::tiers::piece::Piece;
+use crate::tiers::region::{CHUNK_SIZES, Params, Policy};
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 /// How many chunks should fit the budget at once, if the library chooses the chunk size.
@@ -50,14 +49,14 @@ impl Budget for HeapBudget {
     }
 }
 
-/// The engine of an instance. It is made with the instance's first region.
+/// The engine of an instance. It is made with the instance's first piece.
 #[derive(Default)]
 pub struct Tiered {
     engine: OnceLock<Arc<Engine>>,
 }
 
 impl Tiered {
-    /// The engine, if there has been a region.
+    /// The engine, if there has been a piece.
     pub fn engine(&self) -> Option<&Arc<Engine>> {
         self.engine.get()
     }
@@ -74,74 +73,74 @@ impl Tiered {
         drop(superfluous);
         self.engine.get().ok_or(Error::Internal)
     }
-    /// Whether a region belongs to this instance.
-    pub fn has(&self, region: &Region) -> bool {
-        self.engine.get().is_some_and(|engine| Arc::ptr_eq(engine, region.engine()))
+    /// Whether a piece belongs to this instance.
+    pub fn has(&self, piece: &Piece) -> bool {
+        self.engine.get().is_some_and(|engine| Arc::ptr_eq(engine, piece.engine()))
     }
-    /// The region that starts at `pointer`, if it belongs to this instance.
-    pub fn region(&self, pointer: *const u8) -> Option<Arc<Region>> {
+    /// The piece that starts at `pointer`, if it belongs to this instance.
+    pub fn piece(&self, pointer: *const u8) -> Option<Piece> {
         self.engine.get()?;
-        region_at(pointer).filter(|region| self.has(region))
+        piece_at(pointer).filter(|piece| self.has(piece))
     }
-    /// In debug mode, reports the regions that were overrun. To be called before they are freed, and without a lock.
+    /// In debug mode, reports the pieces that were overrun. To be called before they are freed, and without a lock.
     pub fn tell_overruns(&self) {
         if let Some(engine) = self.engine.get().filter(|_| debug::guards_are_on()) {
-            engine.list().iter().for_each(|region| _ = check(region));
+            engine.pieces().iter().for_each(|piece| _ = check(piece));
         }
     }
-    /// Frees all regions.
+    /// Frees all pieces.
     pub fn clear(&self) {
         if let Some(engine) = self.engine.get() {
-            engine.list().iter().for_each(|region| tracked::ended(region.start()));
+            engine.pieces().iter().for_each(|piece| tracked::ended(piece.start()));
             engine.clear();
         }
     }
 }
 
-/// The live region that starts at `pointer`.
-pub fn region_at(pointer: *const u8) -> Option<Arc<Region>> {
-    registry::lookup(pointer as usize).filter(|region| region.start() == pointer as usize)
+/// The live piece that starts at `pointer`.
+pub fn piece_at(pointer: *const u8) -> Option<Piece> {
+    Piece::around(pointer as usize).filter(|piece| piece.start() == pointer as usize)
 }
-/// The live region that contains `pointer`, at its start or inside.
-pub(super) fn region_of(pointer: *const u8) -> Option<Arc<Region>> {
-    registry::lookup(pointer as usize).filter(|region| (pointer as usize) < region.start() + region.size())
+/// The live piece that contains `pointer`, at its start or inside.
+pub(super) fn piece_of(pointer: *const u8) -> Option<Piece> {
+    Piece::around(pointer as usize).filter(|piece| (pointer as usize) < piece.start() + piece.size())
 }
-/// Frees the live region that starts at `pointer`, whichever instance it belongs to. False if there is none.
+/// Frees the live piece that starts at `pointer`, whichever instance it belongs to. False if there is none.
 pub fn free_anywhere(pointer: *const u8) -> bool {
-    region_at(pointer).is_some_and(|region| {
+    piece_at(pointer).is_some_and(|piece| {
         // Before the slots are locked: an overrun is reported to the program's callback.
-        check(&region).is_ok()
-            && slots::for_any(|instance| instance.tiered.has(&region) && instance.give_up(&region).is_ok())
+        check(&piece).is_ok()
+            && slots::for_any(|instance| instance.tiered.has(&piece) && instance.give_up(&piece).is_ok())
     })
 }
-/// Held while one of several owners makes a region smaller.
+/// Held while one of several owners makes a piece smaller.
 static RESIZING: Mutex<()> = Mutex::new(());
 /// See load.rs.
 pub(crate) static HOOKS: &dyn AtFork = &RESIZING;
-/// A region as a block.
-pub fn as_block(region: &Region) -> Block {
-    let size = region.size();
-    Block { start: region.start(), size, capacity: size, alignment: PAGE }
+/// A piece as a block.
+pub fn as_block(piece: &Piece) -> Block {
+    let size = piece.size();
+    Block { start: piece.start(), size, capacity: size, alignment: PAGE }
 }
-/// The instance that made a region, if it is that of the pool or system with this heap.
-pub fn maker(heap: &'static Heap, region: &Region) -> Option<&'static Instance> {
-    slots::adopted(heap).filter(|instance| instance.tiered.has(region))
+/// The instance that made a piece, if it is that of the pool or system with this heap.
+pub fn maker(heap: &'static Heap, piece: &Piece) -> Option<&'static Instance> {
+    slots::adopted(heap).filter(|instance| instance.tiered.has(piece))
 }
-/// The live region that starts at `pointer` and its instance, if that is the instance of the pool or system with this
+/// The live piece that starts at `pointer` and its instance, if that is the instance of the pool or system with this
 /// heap. The functions of pools and systems take such memory as they take blocks.
-pub fn made_through(heap: &'static Heap, pointer: *const u8) -> Option<(&'static Instance, Arc<Region>)> {
-    let region = region_at(pointer)?;
-    Some((maker(heap, &region)?, region))
+pub fn made_through(heap: &'static Heap, pointer: *const u8) -> Option<(&'static Instance, Piece)> {
+    let piece = piece_at(pointer)?;
+    Some((maker(heap, &piece)?, piece))
 }
 /// To be called when a heap refused `pointer`. If it lies in tiered memory, of which heaps know nothing, says so.
 pub fn refused(pointer: *const u8, error: Error) -> Error {
-    match region_of(pointer).filter(|_| error == Error::NotOwned) {
-        Some(region) if region.start() == pointer as usize => {
+    match piece_of(pointer).filter(|_| error == Error::NotOwned) {
+        Some(piece) if piece.start() == pointer as usize => {
             pending(error, format_args!("{pointer:p} belongs to another pool, system or instance"))
         }
-        Some(region) => pending(
+        Some(piece) => pending(
             error,
-            format_args!("{pointer:p} is inside the tiered memory that starts at {:#x}", region.start()),
+            format_args!("{pointer:p} is inside the tiered memory that starts at {:#x}", piece.start()),
         ),
         None => error,
     }
@@ -153,30 +152,30 @@ pub fn free_refused(call: &str, pointer: *const u8, error: Error) -> Error {
     // The program's callback may have called the library, whose failures have messages of their own.
     pending(error, format_args!("{message}"))
 }
-/// The region that starts at `pointer`. NotOwned for any other pointer.
-pub fn expect_region(pointer: *const u8) -> Result<Arc<Region>> {
-    match region_at(pointer) {
-        Some(region) => Ok(region),
+/// The piece that starts at `pointer`. NotOwned for any other pointer.
+pub fn expect_piece(pointer: *const u8) -> Result<Piece> {
+    match piece_at(pointer) {
+        Some(piece) => Ok(piece),
         None => fail!(NotOwned, "{pointer:p} is no live streaming or hierarchical memory"),
     }
 }
 
-/// In debug mode, looks whether a region was overrun. If it was, reports it and fails with Corruption.
-pub fn check(region: &Region) -> Result<()> {
+/// In debug mode, looks whether a piece was overrun. If it was, reports it and fails with Corruption.
+pub fn check(piece: &Piece) -> Result<()> {
     if !debug::guards_are_on() {
         return Ok(());
     }
     // If a chunk cannot be brought in, it cannot be checked, and counts as whole.
-    if let Ok(Some(offset)) = region.first_overrun() {
-        debug::tell_overrun(region.start(), region.size(), offset);
-        return fail!(Corruption, "bytes behind the tiered memory at {:#x} were overwritten", region.start());
+    if let Ok(Some(offset)) = piece.first_overrun() {
+        debug::tell_overrun(piece.start(), piece.size(), offset);
+        return fail!(Corruption, "bytes behind the tiered memory at {:#x} were overwritten", piece.start());
     }
     Ok(())
 }
 
 impl Instance {
-    /// Allocates a region of `size` bytes in chunks of `chunk` bytes (0: chosen here).
-    pub(super) fn allocate_region(&self, size: usize, chunk: usize, policy: Policy) -> Result<NonNull<u8>> {
+    /// Allocates a piece of `size` bytes in chunks of `chunk` bytes (0: chosen here).
+    pub(super) fn allocate_piece(&self, size: usize, chunk: usize, policy: Policy) -> Result<NonNull<u8>> {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
         }
@@ -186,15 +185,15 @@ impl Instance {
         };
         let engine = self.tiered.made(self.heap)?;
         let params = Params { size, chunk, policy };
-        let region = engine.allocate(&params)?;
+        let piece = engine.allocate(&params)?;
         if let Err(error) = self.heap.count_region(size) {
-            engine.free(&region);
+            engine.free(&piece);
             return Err(error);
         }
-        freed::forget(region.start());
-        regions::made(self.heap, region.start(), size);
-        region.record_allocation();
-        let start = region.start() as *mut u8;
+        freed::forget(piece.start());
+        regions::made(self.heap, piece.start(), size);
+        piece.record_allocation();
+        let start = piece.start() as *mut u8;
         NonNull::new(start).ok_or(Error::Internal)
     }
     /// The configured chunk size, or a smaller one if the memory or the budget is small.
@@ -208,59 +207,58 @@ impl Instance {
         };
         chunk.min(whole).min(share)
     }
-    /// Checks a region in debug mode, and gives up one of its owners.
-    pub fn free_region(&self, region: &Arc<Region>) -> Result<()> {
-        if region.further_owners.load(Relaxed) == 0 {
-            check(region)?;
+    /// Checks a piece in debug mode, and gives up one of its owners.
+    pub fn free_piece(&self, piece: &Piece) -> Result<()> {
+        if piece.further_owners() == 0 {
+            check(piece)?;
         }
-        self.give_up(region)
+        self.give_up(piece)
     }
-    /// Gives up one owner of a region that was checked already.
-    fn give_up(&self, region: &Arc<Region>) -> Result<()> {
-        let last = region.further_owners.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_err();
-        if !last {
+    /// Gives up one owner of a piece that was checked already.
+    fn give_up(&self, piece: &Piece) -> Result<()> {
+        if piece.take_owner() {
             return Ok(());
         }
-        // Makes now what counting needs, because counting must not fail once the region is freed.
+        // Makes now what counting needs, because counting must not fail once the piece is freed.
         self.heap.ready_to_count()?;
-        let size = region.size();
-        tracked::ended(region.start());
-        regions::ends(region.start());
-        if !region.engine().free(region) {
+        let size = piece.size();
+        tracked::ended(piece.start());
+        regions::ends(piece.start());
+        if !piece.engine().free(piece) {
             self.heap.count_refused();
-            return fail!(DoubleFree, "the memory at {:#x} is being freed already", region.start());
+            return fail!(DoubleFree, "the memory at {:#x} is being freed already", piece.start());
         }
-        recording::freed(region.start());
-        freed::note(region.start());
+        recording::freed(piece.start());
+        freed::note(piece.start());
         self.heap.uncount_region(size)
     }
-    /// Changes the size of a region. On failure the region is untouched.
-    pub fn reallocate_region(&self, region: &Arc<Region>, size: usize) -> Result<NonNull<u8>> {
-        let is_shared = region.further_owners.load(Relaxed) > 0;
-        check(region)?;
-        // Only one owner at a time may change what is known of the region's size.
+    /// Changes the size of a piece. On failure the piece is untouched.
+    pub fn reallocate_piece(&self, piece: &Piece, size: usize) -> Result<NonNull<u8>> {
+        let is_shared = piece.further_owners() > 0;
+        check(piece)?;
+        // Only one owner at a time may change what is known of the piece's size.
         let _alone = is_shared.then(|| lock_quietly(&RESIZING));
-        let old = region.size();
+        let old = piece.size();
         if is_shared && size > old {
             return fail!(Unsupported, "memory with several owners does not grow: it could move");
         }
-        // Makes now what counting needs, because counting must not fail once the region may have moved.
+        // Makes now what counting needs, because counting must not fail once the piece may have moved.
         self.heap.recount_region(0, 0)?;
-        let before = region.start();
+        let before = piece.start();
         let traced = regions::ends(before);
-        let resized = region.engine().resize(region, size);
-        let region = resized.inspect_err(|_| regions::stays(before, traced))?;
+        let resized = piece.engine().resize(piece, size);
+        let piece = resized.inspect_err(|_| regions::stays(before, traced))?;
         if size < old && debug::guards_are_on() {
             // What the program wrote there before it gave up these bytes is not an overrun.
-            region.clear_tail().unwrap_or_else(|error| log!(Warning, "{error} behind memory that shrinks"));
+            piece.clear_tail().unwrap_or_else(|error| log!(Warning, "{error} behind memory that shrinks"));
         }
-        tracked::moved(before, region.start(), size);
+        tracked::moved(before, piece.start(), size);
         recording::freed(before);
-        freed::forget(region.start());
-        regions::made(self.heap, region.start(), size);
-        region.record_allocation();
+        freed::forget(piece.start());
+        regions::made(self.heap, piece.start(), size);
+        piece.record_allocation();
         self.heap.recount_region(old, size)?;
-        NonNull::new(region.start() as *mut u8).ok_or(Error::Internal)
+        NonNull::new(piece.start() as *mut u8).ok_or(Error::Internal)
     }
     /// Runs `allocate`. If the budget has no room, sends chunks out to make room for a block of `size` bytes, of which
     /// `old` are there already, and runs it again.
@@ -317,14 +315,14 @@ impl Instance {
     }
 }
 
-/// Adds an owner to the region that starts at `pointer`. The region counts its further owners itself.
+/// Adds an owner to the piece that starts at `pointer`. The piece counts its further owners itself.
 pub fn retain(pointer: *const u8) -> Result<()> {
-    expect_region(pointer)?.further_owners.fetch_add(1, Relaxed);
+    expect_piece(pointer)?.add_owner();
     Ok(())
 }
-/// Number of owners of the region that starts at `pointer`; 0 if there is none.
+/// Number of owners of the piece that starts at `pointer`; 0 if there is none.
 pub fn references(pointer: *const u8) -> usize {
-    region_at(pointer).map_or(0, |region| 1 + region.further_owners.load(Relaxed))
+    piece_at(pointer).map_or(0, |piece| 1 + piece.further_owners())
 }
 
 #[cfg(test)]
@@ -334,69 +332,69 @@ mod tests {
     use crate::tiers::fill::Access;
     use crate::tiers::tests::beside_others;
 
-    /// An instance with a limit, a region much larger than that, and the region.
-    fn crowded(limit: usize) -> (usize, &'static Instance, Arc<Region>) {
+    /// An instance with a limit, a piece much larger than that, and the piece.
+    fn crowded(limit: usize) -> (usize, &'static Instance, Piece) {
         let slot =
             slots::open(Config { max_size: limit, enable_streaming: true, ..Config::default() }).unwrap();
         let instance = slots::open_at(slot).unwrap();
         let start = instance.allocate_streaming(4 * limit, 64 << 10).unwrap();
-        (slot, instance, region_at(start.as_ptr()).unwrap())
+        (slot, instance, piece_at(start.as_ptr()).unwrap())
     }
-    fn fill(region: &Region) {
-        for index in 0..region.count() {
-            let chunk = region.acquire(index, Access::Overwrite).unwrap();
+    fn fill(piece: &Piece) {
+        for index in 0..piece.count() {
+            let chunk = piece.acquire(index, Access::Overwrite).unwrap();
             // SAFETY: the chunk is acquired.
-            unsafe { chunk.write_bytes(index as u8, region.chunk_size()) };
-            region.release(index).unwrap();
+            unsafe { chunk.write_bytes(index as u8, piece.chunk_size()) };
+            piece.release(index).unwrap();
         }
     }
-    fn close(slot: usize, instance: &Instance, block: NonNull<u8>, region: Arc<Region>) {
+    fn close(slot: usize, instance: &Instance, block: NonNull<u8>, piece: Piece) {
         instance.free(block.as_ptr()).unwrap();
-        instance.free_region(&region).unwrap();
-        drop(region);
+        instance.free_piece(&piece).unwrap();
+        drop(piece);
         assert_eq!(slots::close(slot), Ok(0));
     }
     /// Chunks do not leave for it, and other threads that bring in more do not keep it waiting.
     #[test]
     fn a_block_that_cannot_fit_is_refused_at_once() {
         let limit = 16 << 20;
-        let (slot, instance, region) = crowded(limit);
+        let (slot, instance, piece) = crowded(limit);
         let block = instance.allocate(limit / 2, 0).unwrap();
-        fill(&region);
-        let before = region.residency().hot_bytes;
+        fill(&piece);
+        let before = piece.residency().hot_bytes;
         assert_eq!(instance.allocate(limit / 2, 0), Err(Error::OutOfMemory));
         assert_eq!(instance.reallocate(block.as_ptr(), limit), Err(Error::OutOfMemory));
         // Worker threads may still send out a few.
-        assert!(region.residency().hot_bytes > before / 2);
-        let refused = beside_others(&region, move || {
+        assert!(piece.residency().hot_bytes > before / 2);
+        let refused = beside_others(&piece, move || {
             let instance = slots::open_at(slot).unwrap();
             (0..100).all(|_| instance.allocate(limit / 2, 0) == Err(Error::OutOfMemory))
         });
         assert!(refused);
-        close(slot, instance, block, region);
+        close(slot, instance, block, piece);
     }
     /// It needs room only for what is added.
     #[test]
     fn a_block_grows_in_place_where_it_would_not_fit_twice() {
         let limit = 32 << 20;
-        let (slot, instance, region) = crowded(limit);
+        let (slot, instance, piece) = crowded(limit);
         let block = instance.allocate(limit / 2, 0).unwrap();
-        fill(&region);
+        fill(&piece);
         assert!(!instance.can_allocate(limit / 4 * 3));
         let grown = instance.reallocate(block.as_ptr(), limit / 4 * 3).unwrap().unwrap();
-        close(slot, instance, grown, region);
+        close(slot, instance, grown, piece);
     }
-    /// Two threads that free one region at the same moment.
+    /// Two threads that free one piece at the same moment.
     #[test]
     fn the_second_of_two_frees_is_refused_and_counted() {
         let slot = slots::open(Config::default()).unwrap();
         let instance = slots::open_at(slot).unwrap();
         let start = instance.allocate_streaming(100_000, 0).unwrap();
-        let region = region_at(start.as_ptr()).unwrap();
-        assert_eq!(instance.free_region(&region), Ok(()));
-        assert_eq!(instance.free_region(&region), Err(Error::DoubleFree));
+        let piece = piece_at(start.as_ptr()).unwrap();
+        assert_eq!(instance.free_piece(&piece), Ok(()));
+        assert_eq!(instance.free_piece(&piece), Err(Error::DoubleFree));
         assert_eq!((instance.heap().refused(), instance.statistics().frees), (1, 1));
-        drop(region);
+        drop(piece);
         assert_eq!(slots::close(slot), Ok(0));
     }
 }

@@ -8,13 +8,12 @@ use crate::error::{Result, fail};
 use crate::os::map::PAGE;
 use crate::tiers::chunks::Advice;
 use crate::tiers::fill::Access;
-use crate::tiers::region::Region;
+use crate::tiers::piece::Piece;
 use crate::tiers::residency::Residency;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use std::sync::Arc;
 
 /// Streaming or hierarchical memory. Its chunks are in RAM, compressed, or on disk.
 ///
@@ -35,7 +34,7 @@ use std::sync::Arc;
 pub struct Tiered<T> {
     memory: Interface,
     start: NonNull<u8>,
-    region: Arc<Region>,
+    piece: Piece,
     length: usize,
     elements: PhantomData<T>,
 }
@@ -53,9 +52,9 @@ impl<T: bytemuck::Pod> Tiered<T> {
     ) -> Result<Tiered<T>> {
         const { assert!(align_of::<T>() <= PAGE, "chunks begin with a page") };
         let start = allocate(bytes_of::<T>(length)?)?;
-        let region = crate::instance::tiered::expect_region(start.as_ptr())?;
-        let tiered = Tiered { memory: memory.clone(), start, region, length, elements: PhantomData };
-        if tiered.region.chunk_size() % size_of::<T>() != 0 {
+        let piece = crate::instance::tiered::expect_piece(start.as_ptr())?;
+        let tiered = Tiered { memory: memory.clone(), start, piece, length, elements: PhantomData };
+        if tiered.piece.chunk_size() % size_of::<T>() != 0 {
             return fail!(InvalidArgument, "an element of {} bytes would lie in two chunks", size_of::<T>());
         }
         Ok(tiered)
@@ -70,11 +69,11 @@ impl<T: bytemuck::Pod> Tiered<T> {
     }
     /// Number of elements of a chunk. The last chunk may have fewer.
     pub fn chunk_length(&self) -> usize {
-        self.region.chunk_size() / size_of::<T>()
+        self.piece.chunk_size() / size_of::<T>()
     }
     /// Number of chunks.
     pub fn chunk_count(&self) -> usize {
-        self.region.count()
+        self.piece.count()
     }
     /// Pins a chunk for reading.
     pub fn read(&self, index: usize) -> Result<Chunk<'_, T>> {
@@ -94,21 +93,22 @@ impl<T: bytemuck::Pod> Tiered<T> {
     }
     /// Asks the library's own threads to bring in `count` chunks, from chunk `index` on. Returns at once.
     pub fn prefetch(&self, index: usize, count: usize) -> Result<()> {
-        told(self.region.prefetch(index, count))
+        told(self.piece.prefetch(index, count))
     }
     /// Says how the memory will be used.
     pub fn advise(&self, advice: Advice) -> Result<()> {
-        told(self.region.advise(advice))
+        self.piece.advise(advice);
+        Ok(())
     }
     /// Where its bytes are, and what moving them has cost.
     pub fn residency(&self) -> Residency {
-        self.region.residency()
+        self.piece.residency()
     }
     fn pin<E>(&self, index: usize, access: Access) -> Result<Pin<E>> {
-        let start = told(self.region.acquire(index, access))?;
+        let start = told(self.piece.acquire(index, access))?;
         let length = self.chunk_length().min(self.length - index * self.chunk_length());
         let Some(start) = NonNull::new(start.cast()) else { return fail!(Internal, "a chunk at NULL") };
-        Ok(Pin { region: self.region.clone(), index, start, length })
+        Ok(Pin { piece: self.piece.clone(), index, start, length })
     }
 }
 
@@ -125,14 +125,14 @@ impl<T> fmt::Debug for Tiered<T> {
 
 /// One acquisition of a chunk.
 struct Pin<T> {
-    region: Arc<Region>,
+    piece: Piece,
     index: usize,
     start: NonNull<T>,
     length: usize,
 }
 impl<T> Drop for Pin<T> {
     fn drop(&mut self) {
-        let released = self.region.release(self.index);
+        let released = self.piece.release(self.index);
         debug_assert!(released.is_ok(), "a pin is given up once");
     }
 }

@@ -9,12 +9,11 @@ use super::tiled::{ChunkedMemory, Room, Source, Target, Temporary};
 use crate::error::{self, Result, fail};
 use crate::instance::Instance;
 use crate::os::{floating_point, map};
-use crate::tiers::{region::Region, registry};
+use crate::tiers::piece::Piece;
 use core::cell::Cell;
 use core::ffi::c_void;
 use core::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// `unified_memory_interface_t`, as the program fills it in. Any function may be missing. A C++ function that throws,
 /// although it must not, ends the program at the boundary (defect.rs).
@@ -151,7 +150,7 @@ impl Memory {
             };
         };
         self.account.charge(bytes);
-        Ok(Block { start: start.cast(), bytes, memory: self.clone(), region: None })
+        Ok(Block { start: start.cast(), bytes, memory: self.clone(), piece: None })
     }
     /// Allocates a block of plain memory. Its contents are undefined.
     pub fn bytes(&self, bytes: usize) -> Result<Block> {
@@ -182,9 +181,9 @@ impl Memory {
     }
     fn tiered(&self, start: *mut c_void, bytes: usize) -> Result<Block> {
         let mut block = self.block(start, bytes)?;
-        // Chunks are counted from the region's start, so only a block that begins there can be pinned chunk by chunk.
-        let region = registry::lookup(start as usize);
-        block.region = region.filter(|region| region.start() == start as usize && !region.is_resident());
+        // Chunks are counted from the piece's start, so only a block that begins there can be pinned chunk by chunk.
+        let piece = Piece::around(start as usize);
+        block.piece = piece.filter(|piece| piece.start() == start as usize && !piece.is_resident());
         Ok(block)
     }
 }
@@ -211,7 +210,7 @@ impl Room for Memory {
         // without copies.
         let start = self.instance?.allocate_streaming(bytes, chunk * size_of::<Complex>()).ok()?;
         let block = self.tiered(start.as_ptr().cast(), bytes).ok()?;
-        block.region.is_some().then(|| Box::new(block) as Box<dyn Temporary>)
+        block.piece.is_some().then(|| Box::new(block) as Box<dyn Temporary>)
     }
 }
 
@@ -221,12 +220,12 @@ pub struct Block {
     bytes: usize,
     memory: Memory,
     /// The chunks of the block, if it lies in the library's tiers and can leave RAM.
-    region: Option<Arc<Region>>,
+    piece: Option<Piece>,
 }
 impl Block {
     /// The memory whose chunks are to be pinned; `None` if the block always stays in place.
     pub fn chunked(&self) -> Option<&dyn ChunkedMemory> {
-        self.region.as_deref().map(|region| region as &dyn ChunkedMemory)
+        self.piece.as_ref().map(|piece| piece as &dyn ChunkedMemory)
     }
     /// The start of the block, for the structures that C sees.
     pub fn as_ptr(&self) -> *mut u8 {
@@ -275,7 +274,7 @@ impl Temporary for Block {
 impl Drop for Block {
     fn drop(&mut self) {
         self.memory.account.credit(self.bytes);
-        self.region = None;
+        self.piece = None;
         if let Some(free) = self.memory.functions().free {
             // SAFETY: the block came from this table, is live, and is given back only here.
             called(|| unsafe { free(self.start.as_ptr().cast()) });

@@ -6,16 +6,17 @@ use super::region::Region;
 use super::state::{Phase, Settle};
 use super::sweep::Order;
 use super::sync_points::{self, SyncPoint};
+use super::table::ListKind;
 use super::transit::Transit;
 use super::{gate, mappings, workers};
-use crate::error::{Result, fail};
+use crate::error::Result;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// How many chunks behind the first stored one are looked at when the program asks for chunks ahead. Records are 64
 /// bytes each.
 const MOST_LOOKED_AT: usize = 1 << 20;
 
-/// What the program says about a region.
+/// What the program says about its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
     /// It will be swept in order.
@@ -75,30 +76,18 @@ impl Drop for Acquisition<'_> {
 }
 
 impl Region {
-    fn check(&self, index: usize) -> Result<()> {
-        if index < self.count() {
-            return Ok(());
-        }
-        fail!(InvalidArgument, "chunk {index} of {}", self.count())
-    }
-    /// Brings a chunk in and keeps it in place until it is released as often as it was acquired. With
-    /// [`Access::Overwrite`] its contents are unspecified until written. The calling thread does the work.
-    pub fn acquire(&self, index: usize, access: Access) -> Result<*mut u8> {
-        self.check(index)?;
+    /// See [`Piece::acquire`](super::piece::Piece::acquire), as for the functions below. To be called outside the gate.
+    pub(super) fn acquire(&self, index: usize, access: Access) -> Result<*mut u8> {
         self.engine().with_room(|| {
             let _inside = gate::enter();
             self.bring_in(index, access, Reason::Acquire).map_err(ChunkError::error)
         })?;
         Ok(self.span_of(index).start as *mut u8)
     }
-    /// Gives up one acquisition of a chunk.
-    pub fn release(&self, index: usize) -> Result<()> {
-        self.check(index)?;
+    /// Returns false if the chunk is not acquired.
+    pub(super) fn release(&self, index: usize) -> bool {
         let _inside = gate::enter();
-        if self.give_up_acquisition(index) {
-            return Ok(());
-        }
-        fail!(InvalidArgument, "chunk {index} is not acquired")
+        self.give_up_acquisition(index)
     }
     pub(super) fn give_up_acquisition(&self, index: usize) -> bool {
         let engine = self.engine();
@@ -114,21 +103,41 @@ impl Region {
         drop(at_work);
         left.is_some()
     }
-    /// Asks the worker threads to bring in chunks, as many as fit. Returns at once.
-    pub fn prefetch(&self, first: usize, count: usize) -> Result<()> {
-        self.check(first)?;
-        if count > self.count() - first {
-            return fail!(
-                InvalidArgument,
-                "chunks {first} to {} of {}",
-                first.wrapping_add(count),
-                self.count()
-            );
-        }
+    pub(super) fn prefetch(&self, first: usize, count: usize) {
         // More chunks would only drive out the first of them.
         let fitting = self.engine().account().limit().checked_div(self.chunk_size());
         self.ask_for(first, count, fitting.filter(|&fitting| fitting > 0).unwrap_or(usize::MAX));
-        Ok(())
+    }
+    pub(super) fn will_need(&self, first: usize, count: usize) {
+        let half = (self.engine().account().limit() / 2).checked_div(self.chunk_size());
+        let most = half.filter(|_| self.engine().account().limit() != 0).unwrap_or(usize::MAX);
+        self.ask_for(first, count, most);
+    }
+    pub(super) fn set_order(&self, order: Order) {
+        let _inside = gate::enter();
+        self.sweep.lock().set_order(order);
+    }
+    /// Sends out what is in place of one chunk, or of all.
+    pub(super) fn send_out(&self, only: Option<usize>) {
+        let _inside = gate::enter();
+        if self.is_resident() {
+            return;
+        }
+        workers::withdraw(self);
+        let pages = self.engine().pages_in_hand();
+        self.engine().drop_staged(self, Claimant::Anybody);
+        drop(pages);
+        if let Some(index) = only {
+            return self.engine().evict_one(self, index);
+        }
+        let mut left = self.lists().count(ListKind::Hot);
+        while left > 0
+            && let Some(index) = { self.lists().oldest(ListKind::Hot) }
+        {
+            left -= 1;
+            self.engine().evict_one(self, index);
+            self.lists().rotate(index);
+        }
     }
     /// Asks for the first `most` of these chunks that are stored. Chunks in place, and chunks that nobody has
     /// written, need not be brought in.
@@ -160,7 +169,7 @@ impl Region {
         // For reading: the stored bytes stay valid. The mark lets a later acquisition count this as a hit. A chunk
         // that cannot be brought in now will be an error for the thread that needs it.
         if self.bring_in(index, Access::Read, Reason::Ahead).is_ok() {
-            self.counters.prefetches.fetch_add(1, Relaxed);
+            self.tally(index, |counters| _ = counters.prefetches.fetch_add(1, Relaxed));
             self.mark_prefetched(index);
         }
     }
@@ -168,35 +177,5 @@ impl Region {
         if let Some(transit) = Transit::claim(self, index, Some(Phase::Hot)) {
             transit.settle(Phase::Hot, Settle { prefetched: true, ..Settle::default() });
         }
-    }
-    /// Takes the program's advice about a region.
-    pub fn advise(&self, advice: Advice) -> Result<()> {
-        if advice == Advice::WillNeed {
-            let half = (self.engine().account().limit() / 2).checked_div(self.chunk_size());
-            let most = half.filter(|_| self.engine().account().limit() != 0).unwrap_or(usize::MAX);
-            self.ask_for(0, self.count(), most);
-            return Ok(());
-        }
-        let _inside = gate::enter();
-        match advice {
-            Advice::Sequential => self.sweep.lock().set_order(Order::Sequential),
-            Advice::Random => self.sweep.lock().set_order(Order::Random),
-            Advice::DontNeed if !self.is_resident() => {
-                workers::withdraw(self);
-                let pages = self.engine().pages_in_hand();
-                self.engine().drop_staged(self, Claimant::Anybody);
-                drop(pages);
-                let mut left = self.lists().count(super::table::ListKind::Hot);
-                while left > 0
-                    && let Some(index) = { self.lists().oldest(super::table::ListKind::Hot) }
-                {
-                    left -= 1;
-                    self.engine().evict_one(self, index);
-                    self.lists().rotate(index);
-                }
-            }
-            Advice::DontNeed | Advice::WillNeed => {}
-        }
-        Ok(())
     }
 }

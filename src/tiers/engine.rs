@@ -12,12 +12,13 @@ use super::fault::pages::Pages;
 use super::fault::{Faults, Mechanism, handler};
 use super::files::Files;
 use super::region::{Params, Region};
+use super::slab::Slab;
 use super::snapshot::Snapshot;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
 use super::waiting::{End, Waiting};
 use super::warm::Warm;
-use super::{fork, gate, mappings, recorded, registry, workers, workspace};
+use super::{fork, gate, mappings, moving, recorded, registry, workers, workspace};
 use crate::error::{Error, Result, fail};
 use crate::log::log;
 use crate::os::lock::Mutex;
@@ -106,19 +107,52 @@ impl Engine {
             result => result,
         }
     }
-    /// A new region of zeroed memory.
-    pub fn allocate(self: &Arc<Self>, params: &Params) -> Result<Arc<Region>> {
-        self.with_room(|| self.try_allocate(params))
-    }
-    fn try_allocate(self: &Arc<Self>, params: &Params) -> Result<Arc<Region>> {
-        let _inside = gate::enter();
+    /// A new region of zeroed memory. To be called inside the gate.
+    pub(super) fn make_region(self: &Arc<Self>, params: &Params) -> Result<Arc<Region>> {
         let _arrangement = self.arrangement.lock();
-        let made = self.arrange(|| {
+        self.make(|| {
             let mut region = Region::reserve(self, params)?;
             region.settle_in()?;
             region.take_spill_space()?;
             Ok(region)
-        });
+        })
+    }
+    /// Begins a piece of a slab (slab.rs), in a new slab if it needs one. To be called inside the gate.
+    pub(super) fn begin_part(self: &Arc<Self>, params: &Params) -> Result<(Arc<Region>, usize)> {
+        if let Some(begun) = self.begin_in_slabs(params)? {
+            return Ok(begun);
+        }
+        let _arrangement = self.arrangement.lock();
+        if let Some(begun) = self.begin_in_slabs(params)? {
+            return Ok(begun); // another thread has made a slab
+        }
+        let mut first = None;
+        let region = self.make(|| {
+            let slabs = self.regions().iter().filter(|region| is_slab_for(region, params)).count();
+            let region = Region::reserve_slab(self, params, slabs)?;
+            let begun = region.take_spill_space().and_then(|()| region.begin_part(params.size));
+            first = begun.inspect_err(|_| region.dissolve())?;
+            Ok(region)
+        })?;
+        first.map(|index| (region, index)).ok_or(Error::Internal)
+    }
+    fn begin_in_slabs(self: &Arc<Self>, params: &Params) -> Result<Option<(Arc<Region>, usize)>> {
+        for region in self.regions().iter().rev().filter(|region| is_slab_for(region, params)) {
+            let begun = region.begin_part(params.size).inspect_err(|_| {
+                // The other pieces may have been ended meanwhile.
+                if region.slab().is_some_and(Slab::is_closed) {
+                    self.free_inside(region);
+                }
+            })?;
+            if let Some(index) = begun {
+                return Ok(Some((region.clone(), index)));
+            }
+        }
+        Ok(None)
+    }
+    /// Makes a region known. If `reserve` fails, all is as before. Only while `arrangement` is held.
+    fn make(self: &Arc<Self>, reserve: impl FnOnce() -> Result<Region>) -> Result<Arc<Region>> {
+        let made = self.arrange(reserve);
         let region = Arc::new(made.inspect_err(|_| self.drop_sets())?);
         if let Some(signal) = self.faults.mechanism.signal() {
             handler::install(signal);
@@ -146,9 +180,8 @@ impl Engine {
         found
     }
     /// Frees a region and everything stored for it. Waits for operations on it that other threads have begun. Returns
-    /// false if another thread freed it first.
-    pub fn free(&self, region: &Arc<Region>) -> bool {
-        let _inside = gate::enter();
+    /// false if another thread freed it first. To be called inside the gate.
+    pub(super) fn free_inside(&self, region: &Arc<Region>) -> bool {
         let pages = {
             // Behind a thread that changes the size. One that comes later finds that the region is leaving.
             let _alone = region.resizing.lock();
@@ -182,27 +215,64 @@ impl Engine {
         true
     }
     /// Changes a region's size. Moves the region if it has to grow beyond its address space; then the result is
-    /// another region, and the old one is gone. The bytes it grows by are zeros. On failure the region is as it was.
-    pub fn resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
-        if size == 0 {
-            return fail!(InvalidArgument, "tiered memory of no bytes");
-        }
-        self.with_room(|| self.try_resize(region, size))
-    }
-    fn try_resize(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
-        let _inside = gate::enter();
+    /// another region, and the old one is gone. The bytes it grows by are zeros. On failure the region is as it was. To be
+    /// called inside the gate.
+    pub(super) fn resize_region(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
         let _alone = region.resizing.lock();
         if region.is_leaving() {
             return Err(ChunkError::Leaving.error());
         }
         if size > region.size() {
-            region.clear_tail_to_grow()?;
+            region.clear_tail_to_grow(region.count() - 1)?;
         }
         if region.resize(size)? {
             return Ok(region.clone());
         }
         let _arrangement = self.arrangement.lock();
-        self.arrange(|| super::moving::grow(self, region, size))
+        self.arrange(|| moving::grow(self, region, size))
+    }
+    /// Changes the size of a piece of a slab. If it grows beyond its chunk it becomes a region, which is returned, and the
+    /// old piece is gone. Otherwise as [`Engine::resize_region`].
+    pub(super) fn resize_part(
+        self: &Arc<Self>,
+        region: &Arc<Region>,
+        index: usize,
+        size: usize,
+    ) -> Result<Option<Arc<Region>>> {
+        let moved = {
+            let _alone = region.resizing.lock();
+            let old = region.used_in(index);
+            if size > old {
+                region.clear_tail_to_grow(index)?;
+            }
+            if size <= region.chunk_size() {
+                let resized = region.slab().is_some_and(|slab| slab.resize(index, size));
+                return if resized { Ok(None) } else { Err(ChunkError::Leaving.error()) };
+            }
+            let _arrangement = self.arrangement.lock();
+            let moved = self.arrange(|| moving::grow_part(self, region, index, size))?;
+            region.end_part(index);
+            moved
+        };
+        self.give_back_part(region, index);
+        Ok(Some(moved))
+    }
+    /// Ends a piece of a slab. Returns false if another thread ended it first. To be called inside the gate.
+    pub(super) fn free_part(&self, region: &Arc<Region>, index: usize) -> bool {
+        // Behind a thread that changes the size.
+        let ended = {
+            let _alone = region.resizing.lock();
+            region.end_part(index)
+        };
+        if ended {
+            self.give_back_part(region, index);
+        }
+        ended
+    }
+    fn give_back_part(&self, region: &Arc<Region>, index: usize) {
+        if region.give_back_part(index) {
+            self.free_inside(region);
+        }
     }
     /// Runs `make`, which makes a region. If it fails, the budget's guarantee is restored to what it was before. Only
     /// while `arrangement` is held.
@@ -212,10 +282,9 @@ impl Engine {
     }
     /// Frees all regions, and returns how many there were. The engine can be used again.
     pub fn clear(&self) -> usize {
-        let all = self.list();
-        for region in &all {
-            self.free(region);
-        }
+        let _inside = gate::enter();
+        let all = self.regions();
+        all.iter().for_each(|region| _ = self.free_inside(region));
         all.len()
     }
 
@@ -232,11 +301,6 @@ impl Engine {
             self.drop_full(staging, usize::MAX);
         }
         self.warm.trim(&self.account);
-    }
-    /// All regions now.
-    pub fn list(&self) -> Vec<Arc<Region>> {
-        let _inside = gate::enter();
-        self.regions().to_vec()
     }
     /// All regions now. To be called inside the gate.
     pub(super) fn regions(&self) -> Arc<Vec<Arc<Region>>> {
@@ -351,6 +415,10 @@ impl Engine {
     pub(super) fn starve(&self, region: &Region, seen: u32) -> bool {
         self.waiting.starve(seen, || region.is_leaving())
     }
+}
+/// Whether a region is a slab for pieces with these parameters.
+fn is_slab_for(region: &Region, params: &Params) -> bool {
+    region.slab().is_some() && region.chunk_size() == params.chunk && region.policy() == params.policy
 }
 impl Drop for Engine {
     fn drop(&mut self) {

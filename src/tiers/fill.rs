@@ -130,7 +130,7 @@ impl Region {
         if word.phase() == Phase::Hot || self.is_resident() {
             return Some(self.bring_claimed(claim()?, reason, |transit| {
                 if word.prefetched() {
-                    self.counters.prefetch_hits.fetch_add(1, Relaxed);
+                    self.tally(index, |counters| _ = counters.prefetch_hits.fetch_add(1, Relaxed));
                 }
                 let how = Settle { acquired: acquire, prefetched: false, returned: word.returned() };
                 transit.settle(Phase::Hot, how);
@@ -151,11 +151,11 @@ impl Region {
         work: impl FnOnce(Transit<'a>) -> Result<(), ChunkError>,
     ) -> Result<Brought, ChunkError> {
         sync_points::pass(SyncPoint::Claimed);
-        // Pairs with the fence in `Region::resize`. A thread that shrinks the region stores the new size, fences, and
-        // then drops the chunks behind the end. So either that thread finds this claim, or this thread sees the new
+        // Pairs with the fences in `Region::resize` and `Region::end_part`. A thread that shrinks the region, or ends a
+        // piece, stores the new size, fences, and then drops the chunks. So either that thread finds this claim, or this thread sees the new
         // size.
         fence(SeqCst);
-        if transit.index >= self.count() {
+        if !self.is_used(transit.index) {
             transit.settle_unchanged();
             return Err(ChunkError::Leaving);
         }
@@ -221,6 +221,10 @@ impl Region {
             }
         }
     }
+    fn note_decoding(&self, index: usize, since: Instant) {
+        let ns = since.elapsed().as_nanos() as u64;
+        self.tally(index, |counters| _ = counters.decode_ns.fetch_add(ns, Relaxed));
+    }
     /// How many chunks may be read ahead of a sweep: none without a limit.
     fn window(&self) -> usize {
         let limit = self.engine().account().limit();
@@ -257,13 +261,12 @@ impl Engine {
             Ok(()) => {
                 let returned =
                     from != Phase::Zero && self.note_return(region, index, left, tier == Tier::Cold);
-                let counters = &region.counters;
-                if from == Phase::Staged {
-                    counters.prefetch_hits.fetch_add(1, Relaxed);
-                }
-                counters.faults.fetch_add(1, Relaxed);
+                region.tally(index, |counters| {
+                    counters.prefetch_hits.fetch_add(u64::from(from == Phase::Staged), Relaxed);
+                    counters.faults.fetch_add(1, Relaxed);
+                });
                 if from == Phase::Zero
-                    && counters.evictions.load(Relaxed) == 0
+                    && region.counters.evictions.load(Relaxed) == 0
                     && region.chunk_size().is_multiple_of(HUGE_PAGE)
                 {
                     // A first touch, and nothing was evicted so far: perhaps all data fit, and the chunk will stay.
@@ -384,7 +387,7 @@ impl Engine {
             return transit.settle_unchanged(); // the thread that needs the chunk will meet the same error
         };
         transit.keep_slot(slot);
-        region.counters.prefetches.fetch_add(1, Relaxed);
+        region.tally(index, |counters| _ = counters.prefetches.fetch_add(1, Relaxed));
         transit.settle(Phase::Staged, Settle::default());
         region.record(begun, Movement::Prefetch, tier, index);
     }
@@ -409,7 +412,7 @@ impl Engine {
                 return Err(ChunkError::Damaged);
             }
             region.codec().decode(encoded, &mut memory[..chunk], workspace).map_err(damaged)?;
-            region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+            region.note_decoding(index, start);
             return Ok(());
         }
         if stored.file == Stored::LOST {
@@ -418,7 +421,8 @@ impl Engine {
         let (spill, offset) =
             region.spill_space().place(stored.file, index).ok_or(ChunkError::Disk(Errno(libc::EBADF)))?;
         spill.read(&mut memory[..whole_pages(length)], offset).map_err(ChunkError::Disk)?;
-        region.counters.fetched.fetch_add(whole_pages(length) as u64, Relaxed);
+        let pages = whole_pages(length) as u64;
+        region.tally(index, |counters| _ = counters.fetched.fetch_add(pages, Relaxed));
         let hash = content_hash(&memory[..length]);
         if hash[0] != stored.checksum {
             return Err(ChunkError::Damaged);
@@ -429,7 +433,7 @@ impl Engine {
         } else {
             let start = Instant::now();
             region.codec().decode_in_place(memory, length, chunk, workspace).map_err(damaged)?;
-            region.counters.decode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+            region.note_decoding(index, start);
         }
         Ok(())
     }
@@ -438,9 +442,10 @@ impl Engine {
         let region = transit.region;
         let mut stored = core::mem::take(transit.stored());
         let pages = whole_pages(stored.length as usize);
-        stored.take_copy().into_iter().for_each(|copy| self.free_copy(region, copy));
+        let index = transit.index;
+        stored.take_copy().into_iter().for_each(|copy| self.free_copy(region, index, copy));
         if stored.file != 0 {
-            region.counters.cold.fetch_sub(pages, Relaxed);
+            region.tally(index, |counters| _ = counters.cold.fetch_sub(pages, Relaxed));
             region.spill_space().note_stored(stored.file, false);
         }
     }

@@ -1,6 +1,7 @@
 //! Tiered memory: ordinary pointers to more memory than there is RAM.
 //!
-//! A [`region::Region`] is one piece of address space cut into chunks. Each chunk is hot (in place), warm (encoded in
+//! A [`piece::Piece`] is what one allocation gave the program: a [`region::Region`], which is a range of addresses cut into
+//! chunks, or one chunk of a region that small pieces share. Each chunk is hot (in place), warm (encoded in
 //! RAM), cold (encoded in a spill file) or zero (never written). Two policies share the [`engine::Engine`]: streaming
 //! memory is lossless, hierarchical memory may differ by a tolerance once it has been encoded. An engine belongs to
 //! one instance and lives on that instance's budget.
@@ -22,6 +23,7 @@ pub(crate) mod gate;
 mod mapping;
 mod mappings;
 mod moving;
+pub mod piece;
 mod reclaim;
 mod recorded;
 pub mod region;
@@ -29,6 +31,7 @@ pub mod registry;
 mod regret;
 pub mod residency;
 mod resize;
+mod slab;
 mod snapshot;
 pub mod spill;
 mod spill_space;

@@ -1,11 +1,13 @@
-//! Moves the chunks of a region to a larger one, without bringing in what is stored.
+//! Moves the chunks of a region to a larger one, without bringing in what is stored, and a piece of a slab to a region.
 //!
-//! While this goes on neither region is in any list, and the old one is leaving (claims.rs). So evictions and jobs
+//! While a region moves neither it nor the new one is in any list, and the old one is leaving (claims.rs). So evictions and jobs
 //! that know the old region from before do not touch it, and its room on disk and its chunks go over as one.
 use super::chunk_error::ChunkError;
 use super::claims::Claimant;
 use super::engine::Engine;
+use super::fill::{Access, Reason};
 use super::region::{Params, Region};
+use super::residency::Counters;
 use super::staging::FullSlot;
 use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
@@ -59,6 +61,49 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     old.dissolve();
     Ok(new)
 }
+/// Makes a region of `size` bytes, and moves the only chunk of a smaller piece of a slab there. The piece goes on, and is to
+/// be ended; on failure it is as it was. The program must not use it meanwhile. Only while `resizing` is held.
+pub fn grow_part(engine: &Arc<Engine>, old: &Region, index: usize, size: usize) -> Result<Arc<Region>> {
+    let params = Params { size, chunk: old.chunk_size(), policy: old.policy() };
+    let new = Arc::new(Region::reserve(engine, &params)?);
+    let moved =
+        new.take_spill_space().and_then(|()| move_part(engine, old, index, &new).map_err(ChunkError::error));
+    moved.inspect_err(|_| new.dissolve())?;
+    old.slab().iter().for_each(|slab| new.counters.inherit(slab.counters(index)));
+    Ok(new)
+}
+fn move_part(
+    engine: &Engine,
+    old: &Region,
+    index: usize,
+    new: &Arc<Region>,
+) -> core::result::Result<(), ChunkError> {
+    workspace::with(false, |workspace| engine.charge_record(new, 0, workspace));
+    loop {
+        let word = old.word(index);
+        match word.phase() {
+            Phase::Zero => {
+                engine.publish(new);
+                return Ok(());
+            }
+            Phase::Hot if word.acquisitions() > 0 => return Err(ChunkError::Fixed),
+            // What is stored of it cannot go along, because its room on disk stays with the slab.
+            _ => old.bring_in(index, Access::Write, Reason::Ahead)?,
+        }
+        // Until others know the region that the chunk is in.
+        let _pages = engine.pages_in_hand();
+        if let Some(mut from) = Transit::claim(old, index, Some(Phase::Hot)) {
+            engine.drop_stored(&mut from);
+            let Some(to) = claim(new, 0) else {
+                from.settle_unchanged();
+                return Err(ChunkError::Fixed);
+            };
+            move_claimed(engine, from, to)?;
+            engine.publish(new);
+            return Ok(());
+        }
+    }
+}
 /// Moves all chunks. On failure the chunks and the room on disk are back in the old region.
 fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Result<(), ChunkError> {
     for index in 0..old.count() {
@@ -105,11 +150,16 @@ fn move_chunk(
     if old.word(index).phase() == Phase::Zero {
         return Ok(());
     }
-    let mut from = claim(old, index).ok_or(ChunkError::Fixed)?;
-    let Some(mut to) = claim(new, index) else {
+    let from = claim(old, index).ok_or(ChunkError::Fixed)?;
+    let Some(to) = claim(new, index) else {
         from.settle_unchanged();
         return Err(ChunkError::Fixed);
     };
+    move_claimed(engine, from, to)
+}
+/// Moves a claimed chunk to the place of another, which is zero, and settles both.
+fn move_claimed(engine: &Engine, mut from: Transit, mut to: Transit) -> core::result::Result<(), ChunkError> {
+    let (old, new) = (from.region, to.region);
     let before = from.from;
     // The place of a stored chunk on disk follows from its region and index, and the new region has inherited that
     // room. So only pages in place have to be moved.
@@ -127,18 +177,18 @@ fn move_chunk(
     *to.stored() = core::mem::take(from.stored());
     let stored = *to.stored();
     let pages = super::fill::whole_pages(stored.length as usize);
-    let shift = |a: &AtomicUsize, b: &AtomicUsize| {
-        a.fetch_sub(pages, Relaxed);
-        b.fetch_add(pages, Relaxed);
+    let shift = |bytes: fn(&Counters) -> &AtomicUsize| {
+        old.tally(from.index, |counters| _ = bytes(counters).fetch_sub(pages, Relaxed));
+        new.tally(to.index, |counters| _ = bytes(counters).fetch_add(pages, Relaxed));
     };
     if stored.warm != 0 {
-        shift(&old.counters.warm, &new.counters.warm);
+        shift(|counters| &counters.warm);
     }
     if stored.file != 0 {
-        shift(&old.counters.cold, &new.counters.cold);
+        shift(|counters| &counters.cold);
     }
-    let stamp = old.lists().stamp(index);
-    new.lists().set_stamp(index, stamp);
+    let stamp = old.lists().stamp(from.index);
+    new.lists().set_stamp(to.index, stamp);
     let after = if slot.is_some() { Phase::Staged } else { before };
     if let Some(slot) = slot {
         if before == Phase::Hot {

@@ -1,6 +1,8 @@
 //! What recordings (crate::recording) learn from the tiers: figures, live regions, and the chunks that come and go.
 use super::fault::Mechanism;
+use super::piece::Piece;
 use super::region::{Policy, Region};
+use super::slab::Slab;
 use super::state::Phase;
 use super::transit::Transit;
 use super::{fork, gate};
@@ -24,7 +26,7 @@ fn figures(figures: &mut Figures) {
             Memory::Hierarchical => &mut figures.hierarchical,
             _ => &mut figures.streaming,
         };
-        kind.size += region.size();
+        kind.size += region.slab().map_or_else(|| region.size(), Slab::live_bytes);
         kind.hot += residency.hot_bytes;
         kind.warm += residency.warm_bytes;
         kind.cold += residency.cold_bytes;
@@ -35,7 +37,13 @@ fn figures(figures: &mut Figures) {
 }
 fn live(each: &mut dyn FnMut(Live)) {
     each_region(|region| {
-        each(Live { address: region.start(), size: region.size(), memory: region.memory_kind() });
+        let memory = region.memory_kind();
+        match region.slab() {
+            None => each(Live { address: region.start(), size: region.size(), memory }),
+            Some(slab) => slab.pieces().for_each(|index| {
+                each(Live { address: region.span_of(index).start, size: slab.size(index), memory });
+            }),
+        }
     });
 }
 
@@ -56,10 +64,7 @@ impl Transit<'_> {
 impl Region {
     /// The kind of memory, as recordings call it.
     fn memory_kind(&self) -> Memory {
-        match self.policy() {
-            Policy::Hierarchical { .. } => Memory::Hierarchical,
-            Policy::Streaming => Memory::Streaming,
-        }
+        memory_kind(self.policy())
     }
     /// Records that chunk `index` came or went.
     pub(super) fn record(&self, begun: Begun, movement: Movement, tier: Tier, index: usize) {
@@ -72,13 +77,21 @@ impl Region {
         let what = (movement, self.memory_kind(), tier, mechanism);
         recording::moved(begun, what, self.chunk_size(), self.span_of(index).start);
     }
-    /// Records that the region was allocated, or has another size now.
+}
+fn memory_kind(policy: Policy) -> Memory {
+    match policy {
+        Policy::Hierarchical { .. } => Memory::Hierarchical,
+        Policy::Streaming => Memory::Streaming,
+    }
+}
+impl Piece {
+    /// Records that the piece was allocated, or has another size now.
     pub fn record_allocation(&self) {
         recording::start_if_asked();
         if recording::is_on()
             && let Some(stack) = debug::walk_stack()
         {
-            recording::allocated(self.start(), self.size(), self.size(), self.memory_kind(), stack);
+            recording::allocated(self.start(), self.size(), self.size(), memory_kind(self.policy()), stack);
         }
     }
 }

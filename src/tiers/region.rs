@@ -1,4 +1,4 @@
-//! A region: one piece of address space, cut into chunks that come and go.
+//! A region: one range of addresses, cut into chunks that come and go.
 use super::budget::GUARANTEED;
 use super::chunk_error::ChunkError;
 use super::claims::{Claimant, Claims};
@@ -8,6 +8,7 @@ use super::fault::Mechanism;
 use super::mapping::{Mapping, Span, advise_region};
 use super::mappings;
 use super::residency::Counters;
+use super::slab::{self, Slab};
 use super::spill_space::SpillSpace;
 use super::staging::{self, Staging};
 use super::state::{Phase, Word};
@@ -42,6 +43,8 @@ pub struct Region {
     codec: Codec,
     policy: Policy,
     table: Table,
+    /// The pieces of memory that its chunks are, if it is a slab.
+    slab: Option<Slab>,
     staging: Arc<Staging>,
     spill_space: SpillSpace,
     /// Whether the whole region is in place for good. It is if no faults are served and the data fit the budget.
@@ -59,8 +62,8 @@ pub struct Region {
     pub(super) resizing: Mutex<()>,
     /// See [`Region::forbid`].
     forbidden: AtomicBool,
-    /// Owners beyond the first.
-    pub further_owners: AtomicUsize,
+    /// Owners beyond the first, if it is no slab.
+    pub(super) further_owners: AtomicUsize,
     /// Figures.
     pub counters: Counters,
     /// The order in which the program uses its chunks.
@@ -129,8 +132,25 @@ impl Params {
 impl Region {
     /// Reserves a region. The caller, the engine, then makes it known to faults and evictions.
     pub(super) fn reserve(engine: &Arc<Engine>, params: &Params) -> Result<Region> {
+        let least = params.length()? / params.chunk;
+        // Twice the address space, so that the region can grow in place; if there is not so much, only what it needs.
+        Region::reserve_as(engine, params, [(2 * least).min(MOST_CHUNKS), least], false)
+    }
+    /// Reserves a slab for pieces with these parameters. `slabs`: how many there are already.
+    pub(super) fn reserve_slab(engine: &Arc<Engine>, params: &Params, slabs: usize) -> Result<Region> {
+        params.length()?;
+        let capacities = [slab::capacity(slabs, params.chunk), 1];
+        Region::reserve_as(engine, params, capacities, true)
+    }
+    /// Reserves a region for the first of these numbers of chunks for which there is address space.
+    fn reserve_as(
+        engine: &Arc<Engine>,
+        params: &Params,
+        capacities: [usize; 2],
+        is_slab: bool,
+    ) -> Result<Region> {
         let Params { size, chunk, policy } = *params;
-        let length = params.length()?;
+        let length = size.next_multiple_of(chunk);
         let limit = engine.account().limit();
         if limit != 0 && limit < chunk.saturating_mul(2) && limit < length + chunk {
             return fail!(Limit, "a budget of {limit} bytes cannot hold two chunks of {chunk}");
@@ -139,15 +159,19 @@ impl Region {
         let reserve = |chunks: usize| {
             Mapping::reserve(chunks.checked_mul(chunk)?, staging::alignment(chunk), pages.empty_access())
         };
-        // Twice the address space, so that the region can grow in place; if there is not so much, only what it needs.
-        let (least, roomy) = (length / chunk, (2 * (length / chunk)).min(MOST_CHUNKS));
-        let found = [roomy, least].into_iter().find_map(|chunks| Some((reserve(chunks)?, chunks)));
+        let found = capacities.into_iter().find_map(|chunks| Some((reserve(chunks)?, chunks)));
         let Some((memory, capacity)) = found else {
             return fail!(OutOfMemory, "no address space for memory of {size} bytes");
         };
         let Some(table) = Table::new(capacity) else {
             return fail!(OutOfMemory, "no address space for the records of {capacity} chunks");
         };
+        let slab = if is_slab { Slab::new(capacity) } else { None };
+        if is_slab && slab.is_none() {
+            return fail!(OutOfMemory, "no address space for the records of {capacity} pieces");
+        }
+        // The pieces of a slab count when they begin.
+        let (size, length) = if is_slab { (capacity * chunk, 0) } else { (size, length) };
         let staging = engine.staging_for(chunk)?;
         if pages.splits_mappings() {
             let in_place = if limit == 0 { capacity } else { capacity.min(limit / chunk) };
@@ -156,7 +180,7 @@ impl Region {
         if let Err(errno) = pages.adopt_region(memory.span(), chunk) {
             return Err(ChunkError::Pages(errno).error());
         }
-        let prepaid = table::bytes(length / chunk) <= limit / RECORDS_SHARE;
+        let prepaid = !is_slab && table::bytes(length / chunk) <= limit / RECORDS_SHARE;
         let records = if prepaid { table::bytes(length / chunk) } else { 0 };
         // Two chunks, even for a region of one chunk: an instruction that copies memory touches a chunk of another
         // region as well.
@@ -168,7 +192,7 @@ impl Region {
             engine.account().shorten(length);
             return fail!(OutOfMemory, "the budget has no room for {records} bytes of records of chunks");
         }
-        let spill_space = SpillSpace::new(engine, chunk);
+        let spill_space = SpillSpace::new(engine, chunk, is_slab);
         Ok(Region {
             engine: engine.clone(),
             memory,
@@ -178,6 +202,7 @@ impl Region {
             codec: policy.codec(),
             policy,
             table,
+            slab,
             staging,
             spill_space,
             resident: false,
@@ -343,7 +368,7 @@ impl Region {
     pub fn policy(&self) -> Policy {
         self.policy
     }
-    /// Number of chunks.
+    /// Number of chunks; in a slab, of those that there may be.
     pub fn count(&self) -> usize {
         self.size().div_ceil(self.chunk)
     }
@@ -355,10 +380,25 @@ impl Region {
     pub(super) fn reserved(&self) -> Span {
         self.memory.span()
     }
-    /// The chunk that holds `address`.
+    /// The chunk that holds `address`, if the program may use it.
     pub fn index_of(&self, address: usize) -> Option<usize> {
         let index = address.checked_sub(self.start())? / self.chunk;
-        (index < self.count()).then_some(index)
+        self.is_used(index).then_some(index)
+    }
+    pub(super) fn slab(&self) -> Option<&Slab> {
+        self.slab.as_ref()
+    }
+    /// Bytes of a chunk that are the program's. The others are in the last chunk, or in any chunk of a slab.
+    pub(super) fn used_in(&self, index: usize) -> usize {
+        match &self.slab {
+            Some(slab) => slab.size(index),
+            None => self.size().saturating_sub(index * self.chunk).min(self.chunk),
+        }
+    }
+    /// Counts something that happened to a chunk: in the figures of the region, and of the piece if it is a slab.
+    pub(super) fn tally(&self, index: usize, count: impl Fn(&Counters)) {
+        count(&self.counters);
+        self.slab.iter().for_each(|slab| count(slab.counters(index)));
     }
     pub(super) fn chunk(&self, index: usize) -> &Chunk {
         self.table.get(index)
@@ -383,11 +423,10 @@ impl Region {
     pub(super) fn codec(&self) -> &Codec {
         &self.codec
     }
-    /// The coder for a chunk that leaves. If the region's size is not a multiple of four bytes, its last chunk is
-    /// coded losslessly, because the last element is not a whole float32.
+    /// The coder for a chunk that leaves. If what is used of it is not a multiple of four bytes, it is coded losslessly,
+    /// because the last element is not a whole float32.
     pub(super) fn encoder(&self, index: usize) -> Codec {
-        let size = self.size();
-        let cut = !size.is_multiple_of(size_of::<f32>()) && index == size / self.chunk;
+        let cut = !self.used_in(index).is_multiple_of(size_of::<f32>());
         if cut { Policy::Hierarchical { tolerance: 0.0 }.codec() } else { self.codec }
     }
     pub(super) fn span_of(&self, index: usize) -> Span {
@@ -406,8 +445,8 @@ impl Region {
     }
 
     /// Drops a chunk's contents, wherever they are. Waits for a thread that is moving the chunk. Gives up all
-    /// acquisitions of it.
-    pub(super) fn forget(&self, index: usize) {
+    /// acquisitions of it. The region is not leaving, or the thread that it is leaving by is the claimant.
+    pub(super) fn forget(&self, who: Claimant, index: usize) {
         let chunk = self.chunk(index);
         loop {
             let word = chunk.state.load();
@@ -416,7 +455,7 @@ impl Region {
                 Phase::Busy => chunk.state.wait(),
                 Phase::Hot if word.acquisitions() > 0 => _ = self.give_up_acquisition(index),
                 _ => {
-                    if let Some(transit) = Transit::claim_by(Claimant::Leaver, self, index, None) {
+                    if let Some(transit) = Transit::claim_by(who, self, index, None) {
                         self.engine.drop_contents(transit);
                         return;
                     }
@@ -435,7 +474,7 @@ impl Region {
         self.leave();
         for which in [ListKind::Hot, ListKind::Warm, ListKind::Staged] {
             while let Some(index) = { self.lists().oldest(which) } {
-                self.forget(index);
+                self.forget(Claimant::Leaver, index);
             }
         }
         self.spill_space.shorten(0);

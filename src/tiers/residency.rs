@@ -44,23 +44,33 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Sets to zero what has been counted for another piece at the same place, which held nothing any more.
+    pub fn begin_anew(&self) {
+        for count in self.events() {
+            count.store(0, Relaxed);
+        }
+    }
     /// Takes over what another region had counted so far.
     pub fn inherit(&self, old: &Counters) {
-        for (new, old) in [
-            (&self.faults, &old.faults),
-            (&self.evictions, &old.evictions),
-            (&self.clean_evictions, &old.clean_evictions),
-            (&self.prefetches, &old.prefetches),
-            (&self.prefetch_hits, &old.prefetch_hits),
-            (&self.encoded_from, &old.encoded_from),
-            (&self.encoded_to, &old.encoded_to),
-            (&self.encode_ns, &old.encode_ns),
-            (&self.decode_ns, &old.decode_ns),
-            (&self.spilled, &old.spilled),
-            (&self.fetched, &old.fetched),
-        ] {
+        for (new, old) in self.events().into_iter().zip(old.events()) {
             new.fetch_add(old.load(Relaxed), Relaxed);
         }
+    }
+    /// What has happened so far.
+    fn events(&self) -> [&AtomicU64; 11] {
+        [
+            &self.faults,
+            &self.evictions,
+            &self.clean_evictions,
+            &self.prefetches,
+            &self.prefetch_hits,
+            &self.encoded_from,
+            &self.encoded_to,
+            &self.encode_ns,
+            &self.decode_ns,
+            &self.spilled,
+            &self.fetched,
+        ]
     }
     /// Where bytes are now.
     fn bytes(&self) -> [&AtomicUsize; 4] {

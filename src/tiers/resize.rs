@@ -47,7 +47,7 @@ impl Region {
         self.size.store(size, Relaxed);
         fence(SeqCst); // see `Region::bring_claimed`
         for index in new..old {
-            self.forget(index);
+            self.forget(Claimant::Leaver, index);
         }
         if new < old {
             self.spill_space().shorten(new);

@@ -1,7 +1,7 @@
 //! The room of a region in spill files: where its chunks are written. It is taken before any chunk has to be written.
 //!
 //! Most regions take it when they are made, for all chunks, with blocks on disk. A region that is larger than the disk,
-//! one without a budget, and any region after a fork are *sparse* instead: they take it piece by piece, when a chunk of the
+//! a slab, one without a budget, and any region after a fork are *sparse* instead: they take it piece by piece, when a chunk of the
 //! piece is first used. So a file ends where what is used of it ends, however much address space there is: no file system
 //! has files of any size.
 use super::engine::Engine;
@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// Bytes of a piece, or one chunk if that is larger.
 const PIECE: usize = 4 << 20;
+/// The most chunks of a piece of a slab, most of which may never be used.
+const PIECE_OF_SLAB: usize = 64;
 
 /// The room of several chunks, with blocks on disk: the place of chunk `first + i` is at `start + i * chunk`.
 struct Extent {
@@ -48,6 +50,7 @@ pub struct SpillSpace {
     engine: Arc<Engine>,
     /// Bytes of a chunk.
     chunk: usize,
+    is_slab: bool,
     rooms: Mutex<Vec<Room>>,
     /// Held while blocks are made for a piece or given back, so that `Piece::made` is what there is.
     making: Mutex<()>,
@@ -55,30 +58,26 @@ pub struct SpillSpace {
 
 impl SpillSpace {
     /// No room yet.
-    pub fn new(engine: &Arc<Engine>, chunk: usize) -> SpillSpace {
+    pub fn new(engine: &Arc<Engine>, chunk: usize, is_slab: bool) -> SpillSpace {
         let (rooms, making) = (Mutex::sheltered(Vec::new()), Mutex::sheltered(()));
-        SpillSpace { engine: engine.clone(), chunk, rooms, making }
+        SpillSpace { engine: engine.clone(), chunk, is_slab, rooms, making }
     }
     fn chunks_a_piece(&self) -> usize {
-        (PIECE / self.chunk).max(1)
+        let most = if self.is_slab { PIECE_OF_SLAB } else { usize::MAX };
+        (PIECE / self.chunk).clamp(1, most)
     }
     fn bytes(&self, chunks: usize) -> u64 {
         (chunks * self.chunk) as u64
     }
     /// Takes room in the current file for `count` chunks from `first` on. Fails with Io.
     pub fn take(&self, first: usize, count: usize) -> Result<()> {
-        let disk = |errno| -> Error {
-            let directory = spill::directory();
-            // The reason first: a message has no room for every path.
-            pending(Error::Io, format_args!("spill file: {errno}: {}", directory.display()))
-        };
-        let (file, spill) = self.engine.files.current().map_err(disk)?;
+        let (file, spill) = self.engine.files.current().map_err(disk_error)?;
         let length = self.bytes(count);
         let too_large = length > spill.capacity();
         {
             let mut rooms = self.rooms.lock();
             let room = room_in(&mut rooms, file, &spill);
-            room.sparse |= too_large;
+            room.sparse |= too_large || self.is_slab;
             if room.sparse {
                 return Ok(());
             }
@@ -86,7 +85,7 @@ impl SpillSpace {
         let start = spill.take_range(length);
         if let Err(errno) = spill.make_blocks(start, length) {
             spill.give_range(start, length);
-            return Err(disk(errno));
+            return Err(disk_error(errno));
         }
         room_in(&mut self.rooms.lock(), file, &spill).extents.push(Extent { first, count, start });
         Ok(())
@@ -228,6 +227,13 @@ impl SpillSpace {
     }
 }
 
+/// Why there is no room on disk for memory that is allocated.
+pub fn disk_error(errno: Errno) -> Error {
+    let directory = spill::directory();
+    // The reason first: a message has no room for every path.
+    pending(Error::Io, format_args!("spill file: {errno}: {}", directory.display()))
+}
+
 /// The room in a file; none of it is taken yet if the region had no room there.
 fn room_in<'a>(rooms: &'a mut Vec<Room>, file: u16, spill: &Arc<Spill>) -> &'a mut Room {
     let at = rooms.iter().position(|room| room.file == file).unwrap_or_else(|| {
@@ -272,7 +278,7 @@ mod tests {
         let engine = Engine::new(Box::new(Unlimited)).unwrap();
         look_on();
         engine.files.current().unwrap();
-        let spaces: Vec<_> = (0..ROUNDS).map(|_| SpillSpace::new(&engine, 4096)).collect();
+        let spaces: Vec<_> = (0..ROUNDS).map(|_| SpillSpace::new(&engine, 4096, false)).collect();
         let together = Barrier::new(2);
         let write = |index: usize| {
             look_on();

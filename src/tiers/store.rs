@@ -28,7 +28,7 @@ fn encode(
     memory: &mut [u8],
     workspace: &mut codec::Workspace,
 ) -> (Form, usize) {
-    let (counters, chunk) = (&region.counters, region.chunk_size());
+    let chunk = region.chunk_size();
     let start = Instant::now();
     let (form, length) = region.encoder(index).encode_in_place(memory, chunk, workspace);
     let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
@@ -41,15 +41,18 @@ fn encode(
     } else {
         (form, length)
     };
-    counters.encode_ns.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
-    counters.encoded_from.fetch_add(chunk as u64, Relaxed);
-    counters.encoded_to.fetch_add(length.max(1) as u64, Relaxed);
+    let ns = start.elapsed().as_nanos() as u64;
+    region.tally(index, |counters| {
+        counters.encode_ns.fetch_add(ns, Relaxed);
+        counters.encoded_from.fetch_add(chunk as u64, Relaxed);
+        counters.encoded_to.fetch_add(length.max(1) as u64, Relaxed);
+    });
     (form, length)
 }
 /// Ends the claim of a chunk that has left the region.
 fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
     let (region, index) = (transit.region, transit.index);
-    region.counters.evictions.fetch_add(1, Relaxed);
+    region.tally(index, |counters| _ = counters.evictions.fetch_add(1, Relaxed));
     let tier = if phase == Phase::Zero { Tier::Zero } else { transit.stored_tier() };
     transit.stored().left = transit.left;
     transit.settle(phase, Settle::default());
@@ -68,7 +71,7 @@ impl Region {
     }
     /// Takes the encoded copy in RAM of a chunk that is in place, acquired or not: see `Stored::take_copy` in
     /// table.rs.
-    fn take_copy(&self) -> Option<(u32, usize)> {
+    fn take_copy(&self) -> Option<(usize, (u32, usize))> {
         let mut lists = self.lists();
         let mut next = lists.oldest(ListKind::Copied);
         while let Some(index) = next {
@@ -81,7 +84,7 @@ impl Region {
                 lists.lose_copy(index);
                 chunk.state.unpin();
                 debug_assert!(copy.is_some(), "a chunk without a copy was listed among those with one");
-                return copy;
+                return copy.map(|copy| (index, copy));
             }
             next = lists.next_copy(index); // claimed: no more chunks are skipped than there are claims
         }
@@ -148,7 +151,7 @@ impl Engine {
             loop {
                 if let Some(extent) = self.warm.store(self.account(), &memory[..length]) {
                     transit.stored().warm = extent;
-                    region.counters.warm.fetch_add(pages, Relaxed);
+                    region.tally(transit.index, |counters| _ = counters.warm.fetch_add(pages, Relaxed));
                     return Ok(());
                 }
                 // The oldest encoded chunks go to disk to make room. If the disk fails them, it will fail this chunk
@@ -169,8 +172,10 @@ impl Engine {
         sync_points::pass(SyncPoint::Written);
         transit.stored().file = file;
         region.spill_space().note_stored(file, true);
-        region.counters.cold.fetch_add(bytes.len(), Relaxed);
-        region.counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
+        region.tally(transit.index, |counters| {
+            counters.cold.fetch_add(bytes.len(), Relaxed);
+            counters.spilled.fetch_add(bytes.len() as u64, Relaxed);
+        });
         Ok(())
     }
     /// Undoes an eviction whose bytes could not be stored.
@@ -260,13 +265,13 @@ impl Engine {
             self.write_out(transit, bytes)?;
         }
         let copy = transit.stored().take_copy();
-        copy.into_iter().for_each(|copy| self.free_copy(region, copy));
+        copy.into_iter().for_each(|copy| self.free_copy(region, transit.index, copy));
         Ok(copy.is_some())
     }
     /// Frees an encoded copy that no chunk's record names any more.
-    pub(super) fn free_copy(&self, region: &Region, (extent, length): (u32, usize)) {
+    pub(super) fn free_copy(&self, region: &Region, index: usize, (extent, length): (u32, usize)) {
         self.warm.free(self.account(), extent, length);
-        region.counters.warm.fetch_sub(whole_pages(length), Relaxed);
+        region.tally(index, |counters| _ = counters.warm.fetch_sub(whole_pages(length), Relaxed));
     }
 
     /// Frees encoded bytes in RAM: it writes the bytes of a chunk that is out to disk, or else drops the copy of a
@@ -286,7 +291,7 @@ impl Engine {
                 return false;
             }
             let copy = region.take_copy();
-            copy.into_iter().for_each(|copy| self.free_copy(region, copy));
+            copy.into_iter().for_each(|(index, copy)| self.free_copy(region, index, copy));
             region.end_transit(if copy.is_some() { End::Progress } else { End::Unnoted });
             copy.is_some()
         })

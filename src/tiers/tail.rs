@@ -1,6 +1,7 @@
-//! What lies behind a region's end in its last chunk: zeros, as long as the program writes no further than it may.
+//! What lies in a chunk behind the program's bytes: zeros, as long as the program writes no further than it may. That is the
+//! last chunk of a region, or any chunk of a slab.
 //!
-//! These bytes are stored with the chunk and come back with it. So debug mode can find overruns there, and a region
+//! These bytes are stored with the chunk and come back with it. So debug mode can find overruns there, and memory
 //! that grows makes them the program's.
 use super::chunk_error::ChunkError;
 use super::fill::{Access, Reason};
@@ -11,57 +12,61 @@ use super::sync_points::{self, SyncPoint};
 use crate::error::Result;
 
 impl Region {
-    /// Bytes of the last chunk that are the program's.
-    fn used_in_last(&self) -> usize {
-        self.size() - (self.count() - 1) * self.chunk_size()
-    }
-    /// Calls `look` with the bytes behind the end, unless nothing was ever there. Only while `resizing` is held: another
-    /// thread may free the region or change its size at the same moment, and with it goes even an acquired chunk.
-    fn with_tail<R>(&self, access: Access, look: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
-        if self.is_leaving() {
+    /// Calls `look` with the bytes of a chunk behind the program's, unless nothing was ever there. Only while `resizing` is
+    /// held: another thread may free the memory or change its size at the same moment, and with it goes even an acquired
+    /// chunk.
+    fn with_tail<R>(
+        &self,
+        index: usize,
+        access: Access,
+        look: impl FnOnce(&mut [u8]) -> R,
+    ) -> Result<Option<R>> {
+        if self.is_leaving() || !self.is_used(index) {
             return Err(ChunkError::Leaving.error());
         }
-        let (last, used) = (self.count() - 1, self.used_in_last());
-        if used == self.chunk_size() || (self.word(last).phase() == Phase::Zero && !self.is_resident()) {
+        let used = self.used_in(index);
+        if used == self.chunk_size() || (self.word(index).phase() == Phase::Zero && !self.is_resident()) {
             return Ok(None);
         }
-        self.bring_in(last, access, Reason::Acquire).map_err(ChunkError::error)?;
+        self.bring_in(index, access, Reason::Acquire).map_err(ChunkError::error)?;
         sync_points::pass(SyncPoint::TailAcquired);
-        let start = self.span_of(last).start as *mut u8;
+        let start = self.span_of(index).start as *mut u8;
         // SAFETY: the chunk is acquired, so all of it is in place until the release. Only this library has a right to
         // these bytes: a program that stores there meanwhile is in error, and only the bytes are undefined.
         let tail = unsafe { core::slice::from_raw_parts_mut(start.add(used), self.chunk_size() - used) };
         let result = look(tail);
-        self.give_up_acquisition(last);
+        self.give_up_acquisition(index);
         Ok(Some(result))
     }
     /// [`Region::with_tail`], with all that it asks for.
-    fn with_tail_alone<R>(&self, access: Access, look: impl Fn(&mut [u8]) -> R) -> Result<Option<R>> {
+    fn with_tail_alone<R>(
+        &self,
+        index: usize,
+        access: Access,
+        look: impl Fn(&mut [u8]) -> R,
+    ) -> Result<Option<R>> {
         self.engine().with_room(|| {
             let _inside = gate::enter();
             let _alone = self.resizing.lock();
-            self.with_tail(access, &look)
+            self.with_tail(index, access, &look)
         })
     }
-    /// The offset of the first byte behind the end that is not zero, from the start of the region. Brings the last
-    /// chunk in.
-    pub fn first_overrun(&self) -> Result<Option<usize>> {
-        let found = self.with_tail_alone(Access::Read, |tail| tail.iter().position(|&byte| byte != 0))?;
-        Ok(found.flatten().map(|at| self.size() + at))
+    /// How far behind the program's bytes of a chunk the first byte is that is not zero. Brings the chunk in.
+    pub(super) fn first_overrun(&self, index: usize) -> Result<Option<usize>> {
+        let first = |tail: &mut [u8]| tail.iter().position(|&byte| byte != 0);
+        self.with_tail_alone(index, Access::Read, first).map(Option::flatten)
     }
-    /// Fills the bytes behind the end with zeros.
-    pub fn clear_tail(&self) -> Result<()> {
-        self.with_tail_alone(Access::Write, |tail| tail.fill(0)).map(drop)
+    /// Fills the bytes of a chunk behind the program's with zeros.
+    pub(super) fn clear_tail(&self, index: usize) -> Result<()> {
+        self.with_tail_alone(index, Access::Write, |tail| tail.fill(0)).map(drop)
     }
     /// The same, while `resizing` is held.
-    pub(super) fn clear_tail_to_grow(&self) -> Result<()> {
-        self.with_tail(Access::Write, |tail| tail.fill(0)).map(drop)
+    pub(super) fn clear_tail_to_grow(&self, index: usize) -> Result<()> {
+        self.with_tail(index, Access::Write, |tail| tail.fill(0)).map(drop)
     }
-    /// Fills the bytes behind the end with zeros in a chunk that is brought in to be overwritten, because the program
+    /// Fills the bytes behind the program's with zeros in a chunk that is brought in to be overwritten, because the program
     /// writes only its own part.
     pub(super) fn clear_tail_in(&self, index: usize, bytes: &mut [u8]) {
-        if index + 1 == self.count() {
-            bytes[self.used_in_last()..self.chunk_size()].fill(0);
-        }
+        bytes[self.used_in(index)..self.chunk_size()].fill(0);
     }
 }

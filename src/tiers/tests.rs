@@ -6,6 +6,7 @@ use super::engine::Engine;
 use super::fault::{Faults, Mechanism};
 use super::fill::{Access, Reason};
 use super::gate;
+use super::piece::Piece;
 use super::region::{Params, Policy, Region};
 use crate::os::watch::look_on;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
@@ -68,7 +69,7 @@ fn serving() -> impl Iterator<Item = Mechanism> {
     LOOM.call_once(|| loom::model(|| ()));
     Mechanism::LADDER.into_iter().filter(|m| *m != Mechanism::None && Faults::get(*m).is_ok())
 }
-fn streaming(engine: &Arc<Engine>, size: usize, chunk: usize) -> Arc<Region> {
+fn streaming(engine: &Arc<Engine>, size: usize, chunk: usize) -> Piece {
     engine.allocate(&Params { size, chunk, policy: Policy::Streaming }).unwrap()
 }
 /// Brings a chunk in as fault handlers and worker threads do.
@@ -77,7 +78,7 @@ fn bring_in(region: &Region, index: usize, access: Access, acquire: bool) -> Res
     region.bring_in(index, access, if acquire { Reason::Acquire } else { Reason::Ahead })
 }
 /// The words of a region, as the program sees them.
-fn words(region: &Region) -> &[AtomicU64] {
+fn words(region: &Piece) -> &[AtomicU64] {
     // SAFETY: this is the region's memory, which lives until the region is freed; faults bring in what is missing.
     unsafe { core::slice::from_raw_parts(region.start() as *const AtomicU64, region.size() / 8) }
 }
@@ -186,7 +187,7 @@ fn the_tolerance_holds_over_a_thousand_cycles() {
         floats.copy_from_slice(&written);
         let mut seen: Option<Vec<u32>> = None;
         for cycle in 0..1000 {
-            region.advise(Advice::DontNeed).unwrap();
+            region.advise(Advice::DontNeed);
             floats[7000] = cycle as f32;
             written[7000] = cycle as f32;
             for (i, (w, f)) in written.iter().zip(floats.iter()).enumerate() {
@@ -377,7 +378,7 @@ fn sizes_change_without_losing_data() {
         let mut kept = (2 << 20) / 8;
         for size in [3 << 20, 20 << 20, 1 << 20, (1 << 20) + 8, 5 << 20, 50 << 20, 4096] {
             // Chunks are read ahead into all slots.
-            region.advise(Advice::Sequential).unwrap();
+            region.advise(Advice::Sequential);
             for i in (0..kept).step_by(chunk / 8).take(20) {
                 words(&region)[i].load(Relaxed);
             }
@@ -405,7 +406,7 @@ fn unlimited_engines_keep_everything_in_place() {
     let region = streaming(&engine, 4 << 20, 1 << 20);
     words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i as u64), Relaxed));
     assert_eq!(engine.residency().evictions, 0);
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     assert!(words(&region).iter().enumerate().all(|(i, w)| w.load(Relaxed) == mix(i as u64)));
     engine.free(&region);
 }
@@ -415,9 +416,9 @@ fn what_the_program_said_of_its_order_outlives_growing() {
     look_on();
     let engine = Engine::new(Box::new(Unlimited)).unwrap();
     let region = streaming(&engine, 128 << 10, 64 << 10);
-    region.advise(Advice::Sequential).unwrap();
+    region.advise(Advice::Sequential);
     let grown = engine.resize(&region, 4 << 20).unwrap();
-    assert!(!Arc::ptr_eq(&grown, &region) && grown.sweep.lock().is_swept());
+    assert!(grown.start() != region.start() && grown.sweep.lock().is_swept());
     engine.free(&grown);
 }
 
@@ -431,7 +432,7 @@ fn what_fits_is_acquired_whatever_others_bring_in() {
         let budget = Fixed::new((THREADS + 2) * CHUNK + 4096);
         let engine = budget.engine(mechanism);
         let region = streaming(&engine, COUNT * CHUNK, CHUNK);
-        region.advise(Advice::Random).unwrap();
+        region.advise(Advice::Random);
         let visit = |index: usize, access| {
             region
                 .acquire(index, access)

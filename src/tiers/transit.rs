@@ -97,7 +97,8 @@ impl<'a> Transit<'a> {
         // as large.
         let slot = unsafe { self.region.staging().place(pages, slot, self.span()) }?;
         self.in_place = true;
-        self.region.counters.hot.fetch_add(self.region.chunk_size(), Relaxed);
+        let bytes = self.region.chunk_size();
+        self.region.tally(self.index, |counters| _ = counters.hot.fetch_add(bytes, Relaxed));
         Ok(slot)
     }
     /// Drops the pages of a chunk that is in place. The caller gives back their charge.
@@ -109,18 +110,21 @@ impl<'a> Transit<'a> {
     }
     fn leaves(&mut self) {
         self.in_place = false;
-        self.region.counters.hot.fetch_sub(self.region.chunk_size(), Relaxed);
+        let bytes = self.region.chunk_size();
+        self.region.tally(self.index, |counters| _ = counters.hot.fetch_sub(bytes, Relaxed));
     }
     /// Keeps a slot with the chunk's contents, of a chunk that is to be settled as Staged.
     pub fn keep_slot(&mut self, slot: FullSlot) {
         debug_assert!({ self.stored().slot }.is_none());
         self.stored().slot = Some(slot.into_number());
-        self.region.counters.staged.fetch_add(self.region.chunk_size(), Relaxed);
+        let bytes = self.region.chunk_size();
+        self.region.tally(self.index, |counters| _ = counters.staged.fetch_add(bytes, Relaxed));
     }
     /// Takes the slot out that a Staged chunk has; None for a chunk in another phase.
     pub fn take_slot(&mut self) -> Option<FullSlot> {
         let number = self.stored().slot.take()?;
-        self.region.counters.staged.fetch_sub(self.region.chunk_size(), Relaxed);
+        let bytes = self.region.chunk_size();
+        self.region.tally(self.index, |counters| _ = counters.staged.fetch_sub(bytes, Relaxed));
         // SAFETY: `keep_slot` made the number of a slot of the region's set, and it has just been taken out.
         Some(unsafe { FullSlot::from_number(number) })
     }

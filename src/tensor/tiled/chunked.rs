@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::tensor::Complex;
 use crate::tiers::fault::Mechanism;
 pub use crate::tiers::fill::Access as Purpose;
-use crate::tiers::region::Region;
+use crate::tiers::piece::Piece;
 
 /// Memory in chunks that come and go. The first element of the tensor is the first of chunk 0.
 pub trait ChunkedMemory {
@@ -44,30 +44,30 @@ pub trait Temporary {
     fn target(&mut self) -> Target<'_>;
 }
 
-impl ChunkedMemory for Region {
+impl ChunkedMemory for Piece {
     fn chunk(&self) -> usize {
         self.chunk_size() / size_of::<Complex>()
     }
     fn acquire(&self, index: usize, purpose: Purpose) -> Result<()> {
-        Region::acquire(self, index, purpose).map(drop)
+        Piece::acquire(self, index, purpose).map(drop)
     }
     fn release(&self, index: usize) {
-        let released = Region::release(self, index);
+        let released = Piece::release(self, index);
         debug_assert!(released.is_ok()); // it fails only for a chunk that was not acquired
     }
     fn prefetch(&self, first: usize, count: usize) {
         // A hint: a chunk that cannot be brought in now is brought in, or the error reported, when it is
         // acquired.
-        let _ = Region::prefetch(self, first, count);
+        let _ = Piece::prefetch(self, first, count);
     }
     fn count(&self) -> usize {
-        Region::count(self)
+        Piece::count(self)
     }
     fn is_served(&self) -> bool {
         self.engine().mechanism() != Mechanism::None
     }
     fn is_compressed(&self) -> bool {
-        Region::is_lossy(self)
+        Piece::is_lossy(self)
     }
 }
 

@@ -10,7 +10,7 @@ fn all_that_is_asked_for_ahead_comes() {
     let engine = budget.engine(serving().next().unwrap());
     let region = streaming(&engine, 500 * CHUNK, CHUNK);
     (0..500).for_each(|index| fill(&region, index, index as u64));
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     region.prefetch(100, 300).unwrap();
     ends(move || {
         while region.residency().hot_bytes < 300 * CHUNK {
@@ -30,19 +30,19 @@ fn what_is_asked_for_ahead_need_not_come_first() {
     let engine = budget.engine(serving().next().unwrap());
     let region = streaming(&engine, 1000 * CHUNK, CHUNK);
     (600..650).for_each(|index| fill(&region, index, index as u64));
-    let comes = move |region: Arc<Region>, chunks: usize| {
+    let comes = move |region: Piece, chunks: usize| {
         ends(move || {
             while region.residency().hot_bytes < chunks * CHUNK {
                 std::thread::yield_now();
             }
         })
     };
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     // Half the budget is 128 chunks.
-    region.advise(Advice::WillNeed).unwrap();
+    region.advise(Advice::WillNeed);
     comes(region.clone(), 50);
     // Now with chunks in place between those that are asked for.
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     (600..650).step_by(2).for_each(|index| holds(&region, index, index as u64));
     region.prefetch(0, 1000).unwrap();
     comes(region.clone(), 50);

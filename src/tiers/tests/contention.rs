@@ -5,7 +5,7 @@ const CHUNK: usize = 16 << 10;
 
 /// Runs `ask` while other threads change chunks all the time, more of them than fit.
 pub(crate) fn beside_others<R: Send + 'static>(
-    region: &Arc<Region>,
+    region: &Piece,
     ask: impl FnOnce() -> R + Send + 'static,
 ) -> R {
     let chunks = region.count();
@@ -41,7 +41,7 @@ fn a_plain_block_gets_room_that_others_would_take() {
         let budget = Fixed::new(64 * CHUNK);
         let engine = budget.engine(mechanism);
         let region = streaming(&engine, 512 * CHUNK, CHUNK);
-        region.advise(Advice::Random).unwrap();
+        region.advise(Advice::Random);
         let block = 59 * CHUNK;
         let charged = budget.clone();
         let reclaiming = engine.clone();
@@ -69,7 +69,7 @@ fn more_than_there_is_is_not_looked_for_for_ever() {
     for mechanism in serving() {
         let engine = Fixed::new(64 * CHUNK).engine(mechanism);
         let region = streaming(&engine, 512 * CHUNK, CHUNK);
-        region.advise(Advice::Random).unwrap();
+        region.advise(Advice::Random);
         let reclaiming = engine.clone();
         let freed = beside_others(&region, move || {
             (0..100).map(|_| reclaiming.reclaim(usize::MAX)).collect::<Vec<_>>()

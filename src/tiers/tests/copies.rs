@@ -7,11 +7,11 @@ use crate::tiers::workers;
 
 const CHUNK: usize = 16 << 10;
 /// Writes words into half of a chunk, so that encoding halves it.
-fn fill(region: &Region, index: usize, seed: u64) {
+fn fill(region: &Piece, index: usize, seed: u64) {
     let words = &words(region)[index * CHUNK / 8..][..CHUNK / 16];
     words.iter().enumerate().for_each(|(i, word)| word.store(mix(seed + i as u64), Relaxed));
 }
-fn read(region: &Region, index: usize) {
+fn read(region: &Piece, index: usize) {
     region.acquire(index, Access::Read).unwrap();
     region.release(index).unwrap();
 }
@@ -27,9 +27,9 @@ fn of_many_chunks_in_place_the_one_with_a_copy_is_looked_at() {
     for mechanism in serving() {
         let engine = Fixed::new(64 * CHUNK).engine(mechanism);
         let region = streaming(&engine, 128 * CHUNK, CHUNK);
-        region.advise(Advice::Random).unwrap();
+        region.advise(Advice::Random);
         fill(&region, 127, 1);
-        region.advise(Advice::DontNeed).unwrap();
+        region.advise(Advice::DontNeed);
         (0..32).for_each(|index| fill(&region, index, 2));
         read(&region, 127);
         assert_eq!(engine.free_encoded(), Ok(true), "{mechanism:?}");
@@ -80,7 +80,7 @@ fn copies_are_counted_whatever_happens_to_their_chunks() {
                 9..12 => acquired.drain(..).for_each(|index| region.release(index).unwrap()),
                 12 => _ = engine.free_encoded().unwrap(),
                 13 => _ = engine.reclaim(random / 16 % 8 * CHUNK),
-                14 if (random / 16).is_multiple_of(8) => region.advise(Advice::DontNeed).unwrap(),
+                14 if (random / 16).is_multiple_of(8) => region.advise(Advice::DontNeed),
                 15 if (random / 16).is_multiple_of(16) => {
                     acquired.drain(..).for_each(|index| region.release(index).unwrap());
                     let size = (20 + random / 256 % 90) * CHUNK;
@@ -120,7 +120,7 @@ fn rewriting_a_record_with_its_own_checksum_is_seen() {
         let place = &words(&region)[100..164];
         for seed in [1 << 40, 1 << 41, 1 << 42] {
             place.iter().zip(record(seed)).for_each(|(word, value)| word.store(value, Relaxed));
-            region.advise(Advice::DontNeed).unwrap();
+            region.advise(Advice::DontNeed);
             region.acquire(0, Access::Read).unwrap();
             let found: Vec<u64> = place.iter().map(|word| word.load(Relaxed)).collect();
             region.release(0).unwrap();

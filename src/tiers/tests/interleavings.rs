@@ -5,10 +5,10 @@ use crate::tiers::sync_points::{SyncPoint, at};
 use crate::tiers::table::ListKind;
 use std::sync::mpsc::channel;
 
-fn fill(region: &Region, seed: u64) {
+fn fill(region: &Piece, seed: u64) {
     words(region).iter().enumerate().for_each(|(i, word)| word.store(mix(seed + i as u64), Relaxed));
 }
-fn holds(region: &Region, seed: u64, chunks: usize) {
+fn holds(region: &Piece, seed: u64, chunks: usize) {
     for index in 0..chunks {
         let chunk = region.chunk_size() / 8;
         region.acquire(index, Access::Read).unwrap_or_else(|error| panic!("chunk {index}: {error:?}"));
@@ -19,10 +19,10 @@ fn holds(region: &Region, seed: u64, chunks: usize) {
     }
 }
 /// A region of `chunks` that holds words of `seed`, none of them in place.
-fn stored(engine: &Arc<Engine>, chunks: usize, seed: u64) -> Arc<Region> {
+fn stored(engine: &Arc<Engine>, chunks: usize, seed: u64) -> Piece {
     let region = streaming(engine, chunks * CHUNK, CHUNK);
     fill(&region, seed);
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     region
 }
 fn unlimited(mechanism: Mechanism) -> Arc<Engine> {
@@ -50,7 +50,7 @@ fn two_threads_open_the_spill_file_at_once() {
                     wrote.send(()).unwrap();
                     opens.recv().unwrap();
                 });
-                second.advise(Advice::DontNeed).unwrap();
+                second.advise(Advice::DontNeed);
             });
             writes.recv().unwrap();
             at(SyncPoint::Written, move || {
@@ -58,7 +58,7 @@ fn two_threads_open_the_spill_file_at_once() {
                 other.join().unwrap();
             });
         });
-        first.advise(Advice::DontNeed).unwrap();
+        first.advise(Advice::DontNeed);
         assert_eq!(engine.residency().cold_bytes, 8 * CHUNK);
         holds(&regions[0], 1000, 4);
         holds(&regions[1], 2_000_000, 4);
@@ -113,7 +113,7 @@ fn an_encoded_chunk_comes_in_just_before_it_is_written_out() {
         let engine = unlimited(mechanism);
         let region = streaming(&engine, 2 * CHUNK, CHUNK);
         words(&region).iter().enumerate().for_each(|(i, word)| word.store(i as u64 / 100, Relaxed));
-        region.advise(Advice::DontNeed).unwrap();
+        region.advise(Advice::DontNeed);
         assert!(engine.residency().warm_bytes > 0);
         let index = region.lists().oldest(ListKind::Warm).unwrap();
         {
@@ -302,7 +302,7 @@ fn memory_is_freed_while_pages_of_it_go_into_stock() {
                 assert!(std::thread::spawn(move || engine.free(&region)).join().unwrap());
             });
         }
-        region.advise(Advice::DontNeed).unwrap();
+        region.advise(Advice::DontNeed);
         assert!(!engine.has_set(region.staging()));
         others.iter().for_each(|other| _ = engine.free(other));
         engine.clear();

@@ -49,7 +49,7 @@ fn chunk_sizes_that_nothing_has_any_more_take_no_mappings() {
             let chunk = pages * 4096;
             let region = streaming(&engine, 4 * chunk, chunk);
             (0..4).for_each(|index| fill(&region, index, 32));
-            region.advise(Advice::DontNeed).unwrap();
+            region.advise(Advice::DontNeed);
             holds(&region, 2, 32);
             engine.free(&region);
             // More than there is address space.
@@ -88,7 +88,7 @@ fn what_is_charged_by_the_page_takes_no_huge_ones() {
     let engine = Engine::new(Box::new(Unlimited)).unwrap();
     let region = streaming(&engine, 8 << 20, 2 << 20);
     fill(&region, 0, 40);
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     let transit = Transit::claim(&region, 0, Some(Phase::Stored));
     let mut transit = transit.expect("stored");
     let stored = *transit.stored();

@@ -14,16 +14,16 @@ const CHUNK: usize = 16 << 10;
 type Wanting = JoinHandle<Result<(), ChunkError>>;
 
 /// Room for four chunks and the records. Two chunks are acquired, and two more are in place: 2 and 3.
-fn two_can_leave(mechanism: Mechanism) -> (Arc<Engine>, Arc<Region>) {
+fn two_can_leave(mechanism: Mechanism) -> (Arc<Engine>, Piece) {
     let engine = Fixed::new(4 * CHUNK + 4096).engine(mechanism);
     let region = streaming(&engine, 16 * CHUNK, CHUNK);
-    region.advise(Advice::Random).unwrap();
+    region.advise(Advice::Random);
     (0..2).for_each(|index| _ = region.acquire(index, Access::Write).unwrap());
     (2..4).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
     (engine, region)
 }
 /// A plain touch of another chunk, by a thread that has looked for room in vain by now.
-fn touch_another(engine: &Arc<Engine>, region: &Arc<Region>) -> Wanting {
+fn touch_another(engine: &Arc<Engine>, region: &Piece) -> Wanting {
     let touched = region.clone();
     let wanting = std::thread::spawn(move || bring_in(&touched, 9, Access::Write, false));
     while engine.waiting.waiting() == 0 && !wanting.is_finished() {
@@ -33,7 +33,7 @@ fn touch_another(engine: &Arc<Engine>, region: &Arc<Region>) -> Wanting {
 }
 /// Two threads hold a chunk each by `hold`, which passes `point` meanwhile. A third thread wants room in between.
 fn room_is_wanted_while_both_are_held(
-    (engine, region): &(Arc<Engine>, Arc<Region>),
+    (engine, region): &(Arc<Engine>, Piece),
     point: SyncPoint,
     hold: fn(&Region, usize),
 ) -> Result<(), ChunkError> {
@@ -89,10 +89,10 @@ fn a_touch_while_others_wait_to_acquire(mechanism: Mechanism, wanted: &'static [
     let budget = Fixed::new(3 * CHUNK + CHUNK / 8 + 4096);
     let engine = budget.engine(mechanism);
     let region = streaming(&engine, 16 * CHUNK, CHUNK);
-    region.advise(Advice::Random).unwrap();
+    region.advise(Advice::Random);
     let half = &words(&region)[..CHUNK / 16];
     half.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
-    region.advise(Advice::DontNeed).unwrap();
+    region.advise(Advice::DontNeed);
     assert_eq!(region.is_listed(0), ListKind::Warm, "{mechanism:?}");
     (2..4).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
     let pinned = (2..4).filter(|index| !wanted.contains(index));
@@ -149,9 +149,9 @@ fn leaves_while_another_waits_to_acquire_some(mechanism: Mechanism, grows: bool)
     let other = streaming(&engine, CHUNK, CHUNK);
     let half = &words(&other)[..CHUNK / 16];
     half.iter().enumerate().for_each(|(i, word)| word.store(mix(i as u64), Relaxed));
-    other.advise(Advice::DontNeed).unwrap();
+    other.advise(Advice::DontNeed);
     let region = streaming(&engine, 16 * CHUNK, CHUNK);
-    region.advise(Advice::Random).unwrap();
+    region.advise(Advice::Random);
     words(&region)[2 * CHUNK / 8].store(7, Relaxed);
     // This encoded chunk, which is claimed, takes the room for the acquisition.
     let encoded = Transit::claim(&other, 0, Some(Phase::Stored)).unwrap();
@@ -186,7 +186,7 @@ fn what_is_behind_claimed_chunks_is_found() {
         let [older, region] = [1, 20].map(|chunks| {
             let region = streaming(&engine, chunks * CHUNK, CHUNK);
             words(&region).iter().enumerate().for_each(|(i, word)| word.store(i as u64 / 100, Relaxed));
-            region.advise(Advice::DontNeed).unwrap();
+            region.advise(Advice::DontNeed);
             region
         });
         let oldest = Transit::claim(&older, 0, Some(Phase::Stored)).unwrap();
@@ -215,7 +215,7 @@ fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
     for mechanism in serving() {
         let engine = Fixed::new(16 * CHUNK).engine(mechanism);
         let region = streaming(&engine, 32 * CHUNK, CHUNK);
-        region.advise(Advice::Random).unwrap();
+        region.advise(Advice::Random);
         (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
         // Ends the jobs of the worker threads, and gives back what they keep.
         workers::withdraw(&region);
@@ -253,11 +253,11 @@ fn who_makes_room_for_a_plain_block_is_at_work() {
     for mechanism in serving() {
         let engine = Fixed::new(16 * CHUNK).engine(mechanism);
         let region = streaming(&engine, 32 * CHUNK, CHUNK);
-        region.advise(Advice::Random).unwrap();
+        region.advise(Advice::Random);
         (0..12).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
         workers::withdraw(&region);
         // Pages of slots, which are nobody's claim.
-        region.advise(Advice::DontNeed).unwrap();
+        region.advise(Advice::DontNeed);
         let inside = gate::enter();
         let seen = engine.waiting.progress();
         assert!(region.staging().full() > 0 && engine.reclaim_now(1) > 0, "{mechanism:?}");
@@ -302,7 +302,7 @@ fn a_plain_block_gets_unused_pages_first() {
                 word.store(i as u64 / 100, Relaxed);
             }
         }
-        gone.advise(Advice::DontNeed).unwrap();
+        gone.advise(Advice::DontNeed);
         assert!(engine.residency().warm_bytes > 0);
         engine.free(&gone);
         let hot = stays.counters.hot.load(Relaxed);

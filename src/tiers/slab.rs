@@ -1,0 +1,246 @@
+//! Slabs: regions whose chunks are pieces of memory of their own.
+//!
+//! A region takes mappings of the process, a page of records, and a place in lists that are copied when they change. A
+//! program may have millions of tensors that fit one chunk. So each of these is a chunk of a slab, beside others of the
+//! same chunk size and policy. To the engine a slab is a region whose chunks are used in no order.
+//!
+//! # Protocol
+//! A chunk of a slab is free, or a piece. Its word tells the size of the piece; 0: none.
+//! - To begin a piece a thread takes a free chunk, which nobody else finds then, sees to it that its contents are zero, and
+//!   stores the size.
+//! - To end it, a thread replaces the size by 0, while it holds the region's `resizing`. Of two threads one succeeds. From
+//!   then on faults there are not served, and nobody brings the chunk in: see the fences of [`Region::end_part`] and
+//!   `Region::bring_claimed`. Then the contents are dropped, and last the chunk is free again.
+//! - The thread that gives back the last piece closes the slab, under the lock of the free chunks, so that nobody takes
+//!   a chunk of it any more, and frees the region.
+use super::chunk_error::ChunkError;
+use super::claims::Claimant;
+use super::mapping::{Access, Advice, Mapping, advise};
+use super::region::{Params, Region};
+use super::residency::Counters;
+use super::spill_space::disk_error;
+use super::workspace;
+use crate::error::{Result, fail};
+use crate::os::lock::Mutex;
+use crate::os::map::{self, HUGE_PAGE};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*, fence};
+
+/// How many chunks the first slab of a chunk size and policy has. Each later one has four times as many as the one before,
+/// up to the most chunks, or the most bytes.
+const FIRST: usize = 64;
+const MOST_CHUNKS: usize = 1 << 16;
+const MOST_BYTES: usize = 1 << 30;
+
+/// Whether memory is a piece of a slab. Larger chunks are few, and are aligned as huge pages.
+pub fn suits(params: &Params) -> bool {
+    params.size <= params.chunk && params.chunk < HUGE_PAGE
+}
+/// How many chunks the next slab gets if there are `slabs` with the same chunks.
+pub fn capacity(slabs: usize, chunk: usize) -> usize {
+    let wanted = FIRST.saturating_mul(1 << (2 * slabs.min(8)));
+    wanted.min(MOST_CHUNKS).min((MOST_BYTES / chunk).max(FIRST))
+}
+
+/// The record of one piece. All zeros is a chunk that never was a piece.
+#[derive(Default)]
+struct Part {
+    /// A live piece: bytes, and from [`OWNER`] on the owners beyond the first. A free chunk: 0 bytes, and the next free
+    /// chunk, plus one.
+    word: AtomicU64,
+    counters: Counters,
+}
+/// One owner, or one chunk, in a word.
+const OWNER: u64 = 1 << 32;
+fn bytes_of(word: u64) -> usize {
+    (word % OWNER) as usize
+}
+
+/// The free chunks.
+#[derive(Default)]
+struct Free {
+    /// The first one that was a piece before, plus one; 0: none.
+    first: u64,
+    /// All from here on have never been pieces.
+    fresh: usize,
+    /// Bytes of records that are charged to the budget.
+    charged: usize,
+    /// Pieces that are live, begin or end.
+    taken: usize,
+    closed: bool,
+}
+
+/// The records of a slab's pieces.
+pub struct Slab {
+    records: Mapping,
+    capacity: usize,
+    free: Mutex<Free>,
+    live_bytes: AtomicUsize,
+}
+impl Slab {
+    /// Records for `capacity` pieces.
+    pub fn new(capacity: usize) -> Option<Slab> {
+        let records = Mapping::reserve(capacity * size_of::<Part>(), align_of::<Part>(), Access::ReadWrite)?;
+        advise(records.span(), Advice::SmallPages);
+        Some(Slab {
+            records,
+            capacity,
+            free: Mutex::sheltered(Free::default()),
+            live_bytes: AtomicUsize::new(0),
+        })
+    }
+    fn part(&self, index: usize) -> &Part {
+        assert!(index < self.capacity);
+        // SAFETY: the index is below the capacity, so the record is inside the mapping. Zeroed memory is a valid record,
+        // and all its fields are atomic.
+        unsafe { &*(self.records.span().start as *const Part).add(index) }
+    }
+    /// Takes a free chunk; None if there is none. `charge` is asked for records that have not been used so far.
+    fn take(&self, charge: impl FnOnce(usize) -> bool) -> Result<Option<usize>> {
+        let mut free = self.free.lock();
+        if free.closed {
+            return Ok(None);
+        }
+        let index = match free.first.checked_sub(1) {
+            Some(index) => {
+                free.first = self.part(index as usize).word.load(Relaxed) / OWNER;
+                index as usize
+            }
+            None if free.fresh == self.capacity => return Ok(None),
+            None => {
+                let wanted = map::round_to_page((free.fresh + 1) * size_of::<Part>());
+                let more = wanted.saturating_sub(free.charged);
+                if more > 0 && !charge(more) {
+                    return fail!(
+                        OutOfMemory,
+                        "the budget has no room for {more} bytes of records of small pieces"
+                    );
+                }
+                free.charged += more;
+                free.fresh += 1;
+                free.fresh - 1
+            }
+        };
+        free.taken += 1;
+        Ok(Some(index))
+    }
+    /// Gives back a chunk that is no piece. Returns true if it was the last that was taken: the slab is closed then.
+    fn give_back(&self, index: usize) -> bool {
+        let mut free = self.free.lock();
+        self.part(index).word.store(free.first * OWNER, Relaxed);
+        free.first = index as u64 + 1;
+        free.taken -= 1;
+        free.closed |= free.taken == 0;
+        free.closed
+    }
+    /// Whether there are no pieces any more.
+    pub fn is_closed(&self) -> bool {
+        self.free.lock().closed
+    }
+    fn change(&self, index: usize, edit: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+        let edit = |word| if bytes_of(word) > 0 { edit(word) } else { None };
+        self.part(index).word.fetch_update(AcqRel, Acquire, edit).ok()
+    }
+    fn begin(&self, index: usize, size: usize) {
+        self.live_bytes.fetch_add(size, Relaxed);
+        self.part(index).counters.begin_anew();
+        self.part(index).word.store(size as u64, Release);
+    }
+    /// Ends a piece. Returns false if it is none.
+    fn end(&self, index: usize) -> bool {
+        let ended = self.change(index, |_| Some(0));
+        self.live_bytes.fetch_sub(ended.map_or(0, bytes_of), Relaxed);
+        ended.is_some()
+    }
+    /// Bytes of a piece; 0: there is none.
+    pub fn size(&self, index: usize) -> usize {
+        bytes_of(self.part(index).word.load(Acquire))
+    }
+    /// Changes the size of a piece. Returns false if it is none. Only while the region's `resizing` is held.
+    pub fn resize(&self, index: usize, size: usize) -> bool {
+        let resized = self.change(index, |word| Some(word - word % OWNER + size as u64));
+        if let Some(old) = resized {
+            self.live_bytes.fetch_add(size.wrapping_sub(bytes_of(old)), Relaxed);
+        }
+        resized.is_some()
+    }
+    /// Adds an owner to a piece.
+    pub fn add_owner(&self, index: usize) {
+        self.change(index, |word| word.checked_add(OWNER));
+    }
+    /// Takes an owner from a piece. Returns false if there is only one.
+    pub fn take_owner(&self, index: usize) -> bool {
+        self.change(index, |word| word.checked_sub(OWNER)).is_some()
+    }
+    /// How many owners a piece has beyond the first.
+    pub fn further_owners(&self, index: usize) -> usize {
+        let word = self.part(index).word.load(Relaxed);
+        if bytes_of(word) > 0 { (word / OWNER) as usize } else { 0 }
+    }
+    /// Figures of a piece.
+    pub fn counters(&self, index: usize) -> &Counters {
+        &self.part(index).counters
+    }
+    /// The pieces there are now.
+    pub fn pieces(&self) -> impl Iterator<Item = usize> {
+        let used = self.free.lock().fresh;
+        (0..used).filter(|&index| self.size(index) > 0)
+    }
+    /// Bytes of all pieces.
+    pub fn live_bytes(&self) -> usize {
+        self.live_bytes.load(Relaxed)
+    }
+}
+
+impl Region {
+    /// Begins a piece of `size` bytes, and returns its chunk; None if the region has none to spare. On failure the
+    /// caller frees the region if it is [unused](Region::give_back_part).
+    pub(super) fn begin_part(&self, size: usize) -> Result<Option<usize>> {
+        let Some(slab) = self.slab() else { return Ok(None) };
+        let Some(index) = slab.take(|bytes| self.charge_more_records(bytes))? else { return Ok(None) };
+        self.make_room_for(index).inspect_err(|_| _ = slab.give_back(index))?;
+        slab.begin(index, size);
+        Ok(Some(index))
+    }
+    fn make_room_for(&self, index: usize) -> Result<()> {
+        let chunk = self.chunk_size();
+        if !self.engine().guarantee(|account| account.extend(chunk)).map_err(ChunkError::error)? {
+            return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
+        }
+        self.extent.fetch_add(chunk, Relaxed);
+        if let Err(errno) = self.spill_space().make_blocks(index, self.count()) {
+            self.shorten_by(chunk);
+            return Err(disk_error(errno));
+        }
+        // A thread that used the piece before while another freed it may have brought the chunk in again.
+        self.forget(Claimant::Anybody, index);
+        Ok(())
+    }
+    /// Ends a piece. Returns false if another thread ended it first.
+    pub(super) fn end_part(&self, index: usize) -> bool {
+        let ended = self.slab().is_some_and(|slab| slab.end(index));
+        fence(SeqCst); // see `Region::bring_claimed`
+        ended
+    }
+    /// Drops what an ended piece held, and makes its chunk free. Returns true if no piece is left: the caller frees the
+    /// region then.
+    pub(super) fn give_back_part(&self, index: usize) -> bool {
+        self.forget(Claimant::Anybody, index);
+        self.shorten_by(self.chunk_size());
+        self.slab().is_some_and(|slab| slab.give_back(index))
+    }
+    fn shorten_by(&self, bytes: usize) {
+        self.extent.fetch_sub(bytes, Relaxed);
+        self.engine().account().shorten(bytes);
+    }
+    fn charge_more_records(&self, bytes: usize) -> bool {
+        let charged = workspace::with(false, |workspace| self.engine().charge_records(bytes, workspace));
+        if charged {
+            self.records.fetch_add(bytes, Relaxed);
+        }
+        charged
+    }
+    /// Whether the program may use a chunk.
+    pub(super) fn is_used(&self, index: usize) -> bool {
+        index < self.count() && self.slab().is_none_or(|slab| slab.size(index) > 0)
+    }
+}
