@@ -21,6 +21,7 @@ mod failures;
 mod interleavings;
 mod mappings;
 mod room;
+mod slabs;
 
 pub(crate) use contention::beside_others;
 

@@ -1,0 +1,155 @@
+//! Pieces that share a region.
+use super::*;
+use crate::error::Error;
+use crate::tiers::state::Phase;
+use crate::tiers::sync_points::{SyncPoint, at};
+
+const CHUNK: usize = 4096;
+
+fn piece(engine: &Arc<Engine>) -> Result<Piece, Error> {
+    engine.allocate(&Params { size: CHUNK - 100, chunk: CHUNK, policy: Policy::Streaming })
+}
+
+#[test]
+fn slabs_come_and_go_with_their_pieces() {
+    look_on();
+    for mechanism in serving() {
+        let budget = Fixed::new(4 << 20);
+        let engine = budget.engine(mechanism);
+        let pieces: Vec<_> = (0..64 + 256 + 1).map(|_| piece(&engine).unwrap()).collect();
+        assert_eq!(engine.regions().len(), 3, "of 64, 256 and 1024 chunks");
+        assert_eq!(engine.pieces().len(), pieces.len());
+        // Other chunks, and another policy, are in slabs of their own.
+        let large = engine.allocate(&Params { size: 5000, chunk: 8192, policy: Policy::Streaming }).unwrap();
+        let policy = Policy::Hierarchical { tolerance: 0.5 };
+        let lossy = engine.allocate(&Params { size: 100, chunk: CHUNK, policy }).unwrap();
+        assert_eq!(engine.regions().len(), 5);
+        assert!(large.size() == 5000 && lossy.is_lossy() && !large.is_lossy());
+        for piece in [&large, &lossy].into_iter().chain(&pieces) {
+            assert!(engine.free(piece));
+        }
+        assert_eq!(engine.regions().len(), 0);
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+
+#[test]
+fn of_two_threads_one_frees_a_piece() {
+    look_on();
+    let engine = Engine::new(Box::new(Unlimited)).unwrap();
+    let kept = piece(&engine).unwrap();
+    for _ in 0..500 {
+        let piece = piece(&engine).unwrap();
+        words(&piece)[0].store(1, Relaxed);
+        let free = || {
+            look_on();
+            engine.free(&piece)
+        };
+        let freed = std::thread::scope(|scope| [0, 1].map(|_| scope.spawn(free)).map(|t| t.join().unwrap()));
+        assert!(freed[0] != freed[1]);
+    }
+    assert_eq!(engine.residency().hot_bytes, 0);
+    assert!(engine.free(&kept) && engine.held() == 0);
+}
+
+#[test]
+fn a_piece_is_freed_while_others_bring_it_in() {
+    look_on();
+    for mechanism in serving() {
+        let budget = Fixed::new(1 << 20);
+        let engine = budget.engine(mechanism);
+        let [freed, kept] = [0, 1].map(|_| piece(&engine).unwrap());
+        words(&freed)[0].store(7, Relaxed);
+        freed.advise(Advice::DontNeed);
+        let (claimed, claims) = channel();
+        let (ended, ends) = channel();
+        let other = {
+            let freed = freed.clone();
+            std::thread::spawn(move || {
+                look_on();
+                at(SyncPoint::Claimed, move || {
+                    claimed.send(()).unwrap();
+                    ends.recv().unwrap();
+                });
+                bring_in(&freed, 0, Access::Write, false)
+            })
+        };
+        claims.recv().unwrap();
+        // Ends the piece, and then waits for the claim.
+        let free = {
+            let (engine, freed) = (engine.clone(), freed.clone());
+            std::thread::spawn(move || {
+                look_on();
+                engine.free(&freed)
+            })
+        };
+        while freed.size() > 0 {
+            std::hint::spin_loop();
+        }
+        ended.send(()).unwrap();
+        assert_eq!(other.join().unwrap(), Err(ChunkError::Leaving), "{mechanism:?}");
+        assert!(free.join().unwrap());
+        // A worker that was asked before finds nothing to bring in.
+        {
+            let _inside = gate::enter();
+            freed.bring_ahead(0);
+        }
+        assert_eq!(engine.residency().hot_bytes, 0);
+        let next = piece(&engine).unwrap();
+        assert!(next.start() == freed.start() && next.word(0).phase() == Phase::Zero);
+        assert_eq!(words(&next)[0].load(Relaxed), 0);
+        assert!(engine.free(&next) && engine.free(&kept));
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+
+#[test]
+fn what_there_is_no_room_for_leaves_nothing() {
+    look_on();
+    let budget = Fixed::new(1 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    let (_, spill) = engine.files.current().unwrap();
+    // 64 chunks have blocks on disk at a time.
+    for others in [0, 64] {
+        let others: Vec<_> = (0..others).map(|_| piece(&engine).unwrap()).collect();
+        let before = (budget.used.load(SeqCst), engine.regions().len());
+        spill.refuse(true);
+        assert_eq!(piece(&engine).err(), Some(Error::Io), "the disk is full");
+        spill.refuse(false);
+        assert_eq!((budget.used.load(SeqCst), engine.regions().len()), before);
+        others.iter().for_each(|piece| assert!(engine.free(piece)));
+    }
+    assert_eq!(budget.used.load(SeqCst), 0);
+    // One chunk and a page of records fit, but not two chunks beside that.
+    let engine = Fixed::new(2 * CHUNK).engine(serving().next().unwrap());
+    let only = piece(&engine).unwrap();
+    assert_eq!(piece(&engine).err(), Some(Error::OutOfMemory));
+    assert!(engine.pieces().len() == 1 && engine.free(&only));
+    assert_eq!((engine.held(), engine.regions().len()), (0, 0));
+}
+
+#[test]
+fn a_piece_that_cannot_move_to_grow_is_as_it_was() {
+    look_on();
+    for mechanism in serving() {
+        let budget = Fixed::new(1 << 20);
+        let engine = budget.engine(mechanism);
+        let grows = piece(&engine).unwrap();
+        words(&grows)[3].store(mix(3), Relaxed);
+        grows.advise(Advice::DontNeed);
+        let before = budget.used.load(SeqCst);
+        let (_, spill) = engine.files.current().unwrap();
+        spill.refuse(true);
+        assert_eq!(engine.resize(&grows, 100 * CHUNK).err(), Some(Error::Io), "the disk is full");
+        spill.refuse(false);
+        assert_eq!(engine.resize(&grows, 0).err(), Some(Error::InvalidArgument));
+        assert!(grows.size() == CHUNK - 100 && engine.regions().len() == 1);
+        assert!(budget.used.load(SeqCst) <= before + 2 * CHUNK, "{mechanism:?}");
+        let grown = engine.resize(&grows, 100 * CHUNK).unwrap();
+        assert_eq!((engine.regions().len(), grown.count()), (1, 100), "{mechanism:?}: the slab is gone");
+        assert_eq!(words(&grown)[3].load(Relaxed), mix(3));
+        assert!(words(&grown)[4..].iter().all(|word| word.load(Relaxed) == 0));
+        assert!(!engine.free(&grows) && engine.free(&grown));
+        assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
