@@ -132,6 +132,12 @@ impl Region {
                 if word.prefetched() {
                     self.tally(index, |counters| _ = counters.prefetch_hits.fetch_add(1, Relaxed));
                 }
+                // SAFETY: the chunk is in place and claimed.
+                let opened = unsafe { self.engine().pages().open_if_in_doubt(transit.span()) };
+                if let Err(errno) = opened {
+                    transit.settle_unchanged();
+                    return Err(ChunkError::Pages(errno));
+                }
                 let how = Settle { acquired: acquire, prefetched: false, returned: word.returned() };
                 transit.settle(Phase::Hot, how);
                 Ok(())

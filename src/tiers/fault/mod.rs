@@ -11,6 +11,7 @@
 //! `UNIMEM_FAULTS` names the rung with which the search for one that works begins; otherwise that is the first.
 pub mod handler;
 pub mod pages;
+mod remapping;
 pub mod userfaultfd;
 
 use super::gate;

@@ -6,6 +6,7 @@
 //!   either comes before, and is in the slot, or faults.
 //!
 //! After `place` the slot is empty, after `take` it is full: pages change hands, and their number stays the same.
+use super::remapping::{self, close};
 use super::userfaultfd::Userfaultfd;
 use crate::os::system;
 use crate::tiers::mapping::{self, Errno, Span, discard};
@@ -152,7 +153,7 @@ impl Pages {
             match self {
                 Pages::Move(fd) => place_by_moving(fd, slot, chunk),
                 Pages::Copy(fd) => place_by_copying(fd, slot, chunk),
-                Pages::Remap => place_by_remapping(slot, chunk),
+                Pages::Remap => remapping::place(slot, chunk),
                 Pages::Plain => place_plainly(slot, chunk),
             }
         }
@@ -170,8 +171,16 @@ impl Pages {
     /// # Safety
     /// The chunk is present, and stays so until this returns.
     pub unsafe fn open(&self, chunk: Span) -> Result<(), Errno> {
-        // SAFETY: this only adds access to a chunk that stays present.
-        unsafe { system::protect(chunk.start, chunk.length, libc::PROT_READ | libc::PROT_WRITE) }
+        // SAFETY: by the caller's promise.
+        unsafe { remapping::open(chunk) }
+    }
+    /// Like `open`, without asking the system as long as no chunk was ever left without access.
+    ///
+    /// # Safety
+    /// As for `open`.
+    pub unsafe fn open_if_in_doubt(&self, chunk: Span) -> Result<(), Errno> {
+        // SAFETY: by the caller's promise.
+        if self.splits_mappings() && remapping::is_in_doubt() { unsafe { self.open(chunk) } } else { Ok(()) }
     }
 
     /// Drops the pages of a chunk, which is absent then.
@@ -213,7 +222,7 @@ impl Pages {
             match self {
                 Pages::Move(fd) => self.take_by_moving(fd, chunk, slot, nursery),
                 Pages::Copy(fd) => Ok(take_by_copying(fd, chunk, slot)?),
-                Pages::Remap => self.take_by_remapping(chunk, slot),
+                Pages::Remap => remapping::take(chunk, slot),
                 Pages::Plain => Ok(take_plainly(chunk, slot)?),
             }
         }
@@ -250,55 +259,6 @@ impl Pages {
         };
         result.map_err(|errno| NotTaken { errno, lost: !move_back(fd, chunk, slot, moved) })
     }
-    /// `take` for [`Pages::Remap`]: all pages at once.
-    ///
-    /// # Safety
-    /// As for `take`.
-    unsafe fn take_by_remapping(&self, chunk: Span, slot: Span) -> Result<(), NotTaken> {
-        // SAFETY: this only takes away access to the caller's chunk: from here on stores fault.
-        unsafe { system::protect(chunk.start, chunk.length, libc::PROT_NONE) }?;
-        // SAFETY: the slot that is replaced is empty and the caller's. The chunk stays mapped, inaccessible.
-        let moved = unsafe { system::remap(chunk.start, chunk.length, chunk.length, REMAP, slot.start) };
-        if let Err(error) = moved {
-            // SAFETY: the chunk did not move, so it is present and the caller's. The slot is still empty.
-            unsafe {
-                // If the process has as many mappings as it may have, chunks have to leave without a new one.
-                if error == Errno(libc::ENOMEM) && take_by_reading(chunk, slot).is_ok() {
-                    return Ok(());
-                }
-                let _ = self.open(chunk);
-            }
-            return Err(error.into());
-        }
-        // SAFETY: this only adds access to the slot's new pages, which are the caller's alone.
-        if let Err(errno) = unsafe { self.open(slot) } {
-            // SAFETY: the pages go back to the chunk's range, which is the caller's and empty.
-            let back = unsafe { system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start) };
-            if back.is_ok() {
-                // SAFETY: the chunk is present again.
-                let _ = unsafe { self.open(chunk) };
-            }
-            return Err(NotTaken { errno, lost: back.is_err() });
-        }
-        // SAFETY: the chunk is the caller's, and its pages have moved out.
-        unsafe { close(chunk) };
-        Ok(())
-    }
-}
-
-/// [`Pages::take`] by copying, for a chunk that nobody can store into. On failure the chunk is still inaccessible.
-///
-/// # Safety
-/// The caller owns the chunk and the slot. The chunk is present and inaccessible, the slot is empty.
-unsafe fn take_by_reading(chunk: Span, slot: Span) -> Result<(), Errno> {
-    fill(slot)?;
-    // SAFETY: both are the caller's, equally long, apart, and present. Others may read the chunk, but nobody stores.
-    unsafe {
-        system::protect(chunk.start, chunk.length, libc::PROT_READ).inspect_err(|_| _ = discard(slot))?;
-        copy(chunk, slot);
-        close(chunk);
-    }
-    Ok(())
 }
 
 /// [`Pages::place`] for [`Pages::Move`]: page by page.
@@ -341,14 +301,6 @@ unsafe fn place_by_copying(fd: &Userfaultfd, slot: Span, chunk: Span) -> Result<
             Err(error)
         }
     }
-}
-/// [`Pages::place`] for [`Pages::Remap`]: all pages at once.
-///
-/// # Safety
-/// As for `Pages::place`.
-unsafe fn place_by_remapping(slot: Span, chunk: Span) -> Result<(), Errno> {
-    // SAFETY: replaces the caller's inaccessible chunk in one step. The slot stays mapped and empty.
-    unsafe { system::remap(slot.start, slot.length, slot.length, REMAP, chunk.start) }.map(|_| ())
 }
 /// Undoes a `place` that failed half-way: the first `moved` bytes have gone from the slot to the chunk, and the bytes
 /// from there to `present` were copied into the chunk.
@@ -437,29 +389,10 @@ unsafe fn take_plainly(chunk: Span, slot: Span) -> Result<(), Errno> {
 }
 /// # Safety
 /// Both ranges are the caller's, of the same length, apart, and present. Nobody writes to either meanwhile.
-unsafe fn copy(from: Span, to: Span) {
+pub(super) unsafe fn copy(from: Span, to: Span) {
     // SAFETY: by the caller's promise.
     unsafe {
         core::ptr::copy_nonoverlapping(from.pointer().cast::<u8>(), to.pointer().cast::<u8>(), from.length);
-    }
-}
-
-const REMAP: libc::c_int = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
-
-/// Puts a fresh inaccessible mapping in the chunk's place. The kernel can merge it with its neighbours as long as
-/// nothing is advised for any of them. That matters because the number of mappings of a process is limited.
-///
-/// # Safety
-/// The caller owns the chunk, and nobody wants its contents any more.
-unsafe fn close(chunk: Span) {
-    // SAFETY: by the caller's promise.
-    if unsafe { system::map_over(chunk.start, chunk.length, libc::PROT_NONE) }.is_err() {
-        // There is no room for another mapping, so drop the pages and forbid access instead.
-        // SAFETY: by the caller's promise.
-        unsafe {
-            let _ = system::protect(chunk.start, chunk.length, libc::PROT_NONE);
-            let _ = discard(chunk);
-        }
     }
 }
 
@@ -468,7 +401,7 @@ pub fn is_busy(error: Option<Errno>) -> bool {
     matches!(error, Some(Errno(libc::EBUSY | libc::EAGAIN)))
 }
 /// Makes all pages of a span of ours that holds nothing. On failure drops them: no budget is charged for them.
-fn fill(span: Span) -> Result<(), Errno> {
+pub(super) fn fill(span: Span) -> Result<(), Errno> {
     mapping::populate(span).inspect_err(|_| {
         // SAFETY: the caller's own, and holds nothing anybody wants.
         let _ = unsafe { discard(span) };
