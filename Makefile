@@ -32,8 +32,9 @@ B        := build
 TARGET   := $(or $(CARGO_TARGET_DIR),target)
 ARCHIVE  := $(TARGET)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release/libunimem.a
 SHARED   := $(B)/libunimem.so.$(VERSION)
-# What Rust's standard library asks of the system.
-SYSTEM_LIBS := -lgcc_s -lpthread -lm -ldl -lc
+# What Rust's standard library asks of the system, but for libgcc and libc: compilers add those by themselves, the static
+# ones to a program without shared libraries.
+SYSTEM_LIBS := -lpthread -lm -ldl
 HEADERS  := $(wildcard include/unimem/*.h include/unimem/*.hpp)
 EXAMPLE_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -Iinclude
 
