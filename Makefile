@@ -41,10 +41,15 @@ EXAMPLE_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -Iinclude
 .PHONY: all demo examples test bench header lint clean deps FORCE
 all: $(B)/libunimem.so $(B)/libunimem.a $(B)/libunimem-malloc.so $(B)/unimem
 
-# Cargo knows what is stale; the archive's time changes only when it did something.
+# Cargo knows what is stale; the archive's time changes only when it did something. `sudo make install` may find no Cargo: it
+# installs what is built.
 $(ARCHIVE): FORCE
-	@$(CARGO) build --quiet --release --locked $(CARGO_OPTIONS) --lib --bins || \
-	    { CARGO="$(CARGO)" sh tools/deps.sh rust; exit 1; }
+	@if [ -e $@ ] && ! command -v $(firstword $(CARGO)) >/dev/null; then \
+	    echo "there is no $(firstword $(CARGO)): what was built before is taken"; \
+	else \
+	    $(CARGO) build --quiet --release --locked $(CARGO_OPTIONS) --lib --bins || \
+	        { CARGO="$(CARGO)" sh tools/deps.sh rust; exit 1; }; \
+	fi
 FORCE:
 
 # The exported names, one a line.

@@ -116,7 +116,13 @@ dist() {
         [ ! -e "$D/home/registry" ] && cmp Cargo.lock "$OLDPWD/Cargo.lock")
 }
 
+# As under sudo, whose PATH has no cargo of the user's.
+install_without_cargo() {
+    "$MAKE" --no-print-directory install B="$B" CARGO="$D/no-cargo" DESTDIR="$D/other" PREFIX=/usr && "$D/other/usr/bin/unimem" --version
+}
+
 try "install" "$MAKE" --no-print-directory install B="$B" DESTDIR="$STAGE" PREFIX=/usr
+try "install what is built where there is no cargo" install_without_cargo
 if command -v pkg-config >/dev/null; then
     try "pkg-config, shared" shared
     try "pkg-config tells the version" version
