@@ -10,7 +10,7 @@
 //!
 //! So the list holds exactly the chunks in place whose records name a copy. A Busy chunk is the exception: it is
 //! still in the list if it had a copy when it was claimed.
-use super::mapping::{Access, Advice, Mapping, advise, discard};
+use super::mapping::{Advice, Mapping, Protection, advise, discard};
 use super::regret::Left;
 use super::state::{Phase, Settle, State};
 use super::sync_points::{self, SyncPoint};
@@ -159,7 +159,7 @@ pub struct Table {
 impl Table {
     /// Records for up to `capacity` chunks.
     pub fn new(capacity: usize) -> Option<Table> {
-        let mapping = Mapping::reserve(capacity.checked_mul(size_of::<Chunk>())?, 64, Access::ReadWrite)?;
+        let mapping = Mapping::reserve(capacity.checked_mul(size_of::<Chunk>())?, 64, Protection::ReadWrite)?;
         // Records are charged by the page.
         advise(mapping.span(), Advice::SmallPages);
         Some(Table { mapping, capacity, lists: Mutex::sheltered(AllLists::default()) })

@@ -2,7 +2,7 @@
 //!
 //! A bitmap shows which pages (*units*) are in use, and a second one which have memory. Nothing is allocated.
 use super::budget::BudgetAccount;
-use super::mapping::{Access, Advice, Mapping, Span, advise, discard};
+use super::mapping::{Advice, Mapping, Protection, Span, advise, discard};
 use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
 use core::ops::Range;
@@ -81,11 +81,11 @@ impl Warm {
     /// An arena that can hold `bytes`, with room for fragmentation.
     pub fn new(bytes: usize) -> Option<Warm> {
         let units = units_for(bytes.checked_mul(2)?).next_multiple_of(64);
-        let arena = Mapping::reserve(units * PAGE, PAGE, Access::ReadWrite)?;
+        let arena = Mapping::reserve(units * PAGE, PAGE, Protection::ReadWrite)?;
         advise(arena.span(), Advice::NotDumped);
         // Extents are charged by the page.
         advise(arena.span(), Advice::SmallPages);
-        let bitmaps = Mapping::reserve(units / 64 * 2 * 8, PAGE, Access::ReadWrite)?;
+        let bitmaps = Mapping::reserve(units / 64 * 2 * 8, PAGE, Protection::ReadWrite)?;
         Some(Warm {
             arena,
             units,
