@@ -32,18 +32,24 @@ B        := build
 TARGET   := $(or $(CARGO_TARGET_DIR),target)
 ARCHIVE  := $(TARGET)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release/libunimem.a
 SHARED   := $(B)/libunimem.so.$(VERSION)
-# What Rust's standard library asks of the system.
-SYSTEM_LIBS := -lgcc_s -lpthread -lm -ldl -lc
+# What Rust's standard library asks of the system, but for libgcc and libc: compilers add those by themselves, the static
+# ones to a program without shared libraries.
+SYSTEM_LIBS := -lpthread -lm -ldl
 HEADERS  := $(wildcard include/unimem/*.h include/unimem/*.hpp)
 EXAMPLE_FLAGS = -std=c11 -Wall -Wextra -Werror -pedantic $(CFLAGS) -Iinclude
 
 .PHONY: all demo examples test bench header lint clean deps FORCE
 all: $(B)/libunimem.so $(B)/libunimem.a $(B)/libunimem-malloc.so $(B)/unimem
 
-# Cargo knows what is stale; the archive's time changes only when it did something.
+# Cargo knows what is stale; the archive's time changes only when it did something. `sudo make install` may find no Cargo: it
+# installs what is built.
 $(ARCHIVE): FORCE
-	@$(CARGO) build --quiet --release --locked $(CARGO_OPTIONS) --lib --bins || \
-	    { CARGO="$(CARGO)" sh tools/deps.sh rust; exit 1; }
+	@if [ -e $@ ] && ! command -v $(firstword $(CARGO)) >/dev/null; then \
+	    echo "there is no $(firstword $(CARGO)): what was built before is taken"; \
+	else \
+	    $(CARGO) build --quiet --release --locked $(CARGO_OPTIONS) --lib --bins || \
+	        { CARGO="$(CARGO)" sh tools/deps.sh rust; exit 1; }; \
+	fi
 FORCE:
 
 # The exported names, one a line.

@@ -42,7 +42,7 @@ other_pages() {
     printf '%s\n' '#define _GNU_SOURCE' '#include <dlfcn.h>' '#include <unistd.h>' \
         'long sysconf(int name) { return name == _SC_PAGESIZE ? 65536 : ((long (*)(int))dlsym(RTLD_NEXT, "sysconf"))(name); }' |
         $TEST_CC -shared -fPIC -x c - -o "$D/pages.so" -ldl || return 1
-    gives 0 env LD_PRELOAD="$D/pages.so" "$unimem" info && says out "needs pages of 4 KiB" &&
+    gives 0 env LD_PRELOAD="$D/pages.so" "$unimem" info && says out "needs pages of 4 KiB" && ! says out " works" &&
         gives 125 env LD_PRELOAD="$D/pages.so" "$unimem" run true && says err "pages are not of 4 KiB" &&
         gives 125 env LD_PRELOAD="$D/pages.so" "$unimem" check true && says err "pages are not of 4 KiB"
 }

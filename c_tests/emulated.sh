@@ -54,6 +54,16 @@ $MAKE --no-print-directory CC=$TEST_CC CARGO_BUILD_TARGET=$TARGET B="$B" all "$B
 wanted() {
     case $1 in *"$ONLY"*) ;; *) return 1 ;; esac
 }
+# Packages for that processor: of its architecture, with its libraries, and in need of its C library.
+packages() {
+    $MAKE --no-print-directory CC=$TEST_CC CARGO_BUILD_TARGET=$TARGET B="$B" deb && set -- "$B"/deb/*.deb && [ $# = 3 ] || return 1
+    for package in "$@"; do
+        [ "$(dpkg-deb --field "$package" Architecture)" = arm64 ] || return 1
+    done
+    dpkg-deb --field "$B"/deb/libunimem1_*.deb Depends | grep '^libc6 (' &&
+        dpkg-deb --field "$B"/deb/unimem_*.deb Depends | grep 'libc6 (' &&
+        dpkg-deb --contents "$B"/deb/libunimem1_*.deb | grep 'usr/lib/aarch64-linux-gnu/libunimem\.so\.1\.'
+}
 R=$S/root
 rm -rf "$R"
 mkdir -p "$R/bin" "$R/lib" "$R/programs" "$R$PWD" || exit 1
@@ -61,6 +71,10 @@ mkdir -p "$R/bin" "$R/lib" "$R/programs" "$R$PWD" || exit 1
 echo "$PWD" >"$R/directory"
 ALL=$B/test.tap
 : >"$ALL"
+if wanted "Debian packages"; then
+    if packages >"$B/tests/log" 2>&1; then echo "ok - Debian packages"; else echo "not ok - Debian packages" && sed 's/^/# /' "$B/tests/log"; fi |
+        tee -a "$ALL"
+fi
 for source in c_tests/test_*.c c_tests/fault_sweep.c c_tests/fuzz.c c_tests/soak.c; do
     name=$(basename "$source" .c) library=unimem arguments=
     case $name in fault_sweep) library=unimem_faults ;; fuzz) arguments=4 ;; soak) arguments="2 1" ;; esac

@@ -8,7 +8,7 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/shm
 for place in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o size=2g tmpfs $place; done
 [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
-export HOME=/tmp UNIMEM_TEST_DIVISOR=10 PROPTEST_CASES=16
+export HOME=/tmp UNIMEM_TEST_DIVISOR=10 UNIMEM_TEST_PATIENCE=10 PROPTEST_CASES=16
 echo 0 >/proc/sys/kernel/printk
 # This kernel begins with "always", where more than the budget may be resident (docs/reliability.md).
 echo madvise >/sys/kernel/mm/transparent_hugepage/enabled

@@ -342,7 +342,7 @@ static void tiers_fork(void) {
         pid_t child = fork();
         if (child == 0) {
             tap_begin_child();
-            alarm(20);
+            end_after(20);
             check_chunks(words, whole, 9);
             touch_chunks(words, whole, 9, serves_touches());
             memory->free(words);

@@ -97,7 +97,7 @@ C
 
 for compiler in "${TEST_CC:-cc}" clang; do
     command -v "$compiler" >/dev/null || continue
-    for standard in c11 c17; do
+    for standard in c99 c11 c17; do
         for file in unimem pool system singleton trees pool_then_system system_then_pool new_names legacy_system_first \
             legacy_system_last; do
             # shellcheck disable=SC2086  # a list of words

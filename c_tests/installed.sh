@@ -30,6 +30,8 @@ add_executable(shared user.c)
 target_link_libraries(shared unimem::unimem)
 add_executable(static user.c)
 target_link_libraries(static unimem::unimem_static)
+add_executable(wholly_static user.c)
+target_link_libraries(wholly_static unimem::unimem_static -static)
 add_executable(plus_plus user.cpp)
 target_compile_features(plus_plus PRIVATE cxx_std_17)
 target_link_libraries(plus_plus unimem::unimem)
@@ -59,6 +61,10 @@ static() {
         ! ldd "$D/static" | grep unimem
 }
 # shellcheck disable=SC2046
+wholly_static() {
+    $TEST_CC -static "$D/user.c" $(pkg_config --static --cflags --libs unimem) -o "$D/wholly_static" && "$D/wholly_static"
+}
+# shellcheck disable=SC2046
 example() {
     $TEST_CC -std=c11 "$STAGE/usr/share/doc/unimem/examples/own_interface.c" $(pkg_config --cflags --libs unimem) \
         -Wl,-rpath,"$LIB" -o "$D/example" && "$D/example"
@@ -71,7 +77,7 @@ plus_plus() {
 }
 with_cmake() {
     cmake -S "$D" -B "$D/cmake" -Dunimem_DIR="$LIB/cmake/unimem" && cmake --build "$D/cmake" &&
-        "$D/cmake/shared" && "$D/cmake/static" && "$D/cmake/plus_plus" && ! ldd "$D/cmake/static" | grep unimem
+        "$D/cmake/shared" && "$D/cmake/static" && "$D/cmake/wholly_static" && "$D/cmake/plus_plus" && ! ldd "$D/cmake/static" | grep unimem
 }
 nothing_left() { [ -z "$(find "$STAGE" ! -type d)" ] && [ -z "$(find "$STAGE" -name '*unimem*')" ]; }
 
@@ -110,11 +116,18 @@ dist() {
         [ ! -e "$D/home/registry" ] && cmp Cargo.lock "$OLDPWD/Cargo.lock")
 }
 
+# As under sudo, whose PATH has no cargo of the user's.
+install_without_cargo() {
+    "$MAKE" --no-print-directory install B="$B" CARGO="$D/no-cargo" DESTDIR="$D/other" PREFIX=/usr && "$D/other/usr/bin/unimem" --version
+}
+
 try "install" "$MAKE" --no-print-directory install B="$B" DESTDIR="$STAGE" PREFIX=/usr
+try "install what is built where there is no cargo" install_without_cargo
 if command -v pkg-config >/dev/null; then
     try "pkg-config, shared" shared
     try "pkg-config tells the version" version
     try "pkg-config, static" static
+    try "pkg-config, wholly static" wholly_static
     try "pkg-config, C++" plus_plus
     try "pkg-config, an installed example" example
 else

@@ -120,7 +120,7 @@ static void check_leaks(void) {
     getrlimit(RLIMIT_AS, &none);
     none.rlim_cur = 0;
     setrlimit(RLIMIT_AS, &none);
-    alarm(20);
+    end_after(20);
     CHECK("without memory for a list leaks are counted all the same", made == LIVE && report_leaks(memory, NULL, NULL) == LIVE);
 }
 

@@ -129,7 +129,17 @@ static inline void cancel_self_later(void) {
     pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
 }
 
-/* ---- children ---- */
+/* ---- children, and what hangs ---- */
+
+/* The seconds after which something hangs: as many as are said, times UNIMEM_TEST_PATIENCE if that is in the environment,
+ * where the whole machine is slow (emulated_init.sh). */
+static inline unsigned patience(unsigned seconds) {
+    const char *text = getenv("UNIMEM_TEST_PATIENCE");
+    unsigned times = text ? (unsigned)strtoul(text, NULL, 10) : 1;
+    return seconds * (times ? times : 1);
+}
+/* Has this process end by a signal if it hangs; alarm(0) takes it back. */
+static inline void end_after(unsigned seconds) { alarm(patience(seconds)); }
 
 /* What a child returns where the system does not let it set up what it is to test. */
 enum { UNAVAILABLE = 77 };
@@ -150,7 +160,7 @@ static inline int run_in_child(int (*body)(void *), void *argument, unsigned sec
     pid_t child = fork();
     if (child == 0) {
         struct sigevent kill_it = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
-        struct itimerspec when = {.it_value.tv_sec = seconds};
+        struct itimerspec when = {.it_value.tv_sec = patience(seconds)};
         timer_t timer;
         if (timer_create(CLOCK_MONOTONIC, &kill_it, &timer) != 0 || timer_settime(timer, 0, &when, NULL) != 0) _exit(121);
         tap_begin_child();
@@ -182,7 +192,7 @@ static inline int run_anew(const char *argument, const char *name, const char *v
     fflush(stdout);
     pid_t child = fork();
     if (child == 0) {
-        alarm(seconds);
+        end_after(seconds);
         if (text) {
             dup2(ends[1], STDOUT_FILENO);
             dup2(ends[1], STDERR_FILENO);

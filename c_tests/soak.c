@@ -254,8 +254,8 @@ static int supervise(const epoch_t *epoch) {
     while (waitpid(process, &status, WNOHANG) == 0) {
         nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
         if (all_counts() != last) last = all_counts(), moved = seconds_now();
-        if (seconds_now() - moved < SECONDS_OF_A_HANG) continue;
-        printf("# nothing has moved for %d seconds\n", SECONDS_OF_A_HANG);
+        if (seconds_now() - moved < patience(SECONDS_OF_A_HANG)) continue;
+        printf("# nothing has moved for %u seconds\n", patience(SECONDS_OF_A_HANG));
         kill(process, SIGABRT);
         moved = seconds_now();
     }

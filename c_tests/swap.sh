@@ -5,7 +5,7 @@
 #   swap.sh BUILD
 set -u
 B=$1
-: "${TEST_CC:=cc}" "${SYSTEM_LIBS:=-lgcc_s -lpthread -lm -ldl -lc}"
+: "${TEST_CC:=cc}" "${SYSTEM_LIBS:=-lpthread -lm -ldl}"
 D=$(mktemp -d) || exit 1
 trap 'rm -rf "$D"' EXIT
 n=0 failures=0

@@ -311,7 +311,7 @@ static void clean(void) {
     for (int i = 0; i < 20; i++) { /* children of a program whose threads are inside */
         pid_t child = fork();
         if (child == 0) {
-            alarm(20);
+            end_after(20);
             memory->free(allocates_the_block(500));
             work_for(500, 99);
             _exit(unimem_write_leaks("/dev/null") ? 0 : 1);

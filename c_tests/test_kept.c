@@ -46,7 +46,7 @@ int main(void) {
             uses[i].memory->free(peak);
             for (size_t k = 0; k < 2 * PEAK / LIVE; k++) once(&uses[i]);
         }
-        time_t end = time(NULL) + SECONDS_TO_GIVE_UP;
+        time_t end = time(NULL) + patience(SECONDS_TO_GIVE_UP);
         do {
             for (size_t i = 0; i < 2; i++) once(&uses[i]);
         } while ((uses[0].held > FEW || uses[1].held > FEW) && time(NULL) < end);

@@ -143,7 +143,7 @@ static void succeed(int level, const char *message, void *context) {
     successor->next = create_memory_system(&zeros);
     pid_t child = fork();
     if (child == 0) {
-        alarm(60);
+        end_after(60);
         destroy_memory_system(successor->next);
         _exit(get_global_memory_system() != NULL);
     }
@@ -155,7 +155,7 @@ static void test_successor(void) {
     advanced_memory_system_t *system = create_memory_system(&zeros);
     safe_memory_allocate(system, 500, 64);
     unimem_set_log(succeed, &successor);
-    alarm(60); /* once it waited for itself, for ever */
+    end_after(60); /* once it waited for itself, for ever */
     destroy_memory_system(system);
     alarm(0);
     unimem_set_log(NULL, NULL);

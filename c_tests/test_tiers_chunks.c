@@ -65,12 +65,12 @@ static void test_access_beside_acquired(unified_memory_interface_t *memory, char
             if (plain == 2) while (blocks < 64 && (block[blocks] = memory->allocate(chunk / 2, 0))) blocks++;
             EXPECT(acquired < 8 && unimem_last_error() == UNIMEM_ERROR_OUT_OF_MEMORY, "%zu acquired: %s", acquired, unimem_last_error_message());
             EXPECT(plain == 1 || acquired >= 4, "only %zu of a budget of 8", acquired);
-            alarm(60);
+            end_after(60);
             size_t wrong = wrong_across_boundaries(base, acquired, count - 1, chunk);
             EXPECT(wrong == 0, "%zu wrong of %zu, %zu acquired beside %zu plain blocks", wrong, count, acquired, blocks);
             pid_t child = fork();
             if (child == 0) {
-                alarm(60);
+                end_after(60);
                 _exit(wrong_across_boundaries(base, acquired, count - 1, chunk) != 0);
             }
             int result = child_result(child);
@@ -102,7 +102,7 @@ static void test_copies_between_regions(void)
             }
             for (size_t size = 16 * KIB; size >= 64; size /= 16)
                 while (memory->allocate(size, 0)) continue;
-            alarm(60);
+            end_after(60);
             for (int round = 0; round < 3; round++) {
                 volatile unsigned char *from = regions[0], *to = regions[1];
 #ifdef __x86_64__
@@ -248,7 +248,7 @@ static void test_chunks(void)
             memset(unimem_chunk_acquire(other, i, UNIMEM_OVERWRITE), 1, chunk);
             unimem_chunk_release(other, i);
         }
-        alarm(60);
+        end_after(60);
         for (int round = 0; round < 100; round++) {
             EXPECT(unimem_advise(other, UNIMEM_DONT_NEED) && residency_of(other).hot_bytes == 0, "round %d", round);
             unimem_chunk_prefetch(base, 0, 4);

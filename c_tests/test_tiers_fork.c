@@ -44,7 +44,7 @@ static void test_both_go_on(size_t chunk)
             unimem_chunk_prefetch(words, 0, 6);
             pid_t child = fork();
             if (child == 0) {
-                alarm(120);
+                end_after(120);
                 _exit(child_of_round(memory, words, count, chunk, round));
             }
             for (size_t i = 0; i < count; i++) words[i]++;
@@ -73,7 +73,7 @@ static void test_frees_apart(void)
         EXPECT(pipe(ends) == 0, "no pipe");
         pid_t child = fork();
         if (child == 0) {
-            alarm(120);
+            end_after(120);
             memory->free(words[0]);
             char gone;
             close(ends[1]);
@@ -140,7 +140,7 @@ static void test_under_load(void)
         for (size_t round = 0; round < scaled(8); round++) {
             pid_t child = fork();
             if (child == 0) {
-                alarm(120);
+                end_after(120);
                 for (size_t t = 0; t < WRITERS; t++)
                     if (!is_snapshot(&writers[t])) _exit(1);
                 memory->free(words);

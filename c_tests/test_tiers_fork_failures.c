@@ -259,7 +259,7 @@ static void test(const char *name, int (*body)(void *))
         _exit(body(NULL));
     }
     setpgid(process, process);
-    bool hung = sigtimedwait(&ended, NULL, &(struct timespec){.tv_sec = SECONDS}) < 0;
+    bool hung = sigtimedwait(&ended, NULL, &(struct timespec){.tv_sec = patience(SECONDS)}) < 0;
     kill(-process, SIGKILL);
     int result = child_result(process);
     if (result == UNAVAILABLE) {

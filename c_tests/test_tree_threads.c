@@ -68,7 +68,7 @@ static size_t children;
 static bool fork_once(double done, double total, void *context) {
     (void)context;
     if (done > 0 && done < total && child < 0) {
-        if ((child = fork()) == 0) alarm(60);
+        if ((child = fork()) == 0) end_after(60);
         return child >= 0;
     }
     return true;

@@ -4,10 +4,14 @@
 #   unimem         the command and the library it preloads
 set -eu
 B=$1 version=$2 so=$3
-: "${MAKE:=make}"
+: "${MAKE:=make}" "${CC:=cc}"
 for tool in dpkg-deb dpkg-shlibdeps dpkg-architecture; do
     command -v $tool >/dev/null || { echo "make deb: there is no $tool (Debian's dpkg-dev)" >&2; exit 1; }
 done
+# These tools belong to the compiler's machine, as dpkg-architecture sees to by itself.
+export CC
+strip=$($CC -print-prog-name=strip)
+libraries=$(dirname "$($CC -print-file-name=libc.so.6)")
 machine=$(dpkg-architecture -qDEB_HOST_ARCH)
 lib=/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH)
 rm -rf "$B/deb"
@@ -29,8 +33,8 @@ take "$runtime" "$lib/libunimem.so.$version" "$lib/libunimem.so.$so"
 take "$command" /usr/bin/unimem /usr/share/man/man1/unimem.1
 [ ! -e "$D$lib/libunimem-malloc.so" ] || take "$command" "$lib/libunimem-malloc.so"
 mv "$D" "$development"
-strip --strip-unneeded "$runtime$lib/libunimem.so.$version"
-strip "$command/usr/bin/unimem"
+"$strip" --strip-unneeded "$runtime$lib/libunimem.so.$version"
+"$strip" "$command/usr/bin/unimem"
 find "$command" "$development" -path '*/man/*' -type f -exec gzip -9n {} +
 
 # What other packages that link the library depend on. All names are weak only in the static library.
@@ -45,7 +49,7 @@ echo "activate-noawait ldconfig" >"$runtime/DEBIAN/triggers"
 # needs FILE...: the packages that the programs' shared libraries come from.
 needs() {
     (cd "$B/deb" && printf 'Source: unimem\n\nPackage: unimem\nArchitecture: any\n' >debian/control &&
-        dpkg-shlibdeps -O "$@" 2>/dev/null) | sed -n 's/^shlibs:Depends=//p'
+        dpkg-shlibdeps "-l$libraries" -O "$@" 2>/dev/null) | sed -n "s/:$machine//g; s/^shlibs:Depends=//p"
 }
 # package DIRECTORY SECTION DEPENDS SUMMARY TEXT
 package() {

@@ -14,13 +14,15 @@ use unimem::os::injection::{Operation::*, arm, disarm};
 
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Runs `body` in a forked child and says whether it came to its end. A child that hangs is ended by the system.
+/// Runs `body` in a forked child and says whether it came to its end. A child that hangs is ended by the system: see
+/// `patience` in c_tests/process.h.
 fn child_survives(body: impl FnOnce()) -> bool {
+    let patience = std::env::var("UNIMEM_TEST_PATIENCE").map_or(1, |times| times.parse().unwrap());
     // SAFETY: the child only runs `body`, and leaves without returning.
     unsafe {
         let child = libc::fork();
         if child == 0 {
-            libc::alarm(10);
+            libc::alarm(10 * patience);
             body();
             libc::_exit(0);
         }

@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#ifndef __cplusplus
+#if !defined(__cplusplus) && __STDC_VERSION__ >= 201112L
 #include <stdatomic.h>
 #endif
 #include "legacy_types.h"
@@ -30,12 +30,15 @@
 #define QG_MAX_BLOCK_SIZE (4 * 1024 * 1024)
 #define QG_MAX_THREAD_CACHE 1024
 
-/* C++ has no _Atomic; the layout is the same. Read the counters through the functions below. */
-#ifdef __cplusplus
-#define UNIMEM_ATOMIC_SIZE size_t
-extern "C" {
-#else
+/* C++ and C99 have no _Atomic; the layout is the same. Read the counters through the functions below. */
+#if !defined(__cplusplus) && __STDC_VERSION__ >= 201112L
 #define UNIMEM_ATOMIC_SIZE _Atomic(size_t)
+#else
+#define UNIMEM_ATOMIC_SIZE size_t
+#endif
+
+#ifdef __cplusplus
+extern "C" {
 #endif
 
 /** The 128 bytes before each block of a pool. The library writes them once, when it makes the block, and never reads

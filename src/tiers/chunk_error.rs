@@ -19,8 +19,8 @@ pub enum ChunkError {
     Pages(Errno),
     /// Chunks in place take as many of the process's mappings as they may, and none of them can leave.
     Mappings,
-    /// If this chunk were acquired too, the budget would have no room for the two chunks that a plain access may
-    /// need.
+    /// If this chunk were acquired too, or if the region grew, the budget would have no room for the two chunks that
+    /// a plain access may need.
     NoRoomBeside,
     /// The memory has to move to grow, and a chunk of it is acquired.
     Fixed,
@@ -51,7 +51,7 @@ impl fmt::Display for ChunkError {
                 f.write_str("the budget has no room for another chunk, and nothing in it can leave")
             }
             ChunkError::NoRoomBeside => f.write_str(
-                "acquired chunks, plain blocks and records of chunks leave no room in the budget for this chunk beside the two that plain access may need",
+                "acquired chunks, plain blocks and records of chunks would leave no room in the budget for the two chunks that plain access may need",
             ),
             ChunkError::Fixed => f.write_str(
                 "the memory has to move to grow, and cannot as long as a chunk of it is acquired",

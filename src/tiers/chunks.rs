@@ -174,7 +174,7 @@ impl Region {
         }
     }
     fn mark_prefetched(&self, index: usize) {
-        if let Some(transit) = Transit::claim(self, index, Some(Phase::Hot)) {
+        if let Some(transit) = Transit::claim(self, index, Phase::Hot) {
             transit.settle(Phase::Hot, Settle { prefetched: true, ..Settle::default() });
         }
     }

@@ -10,7 +10,7 @@ use super::staging::{EmptySlot, FullSlot, Staging};
 use super::state::{Phase, Settle};
 use super::sweep::YOUNGEST;
 use super::sync_points::{self, SyncPoint};
-use super::table::ListKind;
+use super::table::{Kept, ListKind};
 use super::transit::Transit;
 use super::waiting::End;
 use core::sync::atomic::Ordering::Relaxed;
@@ -34,7 +34,7 @@ fn young_victim(region: &Region) -> Option<Transit<'_>> {
             if word.prefetched() || word.returned() != returned {
                 continue;
             }
-            if let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
+            if let Some(transit) = Transit::claim(region, index, Phase::Hot) {
                 if back < YOUNGEST {
                     region.sweep.lock().note_left(index);
                 }
@@ -138,7 +138,7 @@ impl Engine {
                 }
                 continue;
             };
-            if !transit.stored().is_kept() {
+            if transit.stored().kept == Kept::Nowhere {
                 transit.settle_as(End::Unnoted); // the only copy, see `put_back`
                 continue;
             }
@@ -183,7 +183,7 @@ impl Engine {
             left -= 1;
             let index = region.lists().oldest(ListKind::Hot)?;
             let referenced = region.chunk(index).state.forget_reference();
-            if !referenced && let Some(transit) = Transit::claim(region, index, Some(Phase::Hot)) {
+            if !referenced && let Some(transit) = Transit::claim(region, index, Phase::Hot) {
                 return Some(transit);
             }
             let mut lists = region.lists();
@@ -203,7 +203,7 @@ impl Engine {
         let staging = region.staging();
         let _pages = self.pages_in_hand();
         let Some(slot) = self.empty_slot(staging) else { return };
-        let Some(mut transit) = Transit::claim(region, index, Some(Phase::Hot)) else {
+        let Some(mut transit) = Transit::claim(region, index, Phase::Hot) else {
             return staging.put_empty(slot);
         };
         match transit.take(slot) {

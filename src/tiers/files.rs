@@ -8,7 +8,6 @@ use super::mapping::Errno;
 use super::snapshot::Snapshot;
 use super::spill::Spill;
 use super::sync_points::{self, SyncPoint};
-use super::table::Stored;
 use std::sync::Arc;
 
 /// A file and its number, from 1 on.
@@ -38,8 +37,7 @@ impl Set {
     /// Adds a file, which is the current one then. Numbers of closed files are used again.
     fn add(&mut self, spill: &Arc<Spill>) -> Result<Numbered, Errno> {
         let at = self.all.iter().position(|file| file.is_closed()).unwrap_or(self.all.len());
-        let number = u16::try_from(at + 1).ok().filter(|number| *number != Stored::LOST);
-        self.current = number.ok_or(Errno(libc::EMFILE))?;
+        self.current = u16::try_from(at + 1).map_err(|_| Errno(libc::EMFILE))?;
         if at < self.all.len() {
             self.all[at] = spill.clone();
         } else {

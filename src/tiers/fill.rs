@@ -10,7 +10,7 @@ use super::regret::Left;
 use super::staging::FullSlot;
 use super::state::{MOST_ACQUIRED, Phase, Settle, Word};
 use super::sync_points::{self, SyncPoint};
-use super::table::Stored;
+use super::table::{Kept, Stored};
 use super::transit::Transit;
 use super::waiting::End;
 use super::{codec, workers, workspace};
@@ -126,7 +126,7 @@ impl Region {
         if needs_mapping && Engine::free_mappings(handler) == 0 && acquire {
             return Some(Err(ChunkError::Mappings));
         }
-        let claim = || Transit::claim(self, index, Some(word.phase()));
+        let claim = || Transit::claim(self, index, word.phase());
         if word.phase() == Phase::Hot || self.is_resident() {
             return Some(self.bring_claimed(claim()?, reason, |transit| {
                 if word.prefetched() {
@@ -243,7 +243,7 @@ impl Region {
     /// Brings a stored chunk into a staging slot, from which the first touch puts it in place.
     pub(super) fn stage(&self, index: usize) {
         workspace::with(false, |workspace| {
-            let Some(transit) = Transit::claim(self, index, Some(Phase::Stored)) else { return };
+            let Some(transit) = Transit::claim(self, index, Phase::Stored) else { return };
             sync_points::pass(SyncPoint::Staging);
             self.engine().stage(transit, workspace);
         });
@@ -380,7 +380,7 @@ impl Engine {
     fn remember_content(&self, transit: &mut Transit, slot: &mut FullSlot) {
         let region = transit.region;
         let stored = transit.stored();
-        if stored.is_kept() && !stored.content_known {
+        if stored.kept != Kept::Nowhere && !stored.content_known {
             stored.content = content_hash(&region.staging().bytes(slot)[..region.chunk_size()]);
             stored.content_known = true;
         }
@@ -410,10 +410,10 @@ impl Engine {
         let memory = region.staging().bytes(slot);
         let (chunk, length) = (region.chunk_size(), stored.length as usize);
         let damaged = |_| ChunkError::Damaged;
-        if stored.warm != 0 {
+        if let Kept::InRam(extent) = stored.kept {
             let start = Instant::now();
             // SAFETY: the claim owns the chunk's record and so its extent, which is not freed while the claim lasts.
-            let encoded = &unsafe { self.warm.pages(stored.warm, length) }[..length];
+            let encoded = &unsafe { self.warm.pages(extent, length) }[..length];
             if checksum(encoded) != stored.checksum {
                 return Err(ChunkError::Damaged);
             }
@@ -421,11 +421,9 @@ impl Engine {
             region.note_decoding(index, start);
             return Ok(());
         }
-        if stored.file == Stored::LOST {
-            return Err(ChunkError::Lost);
-        }
+        let Kept::InFile(file) = stored.kept else { return Err(ChunkError::Lost) };
         let (spill, offset) =
-            region.spill_space().place(stored.file, index).ok_or(ChunkError::Disk(Errno(libc::EBADF)))?;
+            region.spill_space().place(file, index).ok_or(ChunkError::Disk(Errno(libc::EBADF)))?;
         spill.read(&mut memory[..whole_pages(length)], offset).map_err(ChunkError::Disk)?;
         let pages = whole_pages(length) as u64;
         region.tally(index, |counters| _ = counters.fetched.fetch_add(pages, Relaxed));
@@ -446,13 +444,16 @@ impl Engine {
     /// Forgets what is stored of a chunk.
     pub(super) fn drop_stored(&self, transit: &mut Transit) {
         let region = transit.region;
-        let mut stored = core::mem::take(transit.stored());
-        let pages = whole_pages(stored.length as usize);
-        let index = transit.index;
-        stored.take_copy().into_iter().for_each(|copy| self.free_copy(region, index, copy));
-        if stored.file != 0 {
-            region.tally(index, |counters| _ = counters.cold.fetch_sub(pages, Relaxed));
-            region.spill_space().note_stored(stored.file, false);
+        let stored = core::mem::take(transit.stored());
+        let (index, length) = (transit.index, stored.length as usize);
+        match stored.kept {
+            Kept::InRam(extent) => self.free_copy(region, index, (extent, length)),
+            Kept::InFile(file) => {
+                let pages = whole_pages(length);
+                region.tally(index, |counters| _ = counters.cold.fetch_sub(pages, Relaxed));
+                region.spill_space().note_stored(file, false);
+            }
+            Kept::Nowhere | Kept::Lost => {}
         }
     }
 }

@@ -20,7 +20,7 @@ use super::fault::Faults;
 use super::mapping::Errno;
 use super::region::Region;
 use super::state::{Phase, Settle};
-use super::table::{ListKind, Stored};
+use super::table::{Kept, ListKind};
 use super::transit::Transit;
 use super::{gate, workers};
 use crate::log::log;
@@ -136,11 +136,11 @@ impl Engine {
     fn lose_staged(&self, region: &Region) {
         while let Some(index) = { region.lists().oldest(ListKind::Staged) } {
             // The child has no other thread, so the claim succeeds.
-            let Some(mut transit) = Transit::claim(region, index, Some(Phase::Staged)) else { return };
+            let Some(mut transit) = Transit::claim(region, index, Phase::Staged) else { return };
             if let Some(slot) = transit.take_slot() {
                 region.staging().put_empty(slot.not_inherited());
             }
-            transit.stored().file = Stored::LOST;
+            transit.stored().kept = Kept::Lost;
             self.account().discharge_pages(region.chunk_size());
             transit.settle(Phase::Stored, Settle::default());
         }

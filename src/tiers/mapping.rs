@@ -24,7 +24,7 @@ impl Span {
 
 /// What may be done with a fresh mapping.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Access {
+pub enum Protection {
     /// Nothing: every touch is a fault.
     Nothing,
     /// Read and write.
@@ -35,7 +35,7 @@ pub enum Access {
 pub struct Mapping(Span);
 impl Mapping {
     /// Reserves `length` bytes at a multiple of `alignment` (a power of two). Takes no RAM until touched.
-    pub fn reserve(length: usize, alignment: usize, access: Access) -> Option<Mapping> {
+    pub fn reserve(length: usize, alignment: usize, protection: Protection) -> Option<Mapping> {
         let alignment = alignment.max(PAGE);
         let room = length.checked_next_multiple_of(PAGE)?.checked_add(alignment - PAGE)?;
         let start = system::map(room, libc::PROT_NONE).ok()?;
@@ -47,7 +47,7 @@ impl Mapping {
             map::unmap(aligned + length, start + room - aligned - length);
         }
         let mapping = Mapping(Span { start: aligned, length });
-        if access == Access::ReadWrite {
+        if protection == Protection::ReadWrite {
             // If the program has locked all its future memory (mlockall), accessible memory would have pages from the
             // first moment on: more than there may be, and no touch of them would fault.
             system::unlock(aligned, length);

@@ -11,7 +11,7 @@ use super::residency::Counters;
 use super::staging::FullSlot;
 use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
-use super::table::{ListKind, Stored};
+use super::table::{Kept, ListKind};
 use super::transit::Transit;
 use super::workspace;
 use crate::error::{Result, fail};
@@ -92,7 +92,7 @@ fn move_part(
         }
         // Until others know the region that the chunk is in.
         let _pages = engine.pages_in_hand();
-        if let Some(mut from) = Transit::claim(old, index, Some(Phase::Hot)) {
+        if let Some(mut from) = Transit::claim(old, index, Phase::Hot) {
             engine.drop_stored(&mut from);
             let Some(to) = claim(new, 0) else {
                 from.settle_unchanged();
@@ -123,7 +123,7 @@ fn move_chunks(engine: &Engine, old: &Region, new: &Region) -> core::result::Res
 /// read as zeros.
 fn lose(old: &Region, index: usize) {
     if let Some(mut transit) = claim(old, index) {
-        transit.stored().file = Stored::LOST;
+        transit.stored().kept = Kept::Lost;
         transit.settle(Phase::Stored, Settle::default());
     }
 }
@@ -181,11 +181,10 @@ fn move_claimed(engine: &Engine, mut from: Transit, mut to: Transit) -> core::re
         old.tally(from.index, |counters| _ = bytes(counters).fetch_sub(pages, Relaxed));
         new.tally(to.index, |counters| _ = bytes(counters).fetch_add(pages, Relaxed));
     };
-    if stored.warm != 0 {
-        shift(|counters| &counters.warm);
-    }
-    if stored.file != 0 {
-        shift(|counters| &counters.cold);
+    match stored.kept {
+        Kept::InRam(_) => shift(|counters| &counters.warm),
+        Kept::InFile(_) => shift(|counters| &counters.cold),
+        Kept::Nowhere | Kept::Lost => {}
     }
     let stamp = old.lists().stamp(from.index);
     new.lists().set_stamp(to.index, stamp);

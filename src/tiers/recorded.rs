@@ -50,7 +50,7 @@ fn live(each: &mut dyn FnMut(Live)) {
 impl Transit<'_> {
     /// Where the chunk is stored.
     pub(super) fn stored_tier(&mut self) -> Tier {
-        if self.stored().warm != 0 { Tier::Warm } else { Tier::Cold }
+        if self.stored().is_in_ram() { Tier::Warm } else { Tier::Cold }
     }
     /// Where the contents are of a chunk that is not in place.
     pub(super) fn tier(&mut self) -> Tier {

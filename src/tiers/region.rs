@@ -157,7 +157,7 @@ impl Region {
         }
         let pages = engine.pages();
         let reserve = |chunks: usize| {
-            Mapping::reserve(chunks.checked_mul(chunk)?, staging::alignment(chunk), pages.empty_access())
+            Mapping::reserve(chunks.checked_mul(chunk)?, staging::alignment(chunk), pages.empty_protection())
         };
         let found = capacities.into_iter().find_map(|chunks| Some((reserve(chunks)?, chunks)));
         let Some((memory, capacity)) = found else {

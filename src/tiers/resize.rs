@@ -22,12 +22,7 @@ impl Region {
             let records = self.records.load(Relaxed);
             let room = self.engine().guarantee(|account| account.extend(more));
             if !room.map_err(ChunkError::error)? {
-                return fail!(
-                    OutOfMemory,
-                    "acquired chunks, plain blocks and records of chunks leave no room in the budget for {} chunks of {} bytes",
-                    super::budget::GUARANTEED,
-                    self.chunk_size()
-                );
+                return Err(ChunkError::NoRoomBeside.error());
             }
             if self.prepaid && !self.prepay(new) {
                 account.shorten(more);

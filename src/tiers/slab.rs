@@ -15,7 +15,7 @@
 //!   a chunk of it any more, and frees the region.
 use super::chunk_error::ChunkError;
 use super::claims::Claimant;
-use super::mapping::{Access, Advice, Mapping, advise};
+use super::mapping::{Advice, Mapping, Protection, advise};
 use super::region::{Params, Region};
 use super::residency::Counters;
 use super::spill_space::disk_error;
@@ -79,7 +79,8 @@ pub struct Slab {
 impl Slab {
     /// Records for `capacity` pieces.
     pub fn new(capacity: usize) -> Option<Slab> {
-        let records = Mapping::reserve(capacity * size_of::<Part>(), align_of::<Part>(), Access::ReadWrite)?;
+        let records =
+            Mapping::reserve(capacity * size_of::<Part>(), align_of::<Part>(), Protection::ReadWrite)?;
         advise(records.span(), Advice::SmallPages);
         Some(Slab {
             records,

@@ -4,7 +4,7 @@
 //! *full* (its pages are charged to the budget, their contents are unspecified). A [`Slot`] is the right to use one, and
 //! its type says which of the two it is. It is passed on by value, it cannot be copied, and its holder must return it.
 use super::fault::pages::{NotTaken, Pages};
-use super::mapping::{Access, Advice, Errno, Mapping, Span, advise, advise_pages, discard};
+use super::mapping::{Advice, Errno, Mapping, Protection, Span, advise, advise_pages, discard};
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::tiers::codec::directory_size;
@@ -90,7 +90,7 @@ impl Staging {
         let (alignment, stride) = (alignment(chunk), stride(chunk));
         let count = (MOST_BYTES / stride).clamp(4, MOST);
         let reserve =
-            |length| Mapping::reserve(length, alignment, Access::ReadWrite).ok_or(Errno(libc::ENOMEM));
+            |length| Mapping::reserve(length, alignment, Protection::ReadWrite).ok_or(Errno(libc::ENOMEM));
         let (slots, nursery) = (reserve(count * stride)?, reserve(count * stride)?);
         let staging = Staging {
             chunk,

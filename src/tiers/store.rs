@@ -9,9 +9,10 @@ use super::region::Region;
 use super::staging::FullSlot;
 use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
-use super::table::ListKind;
+use super::table::{Kept, ListKind, Stored};
 use super::transit::Transit;
 use super::waiting::End;
+use super::warm::Extent;
 use crate::recording::{self, Begun, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ impl Region {
     }
     /// Takes the encoded copy in RAM of a chunk that is in place, acquired or not: see `Stored::take_copy` in
     /// table.rs.
-    fn take_copy(&self) -> Option<(usize, (u32, usize))> {
+    fn take_copy(&self) -> Option<(usize, (Extent, usize))> {
         let mut lists = self.lists();
         let mut next = lists.oldest(ListKind::Copied);
         while let Some(index) = next {
@@ -106,7 +107,7 @@ impl Engine {
         let begun = recording::begin();
         let memory = region.staging().bytes(&mut slot);
         let stored = transit.stored();
-        if stored.is_kept() {
+        if stored.kept != Kept::Nowhere {
             let clean = stored.content_known && content_hash(&memory[..chunk]) == { stored.content };
             region.counters.note_kept(clean);
             if clean {
@@ -150,7 +151,7 @@ impl Engine {
         if form == Form::Blocks && pages <= region.chunk_size() / 8 * WORTH_KEEPING {
             loop {
                 if let Some(extent) = self.warm.store(self.account(), &memory[..length]) {
-                    transit.stored().warm = extent;
+                    transit.stored().kept = Kept::InRam(extent);
                     region.tally(transit.index, |counters| _ = counters.warm.fetch_add(pages, Relaxed));
                     return Ok(());
                 }
@@ -170,7 +171,7 @@ impl Engine {
             region.spill_space().place_for_writing(transit.index).map_err(ChunkError::Disk)?;
         spill.write(bytes, offset).map_err(ChunkError::Disk)?;
         sync_points::pass(SyncPoint::Written);
-        transit.stored().file = file;
+        transit.stored().kept = Kept::InFile(file);
         region.spill_space().note_stored(file, true);
         region.tally(transit.index, |counters| {
             counters.cold.fetch_add(bytes.len(), Relaxed);
@@ -228,7 +229,7 @@ impl Engine {
             let Some((_, region)) = aged.max_by_key(|&(age, _)| age) else { return Ok(false) };
             let Some(index) = region.lists().oldest(ListKind::Warm) else { continue };
             sync_points::pass(SyncPoint::OldestChosen);
-            if let Some(transit) = Transit::claim(region, index, Some(Phase::Stored)) {
+            if let Some(transit) = Transit::claim(region, index, Phase::Stored) {
                 return self.demote(transit).map(|()| true);
             }
             // Another thread has claimed the chunk, and may have listed it anew meanwhile, here or in another list.
@@ -254,22 +255,24 @@ impl Engine {
             }
         }
     }
-    /// Frees the encoded bytes in RAM of a claimed chunk. They are written to disk first, unless they are there
-    /// already or the chunk is in place. Returns false if there are none in RAM.
+    /// Frees the encoded bytes in RAM of a claimed chunk. They are written to disk first, unless the chunk is in place.
+    /// Returns false if there are none in RAM.
     pub(super) fn demote_claimed(&self, transit: &mut Transit) -> Result<bool, ChunkError> {
-        let region = transit.region;
         let stored = *transit.stored();
-        if stored.warm != 0 && stored.file == 0 && transit.from != Phase::Hot {
+        let Kept::InRam(extent) = stored.kept else { return Ok(false) };
+        let length = stored.length as usize;
+        if transit.from == Phase::Hot {
+            *transit.stored() = Stored::default();
+        } else {
             // SAFETY: the claim owns the chunk's record and so its extent, which is not freed while the claim lasts.
-            let bytes = unsafe { self.warm.pages(stored.warm, stored.length as usize) };
+            let bytes = unsafe { self.warm.pages(extent, length) };
             self.write_out(transit, bytes)?;
         }
-        let copy = transit.stored().take_copy();
-        copy.into_iter().for_each(|copy| self.free_copy(region, transit.index, copy));
-        Ok(copy.is_some())
+        self.free_copy(transit.region, transit.index, (extent, length));
+        Ok(true)
     }
     /// Frees an encoded copy that no chunk's record names any more.
-    pub(super) fn free_copy(&self, region: &Region, index: usize, (extent, length): (u32, usize)) {
+    pub(super) fn free_copy(&self, region: &Region, index: usize, (extent, length): (Extent, usize)) {
         self.warm.free(self.account(), extent, length);
         region.tally(index, |counters| _ = counters.warm.fetch_sub(whole_pages(length), Relaxed));
     }

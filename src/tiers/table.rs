@@ -10,10 +10,11 @@
 //!
 //! So the list holds exactly the chunks in place whose records name a copy. A Busy chunk is the exception: it is
 //! still in the list if it had a copy when it was claimed.
-use super::mapping::{Access, Advice, Mapping, advise, discard};
+use super::mapping::{Advice, Mapping, Protection, advise, discard};
 use super::regret::Left;
 use super::state::{Phase, Settle, State};
 use super::sync_points::{self, SyncPoint};
+use super::warm::Extent;
 use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::{self, PAGE};
 use core::cell::{Cell, UnsafeCell};
@@ -32,10 +33,8 @@ pub struct Stored {
     pub checksum: u64,
     /// Encoded bytes.
     pub length: u32,
-    /// The number of their extent in the warm arena; 0: they are not in RAM.
-    pub warm: u32,
-    /// The number of the spill file that holds the encoded bytes; 0: no file does. They may be in RAM too.
-    pub file: u16,
+    /// Where they are.
+    pub kept: Kept,
     /// The staging slot of a chunk in phase Staged: see [`Transit::keep_slot`](super::transit::Transit::keep_slot).
     pub slot: Option<NonZeroU8>,
     /// Whether the encoded bytes are blocks; otherwise they are the bytes of the chunk itself.
@@ -46,21 +45,30 @@ pub struct Stored {
     pub left: Left,
 }
 impl Stored {
-    /// A number that no file ever has: the bytes are lost.
-    pub const LOST: u16 = u16::MAX;
-    /// Forgets the encoded copy in RAM, and returns its extent and length. What is on disk stays known.
-    pub fn take_copy(&mut self) -> Option<(u32, usize)> {
-        let copy = (self.warm != 0).then_some((self.warm, self.length as usize));
-        self.warm = 0;
-        if copy.is_some() && self.file == 0 {
-            *self = Stored::default();
-        }
-        copy
+    /// Forgets the encoded bytes in RAM, and returns their extent and length. Returns None if there are none there.
+    pub fn take_copy(&mut self) -> Option<(Extent, usize)> {
+        let Kept::InRam(extent) = self.kept else { return None };
+        Some((extent, core::mem::take(self).length as usize))
     }
-    /// Whether encoded bytes are kept anywhere.
-    pub fn is_kept(&self) -> bool {
-        self.warm != 0 || self.file != 0
+    /// Whether encoded bytes are in RAM.
+    pub fn is_in_ram(&self) -> bool {
+        matches!(self.kept, Kept::InRam(_))
     }
+}
+
+/// Where the encoded bytes of a chunk are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kept {
+    /// Nowhere: nothing is stored.
+    #[default]
+    Nowhere = 0,
+    /// In the warm arena.
+    InRam(Extent),
+    /// In the spill file of this number.
+    InFile(u16),
+    /// Nowhere any more: they are lost.
+    Lost,
 }
 
 /// Which list a chunk is in.
@@ -151,7 +159,7 @@ pub struct Table {
 impl Table {
     /// Records for up to `capacity` chunks.
     pub fn new(capacity: usize) -> Option<Table> {
-        let mapping = Mapping::reserve(capacity.checked_mul(size_of::<Chunk>())?, 64, Access::ReadWrite)?;
+        let mapping = Mapping::reserve(capacity.checked_mul(size_of::<Chunk>())?, 64, Protection::ReadWrite)?;
         // Records are charged by the page.
         advise(mapping.span(), Advice::SmallPages);
         Some(Table { mapping, capacity, lists: Mutex::sheltered(AllLists::default()) })

@@ -6,7 +6,7 @@ use super::region::Region;
 use super::regret::Left;
 use super::staging::{EmptySlot, FullSlot};
 use super::state::{Phase, Settle};
-use super::table::{Chunk, ListKind, Stored};
+use super::table::{Chunk, Kept, ListKind, Stored};
 use super::waiting::End;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -28,12 +28,13 @@ pub struct Transit<'a> {
 }
 
 impl<'a> Transit<'a> {
-    /// Tries to claim a chunk in phase `from`, or in any phase if `from` is None. Returns None if the chunk is Busy,
-    /// acquired or pinned, or if the region is leaving.
-    pub fn claim(region: &'a Region, index: usize, from: Option<Phase>) -> Option<Transit<'a>> {
-        Transit::claim_by(Claimant::Anybody, region, index, from)
+    /// Tries to claim a chunk in phase `from`. Returns None if the chunk is in another, acquired or pinned, or if the
+    /// region is leaving.
+    pub fn claim(region: &'a Region, index: usize, from: Phase) -> Option<Transit<'a>> {
+        Transit::claim_by(Claimant::Anybody, region, index, Some(from))
     }
-    /// Like `claim`. The leaver's claim does not fail because the region is leaving.
+    /// Like `claim`, in any phase but Busy if `from` is None. The leaver's claim does not fail because the region is
+    /// leaving.
     pub fn claim_by(
         who: Claimant,
         region: &'a Region,
@@ -86,7 +87,7 @@ impl<'a> Transit<'a> {
         self.vacate();
         engine.account().discharge_pages(self.region.chunk_size());
         engine.drop_stored(self);
-        self.stored().file = Stored::LOST;
+        self.stored().kept = Kept::Lost;
         self.from = Phase::Stored;
     }
     /// Places the contents of a slot as the chunk. On failure returns the slot, and the chunk is absent as before.
@@ -145,7 +146,7 @@ impl<'a> Transit<'a> {
     }
     fn put(&mut self, phase: Phase, how: Settle) {
         debug_assert!(self.region.is_resident() || self.in_place == (phase == Phase::Hot));
-        let warm = self.stored().warm != 0;
+        let warm = self.stored().is_in_ram();
         {
             let mut lists = self.region.lists();
             let was_in_place = lists.remove(self.index).is_in_place();

@@ -2,7 +2,7 @@
 //!
 //! A bitmap shows which pages (*units*) are in use, and a second one which have memory. Nothing is allocated.
 use super::budget::BudgetAccount;
-use super::mapping::{Access, Advice, Mapping, Span, advise, discard};
+use super::mapping::{Advice, Mapping, Protection, Span, advise, discard};
 use crate::os::lock::Mutex;
 use crate::os::map::PAGE;
 use core::ops::Range;
@@ -26,6 +26,11 @@ struct State {
     cached_in: Range<usize>,
 }
 const NOWHERE: Range<usize> = Range { start: usize::MAX, end: 0 };
+
+/// The first unit of an extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, packed(2))] // so that a chunk's record takes no more room than it has (table.rs)
+pub struct Extent(u32);
 
 /// The budget has no room.
 struct NoRoom;
@@ -76,11 +81,11 @@ impl Warm {
     /// An arena that can hold `bytes`, with room for fragmentation.
     pub fn new(bytes: usize) -> Option<Warm> {
         let units = units_for(bytes.checked_mul(2)?).next_multiple_of(64);
-        let arena = Mapping::reserve(units * PAGE, PAGE, Access::ReadWrite)?;
+        let arena = Mapping::reserve(units * PAGE, PAGE, Protection::ReadWrite)?;
         advise(arena.span(), Advice::NotDumped);
         // Extents are charged by the page.
         advise(arena.span(), Advice::SmallPages);
-        let bitmaps = Mapping::reserve(units / 64 * 2 * 8, PAGE, Access::ReadWrite)?;
+        let bitmaps = Mapping::reserve(units / 64 * 2 * 8, PAGE, Protection::ReadWrite)?;
         Some(Warm {
             arena,
             units,
@@ -105,9 +110,9 @@ impl Warm {
         self.arena.part(unit * PAGE, count * PAGE)
     }
 
-    /// Stores `bytes`. Returns the extent's number, which is not zero, or None if the budget has no room. The last
+    /// Stores `bytes`. Returns the extent, or None if the budget has no room. The last
     /// page is padded with zeros.
-    pub fn store(&self, account: &BudgetAccount, bytes: &[u8]) -> Option<u32> {
+    pub fn store(&self, account: &BudgetAccount, bytes: &[u8]) -> Option<Extent> {
         let unit = loop {
             match self.take(account, units_for(bytes.len()))? {
                 Ok(unit) => break unit,
@@ -117,11 +122,11 @@ impl Warm {
             }
         };
         let span = self.span(unit, units_for(bytes.len()));
-        // SAFETY: the extent was free, and is marked as used. Nobody else knows its number yet.
+        // SAFETY: the extent was free, and is marked as used. Nobody else knows of it yet.
         let target = unsafe { core::slice::from_raw_parts_mut(span.start as *mut u8, span.length) };
         target[..bytes.len()].copy_from_slice(bytes);
         target[bytes.len()..].fill(0);
-        Some(unit as u32 + 1)
+        Some(Extent(unit as u32))
     }
     /// Takes `count` units for an extent, and charges those that have no pages yet. Returns the first of them; None if there
     /// are not so many free ones in a row.
@@ -150,14 +155,14 @@ impl Warm {
     ///
     /// # Safety
     /// `extent` came from `store` with as many bytes, and is not freed while the bytes are used.
-    pub unsafe fn pages(&self, extent: u32, length: usize) -> &[u8] {
-        let span = self.span(extent as usize - 1, units_for(length));
+    pub unsafe fn pages(&self, extent: Extent, length: usize) -> &[u8] {
+        let span = self.span(extent.0 as usize, units_for(length));
         // SAFETY: nobody writes to a stored extent.
         unsafe { core::slice::from_raw_parts(span.start as *const u8, span.length) }
     }
     /// Frees an extent of `length` bytes.
-    pub fn free(&self, account: &BudgetAccount, extent: u32, length: usize) {
-        let (unit, count) = (extent as usize - 1, units_for(length));
+    pub fn free(&self, account: &BudgetAccount, extent: Extent, length: usize) {
+        let (unit, count) = (extent.0 as usize, units_for(length));
         let mut state = self.state.lock();
         let keep = (state.cached + count) * PAGE <= MOST_CACHED;
         let (mut used, mut paged) = self.bitmaps(&mut state);
@@ -227,7 +232,7 @@ mod tests {
             let _inside = gate::enter();
             let warm = Warm::new(4 << 20).unwrap();
             let account = BudgetAccount::new(Box::new(Unlimited));
-            let mut live: Vec<(u32, Vec<u8>)> = vec![];
+            let mut live: Vec<(Extent, Vec<u8>)> = vec![];
             for (i, (length, free, which)) in steps.into_iter().enumerate() {
                 if free && !live.is_empty() {
                     let (extent, bytes) = live.swap_remove(which.index(live.len()));

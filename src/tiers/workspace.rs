@@ -5,7 +5,7 @@
 //! before it claims. So a thread that holds a claim can always go on. And no thread waits for a chunk that another
 //! thread has claimed while it holds a workspace.
 use super::codec::Workspace;
-use super::mapping::{Access, Mapping};
+use super::mapping::{Mapping, Protection};
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::stack::Stack;
 use core::ptr::NonNull;
@@ -31,7 +31,7 @@ static RETURNED: Condvar = Condvar::new();
 
 fn make() -> Option<Entry> {
     let stack = Stack::new(STACK)?;
-    let buffers = Mapping::reserve(size_of::<Workspace>(), 64, Access::ReadWrite)?;
+    let buffers = Mapping::reserve(size_of::<Workspace>(), 64, Protection::ReadWrite)?;
     let workspace = NonNull::new(buffers.span().start as *mut Workspace)?;
     core::mem::forget(buffers); // kept for the life of the process
     // SAFETY: the mapping is fresh zeroed memory of sufficient size, and the buffers in it are aligned to a page.

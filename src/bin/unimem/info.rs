@@ -6,6 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use unimem::os::errno::Errno;
+use unimem::os::map::pages_are_supported;
 use unimem::tiers::fault::{Faults, Mechanism};
 
 /// A fact about the machine: a value for programs, and a text for people.
@@ -87,7 +88,7 @@ fn memory() -> Section {
     }
     // SAFETY: the call only asks for a number.
     section.size("page", unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64);
-    if !unimem::os::map::pages_are_supported() {
+    if !pages_are_supported() {
         section.text("note", "libunimem needs pages of 4 KiB, so none of its memory can be had here");
     }
     section
@@ -157,6 +158,10 @@ fn huge_pages() -> Section {
 
 fn faults() -> Section {
     let mut section = Section::new("faults of tiered memory");
+    if !pages_are_supported() {
+        section.add("used", Value::Null, "nothing: the pages are not of 4 KiB");
+        return section;
+    }
     match Faults::chosen() {
         Ok(faults) => section.text("used", faults.mechanism.name().to_string_lossy()),
         Err(error) => section.text("used", format!("nothing works: {}", reason(error))),

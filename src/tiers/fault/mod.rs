@@ -15,7 +15,7 @@ mod remapping;
 pub mod userfaultfd;
 
 use super::gate;
-use super::mapping::{Access, Errno, Mapping};
+use super::mapping::{Errno, Mapping, Protection};
 use crate::log::log;
 use crate::os::environment;
 use crate::os::map::PAGE;
@@ -162,9 +162,9 @@ fn try_out(mechanism: Mechanism) -> Result<Faults, Errno> {
 fn round_trip(pages: &Pages) -> Result<(), Errno> {
     const LENGTH: usize = 2 * PAGE;
     let no_memory = Errno(libc::ENOMEM);
-    let region = Mapping::reserve(LENGTH, PAGE, pages.empty_access()).ok_or(no_memory)?;
-    let slot = Mapping::reserve(LENGTH, PAGE, Access::ReadWrite).ok_or(no_memory)?;
-    let nursery = Mapping::reserve(LENGTH, PAGE, Access::ReadWrite).ok_or(no_memory)?;
+    let region = Mapping::reserve(LENGTH, PAGE, pages.empty_protection()).ok_or(no_memory)?;
+    let slot = Mapping::reserve(LENGTH, PAGE, Protection::ReadWrite).ok_or(no_memory)?;
+    let nursery = Mapping::reserve(LENGTH, PAGE, Protection::ReadWrite).ok_or(no_memory)?;
     let (chunk, slot, nursery) = (region.span(), slot.span(), nursery.span());
     pages.adopt_region(chunk, LENGTH)?;
     pages.adopt_slot(slot)?;

@@ -82,10 +82,10 @@ impl Pages {
         matches!(self, Pages::Remap | Pages::Plain)
     }
     /// How a region with no chunk in place is mapped.
-    pub fn empty_access(&self) -> mapping::Access {
+    pub fn empty_protection(&self) -> mapping::Protection {
         match self {
-            Pages::Move(_) | Pages::Copy(_) => mapping::Access::ReadWrite,
-            Pages::Remap | Pages::Plain => mapping::Access::Nothing,
+            Pages::Move(_) | Pages::Copy(_) => mapping::Protection::ReadWrite,
+            Pages::Remap | Pages::Plain => mapping::Protection::Nothing,
         }
     }
     /// Prepares a fresh, empty region with chunks of this size.

@@ -216,7 +216,7 @@ impl Userfaultfd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tiers::mapping::{Access, Advice, Mapping, advise, populate};
+    use crate::tiers::mapping::{Advice, Mapping, Protection, advise, populate};
 
     const COUNT: usize = 64;
 
@@ -224,7 +224,7 @@ mod tests {
     /// uncounted; then moves all.
     fn a_move_goes_on_after(moved: core::ops::Range<usize>) {
         let Ok(fd) = Userfaultfd::open(FEATURE_MOVE | FEATURE_SIGBUS | FEATURE_WRITE_PROTECT) else { return };
-        let mapping = Mapping::reserve(2 * COUNT * PAGE, PAGE, Access::ReadWrite).unwrap();
+        let mapping = Mapping::reserve(2 * COUNT * PAGE, PAGE, Protection::ReadWrite).unwrap();
         advise(mapping.span(), Advice::SmallPages);
         let (from, to) = (mapping.part(0, COUNT * PAGE), mapping.part(COUNT * PAGE, COUNT * PAGE));
         // SAFETY: its own mapping, writable.
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_page_in_both_places_is_an_error() {
         let Ok(fd) = Userfaultfd::open(FEATURE_MOVE | FEATURE_SIGBUS | FEATURE_WRITE_PROTECT) else { return };
-        let mapping = Mapping::reserve(8 * PAGE, PAGE, Access::ReadWrite).unwrap();
+        let mapping = Mapping::reserve(8 * PAGE, PAGE, Protection::ReadWrite).unwrap();
         advise(mapping.span(), Advice::SmallPages);
         populate(mapping.part(0, 4 * PAGE)).unwrap();
         populate(mapping.part(6 * PAGE, PAGE)).unwrap();

@@ -49,7 +49,7 @@ fn counted(region: &Region) -> (usize, usize) {
     let has_copy = |index: &usize| {
         let chunk = region.chunk(*index);
         // SAFETY: nobody else uses the region, so there is no other reference.
-        chunk.state.load().phase() == Phase::Hot && unsafe { chunk.stored() }.warm != 0
+        chunk.state.load().phase() == Phase::Hot && unsafe { chunk.stored() }.is_in_ram()
     };
     let listed = (0..region.count()).filter(|index| region.is_listed(*index) == ListKind::Copied).count();
     let there = (0..region.count()).filter(has_copy).count();

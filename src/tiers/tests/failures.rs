@@ -116,7 +116,7 @@ fn all_slots_hold_chunks_that_have_no_other_place() {
             assert!(engine.account().charge_pages(chunk));
             let mut slot = staging.fill(engine.pages(), slot).unwrap();
             staging.bytes(&mut slot)[..chunk].fill(parked as u8);
-            let mut transit = Transit::claim(&region, parked, Some(Phase::Zero)).unwrap();
+            let mut transit = Transit::claim(&region, parked, Phase::Zero).unwrap();
             transit.keep_slot(slot);
             transit.settle(Phase::Staged, Settle::default());
             parked += 1;

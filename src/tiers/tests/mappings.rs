@@ -4,6 +4,7 @@ use super::*;
 use crate::tiers::mapping::Span;
 use crate::tiers::staging::{self, Staging};
 use crate::tiers::state::{Phase, Settle};
+use crate::tiers::table::Kept;
 use crate::tiers::transit::Transit;
 
 /// All mappings of the process, as far as the system tells.
@@ -89,13 +90,13 @@ fn what_is_charged_by_the_page_takes_no_huge_ones() {
     let region = streaming(&engine, 8 << 20, 2 << 20);
     fill(&region, 0, 40);
     region.advise(Advice::DontNeed);
-    let transit = Transit::claim(&region, 0, Some(Phase::Stored));
+    let transit = Transit::claim(&region, 0, Phase::Stored);
     let mut transit = transit.expect("stored");
     let stored = *transit.stored();
     transit.settle(Phase::Stored, Settle::default());
-    assert!(stored.warm != 0, "it is encoded in RAM");
+    let Kept::InRam(extent) = stored.kept else { panic!("it is not encoded in RAM") };
     // SAFETY: only the address is used.
-    let encoded = unsafe { engine.warm.pages(stored.warm, 1) }.as_ptr() as usize;
+    let encoded = unsafe { engine.warm.pages(extent, 1) }.as_ptr() as usize;
     let slot = engine.empty_slot(region.staging()).unwrap();
     let behind = region.staging().span(&slot).start + region.chunk_size();
     region.staging().put_empty(slot);

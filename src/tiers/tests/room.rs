@@ -154,7 +154,7 @@ fn leaves_while_another_waits_to_acquire_some(mechanism: Mechanism, grows: bool)
     region.advise(Advice::Random);
     words(&region)[2 * CHUNK / 8].store(7, Relaxed);
     // This encoded chunk, which is claimed, takes the room for the acquisition.
-    let encoded = Transit::claim(&other, 0, Some(Phase::Stored)).unwrap();
+    let encoded = Transit::claim(&other, 0, Phase::Stored).unwrap();
     let acquire = {
         let region = region.clone();
         std::thread::spawn(move || region.acquire(2, Access::Write).map(drop))
@@ -189,9 +189,9 @@ fn what_is_behind_claimed_chunks_is_found() {
             region.advise(Advice::DontNeed);
             region
         });
-        let oldest = Transit::claim(&older, 0, Some(Phase::Stored)).unwrap();
+        let oldest = Transit::claim(&older, 0, Phase::Stored).unwrap();
         let claim = |from| {
-            let held = (0..CLAIMED).map(|index| Transit::claim(&region, index, Some(from)).unwrap());
+            let held = (0..CLAIMED).map(|index| Transit::claim(&region, index, from).unwrap());
             held.collect::<Vec<_>>()
         };
         let held = claim(Phase::Stored);
@@ -222,8 +222,7 @@ fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
         engine.trim();
         let inside = gate::enter();
         engine.account().drop_reserve();
-        let held: Vec<_> =
-            (0..8).filter_map(|index| Transit::claim(&region, index, Some(Phase::Hot))).collect();
+        let held: Vec<_> = (0..8).filter_map(|index| Transit::claim(&region, index, Phase::Hot)).collect();
         assert!(held.len() > 4, "{mechanism:?}");
         let (looks, looked) = channel();
         let reclaiming = {
@@ -275,8 +274,7 @@ fn who_makes_room_for_a_plain_block_is_at_work() {
         assert_eq!(told.recv(), Ok(1), "{mechanism:?}");
         // What is reserved, while others hold all chunks that are left.
         engine.drop_full(region.staging(), usize::MAX);
-        let held: Vec<_> =
-            (0..12).filter_map(|index| Transit::claim(&region, index, Some(Phase::Hot))).collect();
+        let held: Vec<_> = (0..12).filter_map(|index| Transit::claim(&region, index, Phase::Hot)).collect();
         assert!(held.len() > 4, "{mechanism:?}");
         while engine.warm.trim(engine.account()) > 0 || engine.free_encoded() == Ok(true) {}
         assert!(engine.reclaim_now(1) > 0, "{mechanism:?}: the reserve");

@@ -1,7 +1,7 @@
 use super::*;
 use crate::os::map::{self, PAGE};
 use crate::tiers::fault::userfaultfd;
-use crate::tiers::mapping::{Access, Mapping, is_present};
+use crate::tiers::mapping::{Mapping, Protection, is_present};
 
 /// Memory shared with a forked child cannot be moved while the child lives. Neither can memory that a device is
 /// reading or writing.
@@ -11,7 +11,7 @@ fn what_cannot_move_back_is_copied() {
     let features =
         userfaultfd::FEATURE_MOVE | userfaultfd::FEATURE_SIGBUS | userfaultfd::FEATURE_WRITE_PROTECT;
     let Ok(fd) = Userfaultfd::open(features) else { return };
-    let mapping = Mapping::reserve(2 * LENGTH, PAGE, Access::ReadWrite).unwrap();
+    let mapping = Mapping::reserve(2 * LENGTH, PAGE, Protection::ReadWrite).unwrap();
     mapping::advise(mapping.span(), mapping::Advice::SmallPages);
     let (chunk, slot) = (mapping.part(0, LENGTH), mapping.part(LENGTH, LENGTH));
     // SAFETY: the mapping is the test's own, and not registered yet. The child only waits for its end.
