@@ -413,7 +413,7 @@ impl Engine {
         if let Kept::InRam(extent) = stored.kept {
             let start = Instant::now();
             // SAFETY: the claim owns the chunk's record and so its extent, which is not freed while the claim lasts.
-            let encoded = &unsafe { self.warm.pages(extent, length) }[..length];
+            let encoded = &unsafe { self.warm.bytes(extent, length) }[..length];
             if checksum(encoded) != stored.checksum {
                 return Err(ChunkError::Damaged);
             }

@@ -5,7 +5,7 @@
 use super::chunk_error::ChunkError;
 use super::claims::Claimant;
 use super::engine::Engine;
-use super::fill::{Access, Reason};
+use super::fill::{Access, Reason, whole_pages};
 use super::region::{Params, Region};
 use super::residency::Counters;
 use super::staging::FullSlot;
@@ -13,6 +13,7 @@ use super::state::{Phase, Settle};
 use super::sync_points::{self, SyncPoint};
 use super::table::{Kept, ListKind};
 use super::transit::Transit;
+use super::warm::room_for;
 use super::workspace;
 use crate::error::{Result, fail};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -176,14 +177,14 @@ fn move_claimed(engine: &Engine, mut from: Transit, mut to: Transit) -> core::re
     };
     *to.stored() = core::mem::take(from.stored());
     let stored = *to.stored();
-    let pages = super::fill::whole_pages(stored.length as usize);
-    let shift = |bytes: fn(&Counters) -> &AtomicUsize| {
-        old.tally(from.index, |counters| _ = bytes(counters).fetch_sub(pages, Relaxed));
-        new.tally(to.index, |counters| _ = bytes(counters).fetch_add(pages, Relaxed));
+    let length = stored.length as usize;
+    let shift = |bytes: usize, count: fn(&Counters) -> &AtomicUsize| {
+        old.tally(from.index, |counters| _ = count(counters).fetch_sub(bytes, Relaxed));
+        new.tally(to.index, |counters| _ = count(counters).fetch_add(bytes, Relaxed));
     };
     match stored.kept {
-        Kept::InRam(_) => shift(|counters| &counters.warm),
-        Kept::InFile(_) => shift(|counters| &counters.cold),
+        Kept::InRam(_) => shift(room_for(length), |counters| &counters.warm),
+        Kept::InFile(_) => shift(whole_pages(length), |counters| &counters.cold),
         Kept::Nowhere | Kept::Lost => {}
     }
     let stamp = old.lists().stamp(from.index);

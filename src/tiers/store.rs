@@ -12,7 +12,8 @@ use super::sync_points::{self, SyncPoint};
 use super::table::{Kept, ListKind, Stored};
 use super::transit::Transit;
 use super::waiting::End;
-use super::warm::Extent;
+use super::warm::{Extent, room_for};
+use crate::os::map::PAGE;
 use crate::recording::{self, Begun, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -21,6 +22,10 @@ use std::time::Instant;
 /// Encoded bytes stay in RAM if they take at most this many eighths of the chunk. Otherwise they would displace
 /// nearly as many bytes in the clear, which cost nothing to use.
 const WORTH_KEEPING: usize = 7;
+
+/// A page to write directly to disk.
+#[repr(C, align(4096))]
+struct AlignedPage([u8; PAGE]);
 
 /// Encodes the chunk at the front of `memory` in place. Returns its form and its encoded bytes.
 fn encode(
@@ -32,8 +37,8 @@ fn encode(
     let chunk = region.chunk_size();
     let start = Instant::now();
     let (form, length) = region.encoder(index).encode_in_place(memory, chunk, workspace);
-    let (form, length) = if form == Form::Blocks && whole_pages(length) >= chunk {
-        // Encoding saved no page, and raw bytes are simpler and faster. Decoding restores the values as the program
+    let (form, length) = if form == Form::Blocks && room_for(length) >= chunk {
+        // Encoding saved nothing, and raw bytes are simpler and faster. Decoding restores the values as the program
         // may see them anyway after a lossy coder.
         match region.codec().decode_in_place(memory, length, chunk, workspace) {
             Ok(()) => (Form::Raw, chunk),
@@ -148,11 +153,12 @@ impl Engine {
         stored.blocks = form == Form::Blocks;
         stored.checksum = checksum(&memory[..length]);
         stored.content_known = false;
-        if form == Form::Blocks && pages <= region.chunk_size() / 8 * WORTH_KEEPING {
+        let room = room_for(length);
+        if form == Form::Blocks && room <= region.chunk_size() / 8 * WORTH_KEEPING {
             loop {
                 if let Some(extent) = self.warm.store(self.account(), &memory[..length]) {
                     transit.stored().kept = Kept::InRam(extent);
-                    region.tally(transit.index, |counters| _ = counters.warm.fetch_add(pages, Relaxed));
+                    region.tally(transit.index, |counters| _ = counters.warm.fetch_add(room, Relaxed));
                     return Ok(());
                 }
                 // The oldest encoded chunks go to disk to make room. If the disk fails them, it will fail this chunk
@@ -265,8 +271,15 @@ impl Engine {
             *transit.stored() = Stored::default();
         } else {
             // SAFETY: the claim owns the chunk's record and so its extent, which is not freed while the claim lasts.
-            let bytes = unsafe { self.warm.pages(extent, length) };
-            self.write_out(transit, bytes)?;
+            let bytes = unsafe { self.warm.bytes(extent, length) };
+            if bytes.len().is_multiple_of(PAGE) {
+                self.write_out(transit, bytes)?;
+            } else {
+                // Direct I/O takes whole pages.
+                let mut page = AlignedPage([0; PAGE]);
+                page.0[..bytes.len()].copy_from_slice(bytes);
+                self.write_out(transit, &page.0)?;
+            }
         }
         self.free_copy(transit.region, transit.index, (extent, length));
         Ok(true)
@@ -274,7 +287,7 @@ impl Engine {
     /// Frees an encoded copy that no chunk's record names any more.
     pub(super) fn free_copy(&self, region: &Region, index: usize, (extent, length): (Extent, usize)) {
         self.warm.free(self.account(), extent, length);
-        region.tally(index, |counters| _ = counters.warm.fetch_sub(whole_pages(length), Relaxed));
+        region.tally(index, |counters| _ = counters.warm.fetch_sub(room_for(length), Relaxed));
     }
 
     /// Frees encoded bytes in RAM: it writes the bytes of a chunk that is out to disk, or else drops the copy of a

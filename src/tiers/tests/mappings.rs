@@ -96,7 +96,7 @@ fn what_is_charged_by_the_page_takes_no_huge_ones() {
     transit.settle(Phase::Stored, Settle::default());
     let Kept::InRam(extent) = stored.kept else { panic!("it is not encoded in RAM") };
     // SAFETY: only the address is used.
-    let encoded = unsafe { engine.warm.pages(extent, 1) }.as_ptr() as usize;
+    let encoded = unsafe { engine.warm.bytes(extent, 1) }.as_ptr() as usize;
     let slot = engine.empty_slot(region.staging()).unwrap();
     let behind = region.staging().span(&slot).start + region.chunk_size();
     region.staging().put_empty(slot);
