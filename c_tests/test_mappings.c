@@ -207,7 +207,7 @@ static int instances_share_them(void *unused)
     for (size_t t = 0; t < THREADS; t++) pthread_join(threads[t], NULL);
     return ended(memory, tiered);
 }
-/* Chunks that have left take no mappings. */
+/* Chunks that have left take no mappings. Most are encoded in RAM; of the budget an eighth is in the clear. */
 static int chunks_that_have_left(void *unused)
 {
     (void)unused;
@@ -224,7 +224,7 @@ static int chunks_that_have_left(void *unused)
         }
     size_t before = mappings(), hot = hot_chunks(tiered);
     unimem_advise(tiered, UNIMEM_DONT_NEED);
-    EXPECT(hot > 256 && hot_chunks(tiered) == 0 && mappings() + hot < before, "%zu mappings with %zu chunks, %zu without", before, hot, mappings());
+    EXPECT(hot > 64 && hot_chunks(tiered) == 0 && mappings() + hot < before, "%zu mappings with %zu chunks, %zu without", before, hot, mappings());
     return ended(memory, tiered);
 }
 
