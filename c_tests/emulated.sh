@@ -59,6 +59,7 @@ packages() {
     $MAKE --no-print-directory CC=$TEST_CC CARGO_BUILD_TARGET=$TARGET B="$B" deb && set -- "$B"/deb/*.deb && [ $# = 3 ] || return 1
     for package in "$@"; do
         [ "$(dpkg-deb --field "$package" Architecture)" = arm64 ] || return 1
+        ! dpkg-deb --field "$package" Depends | grep -e cross -e : || return 1
     done
     dpkg-deb --field "$B"/deb/libunimem1_*.deb Depends | grep '^libc6 (' &&
         dpkg-deb --field "$B"/deb/unimem_*.deb Depends | grep 'libc6 (' &&

@@ -46,10 +46,11 @@ echo "libunimem $so libunimem$so (>= $version)" >"$runtime/DEBIAN/shlibs"
 } >"$runtime/DEBIAN/symbols"
 echo "activate-noawait ldconfig" >"$runtime/DEBIAN/triggers"
 
-# needs FILE...: the packages that the programs' shared libraries come from.
+# needs FILE...: the packages that the programs' shared libraries come from. What this machine has of another's is in packages
+# of other names.
 needs() {
     (cd "$B/deb" && printf 'Source: unimem\n\nPackage: unimem\nArchitecture: any\n' >debian/control &&
-        dpkg-shlibdeps "-l$libraries" -O "$@" 2>/dev/null) | sed -n "s/:$machine//g; s/^shlibs:Depends=//p"
+        dpkg-shlibdeps "-l$libraries" -O "$@" 2>/dev/null) | sed -n "s/:$machine//g; s/-$machine-cross//g; s/^shlibs:Depends=//p"
 }
 # package DIRECTORY SECTION DEPENDS SUMMARY TEXT
 package() {
