@@ -72,7 +72,7 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void> {
 /// malloc: allocates `size` bytes. A size of 0 gives a block too.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_malloc(size: usize) -> *mut c_void {
-    match fast::allocate_for_malloc(ID.load(Relaxed), size) {
+    match fast::allocate_packed(ID.load(Relaxed), size) {
         Some(block) => block.as_ptr().cast(),
         None => malloc_slow(size),
     }
