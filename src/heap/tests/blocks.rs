@@ -31,6 +31,21 @@ fn no_lower_alignment_takes_the_slow_path() {
         heap.destroy();
     }
 }
+/// Nothing is known of what was asked for but the class. A block of 96 bytes that lies at a multiple of 32 need not become
+/// whole cache lines when it grows.
+#[test]
+fn blocks_that_grow_stay_packed() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    for (size, grown, capacity) in [(30, 48, 48), (96, 110, 112), (40, 80, 80)] {
+        let block = heap.allocate(size, 16).unwrap();
+        let moved = heap.reallocate(block.as_ptr(), grown).unwrap();
+        assert_eq!(heap.block(moved.as_ptr()).unwrap().capacity, capacity);
+        let aligned = heap.allocate(size, 32).unwrap();
+        let moved = heap.reallocate(aligned.as_ptr(), grown).unwrap();
+        assert!((moved.as_ptr() as usize).is_multiple_of(32));
+    }
+    heap.destroy();
+}
 
 #[test]
 fn attributes_follow_the_block() {
