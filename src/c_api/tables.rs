@@ -1,7 +1,7 @@
 //! The tables of functions that C calls. The functions of a table take no instance as an argument. So each slot has
 //! functions of its own: the same code, compiled once for each slot number.
 use super::types::{memory_stats_t, unified_memory_interface_t};
-use super::{guard, guard_uncancelled, slice, store, succeeds};
+use super::{guard, guard_free, guard_uncancelled, slice, store, succeeds};
 use crate::error::{Result, fail};
 use crate::heap::{DEFAULT_ALIGNMENT, fast};
 use crate::instance::slots::{self, SLOTS};
@@ -61,7 +61,7 @@ unsafe extern "C" fn free<const SLOT: usize>(ptr: *mut c_void) {
 }
 #[cold]
 extern "C" fn free_at(ptr: *mut c_void, slot: usize) {
-    guard((), || slots::open_at(slot)?.free(ptr.cast()))
+    guard_free(|| slots::open_at(slot)?.free(ptr.cast()))
 }
 unsafe extern "C" fn realloc<const SLOT: usize>(ptr: *mut c_void, size: usize) -> *mut c_void {
     realloc_at(ptr, size, SLOT)
