@@ -8,6 +8,7 @@
 
 #include "surfaces.h"
 
+#include <errno.h>
 #include <sys/resource.h>
 #include <sys/sysinfo.h>
 
@@ -295,6 +296,27 @@ static int refused_for_nothing(void *argument) {
     return 0;
 }
 
+/* A program that frees what it has before it tells why a call has failed. The thread that gives memory back in time cannot
+ * be started here. */
+static int free_keeps_errno(void *unused) {
+    (void)unused;
+    if (!open_all()) return 1;
+    for (size_t s = 0; s < 3; s++) {
+        void *large = surfaces[s].allocate(3 * MIB), *small = surfaces[s].allocate(40000), *freed = surfaces[s].allocate(100);
+        if (!large || !small || !freed) return 2;
+        surfaces[s].free(freed);
+        leave(0);
+        errno = 77;
+        surfaces[s].free(large);
+        surfaces[s].free(small);
+        EXPECT(errno == 77, "%s: free has set errno to %d", surfaces[s].name, errno);
+        errno = 77;
+        surfaces[s].free(freed);
+        EXPECT(errno == 77 && unimem_last_error() != UNIMEM_OK, "%s: a free that is refused has set errno to %d", surfaces[s].name, errno);
+        leave_no_limit();
+    }
+    return 0;
+}
 int main(void) {
     char name[120];
     if (UNDER_SANITIZER) {
@@ -310,6 +332,7 @@ int main(void) {
     check_in_child("track_allocation: false when there is no memory, nothing lost", track_without_end, (void *)(uintptr_t)&in_instance, 60);
     check_in_child("track_memory_block: false when there is no memory, nothing lost", track_without_end, (void *)(uintptr_t)&in_system, 60);
     check_in_child("with no memory at all nothing crashes, and all works again after", go_on_with_nothing, NULL, 60);
+    check_in_child("free keeps errno, with every surface", free_keeps_errno, NULL, 60);
     const char *refused = "more than the machine has is NULL at once, with every surface",
                *costs_nothing = "nothing leaves for it and no more is kept afterwards; where it is tiered, it fits";
     size_t size = more_than_there_is();

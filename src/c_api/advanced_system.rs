@@ -3,7 +3,9 @@
 use super::legacy_types::*;
 use super::tables::of_slot;
 use super::types::unified_memory_interface_t;
-use super::{guard, guard_uncancelled, layouts, reference, seam, store, succeeds, succeeds_uncancelled};
+use super::{
+    guard, guard_free, guard_uncancelled, layouts, reference, seam, store, succeeds, succeeds_uncancelled,
+};
 use crate::advanced::registry::Registry;
 use crate::advanced::{self, System, program, report, structure};
 use crate::error::{Result, fail};
@@ -157,7 +159,7 @@ pub extern "C" fn memory_allocate(
 /// Nobody uses the block afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memory_free(system: *mut AdvancedMemorySystem, ptr: *mut c_void) {
-    guard((), || system_at(system)?.free(ptr.cast()))
+    guard_free(|| system_at(system)?.free(ptr.cast()))
 }
 
 /// Changes the size of a block. The contents up to the smaller size and the alignment stay. New bytes are zeroed. NULL

@@ -1,7 +1,7 @@
 //! The functions of `advanced_memory_system.h` for pools, layouts and buffers.
 use super::advanced_system::system_at;
 use super::legacy_types::*;
-use super::{guard, guard_uncancelled, reference, slice, succeeds};
+use super::{guard, guard_free, guard_uncancelled, reference, slice, succeeds};
 use crate::advanced::pool::{Limits, Pool};
 use crate::advanced::registry::Registry;
 use crate::advanced::{Structure, System, report, structure};
@@ -198,7 +198,7 @@ pub unsafe extern "C" fn advanced_pool_free(
     pool: *mut c_void,
     ptr: *mut c_void,
 ) {
-    guard((), || record_of(system, pool)?.pool.free(ptr.cast()))
+    guard_free(|| record_of(system, pool)?.pool.free(ptr.cast()))
 }
 
 /// The same as [`advanced_create_memory_pool`].
@@ -243,7 +243,7 @@ pub unsafe extern "C" fn ams_pool_free(
     pool: *mut c_void,
     ptr: *mut c_void,
 ) {
-    guard((), || record_of(system, pool)?.pool.free(ptr.cast()))
+    guard_free(|| record_of(system, pool)?.pool.free(ptr.cast()))
 }
 
 /// Changes the configuration of a pool. Live blocks stay, even beyond the new limits. False if an argument is NULL or

@@ -1,6 +1,6 @@
 //! The functions of `memory_pool.h`. A pool is a heap whose blocks have the legacy header.
 use super::legacy_types::{Block, Flag, MemoryPool, PoolConfig, SizeClass};
-use super::{guard, guard_uncancelled};
+use super::{guard, guard_free, guard_uncancelled};
 use crate::error::{Result, fail};
 use crate::heap::fast::NO_HEAP;
 use crate::heap::{DEFAULT_BLOCKS, Heap, HeapParams, HeapStatistics, SHAPES, fast, heap_of_companion};
@@ -195,7 +195,7 @@ pub unsafe extern "C" fn pool_free(pool: *mut MemoryPool, ptr: *mut c_void) {
 }
 #[cold]
 extern "C" fn free_slow(pool: *mut MemoryPool, ptr: *mut c_void) {
-    guard((), || {
+    guard_free(|| {
         // SAFETY: by the promise of `pool_free`'s caller.
         let heap = unsafe { heap_of(pool) }?;
         if let Some((instance, piece)) = tiered::made_through(heap, ptr.cast()) {

@@ -62,6 +62,17 @@ pub(crate) fn succeeds(f: impl FnOnce() -> Result<()>) -> bool {
 pub(crate) fn succeeds_uncancelled(f: impl FnOnce() -> Result<()>) -> bool {
     guard_uncancelled(false, || f().map(|()| true))
 }
+/// [`guard`] for a function that frees: errno stays as it was, as with free. Programs free what they have when a call has failed,
+/// and then tell why it has.
+pub(crate) fn guard_free(f: impl FnOnce() -> Result<()>) {
+    let before = *errno();
+    guard((), f);
+    *errno() = before;
+}
+fn errno() -> &'static mut core::ffi::c_int {
+    // SAFETY: the variable belongs to this thread, and the reference ends with the statement that takes it.
+    unsafe { &mut *libc::__errno_location() }
+}
 #[cold]
 fn panicked() -> Error {
     let failed: Result<()> = fail!(Internal, "a defect of libunimem was caught at its boundary");

@@ -8,7 +8,7 @@
 //! - Limit: `UNIMEM_MAX_SIZE` in the environment is the limit of the heap.
 //! - Errors: as for malloc, a failure is NULL with ENOMEM, and else errno stays as it was. `free` ignores and counts a pointer
 //!   that is not a live block; `realloc` returns NULL for it.
-use super::guard;
+use super::{errno, guard, guard_free};
 use crate::error::{Result, fail};
 use crate::heap::fast::NO_HEAP;
 use crate::heap::{Heap, HeapParams, MAX_ALIGNMENT, fast};
@@ -51,10 +51,6 @@ fn make() -> Result<&'static Heap> {
     Ok(heap)
 }
 
-fn errno() -> &'static mut c_int {
-    // SAFETY: the variable belongs to this thread, and the reference ends with the statement that takes it.
-    unsafe { &mut *libc::__errno_location() }
-}
 /// Runs `f`. If it fails, sets errno to ENOMEM and returns NULL; else errno stays as it was.
 fn or_no_memory(f: impl FnOnce() -> Result<*mut c_void>) -> *mut c_void {
     let before = *errno();
@@ -72,7 +68,7 @@ fn aligned(alignment: usize, size: usize) -> Result<*mut c_void> {
 /// malloc: allocates `size` bytes. A size of 0 gives a block too.
 #[unsafe(no_mangle)]
 pub extern "C" fn unimem_program_malloc(size: usize) -> *mut c_void {
-    match fast::allocate_for_malloc(ID.load(Relaxed), size) {
+    match fast::allocate_packed(ID.load(Relaxed), size) {
         Some(block) => block.as_ptr().cast(),
         None => malloc_slow(size),
     }
@@ -101,9 +97,7 @@ extern "C" fn free_slow(ptr: *mut c_void) {
     if ptr.is_null() {
         return;
     }
-    let before = *errno();
-    guard((), || heap()?.free(ptr.cast()));
-    *errno() = before;
+    guard_free(|| heap()?.free(ptr.cast()));
 }
 
 /// calloc: allocates `count` elements of `size` zeroed bytes.

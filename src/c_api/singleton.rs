@@ -1,6 +1,6 @@
 //! The functions of `memory_singleton.h`.
 use super::legacy_types::AdvancedMemorySystem;
-use super::{guard, guard_uncancelled, layouts, seam, succeeds};
+use super::{guard, guard_free, guard_uncancelled, layouts, seam, succeeds};
 use crate::error::{Result, fail};
 use crate::log::log;
 use crate::singleton;
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn safe_memory_free(system: *mut AdvancedMemorySystem, ptr
     if ptr.is_null() {
         return;
     }
-    guard((), || {
+    guard_free(|| {
         address(system)?;
         if !singleton::untrack(address(ptr)?) {
             log!(Warning, "safe_memory_free of {ptr:p}, which is not tracked, is ignored");

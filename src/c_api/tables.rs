@@ -1,7 +1,7 @@
 //! The tables of functions that C calls. The functions of a table take no instance as an argument. So each slot has
 //! functions of its own: the same code, compiled once for each slot number.
 use super::types::{memory_stats_t, unified_memory_interface_t};
-use super::{guard, guard_uncancelled, slice, store, succeeds};
+use super::{guard, guard_free, guard_uncancelled, slice, store, succeeds};
 use crate::error::{Result, fail};
 use crate::heap::{DEFAULT_ALIGNMENT, fast};
 use crate::instance::slots::{self, SLOTS};
@@ -30,12 +30,21 @@ same_places!(allocate free realloc allocate_geometric allocate_hierarchical allo
 // That is an `extern "C"` function, which does not unwind, so the fast path ends in a jump and needs no stack frame.
 unsafe extern "C" fn allocate<const SLOT: usize>(size: usize, alignment: usize) -> *mut c_void {
     if !fast::is_usual(alignment) {
-        return allocate_at(size, alignment, SLOT);
+        return allocate_packed::<SLOT>(size, alignment);
     }
     match fast::allocate(slots::heap_id(SLOT), slots::prefix(SLOT), size) {
         Some(block) => block.as_ptr().cast(),
         // Passes the default alignment, which means the same as the one given. So no register has to keep the latter.
         None => allocate_at(size, DEFAULT_ALIGNMENT, SLOT),
+    }
+}
+// A function of its own, so that the usual alignment needs fewer registers.
+#[inline(never)]
+extern "C" fn allocate_packed<const SLOT: usize>(size: usize, alignment: usize) -> *mut c_void {
+    let serves = slots::prefix(SLOT) == Some(0) && fast::is_packed(alignment);
+    match serves.then(|| fast::allocate_packed(slots::heap_id(SLOT), size)).flatten() {
+        Some(block) => block.as_ptr().cast(),
+        None => allocate_at(size, alignment, SLOT),
     }
 }
 #[cold]
@@ -52,7 +61,7 @@ unsafe extern "C" fn free<const SLOT: usize>(ptr: *mut c_void) {
 }
 #[cold]
 extern "C" fn free_at(ptr: *mut c_void, slot: usize) {
-    guard((), || slots::open_at(slot)?.free(ptr.cast()))
+    guard_free(|| slots::open_at(slot)?.free(ptr.cast()))
 }
 unsafe extern "C" fn realloc<const SLOT: usize>(ptr: *mut c_void, size: usize) -> *mut c_void {
     realloc_at(ptr, size, SLOT)

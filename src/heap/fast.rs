@@ -23,13 +23,18 @@ use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 /// An id that no heap has.
 pub const NO_HEAP: usize = usize::MAX >> 1;
-/// The alignment that malloc promises.
-const MALLOC_ALIGNMENT: usize = 16;
+/// The alignment that malloc promises, which blocks have that need not begin with a cache line.
+const PACKED_ALIGNMENT: usize = 16;
 
 /// Whether [`allocate`] serves this alignment: 0 and 64 only, as the blocks it gives out begin with a cache line anyway.
 #[inline(always)]
 pub fn is_usual(alignment: usize) -> bool {
     alignment & !DEFAULT_ALIGNMENT == 0
+}
+/// Whether [`allocate_packed`] serves this alignment: those of C's types.
+#[inline(always)]
+pub fn is_packed(alignment: usize) -> bool {
+    alignment <= PACKED_ALIGNMENT && alignment.is_power_of_two()
 }
 
 /// Allocates from the calling thread's cache of the heap with `id`, at the usual alignment. `prefix` is the number of bytes
@@ -40,9 +45,9 @@ pub fn allocate(id: usize, prefix: Option<usize>, size: usize) -> Option<NonNull
     let prefix_and_rounding = prefix.map_or(cache.prefix_and_rounding, cache::prefix_and_rounding);
     shared(cache, size, || quick_scaled_class_of_lines(size.wrapping_add(prefix_and_rounding)))
 }
-/// Allocates at malloc's alignment, from a heap without a prefix.
+/// Allocates at malloc's alignment or a lower one, from a heap without a prefix.
 #[inline(always)]
-pub fn allocate_for_malloc(id: usize, size: usize) -> Option<NonNull<u8>> {
+pub fn allocate_packed(id: usize, size: usize) -> Option<NonNull<u8>> {
     shared(cache::near(thread::existing()?, id)?, size, || quick_scaled_class_of(size))
 }
 #[inline(always)]
@@ -89,16 +94,16 @@ fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Taken> 
 /// Tries what [`allocate`] leaves over, at the cost of one more call and still without a lock. It serves:
 /// - heaps with ids from [`thread::NEAR`] on;
 /// - classes whose blocks have a span each;
-/// - malloc's alignment, in heaps without a prefix.
+/// - all alignments up to a cache line.
 ///
 /// `zeroed` says that the span is to remember how much of its only block was written to, for
 /// [`Span::take_written`](super::span::Span::take_written).
 pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) -> Option<NonNull<u8>> {
     let cache = cache::anywhere(thread::existing()?, id);
-    let room = if is_usual(alignment) {
-        size.wrapping_add(cache.prefix_and_rounding) & !(DEFAULT_ALIGNMENT - 1)
-    } else if alignment == MALLOC_ALIGNMENT && cache.is_plain() {
+    let room = if is_packed(alignment) && cache.is_plain() {
         size
+    } else if alignment <= DEFAULT_ALIGNMENT && alignment & alignment.wrapping_sub(1) == 0 {
+        size.wrapping_add(cache.prefix_and_rounding) & !(DEFAULT_ALIGNMENT - 1)
     } else {
         return None;
     };

@@ -22,6 +22,7 @@ pub mod guard;
 pub mod guarded;
 mod kept;
 mod large;
+mod leaves;
 mod lifecycle;
 mod look_up;
 mod magazine;

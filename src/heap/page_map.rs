@@ -4,13 +4,15 @@
 //! leaf needed first is static too. A block of 2 MiB or more enters one pointer for each whole huge page in place of 32 for
 //! its slices; a look-up reads these only when the slice's own entry is empty.
 //!
-//! Leaves are never unmapped, and a span record is never anything else. So any thread may look up any number at any time.
+//! Leaves are never unmapped, and a span record is never anything else. So any thread may look up any number at any time:
+//! leaves.rs has the protocol, and its model.
+use super::leaves::{First, enter, found};
 use super::size_class::{CLASS_SCALE, Class, SLICE};
 use super::span::Span;
 use crate::os::in_register;
 use crate::os::map::{self, HUGE_PAGE};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 
 /// Bits of a user address that the system hands out unless asked for more: aarch64 kernels map from the top of 48 bits down.
 const ADDRESS_BITS: u32 = if cfg!(target_arch = "x86_64") { 47 } else { 48 };
@@ -30,25 +32,20 @@ static ROOT: [AtomicPtr<Leaf>; 1 << (ADDRESS_BITS - LEAF_BITS)] =
 
 /// The leaf for the 16 GiB that are used first. Most programs need no other. A look-up there needs no pointer to the leaf.
 struct FirstLeaf {
-    /// Where these 16 GiB begin.
-    start: AtomicUsize,
+    range: First,
     leaf: Leaf,
 }
 static FIRST_LEAF: FirstLeaf = FirstLeaf {
-    start: AtomicUsize::new(NOWHERE),
+    range: First::new(),
     leaf: Leaf {
         slices: [const { AtomicPtr::new(null_mut()) }; SLICES],
         scaled_classes: [const { AtomicU32::new(0) }; SLICES],
         huge_pages: [const { AtomicPtr::new(null_mut()) }; HUGE_PAGES],
     },
 };
-/// Start of the first leaf while no leaf is needed. It is zero, so that the static takes no room in the file. Until a start
-/// is set, the fast path looks up addresses in the lowest 16 GiB there and finds nothing; slow paths find them through the
-/// root.
-const NOWHERE: usize = 0;
 
 fn leaf(address: usize) -> Option<&'static Leaf> {
-    let leaf = ROOT.get(address >> LEAF_BITS)?.load(Acquire);
+    let leaf = found(ROOT.get(address >> LEAF_BITS)?);
     // SAFETY: a leaf is complete before it is published, and it stays mapped for ever.
     unsafe { leaf.as_ref() }
 }
@@ -56,7 +53,7 @@ fn leaf(address: usize) -> Option<&'static Leaf> {
 /// The span whose memory `address` lies in.
 pub fn span_of(address: usize) -> Option<&'static Span> {
     let leaf = leaf(address)?;
-    let span = leaf.slices[address % COVERED / SLICE].load(Acquire);
+    let span = found(&leaf.slices[address % COVERED / SLICE]);
     // SAFETY: entries are null or point at a span record, which is never unmapped.
     match unsafe { span.as_ref() } {
         None => huge_span_of(leaf, address),
@@ -67,19 +64,19 @@ pub fn span_of(address: usize) -> Option<&'static Span> {
 #[inline(always)]
 pub fn blocks_of(address: usize) -> Option<(&'static Span, usize)> {
     let first_leaf = in_register(&FIRST_LEAF);
-    let offset = address.wrapping_sub(first_leaf.start.load(Relaxed));
+    let offset = first_leaf.range.offset_of(address);
     let (leaf, slice) = match offset < COVERED {
         true => (&first_leaf.leaf, offset / SLICE),
         false => (leaf(address)?, address % COVERED / SLICE),
     };
     // SAFETY: entries are null or point at a span record, which is never unmapped.
-    let span = unsafe { leaf.slices[slice].load(Acquire).as_ref() }?;
+    let span = unsafe { found(&leaf.slices[slice]).as_ref() }?;
     Some((span, leaf.scaled_classes[slice].load(Relaxed) as usize))
 }
 #[cold]
 fn huge_span_of(leaf: &'static Leaf, address: usize) -> Option<&'static Span> {
     // SAFETY: entries are null or point at a span record, which is never unmapped.
-    unsafe { leaf.huge_pages[address % COVERED / HUGE_PAGE].load(Acquire).as_ref() }
+    unsafe { found(&leaf.huge_pages[address % COVERED / HUGE_PAGE]).as_ref() }
 }
 
 /// Makes sure that [`insert`] cannot fail for the range or any part of it. False when memory is short.
@@ -87,26 +84,16 @@ pub fn make_ready(start: usize, end: usize) -> bool {
     if end > 1 << ADDRESS_BITS {
         return false;
     }
+    let length = map::round_to_page(size_of::<Leaf>());
+    // Zero bytes are null pointers, so the fresh mapping is an empty leaf.
+    let make = || map::map(length, map::PAGE, 0).map(|leaf| leaf as *mut Leaf);
+    // SAFETY: no other thread has seen this mapping.
+    let drop = |leaf: *mut Leaf| unsafe { map::unmap(leaf as usize, length) };
+    let leaves = [null_mut(), core::ptr::from_ref(&FIRST_LEAF.leaf).cast_mut()];
     let first = start >> LEAF_BITS;
-    for (index, root) in (first..).zip(&ROOT[first..=(end - 1) >> LEAF_BITS]) {
-        if !root.load(Acquire).is_null() {
-            continue;
-        }
-        let start = index * COVERED;
-        let claimed = FIRST_LEAF.start.compare_exchange(NOWHERE, start, Relaxed, Relaxed);
-        if start != NOWHERE && (claimed.is_ok() || claimed == Err(start)) {
-            root.store(core::ptr::from_ref(&FIRST_LEAF.leaf).cast_mut(), Release);
-            continue;
-        }
-        let length = map::round_to_page(size_of::<Leaf>());
-        let Some(fresh) = map::map(length, map::PAGE, 0) else { return false };
-        // Zero bytes are null pointers, so the fresh mapping is an empty leaf.
-        if root.compare_exchange(null_mut(), fresh as *mut Leaf, AcqRel, Acquire).is_err() {
-            // SAFETY: another thread stored its leaf first, so nobody has seen this mapping.
-            unsafe { map::unmap(fresh, length) };
-        }
-    }
-    true
+    (first..)
+        .zip(&ROOT[first..=(end - 1) >> LEAF_BITS])
+        .all(|(index, root)| FIRST_LEAF.range.make_ready(root, leaves, [index, index * COVERED], make, drop))
 }
 
 fn set(start: usize, end: usize, span: *mut Span, class: Class) {
@@ -115,11 +102,11 @@ fn set(start: usize, end: usize, span: *mut Span, class: Class) {
         let leaf = leaf(address).expect("leaves were made");
         let within = address % COVERED;
         if address.is_multiple_of(HUGE_PAGE) && end - address >= HUGE_PAGE {
-            leaf.huge_pages[within / HUGE_PAGE].store(span, Release);
+            enter(&leaf.huge_pages[within / HUGE_PAGE], span);
             address += HUGE_PAGE;
         } else {
             leaf.scaled_classes[within / SLICE].store((class as usize * CLASS_SCALE) as u32, Relaxed);
-            leaf.slices[within / SLICE].store(span, Release);
+            enter(&leaf.slices[within / SLICE], span);
             address += SLICE;
         }
     }

@@ -6,38 +6,15 @@
 //!
 //! The second half takes two fences, which are instructions on processors that let stores and loads overtake each other,
 //! and none on x86-64. The model at the end of this file tries all that such a processor may do.
-use core::sync::atomic::{AtomicU32, Ordering, Ordering::*};
-
-/// An atomic number and the fence that goes with it: the real ones, or the model checker's.
-pub trait Number {
-    /// As atomics do.
-    fn load(&self, order: Ordering) -> u32;
-    /// As atomics do.
-    fn store(&self, value: u32, order: Ordering);
-    /// As the function of that name.
-    fn fence(order: Ordering);
-}
-impl Number for AtomicU32 {
-    #[inline(always)]
-    fn load(&self, order: Ordering) -> u32 {
-        self.load(order)
-    }
-    #[inline(always)]
-    fn store(&self, value: u32, order: Ordering) {
-        self.store(value, order);
-    }
-    #[inline(always)]
-    fn fence(order: Ordering) {
-        core::sync::atomic::fence(order);
-    }
-}
+use crate::os::atomic::Atomic;
+use core::sync::atomic::{AtomicU32, Ordering::*};
 
 /// See the module's comment. Zero bytes are the number 0.
 #[derive(Default)]
 #[repr(transparent)]
 pub struct Sequence<A = AtomicU32>(A);
 
-impl<A: Number> Sequence<A> {
+impl<A: Atomic<Value = u32>> Sequence<A> {
     /// The number.
     #[inline(always)]
     pub fn number(&self) -> u32 {
@@ -66,18 +43,6 @@ mod model {
     use super::*;
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicU32;
-
-    impl Number for AtomicU32 {
-        fn load(&self, order: Ordering) -> u32 {
-            self.load(order)
-        }
-        fn store(&self, value: u32, order: Ordering) {
-            self.store(value, order);
-        }
-        fn fence(order: Ordering) {
-            loom::sync::atomic::fence(order);
-        }
-    }
 
     /// Two words that belong together.
     struct Pair([AtomicU32; 2]);

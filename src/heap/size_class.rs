@@ -90,8 +90,13 @@ const fn shape(stride: usize, aligned: bool) -> Shape {
         256..2048 => 4,
         _ => 8,
     };
-    let natural = 1 << stride.trailing_zeros();
-    let alignment = if aligned || natural < DEFAULT_ALIGNMENT { natural } else { DEFAULT_ALIGNMENT };
+    // Who asks for 32 bytes gets whole cache lines. So blocks that are not were asked for with at most a granule's alignment,
+    // and when one moves it need not become whole cache lines because it happened to lie at a multiple of 32.
+    let alignment = match (aligned, stride.is_multiple_of(DEFAULT_ALIGNMENT)) {
+        (true, _) => stride,
+        (false, true) => DEFAULT_ALIGNMENT,
+        (false, false) => GRANULE,
+    };
     Shape {
         stride: stride as u32,
         slices,

@@ -5,12 +5,26 @@
 //! - A caller must not use an instance while another thread closes it; that is not checked. Closing it twice is checked
 //!   and refused. It happens easily: when two owners both clean up, or when a program's callback is told of the leaks
 //!   and closes the instance again.
+//!
+//! # Protocol
+//! A [`Slot`] has two words.
+//!
+//! | word | changes | by |
+//! | --- | --- | --- |
+//! | the instance | from null to an instance that is complete | whoever has the lock |
+//! | | back to null | whoever has the lock, and has begun to close it |
+//! | whether it is being closed | to true | one thread at a time, without the lock |
+//! | | to false | that thread, under the lock, when the instance has left the slot |
+//!
+//! So a thread that begins to close a slot finds there what the last one that did so has left: nothing, or the next instance.
+//! The model at the end of this file tries all interleavings.
 use super::config::Config;
 use super::{Instance, Whole};
 use crate::error::{Result, fail};
 use crate::heap::fast::NO_HEAP;
 use crate::heap::{Heap, HeapParams, RESERVED, debug};
 use crate::log::{QuietGuard, lock_quietly};
+use crate::os::atomic::Atomic;
 use crate::os::lock::Mutex;
 use crate::os::{fork, fork::AtFork, records::Records};
 use allocator_api2::boxed::Box;
@@ -25,9 +39,36 @@ pub const GLOBAL: usize = 0;
 const OPENED: core::ops::Range<usize> = 1..RESERVED;
 const ADOPTED: core::ops::Range<usize> = RESERVED..SLOTS;
 
-/// Whether the instance of a slot is being closed.
-static CLOSING: [AtomicBool; SLOTS] = [const { AtomicBool::new(false) }; SLOTS];
-static INSTANCES: [AtomicPtr<Instance>; SLOTS] = [const { AtomicPtr::new(null_mut()) }; SLOTS];
+/// See the module's comment.
+struct Slot<P = AtomicPtr<Instance>, B = AtomicBool> {
+    instance: P,
+    is_closing: B,
+}
+impl<T, P: Atomic<Value = *mut T>, B: Atomic<Value = bool>> Slot<P, B> {
+    /// The instance, or null.
+    #[inline(always)]
+    fn get(&self) -> *mut T {
+        self.instance.load(Acquire)
+    }
+    /// Puts an instance that is complete into the slot, which is empty. The lock is held.
+    fn put(&self, instance: *mut T) {
+        self.instance.store(instance, Release);
+    }
+    /// Takes the instance out. The lock is held, and orders this.
+    fn take(&self) -> *mut T {
+        self.instance.swap(null_mut(), Relaxed)
+    }
+    /// Whether the caller may close what is in the slot, as nobody else does.
+    fn begin_closing(&self) -> bool {
+        !self.is_closing.swap(true, Acquire)
+    }
+    /// Ends what [`Slot::begin_closing`] began. The lock is held.
+    fn end_closing(&self) {
+        self.is_closing.store(false, Release);
+    }
+}
+static ALL: [Slot; SLOTS] =
+    [const { Slot { instance: AtomicPtr::new(null_mut()), is_closing: AtomicBool::new(false) } }; SLOTS];
 /// Ids of the heaps in the slots of pools and systems.
 static HEAP_IDS: [AtomicUsize; SLOTS - RESERVED] = [const { AtomicUsize::new(NO_HEAP) }; SLOTS - RESERVED];
 /// A bit that is set in such an id while the heap is guarding (heap/guarded.rs). Fast paths know no heap with that number.
@@ -58,7 +99,7 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
     parent: unlock,
     child: || {
         // The parent's other threads do not exist here, so the instances that they were closing stay open.
-        CLOSING.iter().for_each(|closing| closing.store(false, Relaxed));
+        ALL.iter().for_each(Slot::end_closing);
         unlock();
     },
 };
@@ -85,7 +126,7 @@ fn all() -> impl Iterator<Item = &'static Instance> {
 #[inline(always)]
 pub fn get(slot: usize) -> Option<&'static Instance> {
     // SAFETY: an instance lives until it is closed, and the contract forbids closing it while it is in use.
-    unsafe { INSTANCES[slot].load(Acquire).as_ref() }
+    unsafe { ALL[slot].get().as_ref() }
 }
 /// The instance in a slot, or the error for one that is closed.
 #[inline(always)]
@@ -108,7 +149,7 @@ fn put(
         return fail!(OutOfMemory, "no memory for an instance");
     };
     let instance = Box::leak(instance);
-    INSTANCES[slot].store(instance, Release);
+    ALL[slot].put(instance);
     if slot >= RESERVED {
         note_id(slot, heap);
     }
@@ -205,7 +246,7 @@ pub fn disown(heap: &'static Heap) {
     }
     let _lock = lock();
     // SAFETY: `put` stored it there as a box. The owner of the heap promises that nobody uses it any more.
-    let instance = unsafe { Box::from_raw_in(INSTANCES[slot].swap(null_mut(), AcqRel), Records) };
+    let instance = unsafe { Box::from_raw_in(ALL[slot].take(), Records) };
     instance.tiered.clear();
     HEAP_IDS[slot - RESERVED].store(NO_HEAP, Relaxed);
 }
@@ -219,7 +260,7 @@ pub fn close(slot: usize) -> Result<usize> {
             "the global instance, and those of pools and systems, are not closed by hand"
         );
     }
-    if CLOSING[slot].swap(true, AcqRel) {
+    if !ALL[slot].begin_closing() {
         return fail!(InvalidArgument, "the instance is being closed already");
     }
     let leaks = open_at(slot).map(|instance| {
@@ -231,18 +272,126 @@ pub fn close(slot: usize) -> Result<usize> {
     });
     let _lock = lock();
     let instance = match leaks {
-        Ok(_) => INSTANCES[slot].swap(null_mut(), AcqRel),
+        Ok(_) => ALL[slot].take(),
         Err(_) => null_mut(),
     };
     // After the instance has left the slot, and under the lock: the next instance there may be closed as soon as it is
     // open.
-    CLOSING[slot].store(false, Release);
+    ALL[slot].end_closing();
     let leaks = leaks?;
-    // SAFETY: `put` stored it there as a box. It was open, and `CLOSING` excluded other threads that close it. The
+    // SAFETY: `put` stored it there as a box. It was open, and no other thread was closing it. The
     // contract forbids using it meanwhile.
     let instance = unsafe { Box::from_raw_in(instance, Records) };
     instance.foreign.clear();
     instance.tiered.clear();
     instance.heap.destroy_told();
     Ok(leaks)
+}
+
+#[cfg(test)]
+mod model {
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::sync::atomic::{AtomicBool, AtomicPtr};
+    use loom::sync::{Arc, Mutex};
+
+    /// An instance. The checker complains of whoever reads it before it is complete, or while it ends.
+    struct Instance(UnsafeCell<State>);
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum State {
+        ToBeMade,
+        Open,
+        Ended,
+    }
+    impl Instance {
+        fn state(&self) -> State {
+            // SAFETY: the checker sees to it that nobody writes meanwhile.
+            self.0.with(|state| unsafe { *state })
+        }
+        fn change(&self, from: State, to: State) {
+            assert_eq!(self.state(), from);
+            // SAFETY: as above.
+            self.0.with_mut(|state| unsafe { *state = to });
+        }
+    }
+    struct Model {
+        slot: Slot<AtomicPtr<Instance>, AtomicBool>,
+        /// How many of the instances were made.
+        lock: Mutex<usize>,
+        instances: [Instance; 3],
+    }
+    impl Model {
+        fn get(&self) -> Option<&Instance> {
+            // SAFETY: null, or an instance of this model.
+            unsafe { self.slot.get().as_ref() }
+        }
+        /// Makes an instance if the slot is empty, as `global` and `open` do.
+        fn open(&self) -> Option<&Instance> {
+            let mut made = self.lock.lock().unwrap();
+            if self.get().is_some() {
+                return None;
+            }
+            let instance = &self.instances[*made];
+            *made += 1;
+            instance.change(State::ToBeMade, State::Open);
+            self.slot.put(core::ptr::from_ref(instance).cast_mut());
+            Some(instance)
+        }
+        /// As the function of that name. Whether there was something to close.
+        fn close(&self) -> bool {
+            if !self.slot.begin_closing() {
+                return false;
+            }
+            let found = self.get().is_some_and(|instance| instance.state() == State::Open);
+            let lock = self.lock.lock().unwrap();
+            let instance = if found { self.slot.take() } else { null_mut() };
+            self.slot.end_closing();
+            drop(lock);
+            // SAFETY: null, or an instance of this model.
+            if let Some(instance) = unsafe { instance.as_ref() } {
+                instance.change(State::Open, State::Ended);
+            }
+            found
+        }
+    }
+    fn explore(beside: fn(&Model), here: fn(&Model), end: fn(&Model)) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(move || {
+            let model = Arc::new(Model {
+                slot: Slot { instance: AtomicPtr::new(null_mut()), is_closing: AtomicBool::new(false) },
+                lock: Mutex::new(0),
+                instances: [0; 3].map(|_| Instance(UnsafeCell::new(State::ToBeMade))),
+            });
+            let other = model.clone();
+            let thread = loom::thread::spawn(move || beside(&other));
+            here(&model);
+            thread.join().unwrap();
+            end(&model);
+        });
+    }
+
+    #[test]
+    fn threads_that_come_first_find_one_global_instance() {
+        let use_global = |model: &Model| {
+            let instance = model.get().or_else(|| model.open()).or_else(|| model.get());
+            assert_eq!(instance.expect("one of the two made it").state(), State::Open);
+        };
+        explore(use_global, use_global, |model| assert_eq!(*model.lock.lock().unwrap(), 1));
+    }
+    #[test]
+    fn owners_may_close_at_once_and_the_slot_serves_the_next() {
+        let close_and_open = |model: &Model| {
+            model.open();
+            model.close();
+            model.open();
+        };
+        let end = |model: &Model| {
+            let made = *model.lock.lock().unwrap();
+            let open = model.instances.iter().filter(|instance| instance.state() == State::Open).count();
+            let ended = model.instances.iter().filter(|instance| instance.state() == State::Ended).count();
+            assert_eq!((open, ended), (usize::from(model.get().is_some()), made - open));
+        };
+        explore(close_and_open, |model| _ = model.close(), end);
+    }
 }

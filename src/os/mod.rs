@@ -1,5 +1,6 @@
 //! The operating system: mapped memory, locks, threads, fork. Only this layer makes system calls. All of them that can fail
 //! are in one file, `system`, where tests make them fail.
+pub mod atomic;
 pub mod environment;
 pub mod errno;
 #[cfg(debug_assertions)]

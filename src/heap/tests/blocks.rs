@@ -15,6 +15,38 @@ fn peak_is_exact_with_one_thread() {
     heap.destroy();
 }
 
+/// The alignments of C's types and of vectors are as quick as the usual one.
+#[test]
+fn no_lower_alignment_takes_the_slow_path() {
+    for prefix in [0, 128] {
+        let heap = Heap::create(&HeapParams { prefix, ..HeapParams::default() }).unwrap();
+        for alignment in [0, 1, 2, 4, 8, 16, 32, 64] {
+            for size in [1, 40, 96, 1000, 20_000, 40_000] {
+                heap.free(heap.allocate(size, alignment).unwrap().as_ptr()).unwrap();
+                let block = heap.allocate_quickly(size, alignment, false).expect("a hit");
+                assert!((block.as_ptr() as usize).is_multiple_of(alignment.max(1)));
+                heap.free(block.as_ptr()).unwrap();
+            }
+        }
+        heap.destroy();
+    }
+}
+/// Nothing is known of what was asked for but the class. A block of 96 bytes that lies at a multiple of 32 need not become
+/// whole cache lines when it grows.
+#[test]
+fn blocks_that_grow_stay_packed() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    for (size, grown, capacity) in [(30, 48, 48), (96, 110, 112), (40, 80, 80)] {
+        let block = heap.allocate(size, 16).unwrap();
+        let moved = heap.reallocate(block.as_ptr(), grown).unwrap();
+        assert_eq!(heap.block(moved.as_ptr()).unwrap().capacity, capacity);
+        let aligned = heap.allocate(size, 32).unwrap();
+        let moved = heap.reallocate(aligned.as_ptr(), grown).unwrap();
+        assert!((moved.as_ptr() as usize).is_multiple_of(32));
+    }
+    heap.destroy();
+}
+
 #[test]
 fn attributes_follow_the_block() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
