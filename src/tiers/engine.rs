@@ -119,12 +119,23 @@ impl Engine {
     }
     /// Begins a piece of a slab (slab.rs), in a new slab if it needs one. To be called inside the gate.
     pub(super) fn begin_part(self: &Arc<Self>, params: &Params) -> Result<(Arc<Region>, usize)> {
-        if let Some(begun) = self.begin_in_slabs(params)? {
-            return Ok(begun);
-        }
+        params.length()?;
+        let mut closed = Vec::new();
+        let begun = self.begin_in_slabs(params, &mut closed);
+        let begun = begun.unwrap_or_else(|| self.begin_in_new_slab(params, &mut closed));
+        // Not while `arrangement` is held.
+        closed.iter().for_each(|region| _ = self.free_inside(region));
+        begun
+    }
+    fn begin_in_new_slab(
+        self: &Arc<Self>,
+        params: &Params,
+        closed: &mut Vec<Arc<Region>>,
+    ) -> Result<(Arc<Region>, usize)> {
+        sync_points::pass(SyncPoint::NoChunkFree);
         let _arrangement = self.arrangement.lock();
-        if let Some(begun) = self.begin_in_slabs(params)? {
-            return Ok(begun); // another thread has made a slab
+        if let Some(begun) = self.begin_in_slabs(params, closed) {
+            return begun; // another thread has made a slab
         }
         let mut first = None;
         let region = self.make(|| {
@@ -136,19 +147,26 @@ impl Engine {
         })?;
         first.map(|index| (region, index)).ok_or(Error::Internal)
     }
-    fn begin_in_slabs(self: &Arc<Self>, params: &Params) -> Result<Option<(Arc<Region>, usize)>> {
+    /// Begins a piece in one of the slabs. None if they have no free chunk, and an error if there is no room for any that they
+    /// have. Adds to `closed` the slabs that have no piece any more, which the caller frees.
+    fn begin_in_slabs(
+        &self,
+        params: &Params,
+        closed: &mut Vec<Arc<Region>>,
+    ) -> Option<Result<(Arc<Region>, usize)>> {
+        let mut failed = None;
         for region in self.regions().iter().rev().filter(|region| is_slab_for(region, params)) {
-            let begun = region.begin_part(params.size).inspect_err(|_| {
-                // The other pieces may have been ended meanwhile.
-                if region.slab().is_some_and(Slab::is_closed) {
-                    self.free_inside(region);
-                }
-            })?;
-            if let Some(index) = begun {
-                return Ok(Some((region.clone(), index)));
+            match region.begin_part(params.size) {
+                Ok(Some(index)) => return Some(Ok((region.clone(), index))),
+                Ok(None) => continue,
+                Err(error) => failed = Some(Err(error)), // another may have room
+            }
+            // The other pieces may have been ended while this one had its chunk.
+            if region.slab().is_some_and(Slab::is_closed) {
+                closed.push(region.clone());
             }
         }
-        Ok(None)
+        failed
     }
     /// Makes a region known. If `reserve` fails, all is as before. Only while `arrangement` is held.
     fn make(self: &Arc<Self>, reserve: impl FnOnce() -> Result<Region>) -> Result<Arc<Region>> {
@@ -280,12 +298,9 @@ impl Engine {
         let before = self.account.reservation();
         make().inspect_err(|_| self.account.restore_reservation(before))
     }
-    /// Frees all regions, and returns how many there were. The engine can be used again.
-    pub fn clear(&self) -> usize {
-        let _inside = gate::enter();
-        let all = self.regions();
-        all.iter().for_each(|region| _ = self.free_inside(region));
-        all.len()
+    /// Frees all pieces. The engine can be used again.
+    pub fn clear(&self) {
+        self.pieces().iter().for_each(|piece| _ = self.free(piece));
     }
 
     /// Gives back the pages that are held for chunks to come. Returns how many bytes.
@@ -416,9 +431,10 @@ impl Engine {
         self.waiting.starve(seen, || region.is_leaving())
     }
 }
-/// Whether a region is a slab for pieces with these parameters.
+/// Whether a region is a slab in which pieces with these parameters may begin.
 fn is_slab_for(region: &Region, params: &Params) -> bool {
-    region.slab().is_some() && region.chunk_size() == params.chunk && region.policy() == params.policy
+    let fits = region.chunk_size() == params.chunk && region.policy() == params.policy;
+    region.slab().is_some() && fits && !region.is_forbidden()
 }
 impl Drop for Engine {
     fn drop(&mut self) {

@@ -106,7 +106,7 @@ pub struct Params {
 }
 impl Params {
     /// Bytes of all chunks, the last one counted whole. Fails with InvalidArgument.
-    fn length(&self) -> Result<usize> {
+    pub(super) fn length(&self) -> Result<usize> {
         let Params { size, chunk, policy } = *self;
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
@@ -138,7 +138,6 @@ impl Region {
     }
     /// Reserves a slab for pieces with these parameters. `slabs`: how many there are already.
     pub(super) fn reserve_slab(engine: &Arc<Engine>, params: &Params, slabs: usize) -> Result<Region> {
-        params.length()?;
         let capacities = [slab::capacity(slabs, params.chunk), 1];
         Region::reserve_as(engine, params, capacities, true)
     }

@@ -2,7 +2,7 @@
 //!
 //! A region takes mappings of the process, a page of records, and a place in lists that are copied when they change. A
 //! program may have millions of tensors that fit one chunk. So each of these is a chunk of a slab, beside others of the
-//! same chunk size and policy. To the engine a slab is a region whose chunks are used in no order.
+//! same chunk size and policy. To the engine a slab is a region.
 //!
 //! # Protocol
 //! A chunk of a slab is free, or a piece. Its word tells the size of the piece; 0: none.
@@ -19,6 +19,7 @@ use super::mapping::{Advice, Mapping, Protection, advise};
 use super::region::{Params, Region};
 use super::residency::Counters;
 use super::spill_space::disk_error;
+use super::sync_points::{self, SyncPoint};
 use super::workspace;
 use crate::error::{Result, fail};
 use crate::os::lock::Mutex;
@@ -198,6 +199,7 @@ impl Region {
     pub(super) fn begin_part(&self, size: usize) -> Result<Option<usize>> {
         let Some(slab) = self.slab() else { return Ok(None) };
         let Some(index) = slab.take(|bytes| self.charge_more_records(bytes))? else { return Ok(None) };
+        sync_points::pass(SyncPoint::ChunkTaken);
         self.make_room_for(index).inspect_err(|_| _ = slab.give_back(index))?;
         slab.begin(index, size);
         Ok(Some(index))
@@ -225,9 +227,12 @@ impl Region {
     /// Drops what an ended piece held, and makes its chunk free. Returns true if no piece is left: the caller frees the
     /// region then.
     pub(super) fn give_back_part(&self, index: usize) -> bool {
+        sync_points::pass(SyncPoint::PieceEnded);
         self.forget(Claimant::Anybody, index);
         self.shorten_by(self.chunk_size());
-        self.slab().is_some_and(|slab| slab.give_back(index))
+        let last = self.slab().is_some_and(|slab| slab.give_back(index));
+        sync_points::pass(SyncPoint::ChunkFree);
+        last
     }
     fn shorten_by(&self, bytes: usize) {
         self.extent.fetch_sub(bytes, Relaxed);

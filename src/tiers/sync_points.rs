@@ -38,6 +38,14 @@ pub enum SyncPoint {
     TailAcquired,
     /// A chunk that is read ahead is claimed, and about to be given a slot.
     Staging,
+    /// No slab has a free chunk for a new piece, and the thread is about to make one.
+    NoChunkFree,
+    /// A free chunk of a slab is taken for a piece, and there is no room for it yet.
+    ChunkTaken,
+    /// A piece of a slab is ended, but its contents are still there.
+    PieceEnded,
+    /// The chunk of a piece that was ended is free.
+    ChunkFree,
 }
 
 #[cfg(not(test))]

@@ -9,6 +9,26 @@ const CHUNK: usize = 4096;
 fn piece(engine: &Arc<Engine>) -> Result<Piece, Error> {
     engine.allocate(&Params { size: CHUNK - 100, chunk: CHUNK, policy: Policy::Streaming })
 }
+/// What another thread does meanwhile.
+fn elsewhere<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    let thread = std::thread::spawn(move || {
+        look_on();
+        work()
+    });
+    thread.join().unwrap()
+}
+/// A piece whose contents are on disk.
+fn stored(engine: &Arc<Engine>) -> Piece {
+    let piece = piece(engine).unwrap();
+    (0..).zip(words(&piece)).for_each(|(i, word)| word.store(mix(i), Relaxed));
+    piece.advise(Advice::DontNeed);
+    assert_eq!(piece.word(index(&piece)).phase(), Phase::Stored);
+    piece
+}
+/// A piece's chunk.
+fn index(piece: &Piece) -> usize {
+    piece.index_of(piece.start()).unwrap()
+}
 
 #[test]
 fn slabs_come_and_go_with_their_pieces() {
@@ -120,6 +140,10 @@ fn what_there_is_no_room_for_leaves_nothing() {
         others.iter().for_each(|piece| assert!(engine.free(piece)));
     }
     assert_eq!(budget.used.load(SeqCst), 0);
+    let live = piece(&engine).unwrap();
+    let nothing = Params { size: 0, chunk: CHUNK, policy: Policy::Streaming };
+    assert_eq!(engine.allocate(&nothing).err(), Some(Error::InvalidArgument));
+    assert!(engine.free(&live));
     // One chunk and a page of records fit, but not two chunks beside that.
     let engine = Fixed::new(2 * CHUNK).engine(serving().next().unwrap());
     let only = piece(&engine).unwrap();
@@ -151,5 +175,76 @@ fn a_piece_that_cannot_move_to_grow_is_as_it_was() {
         assert!(words(&grown)[4..].iter().all(|word| word.load(Relaxed) == 0));
         assert!(!engine.free(&grows) && engine.free(&grown));
         assert_eq!(budget.used.load(SeqCst), 0);
+    }
+}
+
+#[test]
+fn a_slab_ends_while_another_piece_fails_to_begin_in_it() {
+    look_on();
+    let budget = Fixed::new(1 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    ends(move || {
+        // Another thread makes a slab just before this one does, and gives it up while this one finds no room there.
+        let (others, taken) = (engine.clone(), budget.clone());
+        at(SyncPoint::NoChunkFree, move || {
+            let engine = others.clone();
+            let other = elsewhere(move || piece(&engine).unwrap());
+            at(SyncPoint::ChunkTaken, move || {
+                elsewhere(move || assert!(others.free(&other)));
+                while taken.try_charge(4096) {}
+            });
+        });
+        assert_eq!(piece(&engine).err(), Some(Error::OutOfMemory));
+        assert_eq!((engine.regions().len(), engine.held()), (0, 0));
+    });
+}
+
+#[test]
+fn a_piece_is_freed_while_all_are() {
+    look_on();
+    let budget = Fixed::new(1 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    ends(move || {
+        let [freed, _other] = [0, 1].map(|_| stored(&engine));
+        let all = engine.clone();
+        at(SyncPoint::PieceEnded, move || elsewhere(move || all.clear()));
+        assert!(engine.free(&freed));
+        assert_eq!((engine.regions().len(), engine.held()), (0, 0));
+        drop((freed, _other));
+        assert_eq!(budget.used.load(SeqCst), 0);
+    });
+}
+
+#[test]
+fn a_piece_begins_where_there_is_room_for_it() {
+    look_on();
+    let budget = Fixed::new(1 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    let first = piece(&engine).unwrap();
+    let others: Vec<_> = (0..64).map(|_| piece(&engine).unwrap()).collect();
+    assert_eq!(engine.regions().len(), 2);
+    assert!(engine.free(&first));
+    while budget.try_charge(4096) {}
+    // In the other slab a chunk that was not used so far may need another page of records.
+    let last: Vec<_> = core::iter::from_fn(|| piece(&engine).ok()).take(100).collect();
+    assert!(last.len() < 100 && last.iter().any(|piece| piece.start() == first.start()));
+    others.iter().chain(&last).for_each(|piece| assert!(engine.free(piece)));
+    assert_eq!(engine.held(), 0);
+}
+
+#[test]
+fn no_piece_begins_where_faults_are_not_served() {
+    look_on();
+    for mechanism in serving() {
+        let engine = Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap();
+        let first = piece(&engine).unwrap();
+        {
+            let _inside = gate::enter();
+            first.forbid();
+        }
+        let next = piece(&engine).unwrap();
+        assert!(first.is_forbidden() && !next.is_forbidden(), "{mechanism:?}");
+        words(&next)[0].store(1, Relaxed);
+        assert!(engine.free(&first) && engine.free(&next) && engine.held() == 0);
     }
 }
