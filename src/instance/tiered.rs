@@ -224,12 +224,13 @@ impl Instance {
         let size = piece.size();
         tracked::ended(piece.start());
         regions::ends(piece.start());
+        // First, because another piece may begin there as soon as this one is freed.
+        recording::freed(piece.start());
+        freed::note(piece.start());
         if !piece.engine().free(piece) {
             self.heap.count_refused();
             return fail!(DoubleFree, "the memory at {:#x} is being freed already", piece.start());
         }
-        recording::freed(piece.start());
-        freed::note(piece.start());
         self.heap.uncount_region(size)
     }
     /// Changes the size of a piece. On failure the piece is untouched.
@@ -244,9 +245,9 @@ impl Instance {
         }
         // Makes now what counting needs, because counting must not fail once the piece may have moved.
         self.heap.recount_region(0, 0)?;
-        let before = piece.start();
+        let (from, before) = (piece, piece.start());
         let traced = regions::ends(before);
-        let resized = piece.engine().resize(piece, size);
+        let resized = from.engine().resize(from, size);
         let piece = resized.inspect_err(|_| regions::stays(before, traced))?;
         if size < old && debug::guards_are_on() {
             // What the program wrote there before it gave up these bytes is not an overrun.
@@ -254,6 +255,9 @@ impl Instance {
         }
         tracked::moved(before, piece.start(), size);
         recording::freed(before);
+        if piece.start() != before {
+            from.engine().free(from);
+        }
         freed::forget(piece.start());
         regions::made(self.heap, piece.start(), size);
         piece.record_allocation();
@@ -330,6 +334,7 @@ mod tests {
     use super::*;
     use crate::instance::config::Config;
     use crate::tiers::fill::Access;
+    use crate::tiers::sync_points::{SyncPoint, at};
     use crate::tiers::tests::beside_others;
 
     /// An instance with a limit, a piece much larger than that, and the piece.
@@ -383,6 +388,38 @@ mod tests {
         assert!(!instance.can_allocate(limit / 4 * 3));
         let grown = instance.reallocate(block.as_ptr(), limit / 4 * 3).unwrap().unwrap();
         close(slot, instance, grown, piece);
+    }
+    /// A small piece, whose place is another's as soon as it is free.
+    #[test]
+    fn what_is_known_of_a_piece_is_forgotten_before_another_is_in_its_place() {
+        let slot = slots::open(Config::default()).unwrap();
+        let instance = slots::open_at(slot).unwrap();
+        let allocate = || instance.allocate_streaming(100, 0).unwrap().as_ptr() as usize;
+        let kept = allocate();
+        for grows in [true, false] {
+            let first = allocate();
+            let piece = piece_at(first as *const u8).unwrap();
+            let (tell, told) = std::sync::mpsc::channel();
+            at(SyncPoint::ChunkFree, move || {
+                let other = std::thread::spawn(move || {
+                    let next = instance.allocate_streaming(100, 0).unwrap().as_ptr() as usize;
+                    tracked::INSTANCES.track(next, next).unwrap();
+                    next
+                });
+                tell.send(other.join().unwrap()).unwrap();
+            });
+            if grows {
+                let grown = instance.reallocate_piece(&piece, 10 * PAGE).unwrap();
+                instance.free_piece(&piece_at(grown.as_ptr()).unwrap()).unwrap();
+            } else {
+                instance.free_piece(&piece).unwrap();
+            }
+            assert_eq!(told.recv(), Ok(first));
+            assert!(tracked::INSTANCES.is_tracked(first) && !freed::lately(first), "grows: {grows}");
+            instance.free_piece(&piece_at(first as *const u8).unwrap()).unwrap();
+        }
+        instance.free_piece(&piece_at(kept as *const u8).unwrap()).unwrap();
+        assert_eq!(slots::close(slot), Ok(0));
     }
     /// Two threads that free one piece at the same moment.
     #[test]

@@ -249,31 +249,25 @@ impl Engine {
         let _arrangement = self.arrangement.lock();
         self.arrange(|| moving::grow(self, region, size))
     }
-    /// Changes the size of a piece of a slab. If it grows beyond its chunk it becomes a region, which is returned, and the
-    /// old piece is gone. Otherwise as [`Engine::resize_region`].
+    /// Changes the size of a piece of a slab. If it grows beyond its chunk its contents become those of a region, which is
+    /// returned, and the old piece is still to be ended. Otherwise as [`Engine::resize_region`].
     pub(super) fn resize_part(
         self: &Arc<Self>,
         region: &Arc<Region>,
         index: usize,
         size: usize,
     ) -> Result<Option<Arc<Region>>> {
-        let moved = {
-            let _alone = region.resizing.lock();
-            let old = region.used_in(index);
-            if size > old {
-                region.clear_tail_to_grow(index)?;
-            }
-            if size <= region.chunk_size() {
-                let resized = region.slab().is_some_and(|slab| slab.resize(index, size));
-                return if resized { Ok(None) } else { Err(ChunkError::Leaving.error()) };
-            }
-            let _arrangement = self.arrangement.lock();
-            let moved = self.arrange(|| moving::grow_part(self, region, index, size))?;
-            region.end_part(index);
-            moved
-        };
-        self.give_back_part(region, index);
-        Ok(Some(moved))
+        let _alone = region.resizing.lock();
+        let old = region.used_in(index);
+        if size > old {
+            region.clear_tail_to_grow(index)?;
+        }
+        if size <= region.chunk_size() {
+            let resized = region.slab().is_some_and(|slab| slab.resize(index, size));
+            return if resized { Ok(None) } else { Err(ChunkError::Leaving.error()) };
+        }
+        let _arrangement = self.arrangement.lock();
+        self.arrange(|| moving::grow_part(self, region, index, size)).map(Some)
     }
     /// Ends a piece of a slab. Returns false if another thread ended it first. To be called inside the gate.
     pub(super) fn free_part(&self, region: &Arc<Region>, index: usize) -> bool {
@@ -282,15 +276,10 @@ impl Engine {
             let _alone = region.resizing.lock();
             region.end_part(index)
         };
-        if ended {
-            self.give_back_part(region, index);
-        }
-        ended
-    }
-    fn give_back_part(&self, region: &Arc<Region>, index: usize) {
-        if region.give_back_part(index) {
+        if ended && region.give_back_part(index) {
             self.free_inside(region);
         }
+        ended
     }
     /// Runs `make`, which makes a region. If it fails, the budget's guarantee is restored to what it was before. Only
     /// while `arrangement` is held.

@@ -40,7 +40,7 @@ mod state;
 mod stock;
 mod store;
 mod sweep;
-mod sync_points;
+pub(crate) mod sync_points;
 mod table;
 mod tail;
 mod transit;

@@ -62,15 +62,18 @@ pub fn grow(engine: &Arc<Engine>, old: &Arc<Region>, size: usize) -> Result<Arc<
     old.dissolve();
     Ok(new)
 }
-/// Makes a region of `size` bytes, and moves the only chunk of a smaller piece of a slab there. The piece goes on, and is to
-/// be ended; on failure it is as it was. The program must not use it meanwhile. Only while `resizing` is held.
+/// Makes a region of `size` bytes, and moves the only chunk of a smaller piece of a slab there. The piece is empty then, and
+/// is to be ended; on failure it is as it was. The program must not use it meanwhile. Only while `resizing` is held.
 pub fn grow_part(engine: &Arc<Engine>, old: &Region, index: usize, size: usize) -> Result<Arc<Region>> {
     let params = Params { size, chunk: old.chunk_size(), policy: old.policy() };
     let new = Arc::new(Region::reserve(engine, &params)?);
     let moved =
         new.take_spill_space().and_then(|()| move_part(engine, old, index, &new).map_err(ChunkError::error));
     moved.inspect_err(|_| new.dissolve())?;
-    old.slab().iter().for_each(|slab| new.counters.inherit(slab.counters(index)));
+    if let Some(slab) = old.slab() {
+        new.counters.inherit(slab.counters(index));
+        old.counters.forgo(slab.counters(index));
+    }
     Ok(new)
 }
 fn move_part(
@@ -214,8 +217,11 @@ fn move_pages(
             None => match engine.unstage(staging) {
                 Some(slot) => engine.drop_pages(staging, slot),
                 None => {
-                    let ours = |region: &Region| region.lists().count(ListKind::Staged);
-                    let staged = engine.staged_chunks(staging) + ours(from.region) + ours(to.region);
+                    // Regions that move are in no list, but a slab that a piece leaves is.
+                    let unlisted =
+                        [from.region, to.region].into_iter().filter(|region| region.slab().is_none());
+                    let ours: usize = unlisted.map(|region| region.lists().count(ListKind::Staged)).sum();
+                    let staged = engine.staged_chunks(staging) + ours;
                     if staged >= staging.count() {
                         return Err(ChunkError::NoRoom);
                     }

@@ -166,8 +166,9 @@ impl Engine {
             None => self.free_inside(&piece.region),
         }
     }
-    /// Changes a piece's size. If it has to move, the result is another piece, and the old one is gone. The bytes it grows
-    /// by are zeros. On failure the piece is as it was.
+    /// Changes a piece's size. If it has to move, the result is another piece, and the old one is empty: the caller frees it
+    /// when it has noted where its contents are now, for then another piece may begin there. The bytes it grows by are
+    /// zeros. On failure the piece is as it was.
     pub fn resize(self: &Arc<Self>, piece: &Piece, size: usize) -> Result<Piece> {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");

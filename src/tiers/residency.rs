@@ -56,6 +56,12 @@ impl Counters {
             new.fetch_add(old.load(Relaxed), Relaxed);
         }
     }
+    /// Takes off what a piece has counted, which has moved to a region of its own.
+    pub fn forgo(&self, piece: &Counters) {
+        for (count, its) in self.events().into_iter().zip(piece.events()) {
+            count.fetch_sub(its.load(Relaxed), Relaxed);
+        }
+    }
     /// What has happened so far.
     fn events(&self) -> [&AtomicU64; 11] {
         [

@@ -1,8 +1,9 @@
 //! Pieces that share a region.
 use super::*;
 use crate::error::Error;
-use crate::tiers::state::Phase;
+use crate::tiers::state::{Phase, Settle};
 use crate::tiers::sync_points::{SyncPoint, at};
+use crate::tiers::transit::Transit;
 
 const CHUNK: usize = 4096;
 
@@ -170,10 +171,12 @@ fn a_piece_that_cannot_move_to_grow_is_as_it_was() {
         assert!(grows.size() == CHUNK - 100 && engine.regions().len() == 1);
         assert!(budget.used.load(SeqCst) <= before + 2 * CHUNK, "{mechanism:?}");
         let grown = engine.resize(&grows, 100 * CHUNK).unwrap();
-        assert_eq!((engine.regions().len(), grown.count()), (1, 100), "{mechanism:?}: the slab is gone");
+        assert_eq!((engine.regions().len(), grown.count()), (2, 100), "{mechanism:?}: the old one is there");
         assert_eq!(words(&grown)[3].load(Relaxed), mix(3));
         assert!(words(&grown)[4..].iter().all(|word| word.load(Relaxed) == 0));
-        assert!(!engine.free(&grows) && engine.free(&grown));
+        assert!(
+            engine.free(&grows) && engine.regions().len() == 1 && !engine.free(&grows) && engine.free(&grown)
+        );
         assert_eq!(budget.used.load(SeqCst), 0);
     }
 }
@@ -246,5 +249,59 @@ fn no_piece_begins_where_faults_are_not_served() {
         assert!(first.is_forbidden() && !next.is_forbidden(), "{mechanism:?}");
         words(&next)[0].store(1, Relaxed);
         assert!(engine.free(&first) && engine.free(&next) && engine.held() == 0);
+    }
+}
+
+#[test]
+fn what_a_piece_has_counted_counts_once() {
+    look_on();
+    let engine = Engine::new(Box::new(Unlimited)).unwrap();
+    let [grows, kept] = [0, 1].map(|_| stored(&engine));
+    words(&grows)[0].store(1, Relaxed);
+    let before = engine.residency();
+    assert_eq!((before.faults, before.evictions, grows.residency().faults), (3, 2, 2));
+    let grown = engine.resize(&grows, 2 * CHUNK).unwrap();
+    engine.free(&grows);
+    assert_eq!(engine.residency(), before);
+    assert_eq!((grown.residency().faults, kept.residency().faults), (2, 1));
+    assert!(engine.free(&kept) && engine.free(&grown));
+}
+
+#[test]
+fn a_piece_moves_to_grow_once_there_is_a_slot() {
+    look_on();
+    for mechanism in serving() {
+        let engine = Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap();
+        let grows = piece(&engine).unwrap();
+        words(&grows)[0].store(1, Relaxed);
+        let staging = grows.staging().clone();
+        let parked = staging.count() / 2 + 1;
+        // The state after evictions whose chunks could neither be stored nor go back in place.
+        let _others: Vec<_> = (0..parked)
+            .map(|_| {
+                let other = piece(&engine).unwrap();
+                assert!(engine.account().charge_pages(CHUNK));
+                let slot = staging.fill(engine.pages(), staging.take_empty().unwrap()).unwrap();
+                let mut transit = Transit::claim(&other, index(&other), Phase::Zero).unwrap();
+                transit.keep_slot(slot);
+                transit.settle(Phase::Staged, Settle::default());
+                other
+            })
+            .collect();
+        // The other slots are with other threads for a moment.
+        let mut taken: Vec<_> = core::iter::from_fn(|| staging.take_empty()).collect();
+        let (done, moved) = channel();
+        let (others, growing) = (engine.clone(), grows.clone());
+        std::thread::spawn(move || {
+            look_on();
+            done.send(others.resize(&growing, 2 * CHUNK))
+        });
+        let early = moved.recv_timeout(Duration::from_millis(100));
+        assert!(early.is_err(), "{mechanism:?}: it gave up: {:?}", early.map(|moved| moved.err()));
+        taken.drain(..).for_each(|slot| staging.put_empty(slot));
+        let grown = moved.recv().unwrap().unwrap();
+        assert_eq!(words(&grown)[0].load(Relaxed), 1);
+        engine.clear();
+        assert_eq!(engine.held(), 0);
     }
 }
