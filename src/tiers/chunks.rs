@@ -123,9 +123,12 @@ impl Region {
         if self.is_resident() {
             return;
         }
-        workers::withdraw(self);
+        workers::withdraw(self, only);
         let pages = self.engine().pages_in_hand();
-        self.engine().drop_staged(self, Claimant::Anybody);
+        match only {
+            Some(index) => self.engine().drop_staged_one(self, index),
+            None => self.engine().drop_staged(self, Claimant::Anybody),
+        }
         drop(pages);
         if let Some(index) = only {
             return self.engine().evict_one(self, index);

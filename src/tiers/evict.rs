@@ -44,6 +44,16 @@ fn young_victim(region: &Region) -> Option<Transit<'_>> {
     }
     None
 }
+/// Takes the slot of a chunk that was read ahead, which is Stored then. None if the slot has its only copy: see `put_back`.
+fn unstage_claimed(mut transit: Transit) -> Option<FullSlot> {
+    if transit.stored().kept == Kept::Nowhere {
+        transit.settle_as(End::Unnoted);
+        return None;
+    }
+    let slot = transit.take_slot();
+    transit.settle(Phase::Stored, Settle::default());
+    slot
+}
 
 impl Engine {
     /// Evicts a chunk into `slot`, and returns the slot. In all other cases the slot goes back to the stock. Returns
@@ -130,7 +140,7 @@ impl Engine {
             && let Some(index) = { region.lists().oldest(ListKind::Staged) }
         {
             left -= 1;
-            let Some(mut transit) = Transit::claim_by(who, region, index, Some(Phase::Staged)) else {
+            let Some(transit) = Transit::claim_by(who, region, index, Some(Phase::Staged)) else {
                 // Another thread has claimed it. It goes behind the others, which may be free.
                 let mut lists = region.lists();
                 if lists.oldest(ListKind::Staged) == Some(index) {
@@ -138,13 +148,9 @@ impl Engine {
                 }
                 continue;
             };
-            if transit.stored().kept == Kept::Nowhere {
-                transit.settle_as(End::Unnoted); // the only copy, see `put_back`
-                continue;
+            if let Some(slot) = unstage_claimed(transit) {
+                return Some(slot);
             }
-            let slot = transit.take_slot();
-            transit.settle(Phase::Stored, Settle::default());
-            return slot;
         }
         None
     }
@@ -153,6 +159,11 @@ impl Engine {
         while let Some(slot) = self.unstage_from(region, who) {
             self.drop_pages(region.staging(), slot);
         }
+    }
+    /// The same for one chunk.
+    pub(super) fn drop_staged_one(&self, region: &Region, index: usize) {
+        let slot = Transit::claim(region, index, Phase::Staged).and_then(unstage_claimed);
+        slot.into_iter().for_each(|slot| self.drop_pages(region.staging(), slot));
     }
     /// Claims the chunk that should leave first: the oldest, or in a region that is being swept perhaps one that the
     /// sweep has just left behind (regret.rs).

@@ -30,6 +30,15 @@ enum Work {
     Stock,
 }
 impl Job {
+    /// Whether it is for the region that begins at `start`; if `only` is given, for that chunk of it.
+    fn is_for(&self, start: usize, only: Option<usize>) -> bool {
+        let concerns = |chunk| match self.work {
+            Work::ReadAhead { index } => index == chunk,
+            Work::BringIn { index, count } => (index..index + count).contains(&chunk),
+            Work::Stock => false,
+        };
+        self.start == start && only.is_none_or(concerns)
+    }
     /// Splits off a job for one thread. The rest is left to others.
     fn split(self) -> (Job, Option<Job>) {
         match self.work {
@@ -112,18 +121,18 @@ fn end(job: Job) {
     DONE.fetch_add(1, Release);
     atomic_wait::wake_all(&DONE);
 }
-/// Withdraws the jobs for a region that wait, and waits for those that were begun.
-pub fn withdraw(region: &Region) {
+/// Withdraws the jobs for a region, or for one of its chunks, that wait. Waits for those that were begun.
+pub fn withdraw(region: &Region, only: Option<usize>) {
     let start = region.start();
     loop {
         let done = DONE.load(Acquire);
         let mut queue = JOBS.lock();
         for _ in 0..queue.count {
-            if let Some(job) = queue.pop().filter(|job| job.start != start) {
+            if let Some(job) = queue.pop().filter(|job| !job.is_for(start, only)) {
                 queue.push(job);
             }
         }
-        if !queue.begun.iter().flatten().any(|job| job.start == start) {
+        if !queue.begun.iter().flatten().any(|job| job.is_for(start, only)) {
             return;
         }
         drop(queue);

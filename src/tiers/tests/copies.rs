@@ -45,7 +45,7 @@ fn of_many_chunks_in_place_the_one_with_a_copy_is_looked_at() {
 
 /// The number of listed copies, and the true number. Nobody else uses the region.
 fn counted(region: &Region) -> (usize, usize) {
-    workers::withdraw(region);
+    workers::withdraw(region, None);
     let has_copy = |index: &usize| {
         let chunk = region.chunk(*index);
         // SAFETY: nobody else uses the region, so there is no other reference.

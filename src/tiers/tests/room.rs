@@ -218,7 +218,7 @@ fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
         region.advise(Advice::Random);
         (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
         // Ends the jobs of the worker threads, and gives back what they keep.
-        workers::withdraw(&region);
+        workers::withdraw(&region, None);
         engine.trim();
         let inside = gate::enter();
         engine.account().drop_reserve();
@@ -254,7 +254,7 @@ fn who_makes_room_for_a_plain_block_is_at_work() {
         let region = streaming(&engine, 32 * CHUNK, CHUNK);
         region.advise(Advice::Random);
         (0..12).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
-        workers::withdraw(&region);
+        workers::withdraw(&region, None);
         // Pages of slots, which are nobody's claim.
         region.advise(Advice::DontNeed);
         let inside = gate::enter();
@@ -264,7 +264,7 @@ fn who_makes_room_for_a_plain_block_is_at_work() {
         drop(inside);
         // Chunks.
         (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
-        workers::withdraw(&region);
+        workers::withdraw(&region, None);
         engine.trim();
         let inside = gate::enter();
         let (tell, told) = channel();

@@ -253,6 +253,33 @@ fn no_piece_begins_where_faults_are_not_served() {
 }
 
 #[test]
+fn advice_for_a_piece_is_for_no_other() {
+    look_on();
+    let budget = Fixed::new(4 << 20);
+    let engine = budget.engine(serving().next().unwrap());
+    let ahead = stored(&engine);
+    let sent_out = piece(&engine).unwrap();
+    let asked: Vec<_> = (0..32).map(|_| stored(&engine)).collect();
+    {
+        let _inside = gate::enter();
+        ahead.stage(index(&ahead));
+    }
+    assert_eq!(ahead.word(index(&ahead)).phase(), Phase::Staged);
+    asked.iter().for_each(|piece| piece.prefetch(0, 1).unwrap());
+    sent_out.advise(Advice::DontNeed);
+    assert_eq!(ahead.word(index(&ahead)).phase(), Phase::Staged);
+    ends(move || {
+        while asked.iter().any(|piece| piece.residency().hot_bytes == 0) {
+            std::thread::yield_now();
+        }
+    });
+    ahead.advise(Advice::DontNeed);
+    assert_eq!(ahead.word(index(&ahead)).phase(), Phase::Stored);
+    engine.clear();
+    assert_eq!(engine.held(), 0);
+}
+
+#[test]
 fn what_a_piece_has_counted_counts_once() {
     look_on();
     let engine = Engine::new(Box::new(Unlimited)).unwrap();
