@@ -159,6 +159,16 @@ static void tiered(void) {
     MUST(strstr(logged, "leak: 1 blocks, 5242880 bytes, allocated by") && strstr(logged, "tiered"));
 }
 
+/* Small pieces that fill their chunks have no other's memory behind them. */
+static int overruns_its_chunk(void *unused) {
+    (void)unused;
+    signal(SIGSEGV, SIG_DFL);
+    signal(SIGBUS, SIG_DFL);
+    unsigned char *first = memory->allocate_streaming(64 * KIB, 64 * KIB);
+    MUST(first && memory->allocate_streaming(64 * KIB, 64 * KIB));
+    first[64 * KIB] = 1;
+    return 0;
+}
 /* One byte behind tiered memory, which is in place, encoded or on disk, is found. Writing to all of the memory is no overrun. */
 static void tiered_overrun(void) {
     size_t chunk = 64 * KIB, sizes[] = {1, 5000, 64 * KIB + 1, 3 * MIB - 1};
@@ -184,6 +194,8 @@ static void tiered_overrun(void) {
         memory->free(region);
         MUST(live() == 0);
     }
+    int result = run_in_child(overruns_its_chunk, NULL, 20);
+    MUST(result == 256 + SIGSEGV || result == 256 + SIGBUS);
     const memory_system_config_t config = {.alignment = 64, .enable_monitoring = false};
     advanced_memory_system_t *system = create_memory_system(&config);
     unsigned char *block = unimem_system_interface(system)->allocate_hierarchical(5000, 0);

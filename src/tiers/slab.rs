@@ -22,6 +22,7 @@ use super::spill_space::disk_error;
 use super::sync_points::{self, SyncPoint};
 use super::workspace;
 use crate::error::{Result, fail};
+use crate::heap::debug;
 use crate::os::lock::Mutex;
 use crate::os::map::{self, HUGE_PAGE};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*, fence};
@@ -32,9 +33,11 @@ const FIRST: usize = 64;
 const MOST_CHUNKS: usize = 1 << 16;
 const MOST_BYTES: usize = 1 << 30;
 
-/// Whether memory is a piece of a slab. Larger chunks are few, and are aligned as huge pages.
+/// Whether memory is a piece of a slab. Larger chunks are few, and are aligned as huge pages. In debug mode an overrun by a
+/// byte has to be found, so none fills its chunk: behind that is the next one's.
 pub fn suits(params: &Params) -> bool {
-    params.size <= params.chunk && params.chunk < HUGE_PAGE
+    let behind = usize::from(debug::guards_are_on());
+    params.size.saturating_add(behind) <= params.chunk && params.chunk < HUGE_PAGE
 }
 /// How many chunks the next slab gets if there are `slabs` with the same chunks.
 pub fn capacity(slabs: usize, chunk: usize) -> usize {
