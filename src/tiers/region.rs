@@ -134,18 +134,17 @@ impl Region {
     pub(super) fn reserve(engine: &Arc<Engine>, params: &Params) -> Result<Region> {
         let least = params.length()? / params.chunk;
         // Twice the address space, so that the region can grow in place; if there is not so much, only what it needs.
-        Region::reserve_as(engine, params, [(2 * least).min(MOST_CHUNKS), least], false)
+        Region::reserve_as(engine, params, [(2 * least).min(MOST_CHUNKS), least].into_iter(), false)
     }
     /// Reserves a slab for pieces with these parameters. `slabs`: how many there are already.
     pub(super) fn reserve_slab(engine: &Arc<Engine>, params: &Params, slabs: usize) -> Result<Region> {
-        let capacities = [slab::capacity(slabs, params.chunk), 1];
-        Region::reserve_as(engine, params, capacities, true)
+        Region::reserve_as(engine, params, slab::capacities(slabs, params.chunk), true)
     }
     /// Reserves a region for the first of these numbers of chunks for which there is address space.
     fn reserve_as(
         engine: &Arc<Engine>,
         params: &Params,
-        capacities: [usize; 2],
+        mut capacities: impl Iterator<Item = usize>,
         is_slab: bool,
     ) -> Result<Region> {
         let Params { size, chunk, policy } = *params;
@@ -158,7 +157,7 @@ impl Region {
         let reserve = |chunks: usize| {
             Mapping::reserve(chunks.checked_mul(chunk)?, staging::alignment(chunk), pages.empty_protection())
         };
-        let found = capacities.into_iter().find_map(|chunks| Some((reserve(chunks)?, chunks)));
+        let found = capacities.find_map(|chunks| Some((reserve(chunks)?, chunks)));
         let Some((memory, capacity)) = found else {
             return fail!(OutOfMemory, "no address space for memory of {size} bytes");
         };

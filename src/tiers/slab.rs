@@ -27,9 +27,10 @@ use crate::os::lock::Mutex;
 use crate::os::map::{self, HUGE_PAGE};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*, fence};
 
-/// How many chunks the first slab of a chunk size and policy has. Each later one has four times as many as the one before,
-/// up to the most chunks, or the most bytes.
+/// The first slab of a chunk size and policy has this many chunks, fewer if they are large. Each later one has four times as
+/// many as the one before, up to the most chunks, or the most bytes.
 const FIRST: usize = 64;
+const FIRST_BYTES: usize = 4 << 20;
 const MOST_CHUNKS: usize = 1 << 16;
 const MOST_BYTES: usize = 1 << 30;
 
@@ -39,10 +40,12 @@ pub fn suits(params: &Params) -> bool {
     let behind = usize::from(debug::guards_are_on());
     params.size.saturating_add(behind) <= params.chunk && params.chunk < HUGE_PAGE
 }
-/// How many chunks the next slab gets if there are `slabs` with the same chunks.
-pub fn capacity(slabs: usize, chunk: usize) -> usize {
-    let wanted = FIRST.saturating_mul(1 << (2 * slabs.min(8)));
-    wanted.min(MOST_CHUNKS).min((MOST_BYTES / chunk).max(FIRST))
+/// How many chunks the next slab gets if there are `slabs` with the same chunks, and then what it gets, one after the other, if
+/// there is less address space.
+pub fn capacities(slabs: usize, chunk: usize) -> impl Iterator<Item = usize> {
+    let first = (FIRST_BYTES / chunk).clamp(4, FIRST);
+    let wanted = (first << (2 * slabs.min(8))).min(MOST_CHUNKS).min(MOST_BYTES / chunk);
+    core::iter::successors(Some(wanted), |&chunks| (chunks > 1).then_some(chunks.div_ceil(4)))
 }
 
 /// The record of one piece. All zeros is a chunk that never was a piece.
@@ -251,5 +254,18 @@ impl Region {
     /// Whether the program may use a chunk.
     pub(super) fn is_used(&self, index: usize) -> bool {
         index < self.count() && self.slab().is_none_or(|slab| slab.size(index) > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn slabs_grow_and_do_with_less_address_space() {
+        let wanted = |slabs, chunk| capacities(slabs, chunk).next().unwrap();
+        assert_eq!([0, 1, 2, 5, 100].map(|slabs| wanted(slabs, 4096)), [64, 256, 1024, 1 << 16, 1 << 16]);
+        assert_eq!([0, 1, 4, 5].map(|slabs| wanted(slabs, 1 << 20)), [4, 16, 1024, 1024]);
+        assert_eq!(capacities(1, 4096).collect::<Vec<_>>(), [256, 64, 16, 4, 1]);
+        assert!((12..21).all(|log| capacities(9, (1 << log) + 4096).last() == Some(1)));
     }
 }

@@ -1,9 +1,9 @@
 //! The room of a region in spill files: where its chunks are written. It is taken before any chunk has to be written.
 //!
 //! Most regions take it when they are made, for all chunks, with blocks on disk. A region that is larger than the disk,
-//! a slab, one without a budget, and any region after a fork are *sparse* instead: they take it piece by piece, when a chunk of the
-//! piece is first used. So a file ends where what is used of it ends, however much address space there is: no file system
-//! has files of any size.
+//! a slab, one without a budget, and any region after a fork are *sparse* instead: they take it stretch by stretch, when a
+//! chunk of the stretch is first used. So a file ends where what is used of it ends, however much address space there is: no
+//! file system has files of any size.
 use super::engine::Engine;
 use super::mapping::Errno;
 use super::spill::{self, Spill};
@@ -13,10 +13,10 @@ use crate::os::records::Records;
 use allocator_api2::vec::Vec as RecordVec;
 use std::sync::Arc;
 
-/// Bytes of a piece, or one chunk if that is larger.
-const PIECE: usize = 4 << 20;
-/// The most chunks of a piece of a slab, most of which may never be used.
-const PIECE_OF_SLAB: usize = 64;
+/// Bytes of a stretch, or one chunk if that is larger.
+const STRETCH: usize = 4 << 20;
+/// The most chunks of a stretch of a slab, most of which may never be used.
+const STRETCH_OF_SLAB: usize = 64;
 
 /// The room of several chunks, with blocks on disk: the place of chunk `first + i` is at `start + i * chunk`.
 struct Extent {
@@ -24,8 +24,8 @@ struct Extent {
     count: usize,
     start: u64,
 }
-/// The room of one piece of a sparse region.
-struct Piece {
+/// The room of one stretch of a sparse region.
+struct Stretch {
     number: usize,
     start: u64,
     /// For how many of its chunks, from the first one on, there are blocks on disk.
@@ -40,7 +40,7 @@ struct Room {
     /// Whether the other chunks get room as they are used.
     sparse: bool,
     /// In order. In records, because a fault handler adds to it.
-    pieces: RecordVec<Piece, Records>,
+    stretches: RecordVec<Stretch, Records>,
     /// How many chunks are stored there.
     stored: usize,
 }
@@ -52,7 +52,7 @@ pub struct SpillSpace {
     chunk: usize,
     is_slab: bool,
     rooms: Mutex<Vec<Room>>,
-    /// Held while blocks are made for a piece or given back, so that `Piece::made` is what there is.
+    /// Held while blocks are made for a stretch or given back, so that `Stretch::made` is what there is.
     making: Mutex<()>,
 }
 
@@ -62,9 +62,9 @@ impl SpillSpace {
         let (rooms, making) = (Mutex::sheltered(Vec::new()), Mutex::sheltered(()));
         SpillSpace { engine: engine.clone(), chunk, is_slab, rooms, making }
     }
-    fn chunks_a_piece(&self) -> usize {
-        let most = if self.is_slab { PIECE_OF_SLAB } else { usize::MAX };
-        (PIECE / self.chunk).clamp(1, most)
+    fn chunks_a_stretch(&self) -> usize {
+        let most = if self.is_slab { STRETCH_OF_SLAB } else { usize::MAX };
+        (STRETCH / self.chunk).clamp(1, most)
     }
     fn bytes(&self, chunks: usize) -> u64 {
         (chunks * self.chunk) as u64
@@ -97,13 +97,13 @@ impl SpillSpace {
         if index >= count || self.engine.account().limit() == 0 {
             return Ok(());
         }
-        let (file, each) = (self.engine.files.current_number(), self.chunks_a_piece());
+        let (file, each) = (self.engine.files.current_number(), self.chunks_a_stretch());
         let (number, within) = (index / each, index % each);
         // The room, if it has no blocks for the chunk.
         let lacking = |rooms: &[Room]| {
             let at = rooms.iter().position(|room| room.file == file && room.sparse)?;
-            let has_blocks = match rooms[at].piece(number) {
-                Ok(piece) => within < rooms[at].pieces[piece].made,
+            let has_blocks = match rooms[at].stretch(number) {
+                Ok(stretch) => within < rooms[at].stretches[stretch].made,
                 Err(_) => rooms[at].extent_of(index).is_some(),
             };
             (!has_blocks).then_some(at)
@@ -116,15 +116,15 @@ impl SpillSpace {
             let mut rooms = self.rooms.lock();
             let Some(at) = lacking(&rooms) else { return Ok(()) };
             let spill = rooms[at].spill.clone();
-            let piece = rooms[at].take_piece(number, self.bytes(each))?;
-            (spill, piece.start, piece.made)
+            let stretch = rooms[at].take_stretch(number, self.bytes(each))?;
+            (spill, stretch.start, stretch.made)
         };
         let all = each.min(count - number * each);
         spill.make_blocks(start + self.bytes(made), self.bytes(all - made))?;
         if let Some(room) = self.rooms.lock().iter_mut().find(|room| room.file == file)
-            && let Ok(at) = room.piece(number)
+            && let Ok(at) = room.stretch(number)
         {
-            room.pieces[at].made = all;
+            room.stretches[at].made = all;
         }
         Ok(())
     }
@@ -132,12 +132,12 @@ impl SpillSpace {
     /// taken in advance, because there is no budget, it is taken now.
     pub fn place_for_writing(&self, index: usize) -> core::result::Result<(u16, Arc<Spill>, u64), Errno> {
         let (file, spill) = self.engine.files.current()?;
-        // Looking and taking are one step: two threads that write two chunks of a piece are not to take it twice.
+        // Looking and taking are one step: two threads that write two chunks of a stretch are not to take it twice.
         let mut rooms = self.rooms.lock();
         let room = room_in(&mut rooms, file, &spill);
         if self.offset_in(room, index).is_none() {
             room.sparse = true;
-            room.take_piece(index / self.chunks_a_piece(), self.bytes(self.chunks_a_piece()))?;
+            room.take_stretch(index / self.chunks_a_stretch(), self.bytes(self.chunks_a_stretch()))?;
         }
         let offset = self.offset_in(room, index).ok_or(Errno(libc::ENOSPC))?;
         Ok((file, spill, offset))
@@ -152,8 +152,8 @@ impl SpillSpace {
         if let Some(extent) = room.extent_of(index) {
             return Some(extent.start + self.bytes(index - extent.first));
         }
-        let at = room.piece(index / self.chunks_a_piece()).ok()?;
-        Some(room.pieces[at].start + self.bytes(index % self.chunks_a_piece()))
+        let at = room.stretch(index / self.chunks_a_stretch()).ok()?;
+        Some(room.stretches[at].start + self.bytes(index % self.chunks_a_stretch()))
     }
     /// Notes that a chunk is stored in a file, or no longer is.
     pub fn note_stored(&self, file: u16, stored: bool) {
@@ -206,19 +206,19 @@ impl SpillSpace {
                 }
             }
             room.extents.retain(|extent| extent.count > 0);
-            let each = self.chunks_a_piece();
-            while let Some(piece) = room.pieces.last()
-                && piece.number * each >= count
+            let each = self.chunks_a_stretch();
+            while let Some(stretch) = room.stretches.last()
+                && stretch.number * each >= count
             {
-                room.spill.give_range(piece.start, self.bytes(each));
-                room.pieces.pop();
+                room.spill.give_range(stretch.start, self.bytes(each));
+                room.stretches.pop();
             }
-            if let Some(piece) = room.pieces.last_mut()
-                && let kept = count - piece.number * each
-                && kept < piece.made
+            if let Some(stretch) = room.stretches.last_mut()
+                && let kept = count - stretch.number * each
+                && kept < stretch.made
             {
-                room.spill.drop_blocks(piece.start + self.bytes(kept), self.bytes(piece.made - kept));
-                piece.made = kept;
+                room.spill.drop_blocks(stretch.start + self.bytes(kept), self.bytes(stretch.made - kept));
+                stretch.made = kept;
             }
         }
         if count == 0 {
@@ -237,8 +237,8 @@ pub fn disk_error(errno: Errno) -> Error {
 /// The room in a file; none of it is taken yet if the region had no room there.
 fn room_in<'a>(rooms: &'a mut Vec<Room>, file: u16, spill: &Arc<Spill>) -> &'a mut Room {
     let at = rooms.iter().position(|room| room.file == file).unwrap_or_else(|| {
-        let (extents, pieces) = (Vec::new(), RecordVec::new_in(Records));
-        rooms.push(Room { file, spill: spill.clone(), extents, sparse: false, pieces, stored: 0 });
+        let (extents, stretches) = (Vec::new(), RecordVec::new_in(Records));
+        rooms.push(Room { file, spill: spill.clone(), extents, sparse: false, stretches, stored: 0 });
         rooms.len() - 1
     });
     &mut rooms[at]
@@ -247,21 +247,21 @@ impl Room {
     fn extent_of(&self, index: usize) -> Option<&Extent> {
         self.extents.iter().find(|extent| index.wrapping_sub(extent.first) < extent.count)
     }
-    /// Where the piece with this number is among the pieces, or would be.
-    fn piece(&self, number: usize) -> core::result::Result<usize, usize> {
-        self.pieces.binary_search_by_key(&number, |piece| piece.number)
+    /// Where the stretch with this number is among the stretches, or would be.
+    fn stretch(&self, number: usize) -> core::result::Result<usize, usize> {
+        self.stretches.binary_search_by_key(&number, |stretch| stretch.number)
     }
-    /// The piece with this number. If the region has no room for it yet, takes that from the file: `length` bytes.
-    fn take_piece(&mut self, number: usize, length: u64) -> core::result::Result<&mut Piece, Errno> {
-        let at = match self.piece(number) {
+    /// The stretch with this number. If the region has no room for it yet, takes that from the file: `length` bytes.
+    fn take_stretch(&mut self, number: usize, length: u64) -> core::result::Result<&mut Stretch, Errno> {
+        let at = match self.stretch(number) {
             Ok(at) => at,
             Err(at) => {
-                self.pieces.try_reserve(1).map_err(|_| Errno(libc::ENOMEM))?;
-                self.pieces.insert(at, Piece { number, start: self.spill.take_range(length), made: 0 });
+                self.stretches.try_reserve(1).map_err(|_| Errno(libc::ENOMEM))?;
+                self.stretches.insert(at, Stretch { number, start: self.spill.take_range(length), made: 0 });
                 at
             }
         };
-        Ok(&mut self.pieces[at])
+        Ok(&mut self.stretches[at])
     }
 }
 
@@ -294,7 +294,7 @@ mod tests {
         });
         for ((space, first), second) in spaces.iter().zip(first).zip(second) {
             assert_eq!(first.unwrap() + 4096, second.unwrap());
-            assert_eq!(space.rooms.lock()[0].pieces.len(), 1);
+            assert_eq!(space.rooms.lock()[0].stretches.len(), 1);
         }
     }
 }

@@ -275,7 +275,12 @@ mod tests {
     use proptest::prelude::*;
     proptest! {
         #[test]
-        fn extents_keep_their_bytes(steps in prop::collection::vec((prop_oneof![1usize..4096, 1usize..40_000], any::<bool>(), any::<prop::sample::Index>()), 1..300)) {
+        fn extents_keep_their_bytes(
+            steps in prop::collection::vec(
+                (prop_oneof![1usize..4096, 1usize..40_000], any::<bool>(), any::<prop::sample::Index>()),
+                1..300,
+            ),
+        ) {
             let _inside = gate::enter();
             let warm = Warm::new(4 << 20).unwrap();
             let account = BudgetAccount::new(Box::new(Unlimited));
@@ -294,7 +299,8 @@ mod tests {
                     prop_assert!(pages[..bytes.len()] == bytes[..] && pages[bytes.len()..].iter().all(|b| *b == 0));
                 }
             }
-            let (parts, whole): (Vec<usize>, Vec<usize>) = live.iter().map(|(_, b)| b.len()).partition(|&b| parts::units_of(b).is_some());
+            let is_part = |length: &usize| parts::units_of(*length).is_some();
+            let (parts, whole): (Vec<_>, Vec<_>) = live.iter().map(|(_, bytes)| bytes.len()).partition(is_part);
             let whole: usize = whole.into_iter().map(|length| units_for(length) * PAGE).sum();
             let rooms: usize = parts.iter().map(|&length| room_for(length)).sum();
             let used = warm.used_and_paged().0;
