@@ -277,8 +277,29 @@ static int touch_freed(void *unused)
     return ((volatile char *)freed)[10] == 0 ? 3 : 4;
 }
 
+/* A program's handler comes first until the next allocation, also of a piece that shares its region with earlier ones. */
+static void end_at_once(int signal)
+{
+    (void)signal;
+    _exit(9);
+}
+static int after_a_handler(void *unused)
+{
+    (void)unused;
+    unified_memory_interface_t *memory = open_with(MIB, 0);
+    char *before = memory->allocate_streaming(PAGE, PAGE);
+    signal(SIGSEGV, end_at_once);
+    signal(SIGBUS, end_at_once);
+    char *after = memory->allocate_streaming(PAGE, PAGE);
+    after[0] = before[0] = 1;
+    memory->free(before);
+    memory->free(after);
+    return unimem_close(memory) ? 0 : 2;
+}
+
 static int run_all(void)
 {
+    if (serves_touches()) check_in_child("touches are served after the program has installed a handler and allocated again", after_a_handler, NULL, 60);
     if (serves_touches()) test_more_than_mappings();
     test_against_model();
     test_threads();

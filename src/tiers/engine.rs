@@ -172,19 +172,24 @@ impl Engine {
     fn make(self: &Arc<Self>, reserve: impl FnOnce() -> Result<Region>) -> Result<Arc<Region>> {
         let made = self.arrange(reserve);
         let region = Arc::new(made.inspect_err(|_| self.drop_sets())?);
+        self.publish(&region);
+        Ok(region)
+    }
+    /// To be called when a piece was made: the program may have installed a handler since the last one, or forked.
+    pub(super) fn be_ready(&self) {
         if let Some(signal) = self.faults.mechanism.signal() {
             handler::install(signal);
         }
         if self.account.limit() != 0 {
             workers::start();
         }
-        self.publish(&region);
-        Ok(region)
     }
     /// Makes a region known to faults and evictions.
     pub(super) fn publish(&self, region: &Arc<Region>) {
-        self.regions.change(|list| list.push(region.clone()));
+        // First by its addresses: another thread may begin a piece in a slab as soon as it is in the list, and touch it.
         registry::add(region);
+        sync_points::pass(SyncPoint::HalfPublished);
+        self.regions.change(|list| list.push(region.clone()));
     }
     /// Makes a region unknown again. Returns false if it was not known.
     pub(super) fn conceal(&self, region: &Arc<Region>) -> bool {

@@ -147,14 +147,17 @@ impl Piece {
 impl Engine {
     /// A new piece of zeroed memory.
     pub fn allocate(self: &Arc<Self>, params: &Params) -> Result<Piece> {
-        self.with_room(|| {
+        self.with_reclaimed(|| {
             let _inside = gate::enter();
             // Without faults a piece that fits stays in place for good, which is the region's matter.
-            if slab::suits(params) && self.mechanism() != Mechanism::None {
+            let piece = if slab::suits(params) && self.mechanism() != Mechanism::None {
                 let (region, index) = self.begin_part(params)?;
-                return Ok(Piece { region, part: Some(index) });
-            }
-            Ok(Piece { region: self.make_region(params)?, part: None })
+                Piece { region, part: Some(index) }
+            } else {
+                Piece { region: self.make_region(params)?, part: None }
+            };
+            self.be_ready();
+            Ok(piece)
         })
     }
     /// Frees a piece. Waits for operations on it that other threads have begun. Returns false if another thread freed it
@@ -173,7 +176,7 @@ impl Engine {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
         }
-        self.with_room(|| {
+        self.with_reclaimed(|| {
             let _inside = gate::enter();
             let resized = match piece.part {
                 Some(index) => self.resize_part(&piece.region, index, size)?,

@@ -10,10 +10,13 @@ use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
 use super::waiting::End;
 use super::{gate, registry, workspace};
+use crate::error::{self, Error};
 use crate::os::map::PAGE;
 
 /// How often a thread that wants room for a plain block looks for it.
 const ROUNDS: usize = 64;
+/// How often an allocation or a change of size that finds no room is tried again.
+const ATTEMPTS: usize = 8;
 
 impl Engine {
     /// Whether there would be `enough` room for a plain block if chunks gave back all they can. `enough` is told how many
@@ -58,6 +61,19 @@ impl Engine {
             }
         }
         0
+    }
+    /// Runs `work` like [`Engine::with_room`]. If it finds no room, because chunks or other threads have it for a moment, it is
+    /// tried some times more.
+    pub(super) fn with_reclaimed<R>(&self, work: impl Fn() -> error::Result<R>) -> error::Result<R> {
+        let mut result = self.with_room(&work);
+        for _ in 0..ATTEMPTS {
+            let no_room = self.account().limit() != 0 && matches!(result, Err(Error::OutOfMemory));
+            if !no_room || self.reclaim(PAGE) == 0 {
+                break;
+            }
+            result = self.with_room(&work);
+        }
+        result
     }
     /// Like `reclaim`, without waiting.
     pub(super) fn reclaim_now(&self, wanted: usize) -> usize {

@@ -12,6 +12,8 @@ pub enum SyncPoint {
     RegionsListed,
     /// A region that is being freed or moved is in no list any more, but still has all its chunks.
     Concealed,
+    /// A new region is known by its addresses, but not to its engine.
+    HalfPublished,
     /// A growing region's room on disk has moved to the new region, but its chunks have not yet.
     RoomInherited,
     /// An encoded chunk is about to be claimed to be written out.

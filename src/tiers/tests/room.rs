@@ -244,6 +244,40 @@ fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
     }
 }
 
+#[test]
+fn an_allocation_waits_for_chunks_that_others_hold_for_a_moment() {
+    look_on();
+    for mechanism in serving() {
+        let budget = Fixed::new(16 * CHUNK);
+        let engine = budget.engine(mechanism);
+        let region = streaming(&engine, 32 * CHUNK, CHUNK);
+        region.advise(Advice::Random);
+        (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
+        workers::withdraw(&region, None);
+        engine.trim();
+        let inside = gate::enter();
+        engine.account().drop_reserve();
+        let held: Vec<_> = (0..8).filter_map(|index| Transit::claim(&region, index, Phase::Hot)).collect();
+        // All other room is taken, so there is none for a page of records.
+        let rest = budget.limit - budget.used.load(SeqCst);
+        assert!(held.len() > 4 && budget.try_charge(rest), "{mechanism:?}");
+        let (looks, looked) = channel();
+        let allocating = {
+            let engine = engine.clone();
+            std::thread::spawn(move || {
+                at(SyncPoint::ReclaimedNothing, move || looks.send(()).unwrap());
+                engine.allocate(&Params { size: 100, chunk: CHUNK, policy: Policy::Streaming }).map(drop)
+            })
+        };
+        looked.recv().unwrap();
+        held.into_iter().for_each(Transit::settle_unchanged);
+        drop(inside);
+        assert_eq!(ends(move || allocating.join().unwrap()), Ok(()), "{mechanism:?}");
+        engine.clear();
+        budget.discharge(rest);
+    }
+}
+
 /// Whoever looks for room for a plain block is at work, so that nobody gives up meanwhile; and notes progress where it has found
 /// some, and only there, as two that find nothing would keep each other going.
 #[test]

@@ -1,6 +1,7 @@
 //! Pieces that share a region.
 use super::*;
 use crate::error::Error;
+use crate::tiers::registry;
 use crate::tiers::state::{Phase, Settle};
 use crate::tiers::sync_points::{SyncPoint, at};
 use crate::tiers::transit::Transit;
@@ -331,4 +332,22 @@ fn a_piece_moves_to_grow_once_there_is_a_slot() {
         engine.clear();
         assert_eq!(engine.held(), 0);
     }
+}
+
+/// Another thread may touch a piece of a slab as soon as it finds the slab.
+#[test]
+fn a_slab_is_found_by_its_addresses_first() {
+    look_on();
+    let engine = Engine::new(Box::new(Unlimited)).unwrap();
+    let (seen, sees) = channel();
+    {
+        let engine = engine.clone();
+        at(SyncPoint::HalfPublished, move || {
+            let unknown = |region: &&Arc<Region>| registry::find(region.start()).is_none();
+            seen.send(engine.regions().iter().filter(unknown).count()).unwrap();
+        });
+    }
+    let piece = piece(&engine).unwrap();
+    assert_eq!(sees.try_recv(), Ok(0));
+    engine.free(&piece);
 }
