@@ -14,8 +14,8 @@ mkdir -p "$B" || exit 1
 # programs by signals on purpose (test_exhaustion), or want signals at once (soak). test_tiers_signals says itself what of
 # it the thread sanitizer makes impossible.
 thread_tests="test_pool_threads:20 test_stress:20 test_instances:10 test_tracking:10 test_singleton:20 test_faults:20
-test_systems_fork:5 test_tiers:20 test_tiers_chunks:1 test_tiers_fork:5 test_tiers_fork_failures:1 test_tiers_signals:1
-test_tiers_surfaces:1 test_tree_network:2 test_tree_failures:1 test_tree_threads:1 test_advanced_pools:20"
+test_systems_fork:5 test_tiers:20 test_tiers_chunks:1 test_tiers_fork:5 test_tiers_fork_failures:1 test_tiers_pieces:5
+test_tiers_signals:1 test_tiers_surfaces:1 test_tree_network:2 test_tree_failures:1 test_tree_threads:1 test_advanced_pools:20"
 address_tests="test_interface:20 test_pool:20 test_pool_threads:20 test_stress:20 test_instances:10 test_tracking:10
 test_advanced:50 test_advanced_blocks:1 test_advanced_pools:20 test_singleton:20 test_faults:20 test_tensors:5
 test_tree_network:2 test_tree_failures:1 fuzz:1"
