@@ -253,11 +253,7 @@ impl Region {
     /// for them.
     pub(super) fn prepay(&self, count: usize) -> bool {
         let more = table::bytes(count).saturating_sub(self.records.load(Relaxed));
-        let paid = workspace::with(false, |workspace| self.engine.charge_records(more, workspace));
-        if paid {
-            self.records.fetch_add(more, Relaxed);
-        }
-        paid
+        self.charge_more_records(more)
     }
     /// Notes that the page with a chunk's record was charged. Returns false if another thread noted it first.
     pub(super) fn note_record_charged(&self, index: usize) -> bool {

@@ -4,6 +4,7 @@ use super::claims::Claimant;
 use super::region::Region;
 use super::table;
 use super::waiting::End;
+use super::workspace;
 use crate::error::{Result, fail};
 use crate::os::map::PAGE;
 use core::sync::atomic::{Ordering::*, fence};
@@ -50,6 +51,14 @@ impl Region {
             self.give_back_records(new, old);
         }
         Ok(true)
+    }
+    /// Charges bytes of records. Returns false if there is no room for them.
+    pub(super) fn charge_more_records(&self, bytes: usize) -> bool {
+        let charged = workspace::with(false, |workspace| self.engine().charge_records(bytes, workspace));
+        if charged {
+            self.records.fetch_add(bytes, Relaxed);
+        }
+        charged
     }
     /// Gives back, by whole pages, the records of the chunks from `new` to `old`, which are gone. A page stays
     /// charged if another thread that has not yet seen that the chunk is gone has one of its records claimed at this

@@ -20,7 +20,6 @@ use super::region::{Params, Region};
 use super::residency::Counters;
 use super::spill_space::disk_error;
 use super::sync_points::{self, SyncPoint};
-use super::workspace;
 use crate::error::{Result, fail};
 use crate::heap::debug;
 use crate::os::lock::Mutex;
@@ -243,13 +242,6 @@ impl Region {
     fn shorten_by(&self, bytes: usize) {
         self.extent.fetch_sub(bytes, Relaxed);
         self.engine().account().shorten(bytes);
-    }
-    fn charge_more_records(&self, bytes: usize) -> bool {
-        let charged = workspace::with(false, |workspace| self.engine().charge_records(bytes, workspace));
-        if charged {
-            self.records.fetch_add(bytes, Relaxed);
-        }
-        charged
     }
     /// Whether the program may use a chunk.
     pub(super) fn is_used(&self, index: usize) -> bool {

@@ -209,17 +209,22 @@ fn what_is_behind_claimed_chunks_is_found() {
     }
 }
 
+/// A region larger than the budget, of which eight chunks are in place.
+fn eight_in_place(engine: &Arc<Engine>) -> Piece {
+    let region = streaming(engine, 32 * CHUNK, CHUNK);
+    region.advise(Advice::Random);
+    (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
+    // Ends the jobs of the worker threads, and gives back what they keep.
+    workers::withdraw(&region, None);
+    engine.trim();
+    region
+}
 #[test]
 fn a_plain_block_waits_for_chunks_that_others_hold_for_a_moment() {
     look_on();
     for mechanism in serving() {
         let engine = Fixed::new(16 * CHUNK).engine(mechanism);
-        let region = streaming(&engine, 32 * CHUNK, CHUNK);
-        region.advise(Advice::Random);
-        (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
-        // Ends the jobs of the worker threads, and gives back what they keep.
-        workers::withdraw(&region, None);
-        engine.trim();
+        let region = eight_in_place(&engine);
         let inside = gate::enter();
         engine.account().drop_reserve();
         let held: Vec<_> = (0..8).filter_map(|index| Transit::claim(&region, index, Phase::Hot)).collect();
@@ -250,11 +255,7 @@ fn an_allocation_waits_for_chunks_that_others_hold_for_a_moment() {
     for mechanism in serving() {
         let budget = Fixed::new(16 * CHUNK);
         let engine = budget.engine(mechanism);
-        let region = streaming(&engine, 32 * CHUNK, CHUNK);
-        region.advise(Advice::Random);
-        (0..8).for_each(|index| bring_in(&region, index, Access::Write, false).unwrap());
-        workers::withdraw(&region, None);
-        engine.trim();
+        let region = eight_in_place(&engine);
         let inside = gate::enter();
         engine.account().drop_reserve();
         let held: Vec<_> = (0..8).filter_map(|index| Transit::claim(&region, index, Phase::Hot)).collect();
