@@ -94,7 +94,9 @@ moved() {
         cmake --build "$D/cmake2" --target shared && "$D/cmake2/shared" && mv "$D/elsewhere" "$STAGE"
 }
 deb() {
+    made=$(stat -c %y "$B/libunimem.a")
     "$MAKE" --no-print-directory deb B="$B" && set -- "$B"/deb/*.deb && [ $# = 3 ] || return 1
+    [ "$made" = "$(stat -c %y "$B/libunimem.a")" ] || { echo "all was built anew"; return 1; }
     for package in "$@"; do
         dpkg-deb --info "$package" && dpkg -x "$package" "$D/debian" || return 1
     done

@@ -8,8 +8,8 @@ B=$1 version=$2 so=$3
 for tool in dpkg-deb dpkg-shlibdeps dpkg-architecture; do
     command -v $tool >/dev/null || { echo "make deb: there is no $tool (Debian's dpkg-dev)" >&2; exit 1; }
 done
-# These tools belong to the compiler's machine, as dpkg-architecture sees to by itself.
-export CC
+# These tools belong to the compiler's machine, as dpkg-architecture sees to by itself: a CC that was chosen is in the environment.
+# It may not come there now, as Cargo would build everything anew for it.
 strip=$($CC -print-prog-name=strip)
 libraries=$(dirname "$($CC -print-file-name=libc.so.6)")
 machine=$(dpkg-architecture -qDEB_HOST_ARCH)
