@@ -115,6 +115,9 @@ pub extern "C" fn unimem_program_calloc(count: usize, size: usize) -> *mut c_voi
 /// Nobody uses the old block afterwards, unless the result is NULL and `size` is not 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unimem_program_realloc(ptr: *mut c_void, size: usize) -> *mut c_void {
+    if let Some(block) = fast::reallocate(ID.load(Relaxed), ptr.cast(), size) {
+        return block.as_ptr().cast();
+    }
     if ptr.is_null() {
         return unimem_program_malloc(size);
     }

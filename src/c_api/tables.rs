@@ -64,8 +64,12 @@ extern "C" fn free_at(ptr: *mut c_void, slot: usize) {
     guard_free(|| slots::open_at(slot)?.free(ptr.cast()))
 }
 unsafe extern "C" fn realloc<const SLOT: usize>(ptr: *mut c_void, size: usize) -> *mut c_void {
-    realloc_at(ptr, size, SLOT)
+    match fast::reallocate(slots::heap_id(SLOT), ptr.cast(), size) {
+        Some(block) => block.as_ptr().cast(),
+        None => realloc_at(ptr, size, SLOT),
+    }
 }
+#[cold]
 fn realloc_at(ptr: *mut c_void, size: usize, slot: usize) -> *mut c_void {
     guard(null_mut(), || {
         let block = slots::open_at(slot)?.reallocate(ptr.cast(), size)?;

@@ -12,11 +12,11 @@ use super::cache::{self, ThreadCache};
 use super::front::Freed;
 use super::magazine::{Entry, Labels, Magazine};
 use super::size_class::{
-    CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, quick_class_of, quick_scaled_class_of,
-    quick_scaled_class_of_lines,
+    CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, SHAPES, SHARED, Shape, quick_class_of,
+    quick_scaled_class_of, quick_scaled_class_of_lines,
 };
 use super::span::ALL;
-use super::{page_map, slot, span_of_block};
+use super::{page_map, resize, slot, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
@@ -79,12 +79,17 @@ struct Taken {
 /// steps together are [`slot::claim`].
 #[inline(always)]
 fn take(cache: &ThreadCache, magazine: &Magazine, size: usize) -> Option<Taken> {
+    take_if(magazine, || cache.tally.hit(size))
+}
+/// Takes a block out of a magazine, if `counted`, which is asked only when there is one.
+#[inline(always)]
+fn take_if(magazine: &Magazine, counted: impl FnOnce() -> bool) -> Option<Taken> {
     // SAFETY: all entries below the top are initialised, down to the ground entry, whose slot never holds a magazine's tag.
     let entry = unsafe { NonNull::new_unchecked(magazine.top.get().sub(1)) };
     // SAFETY: the entry is initialised, as above. The caller reads its pointer later, when registers are free again.
     let slot = unsafe { entry.as_ref() }.slot();
     let labels = magazine.labels();
-    if slot.load(Relaxed) != labels.tag() || !cache.tally.hit(size) {
+    if slot.load(Relaxed) != labels.tag() || !counted() {
         return None;
     }
     magazine.top.set(entry.as_ptr());
@@ -195,4 +200,58 @@ pub(super) extern "C" fn keep_in_front(cache: &ThreadCache, entry: Entry, scaled
         None => _ = magazine.push(entry),
     }
     entry.slot().store(magazine.tag(), Relaxed);
+}
+
+/// Changes the size of a plain block of a shared class, in a heap without a prefix: within its room, or by a copy into a block
+/// that the calling thread has cached. It comes to what [`Heap::reallocate`](super::Heap::reallocate) would do.
+pub fn reallocate(id: usize, pointer: *mut u8, size: usize) -> Option<NonNull<u8>> {
+    let cache = cache::near(thread::existing()?, id).filter(|cache| cache.is_plain())?;
+    let (span, scaled_class) = page_map::blocks_of(pointer as usize)?;
+    let class = scaled_class / CLASS_SCALE;
+    if size.wrapping_sub(1) >= cache.quick_size.load(Relaxed) || class >= SHARED || !span.is_of(id) {
+        return None;
+    }
+    let index = span.index_of(pointer as usize)?;
+    let value = span.slot(index).load(Relaxed);
+    if !slot::is_plainly_live(value) {
+        return None;
+    }
+    // SAFETY: a heap's record is never unmapped.
+    let heap = unsafe { &*cache.heap };
+    let capacity = SHAPES[class].stride as usize;
+    let resized = if resize::stays_in_room(size, capacity) {
+        heap.set_size_in_room(span, index, pointer, value, (capacity - size) as u16).then_some(pointer)
+    } else {
+        replace(cache, Entry::new(pointer, span.slot(index), value), class, size)
+    }?;
+    cache.resize(heap, capacity - (value - slot::LIVE) as usize, size);
+    NonNull::new(resized)
+}
+/// Copies a live block into a cached one of `size` bytes, and puts it into its magazine. Counts nothing.
+fn replace(cache: &ThreadCache, old: Entry, class: usize, size: usize) -> Option<*mut u8> {
+    let Shape { stride, alignment, .. } = SHAPES[class];
+    let new_class = match alignment as usize {
+        DEFAULT_ALIGNMENT => quick_scaled_class_of_lines(size + DEFAULT_ALIGNMENT - 1),
+        _ => quick_scaled_class_of(size),
+    };
+    let (magazine, old_magazine) = (cache.magazine_at(new_class), cache.magazine(class));
+    let taken = take_if(magazine, || true)?;
+    // SAFETY: the entry was taken just now and has not been overwritten.
+    let entry = unsafe { *taken.entry.as_ref() };
+    taken.slot.store(taken.labels.zero_size_value().wrapping_sub(size as u16), Relaxed);
+    let put_away = old_magazine.place().is_some_and(|place| {
+        // SAFETY: both blocks are live, different, and at least that long.
+        unsafe { core::ptr::copy_nonoverlapping(old.pointer, entry.pointer, size.min(stride as usize)) };
+        let surrendered = slot::surrender(old.slot(), old.value(), old_magazine.tag());
+        if surrendered {
+            old_magazine.fill(place, old);
+        }
+        surrendered
+    });
+    if !put_away {
+        taken.slot.store(taken.labels.tag(), Relaxed);
+        magazine.fill(taken.entry, entry);
+        return None;
+    }
+    Some(entry.pointer)
 }

@@ -8,10 +8,22 @@ use super::span::Span;
 use super::*;
 use crate::error::{Error, fail};
 
+/// Whether a block with room for `capacity` bytes stays where it is when it comes to have `size`: not if half of it would be
+/// wasted.
+pub(super) fn stays_in_room(size: usize, capacity: usize) -> bool {
+    size <= capacity && (size > capacity / 2 || capacity <= 64)
+}
+
 impl Heap {
     /// Changes the size of the block at `pointer`. Its contents up to the smaller of both sizes stay, and so does its
     /// alignment. An error leaves the block as it was.
     pub fn reallocate(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
+        match fast::reallocate(self.id, pointer, size) {
+            Some(block) => Ok(block),
+            None => self.reallocate_slow(pointer, size),
+        }
+    }
+    fn reallocate_slow(&'static self, pointer: *mut u8, size: usize) -> Result<NonNull<u8>> {
         let (span, index, value) = self.find(pointer).inspect_err(|&error| debug::refused(pointer, error))?;
         if size == 0 {
             return fail!(InvalidArgument, "a block of 0 bytes");
@@ -37,9 +49,9 @@ impl Heap {
                 self.want_caches();
             }
             resized?
-        } else if size <= block.capacity && (pinned || size > block.capacity / 2 || block.capacity <= 64) {
+        } else if stays_in_room(size, block.capacity) || pinned && size <= block.capacity {
             let Some(before) = self.resize_in_room(span, index, value, &block, size) else {
-                return self.reallocate(pointer, size); // it changed meanwhile: freed by another thread, or marked
+                return self.reallocate_slow(pointer, size); // it changed meanwhile: freed by another thread, or marked
             };
             Some((pointer, before))
         } else if size > block.capacity {
@@ -113,20 +125,35 @@ impl Heap {
         }
         // For the guard, which has to be where the size says it is.
         let central = debug::guards_are_on().then(|| self.central.lock());
-        // Without the lock, which would cost as much as all the rest. If the span has ended meanwhile the slot is another
-        // block's by now, and gets its value back at once.
-        let is_still_there = || self.has_block_of_class(span, index, block.start as *const u8);
-        let plain = slot::LIVE + (block.capacity - size) as u16;
-        let resized = if slot::is_marked(value) { slot::marked(plain) } else { plain };
-        let done = is_still_there() && slot::surrender(span.slot(index), value, resized);
-        if done && !is_still_there() {
-            slot::surrender(span.slot(index), resized, value);
-            return None;
-        }
+        let done =
+            self.set_size_in_room(span, index, block.start as *mut u8, value, (block.capacity - size) as u16);
         if done && central.is_some() {
             guard();
         }
         done.then_some(block.size)
+    }
+    /// Gives a block that shares its span a size that leaves `unused` bytes of its room. False if it is not as it was found any
+    /// more. It takes no lock, which would cost as much as all the rest: if the span has ended meanwhile the slot is another
+    /// block's by now, and gets its value back at once.
+    pub(super) fn set_size_in_room(
+        &self,
+        span: &'static Span,
+        index: usize,
+        pointer: *mut u8,
+        value: u16,
+        unused: u16,
+    ) -> bool {
+        let is_still_there = || self.has_block_of_class(span, index, pointer);
+        let plain = slot::LIVE + unused;
+        let resized = if slot::is_marked(value) { slot::marked(plain) } else { plain };
+        if !is_still_there() || !slot::surrender(span.slot(index), value, resized) {
+            return false;
+        }
+        let stayed = is_still_there();
+        if !stayed {
+            slot::surrender(span.slot(index), resized, value);
+        }
+        stayed
     }
     /// Whether `block` is the live block of a span of a single class. The heap's lock is held.
     fn has_only_block(&self, span: &'static Span, block: &Block) -> bool {

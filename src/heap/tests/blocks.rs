@@ -47,6 +47,65 @@ fn blocks_that_grow_stay_packed() {
     heap.destroy();
 }
 
+/// As often as a program is likely to do it, and at what it then finds in its caches.
+#[test]
+fn small_blocks_are_resized_without_the_slow_path() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let sizes = [16, 17, 100, 90, 3000, 2900, 40, 28 << 10];
+    let [mut block, other] = [(); 2].map(|()| heap.allocate(16, 16).unwrap());
+    let round = |block: &mut NonNull<u8>, quickly: bool| {
+        for (from, to) in sizes.iter().zip(sizes.iter().cycle().skip(1)) {
+            // SAFETY: the block is live and has that size.
+            unsafe { block.write_bytes(*from as u8, *from) };
+            let before = heap.statistics();
+            let resized = fast::reallocate(heap.id(), block.as_ptr(), *to);
+            assert!(resized.is_some() || !quickly, "{from} to {to}");
+            *block = resized.unwrap_or_else(|| heap.reallocate(block.as_ptr(), *to).unwrap());
+            // SAFETY: as above.
+            let kept = unsafe { core::slice::from_raw_parts(block.as_ptr(), *from.min(to)) };
+            assert!(kept.iter().all(|&byte| byte == *from as u8), "{from} to {to}");
+            let figures = heap.statistics();
+            assert_eq!((figures.live, heap.block(block.as_ptr()).unwrap().size), (to + 16, *to));
+            assert_eq!((figures.allocations, figures.frees), (before.allocations, before.frees));
+        }
+    };
+    // The largest size makes whole cache lines of it, so the second round uses other classes.
+    [false, false, true].iter().for_each(|&quickly| round(&mut block, quickly));
+    assert_eq!(heap.statistics().peak, (28 << 10) + 16, "never both the old block and the new one");
+    for wrong in [block.as_ptr().wrapping_add(1), core::ptr::null_mut(), (&raw const sizes).cast_mut().cast()]
+    {
+        assert_eq!(fast::reallocate(heap.id(), wrong, 50), None);
+    }
+    heap.free(other.as_ptr()).unwrap();
+    assert_eq!(fast::reallocate(heap.id(), other.as_ptr(), 50), None);
+    heap.free(block.as_ptr()).unwrap();
+    assert_eq!((heap.statistics().live, heap.destroy()), (0, Leaks::default()));
+}
+/// A quick reallocation that finds no room for the old block puts the new one back.
+#[test]
+fn a_block_that_cannot_be_put_away_stays() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let blocks: Vec<_> = (0..5000).map(|_| heap.allocate(1000, 0).unwrap()).collect();
+    heap.free(heap.allocate(3000, 0).unwrap().as_ptr()).unwrap();
+    heap.free(heap.allocate(3000, 0).unwrap().as_ptr()).unwrap();
+    let class = |size| heap.existing_cache().unwrap().magazine(size_class::class_of(size) as usize);
+    let mut left = blocks.iter();
+    while class(1000).place().is_some() {
+        heap.free(left.next().expect("magazines are bounded").as_ptr()).unwrap();
+    }
+    let block = *left.next().unwrap();
+    let (before, cached) = (heap.block(block.as_ptr()), class(3000).length());
+    assert!(cached > 0);
+    assert_eq!(fast::reallocate(heap.id(), block.as_ptr(), 3000), None);
+    assert_eq!((heap.block(block.as_ptr()), class(3000).length()), (before, cached));
+    let moved = heap.reallocate(block.as_ptr(), 3000).unwrap();
+    assert_eq!((heap.block(moved.as_ptr()).unwrap().size, heap.block(block.as_ptr())), (3000, None));
+    let mut live = vec![moved];
+    live.extend(left);
+    live.iter().for_each(|block| heap.free(block.as_ptr()).unwrap());
+    assert_eq!((heap.statistics().live, heap.refused(), heap.destroy()), (0, 0, Leaks::default()));
+}
+
 #[test]
 fn attributes_follow_the_block() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
