@@ -218,48 +218,6 @@ typedef struct {
 } unified_memory_interface_t;
 
 /**
- * Where the bytes of streaming or hierarchical memory are, and what moving them has cost.
- */
-typedef struct {
-  /**
-   * Bytes in RAM as the program sees them: chunks in place, and chunks that were read ahead.
-   */
-  size_t hot_bytes;
-  /**
-   * Encoded bytes in RAM. A chunk that is in place and unchanged may have an encoded copy, which counts here too.
-   */
-  size_t warm_bytes;
-  /**
-   * Encoded bytes in the spill file. A chunk that is in RAM may have a copy there, which counts here too.
-   */
-  size_t cold_bytes;
-  /**
-   * Chunks brought in because they were touched or acquired.
-   */
-  size_t faults;
-  /**
-   * Chunks sent out of their place in RAM.
-   */
-  size_t evictions;
-  /**
-   * Chunks brought in before they were needed.
-   */
-  size_t prefetches;
-  /**
-   * Prefetched chunks that were then used.
-   */
-  size_t prefetch_hits;
-  /**
-   * Bytes before encoding divided by bytes after it, over all that was encoded; 1 if nothing was.
-   */
-  double compression_ratio;
-  /**
-   * Nanoseconds spent encoding and decoding.
-   */
-  size_t compression_ns;
-} unimem_residency_t;
-
-/**
  * The configuration of an instance. In all sizes 0 means none, or the default.
  */
 typedef struct {
@@ -353,104 +311,51 @@ typedef struct {
  */
 typedef void (*unimem_leak_callback_t)(const unimem_leak_t *leak, void *context);
 
+/**
+ * Where the bytes of streaming or hierarchical memory are, and what moving them has cost.
+ */
+typedef struct {
+  /**
+   * Bytes in RAM as the program sees them: chunks in place, and chunks that were read ahead.
+   */
+  size_t hot_bytes;
+  /**
+   * Encoded bytes in RAM. A chunk that is in place and unchanged may have an encoded copy, which counts here too.
+   */
+  size_t warm_bytes;
+  /**
+   * Encoded bytes in the spill file. A chunk that is in RAM may have a copy there, which counts here too.
+   */
+  size_t cold_bytes;
+  /**
+   * Chunks brought in because they were touched or acquired.
+   */
+  size_t faults;
+  /**
+   * Chunks sent out of their place in RAM.
+   */
+  size_t evictions;
+  /**
+   * Chunks brought in before they were needed.
+   */
+  size_t prefetches;
+  /**
+   * Prefetched chunks that were then used.
+   */
+  size_t prefetch_hits;
+  /**
+   * Bytes before encoding divided by bytes after it, over all that was encoded; 1 if nothing was.
+   */
+  double compression_ratio;
+  /**
+   * Nanoseconds spent encoding and decoding.
+   */
+  size_t compression_ns;
+} unimem_residency_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
-
-/**
- * Returns the interface of a memory system, whose functions work on the system's memory. It is the same table each
- * time, and it ends with the system. What it tells of the system, and what is trimmed through it, includes the system's
- * pools. Their blocks are freed through them. NULL with `UNIMEM_ERROR_INVALID_ARGUMENT` for anything but a live system of
- * libunimem.
- */
-unified_memory_interface_t *unimem_system_interface(struct advanced_memory_system_t *system);
-
-/**
- * Returns the bytes of a chunk of the streaming or hierarchical memory that starts at `ptr`; the last chunk may be
- * shorter. 0 for any other pointer (`UNIMEM_ERROR_NOT_OWNED`).
- */
-size_t unimem_chunk_size(const void *ptr);
-
-/**
- * Returns the number of chunks of the streaming or hierarchical memory that starts at `ptr`; 0 for any other pointer
- * (`UNIMEM_ERROR_NOT_OWNED`).
- */
-size_t unimem_chunk_count(const void *ptr);
-
-/**
- * Acquires a chunk: brings it in, pins it in place, and returns its address, which is `ptr` plus `index` chunks.
- *
- * The chunk stays in place until it has been released as often as it was acquired; any thread may release it. Until
- * then no access to it faults, and it may be given to system calls. In a forked child it is acquired as often as in
- * the parent. The calling thread does the work, so several threads that acquire chunks decode in parallel. With
- * `UNIMEM_OVERWRITE` the contents are unspecified until they are written.
- *
- * NULL with
- *
- * - `UNIMEM_ERROR_OUT_OF_MEMORY` if the budget has no room for this chunk and two more beside the chunks that are
- *   acquired already, because one plain access may need two chunks at once. Where all chunks fit the budget, all can
- *   be acquired.
- *
- * - `UNIMEM_ERROR_IO` if the spill file fails.
- *
- * - `UNIMEM_ERROR_CORRUPTION` if the stored bytes are not those that were written.
- *
- * - `UNIMEM_ERROR_LIMIT` if the chunk is held by 65535 acquisitions already, or if the `signal` mechanism serves
- *   faults and the process has no mapping left for the chunk.
- *
- * - `UNIMEM_ERROR_INVALID_ARGUMENT` if there is no such chunk or `access`, and `UNIMEM_ERROR_NOT_OWNED` if no such
- *   memory starts at `ptr`.
- */
-void *unimem_chunk_acquire(void *ptr,
-                           size_t index,
-                           unimem_access_t access);
-
-/**
- * Gives up one acquisition of a chunk. False if the chunk is not acquired (`UNIMEM_ERROR_INVALID_ARGUMENT`).
- */
-bool unimem_chunk_release(void *ptr, size_t index);
-
-/**
- * Asks the library's own threads to bring in `count` chunks, from chunk `index` on. It returns at once; as many chunks
- * come in as there is room and time for. False if there are no such chunks (`UNIMEM_ERROR_INVALID_ARGUMENT`).
- */
-bool unimem_chunk_prefetch(void *ptr,
-                           size_t index,
-                           size_t count);
-
-/**
- * Says how the program will use the memory that starts at `ptr`. Advice never changes or loses contents. False if
- * there is no such `advice` (`UNIMEM_ERROR_INVALID_ARGUMENT`).
- */
-bool unimem_advise(void *ptr,
-                   unimem_advice_t advice);
-
-/**
- * Tells where the bytes of the memory that starts at `ptr` are, and what moving them has cost. False for any other
- * pointer (`UNIMEM_ERROR_NOT_OWNED`).
- *
- * @pre `out` may be written.
- */
-bool unimem_residency(const void *ptr,
-                      unimem_residency_t *out);
-
-/**
- * Names the mechanism that serves direct access to memory that is not in place: "userfaultfd", "userfaultfd-copy",
- * "signal" or "none". `UNIMEM_FAULTS` in the environment names the first of these to try; if it does not work here, the
- * next that does is used.
- *
- * - System calls: under every mechanism they fail with `EFAULT` when they are given memory that is not in place.
- *   Acquired chunks are safe.
- *
- * - Signals: "userfaultfd" and "userfaultfd-copy" serve a touch in a handler of SIGBUS, "signal" in a handler of
- *   SIGSEGV. Threads that touch tiered memory must not block that signal. The library's handler passes other faults on
- *   to the handler that the program had installed before. A handler that the program installs later comes first, until
- *   the next tiered allocation.
- *
- * - "none": a program may touch acquired chunks only, and memory that fit the budget as a whole when it was allocated.
- *   To reallocate such memory to a larger size may fail (`UNIMEM_ERROR_UNSUPPORTED`).
- */
-const char *unimem_fault_mechanism(void);
 
 /**
  * Returns the global instance, which is created on first use and lives as long as the process. The environment
@@ -654,6 +559,101 @@ size_t unimem_held_bytes(unified_memory_interface_t *memory);
  * Returns the number of NUMA nodes of the machine, at least 1.
  */
 size_t unimem_numa_nodes(void);
+
+/**
+ * Returns the bytes of a chunk of the streaming or hierarchical memory that starts at `ptr`; the last chunk may be
+ * shorter. 0 for any other pointer (`UNIMEM_ERROR_NOT_OWNED`).
+ */
+size_t unimem_chunk_size(const void *ptr);
+
+/**
+ * Returns the number of chunks of the streaming or hierarchical memory that starts at `ptr`; 0 for any other pointer
+ * (`UNIMEM_ERROR_NOT_OWNED`).
+ */
+size_t unimem_chunk_count(const void *ptr);
+
+/**
+ * Acquires a chunk: brings it in, pins it in place, and returns its address, which is `ptr` plus `index` chunks.
+ *
+ * The chunk stays in place until it has been released as often as it was acquired; any thread may release it. Until
+ * then no access to it faults, and it may be given to system calls. In a forked child it is acquired as often as in
+ * the parent. The calling thread does the work, so several threads that acquire chunks decode in parallel. With
+ * `UNIMEM_OVERWRITE` the contents are unspecified until they are written.
+ *
+ * NULL with
+ *
+ * - `UNIMEM_ERROR_OUT_OF_MEMORY` if the budget has no room for this chunk and two more beside the chunks that are
+ *   acquired already, because one plain access may need two chunks at once. Where all chunks fit the budget, all can
+ *   be acquired.
+ *
+ * - `UNIMEM_ERROR_IO` if the spill file fails.
+ *
+ * - `UNIMEM_ERROR_CORRUPTION` if the stored bytes are not those that were written.
+ *
+ * - `UNIMEM_ERROR_LIMIT` if the chunk is held by 65535 acquisitions already, or if the `signal` mechanism serves
+ *   faults and the process has no mapping left for the chunk.
+ *
+ * - `UNIMEM_ERROR_INVALID_ARGUMENT` if there is no such chunk or `access`, and `UNIMEM_ERROR_NOT_OWNED` if no such
+ *   memory starts at `ptr`.
+ */
+void *unimem_chunk_acquire(void *ptr,
+                           size_t index,
+                           unimem_access_t access);
+
+/**
+ * Gives up one acquisition of a chunk. False if the chunk is not acquired (`UNIMEM_ERROR_INVALID_ARGUMENT`).
+ */
+bool unimem_chunk_release(void *ptr, size_t index);
+
+/**
+ * Asks the library's own threads to bring in `count` chunks, from chunk `index` on. It returns at once; as many chunks
+ * come in as there is room and time for. False if there are no such chunks (`UNIMEM_ERROR_INVALID_ARGUMENT`).
+ */
+bool unimem_chunk_prefetch(void *ptr,
+                           size_t index,
+                           size_t count);
+
+/**
+ * Says how the program will use the memory that starts at `ptr`. Advice never changes or loses contents. False if
+ * there is no such `advice` (`UNIMEM_ERROR_INVALID_ARGUMENT`).
+ */
+bool unimem_advise(void *ptr,
+                   unimem_advice_t advice);
+
+/**
+ * Tells where the bytes of the memory that starts at `ptr` are, and what moving them has cost. False for any other
+ * pointer (`UNIMEM_ERROR_NOT_OWNED`).
+ *
+ * @pre `out` may be written.
+ */
+bool unimem_residency(const void *ptr,
+                      unimem_residency_t *out);
+
+/**
+ * Names the mechanism that serves direct access to memory that is not in place: "userfaultfd", "userfaultfd-copy",
+ * "signal" or "none". `UNIMEM_FAULTS` in the environment names the first of these to try; if it does not work here, the
+ * next that does is used.
+ *
+ * - System calls: under every mechanism they fail with `EFAULT` when they are given memory that is not in place.
+ *   Acquired chunks are safe.
+ *
+ * - Signals: "userfaultfd" and "userfaultfd-copy" serve a touch in a handler of SIGBUS, "signal" in a handler of
+ *   SIGSEGV. Threads that touch tiered memory must not block that signal. The library's handler passes other faults on
+ *   to the handler that the program had installed before. A handler that the program installs later comes first, until
+ *   the next tiered allocation.
+ *
+ * - "none": a program may touch acquired chunks only, and memory that fit the budget as a whole when it was allocated.
+ *   To reallocate such memory to a larger size may fail (`UNIMEM_ERROR_UNSUPPORTED`).
+ */
+const char *unimem_fault_mechanism(void);
+
+/**
+ * Returns the interface of a memory system, whose functions work on the system's memory. It is the same table each
+ * time, and it ends with the system. What it tells of the system, and what is trimmed through it, includes the system's
+ * pools. Their blocks are freed through them. NULL with `UNIMEM_ERROR_INVALID_ARGUMENT` for anything but a live system of
+ * libunimem.
+ */
+unified_memory_interface_t *unimem_system_interface(struct advanced_memory_system_t *system);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -27,13 +27,16 @@ fn exported() -> Vec<(String, String)> {
     names
 }
 
+/// What a header begins with, as its reader needs it first.
+const FIRST: [&str; 2] = ["interface.rs", "chunks.rs"];
 /// The files with functions for C, and the types of their arguments. The seam's declare what is defined elsewhere.
 fn boundary() -> Vec<PathBuf> {
     let files = fs::read_dir(root().join("src/c_api")).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|ending| ending == "rs")).collect();
     files.retain(|path| !path.ends_with("mod.rs") && !path.ends_with("seam.rs"));
-    files.sort();
+    let place = |file: &PathBuf| FIRST.iter().position(|name| file.ends_with(name)).unwrap_or(FIRST.len());
+    files.sort_by_cached_key(|file| (place(file), file.clone()));
     files
 }
 
