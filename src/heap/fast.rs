@@ -218,6 +218,10 @@ pub fn reallocate(id: usize, pointer: *mut u8, size: usize) -> Option<NonNull<u8
     }
     // SAFETY: a heap's record is never unmapped.
     let heap = unsafe { &*cache.heap };
+    // As in debug mode, where blocks have guards.
+    if heap.cache_blocks.load(Relaxed) == 0 {
+        return None;
+    }
     let capacity = SHAPES[class].stride as usize;
     let resized = if resize::stays_in_room(size, capacity) {
         heap.set_size_in_room(span, index, pointer, value, (capacity - size) as u16).then_some(pointer)
