@@ -1,6 +1,6 @@
 //! The fast paths: a hit in the calling thread's cache, and nothing else.
 //!
-//! A fast path takes no lock, makes no call and cannot fail. Whatever is unusual makes it return `None` or `false` with
+//! A fast path takes no lock and cannot fail; those of allocation and free make no call. Whatever is unusual makes it return `None` or `false` with
 //! nothing changed, and the caller goes on to slow.rs. It needs only the heap's id, so the functions of an instance's table
 //! reach the cache in two loads.
 //!
@@ -12,8 +12,8 @@ use super::cache::{self, ThreadCache};
 use super::front::Freed;
 use super::magazine::{Entry, Labels, Magazine};
 use super::size_class::{
-    CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, SHAPES, SHARED, Shape, quick_class_of,
-    quick_scaled_class_of, quick_scaled_class_of_lines,
+    CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, SHAPES, SHARED, quick_class_of, quick_scaled_class_of,
+    quick_scaled_class_of_lines,
 };
 use super::span::ALL;
 use super::{page_map, resize, slot, span_of_block};
@@ -119,16 +119,20 @@ pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) ->
     if class < FIRST_SINGLE {
         return shared(cache, size, || class * CLASS_SCALE);
     }
-    let taken = take(cache, cache.magazine(class), size)?;
-    // SAFETY: the entry was taken just now and has not been overwritten.
-    let pointer = unsafe { taken.entry.as_ref() }.pointer;
-    let span = span_of_block(pointer);
+    let (pointer, slot, span) = if cache.front.holds(class * CLASS_SCALE) {
+        cache.front.give_only(&cache.tally, size)?
+    } else {
+        let taken = take(cache, cache.magazine(class), size)?;
+        // SAFETY: the entry was taken just now and has not been overwritten.
+        let pointer = unsafe { taken.entry.as_ref() }.pointer;
+        (NonNull::new(pointer)?, taken.slot, span_of_block(pointer))
+    };
     span.note_request(size);
     if !zeroed {
         span.set_written(ALL);
     }
-    taken.slot.store(slot::LIVE, Relaxed);
-    NonNull::new(pointer)
+    slot.store(slot::LIVE, Relaxed);
+    Some(pointer)
 }
 
 /// Frees into the calling thread's cache of the heap with `id`. False: nothing was done, and a slow path has to find out
@@ -223,18 +227,18 @@ pub fn reallocate(id: usize, pointer: *mut u8, size: usize) -> Option<NonNull<u8
         return None;
     }
     let capacity = SHAPES[class].stride as usize;
+    let before = capacity.checked_sub((value - slot::LIVE) as usize)?;
     let resized = if resize::stays_in_room(size, capacity) {
         heap.set_size_in_room(span, index, pointer, value, (capacity - size) as u16).then_some(pointer)
     } else {
-        replace(cache, Entry::new(pointer, span.slot(index), value), class, size)
+        replace(cache, Entry::new(pointer, span.slot(index), value), class, before, size)
     }?;
-    cache.resize(heap, capacity - (value - slot::LIVE) as usize, size);
+    cache.resize(heap, before, size);
     NonNull::new(resized)
 }
-/// Copies a live block into a cached one of `size` bytes, and puts it into its magazine. Counts nothing.
-fn replace(cache: &ThreadCache, old: Entry, class: usize, size: usize) -> Option<*mut u8> {
-    let Shape { stride, alignment, .. } = SHAPES[class];
-    let new_class = match alignment as usize {
+/// Copies a live block of `before` bytes into a cached one of `size`, and puts it into its magazine. Counts nothing.
+fn replace(cache: &ThreadCache, old: Entry, class: usize, before: usize, size: usize) -> Option<*mut u8> {
+    let new_class = match SHAPES[class].alignment as usize {
         DEFAULT_ALIGNMENT => quick_scaled_class_of_lines(size + DEFAULT_ALIGNMENT - 1),
         _ => quick_scaled_class_of(size),
     };
@@ -245,7 +249,7 @@ fn replace(cache: &ThreadCache, old: Entry, class: usize, size: usize) -> Option
     taken.slot.store(taken.labels.zero_size_value().wrapping_sub(size as u16), Relaxed);
     let put_away = old_magazine.place().is_some_and(|place| {
         // SAFETY: both blocks are live, different, and at least that long.
-        unsafe { core::ptr::copy_nonoverlapping(old.pointer, entry.pointer, size.min(stride as usize)) };
+        unsafe { core::ptr::copy_nonoverlapping(old.pointer, entry.pointer, size.min(before)) };
         let surrendered = slot::surrender(old.slot(), old.value(), old_magazine.tag());
         if surrendered {
             old_magazine.fill(place, old);

@@ -5,7 +5,8 @@
 //! looks nothing up. And an allocation need not wait for what the free before it has stored, as it must when both go through
 //! a magazine.
 //!
-//! A block in the front counts as in its class's magazine: its slot has the magazine's tag (slot.rs).
+//! It serves the classes that quick calls ask for: the shared ones, and the smaller ones with a span for each block. A block in
+//! the front counts as in its class's magazine: its slot has the magazine's tag (slot.rs).
 //! - A free that finds the front empty puts its block there with all it has found out.
 //! - An allocation of its class takes it. The front is empty then, and remembers the block.
 //! - A free of the block that it remembers puts it back. What is remembered holds if the slot says that a block is live and the
@@ -16,16 +17,22 @@
 //! - A block of another class would stay for ever: slow paths put it into its magazine, and every thread passes one with each
 //!   1024th free at the latest (tally.rs).
 use super::magazine::{Entry, Labels};
-use super::size_class::{CLASS_SCALE, SHARED};
+use super::size_class::{CLASS_SCALE, CLASSES, FIRST_SINGLE, LAST_QUICK, SHARED};
 use super::slot;
 use super::span::Span;
-use super::tally::{self, Tally};
+use super::tally::Tally;
 use core::cell::Cell;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-/// Scaled classes of blocks in the front are below this, addresses of blocks are not.
-const CLASSES_END: usize = SHARED * CLASS_SCALE;
+/// Scaled classes are below this, addresses of blocks are not.
+const CLASSES_END: usize = CLASSES * CLASS_SCALE;
+/// Whether the front serves a class.
+#[inline(always)]
+fn serves(scaled_class: usize) -> bool {
+    scaled_class < SHARED * CLASS_SCALE
+        || (FIRST_SINGLE * CLASS_SCALE..=LAST_QUICK * CLASS_SCALE).contains(&scaled_class)
+}
 /// The key of a front that has never had a block. No block has this address.
 const NO_BLOCK: usize = usize::MAX;
 
@@ -42,15 +49,13 @@ pub struct Front {
     /// Its slot; none in the sentinel.
     slot: Cell<Option<&'static AtomicU16>>,
     span: Cell<*const Span>,
-    /// The counted size of a block ([`Span::counted_size`]) is this number minus the value of its slot.
-    counted: Cell<usize>,
-    /// Value of the block's slot before the block was freed. It comes here because hits do not read it, see
-    /// [`ThreadCache`](super::cache::ThreadCache).
-    value: Cell<u16>,
-    unused: [u16; 3],
     scaled_class: Cell<u32>,
     /// See [`Span::service`].
     service: Cell<u32>,
+    /// Value of the block's slot before the block was freed. It comes here because hits do not read it, see
+    /// [`ThreadCache`](super::cache::ThreadCache).
+    value: Cell<u16>,
+    unused: u16,
     labels: Cell<Labels>,
 }
 
@@ -75,21 +80,37 @@ impl Front {
     pub fn holds(&self, scaled_class: usize) -> bool {
         self.key.get() == scaled_class
     }
-    /// Gives out the block in the front and counts a hit of `size` bytes. None: a slow path has to serve the call; nothing
-    /// was changed.
+    /// Gives out the block in the front, which shares its span, and counts a hit of `size` bytes. None: a slow path has to
+    /// serve the call; nothing was changed.
     #[inline(always)]
     pub fn give(&self, tally: &Tally, size: usize) -> Option<NonNull<u8>> {
+        let (pointer, slot) = self.take(tally, size)?;
+        slot.store(self.labels.get().zero_size_value().wrapping_sub(size as u16), Relaxed);
+        Some(pointer)
+    }
+    /// The same for a block that has a span of its own, which the caller tells what the block is for before it stores the live
+    /// value into the slot.
+    #[inline(always)]
+    pub fn give_only(
+        &self,
+        tally: &Tally,
+        size: usize,
+    ) -> Option<(NonNull<u8>, &'static AtomicU16, &'static Span)> {
+        let (pointer, slot) = self.take(tally, size)?;
+        // SAFETY: it held a block until now, whose span is in service; and span records stay mapped for ever.
+        Some((pointer, slot, unsafe { &*self.span.get() }))
+    }
+    #[inline(always)]
+    fn take(&self, tally: &Tally, size: usize) -> Option<(NonNull<u8>, &'static AtomicU16)> {
         // SAFETY: it holds a block.
         let slot = unsafe { self.slot.get().unwrap_unchecked() };
-        let labels = self.labels.get();
-        if slot.load(Relaxed) != labels.tag() || !tally.hit(size) {
+        if slot.load(Relaxed) != self.labels.get().tag() || !tally.hit(size) {
             return None;
         }
         let address = self.address.get();
         self.key.set(address);
-        slot.store(labels.zero_size_value().wrapping_sub(size as u16), Relaxed);
         // SAFETY: no block is at address 0.
-        Some(unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(address)) })
+        Some((unsafe { NonNull::new_unchecked(with_exposed_provenance_mut(address)) }, slot))
     }
     /// Frees `pointer` into the front, if that is the block it remembers.
     #[inline(always)]
@@ -108,7 +129,7 @@ impl Front {
         if span.service() != self.service.get() {
             return Freed::Unknown;
         }
-        if !tally.quick_free(self.counted.get().wrapping_sub(value as usize)) {
+        if !tally.quick_free(span.counted_size(value)) {
             return Freed::Slowly;
         }
         self.value.set(value);
@@ -119,7 +140,7 @@ impl Front {
     /// Whether a block of this scaled class may be put into the front.
     #[inline(always)]
     pub fn has_room(&self, scaled_class: usize) -> bool {
-        self.key.get() >= CLASSES_END && scaled_class < CLASSES_END
+        self.key.get() >= CLASSES_END && serves(scaled_class)
     }
     /// Puts a block into the front. The caller has checked that there is room, and that the block is one of the span's in this
     /// service; it sets the block's slot afterwards.
@@ -128,16 +149,16 @@ impl Front {
         self.slot.set(Some(entry.slot()));
         self.value.set(entry.value());
         self.span.set(span);
-        self.counted.set(tally::counted(labels.zero_size_value() as usize));
         self.scaled_class.set(scaled_class as u32);
         self.service.set(service);
         self.labels.set(labels);
         self.key.set(scaled_class);
     }
-    /// Takes the block out of the front: its class and its entry.
-    pub fn remove(&self) -> Option<(usize, Entry)> {
+    /// Takes the block out of the front, if its class is `first` or a later one: its class and its entry.
+    pub fn remove(&self, first: usize) -> Option<(usize, Entry)> {
         let scaled_class = self.key.get();
-        let slot = self.slot.get().filter(|_| scaled_class < CLASSES_END)?;
+        let wanted = (first * CLASS_SCALE..CLASSES_END).contains(&scaled_class);
+        let slot = self.slot.get().filter(|_| wanted)?;
         self.key.set(self.address.get());
         let pointer = with_exposed_provenance_mut(self.address.get());
         Some((scaled_class / CLASS_SCALE, Entry::new(pointer, slot, self.value.get())))

@@ -132,7 +132,9 @@ pub static SHAPES: [Shape; CLASSES] = {
 
 /// Largest room whose class stands in a table.
 pub const MAX_QUICK: usize = (64 << 10) + 256;
-/// The same for shared classes.
+/// The class of that room.
+pub const LAST_QUICK: usize = single_class_of(MAX_QUICK) as usize;
+/// Largest room of a shared class.
 pub const MAX_QUICK_SHARED: usize = MAX_SHARED;
 /// The tables hold *scaled* classes: the class times the size of a magazine in bytes. That saves the fast path an
 /// instruction.
@@ -182,7 +184,7 @@ pub fn class_of(bytes: usize) -> Class {
     debug_assert!(0 < bytes && bytes <= MAX_STRIDE);
     if bytes <= MAX_SHARED { quick_class_of(bytes) as Class } else { single_class_of(bytes) }
 }
-fn single_class_of(bytes: usize) -> Class {
+const fn single_class_of(bytes: usize) -> Class {
     // The first single class is 32 KiB, and every fourth class after it doubles the stride.
     if bytes <= 32 << 10 {
         return FIRST_SINGLE as Class;

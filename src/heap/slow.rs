@@ -158,7 +158,7 @@ impl Heap {
     }
     /// Moves the block in the front of this thread's cache into its magazine, or into its span if the magazine is full.
     pub(super) fn empty_front(&self, cache: &ThreadCache) {
-        if let Some((class, entry)) = cache.front.remove()
+        if let Some((class, entry)) = cache.front.remove(0)
             && !cache.magazine(class).push(entry)
         {
             self.put_back(&mut self.central.lock(), cache, class, entry);
@@ -385,9 +385,6 @@ impl Heap {
 
     /// Puts the blocks of all magazines of `cache` back into their spans.
     pub(super) fn flush(&self, central: &mut Central, cache: &ThreadCache) {
-        if let Some((class, entry)) = cache.front.remove() {
-            self.put_back(central, cache, class, entry);
-        }
         self.drain_from(central, cache, 0);
     }
 
@@ -396,9 +393,13 @@ impl Heap {
     pub(super) fn put_back_singles(&self, central: &mut Central, cache: &ThreadCache) -> bool {
         self.drain_from(central, cache, FIRST_SINGLE)
     }
-    /// Puts back what the magazines of all classes from `first` on hold. False if that is nothing.
+    /// Puts back what the front and the magazines of all classes from `first` on hold. False if that is nothing.
     fn drain_from(&self, central: &mut Central, cache: &ThreadCache, first: usize) -> bool {
         let mut any = false;
+        if let Some((class, entry)) = cache.front.remove(first) {
+            self.put_back(central, cache, class, entry);
+            any = true;
+        }
         for (class, magazine) in cache.magazines().iter().enumerate().skip(first) {
             magazine.drain_oldest(usize::MAX, |entry| {
                 self.put_back(central, cache, class, entry);

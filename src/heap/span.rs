@@ -214,7 +214,9 @@ impl Span {
     }
     /// Gives a span of a single class another single class.
     pub fn change_class(&self, class: Class) {
+        let changes = self.end_service();
         self.class.store(class, Relaxed);
+        self.begin_service(changes);
     }
     fn set_zero_size_value(&self, room: usize) {
         self.zero_size_value.store(zero_size_value(room), Relaxed);

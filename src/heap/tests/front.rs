@@ -26,7 +26,7 @@ fn remembered(heap: &'static Heap, size: usize) -> *mut u8 {
 }
 /// The stride of the block in the front, which it moves into its magazine.
 fn held_stride(heap: &'static Heap) -> Option<usize> {
-    let (class, entry) = cache(heap).front.remove()?;
+    let (class, entry) = cache(heap).front.remove(0)?;
     assert!(cache(heap).magazine(class).push(entry));
     Some(size_class::SHAPES[class].stride as usize)
 }
@@ -47,6 +47,52 @@ fn a_block_freed_and_wanted_again_stays_out_of_the_magazines() {
     }
     free(heap, block);
     assert_eq!((heap.statistics().live, heap.refused()), (0, 0));
+    end(heap);
+}
+
+/// The size of a block that has a span of its own stands in the span, where a reallocation may have changed it.
+#[test]
+fn blocks_with_spans_of_their_own_are_served_too() {
+    let heap = heap();
+    let block = remembered(heap, 64 << 10);
+    for size in [64 << 10, 60_000, 57_400] {
+        free(heap, block);
+        assert_eq!(held_stride(heap), Some(64 << 10));
+        free(heap, allocate(heap, 64 << 10)); // from the magazine, into the front
+        assert_eq!(allocate(heap, size), block);
+        assert_eq!(heap.block(block).map(|block| block.size), Some(size));
+        assert_eq!(heap.reallocate(block, size - 10).map(NonNull::as_ptr), Ok(block));
+        assert_eq!(heap.statistics().live, size - 10);
+    }
+    free(heap, block);
+    assert_eq!((heap.statistics().live, heap.refused()), (0, 0));
+    end(heap);
+}
+#[test]
+fn a_block_that_has_grown_is_kept_as_what_it_is_now() {
+    let heap = heap();
+    let block = remembered(heap, 40_000);
+    assert_eq!(heap.reallocate(block, 50_000).map(NonNull::as_ptr), Ok(block));
+    free(heap, block);
+    assert_eq!(
+        (allocate(heap, 50_000), heap.block(block).map(|block| block.capacity)),
+        (block, Some(56 << 10))
+    );
+    free(heap, block);
+    end(heap);
+}
+#[test]
+fn what_is_written_to_a_block_in_the_front_is_cleared_again() {
+    let heap = heap();
+    let block = remembered(heap, 40_000);
+    // SAFETY: the block is live and has that size.
+    unsafe { block.write_bytes(7, 40_000) };
+    free(heap, block);
+    let zeroed = heap.allocate_zeroed(40_000, 0).unwrap();
+    // SAFETY: as above.
+    assert!(unsafe { core::slice::from_raw_parts(zeroed.as_ptr(), 40_000) }.iter().all(|&byte| byte == 0));
+    assert_eq!(zeroed.as_ptr(), block);
+    free(heap, block);
     end(heap);
 }
 

@@ -236,7 +236,7 @@ fn deep_and_wide_trees() {
 fn two_threads_give_what_one_gives() {
     let (mut network, memory) = empty();
     let mut random = Random::new(3);
-    for dimensions in [[60, 50, 40], [40, 60, 30], [50, 30, 20]] {
+    for dimensions in [[40, 30, 20], [20, 40, 15], [30, 15, 10]] {
         let elements = random.tensor(&dimensions);
         add(&mut network, &memory, &dimensions, &elements);
     }
