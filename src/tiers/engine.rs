@@ -207,7 +207,7 @@ impl Engine {
     pub(super) fn free_inside(&self, region: &Arc<Region>) -> bool {
         let pages = {
             // Behind a thread that changes the size. One that comes later finds that the region is leaving.
-            let _alone = region.resizing.lock();
+            let _alone = region.resizing(0).lock();
             // From here on no thread finds the region's chunks, but their pages will come free: so this thread counts
             // as at work, and no thread that waits for room gives up.
             let pages = self.pages_in_hand();
@@ -241,7 +241,7 @@ impl Engine {
     /// another region, and the old one is gone. The bytes it grows by are zeros. On failure the region is as it was. To be
     /// called inside the gate.
     pub(super) fn resize_region(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
-        let _alone = region.resizing.lock();
+        let _alone = region.resizing(0).lock();
         if region.is_leaving() {
             return Err(ChunkError::Leaving.error());
         }
@@ -262,7 +262,7 @@ impl Engine {
         index: usize,
         size: usize,
     ) -> Result<Option<Arc<Region>>> {
-        let _alone = region.resizing.lock();
+        let _alone = region.resizing(index).lock();
         let old = region.used_in(index);
         if size > old {
             region.clear_tail_to_grow(index)?;
@@ -271,6 +271,8 @@ impl Engine {
             let resized = region.slab().is_some_and(|slab| slab.resize(index, size));
             return if resized { Ok(None) } else { Err(ChunkError::Leaving.error()) };
         }
+        // Before `arrangement`, for which others wait, because it may come from disk.
+        moving::bring_part_in(region, index).map_err(ChunkError::error)?;
         let _arrangement = self.arrangement.lock();
         self.arrange(|| moving::grow_part(self, region, index, size)).map(Some)
     }
@@ -278,7 +280,7 @@ impl Engine {
     pub(super) fn free_part(&self, region: &Arc<Region>, index: usize) -> bool {
         // Behind a thread that changes the size.
         let ended = {
-            let _alone = region.resizing.lock();
+            let _alone = region.resizing(index).lock();
             region.end_part(index)
         };
         if ended && region.give_back_part(index) {

@@ -47,7 +47,7 @@ impl Region {
     ) -> Result<Option<R>> {
         self.engine().with_room(|| {
             let _inside = gate::enter();
-            let _alone = self.resizing.lock();
+            let _alone = self.resizing(index).lock();
             self.with_tail(index, access, &look)
         })
     }

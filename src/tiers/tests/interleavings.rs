@@ -322,7 +322,7 @@ fn memory_is_freed_while_what_lies_behind_its_end_is_cleared() {
         {
             let (engine, region) = (engine.clone(), region.clone());
             at(SyncPoint::TailAcquired, move || {
-                let goes_first = region.resizing.try_lock().is_some();
+                let goes_first = region.resizing(0).try_lock().is_some();
                 let free = std::thread::spawn(move || engine.free(&region));
                 while goes_first && !free.is_finished() {
                     std::thread::yield_now();

@@ -334,6 +334,35 @@ fn a_piece_moves_to_grow_once_there_is_a_slot() {
     }
 }
 
+#[test]
+fn nobody_waits_for_a_piece_that_comes_in_to_grow() {
+    look_on();
+    for mechanism in serving() {
+        // Within its chunk, beyond it, and from a full chunk.
+        for (from, to) in [(CHUNK - 100, CHUNK), (CHUNK - 100, 2 * CHUNK), (CHUNK, 2 * CHUNK)] {
+            let engine = Fixed::new(1 << 20).engine(mechanism);
+            let [grows, freed, resized] = [0; 3].map(|_| stored(&engine));
+            assert!(from < CHUNK || engine.resize(&grows, from).is_ok());
+            grows.advise(Advice::DontNeed);
+            assert_eq!(grows.word(index(&grows)).phase(), Phase::Stored);
+            ends(move || {
+                let others = engine.clone();
+                at(SyncPoint::Claimed, move || {
+                    elsewhere(move || {
+                        assert!(others.free(&freed) && others.resize(&resized, 10).is_ok());
+                        let params = Params { size: 10 * CHUNK, chunk: CHUNK, policy: Policy::Streaming };
+                        assert!(others.free(&others.allocate(&params).unwrap()));
+                    });
+                });
+                let grown = engine.resize(&grows, to).unwrap();
+                assert_eq!((grown.size(), words(&grown)[3].load(Relaxed)), (to, mix(3)));
+                engine.clear();
+                assert_eq!(engine.held(), 0);
+            });
+        }
+    }
+}
+
 /// Another thread may touch a piece of a slab as soon as it finds the slab.
 #[test]
 fn a_slab_is_found_by_its_addresses_first() {
