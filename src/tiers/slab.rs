@@ -6,9 +6,9 @@
 //!
 //! # Protocol
 //! A chunk of a slab is free, or a piece. Its word tells the size of the piece; 0: none.
-//! - To begin a piece a thread takes a free chunk, which nobody else finds then, sees to it that its contents are zero, and
-//!   stores the size.
-//! - To end it, a thread replaces the size by 0, while it holds the region's `resizing`. Of two threads one succeeds. From
+//! - To begin a piece a thread takes a free chunk, which nobody else finds then, and stores the size. The chunk's contents
+//!   are zero.
+//! - To end it, a thread replaces the size by 0, while it holds [`Region::resizing`]. Of two threads one succeeds. From
 //!   then on faults there are not served, and nobody brings the chunk in: see the fences of [`Region::end_part`] and
 //!   `Region::bring_claimed`. Then the contents are dropped, and last the chunk is free again.
 //! - The thread that gives back the last piece closes the slab, under the lock of the free chunks, so that nobody takes
@@ -162,7 +162,7 @@ impl Slab {
     pub fn size(&self, index: usize) -> usize {
         bytes_of(self.part(index).word.load(Acquire))
     }
-    /// Changes the size of a piece. Returns false if it is none. Only while the region's `resizing` is held.
+    /// Changes the size of a piece. Returns false if it is none. Only while [`Region::resizing`] is held.
     pub fn resize(&self, index: usize, size: usize) -> bool {
         let resized = self.change(index, |word| Some(word - word % OWNER + size as u64));
         if let Some(old) = resized {
@@ -215,13 +215,10 @@ impl Region {
             return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
         }
         self.extent.fetch_add(chunk, Relaxed);
-        if let Err(errno) = self.spill_space().make_blocks(index, self.count()) {
+        self.spill_space().make_blocks(index, self.count()).map_err(|errno| {
             self.shorten_by(chunk);
-            return Err(disk_error(errno));
-        }
-        // A thread that used the piece before while another freed it may have brought the chunk in again.
-        self.forget(Claimant::Anybody, index);
-        Ok(())
+            disk_error(errno)
+        })
     }
     /// Ends a piece. Returns false if another thread ended it first.
     pub(super) fn end_part(&self, index: usize) -> bool {
@@ -259,5 +256,81 @@ mod tests {
         assert_eq!([0, 1, 4, 5].map(|slabs| wanted(slabs, 1 << 20)), [4, 16, 1024, 1024]);
         assert_eq!(capacities(1, 4096).collect::<Vec<_>>(), [256, 64, 16, 4, 1]);
         assert!((12..21).all(|log| capacities(9, (1 << log) + 4096).last() == Some(1)));
+    }
+}
+#[cfg(test)]
+mod model {
+    //! A piece is freed while other threads touch it. When that is done its chunk is free: it holds nothing, and nobody
+    //! brings it in any more.
+    use super::super::state::{Phase, Settle, State};
+    use super::super::word::modelled::{ModelledWord, explore};
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU32, Ordering::*, fence};
+    use loom::thread;
+
+    const ABSENT: u32 = u32::MAX;
+    struct Model {
+        size: AtomicU32,
+        state: State<ModelledWord>,
+        page: AtomicU32,
+    }
+    impl Model {
+        /// What `Region::bring_in` does. Returns false if there is no piece any more.
+        fn bring_in(&self) -> bool {
+            loop {
+                let word = self.state.load();
+                match word.phase() {
+                    Phase::Hot => return true,
+                    Phase::Busy => self.state.wait(),
+                    from if self.state.claim(word) => {
+                        fence(SeqCst);
+                        let is_used = self.size.load(Acquire) > 0;
+                        if is_used {
+                            self.page.store(0, Release);
+                        }
+                        self.state.settle(if is_used { Phase::Hot } else { from }, Settle::default());
+                        return is_used;
+                    }
+                    _ => thread::yield_now(),
+                }
+            }
+        }
+        fn touch(&self) {
+            while self.page.load(Acquire) == ABSENT && self.bring_in() {}
+        }
+        /// What `Region::end_part` and `Region::forget` do.
+        fn free(&self) {
+            self.size.swap(0, AcqRel);
+            fence(SeqCst);
+            loop {
+                let word = self.state.load();
+                match word.phase() {
+                    Phase::Zero => return,
+                    Phase::Busy => self.state.wait(),
+                    _ if self.state.claim(word) => {
+                        self.page.store(ABSENT, Release);
+                        return self.state.settle(Phase::Zero, Settle::default());
+                    }
+                    _ => thread::yield_now(),
+                }
+            }
+        }
+    }
+    #[test]
+    fn a_chunk_that_is_free_holds_nothing() {
+        explore(3, || {
+            let model = Arc::new(Model {
+                size: AtomicU32::new(1),
+                state: State::new(Phase::Zero),
+                page: AtomicU32::new(ABSENT),
+            });
+            let touching = [0; 2].map(|_| {
+                let model = model.clone();
+                thread::spawn(move || model.touch())
+            });
+            model.free();
+            touching.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!((model.state.load().phase(), model.page.load(Acquire)), (Phase::Zero, ABSENT));
+        });
     }
 }
