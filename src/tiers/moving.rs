@@ -83,7 +83,7 @@ pub fn bring_part_in(region: &Region, index: usize) -> core::result::Result<(), 
     match word.phase() {
         Phase::Zero => Ok(()),
         Phase::Hot if word.acquisitions() > 0 => Err(ChunkError::Fixed),
-        _ => region.bring_in(index, Access::Write, Reason::Ahead),
+        _ => region.bring_in(index, Access::Write, Reason::Library),
     }
 }
 fn move_part(

@@ -335,6 +335,30 @@ fn a_piece_moves_to_grow_once_there_is_a_slot() {
 }
 
 #[test]
+fn what_the_program_brings_in_was_not_brought_in_ahead() {
+    look_on();
+    let engine = Fixed::new(1 << 20).engine(serving().next().unwrap());
+    let [acquired, asked] = [0; 2].map(|_| stored(&engine));
+    {
+        let acquired = acquired.clone();
+        at(SyncPoint::BringingAhead, move || {
+            elsewhere(move || _ = acquired.acquire(0, Access::Read).unwrap());
+        });
+    }
+    {
+        let _inside = gate::enter();
+        acquired.bring_ahead(index(&acquired));
+        asked.bring_ahead(index(&asked));
+    }
+    for (piece, ahead) in [(&acquired, 0), (&asked, 1)] {
+        piece.acquire(0, Access::Read).unwrap();
+        let figures = piece.residency();
+        assert_eq!((figures.faults, figures.prefetches, figures.prefetch_hits), (2, ahead, ahead));
+    }
+    engine.clear();
+}
+
+#[test]
 fn nobody_waits_for_a_piece_that_comes_in_to_grow() {
     look_on();
     for mechanism in serving() {
