@@ -152,23 +152,21 @@ impl Slab {
         self.part(index).counters.begin_anew();
         self.part(index).word.store(size as u64, Release);
     }
-    /// Ends a piece. Returns false if it is none.
-    fn end(&self, index: usize) -> bool {
-        let ended = self.change(index, |_| Some(0));
-        self.live_bytes.fetch_sub(ended.map_or(0, bytes_of), Relaxed);
-        ended.is_some()
+    /// Ends a piece. Returns its size; None if it is none.
+    fn end(&self, index: usize) -> Option<usize> {
+        let size = self.change(index, |_| Some(0)).map(bytes_of)?;
+        self.live_bytes.fetch_sub(size, Relaxed);
+        Some(size)
     }
     /// Bytes of a piece; 0: there is none.
     pub fn size(&self, index: usize) -> usize {
         bytes_of(self.part(index).word.load(Acquire))
     }
-    /// Changes the size of a piece. Returns false if it is none. Only while [`Region::resizing`] is held.
-    pub fn resize(&self, index: usize, size: usize) -> bool {
-        let resized = self.change(index, |word| Some(word - word % OWNER + size as u64));
-        if let Some(old) = resized {
-            self.live_bytes.fetch_add(size.wrapping_sub(bytes_of(old)), Relaxed);
-        }
-        resized.is_some()
+    /// Changes the size of a piece. Returns the one before; None if it is none. Only while [`Region::resizing`] is held.
+    pub fn resize(&self, index: usize, size: usize) -> Option<usize> {
+        let before = self.change(index, |word| Some(word - word % OWNER + size as u64)).map(bytes_of)?;
+        self.live_bytes.fetch_add(size.wrapping_sub(before), Relaxed);
+        Some(before)
     }
     /// Adds an owner to a piece.
     pub fn add_owner(&self, index: usize) {
@@ -220,9 +218,9 @@ impl Region {
             disk_error(errno)
         })
     }
-    /// Ends a piece. Returns false if another thread ended it first.
-    pub(super) fn end_part(&self, index: usize) -> bool {
-        let ended = self.slab().is_some_and(|slab| slab.end(index));
+    /// Ends a piece. Returns its size, or None if another thread ended it first.
+    pub(super) fn end_part(&self, index: usize) -> Option<usize> {
+        let ended = self.slab().and_then(|slab| slab.end(index));
         fence(SeqCst); // see `Region::bring_claimed`
         ended
     }

@@ -44,6 +44,8 @@ pub enum SyncPoint {
     NoChunkFree,
     /// A free chunk of a slab is taken for a piece, and there is no room for it yet.
     ChunkTaken,
+    /// A piece is about to be freed.
+    Freeing,
     /// A piece of a slab is ended, but its contents are still there.
     PieceEnded,
     /// The chunk of a piece that was ended is free.
