@@ -227,6 +227,35 @@ static void test_each_is_its_own(void)
     CHECK("none is left", live_in(memory) == 0 && unimem_close(memory));
 }
 
+/* To look at what lies behind a piece takes no more room than to touch it. In debug mode, what a piece holds that shrinks is no
+ * overrun. */
+static void test_resized_beside_acquired(void)
+{
+    enum { COUNT = 40, CHUNK = 64 * KIB };
+    char *pieces[COUNT];
+    size_t acquired = 0;
+    unified_memory_interface_t *memory = open_with(MIB, 0);
+    TEST("pieces grow in their chunks and shrink beside as many acquired ones as there can be") {
+        for (size_t i = 0; i < COUNT; i++) {
+            pieces[i] = memory->allocate_streaming(CHUNK - PAGE, CHUNK);
+            EXPECT(pieces[i] && fill(pieces[i], 0, CHUNK - PAGE, i), "piece %zu: %s", i, unimem_last_error_message());
+        }
+        while (acquired < COUNT && unimem_chunk_acquire(pieces[acquired], 0, UNIMEM_READ)) acquired++;
+        EXPECT(acquired > 2 && acquired < COUNT, "%zu are acquired", acquired);
+        for (size_t i = acquired; i < COUNT; i++) {
+            EXPECT(memory->realloc(pieces[i], CHUNK - 1) == pieces[i], "piece %zu does not grow: %s", i, unimem_last_error_message());
+            EXPECT(memory->realloc(pieces[i], 100) == pieces[i], "piece %zu does not shrink: %s", i, unimem_last_error_message());
+        }
+        for (size_t i = 0; i < acquired; i++) unimem_chunk_release(pieces[i], 0);
+        for (size_t i = 0; i < COUNT; i++) {
+            EXPECT(holds(pieces[i], i < acquired ? CHUNK - PAGE : 100, i < acquired ? CHUNK - PAGE : 100, i), "piece %zu has changed", i);
+            memory->free(pieces[i]);
+        }
+        EXPECT(live_in(memory) == 0, "%zu bytes are live", live_in(memory));
+    }
+    CHECK("none of those is left", unimem_close(memory));
+}
+
 /* The child of a process with pieces in all tiers. */
 static unified_memory_interface_t *forked;
 static char *inherited[200];
@@ -304,6 +333,7 @@ static int run_all(void)
     test_against_model();
     test_threads();
     test_each_is_its_own();
+    if (serves_touches()) test_resized_beside_acquired();
     test_fork();
     int result = run_in_child(touch_freed, NULL, 60);
     CHECK("a touch of a freed piece ends the program", result == 256 + SIGSEGV || result == 256 + SIGBUS);

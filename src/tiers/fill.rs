@@ -43,7 +43,7 @@ pub(super) enum Reason {
     Acquire,
     /// The program has asked for it ahead of need. A worker thread does the work.
     Ahead,
-    /// It is about to move to another region.
+    /// The library looks at it, or moves it to another region.
     Library,
 }
 

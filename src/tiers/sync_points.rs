@@ -36,8 +36,8 @@ pub enum SyncPoint {
     KeepingPages,
     /// A chunk is acquired no more, but its room has not been given back.
     Released,
-    /// The last chunk of a region is acquired for what lies behind the region's end.
-    TailAcquired,
+    /// The last chunk of a region is pinned for what lies behind the region's end.
+    TailPinned,
     /// A chunk that is read ahead is claimed, and about to be given a slot.
     Staging,
     /// No slab has a free chunk for a new piece, and the thread is about to make one.
