@@ -12,7 +12,7 @@ use super::fault::pages::Pages;
 use super::fault::{Faults, Mechanism, handler};
 use super::files::Files;
 use super::region::{Params, Region};
-use super::slab::Slab;
+use super::slab::{self, Slab};
 use super::snapshot::Snapshot;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
@@ -270,7 +270,7 @@ impl Engine {
         if size > region.used_in(index) {
             region.clear_tail_to_grow(index)?;
         }
-        if size <= region.chunk_size() {
+        if slab::fits(size, region.chunk_size()) {
             let before = region.slab().and_then(|slab| slab.resize(index, size));
             return before.map(Resized::InPlace).ok_or_else(|| ChunkError::Leaving.error());
         }

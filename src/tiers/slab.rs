@@ -33,11 +33,14 @@ const FIRST_BYTES: usize = 4 << 20;
 const MOST_CHUNKS: usize = 1 << 16;
 const MOST_BYTES: usize = 1 << 30;
 
-/// Whether memory is a piece of a slab. Larger chunks are few, and are aligned as huge pages. In debug mode an overrun by a
-/// byte has to be found, so none fills its chunk: behind that is the next one's.
+/// Whether memory is a piece of a slab. Larger chunks are few, and are aligned as huge pages.
 pub fn suits(params: &Params) -> bool {
-    let behind = usize::from(debug::guards_are_on());
-    params.size.saturating_add(behind) <= params.chunk && params.chunk < HUGE_PAGE
+    fits(params.size, params.chunk) && params.chunk < HUGE_PAGE
+}
+/// Whether a piece of `size` bytes fits a chunk. In debug mode an overrun by a byte has to be found, so none fills its chunk:
+/// behind that is the next one's.
+pub fn fits(size: usize, chunk: usize) -> bool {
+    size.saturating_add(usize::from(debug::guards_are_on())) <= chunk
 }
 /// How many chunks the next slab gets if there are `slabs` with the same chunks, and then what it gets, one after the other, if
 /// there is less address space.
