@@ -105,33 +105,43 @@ impl Slab {
         unsafe { &*(self.records.span().start as *const Part).add(index) }
     }
     /// Takes a free chunk; None if there is none. `charge` is asked for records that have not been used so far.
-    fn take(&self, charge: impl FnOnce(usize) -> bool) -> Result<Option<usize>> {
+    fn take(&self, charge: impl Fn(usize) -> bool) -> Result<Option<usize>> {
         let mut free = self.free.lock();
-        if free.closed {
-            return Ok(None);
-        }
-        let index = match free.first.checked_sub(1) {
-            Some(index) => {
+        loop {
+            if free.closed {
+                return Ok(None);
+            }
+            if let Some(index) = free.first.checked_sub(1) {
                 free.first = self.part(index as usize).word.load(Relaxed) / OWNER;
-                index as usize
+                free.taken += 1;
+                return Ok(Some(index as usize));
             }
-            None if free.fresh == self.capacity => return Ok(None),
-            None => {
-                let wanted = map::round_to_page((free.fresh + 1) * size_of::<Part>());
-                let more = wanted.saturating_sub(free.charged);
-                if more > 0 && !charge(more) {
-                    return fail!(
-                        OutOfMemory,
-                        "the budget has no room for {more} bytes of records of small pieces"
-                    );
-                }
-                free.charged += more;
+            if free.fresh == self.capacity {
+                return Ok(None);
+            }
+            let wanted = map::round_to_page((free.fresh + 1) * size_of::<Part>());
+            let more = wanted.saturating_sub(free.charged);
+            if more == 0 {
                 free.fresh += 1;
-                free.fresh - 1
+                free.taken += 1;
+                return Ok(Some(free.fresh - 1));
             }
-        };
-        free.taken += 1;
-        Ok(Some(index))
+            // Without the lock, because chunks may have to leave for it, to disk even. Nobody closes the slab meanwhile.
+            free.taken += 1;
+            drop(free);
+            let charged = charge(more);
+            free = self.free.lock();
+            free.taken -= 1;
+            if charged {
+                free.charged += more;
+            } else if free.first == 0 {
+                free.closed |= free.taken == 0;
+                return fail!(
+                    OutOfMemory,
+                    "the budget has no room for {more} bytes of records of small pieces"
+                );
+            }
+        }
     }
     /// Gives back a chunk that is no piece. Returns true if it was the last that was taken: the slab is closed then.
     fn give_back(&self, index: usize) -> bool {
@@ -204,7 +214,11 @@ impl Region {
     /// caller frees the region if it is [unused](Region::give_back_part).
     pub(super) fn begin_part(&self, size: usize) -> Result<Option<usize>> {
         let Some(slab) = self.slab() else { return Ok(None) };
-        let Some(index) = slab.take(|bytes| self.charge_more_records(bytes))? else { return Ok(None) };
+        let taken = slab.take(|bytes| {
+            sync_points::pass(SyncPoint::ChargingRecords);
+            self.charge_more_records(bytes)
+        })?;
+        let Some(index) = taken else { return Ok(None) };
         sync_points::pass(SyncPoint::ChunkTaken);
         self.make_room_for(index).inspect_err(|_| _ = slab.give_back(index))?;
         slab.begin(index, size);

@@ -42,6 +42,8 @@ pub enum SyncPoint {
     Staging,
     /// No slab has a free chunk for a new piece, and the thread is about to make one.
     NoChunkFree,
+    /// Another page of records of pieces is about to be charged.
+    ChargingRecords,
     /// A free chunk of a slab is taken for a piece, and there is no room for it yet.
     ChunkTaken,
     /// A piece is about to be freed.

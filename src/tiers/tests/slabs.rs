@@ -387,6 +387,32 @@ fn nobody_waits_for_a_piece_that_comes_in_to_grow() {
     }
 }
 
+/// Chunks may have to leave for these. Meanwhile another thread frees one piece, or all there are.
+#[test]
+fn nobody_waits_for_room_for_records() {
+    look_on();
+    for all in [false, true] {
+        let engine = Fixed::new(1 << 20).engine(serving().next().unwrap());
+        ends(move || {
+            let mut pieces = vec![piece(&engine).unwrap()];
+            let (others, first) = (engine.clone(), pieces[0].clone());
+            let (freed, frees) = channel();
+            at(SyncPoint::ChargingRecords, move || {
+                elsewhere(move || if all { others.clear() } else { assert!(others.free(&first)) });
+                freed.send(()).unwrap();
+            });
+            while frees.try_recv().is_err() {
+                pieces.push(piece(&engine).unwrap());
+            }
+            let live = if all { 1 } else { pieces.len() - 1 };
+            assert_eq!((engine.regions().len(), engine.pieces().len()), (1, live));
+            assert!(all || pieces.last().unwrap().start() == pieces[0].start());
+            engine.clear();
+            assert_eq!((engine.regions().len(), engine.held()), (0, 0));
+        });
+    }
+}
+
 /// Another thread may touch a piece of a slab as soon as it finds the slab.
 #[test]
 fn a_slab_is_found_by_its_addresses_first() {
