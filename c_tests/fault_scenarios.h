@@ -258,8 +258,9 @@ static void touch_chunks(uint64_t *words, const bool *whole, uint64_t tag, bool 
         if (whole[i]) touch(&words[at + 1], &value, true); /* the value that is there: shows lost writes below */
     }
 }
-/* Pieces of one chunk, which share a region: they come, go, leave, come back, and the first grows to a region of its own. */
-enum { SMALL = 12, SMALL_SIZE = 3000 };
+/* Pieces of one chunk, which share a region: they come, go, leave, come back, the first grows to a region of its own, and the
+ * second shrinks and grows in its chunk. */
+enum { SMALL = 12, SMALL_SIZE = 3000, SHRUNK = 2000 };
 static void use_small_pieces(unified_memory_interface_t *memory) {
     unsigned char *pieces[SMALL];
     bool whole[SMALL] = {false};
@@ -275,9 +276,11 @@ static void use_small_pieces(unified_memory_interface_t *memory) {
     }
     unsigned char *grown = pieces[0] ? memory->realloc(pieces[0], 5 * 4096) : NULL;
     if (grown) pieces[0] = grown;
+    bool grew = pieces[1] && memory->realloc(pieces[1], SHRUNK) && memory->realloc(pieces[1], 4096);
     for (size_t i = 0; i < SMALL; i++) {
         if (whole[i] && pieces[i] && TRY(unimem_chunk_acquire(pieces[i], 0, UNIMEM_READ))) {
-            EXPECT(pattern_holds(pieces[i], 0, SMALL_SIZE, i), "small piece %zu", i);
+            EXPECT(pattern_holds(pieces[i], 0, i == 1 ? SHRUNK : SMALL_SIZE, i), "small piece %zu", i);
+            EXPECT(i != 1 || !grew || all_zero(pieces[i] + SHRUNK, 4096 - SHRUNK), "what it grows by is not zero");
             unimem_chunk_release(pieces[i], 0);
         }
         memory->free(pieces[i]);

@@ -159,13 +159,13 @@ static void tiered(void) {
     MUST(strstr(logged, "leak: 1 blocks, 5242880 bytes, allocated by") && strstr(logged, "tiered"));
 }
 
-/* Small pieces that fill their chunks have no other's memory behind them. */
-static int overruns_its_chunk(void *unused) {
-    (void)unused;
+/* Small pieces that fill their chunks, from the start or later, have no other's memory behind them. */
+static int overruns_its_chunk(void *size) {
     signal(SIGSEGV, SIG_DFL);
     signal(SIGBUS, SIG_DFL);
-    unsigned char *first = memory->allocate_streaming(64 * KIB, 64 * KIB);
-    MUST(first && memory->allocate_streaming(64 * KIB, 64 * KIB));
+    unsigned char *first = memory->allocate_streaming(*(size_t *)size, 64 * KIB);
+    MUST(first && memory->allocate_streaming(*(size_t *)size, 64 * KIB));
+    MUST(first = memory->realloc(first, 64 * KIB));
     first[64 * KIB] = 1;
     return 0;
 }
@@ -194,8 +194,10 @@ static void tiered_overrun(void) {
         memory->free(region);
         MUST(live() == 0);
     }
-    int result = run_in_child(overruns_its_chunk, NULL, 20);
-    MUST(result == 256 + SIGSEGV || result == 256 + SIGBUS);
+    for (size_t size = 64 * KIB; size > 0; size = size > 100 ? 100 : 0) {
+        int result = run_in_child(overruns_its_chunk, &size, 20);
+        MUST(result == 256 + SIGSEGV || result == 256 + SIGBUS);
+    }
     const memory_system_config_t config = {.alignment = 64, .enable_monitoring = false};
     advanced_memory_system_t *system = create_memory_system(&config);
     unsigned char *block = unimem_system_interface(system)->allocate_hierarchical(5000, 0);

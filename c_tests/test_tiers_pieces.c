@@ -227,21 +227,51 @@ static void test_each_is_its_own(void)
     CHECK("none is left", live_in(memory) == 0 && unimem_close(memory));
 }
 
-/* The child of a process with pieces in all tiers. */
+/* To look at what lies behind a piece takes no more room than to touch it. In debug mode, what a piece holds that shrinks is no
+ * overrun. */
+static void test_resized_beside_acquired(void)
+{
+    enum { COUNT = 40, CHUNK = 64 * KIB };
+    char *pieces[COUNT];
+    size_t acquired = 0;
+    unified_memory_interface_t *memory = open_with(MIB, 0);
+    TEST("pieces grow in their chunks and shrink beside as many acquired ones as there can be") {
+        for (size_t i = 0; i < COUNT; i++) {
+            pieces[i] = memory->allocate_streaming(CHUNK - PAGE, CHUNK);
+            EXPECT(pieces[i] && fill(pieces[i], 0, CHUNK - PAGE, i), "piece %zu: %s", i, unimem_last_error_message());
+        }
+        while (acquired < COUNT && unimem_chunk_acquire(pieces[acquired], 0, UNIMEM_READ)) acquired++;
+        EXPECT(acquired > 2 && acquired < COUNT, "%zu are acquired", acquired);
+        for (size_t i = acquired; i < COUNT; i++) {
+            EXPECT(memory->realloc(pieces[i], CHUNK - 1) == pieces[i], "piece %zu does not grow: %s", i, unimem_last_error_message());
+            EXPECT(memory->realloc(pieces[i], 100) == pieces[i], "piece %zu does not shrink: %s", i, unimem_last_error_message());
+        }
+        for (size_t i = 0; i < acquired; i++) unimem_chunk_release(pieces[i], 0);
+        for (size_t i = 0; i < COUNT; i++) {
+            EXPECT(holds(pieces[i], i < acquired ? CHUNK - PAGE : 100, i < acquired ? CHUNK - PAGE : 100, i), "piece %zu has changed", i);
+            memory->free(pieces[i]);
+        }
+        EXPECT(live_in(memory) == 0, "%zu bytes are live", live_in(memory));
+    }
+    CHECK("none of those is left", unimem_close(memory));
+}
+
+/* The child of a process with pieces in all tiers. None fills its chunk, so in debug mode, too, they share regions. */
+enum { INHERITED = PAGE - 1 };
 static unified_memory_interface_t *forked;
 static char *inherited[200];
 static int use_inherited(void *unused)
 {
     (void)unused;
     for (size_t i = 0; i < 200; i++) {
-        EXPECT(holds(inherited[i], PAGE, PAGE, i), "piece %zu", i);
+        EXPECT(holds(inherited[i], INHERITED, INHERITED, i), "piece %zu", i);
         if (i % 2) continue;
         forked->free(inherited[i]);
-        inherited[i] = forked->allocate_streaming(PAGE, PAGE);
-        EXPECT(inherited[i] && fill(inherited[i], 0, PAGE, i + 1), "a new one for piece %zu: %s", i, unimem_last_error_message());
+        inherited[i] = forked->allocate_streaming(INHERITED, PAGE);
+        EXPECT(inherited[i] && fill(inherited[i], 0, INHERITED, i + 1), "a new one for piece %zu: %s", i, unimem_last_error_message());
     }
     for (size_t i = 0; i < 200; i++) {
-        EXPECT(holds(inherited[i], PAGE, PAGE, i % 2 ? i : i + 1), "piece %zu, later", i);
+        EXPECT(holds(inherited[i], INHERITED, INHERITED, i % 2 ? i : i + 1), "piece %zu, later", i);
         forked->free(inherited[i]);
     }
     return unimem_close(forked) ? 0 : 2;
@@ -250,13 +280,13 @@ static void test_fork(void)
 {
     forked = open_with(serves_touches() ? 256 * KIB : 4 * MIB, 0);
     for (size_t i = 0; i < 200; i++) {
-        inherited[i] = forked->allocate_streaming(PAGE, PAGE);
-        if (!inherited[i] || !fill(inherited[i], 0, PAGE, i)) abort();
+        inherited[i] = forked->allocate_streaming(INHERITED, PAGE);
+        if (!inherited[i] || !fill(inherited[i], 0, INHERITED, i)) abort();
     }
     check_in_child("a forked child has all pieces, and its own new ones", use_inherited, NULL, 60);
     TEST("so has its parent") {
         for (size_t i = 0; i < 200; i++) {
-            EXPECT(holds(inherited[i], PAGE, PAGE, i), "piece %zu", i);
+            EXPECT(holds(inherited[i], INHERITED, INHERITED, i), "piece %zu", i);
             forked->free(inherited[i]);
         }
     }
@@ -304,6 +334,7 @@ static int run_all(void)
     test_against_model();
     test_threads();
     test_each_is_its_own();
+    if (serves_touches()) test_resized_beside_acquired();
     test_fork();
     int result = run_in_child(touch_freed, NULL, 60);
     CHECK("a touch of a freed piece ends the program", result == 256 + SIGSEGV || result == 256 + SIGBUS);

@@ -147,10 +147,10 @@ fn growing_that_the_system_refuses_half_way_loses_nothing() {
             let region = engine.allocate(&params).unwrap();
             words(&region).iter().enumerate().for_each(|(i, w)| w.store(mix(i), Relaxed));
             unimem_inject_faults(moving, call, 1, libc::ENOMEM);
-            let grown = engine.resize(&region, CHUNKS * CHUNK);
+            let grown = engine.change_size(&region, CHUNKS * CHUNK);
             disarm();
             refused += usize::from(grown.is_err());
-            let live = grown.unwrap_or(region);
+            let live = grown.map_or(region, |(grown, _)| grown);
             let kept = &words(&live)[..6 * CHUNK / 8];
             assert!(
                 kept.iter().enumerate().all(|(i, w)| w.load(Relaxed) == mix(i)),

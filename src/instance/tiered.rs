@@ -221,16 +221,15 @@ impl Instance {
         }
         // Makes now what counting needs, because counting must not fail once the piece is freed.
         self.heap.ready_to_count()?;
-        let size = piece.size();
         tracked::ended(piece.start());
         regions::ends(piece.start());
         // First, because another piece may begin there as soon as this one is freed.
         recording::freed(piece.start());
         freed::note(piece.start());
-        if !piece.engine().free(piece) {
+        let Some(size) = piece.engine().end(piece) else {
             self.heap.count_refused();
             return fail!(DoubleFree, "the memory at {:#x} is being freed already", piece.start());
-        }
+        };
         self.heap.uncount_region(size)
     }
     /// Changes the size of a piece. On failure the piece is untouched.
@@ -247,21 +246,22 @@ impl Instance {
         self.heap.recount_region(0, 0)?;
         let (from, before) = (piece, piece.start());
         let traced = regions::ends(before);
-        let resized = from.engine().resize(from, size);
-        let piece = resized.inspect_err(|_| regions::stays(before, traced))?;
+        let resized = from.engine().change_size(from, size);
+        let (piece, last) = resized.inspect_err(|_| regions::stays(before, traced))?;
         if size < old && debug::guards_are_on() {
             // What the program wrote there before it gave up these bytes is not an overrun.
             piece.clear_tail().unwrap_or_else(|error| log!(Warning, "{error} behind memory that shrinks"));
         }
         tracked::moved(before, piece.start(), size);
         recording::freed(before);
-        if piece.start() != before {
-            from.engine().free(from);
-        }
+        let last = last.or_else(|| from.engine().end(from));
         freed::forget(piece.start());
         regions::made(self.heap, piece.start(), size);
         piece.record_allocation();
-        self.heap.recount_region(old, size)?;
+        match last {
+            Some(last) => self.heap.recount_region(last, size)?,
+            None => self.heap.count_region(size)?, // another thread has freed what was left of the old piece
+        }
         NonNull::new(piece.start() as *mut u8).ok_or(Error::Internal)
     }
     /// Runs `allocate`. If the budget has no room, sends chunks out to make room for a block of `size` bytes, of which
@@ -419,6 +419,39 @@ mod tests {
             instance.free_piece(&piece_at(first as *const u8).unwrap()).unwrap();
         }
         instance.free_piece(&piece_at(kept as *const u8).unwrap()).unwrap();
+        assert_eq!(slots::close(slot), Ok(0));
+    }
+    /// A program that frees a piece while another thread resizes it is in error, but the figures are not.
+    #[test]
+    fn what_is_freed_while_it_is_resized_counts_as_large_as_it_is() {
+        let slot = slots::open(Config::default()).unwrap();
+        let instance = slots::open_at(slot).unwrap();
+        let figures = || {
+            let statistics = instance.statistics();
+            (statistics.live, statistics.allocations - statistics.frees)
+        };
+        let meanwhile = |work: fn(&Instance, &Piece), piece: &Piece| {
+            let piece = piece.clone();
+            at(SyncPoint::Freeing, move || {
+                std::thread::spawn(move || work(instance, &piece)).join().unwrap();
+            });
+        };
+        for size in [100, 3 * PAGE] {
+            let piece = piece_at(instance.allocate_streaming(size, PAGE).unwrap().as_ptr()).unwrap();
+            meanwhile(
+                |instance, piece| _ = instance.reallocate_piece(piece, piece.size() + 1).unwrap(),
+                &piece,
+            );
+            assert_eq!((instance.free_piece(&piece), figures()), (Ok(()), (0, 0)));
+        }
+        // Its contents are elsewhere already, and then another thread frees what is left of it.
+        let piece = piece_at(instance.allocate_streaming(100, PAGE).unwrap().as_ptr()).unwrap();
+        meanwhile(|instance, piece| instance.free_piece(piece).unwrap(), &piece);
+        let grown = instance.reallocate_piece(&piece, 2 * PAGE).unwrap();
+        assert_eq!(figures(), (2 * PAGE, 1));
+        instance.free_piece(&piece_at(grown.as_ptr()).unwrap()).unwrap();
+        assert_eq!(figures(), (0, 0));
+        drop(piece);
         assert_eq!(slots::close(slot), Ok(0));
     }
     /// Two threads that free one piece at the same moment.

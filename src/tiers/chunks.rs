@@ -3,7 +3,7 @@ use super::chunk_error::ChunkError;
 use super::claims::Claimant;
 use super::fill::{Access, Reason};
 use super::region::Region;
-use super::state::{Phase, Settle};
+use super::state::Phase;
 use super::sweep::Order;
 use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
@@ -169,16 +169,8 @@ impl Region {
         // This counts as a request of the program. Otherwise these uses would be taken for a sweep, and cause reading
         // ahead.
         self.sweep.lock().note_asked();
-        // For reading: the stored bytes stay valid. The mark lets a later acquisition count this as a hit. A chunk
-        // that cannot be brought in now will be an error for the thread that needs it.
-        if self.bring_in(index, Access::Read, Reason::Ahead).is_ok() {
-            self.tally(index, |counters| _ = counters.prefetches.fetch_add(1, Relaxed));
-            self.mark_prefetched(index);
-        }
-    }
-    fn mark_prefetched(&self, index: usize) {
-        if let Some(transit) = Transit::claim(self, index, Phase::Hot) {
-            transit.settle(Phase::Hot, Settle { prefetched: true, ..Settle::default() });
-        }
+        // For reading: the stored bytes stay valid. A chunk that cannot be brought in now will be an error for the thread
+        // that needs it.
+        let _ = self.bring_in(index, Access::Read, Reason::Ahead);
     }
 }

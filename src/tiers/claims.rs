@@ -121,7 +121,7 @@ mod model {
         explore(2, || {
             let model = Arc::new(Model {
                 claims: Claims(ModelledWord::new(0)),
-                state: State::hot(),
+                state: State::new(Phase::Hot),
                 home: loom::cell::UnsafeCell::new(0),
             });
             let (a, b) = (model.clone(), model.clone());

@@ -12,7 +12,7 @@ use super::fault::pages::Pages;
 use super::fault::{Faults, Mechanism, handler};
 use super::files::Files;
 use super::region::{Params, Region};
-use super::slab::Slab;
+use super::slab::{self, Slab};
 use super::snapshot::Snapshot;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
@@ -207,7 +207,7 @@ impl Engine {
     pub(super) fn free_inside(&self, region: &Arc<Region>) -> bool {
         let pages = {
             // Behind a thread that changes the size. One that comes later finds that the region is leaving.
-            let _alone = region.resizing.lock();
+            let _alone = region.resizing(0).lock();
             // From here on no thread finds the region's chunks, but their pages will come free: so this thread counts
             // as at work, and no thread that waits for room gives up.
             let pages = self.pages_in_hand();
@@ -238,53 +238,58 @@ impl Engine {
         true
     }
     /// Changes a region's size. Moves the region if it has to grow beyond its address space; then the result is
-    /// another region, and the old one is gone. The bytes it grows by are zeros. On failure the region is as it was. To be
-    /// called inside the gate.
-    pub(super) fn resize_region(self: &Arc<Self>, region: &Arc<Region>, size: usize) -> Result<Arc<Region>> {
-        let _alone = region.resizing.lock();
+    /// another region, and the old one is gone. Returns the size before, too. The bytes it grows by are zeros. On failure the
+    /// region is as it was. To be called inside the gate.
+    pub(super) fn resize_region(
+        self: &Arc<Self>,
+        region: &Arc<Region>,
+        size: usize,
+    ) -> Result<(Arc<Region>, usize)> {
+        let _alone = region.resizing(0).lock();
         if region.is_leaving() {
             return Err(ChunkError::Leaving.error());
         }
-        if size > region.size() {
+        let before = region.size();
+        if size > before {
             region.clear_tail_to_grow(region.count() - 1)?;
         }
         if region.resize(size)? {
-            return Ok(region.clone());
+            return Ok((region.clone(), before));
         }
         let _arrangement = self.arrangement.lock();
-        self.arrange(|| moving::grow(self, region, size))
+        self.arrange(|| moving::grow(self, region, size)).map(|grown| (grown, before))
     }
-    /// Changes the size of a piece of a slab. If it grows beyond its chunk its contents become those of a region, which is
-    /// returned, and the old piece is still to be ended. Otherwise as [`Engine::resize_region`].
+    /// Changes the size of a piece of a slab, as [`Engine::resize_region`].
     pub(super) fn resize_part(
         self: &Arc<Self>,
         region: &Arc<Region>,
         index: usize,
         size: usize,
-    ) -> Result<Option<Arc<Region>>> {
-        let _alone = region.resizing.lock();
-        let old = region.used_in(index);
-        if size > old {
+    ) -> Result<Resized> {
+        let _alone = region.resizing(index).lock();
+        if size > region.used_in(index) {
             region.clear_tail_to_grow(index)?;
         }
-        if size <= region.chunk_size() {
-            let resized = region.slab().is_some_and(|slab| slab.resize(index, size));
-            return if resized { Ok(None) } else { Err(ChunkError::Leaving.error()) };
+        if slab::fits(size, region.chunk_size()) {
+            let before = region.slab().and_then(|slab| slab.resize(index, size));
+            return before.map(Resized::InPlace).ok_or_else(|| ChunkError::Leaving.error());
         }
+        // Before `arrangement`, for which others wait, because it may come from disk.
+        moving::bring_part_in(region, index).map_err(ChunkError::error)?;
         let _arrangement = self.arrangement.lock();
-        self.arrange(|| moving::grow_part(self, region, index, size)).map(Some)
+        self.arrange(|| moving::grow_part(self, region, index, size)).map(Resized::Moved)
     }
-    /// Ends a piece of a slab. Returns false if another thread ended it first. To be called inside the gate.
-    pub(super) fn free_part(&self, region: &Arc<Region>, index: usize) -> bool {
+    /// Ends a piece of a slab. Returns its size, or None if another thread ended it first. To be called inside the gate.
+    pub(super) fn free_part(&self, region: &Arc<Region>, index: usize) -> Option<usize> {
         // Behind a thread that changes the size.
         let ended = {
-            let _alone = region.resizing.lock();
-            region.end_part(index)
+            let _alone = region.resizing(index).lock();
+            region.end_part(index)?
         };
-        if ended && region.give_back_part(index) {
+        if region.give_back_part(index) {
             self.free_inside(region);
         }
-        ended
+        Some(ended)
     }
     /// Runs `make`, which makes a region. If it fails, the budget's guarantee is restored to what it was before. Only
     /// while `arrangement` is held.
@@ -434,6 +439,14 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.account.end();
     }
+}
+
+/// What became of a piece of a slab whose size was changed.
+pub(super) enum Resized {
+    /// It is where it was, and had so many bytes before.
+    InPlace(usize),
+    /// It grew beyond its chunk: its contents are those of this region. The old piece is still to be ended.
+    Moved(Arc<Region>),
 }
 
 /// What became of a fault.

@@ -43,6 +43,8 @@ pub(super) enum Reason {
     Acquire,
     /// The program has asked for it ahead of need. A worker thread does the work.
     Ahead,
+    /// The library looks at it, or moves it to another region.
+    Library,
 }
 
 /// What became of bringing a claimed chunk in.
@@ -144,7 +146,7 @@ impl Region {
             }));
         }
         workspace::with(handler, |workspace| {
-            let fill = |transit| self.engine().fill(transit, access, acquire, workspace);
+            let fill = |transit| self.engine().fill(transit, access, reason, workspace);
             Some(self.bring_claimed(claim()?, reason, fill))
         })
     }
@@ -256,10 +258,12 @@ impl Engine {
         &self,
         mut transit: Transit,
         access: Access,
-        acquire: bool,
+        reason: Reason,
         workspace: &mut codec::Workspace,
     ) -> Result<(), ChunkError> {
         let (region, from, index) = (transit.region, transit.from, transit.index);
+        let (acquire, prefetched) =
+            (reason == Reason::Acquire, reason == Reason::Ahead && from == Phase::Stored);
         let begun = recording::begin();
         let tier = transit.tier();
         let left = transit.stored().left;
@@ -269,6 +273,7 @@ impl Engine {
                     from != Phase::Zero && self.note_return(region, index, left, tier == Tier::Cold);
                 region.tally(index, |counters| {
                     counters.prefetch_hits.fetch_add(u64::from(from == Phase::Staged), Relaxed);
+                    counters.prefetches.fetch_add(u64::from(prefetched), Relaxed);
                     counters.faults.fetch_add(1, Relaxed);
                 });
                 if from == Phase::Zero
@@ -278,7 +283,8 @@ impl Engine {
                     // A first touch, and nothing was evicted so far: perhaps all data fit, and the chunk will stay.
                     self.pages().join(region.span_of(index));
                 }
-                transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched: false, returned });
+                // The mark lets a later acquisition count as a hit.
+                transit.settle(Phase::Hot, Settle { acquired: acquire, prefetched, returned });
                 region.record(begun, Movement::Fault, tier, index);
                 // A thread that acquires chunks encoded in RAM had better make room itself, because pages that a
                 // worker thread has emptied are in another processor's cache. Being ahead pays only for the disk.

@@ -76,6 +76,16 @@ pub fn grow_part(engine: &Arc<Engine>, old: &Region, index: usize, size: usize) 
     }
     Ok(new)
 }
+/// Brings in a piece of a slab that is about to move: what is stored of it cannot go along, because its room on disk stays with
+/// the slab.
+pub fn bring_part_in(region: &Region, index: usize) -> core::result::Result<(), ChunkError> {
+    let word = region.word(index);
+    match word.phase() {
+        Phase::Zero => Ok(()),
+        Phase::Hot if word.acquisitions() > 0 => Err(ChunkError::Fixed),
+        _ => region.bring_in(index, Access::Write, Reason::Library),
+    }
+}
 fn move_part(
     engine: &Engine,
     old: &Region,
@@ -84,15 +94,11 @@ fn move_part(
 ) -> core::result::Result<(), ChunkError> {
     workspace::with(false, |workspace| engine.charge_record(new, 0, workspace));
     loop {
-        let word = old.word(index);
-        match word.phase() {
-            Phase::Zero => {
-                engine.publish(new);
-                return Ok(());
-            }
-            Phase::Hot if word.acquisitions() > 0 => return Err(ChunkError::Fixed),
-            // What is stored of it cannot go along, because its room on disk stays with the slab.
-            _ => old.bring_in(index, Access::Write, Reason::Ahead)?,
+        // It may have left again.
+        bring_part_in(old, index)?;
+        if old.word(index).phase() == Phase::Zero {
+            engine.publish(new);
+            return Ok(());
         }
         // Until others know the region that the chunk is in.
         let _pages = engine.pages_in_hand();

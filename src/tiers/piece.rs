@@ -1,12 +1,13 @@
 //! A piece of tiered memory: what one allocation gave the program. It is a region, or a chunk of a slab.
 use super::chunks::Advice;
-use super::engine::Engine;
+use super::engine::{Engine, Resized};
 use super::fill::Access;
 use super::gate;
 use super::region::{Params, Policy, Region};
 use super::residency::Residency;
 use super::slab;
 use super::sweep::Order;
+use super::sync_points::{self, SyncPoint};
 use super::{fault::Mechanism, registry};
 use crate::error::{Result, fail};
 use core::sync::atomic::Ordering::Relaxed;
@@ -163,26 +164,34 @@ impl Engine {
     /// Frees a piece. Waits for operations on it that other threads have begun. Returns false if another thread freed it
     /// first.
     pub fn free(&self, piece: &Piece) -> bool {
+        self.end(piece).is_some()
+    }
+    /// The same, but returns the size that it had in the end, which other threads may have changed.
+    pub fn end(&self, piece: &Piece) -> Option<usize> {
+        sync_points::pass(SyncPoint::Freeing);
         let _inside = gate::enter();
         match piece.part {
             Some(index) => self.free_part(&piece.region, index),
-            None => self.free_inside(&piece.region),
+            None => self.free_inside(&piece.region).then(|| piece.region.size()),
         }
     }
-    /// Changes a piece's size. If it has to move, the result is another piece, and the old one is empty: the caller frees it
-    /// when it has noted where its contents are now, for then another piece may begin there. The bytes it grows by are
-    /// zeros. On failure the piece is as it was.
-    pub fn resize(self: &Arc<Self>, piece: &Piece, size: usize) -> Result<Piece> {
+    /// Changes a piece's size. Returns the piece, and its size before. If it has to move, it is another piece, and if there
+    /// is no size before, the old one is still there and empty: the caller ends it when it has noted where the contents are
+    /// now, for then another piece may begin there. The bytes it grows by are zeros. On failure the piece is as it was.
+    pub fn change_size(self: &Arc<Self>, piece: &Piece, size: usize) -> Result<(Piece, Option<usize>)> {
         if size == 0 {
             return fail!(InvalidArgument, "tiered memory of no bytes");
         }
         self.with_reclaimed(|| {
             let _inside = gate::enter();
-            let resized = match piece.part {
-                Some(index) => self.resize_part(&piece.region, index, size)?,
-                None => Some(self.resize_region(&piece.region, size)?),
+            let Some(index) = piece.part else {
+                let (region, before) = self.resize_region(&piece.region, size)?;
+                return Ok((Piece { region, part: None }, Some(before)));
             };
-            Ok(resized.map_or_else(|| piece.clone(), |region| Piece { region, part: None }))
+            match self.resize_part(&piece.region, index, size)? {
+                Resized::InPlace(before) => Ok((piece.clone(), Some(before))),
+                Resized::Moved(region) => Ok((Piece { region, part: None }, None)),
+            }
         })
     }
     /// All pieces now.

@@ -31,6 +31,8 @@ pub const CHUNK_SIZES: core::ops::RangeInclusive<usize> = PAGE..=64 << 20;
 const RECORDS_SHARE: usize = 16;
 /// The most chunks a region can have.
 const MOST_CHUNKS: usize = u32::MAX as usize / 2;
+/// How many pieces of a slab can be resized at once. They may come in from disk meanwhile, for which the others should not wait.
+const RESIZED_AT_ONCE: usize = 64;
 
 /// One region.
 pub struct Region {
@@ -57,9 +59,8 @@ pub struct Region {
     /// The number of claims, and whether the region is being freed or moved, so that nobody else may claim its
     /// chunks.
     claims: Claims,
-    /// Held while the region's size is changed, or while it is made unknown to be freed. If a program does both at once,
-    /// one comes first, and the other fails.
-    pub(super) resizing: Mutex<()>,
+    /// See [`Region::resizing`].
+    resizing: [Mutex<()>; RESIZED_AT_ONCE],
     /// See [`Region::forbid`].
     forbidden: AtomicBool,
     /// Owners beyond the first, if it is no slab.
@@ -205,7 +206,7 @@ impl Region {
             spill_space,
             resident: false,
             claims: Claims::default(),
-            resizing: Mutex::sheltered(()),
+            resizing: [const { Mutex::sheltered(()) }; RESIZED_AT_ONCE],
             forbidden: AtomicBool::new(false),
             further_owners: AtomicUsize::new(0),
             prepaid,
@@ -378,6 +379,12 @@ impl Region {
     pub fn index_of(&self, address: usize) -> Option<usize> {
         let index = address.checked_sub(self.start())? / self.chunk;
         self.is_used(index).then_some(index)
+    }
+    /// Held while the size of the region is changed, or while it is made unknown to be freed. In a slab: while the size of
+    /// the piece in this chunk is changed, or while that is ended. If a program does both at once, one comes first, and the
+    /// other fails.
+    pub(super) fn resizing(&self, index: usize) -> &Mutex<()> {
+        &self.resizing[if self.slab.is_some() { index % RESIZED_AT_ONCE } else { 0 }]
     }
     pub(super) fn slab(&self) -> Option<&Slab> {
         self.slab.as_ref()

@@ -6,9 +6,9 @@
 //!
 //! # Protocol
 //! A chunk of a slab is free, or a piece. Its word tells the size of the piece; 0: none.
-//! - To begin a piece a thread takes a free chunk, which nobody else finds then, sees to it that its contents are zero, and
-//!   stores the size.
-//! - To end it, a thread replaces the size by 0, while it holds the region's `resizing`. Of two threads one succeeds. From
+//! - To begin a piece a thread takes a free chunk, which nobody else finds then, and stores the size. The chunk's contents
+//!   are zero.
+//! - To end it, a thread replaces the size by 0, while it holds [`Region::resizing`]. Of two threads one succeeds. From
 //!   then on faults there are not served, and nobody brings the chunk in: see the fences of [`Region::end_part`] and
 //!   `Region::bring_claimed`. Then the contents are dropped, and last the chunk is free again.
 //! - The thread that gives back the last piece closes the slab, under the lock of the free chunks, so that nobody takes
@@ -33,11 +33,14 @@ const FIRST_BYTES: usize = 4 << 20;
 const MOST_CHUNKS: usize = 1 << 16;
 const MOST_BYTES: usize = 1 << 30;
 
-/// Whether memory is a piece of a slab. Larger chunks are few, and are aligned as huge pages. In debug mode an overrun by a
-/// byte has to be found, so none fills its chunk: behind that is the next one's.
+/// Whether memory is a piece of a slab. Larger chunks are few, and are aligned as huge pages.
 pub fn suits(params: &Params) -> bool {
-    let behind = usize::from(debug::guards_are_on());
-    params.size.saturating_add(behind) <= params.chunk && params.chunk < HUGE_PAGE
+    fits(params.size, params.chunk) && params.chunk < HUGE_PAGE
+}
+/// Whether a piece of `size` bytes fits a chunk. In debug mode an overrun by a byte has to be found, so none fills its chunk:
+/// behind that is the next one's.
+pub fn fits(size: usize, chunk: usize) -> bool {
+    size.saturating_add(usize::from(debug::guards_are_on())) <= chunk
 }
 /// How many chunks the next slab gets if there are `slabs` with the same chunks, and then what it gets, one after the other, if
 /// there is less address space.
@@ -102,33 +105,43 @@ impl Slab {
         unsafe { &*(self.records.span().start as *const Part).add(index) }
     }
     /// Takes a free chunk; None if there is none. `charge` is asked for records that have not been used so far.
-    fn take(&self, charge: impl FnOnce(usize) -> bool) -> Result<Option<usize>> {
+    fn take(&self, charge: impl Fn(usize) -> bool) -> Result<Option<usize>> {
         let mut free = self.free.lock();
-        if free.closed {
-            return Ok(None);
-        }
-        let index = match free.first.checked_sub(1) {
-            Some(index) => {
+        loop {
+            if free.closed {
+                return Ok(None);
+            }
+            if let Some(index) = free.first.checked_sub(1) {
                 free.first = self.part(index as usize).word.load(Relaxed) / OWNER;
-                index as usize
+                free.taken += 1;
+                return Ok(Some(index as usize));
             }
-            None if free.fresh == self.capacity => return Ok(None),
-            None => {
-                let wanted = map::round_to_page((free.fresh + 1) * size_of::<Part>());
-                let more = wanted.saturating_sub(free.charged);
-                if more > 0 && !charge(more) {
-                    return fail!(
-                        OutOfMemory,
-                        "the budget has no room for {more} bytes of records of small pieces"
-                    );
-                }
-                free.charged += more;
+            if free.fresh == self.capacity {
+                return Ok(None);
+            }
+            let wanted = map::round_to_page((free.fresh + 1) * size_of::<Part>());
+            let more = wanted.saturating_sub(free.charged);
+            if more == 0 {
                 free.fresh += 1;
-                free.fresh - 1
+                free.taken += 1;
+                return Ok(Some(free.fresh - 1));
             }
-        };
-        free.taken += 1;
-        Ok(Some(index))
+            // Without the lock, because chunks may have to leave for it, to disk even. Nobody closes the slab meanwhile.
+            free.taken += 1;
+            drop(free);
+            let charged = charge(more);
+            free = self.free.lock();
+            free.taken -= 1;
+            if charged {
+                free.charged += more;
+            } else if free.first == 0 {
+                free.closed |= free.taken == 0;
+                return fail!(
+                    OutOfMemory,
+                    "the budget has no room for {more} bytes of records of small pieces"
+                );
+            }
+        }
     }
     /// Gives back a chunk that is no piece. Returns true if it was the last that was taken: the slab is closed then.
     fn give_back(&self, index: usize) -> bool {
@@ -152,23 +165,21 @@ impl Slab {
         self.part(index).counters.begin_anew();
         self.part(index).word.store(size as u64, Release);
     }
-    /// Ends a piece. Returns false if it is none.
-    fn end(&self, index: usize) -> bool {
-        let ended = self.change(index, |_| Some(0));
-        self.live_bytes.fetch_sub(ended.map_or(0, bytes_of), Relaxed);
-        ended.is_some()
+    /// Ends a piece. Returns its size; None if it is none.
+    fn end(&self, index: usize) -> Option<usize> {
+        let size = self.change(index, |_| Some(0)).map(bytes_of)?;
+        self.live_bytes.fetch_sub(size, Relaxed);
+        Some(size)
     }
     /// Bytes of a piece; 0: there is none.
     pub fn size(&self, index: usize) -> usize {
         bytes_of(self.part(index).word.load(Acquire))
     }
-    /// Changes the size of a piece. Returns false if it is none. Only while the region's `resizing` is held.
-    pub fn resize(&self, index: usize, size: usize) -> bool {
-        let resized = self.change(index, |word| Some(word - word % OWNER + size as u64));
-        if let Some(old) = resized {
-            self.live_bytes.fetch_add(size.wrapping_sub(bytes_of(old)), Relaxed);
-        }
-        resized.is_some()
+    /// Changes the size of a piece. Returns the one before; None if it is none. Only while [`Region::resizing`] is held.
+    pub fn resize(&self, index: usize, size: usize) -> Option<usize> {
+        let before = self.change(index, |word| Some(word - word % OWNER + size as u64)).map(bytes_of)?;
+        self.live_bytes.fetch_add(size.wrapping_sub(before), Relaxed);
+        Some(before)
     }
     /// Adds an owner to a piece.
     pub fn add_owner(&self, index: usize) {
@@ -203,7 +214,11 @@ impl Region {
     /// caller frees the region if it is [unused](Region::give_back_part).
     pub(super) fn begin_part(&self, size: usize) -> Result<Option<usize>> {
         let Some(slab) = self.slab() else { return Ok(None) };
-        let Some(index) = slab.take(|bytes| self.charge_more_records(bytes))? else { return Ok(None) };
+        let taken = slab.take(|bytes| {
+            sync_points::pass(SyncPoint::ChargingRecords);
+            self.charge_more_records(bytes)
+        })?;
+        let Some(index) = taken else { return Ok(None) };
         sync_points::pass(SyncPoint::ChunkTaken);
         self.make_room_for(index).inspect_err(|_| _ = slab.give_back(index))?;
         slab.begin(index, size);
@@ -215,17 +230,14 @@ impl Region {
             return fail!(OutOfMemory, "the budget has no room for two chunks of {chunk} bytes");
         }
         self.extent.fetch_add(chunk, Relaxed);
-        if let Err(errno) = self.spill_space().make_blocks(index, self.count()) {
+        self.spill_space().make_blocks(index, self.count()).map_err(|errno| {
             self.shorten_by(chunk);
-            return Err(disk_error(errno));
-        }
-        // A thread that used the piece before while another freed it may have brought the chunk in again.
-        self.forget(Claimant::Anybody, index);
-        Ok(())
+            disk_error(errno)
+        })
     }
-    /// Ends a piece. Returns false if another thread ended it first.
-    pub(super) fn end_part(&self, index: usize) -> bool {
-        let ended = self.slab().is_some_and(|slab| slab.end(index));
+    /// Ends a piece. Returns its size, or None if another thread ended it first.
+    pub(super) fn end_part(&self, index: usize) -> Option<usize> {
+        let ended = self.slab().and_then(|slab| slab.end(index));
         fence(SeqCst); // see `Region::bring_claimed`
         ended
     }
@@ -259,5 +271,81 @@ mod tests {
         assert_eq!([0, 1, 4, 5].map(|slabs| wanted(slabs, 1 << 20)), [4, 16, 1024, 1024]);
         assert_eq!(capacities(1, 4096).collect::<Vec<_>>(), [256, 64, 16, 4, 1]);
         assert!((12..21).all(|log| capacities(9, (1 << log) + 4096).last() == Some(1)));
+    }
+}
+#[cfg(test)]
+mod model {
+    //! A piece is freed while other threads touch it. When that is done its chunk is free: it holds nothing, and nobody
+    //! brings it in any more.
+    use super::super::state::{Phase, Settle, State};
+    use super::super::word::modelled::{ModelledWord, explore};
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU32, Ordering::*, fence};
+    use loom::thread;
+
+    const ABSENT: u32 = u32::MAX;
+    struct Model {
+        size: AtomicU32,
+        state: State<ModelledWord>,
+        page: AtomicU32,
+    }
+    impl Model {
+        /// What `Region::bring_in` does. Returns false if there is no piece any more.
+        fn bring_in(&self) -> bool {
+            loop {
+                let word = self.state.load();
+                match word.phase() {
+                    Phase::Hot => return true,
+                    Phase::Busy => self.state.wait(),
+                    from if self.state.claim(word) => {
+                        fence(SeqCst);
+                        let is_used = self.size.load(Acquire) > 0;
+                        if is_used {
+                            self.page.store(0, Release);
+                        }
+                        self.state.settle(if is_used { Phase::Hot } else { from }, Settle::default());
+                        return is_used;
+                    }
+                    _ => thread::yield_now(),
+                }
+            }
+        }
+        fn touch(&self) {
+            while self.page.load(Acquire) == ABSENT && self.bring_in() {}
+        }
+        /// What `Region::end_part` and `Region::forget` do.
+        fn free(&self) {
+            self.size.swap(0, AcqRel);
+            fence(SeqCst);
+            loop {
+                let word = self.state.load();
+                match word.phase() {
+                    Phase::Zero => return,
+                    Phase::Busy => self.state.wait(),
+                    _ if self.state.claim(word) => {
+                        self.page.store(ABSENT, Release);
+                        return self.state.settle(Phase::Zero, Settle::default());
+                    }
+                    _ => thread::yield_now(),
+                }
+            }
+        }
+    }
+    #[test]
+    fn a_chunk_that_is_free_holds_nothing() {
+        explore(3, || {
+            let model = Arc::new(Model {
+                size: AtomicU32::new(1),
+                state: State::new(Phase::Zero),
+                page: AtomicU32::new(ABSENT),
+            });
+            let touching = [0; 2].map(|_| {
+                let model = model.clone();
+                thread::spawn(move || model.touch())
+            });
+            model.free();
+            touching.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!((model.state.load().phase(), model.page.load(Acquire)), (Phase::Zero, ABSENT));
+        });
     }
 }

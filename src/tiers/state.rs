@@ -219,9 +219,9 @@ mod model {
     use loom::sync::atomic::{AtomicU32, Ordering};
 
     impl State<ModelledWord> {
-        /// A chunk in place.
-        pub fn hot() -> Self {
-            State(ModelledWord::new(Phase::Hot as u32))
+        /// A chunk in a phase.
+        pub fn new(phase: Phase) -> Self {
+            State(ModelledWord::new(phase as u32))
         }
     }
 
@@ -239,7 +239,7 @@ mod model {
     impl Model {
         fn new() -> Arc<Model> {
             Arc::new(Model {
-                state: State(ModelledWord::new(Phase::Zero as u32)),
+                state: State::new(Phase::Zero),
                 page: AtomicU32::new(ABSENT),
                 stored: loom::cell::UnsafeCell::new(0),
             })

@@ -36,14 +36,18 @@ pub enum SyncPoint {
     KeepingPages,
     /// A chunk is acquired no more, but its room has not been given back.
     Released,
-    /// The last chunk of a region is acquired for what lies behind the region's end.
-    TailAcquired,
+    /// The last chunk of a region is pinned for what lies behind the region's end.
+    TailPinned,
     /// A chunk that is read ahead is claimed, and about to be given a slot.
     Staging,
     /// No slab has a free chunk for a new piece, and the thread is about to make one.
     NoChunkFree,
+    /// Another page of records of pieces is about to be charged.
+    ChargingRecords,
     /// A free chunk of a slab is taken for a piece, and there is no room for it yet.
     ChunkTaken,
+    /// A piece is about to be freed.
+    Freeing,
     /// A piece of a slab is ended, but its contents are still there.
     PieceEnded,
     /// The chunk of a piece that was ended is free.

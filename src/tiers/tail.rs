@@ -13,8 +13,7 @@ use crate::error::Result;
 
 impl Region {
     /// Calls `look` with the bytes of a chunk behind the program's, unless nothing was ever there. Only while `resizing` is
-    /// held: another thread may free the memory or change its size at the same moment, and with it goes even an acquired
-    /// chunk.
+    /// held: another thread may free the memory or change its size at the same moment. Takes no more room than a touch.
     fn with_tail<R>(
         &self,
         index: usize,
@@ -28,15 +27,26 @@ impl Region {
         if used == self.chunk_size() || (self.word(index).phase() == Phase::Zero && !self.is_resident()) {
             return Ok(None);
         }
-        self.bring_in(index, access, Reason::Acquire).map_err(ChunkError::error)?;
-        sync_points::pass(SyncPoint::TailAcquired);
-        let start = self.span_of(index).start as *mut u8;
-        // SAFETY: the chunk is acquired, so all of it is in place until the release. Only this library has a right to
-        // these bytes: a program that stores there meanwhile is in error, and only the bytes are undefined.
-        let tail = unsafe { core::slice::from_raw_parts_mut(start.add(used), self.chunk_size() - used) };
-        let result = look(tail);
-        self.give_up_acquisition(index);
-        Ok(Some(result))
+        let state = &self.chunk(index).state;
+        let _pages = loop {
+            self.bring_in(index, access, Reason::Library).map_err(ChunkError::error)?;
+            let pages = self.engine().pages_in_hand();
+            if state.pin() {
+                break pages;
+            }
+        };
+        sync_points::pass(SyncPoint::TailPinned);
+        let span = self.span_of(index);
+        // SAFETY: the chunk is pinned, so all of it is in place until it is unpinned.
+        let result = unsafe { self.engine().pages().open_if_in_doubt(span) }.map(|()| {
+            // SAFETY: as above. Only this library has a right to these bytes: a program that stores there meanwhile is in
+            // error, and only the bytes are undefined.
+            look(unsafe {
+                core::slice::from_raw_parts_mut((span.start as *mut u8).add(used), self.chunk_size() - used)
+            })
+        });
+        state.unpin();
+        result.map(Some).map_err(|errno| ChunkError::Pages(errno).error())
     }
     /// [`Region::with_tail`], with all that it asks for.
     fn with_tail_alone<R>(
@@ -47,7 +57,7 @@ impl Region {
     ) -> Result<Option<R>> {
         self.engine().with_room(|| {
             let _inside = gate::enter();
-            let _alone = self.resizing.lock();
+            let _alone = self.resizing(index).lock();
             self.with_tail(index, access, &look)
         })
     }

@@ -310,7 +310,7 @@ fn memory_is_freed_while_pages_of_it_go_into_stock() {
     }
 }
 
-/// Memory that grows is freed while the bytes behind its end are cleared, in a chunk that is acquired for that.
+/// Memory that grows is freed while the bytes behind its end are cleared, in a chunk that is pinned for that.
 #[test]
 fn memory_is_freed_while_what_lies_behind_its_end_is_cleared() {
     look_on();
@@ -321,8 +321,8 @@ fn memory_is_freed_while_what_lies_behind_its_end_is_cleared() {
         let (freed, frees) = channel();
         {
             let (engine, region) = (engine.clone(), region.clone());
-            at(SyncPoint::TailAcquired, move || {
-                let goes_first = region.resizing.try_lock().is_some();
+            at(SyncPoint::TailPinned, move || {
+                let goes_first = region.resizing(0).try_lock().is_some();
                 let free = std::thread::spawn(move || engine.free(&region));
                 while goes_first && !free.is_finished() {
                     std::thread::yield_now();

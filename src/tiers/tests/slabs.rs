@@ -334,6 +334,85 @@ fn a_piece_moves_to_grow_once_there_is_a_slot() {
     }
 }
 
+#[test]
+fn what_the_program_brings_in_was_not_brought_in_ahead() {
+    look_on();
+    let engine = Fixed::new(1 << 20).engine(serving().next().unwrap());
+    let [acquired, asked] = [0; 2].map(|_| stored(&engine));
+    {
+        let acquired = acquired.clone();
+        at(SyncPoint::BringingAhead, move || {
+            elsewhere(move || _ = acquired.acquire(0, Access::Read).unwrap());
+        });
+    }
+    {
+        let _inside = gate::enter();
+        acquired.bring_ahead(index(&acquired));
+        asked.bring_ahead(index(&asked));
+    }
+    for (piece, ahead) in [(&acquired, 0), (&asked, 1)] {
+        piece.acquire(0, Access::Read).unwrap();
+        let figures = piece.residency();
+        assert_eq!((figures.faults, figures.prefetches, figures.prefetch_hits), (2, ahead, ahead));
+    }
+    engine.clear();
+}
+
+#[test]
+fn nobody_waits_for_a_piece_that_comes_in_to_grow() {
+    look_on();
+    for mechanism in serving() {
+        // Within its chunk, beyond it, and from a full chunk.
+        for (from, to) in [(CHUNK - 100, CHUNK), (CHUNK - 100, 2 * CHUNK), (CHUNK, 2 * CHUNK)] {
+            let engine = Fixed::new(1 << 20).engine(mechanism);
+            let [grows, freed, resized] = [0; 3].map(|_| stored(&engine));
+            assert!(from < CHUNK || engine.resize(&grows, from).is_ok());
+            grows.advise(Advice::DontNeed);
+            assert_eq!(grows.word(index(&grows)).phase(), Phase::Stored);
+            ends(move || {
+                let others = engine.clone();
+                at(SyncPoint::Claimed, move || {
+                    elsewhere(move || {
+                        assert!(others.free(&freed) && others.resize(&resized, 10).is_ok());
+                        let params = Params { size: 10 * CHUNK, chunk: CHUNK, policy: Policy::Streaming };
+                        assert!(others.free(&others.allocate(&params).unwrap()));
+                    });
+                });
+                let grown = engine.resize(&grows, to).unwrap();
+                assert_eq!((grown.size(), words(&grown)[3].load(Relaxed)), (to, mix(3)));
+                engine.clear();
+                assert_eq!(engine.held(), 0);
+            });
+        }
+    }
+}
+
+/// Chunks may have to leave for these. Meanwhile another thread frees one piece, or all there are.
+#[test]
+fn nobody_waits_for_room_for_records() {
+    look_on();
+    for all in [false, true] {
+        let engine = Fixed::new(1 << 20).engine(serving().next().unwrap());
+        ends(move || {
+            let mut pieces = vec![piece(&engine).unwrap()];
+            let (others, first) = (engine.clone(), pieces[0].clone());
+            let (freed, frees) = channel();
+            at(SyncPoint::ChargingRecords, move || {
+                elsewhere(move || if all { others.clear() } else { assert!(others.free(&first)) });
+                freed.send(()).unwrap();
+            });
+            while frees.try_recv().is_err() {
+                pieces.push(piece(&engine).unwrap());
+            }
+            let live = if all { 1 } else { pieces.len() - 1 };
+            assert_eq!((engine.regions().len(), engine.pieces().len()), (1, live));
+            assert!(all || pieces.last().unwrap().start() == pieces[0].start());
+            engine.clear();
+            assert_eq!((engine.regions().len(), engine.held()), (0, 0));
+        });
+    }
+}
+
 /// Another thread may touch a piece of a slab as soon as it finds the slab.
 #[test]
 fn a_slab_is_found_by_its_addresses_first() {

@@ -75,7 +75,7 @@ mod model {
             let monitor = ModelledMonitor(Mutex::new(Counts::default()), Condvar::new());
             Arc::new(Model {
                 waiting: Waiting { at_work: ModelledWord::new(0), counts: monitor },
-                chunk: State::hot(),
+                chunk: State::new(Phase::Hot),
                 room: AtomicBool::new(false),
             })
         }
