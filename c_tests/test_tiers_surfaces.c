@@ -280,6 +280,21 @@ static void test_what_comes_back(void)
     }
 }
 
+static void test_too_large(void)
+{
+    TEST("realloc to more than there can be changes nothing") {
+        const size_t too_large[] = {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX - 4096, SIZE_MAX / 2, (size_t)1 << 48};
+        unified_memory_interface_t *memory = open_with(MIB, 0);
+        unsigned char *kinds_of_size[] = {memory->allocate_hierarchical(100, 0), memory->allocate_streaming(100 * KIB, 4096)};
+        for (size_t i = 0; i < sizeof too_large / sizeof *too_large; i++)
+            for (size_t k = 0; k < 2; k++)
+                EXPECT(!memory->realloc(kinds_of_size[k], too_large[i]) && unimem_usable_size(kinds_of_size[k]) == (k ? 100 * KIB : 100),
+                       "%zx bytes", too_large[i]);
+        for (size_t k = 0; k < 2; k++) memory->free(kinds_of_size[k]);
+        EXPECT(unimem_close(memory), "something is left");
+    }
+}
+
 /* Tiered memory and foreign blocks are live, but not as large in what is held. */
 static void test_fragmentation(void)
 {
@@ -321,6 +336,7 @@ static int run_all(void)
     if (serves_touches()) test_can_allocate();
     test_can_allocate_beside_what_is_in_place();
     test_what_comes_back();
+    test_too_large();
     return tap_done();
 }
 
