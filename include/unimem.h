@@ -17,7 +17,14 @@
 #ifdef __cplusplus
 typedef void unimem_memory_pool_t;
 #else
+#ifdef __GNUC__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wc++-compat"
+#endif
 typedef struct MemoryPool unimem_memory_pool_t;
+#ifdef __GNUC__
+#pragma GCC diagnostic pop
+#endif
 #endif
 /** An advanced memory system: see unimem/advanced_memory_system.h. */
 struct advanced_memory_system_t;

@@ -200,7 +200,14 @@ void ams_pool_free(advanced_memory_system_t *system, void *pool, void *ptr);
 
 #if !defined(UNIMEM_MEMORY_POOL_NAMED) && !defined(UNIMEM_NO_OLD_NAMES)
 #define UNIMEM_MEMORY_POOL_NAMED 1
+#if defined __GNUC__ && !defined __cplusplus
+#pragma GCC diagnostic push /* unimem.h has a structure with this tag; in C++ it has none */
+#pragma GCC diagnostic ignored "-Wc++-compat"
+#endif
 typedef advanced_memory_pool_t MemoryPool;
+#if defined __GNUC__ && !defined __cplusplus
+#pragma GCC diagnostic pop
+#endif
 /* The older generation's names for the four functions above. The macros bind these names to the ams_ symbols. */
 #define UNIMEM_TEXT_(name) #name
 #define UNIMEM_TEXT(name) UNIMEM_TEXT_(name)
