@@ -117,6 +117,8 @@ static void track_place(random_t *random, block_t *block)
 
 static bool holds(const block_t *block, size_t size)
 {
+    unimem_layout_t layout;
+    if (unimem_layout(block->start, &layout) != (block->kind == TENSOR) || (block->kind == TENSOR && layout.size != block->size)) return false;
     if (!pattern_holds(block->start, 0, size < block->filled ? size : block->filled, block->tag)) return false;
     return block->kind < STREAMING || size <= block->filled || all_zero(block->start + block->filled, size - block->filled);
 }
@@ -173,7 +175,7 @@ static void resize(random_t *random, block_t *block)
     if (block->filled > size) block->filled = size;
     if (block->kind == TENSOR) block->kind = PLAIN;
     follow_places(block, before, size);
-    EXPECT(holds(block, size), "contents are lost, from %zu filled bytes to %zu", block->filled, size);
+    EXPECT(holds(block, size), "contents are lost, or a layout stays: from %zu filled bytes to %zu", block->filled, size);
 }
 static void call_wrongly(random_t *random, block_t *block)
 {
@@ -208,7 +210,7 @@ static void use(random_t *random)
         return;
     }
     size_t what = random_below(random, 30), at = random_below(random, FOREIGN), size = random_below(random, 100000);
-    EXPECT(holds(block, block->size), "contents are lost: kind %d, %zu bytes", (int)block->kind, block->size);
+    EXPECT(holds(block, block->size), "contents or layout are lost: kind %d, %zu bytes", (int)block->kind, block->size);
     if (what >= 10) what = what < 14 ? 0 : what < 22 ? 2 : what < 26 ? 4 : 6;
     else if (what == 9 && random_below(random, 20)) return;
     switch (what) {

@@ -81,6 +81,12 @@ static void test_pool(void)
                 EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "live where other memory was freed: error %d", (int)unimem_last_error());
             }
             for (size_t k = 0; k < 64; k++) wrong[i]->free(places[k]);
+            for (size_t k = 0; serves_touches() && k < 64; k++) {
+                places[k] = wrong[i]->realloc(wrong[i]->allocate_streaming(64 * KIB, 64 * KIB), 3 * MIB);
+                pool_free(pool, opaque(places[k]));
+                EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "moved to where other memory was freed: error %d", (int)unimem_last_error());
+            }
+            for (size_t k = 0; serves_touches() && k < 64; k++) wrong[i]->free(places[k]);
             wrong[i]->free(tiered);
         }
         EXPECT(unimem_close(instance), "something is left");
@@ -280,6 +286,20 @@ static void test_what_comes_back(void)
     }
 }
 
+static void test_chunk_sizes(void)
+{
+    TEST("where nobody says the size of chunks, sixteen fit the budget") {
+        for (size_t cap = 64 * KIB; cap <= 64 * MIB; cap = cap * 2 + 4096) {
+            unified_memory_interface_t *memory = open_with(cap, 0);
+            char *tiered = memory->allocate_streaming(4 * cap, 0);
+            size_t chunk = unimem_chunk_size(tiered), most = cap / 16 < MIB ? cap / 16 : MIB;
+            EXPECT(tiered && chunk <= most && chunk * 2 > most, "a budget of %zu bytes has chunks of %zu", cap, chunk);
+            memory->free(tiered);
+            EXPECT(unimem_close(memory), "something is left");
+        }
+    }
+}
+
 static void test_too_large(void)
 {
     TEST("realloc to more than there can be changes nothing") {
@@ -336,6 +356,7 @@ static int run_all(void)
     if (serves_touches()) test_can_allocate();
     test_can_allocate_beside_what_is_in_place();
     test_what_comes_back();
+    test_chunk_sizes();
     test_too_large();
     return tap_done();
 }
