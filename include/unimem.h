@@ -211,7 +211,8 @@ typedef struct {
    * - A pointer to the start or the inside of a live block of this instance: it adds nothing to what the block
    *   counts. The tracking follows the block when it is reallocated, and ends when it is freed.
    *
-   * A `size` above 2^48, which no block can have, is refused (`UNIMEM_ERROR_INVALID_ARGUMENT`).
+   * A `size` above 2^48, which no block can have, is refused (`UNIMEM_ERROR_INVALID_ARGUMENT`), and so is one with which
+   * more than 2^62 bytes would be tracked in all.
    */
   bool (*track_allocation)(void *ptr, size_t size);
   /**
