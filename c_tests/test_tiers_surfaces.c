@@ -286,6 +286,21 @@ static void test_what_comes_back(void)
     }
 }
 
+/* Pages of chunks that have left are kept for those to come. */
+static void test_trim(void)
+{
+    TEST("unimem_trim hands back what tiered memory keeps, and says how much") {
+        unified_memory_interface_t *memory = open_with(4 * MIB, 0);
+        unsigned char *tiered = memory->allocate_streaming(16 * MIB, 64 * KIB);
+        for (size_t at = 0; at < 16 * MIB; at += 4096) tiered[at] = 1;
+        unimem_advise(tiered, UNIMEM_DONT_NEED);
+        size_t held = unimem_held_bytes(memory), back = unimem_trim(memory), kept = unimem_held_bytes(memory);
+        EXPECT(back >= 128 * KIB && held == kept + back, "%zu bytes were held, %zu went back, %zu are held", held, back, kept);
+        memory->free(tiered);
+        EXPECT(unimem_close(memory), "something is left");
+    }
+}
+
 static void test_chunk_sizes(void)
 {
     TEST("where nobody says the size of chunks, sixteen fit the budget") {
@@ -356,6 +371,7 @@ static int run_all(void)
     if (serves_touches()) test_can_allocate();
     test_can_allocate_beside_what_is_in_place();
     test_what_comes_back();
+    if (serves_touches()) test_trim();
     test_chunk_sizes();
     test_too_large();
     return tap_done();

@@ -275,7 +275,7 @@ bool get_memory_metrics(const advanced_memory_system_t *system, memory_metrics_t
 bool analyze_fragmentation(const advanced_memory_system_t *system, double *fragmentation_level);
 
 /** Puts guard bytes behind each block that is allocated from now on, by the system, its pools or its
- * unimem_system_interface(). False for NULL. */
+ * unimem_system_interface(), but for streaming and hierarchical memory. False for NULL. */
 bool start_memory_monitoring(advanced_memory_system_t *system);
 /** Puts no guard bytes behind blocks that are allocated from now on. False for NULL. */
 bool stop_memory_monitoring(advanced_memory_system_t *system);
