@@ -12,7 +12,7 @@ enum { BLOCKS = 200, PLACES = 60, FOREIGN = 64 };
 typedef enum { PLAIN, TENSOR, STREAMING, HIERARCHICAL, KINDS } kind_t;
 typedef struct {
     char *start;
-    size_t size, owners, filled;
+    size_t size, owners, filled, alignment;
     uint64_t tag;
     kind_t kind;
 } block_t;
@@ -119,17 +119,18 @@ static bool holds(const block_t *block, size_t size)
 {
     unimem_layout_t layout;
     if (unimem_layout(block->start, &layout) != (block->kind == TENSOR) || (block->kind == TENSOR && layout.size != block->size)) return false;
+    if (!is_aligned(block->start, block->alignment)) return false;
     if (!pattern_holds(block->start, 0, size < block->filled ? size : block->filled, block->tag)) return false;
     return block->kind < STREAMING || size <= block->filled || all_zero(block->start + block->filled, size - block->filled);
 }
 static void allocate(random_t *random, block_t *block)
 {
     size_t size = random_size(random, 0, 17), dimensions[] = {1 + size / 64, 1 + random_below(random, 7)}, chunks[] = {0, 1, 4096, 20000, 64 * KIB};
-    *block = (block_t){NULL, size, 1, 0, random_next(random), (kind_t)random_below(random, KINDS)};
+    *block = (block_t){NULL, size, 1, 0, 64, random_next(random), (kind_t)random_below(random, KINDS)};
     switch (block->kind) {
     case PLAIN:
         if (legacy.allocate && random_below(random, 2)) block->start = legacy.allocate(size);
-        else block->start = memory->allocate(size, (size_t)1 << random_below(random, 14));
+        else block->start = memory->allocate(size, block->alignment = (size_t)1 << random_below(random, 14));
         break;
     case TENSOR:
         block->size = dimensions[0] * dimensions[1] * 8;
@@ -142,7 +143,7 @@ static void allocate(random_t *random, block_t *block)
     counted.allocations++;
     count_request(block->size);
     count_live(0, block->size);
-    EXPECT(holds(block, block->size), "it does not begin with zeros");
+    EXPECT(holds(block, block->size), "it does not begin with zeros, or is not aligned");
 }
 static void free_one(block_t *block, bool by_realloc)
 {
@@ -175,7 +176,7 @@ static void resize(random_t *random, block_t *block)
     if (block->filled > size) block->filled = size;
     if (block->kind == TENSOR) block->kind = PLAIN;
     follow_places(block, before, size);
-    EXPECT(holds(block, size), "contents are lost, or a layout stays: from %zu filled bytes to %zu", block->filled, size);
+    EXPECT(holds(block, size), "contents or alignment are lost, or a layout stays: from %zu filled bytes to %zu", block->filled, size);
 }
 static void call_wrongly(random_t *random, block_t *block)
 {
@@ -210,7 +211,7 @@ static void use(random_t *random)
         return;
     }
     size_t what = random_below(random, 30), at = random_below(random, FOREIGN), size = random_below(random, 100000);
-    EXPECT(holds(block, block->size), "contents or layout are lost: kind %d, %zu bytes", (int)block->kind, block->size);
+    EXPECT(holds(block, block->size), "contents, alignment or layout are lost: kind %d, %zu bytes", (int)block->kind, block->size);
     if (what >= 10) what = what < 14 ? 0 : what < 22 ? 2 : what < 26 ? 4 : 6;
     else if (what == 9 && random_below(random, 20)) return;
     switch (what) {
