@@ -120,6 +120,21 @@ static void test_limits(void) {
     void *first = ams_pool_allocate(memory_system, pool, 6000);
     CHECK("pool_size without growth: not exceeded",
           first && !ams_pool_allocate(memory_system, pool, 6000) && ams_pool_allocate(memory_system, pool, 4000));
+    CHECK("which is a limit", unimem_last_error() == UNIMEM_ERROR_LIMIT);
+    ams_destroy_memory_pool(memory_system, pool);
+    pool_config_t fixed = {.block_size = 100, .fixed_size = true, .enable_growth = true};
+    pool = ams_create_memory_pool(memory_system, &fixed);
+    (void)memory_allocate(memory_system, 0, 0); /* another error */
+    CHECK("fixed_size: no block is larger than block_size, which is a limit too",
+          ams_pool_allocate(memory_system, pool, 100) && ams_pool_allocate(memory_system, pool, 1) &&
+              !ams_pool_allocate(memory_system, pool, 101) && unimem_last_error() == UNIMEM_ERROR_LIMIT);
+    fixed.block_size = 0;
+    CHECK("fixed_size: block_size must not be 0",
+          !ams_create_memory_pool(memory_system, &fixed) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT &&
+              !optimize_pool_configuration(memory_system, pool, &fixed) && !ams_pool_allocate(memory_system, pool, 101));
+    fixed.fixed_size = false;
+    CHECK("optimize_pool_configuration: any size again",
+          optimize_pool_configuration(memory_system, pool, &fixed) && ams_pool_allocate(memory_system, pool, 101));
     ams_destroy_memory_pool(memory_system, pool);
 }
 

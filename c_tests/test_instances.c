@@ -202,6 +202,9 @@ static void test_config(void) {
     CHECK("use_geometric_layout: allocate places big blocks at 2 MiB, small at 64",
           tensor && is_aligned(tensor, 2 * MIB) && small && is_aligned(small, 64));
     if (memory) CHECK("use_geometric_layout: blocks left live are told at close", !unimem_close(memory));
+    memory = unimem_open(&(unified_pool_config_t){.max_size = MIB});
+    CHECK("without growth from nothing max_size is the cap all the same",
+          memory && memory->allocate(MIB / 2, 0) && !memory->allocate(MIB, 0) && !unimem_close(memory));
     memory = unimem_open(&(unified_pool_config_t){.initial_size = 32 * MIB, .enable_growth = true});
     CHECK("initial_size: bytes are ready, none is live",
           memory && unimem_held_bytes(memory) >= 32 * MIB && live_in(memory) == 0);

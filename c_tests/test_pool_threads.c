@@ -49,6 +49,16 @@ static void *hold_known_amount(void *argument) {
     return NULL;
 }
 
+static pthread_barrier_t all_hold;
+static void *hold_with_others(void *argument) {
+    static void *blocks[THREADS][1000];
+    size_t me = (size_t)argument - 1;
+    for (size_t i = 0; i < 1000; i++) blocks[me][i] = pool_allocate(pool, 1000 + i % 2);
+    pthread_barrier_wait(&all_hold);
+    for (size_t i = 0; i < 1000; i++) pool_free(pool, blocks[me][i]);
+    return NULL;
+}
+
 static void test_totals(void) {
     static const size_t caches[] = {0, 32, 64, 256};
     for (size_t c = 0; c < 4; c++) {
@@ -78,6 +88,18 @@ static void test_totals(void) {
     for (size_t i = 0; i < 1000; i++) pool_free(pool, blocks[i]);
     CHECK_EQ("four threads: nothing is live at the end", get_total_allocated(pool), 0);
     destroy_memory_pool(pool);
+    pthread_barrier_init(&all_hold, NULL, THREADS);
+    for (size_t cache = 0; cache <= 256; cache += 256) {
+        char name[100];
+        snprintf(name, sizeof name, "nor is that of what all hold at once, with a cache of %zu", cache);
+        pool = new_pool(32, cache);
+        run_threads(THREADS, hold_with_others); /* fills the caches of those that come next */
+        run_threads(THREADS, hold_with_others);
+        peak = get_peak_allocated(pool), slack = THREADS * 64 * KIB;
+        CHECK(name, peak + slack >= THREADS * 1000500 && peak <= THREADS * 1000500);
+        destroy_memory_pool(pool);
+    }
+    pthread_barrier_destroy(&all_hold);
 }
 
 /* A ring of blocks from a producer to a consumer, each carrying its own size. */

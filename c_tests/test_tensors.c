@@ -1,6 +1,7 @@
 /* test_tensors.c - tensors, and the arguments of streaming and hierarchical memory, with good input and bad. */
 #define _GNU_SOURCE
 #include "unimem.h"
+#include "unimem/memory_pool.h"
 
 #include "one_instance.h"
 
@@ -8,6 +9,22 @@
 
 static const unified_pool_config_t tiered_config = {
     .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB, .compression_tolerance = 1e-3};
+
+/* Tensors of 2 MiB and more among blocks of such sizes. */
+static void use_again(unified_memory_interface_t *instance) {
+    random_t random = {31};
+    void *blocks[40] = {0};
+    for (size_t i = 0; i < 2000; i++) {
+        void **slot = &blocks[random_below(&random, 40)];
+        size_t more = random_below(&random, 3) ? random_below(&random, 8192) : 0; /* often exactly 2 MiB */
+        size_t dimensions[] = {64, 4096 + more}, size = 64 * dimensions[1] * 8;
+        instance->free(*slot);
+        *slot = i % 2 ? instance->allocate(size, 0) : instance->allocate_geometric(dimensions, 2);
+        if (i % 2 == 0) EXPECT(*slot && is_aligned(*slot, 2 * MIB), "a tensor of %zu bytes is at %p", size, *slot);
+        if (*slot) *(char *)*slot = 1;
+    }
+    for (size_t i = 0; i < 40; i++) instance->free(blocks[i]);
+}
 
 static void test_layouts(void) {
     TEST("allocate_geometric: aligned to 64, to 2 MiB from 2 MiB up; its layout is dense and row-major") {
@@ -98,18 +115,11 @@ static void test_what_has_no_layout(void) {
     memory->free(plain);
 }
 static void test_placement(void) {
-    TEST("allocate_geometric: aligned to 2 MiB also where memory of plain blocks is used again") {
-        random_t random = {31};
-        void *blocks[40] = {0};
-        for (size_t i = 0; i < 2000; i++) {
-            void **slot = &blocks[random_below(&random, 40)];
-            size_t dimensions[] = {64, 4096 + random_below(&random, 8192)}, size = 64 * dimensions[1] * 8;
-            memory->free(*slot);
-            *slot = i % 2 ? memory->allocate(size, 0) : memory->allocate_geometric(dimensions, 2);
-            if (i % 2 == 0) EXPECT(*slot && is_aligned(*slot, 2 * MIB), "a tensor of %zu bytes is at %p", size, *slot);
-            if (*slot) *(char *)*slot = 1;
-        }
-        for (size_t i = 0; i < 40; i++) memory->free(blocks[i]);
+    TEST("allocate_geometric: aligned to 2 MiB also where memory of plain blocks is used again") use_again(memory);
+    TEST("through a pool's interface too, whose blocks have headers") {
+        MemoryPool *pool = create_memory_pool(&(PoolConfig){.thread_cache_size = 32});
+        use_again(unimem_pool_interface(pool));
+        destroy_memory_pool(pool);
     }
     TEST("realloc of a tensor of 2 MiB keeps its placement") {
         size_t dimensions[] = {512, 512};

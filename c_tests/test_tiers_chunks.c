@@ -274,9 +274,34 @@ static void test_chunks(void)
     CHECK("nothing is live", unimem_close(memory));
 }
 
+static void test_figures_of_encoding(void)
+{
+    enum { COUNT = 64, SMALL_CHUNK = 64 << 10 };
+    TEST("residency tells what encoding saves, and that it takes time both ways") {
+        unified_memory_interface_t *memory = open_with(2 * MIB, 0);
+        char *bytes = memory->allocate_streaming((size_t)COUNT * SMALL_CHUNK, SMALL_CHUNK);
+        for (size_t i = 0; i < COUNT; i++) {
+            char *chunk = unimem_chunk_acquire(bytes, i, UNIMEM_OVERWRITE);
+            for (size_t k = 0; k < SMALL_CHUNK; k++) chunk[k] = (char)(k / 64);
+            unimem_chunk_release(bytes, i);
+        }
+        unimem_advise(bytes, UNIMEM_DONT_NEED);
+        unimem_residency_t out = residency_of(bytes);
+        EXPECT(out.hot_bytes == 0 && out.evictions == COUNT && out.warm_bytes + out.cold_bytes <= (size_t)COUNT * SMALL_CHUNK / 4,
+               "%zu bytes are hot, %zu warm, %zu cold, after %zu evictions", out.hot_bytes, out.warm_bytes, out.cold_bytes, out.evictions);
+        EXPECT(out.compression_ratio >= 4 && out.compression_ns > 0, "a ratio of %g in %zu ns", out.compression_ratio, out.compression_ns);
+        for (size_t i = 0; i < COUNT; i++) unimem_chunk_acquire(bytes, i, UNIMEM_READ), unimem_chunk_release(bytes, i);
+        unimem_residency_t in = residency_of(bytes);
+        EXPECT(in.faults == out.faults + COUNT && in.compression_ns > out.compression_ns, "%zu faults, %zu ns", in.faults - out.faults, in.compression_ns - out.compression_ns);
+        memory->free(bytes);
+        EXPECT(unimem_close(memory), "something is left");
+    }
+}
+
 static int run_all(void)
 {
     test_chunks();
+    test_figures_of_encoding();
     test_copies_of_acquired();
     if (serves_touches()) test_words_across_chunks();
     if (serves_touches()) test_copies_between_regions();

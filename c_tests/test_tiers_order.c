@@ -1,7 +1,9 @@
-/* Which chunks leave while a program sweeps, without advice. What comes in is counted; bench/bench_tiers_order.c counts
- * the same for many more patterns, beside the least that is possible. */
+/* Which chunks leave while a program sweeps, without advice, and what is read ahead with it. What comes in is counted;
+ * bench/bench_tiers_order.c counts the same for many more patterns, beside the least that is possible. */
 #define _GNU_SOURCE
 #include "unimem.h"
+
+#include <sched.h>
 
 #include "access_orders.h"
 #include "tiers.h"
@@ -50,6 +52,43 @@ static void comes_in(const char *name, void (*pattern)(void), size_t most)
     }
 }
 
+/* Touches each chunk in order, and returns how many were read ahead meanwhile. */
+static size_t read_ahead_of_a_sweep(void)
+{
+    size_t before = residency_of(words).prefetches;
+    for (size_t chunk = 0; chunk < DATA; chunk++) touch(chunk);
+    return residency_of(words).prefetches - before;
+}
+static void test_advice(void)
+{
+    unified_memory_interface_t *memory = open_with(BUDGET * CHUNK, 0);
+    words = memory->allocate_streaming((size_t)DATA * CHUNK, CHUNK);
+    TEST("with UNIMEM_RANDOM nothing is read ahead") {
+        unimem_advise(words, UNIMEM_RANDOM);
+        for (size_t i = 0; i < (size_t)DATA * WORDS; i++) words[i] = mix(i);
+        EXPECT(read_ahead_of_a_sweep() == 0, "chunks were read ahead");
+    }
+    TEST("nor where memory so advised has moved to grow") {
+        uint64_t *moved = memory->realloc(words, (size_t)8 * DATA * CHUNK);
+        EXPECT(moved && moved != words, "it did not move");
+        words = moved;
+        EXPECT(read_ahead_of_a_sweep() == 0, "chunks were read ahead");
+    }
+    TEST("with UNIMEM_SEQUENTIAL chunks are read ahead from the first touch on") {
+        unimem_advise(words, UNIMEM_DONT_NEED);
+        unimem_advise(words, UNIMEM_SEQUENTIAL);
+        size_t before = residency_of(words).prefetches;
+        touch(0);
+        double end = seconds_now() + patience(20);
+        while ((residency_of(words).prefetches == before || residency_of(words).hot_bytes < 2 * CHUNK) && seconds_now() < end) sched_yield();
+        unimem_residency_t figures = residency_of(words);
+        EXPECT(figures.prefetches > before && figures.hot_bytes >= 2 * CHUNK, "%zu chunks were read ahead, and %zu bytes are hot",
+               figures.prefetches - before, figures.hot_bytes);
+    }
+    memory->free(words);
+    CHECK("nothing is left", unimem_close(memory));
+}
+
 static int run_all(void)
 {
     if (!serves_touches()) {
@@ -61,6 +100,7 @@ static int run_all(void)
     comes_in("of a long sweep what fits stays", long_sweeps, 8 * (DATA - BUDGET / 3));
     comes_in("a pair of blocks stays while they are swept", transposition, 6000);
     comes_in("what is used beside a sweep stays", set_beside_sweeps, 4 * (DATA - 32) * 9 / 8);
+    test_advice();
     return tap_done();
 }
 

@@ -81,6 +81,12 @@ static void test_pool(void)
                 EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "live where other memory was freed: error %d", (int)unimem_last_error());
             }
             for (size_t k = 0; k < 64; k++) wrong[i]->free(places[k]);
+            for (size_t k = 0; serves_touches() && k < 64; k++) {
+                places[k] = wrong[i]->realloc(wrong[i]->allocate_streaming(64 * KIB, 64 * KIB), 3 * MIB);
+                pool_free(pool, opaque(places[k]));
+                EXPECT(unimem_last_error() == UNIMEM_ERROR_NOT_OWNED, "moved to where other memory was freed: error %d", (int)unimem_last_error());
+            }
+            for (size_t k = 0; serves_touches() && k < 64; k++) wrong[i]->free(places[k]);
             wrong[i]->free(tiered);
         }
         EXPECT(unimem_close(instance), "something is left");
@@ -280,6 +286,50 @@ static void test_what_comes_back(void)
     }
 }
 
+/* Pages of chunks that have left are kept for those to come. */
+static void test_trim(void)
+{
+    TEST("unimem_trim hands back what tiered memory keeps, and says how much") {
+        unified_memory_interface_t *memory = open_with(4 * MIB, 0);
+        unsigned char *tiered = memory->allocate_streaming(16 * MIB, 64 * KIB);
+        for (size_t at = 0; at < 16 * MIB; at += 4096) tiered[at] = 1;
+        unimem_advise(tiered, UNIMEM_DONT_NEED);
+        size_t held = unimem_held_bytes(memory), back = unimem_trim(memory), kept = unimem_held_bytes(memory);
+        EXPECT(back >= 128 * KIB && held == kept + back, "%zu bytes were held, %zu went back, %zu are held", held, back, kept);
+        memory->free(tiered);
+        EXPECT(unimem_close(memory), "something is left");
+    }
+}
+
+static void test_chunk_sizes(void)
+{
+    TEST("where nobody says the size of chunks, sixteen fit the budget") {
+        for (size_t cap = 64 * KIB; cap <= 64 * MIB; cap = cap * 2 + 4096) {
+            unified_memory_interface_t *memory = open_with(cap, 0);
+            char *tiered = memory->allocate_streaming(4 * cap, 0);
+            size_t chunk = unimem_chunk_size(tiered), most = cap / 16 < MIB ? cap / 16 : MIB;
+            EXPECT(tiered && chunk <= most && chunk * 2 > most, "a budget of %zu bytes has chunks of %zu", cap, chunk);
+            memory->free(tiered);
+            EXPECT(unimem_close(memory), "something is left");
+        }
+    }
+}
+
+static void test_too_large(void)
+{
+    TEST("realloc to more than there can be changes nothing") {
+        const size_t too_large[] = {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX - 4096, SIZE_MAX / 2, (size_t)1 << 48};
+        unified_memory_interface_t *memory = open_with(MIB, 0);
+        unsigned char *kinds_of_size[] = {memory->allocate_hierarchical(100, 0), memory->allocate_streaming(100 * KIB, 4096)};
+        for (size_t i = 0; i < sizeof too_large / sizeof *too_large; i++)
+            for (size_t k = 0; k < 2; k++)
+                EXPECT(!memory->realloc(kinds_of_size[k], too_large[i]) && unimem_usable_size(kinds_of_size[k]) == (k ? 100 * KIB : 100),
+                       "%zx bytes", too_large[i]);
+        for (size_t k = 0; k < 2; k++) memory->free(kinds_of_size[k]);
+        EXPECT(unimem_close(memory), "something is left");
+    }
+}
+
 /* Tiered memory and foreign blocks are live, but not as large in what is held. */
 static void test_fragmentation(void)
 {
@@ -321,6 +371,9 @@ static int run_all(void)
     if (serves_touches()) test_can_allocate();
     test_can_allocate_beside_what_is_in_place();
     test_what_comes_back();
+    if (serves_touches()) test_trim();
+    test_chunk_sizes();
+    test_too_large();
     return tap_done();
 }
 

@@ -25,6 +25,14 @@ static void test_sizes_beyond_all_addresses(void) {
     CHECK("track_allocation: what is refused leaves the size as it was",
           !memory->track_allocation(blocks, SIZE_MAX / 2) && live_in(memory) == (size_t)1 << 48 &&
               memory->untrack_allocation(blocks) && live_in(memory) == 0);
+    TEST("track_allocation: however many addresses it is told of, what is counted does not wrap") {
+        size_t tracked = 0;
+        while (tracked < 40000 && memory->track_allocation((void *)(16 * (tracked + 1)), (size_t)1 << 48)) tracked++;
+        EXPECT(tracked == 1 << 14 && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT, "%zu times 2^48 bytes are tracked", tracked);
+        EXPECT(live_in(memory) == tracked << 48, "%zx bytes are counted", live_in(memory));
+        for (size_t i = 1; i <= tracked; i++) memory->untrack_allocation((void *)(16 * i));
+        EXPECT(live_in(memory) == 0 && memory->track_allocation(blocks, 1) && memory->untrack_allocation(blocks), "%zx bytes are counted", live_in(memory));
+    }
     CHECK("nothing is left", unimem_close(memory));
 }
 

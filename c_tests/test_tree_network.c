@@ -237,6 +237,13 @@ static void streams(unified_memory_interface_t *memory)
     }
     CHECK("streams are contracted", contract_tensor_streams(source, second, target));
     CHECK("into the third one's node", product_error(a->data, b->data, c->data, 17, 9, 23) < 1e-5);
+    CHECK("and stay where they are", source->current_offset == 391 && second->current_offset == 0 && target->current_offset == 0);
+    tensor_network_metrics_t one = {0}, two = {0};
+    tree_tensor_node_t *pair = NULL;
+    CHECK("that is one product, and takes time", get_tree_tensor_network_metrics(ttn, &one) && one.num_contractions == 1 && one.contraction_time > 0);
+    CHECK("a pair of nodes is another", contract_tree_tensor_nodes(ttn, a, b, &pair) && get_tree_tensor_network_metrics(ttn, &two) && two.num_contractions == 2);
+    CHECK("of which all is measured too", two.contraction_time > one.contraction_time && two.total_time >= two.contraction_time &&
+                                              two.peak_memory_usage >= one.peak_memory_usage + 17 * 9 * sizeof(ComplexFloat));
     CHECK("the shape must agree", !contract_tensor_streams(second, source, target));
     CHECK("the result cannot be an operand", !contract_tensor_streams(source, target, target));
     destroy_tensor_stream(source);

@@ -17,7 +17,14 @@
 #ifdef __cplusplus
 typedef void unimem_memory_pool_t;
 #else
+#ifdef __GNUC__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wc++-compat"
+#endif
 typedef struct MemoryPool unimem_memory_pool_t;
+#ifdef __GNUC__
+#pragma GCC diagnostic pop
+#endif
 #endif
 /** An advanced memory system: see unimem/advanced_memory_system.h. */
 struct advanced_memory_system_t;
@@ -204,7 +211,8 @@ typedef struct {
    * - A pointer to the start or the inside of a live block of this instance: it adds nothing to what the block
    *   counts. The tracking follows the block when it is reallocated, and ends when it is freed.
    *
-   * A `size` above 2^48, which no block can have, is refused (`UNIMEM_ERROR_INVALID_ARGUMENT`).
+   * A `size` above 2^48, which no block can have, is refused (`UNIMEM_ERROR_INVALID_ARGUMENT`), and so is one with which
+   * more than 2^62 bytes would be tracked in all.
    */
   bool (*track_allocation)(void *ptr, size_t size);
   /**

@@ -283,6 +283,8 @@ chunk_pin<T> overwrite_chunk(array<T> &memory, std::size_t index) {
 class memory_resource : public std::pmr::memory_resource {
 public:
     explicit memory_resource(unified_memory_interface_t *memory) noexcept : memory_(memory) {}
+    memory_resource(const memory_resource &) = default;
+    memory_resource &operator=(const memory_resource &) = default;
     unified_memory_interface_t *get() const noexcept { return memory_; }
 
 private:

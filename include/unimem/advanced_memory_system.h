@@ -200,7 +200,14 @@ void ams_pool_free(advanced_memory_system_t *system, void *pool, void *ptr);
 
 #if !defined(UNIMEM_MEMORY_POOL_NAMED) && !defined(UNIMEM_NO_OLD_NAMES)
 #define UNIMEM_MEMORY_POOL_NAMED 1
+#if defined __GNUC__ && !defined __cplusplus
+#pragma GCC diagnostic push /* unimem.h has a structure with this tag; in C++ it has none */
+#pragma GCC diagnostic ignored "-Wc++-compat"
+#endif
 typedef advanced_memory_pool_t MemoryPool;
+#if defined __GNUC__ && !defined __cplusplus
+#pragma GCC diagnostic pop
+#endif
 /* The older generation's names for the four functions above. The macros bind these names to the ams_ symbols. */
 #define UNIMEM_TEXT_(name) #name
 #define UNIMEM_TEXT(name) UNIMEM_TEXT_(name)
@@ -268,7 +275,7 @@ bool get_memory_metrics(const advanced_memory_system_t *system, memory_metrics_t
 bool analyze_fragmentation(const advanced_memory_system_t *system, double *fragmentation_level);
 
 /** Puts guard bytes behind each block that is allocated from now on, by the system, its pools or its
- * unimem_system_interface(). False for NULL. */
+ * unimem_system_interface(), but for streaming and hierarchical memory. False for NULL. */
 bool start_memory_monitoring(advanced_memory_system_t *system);
 /** Puts no guard bytes behind blocks that are allocated from now on. False for NULL. */
 bool stop_memory_monitoring(advanced_memory_system_t *system);

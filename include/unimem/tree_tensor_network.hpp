@@ -50,7 +50,7 @@ public:
     tensor_value contract() {
         std::size_t axes = 0;
         check(contract_full_tree_network(get(), nullptr, nullptr, &axes));
-        tensor_value value;
+        tensor_value value{};
         value.dimensions.resize(axes);
         ComplexFloat *elements = nullptr;
         check(contract_full_tree_network(get(), &elements, value.dimensions.data(), &axes));

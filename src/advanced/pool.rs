@@ -96,7 +96,7 @@ impl Pool {
     pub fn allocate(&self, size: usize) -> Result<NonNull<u8>> {
         let request = self.request.load(Relaxed);
         if request != 0 && size > request {
-            return fail!(InvalidArgument, "{size} bytes from a pool of blocks of {request}");
+            return fail!(Limit, "{size} bytes from a pool of blocks of {request}");
         }
         if !self.limited.load(Acquire) {
             return self.allocate_unlimited(size);

@@ -83,7 +83,7 @@ fn blocks_with_several_owners_are_counted_once() {
 fn limits_hold_until_they_are_lifted() {
     let system = system();
     let pool = joined(system, pool::Limits { bytes: 1000, blocks: 3, request: 600 });
-    assert_eq!(pool.allocate(601), Err(Error::InvalidArgument));
+    assert_eq!(pool.allocate(601), Err(Error::Limit));
     let first = pool.allocate(600).unwrap();
     assert_eq!(pool.allocate(401), Err(Error::Limit));
     pool.allocate(400).unwrap();

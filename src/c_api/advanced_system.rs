@@ -318,7 +318,7 @@ pub unsafe extern "C" fn analyze_fragmentation(
 }
 
 /// Puts guard bytes behind each block that is allocated from now on, by the system, its pools or its
-/// `unimem_system_interface`. False for NULL.
+/// `unimem_system_interface`, but for streaming and hierarchical memory. False for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn start_memory_monitoring(system: *mut AdvancedMemorySystem) -> bool {
     set_monitoring(system, true)

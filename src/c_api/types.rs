@@ -101,7 +101,8 @@ pub struct unified_memory_interface_t {
     /// - A pointer to the start or the inside of a live block of this instance: it adds nothing to what the block
     ///   counts. The tracking follows the block when it is reallocated, and ends when it is freed.
     ///
-    /// A `size` above 2^48, which no block can have, is refused (`UNIMEM_ERROR_INVALID_ARGUMENT`).
+    /// A `size` above 2^48, which no block can have, is refused (`UNIMEM_ERROR_INVALID_ARGUMENT`), and so is one with which
+    /// more than 2^62 bytes would be tracked in all.
     pub track_allocation: Option<unsafe extern "C" fn(ptr: *mut c_void, size: usize) -> bool>,
     /// Stops tracking a pointer. False if it is not tracked (`UNIMEM_ERROR_INVALID_ARGUMENT`).
     pub untrack_allocation: Option<unsafe extern "C" fn(ptr: *mut c_void) -> bool>,

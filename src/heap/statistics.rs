@@ -263,7 +263,7 @@ impl Heap {
             freed_bytes: freed.max(0) as usize,
             held: self.held(),
             held_by_chunks: self.counters.held_by_chunks.load(Relaxed),
-            live_elsewhere: self.counters.live_elsewhere.load(Relaxed),
+            live_elsewhere: self.live_elsewhere(),
             cache_hits: counts.hits,
             cache_misses: counts.misses,
         }
@@ -292,6 +292,10 @@ impl Heap {
     /// Bytes that count against the limit.
     pub fn held(&self) -> usize {
         self.counters.held().load(Relaxed)
+    }
+    /// Live bytes that are not among those held: tiered memory and foreign blocks.
+    pub fn live_elsewhere(&self) -> usize {
+        self.counters.live_elsewhere.load(Relaxed)
     }
     /// The limit; 0: none.
     pub fn limit(&self) -> usize {

@@ -19,8 +19,11 @@ use tiered::Tiered;
 /// Tensors of at least this many bytes are aligned to a huge page.
 const HUGE_TENSOR: usize = crate::os::map::HUGE_PAGE;
 /// Bytes of address space that a process has unless it asks for more, on every processor that the library supports. A
-/// tracked block cannot be larger. With this limit no sum of live bytes can wrap.
+/// tracked block cannot be larger.
 const ADDRESS_SPACE: usize = 1 << 48;
+/// Bytes that tracked blocks and tiered memory may have in all. So no sum of live bytes wraps, although programs may say any
+/// size of any address, and several threads at the same moment.
+const MOST_ELSEWHERE: usize = 1 << 62;
 /// How many leaks the log names when an instance is closed.
 const LEAKS_LOGGED: usize = 16;
 
@@ -156,6 +159,9 @@ impl Instance {
         }
         if let Some(memory) = self.own_memory_at(pointer) {
             return memory.track(&tracked::INSTANCES, pointer as usize);
+        }
+        if self.heap.live_elsewhere() > MOST_ELSEWHERE - size {
+            return fail!(InvalidArgument, "with {size} bytes more, more are tracked than can be counted");
         }
         // Makes now what counting needs, because counting must not fail once the pointer is tracked.
         self.heap.ready_to_count()?;

@@ -79,9 +79,10 @@ impl Region {
     /// Resizes a region that is in place for good. What is cut off stays in place and charged, so the region can grow
     /// again up to its first extent.
     fn resize_resident(&self, size: usize, count: usize) -> bool {
-        let (old, length) = (self.size(), count * self.chunk_size());
-        let fits = size > 0 && length <= self.extent.load(Relaxed);
+        // Compared before anything is multiplied: any size may be asked for.
+        let (old, fits) = (self.size(), size > 0 && size <= self.extent.load(Relaxed));
         if fits && size > old {
+            let length = count * self.chunk_size();
             // SAFETY: the range is in place for good and belongs to the region: it begins behind the program's bytes
             // and ends with the new last chunk.
             unsafe { core::ptr::write_bytes((self.start() + old) as *mut u8, 0, length - old) };

@@ -55,6 +55,24 @@ fn slabs_come_and_go_with_their_pieces() {
     }
 }
 
+/// For recordings, which do not look at each piece.
+#[test]
+fn slabs_know_the_bytes_of_their_pieces() {
+    look_on();
+    let engine = Engine::with_mechanism(serving().next().unwrap(), Box::new(Unlimited)).unwrap();
+    let bytes =
+        || engine.regions().iter().filter_map(|region| Some(region.slab()?.live_bytes())).sum::<usize>();
+    let [first, second] = [0, 1].map(|_| piece(&engine).unwrap());
+    assert_eq!(bytes(), 2 * (CHUNK - 100));
+    for size in [10, CHUNK, 20] {
+        engine.resize(&first, size).unwrap();
+        assert_eq!(bytes(), size + CHUNK - 100);
+    }
+    let moved = engine.resize(&first, 3 * CHUNK).unwrap();
+    assert!(engine.free(&first) && bytes() == CHUNK - 100);
+    assert!(engine.free(&second) && bytes() == 0 && engine.free(&moved));
+}
+
 #[test]
 fn of_two_threads_one_frees_a_piece() {
     look_on();
