@@ -336,7 +336,7 @@ typedef struct {
    */
   size_t cold_bytes;
   /**
-   * Chunks brought in because they were touched or acquired.
+   * Chunks put in place: touched, acquired or prefetched.
    */
   size_t faults;
   /**

@@ -216,7 +216,7 @@ pub struct unimem_residency_t {
     pub warm_bytes: usize,
     /// Encoded bytes in the spill file. A chunk that is in RAM may have a copy there, which counts here too.
     pub cold_bytes: usize,
-    /// Chunks brought in because they were touched or acquired.
+    /// Chunks put in place: touched, acquired or prefetched.
     pub faults: usize,
     /// Chunks sent out of their place in RAM.
     pub evictions: usize,

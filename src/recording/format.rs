@@ -273,7 +273,7 @@ records! {
         streaming: List<'a>,
         /// Hierarchical memory: the same.
         hierarchical: List<'a>,
-        /// Chunks brought in because they were touched or acquired, so far.
+        /// Chunks put in place so far: touched, acquired or prefetched.
         faults: u64,
         /// Chunks that left, so far.
         evictions: u64,

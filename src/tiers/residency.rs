@@ -16,7 +16,7 @@ pub struct Counters {
     pub warm: AtomicUsize,
     /// Encoded bytes in the spill file.
     pub cold: AtomicUsize,
-    /// Chunks brought in because they were touched or acquired.
+    /// Chunks put in place: touched, acquired or prefetched.
     pub faults: AtomicU64,
     /// Chunks that left.
     pub evictions: AtomicU64,
@@ -107,7 +107,7 @@ pub struct Residency {
     pub warm_bytes: usize,
     /// Encoded bytes in the spill file.
     pub cold_bytes: usize,
-    /// Chunks brought in because they were touched or acquired.
+    /// Chunks put in place: touched, acquired or prefetched.
     pub faults: u64,
     /// Chunks that left.
     pub evictions: u64,

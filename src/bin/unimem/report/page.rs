@@ -270,7 +270,7 @@ fn movements(recording: &Recording) -> String {
     section(
         "faults",
         "Faults and evictions",
-        "Chunks brought in because they were touched or acquired, by where they were; below, chunks that left, by where \
+        "Chunks put in place (touched, acquired or prefetched), by where they were; below, chunks that left, by where \
          they went; then how long each took.",
         &format!("<h3>Brought in</h3>{faults}<h3>Sent out</h3>{evictions}{table}"),
     )
