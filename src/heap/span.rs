@@ -55,8 +55,8 @@ pub struct Span {
     zero_size_value: AtomicUsize,
     slots: AtomicPtr<AtomicU16>,
     heap_id: AtomicU32,
-    /// Its number grows whenever the record goes into service or out of it, and is odd while in service. See
-    /// [`Span::whole`].
+    /// Its number grows whenever the record goes into service or out of it, and is odd while in service. It also grows, by two,
+    /// when a span in service gets another class. See [`Span::whole`].
     changes: Sequence,
     /// Only for a span of one block: bytes at the start of the block that may have been written to; the rest of it reads as
     /// zero. [`ALL`] from when the block is handed out, and in spans of many blocks.
@@ -174,21 +174,25 @@ impl Span {
         self.heap.store(core::ptr::from_ref(heap).cast_mut(), Release);
         self.begin_service(changes);
     }
-    /// Runs `read` on the record as a reader of a sequence lock does. None: the record was out of service at some moment
-    /// meanwhile, and at that moment no pointer was a block of it. Without this, a look-up that is held up could combine a
+    /// Runs `read` on the record as a reader of a sequence lock does, again if the record's service changed meanwhile. None: the
+    /// record was out of service at some moment, and at that moment no pointer was a block of it. Without this, a look-up that is held up could combine a
     /// field of the old span with a field of the new one, perhaps of another class or another heap.
-    pub fn whole<R>(&self, read: impl FnOnce() -> Option<R>) -> Option<R> {
+    pub fn whole<R>(&self, read: impl Fn() -> Option<R>) -> Option<R> {
         self.whole_in_service(read).map(|(found, _)| found)
     }
     /// Number of the service in which `holds` was true of the record; as [`Span::whole`].
-    pub fn service_if(&self, holds: impl FnOnce() -> bool) -> Option<u32> {
+    pub fn service_if(&self, holds: impl Fn() -> bool) -> Option<u32> {
         self.whole_in_service(|| holds().then_some(())).map(|((), service)| service)
     }
     #[inline(always)]
-    fn whole_in_service<R>(&self, read: impl FnOnce() -> Option<R>) -> Option<(R, u32)> {
-        let read = |changes| read().filter(|_| changes % 2 == 1).map(|found| (found, changes));
-        let (found, whole) = self.changes.read(read);
-        found.filter(|_| whole)
+    fn whole_in_service<R>(&self, read: impl Fn() -> Option<R>) -> Option<(R, u32)> {
+        loop {
+            let (found, whole) = self.changes.read(|service| Some((read()?, service)));
+            // A new service is an odd number: it follows on the one before, and the record is in service all the time.
+            if whole || self.service() % 2 == 0 {
+                return found.filter(|(_, service)| whole && service % 2 == 1);
+            }
+        }
     }
     /// Number of the record's service. Whoever reads the same number again knows that the record was in service all the
     /// time.
@@ -212,11 +216,11 @@ impl Span {
         self.heap.store(null_mut(), Relaxed);
         self.kind.store(KIND_BLOCKS, Relaxed);
     }
-    /// Gives a span of a single class another single class.
+    /// Gives a span of a single class another single class, and begins a new service, as fronts remember the class. Its block is
+    /// live all the time, and other owners may look it up.
     pub fn change_class(&self, class: Class) {
-        let changes = self.end_service();
         self.class.store(class, Relaxed);
-        self.begin_service(changes);
+        self.changes.advance(self.service().wrapping_add(2));
     }
     fn set_zero_size_value(&self, room: usize) {
         self.zero_size_value.store(zero_size_value(room), Relaxed);

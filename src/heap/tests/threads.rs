@@ -105,7 +105,8 @@ fn threads_pass_blocks_around() {
 #[test]
 fn owners_may_resize_and_let_go_at_the_same_time() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
-    for size in [1000, 3 << 20] {
+    // Within its room, into another class of spans, and as a mapping.
+    for (size, other_size) in [(1000, 875), (40_000, 50_000), (3 << 20, 2 << 20)] {
         // Both threads go in step, so that the two calls overlap often.
         let (shared, step) = (AtomicPtr::new(core::ptr::null_mut::<u8>()), AtomicUsize::new(0));
         let wrong = AtomicUsize::new(0);
@@ -125,7 +126,7 @@ fn owners_may_resize_and_let_go_at_the_same_time() {
                 attributes::retain(block).unwrap();
                 shared.store(block, Relaxed);
                 step.store(2 * n + 1, Release);
-                let resized = heap.reallocate(block, size - size / 8);
+                let resized = heap.reallocate(block, other_size);
                 while step.load(Acquire) <= 2 * n + 1 {
                     std::thread::yield_now();
                 }
