@@ -161,6 +161,47 @@ static void test_owners(void) {
     }
 }
 
+/* Blocks that come to have memory of their own to grow in, which they do while another thread owns them too. */
+static void *_Atomic growing;
+static void *own_while_it_grows(void *argument) {
+    while (!stop) {
+        void *block = growing;
+        if (!block && sched_yield() == 0) continue;
+        for (size_t i = 0; i < 20; i++) {
+            EXPECT(unimem_owns(block) && unimem_usable_size(block) >= 40 * KIB, "%zu bytes at a live block's start",
+                   unimem_usable_size(block));
+            EXPECT(unimem_reference_count(block) == 2, "%zu owners, expected 2", unimem_reference_count(block));
+            if (EXPECT(unimem_retain(block), "a live block cannot be retained")) memory->free(block);
+        }
+        growing = NULL;
+    }
+    return argument;
+}
+
+static void test_growth_of_shared_blocks(void) {
+    TEST("a block with two owners grows where it is, and is never seen not to be live") {
+        stop = false;
+        pthread_t other = start_thread(own_while_it_grows, NULL);
+        for (size_t i = 0; i < scaled(20000); i++) {
+            void *block = memory->realloc(memory->allocate(20 * KIB, 0), 40 * KIB);
+            EXPECT(unimem_retain(block), "a live block cannot be retained");
+            growing = block;
+            for (size_t size = 48 * KIB; size <= 320 * KIB; size += size / 6 / KIB * KIB) {
+                void *grown = memory->realloc(block, size);
+                EXPECT(grown == block || debug_mode(NULL), "%zu bytes: %p, expected %p", size, grown, block);
+            }
+            while (growing) sched_yield();
+            memory->free(block);
+            memory->free(block);
+        }
+        stop = true;
+        pthread_join(other, NULL);
+        stop = false;
+        EXPECT(live_in(memory) == 0 && unimem_refused_frees(memory) == 0, "%zu bytes live and %zu frees refused",
+               live_in(memory), unimem_refused_frees(memory));
+    }
+}
+
 static void *mix_briefly(void *number) {
     random_t random = {first_seed + (uintptr_t)number};
     mix(&random, 300);
@@ -297,6 +338,7 @@ int main(void) {
     test_mixtures();
     test_owners();
     test_generations();
+    test_growth_of_shared_blocks();
     test_fork();
     CHECK("both instances close clean", unimem_close(memory) && unimem_close(capped));
     destroy_memory_pool(pool);

@@ -424,6 +424,26 @@ mod tests {
         unsafe { crate::os::map::unmap(base, SLICE) };
         heap.destroy();
     }
+    /// A block that grows in its span is live all the time, which others may ask who own it too.
+    #[test]
+    fn a_look_up_finds_a_block_whose_class_changes_meanwhile() {
+        let heap = Heap::create(&super::super::HeapParams::default()).unwrap();
+        let block = heap.allocate(40_000, 0).unwrap();
+        let span = super::super::span_of_block(block.as_ptr());
+        let (class, service) = (span.class(), span.service());
+        let looks = core::cell::Cell::new(0);
+        let found = span.whole(|| {
+            if looks.replace(looks.get() + 1) == 0 {
+                span.change_class(class + 1);
+            }
+            Some(span.class())
+        });
+        assert_eq!((found, looks.get()), (Some(class + 1), 2));
+        assert_ne!(span.service(), service, "so that fronts forget the block");
+        span.change_class(class);
+        heap.free(block.as_ptr()).unwrap();
+        heap.destroy();
+    }
     #[test]
     fn a_product_tells_starts_of_blocks() {
         for shape in SHAPES.iter().filter(|shape| shape.capacity > 1) {
