@@ -230,6 +230,8 @@ pub fn reallocate(id: usize, pointer: *mut u8, size: usize) -> Option<NonNull<u8
     let before = capacity.checked_sub((value - slot::LIVE) as usize)?;
     let resized = if resize::stays_in_room(size, capacity) {
         heap.set_size_in_room(span, index, pointer, value, (capacity - size) as u16).then_some(pointer)
+    } else if heap.caches_wanted.load(Relaxed) != cache.wanted_seen.get() {
+        return None; // the slow path puts back what this thread caches
     } else {
         replace(cache, Entry::new(pointer, span.slot(index), value), class, before, size)
     }?;

@@ -74,6 +74,8 @@ impl Heap {
         if pinned {
             return fail!(InvalidArgument, "{pointer:p} has several owners and cannot move");
         }
+        // Neither the quick allocation nor the quick free below would ever see that others want what this thread caches.
+        self.with_cache(|cache| self.tidy(cache))?;
         self.count_as_resize(block.size, || self.replace(&block, size, slot::is_marked(value)))
     }
 

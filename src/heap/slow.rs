@@ -149,7 +149,7 @@ impl Heap {
         self.caches_wanted.fetch_add(1, Relaxed);
     }
     /// Empties the front. Puts back all this thread caches if `want_caches` asked for it or, with a limit, it is too much.
-    fn tidy(&self, cache: &ThreadCache) {
+    pub(super) fn tidy(&self, cache: &ThreadCache) {
         self.empty_front(cache);
         let wanted = self.caches_wanted.load(Relaxed);
         if cache.wanted_seen.replace(wanted) != wanted || self.limit() != 0 && self.caches_too_much(cache) {

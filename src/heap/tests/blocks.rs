@@ -107,6 +107,28 @@ fn a_block_that_cannot_be_put_away_stays() {
 }
 
 #[test]
+fn who_only_reallocates_puts_back_what_others_want() {
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let block = heap.allocate(100, 0).unwrap();
+    let cached = || heap.existing_cache().unwrap().magazine(size_class::class_of(500) as usize).length();
+    let mut block = heap.reallocate(block.as_ptr(), 3000).unwrap();
+    for wanted in [false, true] {
+        let others: Vec<_> = (0..10).map(|_| heap.allocate(500, 0).unwrap()).collect();
+        others.iter().for_each(|block| heap.free(block.as_ptr()).unwrap());
+        assert!(cached() > 0);
+        if wanted {
+            heap.want_caches();
+        }
+        for size in [100, 3000].into_iter().cycle().take(3000) {
+            block = heap.reallocate(block.as_ptr(), size).unwrap();
+        }
+        assert_eq!(cached() == 0, wanted);
+    }
+    heap.free(block.as_ptr()).unwrap();
+    assert_eq!(heap.destroy(), Leaks::default());
+}
+
+#[test]
 fn attributes_follow_the_block() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
     for size in [100, 70_000, 4 << 20] {
