@@ -189,7 +189,7 @@ impl Span {
         loop {
             let (found, whole) = self.changes.read(|service| Some((read()?, service)));
             // A new service is an odd number: it follows on the one before, and the record is in service all the time.
-            if whole || self.service() % 2 == 0 {
+            if whole || self.service().is_multiple_of(2) {
                 return found.filter(|(_, service)| whole && service % 2 == 1);
             }
         }
