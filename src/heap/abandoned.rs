@@ -8,7 +8,7 @@
 //! slots decide (slot.rs), and nobody changes these any more:
 //! - An entry that is only half written, or whose slot does not hold the magazine's tag, is dropped.
 //! - A block on its way between magazine and program stays where its slot says. At worst the child loses one such block for
-//!   each thread.
+//!   each thread, or two of a thread that was reallocating.
 //! - The figures are off by one operation or one publication at most (tally.rs).
 //! - A magazine that was growing has no base, and is left alone.
 use super::cache::{self, ThreadCache};

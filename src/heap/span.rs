@@ -175,8 +175,8 @@ impl Span {
         self.begin_service(changes);
     }
     /// Runs `read` on the record as a reader of a sequence lock does, again if the record's service changed meanwhile. None: the
-    /// record was out of service at some moment, and at that moment no pointer was a block of it. Without this, a look-up that is held up could combine a
-    /// field of the old span with a field of the new one, perhaps of another class or another heap.
+    /// record was out of service at some moment, and at that moment no pointer was a block of it. Without this, a look-up that
+    /// is held up could combine a field of the old span with a field of the new one, perhaps of another class or another heap.
     pub fn whole<R>(&self, read: impl Fn() -> Option<R>) -> Option<R> {
         self.whole_in_service(read).map(|(found, _)| found)
     }
