@@ -1,8 +1,8 @@
 //! The fast paths: a hit in the calling thread's cache, and nothing else.
 //!
-//! A fast path takes no lock and cannot fail; those of allocation and free make no call. Whatever is unusual makes it return `None` or `false` with
-//! nothing changed, and the caller goes on to slow.rs. It needs only the heap's id, so the functions of an instance's table
-//! reach the cache in two loads.
+//! A fast path takes no lock and cannot fail; those of allocation and free make no call. Whatever is unusual makes it return
+//! `None` or `false` with nothing changed, and the caller goes on to slow.rs. It needs only the heap's id, so the functions of
+//! an instance's table reach the cache in two loads.
 //!
 //! A cache has one block in front of its magazines (front.rs). If that does not serve the call, the least cost is a chain of
 //! loads, each of which waits for the one before:
@@ -15,7 +15,7 @@ use super::size_class::{
     CLASS_SCALE, DEFAULT_ALIGNMENT, FIRST_SINGLE, SHAPES, SHARED, quick_class_of, quick_scaled_class_of,
     quick_scaled_class_of_lines,
 };
-use super::span::ALL;
+use super::span::{ALL, Span};
 use super::{page_map, resize, slot, span_of_block};
 use crate::os::thread;
 use core::ptr::NonNull;
@@ -135,6 +135,27 @@ pub fn allocate_other(id: usize, size: usize, alignment: usize, zeroed: bool) ->
     Some(pointer)
 }
 
+/// A live block: its span, scaled class, index in the span, and its slot with the value that was there.
+struct Live {
+    span: &'static Span,
+    scaled_class: usize,
+    index: usize,
+    slot: &'static AtomicU16,
+    value: u16,
+}
+/// The plain live block of the heap with `id` that starts at `pointer`, if it is one of a class.
+#[inline(always)]
+fn plain_block(id: usize, pointer: *const u8) -> Option<Live> {
+    let (span, scaled_class) = page_map::blocks_of(pointer as usize)?;
+    if !span.is_of(id) {
+        return None;
+    }
+    let index = span.index_of(pointer as usize)?;
+    let slot = span.slot(index);
+    let value = slot.load(Relaxed);
+    slot::is_plainly_live(value).then_some(Live { span, scaled_class, index, slot, value })
+}
+
 /// Frees into the calling thread's cache of the heap with `id`. False: nothing was done, and a slow path has to find out
 /// why.
 #[inline(always)]
@@ -155,16 +176,9 @@ fn free_into(cache: &ThreadCache, id: usize, pointer: *mut u8) -> bool {
         Freed::Slowly => return false,
         Freed::Unknown => {}
     }
-    let Some((span, scaled_class)) = page_map::blocks_of(pointer as usize) else { return false };
-    if !span.is_of(id) {
+    let Some(Live { span, scaled_class, slot: block, value, .. }) = plain_block(id, pointer) else {
         return false;
-    }
-    let Some(index) = span.index_of(pointer as usize) else { return false };
-    let block = span.slot(index);
-    let value = block.load(Relaxed);
-    if !slot::is_plainly_live(value) {
-        return false;
-    }
+    };
     let counted = span.counted_size(value);
     let magazine = cache.magazine_at(scaled_class);
     let Some(place) = magazine.place() else { return false };
@@ -210,14 +224,9 @@ pub(super) extern "C" fn keep_in_front(cache: &ThreadCache, entry: Entry, scaled
 /// that the calling thread has cached. It comes to what [`Heap::reallocate`](super::Heap::reallocate) would do.
 pub fn reallocate(id: usize, pointer: *mut u8, size: usize) -> Option<NonNull<u8>> {
     let cache = cache::near(thread::existing()?, id).filter(|cache| cache.is_plain())?;
-    let (span, scaled_class) = page_map::blocks_of(pointer as usize)?;
+    let Live { span, scaled_class, index, slot: block, value } = plain_block(id, pointer)?;
     let class = scaled_class / CLASS_SCALE;
-    if size.wrapping_sub(1) >= cache.quick_size.load(Relaxed) || class >= SHARED || !span.is_of(id) {
-        return None;
-    }
-    let index = span.index_of(pointer as usize)?;
-    let value = span.slot(index).load(Relaxed);
-    if !slot::is_plainly_live(value) {
+    if size.wrapping_sub(1) >= cache.quick_size.load(Relaxed) || class >= SHARED {
         return None;
     }
     // SAFETY: a heap's record is never unmapped.
@@ -233,7 +242,7 @@ pub fn reallocate(id: usize, pointer: *mut u8, size: usize) -> Option<NonNull<u8
     } else if heap.caches_wanted.load(Relaxed) != cache.wanted_seen.get() {
         return None; // the slow path puts back what this thread caches
     } else {
-        replace(cache, Entry::new(pointer, span.slot(index), value), class, before, size)
+        replace(cache, Entry::new(pointer, block, value), class, before, size)
     }?;
     cache.resize(heap, before, size);
     NonNull::new(resized)
