@@ -1,5 +1,6 @@
 /* Many small pieces of tiered memory: what one costs, and whether it costs the same beside a thousand others and beside a
- * hundred thousand. Beside them what a program can do without this library: a mapping for each.
+ * hundred thousand; then pieces of two chunks, which are regions of their own. Beside them what a program can do without this
+ * library: a mapping for each.
  *
  *   bench_tiers_pieces [PIECES]        100000
  */
@@ -10,23 +11,24 @@
 
 #include "bench.h"
 
-enum { SIZE = 4096, ROUNDS = 5, PHASES = 4 };
+enum { SIZE = 4096, ROUNDS = 5, PHASES = 4, REGIONS = 8000 };
 static const char *const phases[PHASES] = {"allocate", "first touch", "touch in no order", "free"};
 
+static size_t size = SIZE;
 static void *mapped(void)
 {
-    void *start = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return start == MAP_FAILED ? NULL : start;
 }
 static void unmap(void *start)
 {
-    munmap(start, SIZE);
+    munmap(start, size);
 }
 
 static unified_memory_interface_t *memory;
 static void *allocated(void)
 {
-    return memory->allocate_hierarchical(SIZE, 1e-3);
+    return size == SIZE ? memory->allocate_hierarchical(SIZE, 1e-3) : memory->allocate_streaming(size, SIZE);
 }
 
 /* ns for a piece in each phase. Returns how many pieces there could be. */
@@ -98,5 +100,9 @@ int main(int argument_count, char **arguments)
     measure(name, most, 0, &report);
     snprintf(name, sizeof name, "an eighth fits, %zu pieces", most);
     measure(name, most, most * SIZE / 8, &report);
+    size = 2 * SIZE;
+    measure("two chunks each, 500 pieces", 500, 0, &report);
+    measure("two chunks each, 8000 pieces", REGIONS, 0, &report);
+    measure("an eighth fits, 8000 pieces", REGIONS, (size_t)REGIONS * SIZE / 8 + (4 << 20), &report);
     return fclose(report.csv) != 0;
 }

@@ -133,7 +133,7 @@ impl Region {
         if let Some(index) = only {
             return self.engine().evict_one(self, index);
         }
-        let mut left = self.lists().count(ListKind::Hot);
+        let mut left = self.table().count(ListKind::Hot);
         while left > 0
             && let Some(index) = { self.lists().oldest(ListKind::Hot) }
         {

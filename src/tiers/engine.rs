@@ -3,9 +3,11 @@
 //! fill.rs brings chunks in, evict.rs sends them out; state.rs says why no write is lost. A thread takes things in
 //! this order: the gate, `resizing`, `arrangement`, a workspace, a claim, a slot, then other locks. It holds one of these while
 //! it takes another in few places: a spill space holds its lists while it asks for files, the warm arena its lock
-//! while it charges the account, the account its own while it charges the instance, and fork the list of engines
-//! while it visits them.
+//! while it charges the account, the account its own while it charges the instance, a region's lists theirs while a heap of
+//! by_age.rs is told of a chunk, and fork the list of engines while it visits them.
 use super::budget::{Budget, BudgetAccount};
+use super::by_address::ByAddress;
+use super::by_age::ByAge;
 use super::chunk_error::ChunkError;
 use super::clear_share::ClearShare;
 use super::fault::pages::Pages;
@@ -16,6 +18,7 @@ use super::slab::{self, Slab};
 use super::snapshot::Snapshot;
 use super::staging::Staging;
 use super::sync_points::{self, SyncPoint};
+use super::table::ListKind;
 use super::waiting::{End, Waiting};
 use super::warm::Warm;
 use super::{fork, gate, mappings, moving, recorded, registry, workers, workspace};
@@ -37,8 +40,14 @@ pub struct Engine {
     faults: &'static Faults,
     account: BudgetAccount,
     pub(super) warm: Warm,
-    regions: Snapshot<Vec<Arc<Region>>>,
+    regions: Snapshot<ByAddress<Region>>,
+    /// Those of the regions that are slabs, the oldest first.
+    slabs: Snapshot<Vec<Arc<Region>>>,
     stagings: Snapshot<Vec<Arc<Staging>>>,
+    /// The regions with chunks that are encoded in RAM, and with chunks in place that have encoded copies.
+    pub(super) encoded: ByAge<Region>,
+    /// See `encoded`.
+    pub(super) copied: ByAge<Region>,
     pub(super) files: Files,
     /// Held while a region is made or moved, and while the sets of slots and the account are adjusted after one was
     /// freed.
@@ -86,7 +95,10 @@ impl Engine {
             account,
             warm,
             regions: Snapshot::default(),
+            slabs: Snapshot::default(),
             stagings: Snapshot::default(),
+            encoded: ByAge::new(ListKind::Warm),
+            copied: ByAge::new(ListKind::Copied),
             files: Files::default(),
             arrangement: Mutex::sheltered(()),
             clock: AtomicU32::new(0),
@@ -139,7 +151,7 @@ impl Engine {
         }
         let mut first = None;
         let region = self.make(|| {
-            let slabs = self.regions().iter().filter(|region| is_slab_for(region, params)).count();
+            let slabs = self.slabs.get().iter().filter(|slab| is_slab_for(slab, params)).count();
             let region = Region::reserve_slab(self, params, slabs)?;
             let begun = region.take_spill_space().and_then(|()| region.begin_part(params.size));
             first = begun.inspect_err(|_| region.dissolve())?;
@@ -155,7 +167,7 @@ impl Engine {
         closed: &mut Vec<Arc<Region>>,
     ) -> Option<Result<(Arc<Region>, usize)>> {
         let mut failed = None;
-        for region in self.regions().iter().rev().filter(|region| is_slab_for(region, params)) {
+        for region in self.slabs.get().iter().rev().filter(|slab| is_slab_for(slab, params)) {
             match region.begin_part(params.size) {
                 Ok(Some(index)) => return Some(Ok((region.clone(), index))),
                 Ok(None) => continue,
@@ -189,16 +201,24 @@ impl Engine {
         // First by its addresses: another thread may begin a piece in a slab as soon as it is in the list, and touch it.
         registry::add(region);
         sync_points::pass(SyncPoint::HalfPublished);
-        self.regions.change(|list| list.push(region.clone()));
+        self.regions.change(|list| list.insert(region.start(), region.clone()));
+        region.staging().regions.fetch_add(1, Relaxed);
+        region.set_known(true);
+        if region.slab().is_some() {
+            self.slabs.change(|list| list.push(region.clone()));
+        }
     }
     /// Makes a region unknown again. Returns false if it was not known.
     pub(super) fn conceal(&self, region: &Arc<Region>) -> bool {
         registry::remove(region);
-        let found = self.regions.change(|list| {
-            let before = list.len();
-            list.retain(|other| !Arc::ptr_eq(other, region));
-            list.len() < before
-        });
+        let found = self.regions.change(|list| list.remove(region.start(), region));
+        if found {
+            region.staging().regions.fetch_sub(1, Relaxed);
+            region.set_known(false);
+            if region.slab().is_some() {
+                self.slabs.change(|list| list.retain(|other| !Arc::ptr_eq(other, region)));
+            }
+        }
         sync_points::pass(SyncPoint::Concealed);
         found
     }
@@ -226,8 +246,9 @@ impl Engine {
             let _pages = self.pages_in_hand();
             self.drop_full(region.staging(), usize::MAX);
         }
-        let largest = self.regions().iter().map(|region| region.chunk_size()).max();
-        self.account.reserve_at_most(largest.unwrap_or(0));
+        let stagings = self.stagings();
+        let used = stagings.iter().filter(|set| set.regions.load(Relaxed) > 0);
+        self.account.reserve_at_most(used.map(|set| set.chunk()).max().unwrap_or(0));
         if self.regions().is_empty() {
             // A worker thread may still have pages in hand; the next user of the budget must not find them charged.
             self.waiting.wait_until(|| self.waiting.at_work() == 0);
@@ -317,7 +338,7 @@ impl Engine {
         self.warm.trim(&self.account);
     }
     /// All regions now. To be called inside the gate.
-    pub(super) fn regions(&self) -> Arc<Vec<Arc<Region>>> {
+    pub(super) fn regions(&self) -> Arc<ByAddress<Region>> {
         self.regions.get()
     }
     /// Bytes that chunks hold and could give back to the budget.
@@ -350,12 +371,10 @@ impl Engine {
         if before.len() <= KEPT_SETS {
             return;
         }
-        let regions = self.regions();
-        let is_used = |set: &Staging| regions.iter().any(|region| region.uses(set));
         self.stagings.change(|list| {
             let mut over = list.len().saturating_sub(KEPT_SETS);
             list.retain(|set| {
-                let goes = over > 0 && !is_used(set);
+                let goes = over > 0 && set.regions.load(Relaxed) == 0;
                 over -= usize::from(goes);
                 !goes
             });
@@ -398,10 +417,6 @@ impl Engine {
     }
     pub(super) fn tick(&self) -> u32 {
         self.clock.fetch_add(1, Relaxed)
-    }
-    /// The stamp that the next chunk in place will get.
-    pub(super) fn now(&self) -> u32 {
-        self.clock.load(Relaxed)
     }
     /// The stamp of a chunk that leaves.
     pub(super) fn note_departure(&self) -> u32 {

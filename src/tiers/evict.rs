@@ -14,7 +14,6 @@ use super::table::{Kept, ListKind};
 use super::transit::Transit;
 use super::waiting::End;
 use core::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
 
 /// How many victims are tried before a failing eviction is an error.
 pub const ATTEMPTS: usize = 4;
@@ -62,35 +61,33 @@ impl Engine {
     pub(super) fn evict_into(
         &self,
         staging: &Staging,
-        mut slot: EmptySlot,
+        slot: EmptySlot,
         workspace: &mut codec::Workspace,
     ) -> Result<Option<FullSlot>, ChunkError> {
-        let regions = self.regions();
-        sync_points::pass(SyncPoint::RegionsListed);
-        let mut failed = None;
-        for _ in 0..ATTEMPTS {
-            let Some(mut transit) =
-                self.victim(regions.iter().filter(|r| !r.is_resident() && r.uses(staging)))
-            else {
-                break;
-            };
+        let (mut empty, mut failed, mut failures) = (Some(slot), None, 0);
+        let evicted = self.find_among(&staging.in_place, |region| {
+            if failures == ATTEMPTS {
+                return None;
+            }
+            sync_points::pass(SyncPoint::RegionChosen);
+            let mut transit = self.victim_in(region)?;
             // `take` waits for nobody who might wait for this claim: pages that the system holds on to are tried
             // again for 20 µs, or 1000 times, and then copied (`move_patiently`).
-            match transit.take(slot) {
-                Ok(full) => return self.store(transit, full, workspace).map(Some),
-                Err((empty, errno)) => {
+            match transit.take(empty.take()?) {
+                Ok(full) => Some(self.store(transit, full, workspace).map(Some)),
+                Err((slot, errno)) => {
                     // The system may hold its pages, for direct I/O for instance. The chunk goes to the young end of
                     // the list.
                     transit.settle_unchanged();
-                    slot = empty;
-                    if !is_busy(Some(errno)) {
-                        failed = Some(errno);
-                    }
+                    empty = Some(slot);
+                    failures += 1;
+                    failed = failed.or((!is_busy(Some(errno))).then_some(errno));
+                    None
                 }
             }
-        }
-        staging.put_empty(slot);
-        failed.map_or(Ok(None), |errno| Err(ChunkError::Pages(errno)))
+        });
+        empty.into_iter().for_each(|slot| staging.put_empty(slot));
+        evicted.unwrap_or_else(|| failed.map_or(Ok(None), |errno| Err(ChunkError::Pages(errno))))
     }
     /// Evicts a chunk of a size other than that of `not`, and gives its pages back. Returns how many bytes.
     pub(super) fn evict_elsewhere(
@@ -127,15 +124,11 @@ impl Engine {
     }
     /// Takes the full slot of a chunk that was read ahead and not touched yet. The chunk is Stored then.
     pub(super) fn unstage(&self, staging: &Staging) -> Option<FullSlot> {
-        let regions = self.regions();
-        regions
-            .iter()
-            .filter(|region| region.uses(staging))
-            .find_map(|region| self.unstage_from(region, Claimant::Anybody))
+        self.find_among(&staging.read_ahead, |region| self.unstage_from(region, Claimant::Anybody))
     }
     /// Like `unstage`, for one region.
     fn unstage_from(&self, region: &Region, who: Claimant) -> Option<FullSlot> {
-        let mut left = region.lists().count(ListKind::Staged);
+        let mut left = region.table().count(ListKind::Staged);
         while left > 0
             && let Some(index) = { region.lists().oldest(ListKind::Staged) }
         {
@@ -165,17 +158,8 @@ impl Engine {
         let slot = Transit::claim(region, index, Phase::Staged).and_then(unstage_claimed);
         slot.into_iter().for_each(|slot| self.drop_pages(region.staging(), slot));
     }
-    /// Claims the chunk that should leave first: the oldest, or in a region that is being swept perhaps one that the
-    /// sweep has just left behind (regret.rs).
-    fn victim<'a>(&self, regions: impl Iterator<Item = &'a Arc<Region>> + Clone) -> Option<Transit<'a>> {
-        let now = self.now();
-        let age = |region: &&Arc<Region>| {
-            let stamp = region.lists().oldest_stamp(ListKind::Hot);
-            stamp.map_or(0, |stamp| now.wrapping_sub(stamp).max(1))
-        };
-        let oldest = regions.clone().max_by_key(age)?;
-        self.victim_in(oldest).or_else(|| regions.clone().find_map(|region| self.victim_in(region)))
-    }
+    /// Claims the chunk of a region that should leave first: the oldest, or if the region is being swept perhaps one that
+    /// the sweep has just left behind (regret.rs).
     fn victim_in<'a>(&self, region: &'a Region) -> Option<Transit<'a>> {
         let wanted = region.sweep.lock().leaves();
         let young = if wanted == Left::Youngest { young_victim(region) } else { None };
@@ -189,7 +173,7 @@ impl Engine {
     }
     /// Claims the oldest chunk that was not acquired lately.
     fn oldest_victim<'a>(&self, region: &'a Region) -> Option<Transit<'a>> {
-        let mut left = 2 * region.lists().count(ListKind::Hot);
+        let mut left = 2 * region.table().count(ListKind::Hot);
         while left > 0 {
             left -= 1;
             let index = region.lists().oldest(ListKind::Hot)?;

@@ -26,6 +26,7 @@ use super::{gate, workers};
 use crate::log::log;
 use crate::os::fork::Hooks;
 use crate::os::lock::Mutex;
+use crate::os::system;
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
@@ -160,5 +161,33 @@ impl Engine {
             self.regions().iter().filter(|region| region.uses(staging)).for_each(|r| self.lose_staged(r));
             staging.renew(pages).unwrap_or_else(|error| NO_STAGING.note(error));
         }
+    }
+}
+impl Region {
+    /// For a forked child in which the faults of this region cannot be served: from now on every touch of a chunk
+    /// that is not in place is SIGSEGV. Chunks in place are ordinary memory and stay where they are.
+    pub(super) fn forbid(&self) {
+        self.forbidden.store(true, Relaxed);
+        let span = self.reserved();
+        // SAFETY: the region's own memory; nobody else runs.
+        unsafe {
+            let closed = system::protect(span.start, span.length, libc::PROT_NONE);
+            if closed.is_err() && system::map_over(span.start, span.length, libc::PROT_NONE).is_ok() {
+                return; // what was in place is lost, but does not read as zeros
+            }
+        }
+        let mut lists = self.lists();
+        for _ in 0..self.table().count(ListKind::Hot) {
+            let Some(index) = lists.oldest(ListKind::Hot) else { return };
+            lists.rotate(index);
+            // SAFETY: a chunk in the Hot list is in place, in this process too. If the system refuses, a touch of the
+            // chunk is SIGSEGV as well.
+            let _ = unsafe { self.engine().pages().open(self.span_of(index)) };
+        }
+    }
+    /// Whether faults of this region are not served in this process. Its forked children cannot serve them either: an
+    /// absent chunk stays absent.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.forbidden.load(Relaxed)
     }
 }

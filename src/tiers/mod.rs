@@ -8,6 +8,8 @@
 //!
 //! Read state.rs first: it states the protocol of a chunk. fault/pages.rs states how pages move.
 pub mod budget;
+mod by_address;
+mod by_age;
 mod chunk_error;
 pub mod chunks;
 mod claims;

@@ -226,7 +226,7 @@ fn move_pages(
                     // Regions that move are in no list, but a slab that a piece leaves is.
                     let unlisted =
                         [from.region, to.region].into_iter().filter(|region| region.slab().is_none());
-                    let ours: usize = unlisted.map(|region| region.lists().count(ListKind::Staged)).sum();
+                    let ours: usize = unlisted.map(|region| region.table().count(ListKind::Staged)).sum();
                     let staged = engine.staged_chunks(staging) + ours;
                     if staged >= staging.count() {
                         return Err(ChunkError::NoRoom);

@@ -95,8 +95,7 @@ impl Engine {
                 }
             }
         }
-        let encoded: usize = self.regions().iter().map(|region| region.encoded_chunks()).sum();
-        for _ in 0..encoded {
+        for _ in 0..self.encoded_chunks() {
             if freed() >= wanted || self.free_encoded() != Ok(true) {
                 break;
             }
@@ -161,7 +160,7 @@ impl Engine {
         let _pages = self.pages_in_hand();
         let mut evicted = 0;
         // Two chunks stay in place, as in `stock_one`.
-        while evicted < most && self.chunks_to_spare(staging) > 2 {
+        while evicted < most && self.chunks_to_spare(staging, 3) > 2 {
             let Some(slot) = self.empty_slot(staging) else { break };
             let Ok(Some(slot)) = self.evict_into(staging, slot, workspace) else { break };
             self.keep_pages(staging, slot);

@@ -1,5 +1,6 @@
 //! A region: one range of addresses, cut into chunks that come and go.
 use super::budget::GUARANTEED;
+use super::by_age::Ranks;
 use super::chunk_error::ChunkError;
 use super::claims::{Claimant, Claims};
 use super::codec::Codec;
@@ -61,10 +62,12 @@ pub struct Region {
     claims: Claims,
     /// See [`Region::resizing`].
     resizing: [Mutex<()>; RESIZED_AT_ONCE],
-    /// See [`Region::forbid`].
-    forbidden: AtomicBool,
+    /// See `Region::forbid` in fork.rs.
+    pub(super) forbidden: AtomicBool,
     /// Owners beyond the first, if it is no slab.
     pub(super) further_owners: AtomicUsize,
+    /// Where it is among the regions with chunks that may leave.
+    pub(super) ranks: Ranks<Region>,
     /// Figures.
     pub counters: Counters,
     /// The order in which the program uses its chunks.
@@ -172,6 +175,9 @@ impl Region {
         // The pieces of a slab count when they begin.
         let (size, length) = if is_slab { (capacity * chunk, 0) } else { (size, length) };
         let staging = engine.staging_for(chunk)?;
+        if !engine.reserve_places(&staging) {
+            return fail!(OutOfMemory, "no memory for a place among the regions");
+        }
         if pages.splits_mappings() {
             let in_place = if limit == 0 { capacity } else { capacity.min(limit / chunk) };
             mappings::prepare(2 * in_place);
@@ -211,6 +217,7 @@ impl Region {
             further_owners: AtomicUsize::new(0),
             prepaid,
             records: AtomicUsize::new(records),
+            ranks: Ranks::default(),
             counters: Counters::default(),
             sweep: Mutex::sheltered(Default::default()),
         })
@@ -286,32 +293,6 @@ impl Region {
     /// Ends what `leave` began: other threads may claim its chunks again.
     pub(super) fn stay(&self) {
         self.claims.stay();
-    }
-    /// For a forked child in which the faults of this region cannot be served: from now on every touch of a chunk
-    /// that is not in place is SIGSEGV. Chunks in place are ordinary memory and stay where they are.
-    pub(super) fn forbid(&self) {
-        self.forbidden.store(true, Relaxed);
-        let span = self.reserved();
-        // SAFETY: the region's own memory; nobody else runs.
-        unsafe {
-            let closed = system::protect(span.start, span.length, libc::PROT_NONE);
-            if closed.is_err() && system::map_over(span.start, span.length, libc::PROT_NONE).is_ok() {
-                return; // what was in place is lost, but does not read as zeros
-            }
-        }
-        let mut lists = self.lists();
-        for _ in 0..lists.count(ListKind::Hot) {
-            let Some(index) = lists.oldest(ListKind::Hot) else { return };
-            lists.rotate(index);
-            // SAFETY: a chunk in the Hot list is in place, in this process too. If the system refuses, a touch of the
-            // chunk is SIGSEGV as well.
-            let _ = unsafe { self.engine.pages().open(self.span_of(index)) };
-        }
-    }
-    /// Whether faults of this region are not served in this process. Its forked children cannot serve them either: an
-    /// absent chunk stays absent.
-    pub(super) fn is_forbidden(&self) -> bool {
-        self.forbidden.load(Relaxed)
     }
     /// Begins to work on a chunk (waiting.rs). Returns false if the region is leaving, except to the leaver.
     pub(super) fn begin_transit(&self, who: Claimant) -> bool {
@@ -416,10 +397,6 @@ impl Region {
     /// Whether its chunks move through this set of slots.
     pub(super) fn uses(&self, staging: &Staging) -> bool {
         core::ptr::eq(&*self.staging, staging)
-    }
-    /// How many chunks are in place and not acquired.
-    pub(super) fn chunks_to_spare(&self) -> usize {
-        self.lists().count(ListKind::Hot).saturating_sub(self.counters.acquired.load(Relaxed))
     }
     pub(super) fn codec(&self) -> &Codec {
         &self.codec

@@ -3,12 +3,16 @@
 //! All regions of an engine with the same chunk size share one set of slots. A slot is *empty* (it has no pages) or
 //! *full* (its pages are charged to the budget, their contents are unspecified). A [`Slot`] is the right to use one, and
 //! its type says which of the two it is. It is passed on by value, it cannot be copied, and its holder must return it.
+use super::by_age::ByAge;
 use super::fault::pages::{NotTaken, Pages};
 use super::mapping::{Advice, Errno, Mapping, Protection, Span, advise, advise_pages, discard};
+use super::region::Region;
+use super::table::ListKind;
 use crate::os::lock::{Condvar, Mutex};
 use crate::os::map::{HUGE_PAGE, PAGE};
 use crate::tiers::codec::directory_size;
 use core::num::NonZeroU8;
+use core::sync::atomic::AtomicUsize;
 
 /// The most slots of a set. Sets for large chunks have fewer.
 const MOST: usize = 24;
@@ -71,6 +75,12 @@ pub struct Staging {
     nursery: Mapping,
     stock: Mutex<Stock>,
     returned: Condvar,
+    /// Number of regions that use it and that the engine knows.
+    pub regions: AtomicUsize,
+    /// The regions with chunks in place, and with chunks in slots, which were read ahead.
+    pub in_place: ByAge<Region>,
+    /// See `in_place`.
+    pub read_ahead: ByAge<Region>,
 }
 
 /// The alignment of regions and slots: chunks that are multiples of a huge page can then be huge pages.
@@ -100,6 +110,9 @@ impl Staging {
             nursery,
             stock: Mutex::sheltered(Stock::default()),
             returned: Condvar::new(),
+            regions: AtomicUsize::new(0),
+            in_place: ByAge::new(ListKind::Hot),
+            read_ahead: ByAge::new(ListKind::Staged),
         };
         staging.adopt(pages)?;
         let mut stock = staging.stock.lock();

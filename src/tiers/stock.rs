@@ -8,6 +8,7 @@ use super::region::Region;
 use super::staging::{EmptySlot, FullSlot, Staging};
 use super::sync_points::{self, SyncPoint};
 use super::table::ListKind;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// How many full slots the worker threads keep in stock.
 const SPARE: usize = 2;
@@ -20,6 +21,12 @@ fn no_room_for(region: &Region) -> ChunkError {
     if region.is_leaving() { ChunkError::Leaving } else { ChunkError::NoRoom }
 }
 
+impl Region {
+    /// How many chunks are in place and not acquired.
+    pub(super) fn chunks_to_spare(&self) -> usize {
+        self.table().count(ListKind::Hot).saturating_sub(self.counters.acquired.load(Relaxed))
+    }
+}
 impl Engine {
     /// A full slot for chunks of the region: a free one, one with fresh pages, or one with the pages of a chunk that
     /// has to leave for it.
@@ -55,7 +62,7 @@ impl Engine {
                 staging.put_empty(slot);
                 continue;
             }
-            if self.chunks_to_spare(staging) <= 1 {
+            if self.chunks_to_spare(staging, 2) < 2 {
                 // The last chunk to spare may be the other half of an access that spans two chunks. Such an access
                 // would fault for ever if each chunk left for the other. So anything else leaves first.
                 if let Some(ahead) = self.unstage(staging) {
@@ -145,17 +152,21 @@ impl Engine {
         }
         Ok(false)
     }
-    /// The number of chunks of one size that are in place and not acquired. There is always room for two: see
-    /// budget.rs.
-    pub(super) fn chunks_to_spare(&self, staging: &Staging) -> usize {
-        self.sum_over(staging, Region::chunks_to_spare)
+    /// The number of chunks of one size that are in place and not acquired, or at least `enough`. There is always room for two:
+    /// see budget.rs.
+    pub(super) fn chunks_to_spare(&self, staging: &Staging, enough: usize) -> usize {
+        staging.in_place.sum(enough, Region::chunks_to_spare)
     }
     /// The number of chunks of one size that are in slots.
     pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
-        self.sum_over(staging, |region| region.lists().count(ListKind::Staged))
+        staging.read_ahead.sum(usize::MAX, |region| region.table().count(ListKind::Staged))
     }
-    fn sum_over(&self, staging: &Staging, of: impl Fn(&Region) -> usize) -> usize {
-        self.regions().iter().filter(|region| region.uses(staging)).map(|region| of(region)).sum()
+    /// The number of chunks with encoded bytes in RAM.
+    pub(super) fn encoded_chunks(&self) -> usize {
+        [(&self.encoded, ListKind::Warm), (&self.copied, ListKind::Copied)]
+            .iter()
+            .map(|(regions, which)| regions.sum(usize::MAX, |region| region.table().count(*which)))
+            .sum()
     }
     /// Gives an empty slot fresh pages if the budget has room for them. Otherwise returns the slot, still empty, as
     /// the inner error.
@@ -186,7 +197,7 @@ impl Engine {
         let staging = region.staging();
         // Two chunks stay in place, whichever they are, because an access may span two. It would fault for ever if
         // one of the two always left, or if the room for it always went into stock.
-        if self.chunks_to_spare(staging) <= 2 {
+        if self.chunks_to_spare(staging, 3) < 3 {
             return;
         }
         // A thread that frees or moves the region waits until this is dropped.

@@ -16,7 +16,6 @@ use super::warm::{Extent, room_for};
 use crate::os::map::PAGE;
 use crate::recording::{self, Begun, Movement, Tier};
 use core::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Encoded bytes stay in RAM if they take at most this many eighths of the chunk. Otherwise they would displace
@@ -68,12 +67,7 @@ fn settle_eviction(mut transit: Transit, phase: Phase, begun: Begun) {
 impl Region {
     /// Whether any chunk in place has an encoded copy in RAM.
     fn has_copies(&self) -> bool {
-        self.counters.warm.load(Relaxed) > 0 && self.lists().count(ListKind::Copied) > 0
-    }
-    /// How many chunks have encoded bytes in RAM.
-    pub(super) fn encoded_chunks(&self) -> usize {
-        let mut lists = self.lists();
-        lists.count(ListKind::Warm) + lists.count(ListKind::Copied)
+        self.counters.warm.load(Relaxed) > 0 && self.table().count(ListKind::Copied) > 0
     }
     /// Takes the encoded copy in RAM of a chunk that is in place, acquired or not: see `Stored::take_copy` in
     /// table.rs.
@@ -217,25 +211,20 @@ impl Engine {
     }
     /// Writes the chunk that has been encoded in RAM the longest to disk. Returns false if none can be claimed.
     pub(super) fn demote_oldest(&self) -> Result<bool, ChunkError> {
-        let regions = self.regions();
         // Not only the very oldest is tried: the thread that has claimed it may be waiting for the room of those
-        // behind it.
-        let mut left: usize = regions.iter().map(|region| region.lists().count(ListKind::Warm)).sum();
-        while left > 0 {
-            left -= 1;
-            // Read each time. With an older time a chunk that was listed anew meanwhile would seem the oldest.
-            let now = self.departures();
-            // The stamp is read in one step: a moment later the oldest may be gone, and others behind it first.
-            let age = |region: &Arc<Region>| {
-                let stamp = region.lists().oldest_stamp(ListKind::Warm)?;
-                Some(now.wrapping_sub(stamp))
-            };
-            let staying = regions.iter().filter(|region| !region.is_leaving());
-            let aged = staying.filter_map(|region| Some((age(region)?, region)));
-            let Some((_, region)) = aged.max_by_key(|&(age, _)| age) else { return Ok(false) };
+        // behind it. How many there are is only counted when some were tried.
+        let (mut tries, mut most) = (0, 8);
+        while let Some(region) = self.encoded.oldest() {
+            if tries == most {
+                most = self.encoded.sum(usize::MAX, |region| region.table().count(ListKind::Warm));
+                if tries >= most {
+                    break;
+                }
+            }
+            tries += 1;
             let Some(index) = region.lists().oldest(ListKind::Warm) else { continue };
             sync_points::pass(SyncPoint::OldestChosen);
-            if let Some(transit) = Transit::claim(region, index, Phase::Stored) {
+            if let Some(transit) = Transit::claim(&region, index, Phase::Stored) {
                 return self.demote(transit).map(|()| true);
             }
             // Another thread has claimed the chunk, and may have listed it anew meanwhile, here or in another list.
@@ -302,15 +291,16 @@ impl Engine {
     }
     /// Drops the encoded copy of a chunk that is in place. Returns false if there is none.
     fn drop_copy(&self) -> bool {
-        self.regions().iter().any(|region| {
+        let dropped = self.find_among(&self.copied, |region| {
             if !region.has_copies() || !region.begin_transit(Claimant::Anybody) {
-                return false;
+                return None;
             }
             let copy = region.take_copy();
             copy.into_iter().for_each(|(index, copy)| self.free_copy(region, index, copy));
             region.end_transit(if copy.is_some() { End::Progress } else { End::Unnoted });
-            copy.is_some()
-        })
+            copy
+        });
+        dropped.is_some()
     }
 
     /// Drops a claimed chunk's contents for good.

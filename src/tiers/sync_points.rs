@@ -8,8 +8,8 @@ pub enum SyncPoint {
     OpeningFile,
     /// A chunk's bytes are in the file, but nothing notes that yet.
     Written,
-    /// An eviction has read the list of regions from which chunks may leave.
-    RegionsListed,
+    /// An eviction has chosen a region from which a chunk may leave.
+    RegionChosen,
     /// A region that is being freed or moved is in no list any more, but still has all its chunks.
     Concealed,
     /// A new region is known by its addresses, but not to its engine.

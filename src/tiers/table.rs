@@ -19,7 +19,7 @@ use crate::os::lock::{Mutex, MutexGuard};
 use crate::os::map::{self, PAGE};
 use core::cell::{Cell, UnsafeCell};
 use core::num::NonZeroU8;
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 /// How a chunk is stored while it is not in place. While it is in place and unchanged: what is still stored of it.
 /// All-zero bytes mean that nothing is stored. The structure is packed so that no byte of a record is wasted; inside
@@ -86,11 +86,21 @@ pub enum ListKind {
     /// In a staging slot.
     Staged,
 }
+const KINDS: usize = ListKind::Staged as usize + 1;
 
 impl ListKind {
     /// Whether chunks of this kind are in place.
     pub fn is_in_place(self) -> bool {
         matches!(self, ListKind::Hot | ListKind::Copied)
+    }
+    /// The lists that such a chunk is in.
+    pub fn lists(self) -> impl Iterator<Item = ListKind> {
+        let aged = (self != ListKind::Nowhere).then_some(self.aged());
+        aged.into_iter().chain((self == ListKind::Copied).then_some(self))
+    }
+    /// The kind of the list that orders such chunks by age.
+    fn aged(self) -> ListKind {
+        if self == ListKind::Copied { ListKind::Hot } else { self }
     }
 }
 
@@ -155,6 +165,8 @@ pub struct Table {
     mapping: Mapping,
     capacity: usize,
     lists: Mutex<AllLists>,
+    /// How many chunks each list has. They change under the lock.
+    counts: [AtomicUsize; KINDS],
 }
 impl Table {
     /// Records for up to `capacity` chunks.
@@ -162,7 +174,12 @@ impl Table {
         let mapping = Mapping::reserve(capacity.checked_mul(size_of::<Chunk>())?, 64, Protection::ReadWrite)?;
         // Records are charged by the page.
         advise(mapping.span(), Advice::SmallPages);
-        Some(Table { mapping, capacity, lists: Mutex::sheltered(AllLists::default()) })
+        Some(Table {
+            mapping,
+            capacity,
+            lists: Mutex::sheltered(AllLists::default()),
+            counts: Default::default(),
+        })
     }
     /// The record of a chunk.
     pub fn get(&self, index: usize) -> &Chunk {
@@ -170,6 +187,10 @@ impl Table {
         // SAFETY: the index is below the capacity, so the record is inside the mapping. Zeroed memory is a valid
         // record, and all changes go through `Chunk`.
         unsafe { &*(self.mapping.span().start as *const Chunk).add(index) }
+    }
+    /// How many chunks of this kind there are; for `Hot`, how many are in place. Without the lock, so it may be out of date.
+    pub fn count(&self, which: ListKind) -> usize {
+        self.counts[which as usize].load(Relaxed)
     }
     /// Locks the lists.
     pub fn lists(&self) -> Lists<'_> {
@@ -227,7 +248,6 @@ type PlaceIn = fn(&mut Links) -> &mut Place;
 struct List {
     first: u32,
     last: u32,
-    count: usize,
 }
 #[allow(clippy::mut_from_ref)] // the borrow of the lists makes it exclusive, not the table's
 fn links(table: &Table, index: u32) -> &mut Links {
@@ -244,7 +264,6 @@ impl List {
             0 => self.first = number,
             last => place(links(table, last - 1)).next = number,
         }
-        self.count += 1;
     }
     fn remove(&mut self, table: &Table, index: u32, place: PlaceIn) {
         let Place { next, previous } = *place(links(table, index));
@@ -256,30 +275,10 @@ impl List {
             0 => self.last = previous,
             next => place(links(table, next - 1)).previous = previous,
         }
-        self.count -= 1;
     }
 }
-#[derive(Default)]
-struct AllLists {
-    hot: List,
-    copies: List,
-    warm: List,
-    staged: List,
-}
-impl AllLists {
-    /// The list that orders chunks of this kind by age.
-    fn aged(&mut self, which: ListKind) -> &mut List {
-        match which {
-            ListKind::Warm => &mut self.warm,
-            ListKind::Staged => &mut self.staged,
-            _ => &mut self.hot,
-        }
-    }
-    /// The list of exactly the chunks of this kind; for `Hot`, of all chunks in place.
-    fn list(&mut self, which: ListKind) -> &mut List {
-        if which == ListKind::Copied { &mut self.copies } else { self.aged(which) }
-    }
-}
+/// All lists, by kind: the list for `Hot` has all chunks in place. There is none for `Nowhere`.
+type AllLists = [List; KINDS];
 
 /// The lists of a region, locked.
 pub struct Lists<'a> {
@@ -289,42 +288,58 @@ pub struct Lists<'a> {
 impl Lists<'_> {
     const AGED: PlaceIn = |links| &mut links.aged;
     const COPIES: PlaceIn = |links| &mut links.copies;
-    /// Puts a chunk that is in no list at the young end.
-    pub fn append(&mut self, which: ListKind, index: usize, stamp: u32) {
+    /// Puts a chunk at the young end of the lists for `which`, out of those that it is in.
+    pub fn put(&mut self, index: usize, which: ListKind, stamp: u32) {
         let chunk = self.table.get(index);
-        debug_assert_eq!(chunk.which.get(), ListKind::Nowhere);
-        chunk.which.set(which);
+        let before = chunk.which.replace(which);
+        self.unlink(index, before);
         links(self.table, index as u32).stamp = stamp;
-        self.all.aged(which).append(self.table, index as u32, Lists::AGED);
+        self.link(index, which);
+        // Not by way of a count without this chunk, which others could see.
+        self.count_change(before.aged(), which.aged());
+        let copied = |which| if which == ListKind::Copied { which } else { ListKind::Nowhere };
+        self.count_change(copied(before), copied(which));
+    }
+    fn link(&mut self, index: usize, which: ListKind) {
+        if which != ListKind::Nowhere {
+            self.all[which.aged() as usize].append(self.table, index as u32, Lists::AGED);
+        }
         if which == ListKind::Copied {
-            self.all.copies.append(self.table, index as u32, Lists::COPIES);
+            self.all[ListKind::Copied as usize].append(self.table, index as u32, Lists::COPIES);
         }
     }
-    /// Takes a chunk out of the lists it is in. Returns what it was listed as.
-    pub fn remove(&mut self, index: usize) -> ListKind {
-        let which = self.table.get(index).which.get();
+    fn unlink(&mut self, index: usize, which: ListKind) {
         if which != ListKind::Nowhere {
-            self.lose_copy(index);
-            self.all.aged(which).remove(self.table, index as u32, Lists::AGED);
-            self.table.get(index).which.set(ListKind::Nowhere);
+            self.all[which.aged() as usize].remove(self.table, index as u32, Lists::AGED);
         }
-        which
+        if which == ListKind::Copied {
+            self.all[ListKind::Copied as usize].remove(self.table, index as u32, Lists::COPIES);
+        }
+    }
+    fn count_change(&self, before: ListKind, after: ListKind) {
+        if before != after {
+            for (which, change) in [(before, -1), (after, 1)] {
+                let count = &self.table.counts[which as usize];
+                count.store(count.load(Relaxed).wrapping_add_signed(change), Relaxed);
+            }
+        }
     }
     /// Takes a chunk out of the list of copies. A chunk in place keeps its age.
     pub fn lose_copy(&mut self, index: usize) {
         let chunk = self.table.get(index);
         if chunk.which.get() == ListKind::Copied {
             chunk.which.set(ListKind::Hot);
-            self.all.copies.remove(self.table, index as u32, Lists::COPIES);
+            self.all[ListKind::Copied as usize].remove(self.table, index as u32, Lists::COPIES);
+            self.count_change(ListKind::Copied, ListKind::Nowhere);
         }
     }
     /// The oldest chunk of a list. The list of copies is in the order in which chunks were added to it.
     pub fn oldest(&mut self, which: ListKind) -> Option<usize> {
-        (self.all.list(which).first as usize).checked_sub(1)
+        (self.all[which as usize].first as usize).checked_sub(1)
     }
     /// The stamp of the oldest chunk of a list.
     pub fn oldest_stamp(&mut self, which: ListKind) -> Option<u32> {
-        let first = self.all.list(which).first.checked_sub(1)?;
+        let first = self.all[which as usize].first.checked_sub(1)?;
         Some(links(self.table, first).stamp)
     }
     /// When a chunk that is in place came in or was acquired, or one that is not left.
@@ -337,7 +352,7 @@ impl Lists<'_> {
     }
     /// The chunk `back` places from the young end (0: the youngest).
     pub fn youngest(&mut self, which: ListKind, back: usize) -> Option<usize> {
-        let mut number = self.all.aged(which).last;
+        let mut number = self.all[which.aged() as usize].last;
         for _ in 0..back {
             number = links(self.table, number.checked_sub(1)?).aged.previous;
         }
@@ -354,10 +369,9 @@ impl Lists<'_> {
     }
     /// Moves a chunk to the young end of its list, with a new stamp.
     pub fn renew(&mut self, index: usize, stamp: u32) {
-        let which = self.table.get(index).which.get();
+        let which = self.which(index);
         if which != ListKind::Nowhere {
-            self.remove(index);
-            self.append(which, index, stamp);
+            self.put(index, which, stamp);
         }
     }
     /// The list a chunk is in.
@@ -372,10 +386,6 @@ impl Lists<'_> {
         // place, or the end of the region, there is no gap.
         let without_gap = |side: &&Option<usize>| side.is_none_or(|side| self.which(side).is_in_place());
         2 - beside.iter().filter(without_gap).count() as isize
-    }
-    /// How many chunks are in a list.
-    pub fn count(&mut self, which: ListKind) -> usize {
-        self.all.list(which).count
     }
 }
 
@@ -427,13 +437,16 @@ mod tests {
         for step in 0..10_000_usize {
             let index = step.wrapping_mul(step).wrapping_mul(2_654_435_761) >> 7 & 0xFFFF;
             let index = index % CHUNKS;
-            match lists.remove(index) {
+            match lists.which(index) {
                 ListKind::Nowhere => {
                     mappings += lists.mappings_of(index);
                     let which = if step % 3 == 0 { ListKind::Copied } else { ListKind::Hot };
-                    lists.append(which, index, 0);
+                    lists.put(index, which, 0);
                 }
-                _ => mappings -= lists.mappings_of(index),
+                _ => {
+                    lists.put(index, ListKind::Nowhere, 0);
+                    mappings -= lists.mappings_of(index);
+                }
             }
             let in_place = |index| lists.which(index).is_in_place();
             let chunks = (0..CHUNKS).filter(|&index| in_place(index)).count();
@@ -447,22 +460,21 @@ mod tests {
         let table = Table::new(10).unwrap();
         let mut lists = table.lists();
         for i in 0..5 {
-            lists.append(ListKind::Hot, i, i as u32);
+            lists.put(i, ListKind::Hot, i as u32);
         }
-        assert_eq!((lists.oldest(ListKind::Hot), lists.count(ListKind::Hot)), (Some(0), 5));
+        assert_eq!((lists.oldest(ListKind::Hot), table.count(ListKind::Hot)), (Some(0), 5));
         assert_eq!(lists.youngest(ListKind::Hot, 1), Some(3));
-        for i in [2, 0, 4] {
-            assert_eq!(lists.remove(i), ListKind::Hot);
-            assert_eq!(lists.remove(i), ListKind::Nowhere);
+        for i in [2, 0, 4, 0] {
+            lists.put(i, ListKind::Nowhere, 0);
         }
-        lists.append(ListKind::Warm, 2, 9);
+        lists.put(2, ListKind::Warm, 9);
         assert_eq!((lists.oldest(ListKind::Hot), lists.youngest(ListKind::Hot, 0)), (Some(1), Some(3)));
         assert_eq!(lists.youngest(ListKind::Hot, 2), None);
         assert_eq!(lists.oldest_stamp(ListKind::Warm), Some(9));
         // Such chunks are in the list of chunks in place and in the list of copies.
-        lists.append(ListKind::Copied, 5, 10);
-        lists.append(ListKind::Copied, 6, 11);
-        assert_eq!((lists.count(ListKind::Hot), lists.count(ListKind::Copied)), (4, 2));
+        lists.put(5, ListKind::Copied, 10);
+        lists.put(6, ListKind::Copied, 11);
+        assert_eq!((table.count(ListKind::Hot), table.count(ListKind::Copied)), (4, 2));
         assert_eq!((lists.oldest(ListKind::Copied), lists.next_copy(5)), (Some(5), Some(6)));
         assert_eq!(lists.youngest(ListKind::Hot, 1), Some(5));
         lists.rotate(5);
@@ -470,12 +482,11 @@ mod tests {
         (0..2).for_each(|_| lists.lose_copy(6));
         assert_eq!((lists.oldest(ListKind::Copied), lists.which(6)), (Some(5), ListKind::Hot));
         assert_eq!(lists.youngest(ListKind::Hot, 1), Some(6), "as old as before");
-        assert_eq!((lists.remove(5), lists.remove(6)), (ListKind::Copied, ListKind::Hot));
-        assert_eq!((lists.count(ListKind::Copied), lists.oldest(ListKind::Copied)), (0, None));
-        lists.remove(1);
-        lists.remove(3);
+        [5, 6].iter().for_each(|&index| lists.put(index, ListKind::Nowhere, 0));
+        assert_eq!((table.count(ListKind::Copied), lists.oldest(ListKind::Copied)), (0, None));
+        [1, 3].iter().for_each(|&index| lists.put(index, ListKind::Nowhere, 0));
         assert_eq!(
-            (lists.oldest(ListKind::Hot), lists.count(ListKind::Hot), lists.count(ListKind::Warm)),
+            (lists.oldest(ListKind::Hot), table.count(ListKind::Hot), table.count(ListKind::Warm)),
             (None, 0, 1)
         );
     }

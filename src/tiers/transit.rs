@@ -149,27 +149,25 @@ impl<'a> Transit<'a> {
         let warm = self.stored().is_in_ram();
         {
             let mut lists = self.region.lists();
-            let was_in_place = lists.remove(self.index).is_in_place();
+            let was_in_place = lists.which(self.index).is_in_place();
             if self.region.splits_mappings() && was_in_place != (phase == Phase::Hot) {
                 let mappings = lists.mappings_of(self.index);
                 mappings::note(if was_in_place { -mappings } else { mappings });
             }
             let list = match phase {
-                Phase::Hot if warm => Some(ListKind::Copied),
-                Phase::Hot => Some(ListKind::Hot),
-                Phase::Staged => Some(ListKind::Staged),
-                Phase::Stored if warm => Some(ListKind::Warm),
-                _ => None,
+                Phase::Hot if warm => ListKind::Copied,
+                Phase::Hot => ListKind::Hot,
+                Phase::Staged => ListKind::Staged,
+                Phase::Stored if warm => ListKind::Warm,
+                _ => ListKind::Nowhere,
             };
             let stamp = match (phase, was_in_place) {
                 (Phase::Hot, _) => self.region.engine().tick(),
                 (_, true) => self.region.engine().note_departure(),
                 _ => lists.stamp(self.index),
             };
-            match list {
-                Some(list) => lists.append(list, self.index, stamp),
-                None => lists.set_stamp(self.index, stamp),
-            }
+            lists.put(self.index, list, stamp);
+            self.region.note_listed(list, stamp);
         }
         self.settled = true;
         self.chunk.state.settle(phase, how);

@@ -54,7 +54,7 @@ fn counted(region: &Region) -> (usize, usize) {
     let listed = (0..region.count()).filter(|index| region.is_listed(*index) == ListKind::Copied).count();
     let there = (0..region.count()).filter(has_copy).count();
     assert_eq!(listed, there);
-    (region.lists().count(ListKind::Copied), there)
+    (region.table().count(ListKind::Copied), there)
 }
 #[test]
 fn copies_are_counted_whatever_happens_to_their_chunks() {

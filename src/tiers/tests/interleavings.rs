@@ -79,7 +79,7 @@ fn a_region_grows_while_an_eviction_holds_the_list_that_had_it() {
         let (evicted, evictions) = channel();
         {
             let engine = engine.clone();
-            at(SyncPoint::RegionsListed, move || {
+            at(SyncPoint::RegionChosen, move || {
                 let (inherited, inherits) = channel();
                 std::thread::spawn(move || {
                     at(SyncPoint::RoomInherited, move || {

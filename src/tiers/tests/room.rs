@@ -176,6 +176,49 @@ fn leaves_while_another_waits_to_acquire_some(mechanism: Mechanism, grows: bool)
     assert_eq!(budget.used.load(SeqCst), 0);
 }
 
+/// Chunks of many regions came in, in an order of their own. They leave in that order.
+#[test]
+fn the_oldest_chunk_of_all_regions_leaves_first() {
+    look_on();
+    const REGIONS: usize = 150;
+    for mechanism in serving() {
+        let engine = Engine::with_mechanism(mechanism, Box::new(Unlimited)).unwrap();
+        let regions: Vec<_> = (0..REGIONS).map(|_| streaming(&engine, 2 * CHUNK, CHUNK)).collect();
+        regions.iter().for_each(|region| region.advise(Advice::Random));
+        let mut order: Vec<usize> = (0..2 * REGIONS).collect();
+        order.sort_by_key(|&chunk| mix(chunk as u64));
+        for &chunk in &order {
+            bring_in(&regions[chunk / 2], chunk % 2, Access::Write, false).unwrap();
+        }
+        // Some are freed, and others moved, so that they are in other places.
+        let gone = |region: usize| region % 7 == 3;
+        let pieces: Vec<_> = (0..REGIONS)
+            .map(|region| match region % 7 {
+                3 => engine.free(&regions[region]).then(|| regions[region].clone()).unwrap(),
+                5 => engine.resize(&regions[region], 50 * CHUNK).unwrap(),
+                _ => regions[region].clone(),
+            })
+            .collect();
+        let inside = gate::enter();
+        engine.drop_full(pieces[0].staging(), usize::MAX); // pages in stock would go before chunks
+        let is_hot = |chunk: usize| pieces[chunk / 2].word(chunk % 2).phase() == Phase::Hot;
+        let (moved, stayed): (Vec<_>, Vec<_>) =
+            order.into_iter().filter(|chunk| !gone(chunk / 2)).partition(|chunk| chunk / 2 % 7 == 5);
+        // A chunk that moves comes in anew.
+        let mut left = stayed.len() + moved.len();
+        for &chunk in &stayed {
+            assert!(is_hot(chunk), "{mechanism:?}: {chunk} has left before its turn, {left} to go");
+            assert!(engine.reclaim_now(1) > 0);
+            assert!(!is_hot(chunk), "{mechanism:?}: {chunk} has not left in its turn, {left} to go");
+            left -= 1;
+        }
+        assert!(moved.iter().all(|&chunk| is_hot(chunk)));
+        drop(inside);
+        engine.clear();
+        assert_eq!(engine.held(), 0);
+    }
+}
+
 /// Other threads hold the oldest of the encoded chunks, and of those read ahead.
 #[test]
 fn what_is_behind_claimed_chunks_is_found() {
@@ -304,7 +347,7 @@ fn who_makes_room_for_a_plain_block_is_at_work() {
         let inside = gate::enter();
         let (tell, told) = channel();
         let looking = engine.clone();
-        at(SyncPoint::RegionsListed, move || tell.send(looking.waiting.at_work()).unwrap());
+        at(SyncPoint::RegionChosen, move || tell.send(looking.waiting.at_work()).unwrap());
         assert!(engine.reclaim_now(1) > 0, "{mechanism:?}");
         assert_eq!(told.recv(), Ok(1), "{mechanism:?}");
         // What is reserved, while others hold all chunks that are left.
