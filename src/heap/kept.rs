@@ -30,6 +30,8 @@ const AT_ONCE: usize = 4;
 const MOST_OF_OTHERS: usize = 8;
 /// A heap keeps at most one part in so many of the machine's memory.
 const SHARE: usize = 8;
+/// A heap keeps at most so many ranges, all of which are looked at when a block comes or goes.
+const MOST_RANGES: usize = 1024;
 
 /// See the module's comment.
 pub struct Kept {
@@ -37,6 +39,8 @@ pub struct Kept {
     aging: [List; MOST_SLICES + 1],
     /// Runs that were made ready with the heap, by their number of slices, until they are used for the first time.
     ready: [List; MOST_SLICES + 1],
+    /// Number of ranges.
+    ranges: usize,
     /// Bytes of all runs and ranges that count as held.
     bytes: usize,
     most_in_use: MostInUse,
@@ -97,6 +101,7 @@ impl Kept {
         Kept {
             aging: [const { List::new() }; MOST_SLICES + 1],
             ready: [const { List::new() }; MOST_SLICES + 1],
+            ranges: 0,
             bytes: 0,
             most_in_use: MostInUse::NOTHING,
             occasions: 0,
@@ -237,11 +242,12 @@ impl Kept {
         Some(span)
     }
 
-    /// Keeps the range of a retired mapping, joined with kept ranges that border on it.
+    /// Keeps the range of a retired mapping, joined with kept ranges that border on it. If there are too many then, the oldest
+    /// goes back to the system.
     ///
     /// # Safety
     /// The heap's lock is held and the span is in no list.
-    pub unsafe fn keep_range(&mut self, span: NonNull<Span>) {
+    pub unsafe fn keep_range(&mut self, heap: &Heap, span: NonNull<Span>) {
         // SAFETY: by the caller's promise; kept spans are known to nobody but their list.
         unsafe {
             let inner = span.as_ref().inner();
@@ -259,13 +265,16 @@ impl Kept {
                 if neighbour.length > longest {
                     (longest, since) = (neighbour.length, neighbour.kept_since);
                 }
-                self.aging[RANGES].remove(other);
-                self.bytes -= neighbour.charged;
+                self.take_range(other);
                 inner.run.base = inner.run.base.min(start);
                 inner.length += neighbour.length;
                 records_of_spans::give(other);
             }
             self.push_range(span, since);
+        }
+        if self.ranges > MOST_RANGES {
+            let oldest = self.aging[RANGES].last();
+            oldest.into_iter().for_each(|oldest| self.release_one(heap, oldest, RANGES));
         }
         scavenger::wanted();
     }
@@ -279,6 +288,16 @@ impl Kept {
             self.bytes += inner.length;
             self.aging[RANGES].push(span);
         }
+        self.ranges += 1;
+    }
+    /// Takes a range out of the list.
+    unsafe fn take_range(&mut self, span: NonNull<Span>) {
+        // SAFETY: by the caller's promise, the lock is held and the range is in the list.
+        unsafe {
+            self.aging[RANGES].remove(span);
+            self.bytes -= span.as_ref().inner().charged;
+        }
+        self.ranges -= 1;
     }
 
     /// All kept ranges, the latest first: the length of each, and how much of it could serve `request`.
@@ -317,8 +336,7 @@ impl Kept {
         let stop = if tail.is_some() { stop } else { end };
         // SAFETY: as above; the new records are known to nobody else.
         unsafe {
-            self.aging[RANGES].remove(span);
-            self.bytes -= span.as_ref().inner().charged;
+            self.take_range(span);
             let since = span.as_ref().inner().kept_since;
             for (record, from, to) in [(head, base, start), (tail, stop, end)] {
                 if let Some(record) = record {
@@ -388,6 +406,7 @@ impl Kept {
             inner.bookkeeping = 0;
             let since = inner.kept_since;
             self.list(slices, since).remove(span);
+            self.ranges -= usize::from(slices == RANGES);
             if slices == RANGES {
                 map::unmap(inner.run.base, inner.length);
             } else {

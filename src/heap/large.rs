@@ -148,7 +148,7 @@ impl Heap {
             central.kept.take_back(self, length - old, most_in_use);
         }
         // SAFETY: as above.
-        unsafe { central.kept.keep_range(span) };
+        unsafe { central.kept.keep_range(self, span) };
         None
     }
 
@@ -192,7 +192,7 @@ impl Heap {
         // SAFETY: the block was live until now, so its span is in the list; the lock is held.
         unsafe {
             central.remove_large(NonNull::from(span));
-            central.kept.keep_range(NonNull::from(span));
+            central.kept.keep_range(self, NonNull::from(span));
         }
         // Noted while the lock is held. Once others can get the range, tiered memory may begin here and have the note
         // forgotten; a note made after that would stay.

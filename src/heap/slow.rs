@@ -379,7 +379,7 @@ impl Heap {
         // SAFETY: the block was in quarantine until now, so its span is still in the heap's list; the lock is held.
         unsafe {
             central.remove_large(NonNull::from(span));
-            central.kept.keep_range(NonNull::from(span));
+            central.kept.keep_range(self, NonNull::from(span));
         }
     }
 

@@ -77,6 +77,34 @@ fn what_is_used_of_a_range_does_not_keep_the_rest() {
     heap.destroy();
 }
 #[test]
+fn so_many_ranges_are_kept_and_the_oldest_leave() {
+    const LENGTH: usize = (1 << 20) + SLICE;
+    let heap = Heap::create(&HeapParams::default()).unwrap();
+    let blocks: Vec<_> =
+        (0..2 * MOST_RANGES + 200).map(|_| heap.allocate(LENGTH, 0).unwrap().as_ptr()).collect();
+    let (freed, live): (Vec<_>, Vec<_>) = blocks.chunks(2).map(|pair| (pair[0], pair[1])).unzip();
+    freed.iter().for_each(|block| heap.free(*block).unwrap());
+    {
+        let central = heap.central.lock();
+        let count = core::iter::successors(NonNull::new(central.kept.aging[RANGES].head), |span| {
+            // SAFETY: kept spans are known to nobody but their list, under the lock.
+            NonNull::new(unsafe { span.as_ref().inner() }.links[BY_USE].next)
+        });
+        assert_eq!((count.count(), central.kept.ranges), (MOST_RANGES, MOST_RANGES));
+    }
+    assert_eq!(heap.held(), (live.len() + MOST_RANGES) * LENGTH);
+    // The latest are there.
+    let mut again: Vec<_> = (0..MOST_RANGES).map(|_| heap.allocate(LENGTH, 0).unwrap().as_ptr()).collect();
+    again.sort();
+    let mut latest = freed[freed.len() - MOST_RANGES..].to_vec();
+    latest.sort();
+    assert!(again == latest);
+    live.iter().chain(&again).for_each(|block| heap.free(*block).unwrap());
+    heap.release_kept(None);
+    assert_eq!((heap.held(), heap.central.lock().kept.ranges), (0, 0));
+    heap.destroy();
+}
+#[test]
 fn large_blocks_in_magazines_make_way_for_small_ones() {
     let heap = Heap::create(&HeapParams::default()).unwrap();
     let large = [(); 16].map(|()| heap.allocate(128 << 10, 0).unwrap().as_ptr());

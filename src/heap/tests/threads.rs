@@ -227,7 +227,7 @@ fn a_block_moves_and_has_a_successor() -> bool {
             // SAFETY: the record is fresh, and its mapping is known to nobody else.
             unsafe {
                 (span.as_ref().inner().run.base, span.as_ref().inner().length) = (from, SIZE);
-                successor.central.lock().kept.keep_range(span);
+                successor.central.lock().kept.keep_range(successor, span);
             }
             let block = successor.allocate(SIZE, 0).unwrap().as_ptr();
             assert_eq!(block as usize, from);
