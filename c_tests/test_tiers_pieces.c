@@ -67,6 +67,29 @@ static void test_more_than_mappings(void)
     munmap(pieces, count * sizeof *pieces);
 }
 
+static void test_more_large_ones_than_mappings(void)
+{
+    const size_t count = scaled(34000), chunk = 2 * MIB, size = 2 * chunk, step = 400;
+    unified_memory_interface_t *memory = open_with(0, 0);
+    char **pieces = table_new(count * sizeof *pieces);
+    size_t before = list_mappings(NULL, 0), made = 0, wrong = 0;
+    TEST("there are more pieces of several large chunks than a process may have mappings for two each") {
+        while (made < count && EXPECT(pieces[made] = memory->allocate_streaming(size, chunk), "%zu: %s", made, unimem_last_error_message())) made++;
+        size_t more = list_mappings(NULL, 0) - before;
+        EXPECT(more <= made / 20 + 300, "%zu mappings more", more);
+        for (size_t i = 0; i < made; i += step) pieces[i][i] = pieces[i][size - 1] = (char)(i / step + 1);
+        for (size_t i = 0; i < made; i += step) wrong += pieces[i][i] != (char)(i / step + 1) || pieces[i][size - 1] != pieces[i][i];
+        EXPECT(wrong == 0, "%zu pieces are not what they were", wrong);
+    }
+    TEST("they are freed in any order, and nothing is left of them") {
+        for (size_t i = 0; i < made; i++) memory->free(pieces[i * 7919 % made]);
+        EXPECT(live_in(memory) == 0 && stats_of(memory).num_frees == made, "%zu bytes in %zu pieces are live", live_in(memory), made - stats_of(memory).num_frees);
+        EXPECT(list_mappings(NULL, 0) <= before + 300, "%zu mappings are left", list_mappings(NULL, 0) - before);
+    }
+    CHECK("none of many large ones is left", unimem_close(memory));
+    munmap(pieces, count * sizeof *pieces);
+}
+
 /* For pieces of 6 MiB in all. Without faults those that fit stay in place for good. */
 static size_t crowded(void)
 {
@@ -348,6 +371,7 @@ static int run_all(void)
 {
     if (serves_touches()) check_in_child("touches are served after the program has installed a handler and allocated again", after_a_handler, NULL, 60);
     if (serves_touches()) test_more_than_mappings();
+    if (serves_touches()) test_more_large_ones_than_mappings();
     test_against_model();
     if (serves_touches()) test_guarantee();
     test_threads();

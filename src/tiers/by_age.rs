@@ -273,13 +273,21 @@ mod tests {
     struct Chunks {
         stamps: Lock<VecDeque<u32>>,
         ranks: Ranks<Chunks>,
+        /// A chunk that another thread lists just after there was found to be none.
+        meanwhile: Lock<Option<(&'static ByAge<Chunks>, u32)>>,
     }
     impl Ranked for Chunks {
         fn ranks(&self) -> &Ranks<Chunks> {
             &self.ranks
         }
         fn oldest_stamp(&self, _: ListKind) -> Option<u32> {
-            self.stamps.lock().unwrap().front().copied()
+            let oldest = self.stamps.lock().unwrap().front().copied();
+            if oldest.is_none()
+                && let Some((by_age, stamp)) = self.meanwhile.lock().unwrap().take()
+            {
+                self.list(by_age, stamp);
+            }
+            oldest
         }
     }
     impl Chunks {
@@ -343,6 +351,20 @@ mod tests {
         regions.iter().for_each(|region| by_age.remove(region));
         assert!(by_age.oldest().is_none());
         assert!(regions.iter().all(|region| Arc::strong_count(region) == 1));
+    }
+
+    #[test]
+    fn a_chunk_that_is_listed_while_its_region_is_removed_is_found() {
+        let _inside = gate::enter();
+        let by_age: &ByAge<Chunks> = Box::leak(Box::new(ByAge::new(ListKind::Hot)));
+        let region: Arc<Chunks> = Arc::default();
+        assert!(by_age.reserve());
+        by_age.add(&region);
+        region.list(by_age, 1);
+        region.stamps.lock().unwrap().clear();
+        *region.meanwhile.lock().unwrap() = Some((by_age, 2));
+        assert!(by_age.oldest().is_some_and(|found| Arc::ptr_eq(&found, &region)));
+        assert!(region.meanwhile.lock().unwrap().is_none());
     }
 
     /// Threads list chunks, and take the oldest away, until all are gone: none is overlooked.
