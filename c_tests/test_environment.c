@@ -6,6 +6,9 @@
 #include "support.h"
 
 #include <fcntl.h>
+#include <grp.h>
+#include <sys/auxv.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 
 /* What the program sees of the library, as bits of its exit status. */
@@ -101,6 +104,44 @@ static void test_spill_directory(void) {
     CHECK("nothing is left behind", rmdir(first) == 0 && rmdir(second) == 0);
 }
 
+/* What a program with more rights than its user sees, if the system says that it is one. */
+static int observe_with_more_rights(void) { return getauxval(AT_SECURE) ? observe() : UNAVAILABLE; }
+/* Whoever starts a program that has more rights than himself chooses its environment. So that must not say which files the
+ * program writes, nor anything else. */
+static int starts_one_with_more_rights(void *unused) {
+    (void)unused;
+    enum { NOBODY = 65534 };
+    char directory[] = "/var/tmp/unimem-rights-XXXXXX", program[64], trace[64], report[64];
+    if (geteuid() != 0 || !mkdtemp(directory)) return UNAVAILABLE;
+    snprintf(program, sizeof program, "%s/program", directory);
+    snprintf(trace, sizeof trace, "%s/trace", directory);
+    snprintf(report, sizeof report, "%s/report", directory);
+    int from = open("/proc/self/exe", O_RDONLY), to = open(program, O_WRONLY | O_CREAT | O_EXCL, 0755);
+    struct stat size;
+    bool copied = fstat(from, &size) == 0 && sendfile(to, from, NULL, (size_t)size.st_size) == size.st_size;
+    close(from);
+    close(to);
+    pid_t child = -1;
+    if (copied && chmod(program, 04755) == 0 && chmod(directory, 0755) == 0 && (child = fork()) == 0) {
+        end_after(20);
+        setenv("UNIMEM_TRACE", trace, 1);
+        setenv("UNIMEM_DEBUG", "1", 1);
+        setenv("UNIMEM_DEBUG_REPORT", report, 1);
+        setenv("UNIMEM_MAX_SIZE", "16M", 1);
+        if (setgroups(0, NULL) != 0 || setgid(NOBODY) != 0 || setuid(NOBODY) != 0) _exit(UNAVAILABLE);
+        execl(program, "program", "observe with more rights", (char *)NULL);
+        _exit(UNAVAILABLE);
+    }
+    int seen = child > 0 ? child_result(child) : UNAVAILABLE;
+    EXPECT(access(trace, F_OK) != 0, "a recording was made");
+    EXPECT(access(report, F_OK) != 0, "a report was written");
+    EXPECT(seen == UNAVAILABLE || (seen & BEYOND_16_MIB), "the program saw %d", seen);
+    const char *const made[] = {program, trace, report};
+    for (size_t i = 0; i < 3; i++) unlink(made[i]);
+    EXPECT(rmdir(directory) == 0, "something was left in %s", directory);
+    return seen == UNAVAILABLE ? UNAVAILABLE : 0;
+}
+
 /* The global instance's chunks and tolerance, as the environment says. */
 static int chunk_and_tolerance(void *unused) {
     (void)unused;
@@ -124,6 +165,8 @@ static int chunk_and_tolerance(void *unused) {
 
 int main(int count, char **arguments) {
     if (count > 1 && strcmp(arguments[1], "observe") == 0) return observe();
+    if (count > 1 && strcmp(arguments[1], "observe with more rights") == 0) return observe_with_more_rights();
+    check_in_child("a program that has more rights than its user reads none of it", starts_one_with_more_rights, NULL, 30);
     check_in_child("UNIMEM_CHUNK_SIZE and UNIMEM_TOLERANCE hold for the global instance", chunk_and_tolerance, NULL, 20);
     test_spill_directory();
     static const char *const settings[] = {"UNIMEM_INITIAL_SIZE", "UNIMEM_MAX_SIZE",  "UNIMEM_CHUNK_SIZE",

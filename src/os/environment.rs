@@ -2,14 +2,20 @@
 //! child may inherit the standard library's lock of the environment taken. Each variable is read where it is used;
 //! docs/tuning.md lists them all.
 use crate::text::Text;
-use core::ffi::CStr;
+use core::ffi::{CStr, c_char};
 use core::fmt::Write;
 use core::ptr::NonNull;
 
-/// The text of a variable of the environment. It stays valid for as long as the program leaves the variable alone.
+unsafe extern "C" {
+    /// Not in the libc crate.
+    fn secure_getenv(name: *const c_char) -> *mut c_char;
+}
+
+/// The text of a variable of the environment. It stays valid for as long as the program leaves the variable alone. None in a
+/// program that has more rights than its user (set-user-ID), because variables name files that are written.
 pub fn variable(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: the name ends with a zero, and getenv returns NULL or a text that ends with one.
-    unsafe { NonNull::new(libc::getenv(name.as_ptr())).map(|text| CStr::from_ptr(text.as_ptr()).to_bytes()) }
+    // SAFETY: the name ends with a zero, and the call returns NULL or a text that ends with one.
+    unsafe { NonNull::new(secure_getenv(name.as_ptr())).map(|text| CStr::from_ptr(text.as_ptr()).to_bytes()) }
 }
 
 /// `path` with each `%p` replaced by the number of this process, and a zero at its end. None if that is too long for the
