@@ -92,6 +92,28 @@ static void test_live_blocks(void) {
     munmap(sizes, count * sizeof *sizes);
 }
 
+/* Only such blocks have entries in a table beside the heap. */
+static void test_owners(void) {
+    const size_t count = scaled(1000000);
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    void **blocks = table_new(count * sizeof *blocks);
+    if (!CHECK("an instance for blocks with two owners", memory != NULL)) return;
+    memset(blocks, 0, count * sizeof *blocks);
+    size_t idle = resident_bytes();
+    TEST("a million blocks with two owners: all freed and trimmed, within 4 MiB of idle") {
+        size_t missed = 0;
+        for (size_t i = 0; i < count; i++) missed += !(blocks[i] = memory->allocate(64, 0)) || !unimem_retain(blocks[i]);
+        for (size_t i = 0; i < 2 * count; i++) memory->free(blocks[i % count]);
+        EXPECT(missed == 0 && stats_of(memory).total_allocated == 0, "%zu were refused, %zu bytes are live", missed,
+               stats_of(memory).total_allocated);
+        unimem_trim(memory);
+        size_t after = resident_bytes();
+        EXPECT(after <= idle + 4 * MIB + held_back(), "idle %zu KiB, after %zu KiB", idle / KIB, after / KIB);
+    }
+    CHECK("the instance for blocks with two owners closes clean", unimem_close(memory));
+    munmap(blocks, count * sizeof *blocks);
+}
+
 static unified_memory_interface_t *used; /* by all threads */
 
 /* Allocates through every surface in a thread of its own, which exits with full caches. */
@@ -250,6 +272,7 @@ int main(void) {
     test_zeroed();
     test_great_sizes();
     test_live_blocks();
+    test_owners();
     test_idle();
     test_tracking();
     return tap_done();

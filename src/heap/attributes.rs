@@ -5,6 +5,7 @@
 //! and guarded blocks are marked too (tracked.rs, guarded.rs), so a marked block need not be in this table. The table is sharded
 //! by address and lies in the library's own records.
 use super::span::Span;
+use super::tracking_table::give_room_back;
 use super::{page_map, slot, tracked};
 use crate::error::{Result, fail};
 use crate::os::lock::{Mutex, MutexGuard};
@@ -159,6 +160,7 @@ pub fn forget(pointer: *const u8) {
 }
 fn remove(shard: &mut Shard, pointer: *const u8) -> Option<Attributes> {
     let mut removed = shard.remove(&(pointer as usize))?;
+    give_room_back(shard);
     removed.leave(pointer as usize);
     Some(removed)
 }

@@ -5,7 +5,7 @@
 //! tracker also has foreign addresses, which only the program itself can remove.
 use super::attributes;
 use super::guard::GUARDED;
-use super::tracking_table::{Tracked, TrackingTable};
+use super::tracking_table::{Tracked, TrackingTable, give_room_back};
 use crate::error::{Result, fail};
 use crate::os::{fork::AtFork, lock::Mutex, records::Records};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -19,13 +19,15 @@ pub static SINGLETON: Tracker = Tracker::new();
 
 /// cbindgen:ignore
 type Places = HashSet<usize, FixedState, Records>;
+/// cbindgen:ignore
+type Inside = HashMap<usize, Places, FixedState, Records>;
 
 /// A set of tracked places. All functions may be called from any thread.
 pub struct Tracker {
     /// Addresses, each with its distance from the start of its memory.
     places: TrackingTable,
     /// Those places that are not at the start of their memory, by that start.
-    inside: Mutex<HashMap<usize, Places, FixedState, Records>>,
+    inside: Mutex<Inside>,
     /// Number of starts in `inside`. It can be read without the lock, and most programs have none.
     inside_count: AtomicUsize,
 }
@@ -69,7 +71,7 @@ impl Tracker {
             if last {
                 inside.remove(&start);
             }
-            self.inside_count.store(inside.len(), Relaxed);
+            self.changed(&mut inside);
         }
         offset.is_some()
     }
@@ -105,8 +107,12 @@ impl Tracker {
         } else if places.is_empty() {
             inside.remove(&start);
         }
-        self.inside_count.store(inside.len(), Relaxed);
+        self.changed(&mut inside);
         noted
+    }
+    fn changed(&self, inside: &mut Inside) {
+        give_room_back(inside);
+        self.inside_count.store(inside.len(), Relaxed);
     }
     fn take_inside(&self, start: usize) -> Option<Places> {
         if self.inside_count.load(Relaxed) == 0 {
@@ -114,7 +120,7 @@ impl Tracker {
         }
         let mut inside = self.inside.lock();
         let places = inside.remove(&start);
-        self.inside_count.store(inside.len(), Relaxed);
+        self.changed(&mut inside);
         places
     }
     fn end(&self, start: usize) {
@@ -249,6 +255,16 @@ mod tests {
             }
             assert_eq!((left, TRACKER.inside.lock().len()), (0, 0));
         });
+    }
+    #[test]
+    fn room_is_given_back() {
+        let tracker = Tracker::new();
+        let starts = || (1..=20_000).map(|n| n << 12);
+        starts().for_each(|start| tracker.track(start + 8, start).unwrap());
+        let room = || tracker.inside.lock().allocation_size();
+        let most = room();
+        starts().for_each(|start| tracker.end(start));
+        assert!(room() < most / 8, "{} of {most}", room());
     }
     #[test]
     fn places_end_and_move_with_their_memory() {
