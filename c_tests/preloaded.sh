@@ -50,6 +50,14 @@ result $? "UNIMEM_MAX_SIZE caps the heap, and only that"
 LD_PRELOAD=$library timeout 60 "$place/preloaded" leaks >"$place/ours" 2>&1
 result $? "leaks of an instance are told where memory is short"
 
+# The C library allocates for the 33rd function under the lock of its list of them. Before that this program allocates nothing.
+printf '#include <stdlib.h>\nstatic void nothing(void) {}\nint main(void) { for (int i = 0; i < 40; i++) if (%s) return 1; return 0; }\n' \
+    'atexit(nothing)' >"$place/first.c" && $TEST_CC "$place/first.c" -o "$place/first"
+UNIMEM_TRACE=$place/first.trace LD_PRELOAD=$library timeout 20 "$place/first"
+result $? "a program whose first allocation is atexit's can be recorded"
+UNIMEM_DEBUG=1 UNIMEM_DEBUG_REPORT=$place/first.report LD_PRELOAD=$library timeout 20 "$place/first" && [ -s "$place/first.report" ]
+result $? "and run in debug mode"
+
 same "a compiler" "$TEST_CC" -O2 -S -Iinclude -Ic_tests c_tests/test_interface.c -o -
 debugged "a compiler in debug mode" "$TEST_CC" -O1 -S c_tests/swap_main.c -Iinclude -o -
 grep -q '"complete": true' "$place"/*.json && ! grep -q '"kind"' "$place"/*.json

@@ -62,6 +62,10 @@ static AT_LOAD: extern "C" fn() = at_load;
 extern "C" fn at_load() {
     // If there is no memory for it, the first call tries again.
     ready();
+    // If the library is the program's malloc, this makes its heap, and installs what has to run at exit. The program's first
+    // allocation could not do that if it is atexit's: the C library has its lock then.
+    // SAFETY: nothing else knows the block. The compiler must not know either that nobody uses it.
+    unsafe { libc::free(core::hint::black_box(libc::malloc(1))) };
 }
 
 /// For calls that come before this constructor, from the constructor of another library. If it is false it has to be
