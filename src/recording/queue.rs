@@ -156,6 +156,15 @@ impl<T: Copy + Send, const N: usize, A: Number, P: Place<T>> Queue<T, N, A, P> {
         self.head.store(ticket.wrapping_add(1), Relaxed);
         Some(value)
     }
+    /// Calls `each` with what is in the queue, oldest first, and with what comes meanwhile, but not with more than fit. So it ends
+    /// however fast other threads add.
+    ///
+    /// # Safety
+    /// No other thread takes meanwhile.
+    pub unsafe fn pop_all<E>(&self, mut each: impl FnMut(T) -> Result<(), E>) -> Result<(), E> {
+        // SAFETY: by the caller's promise.
+        core::iter::from_fn(|| unsafe { self.pop() }).take(N).try_for_each(|value| each(value))
+    }
     /// Values lost since the last call.
     pub fn take_lost(&self) -> u64 {
         self.lost.swap(0, Relaxed) as u64
@@ -186,6 +195,20 @@ mod tests {
             assert_eq!(taken, (0..4).map(|i| lap * 10 + i).collect::<Vec<_>>());
             assert_eq!(QUEUE.take_lost(), 2);
         }
+    }
+    #[test]
+    fn taking_ends_although_one_comes_for_each_that_goes() {
+        static QUEUE: Queue<u32, 4> = Queue::new();
+        QUEUE.push(0);
+        let mut taken = Vec::new();
+        let take = |number| {
+            taken.push(number);
+            QUEUE.push(number + 1);
+            if taken.len() < 100 { Ok(()) } else { Err("it does not end") }
+        };
+        // SAFETY: the test has one thread.
+        assert_eq!(unsafe { QUEUE.pop_all(take) }, Ok(()));
+        assert_eq!(taken, [0, 1, 2, 3]);
     }
     #[test]
     fn threads_neither_lose_nor_repeat_and_keep_their_order() {

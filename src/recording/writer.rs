@@ -35,6 +35,8 @@ const LEAST_DESCRIPTOR: i32 = 500;
 static RECORDING: Mutex<Option<Recording>> = Mutex::new(None);
 /// Whether the thread exists. Changed under the lock.
 static RUNNING: AtomicBool = AtomicBool::new(false);
+/// Whether a thread is about to begin the recording that the environment asks for.
+static UNDER_WAY: AtomicBool = AtomicBool::new(false);
 
 /// Records that are not in the file yet.
 struct Buffer {
@@ -151,12 +153,10 @@ impl Recording {
         }
         self.flush()
     }
-    /// Adds all events that are in the queue.
+    /// Adds the events that are in the queue. Not all that come meanwhile: others want the lock of the recording, fork for one.
     fn drain(&mut self) -> core::result::Result<(), Errno> {
-        // SAFETY: the caller has the lock of the recording, so nobody else takes from the queue.
-        while let Some(event) = unsafe { EVENTS.pop() } {
-            self.add_event(&event)?;
-        }
+        // SAFETY: the caller has that lock, so nobody else takes from the queue.
+        unsafe { EVENTS.pop_all(|event| self.add_event(&event)) }?;
         match EVENTS.take_lost() {
             0 => Ok(()),
             events => {
@@ -390,12 +390,11 @@ fn start_holding(mut recording: MutexGuard<Option<Recording>>, path: &[u8]) -> R
 /// Begins the recording that the environment asks for.
 #[cold]
 pub(super) fn start_as_asked() {
-    // One thread does it. If the library is malloc, what this allocates leads here again.
-    static UNDER_WAY: AtomicBool = AtomicBool::new(false);
     let Some(path) = variable(c"UNIMEM_TRACE").filter(|path| !path.is_empty()) else {
         let _ = STATE.compare_exchange(UNREAD, OFF, AcqRel, Relaxed);
         return;
     };
+    // One thread does it. If the library is malloc, what this allocates leads here again.
     if UNDER_WAY.swap(true, AcqRel) {
         return;
     }
@@ -462,6 +461,7 @@ pub(crate) static HOOKS: fork::Hooks = fork::Hooks {
             STATE.store(OFF, Relaxed);
         }
         RUNNING.store(false, Relaxed);
+        UNDER_WAY.store(false, Relaxed); // the thread that was about to take the lock stayed with the parent
         // SAFETY: this is the only thread of the child, and it has had the lock since `prepare`.
         unsafe {
             // Only if something was recorded, because this writes to every page of the queue.
