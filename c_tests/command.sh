@@ -149,6 +149,16 @@ no_place() {
     gives 0 env LD_PRELOAD="$B/libunimem-malloc.so" UNIMEM_LOG=error UNIMEM_DEBUG=guard UNIMEM_DEBUG_REPORT="$D/no/report" "$D/wrong" &&
         says err "UNIMEM_DEBUG_REPORT cannot be written: No such file or directory"
 }
+# Who ends the command, as timeout(1) does, means the program.
+ended() {
+    mkdir "$D/ended" || return 1
+    TMPDIR="$D/ended" "$unimem" check sh -c "echo begun >'$D/begun'; exec sleep 60" 2>"$D/err" &
+    command=$!
+    until [ -s "$D/begun" ]; do sleep 0.1; done
+    kill -TERM $command
+    wait $command
+    [ $? = 143 ] && [ -z "$(ls "$D/ended")" ]
+}
 no_rubbish() { mkdir "$D/tmp" && gives 99 env TMPDIR="$D/tmp" "$unimem" check "$D/wrong" leak && [ -z "$(ls "$D/tmp")" ]; }
 check_json() {
     gives 99 "$unimem" check --json "$D/wrong" "double free" && python3 - "$D/err" <<'PYTHON'
@@ -208,6 +218,7 @@ try "check tells what it found before a crash" crash
 try "check says when there was no end to look at" no_report
 try "check of the programs that a program runs" child
 try "check leaves nothing behind" no_rubbish
+try "check that is ended ends the program and leaves nothing behind" ended
 try "a report that cannot be written: the log says why" no_place
 if command -v python3 >/dev/null; then try "check --json" check_json; else skip "check --json" "there is no python3"; fi
 finish

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 const LIBRARY: &str = "libunimem-malloc.so";
@@ -74,14 +75,31 @@ pub struct Ended {
     pub major_faults: u64,
 }
 
-/// Starts the program and waits for its end. Interrupts from the terminal are left to the program.
+/// The program that this process waits for; 0: none.
+static PROGRAM: AtomicI32 = AtomicI32::new(0);
+extern "C" fn pass_on(signal: libc::c_int) {
+    match PROGRAM.load(Relaxed) {
+        0 => {}
+        // SAFETY: the call only sends a signal.
+        program => _ = unsafe { libc::kill(program, signal) },
+    }
+}
+
+/// Starts the program and waits for its end. Interrupts from the terminal are left to the program; a signal to end is passed on to
+/// it.
 pub fn wait_for(mut program: Command) -> Result<Ended, Failure> {
     let began = Instant::now();
     let child = program.spawn().map_err(|error| cannot_start(&program, &error))?;
-    // SAFETY: no handler is installed. Only the dispositions of this process change, which has one thread.
+    PROGRAM.store(child.id() as libc::pid_t, Relaxed);
+    // SAFETY: only the dispositions of this process change, which has one thread. The handler may interrupt anything.
     unsafe {
         libc::signal(libc::SIGINT, libc::SIG_IGN);
         libc::signal(libc::SIGQUIT, libc::SIG_IGN);
+        for signal in [libc::SIGTERM, libc::SIGHUP] {
+            if libc::signal(signal, pass_on as *const () as libc::sighandler_t) == libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_IGN); // as under nohup
+            }
+        }
     }
     let mut status = 0;
     // SAFETY: the structure has numbers only, for which zeros are a value.
@@ -93,6 +111,7 @@ pub fn wait_for(mut program: Command) -> Result<Ended, Failure> {
             return Err(Failure::new(OWN_FAILURE, error));
         }
     }
+    PROGRAM.store(0, Relaxed);
     let code =
         if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
     let time = |value: libc::timeval| Duration::new(value.tv_sec as u64, value.tv_usec as u32 * 1000);
