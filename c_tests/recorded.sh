@@ -266,7 +266,10 @@ left_at_once() {
         gives 0 "$unimem" report --pprof "$D/short.pb.gz" "$D/short"
 }
 itself() {
-    cp "$D/environment.trace" "$D/copy" && gives 2 "$unimem" report -o "$D/copy" "$D/copy" && cmp "$D/copy" "$D/environment.trace"
+    cp "$D/environment.trace" "$D/copy" && ln "$D/copy" "$D/hard" && ln -s copy "$D/soft" &&
+        for name in copy hard soft; do
+            gives 2 "$unimem" report -o "$D/$name" "$D/copy" && cmp "$D/copy" "$D/environment.trace" || return 1
+        done
 }
 unwritable() { gives 1 "$unimem" report -o "$D/no/page.html" "$D/environment.trace" && says err "$D/no/page.html"; }
 # The disk of the recording is full: the program does what it does without one, and the log says so.

@@ -46,6 +46,18 @@ fn movements(moved: &[Moved]) -> Value {
     groups.into_iter().map(group).collect()
 }
 
+/// A value as text. JSON may have these characters as they are, but terminals obey them, and they may come from a recording.
+pub fn text(value: &Value) -> String {
+    let mut text = String::new();
+    for letter in format!("{value:#}\n").chars() {
+        match letter {
+            '\u{7f}'..='\u{9f}' => text += &format!("\\u{:04x}", u32::from(letter)),
+            letter => text.push(letter),
+        }
+    }
+    text
+}
+
 /// The whole report.
 pub fn report(recording: &Recording) -> Value {
     let peak = |of: fn(&Sample) -> u64| recording.samples.iter().map(of).max();
@@ -87,4 +99,16 @@ pub fn report(recording: &Recording) -> Value {
         "sizes": sizes.collect::<Value>(),
         "samples": recording.samples.iter().map(sample).collect::<Value>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn a_terminal_finds_nothing_to_obey() {
+        let value = json!("\u{7f}\u{9b}31m\u{1b}\u{a0}\u{e9}");
+        let text = text(&value);
+        assert_eq!(text, "\"\\u007f\\u009b31m\\u001b\u{a0}\u{e9}\"\n");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
 }

@@ -12,6 +12,7 @@ use crate::output::{Failure, USAGE, print};
 use recording::Recording;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use unimem::recording::{Mechanism, Memory, Movement, Tier};
 
@@ -38,7 +39,7 @@ pub fn run(options: &Report) -> Result<u8, Failure> {
         }
     }
     if options.json {
-        print(&format!("{:#}\n", json::report(&recording)))?;
+        print(&json::text(&json::report(&recording)))?;
     }
     Ok(0)
 }
@@ -49,8 +50,8 @@ fn write(
     path: &Path,
     content: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<(), Failure> {
-    if recording.canonicalize().is_ok_and(|recording| path.canonicalize().is_ok_and(|path| path == recording))
-    {
+    let place = |path: &Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
+    if place(path).is_some_and(|found| place(recording) == Some(found)) {
         return Err(Failure::new(USAGE, format!("{}: this is the recording itself", path.display())));
     }
     let written = File::create(path).map(BufWriter::new).and_then(|mut file| {

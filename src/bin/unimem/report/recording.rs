@@ -1,8 +1,8 @@
 //! A recording, put together from its records: the samples, the events, and who allocated what.
 use super::symbols::{Frame, Names};
 use crate::output::{Failure, Progress};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use unimem::recording::Memory;
 use unimem::recording::format::{self, Contracted, End, Moved, Record};
@@ -117,7 +117,7 @@ impl Live {
     }
 }
 /// A file that code was loaded from.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Module {
     pub bias: u64,
     pub start: u64,
@@ -165,6 +165,8 @@ struct Outstanding {
 struct Reader {
     recording: Recording,
     sites: HashMap<(Memory, Vec<u64>), usize>,
+    /// Those that the recording has already.
+    modules: HashSet<Module>,
     outstanding: HashMap<u64, Outstanding>,
     /// Whether a record that is whole contradicts itself.
     odd: bool,
@@ -254,7 +256,7 @@ impl Reader {
             }
             Record::Module(module) => {
                 let module = Module::of(module);
-                if !recording.modules.contains(&module) {
+                if self.modules.insert(module.clone()) {
                     recording.modules.push(module);
                 }
             }

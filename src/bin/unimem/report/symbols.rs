@@ -103,7 +103,8 @@ impl File {
     fn open(module: &Module) -> Option<File> {
         let state = std::fs::metadata(&module.path).ok()?;
         let modified = state.mtime().wrapping_mul(1_000_000_000).wrapping_add(state.mtime_nsec()) as u64;
-        if (state.len(), modified) != (module.size, module.modified) {
+        // A pipe or a device might never end.
+        if !state.is_file() || (state.len(), modified) != (module.size, module.modified) {
             return None;
         }
         // Leaked because names are looked up in it until the command ends.
@@ -164,5 +165,35 @@ impl File {
         }
         let inner = frames.last().is_some_and(|outermost| is_inner(&outermost.function));
         (!frames.is_empty()).then_some(Known { frames, inner })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let path = std::env::temp_dir().join(format!("unimem-pipe-{}", std::process::id()));
+        let name = CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+        // SAFETY: the name ends with a zero.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let pipe = std::fs::metadata(&path).unwrap();
+        let module = Module {
+            bias: 0,
+            start: 0x1000,
+            end: 0x2000,
+            size: pipe.len(),
+            modified: (pipe.mtime() * 1_000_000_000 + pipe.mtime_nsec()) as u64,
+            path: path.to_str().unwrap().to_owned(),
+        };
+        let (told, frames) = channel();
+        std::thread::spawn(move || told.send(Names::new(&[module]).frames(&[0x1234])));
+        let frames = frames.recv_timeout(Duration::from_secs(60));
+        std::fs::remove_file(&path).unwrap();
+        assert!(frames.expect("it waits for the pipe")[0].function.ends_with("+0x1233"));
     }
 }
