@@ -18,6 +18,12 @@ pub fn variable(name: &CStr) -> Option<&'static [u8]> {
     unsafe { NonNull::new(secure_getenv(name.as_ptr())).map(|text| CStr::from_ptr(text.as_ptr()).to_bytes()) }
 }
 
+/// Whether the program has more rights than its user, who chose its environment.
+pub fn is_another_users() -> bool {
+    // SAFETY: the call only returns a number.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// `path` with each `%p` replaced by the number of this process, and a zero at its end. None if that is too long for the
 /// system.
 pub fn with_process_number<'a>(

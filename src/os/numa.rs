@@ -70,8 +70,11 @@ impl Machine {
     fn discover() -> Machine {
         let machine = Machine::from_sysfs(std::path::Path::new("/sys/devices/system/node"));
         #[cfg(unimem_hwloc)]
-        // Not if sysfs has no nodes: then libhwloc knows nothing either, and prints that.
-        if machine.nodes.len() > 1 || hwloc::is_told_of_another_machine() {
+        // Not if sysfs has no nodes: then libhwloc knows nothing either, and prints that. Nor in a program that has more rights
+        // than its user: libhwloc loads the plug-ins that the environment names.
+        if (machine.nodes.len() > 1 || hwloc::is_told_of_another_machine())
+            && !environment::is_another_users()
+        {
             return hwloc::this_machine().unwrap_or(machine);
         }
         machine
