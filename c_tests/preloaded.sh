@@ -47,6 +47,9 @@ grep -q "^ok.*libunimem's" "$place/ours"
 result $? "the program was on libunimem's heap"
 UNIMEM_MAX_SIZE=64M LD_PRELOAD=$library timeout 60 "$place/preloaded" capped >"$place/ours" 2>&1
 result $? "UNIMEM_MAX_SIZE caps the heap, and only that"
+UNIMEM_MAX_SIZE=much UNIMEM_LOG=warning LD_PRELOAD=$library timeout 20 "$place/preloaded" none 2>"$place/ours" >/dev/null &&
+    grep -q "UNIMEM_MAX_SIZE=much is not understood" "$place/ours"
+result $? "a cap that is none is told of"
 LD_PRELOAD=$library timeout 60 "$place/preloaded" leaks >"$place/ours" 2>&1
 result $? "leaks of an instance are told where memory is short"
 

@@ -13,7 +13,7 @@ use crate::error::{Result, fail};
 use crate::heap::fast::NO_HEAP;
 use crate::heap::{Heap, HeapParams, MAX_ALIGNMENT, fast};
 use crate::instance::config;
-use crate::os::environment::variable;
+use crate::log::lock_quietly;
 use crate::os::lock::Mutex;
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
@@ -38,14 +38,13 @@ fn make() -> Result<&'static Heap> {
     // No child inherits this lock taken. To start a second thread allocates, so the heap is there before a second
     // thread is.
     static MAKING: Mutex<()> = Mutex::new(());
-    let _lock = MAKING.lock();
+    let _lock = lock_quietly(&MAKING);
     // SAFETY: heap records live for ever, and only this function stores here.
     if let Some(heap) = unsafe { HEAP.load(Acquire).as_ref() } {
         return Ok(heap);
     }
-    let limit = variable(c"UNIMEM_MAX_SIZE").and_then(|text| core::str::from_utf8(text).ok());
-    let limit = limit.and_then(config::size).unwrap_or(0);
-    let heap = Heap::create(&HeapParams { limit, placed: false, ..HeapParams::default() })?;
+    let heap =
+        Heap::create(&HeapParams { limit: config::max_size(), placed: false, ..HeapParams::default() })?;
     HEAP.store(core::ptr::from_ref(heap).cast_mut(), Release);
     ID.store(heap.id(), Release);
     Ok(heap)

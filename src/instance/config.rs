@@ -74,7 +74,7 @@ impl Config {
     pub fn from_environment() -> Config {
         let mut config = Config::default();
         set(c"UNIMEM_INITIAL_SIZE", size, &mut config.initial_size);
-        set(c"UNIMEM_MAX_SIZE", size, &mut config.max_size);
+        config.max_size = max_size();
         set(c"UNIMEM_CHUNK_SIZE", size, &mut config.chunk_size);
         set(c"UNIMEM_GEOMETRIC", flag, &mut config.use_geometric_layout);
         set(c"UNIMEM_STREAMING", flag, &mut config.enable_streaming);
@@ -87,6 +87,12 @@ impl Config {
     }
 }
 
+/// What `UNIMEM_MAX_SIZE` says, 0 if it says nothing. Allocates nothing.
+pub fn max_size() -> usize {
+    let mut most = 0;
+    set(c"UNIMEM_MAX_SIZE", size, &mut most);
+    most
+}
 fn set<T>(name: &CStr, parse: impl Fn(&str) -> Option<T>, value: &mut T) {
     let Some(text) = variable(name) else { return };
     match core::str::from_utf8(text).ok().and_then(|text| parse(text.trim())) {

@@ -161,9 +161,9 @@ impl<T: Copy + Send, const N: usize, A: Number, P: Place<T>> Queue<T, N, A, P> {
     ///
     /// # Safety
     /// No other thread takes meanwhile.
-    pub unsafe fn pop_all<E>(&self, mut each: impl FnMut(T) -> Result<(), E>) -> Result<(), E> {
+    pub unsafe fn pop_all<E>(&self, each: impl FnMut(T) -> Result<(), E>) -> Result<(), E> {
         // SAFETY: by the caller's promise.
-        core::iter::from_fn(|| unsafe { self.pop() }).take(N).try_for_each(|value| each(value))
+        core::iter::from_fn(|| unsafe { self.pop() }).take(N).try_for_each(each)
     }
     /// Values lost since the last call.
     pub fn take_lost(&self) -> u64 {
