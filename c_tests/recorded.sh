@@ -61,6 +61,8 @@ assert last == [{"up_to": 2048, "blocks": said["leaked_blocks"], "bytes": said["
 largest = max(s["streaming"]["allocated"] for s in report["samples"])
 assert largest == 80 << 20 and max(s["hierarchical"]["allocated"] for s in report["samples"]) == 40 << 20
 assert max(s["geometric"] for s in report["samples"]) <= report["peak"]["held"]
+assert len(report["sizes"]) <= 20 < len(report["samples"]), "sizes are told where live memory has doubled, and at the end"
+assert max(s["plain"] for s in report["samples"]) < 40 << 20, "tiered memory is not plain"
 for s in report["samples"]:
     assert s["streaming"]["hot"] + s["hierarchical"]["hot"] <= 24 << 20
 assert report["samples"][-1]["plain"] == said["leaked_bytes"]
@@ -197,6 +199,7 @@ stack = [name for place in several(samples[live][1]) for name in places[place]]
 assert stack[:2] == ["leak_blocks", "main"], stack
 mapped = [dict(fields(m)) for m in of(3)]
 assert any(text[m[5]].endswith("/recorded") and m[2] < m[3] for m in mapped)
+assert len({(text[m[5]], m[2], m[3]) for m in mapped}) == len(mapped)
 assert text[of(14)[0]] == "inuse_space" and of(12)[0] == report["sampling_interval"]
 PYTHON
 }
@@ -229,6 +232,12 @@ for m in report["movements"]:
     assert m["mechanism"] in words and m["tier"] in words
 assert "[256; 256]·[256; 256]" in words and "5 contractions" in words and "//" not in words.replace("://", "")
 PYTHON
+}
+# A program that was built anew since: its addresses have other names now.
+changed() {
+    cp "$D/plain" "$D/anew" && gives 0 "$unimem" run --trace "$D/anew.trace" "$D/anew" &&
+        gives 0 "$unimem" report --json "$D/anew.trace" && says out '"keep_blocks"' && touch -d 2001-01-01 "$D/anew" &&
+        gives 0 "$unimem" report --json "$D/anew.trace" && says out '"anew+0x' && ! says out '"keep_blocks"'
 }
 beside() { gives 0 "$unimem" report "$D/plain.trace" && [ "$(cat "$D/out")" = "$D/plain.trace.html" ] && [ -s "$D/plain.trace.html" ]; }
 
@@ -326,6 +335,7 @@ try "a memory system's pool" pooled
 try "a program that is killed" killed
 try "preloaded" preloaded
 try "a page beside the recording" beside
+try "a program that has changed since" changed
 try "a file for each process" each_process
 try "a file is one process's" locked
 try "what is no recording" refused

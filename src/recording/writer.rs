@@ -480,3 +480,6 @@ fn unlock() {
 
 const _: () = assert!(DEPTH * 10 + 64 < LARGEST_RECORD && 3 * 65 * 10 + 64 < LARGEST_RECORD);
 const _: () = assert!(libc::PATH_MAX as usize + 128 < LARGEST_RECORD);
+
+#[cfg(test)]
+mod tests;

@@ -334,3 +334,20 @@ impl Reader {
         Some(recording)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::borrow::Cow;
+    #[test]
+    fn a_block_whose_free_was_lost_is_live_no_more() {
+        let mut reader = Reader::default();
+        for weight in [100, 30] {
+            let stack = Cow::Borrowed(&[7][..]);
+            let (time, address, size, memory) = (1, 0x1000, 10, Memory::Plain);
+            reader.take(format::Allocated { time, address, size, weight, memory, stack }.into());
+        }
+        let site = &reader.recording.sites[0];
+        assert_eq!((site.bytes, site.live_bytes, site.live_blocks), (130, 30, 3.0));
+    }
+}
