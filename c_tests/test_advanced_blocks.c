@@ -80,6 +80,32 @@ static void test_monitoring(advanced_memory_system_t *system) {
             memory_free(system, grown);
         }
     }
+    TEST("a guarded block with two owners stays where it is, and has its guard until the second gives it up") {
+        unsigned char *block = memory_allocate(system, 100, 64);
+        if (EXPECT(block && unimem_retain(block), "no block with two owners")) {
+            memset(block, 7, 100);
+            EXPECT(!memory_reallocate(system, block, 200) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT &&
+                       get_allocation_size(system, block) == 100 && unimem_reference_count(block) == 2 && block[99] == 7,
+                   "it has moved: %s", unimem_last_error_message());
+            memory_free(system, block);
+            block[100] = (unsigned char)~block[100];
+            EXPECT(unimem_owns(block) && !check_memory_corruption(system, block), "the damage is not told");
+            block[100] = (unsigned char)~block[100];
+            memory_free(system, block);
+            EXPECT(!unimem_owns(block), "it is live");
+        }
+    }
+    TEST("check_memory_corruption: the same for a pool that is made while the system is monitored") {
+        void *pool = advanced_create_memory_pool(system, &(pool_config_t){.enable_growth = true});
+        unsigned char *block = advanced_pool_allocate(system, pool, 100);
+        if (EXPECT(block, "no block of a pool: %s", unimem_last_error_message())) {
+            block[100] = (unsigned char)~block[100];
+            EXPECT(!check_memory_corruption(system, block), "the damage is not told");
+            block[100] = (unsigned char)~block[100];
+        }
+        advanced_pool_free(system, pool, block);
+        advanced_destroy_memory_pool(system, pool);
+    }
     TEST("check_memory_corruption: the same for blocks of the system's interface") {
         unified_memory_interface_t *memory = unimem_system_interface(system);
         for (size_t size = 1; size < 3 * MIB; size = size * 3 + 1) {

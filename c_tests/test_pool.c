@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "unimem.h"
 #include "unimem/memory_pool.h"
+#include "unimem/memory_singleton.h" /* after memory_pool.h, whose names come first */
 
 #include "support.h"
 
@@ -415,6 +416,29 @@ static void test_interface_of_pool(void) {
     }
 }
 
+/* A heap's record serves again. */
+static void test_successor(void) {
+    advanced_memory_system_t *system = NULL;
+    TEST("a destroyed pool gives nothing and frees nothing, also where its heap is a memory system's by now") {
+        MemoryPool *pool = create_memory_pool(&(PoolConfig){.thread_cache_size = 32});
+        pool_free(pool, pool_allocate(pool, 100));
+        destroy_memory_pool(pool);
+        system = create_memory_system(&(memory_system_config_t){.type = MEM_SYSTEM_POOLED});
+        for (int round = 0; round < 2; round++) {
+            void *blocks[64];
+            for (size_t i = 0; i < 64; i++) blocks[i] = memory_allocate(system, 16 + i * 8, 0);
+            for (size_t i = 0; i < 64; i++) {
+                if (round == 0) pool_free(pool, blocks[i]);
+                EXPECT(unimem_owns(blocks[i]), "round %d: block %zu is freed", round, i);
+                memory_free(system, blocks[i]);
+            }
+            for (size_t size = 16; size < 400; size += 8)
+                EXPECT(!pool_allocate(pool, size) && unimem_last_error() == UNIMEM_ERROR_INVALID_ARGUMENT, "a block of %zu bytes", size);
+        }
+    }
+    destroy_memory_system(system);
+}
+
 int main(void) {
     test_layouts();
     test_create();
@@ -422,6 +446,7 @@ int main(void) {
     test_blocks();
     test_wrong_frees();
     test_destroy();
+    test_successor();
     test_interface_of_pool();
     return tap_done();
 }

@@ -113,6 +113,16 @@ static void test_what_has_no_layout(void) {
     CHECK("unimem_layout: nor has NULL, a foreign pointer, or a NULL answer",
           !unimem_layout(NULL, &layout) && !unimem_layout(opaque(&layout), &layout) && !unimem_layout(plain, NULL));
     memory->free(plain);
+    TEST("unimem_layout: nor has a tensor that was reallocated, whether it has moved or not") {
+        static size_t sizes[][2] = {{1000, 7990}, {1000, 80000}, {1000, 8000}, {MIB / 2, 4 * MIB + 4096}, {MIB / 2, 3 * MIB}};
+        for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            void *tensor = memory->allocate_geometric(&sizes[i][0], 1);
+            EXPECT(tensor && unimem_layout(tensor, &layout), "%zu: no tensor", i);
+            void *resized = memory->realloc(tensor, sizes[i][1]);
+            EXPECT(resized && !unimem_layout(resized, &layout), "%zu elements, now %zu bytes: it has one", sizes[i][0], sizes[i][1]);
+            memory->free(resized);
+        }
+    }
 }
 static void test_placement(void) {
     TEST("allocate_geometric: aligned to 2 MiB also where memory of plain blocks is used again") use_again(memory);
