@@ -6,6 +6,7 @@
 #include "tiers.h"
 
 #include <stdatomic.h>
+#include <sys/time.h>
 
 /* A child reads what its parent wrote, writes, allocates more, has a child itself, and frees all. Returns 0, or what failed. */
 static int child_of_round(unified_memory_interface_t *memory, uint64_t *words, size_t count, size_t chunk, uint64_t round)
@@ -91,6 +92,43 @@ static void test_frees_apart(void)
         memory->free(words[0]);
         close(ends[0]);
         close(ends[1]);
+        EXPECT(unimem_close(memory), "something was live");
+    }
+}
+
+/* Memory that is larger than the disk gives the blocks of a part of a stretch back when it becomes smaller. */
+static void test_smaller_apart(void)
+{
+    const char *name = "memory larger than the disk that one of them makes smaller stays whole for the other";
+    const char *directory = getenv("UNIMEM_SPILL_DIR");
+    struct statvfs disk;
+    if (statvfs(directory ? directory : "/var/tmp", &disk) != 0 || disk.f_blocks * disk.f_frsize > 512 * GIB) {
+        SKIP(name, "the disk is too large");
+        return;
+    }
+    TEST(name) {
+        size_t chunks = 2 * disk.f_blocks * disk.f_frsize / MIB, count = 32 * MIB / 8;
+        unified_memory_interface_t *memory = open_with(8 * MIB + 128 * chunks, 0);
+        uint64_t *words = memory->allocate_streaming(chunks * MIB, MIB);
+        if (EXPECT(words != NULL, "%zu MiB: %s", chunks, unimem_last_error_message())) {
+            for (size_t i = 0; i < count; i++) words[i] = mix(i);
+            unimem_advise(words, UNIMEM_DONT_NEED);
+            pid_t child = fork();
+            if (child == 0) {
+                end_after(120);
+                uint64_t *smaller = memory->realloc(words, 6 * MIB);
+                if (!smaller) _exit(1);
+                for (size_t i = 0; i < 6 * MIB / 8; i++)
+                    if (smaller[i] != mix(i)) _exit(2);
+                memory->free(smaller);
+                _exit(unimem_close(memory) ? 0 : 3);
+            }
+            int result = child_result(child);
+            EXPECT(result == 0, "the child ended with %d", result);
+            for (size_t i = 0; i < count; i++)
+                if (!EXPECT(words[i] == mix(i), "word %zu of the parent", i)) break;
+            memory->free(words);
+        }
         EXPECT(unimem_close(memory), "something was live");
     }
 }
@@ -193,6 +231,39 @@ static bool stream(void)
     return unimem_close(memory);
 }
 
+/* The handler wants what a fork has locked, in the very thread that forks. So signals wait until it is over. */
+static struct {
+    unsigned char *bytes;
+    size_t chunks, chunk, next;
+} touched;
+static void touch_next(int signal)
+{
+    (void)signal;
+    touched.bytes[touched.next++ % touched.chunks * touched.chunk]++;
+}
+static int fork_among_signals(void *unused)
+{
+    (void)unused;
+    enum { FORKS = 200 };
+    unified_memory_interface_t *memory = open_with(1 * MIB, 0);
+    touched.chunks = 32, touched.chunk = 64 * KIB;
+    touched.bytes = memory->allocate_streaming(touched.chunks * touched.chunk, touched.chunk);
+    for (size_t i = 0; i < touched.chunks * touched.chunk; i++) touched.bytes[i] = (unsigned char)mix(i);
+    sigaction(SIGALRM, &(struct sigaction){.sa_handler = touch_next, .sa_flags = SA_RESTART}, NULL);
+    const struct itimerval often = {{0, 200}, {0, 200}}, never = {{0, 0}, {0, 0}};
+    int failed = 0;
+    for (int i = 0; i < FORKS; i++) {
+        setitimer(ITIMER_REAL, &often, NULL);
+        pid_t child = fork();
+        if (child == 0) _exit(0); /* timers are not inherited */
+        setitimer(ITIMER_REAL, &never, NULL);
+        failed += child < 0 || child_result(child) != 0;
+    }
+    EXPECT(failed == 0 && touched.next > 0, "%d of %d forks failed, %zu signals came", failed, FORKS, touched.next);
+    memory->free(touched.bytes);
+    return unimem_close(memory) ? 0 : 1;
+}
+
 static int stream_in_child(void *unused)
 {
     (void)unused;
@@ -212,8 +283,10 @@ static int run_all(void)
     test_both_go_on(64 * KIB);
     test_both_go_on(2 * MIB);
     test_frees_apart();
+    test_smaller_apart();
     test_under_load();
     test_files();
+    check_in_child("signals whose handler touches tiered memory come while the program forks", fork_among_signals, NULL, 60);
     return tap_done();
 }
 
