@@ -89,6 +89,10 @@ cannot_run() { gives 126 "$own" run "$D/user.c" && gives 126 "$own" run --stats 
 stats() { gives 0 "$own" run --stats "$D/user" && says err "peak resident" && says out loaded; }
 stats_json() { gives 0 "$own" run --json "$D/user" && parses err; }
 no_library() { mv "$D/bin/libunimem-malloc.so" "$D/bin/away" && gives 125 "$own" run true && says err "libunimem-malloc.so"; }
+unlucky_place() {
+    mkdir "$D/a b" && cp "$unimem" "$D/bin/libunimem-malloc.so" "$D/a b/" && gives 125 "$D/a b/unimem" run true &&
+        says err "the dynamic loader splits such a path"
+}
 
 # What check finds, in small programs. What leaks is made in a function of its own, deeper than what is called later.
 cat >"$D/wrong.c" <<'C'
@@ -105,10 +109,16 @@ __attribute__((noinline)) char *makes_a_block(size_t size) {
 __attribute__((noinline)) void leaks(void) {
     for (int i = 0; i < 3; i++) makes_a_block(1000);
 }
+/* Leaves pointers to them deep in the stack below main, where nothing is any more. */
+__attribute__((noinline)) void leaks_deeply(void) {
+    char *volatile deep[50000];
+    for (int i = 0; i < 50000; i++) deep[i] = i % 100 ? 0 : makes_a_block(1000);
+}
 __attribute__((noinline)) int acts(const char *wrong) {
     char *volatile block = makes_a_block(24);
     if (!block) return 1;
     if (!strcmp(wrong, "leak")) leaks();
+    if (!strcmp(wrong, "leak deeply")) leaks_deeply();
     if (!strcmp(wrong, "overrun") || !strcmp(wrong, "crash")) block[24] ^= 1;
     if (!strcmp(wrong, "left")) block[24] ^= 1, kept = block;
     else free(block);
@@ -136,6 +146,7 @@ $TEST_CC -O0 -g -fno-builtin -w "$D/wrong.c" -o "$D/wrong" || exit 1
 clean() { gives 0 "$unimem" check "$D/wrong" && says out "the end" && says err "unimem check: nothing found, 1 process"; }
 keeps_code() { gives 7 "$unimem" check "$D/wrong" seven && says err "nothing found"; }
 leak() { gives 99 "$unimem" check "$D/wrong" leak && says err "3 blocks lost (2.9 KiB)" && says err "0 problems" && says err "leaks at"; }
+deep_leak() { gives 99 "$unimem" check "$D/wrong" "leak deeply" && says err "500 blocks lost" && says err "leaks_deeply at"; }
 overrun() { gives 99 "$unimem" check "$D/wrong" overrun && says err "overrun: byte 24 of a block of 24 bytes" && says err "makes_a_block at"; }
 left() { gives 99 "$unimem" check "$D/wrong" left && says err "overrun: byte 24 of a block of 24 bytes"; }
 after_free() { gives 99 "$unimem" check "$D/wrong" "after free" && says err "write after free: byte 3 of a block of 24 bytes" && says err "freed by"; }
@@ -204,10 +215,12 @@ try "run tells of a signal" signals
 try "run without a program to run" not_found
 try "run of what cannot be run" cannot_run
 try "run --stats" stats
+try "run from a place that the dynamic loader cannot be told" unlucky_place
 try "run without the library" no_library
 try "check of a clean program" clean
 try "check gives the program's exit code" keeps_code
 try "check finds a leak, and only that" leak
+try "check finds leaks to which only what is left on the stack of earlier calls points" deep_leak
 try "check finds an overrun" overrun
 try "check finds an overrun of a block that is never freed" left
 try "check finds a write after free" after_free

@@ -204,6 +204,25 @@ static void test_first_use(void) {
     CHECK("the instance of a fresh process closes clean", unimem_close(memory));
 }
 
+/* A mapping is made longer than the block, so that a part of it is aligned; what is too much goes back. */
+static void test_address_space(void) {
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    if (!CHECK("an instance for blocks that come and go", memory != NULL)) return;
+    TEST("500 blocks of 2 MiB and more come and go: no address space stays") {
+        size_t before = 0, after = 0;
+        for (size_t i = 0; i < 510; i++) {
+            void *block = memory->allocate(2 * MIB + i * 4096, i % 5 ? 0 : 4 * MIB);
+            EXPECT(block, "block %zu: %s", i, unimem_last_error_message());
+            memory->free(block);
+            unimem_trim(memory);
+            if (i == 9) before = number_in("/proc/self/statm") * 4096;
+        }
+        after = number_in("/proc/self/statm") * 4096;
+        EXPECT(after <= before + 64 * MIB, "%zu MiB are mapped, and were %zu", after / MIB, before / MIB);
+    }
+    CHECK("the instance for blocks that come and go closes clean", unimem_close(memory));
+}
+
 /* Zeroed memory is not touched where it reads as zero already, and is zero where it does not. */
 static void test_zeroed(void) {
     enum { BLOCKS = 256 };
@@ -269,6 +288,7 @@ static void test_great_sizes(void) {
 
 int main(void) {
     test_first_use();
+    test_address_space();
     test_zeroed();
     test_great_sizes();
     test_live_blocks();
