@@ -139,6 +139,10 @@ int main(int count, char **arguments) {
     check_promises();
     check_threads();
     if (count > 1 && strcmp(arguments[1], "ours") == 0) {
+        void *none = NULL;
+        errno = 77;
+        CHECK("posix_memalign: ENOMEM is told by its result alone",
+              posix_memalign(&none, 64, (size_t)1 << 60) == ENOMEM && !none && errno == 77);
         bool (*owns)(const void *);
         void *found = dlsym(RTLD_DEFAULT, "unimem_owns"), *block = malloc(33);
         memcpy(&owns, &found, sizeof owns);
