@@ -141,6 +141,18 @@ static void depth(void)
     CHECK("has the value of an even number of exchanges", contract_full_tree_network(ttn, &result, sizes, &count) && count == 2 && result[0].real == 1 && result[1].real == 0 && result[3].real == 1);
     free(result);
     destroy_tree_tensor_network(ttn);
+    /* The root moves with each edge. If each call looked for it from the first node on, this would take many minutes. */
+    ttn = network();
+    below = NULL;
+    for (size_t i = 0; i < scaled(100000) && joined; i++) {
+        tree_tensor_node_t *node = add_tree_tensor_node(ttn, NULL, NULL, 0, false);
+        joined = node && (!below || connect_tree_tensor_nodes(ttn, node, below)) && ttn->root == node;
+        below = node;
+    }
+    tensor_network_metrics_t metrics;
+    for (size_t i = 0; i < scaled(3000000) && joined; i++) joined = get_tree_tensor_network_metrics(ttn, &metrics);
+    CHECK("a far longer one, and calls on it", joined);
+    destroy_tree_tensor_network(ttn);
 }
 
 static void conversion(void)

@@ -39,13 +39,6 @@ impl Network {
         }
         id
     }
-    /// The top of a node's tree.
-    pub fn top(&self, mut id: usize) -> usize {
-        while self.links[id].0 != id {
-            id = self.links[id].0;
-        }
-        self.links[id].1
-    }
     /// Fails unless `child` can become a child of `parent`.
     fn check_edge(&mut self, parent: usize, child: usize) -> Result<()> {
         if parent == child {
@@ -66,6 +59,9 @@ impl Network {
         self.nodes[parent].push_child(child, child_record);
         let (above, below) = (self.representative(parent), self.representative(child));
         self.links[below].0 = above; // the top stays that of the parent's tree
+        if child == self.root {
+            self.root = self.links[above].1;
+        }
         self.version += 1;
     }
     fn make_bond(&mut self, parent: End, child: End) {

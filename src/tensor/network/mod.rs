@@ -27,6 +27,8 @@ pub struct Network {
     /// Trees as disjoint sets of nodes (union-find). Each node has a link towards the representative of its set.
     /// At the representative, the second number is the top of the tree.
     links: Vec<(usize, usize)>,
+    /// The top of the first node's tree, once there is a node.
+    root: usize,
     /// Changes whenever a node or a bond is added or a tensor changes its shape. A plan is good for one version.
     version: u64,
     /// The figures that C reads, apart from the high-water mark, which is in `account`.
@@ -65,7 +67,7 @@ impl Network {
     }
     /// The top of the tree that the first node is in; `None` for a network without nodes.
     pub fn root(&self) -> Option<usize> {
-        (!self.nodes.is_empty()).then(|| self.top(0))
+        (!self.nodes.is_empty()).then_some(self.root)
     }
     /// Adds a node with a copy of `elements`, or with zeros. Returns its number. A node without dimensions is a
     /// scalar, and gets the dimensions {1}.
