@@ -18,7 +18,7 @@ use crate::os::lock::Mutex;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use foldhash::fast::FixedState;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A network as C holds it: the public structure first.
 #[repr(C)]
@@ -26,6 +26,8 @@ struct NetworkRecord {
     public: UnsafeCell<TreeTensorNetwork>,
     busy: AtomicBool,
     network: UnsafeCell<Network>,
+    /// The open streams over its nodes.
+    streams: UnsafeCell<HashSet<*mut StreamRecord, FixedState>>,
 }
 /// A stream as C holds it.
 #[repr(C)]
@@ -60,9 +62,11 @@ fn kind<T>(address: *const T) -> Option<Kind> {
 fn insert<T>(address: *const T, kind: Kind) {
     live().get_or_insert_default().insert(address as usize, kind);
 }
-fn remove<T>(address: *const T) {
+fn remove(addresses: impl Iterator<Item = usize>) {
     if let Some(table) = live().as_mut() {
-        table.remove(&(address as usize));
+        for address in addresses {
+            table.remove(&address);
+        }
     }
 }
 
@@ -80,6 +84,7 @@ pub fn create(public: TreeTensorNetwork) -> *mut TreeTensorNetwork {
         public: UnsafeCell::new(public),
         busy: AtomicBool::new(false),
         network: UnsafeCell::new(Network::default()),
+        streams: UnsafeCell::default(),
     }));
     insert(record, Kind::Network);
     record.cast()
@@ -88,16 +93,11 @@ pub fn create(public: TreeTensorNetwork) -> *mut TreeTensorNetwork {
 /// Destroys a network, its nodes and its streams.
 pub fn destroy(public: *mut TreeTensorNetwork) -> Result<()> {
     let record = mark(public)?;
-    let address = record as usize;
-    let mut streams = Vec::new();
-    if let Some(table) = live().as_mut() {
-        table.retain(|at, kind| {
-            if *kind == Kind::Stream(address) {
-                streams.push(*at as *mut StreamRecord);
-            }
-            !matches!(kind, Kind::Node(of) | Kind::Stream(of) if *of == address) && *at != address
-        });
-    }
+    // SAFETY: this call is the network's only user, since it has marked it.
+    let (network, streams) =
+        unsafe { (&*(*record).network.get(), core::mem::take(&mut *(*record).streams.get())) };
+    let nodes = (0..network.len()).map(|id| network.record(id) as usize);
+    remove(nodes.chain(streams.iter().map(|stream| *stream as usize)).chain([record as usize]));
     for stream in streams {
         // SAFETY: `open` made the record with `Box`. It has just been taken out of the table, so nobody else
         // frees it.
@@ -222,6 +222,8 @@ pub fn open(session: &Session, stream: Stream, public: TensorStream) -> *mut Ten
         public: UnsafeCell::new(public),
         stream: UnsafeCell::new(stream),
     }));
+    // SAFETY: the session is the only user of the network.
+    unsafe { (*(*session.record).streams.get()).insert(record) };
     insert(record, Kind::Stream(session.record as usize));
     record.cast()
 }
@@ -252,10 +254,13 @@ pub fn node_of_stream(public: *mut TensorStream) -> Result<*mut TreeTensorNode> 
 /// Closes a stream.
 pub fn close(public: *mut TensorStream) -> Result<()> {
     let (session, ..) = stream(public)?;
-    remove(public);
+    let record = public.cast::<StreamRecord>();
+    // SAFETY: the session is the only user of the network.
+    unsafe { (*(*session.record).streams.get()).remove(&record) };
+    remove([record as usize].into_iter());
     // SAFETY: `open` made the record with `Box`. It has just been taken out of the table, so nobody else frees
     // it.
-    drop(unsafe { Box::from_raw(public.cast::<StreamRecord>()) });
+    drop(unsafe { Box::from_raw(record) });
     drop(session);
     Ok(())
 }
