@@ -323,6 +323,21 @@ static void far_from_one(void)
           contract_full_tree_network(ttn, &result, sizes, &count) && fabsf(result[0].real / (LONG * SHORT * 1e-16f) - 1) < 1e-4f);
     free(result);
     destroy_tree_tensor_network(ttn);
+    /* The large elements of each tensor meet the small ones of the next, so products are far smaller than their operands tell.
+     * The first pair of tensors gives 2^-100 and 2^-98, as does the second. Two scalars bring that back. */
+    for (size_t hierarchical = 0; hierarchical < 2; hierarchical++) {
+        const ComplexFloat falling[] = {{1, 0}, {0x1p-100f, 0}}, rising[] = {{0x1p-100f, 0}, {0x1p-100f, 0}, {1, 0}, {3, 0}},
+                           other[] = {{0x1p-100f, 0}, {1, 0}, {0x1p-100f, 0}, {3, 0}}, large = {0x1p100f, 0};
+        ttn = network();
+        tree_tensor_node_t *line[] = {add_tree_tensor_node(ttn, falling, (size_t[]){2}, 1, hierarchical), add_tree_tensor_node(ttn, rising, (size_t[]){2, 2}, 2, hierarchical),
+                                      add_tree_tensor_node(ttn, other, (size_t[]){2, 2}, 2, hierarchical), add_tree_tensor_node(ttn, falling, (size_t[]){2}, 1, hierarchical)};
+        bool joined = unimem_connect_axes(ttn, line[0], 0, line[1], 0) && unimem_connect_axes(ttn, line[1], 1, line[2], 0) && unimem_connect_axes(ttn, line[2], 1, line[3], 0);
+        for (size_t i = 0; i < 2; i++) joined &= connect_tree_tensor_nodes(ttn, line[0], add_tree_tensor_node(ttn, &large, NULL, 0, false));
+        CHECK(hierarchical ? "nor if tensors are in chunks" : "nothing is lost where large elements meet small ones",
+              joined && contract_full_tree_network(ttn, &result, sizes, &count) && result[0].real == 20 && result[0].imag == 0);
+        free(result);
+        destroy_tree_tensor_network(ttn);
+    }
     /* 1e30 three times, and 1e-30 twice: their product is 1e30, whatever stands beside them. */
     const float beside[] = {INFINITY, NAN};
     for (size_t b = 0; b < 2; b++) {

@@ -24,6 +24,12 @@ impl Magnitude {
     }
 }
 
+/// Whether a finite real or imaginary part is at least 2 to the power `power`.
+pub fn reaches(elements: &[Complex], power: i32) -> bool {
+    let least = 2f32.powi(power);
+    elements.iter().flat_map(|z| [z.re, z.im]).any(|part| part.is_finite() && part.abs() >= least)
+}
+
 /// Finds the magnitude of `elements`.
 pub fn magnitude(elements: &[Complex]) -> Magnitude {
     let mut bits = largest_bits(elements, largest_of_all);

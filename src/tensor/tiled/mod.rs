@@ -17,7 +17,7 @@ mod sweep;
 mod tests;
 
 pub use chunked::{ChunkedMemory, Purpose, Room, Temporary};
-pub use sweep::{clear, magnitude, read, scale, write};
+pub use sweep::{clear, magnitude, reaches, read, scale, write};
 
 use super::Complex;
 use super::kernel::{Axis, Product};

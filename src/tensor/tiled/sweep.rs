@@ -40,6 +40,21 @@ pub fn magnitude(source: Source) -> Result<Magnitude> {
     Ok(all)
 }
 
+/// Whether a finite part of a tensor is at least 2 to the power `power`, wherever the tensor is. Looks no further than the
+/// first such part.
+pub fn reaches(source: Source, power: i32) -> Result<bool> {
+    let Some(chunked) = source.chunked else { return Ok(scan::reaches(source.elements, power)) };
+    for (index, elements) in source.elements.chunks(chunked.chunk()).enumerate() {
+        chunked.acquire(index, Purpose::Read)?;
+        let found = scan::reaches(elements, power);
+        chunked.release(index);
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Multiplies a tensor by 2 to the power `exponent`, wherever it is.
 ///
 /// # Safety

@@ -259,7 +259,7 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Writes a product to `out` and returns its scale. Operands of unknown scale are taken as they are. If the product then
-    /// looks wrong, their scales are measured and the product is made again.
+    /// looks wrong, their scales are measured and the product is made again, from operands that are scaled.
     fn multiply_scaled(
         &self,
         step: &Step,
@@ -274,20 +274,20 @@ impl<'a> Evaluation<'a> {
         ];
         let mut scales = [left.scale, right.scale];
         let work = product.terms();
+        let mut raised = false;
         // The largest share reported so far: the product may be made twice, but progress may not go back.
         let mut told = 0.0_f64;
         loop {
-            (product.left_exponent, product.right_exponent) = (0, 0);
-            let made = Scale::of_product(scales[0], scales[1], product);
+            let made = Scale::of_product(scales[0], scales[1], product, &mut raised);
             let mut tick = |share: f64| {
                 told = told.max(share);
                 let (done, total) = (self.done + told * work, self.plan.terms);
                 self.network.progress.report(OPERATIONS_PER_TERM * done, OPERATIONS_PER_TERM * total)
             };
             tiled::multiply(product, sources[0], sources[1], out, self.memory, next, &mut tick)?;
-            let unknown = scales.iter().any(Scale::is_unknown);
+            let is_best = raised && !scales.iter().any(Scale::is_unknown);
             // SAFETY: the product has written all elements, as its rows and columns are the axes of the result.
-            if !unknown || !Scale::looks_wrong(unsafe { out.written() })? {
+            if is_best || made.is_right(unsafe { out.written() })? {
                 return Ok(made);
             }
             for (scale, source) in scales.iter_mut().zip(sources) {
@@ -295,6 +295,7 @@ impl<'a> Evaluation<'a> {
                     *scale = Scale::measure(source)?;
                 }
             }
+            raised = true;
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Tensors with an exponent of their own: the value is the elements times 2 to the power `exponent`.
 //!
-//! Every tensor carries a bound on the largest real or imaginary part of its elements. The bound of a product
-//! follows from those of its operands. The elements are measured again only if the bound has become too loose or
-//! leaves the comfortable range.
+//! Every tensor carries a bound on the largest real or imaginary part of its elements. The bound of a product follows from
+//! those of its operands. So no product overflows, but its elements may be far smaller than their bound: large elements of
+//! one operand may meet small ones of the other. Therefore each product is looked at, as far as the first element that is
+//! large enough. If there is none, it is made again from operands that were multiplied by powers of two.
 use crate::error::Result;
 use crate::tensor::kernel::{Product, volume_log2};
 use crate::tensor::tiled::{self, Source, Target};
@@ -12,71 +13,103 @@ use crate::tensor::tiled::{self, Source, Target};
 pub struct Scale {
     /// The value is the elements times 2 to this power.
     pub exponent: i32,
-    /// All parts of the elements are below 2 to this power.
-    bound: i32,
-    /// How many powers of two the bound may be too high.
-    slack: i32,
+    size: Size,
 }
 
-/// A bound with more slack than this is measured again.
-const LOOSE: i32 = 40;
-/// The slack of a tensor that was never measured.
-const UNKNOWN: i32 = 1 << 20;
-/// A product whose bound is in this range cannot overflow, and loses little to underflow.
-const SAFE: core::ops::RangeInclusive<i32> = -60..=120;
-/// Elements outside this range are brought near 1.
+/// How large the finite parts of a tensor's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    /// They were never measured.
+    Unknown,
+    /// All are 0.
+    Zero,
+    /// They are below 2 to this power.
+    Below(i32),
+}
+
+/// A product whose bound is no higher cannot overflow, not even on the way.
+const HIGHEST: i32 = 120;
+/// A product with an element of at least 2 to this power has lost nothing that counts to underflow.
+const LOWEST: i32 = -90;
+/// Tensors whose largest elements are outside this range are brought near 1.
 const COMFORTABLE: core::ops::RangeInclusive<i32> = -40..=40;
 
 impl Scale {
-    /// The scale of a tensor that is too large to be measured without need. A product with such an operand is
-    /// checked afterwards ([`Scale::looks_wrong`]), and made again with measured scales if the safe range was left.
+    /// The scale of a tensor that is too large to be measured without need. A product with such an operand is made as if
+    /// there were no danger. It is made again with measured scales if it is not [`Scale::is_right`].
     pub fn unknown() -> Scale {
-        Scale { exponent: 0, bound: 0, slack: UNKNOWN }
+        Scale { exponent: 0, size: Size::Unknown }
     }
     /// Whether the elements were never measured.
     pub fn is_unknown(&self) -> bool {
-        self.slack >= UNKNOWN
+        self.size == Size::Unknown
     }
     /// Measures the elements of a tensor.
     pub fn measure(tensor: Source) -> Result<Scale> {
-        Ok(Scale { exponent: 0, bound: tiled::magnitude(tensor)?.bound(), slack: 0 })
+        Ok(Scale { exponent: 0, size: tiled::magnitude(tensor)?.below.map_or(Size::Zero, Size::Below) })
     }
-    /// The scale of a product. If the product might leave the safe range, sets the powers of two by which its
-    /// operands are multiplied first.
-    pub fn of_product(left: Scale, right: Scale, product: &mut Product) -> Scale {
+    /// A bound for products; 0 if there is none.
+    fn bound(&self) -> i32 {
+        if let Size::Below(bound) = self.size { bound } else { 0 }
+    }
+    /// The scale of a product. If it is to be `raised`, sets the powers of two by which its operands are multiplied first.
+    /// These bring it as high up as can be without overflow. It has to be raised if it might overflow, or must underflow.
+    pub fn of_product(left: Scale, right: Scale, product: &mut Product, raised: &mut bool) -> Scale {
         // Each part of a complex product is a sum of two real products: one power of two more.
         let growth = volume_log2(&product.sums) + 1;
-        let slack = left.slack + right.slack + growth;
-        let bound = left.bound + right.bound + growth;
-        if SAFE.contains(&bound) {
-            return Scale { exponent: left.exponent + right.exponent, bound, slack };
+        let (mut bound, mut exponent) =
+            (left.bound() + right.bound() + growth, left.exponent + right.exponent);
+        *raised |= bound <= LOWEST || bound > HIGHEST;
+        if *raised {
+            let raise = |operand: Scale, to: i32| if operand.is_unknown() { 0 } else { to - operand.bound() };
+            product.left_exponent = raise(left, HIGHEST / 2);
+            product.right_exponent = raise(right, HIGHEST / 2 - growth);
+            exponent -= product.left_exponent + product.right_exponent;
+            bound = HIGHEST;
         }
-        (product.left_exponent, product.right_exponent) = (-left.bound, -right.bound);
-        let exponent = left.exponent + left.bound + right.exponent + right.bound;
-        Scale { exponent, bound: growth, slack }
+        let size = match (left.size, right.size) {
+            (Size::Zero, _) | (_, Size::Zero) => Size::Zero,
+            (Size::Unknown, _) | (_, Size::Unknown) => Size::Unknown,
+            (Size::Below(_), Size::Below(_)) => Size::Below(bound),
+        };
+        Scale { exponent, size }
     }
-    /// Whether the elements of a product, of which an operand was never measured, show that the safe range was left.
-    pub fn looks_wrong(elements: Source) -> Result<bool> {
-        let magnitude = tiled::magnitude(elements)?;
-        Ok(!magnitude.is_finite || magnitude.below.is_none_or(|bound| bound < *SAFE.start()))
+    /// Whether the elements of a product, which has this scale, show that nothing was lost.
+    pub fn is_right(&self, elements: Source) -> Result<bool> {
+        match self.size {
+            Size::Zero => Ok(true),
+            Size::Below(_) => tiled::reaches(elements, LOWEST),
+            Size::Unknown => {
+                let magnitude = tiled::magnitude(elements)?;
+                Ok(magnitude.is_finite && magnitude.below.is_some_and(|bound| bound > LOWEST))
+            }
+        }
     }
-    /// Measures a product's elements if the bound is too loose or far from 1. Brings the elements near 1 if they are
-    /// far from it.
+    /// Brings the elements of a product near 1 if they are far from it.
     ///
     /// # Safety
     /// All elements have been written.
     pub unsafe fn refresh(&mut self, tensor: &mut Target) -> Result<()> {
-        if self.slack <= LOOSE && COMFORTABLE.contains(&self.bound) {
+        // SAFETY: by the caller's promise.
+        let written = unsafe { tensor.written() };
+        let is_near = match self.size {
+            Size::Zero => true,
+            Size::Below(bound) if bound <= *COMFORTABLE.end() => {
+                tiled::reaches(written, *COMFORTABLE.start())?
+            }
+            _ => false,
+        };
+        if is_near {
             return Ok(());
         }
-        // SAFETY: by the caller's promise.
-        let measured = Scale::measure(unsafe { tensor.written() })?;
-        (self.bound, self.slack) = (measured.bound, 0);
-        if !COMFORTABLE.contains(&self.bound) {
+        self.size = Scale::measure(written)?.size;
+        if let Size::Below(bound) = self.size
+            && !COMFORTABLE.contains(&bound)
+        {
             // SAFETY: by the caller's promise.
-            unsafe { tiled::scale(tensor, -self.bound) }?;
-            self.exponent += self.bound;
-            self.bound = 0;
+            unsafe { tiled::scale(tensor, -bound) }?;
+            self.exponent += bound;
+            self.size = Size::Below(0);
         }
         Ok(())
     }
