@@ -5,7 +5,6 @@ use crate::tensor::Complex;
 use crate::tensor::kernel::Product;
 use crate::tensor::memory::{Block, Memory};
 use crate::tensor::network::storage_for;
-use crate::tensor::progress::Progress;
 use crate::tensor::shape;
 use crate::tensor::tiled::{self, Source};
 
@@ -38,8 +37,6 @@ impl Part<'_> {
 /// empty. No end of a bond is at an empty place.
 pub struct Parts<'a> {
     parts: Vec<Option<Part<'a>>>,
-    /// Operations of all merges so far.
-    done: f64,
 }
 
 impl<'a> Parts<'a> {
@@ -53,7 +50,7 @@ impl<'a> Parts<'a> {
                 order,
             })
         };
-        Parts { parts: tensors.iter().zip(ends).zip(order).map(part).collect(), done: 0.0 }
+        Parts { parts: tensors.iter().zip(ends).zip(order).map(part).collect() }
     }
     pub fn len(&self) -> usize {
         self.parts.len()
@@ -77,12 +74,12 @@ impl<'a> Parts<'a> {
         (dimensions, self.parts[place].as_mut().and_then(|part| part.merged.take()))
     }
     /// Contracts neighbours until no cycle is left. Several bonds between the same two parts are not a cycle.
-    pub fn make_forest(&mut self, memory: &Memory, progress: &Progress) -> Result<()> {
+    pub fn make_forest(&mut self, memory: &Memory) -> Result<()> {
         loop {
             let cheapest =
                 self.cycle_edges().into_iter().min_by(|a, b| self.cost(*a).total_cmp(&self.cost(*b)));
             let Some((left, right)) = cheapest else { return Ok(()) };
-            self.merge(left, right, memory, progress)?;
+            self.merge(left, right, memory)?;
         }
     }
     fn neighbours(&self, place: usize) -> Vec<usize> {
@@ -147,7 +144,7 @@ impl<'a> Parts<'a> {
         size(left) / bond * (size(right) / bond)
     }
     /// Contracts `right` into `left`. The axes are the remaining ones of left, then those of right.
-    fn merge(&mut self, left: usize, right: usize, memory: &Memory, progress: &Progress) -> Result<()> {
+    fn merge(&mut self, left: usize, right: usize, memory: &Memory) -> Result<()> {
         let bonds = self.bonds(left, right);
         let (a, b) = (self.part(left), self.part(right));
         let mut dimensions = Vec::new();
@@ -171,11 +168,9 @@ impl<'a> Parts<'a> {
         let count = shape::elements(&dimensions)?;
         let mut block = memory.elements(count, storage_for(memory, count))?;
         let product = Product::row_major(&a.dimensions, &b.dimensions, &bonds);
-        let work = product.operations();
         let mut out = block.target(count);
-        let before = self.done;
-        let mut tick = |share| progress.report(before + share * work, before + work);
-        tiled::multiply(&product, a.source(), b.source(), &mut out, memory, None, &mut tick)?;
+        // A network that is being made has no progress callback yet.
+        tiled::multiply(&product, a.source(), b.source(), &mut out, memory, None, &mut |_| Ok(()))?;
         for (axis, end) in ends.iter().enumerate() {
             if let Some(other) = *end
                 && let Some(neighbour) = &mut self.parts[other.node]
@@ -183,7 +178,6 @@ impl<'a> Parts<'a> {
                 neighbour.ends[other.axis] = Some(End { node: left, axis });
             }
         }
-        self.done = before + work;
         self.parts[right] = None;
         self.parts[left] = Some(Part { dimensions, given: &[], merged: Some(block), ends, order });
         Ok(())

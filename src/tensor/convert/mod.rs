@@ -95,7 +95,7 @@ pub fn to_tree(network: &mut Network, memory: &Memory, mut tensors: Vec<Tensor>)
     let ends = partners(&tensors)?;
     let order = tensors.iter().map(|tensor| tensor.links.iter().map(|link| link.1).collect()).collect();
     let mut parts = Parts::new(&tensors, ends, order);
-    parts.make_forest(memory, &network.progress)?;
+    parts.make_forest(memory)?;
     // Nodes are made in the order of ids, so that the root is the first.
     let mut node_of = vec![usize::MAX; parts.len()];
     for place in parts.places() {
