@@ -24,10 +24,10 @@ impl Magnitude {
     }
 }
 
-/// Whether a finite real or imaginary part is at least 2 to the power `power`.
+/// Whether a finite real or imaginary part is at least 2 to the power `power`. Looks little further than the first.
 pub fn reaches(elements: &[Complex], power: i32) -> bool {
-    let least = 2f32.powi(power);
-    elements.iter().flat_map(|z| [z.re, z.im]).any(|part| part.is_finite() && part.abs() >= least)
+    const BLOCK: usize = 1024;
+    elements.chunks(BLOCK).any(|block| magnitude(block).below.is_some_and(|bound| bound > power))
 }
 
 /// Finds the magnitude of `elements`.

@@ -1,7 +1,7 @@
 //! The kernel against a direct sum over all indices in f64.
 use super::multiply::{Left, Target};
 use super::pack::{Block, Packed};
-use super::scan::{Magnitude, magnitude, powers};
+use super::scan::{Magnitude, magnitude, powers, reaches};
 use super::*;
 use crate::tensor::shape;
 use crate::tensor::testing::{Random, direct_product, error, norm_of, widen};
@@ -184,6 +184,12 @@ fn magnitudes() {
     let mut many = vec![Complex::new(0.5, 0.0); 1 << 20];
     many[1 << 19].im = -3.0;
     assert_eq!(magnitude(&many), below(2));
+    assert!(reaches(&many, 1) && !reaches(&many, 2));
+    many[5].re = 4.0f32.next_down();
+    many[6] = Complex::new(f32::NAN, f32::NEG_INFINITY);
+    assert!(reaches(&many, -100) && !reaches(&many, 2) && !reaches(&[], -149));
+    many.push(Complex::new(0.0, -4.0));
+    assert!(reaches(&many, 2));
     for exponent in [-252, -149, -126, -1, 0, 1, 127, 128, 254] {
         let (first, second) = powers(exponent);
         assert_eq!(f64::from(first) * f64::from(second), 2f64.powi(exponent));

@@ -41,7 +41,7 @@ pub fn magnitude(source: Source) -> Result<Magnitude> {
 }
 
 /// Whether a finite part of a tensor is at least 2 to the power `power`, wherever the tensor is. Looks no further than the
-/// first such part.
+/// chunk of the first such part.
 pub fn reaches(source: Source, power: i32) -> Result<bool> {
     let Some(chunked) = source.chunked else { return Ok(scan::reaches(source.elements, power)) };
     for (index, elements) in source.elements.chunks(chunked.chunk()).enumerate() {
