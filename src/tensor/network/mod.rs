@@ -29,7 +29,7 @@ pub struct Network {
     links: Vec<(usize, usize)>,
     /// The top of the first node's tree, once there is a node.
     root: usize,
-    /// Changes whenever a node or a bond is added or a tensor changes its shape. A plan is good for one version.
+    /// Changes whenever an edge or a bond is added or a tensor changes its shape. A plan is good for one version.
     version: u64,
     /// The figures that C reads, apart from the high-water mark, which is in `account`.
     pub metrics: Metrics,
@@ -98,7 +98,6 @@ impl Network {
         let id = self.nodes.len();
         self.nodes.push(Node::new(memory, id, dimensions, data, hierarchical)?);
         self.links.push((id, id));
-        self.version += 1;
         Ok(id)
     }
     /// Adds the time since `start` to the total.
