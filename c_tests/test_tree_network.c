@@ -295,7 +295,7 @@ static void progress(unified_memory_interface_t *memory)
     tree_tensor_network_t *small = create_tree_tensor_network(0, 0, 0);
     small->memory = memory;
     ComplexFloat *elements = malloc(600 * 600 * sizeof *elements);
-    for (size_t i = 0; i < 600 * 600; i++) elements[i] = (ComplexFloat){1e-15f * (float)(1 + i % 7), 1e-15f * (float)(i % 5)};
+    for (size_t i = 0; i < 600 * 600; i++) elements[i] = (ComplexFloat){1e-20f * (float)(1 + i % 7), 1e-20f * (float)(i % 5)};
     tree_tensor_node_t *last = NULL;
     for (int i = 0; i < 3; i++) {
         tree_tensor_node_t *node = add_tree_tensor_node(small, elements, (size_t[]){600, 600}, 2, true);
@@ -309,6 +309,18 @@ static void progress(unified_memory_interface_t *memory)
           unimem_set_progress(small, watch, &seen) && contract_full_tree_network(small, &result, NULL, &count) && seen.ascending && seen.complete);
     free(result);
     destroy_tree_tensor_network(small);
+    tree_tensor_network_t *zeros = create_tree_tensor_network(0, 0, 0);
+    zeros->memory = memory;
+    for (int i = 0; i < 6; i++) {
+        tree_tensor_node_t *node = add_tree_tensor_node(zeros, NULL, (size_t[]){8, 8}, 2, false);
+        if (i) connect_tree_tensor_nodes(zeros, last, node);
+        last = node;
+    }
+    seen = (watch_t){0, SIZE_MAX, 0, 0, true, false};
+    CHECK("zeros are not multiplied again, though no element is large",
+          unimem_set_progress(zeros, watch, &seen) && contract_full_tree_network(zeros, &result, NULL, &count) && seen.calls == calls);
+    free(result);
+    destroy_tree_tensor_network(zeros);
     tree_tensor_node_t *pair;
     seen = (watch_t){0, SIZE_MAX, 0, 0, true, false};
     CHECK("a pair is told of in floating-point operations, as the whole tree",
@@ -396,6 +408,9 @@ static void adapting(unified_memory_interface_t *memory)
     CHECK("what it costs to contract is known", unimem_contraction_cost(ttn, &before, &peak) && before == 8.0 * 10 * 10 * 10);
     CHECK("with a large error the rank is kept", adapt_bond_dimensions(ttn, 0.99) && b->rank <= 3 && b->dimensions[0] == b->rank);
     CHECK("then it costs less", unimem_contraction_cost(ttn, &after, &peak) && after == 8.0 * 10 * (double)b->rank * 10);
+    tree_tensor_node_t *c = random_matrix(ttn, 10, 12, true);
+    CHECK("a hierarchical node", connect_tree_tensor_nodes(ttn, b, c) && unimem_chunk_count(c->data) > 0);
+    CHECK("stays one when it becomes smaller", adapt_bond_dimensions(ttn, 0.9) && c->use_hierarchical && c->dimensions[0] < 10 && unimem_chunk_count(c->data) > 0);
     destroy_tree_tensor_network(ttn);
 }
 

@@ -293,12 +293,12 @@ static void far_from_one(void)
     destroy_tree_tensor_network(ttn);
     /* One half of a chain leaves the range, and the other brings the value back to 1: the second is the first's inverse. */
     const ComplexFloat turns[][2] = {{{0.99f, 0.99f}, {0.5050505f, -0.5050505f}}, {{0.2f, 0}, {5, 0}}, {{2.5f, 0}, {0.4f, 0}}, {{0, 0.125f}, {0, -8}}};
-    for (size_t t = 0; t < 2 * sizeof turns / sizeof *turns; t++) {
+    for (size_t t = 0; t < 4 * sizeof turns / sizeof *turns; t++) {
         tree_tensor_node_t *last = NULL;
-        size_t side = 1 + t % 2;
+        size_t side = 1 + t % 2, first = t / 2 % 2;
         ttn = network();
         for (size_t i = 0; i < 600; i++) {
-            ComplexFloat z = turns[t / 2][i / 300], elements[4] = {z, {0, 0}, {0, 0}, z};
+            ComplexFloat z = turns[t / 4][i / 300 ^ first], elements[4] = {z, {0, 0}, {0, 0}, z};
             tree_tensor_node_t *node = add_tree_tensor_node(ttn, elements, (size_t[]){side, side}, 2, false);
             if (last) unimem_connect_axes(ttn, last, 1, node, 0);
             last = node;
@@ -307,24 +307,27 @@ static void far_from_one(void)
         free(result);
         destroy_tree_tensor_network(ttn);
     }
-    /* Tensors in chunks are not looked at beforehand. The first product is far cheaper than the other, and below the range. */
-    ttn = network();
+    /* Tensors in chunks are not looked at beforehand. The first product is far cheaper than the other, and beyond the range. */
     enum { LONG = 64, SHORT = 4 };
-    const float scales[] = {1e-23f, 1e-23f, 1e30f};
-    tree_tensor_node_t *above = NULL;
-    for (size_t i = 0; i < 3; i++) {
-        ComplexFloat elements[LONG * SHORT];
-        for (size_t k = 0; k < LONG * SHORT; k++) elements[k] = (ComplexFloat){scales[i], 0};
-        tree_tensor_node_t *node = add_tree_tensor_node(ttn, elements, (size_t[]){i % 2 ? LONG : SHORT, i % 2 ? SHORT : LONG}, 2, true);
-        if (above) unimem_connect_axes(ttn, above, 1, node, 0);
-        above = node;
+    const float scales[][3] = {{1e-23f, 1e-23f, 1e30f}, {1e23f, 1e23f, 1e-30f}};
+    for (size_t s = 0; s < 2; s++) {
+        ttn = network();
+        tree_tensor_node_t *above = NULL;
+        for (size_t i = 0; i < 3; i++) {
+            ComplexFloat elements[LONG * SHORT];
+            for (size_t k = 0; k < LONG * SHORT; k++) elements[k] = (ComplexFloat){i == 0 && k < LONG ? 0x1p-40f * scales[s][i] : scales[s][i], 0};
+            tree_tensor_node_t *node = add_tree_tensor_node(ttn, elements, (size_t[]){i % 2 ? LONG : SHORT, i % 2 ? SHORT : LONG}, 2, true);
+            if (above) unimem_connect_axes(ttn, above, 1, node, 0);
+            above = node;
+        }
+        CHECK(s ? "or above it" : "nor is a product of tensors in chunks lost that is below the range on the way",
+              contract_full_tree_network(ttn, &result, sizes, &count) && fabsf(result[0].real / (0x1p-40f * LONG * SHORT * (s ? 1e16f : 1e-16f)) - 1) < 1e-4f &&
+                  fabsf(result[LONG].real / (LONG * SHORT * (s ? 1e16f : 1e-16f)) - 1) < 1e-4f);
+        free(result);
+        destroy_tree_tensor_network(ttn);
     }
-    CHECK("nor is a product of tensors in chunks lost that is below the range on the way",
-          contract_full_tree_network(ttn, &result, sizes, &count) && fabsf(result[0].real / (LONG * SHORT * 1e-16f) - 1) < 1e-4f);
-    free(result);
-    destroy_tree_tensor_network(ttn);
-    /* The large elements of each tensor meet the small ones of the next, so products are far smaller than their operands tell.
-     * The first pair of tensors gives 2^-100 and 2^-98, as does the second. Two scalars bring that back. */
+    /* The large elements of each tensor meet the small ones of the next, so products are far smaller than their operands tell:
+     * the two to the left are 2e and 4e, as are the two to the right. Two scalars bring that back. */
     for (size_t hierarchical = 0; hierarchical < 2; hierarchical++) {
         const ComplexFloat falling[] = {{1, 0}, {0x1p-100f, 0}}, rising[] = {{0x1p-100f, 0}, {0x1p-100f, 0}, {1, 0}, {3, 0}},
                            other[] = {{0x1p-100f, 0}, {1, 0}, {0x1p-100f, 0}, {3, 0}}, large = {0x1p100f, 0};
@@ -332,12 +335,24 @@ static void far_from_one(void)
         tree_tensor_node_t *line[] = {add_tree_tensor_node(ttn, falling, (size_t[]){2}, 1, hierarchical), add_tree_tensor_node(ttn, rising, (size_t[]){2, 2}, 2, hierarchical),
                                       add_tree_tensor_node(ttn, other, (size_t[]){2, 2}, 2, hierarchical), add_tree_tensor_node(ttn, falling, (size_t[]){2}, 1, hierarchical)};
         bool joined = unimem_connect_axes(ttn, line[0], 0, line[1], 0) && unimem_connect_axes(ttn, line[1], 1, line[2], 0) && unimem_connect_axes(ttn, line[2], 1, line[3], 0);
-        for (size_t i = 0; i < 2; i++) joined &= connect_tree_tensor_nodes(ttn, line[0], add_tree_tensor_node(ttn, &large, NULL, 0, false));
+        for (size_t k = 0; k < 2; k++) joined &= connect_tree_tensor_nodes(ttn, line[0], add_tree_tensor_node(ttn, &large, NULL, 0, false));
         CHECK(hierarchical ? "nor if tensors are in chunks" : "nothing is lost where large elements meet small ones",
               joined && contract_full_tree_network(ttn, &result, sizes, &count) && result[0].real == 20 && result[0].imag == 0);
         free(result);
         destroy_tree_tensor_network(ttn);
     }
+    /* So is the product of the first two of these, which is made first. As it is it has few bits. */
+    ttn = network();
+    ComplexFloat upper[2] = {{0x1.2345p-40f, 0}, {0x1.6789p-100f, 0}}, middle[8] = {{0, 0}}, lower[16] = {{0, 0}};
+    for (size_t k = 0; k < 8; k++) middle[k].real = k < 4 ? 0x1.abcdp-100f : 0x1.dcbap-40f;
+    for (size_t k = 0; k < 16; k++) lower[k].real = 0x1p60f;
+    tree_tensor_node_t *first = add_tree_tensor_node(ttn, upper, (size_t[]){2}, 1, false), *second = add_tree_tensor_node(ttn, middle, (size_t[]){2, 4}, 2, false),
+                       *third = add_tree_tensor_node(ttn, lower, (size_t[]){4, 4}, 2, false);
+    CHECK("joined", unimem_connect_axes(ttn, first, 0, second, 0) && unimem_connect_axes(ttn, second, 1, third, 0));
+    double expected = 0x1p62 * (0x1.2345p-40 * 0x1.abcdp-100 + 0x1.6789p-100 * 0x1.dcbap-40);
+    CHECK("nor are the last bits", contract_full_tree_network(ttn, &result, sizes, &count) && fabs((double)result[3].real / expected - 1) < 1e-6);
+    free(result);
+    destroy_tree_tensor_network(ttn);
     /* 1e30 three times, and 1e-30 twice: their product is 1e30, whatever stands beside them. */
     const float beside[] = {INFINITY, NAN};
     for (size_t b = 0; b < 2; b++) {

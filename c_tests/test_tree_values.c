@@ -411,23 +411,38 @@ static void every_layout_beyond_the_budget(unified_memory_interface_t *plain) {
     CHECK("closed", unimem_close(small));
 }
 
+/* A tensor of more than an eighth of the limit goes to memory that can leave RAM, though there would be room for it. */
+static void large_for_the_limit(void) {
+    unified_memory_interface_t *memory = unimem_open(&(unified_pool_config_t){.max_size = 16 * MIB, .enable_growth = true, .enable_streaming = true});
+    tree_tensor_network_t *ttn = network_on(memory);
+    tree_tensor_node_t *small = add_tree_tensor_node(ttn, NULL, (size_t[]){MIB / sizeof(ComplexFloat)}, 1, false),
+                       *large = add_tree_tensor_node(ttn, NULL, (size_t[]){3 * MIB / sizeof(ComplexFloat)}, 1, false);
+    CHECK("large tensors are in chunks, small ones are not", small && large && unimem_chunk_count(small->data) == 0 && unimem_chunk_count(large->data) > 0);
+    destroy_tree_tensor_network(ttn);
+    CHECK("closed", unimem_close(memory));
+}
+
 /* Under a limit an order is taken that keeps it, though it is slower: of this tree the fastest order makes a tensor of
- * 1000 x 600, and a slower one none larger than 10 x 600 x 10. The network already has a plan when it gets the limit. */
+ * 1000 x 600, and a slower one none larger than 10 x 600 x 10. Where that keeps the limit neither, it is not worth its time.
+ * The network already has a plan when it gets the limit. */
 static void order_under_a_limit(unified_memory_interface_t *plain) {
-    unified_memory_interface_t *small = unimem_open(&(unified_pool_config_t){.max_size = 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
-    double flops[2], peak[2];
+    unified_memory_interface_t *limited[2];
+    for (size_t i = 0; i < 2; i++)
+        limited[i] = unimem_open(&(unified_pool_config_t){.max_size = i ? 256 * KIB : 4 * MIB, .enable_growth = true, .enable_streaming = true, .chunk_size = 64 * KIB});
+    double flops[3], peak[3];
     tree_tensor_network_t *ttn = network_on(plain);
     tree_tensor_node_t *a = add_tree_tensor_node(ttn, NULL, (size_t[]){10}, 1, false), *b = add_tree_tensor_node(ttn, NULL, (size_t[]){10, 1000, 600}, 3, false),
                        *c = add_tree_tensor_node(ttn, NULL, (size_t[]){1000, 10}, 2, false);
     CHECK("joined", unimem_connect_axes(ttn, b, 0, a, 0) && unimem_connect_axes(ttn, b, 1, c, 0));
-    for (size_t limited = 0; limited < 2; limited++) {
-        ttn->memory = limited ? small : plain;
-        CHECK("planned", unimem_contraction_cost(ttn, &flops[limited], &peak[limited]));
+    for (size_t i = 0; i < 3; i++) {
+        ttn->memory = i ? limited[i - 1] : plain;
+        CHECK("planned", unimem_contraction_cost(ttn, &flops[i], &peak[i]));
     }
     destroy_tree_tensor_network(ttn);
     CHECK("without a limit the fastest order is taken", flops[0] < flops[1] && peak[0] > 4 * MIB);
-    CHECK("under a limit, one that keeps it", peak[1] <= 4 * MIB);
-    CHECK("closed", unimem_close(small));
+    CHECK("under a limit, one that keeps it", peak[1] <= 4 * MIB && peak[1] > 256 * KIB);
+    CHECK("or the fastest, if none does", flops[2] == flops[0]);
+    for (size_t i = 0; i < 2; i++) CHECK("closed", unimem_close(limited[i]));
 }
 
 int main(void) {
@@ -446,6 +461,7 @@ int main(void) {
     if (without_faults()) SKIP("tensors of every layout beyond the budget", "without a fault mechanism they cannot be looked at");
     else every_layout_beyond_the_budget(plain);
     order_under_a_limit(plain);
+    large_for_the_limit();
     CHECK_EQ("no block was overrun", held.overrun, 0);
     CHECK("the instances close clean", unimem_close(plain) && unimem_close(small) && unimem_close(tiers));
     return tap_done();

@@ -169,6 +169,31 @@ fn the_budget_goes_first_where_it_must() {
     assert!(error(&value(&network), &before) <= target);
 }
 #[test]
+fn the_budget_is_set_aside_for_those_that_need_least() {
+    // Two bonds can be served, or the first one alone.
+    let mut budget = Budget::new(1.0, 1);
+    budget.reserve(&[0.9, 0.3, 0.3]);
+    budget.share_over(3);
+    let kept = [0.9f64, 0.3, 0.3].map(|needed| [1.0, needed.sqrt()]);
+    assert_eq!([0, 1, 2].map(|node| budget.keep(node, &kept[node])), [2, 1, 1]);
+    assert!(!budget.fitted());
+    // What was set aside and is not needed after all goes to the next bond.
+    let mut budget = Budget::new(1.0, 1);
+    budget.reserve(&[0.3, 1.1]);
+    budget.share_over(2);
+    let kept = [0.1f64, 0.85].map(|needed| [1.0, needed.sqrt()]);
+    assert_eq!([0, 1].map(|node| budget.keep(node, &kept[node])), [1, 1]);
+    assert!(budget.fitted());
+}
+#[test]
+fn what_is_above_rounding_stays() {
+    let (mut network, memory) = empty();
+    let values: Vec<f32> = (0..100).map(|place| if place < 99 { 1.0 } else { 5e-6 }).collect();
+    spectrum(&mut network, &memory, &values);
+    adapt(&mut network, &memory, 0.0, 0).unwrap();
+    assert_eq!(network.node(1).dimensions(), [100, 100]);
+}
+#[test]
 fn norms_beyond_the_range_of_floats() {
     for scale in [1e-30f32, 1e30] {
         let (mut network, memory) = empty();
@@ -233,6 +258,18 @@ fn elements_at_the_ends_of_the_range_of_floats() {
         let (mut network, memory) = empty();
         line(&mut network, &memory, [scale, 0.99, 0.99].map(|x| [Complex::new(x, 0.0); 4]).into_iter());
         assert_line_keeps_its_value(&mut network, &memory);
+    }
+}
+#[test]
+fn no_tensor_holds_all_that_is_far_from_one() {
+    for scale in [1e-16f32, 1e19] {
+        let (mut network, memory) = empty();
+        line(&mut network, &memory, (0..2).map(|_| [Complex::new(scale, 0.0); 4]));
+        assert_line_keeps_its_value(&mut network, &memory);
+        for id in 0..2 {
+            let magnitude = tiled::magnitude(network.node(id).source()).unwrap();
+            assert!((-66..=66).contains(&magnitude.bound()), "{magnitude:?}");
+        }
     }
 }
 #[test]

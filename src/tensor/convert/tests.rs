@@ -97,6 +97,28 @@ proptest! {
 }
 
 #[test]
+fn the_smallest_result_is_made_first() {
+    // Of the three edges of this triangle, one joins large axes: its contraction is smaller than any tensor.
+    let (mut tree, memory) = empty();
+    let data = Random::new(1).tensor(&[2, 10]);
+    let tensor = |id: usize, dimensions: [usize; 2], links: [(usize, usize); 2]| Tensor {
+        id,
+        dimensions: dimensions.to_vec(),
+        elements: &data[..dimensions.iter().product()],
+        links: links.to_vec(),
+    };
+    let tensors = vec![
+        tensor(0, [2, 2], [(1, 0), (2, 1)]),
+        tensor(1, [2, 10], [(0, 0), (2, 1)]),
+        tensor(2, [10, 2], [(1, 0), (0, 1)]),
+    ];
+    to_tree(&mut tree, &memory, tensors).unwrap();
+    assert_eq!(
+        (tree.len(), tree.node(0).dimensions(), tree.node(1).dimensions()),
+        (2, &[2, 2][..], &[2, 2][..])
+    );
+}
+#[test]
 fn contradictions_are_refused() {
     let data = Random::new(1).tensor(&[2, 3]);
     type Links<'a> = &'a [(usize, usize)];
