@@ -180,8 +180,8 @@ static void orders(void) {
         }
     }
     CHECK("and some cheaper", cheaper > 0);
-    TEST("a vector goes through a chain of matrices, whichever end of it is the root") {
-        enum { CHAIN = 3000, SIZE = 8 };
+    TEST("a vector goes through a chain of matrices, whichever end of it is the root, and whatever else hangs there") {
+        enum { CHAIN = 3000, SIZE = 8, SCALARS = 5 };
         for (size_t last = 0; last < 2; last++) {
             tree_tensor_network_t *ttn = network_on(&own_table);
             tree_tensor_node_t *above = NULL;
@@ -191,7 +191,8 @@ static void orders(void) {
                 if (above) unimem_connect_axes(ttn, above, above->num_dimensions - 1, node, 0);
                 above = node;
             }
-            EXPECT(unimem_contraction_cost(ttn, &flops[0], &peak) && flops[0] == 8.0 * SIZE * SIZE * (CHAIN - 1), "%zu: %g operations", last, flops[0]);
+            for (size_t i = 0; i < SCALARS; i++) connect_tree_tensor_nodes(ttn, ttn->root, add_tree_tensor_node(ttn, NULL, NULL, 0, false));
+            EXPECT(unimem_contraction_cost(ttn, &flops[0], &peak) && flops[0] == 8.0 * SIZE * (SIZE * (CHAIN - 1) + SCALARS), "%zu: %g operations", last, flops[0]);
             destroy_tree_tensor_network(ttn);
         }
     }
