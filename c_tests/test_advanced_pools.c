@@ -296,6 +296,34 @@ static void test_layouts(void) {
     CHECK_EQ("layouts and buffers are freed with their pool", live_bytes(), 0);
 }
 
+static char told[400];
+static void note(int level, const char *message, void *context) {
+    (void)level, (void)context;
+    snprintf(told + strlen(told), sizeof told - strlen(told), "%s\n", message);
+}
+static void test_leaks(void) {
+    TEST("destroy: of what was live it reports blocks, but no layouts and buffers, which have no other end") {
+        size_t one[] = {100};
+        unimem_set_log(note, NULL);
+        for (int leak = 0; leak <= 1; leak++) {
+            MemoryPool *pool = ams_create_memory_pool(memory_system, &(pool_config_t){.enable_growth = true});
+            MemoryLayout *layout = create_memory_layout(pool, one, 1, GEOMETRIC_STATE_CUSTOM),
+                         *freed = create_memory_layout(pool, one, 1, GEOMETRIC_STATE_CUSTOM);
+            EXPECT(layout && freed && create_memory_buffer(pool, 200, true, true, HARDWARE_TYPE_GPU), "not made");
+            ams_pool_free(memory_system, pool, freed->base_ptr);
+            EXPECT(!leak || ams_pool_allocate(memory_system, pool, 5000), "no block");
+            told[0] = 0;
+            size_t refused = unimem_refused_frees(unimem_system_interface(memory_system));
+            ams_destroy_memory_pool(memory_system, pool);
+            EXPECT(unimem_refused_frees(unimem_system_interface(memory_system)) == refused, "frees are refused");
+            EXPECT(leak ? strstr(told, "ended with 1 live blocks, 5000 bytes") != NULL : !strstr(told, "leak"),
+                   "it says: %s", told);
+        }
+        unimem_set_log(NULL, NULL);
+    }
+    CHECK_EQ("all is freed", live_bytes(), 0);
+}
+
 static void test_copy(void) {
     MemoryPool *pool = ams_create_memory_pool(memory_system, &(pool_config_t){.enable_growth = true});
     size_t dimensions[] = {5000};
@@ -393,6 +421,7 @@ int main(void) {
     test_limits();
     test_figures();
     test_layouts();
+    test_leaks();
     test_copy();
     test_threads();
     destroy_memory_system(memory_system);

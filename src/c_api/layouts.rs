@@ -110,19 +110,33 @@ fn begin_end(record: &PoolRecord, _structure: &Structure) -> bool {
     !record.ending.swap(true, Relaxed)
 }
 fn destroy_record(record: &'static PoolRecord) {
+    // Layouts and buffers have no other end than their pool's, so they are not among what was left live.
+    end_each(record, |made| &mut made.layouts, |layout| [layout.base_ptr, null_mut(), null_mut()]);
+    end_each(record, |made| &mut made.buffers, |buffer| [buffer.cpu_ptr, buffer.gpu_ptr, buffer.quantum_ptr]);
     let leaks = record.pool.end();
-    {
-        let structure = structure();
-        let made = core::mem::take(&mut *record.made.lock());
-        // SAFETY: the records have these types. Nobody uses them any more, because they end with their pool, and by
-        // `begin_end` only one thread ends it.
-        unsafe {
-            made.layouts.iter().for_each(|layout| records::release(layout.cast(), size_of::<MemoryLayout>()));
-            made.buffers.iter().for_each(|buffer| records::release(buffer.cast(), size_of::<MemoryBuffer>()));
-            POOLS.remove(NonNull::from(record), &structure);
-        }
-    }
+    // SAFETY: by `begin_end` only one thread ends the pool, and nobody uses it any more.
+    unsafe { POOLS.remove(NonNull::from(record), &structure()) };
     report(leaks, "a pool of a memory system");
+}
+/// Frees the layouts or buffers of a pool that ends, and the blocks that they consist of (`parts`).
+fn end_each<T>(
+    record: &PoolRecord,
+    all: impl Fn(&mut Made) -> &mut Vec<NonNull<T>, Records>,
+    parts: impl Fn(&T) -> [*mut c_void; 3],
+) {
+    let next = || {
+        let _structure = structure();
+        all(&mut record.made.lock()).pop()
+    };
+    for made in core::iter::from_fn(next) {
+        // SAFETY: a record of this type, which nobody uses any more, because it ends with its pool.
+        let parts = parts(unsafe { made.as_ref() });
+        // SAFETY: as above; it is in no list any more.
+        unsafe { records::release(made.cast(), size_of::<T>()) };
+        // The program may have freed a part by itself, which is no reason to refuse anything here.
+        let live = parts.iter().filter(|part| record.pool.heap().block(part.cast()).is_some());
+        live.for_each(|part| _ = record.pool.free(part.cast()));
+    }
 }
 /// Destroys a pool of the system.
 fn destroy_pool(system: *mut AdvancedMemorySystem, pool: *mut c_void) -> Result<()> {
