@@ -88,6 +88,7 @@ not_found() { gives 127 "$own" run "$D/nobody" && gives 127 "$own" run --stats "
 cannot_run() { gives 126 "$own" run "$D/user.c" && gives 126 "$own" run --stats "$D/user.c"; }
 stats() { gives 0 "$own" run --stats "$D/user" && says err "peak resident" && says out loaded; }
 stats_json() { gives 0 "$own" run --json "$D/user" && parses err; }
+no_trace() { gives 0 "$unimem" run --trace "$D/nowhere/file" ls && says err "nothing is recorded: No such file"; }
 no_library() { mv "$D/bin/libunimem-malloc.so" "$D/bin/away" && gives 125 "$own" run true && says err "libunimem-malloc.so"; }
 unlucky_place() {
     mkdir "$D/a b" && cp "$unimem" "$D/bin/libunimem-malloc.so" "$D/a b/" && gives 125 "$D/a b/unimem" run true &&
@@ -114,11 +115,19 @@ __attribute__((noinline)) void leaks_deeply(void) {
     char *volatile deep[50000];
     for (int i = 0; i < 50000; i++) deep[i] = i % 100 ? 0 : makes_a_block(1000);
 }
+__attribute__((noinline)) void overruns(void) {
+    char *volatile block = makes_a_block(24);
+    if (!block) return;
+    block[24] ^= 1;
+    free(block);
+    block = NULL;
+}
 __attribute__((noinline)) int acts(const char *wrong) {
     char *volatile block = makes_a_block(24);
     if (!block) return 1;
     if (!strcmp(wrong, "leak")) leaks();
     if (!strcmp(wrong, "leak deeply")) leaks_deeply();
+    if (!strcmp(wrong, "deep overrun")) overruns();
     if (!strcmp(wrong, "overrun") || !strcmp(wrong, "crash")) block[24] ^= 1;
     if (!strcmp(wrong, "left")) block[24] ^= 1, kept = block;
     else free(block);
@@ -143,10 +152,21 @@ int main(int count, char **arguments) {
 }
 C
 $TEST_CC -O0 -g -fno-builtin -w "$D/wrong.c" -o "$D/wrong" || exit 1
+cat >"$D/closes.c" <<'C'
+#include <unimem.h>
+int main(void) {
+    unified_memory_interface_t *memory = unimem_open(NULL);
+    return !memory || !memory->allocate(1000, 0) || unimem_close(memory);
+}
+C
+$TEST_CC -O0 -g -Iinclude "$D/closes.c" -L"$B" -lunimem -Wl,-rpath,"$(realpath "$B")" -o "$D/closes" || exit 1
 clean() { gives 0 "$unimem" check "$D/wrong" && says out "the end" && says err "unimem check: nothing found, 1 process"; }
 keeps_code() { gives 7 "$unimem" check "$D/wrong" seven && says err "nothing found"; }
-leak() { gives 99 "$unimem" check "$D/wrong" leak && says err "3 blocks lost (2.9 KiB)" && says err "0 problems" && says err "leaks at"; }
-deep_leak() { gives 99 "$unimem" check "$D/wrong" "leak deeply" && says err "500 blocks lost" && says err "leaks_deeply at"; }
+deep_leak() { gives 99 "$unimem" check "$D/wrong" "leak deeply" && says err "500 blocks leaked" && says err "leaks_deeply at"; }
+leak() { gives 99 "$unimem" check "$D/wrong" leak && says err "3 blocks leaked (2.9 KiB)" && says err "0 problems" && says err "leaks at"; }
+# A block that is damaged stays when it is freed, and nothing points to it any more.
+damaged_is_no_leak() { gives 99 "$unimem" check "$D/wrong" "deep overrun" && says err "unimem check: 1 problem, 1 process"; }
+closes() { gives 99 "$unimem" check "$D/closes" && says err "leak at the end of a pool, system or instance: 1 block, 1000 bytes" && says err "main at" && says err "0 problems, 1 block leaked"; }
 overrun() { gives 99 "$unimem" check "$D/wrong" overrun && says err "overrun: byte 24 of a block of 24 bytes" && says err "makes_a_block at"; }
 left() { gives 99 "$unimem" check "$D/wrong" left && says err "overrun: byte 24 of a block of 24 bytes"; }
 after_free() { gives 99 "$unimem" check "$D/wrong" "after free" && says err "write after free: byte 3 of a block of 24 bytes" && says err "freed by"; }
@@ -216,12 +236,15 @@ try "run without a program to run" not_found
 try "run of what cannot be run" cannot_run
 try "run --stats" stats
 try "run from a place that the dynamic loader cannot be told" unlucky_place
+try "run tells that it cannot record" no_trace
 try "run without the library" no_library
 try "check of a clean program" clean
 try "check gives the program's exit code" keeps_code
 try "check finds a leak, and only that" leak
 try "check finds leaks to which only what is left on the stack of earlier calls points" deep_leak
+try "check finds what was live when an instance ended" closes
 try "check finds an overrun" overrun
+try "check takes no damaged block for a leak" damaged_is_no_leak
 try "check finds an overrun of a block that is never freed" left
 try "check finds a write after free" after_free
 try "check finds what its own work brings to light" many_after_free

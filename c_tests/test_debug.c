@@ -411,6 +411,19 @@ static void cancelled(void) {
     MUST(result == PTHREAD_CANCELED && unimem_refused_frees(memory) == 64);
 }
 
+/* An instance, a pool of a system and a system end while blocks are live in them. */
+static void left(void) {
+    const memory_system_config_t config = {.alignment = 64};
+    advanced_memory_system_t *system = create_memory_system(&config);
+    void *pool = advanced_create_memory_pool(system, &(pool_config_t){.enable_growth = true});
+    MUST(memory_allocate(system, 300, 0) && advanced_pool_allocate(system, pool, 20));
+    destroy_memory_system(system);
+    for (int i = 0; i < 2; i++) allocates_the_block(1000);
+    char *damaged = allocates_the_block(77); /* reported as that */
+    damaged[77] ^= 1;
+    MUST(!unimem_close(memory));
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -420,7 +433,7 @@ static const struct {
              {"asked_while_trimming", asked_while_trimming},
              {"asked_by_a_limited_pool", asked_by_a_limited_pool}, {"global_at_close", global_at_close},
              {"unknown_mode", unknown_mode}, {"looked_at", looked_at}, {"freed_twice", freed_twice},
-             {"errors_alone", errors_alone}, {"cancelled", cancelled}};
+             {"errors_alone", errors_alone}, {"cancelled", cancelled}, {"left", left}};
 
 static int run(const char *setting, const char *name) { return run_anew(name, "UNIMEM_DEBUG", setting, 60, NULL, 0); }
 static bool passes(const char *setting, const char *name) {
@@ -479,6 +492,10 @@ int main(int argc, char **argv) {
           passes("guard,quarantine,trace", "clean"));
     read_text(report, text, sizeof text);
     CHECK("UNIMEM_DEBUG_REPORT is written at the end", strstr(text, "\"blocks\": 0") && strstr(text, "\"damaged\": 0"));
+    CHECK("and tells what was live when an instance, a pool and a system ended",
+          passes("guard,quarantine,trace", "left") && (read_text(report, text, sizeof text), true) &&
+              strstr(text, "\"left_blocks\": 4") && strstr(text, "\"left_bytes\": 2320") &&
+              strstr(text, "\"blocks\": 0") && strstr(text, "allocates_the_block"));
     CHECK("a thread is cancelled after its bad frees are told, not in their middle", passes("guard,quarantine,trace", "cancelled"));
     CHECK("it is written when a finding changes it, and only then", passes("guard", "many"));
     read_text(report, text, sizeof text);

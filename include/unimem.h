@@ -250,7 +250,8 @@ typedef struct {
    */
   bool enable_streaming;
   /**
-   * Bytes of a chunk of streaming and hierarchical memory, where a call does not say; 0: 1 MiB.
+   * Bytes of a chunk of streaming and hierarchical memory, where a call does not say, rounded as `allocate_streaming`
+   * rounds; 0: 1 MiB.
    */
   size_t chunk_size;
   /**
@@ -508,7 +509,8 @@ bool unimem_layout(const void *ptr,
 
 /**
  * Writes a report of what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that
- * allocated them, most bytes first. False with `UNIMEM_ERROR_IO` if the file cannot be written.
+ * allocated them, most bytes first, and beside them what was live when pools, systems and instances ended.
+ * False with `UNIMEM_ERROR_IO` if the file cannot be written.
  *
  * `UNIMEM_DEBUG` in the environment says what the report can know; it takes several words, separated by commas. With
  * `trace` the stacks are known, with `guard` the number of blocks behind which bytes were overwritten, with

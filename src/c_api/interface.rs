@@ -70,7 +70,10 @@ pub unsafe extern "C" fn unimem_open(
 pub unsafe extern "C" fn unimem_close(memory: *mut unified_memory_interface_t) -> bool {
     succeeds_uncancelled(|| match slots::close(slot_of(memory)?)? {
         0 => Ok(()),
-        leaks => fail!(InvalidArgument, "the instance is closed; {leaks} blocks were live or tracked"),
+        leaks => fail!(
+            InvalidArgument,
+            "the instance is closed; {leaks} blocks were live or tracked (UNIMEM_LOG=warning names them)"
+        ),
     })
 }
 
@@ -266,7 +269,8 @@ unsafe fn bytes_of<'a>(path: *const c_char) -> Result<&'a [u8]> {
 }
 
 /// Writes a report of what is live in the whole process to the file `path`, as JSON: blocks and bytes by the stack that
-/// allocated them, most bytes first. False with `UNIMEM_ERROR_IO` if the file cannot be written.
+/// allocated them, most bytes first, and beside them what was live when pools, systems and instances ended.
+/// False with `UNIMEM_ERROR_IO` if the file cannot be written.
 ///
 /// `UNIMEM_DEBUG` in the environment says what the report can know; it takes several words, separated by commas. With
 /// `trace` the stacks are known, with `guard` the number of blocks behind which bytes were overwritten, with

@@ -124,7 +124,8 @@ pub struct unified_pool_config_t {
     pub use_geometric_layout: Flag,
     /// Whether `allocate_streaming` works; otherwise it fails with `UNIMEM_ERROR_UNSUPPORTED`.
     pub enable_streaming: Flag,
-    /// Bytes of a chunk of streaming and hierarchical memory, where a call does not say; 0: 1 MiB.
+    /// Bytes of a chunk of streaming and hierarchical memory, where a call does not say, rounded as `allocate_streaming`
+    /// rounds; 0: 1 MiB.
     pub chunk_size: usize,
     /// The tolerance where a call passes a negative one; absolute, finite and at least 0.
     pub compression_tolerance: f64,

@@ -97,9 +97,10 @@ Runs a program with libunimem as its malloc (libunimem-malloc.so, preloaded). It
 const CHECK: &str = "\
 Usage: unimem check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
-Runs a program, and the programs that it runs, with libunimem as malloc in debug mode. Overruns, writes after free,
-frees of what is no block, and blocks that nothing points to when a program ends are reported on standard error with the
-call stacks of their allocations. A program must not be linked statically. It is slower, by 3 to 30 times.
+Runs a program, and the programs that it runs, with libunimem as malloc in debug mode. On standard error it reports
+overruns, writes after free, frees of what is no block, blocks that nothing points to when a program ends, and blocks that
+were live when their pool, system or instance ended, with the call stacks of their allocations. A program must not be
+linked statically. It is slower, by 3 to 30 times.
 
   --exit-code N        exit code when something was found (1 to 255; 99); otherwise it is the program's
   --json               report as JSON

@@ -102,10 +102,15 @@ fn gather(reports: Vec<Value>) -> Found {
         for problem in list("problems") {
             add(&mut found.problems, problem);
         }
-        for site in list("sites").iter().filter(|site| site["lost_blocks"].as_u64() > Some(0)) {
-            let leak = json!({"blocks": site["lost_blocks"], "bytes": site["lost_bytes"],
-                              "allocated": site["stack"]});
-            add(&mut found.leaks, leak);
+        for site in list("sites") {
+            for how in ["lost", "left"] {
+                let (blocks, bytes) = (&site[format!("{how}_blocks")], &site[format!("{how}_bytes")]);
+                if blocks.as_u64() > Some(0) {
+                    let leak =
+                        json!({"how": how, "blocks": blocks, "bytes": bytes, "allocated": site["stack"]});
+                    add(&mut found.leaks, leak);
+                }
+            }
         }
     }
     found
@@ -131,7 +136,7 @@ fn text(found: &Found, complete: bool, colours: bool) -> String {
         (0, 0) => ": nothing found".to_owned(),
         (problems, 0) => format!(": {}", count(problems as u64, "problem")),
         (problems, blocks) => format!(
-            ": {}, {} lost ({})",
+            ": {}, {} leaked ({})",
             count(problems as u64, "problem"),
             count(blocks, "block"),
             bytes(sum("bytes"))
@@ -167,7 +172,8 @@ fn headline(item: &Value) -> String {
         },
         None => {
             let number = |field: &str| item[field].as_u64().unwrap_or(0);
-            format!("leak: {}, {}", count(number("blocks"), "block"), bytes(number("bytes")))
+            let end = if item["how"] == "left" { " at the end of a pool, system or instance" } else { "" };
+            format!("leak{end}: {}, {}", count(number("blocks"), "block"), bytes(number("bytes")))
         }
     }
 }
@@ -194,15 +200,24 @@ mod tests {
         let report = |process: u32| {
             json!({"process": process, "program": "/a", "complete": true,
                    "problems": [{"kind": "overrun", "address": "0x10", "size": 8, "offset": 8, "allocated": stack}],
-                   "sites": [{"blocks": 2, "bytes": 20, "lost_blocks": 1, "lost_bytes": 10, "stack": stack},
+                   "sites": [{"blocks": 2, "bytes": 20, "lost_blocks": 1, "lost_bytes": 10, "left_blocks": 3,
+                              "left_bytes": 5, "stack": stack},
                              {"blocks": 2, "bytes": 20, "lost_blocks": 0, "lost_bytes": 0, "stack": []}]})
         };
         let found = gather(vec![report(1), report(2)]);
-        assert_eq!((found.processes, found.problems.len(), found.leaks.len()), (2, 1, 1));
+        assert_eq!((found.processes, found.problems.len(), found.leaks.len()), (2, 1, 2));
         let text = text(&found, true, false);
-        for part in ["overrun: byte 8 of a block of 8 bytes", "leak: 1 block, 10 bytes", "makes at a.c:3"] {
+        for part in [
+            "overrun: byte 8 of a block of 8 bytes",
+            "leak: 1 block, 10 bytes",
+            "leak at the end of a pool, system or instance: 3 blocks, 5 bytes",
+            "makes at a.c:3",
+        ] {
             assert!(text.contains(part), "{text}");
         }
-        assert!(text.ends_with("unimem check: 1 problem, 1 block lost (10 bytes), 2 processes\n"), "{text}");
+        assert!(
+            text.ends_with("unimem check: 1 problem, 4 blocks leaked (15 bytes), 2 processes\n"),
+            "{text}"
+        );
     }
 }

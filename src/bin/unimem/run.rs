@@ -14,6 +14,10 @@ pub fn run(options: &Run) -> Result<u8, Failure> {
         // The program may change its directory before it allocates.
         let path = std::path::absolute(file).map_err(|error| Failure::new(OWN_FAILURE, error))?;
         program.env("UNIMEM_TRACE", path);
+        // The library is quiet unless it is asked. That nothing is recorded is to be told.
+        if std::env::var_os("UNIMEM_LOG").is_none() {
+            program.env("UNIMEM_LOG", "error");
+        }
     }
     if !options.stats {
         return Err(launch::become_program(program));

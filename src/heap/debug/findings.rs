@@ -1,10 +1,14 @@
 //! What was found wrong. Each finding is logged at once and kept for the report; a finding that is known already
-//! is not repeated.
+//! is not repeated. What was live when its heap ended is kept by the stack that allocated it.
+use super::super::Block;
+use super::report::Sum;
 use super::{report, trace};
 use crate::log::{Level, is_wanted, log};
 use crate::os::fork::AtFork;
 use crate::os::{lock::Mutex, records::Records};
 use allocator_api2::vec::Vec;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use serde_json::{Value, json};
 
 /// Most findings kept. Later ones are only logged, and counted if they are damage.
@@ -64,8 +68,13 @@ impl Finding {
 struct Found {
     list: Vec<Finding, Records>,
     damaged: usize,
+    left: HashMap<u64, Sum, FixedState, Records>,
 }
-static FOUND: Mutex<Found> = Mutex::new(Found { list: Vec::new_in(Records), damaged: 0 });
+static FOUND: Mutex<Found> = Mutex::new(Found {
+    list: Vec::new_in(Records),
+    damaged: 0,
+    left: HashMap::with_hasher_in(FixedState::with_seed(0), Records),
+});
 
 /// See load.rs.
 pub(super) static HOOKS: &dyn AtFork = &FOUND;
@@ -123,6 +132,26 @@ fn log_finding(finding: &Finding) {
             trace::log_stack(stack);
         }
     }
+}
+
+/// Notes blocks that are live when their heap ends.
+pub(super) fn note_left<'a>(live: impl Iterator<Item = &'a Block> + Clone) {
+    let stacks = trace::stacks_of(live.clone().map(|block| block.start));
+    let mut found = FOUND.lock();
+    for (block, &stack) in live.zip(&stacks) {
+        if found.left.try_reserve(1).is_ok() {
+            found.left.entry(stack).or_default().add(block);
+        }
+    }
+}
+/// What was live when its heap ended, by the stack that allocated it.
+pub(super) fn left() -> Vec<(u64, Sum), Records> {
+    let found = FOUND.lock();
+    let mut left = Vec::new_in(Records);
+    if left.try_reserve(found.left.len()).is_ok() {
+        left.extend(found.left.iter().map(|(&stack, &sum)| (stack, sum)));
+    }
+    left
 }
 
 /// How many live and freed blocks were found damaged.

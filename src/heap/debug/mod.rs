@@ -164,9 +164,12 @@ pub fn check(pointer: *const u8) -> Result<()> {
         None => Ok(()),
     }
 }
-/// The live block at `pointer` if bytes behind it were overwritten, and which is the first. Anybody may ask: other threads
-/// may free it, and make another one there.
+/// The live block at `pointer` if it has a guard, bytes of which were overwritten, and which is the first. Anybody may ask:
+/// other threads may free it, and make another one there.
 fn damaged_by(pointer: *const u8) -> Option<(Block, usize)> {
+    if !has(GUARD_ON) {
+        return None;
+    }
     let (heap, _) = owner(pointer)?;
     heap.with_live(pointer, |block| {
         if block.capacity - block.size < GUARD {
@@ -176,8 +179,17 @@ fn damaged_by(pointer: *const u8) -> Option<(Block, usize)> {
         unsafe { guard::first_damage(&block) }.map(|byte| (block, block.size + byte))
     })?
 }
+/// Whether a live block is damaged. Then it is no leak: perhaps the program has freed it, which was refused.
+fn is_damaged(block: &Block) -> bool {
+    damaged_by(block.start as *const u8).is_some()
+}
 fn tell_damage((block, offset): (Block, usize)) {
     tell_overrun(block.start, block.size, offset);
+}
+/// Reports those of the blocks that are damaged. Each is looked up again, because other threads may have freed it since it
+/// was listed.
+fn tell_damaged(live: &[Block]) {
+    live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(tell_damage);
 }
 /// Reports that the memory of `size` bytes at `start` was overrun, first at `offset`.
 pub fn tell_overrun(start: usize, size: usize, offset: usize) {
@@ -282,9 +294,8 @@ pub(super) fn heap_ends(heap: &'static Heap) {
     let mut live = Vec::new_in(Records);
     heap.list_live(&mut live);
     regions::add_to(&mut live, Some(heap));
-    if has(GUARD_ON) {
-        live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(tell_damage);
-    }
+    tell_damaged(&live);
+    findings::note_left(live.iter().filter(|block| !is_damaged(block)));
     if has(TRACE_ON) {
         report::log_sites(&live);
         live.iter().for_each(|block| _ = trace::freed(block.start));

@@ -2,17 +2,19 @@
 //! program ends, and into a file as JSON when that is asked for.
 //!
 //! The JSON is `{"version": 1, "process", "program", "complete", "blocks", "bytes", "damaged", "problems": [{"kind",
-//! "address", "size", "offset", "found", "allocated", "freed"}], "sites": [{"blocks", "bytes", "stack"}], "more_sites"}`:
+//! "address", "size", "offset", "found", "allocated", "freed"}], "sites": [{"blocks", "bytes", "left_blocks", "left_bytes",
+//! "stack"}], "more_sites"}`:
 //! - `size` and `offset` of a bad free are those of the block that the address is in, if it is in one.
 //! - A stack is a list of `{"address", "function", "file", "line"}`, innermost call first. `function` and `file` may be
 //!   empty, and `line` 0. If `trace` is off, stacks are empty or missing.
-//! - Sites with most lost bytes, then with most bytes, come first. Only the first are listed; `more_sites` counts the rest.
+//! - `left_blocks` and `left_bytes` were live when their pool, system or instance ended. The others are live.
+//! - Sites with most leaked bytes, then with most bytes, come first. Only the first are listed; `more_sites` counts the rest.
 //! - At the end of a program each site, and the report, also have `lost_blocks` and `lost_bytes`: blocks that nothing points
-//!   to (reachable.rs).
+//!   to (reachable.rs). Damaged blocks are neither lost nor left.
 //! - `complete` is false while the program runs. Then the file of `UNIMEM_DEBUG_REPORT` has the problems found so far; that
 //!   is what remains of a program that crashes.
 use super::super::{Block, registry};
-use super::{damaged_by, findings, guards_are_on, reachable, regions, trace, traces_are_on};
+use super::{findings, reachable, regions, trace, traces_are_on};
 use crate::error::{Result, fail};
 use crate::log::{self, Level, is_wanted, lock_quietly, log};
 use crate::os::environment::{variable, with_process_number};
@@ -36,32 +38,38 @@ use std::path::{Path, PathBuf};
 
 /// Most sites named in JSON. A large program has thousands, and to find their names takes seconds.
 const MOST_SITES: usize = 256;
-/// Most sites without lost blocks that are named at the end of a program.
+/// Most sites that leak nothing and are named at the end of a program.
 const MOST_KEPT: usize = 16;
 /// Most sites named in the log.
 const SITES_LOGGED: usize = 16;
 
 /// A number of blocks, and their bytes together.
 #[derive(Clone, Copy, Default)]
-struct Sum {
+pub(super) struct Sum {
     blocks: usize,
     bytes: usize,
 }
 impl Sum {
-    fn add(&mut self, block: &Block) {
+    pub fn add(&mut self, block: &Block) {
         *self = Sum { blocks: self.blocks + 1, bytes: self.bytes + block.size };
     }
 }
-/// The live blocks that one stack allocated.
+/// The blocks that one stack allocated and that are live, that nothing points to, and that were live when their heap ended.
 #[derive(Default)]
 struct Site {
     stack: u64,
     live: Sum,
     lost: Sum,
+    left: Sum,
 }
-/// The sites of the live blocks, those with most lost bytes first, then those with most bytes. `reached` says for each block
-/// whether anything points to it.
-fn sites(live: &[Block], reached: Option<&[bool]>) -> std::vec::Vec<Site> {
+impl Site {
+    fn leaked(&self) -> usize {
+        self.lost.blocks + self.left.blocks
+    }
+}
+/// The sites of the live blocks and of those that were left, the sites with most leaked bytes first, then those with most
+/// bytes. `reached` says for each block whether anything points to it.
+fn sites(live: &[Block], reached: Option<&[bool]>, left: &[(u64, Sum)]) -> std::vec::Vec<Site> {
     let stacks = trace::stacks_of(live.iter().map(|block| block.start));
     let mut sites = HashMap::<u64, Site, FixedState>::default();
     for (index, (block, &stack)) in live.iter().zip(&stacks).enumerate() {
@@ -72,15 +80,20 @@ fn sites(live: &[Block], reached: Option<&[bool]>) -> std::vec::Vec<Site> {
             site.lost.add(block);
         }
     }
+    for &(stack, sum) in left {
+        let site = sites.entry(stack).or_default();
+        (site.stack, site.left) = (stack, sum);
+    }
     let mut sites: std::vec::Vec<Site> = sites.into_values().collect();
-    sites.sort_by_key(|site| (Reverse(site.lost.bytes), Reverse(site.live.bytes), site.stack));
+    let leaked = |site: &Site| site.lost.bytes + site.left.bytes;
+    sites.sort_by_key(|site| (Reverse(leaked(site)), Reverse(site.live.bytes), site.stack));
     sites
 }
 
 /// Logs the stacks that allocated blocks which leaked.
 pub(super) fn log_sites(live: &[Block]) {
     if is_wanted(Level::Warning) {
-        sites(live, None).iter().take(SITES_LOGGED).for_each(|site| log_site(site.stack, site.live));
+        sites(live, None, &[]).iter().take(SITES_LOGGED).for_each(|site| log_site(site.stack, site.live));
     }
 }
 fn log_site(stack: u64, leak: Sum) {
@@ -101,6 +114,7 @@ fn to_json(complete: bool, sites: &[Site], lost: bool) -> Value {
         "version": 1, "process": std::process::id(),
         "program": std::fs::read_link("/proc/self/exe").map(|path| path.display().to_string()).unwrap_or_default(),
         "complete": complete, "blocks": sum(|site| site.live.blocks), "bytes": sum(|site| site.live.bytes),
+        "left_blocks": sum(|site| site.left.blocks), "left_bytes": sum(|site| site.left.bytes),
         "damaged": findings::damaged(),
     });
     if lost {
@@ -109,7 +123,8 @@ fn to_json(complete: bool, sites: &[Site], lost: bool) -> Value {
     }
     value["problems"] = findings::to_json().into();
     let of_site = |site: &Site| {
-        let mut value = json!({"blocks": site.live.blocks, "bytes": site.live.bytes});
+        let mut value = json!({"blocks": site.live.blocks, "bytes": site.live.bytes,
+                               "left_blocks": site.left.blocks, "left_bytes": site.left.bytes});
         if lost {
             value["lost_blocks"] = site.lost.blocks.into();
             value["lost_bytes"] = site.lost.bytes.into();
@@ -117,8 +132,8 @@ fn to_json(complete: bool, sites: &[Site], lost: bool) -> Value {
         value["stack"] = stack_to_json(site.stack);
         value
     };
-    let with_lost = sites.iter().filter(|site| site.lost.blocks > 0).count();
-    let listed = if lost { (with_lost + MOST_KEPT).min(MOST_SITES) } else { MOST_SITES };
+    let leaking = sites.iter().filter(|site| site.leaked() > 0).count();
+    let listed = if lost { (leaking + MOST_KEPT).min(MOST_SITES) } else { MOST_SITES };
     value["more_sites"] = sites.len().saturating_sub(listed).into();
     value["sites"] = sites.iter().take(listed).map(of_site).collect();
     value
@@ -130,10 +145,7 @@ fn look_at_all() -> Vec<Block, Records> {
     let mut live: Vec<Block, Records> = Vec::new_in(Records);
     registry::for_each_heap(|heap| _ = heap.list_live(&mut live));
     regions::add_to(&mut live, None);
-    if guards_are_on() {
-        // Each block is looked up again, because other threads may have freed it since it was listed.
-        live.iter().filter_map(|block| damaged_by(block.start as *const u8)).for_each(super::tell_damage);
-    }
+    super::tell_damaged(&live);
     live.sort_unstable_by_key(|block| block.start);
     live
 }
@@ -149,7 +161,8 @@ fn write_text(path: &Path, value: &Value) -> std::io::Result<()> {
 
 /// Writes what is live in all heaps to the file at `path`, as JSON. Error: Io.
 pub fn write(path: &Path) -> Result<()> {
-    match write_text(path, &to_json(true, &sites(&look_at_all(), None), false)) {
+    let live = look_at_all();
+    match write_text(path, &to_json(true, &sites(&live, None, &findings::left()), false)) {
         Ok(()) => Ok(()),
         // The reason comes first, as the message may have no room for the whole path.
         Err(error) => fail!(Io, "{error}: {}", path.display()),
@@ -203,8 +216,11 @@ pub(super) fn at_exit() {
 #[inline(never)]
 fn finish(frame: usize) {
     let live = look_at_all();
-    let reached = reachable::reached(&live, frame);
-    let sites = sites(&live, reached.as_deref());
+    let mut reached = reachable::reached(&live, frame);
+    for (block, reached) in live.iter().zip(reached.iter_mut().flatten()) {
+        *reached = *reached || super::is_damaged(block);
+    }
+    let sites = sites(&live, reached.as_deref(), &findings::left());
     if traces_are_on() && is_wanted(Level::Warning) {
         let lost = sites.iter().filter(|site| site.lost.blocks > 0);
         lost.take(SITES_LOGGED).for_each(|site| log_site(site.stack, site.lost));
