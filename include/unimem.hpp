@@ -163,7 +163,8 @@ public:
     instance &operator=(const instance &) = delete;
     ~instance() { close(); }
 
-    /** Closes the instance now. False if anything was live in it; the log then says what. */
+    /** Closes the instance now. False if anything was live in it; the log then says what. Nothing may be asked of it
+     * afterwards, or of one that was moved from. */
     bool close() noexcept { return !memory_ || unimem_close(std::exchange(memory_, nullptr)); }
     unified_memory_interface_t *get() const noexcept { return memory_; }
     unified_memory_interface_t *operator->() const noexcept { return memory_; }

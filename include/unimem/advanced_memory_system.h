@@ -223,19 +223,21 @@ void pool_free(advanced_memory_system_t *system, void *pool, void *ptr) UNIMEM_S
 #endif
 
 /**
- * Makes an array that belongs to a pool.
+ * Makes an array that belongs to a pool, of which it is a block.
  *
  * @param pool        a pool of advanced_create_memory_pool()
  * @param dimensions  `num_dims` extents in bytes, the fastest dimension first, none of them 0
  * @param num_dims    1 to QGT_MAX_DIMENSIONS
- * @return the layout, valid until its pool is destroyed; NULL for bad arguments or without memory
+ * @return the layout, valid until its pool is destroyed; NULL for bad arguments, beyond the pool's limits, or without
+ *         memory
  */
 MemoryLayout *create_memory_layout(advanced_memory_pool_t *pool, const size_t *dimensions, size_t num_dims,
                                    geometric_state_type_t geom_type);
 /**
- * Makes a buffer that belongs to a pool, with the mirrors that are asked for.
+ * Makes a buffer that belongs to a pool, with the mirrors that are asked for. It and each mirror is a block of the pool.
  *
- * @return the buffer, valid until its pool is destroyed; NULL for a NULL pool, a `size` of 0, or without memory
+ * @return the buffer, valid until its pool is destroyed; NULL for a NULL pool, a `size` of 0, beyond the pool's limits,
+ *         or without memory
  */
 MemoryBuffer *create_memory_buffer(advanced_memory_pool_t *pool, size_t size, bool gpu_accessible,
                                    bool quantum_accessible, HardwareType hardware);
