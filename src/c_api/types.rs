@@ -179,6 +179,9 @@ const _: () = {
     assert!(size_of::<unified_pool_config_t>() == 40);
     assert!(offset_of!(unified_pool_config_t, chunk_size) == 24);
     assert!(offset_of!(unified_pool_config_t, compression_tolerance) == 32);
+    // Callers own these, so they never get more fields.
+    assert!(size_of::<unimem_layout_t>() == 40 && size_of::<unimem_leak_t>() == 32);
+    assert!(size_of::<unimem_residency_t>() == 72 && offset_of!(unimem_residency_t, compression_ns) == 64);
 };
 
 /// What a program wants to do with a chunk that it acquires.

@@ -160,8 +160,8 @@ impl Region {
     ) -> Result<Brought, ChunkError> {
         sync_points::pass(SyncPoint::Claimed);
         // Pairs with the fences in `Region::resize` and `Region::end_part`. A thread that shrinks the region, or ends a
-        // piece, stores the new size, fences, and then drops the chunks. So either that thread finds this claim, or this thread sees the new
-        // size.
+        // piece, stores the new size, fences, and then drops the chunks. So either that thread finds this claim, or this
+        // thread sees the new size.
         fence(SeqCst);
         if !self.is_used(transit.index) {
             transit.settle_unchanged();

@@ -54,6 +54,13 @@ impl Tag {
     const ALL: [Tag; 7] =
         [Tag::Raw, Tag::Bounded, Tag::BoundedPacked, Tag::Float, Tag::Bytes1, Tag::Bytes4, Tag::Bytes8];
 }
+const _: () = {
+    let mut number = 0;
+    while number < Tag::ALL.len() {
+        assert!(Tag::ALL[number] as usize == number, "a tag is missing before this one");
+        number += 1;
+    }
+};
 
 /// Buffers of one thread that encodes or decodes. About 300 KiB; never on a stack.
 #[derive(Default)]
