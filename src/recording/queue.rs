@@ -157,13 +157,20 @@ impl<T: Copy + Send, const N: usize, A: Number, P: Place<T>> Queue<T, N, A, P> {
         Some(value)
     }
     /// Calls `each` with what is in the queue, oldest first, and with what comes meanwhile, but not with more than fit. So it ends
-    /// however fast other threads add.
+    /// however fast other threads add. Returns how many they were.
     ///
     /// # Safety
     /// No other thread takes meanwhile.
-    pub unsafe fn pop_all<E>(&self, each: impl FnMut(T) -> Result<(), E>) -> Result<(), E> {
-        // SAFETY: by the caller's promise.
-        core::iter::from_fn(|| unsafe { self.pop() }).take(N).try_for_each(each)
+    pub unsafe fn pop_all<E>(&self, mut each: impl FnMut(T) -> Result<(), E>) -> Result<usize, E> {
+        let mut taken = 0;
+        while taken < N
+            // SAFETY: by the caller's promise.
+            && let Some(value) = unsafe { self.pop() }
+        {
+            each(value)?;
+            taken += 1;
+        }
+        Ok(taken)
     }
     /// Values lost since the last call.
     pub fn take_lost(&self) -> u64 {
@@ -207,7 +214,7 @@ mod tests {
             if taken.len() < 100 { Ok(()) } else { Err("it does not end") }
         };
         // SAFETY: the test has one thread.
-        assert_eq!(unsafe { QUEUE.pop_all(take) }, Ok(()));
+        assert_eq!(unsafe { QUEUE.pop_all(take) }, Ok(4));
         assert_eq!(taken, [0, 1, 2, 3]);
     }
     #[test]

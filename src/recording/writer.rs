@@ -5,7 +5,7 @@
 use super::format::{self, BLOCK_HEAD, LARGEST_BLOCK, LARGEST_RECORD, Memory, Record, Sink};
 use super::largest::Largest;
 use super::{
-    DEPTH, EVENTS, Event, Figures, INTERVAL, Live, NUMBER, OFF, ON, STATE, Stack, Tiered, UNREAD,
+    DEPTH, EVENTS, Event, Figures, INTERVAL, Live, NUMBER, OFF, ON, QUEUE, STATE, Stack, Tiered, UNREAD,
     USUAL_INTERVAL, modules, now, sources,
 };
 use crate::error::{Result, fail};
@@ -26,6 +26,8 @@ use std::time::Duration;
 /// Stack of the thread: enough for a path, and for the thread-local memory of programs that have much of it.
 const STACK: usize = 256 << 10;
 const TICK: Duration = Duration::from_millis(5);
+/// The same while events come faster than that: others get the lock meanwhile.
+const BREATH: Duration = Duration::from_micros(100);
 const SLOWEST: u64 = 1_000_000_000;
 /// Samples that are taken before the next ones come half as often.
 const PACE: u32 = 1000;
@@ -137,11 +139,12 @@ impl Recording {
         result
     }
     /// What the thread does again and again: takes events to the file, and a sample when one is due.
-    fn tick(&mut self) -> core::result::Result<(), Errno> {
+    /// Writes what is new. Returns how long to wait until there is enough to be written again.
+    fn tick(&mut self) -> core::result::Result<Duration, Errno> {
         if core::mem::replace(&mut self.new, false) {
             self.add_modules()?;
         }
-        self.drain()?;
+        let full = self.drain()? == QUEUE;
         let time = now();
         if time >= self.due {
             self.sample(time)?;
@@ -151,19 +154,22 @@ impl Recording {
                 (self.left, self.pace) = (PACE, (2 * self.pace).min(SLOWEST));
             }
         }
-        self.flush()
+        self.flush()?;
+        Ok(if full { BREATH } else { TICK })
     }
     /// Adds the events that are in the queue. Not all that come meanwhile: others want the lock of the recording, fork for one.
-    fn drain(&mut self) -> core::result::Result<(), Errno> {
+    /// Returns how many they were.
+    fn drain(&mut self) -> core::result::Result<usize, Errno> {
         // SAFETY: the caller has that lock, so nobody else takes from the queue.
-        unsafe { EVENTS.pop_all(|event| self.add_event(&event)) }?;
+        let taken = unsafe { EVENTS.pop_all(|event| self.add_event(&event)) }?;
         match EVENTS.take_lost() {
-            0 => Ok(()),
+            0 => {}
             events => {
                 let time = self.since(now());
-                self.add(format::Lost { time, events })
+                self.add(format::Lost { time, events })?;
             }
         }
+        Ok(taken)
     }
     fn add_event(&mut self, event: &Event) -> core::result::Result<(), Errno> {
         match event {
@@ -438,17 +444,17 @@ extern "C" fn run(_: *mut c_void) -> *mut c_void {
             RUNNING.store(false, Relaxed);
             return core::ptr::null_mut();
         };
-        let failed = under_way.tick().err();
-        if failed.is_some() {
+        let ticked = under_way.tick();
+        if ticked.is_err() {
             *recording = None;
             STATE.store(OFF, Release);
         }
         drop(recording);
-        if let Some(error) = failed {
+        if let Err(error) = ticked {
             // Log without the lock, because the program's callback may use the library.
             log!(Error, "the recording ends here: its file cannot be written, {error}");
         }
-        sleep(TICK);
+        sleep(ticked.unwrap_or(TICK));
     }
 }
 

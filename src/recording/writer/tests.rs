@@ -1,5 +1,5 @@
 //! What a recording has of what was there before it, and how often it takes samples.
-use super::super::{Movement, QUEUE, Tier};
+use super::super::{Movement, Tier};
 use super::*;
 use crate::recording::Mechanism;
 use std::os::unix::ffi::OsStrExt;
