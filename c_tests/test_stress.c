@@ -228,7 +228,7 @@ static void test_generations(void) {
         }
         size_t late = resident_without_kept();
         if (early) printf("# resident memory: %zu KiB after 20 generations, %zu KiB at the end\n", early / KIB, late / KIB);
-        EXPECT(!early || late <= early + (debug_mode(NULL) || UNDER_SANITIZER ? 16 : 6) * MIB, "resident memory grew from %zu to %zu KiB", early / KIB, late / KIB);
+        EXPECT(!early || late <= early + (debug_mode(NULL) || UNDER_SANITIZER ? 16 : 2) * MIB, "resident memory grew from %zu to %zu KiB", early / KIB, late / KIB);
         empty_exchange();
         expect_nothing_live();
     }

@@ -8,7 +8,7 @@ use super::cache::ThreadCache;
 use super::central::{Central, end_of};
 use super::size_class::{Class, FIRST_SINGLE, MAX_STRIDE, SHAPES, SLICE};
 use super::slot;
-use super::span::{ALL, BY_HEAP, Span};
+use super::span::{ALL, BY_HEAP, BY_USE, Span};
 use super::{Heap, freed, page_map, records_of_spans, scavenger};
 use crate::os::map;
 use core::ptr::NonNull;
@@ -87,10 +87,37 @@ impl Central {
         }
         Some(span)
     }
+    /// Makes free blocks at the ends of spans a tail, as if they had never been carved: few blocks that live long would keep
+    /// whole spans.
+    fn uncarve(&mut self) {
+        for list in &self.partial[..FIRST_SINGLE] {
+            let mut next = list.head;
+            // SAFETY: listed spans are live records; the lock is held.
+            while let Some(span) = unsafe { next.as_ref() } {
+                // SAFETY: as above; the reference ends with this round.
+                let inner = unsafe { span.inner() };
+                next = inner.links[BY_USE].next;
+                while let Some(last) = (inner.carved as usize).checked_sub(1) {
+                    // SAFETY: the bitmap has a bit for every block.
+                    let word = unsafe { &mut *inner.run.bitmap.add(last / 64) };
+                    let bit = 1 << (last % 64);
+                    // By the slot as well: a late free (slot.rs) may have taken the block.
+                    if *word & bit == 0 || span.value(last) != slot::FREE {
+                        break;
+                    }
+                    *word &= !bit;
+                    inner.free -= 1;
+                    inner.carved -= 1;
+                    self.has_tails = true;
+                }
+            }
+        }
+    }
 
-    /// Gives back what is charged for spans beyond the blocks that they have. Only kept runs bring such memory along, and above
-    /// all those that were made ready with the heap. False if there is none.
+    /// Gives back what is charged for spans beyond the last block in use. Kept runs bring such memory along, above all those that
+    /// were made ready with the heap. False if there is none.
     pub fn give_back_tails(&mut self, heap: &Heap) -> bool {
+        self.uncarve();
         if !core::mem::take(&mut self.has_tails) {
             return false;
         }

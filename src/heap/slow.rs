@@ -126,7 +126,7 @@ impl Heap {
         }
     }
 
-    /// Gives the budget back what this thread caches and what spans have beyond their blocks. False if there is nothing.
+    /// Gives the budget back what this thread caches and what spans have beyond the last block in use. False if there is nothing.
     pub(super) fn make_room(&'static self) -> bool {
         self.flush_caches() | self.central.lock().give_back_tails(self)
     }
@@ -421,7 +421,11 @@ impl Heap {
         let before = self.held();
         self.flush_caches();
         self.want_caches();
-        self.central.lock().kept.release(self, None);
+        {
+            let mut central = self.central.lock();
+            central.give_back_tails(self);
+            central.kept.release(self, None);
+        }
         before.saturating_sub(self.held())
     }
 

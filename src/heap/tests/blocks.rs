@@ -1,5 +1,6 @@
 //! Single blocks: their figures, owners and alignment, and how they grow.
 use super::*;
+use crate::heap::{central, span};
 
 #[test]
 fn peak_is_exact_with_one_thread() {
@@ -225,4 +226,57 @@ fn a_growing_block_gives_back_what_a_larger_one_touched() {
     assert!(heap.held() < before - 480_000, "{} of {before} held", heap.held());
     heap.free(small.as_ptr()).unwrap();
     heap.destroy();
+}
+
+/// A few blocks live on among many that were freed. Trimming leaves no more of a span than up to its last block, and what it
+/// gave back serves again, headers and all.
+#[test]
+fn trimming_cuts_spans_behind_their_last_block() {
+    fn write_header(block: *mut u8, _: usize, class: u16) {
+        // SAFETY: the heaps of this test keep 128 bytes free before each block.
+        unsafe { block.sub(128).cast::<u16>().write(class ^ 0x5555) };
+    }
+    for prefix in [0, 128] {
+        let write_header = (prefix > 0).then_some(write_header as WriteHeader);
+        let heap = Heap::create(&HeapParams { prefix, write_header, ..HeapParams::default() }).unwrap();
+        for size in [40, 500, 3000, 20_000] {
+            let allocate = || heap.allocate(size, 0).unwrap().as_ptr();
+            let (stays, goes): (Vec<_>, Vec<_>) =
+                (0..4000).map(|number| (number % 97 == 5, allocate())).partition(|(stays, _)| *stays);
+            goes.iter().for_each(|(_, block)| heap.free(*block).unwrap());
+            let before = heap.held();
+            let given = heap.trim();
+            assert!(given > 0 && heap.held() == before - given, "{size} bytes");
+            let (mut needed, mut charged) = (0, 0);
+            {
+                let central = heap.central.lock();
+                let mut next = central.all.head;
+                // SAFETY: listed spans are live records; the lock is held.
+                while let Some(span) = unsafe { next.as_ref() } {
+                    // SAFETY: as above.
+                    let inner = unsafe { span.inner() };
+                    next = inner.links[span::BY_HEAP].next;
+                    let last =
+                        (0..inner.carved as usize).rev().find(|index| slot::is_live(span.value(*index)));
+                    needed += central::end_of(span.class(), last.unwrap() + 1);
+                    charged += inner.charged;
+                }
+            }
+            assert_eq!(charged, needed, "{size} bytes");
+            let again: Vec<_> = (0..4000).map(|_| allocate()).collect();
+            assert_eq!(again.iter().collect::<std::collections::HashSet<_>>().len(), again.len());
+            let lives = |block: &*mut u8| stays.iter().any(|(_, other)| other == block);
+            assert!(!again.iter().any(lives));
+            if prefix > 0 {
+                // SAFETY: the header is before the block.
+                let headers: Vec<u16> =
+                    again.iter().map(|b| unsafe { b.sub(128).cast::<u16>().read() }).collect();
+                assert!(headers.iter().all(|header| *header == headers[0] && *header != 0), "{size} bytes");
+            }
+            again.iter().chain(stays.iter().map(|(_, block)| block)).for_each(|b| heap.free(*b).unwrap());
+        }
+        heap.trim();
+        assert_eq!(heap.statistics().live, 0);
+        heap.destroy();
+    }
 }

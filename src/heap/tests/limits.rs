@@ -132,3 +132,17 @@ fn growth_has_the_room_of_what_the_thread_caches() {
     heap.free(large.as_ptr()).unwrap();
     assert_eq!(heap.destroy(), Leaks::default());
 }
+
+/// Few small blocks that live on in every span leave room for others.
+#[test]
+fn few_blocks_do_not_keep_whole_spans_from_others() {
+    let heap = Heap::create(&HeapParams { limit: 4 << 20, ..HeapParams::default() }).unwrap();
+    let mut blocks: Vec<_> = core::iter::from_fn(|| heap.allocate(40, 0).ok()).collect();
+    assert!(blocks.len() > 50_000);
+    let stay: Vec<_> = (0..blocks.len()).step_by(1000).rev().map(|index| blocks.swap_remove(index)).collect();
+    blocks.iter().for_each(|block| heap.free(block.as_ptr()).unwrap());
+    assert!(heap.can_allocate(1000, 0, 0));
+    let others: Vec<_> = (0..500).map(|_| heap.allocate(1000, 0).unwrap()).collect();
+    stay.iter().chain(&others).for_each(|block| heap.free(block.as_ptr()).unwrap());
+    heap.destroy();
+}
