@@ -76,7 +76,8 @@ static void test_more_large_ones_than_mappings(void)
     TEST("there are more pieces of several large chunks than a process may have mappings for two each") {
         while (made < count && EXPECT(pieces[made] = memory->allocate_streaming(size, chunk), "%zu: %s", made, unimem_last_error_message())) made++;
         size_t more = list_mappings(NULL, 0) - before;
-        EXPECT(more <= made / 20 + 300, "%zu mappings more", more);
+        /* Sanitizers have mappings of their own beside each. */
+        EXPECT(more <= made / 20 + 300 || UNDER_SANITIZER, "%zu mappings more", more);
         for (size_t i = 0; i < made; i += step) pieces[i][i] = pieces[i][size - 1] = (char)(i / step + 1);
         for (size_t i = 0; i < made; i += step) wrong += pieces[i][i] != (char)(i / step + 1) || pieces[i][size - 1] != pieces[i][i];
         EXPECT(wrong == 0, "%zu pieces are not what they were", wrong);
