@@ -23,7 +23,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// How many times the region with the oldest chunk is tried before all are.
-const FEW: usize = 8;
+pub const FEW: usize = 8;
 
 /// What has chunks: a region.
 pub trait Ranked: Sized {
@@ -200,6 +200,12 @@ impl Ranked for Region {
     fn oldest_stamp(&self, which: ListKind) -> Option<u32> {
         // Most often there is none, and the lock need not be taken.
         (self.table().count(which) > 0).then(|| self.lists().oldest_stamp(which)).flatten()
+    }
+}
+impl ByAge<Region> {
+    /// How many chunks of this kind there are.
+    pub fn chunks(&self) -> usize {
+        self.sum(usize::MAX, |region| region.table().count(self.which))
     }
 }
 impl Region {

@@ -4,6 +4,7 @@ use super::claims::Claimant;
 use super::codec;
 use super::engine::Engine;
 use super::fault::pages::is_busy;
+use super::mapping::Errno;
 use super::region::Region;
 use super::regret::Left;
 use super::staging::{EmptySlot, FullSlot, Staging};
@@ -65,10 +66,8 @@ impl Engine {
         workspace: &mut codec::Workspace,
     ) -> Result<Option<FullSlot>, ChunkError> {
         let (mut empty, mut failed, mut failures) = (Some(slot), None, 0);
+        let nothing = |failed: Option<Errno>| failed.map_or(Ok(None), |errno| Err(ChunkError::Pages(errno)));
         let evicted = self.find_among(&staging.in_place, |region| {
-            if failures == ATTEMPTS {
-                return None;
-            }
             sync_points::pass(SyncPoint::RegionChosen);
             let mut transit = self.victim_in(region)?;
             // `take` waits for nobody who might wait for this claim: pages that the system holds on to are tried
@@ -81,13 +80,13 @@ impl Engine {
                     transit.settle_unchanged();
                     empty = Some(slot);
                     failures += 1;
-                    failed = failed.or((!is_busy(Some(errno))).then_some(errno));
-                    None
+                    failed = (!is_busy(Some(errno))).then_some(errno).or(failed);
+                    (failures == ATTEMPTS).then(|| nothing(failed))
                 }
             }
         });
         empty.into_iter().for_each(|slot| staging.put_empty(slot));
-        evicted.unwrap_or_else(|| failed.map_or(Ok(None), |errno| Err(ChunkError::Pages(errno))))
+        evicted.unwrap_or_else(|| nothing(failed))
     }
     /// Evicts a chunk of a size other than that of `not`, and gives its pages back. Returns how many bytes.
     pub(super) fn evict_elsewhere(

@@ -159,14 +159,11 @@ impl Engine {
     }
     /// The number of chunks of one size that are in slots.
     pub(super) fn staged_chunks(&self, staging: &Staging) -> usize {
-        staging.read_ahead.sum(usize::MAX, |region| region.table().count(ListKind::Staged))
+        staging.read_ahead.chunks()
     }
     /// The number of chunks with encoded bytes in RAM.
     pub(super) fn encoded_chunks(&self) -> usize {
-        [(&self.encoded, ListKind::Warm), (&self.copied, ListKind::Copied)]
-            .iter()
-            .map(|(regions, which)| regions.sum(usize::MAX, |region| region.table().count(*which)))
-            .sum()
+        self.encoded.chunks() + self.copied.chunks()
     }
     /// Gives an empty slot fresh pages if the budget has room for them. Otherwise returns the slot, still empty, as
     /// the inner error.

@@ -1,5 +1,6 @@
 //! Storing a chunk that has left the region: encoded in RAM, or in the spill file. If neither works the chunk goes
 //! back in place.
+use super::by_age;
 use super::chunk_error::ChunkError;
 use super::claims::Claimant;
 use super::codec::{self, Form};
@@ -213,10 +214,10 @@ impl Engine {
     pub(super) fn demote_oldest(&self) -> Result<bool, ChunkError> {
         // Not only the very oldest is tried: the thread that has claimed it may be waiting for the room of those
         // behind it. How many there are is only counted when some were tried.
-        let (mut tries, mut most) = (0, 8);
+        let (mut tries, mut most) = (0, by_age::FEW);
         while let Some(region) = self.encoded.oldest() {
             if tries == most {
-                most = self.encoded.sum(usize::MAX, |region| region.table().count(ListKind::Warm));
+                most = self.encoded.chunks();
                 if tries >= most {
                     break;
                 }
