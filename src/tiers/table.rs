@@ -464,8 +464,11 @@ mod tests {
         }
         assert_eq!((lists.oldest(ListKind::Hot), table.count(ListKind::Hot)), (Some(0), 5));
         assert_eq!(lists.youngest(ListKind::Hot, 1), Some(3));
-        for i in [2, 0, 4, 0] {
-            lists.put(i, ListKind::Nowhere, 0);
+        for i in [2, 0, 4] {
+            for which in [ListKind::Hot, ListKind::Nowhere] {
+                assert_eq!(lists.which(i), which);
+                lists.put(i, ListKind::Nowhere, 0);
+            }
         }
         lists.put(2, ListKind::Warm, 9);
         assert_eq!((lists.oldest(ListKind::Hot), lists.youngest(ListKind::Hot, 0)), (Some(1), Some(3)));
@@ -482,6 +485,7 @@ mod tests {
         (0..2).for_each(|_| lists.lose_copy(6));
         assert_eq!((lists.oldest(ListKind::Copied), lists.which(6)), (Some(5), ListKind::Hot));
         assert_eq!(lists.youngest(ListKind::Hot, 1), Some(6), "as old as before");
+        assert_eq!((lists.which(5), lists.which(6)), (ListKind::Copied, ListKind::Hot));
         [5, 6].iter().for_each(|&index| lists.put(index, ListKind::Nowhere, 0));
         assert_eq!((table.count(ListKind::Copied), lists.oldest(ListKind::Copied)), (0, None));
         [1, 3].iter().for_each(|&index| lists.put(index, ListKind::Nowhere, 0));
